@@ -1,0 +1,38 @@
+# make demo   set up, then the main job on text found on this machine
+# make test   set up, then all tests
+# make check  formatting, lint and types
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: install demo test check bench clean
+
+install: $(READY)
+
+# PyTorch comes first and alone: what asks for "torch" later is content with the build that is
+# there, where an unpinned request may bring gigabytes for GPUs. DeepSpeed compiles nothing.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: install
+	$(BIN)/penstock demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python benchmarks/scoring.py --json
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

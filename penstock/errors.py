@@ -1,0 +1,83 @@
+"""Every error a user can meet, in one tree.
+
+::
+
+    PenstockError
+    ├── BadInput (ValueError)      what the user gave is wrong: exit status 2
+    │   ├── RecipeError            a key or value of the recipe
+    │   ├── InputError             a corpus file, a target file, a tokenizer, a model
+    │   ├── SelectorError          a selector's parameters, or what it was given to fit
+    │   └── BudgetError            more tokens asked for than there are
+    └── Failure (RuntimeError)     the work itself failed: exit status 1
+        ├── ScoringError           a selector raised, or returned the wrong thing
+        ├── ArtefactError          a file of ours is missing, changed, or from a newer version
+        ├── TrainingError          a training run stopped
+        └── JobError               a job on a cluster could not be run
+
+A message says what was expected, what came, and the fix; it begins with the place:
+a recipe key (``budget.tokens:``), a file, or ``file:line``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtefactError",
+    "BadInput",
+    "BudgetError",
+    "Failure",
+    "InputError",
+    "JobError",
+    "PenstockError",
+    "RecipeError",
+    "ScoringError",
+    "SelectorError",
+    "TrainingError",
+]
+
+
+class PenstockError(Exception):
+    """The root: catching it catches everything Penstock raises on purpose."""
+
+    exit_status = 1
+
+
+class BadInput(PenstockError, ValueError):
+    """What the user gave cannot be used; nothing was started."""
+
+    exit_status = 2
+
+
+class RecipeError(BadInput):
+    """A recipe's key or value."""
+
+
+class InputError(BadInput):
+    """A corpus file, a target file, a tokenizer or a model."""
+
+
+class SelectorError(BadInput):
+    """A selector's parameters, or the documents and targets it was given to fit on."""
+
+
+class BudgetError(BadInput):
+    """The budget asks for more than the pool holds."""
+
+
+class Failure(PenstockError, RuntimeError):
+    """The work was started and did not succeed."""
+
+
+class ScoringError(Failure):
+    """A selector raised, or returned something that is not one float for each document."""
+
+
+class ArtefactError(Failure):
+    """An artefact's file is missing, was changed, or was written by a newer version."""
+
+
+class TrainingError(Failure):
+    """A training run stopped before its budget was spent."""
+
+
+class JobError(Failure):
+    """A job on a cluster could not be submitted or did not succeed."""
