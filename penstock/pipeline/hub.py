@@ -1,0 +1,66 @@
+"""Hugging Face datasets as corpus files: a directory on disk, or a name on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import InputError
+from penstock.recipe import CorpusSource
+
+__all__ = ["identity", "open_dataset"]
+
+_FIX = "give a directory made by save_to_disk, or a dataset name that can be reached"
+
+
+def open_dataset(spec: CorpusSource, path: Path) -> Any:
+    """The rows of ``hf:`` data: a ``datasets.Dataset``, or an ``IterableDataset`` when streamed.
+
+    Args:
+        spec: Whose ``path`` begins with ``hf:``.
+        path: The dataset's directory, resolved; where there is none, the name is looked up.
+
+    Raises:
+        InputError: There is no such dataset or split.
+    """
+    import datasets
+
+    name = spec.path.removeprefix("hf:")
+    try:
+        if not path.is_dir():
+            return datasets.load_dataset(name, spec.subset, split=spec.split, streaming=True)
+        if not _saved_to_disk(path):
+            return datasets.load_dataset(str(path), spec.subset, split=spec.split, streaming=True)
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # `datasets` raises whatever its transports raise
+        raise InputError(
+            f"{spec.path}: not a dataset that can be opened ({error}); {_FIX}"
+        ) from None
+    if isinstance(found, datasets.DatasetDict):
+        if spec.split not in found:
+            raise InputError(
+                f"{spec.path}: no split {spec.split!r}; it has {', '.join(sorted(found))}"
+            )
+        found = found[spec.split]
+    return found
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of a dataset's directory, sorted."""
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def identity(spec: CorpusSource) -> str:
+    """What a hub dataset is, as a fingerprint can use it: name, subset, split and commit."""
+    from huggingface_hub import HfApi
+
+    name = spec.path.removeprefix("hf:")
+    try:
+        commit = HfApi().dataset_info(name).sha
+    except Exception as error:  # any transport error, see above
+        raise InputError(f"{spec.path}: not found ({error}); {_FIX}") from None
+    return f"hub:{name}:{spec.subset}:{spec.split}:{commit}"
+
+
+def _saved_to_disk(path: Path) -> bool:
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()

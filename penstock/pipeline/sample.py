@@ -1,0 +1,54 @@
+"""Documents drawn from a corpus by hash of id: the same ones however the work is divided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.artefact import Artefact
+from penstock.keyed import hash_ids, mix, uniform
+from penstock.pipeline.units import iter_documents, units_of
+
+__all__ = ["sample_documents", "sample_texts"]
+
+_COLUMNS = ("id", "text", "source")
+
+
+def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> pa.Table:
+    """About ``count`` documents, or all of a smaller corpus, in corpus order.
+
+    Returns:
+        ``id`` and ``source`` string, ``text`` large_string.
+    """
+    share = count / max(1, int(corpus.facts["documents"]["kept"]))
+    batches = list(_drawn(corpus, share, seed, purpose))
+    schema = pa.schema(
+        [("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())]
+    )
+    return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+
+
+def sample_texts(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
+    """Texts of about ``size`` bytes in all, in corpus order."""
+    total = sum(tally["bytes"] for tally in corpus.facts["by_source"].values())
+    for batch in _drawn(corpus, size / max(1, total), seed, purpose):
+        yield from batch.column("text").to_pylist()
+
+
+def _drawn(corpus: Artefact, share: float, seed: int, purpose: str) -> Iterator[pa.RecordBatch]:
+    key = mix(seed, purpose)
+    for unit in units_of(corpus):
+        with pq.ParquetFile(unit.path()) as file:
+            ids = file.read(["id"]).column("id")
+        drawn = uniform(hash_ids(ids, key)) < share
+        if not drawn.any():
+            continue
+        start = 0
+        for batch in iter_documents(unit, _COLUMNS):
+            inside = np.flatnonzero(drawn[start : start + len(batch)])
+            start += len(batch)
+            if len(inside):
+                yield batch.take(pa.array(inside))
