@@ -20,6 +20,9 @@ a recipe key (``budget.tokens:``), a file, or ``file:line``.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "ArtefactError",
     "BadInput",
@@ -32,6 +35,7 @@ __all__ = [
     "ScoringError",
     "SelectorError",
     "TrainingError",
+    "did_you_mean",
 ]
 
 
@@ -81,3 +85,12 @@ class TrainingError(Failure):
 
 class JobError(Failure):
     """A job on a cluster could not be submitted or did not succeed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; expected one of {', '.join(known)}" if known else ""

@@ -10,12 +10,12 @@ mistake is explained in the shape that was meant and in no other.
 
 from __future__ import annotations
 
-import difflib
 import itertools
+import os
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -26,12 +26,11 @@ from pydantic import (
     Field,
     PositiveInt,
     Tag,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from penstock.errors import RecipeError
+from penstock.errors import RecipeError, did_you_mean
 
 __all__ = [
     "Budget",
@@ -43,9 +42,6 @@ __all__ = [
     "Shards",
     "Tokenizer",
     "Train",
-    "load_recipe",
-    "override",
-    "parse_recipe",
 ]
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -321,16 +317,14 @@ class Recipe(_Model):
         known = [*self.select, "random"]
         for name in self.budget.ranks:
             if name not in known:
-                raise ValueError(
-                    f"budget.rank: expected one of {known}, got {name!r}{_nearest(name, known)}"
-                )
+                raise ValueError(f"budget.rank: no column {name!r}{did_you_mean(name, known)}")
         if "random" in self.select:
             raise ValueError("select.random: the name is taken by the uniform draw; rename it")
         return self
 
     def resolve(self, path: str) -> Path:
         """A path of the recipe as an absolute one."""
-        return (self.directory / Path(path).expanduser()).absolute()
+        return Path(os.path.abspath(self.directory / Path(path).expanduser()))
 
     @property
     def work_directory(self) -> Path:
@@ -355,211 +349,3 @@ class Recipe(_Model):
     def to_yaml(self) -> str:
         """The recipe as a file that loads back to an equal one."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read and validate a recipe file.
-
-    Args:
-        path: The YAML file.
-        settings: ``key.path=value`` overrides; values are YAML.
-
-    Raises:
-        RecipeError: The file is missing or not YAML, or a key or value is wrong.
-    """
-    path = Path(path)
-    try:
-        tree = _read_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file; expected a recipe in YAML") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable: {error}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}:{_yaml_problem(error)}") from None
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(tree).__name__}")
-    for setting in settings:
-        tree = override(tree, _setting(setting))
-    return parse_recipe(tree, path.parent, where=str(path))
-
-
-def parse_recipe(tree: Mapping[str, Any], directory: Path, where: str = "recipe") -> Recipe:
-    """Validate a recipe given as plain data.
-
-    Raises:
-        RecipeError: One line for each problem: the key, what was expected, the fix.
-    """
-    recipe = _validated(tree, directory, where)
-    plain = recipe.model_dump(mode="json")
-    for arm, changes in recipe.compare.arms.items():
-        _validated(override(plain, changes), directory, f"{where}: compare.arms.{arm}")
-    return recipe
-
-
-def _validated(tree: Mapping[str, Any], directory: Path, where: str) -> Recipe:
-    if "directory" in tree:
-        raise RecipeError(f"{where}: directory: not a key of a recipe; remove it")
-    try:
-        return Recipe.model_validate({**tree, "directory": directory.absolute()})
-    except ValidationError as error:
-        lines = dict.fromkeys(_explain(problem) for problem in _telling(error.errors()))
-        raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from None
-
-
-def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``tree`` with ``changes`` merged in, mapping by mapping; neither argument is changed.
-
-    A change to ``None`` takes the key away, so that a weight or a default can be undone.
-    """
-    merged = dict(tree)
-    for key, value in changes.items():
-        below = merged.get(key)
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = override(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _setting(text: str) -> dict[str, Any]:
-    key, sign, value = text.partition("=")
-    names = [name.strip() for name in key.split(".")]
-    if not sign or not all(names):
-        raise RecipeError(f"--set {text}: expected key.path=value, as in budget.tokens=1_000_000")
-    try:
-        tree: Any = _read_yaml(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text}: the value: {_yaml_problem(error)}") from None
-    for name in reversed(names):
-        tree = {name: tree}
-    return dict(tree)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as people write it: ``3e-3`` is a number, and no key may be given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in getattr(node, "value", ()):
-            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-                continue
-            if key.value in lines:
-                problem = (
-                    f"the key {key.value!r} was already given in line {lines[key.value]}; "
-                    "remove one of them"
-                )
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """``line: what is wrong``, without the excerpt that YAML adds."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return f" not YAML: {' '.join(str(error).split())}"
-    context = getattr(error, "context", None)
-    problem = ", ".join(part for part in (getattr(error, "problem", None), context) if part)
-    return f"{mark.line + 1}: {problem}"
-
-
-_BRANCH = re.compile(r"<\w+>|\[key\]")
-"""An entry of a pydantic location that names a shape or a mapping's key, not a key of ours."""
-
-
-def _names(problem: Any) -> list[Any]:
-    """The keys that lead to a pydantic problem."""
-    return [part for part in problem["loc"] if not _BRANCH.fullmatch(str(part))]
-
-
-def _telling(problems: Sequence[Any]) -> list[Any]:
-    """The problems without the missing keys that a misspelt one explains."""
-    misspelt = [_names(problem) for problem in problems if problem["type"] == "extra_forbidden"]
-    meant = [
-        [*above, near]
-        for *above, name in misspelt
-        for near in difflib.get_close_matches(str(name), _keys_at(above), n=1)
-    ]
-    return [
-        problem
-        for problem in problems
-        if problem["type"] != "missing" or _names(problem) not in meant
-    ]
-
-
-def _explain(problem: Any) -> str:
-    """One line for one pydantic problem, in the words of the recipe."""
-    names = _names(problem)
-    key = ".".join(str(part) for part in names)
-    if problem["type"] == "extra_forbidden":
-        known = _keys_at(names[:-1])
-        if names[-1] in known:
-            return f"{key}: cannot stand beside the other keys here; remove it or them"
-        return f"{key}: unknown key{_nearest(str(names[-1]), known)}"
-    if problem["type"] == "missing":
-        return f"{key}: missing; it is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    expected = message.removeprefix("Input should be ")
-    for theirs, ours in _WORDS.items():
-        expected = re.sub(theirs, ours, expected)
-    return f"{key}: expected {expected}, got {problem['input']!r}"
-
-
-_WORDS = {
-    "a valid tuple": "a list",
-    "a valid dictionary": "a mapping",
-    "a valid ": "a ",
-    "a integer": "an integer",
-    "^greater": "a number greater",
-    "^less": "a number less",
-    "^Keys should be strings": "a string as key",
-    ", (got|unable|unexpected) .*": "",
-    " or instance of .*": "",
-}
-"""Pydantic's words and ours."""
-
-
-def _keys_at(names: Sequence[Any]) -> list[str]:
-    """The valid keys of the mapping at a place in the recipe, over all branches of a union."""
-    models: list[Any] = [Recipe]
-    for name in names:
-        below: list[Any] = []
-        for model in models:
-            if isinstance(name, int):
-                below.append(model)
-            elif name in getattr(model, "model_fields", {}):
-                below.extend(_models_in(model.model_fields[name].annotation))
-            elif isinstance(model, type) and model in (SelectorSpec,):
-                below.append(model)
-        models = below or models
-    keys = {key for model in models for key in model.model_fields}
-    return sorted(keys - {"directory"})
-
-
-def _models_in(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """`` (did you mean …?)`` where a known name is near, else the known names."""
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; expected one of {', '.join(known)}" if known else ""

@@ -1,0 +1,482 @@
+"""A recipe: what it accepts, what it refuses, and in which words."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import RecipeError
+from penstock.recipe import GumbelDraw, LiteralSource, ModelFrom, ModelShape, Recipe
+from penstock.recipe_file import load_recipe, override, parse_recipe
+
+FULL = """\
+seed: 17
+work: out
+corpus:
+  - path: pool/*.jsonl.zst
+    source: {name: web}
+  - {path: "hf:data", split: test, per: line}
+clean: {dedup: {exact: false}, max_document_bytes: 1_000}
+select:
+  betr: {use: betr, target: [a.jsonl, b.jsonl], ridge: 1e-2}
+  spread: {use: "mine:score"}
+budget:
+  tokens: 20_000_000
+  rank: {betr: 0.7, spread: 0.3}
+  draw: {gumbel: {temperature: 0.5}}
+  shares: {wiki: 0.3}
+tokenizer: {train: {vocab_size: 512}}
+shards: {sequence_length: 64}
+train:
+  model: {layers: 2, width: 64, heads: 2}
+  lr: 3e-3
+  deepspeed: {zero_optimization: {stage: 1}}
+evaluate: t/eval.jsonl
+compare:
+  arms: {random: {budget: {rank: random}}, betr: {budget: {rank: betr}}}
+  seeds: [1, 2]
+"""
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    """The smallest recipe, with some keys replaced."""
+    return {
+        "corpus": [{"path": "pool.jsonl"}],
+        "budget": {"tokens": 1000, "rank": "random"},
+        **changes,
+    }
+
+
+def refusal(**changes: Any) -> list[str]:
+    """The lines in which a recipe is refused, without the file they begin with."""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(tree(**changes), Path("."), where="R")
+    lines = str(caught.value).split("\n")
+    assert all(line.startswith("R: ") for line in lines)
+    return [line.removeprefix("R: ") for line in lines]
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(FULL)
+    return path
+
+
+# -- what is accepted -------------------------------------------------------------------------
+
+
+def test_a_full_recipe_means_what_it_says(full: Path) -> None:
+    recipe = load_recipe(full)
+    assert recipe.corpus[0].source == LiteralSource(name="web")
+    assert (recipe.corpus[1].source, recipe.corpus[1].split) == ("source", "test")
+    assert recipe.select["betr"].target == ("a.jsonl", "b.jsonl")
+    assert recipe.select["betr"].parameters == {"ridge": 0.01}
+    assert recipe.budget.tokens == 20_000_000
+    assert recipe.budget.ranks == {"betr": 0.7, "spread": 0.3}
+    assert isinstance(recipe.budget.draw, GumbelDraw)
+    assert recipe.train.model == ModelShape(layers=2, width=64, heads=2)
+    assert recipe.train.lr == 0.003
+    assert recipe.evaluate == ("t/eval.jsonl",)
+    assert recipe.directory == full.parent
+    assert (recipe.draw_seed, recipe.train_seed) == (17, 17)
+
+
+def test_to_yaml_loads_back_to_an_equal_recipe(full: Path) -> None:
+    recipe = load_recipe(full)
+    again = full.with_name("again.yaml")
+    again.write_text(recipe.to_yaml())
+    assert load_recipe(again) == recipe
+    assert "directory" not in yaml.safe_load(recipe.to_yaml())
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("3e-3", 0.003),
+        ("3.0e-3", 0.003),
+        ("3E-3", 0.003),
+        ("2e+1", 20.0),
+        (".003", 0.003),
+        ("0.003", 0.003),
+        ("1", 1.0),
+    ],
+)
+def test_numbers_as_people_write_them(full: Path, written: str, meant: float) -> None:
+    assert load_recipe(full, [f"train.lr={written}"]).train.lr == meant
+    assert load_recipe(full, [f"select.betr.x={written}"]).select["betr"].parameters["x"] == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("20_000_000", 20_000_000), ("1e9", 10**9), ("1.5e6", 1_500_000)]
+)
+def test_token_counts_as_people_write_them(full: Path, written: str, meant: int) -> None:
+    tokens = load_recipe(full, [f"budget.tokens={written}"]).budget.tokens
+    assert tokens == meant and isinstance(tokens, int)
+
+
+def test_quoted_text_that_looks_like_a_number_stays_text(full: Path) -> None:
+    recipe = load_recipe(full, ["work='1e5'", "select.betr.name='3e-3'"])
+    assert recipe.work == "1e5"
+    assert recipe.select["betr"].parameters["name"] == "3e-3"
+
+
+@given(number=st.floats(min_value=1e-12, max_value=1e12))
+def test_every_float_survives_yaml(number: float) -> None:
+    recipe = parse_recipe(tree(train={"lr": number}), Path("."))
+    assert yaml.safe_load(recipe.to_yaml())["train"]["lr"] == number
+
+
+def test_paths_start_at_the_recipe(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", "/home/someone")
+    recipe = load_recipe(full)
+    assert recipe.resolve("a/b") == full.parent / "a/b"
+    assert recipe.resolve("/a/b") == Path("/a/b")
+    assert recipe.resolve("~/b") == Path("/home/someone/b")
+    assert recipe.work_directory == full.parent / "out"
+
+
+def test_a_relative_recipe_path_gives_absolute_paths(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(full.parent)
+    recipe = load_recipe("recipe.yaml")
+    monkeypatch.chdir("/")
+    assert recipe.work_directory == full.parent / "out"
+
+
+def test_seeds_fall_back_to_the_recipe_s_and_zero_is_a_seed() -> None:
+    recipe = parse_recipe(tree(seed=5, train={"seed": 0}), Path("."))
+    assert (recipe.draw_seed, recipe.train_seed) == (5, 0)
+    recipe = parse_recipe(
+        tree(seed=5, budget={"tokens": 1, "rank": "random", "seed": 0}), Path(".")
+    )
+    assert (recipe.draw_seed, recipe.train_seed) == (0, 5)
+
+
+def test_one_mapping_or_path_may_stand_without_a_list() -> None:
+    recipe = parse_recipe(
+        tree(corpus={"path": "a"}, evaluate="e", select={"s": {"use": "u", "target": "t"}}),
+        Path("."),
+    )
+    assert [source.path for source in recipe.corpus] == ["a"]
+    assert (recipe.evaluate, recipe.select["s"].target) == (("e",), ("t",))
+
+
+def test_models_are_accepted_where_mappings_are() -> None:
+    recipe = Recipe.model_validate(tree(train={"model": ModelFrom(hf="x")}))
+    assert recipe.train.model == ModelFrom(hf="x")
+    assert parse_recipe(tree(train={"model": {"hf": "x"}}), Path(".")).train.model == ModelFrom(
+        hf="x"
+    )
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    recipe = parse_recipe(tree(), Path("."))
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+UNKNOWN_KEYS = [
+    ({"sede": 1}, "sede", "seed"),
+    ({"corpus": [{"path": "a", "txt": "b"}]}, "corpus.0.txt", "text"),
+    ({"corpus": [{"path": "a"}, {"pth": "b"}]}, "corpus.1.pth", "path"),
+    ({"corpus": [{"path": "a", "source": {"nme": "w"}}]}, "corpus.0.source.nme", "name"),
+    ({"clean": {"dedup": {"exct": True}}}, "clean.dedup.exct", "exact"),
+    ({"tokenizer": {"train": {"vocab_sze": 3}}}, "tokenizer.train.vocab_sze", "vocab_size"),
+    ({"tokenizer": {"trian": {}}}, "tokenizer.trian", "train"),
+    ({"shards": {"sequence_lenght": 8}}, "shards.sequence_lenght", "sequence_length"),
+    ({"train": {"model": {"layer": 2}}}, "train.model.layer", "layers"),
+    ({"train": {"model": {"hff": "x"}}}, "train.model.hff", "hf"),
+    ({"train": {"wokers": 2}}, "train.wokers", "workers"),
+    ({"compare": {"arm": {}}}, "compare.arm", "arms"),
+    ({"compare": {"arms": {"random": {"budgt": {}}}}}, "compare.arms.random: budgt", "budget"),
+    (
+        {"compare": {"arms": {"random": {"budget": {"draw": {"gumbl": 1}}}}}},
+        "compare.arms.random: budget.draw.gumbl",
+        "gumbel",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "draw": {"gumbl": 3}}},
+        "budget.draw.gumbl",
+        "gumbel",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "draw": {"gumbel": {"temprature": 3}}}},
+        "budget.draw.gumbel.temprature",
+        "temperature",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "key", "nearest"), UNKNOWN_KEYS)
+def test_an_unknown_key_is_one_line_that_names_the_nearest(
+    changes: dict[str, Any], key: str, nearest: str
+) -> None:
+    assert refusal(**changes) == [f"{key}: unknown key; did you mean {nearest!r}?"]
+
+
+def test_an_unknown_key_near_nothing_lists_what_there_is() -> None:
+    (line,) = refusal(clean={"zzz": 1})
+    assert line == "clean.zzz: unknown key; expected one of dedup, max_document_bytes"
+
+
+def test_a_key_of_the_other_shape_is_told_apart_from_an_unknown_one() -> None:
+    (line,) = refusal(train={"model": {"hf": "x", "layers": 3}})
+    assert line.startswith("train.model.layers: cannot stand beside")
+
+
+WRONG_VALUES = [
+    ({"budget": {"tokens": -5, "rank": "random"}}, "budget.tokens: expected a number greater"),
+    ({"budget": {"tokens": "many", "rank": "random"}}, "budget.tokens: expected an integer"),
+    ({"budget": {"tokens": 1.5, "rank": "random"}}, "budget.tokens: expected an integer"),
+    ({"budget": {"rank": "random"}}, "budget.tokens: missing"),
+    ({"budget": None}, "budget: expected a mapping, got None"),
+    ({"budget": {"tokens": 1, "rank": ["a"]}}, "budget.rank: expected a string, got ['a']"),
+    ({"budget": {"tokens": 1, "rank": {}}}, "budget.rank: expected a name or at least one"),
+    (
+        {"budget": {"tokens": 1, "rank": {"random": 0}}},
+        "budget.rank: expected a positive weight for 'random'",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": {"random": float("inf")}}},
+        "budget.rank.random: expected a finite number",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "draw": "best"}},
+        "budget.draw: expected 'top', got 'best'",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "draw": {"gumbel": {"temperature": 0}}}},
+        "budget.draw.gumbel.temperature: expected a number greater than 0, got 0",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "shares": {"a": 0.7, "b": 0.4}}},
+        "budget.shares: expected shares of at most 1 in sum, got 1.1",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "shares": {"a": 1.5}}},
+        "budget.shares.a: expected a number less than or equal to 1, got 1.5",
+    ),
+    ({"seed": "x"}, "seed: expected an integer, got 'x'"),
+    ({"corpus": []}, "corpus: expected at least one entry"),
+    ({"corpus": ["a"]}, "corpus.0: expected a mapping, got 'a'"),
+    ({"corpus": [{"path": "a", "per": "page"}]}, "corpus.0.per: expected 'file' or 'line'"),
+    ({"corpus": [{"path": "a", "source": 3}]}, "corpus.0.source: expected a string, got 3"),
+    ({"tokenizer": 5}, "tokenizer: expected a string, got 5"),
+    (
+        {"tokenizer": {"train": {"vocab_size": 3}}},
+        "tokenizer.train.vocab_size: expected a number greater than or equal to 320, got 3",
+    ),
+    ({"train": {"model": 5}}, "train.model: expected a mapping, got 5"),
+    ({"train": {"model": {"heads": 3}}}, "train.model: expected a width divisible"),
+    (
+        {"train": {"schedule": "rx"}},
+        "train.schedule: expected 'rex', 'cosine' or 'linear', got 'rx'",
+    ),
+    ({"select": {"a": 5}}, "select.a: expected a mapping, got 5"),
+    ({"select": {"a": {}}}, "select.a.use: missing"),
+    ({"select": {"random": {"use": "x"}}}, "select.random: the name is taken"),
+    ({"compare": {"seeds": []}}, "compare.seeds: expected at least one seed"),
+    ({"compare": {"seeds": [1, 1]}}, "compare.seeds: expected at least one seed, each once"),
+    ({"compare": {"baseline": "x"}}, "compare: expected a baseline of ['random'], got 'x'"),
+    ({"compare": {"baseline_multiples": []}}, "compare.baseline_multiples: expected rising"),
+    ({"compare": {"baseline_multiples": [1, 1]}}, "compare.baseline_multiples: expected rising"),
+    ({"compare": {"arms": {"random": 3}}}, "compare.arms.random: expected a mapping, got 3"),
+    (
+        {"compare": {"arms": {"random": {"budget": {"rank": "betr"}}}}},
+        "compare.arms.random: budget.rank: no column",
+    ),
+    ({"directory": "/tmp"}, "directory: not a key"),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), WRONG_VALUES)
+def test_a_wrong_value_is_one_line_with_key_expectation_and_value(
+    changes: dict[str, Any], line: str
+) -> None:
+    (found,) = refusal(**changes)
+    assert found.startswith(line), found
+
+
+def test_every_problem_gets_its_line() -> None:
+    lines = refusal(sede=1, seed="x", tokenizer={"train": {"vocab_sze": 3}})
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "sede",
+        "seed",
+        "tokenizer.train.vocab_sze",
+    ]
+
+
+def test_a_rank_that_no_selector_has_is_refused_with_the_nearest() -> None:
+    (line,) = refusal(select={"betr": {"use": "betr"}}, budget={"tokens": 1, "rank": "beter"})
+    assert line == "budget.rank: no column 'beter'; did you mean 'betr'?"
+    (line,) = refusal(budget={"tokens": 1, "rank": {"random": 1, "spread": 1}})
+    assert line == "budget.rank: no column 'spread'; expected one of random"
+
+
+def test_keys_that_are_not_text_are_refused() -> None:
+    with pytest.raises(RecipeError, match="1: expected a string as key"):
+        parse_recipe({**tree(), 1: 2}, Path("."))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("work", ["s3://bucket/x", "gs://b", "S3://b", "file:///tmp/x"])
+def test_a_work_uri_is_refused_with_a_way_out(work: str) -> None:
+    recipe = parse_recipe(tree(work=work), Path("."))
+    with pytest.raises(RecipeError, match=r"work: expected a local directory, got .*mount"):
+        _ = recipe.work_directory
+
+
+# -- files that are not recipes ---------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.yaml: no such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "problem"),
+    [
+        ("seed: 1\nbudget:\n  tokens: 1\n  tokens: 2\n", 4, "'tokens' was already given in line 3"),
+        ("seed: 1\nwork: a\nseed: 2\n", 3, "'seed' was already given in line 1"),
+        ("select:\n  a: {use: x, use: y}\n", 2, "'use' was already given"),
+        ("seed: 1\nwork: [\n", 3, "expected the node content"),
+        ("seed: 1\n\twork: x\n", 2, "cannot start any token"),
+        ("seed: !!python/object/apply:os.getcwd []\n", 1, "could not determine a constructor"),
+    ],
+)
+def test_bad_yaml_is_refused_with_its_line(
+    tmp_path: Path, content: str, line: int, problem: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_merge_keys_may_repeat_what_they_merge(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "select:\n  a: &a {use: x, p: 1}\n  b: {<<: *a, p: 2}\n"
+        "corpus: {path: z}\nbudget: {tokens: 1, rank: b}\n"
+    )
+    recipe = load_recipe(path)
+    assert recipe.select["b"].use == "x"
+    assert recipe.select["b"].parameters == {"p": 2}
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n", b"text", b"\xff\xfe\x00"])
+def test_what_is_not_a_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=re.escape(str(path))):
+        load_recipe(path)
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="not readable"):
+        load_recipe(tmp_path)
+
+
+# -- overrides --------------------------------------------------------------------------------
+
+
+def test_settings_reach_any_depth_and_are_yaml(full: Path) -> None:
+    recipe = load_recipe(
+        full,
+        [
+            "budget.tokens=5_000",
+            "train.deepspeed.zero_optimization.stage=2",
+            "train.betas=[0.8, 0.9]",
+            "budget.draw=top",
+            "select.third={use: dsir}",
+            "work=a=b",
+        ],
+    )
+    assert recipe.budget.tokens == 5000
+    assert recipe.train.deepspeed == {"zero_optimization": {"stage": 2}}
+    assert recipe.train.betas == (0.8, 0.9)
+    assert recipe.budget.draw == "top"
+    assert set(recipe.select) == {"betr", "spread", "third"}
+    assert recipe.work == "a=b"
+
+
+def test_the_last_setting_wins(full: Path) -> None:
+    assert load_recipe(full, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_null_takes_a_key_away(full: Path) -> None:
+    recipe = load_recipe(full, ["budget.rank.spread=null", "work="])
+    assert recipe.budget.ranks == {"betr": 0.7}
+    assert recipe.work == "work"
+    with pytest.raises(RecipeError, match=r"budget\.tokens: missing"):
+        load_recipe(full, ["budget.tokens=null"])
+
+
+@pytest.mark.parametrize("setting", ["budget.tokens", "=3", ".seed=3", "budget..tokens=3", ""])
+def test_a_setting_without_key_or_value_is_refused(full: Path, setting: str) -> None:
+    with pytest.raises(RecipeError, match=r"--set .*expected key\.path=value"):
+        load_recipe(full, [setting])
+
+
+@pytest.mark.parametrize("setting", ["seed=[", "select={a: 1, a: 2}", "seed=@"])
+def test_a_setting_that_is_not_yaml_is_refused_in_one_line(full: Path, setting: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(full, [setting])
+    assert str(caught.value).startswith(f"--set {setting}: the value")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_with_an_unknown_key_is_refused(full: Path) -> None:
+    with pytest.raises(RecipeError, match=r"budget\.token: unknown key; did you mean 'tokens'"):
+        load_recipe(full, ["budget.token=3"])
+
+
+_trees = st.recursive(
+    st.integers(), lambda inner: st.dictionaries(st.sampled_from("abcd"), inner), max_leaves=8
+).filter(lambda value: isinstance(value, dict))
+
+
+@given(base=_trees, changes=_trees)
+def test_override_changes_what_is_named_and_nothing_else(
+    base: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    before = repr((base, changes))
+    merged = override(base, changes)
+    assert repr((base, changes)) == before
+
+    def check(old: Any, new: Any, result: Any) -> None:
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            assert result == new
+            return
+        assert set(result) == set(old) | set(new)
+        for key, value in result.items():
+            if key not in new:
+                assert value == old[key]
+            elif key in old:
+                check(old[key], new[key], value)
+            else:
+                assert value == new[key]
+
+    check(base, changes, merged)
+
+
+def test_problems_come_in_the_same_order_whatever_the_order_of_keys() -> None:
+    changes = {"tokenizer": 5, "seed": "x", "shards": {"sequence_length": 1}}
+    keys = list(changes)
+    random.Random(1).shuffle(keys)
+    assert refusal(**{key: changes[key] for key in keys}) == refusal(**changes)
