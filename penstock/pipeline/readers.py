@@ -171,7 +171,10 @@ def _plain_text(path: Path, spec: CorpusSource) -> Records:
 
 
 def _parquet(path: Path, spec: CorpusSource) -> Records:
-    with _readable(path, "Parquet file"), pq.ParquetFile(path) as file:
+    with (
+        _readable(path, "Parquet file"),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,  # where it has any
+    ):
         _require_text(path, spec, file.schema_arrow.names)
         yield from _from_batches(file.iter_batches(batch_size=_ROWS), spec)
 

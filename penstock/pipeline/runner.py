@@ -25,11 +25,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import loky
 from loky.process_executor import TerminatedWorkerError
 
-from penstock.errors import Failure, JobError, PenstockError
+from penstock.cluster import connect
+from penstock.errors import Failure, PenstockError
 
 __all__ = ["LocalRunner", "RayRunner", "Runner", "in_order", "open_runner"]
 
@@ -219,44 +220,14 @@ def _prepare_worker(path: list[str]) -> None:
 class RayRunner:
     """Tasks on Ray, and actors where a model must stay loaded.
 
-    Attaches to ``RAY_ADDRESS``, else starts Ray on this machine with neither dashboard nor usage
-    reports. Lost workers are replaced and their items done again, three times.
+    Attaches to ``RAY_ADDRESS``, else starts Ray on this machine. Lost workers are replaced and
+    their items done again, three times.
     """
 
     name = "ray"
 
     def __init__(self, workers: int | None = None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
-        self._ray = ray
-        self._started_here = not ray.is_initialized()
-        if self._started_here:
-            address = os.environ.get("RAY_ADDRESS")
-            # A cluster decides its own CPUs; one started here has what was asked for.
-            local: dict[str, Any] = (
-                {}
-                if address
-                else {
-                    "num_cpus": workers,
-                    "include_dashboard": False,
-                    "object_store_memory": 512 * 2**20,
-                }
-            )
-            try:
-                ray.init(
-                    address=address or "local",
-                    log_to_driver=False,
-                    logging_level="warning",
-                    **local,
-                )
-            except (ConnectionError, RuntimeError) as error:
-                raise JobError(
-                    f"RAY_ADDRESS: no Ray at {address} ({error}); start one with "
-                    "`ray start --head`, or unset RAY_ADDRESS"
-                    if address
-                    else f"Ray could not be started on this machine: {error}"
-                ) from None
+        self._ray = connect(workers)
 
     @property
     def slots(self) -> int:
@@ -328,8 +299,7 @@ class RayRunner:
                 self._ray.kill(actor)
 
     def close(self) -> None:
-        if self._started_here:
-            self._ray.shutdown()
+        """Nothing is held between runs; Ray itself stays for what this process does next."""
 
 
 def _unpacked(path: list[str], parcel: bytes) -> tuple[Work[Any], Any, Any]:
@@ -362,7 +332,9 @@ class _Keeper:
     @functools.cached_property
     def _made(self) -> tuple[Work[Any], Any]:
         function, shared, setup = _unpacked(self._path, self._parcel)
-        return function, setup(shared)
+        state = setup(shared)
+        self._parcel = b""  # the state may be large, and its pickle as large again
+        return function, state
 
     def ready(self) -> None:
         with _portable_errors():

@@ -25,9 +25,7 @@ def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> p
     """
     share = count / max(1, int(corpus.facts["documents"]["kept"]))
     batches = list(_drawn(corpus, share, seed, purpose))
-    schema = pa.schema(
-        [("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())]
-    )
+    schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
     return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
 
 

@@ -1,0 +1,301 @@
+"""Artefacts: named by what made them, whole or absent, and refused when changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from penstock.artefact import (
+    FORMAT,
+    Artefact,
+    Draft,
+    FileRecord,
+    Workspace,
+    atomic_file,
+    canonical,
+    fingerprint,
+    sha256_file,
+)
+from penstock.errors import ArtefactError
+
+CONFIG = {"b": 1, "a": [1.5, "é"]}
+INPUTS = {"corpus": "f" * 64}
+
+
+def write(draft: Draft, name: str, content: bytes, **facts: int) -> FileRecord:
+    with atomic_file(draft.path / name) as sink:
+        sink.write(content)
+    return FileRecord.of(draft.path, name, **facts)
+
+
+def finished(workspace: Workspace, content: bytes = b"data", stage: str = "stage") -> Artefact:
+    draft = workspace.draft(stage, 1, CONFIG, INPUTS)
+    draft.record("one", [write(draft, "x.bin", content, rows=3), write(draft, "y.bin", b"y")])
+    return draft.publish(["one"], {"rows": 3})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "work")
+
+
+def leftovers(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.name.endswith(".tmp")]
+
+
+# -- names ------------------------------------------------------------------------------------
+
+
+def test_fingerprints_are_golden() -> None:
+    """A change here makes every finished artefact of every user again."""
+    text = b'["stage",1,{"a":[1.5,"\xc3\xa9"],"b":1},{"corpus":"' + b"f" * 64 + b'"}]'
+    assert canonical(["stage", 1, CONFIG, INPUTS]) == text
+    assert fingerprint("stage", 1, CONFIG, INPUTS) == hashlib.sha256(text).hexdigest()
+    assert fingerprint("stage", 1, CONFIG, INPUTS) == GOLDEN
+
+
+GOLDEN = "3ad32a6e9ca2bab7930fa16d39e405e178958fef3bfebcfba56f43de90d431b3"
+
+
+def test_the_order_of_keys_is_no_part_of_a_name_and_everything_else_is() -> None:
+    name = fingerprint("stage", 1, CONFIG, INPUTS)
+    assert fingerprint("stage", 1, dict(reversed(CONFIG.items())), INPUTS) == name
+    others = {
+        fingerprint("other", 1, CONFIG, INPUTS),
+        fingerprint("stage", 2, CONFIG, INPUTS),
+        fingerprint("stage", 1, {**CONFIG, "c": None}, INPUTS),
+        fingerprint("stage", 1, CONFIG, {"corpus": "e" * 64}),
+        name,
+    }
+    assert len(others) == 5
+
+
+def test_what_json_cannot_hold_is_no_configuration() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        fingerprint("stage", 1, {"a": float("nan")}, {})
+
+
+def test_sha256_of_a_file_longer_than_a_read(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "f").write_bytes(content)
+    assert sha256_file(tmp_path / "f") == hashlib.sha256(content).hexdigest()
+
+
+# -- atomic files -----------------------------------------------------------------------------
+
+
+def test_an_atomic_file_appears_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "f"
+    with atomic_file(path) as sink:
+        sink.write(b"one")
+        assert not path.exists()
+    assert path.read_bytes() == b"one"
+    assert [item.name for item in path.parent.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_no_other(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    with pytest.raises(error), atomic_file(path) as sink:
+        sink.write(b"new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["f"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    with atomic_file(path) as one, atomic_file(path) as other:
+        one.write(b"1" * 10)
+        other.write(b"2" * 10)
+    assert path.read_bytes() == b"1" * 10  # the last to finish, whole
+    assert leftovers(tmp_path) == []
+
+
+# -- drafts -----------------------------------------------------------------------------------
+
+
+def test_a_published_artefact_reads_back(workspace: Workspace) -> None:
+    made = finished(workspace)
+    assert [record.path for record in made.files] == ["x.bin", "y.bin"]
+    assert made.files[0] == FileRecord(
+        path="x.bin", bytes=4, sha256=hashlib.sha256(b"data").hexdigest(), facts={"rows": 3}
+    )
+    assert made.facts == {"rows": 3}
+    assert made.fingerprint == fingerprint("stage", 1, CONFIG, INPUTS)
+    assert made.manifest["config"] == CONFIG and made.manifest["inputs"] == INPUTS
+    assert made.named("x") == made.files[:1]
+    made.verify()
+    assert Artefact.open(made.path) == made
+
+
+def test_the_digest_is_of_every_byte(workspace: Workspace, tmp_path: Path) -> None:
+    one = finished(workspace)
+    elsewhere = finished(Workspace(tmp_path / "elsewhere"))
+    other = finished(Workspace(tmp_path / "other"), b"dat2")
+    assert one.digest == elsewhere.digest
+    assert one.digest != other.digest
+    assert one.fingerprint == other.fingerprint
+
+
+def test_the_order_of_parts_is_the_publisher_s_not_that_of_completion(
+    tmp_path: Path,
+) -> None:
+    digests = set()
+    for number, order in enumerate((["a", "b"], ["b", "a"])):
+        draft = Workspace(tmp_path / str(number)).draft("stage", 1, {}, {})
+        for part in order:
+            draft.record(part, [write(draft, part, part.encode())])
+        digests.add(draft.publish(["a", "b"], {}).digest)
+    assert len(digests) == 1
+
+
+def test_publishing_refuses_what_was_not_finished(workspace: Workspace) -> None:
+    draft = workspace.draft("stage", 1, {}, {})
+    draft.record("one", [write(draft, "x", b"x")])
+    with pytest.raises(ArtefactError, match="part 'two' was not finished"):
+        draft.publish(["one", "two"], {})
+    assert not (draft.path / "manifest.json").exists()
+    assert workspace.find("stage", draft.fingerprint) is None
+
+
+def test_resuming_finds_what_was_recorded_and_only_that(workspace: Workspace) -> None:
+    draft = workspace.draft("stage", 1, {}, {})
+    recorded = write(draft, "x", b"x", rows=1)
+    draft.record("one", [recorded])
+    write(draft, "loose", b"written but not recorded")
+    again = workspace.draft("stage", 1, {}, {})
+    assert again.done("one") == (recorded,)
+    assert again.done("two") is None
+    assert [record.path for record in again.publish(["one"], {}).files] == ["x"]
+
+
+def test_a_part_may_have_no_files(workspace: Workspace) -> None:
+    draft = workspace.draft("stage", 1, {}, {})
+    draft.record("empty", [])
+    assert draft.done("empty") == ()
+    assert draft.publish(["empty"], {}).files == ()
+
+
+# -- refusals ---------------------------------------------------------------------------------
+
+
+def test_a_changed_byte_is_refused_with_both_checksums(workspace: Workspace) -> None:
+    made = finished(workspace)
+    (made.path / "x.bin").write_bytes(b"dat\x00")  # the same length
+    with pytest.raises(ArtefactError) as caught:
+        made.verified(made.files[0])
+    for digest in (b"data", b"dat\x00"):
+        assert hashlib.sha256(digest).hexdigest() in str(caught.value)
+    assert str(made.path / "x.bin") in str(caught.value)
+    made.verified(made.files[1])
+    with pytest.raises(ArtefactError, match="changed since"):
+        made.verify()
+
+
+def test_a_missing_file_is_refused(workspace: Workspace) -> None:
+    made = finished(workspace)
+    (made.path / "y.bin").unlink()
+    with pytest.raises(ArtefactError, match=r"y\.bin: recorded in the manifest but missing"):
+        made.verify()
+
+
+def test_a_newer_format_is_refused(workspace: Workspace) -> None:
+    made = finished(workspace)
+    manifest = {**made.manifest, "format": FORMAT + 1, "files": "of another shape"}
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=rf"written in format {FORMAT + 1}.*upgrade"):
+        Artefact.open(made.path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"format": 1}',
+        b'{"format": "x"}',
+        b'{"format": 1, "files": [{"path": "x"}]}',
+    ],
+)
+def test_what_is_no_manifest_is_refused(workspace: Workspace, content: bytes) -> None:
+    made = finished(workspace)
+    (made.path / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtefactError, match="not a manifest"):
+        Artefact.open(made.path)
+
+
+def test_an_unfinished_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"manifest\.json: no such file.*run the command"):
+        Artefact.open(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ArtefactError, match="no such file"):
+        Artefact.open(tmp_path / "file")
+
+
+# -- the work directory -----------------------------------------------------------------------
+
+
+def test_what_exists_is_not_made_again(workspace: Workspace) -> None:
+    made = finished(workspace)
+
+    def fail(draft: Draft) -> Artefact:
+        raise AssertionError("made again")
+
+    assert workspace.make("stage", 1, CONFIG, INPUTS, fail) == made
+    with pytest.raises(AssertionError, match="made again"):
+        workspace.make("stage", 2, CONFIG, INPUTS, fail)
+
+
+def test_a_directory_of_another_artefact_is_refused(workspace: Workspace) -> None:
+    made = finished(workspace)
+    name = made.fingerprint[:16] + "0" * 48
+    with pytest.raises(ArtefactError, match=f"holds the artefact {made.fingerprint}"):
+        workspace.find("stage", name)
+
+
+def test_listing_shows_finished_artefacts_only(workspace: Workspace) -> None:
+    assert list(workspace.artefacts()) == []
+    made = [finished(workspace, stage="b"), finished(workspace, stage="a")]
+    workspace.draft("c", 1, {}, {})
+    assert list(workspace.artefacts()) == sorted(made, key=lambda item: item.path)
+    assert len(made) == 2
+
+
+def test_a_removed_artefact_is_gone_and_can_be_made_anew(workspace: Workspace) -> None:
+    made = finished(workspace)
+    workspace.remove(made)
+    assert not made.path.exists()
+    assert workspace.find("stage", made.fingerprint) is None
+    assert finished(workspace) == made
+
+
+def test_an_interrupted_removal_does_not_leave_records_of_deleted_files(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next attempt would believe the records and publish files that are not there."""
+    import shutil
+
+    made = finished(workspace)
+    real = shutil.rmtree
+
+    def interrupted(path: Path) -> None:
+        if path == made.path:
+            (made.path / "x.bin").unlink()
+            raise KeyboardInterrupt
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workspace.remove(made)
+    assert workspace.find("stage", made.fingerprint) is None
+    assert workspace.draft("stage", 1, CONFIG, INPUTS).done("one") is None
