@@ -1,0 +1,17 @@
+"""Trainers: shards to a trained model under a token budget.
+
+::
+
+    RunSpec (train, shards, seed, evaluations)
+      └─ train / train_all      a run artefact, found or made          run.py
+           └─ launch            Ray Train sessions, lanes of runs      launch.py
+                └─ run_one      train, save, evaluate, commit          worker.py
+                     ├─ Engine      DeepSpeed steps                    engine.py, backend.py
+                     │    ├─ Order          step -> sequences          order.py
+                     │    ├─ ShardSet       sequence -> token views    shards.py
+                     │    ├─ collate        views -> isolated batch    batch.py
+                     │    ├─ LanguageModel  batch -> summed loss       model.py, loss.py
+                     │    └─ LearningRate   tokens -> rate             schedule.py
+                     ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
+                     └─ Evaluator   texts -> bits per byte             evaluate.py
+"""

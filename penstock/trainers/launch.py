@@ -1,0 +1,186 @@
+"""Ray Train sessions: where and with what a run's workers start, and what is told while they run.
+
+A session is one ``TorchTrainer.fit``: a controller and a group of workers, which take the runs of
+one lane in turn. The driver learns of progress from the runs' own ``metrics.jsonl``, which is on
+the disk that all machines share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from penstock.artefact import Workspace
+from penstock.cluster import connect
+from penstock.errors import RecipeError, TrainingError
+from penstock.trainers import metrics
+from penstock.trainers.run import Progress, RunSpec
+
+__all__ = ["launch"]
+
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Ray Train's settings, which it reads from the environment; the user's own win.
+
+The controller looks at its workers every 2 s by default, which a run of 10 s would wait for twice.
+"""
+
+POLL_SECONDS = 0.2
+
+
+def launch(
+    lanes: Sequence[Sequence[RunSpec]], workspace: Workspace, progress: Progress | None
+) -> None:
+    """Make all runs of all lanes, the lanes at the same time.
+
+    Raises:
+        RecipeError: There are fewer CPUs than workers.
+        TrainingError: The first failure, after the other lanes have ended.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    connect()
+    _check_room(max(spec.train.workers for lane in lanes for spec in lane))
+    sessions = [_Session(lane, workspace) for lane in lanes]
+    tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if progress else []
+    for session in sessions:
+        session.start()
+    running = True
+    while running:
+        alive = [session for session in sessions if session.is_alive()]
+        running = bool(alive)
+        for tail in tails:
+            for line in tail.lines():
+                assert progress is not None
+                progress(tail.spec, line)
+        if alive:
+            alive[0].join(POLL_SECONDS)
+    for session in sessions:
+        if session.error is not None:
+            raise session.error
+
+
+def _check_room(workers: int) -> None:
+    """Refuse what Ray would wait for without end."""
+    import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    # A cluster that scales may have none yet.
+    if 0 < cpus < workers:
+        raise RecipeError(
+            f"train.workers: expected at most {cpus}, the CPUs that Ray has, got {workers}"
+        )
+
+
+class _Session(threading.Thread):
+    """One ``fit``. In a thread of its own, where Ray leaves the handling of Ctrl-C alone."""
+
+    def __init__(self, lane: Sequence[RunSpec], workspace: Workspace) -> None:
+        super().__init__(daemon=True)
+        self.lane = list(lane)
+        self.workspace = Workspace(workspace.root.absolute())
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        scratch = self.workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
+        try:
+            self._fit(scratch)
+        except Exception as error:
+            self.error = _explain(error)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _fit(self, scratch: Path) -> None:
+        import ray
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        gpu = ray.cluster_resources().get("GPU", 0) >= self.lane[0].train.workers
+        TorchTrainer(
+            _session_loop,
+            train_loop_config={"lane": self.lane, "workspace": self.workspace},
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=self.lane[0].train.workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="session",
+                storage_path=str(scratch),
+                worker_runtime_env={"env_vars": _worker_environment(gpu)},
+            ),
+        ).fit()
+
+
+def _worker_environment(gpu: bool) -> dict[str, str]:
+    return {
+        "DS_ACCELERATOR": "cuda" if gpu else "cpu",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _session_loop(config: dict[str, Any]) -> None:
+    """The function that every worker of a session runs."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from penstock.trainers.worker import run_one
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    context = ray.train.get_context()
+    os.environ["LOCAL_SIZE"] = str(context.get_local_world_size())
+    for spec in config["lane"]:
+        run_one(
+            spec,
+            config["workspace"],
+            device=get_device(),
+            rank=context.get_world_rank(),
+            workers=context.get_world_size(),
+        )
+    if context.get_world_size() > 1:
+        # Without it 3 of 30 sessions aborted when the process group was destroyed.
+        torch.distributed.barrier()
+
+
+class _Tail:
+    """The lines that a run's metrics file has gained."""
+
+    def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
+        self.spec = spec
+        self._path = spec.draft(workspace).path / metrics.FILE
+        self._path.unlink(missing_ok=True)
+        self._offset = 0
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        try:
+            with open(self._path, "rb") as source:
+                source.seek(self._offset)
+                data = source.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        yield from map(json.loads, whole.splitlines())
+
+
+def _explain(error: Exception) -> Exception:
+    """The worker's own error, in one line, instead of Ray's account of it."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for _, failure in sorted(failures.items()):
+        cause = getattr(failure, "cause", None) or getattr(failure, "_base_exc", None) or failure
+        if isinstance(cause, Exception):
+            return TrainingError(str(cause).strip().splitlines()[-1])
+    return TrainingError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -1,0 +1,98 @@
+"""Tiny real shards, a tiny real tokenizer, and one Ray for the whole session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.artefact import Artefact, FileRecord, Workspace
+
+EOS = 0
+VOCABULARY = 320
+"""At least the tokenizer's; the shards declare it."""
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """Byte-level BPE over a few sentences: ids below VOCABULARY, every byte covered."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["water flows to the turbine through the penstock"] * 4, trainer)
+    return made
+
+
+def write_shards(
+    root: Path,
+    tokenizer: Any,
+    *,
+    sequences: int,
+    length: int = 32,
+    files: int = 2,
+    seed: int = 0,
+    dtype: Any = None,
+) -> Artefact:
+    """Sequences of learnable documents: each repeats a short random phrase."""
+    dtype = dtype or pa.uint16()
+    random = np.random.default_rng(seed)
+    facts = {
+        "sequence_length": length,
+        "sequences": sequences,
+        "tokens": sequences * length,
+        "vocab_size": VOCABULARY,
+        "eos": EOS,
+    }
+    draft = Workspace(root).draft("shards", 1, {"test": [sequences, length, files, seed]}, {})
+    parts = []
+    for number, rows in enumerate(np.array_split(np.arange(sequences), files)):
+        name = f"shard-{number:05d}.arrow"
+        _write_file(draft.path / name, len(rows), length, random, dtype)
+        parts.append(name)
+        draft.record(name, [FileRecord.of(draft.path, name, sequences=len(rows))])
+    (draft.path / "tokenizer").mkdir(exist_ok=True)
+    tokenizer.save(str(draft.path / "tokenizer" / "tokenizer.json"))
+    draft.record("tokenizer", [FileRecord.of(draft.path, "tokenizer/tokenizer.json")])
+    return draft.publish([*parts, "tokenizer"], facts)
+
+
+def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any) -> None:
+    tokens, starts = [], []
+    for _ in range(rows):
+        cuts = np.unique(random.integers(1, length, random.integers(1, 4)))
+        spans = np.diff([0, *cuts, length])
+        row = [np.resize(random.integers(1, VOCABULARY, 3), span) for span in spans]
+        tokens.append(np.concatenate(row))
+        starts.append(np.array([0, *cuts], np.int32))
+    spans = [len(item) for item in starts]
+    table = pa.table(
+        {
+            "tokens": pa.array(tokens, pa.list_(pa.field("item", dtype, nullable=False))),
+            "doc_id": pa.array([["d"] * n for n in spans], pa.list_(pa.string())),
+            "doc_start": pa.array(starts, pa.list_(pa.int32())),
+            "doc_offset": pa.array([[0] * n for n in spans], pa.list_(pa.int64())),
+            "source": pa.array([["web"] * n for n in spans], pa.list_(pa.string())),
+            "weight": pa.array([[1.0] * n for n in spans], pa.list_(pa.float32())),
+            "score": pa.array([[0.0] * n for n in spans], pa.list_(pa.float32())),
+        }
+    )
+    with pa.ipc.new_file(str(path), table.schema) as sink:
+        for batch in table.to_batches(max_chunksize=max(1, rows // 2)):
+            sink.write_batch(batch)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """37 sequences of 32 tokens: no power of two, no multiple of a batch."""
+    return write_shards(tmp_path_factory.mktemp("shards"), tokenizer, sequences=37).path

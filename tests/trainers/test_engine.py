@@ -1,0 +1,135 @@
+"""DeepSpeed in this process, on one worker; several workers are in test_run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.errors import RecipeError, TrainingError
+from penstock.recipe import ModelShape, Train
+from penstock.trainers.backend import check_overrides, deepspeed_config
+from penstock.trainers.batch import collate
+from penstock.trainers.engine import Engine
+from penstock.trainers.metrics import StepMetrics
+from penstock.trainers.model import build_model
+from penstock.trainers.shards import ShardSet
+
+TRAIN = Train(
+    model=ModelShape(layers=1, width=32, heads=2),
+    batch_tokens=10 * 32 + 5,
+    micro_batch=4,
+    lr=1e-2,
+    warmup=0.0,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DS_ACCELERATOR", "cpu")
+    patch.setenv("LOCAL_RANK", "0")
+    store = tmp_path_factory.mktemp("store") / "store"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+def engine(shards: Path, train: Train = TRAIN, seed: int = 1) -> Engine:
+    opened = ShardSet.open(shards)
+    return Engine(train, opened, seed, device=torch.device("cpu"), rank=0, workers=1)
+
+
+def losses(made: Engine) -> list[StepMetrics]:
+    try:
+        return list(made.run())
+    finally:
+        made.close()
+
+
+def test_one_pass_spends_the_budget_and_learns(shards: Path) -> None:
+    steps = losses(engine(shards))
+    assert [step.tokens for step in steps] == [320, 640, 960, 37 * 32]
+    assert steps[-1].loss < steps[0].loss - 0.1
+    assert all(step.grad_norm > 0 for step in steps)
+    assert steps[0].lr > steps[-1].lr > 0
+
+
+def test_the_loss_is_the_mean_over_the_global_batchs_predicted_tokens(shards: Path) -> None:
+    """10 sequences go through as 4, 3 and 3 with unequal numbers of predicted tokens."""
+    made = engine(shards)
+    batch = collate([made.shards[int(index)] for index in made.order.global_batch(0)])
+    model = build_model(TRAIN.model, made.shards, seed=1)
+    logits = model.causal(
+        input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
+    ).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels[:, 1:].flatten())
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    first = losses(made)[0]
+    assert first.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert first.grad_norm == pytest.approx(norm.item(), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits(shards: Path) -> None:
+    first, again, other = (
+        [(step.loss, step.grad_norm) for step in losses(engine(shards, seed=seed))]
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_train_as_stage_0(shards: Path, stage: int, tmp_path: Path) -> None:
+    overrides = {"zero_optimization": {"stage": stage}}
+    made = engine(shards, TRAIN.model_copy(update={"deepspeed": overrides}))
+    found = [(step.loss, step.grad_norm) for step in made.run()]
+    made.save(tmp_path / "model")
+    made.close()
+    expected = [(step.loss, step.grad_norm) for step in losses(engine(shards))]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size > 40_000
+
+
+def test_a_failing_step_names_itself_and_its_sequences(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(shards)
+    monkeypatch.setattr(made.shards, "predicted", lambda batch: 1 / 0)
+    shown = ", ".join(map(str, made.order.global_batch(0)[:3]))
+    with pytest.raises(TrainingError, match=f"step 0, sequences {shown}.*: ZeroDivisionError"):
+        losses(made)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(shards: Path) -> None:
+    wild = TRAIN.model_copy(update={"lr": 1e30, "clip": 1e30})
+    with pytest.raises(TrainingError, match=r"step \d, .*the loss is nan; lower train.lr"):
+        losses(engine(shards, wild))
+
+
+def test_the_users_deepspeed_keys_are_merged_over_ours() -> None:
+    train = TRAIN.model_copy(update={"deepspeed": {"zero_optimization": {"stage": 2}, "x": 1}})
+    config = deepspeed_config(train, accumulation=3, bf16=True)
+    assert config["zero_optimization"] == {"stage": 2}
+    assert config["gradient_accumulation_steps"] == 3
+    assert (config["bf16"], config["x"]) == ({"enabled": True}, 1)
+
+
+def test_keys_that_contradict_the_recipe_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"train\.deepspeed\.optimizer: set by Penstock; use"):
+        check_overrides({"optimizer": {"type": "Lamb"}})
+
+
+def test_nothing_is_compiled(shards: Path) -> None:
+    import deepspeed
+
+    engine(shards).close()
+    assert not any(deepspeed.ops.__compatible_ops__.values())

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from penstock.trainers import loss
+
+
+@pytest.mark.parametrize("piece", [1, 50, 2**20])
+def test_value_and_gradients_are_those_of_pytorch(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loss.PIECE, "cpu", piece)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(13, 6, generator=generator, requires_grad=True)
+    weight = torch.randn(11, 6, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 11, (13,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    wanted = torch.autograd.grad(expected.sum() * 0.3, [hidden, weight])
+    found = loss.summed_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(found, expected.sum())
+    for mine, theirs in zip(torch.autograd.grad(found * 0.3, [hidden, weight]), wanted):
+        torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(
+        loss.token_cross_entropy(hidden.detach(), weight.detach(), targets), expected.detach()
+    )
+
+
+def test_no_rows_cost_nothing() -> None:
+    hidden = torch.zeros(0, 4, requires_grad=True)
+    weight = torch.ones(5, 4, requires_grad=True)
+    found = loss.summed_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.int64))
+    found.backward()
+    assert found.item() == 0 and not weight.grad.any()
+
+
+def test_large_logits_do_not_overflow() -> None:
+    hidden = torch.tensor([[1000.0]])
+    weight = torch.tensor([[1.0], [-1.0]])
+    found = loss.summed_cross_entropy(hidden, weight, torch.tensor([1]))
+    assert found.item() == 2000

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from penstock.errors import InputError
+from penstock.recipe import ModelFrom, ModelShape
+from penstock.trainers.batch import collate
+from penstock.trainers.model import LanguageModel, build_model, load_model
+from penstock.trainers.shards import ShardSet
+
+SHAPE = ModelShape(layers=1, width=32, heads=2)
+
+
+@pytest.fixture(scope="module")
+def opened(shards: Path) -> ShardSet:
+    return ShardSet.open(shards)
+
+
+def test_weights_come_from_the_seed_alone(opened: ShardSet) -> None:
+    threads = torch.get_num_threads()
+    torch.manual_seed(123)
+    first = build_model(SHAPE, opened, seed=5)
+    drawn = torch.rand(1)
+    try:
+        torch.set_num_threads(2 if threads == 1 else 1)
+        second = build_model(SHAPE, opened, seed=5)
+    finally:
+        torch.set_num_threads(threads)
+    other = build_model(SHAPE, opened, seed=6)
+    pairs = list(zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(first.causal.lm_head.weight, other.causal.lm_head.weight)
+    torch.manual_seed(123)
+    assert torch.equal(drawn, torch.rand(1)), "building a model disturbed the global generator"
+
+
+def test_input_and_output_embeddings_are_one(opened: ShardSet) -> None:
+    causal = build_model(SHAPE, opened, seed=0).causal
+    assert causal.lm_head.weight is causal.model.embed_tokens.weight
+    assert causal.config.intermediate_size == 96
+
+
+def test_the_short_way_to_the_loss_gives_the_same(opened: ShardSet) -> None:
+    model = build_model(SHAPE, opened, seed=0)
+    batch = collate([opened[0], opened[1]])
+    short = model(batch)
+    model._plain_head = False
+    torch.testing.assert_close(model(batch), short)
+
+
+def test_a_saved_model_can_be_continued(opened: ShardSet, tmp_path: Path) -> None:
+    model = build_model(SHAPE, opened, seed=0)
+    model.causal.save_pretrained(tmp_path)
+    again = build_model(ModelFrom(hf=str(tmp_path)), opened, seed=9)
+    batch = collate([opened[0]])
+    assert torch.equal(model(batch), again(batch))
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a causal language model"):
+        load_model(tmp_path)
+
+
+def test_a_smaller_vocabulary_is_refused(opened: ShardSet, tmp_path: Path) -> None:
+    build_model(SHAPE, opened, seed=0).causal.save_pretrained(tmp_path)
+    opened = ShardSet(opened.artefact)
+    opened.vocab_size = 5000
+    with pytest.raises(InputError, match="expected a vocabulary of at least 5000"):
+        build_model(ModelFrom(hf=str(tmp_path)), opened, seed=0)
+
+
+def test_a_model_that_lets_documents_see_each_other_is_refused(
+    opened: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_model(SHAPE, opened, seed=0).causal.save_pretrained(tmp_path)
+    whole = type(build_model(SHAPE, opened, seed=0).causal).forward
+
+    def deaf(self: object, attention_mask: object = None, **inputs: object) -> object:
+        return whole(self, **inputs | {"position_ids": None})
+
+    def load(path: str) -> LanguageModel:
+        model = load_model(path)
+        monkeypatch.setattr(type(model.causal), "forward", deaf)
+        return model
+
+    monkeypatch.setattr("penstock.trainers.model.load_model", load)
+    with pytest.raises(InputError, match="packed documents would see each other"):
+        build_model(ModelFrom(hf=str(tmp_path)), opened, seed=0)

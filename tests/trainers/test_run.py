@@ -1,0 +1,127 @@
+"""Real Ray, real DeepSpeed: each session costs about ten seconds, so there are few."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import RecipeError, TrainingError
+from penstock.recipe import ModelShape, Train
+from penstock.trainers.evaluate import Evaluation
+from penstock.trainers.run import RunSpec, _lanes, train, train_all
+
+from .conftest import write_shards
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+TRAIN = Train(model=ModelShape(layers=1, width=32, heads=2), batch_tokens=256, micro_batch=2)
+TEXTS = Evaluation("water", ("water flows to the turbine", "hello " * 30))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("work"))
+
+
+def spec(shards: Path, seed: int = 1, **changes: Any) -> RunSpec:
+    changed = TRAIN.model_copy(update=changes)
+    return RunSpec(train=changed, shards=shards, seed=seed, evaluations=(TEXTS,))
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> None:
+    told: list[tuple[int, int]] = []
+    first, second = train_all(
+        [spec(shards, 1), spec(shards, 2)],
+        workspace,
+        progress=lambda spec, line: told.append((spec.seed, line["step"])),
+    )
+    assert told == [(seed, step) for seed in (1, 2) for step in range(5)]
+    assert first.tokens == second.tokens == 37 * 32
+    assert first.loss == metrics(first.path)[-1]["loss"] != second.loss
+    score = first.bits_per_byte["water"]
+    assert 3 < score["mean"] < 12 and score["stderr"] > 0
+    artefact = Artefact.open(first.path)
+    artefact.verify()
+    assert {record.path.split("/")[0] for record in artefact.files} == {
+        "metrics.jsonl",
+        "model",
+        "result.json",
+        "tensorboard",
+    }
+    assert not list(workspace.root.glob("run/.session-*"))
+
+    # A run that exists is found; were it made again, its seconds would differ.
+    assert train(spec(shards, 1), workspace) == first
+
+    # A run that was second in its session equals the same run alone, bit for bit.
+    alone = train(spec(shards, 2), Workspace(workspace.root / "alone"))
+    assert [line["loss"] for line in metrics(alone.path)] == [
+        line["loss"] for line in metrics(second.path)
+    ]
+    assert alone.bits_per_byte == second.bits_per_byte
+
+
+def test_two_workers_train_as_one(shards: Path, workspace: Workspace) -> None:
+    zero = {"zero_optimization": {"stage": 1}}
+    (two,) = train_all([spec(shards, 1, workers=2, deepspeed=zero)], workspace)
+    one = train(spec(shards, 1), workspace)
+    assert two.path != one.path
+    for mine, theirs in zip(metrics(two.path), metrics(one.path), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+        assert mine["lr"] == theirs["lr"] and mine["tokens"] == theirs["tokens"]
+    assert two.bits_per_byte["water"]["mean"] == pytest.approx(
+        one.bits_per_byte["water"]["mean"], rel=1e-4
+    )
+
+
+def test_a_failing_worker_is_told_in_one_line(shards: Path, workspace: Workspace) -> None:
+    wild = spec(shards, 1, lr=1e30, clip=1e30)
+    with pytest.raises(TrainingError) as caught:
+        train(wild, workspace)
+    message = str(caught.value)
+    assert message.startswith("step ") and "the loss is nan" in message
+    assert "\n" not in message and len(message) < 300
+    assert wild.find(workspace) is None
+
+
+def test_bad_settings_are_refused_before_anything_starts(
+    shards: Path, workspace: Workspace
+) -> None:
+    with pytest.raises(RecipeError, match=r"train\.deepspeed\.scheduler"):
+        train(spec(shards, deepspeed={"scheduler": {}}), workspace)
+    with pytest.raises(RecipeError, match=r"train\.workers: expected at most 2"):
+        train(spec(shards, workers=99), workspace)
+
+
+def test_what_a_run_is_named_by(shards: Path, tmp_path: Path, tokenizer: Any) -> None:
+    base = spec(shards)
+    longer = write_shards(tmp_path, tokenizer, sequences=40).path
+    others = [
+        spec(shards, 2),
+        spec(longer),
+        spec(shards, lr=1.0),
+        RunSpec(train=TRAIN, shards=shards, seed=1, evaluations=(Evaluation("water", ("x",)),)),
+    ]
+    assert len({one.fingerprint for one in [base, *others]}) == 5
+    reseeded = RunSpec(
+        train=TRAIN.model_copy(update={"seed": 9}), shards=shards, seed=1, evaluations=(TEXTS,)
+    )
+    assert reseeded.fingerprint == base.fingerprint, "train.seed is resolved into RunSpec.seed"
+
+
+def test_lanes_end_together(shards: Path, tmp_path: Path, tokenizer: Any) -> None:
+    small = [spec(shards, seed) for seed in range(4)]
+    large = spec(write_shards(tmp_path, tokenizer, sequences=4 * 37).path)
+    lanes = _lanes([*small, large], parallel=2)
+    assert [len(lane) for lane in lanes] == [1, 4]
+    mixed = _lanes([small[0], spec(shards, workers=2)], parallel=1)
+    assert [len(lane) for lane in mixed] == [1, 1]
