@@ -1,0 +1,258 @@
+"""What travels to a cluster: the recipe, and the user's own scorer modules; nothing else.
+
+Some kilobytes in a directory of their own. Paths are made absolute, so the recipe means the same
+there as here; data stays where it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import re
+import shutil
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from penstock.artefact import canonical, sha256_file
+from penstock.errors import RecipeError
+from penstock.recipe import Recipe
+from penstock.recipe_file import load_recipe
+
+__all__ = ["Staged", "stage"]
+
+_MAX_BYTES = 100 * 2**20
+"""Ray 2.60's job server takes no larger request (``DASHBOARD_CLIENT_MAX_SIZE``), although packages
+of up to 512 MiB are allowed elsewhere."""
+
+_PATHS = (
+    "work",
+    "corpus.path",
+    "corpus.*.path",
+    "clean.decontaminate.*",
+    "select.*.target.*",
+    "evaluate.*",
+)
+_PATHS_OR_NAMES = ("tokenizer", "train.model.hf")
+_USES = "select.*.use"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A directory with everything that travels."""
+
+    directory: Path
+    recipe: Recipe
+    """As the user wrote it, with the settings."""
+    files: tuple[str, ...]
+    """Relative to the directory, sorted."""
+    digest: str
+    """sha256 over the names and contents of the files: what makes two submissions equal."""
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+
+def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> Staged:
+    """Fill an empty directory with the recipe and the scorer modules it names.
+
+    Raises:
+        BadInput: The recipe is wrong, a scorer's module is not found or not safe to send along,
+            or there is more than the job server takes.
+    """
+    recipe = load_recipe(recipe_path, settings)
+    _ = recipe.work_directory  # refuses what is no directory, before anything is sent
+    tree = _absolute(recipe)
+    notes = list(_relative_parameters(recipe))
+    room = _Room()
+    for use in dict.fromkeys(_uses(tree)):
+        source = _travels(use, recipe.directory, notes)
+        if source is not None:
+            room.copy(source, directory / source.name)
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    (directory / "recipe.yaml").write_text(text, encoding="utf-8")
+    files = sorted(
+        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
+    )
+    contents = [[name, sha256_file(directory / name)] for name in files]
+    return Staged(
+        directory=directory,
+        recipe=recipe,
+        files=tuple(files),
+        digest=hashlib.sha256(canonical(contents)).hexdigest(),
+        notes=tuple(notes),
+    )
+
+
+def _absolute(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data that means the same in any directory, its arms included."""
+
+    def path(value: str) -> str:
+        if value.startswith("hf:"):
+            local = recipe.resolve(value.removeprefix("hf:"))
+            return f"hf:{local}" if local.is_dir() else value
+        return value if re.match(r"[a-z0-9]+://", value) else str(recipe.resolve(value))
+
+    def path_or_name(value: str) -> str:
+        local = recipe.resolve(value)
+        meant = value.startswith((".", "~", "/")) or value.endswith(".json")
+        return str(local) if meant or local.exists() else value
+
+    tree: Any = recipe.model_dump(mode="json")
+    for places, change in ((_PATHS, path), (_PATHS_OR_NAMES, path_or_name)):
+        for place in places:
+            for prefix in ("", "compare.arms.*."):
+                tree = _rewrite(tree, (prefix + place).split("."), change)
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _rewrite(node: Any, place: Sequence[str], change: Callable[[str], str]) -> Any:
+    """``node`` with every string at ``place`` changed; ``*`` is any key or any item."""
+    if not place:
+        return change(node) if isinstance(node, str) else node
+    key, *rest = place
+    if isinstance(node, Mapping):
+        return {
+            name: _rewrite(below, rest, change) if key in ("*", name) else below
+            for name, below in node.items()
+        }
+    if isinstance(node, list) and key == "*":
+        return [_rewrite(below, rest, change) for below in node]
+    return node
+
+
+def _uses(tree: Mapping[str, Any]) -> list[str]:
+    """Every selector that the recipe or an arm names."""
+    found: list[str] = []
+
+    def keep(use: str) -> str:
+        found.append(use)
+        return use
+
+    for prefix in ("", "compare.arms.*."):
+        _rewrite(tree, (prefix + _USES).split("."), keep)
+    return found
+
+
+def _relative_parameters(recipe: Recipe) -> Iterator[str]:
+    """Parameters of selectors that look like files here; only the selector knows what they are."""
+    for name, spec in recipe.select.items():
+        for key, value in spec.parameters.items():
+            if not isinstance(value, str) or not re.search(r"[./]", value):
+                continue
+            if not Path(value).is_absolute() and recipe.resolve(value).exists():
+                yield (
+                    f"select.{name}.{key}: {value} does not travel and is left as it is; if it is "
+                    "a file, give its absolute path"
+                )
+
+
+def _travels(use: str, directory: Path, notes: list[str]) -> Path | None:
+    """The file or package of a scorer that the cluster cannot have, or None."""
+    module, colon, _ = use.partition(":")
+    if not colon:
+        return None  # built in, or registered by a package that is installed
+    parts = module.split(".")
+    top = parts[0]
+    if top == "penstock":
+        return None
+    if not all(part.isidentifier() for part in parts):
+        raise RecipeError(f"select: use: {use}: expected package.module:function")
+    local = next(
+        (found for place in (directory, Path.cwd()) if (found := _module_at(place, parts))), None
+    )
+    if top in sys.stdlib_module_names:
+        if local is None:
+            return None
+        raise RecipeError(
+            f"select: use: {use}: {local.name} has the name of a module of the standard library "
+            "and would take its place in every worker; rename it"
+        )
+    if importlib.machinery.PathFinder.find_spec(top, _site_packages()) is not None:
+        if local is not None:
+            notes.append(f"{top}: installed here, so the cluster's own copy is used, not {local}")
+        return None
+    local = local or _importable(parts)
+    if local is None:
+        raise RecipeError(
+            f"select: use: {use}: no module {module} next to the recipe ({directory}), in the "
+            "current directory, or installed; put it next to the recipe"
+        )
+    return local
+
+
+def _module_at(place: Path, parts: Sequence[str]) -> Path | None:
+    """``place/top.py`` or the package ``place/top``, if it holds the module; Python's own order."""
+    package, single = place / parts[0], place / f"{parts[0]}.py"
+    inside = place.joinpath(*parts)
+    holds = (inside / "__init__.py").is_file() or inside.with_suffix(".py").is_file()
+    if package.is_dir() and holds and (len(parts) > 1 or (package / "__init__.py").is_file()):
+        return package
+    return single if len(parts) == 1 and single.is_file() else None
+
+
+def _importable(parts: Sequence[str]) -> Path | None:
+    """The same where this Python would import it from: PYTHONPATH, an editable install."""
+    spec = importlib.util.find_spec(parts[0])  # a top-level name: found, not run
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        place = Path(next(iter(spec.submodule_search_locations))).parent
+    elif spec.origin:
+        place = Path(spec.origin).parent
+    else:
+        return None
+    return _module_at(place, parts)
+
+
+def _site_packages() -> list[str]:
+    places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
+    return list(dict.fromkeys([*places, site.getusersitepackages()]))
+
+
+class _Room:
+    """Copies files while there is room for them in one request."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_BYTES
+
+    def copy(self, source: Path, target: Path) -> None:
+        """A file, or a package without caches and hidden files: Ray obeys a ``.gitignore``."""
+        if source.is_file():
+            self._copy_file(source, target)
+            return
+        for parent, directories, names in os.walk(source):
+            directories[:] = sorted(name for name in directories if not _left_behind(name))
+            for name in directories:
+                if (Path(parent) / name).is_symlink():
+                    raise RecipeError(
+                        f"{Path(parent) / name}: a link to a directory in a scorer's package; "
+                        "put the files there, or name data by absolute paths"
+                    )
+            for name in sorted(names):
+                if not _left_behind(name):
+                    below = Path(parent).relative_to(source)
+                    self._copy_file(Path(parent) / name, target / below / name)
+
+    def _copy_file(self, source: Path, target: Path) -> None:
+        self._left -= source.stat().st_size
+        if self._left < 0:
+            raise RecipeError(
+                f"{source}: with this file the scorers' packages are larger than the "
+                f"{_MAX_BYTES // 2**20} MiB that a Ray job server takes; keep data out of the "
+                "package and name it by absolute paths"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _left_behind(name: str) -> bool:
+    return name.startswith(".") or name in ("__pycache__", "venv") or name.endswith(".pyc")

@@ -1,0 +1,443 @@
+"""A recipe as a Ray Job: what travels to the cluster, and what comes back.
+
+Only the recipe and the user's own scorer modules travel, some kilobytes; data stays where it is
+and is named by absolute paths, so every machine must see it, and the work directory, under the
+same path. Penstock itself is installed on the cluster. A Ray Job runs once and dies with its
+cluster: going on after a crash is the work directory's business, so submit the same recipe again.
+
+The driver asks for no CPUs. It hands out items and writes manifests, which takes little; and Ray
+pins a driver that asks for nothing to the head node, while one that asks for a CPU may be put on
+any worker: on a spot machine that is taken away, or nowhere while a cluster scaled to zero has
+none (a head with ``CPU: 0`` offers none, by design).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from penstock import __version__
+from penstock.errors import BadInput, JobError
+from penstock.jobs.staging import stage
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+__all__ = ["COMMANDS", "connect", "follow_job", "run_job", "submit"]
+
+COMMANDS = ("curate", "train", "compare")
+INTERRUPTED = 130
+"""The shell's status for Ctrl-C (128 + SIGINT): the job goes on, so neither done nor failed."""
+
+_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",  # lines are seen when they are printed, the workers' too
+    "PYTHONUTF8": "1",  # Ray stops streaming a log that is not UTF-8
+}
+_PULSE = 10.0
+"""Seconds of silence after which the job's status is asked for."""
+_REOPEN = 30
+"""Silent pulses after which the stream is opened anew: a connection can die without a word."""
+_PATIENCE = 300.0
+"""Seconds that the job server may be out of reach before following is given up."""
+_LONGEST_WAIT = 30.0
+_TRIES = 5
+"""Of fetching the end of a finished job's log."""
+
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers that tell of every upload and every closed stream."""
+
+
+def submit(
+    recipe_path: Path,
+    command: str,
+    address: str,
+    *,
+    settings: Sequence[str] = (),
+    submission_id: str | None = None,
+    entrypoint_cpus: float = 0,
+    follow: bool = True,
+    echo: Callable[[str], None],
+    note: Callable[[str], None] | None = None,
+) -> int:
+    """Run a command of Penstock on a cluster, as a Ray Job.
+
+    Args:
+        recipe_path: The recipe here; relative paths in it are made absolute.
+        command: ``curate``, ``train`` or ``compare``.
+        address: Of the job server, as ``http://127.0.0.1:8265``.
+        settings: ``key.path=value`` overrides.
+        submission_id: Makes submitting idempotent: a job of this name that was given the same
+            recipe and code is followed instead of started again.
+        entrypoint_cpus: CPUs reserved for the driver; see the module on why none.
+        follow: Wait for the job and pass its log on.
+        echo: Takes the job's log, line by line.
+        note: Takes what Penstock itself has to say; ``echo`` if not given.
+
+    Returns:
+        0 if the job succeeded (or was only submitted), 2 if it found its input to be bad, 130 if
+        following was interrupted, else 1.
+
+    Raises:
+        BadInput: The recipe, a scorer, the command, the address or the id cannot be used.
+        JobError: The job server cannot be reached or refuses, or the job never ran to an end.
+    """
+    if command not in COMMANDS:
+        raise BadInput(f"--job: expected one of {', '.join(COMMANDS)}, got {command!r}")
+    note = note or echo
+    with tempfile.TemporaryDirectory(prefix="penstock-job-") as directory:
+        staged = stage(recipe_path, Path(directory), settings)
+        for line in staged.notes:
+            note(line)
+        return run_job(
+            connect(address),
+            f"python -m penstock {command} recipe.yaml --runner ray --json",
+            staged.directory,
+            submission_id=submission_id,
+            metadata={
+                "penstock": __version__,
+                "recipe": recipe_path.name,
+                "command": command,
+                "staged": staged.digest,
+            },
+            entrypoint_cpus=entrypoint_cpus,
+            follow=follow,
+            echo=echo,
+            note=note,
+        )
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the job server at ``address``, and nowhere else.
+
+    Ray's own client lets ``RAY_ADDRESS`` override what it is told, and waits for ever; this one
+    does neither.
+
+    Raises:
+        BadInput: The address is not that of an HTTP server.
+        JobError: No job server answers.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadInput(f"--address: expected one like http://127.0.0.1:8265, got {address}")
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            # (to connect, between bytes): an upload is answered when it is stored.
+            options.setdefault("timeout", (10, 30 if method == "GET" else 300))
+            return super()._do_request(method, endpoint, **options)
+
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            return Client(address)
+    except AuthenticationError as error:
+        raise JobError(f"{address}: {error}") from None
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise JobError(
+            f"{address}: no Ray job server answers ({type(error).__name__}); start one with `ray "
+            "start --head` on the cluster's head, or open a way to it with `ray dashboard "
+            "ray_cluster.yaml`"
+        ) from None
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def run_job(
+    client: JobSubmissionClient,
+    entrypoint: str,
+    working_dir: Path,
+    *,
+    submission_id: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    entrypoint_cpus: float = 0,
+    follow: bool = True,
+    echo: Callable[[str], None],
+    note: Callable[[str], None] | None = None,
+) -> int:
+    """Run a command line as a Ray Job in a copy of ``working_dir``; returns as :func:`submit`.
+
+    Raises:
+        BadInput: The id cannot be used.
+        JobError: The job server refuses, a job of this id is another one, or the job never ran to
+            an end.
+    """
+    note = note or echo
+    metadata = dict(metadata or {})
+    name = submission_id or f"penstock-{secrets.token_hex(8)}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise BadInput(
+            f"--id: expected at most 100 letters, digits and any of _ . -, got {name!r}; it names "
+            "a log file"
+        )
+    try:
+        found = _find(client, name) if submission_id else None
+        if found is None:
+            client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=name,
+                runtime_env={"working_dir": str(working_dir), "env_vars": dict(_ENVIRONMENT)},
+                metadata=metadata,
+                entrypoint_num_cpus=entrypoint_cpus,
+            )
+            note(f"job {name} submitted")
+    except (OSError, RuntimeError) as error:
+        # Refused, or the answer was lost: it may be there nevertheless.
+        found = _found_after(client, name, error)
+    if found is not None:
+        if found.entrypoint != entrypoint or _staged(found.metadata) != _staged(metadata):
+            raise JobError(
+                f"--id: the cluster has a job {name} already, with another command, recipe or "
+                f"scorer ({found.entrypoint}); choose another id, or see that job's log with "
+                f"`{_ray('logs', client, name)}`"
+            )
+        again = "; another id would run it again" if found.status.is_terminal() else ""
+        note(f"job {name} exists: {found.status}{again}")
+    if not follow:
+        note(_ways(client, name))
+        return 0
+    try:
+        return follow_job(client, name, echo, note)
+    except KeyboardInterrupt:
+        note(f"stopped following; job {name} goes on. {_ways(client, name)}")
+        return INTERRUPTED
+
+
+def _find(client: JobSubmissionClient, name: str) -> JobDetails | None:
+    try:
+        return client.get_job_info(name)
+    except RuntimeError as error:
+        if "status code 404" in str(error):
+            return None
+        raise
+
+
+def _found_after(client: JobSubmissionClient, name: str, error: Exception) -> JobDetails:
+    reason = str(error).strip().splitlines()[-1]
+    try:
+        found = _find(client, name)
+    except (OSError, RuntimeError):
+        found = None
+    if found is None:
+        raise JobError(
+            f"{client.get_address()}: the job server did not take the job: {reason}"
+        ) from None
+    return found
+
+
+def _staged(metadata: Mapping[str, str] | None) -> str | None:
+    return (metadata or {}).get("staged")
+
+
+def _ray(verb: str, client: JobSubmissionClient, name: str) -> str:
+    return f"ray job {verb} {name} --address {client.get_address()}"
+
+
+def _ways(client: JobSubmissionClient, name: str) -> str:
+    return (
+        f"Follow it with the same command and --id {name}, or with "
+        f"`{_ray('logs', client, name)} --follow`; stop it with `{_ray('stop', client, name)}`"
+    )
+
+
+def follow_job(
+    client: JobSubmissionClient,
+    name: str,
+    echo: Callable[[str], None],
+    note: Callable[[str], None],
+) -> int:
+    """Pass a job's log on until the job has ended; returns as :func:`submit`.
+
+    Each line of the log is passed on once, whatever happens to the connection: a stream always
+    begins at the log's beginning, so what was passed on already is skipped.
+
+    Raises:
+        JobError: The job was stopped or could not be started, or its server is gone.
+    """
+    log = _Log(echo)
+    wait, stuck, lost = 1.0, False, None
+    while True:
+        try:
+            job = _find(client, name)
+        except (OSError, RuntimeError) as error:
+            if lost is None:
+                lost = time.monotonic()
+                note(f"{client.get_address()}: lost ({type(error).__name__}); trying again")
+            if time.monotonic() - lost > _PATIENCE:
+                log.close()
+                raise JobError(
+                    f"{client.get_address()}: out of reach for {_PATIENCE:.0f} s; the job may go "
+                    f"on. {_ways(client, name)}"
+                ) from None
+            time.sleep(1)
+            continue
+        lost = None
+        if job is None:
+            log.close()
+            raise JobError(
+                f"{client.get_address()}: knows no job {name} any more; was the cluster started "
+                "anew? Submit again: what was finished is not made again"
+            )
+        if job.status.is_terminal():
+            _fetch_rest(client, name, log, note)
+            log.close()
+            return _verdict(job, name, note)
+        if stuck:  # where no stream gets through, the log still comes whole
+            log.catch_up(_whole(client, name) or "")
+            time.sleep(wait)
+        before = log.passed_on
+        _pour(client, name, log, note)
+        stuck = log.passed_on == before
+        wait = min(2 * wait, _LONGEST_WAIT) if stuck else 1.0
+
+
+def _whole(client: JobSubmissionClient, name: str) -> str | None:
+    try:
+        return str(client.get_job_logs(name))
+    except (OSError, RuntimeError):
+        return None
+
+
+def _fetch_rest(
+    client: JobSubmissionClient, name: str, log: _Log, note: Callable[[str], None]
+) -> None:
+    for _ in range(_TRIES):
+        whole = _whole(client, name)
+        if whole is not None:
+            log.catch_up(whole)
+            return
+        time.sleep(1)
+    note(f"job {name}: the end of its log cannot be fetched; it is on the cluster's head")
+
+
+class _Log:
+    """A log that is read in pieces, several times from its beginning, and passed on once."""
+
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self.passed_on = 0
+        self._echo = echo
+        self._position = 0
+        self._line = ""
+
+    def rewind(self) -> None:
+        """What is fed next is the log from its beginning."""
+        self._position = 0
+
+    def feed(self, text: str) -> None:
+        """The next piece of the log."""
+        new = text[max(0, self.passed_on - self._position) :]
+        self._position += len(text)
+        self.passed_on = max(self.passed_on, self._position)
+        *lines, self._line = (self._line + new).split("\n")
+        for line in lines:
+            self._echo(line)
+
+    def catch_up(self, whole: str) -> None:
+        """The whole log, as it is now."""
+        self.rewind()
+        self.feed(whole)
+
+    def close(self) -> None:
+        """The last line, if nothing ended it."""
+        if self._line:
+            self._echo(self._line)
+            self._line = ""
+
+
+def _pour(client: JobSubmissionClient, name: str, log: _Log, note: Callable[[str], None]) -> None:
+    """Feed the log from one stream, until the stream or the job ends."""
+    log.rewind()
+    silence = 0
+    told = False
+    with contextlib.closing(_stream(client, name)) as pieces:
+        for piece in pieces:
+            if piece:
+                log.feed(piece)
+                silence = 0
+                continue
+            silence += 1
+            try:
+                job = client.get_job_info(name)
+            except (OSError, RuntimeError):
+                return
+            if job.status.is_terminal() or silence == _REOPEN:
+                return
+            if job.status == "PENDING" and not told:
+                note(f"job {name} waits to be started: {job.message}")
+                told = True
+
+
+def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None]:
+    """Pieces of the log as they come; an empty one after each pulse of silence.
+
+    A stream that breaks just ends: whether the job has ended too is for the caller to ask.
+    """
+    import aiohttp
+
+    pieces = client.tail_job_logs(name)
+
+    async def take() -> str | None:
+        return await anext(pieces, None)
+
+    async def listen(piece: asyncio.Task[str | None]) -> bool:
+        return bool((await asyncio.wait({piece}, timeout=_PULSE))[0])
+
+    async def leave() -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await pieces.aclose()
+
+    # A loop of its own, run piece by piece: in between, and on Ctrl-C, this is plain code.
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            coming = loop.create_task(take())
+            while not loop.run_until_complete(listen(coming)):
+                yield ""
+            try:
+                piece = coming.result()
+            except (aiohttp.ClientError, OSError, RuntimeError):
+                return
+            if piece is None:
+                return
+            yield piece
+    finally:
+        loop.run_until_complete(leave())
+        loop.close()
+
+
+def _verdict(job: JobDetails, name: str, note: Callable[[str], None]) -> int:
+    if job.status == "SUCCEEDED":
+        return 0
+    if job.driver_exit_code is None:
+        reason = (job.message or "no reason given").strip()
+        raise JobError(f"job {name}: {job.status}: {reason}")
+    if job.driver_exit_code == 2:
+        return 2
+    note(f"job {name} failed with exit status {job.driver_exit_code}")
+    return 1

@@ -1,0 +1,186 @@
+"""What travels to a cluster, and what stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from penstock.errors import RecipeError
+from penstock.jobs import staging as module
+from penstock.jobs.staging import stage
+from penstock.recipe_file import load_recipe
+
+
+def _staged(project: Path, tmp_path: Path, *settings: str) -> tuple[module.Staged, dict[str, Any]]:
+    directory = Path(tempfile.mkdtemp(dir=tmp_path))
+    staged = stage(project / "recipe.yaml", directory, settings)
+    return staged, dict(yaml.safe_load((directory / "recipe.yaml").read_text()))
+
+
+def test_every_path_becomes_absolute_and_names_stay(project: Path, tmp_path: Path) -> None:
+    _, tree = _staged(project, tmp_path)
+    assert tree["work"] == f"{project}/out"
+    assert [source["path"] for source in tree["corpus"]] == [
+        f"{project}/pool/web-*.jsonl",
+        f"hf:{project}/saved",
+        "hf:allenai/c4",
+        "/data/elsewhere.parquet",
+        "s3://bucket/pool.parquet",
+    ]
+    assert tree["select"]["betr"]["target"] == [f"{project}/targets/arc.jsonl", "/data/piqa.jsonl"]
+    assert tree["evaluate"] == [f"{project}/targets/arc.eval.jsonl"]
+    assert tree["tokenizer"] == f"{project}/tokenizer.json"
+    assert tree["train"]["model"] == {"hf": f"{project}/model"}
+
+
+def test_the_arms_of_a_comparison_become_absolute_too(project: Path, tmp_path: Path) -> None:
+    _, tree = _staged(project, tmp_path)
+    assert tree["compare"]["arms"]["random"] == {"budget": {"rank": "random"}}
+    assert tree["compare"]["arms"]["other"] == {
+        "work": f"{project}/other",
+        "corpus": {"path": f"{project}/pool/books.jsonl"},
+        "select": {
+            "theirs": {
+                "use": "helpers.deep.scorers:score",
+                "target": [f"{project}/targets/arc.jsonl"],
+            }
+        },
+        "train": {"model": {"hf": f"{project}/model"}},
+        "evaluate": [f"{project}/targets/more.eval.jsonl"],
+    }
+
+
+def test_the_staged_recipe_means_the_same_anywhere(project: Path, tmp_path: Path) -> None:
+    staged, _ = _staged(project, tmp_path, "budget.tokens=77")
+    there = load_recipe(staged.directory / "recipe.yaml")
+    here = load_recipe(project / "recipe.yaml", ["budget.tokens=77"])
+    assert there.budget.tokens == 77
+    moved = {"work", "corpus", "select", "tokenizer", "train", "evaluate", "compare", "directory"}
+    for name in set(type(here).model_fields) - moved:
+        assert getattr(there, name) == getattr(here, name), name
+    assert there.work_directory == here.work_directory
+    assert there.select["mine"].parameters == {"power": 2}
+    for ours, theirs in zip(here.corpus, there.corpus, strict=True):
+        if "://" not in ours.path and not ours.path.startswith("hf:"):
+            assert there.resolve(theirs.path) == here.resolve(ours.path)
+        assert ours.model_copy(update={"path": theirs.path}) == theirs
+
+
+@pytest.mark.parametrize("name", ["gpt2", "org/name"])
+def test_a_name_on_the_hub_is_no_path(project: Path, tmp_path: Path, name: str) -> None:
+    _, tree = _staged(project, tmp_path, f"tokenizer={name}", f"train.model.hf={name}")
+    assert (tree["tokenizer"], tree["train"]["model"]["hf"]) == (name, name)
+
+
+def test_only_the_recipe_and_the_scorers_travel(project: Path, tmp_path: Path) -> None:
+    for left_behind in (".gitignore", ".secrets/key", "__pycache__/x.pyc", "old.pyc"):
+        path = project / "helpers" / left_behind
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("*\n")
+    staged, _ = _staged(project, tmp_path)
+    assert staged.files == (
+        "helpers/__init__.py",
+        "helpers/deep/__init__.py",
+        "helpers/deep/scorers.py",
+        "helpers/words.txt",
+        "my_scorer.py",
+        "recipe.yaml",
+    )
+    assert staged.notes == ()
+
+
+def test_a_scorer_in_the_current_directory_travels(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.move(project / "my_scorer.py", project / "elsewhere")
+    staged, _ = _staged(project, tmp_path)
+    assert "my_scorer.py" in staged.files
+
+
+def test_a_scorer_that_this_python_finds_elsewhere_travels(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is installed editable, or on PYTHONPATH: the cluster cannot have it."""
+    (tmp_path / "src").mkdir()
+    shutil.move(project / "my_scorer.py", tmp_path / "src")
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    staged, _ = _staged(project, tmp_path)
+    assert "my_scorer.py" in staged.files
+
+
+@pytest.mark.parametrize("use", ["betr", "penstock.selectors.base:score", "numpy:mean", "math:exp"])
+def test_what_the_cluster_has_does_not_travel(project: Path, tmp_path: Path, use: str) -> None:
+    settings = (f"select.mine.use={use}", f"compare.arms.other.select.theirs.use={use}")
+    staged, _ = _staged(project, tmp_path, *settings)
+    assert staged.files == ("recipe.yaml",)
+
+
+def test_a_local_copy_of_something_installed_is_said_to_stay(project: Path, tmp_path: Path) -> None:
+    (project / "yaml.py").write_text("def score(texts): ...\n")
+    staged, _ = _staged(project, tmp_path, "select.mine.use=yaml:score")
+    assert "yaml.py" not in staged.files
+    assert any(note.startswith("yaml: installed here") for note in staged.notes)
+
+
+@pytest.mark.parametrize("name", ["selectors", "random", "types"])
+def test_a_scorer_that_would_shadow_the_standard_library_is_refused(
+    project: Path, tmp_path: Path, name: str
+) -> None:
+    (project / f"{name}.py").write_text("def score(texts): ...\n")
+    with pytest.raises(RecipeError, match=rf"{name}.py has the name of a module of the standard"):
+        _staged(project, tmp_path, f"select.mine.use={name}:score")
+
+
+@pytest.mark.parametrize("use", ["nowhere:score", "helpers.shallow:score", "pool:score"])
+def test_a_scorer_that_is_not_there_is_refused(project: Path, tmp_path: Path, use: str) -> None:
+    with pytest.raises(RecipeError, match="no module .* next to the recipe"):
+        _staged(project, tmp_path, f"select.mine.use={use}")
+
+
+@pytest.mark.parametrize("use", ["../pool:score", "a b:score", ":score", "helpers/deep:score"])
+def test_a_use_that_is_no_module_is_refused(project: Path, tmp_path: Path, use: str) -> None:
+    with pytest.raises(RecipeError, match="expected package.module:function"):
+        _staged(project, tmp_path, f"select.mine.use={use}")
+
+
+def test_more_than_the_server_takes_is_refused_before_it_is_copied(
+    project: Path, tmp_path: Path
+) -> None:
+    with open(project / "helpers/weights.bin", "wb") as sink:
+        sink.truncate(module._MAX_BYTES + 1)  # sparse: no disk is used
+    with pytest.raises(RecipeError, match=r"helpers/weights.bin: .* larger than the 100 MiB"):
+        _staged(project, tmp_path)
+
+
+def test_a_link_to_a_directory_in_a_package_is_refused(project: Path, tmp_path: Path) -> None:
+    (project / "helpers/data").symlink_to(project / "pool")
+    with pytest.raises(RecipeError, match="helpers/data: a link to a directory"):
+        _staged(project, tmp_path)
+
+
+def test_a_parameter_that_looks_like_a_file_is_pointed_out(project: Path, tmp_path: Path) -> None:
+    staged, _ = _staged(project, tmp_path, "select.betr.model=pool/web-1.jsonl")
+    assert staged.notes == (
+        "select.betr.model: pool/web-1.jsonl does not travel and is left as it is; if it is a "
+        "file, give its absolute path",
+    )
+
+
+def test_the_digest_names_what_travels(project: Path, tmp_path: Path) -> None:
+    first = _staged(project, tmp_path)[0].digest
+    os.utime(project / "my_scorer.py", (1, 1))
+    assert _staged(project, tmp_path)[0].digest == first
+    assert _staged(project, tmp_path, "seed=4")[0].digest != first
+    (project / "my_scorer.py").write_text("def score(texts):\n    return []\n")
+    assert _staged(project, tmp_path)[0].digest != first
+
+
+def test_a_work_directory_in_an_object_store_is_refused(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="work: expected a local directory, got s3://"):
+        _staged(project, tmp_path, "work=s3://bucket/work")

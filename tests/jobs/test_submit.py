@@ -1,0 +1,367 @@
+"""What travels to a cluster, and a real job server on loopback that runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import BadInput, JobError
+from penstock.jobs import submit as module
+from penstock.jobs.staging import stage
+from penstock.jobs.submit import _Log, connect, run_job, submit
+
+
+def test_submit_sends_one_fixed_command_line_and_no_paths(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, Any] = {}
+
+    def job(client: object, entrypoint: str, directory: Path, **options: Any) -> int:
+        assert (directory / "recipe.yaml").is_file()
+        sent.update(options, entrypoint=entrypoint, directory=directory)
+        return 0
+
+    monkeypatch.setattr(module, "run_job", job)
+    monkeypatch.setattr(module, "connect", lambda address: None)
+    odd = project / "it's; rm -rf $HOME.yaml"
+    (project / "recipe.yaml").rename(odd)
+    assert submit(odd, "train", "http://127.0.0.1:1", echo=print) == 0
+    assert sent["entrypoint"] == "python -m penstock train recipe.yaml --runner ray --json"
+    assert sent["entrypoint_cpus"] == 0
+    assert sent["metadata"]["recipe"] == odd.name
+    assert str(project) not in str(sent["metadata"])
+    assert not sent["directory"].exists(), "the staged copy is left behind"
+
+
+def test_submit_refuses_an_unknown_command(project: Path) -> None:
+    with pytest.raises(BadInput, match="--job: expected one of curate, train, compare, got 'rm'"):
+        submit(project / "recipe.yaml", "rm", "http://127.0.0.1:1", echo=print)
+
+
+# The log -----------------------------------------------------------------------------------------
+
+
+@given(st.text(alphabet="ab\n", max_size=60), st.data())
+def test_a_log_read_many_times_is_passed_on_once(text: str, data: st.DataObject) -> None:
+    lines: list[str] = []
+    log = _Log(lines.append)
+    for _ in range(data.draw(st.integers(0, 4))):  # streams that break somewhere
+        end = data.draw(st.integers(0, len(text)))
+        cuts = sorted(data.draw(st.lists(st.integers(0, end), max_size=4)))
+        log.rewind()
+        for start, stop in zip([0, *cuts], [*cuts, end], strict=True):
+            log.feed(text[start:stop])
+    log.catch_up(text)
+    log.close()
+    assert lines == text.split("\n")[: len(text.splitlines())]
+
+
+# The job server ----------------------------------------------------------------------------------
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in taken]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a real head's job server: its own ports, its own session, its own end.
+
+    ``python`` in a job is this interpreter, and finds this checkout, as on a cluster that has
+    Penstock installed.
+    """
+    port, dashboard, agent, client = _free_ports(4)
+    directory = Path(tempfile.mkdtemp(prefix="pk-", dir="/tmp"))  # Ray's sockets: 107 characters
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {
+        "RAY_AUTH_MODE": "disabled",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+    }
+    arguments = (
+        f"--head --block --num-cpus=2 --port={port} --dashboard-port={dashboard} "
+        f"--dashboard-agent-listen-port={agent} --ray-client-server-port={client} "
+        "--node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 --include-dashboard=true "
+        f"--object-store-memory={80 * 2**20} --disable-usage-stats --temp-dir={directory}"
+    )
+    ray = Path(sys.executable).parent / "ray"
+    with open(directory / "start.log", "wb") as log:
+        head = subprocess.Popen(
+            [str(ray), "start", *arguments.split()], env=environment, stdout=log, stderr=log
+        )
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        _wait_for(address, head, directory / "start.log")
+        yield address
+    finally:
+        family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        head.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.wait(10)
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=5)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and head.poll() is None:
+        with contextlib.suppress(requests.RequestException):
+            # Answered only when the node's agent, which runs the jobs, is there too.
+            if requests.get(f"{address}/api/jobs/", timeout=2).ok:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"no Ray head: {log.read_text()[-2000:]}")
+
+
+def _python(code: str) -> str:
+    return f"python -c {shlex.quote(code)}"
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A working directory for jobs that need no files."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/recipe.yaml").write_text("seed: 1\n")
+    return tmp_path / "empty"
+
+
+def test_the_log_streams_once_and_whole_over_a_connection_that_drops(
+    cluster: str, empty: Path
+) -> None:
+    lines: list[str] = []
+    came: dict[str, float] = {}
+    notes: list[str] = []
+    code = """
+import sys, time
+for n in range(40):
+    print("line", n)
+    time.sleep(0.05)
+print("to stderr, in UTF-8: \u00e9", file=sys.stderr)
+time.sleep(3)
+print('{"last": 1}', end="")
+"""
+    with _Proxy(cluster) as proxy:
+
+        def echo(line: str) -> None:
+            lines.append(line)
+            came[line] = time.monotonic()
+            if line in ("line 5", "line 25"):
+                proxy.cut()
+
+        client = connect(proxy.address)
+        assert run_job(client, _python(code), empty, echo=echo, note=notes.append) == 0
+        assert proxy.cuts == 2
+    numbered = [f"line {n}" for n in range(40)]
+    assert lines[-42:] == [*numbered, "to stderr, in UTF-8: \u00e9", '{"last": 1}']
+    assert sum(line.startswith("line ") for line in lines) == 40
+    assert came['{"last": 1}'] - came["line 0"] > 1, "the log came all at once, when it was whole"
+    assert len(notes) == 1 and notes[0].startswith("job penstock-")
+
+
+def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
+    cluster: str, empty: Path
+) -> None:
+    client = connect(cluster)
+    lines: list[str] = []
+    notes: list[str] = []
+
+    def run(code: int, *, said: str = "only once", sent: str = "digest", follow: bool) -> int:
+        return run_job(
+            client,
+            _python(f"print('{said}', {code}); raise SystemExit({code})"),
+            empty,
+            submission_id=f"exits-{code}",
+            metadata={"staged": sent},
+            follow=follow,
+            echo=lines.append,
+            note=notes.append,
+        )
+
+    assert (run(2, follow=False), run(3, follow=False)) == (0, 0)
+    assert lines == []
+    assert f"`ray job logs exits-3 --address {cluster} --follow`" in notes[-1]
+    assert (run(2, follow=True), run(3, follow=True)) == (2, 1)
+    assert (lines.count("only once 2"), lines.count("only once 3")) == (1, 1)
+    assert notes[-1] == "job exits-3 failed with exit status 3"
+    assert run(2, follow=True) == 2
+    assert lines.count("only once 2") == 2, "its log is passed on again, it did not run again"
+    assert notes[-1] == "job exits-2 exists: FAILED; another id would run it again"
+    assert [job.submission_id for job in client.list_jobs()].count("exits-2") == 1
+    for other in ({"said": "else"}, {"sent": "another digest"}):
+        with pytest.raises(JobError, match="has a job exits-2 already, with another"):
+            run(2, follow=True, **other)
+
+
+def test_a_scorer_travels_and_the_jobs_workers_import_it(
+    cluster: str, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "staged").mkdir()
+    staged = stage(project / "recipe.yaml", tmp_path / "staged")
+    code = """
+import os, ray
+from penstock.recipe_file import load_recipe
+ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level="error")
+
+@ray.remote(num_cpus=0)
+def work():
+    import my_scorer, selectors
+    from helpers.deep import scorers
+    return [*my_scorer.score(["ab", "c"]), len(scorers.score([])), selectors.__file__]
+
+recipe = load_recipe("recipe.yaml")
+*scores, standard = ray.get(work.remote())
+print("RESULT", recipe.work_directory, len(list(recipe.resolve("pool").glob("*"))), scores)
+print("STANDARD", standard)
+"""
+    lines: list[str] = []
+    assert run_job(connect(cluster), _python(code), staged.directory, echo=lines.append) == 0
+    assert f"RESULT {project}/out 0 [2, 1, 9]" in lines
+    [standard] = [line for line in lines if line.startswith("STANDARD")]
+    assert "_ray_pkg" not in standard
+
+
+pytestmark = pytest.mark.filterwarnings(  # Ray's, of aiohttp
+    "ignore:ssl=None is deprecated:DeprecationWarning"
+)
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals need the main thread"
+)
+def test_ctrl_c_stops_following_and_not_the_job(cluster: str, empty: Path) -> None:
+    client = connect(cluster)
+    notes: list[str] = []
+
+    def echo(line: str) -> None:
+        if line == "started":
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    code = _python("import time; print('started'); time.sleep(60)")
+    status = run_job(client, code, empty, submission_id="long", echo=echo, note=notes.append)
+    assert status == module.INTERRUPTED
+    assert client.get_job_status("long") == "RUNNING"
+    assert "stopped following; job long goes on." in notes[-1]
+    assert f"`ray job stop long --address {cluster}`" in notes[-1]
+    assert client.stop_job("long")
+    with pytest.raises(JobError, match="job long: STOPPED"):
+        run_job(client, code, empty, submission_id="long", echo=print, note=notes.append)
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "a b", "-rf", "x" * 101])
+def test_an_id_that_could_be_a_path_is_refused(empty: Path, name: str) -> None:
+    with pytest.raises(BadInput, match="--id: expected"):
+        run_job(None, "true", empty, submission_id=name, echo=print)  # type: ignore[arg-type]
+
+
+def test_the_address_given_is_the_one_used(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own client would let either variable override it."""
+    for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert connect(cluster).get_address() == cluster
+    assert os.environ["RAY_ADDRESS"] == os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:9"
+
+
+def test_no_server_is_told_with_what_to_start() -> None:
+    [port] = _free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    with pytest.raises(JobError, match=rf"{address}: no Ray job server .*`ray start --head`"):
+        connect(address)
+
+
+def test_another_server_is_no_job_server(tmp_path: Path) -> None:
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(JobError, match="no Ray job server answers"):
+            connect(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://head:10001", "auto", "os://x", ""])
+def test_an_address_that_is_not_http_is_refused(address: str) -> None:
+    with pytest.raises(BadInput, match="--address: expected one like http://127.0.0.1:8265"):
+        connect(address)
+
+
+class _Proxy:
+    """A way to a server on loopback that can be cut like a cable."""
+
+    def __init__(self, address: str) -> None:
+        self.cuts = 0
+        self._port = int(address.rpartition(":")[2])
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> _Proxy:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._close()
+
+    def cut(self) -> None:
+        """Drop every connection there is."""
+        self.cuts += 1
+        self._close()
+
+    def _close(self) -> None:
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._sockets.clear()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._sockets += [near, far]
+                self._start(lambda near=near, far=far: self._pump(near, far))
+                self._start(lambda near=near, far=far: self._pump(far, near))
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    @staticmethod
+    def _start(work: Callable[[], None]) -> None:
+        threading.Thread(target=work, daemon=True).start()
