@@ -1,0 +1,369 @@
+"""Scores beside the corpus: one pass, strangers' mistakes, what a fit may see, exact resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import ArtefactError, PenstockError, ScoringError, SelectorError
+from penstock.pipeline import columns as columns_module
+from penstock.pipeline.columns import Column, make_columns, read_scores
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.units import units_of
+from penstock.selectors.base import Documents, Fitting, Scorer, Target
+from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
+
+ONE = LocalRunner(1)
+
+
+@dataclass
+class Length:
+    """A score of its own kind: text length over the mean that was seen in fit."""
+
+    wanted: int = 10**9
+    summary = "length"
+    paper = "none"
+    version = 1
+    mean: float = float("nan")
+    fitting: Fitting | None = None
+    seen: ClassVar[list[Fitting]] = []
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"wanted": self.wanted}
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
+        self.seen.append(fitting)
+        self.fitting = fitting  # cannot be pickled, and need not be
+        texts = fitting.sample(self.wanted).column("text").to_pylist()
+        squares = list(fitting.spread(_square, [3, 1, 2], 2))
+        fitting.note("fitted")
+        return {"documents": len(texts), "mean": float(np.mean([*map(len, texts)])), "s": squares}
+
+    def score(self, documents: Documents) -> np.ndarray:
+        return np.array([len(t) / self.mean for t in documents.column("text").to_pylist()])
+
+    def save(self, directory: Path) -> None:
+        mean = np.mean([len(t) for t in self.fitting.sample(self.wanted)["text"].to_pylist()])
+        (directory / "deep").mkdir(exist_ok=True)
+        np.save(directory / "deep" / "mean.npy", mean)
+
+    def load(self, directory: Path) -> None:
+        self.mean = float(np.load(directory / "deep" / "mean.npy"))
+
+
+def _square(item: int, power: int) -> int:
+    return item**power
+
+
+@dataclass
+class Calls(Length):
+    """Whatever a stranger's function does."""
+
+    function: Callable[[Documents], Any] = len
+    name: str = ""
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"calls": self.name}
+
+    def score(self, documents: Documents) -> Any:
+        return self.function(documents)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(70, seed=2))
+    write_jsonl(tmp_path / "pool" / "b.jsonl", documents(150, seed=3)[70:])
+    return tmp_path
+
+
+@pytest.fixture
+def corpus(pool: Path) -> Artefact:
+    return make_corpus(recipe_of(pool), Workspace(pool / "work"), ONE, unit_bytes=UNIT_BYTES)
+
+
+@pytest.fixture
+def space(pool: Path) -> Workspace:
+    return Workspace(pool / "work")
+
+
+def columns_of(
+    corpus: Artefact, space: Workspace, runner: LocalRunner = ONE, **scorers: Scorer
+) -> dict[str, Artefact]:
+    wanted = [Column(name=name, scorer=scorer) for name, scorer in scorers.items()]
+    return make_columns(wanted, corpus, space, runner, 17)
+
+
+def all_scores(column: Artefact) -> np.ndarray:
+    return np.concatenate([read_scores(column.path, record) for record in column.files])
+
+
+def texts_of(corpus: Artefact) -> list[str]:
+    return [text for u in units_of(corpus) for text in pq.read_table(u.path())["text"].to_pylist()]
+
+
+def test_every_scorer_scores_every_document_in_one_reading(
+    corpus: Artefact, space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    iterate = columns_module.iter_documents
+
+    def counted(unit: Any) -> Any:
+        read.append(unit.name)
+        return iterate(unit)
+
+    monkeypatch.setattr(columns_module, "iter_documents", counted)
+    minus = Calls(function=lambda batch: [-len(t) for t in batch["text"].to_pylist()], name="-")
+    found = columns_of(corpus, space, length=Length(), minus=minus)
+    lengths = np.array([len(text) for text in texts_of(corpus)])
+    np.testing.assert_array_equal(all_scores(found["minus"]), -lengths)
+    np.testing.assert_array_equal(all_scores(found["length"]), np.float32(lengths / lengths.mean()))
+    assert list(found) == ["length", "minus"]
+    assert read == [unit.name for unit in units_of(corpus)]
+    assert len(read) > 3
+    again = columns_of(corpus, space, minus=minus, length=Length())
+    assert len(read) == len(units_of(corpus)), "columns that exist were made again"
+    assert {n: c.digest for n, c in again.items()} == {n: c.digest for n, c in found.items()}
+    read.clear()
+    columns_of(corpus, space, minus=minus, other=Calls(function=_zeros, name="0"))
+    assert len(read) == len(units_of(corpus))
+
+
+def _zeros(batch: Documents) -> list[float]:
+    return [0.0] * len(batch)
+
+
+def test_batches_are_fixed_by_the_format(tmp_path: Path) -> None:
+    rows = [{"id": f"d{number}", "text": f"text {number}"} for number in range(2_500)]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    space = Workspace(tmp_path / "work")
+    corpus = make_corpus(recipe_of(tmp_path), space, ONE)
+    sizes: list[int] = []
+
+    def note(batch: Documents) -> list[float]:
+        assert batch.schema.names == ["id", "text", "source"]
+        assert batch.schema.field("text").type == pa.large_string()
+        sizes.append(len(batch))
+        return _zeros(batch)
+
+    columns_of(corpus, space, s=Calls(function=note, name="n"))
+    assert sizes == [1024, 1024, 452]
+
+
+# -- what a fit may see -----------------------------------------------------------------------
+
+
+def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Artefact, space: Workspace) -> None:
+    notes: list[str] = []
+    target = [Target(benchmark="arc", text="What turns? A wheel.")]
+    scorer = Length()
+    column = Column(name="mine", scorer=scorer, target=target, target_hashes=["abc"])
+    make_columns([column], corpus, space, ONE, 17, notes.append)
+    fitting = scorer.seen[-1]
+    assert fitting.pool_size == 150
+    assert (fitting.target, fitting.seed) == (target, 17)
+    whole = fitting.sample(10**9)
+    assert whole.schema.names == ["id", "text", "source"]
+    assert whole["text"].to_pylist() == texts_of(corpus)
+    part = fitting.sample(50)
+    assert 25 < len(part) < 80
+    assert part.equals(fitting.sample(50))
+    assert set(part["id"].to_pylist()) < set(whole["id"].to_pylist())
+    assert "mine: fitted" in notes
+    (model,) = space.root.glob("model/*")
+    facts = Artefact.open(model).facts
+    assert facts["documents"] == 150
+    assert facts["s"] == [9, 1, 4], "spread keeps the order of its items"
+
+
+def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
+    corpus: Artefact, space: Workspace, tmp_path: Path
+) -> None:
+    """A model serves every column that wants the same, so nothing in it may come from a name."""
+
+    def model(place: Workspace, name: str, **given: Any) -> list[bytes]:
+        seed = given.pop("seed", 17)
+        column = Column(name=name, scorer=Length(given.pop("wanted", 40)), **given)
+        make_columns([column], corpus, place, ONE, seed)
+        return sorted(path.read_bytes() for path in place.root.glob("model/*/manifest.json"))
+
+    fresh = Workspace(tmp_path / "fresh")
+    assert model(fresh, "one") == model(Workspace(tmp_path / "other"), "two")
+    assert len(model(fresh, "two")) == 1
+    assert len(model(fresh, "two", target_hashes=["x"])) == 2
+    assert len(model(fresh, "two", seed=18)) == 3
+    assert len(model(fresh, "two", wanted=41)) == 4
+
+
+def test_two_workers_fit_and_score_the_same_bytes(
+    corpus: Artefact, space: Workspace, tmp_path: Path
+) -> None:
+    alone = columns_of(corpus, space, s=Length(30))
+    runner = LocalRunner(2)
+    both = columns_of(corpus, Workspace(tmp_path / "two"), runner, s=Length(30))
+    runner.close()
+    assert alone["s"].digest == both["s"].digest
+    models = [
+        [Artefact.open(path).digest for path in root.glob("model/*")]
+        for root in (space.root, tmp_path / "two")
+    ]
+    assert models[0] == models[1]
+
+
+def test_every_scoring_uses_the_model_on_disk_and_verifies_it(
+    corpus: Artefact, space: Workspace
+) -> None:
+    columns_of(corpus, space, s=Length())
+    (saved,) = space.root.glob("model/*/state/deep/mean.npy")
+    data = bytearray(saved.read_bytes())
+    data[-1] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(ArtefactError, match="mean.npy: changed since it was written"):
+        columns_of(corpus, space, other=Length())
+
+
+def test_what_a_killed_fit_left_behind_is_not_part_of_the_model(
+    corpus: Artefact, space: Workspace, tmp_path: Path
+) -> None:
+    class Dies(Length):
+        def save(self, directory: Path) -> None:
+            (directory / "half").write_bytes(b"x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        columns_of(corpus, space, s=Dies())
+    assert list(space.root.glob("model/*/state/half"))
+    columns_of(corpus, space, s=Length())
+    (model,) = space.root.glob("model/*")
+    assert [record.path for record in Artefact.open(model).files] == ["state/deep/mean.npy"]
+
+
+# -- strangers' mistakes ----------------------------------------------------------------------
+
+
+def raises(error: Exception) -> Callable[[Documents], Any]:
+    def score(batch: Documents) -> Any:
+        raise error
+
+    return score
+
+
+FIRST = r"select.bad: documents \S+ to \S+ of unit-00000-000: "
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (raises(KeyError("oops")), FIRST + "the scorer raised KeyError: 'oops'"),
+        (lambda batch: [1.0], FIRST + r"expected \d+ scores, one for each document, got .*\(1,\)"),
+        (lambda batch: [[1.0]] * len(batch), FIRST + r"expected \d+ scores.* shape \(\d+, 1\)"),
+        (lambda batch: 1.0, FIRST + r"expected \d+ scores.* shape \(\)"),
+        (lambda batch: ["high"] * len(batch), FIRST + "expected one float for each document"),
+        (lambda batch: [{}] * len(batch), FIRST + "expected one float for each document"),
+        (lambda batch: (1.0 for _ in range(len(batch))), FIRST + "expected one float"),
+        (lambda batch: [[1.0], [1.0, 2.0]], FIRST + "expected one float for each document"),
+    ],
+)
+def test_a_scorer_that_goes_wrong_is_named_with_its_documents(
+    corpus: Artefact, space: Workspace, function: Callable[[Documents], Any], message: str
+) -> None:
+    ids = pq.read_table(units_of(corpus)[0].path())["id"].to_pylist()
+    with pytest.raises(ScoringError, match=message) as caught:
+        columns_of(corpus, space, bad=Calls(function=function, name="bad"))
+    assert f"documents {ids[0]} to {ids[-1]} of" in str(caught.value)
+
+
+def test_an_error_that_was_raised_on_purpose_keeps_its_kind(
+    corpus: Artefact, space: Workspace
+) -> None:
+    broken = Calls(function=raises(SelectorError("no such language")), name="bad")
+    with pytest.raises(SelectorError, match=FIRST + "no such language"):
+        columns_of(corpus, space, bad=broken)
+
+
+@pytest.mark.parametrize("method", ["fit", "save"])
+def test_a_fit_that_goes_wrong_is_named(
+    corpus: Artefact, space: Workspace, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Length, given: object) -> Any:
+        raise ZeroDivisionError("no positives")
+
+    monkeypatch.setattr(Length, method, broken)
+    message = "select.bad: fitting raised ZeroDivisionError: no positives"
+    with pytest.raises(ScoringError, match=message):
+        columns_of(corpus, space, bad=Length())
+    assert not list(space.root.glob("model/*/manifest.json"))
+
+
+def test_a_worker_process_reports_the_same_error(corpus: Artefact, space: Workspace) -> None:
+    runner = LocalRunner(2)
+    with pytest.raises(PenstockError, match=r"select.bad: documents .* raised TypeError"):
+        columns_of(corpus, space, runner, bad=Calls(function=_typo, name="typo"))
+    runner.close()
+
+
+def _typo(batch: Documents) -> Any:
+    return len(None)  # type: ignore[arg-type]
+
+
+def test_what_is_not_finite_excludes_the_document(corpus: Artefact, space: Workspace) -> None:
+    odd = [np.nan, np.inf, -np.inf, None, 0.0, -0.0, 1e-45, -3.4e38]
+
+    def score(batch: Documents) -> list[Any]:
+        return [*odd, *[2.0] * len(batch)][: len(batch)]
+
+    column = columns_of(corpus, space, odd=Calls(function=score, name="odd"))["odd"]
+    scores = all_scores(column)
+    assert scores.dtype == np.float32
+    first = scores[: units_of(corpus)[0].documents]
+    assert np.isnan(first[:4]).all()
+    np.testing.assert_array_equal(first[4:8], np.float32(odd[4:]))
+    assert column.facts == {"documents": 150, "excluded": int(np.isnan(scores).sum())}
+    assert column.facts["excluded"] >= 4 * len(units_of(corpus)) - 4
+
+
+# -- resume -----------------------------------------------------------------------------------
+
+
+def test_a_crash_midway_keeps_what_is_finished(
+    corpus: Artefact, space: Workspace, tmp_path: Path
+) -> None:
+    scored: list[str] = []
+    broken = True
+
+    def score(batch: Documents) -> list[float]:
+        if broken and len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(str(batch["id"][0]))
+        return [float(len(text)) for text in batch["text"].to_pylist()]
+
+    def made(place: Workspace) -> Artefact:
+        return columns_of(corpus, place, s=Calls(function=score, name="c"))["s"]
+
+    with pytest.raises(KeyboardInterrupt):
+        made(space)
+    assert not list(space.root.glob("columns/*/manifest.json"))
+    broken = False
+    resumed = made(space)
+    assert len(scored) == len(set(scored)) == len(units_of(corpus))
+    assert resumed.digest == made(Workspace(tmp_path / "clean")).digest
+    np.testing.assert_array_equal(all_scores(resumed), [len(t) for t in texts_of(corpus)])
+
+
+def test_a_column_that_changed_on_disk_is_refused(corpus: Artefact, space: Workspace) -> None:
+    column = columns_of(corpus, space, s=Length())["s"]
+    path = column.path / column.files[1].path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    read_scores(column.path, column.files[0])
+    with pytest.raises(ArtefactError, match="changed since it was written"):
+        read_scores(column.path, column.files[1])

@@ -1,0 +1,402 @@
+"""Cuts against a plain sort of the whole pool: which documents, how many tokens, to the token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.errors import BudgetError
+from penstock.pipeline import cut as cut_module
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.tokens import TokenStore
+from tests.pools import (
+    Made,
+    all_documents,
+    brute_force,
+    documents,
+    make,
+    recipe_of,
+    write_jsonl,
+)
+
+ODD = [16, 17, 31, 999, 1_001, 2_345, 4_097, 7_777, 9_999, 12_345]
+SHARES = {"wiki": 0.37, "code": 0.11}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a pool of several units, whose work directory tests share."""
+    directory = tmp_path_factory.mktemp("cut")
+    rows = documents(240)
+    # Two texts under one id, in different units: equal scores and equal hashes.
+    rows[3]["id"] = rows[200]["id"] = "twin"
+    write_jsonl(directory / "pool" / "a.jsonl", rows[:150])
+    write_jsonl(directory / "pool" / "b.jsonl", rows[150:])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[str, float]:
+    """Coarse, so that ties are common; every eleventh document is excluded."""
+    chance = np.random.default_rng(0)
+    ids = [row["id"] for row in documents(240)]
+    given = {name: float(chance.integers(-6, 6)) / 4 for name in ids}
+    for name in ids[::11]:
+        given[name] = float("nan")
+    given["twin"] = 1.0
+    return given
+
+
+def taken_of(made: Made) -> dict[tuple[int, int], int]:
+    return {(row["unit"], row["row"]): row["tokens"] for row in made.taken()}
+
+
+@pytest.mark.parametrize("tokens", ODD)
+def test_the_budget_is_met_by_the_documents_a_sort_would_take(
+    pool: Path, scores: dict[str, float], tokens: int
+) -> None:
+    made = make(recipe_of(pool, tokens, "s"), {"s": scores})
+    whole = tokens // 16 * 16
+    known = all_documents(made.corpus, made.tokenizer)
+    values = np.array([scores[document.id] for document in known])
+    expected = brute_force(known, values, 0, {None: whole})
+    assert taken_of(made) == expected
+    facts = made.cut.facts
+    assert facts["delivered"] == whole == sum(expected.values())
+    assert facts["requested"] == tokens
+    assert facts["documents"] == len(expected)
+    assert not any(np.isnan(row["score"]) for row in made.taken())
+
+
+@pytest.mark.parametrize("tokens", ODD[2:])
+def test_each_share_is_met_exactly(pool: Path, scores: dict[str, float], tokens: int) -> None:
+    recipe = recipe_of(pool, tokens, "s", budget={"shares": SHARES})
+    made = make(recipe, {"s": scores})
+    whole = tokens // 16
+    # In hundredths: 0.37 and 0.11 of the tokens, rounded down to whole sequences.
+    wiki, code = 37 * tokens // 1600, 11 * tokens // 1600
+    quotas = {"wiki": wiki * 16, "code": code * 16, None: (whole - wiki - code) * 16}
+    known = all_documents(made.corpus, made.tokenizer)
+    values = np.array([scores[document.id] for document in known])
+    expected = brute_force(known, values, 0, quotas, lambda s: s if s in SHARES else None)
+    assert taken_of(made) == expected
+    facts = made.cut.facts
+    assert facts["delivered"] == whole * 16
+    by_source = {source: tally["tokens"] for source, tally in facts["by_source"].items()}
+    assert by_source.get("wiki", 0) == quotas["wiki"]
+    assert by_source.get("code", 0) == quotas["code"]
+    assert by_source.get("web", 0) == quotas[None]
+
+
+def test_rows_of_the_cut_say_what_was_taken(pool: Path, scores: dict[str, float]) -> None:
+    made = make(recipe_of(pool, 2_345, "s"), {"s": scores})
+    known = {(d.unit, d.row): d for d in all_documents(made.corpus, made.tokenizer)}
+    rows = made.taken()
+    assert sorted(row["rank"] for row in rows) == list(range(1, len(rows) + 1))
+    assert [(row["unit"], row["row"]) for row in rows] == sorted(taken_of(made))
+    for row in rows:
+        document = known[row["unit"], row["row"]]
+        assert (row["id"], row["source"]) == (document.id, document.source)
+        assert row["score"] == scores[document.id]
+        assert row["weight"] == 1.0
+    best_first = sorted(rows, key=lambda row: row["rank"])
+    values = [row["score"] for row in best_first]
+    assert values == sorted(values, reverse=True)
+    shortened = [
+        row["rank"] for row in rows if row["tokens"] < len(known[row["unit"], row["row"]].tokens)
+    ]
+    assert shortened in ([], [len(rows)]), "only the last document in may be shortened"
+    counted = Counter(row["source"] for row in rows)
+    assert {s: t["documents"] for s, t in made.cut.facts["by_source"].items()} == counted
+    assert made.cut.facts["lowest_score"] == min(values)
+
+
+def test_documents_that_are_equal_to_the_last_bit_go_in_corpus_order(tmp_path: Path) -> None:
+    """One id for all: score and hash cannot tell the documents apart, in any unit."""
+    rows = [{**row, "id": "same"} for row in documents(120)]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    made = make(recipe_of(tmp_path, 12_000, "s"), {"s": {"same": 0.5}})
+    known = all_documents(made.corpus, made.tokenizer)
+    assert len({document.unit for document in known}) > 2
+    left, expected = 12_000 // 16 * 16, {}
+    for document in known:
+        if left:
+            expected[document.unit, document.row] = min(left, len(document.tokens))
+            left -= expected[document.unit, document.row]
+    assert taken_of(made) == expected
+    assert len({unit for unit, _ in expected}) > 1
+    assert [row["rank"] for row in made.taken()] == list(range(1, len(expected) + 1))
+
+
+def test_a_mixture_of_columns_is_cut_by_weighted_quantiles(pool: Path) -> None:
+    chance = np.random.default_rng(3)
+    ids = [*(row["id"] for row in documents(240)), "twin"]
+    given = {
+        "one": {name: float(chance.integers(0, 64)) / 8 for name in ids},
+        "two": {name: -float(chance.integers(0, 64)) * 100 for name in ids},
+    }
+    recipe = recipe_of(pool, 3_333, {"two": 0.25, "one": 0.75})
+    made = make(recipe, given)
+    known = all_documents(made.corpus, made.tokenizer)
+    total = np.zeros(len(known))
+    for name, weight in (("one", 0.75), ("two", 0.25)):
+        values = np.array([given[name][document.id] for document in known])
+        below = (values[:, None] > values).sum(axis=1)
+        equal = (values[:, None] == values).sum(axis=1)
+        total += weight * ((below + equal / 2) / len(values))
+    expected = brute_force(known, np.float32(total), 0, {None: 3_333 // 16 * 16})
+    assert taken_of(made) == expected
+
+
+def names(made: Made) -> set[tuple[int, int]]:
+    return set(taken_of(made))
+
+
+def test_random_is_reproducible_and_differs_by_seed(pool: Path, tmp_path: Path) -> None:
+    one = make(recipe_of(pool, 4_000))
+    again = make(recipe_of(pool, 4_000), work=tmp_path)
+    other = make(recipe_of(pool, 4_000, budget={"seed": 8}))
+    assert one.cut.digest == again.cut.digest
+    assert one.corpus.digest == other.corpus.digest
+    assert names(one) != names(other)
+    assert len(names(one) & names(other)) < len(names(one)) * 0.7
+
+
+def test_a_larger_random_budget_contains_the_smaller(pool: Path) -> None:
+    small, large = (make(recipe_of(pool, tokens)) for tokens in (2_000, 6_000))
+    assert names(small) < names(large)
+    ranks = {(row["unit"], row["row"]): row["rank"] for row in large.taken()}
+    for row in small.taken():
+        assert ranks[row["unit"], row["row"]] == row["rank"]
+
+
+def test_gumbel_is_between_the_top_and_the_lot(pool: Path, scores: dict[str, float]) -> None:
+    def mean(temperature: float | None) -> float:
+        draw: Any = "top" if temperature is None else {"gumbel": {"temperature": temperature}}
+        made = make(recipe_of(pool, 4_000, "s", budget={"draw": draw}), {"s": scores})
+        assert made.cut.facts["delivered"] == 4_000
+        return float(np.mean([scores[row["id"]] for row in made.taken()]))
+
+    top, cold, warm, hot = mean(None), mean(1e-4), mean(1.0), mean(1e4)
+    assert top == pytest.approx(cold, abs=0.05)
+    assert cold > warm + 0.1 > hot + 0.2
+
+
+def test_gumbel_with_a_budget_of_everything_takes_everything(
+    pool: Path, scores: dict[str, float]
+) -> None:
+    budget = {"draw": {"gumbel": {"temperature": 2.0}}, "allow_short": True}
+    made = make(recipe_of(pool, 10**6, "s", budget=budget), {"s": scores})
+    known = all_documents(made.corpus, made.tokenizer)
+    allowed = {(d.unit, d.row): len(d.tokens) for d in known if not np.isnan(scores[d.id])}
+    whole = sum(allowed.values()) // 16 * 16
+    assert made.cut.facts["delivered"] == whole
+    assert names(made) == set(allowed)
+
+
+# -- pools that are too small -----------------------------------------------------------------
+
+
+def test_far_too_large_a_budget_is_refused_before_anything_is_tokenised(
+    pool: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError, match=r"asked for 1,000,000 tokens of the pool, which holds"):
+        make(recipe_of(pool, 1_000_000), work=tmp_path)
+    assert not list(tmp_path.glob("tokens/*/*.arrow"))
+
+
+def size_of(made: Made, source: str | None = None) -> int:
+    known = all_documents(made.corpus, made.tokenizer)
+    return sum(len(d.tokens) for d in known if source in (None, d.source))
+
+
+def test_a_slightly_too_large_budget_is_refused_with_the_size_of_the_pool(pool: Path) -> None:
+    size = size_of(make(recipe_of(pool, 100)))
+    with pytest.raises(BudgetError, match=f"which holds {size:,} that may be taken") as caught:
+        make(recipe_of(pool, size + 16))
+    assert str(caught.value).startswith("budget.tokens: asked for ")
+    assert "budget.allow_short: true" in str(caught.value)
+
+
+def test_a_budget_of_exactly_the_pool_takes_all_of_it(pool: Path) -> None:
+    size = size_of(make(recipe_of(pool, 100)))
+    made = make(recipe_of(pool, size))
+    assert made.cut.facts["delivered"] == size // 16 * 16
+    assert made.cut.facts["documents"] == 240
+
+
+def test_a_share_larger_than_its_source_is_refused_with_its_size(pool: Path) -> None:
+    size = size_of(make(recipe_of(pool, 100)), "code")
+    shares = {"code": 0.9}
+    tokens = int(size * 1.1 / 0.9)
+    with pytest.raises(
+        BudgetError, match=rf"budget.shares: .* tokens of code, which holds {size:,}"
+    ):
+        make(recipe_of(pool, tokens, budget={"shares": shares}))
+
+
+def test_allow_short_takes_every_whole_sequence_of_a_share(pool: Path) -> None:
+    size = size_of(make(recipe_of(pool, 100)), "code")
+    recipe = recipe_of(pool, 10_000, budget={"shares": {"code": 0.75}, "allow_short": True})
+    assert size < 7_500 // 16 * 16
+    facts = make(recipe).cut.facts
+    assert facts["by_source"]["code"]["tokens"] == size // 16 * 16
+    assert facts["delivered"] == size // 16 * 16 + (10_000 // 16 - 7_500 // 16) * 16
+    assert facts["requested"] == 10_000
+
+
+def test_a_source_of_many_tokens_for_its_bytes_is_not_refused_by_the_average(
+    tmp_path: Path,
+) -> None:
+    """Bytes per token are measured over the pool: a source may hold three times as many."""
+    plain = [
+        {"id": f"p{n}", "text": f"{n} " + "water flows " * 400, "source": "web"} for n in range(30)
+    ]
+    chance = np.random.default_rng(0)
+    dense = [
+        {
+            "id": f"x{n}",
+            "text": "".join(map(chr, chance.integers(0x4E00, 0x9000, 60))),
+            "source": "x",
+        }
+        for n in range(20)
+    ]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", plain + dense)
+    size = size_of(make(recipe_of(tmp_path, 100)), "x")
+    estimate = 20 * 180 / make(recipe_of(tmp_path, 100)).store.bytes_per_token + 20
+    assert size > 2 * estimate, "the pool does not test what it should"
+    made = make(recipe_of(tmp_path, size // 16 * 16, budget={"shares": {"x": 1.0}}))
+    assert made.cut.facts["by_source"] == {"x": {"documents": 20, "tokens": size // 16 * 16}}
+
+
+def test_excluded_documents_do_not_count_as_pool(pool: Path, scores: dict[str, float]) -> None:
+    made = make(recipe_of(pool, 100, "s"), {"s": scores})
+    size = sum(
+        len(document.tokens)
+        for document in all_documents(made.corpus, made.tokenizer)
+        if not np.isnan(scores[document.id])
+    )
+    with pytest.raises(BudgetError, match=f"holds {size:,} that may be taken"):
+        make(recipe_of(pool, size + 16, "s"), {"s": scores})
+
+
+@pytest.mark.parametrize("allow_short", [False, True])
+@pytest.mark.parametrize("rank", ["s", {"s": 0.5, "random": 0.5}])
+def test_a_column_that_excludes_everything_is_an_error_that_names_it(
+    pool: Path, rank: str | Mapping[str, float], allow_short: bool
+) -> None:
+    recipe = recipe_of(pool, 100, rank, budget={"allow_short": allow_short})
+    with pytest.raises(BudgetError, match=r"budget.rank: s excludes all 240 documents"):
+        make(recipe, {"s": {}})
+
+
+def test_columns_that_exclude_everything_between_them_are_an_error(pool: Path) -> None:
+    ids = [row["id"] for row in documents(240)]
+    given = {"one": dict.fromkeys(ids[:100], 1.0), "two": dict.fromkeys(ids[100:], 1.0)}
+    recipe = recipe_of(pool, 100, {"one": 1, "two": 1}, budget={"allow_short": True})
+    with pytest.raises(BudgetError, match="holds 0 that may be taken"):
+        make(recipe, given)
+
+
+def test_a_pool_of_less_than_a_sequence_is_an_error_even_if_short_is_allowed(
+    tmp_path: Path,
+) -> None:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", [{"id": "a", "text": "water"}])
+    recipe = recipe_of(tmp_path, 10_000, length=512, budget={"allow_short": True})
+    with pytest.raises(BudgetError, match="whole sequences of 512 tokens"):
+        make(recipe)
+
+
+# -- what is tokenised ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What each call of ``TokenStore.add`` returned."""
+    calls: list[int] = []
+    add = TokenStore.add
+
+    def counted(self: TokenStore, wanted: Any, runner: Any) -> int:
+        calls.append(add(self, wanted, runner))
+        return calls[-1]
+
+    monkeypatch.setattr(TokenStore, "add", counted)
+    return calls
+
+
+def test_only_the_candidates_are_tokenised_and_only_once(
+    pool: Path, tmp_path: Path, tokenised: list[int]
+) -> None:
+    first = make(recipe_of(pool, 3_000), work=tmp_path)
+    for_small = sum(tokenised)
+    assert first.cut.facts["documents"] <= for_small < 240 * 0.4
+    tokenised.clear()
+    second = make(recipe_of(pool, 6_000), work=tmp_path)
+    new = second.cut.facts["documents"] - first.cut.facts["documents"]
+    assert 0 < sum(tokenised) <= new * 1.3
+    tokenised.clear()
+    make(recipe_of(pool, 2_000), work=tmp_path)
+    assert sum(tokenised) == 0
+    rows = [
+        (unit, row) for path in tmp_path.glob("tokens/*/*.arrow") for unit, row in rows_of(path)
+    ]
+    assert len(rows) == len(set(rows)) < 240 * 0.8, "a document was tokenised twice, or all were"
+
+
+def rows_of(path: Path) -> list[tuple[str, int]]:
+    import pyarrow as pa
+
+    rows = pa.ipc.open_file(str(path)).read_all().column("row").to_pylist()
+    return [(path.stem.rpartition("-")[0], row) for row in rows]
+
+
+def test_a_margin_that_was_too_thin_is_widened(tmp_path: Path, tokenised: list[int]) -> None:
+    """The best documents have far more bytes for a token than the pool."""
+    wordy = [{"id": f"w{n}", "text": f"{n} " + "turbine " * 300} for n in range(20)]
+    dense = [{"id": f"x{n}", "text": f"{n} " + "z9$ é€ %" * (5 + n)} for n in range(200)]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", [*dense, *wordy])
+    scores = {**{f"w{n}": 2.0 for n in range(20)}, **{f"x{n}": n / 200 for n in range(200)}}
+    made = make(recipe_of(tmp_path, 8_000, "s"), {"s": scores})
+    known = all_documents(made.corpus, made.tokenizer)
+    values = np.array([scores[document.id] for document in known])
+    assert taken_of(made) == brute_force(known, np.float32(values), 0, {None: 8_000})
+    assert len(tokenised) > 1, "the pool does not test what it should"
+    assert sum(tokenised) < 220
+
+
+def test_a_cut_leaves_no_scratch_whether_it_succeeds_or_not(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(pool, 2_000)
+    with monkeypatch.context() as broken:
+        broken.setattr(cut_module, "_write_unit", _crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            make(recipe, work=tmp_path)
+    assert not list(tmp_path.glob("cut/*/scratch"))
+    assert not list(tmp_path.glob("cut/*/manifest.json"))
+    resumed = make(recipe, work=tmp_path)
+    assert not list(tmp_path.glob("cut/*/scratch"))
+    assert resumed.cut.digest == make(recipe).cut.digest
+
+
+def _crash(job: object, shared: object) -> None:
+    raise RuntimeError("power cut")
+
+
+def test_two_workers_make_the_same_cut(
+    pool: Path, tmp_path: Path, scores: dict[str, float]
+) -> None:
+    rank = {"s": 0.5, "random": 0.5}
+    recipe = recipe_of(pool, 4_321, rank, budget={"shares": SHARES})
+    alone = make(recipe, {"s": scores})
+    runner = LocalRunner(2)
+    try:
+        both = make(recipe, {"s": scores}, runner=runner, work=tmp_path)
+    finally:
+        runner.close()
+    assert both.cut.digest == alone.cut.digest

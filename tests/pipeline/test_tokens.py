@@ -1,0 +1,280 @@
+"""The token store against direct calls of the tokenizer; tokenizers trained and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tokenizers
+
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import ArtefactError, InputError
+from penstock.pipeline import tokens as tokens_module
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.tokens import END_OF_TEXT, TokenStore, make_tokenizer, open_tokens
+from penstock.pipeline.units import units_of
+from penstock.recipe import Recipe
+from tests.pools import UNIT_BYTES, Known, all_documents, documents, recipe_of, write_jsonl
+
+ONE = LocalRunner(1)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(120, seed=1))
+    return tmp_path
+
+
+def begin(recipe: Recipe) -> tuple[Artefact, Artefact, Workspace]:
+    workspace = Workspace(recipe.work_directory)
+    corpus = make_corpus(recipe, workspace, ONE, unit_bytes=UNIT_BYTES)
+    return corpus, make_tokenizer(recipe, corpus, workspace), workspace
+
+
+def read_all(store: TokenStore) -> dict[tuple[int, int], np.ndarray]:
+    found = {}
+    for unit in units_of(store.corpus):
+        known = open_tokens(store.directory, store.parts(unit), store.dtype)
+        assert (np.diff(known.rows) > 0).all()
+        for row, size in zip(known.rows.tolist(), known.sizes.tolist()):
+            found[unit.number, row] = known.read(row)
+            assert len(found[unit.number, row]) == size
+    return found
+
+
+def check(store: TokenStore, pool: list[Known], expected: set[tuple[int, int]]) -> None:
+    found = read_all(store)
+    assert set(found) == expected
+    for known in pool:
+        if (known.unit, known.row) in expected:
+            assert found[known.unit, known.row].tolist() == known.tokens
+            assert found[known.unit, known.row].dtype == store.dtype
+
+
+def test_the_store_grows_by_parts_and_equals_direct_tokenisation(pool: Path) -> None:
+    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    known = all_documents(corpus, tokenizer)
+    store = TokenStore(corpus, tokenizer, workspace)
+    check(store, known, set())
+    assert store.add({0: np.array([1, 4]), 2: np.array([0])}, ONE) == 3
+    check(store, known, {(0, 1), (0, 4), (2, 0)})
+    before = {path: path.read_bytes() for path in store.directory.glob("*.arrow")}
+    # Rows that lie between and around those of the first part.
+    assert store.add({0: np.array([0, 2, 5]), 1: np.array([3]), 2: np.empty(0, int)}, ONE) == 4
+    here = {(0, row) for row in (0, 1, 2, 4, 5)} | {(1, 3), (2, 0)}
+    check(store, known, here)
+    check(TokenStore(corpus, tokenizer, workspace), known, here)
+    assert before.items() <= {p: p.read_bytes() for p in store.directory.glob("*.arrow")}.items()
+    assert [len(store.parts(unit)) for unit in units_of(corpus)[:3]] == [2, 1, 1]
+    Artefact.open(store.directory).verify()
+    assert all(array[0] == array[-1] == store.eos for array in read_all(store).values())
+
+
+def test_long_texts_are_tokenised_a_few_at_a_time(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's result is many times the text, so a unit at once would be gigabytes."""
+    monkeypatch.setattr(tokens_module, "_BATCH_BYTES", 2_000)
+    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    store = TokenStore(corpus, tokenizer, workspace)
+    rows = np.arange(1, units_of(corpus)[0].documents)
+    store.add({0: rows}, ONE)
+    known = [d for d in all_documents(corpus, tokenizer) if d.unit == 0]
+    check(store, known, {(0, int(row)) for row in rows})
+    (path,) = store.directory.glob("*.arrow")
+    file = pa.ipc.open_file(str(path))
+    sizes = [
+        [len(known[row].text.encode()) for row in file.get_batch(n).column("row").to_pylist()]
+        for n in range(file.num_record_batches)
+    ]
+    assert len(sizes) > 3
+    assert all(sum(batch) - max(batch) < 2_000 for batch in sizes)
+    assert any(len(batch) > 1 for batch in sizes)
+
+
+def test_two_workers_write_the_same_bytes(pool: Path) -> None:
+    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    wanted = {unit.number: np.arange(unit.documents) for unit in units_of(corpus)}
+    digests = []
+    for slots, root in ((1, workspace.root), (2, pool / "other")):
+        runner = LocalRunner(slots)
+        store = TokenStore(corpus, tokenizer, Workspace(root))
+        assert store.add(wanted, runner) == 120
+        runner.close()
+        digests.append(Artefact.open(store.directory).digest)
+    assert digests[0] == digests[1]
+
+
+def test_what_was_finished_before_a_crash_is_not_tokenised_again(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    wanted = {unit.number: np.arange(unit.documents) for unit in units_of(corpus)}
+    whole = tokens_module._tokenise
+
+    def crash(job: Any, shared: Any) -> Any:
+        if job.unit.number == 2:
+            raise RuntimeError("power cut")
+        return whole(job, shared)
+
+    monkeypatch.setattr(tokens_module, "_tokenise", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        TokenStore(corpus, tokenizer, workspace).add(wanted, ONE)
+    resumed = TokenStore(corpus, tokenizer, workspace)
+    known = all_documents(corpus, tokenizer)
+    first_two = {(d.unit, d.row) for d in known if d.unit < 2}
+    check(resumed, known, first_two)
+    monkeypatch.setattr(tokens_module, "_tokenise", whole)
+    left = {number: rows for number, rows in wanted.items() if number >= 2}
+    resumed.add(left, ONE)
+    check(TokenStore(corpus, tokenizer, workspace), known, {(d.unit, d.row) for d in known})
+
+
+def test_a_changed_byte_is_refused(pool: Path) -> None:
+    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    store = TokenStore(corpus, tokenizer, workspace)
+    store.add({0: np.arange(5)}, ONE)
+    (part,) = store.directory.glob("*.arrow")
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    unit = units_of(corpus)[0]
+    with pytest.raises(ArtefactError, match="changed since it was written"):
+        open_tokens(store.directory, store.parts(unit), store.dtype)
+
+
+def test_a_document_that_is_not_there_is_not_mistaken_for_its_neighbour(pool: Path) -> None:
+    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    store = TokenStore(corpus, tokenizer, workspace)
+    store.add({0: np.array([1, 3])}, ONE)
+    known = open_tokens(store.directory, store.parts(units_of(corpus)[0]), store.dtype)
+    for row in (0, 2, 4):
+        with pytest.raises(ArtefactError, match="are gone; delete the cut"):
+            known.read(row)
+
+
+def test_text_that_spells_a_special_token_is_text(tmp_path: Path) -> None:
+    rows = [{"id": "evil", "text": f"one {END_OF_TEXT} two"}, *documents(30)]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    corpus, tokenizer, workspace = begin(recipe_of(tmp_path))
+    store = TokenStore(corpus, tokenizer, workspace)
+    store.add({0: np.array([0])}, ONE)
+    tokens = read_all(store)[0, 0]
+    assert np.flatnonzero(tokens == store.eos).tolist() == [0, len(tokens) - 1]
+    model = tokenizers.Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
+    assert model.decode(tokens[1:-1].tolist()) == rows[0]["text"]
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+def test_training_is_the_same_in_every_run_and_losslessly_reversible(tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "two"):
+        write_jsonl(tmp_path / name / "pool" / "a.jsonl", documents(120, seed=1))
+        _, tokenizer, _ = begin(recipe_of(tmp_path / name))
+        made.append(tokenizer)
+    assert made[0].digest == made[1].digest
+    assert made[0].facts["vocab_size"] == 384
+    model = tokenizers.Tokenizer.from_file(str(made[0].path / "tokenizer.json"))
+    assert model.token_to_id(END_OF_TEXT) == made[0].facts["eos"]
+    odd = "größe\t\n 水力 \u200b\U0001f40d  x"
+    assert model.decode(model.encode(odd, add_special_tokens=False).ids) == odd
+
+
+def test_bytes_per_token_are_those_of_a_small_pool(pool: Path) -> None:
+    corpus, tokenizer, _ = begin(recipe_of(pool))
+    known = all_documents(corpus, tokenizer)
+    exact = sum(len(d.text.encode()) for d in known) / sum(len(d.tokens) for d in known)
+    assert tokenizer.facts["bytes_per_token"] == pytest.approx(exact, abs=1e-6)
+
+
+def test_a_pool_of_few_long_documents_still_trains_and_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The share to draw is so small that the lot falls on no document."""
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(3, longest=50))
+    monkeypatch.setattr(tokens_module, "_MEASURED_BYTES", 1)
+    recipe = recipe_of(tmp_path, tokenizer={"train": {"vocab_size": 384, "sample_bytes": 1}})
+    _, tokenizer, _ = begin(recipe)
+    assert tokenizer.facts["bytes_per_token"] > 0
+    assert tokenizer.facts["vocab_size"] > 257, "it was trained on nothing"
+
+
+# -- loading ----------------------------------------------------------------------------------
+
+
+def saved(directory: Path, vocabulary: dict[str, int], **extra: Any) -> Path:
+    """A word-level tokenizer with the ids that are given, as ``tokenizer.json``."""
+    model = tokenizers.models.WordLevel(vocabulary, unk_token="?")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if extra.get("shortens"):
+        tokenizer.enable_truncation(3)
+        tokenizer.enable_padding(length=500)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    return directory / "tokenizer.json"
+
+
+@pytest.mark.parametrize("choice", ["mine/tokenizer.json", "mine"])
+def test_a_file_or_a_directory_is_loaded_by_what_it_holds(pool: Path, choice: str) -> None:
+    path = saved(pool / "mine", {"?": 0, "</s>": 1, "water12": 2})
+    _, tokenizer, _ = begin(recipe_of(pool, tokenizer=choice))
+    assert tokenizer.facts["eos"] == 1
+    assert tokenizer.facts["vocab_size"] == 3
+    assert tokenizer.manifest["config"] == {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_a_loaded_tokenizers_truncation_and_padding_are_turned_off(pool: Path) -> None:
+    saved(pool / "mine", {"?": 0, "</s>": 1}, shortens=True)
+    corpus, tokenizer, workspace = begin(recipe_of(pool, tokenizer="mine"))
+    store = TokenStore(corpus, tokenizer, workspace)
+    store.add({0: np.arange(5)}, ONE)
+    sizes = [len(tokens) for tokens in read_all(store).values()]
+    texts = [d.text.split() for d in all_documents(corpus, tokenizer)[:5]]
+    assert sizes == [len(words) + 2 for words in texts]
+
+
+@pytest.mark.parametrize(
+    ("highest", "dtype"), [(65_535, "uint16"), (65_536, "uint32"), (70_000, "uint32")]
+)
+def test_the_width_of_a_token_follows_the_highest_id(pool: Path, highest: int, dtype: str) -> None:
+    """Ids have holes in many published vocabularies: counting entries is not enough."""
+    saved(pool / "mine", {"?": highest, "</s>": 7})
+    corpus, tokenizer, workspace = begin(recipe_of(pool, tokenizer="mine"))
+    assert tokenizer.facts["vocab_size"] == highest + 1
+    store = TokenStore(corpus, tokenizer, workspace)
+    assert store.dtype == dtype
+    store.add({0: np.arange(3)}, ONE)
+    for tokens in read_all(store).values():
+        assert tokens.dtype == np.dtype(dtype)
+        assert set(tokens[1:-1].tolist()) == {highest}
+        assert tokens[0] == tokens[-1] == 7
+    (path,) = store.directory.glob("*.arrow")
+    stored = pa.ipc.open_file(str(path)).schema.field("tokens").type.value_type
+    assert str(stored) == dtype
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(pool: Path) -> None:
+    saved(pool / "mine", {"?": 0, "water": 1})
+    with pytest.raises(InputError, match="no end-of-text token; expected one of <|endoftext|>"):
+        begin(recipe_of(pool, tokenizer="mine"))
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(pool: Path) -> None:
+    (pool / "broken.json").write_text(json.dumps({"model": "none"}))
+    with pytest.raises(InputError, match=r"broken.json: not a tokenizer.json"):
+        begin(recipe_of(pool, tokenizer="broken.json"))
+
+
+def test_a_name_that_leads_nowhere_is_refused(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="nowhere/at-all: neither a tokenizer.json"):
+        begin(recipe_of(pool, tokenizer="nowhere/at-all"))

@@ -1,0 +1,214 @@
+"""Small pools, and what the engine makes of them: every artefact by the real stage."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tokenizers
+
+from penstock.artefact import Artefact, Workspace
+from penstock.keyed import hash_ids, mix
+from penstock.pipeline.columns import Column, make_columns
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.cut import make_cut
+from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.shards import make_shards
+from penstock.pipeline.tokens import TokenStore, make_tokenizer
+from penstock.pipeline.units import units_of
+from penstock.recipe import Recipe
+from penstock.recipe_file import parse_recipe
+from penstock.selectors.base import Documents, Fitting
+
+UNIT_BYTES = 12_000
+"""Small units, so that every pool has several."""
+
+_SENTENCE = (
+    "water flows through the gate to turbine and river wheel stone bridge law gravity "
+    "energy house winter people night système größe 水力 def return import value"
+)
+_WORDS = _SENTENCE.split()
+
+
+def text(chance: random.Random, words: int) -> str:
+    return " ".join(chance.choice(_WORDS) + str(chance.randrange(30)) for _ in range(words))
+
+
+def documents(count: int, seed: int = 0, longest: int = 120) -> list[dict[str, str]]:
+    """Distinct texts of three sources: most of them web, few of them code."""
+    chance = random.Random(seed)
+    return [
+        {
+            "id": f"d{number:04d}",
+            "text": f"{number} {text(chance, chance.randint(1, longest))}",
+            "source": chance.choice(["web", "web", "web", "wiki", "wiki", "code"]),
+        }
+        for number in range(count)
+    ]
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def recipe_of(
+    directory: Path, tokens: int = 2_000, rank: Any = "random", length: int = 16, **tree: Any
+) -> Recipe:
+    """A recipe for ``directory/pool``, with small everything; ``tree`` is merged over it.
+
+    Keys ``budget`` and ``shards`` are merged, others replaced.
+    """
+    names = [rank] if isinstance(rank, str) else list(rank)
+    plain: dict[str, Any] = {
+        "corpus": [{"path": "pool"}],
+        "select": {name: {"use": "test"} for name in names if name != "random"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        **tree,
+        "budget": {"tokens": tokens, "rank": rank, **tree.get("budget", {})},
+        "shards": {"sequence_length": length, **tree.get("shards", {})},
+    }
+    return parse_recipe(plain, directory)
+
+
+@dataclass
+class Given:
+    """A scorer that looks scores up by id; an id that is not listed gets NaN."""
+
+    scores: Mapping[str, float]
+
+    summary = "given scores"
+    paper = "none"
+    version = 1
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"scores": [[name, repr(float(score))] for name, score in self.scores.items()]}
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
+        return {}
+
+    def score(self, documents: Documents) -> np.ndarray:
+        ids = documents.column("id").to_pylist()
+        return np.array([self.scores.get(name, np.nan) for name in ids], np.float32)
+
+    def save(self, directory: Path) -> None:
+        pass
+
+    def load(self, directory: Path) -> None:
+        pass
+
+
+@dataclass
+class Made:
+    """What became of a recipe."""
+
+    recipe: Recipe
+    corpus: Artefact
+    columns: dict[str, Artefact]
+    tokenizer: Artefact
+    store: TokenStore
+    cut: Artefact
+
+    workspace: Workspace
+    runner: Runner
+
+    def shards(self) -> Artefact:
+        return make_shards(
+            self.recipe, self.cut, self.store, self.tokenizer, self.workspace, self.runner
+        )
+
+    def taken(self) -> list[dict[str, Any]]:
+        """The rows of the cut, in the corpus's order."""
+        return [
+            row
+            for record in self.cut.files
+            for row in pq.read_table(self.cut.verified(record)).to_pylist()
+        ]
+
+
+def make(
+    recipe: Recipe,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
+    runner: Runner | None = None,
+    work: Path | None = None,
+) -> Made:
+    """Corpus to cut. ``scores`` gives, for each column, the score of each id."""
+    runner = runner or LocalRunner(1)
+    workspace = Workspace(work or recipe.work_directory)
+    corpus = make_corpus(recipe, workspace, runner, unit_bytes=UNIT_BYTES)
+    columns = make_columns(
+        [Column(name=name, scorer=Given(given)) for name, given in (scores or {}).items()],
+        corpus,
+        workspace,
+        runner,
+        recipe.seed,
+    )
+    tokenizer = make_tokenizer(recipe, corpus, workspace)
+    store = TokenStore(corpus, tokenizer, workspace)
+    cut = make_cut(recipe, corpus, columns, store, tokenizer, workspace, runner)
+    return Made(recipe, corpus, columns, tokenizer, store, cut, workspace, runner)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A document of the corpus, with the tokens that a direct call of the tokenizer gives it."""
+
+    unit: int
+    row: int
+    id: str
+    source: str
+    text: str
+    tokens: list[int]
+
+
+def all_documents(corpus: Artefact, tokenizer: Artefact) -> list[Known]:
+    """The corpus in its own order, tokenised without the store."""
+    model = tokenizers.Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
+    end = tokenizer.facts["eos"]
+    return [
+        Known(
+            unit.number,
+            row,
+            entry["id"],
+            entry["source"],
+            entry["text"],
+            [end, *model.encode(entry["text"], add_special_tokens=False).ids, end],
+        )
+        for unit in units_of(corpus)
+        for row, entry in enumerate(pq.read_table(unit.path()).to_pylist())
+    ]
+
+
+def ties(ids: Sequence[str], seed: int) -> np.ndarray:
+    return hash_ids(pa.array(ids, pa.string()), mix(seed, "tie"))
+
+
+def brute_force(
+    pool: Sequence[Known],
+    scores: np.ndarray,
+    seed: int,
+    quotas: Mapping[str | None, int],
+    group: Callable[[str], str | None] = lambda source: None,
+) -> dict[tuple[int, int], int]:
+    """Tokens taken of each document, by (unit, row): sort everything, fill each quota in turn."""
+    tie = ties([known.id for known in pool], seed)
+    allowed = np.flatnonzero(~np.isnan(scores)).tolist()
+    best = sorted(allowed, key=lambda i: (-scores[i], -int(tie[i]), i))
+    left = dict(quotas)
+    taken: dict[tuple[int, int], int] = {}
+    for index in best:
+        known, mine = pool[index], group(pool[index].source)
+        if not left.get(mine):
+            continue
+        size = min(len(known.tokens), left[mine])
+        taken[known.unit, known.row] = size
+        left[mine] -= size
+    return taken
