@@ -1,0 +1,136 @@
+"""fastText scoring: the collapsed kernel against fastText's own ``predict``, on one core each.
+
+Both score the same held-out documents with the same model (bigrams, 2M buckets, 100 dimensions),
+taking turns in one process and one thread. Each gets its documents in the form it asks for,
+newlines already replaced: ``predict`` a list of strings in one call (its batch path, top-1 label),
+Penstock an Arrow array. Time is CPU time of that thread, so that neighbours on the machine do not
+count.
+
+    python benchmarks/scoring.py --json
+    python benchmarks/scoring.py --json --data 'pool/web-*.jsonl.zst'
+
+Without ``--data`` a document is the docstrings of one installed source file: real English of a web
+page's length. The label to learn is whether a document's words are longer than the
+median's, which gives the model weights of a realistic size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import io
+import json
+import re
+import statistics
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterable, Iterator
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.selectors.fasttext import CollapsedFastText
+from penstock.selectors.fasttext_training import train
+
+POSITIVE = "__label__1"
+QUIRK = 1e-5  # what predict adds to a probability
+_DOCSTRING = re.compile(r'(?:\A|:\n)\s*[rR]?"""(.+?)"""', re.DOTALL)
+
+
+def main() -> None:
+    """Run both, print what was found, and the JSON object as the last line."""
+    arguments = _arguments()
+    source = _jsonl(arguments.data) if arguments.data else _docstrings()
+    documents = _shuffled(source)[: 2 * arguments.documents]
+    seen, held_out = documents[::2], documents[1::2]
+    print(f"training on {len(seen)} documents", file=sys.stderr)
+    model = train(seen, _long_worded(seen), lr=0.5, epoch=arguments.epoch)
+    table = CollapsedFastText.from_model(model, POSITIVE)
+    array = pa.array(held_out)
+    table.score(array[:2])  # compiles
+
+    ours, peer = [], []
+    for _ in range(arguments.rounds):
+        answers, seconds = _timed(lambda: model.predict(held_out))
+        peer.append(len(held_out) / seconds)
+        scores, seconds = _timed(lambda: table.score(array))
+        ours.append(len(held_out) / seconds)
+        print(f"ours {ours[-1]:.0f}/s, predict {peer[-1]:.0f}/s", file=sys.stderr)
+    difference = np.abs(scores - _positive(*answers)).max()
+    ratios = [a / b for a, b in zip(ours, peer, strict=True)]
+    megabytes = array.nbytes / 1e6
+    result = {
+        "name": "fasttext-scoring",
+        "unit": "documents/s per core",
+        "ours": round(statistics.median(ours)),
+        "peer": round(statistics.median(peer)),
+        "ratio": round(statistics.median(ratios), 2),
+        "checked": f"{len(held_out)} documents ({megabytes:.1f} MB, {len(table.starts) - 1} words "
+        f"in the model, scores {scores.min():.2f} to {scores.max():.2f}), "
+        f"largest difference {difference:.1e}",
+    }
+    if not arguments.json:
+        print(f"{result['ratio']} times predict (rounds {min(ratios):.1f} to {max(ratios):.1f})")
+    print(json.dumps(result))
+    if not difference <= 1e-4:
+        sys.exit("the scores differ: the figures above mean nothing")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print the JSON object only")
+    parser.add_argument("--data", help="glob of .jsonl.zst files with a `text` field")
+    parser.add_argument("--documents", type=int, default=12_000, help="how many to score")
+    parser.add_argument("--epoch", type=int, default=5, help="of training")
+    parser.add_argument("--rounds", type=int, default=7)
+    return parser.parse_args()
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.thread_time()
+    result = work()
+    return result, time.thread_time() - start
+
+
+def _positive(labels: list[list[str]], probabilities: list[np.ndarray]) -> np.ndarray:
+    """p(positive) from predict's top label, (n,) float64."""
+    top = np.array([p[0] for p in probabilities], np.float64) - QUIRK
+    return np.where([label[0] == POSITIVE for label in labels], top, 1 - top)
+
+
+def _long_worded(texts: list[str]) -> list[bool]:
+    mean_length = [len(text) / (1 + text.count(" ")) for text in texts]
+    median = statistics.median(mean_length)
+    return [length > median for length in mean_length]
+
+
+def _shuffled(texts: Iterable[str]) -> list[str]:
+    """Distinct, one line each, in an order that depends on the texts alone."""
+    lines = {text.replace("\n", " ") for text in texts}
+    return sorted(lines, key=lambda line: hashlib.sha256(line.encode()).digest())
+
+
+def _jsonl(pattern: str) -> Iterator[str]:
+    for path in sorted(glob.glob(pattern)):
+        with pa.input_stream(path, compression="zstd") as stream:
+            for line in io.TextIOWrapper(stream, "utf-8"):
+                yield json.loads(line)["text"]
+
+
+def _docstrings() -> Iterator[str]:
+    """The docstrings of each installed source file as one document, from 1,000 characters on."""
+    for root in sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")}):
+        for path in sorted(Path(root).rglob("*.py")):
+            source = path.read_bytes().decode("utf-8", "replace")
+            page = "\n".join(map(cleandoc, _DOCSTRING.findall(source)))
+            if len(page) >= 1000:
+                yield page
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What a selector is: something that turns documents into a column of float32.
+
+Higher is taken earlier, NaN is never taken. The engine knows selectors only through these
+protocols; a selector knows nothing of Ray, of paths, or of other selectors. Randomness comes
+from a hash of (seed, document id) (:mod:`penstock.keyed`), never from time, thread or worker, so
+a column is the same whoever computes it and in whatever order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+
+__all__ = ["Documents", "Fitting", "Scorer", "Spread", "Target", "one_after_another"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Documents: TypeAlias = pa.RecordBatch
+"""A batch with columns ``id``, ``text`` (large_string, no nulls) and ``source`` (string)."""
+
+
+class Spread(Protocol):
+    """How a selector asks for work to be done side by side, without knowing by whom.
+
+    ``spread(function, items, shared)`` yields ``function(item, shared)`` for each item, in the
+    items' order. ``function`` is a module-level function; ``shared`` travels once to each worker.
+    """
+
+    def __call__(
+        self, function: Callable[[Any, Any], Result], items: Sequence[Any], shared: Any = None
+    ) -> Iterator[Result]: ...
+
+
+def one_after_another(
+    function: Callable[[Any, Any], Result], items: Sequence[Any], shared: Any = None
+) -> Iterator[Result]:
+    """The :class:`Spread` of a single process: a plain loop."""
+    for item in items:
+        yield function(item, shared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """An example of what the model should become good at."""
+
+    benchmark: str
+    text: str
+    """Question and answer (and choices where the answer needs them), rendered as one text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """What a selector may look at while it fits: never the ``evaluate`` files."""
+
+    sample: Callable[[int], pa.Table]
+    """``sample(n)``: about n documents drawn by hash of id, or the whole pool if it is smaller.
+
+    Columns as :data:`Documents`; in the corpus's own order, so the same for every run.
+    """
+    pool_size: int
+    """Documents in the pool."""
+    target: Sequence[Target] = ()
+    """The examples of the selector's ``target`` files, in file order."""
+    seed: int = 0
+    spread: Spread = one_after_another
+    note: Callable[[str], None] = field(default=lambda line: None)
+    """Tells the person who waits what is going on."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Gives each document a score, looking at nothing but that document and its fitted state.
+
+    Hyperparameters are the constructor's keywords. ``fit`` returns facts about the fit that go
+    into the manifest and the report (accuracy, thresholds, what was chosen). Fitted state is
+    saved as data: arrays, tables, model files; never a pickled object.
+    """
+
+    summary: ClassVar[str]
+    """One line for ``penstock selectors``."""
+    paper: ClassVar[str]
+    """Where the algorithm is published."""
+    version: ClassVar[int]
+    """Raised whenever the same inputs would give other scores."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """What the scores depend on besides the data: parameters, hashes of files and of code.
+
+        Goes into fingerprints, so it holds no path and is the same on every machine.
+        """
+        ...
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
+
+    def score(self, documents: Documents) -> np.ndarray:
+        """One float32 per document, shape (n,); NaN excludes a document."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write the fitted state as data files into an existing directory."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Read back what :meth:`save` wrote, on an instance with the same hyperparameters."""
+        ...

@@ -1,0 +1,234 @@
+"""A plain function as a selector: ``def score(texts: list[str]) -> Sequence[float]``.
+
+It is named in a recipe as ``use: package.module:function``. The module is looked for in the
+recipe's directory, in the current one, then among what is installed; those directories go to the
+end of ``sys.path``, so that a neighbour called ``random.py`` cannot stand in for Python's own.
+The file's sha256 is part of the score's identity: a changed file scores again. What is traded
+away: a change in a helper that the file imports goes unseen; name a version in the file.
+
+An infinite score becomes NaN, never taken. It is the trace of a division by zero or of log 0, not
+of a preference, and taken at its word +inf would put exactly the faulty documents first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from penstock.artefact import sha256_file
+from penstock.errors import ScoringError, SelectorError
+from penstock.selectors.base import Documents, Fitting
+
+__all__ = ["FunctionScorer", "load_object"]
+
+_EXPECTED = "expected package.module:function with def score(texts: list[str]) -> Sequence[float]"
+
+_adopted: dict[str, str] = {}
+"""Top-level modules that were loaded from a given directory, and the file of each."""
+
+
+class FunctionScorer:
+    """Scores by calling a function with the batch's texts.
+
+    It travels as its name: each worker imports the function anew, and refuses if the file there
+    is another one.
+
+    Args:
+        use: ``package.module:function``.
+        directories: Where to look before the installed packages.
+        parameters: Passed to the function as keywords.
+    """
+
+    summary: ClassVar[str] = "a function of yours: package.module:function"
+    paper: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        use: str,
+        directories: Sequence[Path] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.use = use
+        self.directories = [Path(directory).absolute() for directory in directories]
+        self.parameters = dict(parameters or {})
+        self.function: Callable[..., Any] = load_object(use, self.directories)
+        if not callable(self.function):
+            raise SelectorError(f"use: {_EXPECTED}, got {use}, a {type(self.function).__name__}")
+        self.sha256 = _hashes(use, self.function)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "function"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # On another machine the recipe's directory is the job's working directory.
+        self.function = load_object(self.use, [*self.directories, Path.cwd()])
+        if _hashes(self.use, self.function) != self.sha256:
+            raise ScoringError(
+                f"{self.use}: this worker's file is not the one that the run began with; "
+                "give all machines the same code and run again"
+            )
+
+    def identity(self) -> Mapping[str, Any]:
+        """The function's name, its parameters, and the sha256 of the files that define it."""
+        return {"use": self.use, "parameters": self.parameters, "sha256": self.sha256}
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
+        """Nothing to fit."""
+        return {}
+
+    def score(self, documents: Documents) -> np.ndarray:
+        """(n,) float32, NaN where the function gave None or a number that is not finite.
+
+        Raises:
+            ScoringError: The function raised, or did not return one number for each text.
+        """
+        ids = documents.column("id")
+        place = f"{self.use}, documents {ids[0]} to {ids[-1]}" if len(ids) else self.use
+        texts = documents.column("text").to_pylist()
+        try:
+            returned = self.function(texts, **self.parameters)
+        except Exception as error:  # it is a stranger's code
+            raise ScoringError(f"{place}: raised {type(error).__name__}: {error}") from error
+        scores = _floats(returned, place)
+        if scores.shape != (len(texts),):
+            raise ScoringError(
+                f"{place}: expected {len(texts)} scores, one for each text, got "
+                f"{_shape_in_words(scores)}"
+            )
+        return np.where(np.isfinite(scores), scores, np.float32(np.nan))
+
+    def save(self, directory: Path) -> None:
+        """Nothing was fitted."""
+
+    def load(self, directory: Path) -> None:
+        """Nothing was fitted."""
+
+
+def load_object(use: str, directories: Sequence[Path]) -> Any:
+    """What ``package.module:name`` names.
+
+    Raises:
+        SelectorError: The module cannot be imported or has no such name; begins with ``use:``.
+    """
+    module_name, colon, name = use.partition(":")
+    if not colon or not name or not all(part.isidentifier() for part in module_name.split(".")):
+        raise SelectorError(f"use: {_EXPECTED}, got {use!r}")
+    module = _module(module_name, [Path(directory) for directory in directories])
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        near = difflib.get_close_matches(name, own, n=1) or own[:5] or ["none"]
+        raise SelectorError(
+            f"use: expected a function of {module_name}, such as {', '.join(near)}, got {name!r}, "
+            "which it has not"
+        ) from None
+
+
+def _module(name: str, directories: Sequence[Path]) -> ModuleType:
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        raise SelectorError(
+            f"use: {top} is a module of Python's own library; give the scorer's file another name"
+        )
+    places = [str(directory) for directory in directories]
+    sys.path.extend(place for place in places if place not in sys.path)
+    importlib.invalidate_caches()
+    try:
+        spec = PathFinder.find_spec(top, places)
+        if spec and spec.origin and not _already_loaded(top, spec.origin):
+            _adopt(top, spec)
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            looked = ", ".join(dict.fromkeys(places)) or "no directory"
+            raise SelectorError(
+                f"use: no module {error.name!r} in {looked}, nor installed; put its file beside "
+                "the recipe or install its package"
+            ) from None
+        raise SelectorError(
+            f"use: {name} imports {error.name!r}, which is not installed; install it"
+        ) from error
+    except (Exception, SystemExit) as error:  # whatever its top level does
+        raise SelectorError(
+            f"use: importing {name} raised {type(error).__name__}: {error}; fix it, or try: "
+            f"python -c 'import {name}'"
+        ) from error
+
+
+def _already_loaded(top: str, origin: str) -> bool:
+    """Whether Python has this very module, and not through us: then it is left alone."""
+    loaded = sys.modules.get(top)
+    if loaded is None or top in _adopted:
+        return False
+    found = getattr(loaded, "__file__", None)
+    if found is None or Path(found).resolve() != Path(origin).resolve():
+        raise SelectorError(
+            f"use: {origin} has the name of a module that is in use already ({found}); rename it"
+        )
+    return True
+
+
+def _adopt(top: str, spec: ModuleSpec) -> None:
+    """Load a module, afresh if need be, ahead of an installed one of the same name."""
+    for loaded in [key for key in sys.modules if key == top or key.startswith(f"{top}.")]:
+        del sys.modules[loaded]
+    module = module_from_spec(spec)
+    sys.modules[top] = module
+    try:
+        assert spec.loader is not None
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[top]
+        raise
+    _adopted[top] = str(spec.origin)
+
+
+def _hashes(use: str, function: Callable[..., Any]) -> dict[str, str]:
+    """The sha256 of the file named, and of the one that defines the function if it is another."""
+    modules = [use.partition(":")[0], getattr(function, "__module__", None)]
+    files = {
+        module: getattr(sys.modules.get(module), "__file__", None)
+        for module in modules
+        if module is not None
+    }
+    return {module: sha256_file(Path(file)) for module, file in files.items() if file}
+
+
+def _floats(returned: Any, place: str) -> np.ndarray:
+    """Numbers, and None for NaN, as float32 of whatever shape."""
+    expected = f"{place}: expected one number for each text"
+    if isinstance(returned, (str, bytes, Mapping)) or np.isscalar(returned) or returned is None:
+        raise ScoringError(f"{expected}, got {type(returned).__name__}")
+    if not isinstance(returned, np.ndarray) and not hasattr(returned, "__array__"):
+        try:
+            returned = list(returned)
+        except TypeError:
+            raise ScoringError(f"{expected}, got {type(returned).__name__}") from None
+        for index, item in enumerate(returned):
+            if item is not None and isinstance(item, (str, bytes)):
+                raise ScoringError(f"{expected}, got {item!r} for text {index}")
+        returned = [np.nan if item is None else item for item in returned]
+    try:
+        array = np.asarray(returned)
+        if array.dtype.kind not in "fiubO":
+            raise TypeError(f"an array of {array.dtype}")
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ScoringError(f"{expected}, got something else: {error}") from None
+
+
+def _shape_in_words(scores: np.ndarray) -> str:
+    return str(len(scores)) if scores.ndim == 1 else f"an array of shape {scores.shape}"

@@ -1,0 +1,161 @@
+"""Names to selectors: built in, registered by a package, or a function of the user's.
+
+A package registers a selector under the entry-point group ``penstock.selectors``: a class that is
+a ``Scorer``, or a function as in :mod:`penstock.selectors.functions`. Modules are imported when a
+selector is asked for, and import what is heavy (torch, faiss) when they need it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import BadInput, SelectorError, did_you_mean
+from penstock.recipe import SelectorSpec
+from penstock.selectors.base import Scorer
+from penstock.selectors.functions import FunctionScorer, load_object
+
+__all__ = ["GROUP", "Available", "available", "build"]
+
+GROUP = "penstock.selectors"
+"""The entry-point group."""
+
+_BUILT_IN = {
+    "betr": "penstock.selectors.betr:Betr",
+    "fasttext": "penstock.selectors.classifier:FastTextScorer",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Available:
+    """A selector that a recipe may name."""
+
+    name: str
+    summary: str
+    paper: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
+
+
+def available() -> list[Available]:
+    """All selectors, built-in ones first; one that cannot be imported says so in its summary."""
+    found = [_described(name, partial(_imported, use)) for name, use in _BUILT_IN.items()]
+    found += [_described(name, point.load) for name, point in _registered().items()]
+    return found
+
+
+def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Scorer:
+    """The selector that ``select.<name>`` describes, with its parameters checked.
+
+    Args:
+        name: The key under ``select``, for messages.
+        spec: What the recipe says there.
+        directories: Where ``package.module:function`` and relative paths are looked for first.
+
+    Raises:
+        SelectorError: There is no such selector or parameter, or a value is wrong; the message
+            begins with the recipe's key.
+    """
+    try:
+        return _built(spec, directories)
+    except BadInput as error:
+        raise type(error)(f"select.{name}.{error}") from error.__cause__
+
+
+def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer:
+    use, registered = spec.use, _registered()
+    if use in _BUILT_IN:
+        thing = _imported(_BUILT_IN[use])
+    elif use in registered:
+        use = registered[use].value
+        thing = load_object(use, ())
+    elif ":" in use:
+        thing = load_object(use, directories)
+    else:
+        known = [*_BUILT_IN, *registered]
+        raise SelectorError(
+            f"use: expected a selector or package.module:function, got {use!r}"
+            f"{did_you_mean(use, known)}"
+        )
+    parameters = spec.parameters
+    if not isinstance(thing, type):
+        if callable(thing):
+            _check_names(parameters, list(_keywords(thing).items())[1:])
+        return FunctionScorer(use, directories, parameters)
+    _check_names(parameters, _keywords(thing).items())
+    for key in getattr(thing, "paths", ()):
+        if isinstance(parameters.get(key), str):
+            parameters[key] = _located(parameters[key], directories)
+    scorer = thing(**parameters)
+    if not isinstance(scorer, Scorer):
+        raise SelectorError(
+            f"use: expected a Scorer (see penstock.selectors.base) or a function, got the class "
+            f"{thing.__qualname__}"
+        )
+    return scorer
+
+
+def _keywords(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(thing).parameters)
+    except ValueError:  # compiled code may have no signature
+        return {}
+
+
+def _check_names(
+    parameters: Mapping[str, Any], keywords: Iterable[tuple[str, inspect.Parameter]]
+) -> None:
+    """Refuse unknown and missing keywords, naming the nearest."""
+    known = dict(keywords)
+    if any(keyword.kind is keyword.VAR_KEYWORD for keyword in known.values()):
+        return
+    for key in parameters:
+        if key not in known:
+            hint = did_you_mean(key, known) or "; it has none"
+            raise SelectorError(f"{key}: unknown parameter{hint}")
+    for key, keyword in known.items():
+        required = keyword.default is keyword.empty and keyword.kind is not keyword.VAR_POSITIONAL
+        if required and key not in parameters:
+            raise SelectorError(f"{key}: missing; it is required")
+
+
+def _located(path: str, directories: Sequence[Path]) -> str:
+    """The path in the first directory that has it, else as it is; a bare word is no path."""
+    if not re.search(r"[./\\]", path):
+        return path
+    for directory in directories:
+        if (Path(directory) / Path(path).expanduser()).exists():
+            return str((Path(directory) / Path(path).expanduser()).absolute())
+    return path
+
+
+def _registered() -> dict[str, EntryPoint]:
+    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    return {point.name: point for point in points if point.name not in _BUILT_IN}
+
+
+def _imported(use: str) -> Any:
+    module, _, name = use.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _described(name: str, load: Callable[[], Any]) -> Available:
+    try:
+        thing = load()
+    except Exception as error:  # a package of a stranger's must not hide the other selectors
+        return Available(name=name, summary=f"cannot be imported: {error}")
+    keywords = list(_keywords(thing).items())
+    if isinstance(thing, type):
+        summary, paper = getattr(thing, "summary", ""), getattr(thing, "paper", "")
+    else:
+        summary, paper = (inspect.getdoc(thing) or "").partition("\n")[0], ""
+        keywords = keywords[1:]
+    defaults = {key: keyword.default for key, keyword in keywords}
+    return Available(name=name, summary=summary, paper=paper, parameters=defaults)

@@ -1,0 +1,169 @@
+"""Target files: benchmark examples as JSON lines, each rendered to one natural text.
+
+The same text serves two readers. BETR embeds it (BETR step 2: question, answer and extra fields
+such as support passages, as one text), and the evaluation takes its bits per byte. So it holds
+nothing but what a page could hold: no "Question:" labels, and no wrong choices, which would make
+three quarters of a multiple-choice text untrue. What is traded away: the choices' own topic words.
+
+A line is either ``{"text": ...}``, taken as it is, or ``{"question": ..., "answer": ...}`` with
+optional ``choices``, ``benchmark`` and passages (:data:`PASSAGES`); other fields are ignored.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from penstock.errors import InputError
+from penstock.selectors.base import Target
+
+__all__ = ["PASSAGES", "read_targets", "render"]
+
+PASSAGES = ("passage", "context", "support")
+"""Fields of an example that are rendered before its question."""
+
+_ENDS_OF_SENTENCES = '.?!:;"”)'
+_EXPECTED = 'expected {"question": ..., "answer": ...} or {"text": ...}'
+
+
+def read_targets(path: str | Path) -> list[Target]:
+    """The examples of a ``.jsonl`` file, also ``.gz`` or ``.zst``, in file order.
+
+    Raises:
+        InputError: The file is missing, unreadable, not UTF-8 or without an example, or a line
+            is not an example; the message names the file and the line.
+    """
+    path = Path(path)
+    stem = path.name.removesuffix(".gz").removesuffix(".zst")
+    stem = stem.removesuffix(".jsonl").removesuffix(".json")
+    targets = [
+        Target(benchmark=_benchmark(example, stem, place), text=_render_at(example, place))
+        for place, example in _examples(path)
+    ]
+    if not targets:
+        raise InputError(f"{path}: expected at least one example, got an empty file; {_EXPECTED}")
+    return targets
+
+
+def render(example: Mapping[str, Any]) -> str:
+    """One example as one text.
+
+    Passages, then question and answer, joined by newlines; where the question is the beginning
+    of a sentence (it ends in no mark), the answer continues it after a space. An answer that
+    only points at a choice, by letter or by number from 0, is replaced by that choice.
+
+    Raises:
+        ValueError: Something is missing or not a text; says what was expected and came.
+    """
+    if "text" in example:
+        return _text(example, "text")
+    if "question" not in example or "answer" not in example:
+        raise ValueError(f"{_EXPECTED}, got the keys {sorted(example)}")
+    passages = [
+        part
+        for name in PASSAGES
+        if example.get(name) not in (None, "", [])
+        for part in _texts(example, name)
+    ]
+    question = _text(example, "question")
+    gap = "\n" if question[-1] in _ENDS_OF_SENTENCES else " "
+    return "\n".join([*passages, question + gap + _answer(example)])
+
+
+def _answer(example: Mapping[str, Any]) -> str:
+    choices = example.get("choices")
+    if choices is None:
+        return _text(example, "answer")
+    choices, answer = _texts(example, "choices"), example["answer"]
+    if isinstance(answer, str) and answer.strip() in choices:
+        return answer.strip()
+    if isinstance(answer, str) and len(answer.strip()) == 1 and answer.strip().isalpha():
+        index = ord(answer.strip().upper()) - ord("A")
+    elif isinstance(answer, int) and not isinstance(answer, bool):
+        index = answer
+    else:
+        return _text(example, "answer")
+    if not 0 <= index < len(choices):
+        raise ValueError(f"answer: expected one of {len(choices)} choices, got {answer!r}")
+    return choices[index]
+
+
+def _text(example: Mapping[str, Any], name: str) -> str:
+    value = example[name]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name}: expected a text that is not empty, got {_short(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{name}: expected Unicode text, got half of a surrogate pair; write it as UTF-8"
+        ) from None
+    return value.strip()
+
+
+def _texts(example: Mapping[str, Any], name: str) -> list[str]:
+    value = example[name]
+    values = value if isinstance(value, list) else [value]
+    return [_text({name: item}, name) for item in values]
+
+
+def _benchmark(example: Mapping[str, Any], default: str, place: str) -> str:
+    name = example.get("benchmark", default)
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"{place}: benchmark: expected a name, got {_short(name)}")
+    return name.strip()
+
+
+def _render_at(example: Mapping[str, Any], place: str) -> str:
+    try:
+        return render(example)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def _examples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's place, ``file:line``, and the object it holds; blank lines are passed over."""
+    for number, line in enumerate(_lines(path), start=1):
+        place = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{place}: expected UTF-8, got the byte {line[error.start]:#04x}; convert the file"
+            ) from None
+        if not text.strip():
+            continue
+        try:
+            example = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{place}: {_EXPECTED}, not JSON: {error}; fix the line") from None
+        if not isinstance(example, dict):
+            raise InputError(f"{place}: {_EXPECTED}, got {_short(example)}")
+        yield place, example
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with _opened(path) as source:
+            yield from source
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected targets as JSON lines") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read: {error}; is the file complete?") from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    return io.BufferedReader(pa.input_stream(path, compression=compression))
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

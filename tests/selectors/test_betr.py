@@ -1,0 +1,274 @@
+"""BETR: a real run in both modes over a small world."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.errors import ArtefactError, SelectorError
+from penstock.pipeline.runner import LocalRunner, in_order
+from penstock.selectors import betr, distillation
+from penstock.selectors.base import Fitting, Scorer, Spread, Target, one_after_another
+from penstock.selectors.betr import Betr
+from penstock.selectors.classifier import shrunk_log_odds
+from penstock.selectors.encoders import on_lattice, token_ids
+from penstock.selectors.ranking import RankedSample, Ranker
+
+# Documents about three things, and questions about one of them.
+
+TOPICS = {
+    "nature": "plants leaf sunlight water soil roots energy animals rocks planet heat oxygen "
+    "seeds forest river cells minerals food moon gravity",
+    "sport": "match striker goal league coach season penalty stadium referee trophy defender "
+    "tournament fans score team club injury cup transfer keeper",
+    "money": "bank loan interest market shares investor bond tax credit rate price fund profit "
+    "budget dividend asset broker mortgage currency debt",
+}
+
+
+def pool(count: int) -> pa.Table:
+    random = np.random.default_rng(11)
+    topics = [list(TOPICS)[row % 3] for row in range(count)]
+    texts = []
+    for topic in topics:
+        words = random.choice(TOPICS[topic].split(), size=int(random.integers(12, 40)))
+        texts.append(f"The {' and the '.join(words)}.")
+    return pa.table(
+        {
+            "id": [f"doc-{row}" for row in range(count)],
+            "text": pa.array([*texts[:-1], " \n"], pa.large_string()),
+            "source": topics,
+        }
+    )
+
+
+def targets() -> list[Target]:
+    random = np.random.default_rng(12)
+    words = TOPICS["nature"].split()
+    return [
+        Target(
+            benchmark="easy" if row < 30 else "hard",
+            text=f"The {' and the '.join(random.choice(words, 5))}.",
+        )
+        for row in range(40)
+    ]
+
+
+def fitting(table: pa.Table, spread: Spread = one_after_another, **others: Any) -> Fitting:
+    return Fitting(
+        **{
+            "sample": lambda count: table,
+            "pool_size": len(table),
+            "target": targets(),
+            "seed": 4,
+            "spread": spread,
+            **others,
+        }
+    )
+
+
+def batch_of(table: pa.Table) -> pa.RecordBatch:
+    return table.combine_chunks().to_batches()[0]
+
+
+@pytest.fixture(scope="module")
+def only_our_tokens() -> None:
+    """Distil just the tokens that occur here: a second where the whole vocabulary takes 15."""
+    tokens_of = distillation._text_tokens
+    words = pa.array([target.text for target in targets()], pa.large_string())
+    seen = pa.concat_arrays([pool(600)["text"].combine_chunks(), words])
+
+    def few(tokenizer: Any) -> np.ndarray:
+        return np.intersect1d(tokens_of(tokenizer), token_ids(tokenizer, seen)[0])
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(distillation, "_text_tokens", few)
+    yield
+    patch.undo()
+
+
+SMALL = {"dim": 4, "min_count": 1, "bucket": 5000, "lr": [0.5], "epoch": [5, 20]}
+
+
+@pytest.fixture(scope="module")
+def fitted(only_our_tokens: None) -> Callable[[str], tuple[Betr, dict[str, Any]]]:
+    """Real runs over real MiniLM, one for each mode."""
+    made: dict[str, tuple[Betr, dict[str, Any]]] = {}
+
+    def fit(mode: str) -> tuple[Betr, dict[str, Any]]:
+        if mode not in made:
+            scorer = Betr(mode=mode, encoder="static", top_share=0.3, rungs=8, **SMALL)
+            made[mode] = (scorer, dict(scorer.fit(fitting(pool(600)))))
+        return made[mode]
+
+    return fit
+
+
+def sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("mode", ["direct", "classifier"])
+def test_the_top_of_the_ranking_is_about_the_target(fitted: Any, mode: str) -> None:
+    scorer, facts = fitted(mode)
+    assert isinstance(scorer, Scorer)
+    table = pool(600)
+    scores = scorer.score(batch_of(table))
+    assert scores.dtype == np.float32 and scores.shape == (600,)
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [599]  # the blank document
+    top = np.argsort(-scores, kind="stable")[:150]  # NaN sorts last
+    assert np.mean(np.array(table["source"].to_pylist())[top] == "nature") > 0.9
+    assert facts["mode"] == mode and facts["sample"] == 599
+    assert facts["examples"] == {"easy": 10, "hard": 10}  # balanced
+    assert facts["rungs"] >= 16 and facts["coverage"] >= 0.3  # 8 x 20 is less than 0.3 x 599
+    if mode == "classifier":
+        assert facts["accuracy"] > 0.9 and facts["epoch"] in (5, 20)
+        assert len(facts["trials"]) == 2 and facts["positives"] == 180
+
+
+@pytest.mark.parametrize("mode", ["direct", "classifier"])
+def test_the_same_bytes_from_workers_and_from_the_directory(
+    fitted: Any, mode: str, tmp_path: Path
+) -> None:
+    scorer, facts = fitted(mode)
+    table = pool(600)
+    runner = LocalRunner(2)
+    again = Betr(mode=mode, encoder="static", top_share=0.3, rungs=8, **SMALL)
+    try:
+        # Workers know nothing of the patch above, so they are given the encoder.
+        if mode == "direct":
+            again._encoder = lambda *_: scorer.ranking_[0]  # type: ignore[method-assign]
+            encoder = None
+        else:
+            encoder = fitted("direct")[0].ranking_[0]
+            again._encoder = lambda *_: encoder  # type: ignore[method-assign]
+        assert dict(again.fit(fitting(table, in_order(runner)))) == facts
+    finally:
+        runner.close()
+    expected = scorer.score(batch_of(table))
+    assert sha256(again.score(batch_of(table))) == sha256(expected)
+    for name, which in (("one", scorer), ("two", again)):
+        (tmp_path / name).mkdir()
+        which.save(tmp_path / name)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "two").iterdir()} == files
+    loaded = Betr(mode=mode, encoder="static", top_share=0.3, rungs=8, **SMALL)
+    with pytest.raises(SelectorError, match="expected a fitted selector"):
+        loaded.score(batch_of(table))
+    loaded.load(tmp_path / "one")
+    parts = [loaded.score(part) for part in table.combine_chunks().to_batches(max_chunksize=17)]
+    assert sha256(np.concatenate(parts)) == sha256(expected)
+
+
+def test_direct_scores_are_the_ranks_of_the_whole_pool(fitted: Any) -> None:
+    scorer, facts = fitted("direct")
+    encoder, ranker = scorer.ranking_
+    table = pool(600)
+    vectors = on_lattice(encoder.encode(table["text"].combine_chunks()))[:599]
+    product = ranker.examples.astype(np.int64) @ vectors.astype(np.int64).T
+    ranks = 1 + (product[:, None, :] > product[:, :, None]).sum(axis=2)
+    expected = np.minimum(ranks.min(axis=0), facts["rungs"] + 1)
+    np.testing.assert_array_equal(scorer.score(batch_of(table))[:599], -expected)
+
+
+def test_a_document_outside_the_sample_and_one_of_unknown_words(fitted: Any) -> None:
+    scorer, facts = fitted("direct")
+    batch = pa.record_batch(
+        {
+            "id": ["a", "b"],
+            "text": pa.array(["plants and leaf and soil", "\U0001f9ff"], pa.large_string()),
+            "source": ["new"] * 2,
+        }
+    )
+    near, unknown = scorer.score(batch)
+    assert near > unknown == -facts["rungs"] - 1
+
+
+def test_a_classifier_near_chance_is_refused(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Betr(mode="classifier", encoder="static", top_share=0.3, **SMALL)
+    encoder = fitted("direct")[0].ranking_[0]
+    monkeypatch.setattr(scorer, "_encoder", lambda *_: encoder)
+    noise = np.random.default_rng(1).random(599)  # a top that no text can tell
+    ranker = Ranker(examples=np.zeros((20, 4)), ladders=np.zeros((20, 8)))
+    ranked = RankedSample(ranker=ranker, scores=noise, coverage=1.0)
+    monkeypatch.setattr(betr, "rank_sample", lambda *_, **__: ranked)
+    with pytest.raises(SelectorError, match="rank by chance; add learning rates"):
+        scorer.fit(fitting(pool(600)))
+    assert scorer.classifier_ is None
+
+
+def test_too_little_to_learn_from_is_refused(only_our_tokens: None, fitted: Any) -> None:
+    scorer = Betr(mode="classifier", encoder="static", **SMALL)
+    scorer._encoder = lambda *_: fitted("direct")[0].ranking_[0]  # type: ignore[method-assign]
+    with pytest.raises(SelectorError, match="sample: expected at least 10 held-out documents"):
+        scorer.fit(fitting(pool(60)))
+    with pytest.raises(SelectorError, match="target: expected files with examples"):
+        Betr().fit(fitting(pool(60), target=[]))
+    with pytest.raises(SelectorError, match="sample: expected documents with text"):
+        Betr().fit(fitting(pool(60).slice(59)))
+
+
+def test_auto_takes_the_sentence_encoder_and_no_classifier_for_little(tmp_path: Path) -> None:
+    scorer = Betr(encoder="auto")
+    facts = scorer.fit(fitting(pool(30), target=targets()[:4]))
+    assert (facts["mode"], facts["encoder_kind"]) == ("direct", "sentence")
+    scores = scorer.score(batch_of(pool(30)))
+    scorer.save(tmp_path)
+    loaded = Betr()
+    loaded.load(tmp_path)
+    assert sha256(loaded.score(batch_of(pool(30)))) == sha256(scores)
+
+
+def test_a_score_that_rests_on_few_words_is_shrunk() -> None:
+    class Sure:
+        def score(self, texts: pa.Array) -> np.ndarray:
+            return np.full(len(texts), 0.75, np.float32)
+
+    many = "".join(f"w{number}\n" for number in range(10))
+    strings = ["skipped", "one two", many, "", "\u4e2d" * 90, "again and again " * 30]
+    texts = pa.array(strings, pa.large_string())
+    got = shrunk_log_odds(Sure(), texts.slice(1), 50)  # type: ignore[arg-type]
+    weights = np.array([2 / 52, 10 / 60, 0, 1 / 51, 2 / 52])
+    np.testing.assert_allclose(got, np.log(3) * weights, rtol=1e-6)
+    np.testing.assert_allclose(shrunk_log_odds(Sure(), texts, 0)[0], np.log(3), rtol=1e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"mode": "both"}, "mode: expected auto or classifier or direct, got 'both'"),
+        ({"encoder": ""}, "encoder: expected a name or a directory, got ''"),
+        ({"top_share": 3}, r"top_share: expected a number in \(0, 1\), got 3"),
+        ({"top_share": True}, "top_share: expected a number"),
+        ({"sample": 0}, "sample: expected an integer of at least 1, got 0"),
+        ({"rungs": 1.5}, "rungs: expected an integer"),
+        ({"lr": []}, "lr: expected at least one value"),
+        ({"lr": [0.1, "x"]}, "lr: expected a positive number, got 'x'"),
+        ({"lr": float("nan")}, "lr: expected a positive number, got nan"),
+        ({"epoch": [0]}, "epoch: expected an integer of at least 1, got 0"),
+        ({"balanced": "yes"}, "balanced: expected true or false, got 'yes'"),
+        ({"prior_words": -1}, "prior_words: expected an integer of at least 0, got -1"),
+    ],
+)
+def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str) -> None:
+    with pytest.raises(SelectorError, match=f"^{message}"):
+        Betr(**parameters)
+
+
+def test_identity_is_the_hyperparameters_and_the_encoders_contents(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    one = Betr(encoder=str(tmp_path)).identity()
+    assert str(tmp_path) not in str(one) and one["rungs"] == 512
+    (tmp_path / "weights").write_text("2")
+    assert Betr(encoder=str(tmp_path)).identity() != one
+
+
+def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="not a fitted betr"):
+        Betr().load(tmp_path)

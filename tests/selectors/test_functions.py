@@ -1,0 +1,155 @@
+"""A plain function as a scorer: found, imported without harm, called, converted."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.errors import ScoringError, SelectorError
+from penstock.selectors.base import Documents, Scorer
+from penstock.selectors.functions import FunctionScorer
+
+
+def documents(*texts: str) -> Documents:
+    return pa.record_batch(
+        {
+            "id": [f"doc-{index}" for index in range(len(texts))],
+            "text": pa.array(texts, pa.large_string()),
+            "source": ["web"] * len(texts),
+        }
+    )
+
+
+@pytest.fixture
+def scorer_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    """Writes a module of a name of its own and gives the scorer of its ``score``."""
+    name = "plugin_" + "".join(c for c in request.node.name if c.isalnum())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def make(body: str, **parameters: object) -> FunctionScorer:
+        (tmp_path / f"{name}.py").write_text(body)
+        return FunctionScorer(f"{name}:score", [tmp_path], parameters)
+
+    yield make
+    sys.modules.pop(name, None)
+
+
+def test_scores_are_float32_and_what_is_not_finite_is_never_taken(scorer_of) -> None:
+    scorer = scorer_of(
+        "def score(texts):\n"
+        "    return [len(texts[0]), None, float('inf'), float('-inf'), float('nan'), 1e300]\n"
+    )
+    assert isinstance(scorer, Scorer)
+    scores = scorer.score(documents("abc", "", "", "", "", ""))
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(scores, [3] + [np.nan] * 5)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    ["np.array([1, 2])", "np.array([1, 2], np.float16)", "(n for n in (1, 2))", "[True, 2.0]",
+     "torch.tensor([1.0, 2.0])", "[np.float64(1), np.int8(2)]"],
+)  # fmt: skip
+def test_any_sequence_of_numbers_will_do(scorer_of, returned: str) -> None:
+    scorer = scorer_of(
+        f"import numpy as np\nimport torch\ndef score(texts):\n    return {returned}\n"
+    )
+    np.testing.assert_array_equal(scorer.score(documents("a", "b")), np.float32([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("[1.0]", "expected 2 scores, one for each text, got 1"),
+        ("[[1.0], [2.0]]", r"got an array of shape \(2, 1\)"),
+        ("7.0", "got float"),
+        ("None", "got NoneType"),
+        ("'12'", "got str"),
+        ("['1', '2']", "got '1' for text 0"),
+        ("[1.0, object()]", "got something else"),
+        ("[1 + 2j, 0j]", "got something else"),
+    ],
+)
+def test_what_is_no_number_for_each_text_is_refused(scorer_of, returned: str, message) -> None:
+    scorer = scorer_of(f"def score(texts):\n    return {returned}\n")
+    with pytest.raises(ScoringError, match=message) as caught:
+        scorer.score(documents("a", "b"))
+    assert "documents doc-0 to doc-1" in str(caught.value)
+
+
+def test_an_exception_names_the_function_the_error_and_the_documents(scorer_of) -> None:
+    scorer = scorer_of("def score(texts):\n    return [1 / len(t) for t in texts]\n")
+    with pytest.raises(ScoringError, match=r":score, documents doc-0 to doc-1: raised ZeroDiv"):
+        scorer.score(documents("a", ""))
+
+
+def test_parameters_are_keywords(scorer_of) -> None:
+    scorer = scorer_of("def score(texts, *, by):\n    return [by for _ in texts]\n", by=4)
+    assert scorer.score(documents("a")).tolist() == [4]
+
+
+def test_a_changed_file_is_another_selector_and_is_loaded_anew(scorer_of) -> None:
+    one = scorer_of("def score(texts):\n    return [1] * len(texts)\n")
+    two = scorer_of("def score(texts):\n    return [2] * len(texts)  # other\n")
+    assert one.identity() != two.identity()
+    assert (one.score(documents("a"))[0], two.score(documents("a"))[0]) == (1, 2)
+
+
+def test_it_travels_by_name_and_refuses_another_file(scorer_of, tmp_path: Path) -> None:
+    scorer = scorer_of("def score(texts):\n    return [1] * len(texts)\n")
+    parcel = pickle.dumps(scorer)
+    assert pickle.loads(parcel).score(documents("a")).tolist() == [1]
+    next(tmp_path.glob("plugin_*.py")).write_text("def score(texts):\n    return [3]\n#\n")
+    with pytest.raises(ScoringError, match="not the one that the run began with"):
+        pickle.loads(parcel)
+
+
+def test_a_neighbour_does_not_stand_in_for_the_standard_library(scorer_of, tmp_path) -> None:
+    for library in ("random", "colorsys"):
+        (tmp_path / f"{library}.py").write_text("raise RuntimeError('not the library')")
+    sys.modules.pop("colorsys", None)
+    (tmp_path / "plugin_neighbour.py").write_text("one = 1\n")
+    scorer = scorer_of(
+        "import random, colorsys\nfrom plugin_neighbour import one\n"
+        "def score(texts):\n    return [one for _ in texts]\n"
+    )
+    assert scorer.score(documents("a")).tolist() == [1]
+    assert sys.modules["random"] is random
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("no_such_module:score", "no module 'no_such_module' in .*; put its file beside"),
+        ("os:getcwd", "give the scorer's file another name"),
+        ("plainly wrong", "expected package.module:function"),
+        ("a-b:score", "expected package.module:function"),
+        ("broken:score", "importing broken raised SyntaxError"),
+        ("leaves:score", "importing leaves raised SystemExit"),
+        ("needy:score", "needy imports 'not_installed_at_all', which is not installed"),
+        ("fine:scores", "such as score, got 'scores'"),
+        ("fine:CONSTANT", "got fine:CONSTANT, a int"),
+        ("torch:score", "rename it"),
+    ],
+)
+def test_what_cannot_be_loaded_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str, message: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken.py").write_text("def score(:\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "needy.py").write_text("import not_installed_at_all\n")
+    (tmp_path / "fine.py").write_text("CONSTANT = 3\ndef score(texts): return [0] * len(texts)\n")
+    (tmp_path / "torch.py").write_text("def score(texts): return [0] * len(texts)\n")
+    with pytest.raises(SelectorError, match=message) as caught:
+        FunctionScorer(use, [tmp_path])
+    assert str(caught.value).startswith("use: ")
+    assert sys.modules["torch"] is torch

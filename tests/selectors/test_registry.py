@@ -1,0 +1,130 @@
+"""Names to selectors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.errors import SelectorError
+from penstock.recipe import SelectorSpec
+from penstock.selectors import registry
+from penstock.selectors.base import Fitting, Scorer
+from penstock.selectors.fasttext import CollapsedFastText
+from penstock.selectors.fasttext_training import train
+from penstock.selectors.registry import available, build
+
+
+def spec(**keys: object) -> SelectorSpec:
+    return SelectorSpec.model_validate(keys)
+
+
+def test_all_built_in_selectors_are_described() -> None:
+    found = {item.name: item for item in available()}
+    assert {"betr", "fasttext"} <= set(found)
+    assert found["betr"].parameters["top_share"] == 0.1
+    assert "Mizrahi" in found["betr"].paper and found["betr"].summary
+
+
+def test_listing_selectors_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from penstock.selectors.registry import available; available()\n"
+        "heavy = {'torch', 'faiss', 'sentence_transformers', 'transformers', 'fasttext', 'ray'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"use": "bert"}, r"select\.x\.use: expected a selector .*'bert'; did you mean 'betr'\?"),
+        ({"use": "betr", "top_shar": 1}, r"select\.x\.top_shar: unknown .*mean 'top_share'\?"),
+        ({"use": "betr", "top_share": 3},
+         r"select\.x\.top_share: expected a number in \(0, 1\), got 3"),
+        ({"use": "fasttext"}, r"select\.x\.model: missing; it is required"),
+        ({"use": "fasttext", "model": "gone.bin"},
+         r"select\.x\.model: expected a fastText \.bin file, got 'gone\.bin'"),
+        ({"use": "gone_module:score"}, r"select\.x\.use: no module 'gone_module'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_or_value_is_named_by_its_key(keys: dict, message: str) -> None:
+    with pytest.raises(SelectorError, match=f"^{message}"):
+        build("x", spec(**keys))
+
+
+def test_a_function_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_recipe.py").write_text(
+        "def score(texts, scale=1):\n    return [scale * len(text) for text in texts]\n"
+    )
+    scorer = build("x", spec(use="beside_the_recipe:score", scale=2), [tmp_path])
+    assert isinstance(scorer, Scorer)
+    batch = pa.record_batch({"id": ["a"], "text": ["four"], "source": ["s"]})
+    assert scorer.score(batch).tolist() == [8]
+    with pytest.raises(SelectorError, match=r"select\.x\.scal: .*mean 'scale'"):
+        build("x", spec(use="beside_the_recipe:score", scal=2), [tmp_path])
+
+
+def test_registered_classes_and_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registered_plugin.py").write_text(
+        "class Own:\n"
+        "    summary, paper, version = 'mine', 'none', 1\n"
+        "    def __init__(self, *, depth=3): self.depth = depth\n"
+        "    def identity(self): return {}\n"
+        "    def fit(self, fitting): return {}\n"
+        "    def score(self, documents): return None\n"
+        "    def save(self, directory): pass\n"
+        "    def load(self, directory): pass\n"
+        "class Half: pass\n"
+        "def score(texts):\n    'By a function.'\n    return [0] * len(texts)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    points = [
+        EntryPoint(name, f"registered_plugin:{thing}", registry.GROUP)
+        for name, thing in (("own", "Own"), ("half", "Half"), ("plain", "score"), ("bad", "no"))
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    found = {item.name: item for item in available()}
+    assert found["own"].summary == "mine" and found["own"].parameters == {"depth": 3}
+    assert found["plain"].summary == "By a function."
+    assert "cannot be imported" in found["bad"].summary
+    assert build("x", spec(use="own", depth=4)).depth == 4
+    assert build("x", spec(use="plain")).use == "registered_plugin:score"
+    with pytest.raises(SelectorError, match="expected a Scorer"):
+        build("x", spec(use="half"))
+    with pytest.raises(SelectorError, match=r"select\.x\.dept: .*mean 'depth'"):
+        build("x", spec(use="own", dept=4))
+
+
+def test_a_ready_fasttext_model_is_found_beside_the_recipe(tmp_path: Path) -> None:
+    texts = [f"{word} {word} text" for word in ["good", "bad"] * 40]
+    model = train(texts, [True, False] * 40, lr=0.5, dim=4, epoch=20, bucket=1000, seed=1)
+    model.save_model(str(tmp_path / "model.bin"))
+    scorer = build("x", spec(use="fasttext", model="model.bin"), [tmp_path])
+    facts = scorer.fit(Fitting(sample=lambda n: pa.table({}), pool_size=0))
+    assert facts["bucket"] == 1000
+    batch = pa.record_batch(
+        {
+            "id": ["a", "b", "c"],
+            "text": pa.array(["good good", "bad bad", " \n"], pa.large_string()),
+            "source": ["s"] * 3,
+        }
+    )
+    scores = scorer.score(batch)
+    assert scores.dtype == np.float32 and scores[0] > 0.9 > 0.1 > scores[1]
+    assert np.isnan(scores[2])
+    expected = CollapsedFastText.from_model(model).score(batch.column("text"))
+    np.testing.assert_array_equal(scores[:2], expected[:2])
+    (tmp_path / "fitted").mkdir()
+    scorer.save(tmp_path / "fitted")
+    again = build("x", spec(use="fasttext", model="model.bin"), [tmp_path])
+    again.load(tmp_path / "fitted")
+    np.testing.assert_array_equal(again.score(batch), scores)
+    assert str(tmp_path) not in str(scorer.identity())
