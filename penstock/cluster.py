@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -34,6 +35,8 @@ def connect(cpus: int | None = None) -> Any:
         "include_dashboard": False,
         "object_store_memory": _OBJECT_STORE,
     }
+    # A Ray started here guards itself with a token, which is no news to who runs a recipe.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
         ray.init(
             address=address or "local",

@@ -21,7 +21,8 @@ from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.shards import make_shards
-from penstock.pipeline.tokens import TokenStore, make_tokenizer
+from penstock.pipeline.tokenizer import make_tokenizer
+from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe

@@ -129,8 +129,8 @@ def _fitted(
         try:
             facts = fitted.fit(fitting)
             fitted.save(state)
-        except PenstockError:
-            raise
+        except PenstockError as error:  # begins with the parameter at fault
+            raise type(error)(f"select.{column.name}.{error}") from error.__cause__
         except Exception as error:  # a selector may be anyone's code
             raise ScoringError(
                 f"select.{column.name}: fitting raised {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Tokenizers, and the tokens of those documents that some cut has looked at.
+"""The tokens of those documents that some cut has looked at.
 
 Tokenising is slow (about 1.3 MB/s a core) and a cut takes a small part of a pool, so a document
 is tokenised when its rank brings it near a budget, and never again: the store of (corpus,
@@ -12,140 +12,21 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, atomic_file, sha256_file
-from penstock.errors import ArtefactError, InputError
+from penstock.artefact import Artefact, FileRecord, Workspace, atomic_file
+from penstock.errors import ArtefactError
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.sample import sample_texts
-from penstock.pipeline.units import Unit, iter_documents, units_of
-from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
+from penstock.pipeline.units import Unit, units_of
 
-__all__ = ["END_OF_TEXT", "TokenStore", "TokensOf", "make_tokenizer"]
-
-END_OF_TEXT = "<|endoftext|>"
-"""Stands before and after every document: what a trained tokenizer calls it.
-
-Before it, because nothing is predicted across documents: without it no model would learn how a
-text begins, which evaluation asks. After it, so that a model learns to end. It costs one token
-a document, 0.2 % of web text."""
-
-_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
-"""End-of-text tokens that loaded tokenizers use, in the order they are tried."""
-
-_MEASURED_BYTES = 2**20
-"""Text on which bytes per token are measured, to plan how much to tokenise."""
+__all__ = ["TokenStore", "TokensOf", "open_tokens"]
 
 _BATCH_BYTES = 2**20
 """Text that is tokenised at a time: the library's result takes about 35 bytes for one of text."""
-
-
-def make_tokenizer(recipe: Recipe, corpus: Artefact, workspace: Workspace) -> Artefact:
-    """The recipe's tokenizer as an artefact: ``tokenizer.json`` and what was measured of it.
-
-    A trained one is byte-level BPE, from documents drawn by hash of id.
-
-    Raises:
-        InputError: A tokenizer was named that cannot be loaded or has no end-of-text token.
-    """
-    choice = recipe.tokenizer
-    if isinstance(choice, TrainTokenizer):
-        config: dict[str, Any] = choice.model_dump(mode="json")
-
-        def load() -> tokenizers.Tokenizer:
-            texts = _sampled(corpus, choice.train.sample_bytes, recipe.seed, "tokenizer")
-            return _train(texts, choice.train)
-    else:
-        path = _tokenizer_file(recipe, choice)
-        config = {"sha256": sha256_file(path)}
-
-        def load() -> tokenizers.Tokenizer:
-            try:
-                return tokenizers.Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises bare Exception
-                raise InputError(f"tokenizer: {path}: not a tokenizer.json: {error}") from None
-
-    def work(draft: Draft) -> Artefact:
-        tokenizer = load()
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        end = _end_of_text(tokenizer)
-        sample = list(_sampled(corpus, _MEASURED_BYTES, recipe.seed, "measure"))
-        encoded = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
-        with atomic_file(draft.path / "tokenizer.json") as sink:
-            sink.write(tokenizer.to_str().encode())
-        draft.record("tokenizer", [FileRecord.of(draft.path, "tokenizer.json")])
-        facts = {
-            # Ids may have holes: what a trainer's table must hold is the highest of them.
-            "vocab_size": 1 + max(tokenizer.get_vocab().values()),
-            "eos": end,
-            "bytes_per_token": round(
-                sum(len(text.encode()) for text in sample)
-                / sum(len(encoding.ids) + 2 for encoding in encoded),
-                6,
-            ),
-        }
-        return draft.publish(["tokenizer"], facts)
-
-    inputs = {"corpus": corpus.fingerprint, "seed": recipe.seed}
-    return workspace.make("tokenizer", 1, config, inputs, work)
-
-
-def _sampled(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
-    """Texts of about ``size`` bytes; the first one where a few long ones leave none drawn."""
-    nothing = True
-    for text in sample_texts(corpus, size, seed, purpose):
-        nothing = False
-        yield text
-    if nothing:
-        batch = next(iter_documents(units_of(corpus)[0], ["text"]))
-        yield batch.column("text")[0].as_py()
-
-
-def _train(texts: Iterator[str], settings: TrainedTokenizer) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def _tokenizer_file(recipe: Recipe, choice: str) -> Path:
-    path = recipe.resolve(choice)
-    if path.is_dir():
-        path = path / "tokenizer.json"
-    if path.is_file():
-        return path
-    try:
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(choice, "tokenizer.json"))
-    except Exception as error:  # any transport or name error
-        raise InputError(
-            f"tokenizer: {choice}: neither a tokenizer.json, nor a directory that holds one, nor "
-            f"a name on the hub that can be reached ({type(error).__name__})"
-        ) from None
-
-
-def _end_of_text(tokenizer: tokenizers.Tokenizer) -> int:
-    for token in _ENDS:
-        found = tokenizer.token_to_id(token)
-        if found is not None:
-            return int(found)
-    raise InputError(
-        f"tokenizer: no end-of-text token; expected one of {', '.join(_ENDS)} in its vocabulary"
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import shlex
 import shutil
@@ -26,8 +27,12 @@ from hypothesis import strategies as st
 
 from penstock.errors import BadInput, JobError
 from penstock.jobs import submit as module
+from penstock.jobs.curate import curate
 from penstock.jobs.staging import stage
 from penstock.jobs.submit import _Log, connect, run_job, submit
+from penstock.pipeline.runner import LocalRunner
+from penstock.recipe_file import load_recipe
+from tests.pools import documents, write_jsonl
 
 
 def test_submit_sends_one_fixed_command_line_and_no_paths(
@@ -365,3 +370,30 @@ class _Proxy:
     @staticmethod
     def _start(work: Callable[[], None]) -> None:
         threading.Thread(target=work, daemon=True).start()
+
+
+def test_a_submitted_recipe_gives_the_digest_of_a_local_run(cluster: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool.jsonl", documents(120))
+    (tmp_path / "lengths.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "work: there\ncorpus: [{path: pool.jsonl}]\nselect: {length: {use: 'lengths:score'}}\n"
+        "budget: {tokens: 1_500, rank: length}\ntokenizer: {train: {vocab_size: 384}}\n"
+        "shards: {sequence_length: 32}\n"
+    )
+    lines: list[str] = []
+    status = submit(tmp_path / "recipe.yaml", "curate", cluster, echo=lines.append, note=print)
+    assert status == 0, "\n".join(lines)
+    local = curate(load_recipe(tmp_path / "recipe.yaml", ["work=here"]), LocalRunner(1))
+    summary = json.loads(lines[-1])
+    assert summary["digest"] == local.shards.digest
+    assert Path(summary["shards"]).parent == tmp_path / "there" / "shards"
+    status = submit(
+        tmp_path / "recipe.yaml",
+        "curate",
+        cluster,
+        settings=["budget.tokens=1_000_000"],
+        echo=lines.append,
+        note=print,
+    )
+    assert status == 2
+    assert any("budget.tokens: asked for" in line for line in lines)

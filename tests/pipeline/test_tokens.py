@@ -14,10 +14,12 @@ import tokenizers
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, InputError
+from penstock.pipeline import tokenizer as tokenizer_module
 from penstock.pipeline import tokens as tokens_module
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.tokens import END_OF_TEXT, TokenStore, make_tokenizer, open_tokens
+from penstock.pipeline.tokenizer import END_OF_TEXT, make_tokenizer
+from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
 from tests.pools import UNIT_BYTES, Known, all_documents, documents, recipe_of, write_jsonl
@@ -200,7 +202,7 @@ def test_a_pool_of_few_long_documents_still_trains_and_measures(
 ) -> None:
     """The share to draw is so small that the lot falls on no document."""
     write_jsonl(tmp_path / "pool" / "a.jsonl", documents(3, longest=50))
-    monkeypatch.setattr(tokens_module, "_MEASURED_BYTES", 1)
+    monkeypatch.setattr(tokenizer_module, "_MEASURED_BYTES", 1)
     recipe = recipe_of(tmp_path, tokenizer={"train": {"vocab_size": 384, "sample_bytes": 1}})
     _, tokenizer, _ = begin(recipe)
     assert tokenizer.facts["bytes_per_token"] > 0

@@ -1,0 +1,335 @@
+"""The command line: one command a job, exit status 0 done, 1 failed, 2 bad input."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock import __version__
+from penstock.errors import PenstockError
+from penstock.recipe import Recipe
+from penstock.recipe_file import load_recipe
+
+__all__ = ["main"]
+
+Command = Callable[..., Any]
+
+
+class _Group(click.Group):
+    """Turns our errors into a line on stderr and their exit status."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except PenstockError as error:
+            print(f"penstock: {error}", file=sys.stderr)
+            context.exit(error.exit_status)
+        except OSError as error:
+            print(f"penstock: {error}", file=sys.stderr)
+            context.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="penstock")
+def main() -> None:
+    """Decide which documents a language model is trained on, and prove that it paid."""
+    # A scorer in the user's own file is found from the directory they stand in.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+
+
+def _on_recipe(command: Command) -> Command:
+    """A command over a recipe: RECIPE, --set, --json."""
+
+    @click.argument("recipe", type=click.Path(path_type=Path))
+    @click.option(
+        "--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key."
+    )
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+    @functools.wraps(command)
+    def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
+        return command(recipe=load_recipe(recipe, settings), **options)
+
+    return wrapped
+
+
+def _on_runner(command: Command) -> Command:
+    """A command that does work: --runner and --workers."""
+
+    @click.option(
+        "--runner",
+        "kind",
+        type=click.Choice(["auto", "local", "ray"]),
+        default="auto",
+        show_default=True,
+        help="auto: Ray where RAY_ADDRESS is set, else processes on this machine.",
+    )
+    @click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Processes, or CPUs of a Ray started here. [default: all CPUs]",
+    )
+    @functools.wraps(command)
+    def wrapped(kind: str, workers: int | None, **options: Any) -> Any:
+        from penstock.pipeline.runner import open_runner
+
+        with closing(open_runner(kind, workers)) as runner:
+            return command(runner=runner, **options)
+
+    return wrapped
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _console(as_json: bool) -> Any:
+    from penstock.jobs.console import Console
+
+    return Console(quiet=as_json)
+
+
+@main.command()
+@_on_recipe
+@_on_runner
+def curate(recipe: Recipe, runner: Any, as_json: bool) -> None:
+    """Raw text to shards: score, cut to the budget, tokenise, pack."""
+    from penstock.jobs.curate import curate as run
+
+    console = _console(as_json)
+    curated = run(recipe, runner, console.note)
+    console.curated(curated)
+    if as_json:
+        _print_json(curated.summary())
+
+
+@main.command()
+@_on_recipe
+@_on_runner
+def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
+    """Train on the curated shards, curating first what is missing."""
+    from penstock.artefact import Workspace
+    from penstock.jobs.curate import curate as run
+    from penstock.jobs.train import evaluations_of, run_spec
+    from penstock.trainers.run import train_all
+
+    console = _console(as_json)
+    evaluations = evaluations_of(recipe)
+    curated = run(recipe, runner, console.note)
+    runner.close()
+    with console.training() as progress:
+        (result,) = train_all(
+            [run_spec(curated, evaluations)],
+            Workspace(recipe.work_directory),
+            progress=progress,
+        )
+    bits = {name: values["mean"] for name, values in result.bits_per_byte.items()}
+    console.say(f"{result.tokens:,} tokens, loss {result.loss:.4f}")
+    for name, value in bits.items():
+        console.say(f"{name}: {value:.4f} bits per byte")
+    console.say(f"run  {result.path}")
+    if as_json:
+        _print_json(
+            {
+                "run": str(result.path),
+                "tokens": result.tokens,
+                "loss": result.loss,
+                "bits_per_byte": bits,
+            }
+        )
+
+
+@main.command()
+@_on_recipe
+@_on_runner
+def compare(recipe: Recipe, runner: Any, as_json: bool) -> None:
+    """Train the arms at equal tokens and show whether the selection paid."""
+    console = _console(as_json)
+    comparison, files = _compared(recipe, runner, console)
+    for file in files:
+        console.say(f"written  {file}")
+    if as_json:
+        _print_json(comparison.summary())
+
+
+def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Path]]:
+    """Run a comparison, show it, and write its summary, plots and report."""
+    from penstock.jobs.compare import compare as run
+    from penstock.jobs.compare import save
+    from penstock.jobs.plot import plot
+    from penstock.jobs.report import report_directory, write_report
+
+    with console.training() as progress:
+        comparison = run(recipe, runner, console.note, progress)
+    directory = report_directory(comparison.selected)
+    files = [save(comparison, directory), *plot(comparison, directory)]
+    files.append(write_report(comparison.selected))
+    console.curated(comparison.selected)
+    console.compared(comparison)
+    return comparison, files
+
+
+@main.command()
+@_on_recipe
+@_on_runner
+def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
+    """One page of HTML on a curated dataset: counts, sources, documents, proof."""
+    from penstock.jobs.curate import curate as run
+    from penstock.jobs.report import write_report
+
+    console = _console(as_json)
+    curated = run(recipe, runner, console.note)
+    path = write_report(curated)
+    console.curated(curated)
+    console.looked(curated)
+    console.say(f"\nreport  {path}")
+    if as_json:
+        _print_json({"report": str(path)})
+
+
+@main.command()
+@_on_recipe
+@_on_runner
+@click.argument("doc_id")
+def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
+    """The fate of one document: its scores, its rank, and where it ended up."""
+    from penstock.jobs.curate import curate as run
+    from penstock.jobs.why import fates_of
+
+    console = _console(as_json)
+    curated = run(recipe, runner)
+    fates = fates_of(curated, doc_id)
+    for fate in fates:
+        console.say(f"{fate['id']} ({fate['source']}): {fate['fate']}; {fate['why']}")
+        for key in ("unit", "row", "scores", "tokens", "sequences", "shards"):
+            if key in fate:
+                console.say(f"  {key}: {fate[key]}")
+    if as_json:
+        _print_json({"fates": fates})
+
+
+@main.command()
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+def ls(work: Path, as_json: bool) -> None:
+    """The artefacts of a work directory."""
+    from penstock.artefact import Workspace
+    from penstock.errors import InputError
+
+    if not work.is_dir():
+        raise InputError(f"{work}: no such directory; expected a recipe's work directory")
+    rows = [
+        {
+            "stage": artefact.manifest["stage"],
+            "fingerprint": artefact.fingerprint,
+            "files": len(artefact.files),
+            "bytes": sum(record.bytes for record in artefact.files),
+            "path": str(artefact.path),
+        }
+        for artefact in Workspace(work).artefacts()
+    ]
+    console = _console(as_json)
+    console.table(
+        ("artefact", "files", "bytes"),
+        [
+            (f"{row['stage']}/{row['fingerprint'][:16]}", str(row["files"]), f"{row['bytes']:,}")
+            for row in rows
+        ],
+    )
+    if as_json:
+        _print_json({"artefacts": rows})
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+def selectors(as_json: bool) -> None:
+    """The selectors that a recipe can use."""
+    import inspect
+    from dataclasses import asdict
+
+    from penstock.selectors.registry import available
+
+    console = _console(as_json)
+    rows = [asdict(item) for item in available()]
+    for row in rows:
+        row["parameters"] = {
+            key: "required" if value is inspect.Parameter.empty else value
+            for key, value in row["parameters"].items()
+        }
+        console.say(f"{row['name']}: {row['summary']}")
+        if row["paper"]:
+            console.say(f"    {row['paper']}")
+        for key, value in row["parameters"].items():
+            console.say(f"    {key}: {value}")
+    if as_json:
+        _print_json({"selectors": rows})
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--address", required=True, help="The job server, as http://127.0.0.1:8265.")
+@click.option(
+    "--job",
+    type=click.Choice(["curate", "train", "compare"]),
+    default="curate",
+    show_default=True,
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key.")
+@click.option("--id", "submission_id", help="Names the job; the same name is never run twice.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the job is accepted.")
+@click.option("--json", "as_json", is_flag=True, help="The job's JSON is the last line as it is.")
+def submit(
+    recipe: Path,
+    address: str,
+    job: str,
+    settings: tuple[str, ...],
+    submission_id: str | None,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Run a command on a Ray cluster, follow its log, exit with its status."""
+    from penstock.jobs.submit import submit as run
+
+    status = run(
+        recipe,
+        job,
+        address,
+        settings=settings,
+        submission_id=submission_id,
+        follow=not no_wait,
+        echo=click.echo,
+        note=lambda line: click.echo(line, err=True),
+    )
+    sys.exit(status)
+
+
+@main.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Where its text, recipe and results go.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+@_on_runner
+def demo(runner: Any, directory: Path, as_json: bool) -> None:
+    """The main job on text found on this machine: does aiming at the library's docs pay?"""
+    from penstock.jobs.demo.prepare import prepare
+
+    console = _console(as_json)
+    recipe_path = prepare(directory, console.note)
+    comparison, files = _compared(load_recipe(recipe_path), runner, console)
+    console.looked(comparison.selected)
+    console.say("")
+    for file in (recipe_path, comparison.selected.shards.path, *files):
+        console.say(f"written  {file}")
+    if as_json:
+        _print_json(comparison.summary())

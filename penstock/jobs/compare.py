@@ -1,0 +1,240 @@
+"""Did the choice pay? The arms of a recipe, trained at equal tokens and judged on held-out text.
+
+The arm ``selected`` is the recipe itself; the others are named overrides of it. Every arm is cut,
+and trained from other weights in another order, for each seed; corpus, columns and tokenizer are
+shared. The baseline is also trained at multiples of the budget, each with its own full schedule,
+which is what the token multiplier is read from: measured, not extrapolated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.artefact import Workspace, atomic_file, canonical
+from penstock.errors import RecipeError, TrainingError
+from penstock.jobs.curate import Curated, curate
+from penstock.jobs.train import evaluations_of, run_spec
+from penstock.pipeline.runner import Runner
+from penstock.recipe import Recipe
+from penstock.recipe_file import override, parse_recipe
+from penstock.trainers.run import Progress, RunResult, train_all
+
+__all__ = ["SELECTED", "Comparison", "Point", "compare", "token_multiplier"]
+
+SELECTED = "selected"
+"""The arm that is the recipe as it stands."""
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One arm at one budget, over all seeds."""
+
+    arm: str
+    multiple: float
+    tokens: int
+    runs: tuple[RunResult, ...]
+    """In the order of ``compare.seeds``."""
+    shards: tuple[Path, ...]
+
+    def values(self, target: str) -> list[float]:
+        """Bits per byte, seed by seed."""
+        return [run.bits_per_byte[target]["mean"] for run in self.runs]
+
+    def mean(self, target: str) -> float:
+        return statistics.fmean(self.values(target))
+
+    def std(self, target: str) -> float:
+        """Sample standard deviation over the seeds; 0 where there is one."""
+        values = self.values(target)
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What the arms reached."""
+
+    recipe: Recipe
+    selected: Curated
+    """The recipe's own cut, at the first seed."""
+    targets: tuple[str, ...]
+    points: tuple[Point, ...]
+
+    def at_equal_tokens(self) -> list[Point]:
+        """Every arm at the recipe's budget, ``selected`` first."""
+        return [point for point in self.points if point.multiple == 1]
+
+    def point(self, arm: str) -> Point:
+        """An arm at the recipe's budget."""
+        return next(point for point in self.at_equal_tokens() if point.arm == arm)
+
+    def baseline(self) -> list[Point]:
+        """The baseline at each multiple, rising."""
+        name = self.recipe.compare.baseline
+        return [point for point in self.points if point.arm == name]
+
+    def multiplier(self, target: str, arm: str = SELECTED) -> float | str:
+        """Tokens that the baseline needs to reach an arm, over the tokens of that arm."""
+        point = self.point(arm)
+        return token_multiplier(
+            [(other.tokens, other.mean(target)) for other in self.baseline()],
+            point.tokens,
+            point.mean(target),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What ``penstock compare --json`` prints."""
+        arms: dict[str, Any] = {}
+        for point in self.at_equal_tokens():
+            arms[point.arm] = {**self._measured(point), "seeds": list(self.recipe.compare.seeds)}
+        arms[self.recipe.compare.baseline]["multiples"] = [
+            {"multiple": point.multiple, **self._measured(point)} for point in self.baseline()
+        ]
+        return {
+            "arms": arms,
+            "token_multiplier": {target: self.multiplier(target) for target in self.targets},
+        }
+
+    def _measured(self, point: Point) -> dict[str, Any]:
+        return {
+            "bits_per_byte": {
+                target: {
+                    "mean": point.mean(target),
+                    "std": point.std(target),
+                    "values": point.values(target),
+                }
+                for target in self.targets
+            },
+            "tokens": point.tokens,
+            "runs": [str(run.path) for run in point.runs],
+        }
+
+
+def token_multiplier(
+    baseline: Sequence[tuple[int, float]], tokens: int, reached: float
+) -> float | str:
+    """How many times the tokens the baseline needs for the same bits per byte.
+
+    Args:
+        baseline: Tokens and bits per byte of the baseline, tokens rising.
+        tokens: Of the arm that is judged.
+        reached: Its bits per byte.
+
+    Returns:
+        The value by linear interpolation of bits per byte in log tokens, at the first crossing;
+        outside the measured range a bound, as ``">4"`` or ``"<1"``.
+
+    Raises:
+        TrainingError: A value is not a number, which no bound may hide.
+    """
+    for value in (reached, *(value for _, value in baseline)):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"compare: expected finite bits per byte, got {value}: a run diverged; lower "
+                "train.lr and run again"
+            )
+    first_tokens, first = baseline[0]
+    if first <= reached:
+        bound = first_tokens / tokens
+        return 1.0 if first == reached and bound == 1 else f"<{bound:g}"
+    for (low, before), (high, after) in itertools.pairwise(baseline):
+        if after <= reached:
+            share = (before - reached) / (before - after)
+            return math.exp(math.log(low) + share * math.log(high / low)) / tokens
+    return f">{baseline[-1][0] / tokens:g}"
+
+
+def compare(
+    recipe: Recipe,
+    runner: Runner,
+    note: Note = lambda line: None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Cut, train and evaluate every arm for every seed.
+
+    Raises:
+        RecipeError: There is nothing to evaluate on, or an arm's override is wrong.
+        BadInput, Failure: As :func:`penstock.jobs.curate.curate` and training do.
+    """
+    if not recipe.evaluate:
+        raise RecipeError("evaluate: missing; a comparison needs at least one held-out file")
+    arms = [(name, multiple) for name, multiple in _arms(recipe)]
+    recipes = {
+        (arm, multiple, seed): _arm_recipe(recipe, arm, multiple, seed)
+        for arm, multiple in arms
+        for seed in recipe.compare.seeds
+    }
+    evaluations = evaluations_of(recipe)
+    curated: dict[tuple[str, float, int], Curated] = {}
+    for key, arm_recipe in recipes.items():
+        note(f"cut: arm {key[0]} at {key[1]:g}x, seed {key[2]}")
+        curated[key] = curate(arm_recipe, runner)
+    runner.close()
+    specs = [run_spec(curated[key], evaluations) for key in recipes]
+    cpus = len(os.sched_getaffinity(0))
+    parallel = recipe.compare.parallel or max(1, cpus // recipe.train.workers)
+    note(f"train: {len(specs)} runs, {parallel} at a time")
+    results = dict(
+        zip(
+            recipes,
+            train_all(
+                specs, Workspace(recipe.work_directory), parallel=parallel, progress=progress
+            ),
+        )
+    )
+    points = tuple(
+        Point(
+            arm=arm,
+            multiple=multiple,
+            tokens=results[arm, multiple, recipe.compare.seeds[0]].tokens,
+            runs=tuple(results[arm, multiple, seed] for seed in recipe.compare.seeds),
+            shards=tuple(curated[arm, multiple, seed].shards.path for seed in recipe.compare.seeds),
+        )
+        for arm, multiple in arms
+    )
+    return Comparison(
+        recipe=recipe,
+        selected=curated[SELECTED, 1.0, recipe.compare.seeds[0]],
+        targets=tuple(item.name for item in evaluations),
+        points=points,
+    )
+
+
+def _arms(recipe: Recipe) -> list[tuple[str, float]]:
+    """Every arm and multiple that is trained."""
+    settings = recipe.compare
+    return [
+        (SELECTED, 1.0),
+        *((name, 1.0) for name in settings.arms),
+        *((settings.baseline, float(multiple)) for multiple in settings.baseline_multiples[1:]),
+    ]
+
+
+def _arm_recipe(recipe: Recipe, arm: str, multiple: float, seed: int) -> Recipe:
+    """The recipe of one arm, at one multiple of the budget, with one seed of draw and training."""
+    tree: Mapping[str, Any] = recipe.model_dump(mode="json", by_alias=True)
+    changes = {} if arm == SELECTED else recipe.compare.arms[arm]
+    where = f"compare.arms.{arm}"
+    arm_tree = override(tree, changes)
+    tokens = parse_recipe(arm_tree, recipe.directory, where).budget.tokens
+    seeds = {
+        "budget": {"seed": seed, "tokens": round(tokens * multiple)},
+        "train": {"seed": seed},
+    }
+    return parse_recipe(override(arm_tree, seeds), recipe.directory, where)
+
+
+def save(comparison: Comparison, directory: Path) -> Path:
+    """Write the summary beside the plots."""
+    path = directory / "comparison.json"
+    with atomic_file(path) as sink:
+        sink.write(canonical(comparison.summary()))
+    return path

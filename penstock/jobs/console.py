@@ -1,0 +1,155 @@
+"""What a person sees while work goes on, and at its end: lines, bars and tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import rich.console
+import rich.markup
+import rich.progress
+import rich.table
+
+from penstock.jobs.compare import Comparison
+from penstock.jobs.curate import Curated
+from penstock.jobs.looks import first_taken, some_left
+from penstock.jobs.report import source_shares
+from penstock.trainers.run import RunSpec
+
+__all__ = ["Console"]
+
+_SECONDS_BETWEEN_LOG_LINES = 15
+
+
+class Console:
+    """Progress on a terminal, plain log lines where there is none; always on stderr.
+
+    Tables go to stdout, so that ``--json``'s last line is alone on it.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._err = rich.console.Console(stderr=True, highlight=False)
+        self._out = rich.console.Console(highlight=False, stderr=quiet)
+        self._start = time.monotonic()
+
+    def note(self, line: str) -> None:
+        """One thing that happened."""
+        elapsed = time.monotonic() - self._start
+        self._err.print(rich.markup.escape(f"[{elapsed:7.1f} s] {line}"), soft_wrap=True)
+
+    def say(self, line: str = "") -> None:
+        """One line of the result."""
+        self._out.print(rich.markup.escape(line), soft_wrap=True)
+
+    @contextmanager
+    def training(self, specs_tokens: int | None = None) -> Iterator[Any]:
+        """Follow runs: gives the callback that training reports its steps to."""
+        if self._err.is_terminal:
+            with rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.TextColumn("{task.completed:,}/{task.total:,} tokens"),
+                rich.progress.TextColumn("{task.fields[loss]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=self._err,
+            ) as bars:
+                tasks: dict[str, rich.progress.TaskID] = {}
+
+                def show(spec: RunSpec, line: dict[str, Any]) -> None:
+                    if spec.fingerprint not in tasks:
+                        name = f"run {spec.fingerprint[:8]} seed {spec.seed}"
+                        tasks[spec.fingerprint] = bars.add_task(name, total=spec.tokens, loss="")
+                    if "loss" in line:
+                        bars.update(
+                            tasks[spec.fingerprint],
+                            completed=line["tokens"],
+                            loss=f"loss {line['loss']:.3f}",
+                        )
+
+                yield show
+        else:
+            said: dict[str, float] = {}
+
+            def log(spec: RunSpec, line: dict[str, Any]) -> None:
+                last = line.get("tokens", 0) >= spec.tokens
+                due = time.monotonic() - said.get(spec.fingerprint, 0) > _SECONDS_BETWEEN_LOG_LINES
+                if "loss" in line and (due or last):
+                    said[spec.fingerprint] = time.monotonic()
+                    self.note(
+                        f"run {spec.fingerprint[:8]} seed {spec.seed}: {line['tokens']:,} of "
+                        f"{spec.tokens:,} tokens, loss {line['loss']:.3f}"
+                    )
+
+            yield log
+
+    def curated(self, curated: Curated) -> None:
+        """The accounting of a curated dataset."""
+        summary = curated.summary()
+        documents, tokens = summary["documents"], summary["tokens"]
+        dropped = ", ".join(f"{count:,} {rule}" for rule, count in documents["dropped_by"].items())
+        self.say(
+            f"{documents['read']:,} documents read: {documents['kept']:,} kept, "
+            f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
+            f"{documents['quarantined']:,} quarantined"
+        )
+        self.say(f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered")
+        rows = [
+            (
+                row["source"],
+                f"{100 * row['pool']:.1f} %",
+                f"{100 * row['cut']:.1f} %",
+                f"{row['documents']:,}",
+            )
+            for row in source_shares(curated)
+        ]
+        self.table(("source", "of the pool", "of the cut", "documents"), rows)
+        self.say(f"shards  {summary['shards']}")
+        self.say(f"digest  {summary['digest']}")
+
+    def compared(self, comparison: Comparison) -> None:
+        """The arms at equal tokens, and the multiplier."""
+        for target in comparison.targets:
+            rows = []
+            for point in [*comparison.at_equal_tokens(), *comparison.baseline()[1:]]:
+                ahead = point.arm != comparison.recipe.compare.baseline
+                multiplier = comparison.multiplier(target, point.arm) if ahead else ""
+                rows.append(
+                    (
+                        point.arm if point.multiple == 1 else f"{point.arm} {point.multiple:g}x",
+                        f"{point.tokens:,}",
+                        f"{point.mean(target):.4f} ± {point.std(target):.4f}",
+                        f"{multiplier:.2f}" if isinstance(multiplier, float) else multiplier,
+                    )
+                )
+            self.table(("arm", "tokens", "bits per byte", "token multiplier"), rows, title=target)
+
+    def looked(self, curated: Curated, count: int = 3) -> None:
+        """What the cut takes first, and some of what it leaves."""
+        for title, looks in (
+            ("Taken first", first_taken(curated, count)),
+            ("Left", some_left(curated, count)),
+        ):
+            self.say(f"\n{title}:")
+            for look in looks:
+                self.say(f"  {look.id} ({look.source})")
+                self.say(f"    {look.excerpt()}")
+
+    def table(
+        self, names: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
+    ) -> None:
+        """A table; the first column is words, the others are numbers."""
+        table = rich.table.Table(title=title, title_justify="left")
+        for number, name in enumerate(names):
+            table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
+        for row in rows:
+            table.add_row(*(rich.markup.escape(cell) for cell in row))
+        width = None if self._out.is_terminal else 120
+        self._out.print(table, width=width)
+
+    def fail(self, message: str) -> None:
+        """An error, on stderr, whole."""
+        print(f"penstock: {message}", file=sys.stderr)

@@ -1,0 +1,171 @@
+"""The main job: recipe to shards, each stage found or made.
+
+Everything that can be wrong with a recipe is looked at first: files, selectors and their
+parameters, targets. Only then does work start.
+"""
+
+from __future__ import annotations
+
+import glob
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penstock.artefact import Artefact, Workspace, sha256_file
+from penstock.errors import InputError, RecipeError
+from penstock.pipeline.columns import Column, make_columns
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.cut import make_cut
+from penstock.pipeline.inputs import find_inputs
+from penstock.pipeline.runner import Runner
+from penstock.pipeline.shards import make_shards
+from penstock.pipeline.tokenizer import find_tokenizer, make_tokenizer
+from penstock.pipeline.tokens import TokenStore
+from penstock.recipe import Recipe
+from penstock.selectors.registry import build
+from penstock.selectors.targets import read_targets
+
+__all__ = ["Curated", "curate", "evaluation_files", "ranked_columns"]
+
+Note = Callable[[str], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Curated:
+    """What a recipe became."""
+
+    recipe: Recipe
+    corpus: Artefact
+    columns: dict[str, Artefact]
+    tokenizer: Artefact
+    cut: Artefact
+    shards: Artefact
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """What ``penstock curate --json`` prints."""
+        return {
+            "cut": str(self.cut.path),
+            "shards": str(self.shards.path),
+            "documents": self.corpus.facts["documents"],
+            "tokens": {
+                "requested": self.cut.facts["requested"],
+                "delivered": self.cut.facts["delivered"],
+            },
+            "by_source": self.cut.facts["by_source"],
+            "seconds": {stage: round(spent, 3) for stage, spent in self.seconds.items()},
+            "digest": self.shards.digest,
+        }
+
+
+def curate(recipe: Recipe, runner: Runner, note: Note = lambda line: None) -> Curated:
+    """Make, or find, everything from the corpus to the shards of a recipe.
+
+    Args:
+        recipe: Validated.
+        runner: Who does the work.
+        note: Told, line by line, what is going on.
+
+    Raises:
+        BadInput: Something the user gave cannot be used.
+        Failure: The work did not succeed; what was finished is kept.
+    """
+    workspace = Workspace(recipe.work_directory)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        note(f"{name} ...")
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    find_inputs(recipe)
+    find_tokenizer(recipe)
+    evaluation_files(recipe)
+    wanted = ranked_columns(recipe, note)
+    with stage("corpus"):
+        corpus = make_corpus(recipe, workspace, runner)
+        kept = corpus.facts["documents"]
+        note(f"{kept['kept']:,} of {kept['read']:,} documents kept")
+    with stage("columns"):
+        columns = make_columns(wanted, corpus, workspace, runner, recipe.seed, note)
+    with stage("tokenizer"):
+        tokenizer = make_tokenizer(recipe, corpus, workspace)
+    with stage("cut"):
+        tokens = TokenStore(corpus, tokenizer, workspace)
+        cut = make_cut(recipe, corpus, columns, tokens, tokenizer, workspace, runner)
+        taken = cut.facts
+        note(f"{taken['documents']:,} documents, {taken['delivered']:,} tokens taken")
+    with stage("shards"):
+        shards = make_shards(recipe, cut, tokens, tokenizer, workspace, runner)
+    return Curated(
+        recipe=recipe,
+        corpus=corpus,
+        columns=columns,
+        tokenizer=tokenizer,
+        cut=cut,
+        shards=shards,
+        seconds=seconds,
+    )
+
+
+def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Column]:
+    """The scorers that ``budget.rank`` names, built and with their targets read.
+
+    Raises:
+        SelectorError: A selector or a parameter is not known.
+        InputError: A target file cannot be used.
+        RecipeError: A target file is also an ``evaluate`` file.
+    """
+    held_out = {path.resolve() for path in evaluation_files(recipe)}
+    columns = []
+    for name, spec in recipe.select.items():
+        if name not in recipe.budget.ranks:
+            note(f"select.{name}: budget.rank does not name it, so it is not scored")
+            continue
+        files = [
+            file
+            for pattern in spec.target
+            for file in _target_files(recipe, pattern, f"select.{name}.target")
+        ]
+        for file in files:
+            if file.resolve() in held_out:
+                raise RecipeError(
+                    f"select.{name}.target: {file} is also listed under evaluate; a selector must "
+                    "not see what it is judged by: remove it from one of them"
+                )
+        columns.append(
+            Column(
+                name=name,
+                scorer=build(name, spec, [recipe.directory, Path.cwd()]),
+                target=[target for file in files for target in read_targets(file)],
+                target_hashes=[sha256_file(file) for file in files],
+            )
+        )
+    return columns
+
+
+def evaluation_files(recipe: Recipe) -> list[Path]:
+    """The files that runs are judged on.
+
+    Raises:
+        InputError: One is missing, or a pattern matches none.
+    """
+    return [
+        file for pattern in recipe.evaluate for file in _target_files(recipe, pattern, "evaluate")
+    ]
+
+
+def _target_files(recipe: Recipe, pattern: str, key: str) -> list[Path]:
+    path = recipe.resolve(pattern)
+    if path.is_file():
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    if not matches:
+        what = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
+        raise InputError(f"{key}: {path}: {what}; paths are relative to the recipe")
+    return matches

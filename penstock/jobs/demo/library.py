@@ -1,0 +1,154 @@
+"""The target: the standard library's docstrings, split by module into two halves.
+
+Modules written in C are left out: nothing is imported, so there is nothing to read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from penstock.errors import InputError
+from penstock.jobs.demo.files import UnreadableError, drawn, read, walk
+from penstock.jobs.demo.pieces import (
+    Document,
+    Piece,
+    docstrings,
+    documents,
+    telling,
+    without_copies,
+)
+
+__all__ = ["Halves", "limited", "split_library"]
+
+_NOT_LIBRARY = {
+    "dist-packages",
+    "encodings",
+    "ensurepip",
+    "idle_test",
+    "idlelib",
+    "lib-dynload",
+    "pydoc_data",
+    "site-packages",
+    "turtledemo",
+}
+_TWINS = {
+    "pydatetime": "datetime",
+    "pydecimal": "decimal",
+    "pyio": "io",
+    "genericpath": "path",
+    "ntpath": "path",
+    "posixpath": "path",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Two halves that share no module and no telling line."""
+
+    aim: list[Document]
+    held_out: list[Document]
+    unseen: frozenset[str]
+    """Telling lines and short docstrings of the half held out."""
+    copies: int
+    """Pieces left out of the half to aim at because they repeat the other."""
+    unread: int
+    """Files that are not UTF-8, or not Python though named so."""
+
+
+class _File(NamedTuple):
+    name: str
+    family: str
+    pieces: list[Piece]
+
+
+def split_library(library: Path, seed: int, longest: int) -> Halves:
+    """The docstrings of the standard library, in documents of at most ``longest`` characters.
+
+    Raises:
+        InputError: The directory has fewer than two modules with docstrings.
+    """
+    files: list[_File] = []
+    unread = 0
+    for name, path in walk(library, _NOT_LIBRARY):
+        if path.suffix != ".py":
+            continue
+        try:
+            pieces = docstrings(read(path))
+        except UnreadableError:
+            unread += 1
+            continue
+        if pieces:
+            files.append(_File(name, _family(name), pieces))
+    files.sort(key=lambda file: file.family)
+    first = _first_half(files, seed)
+    unseen = frozenset(
+        line
+        for file in files
+        if file.family not in first
+        for piece in file.pieces
+        for line in telling(piece.text)
+    )
+    aim: list[Document] = []
+    held_out: list[Document] = []
+    copies = 0
+    for file in files:
+        if file.family in first:
+            own = without_copies(file.pieces, unseen)
+            copies += len(file.pieces) - len(own)
+            aim.extend(documents(file.name, own, longest))
+        else:
+            held_out.extend(documents(file.name, file.pieces, longest))
+    if not aim or not held_out:
+        raise InputError(
+            f"{library}: expected the standard library's modules with docstrings, found "
+            f"{len(files)}; run the demo with a Python that has its library as files"
+        )
+    return Halves(_distinct(aim), _distinct(held_out), unseen, copies, unread)
+
+
+def limited(examples: list[Document], size: int, seed: int) -> list[Document]:
+    """A random draw of at most ``size`` bytes, in the given order; at least one."""
+    order = drawn([example.id for example in examples], seed, "limit")
+    ends = np.cumsum([len(examples[index].text.encode()) for index in order])
+    count = max(1, int(np.searchsorted(ends, size, side="right")))
+    return [examples[index] for index in sorted(order[:count])]
+
+
+def _family(name: str) -> str:
+    """The module that decides a file's half: its first name, twins in one family.
+
+    ``_pydecimal`` and ``decimal``, ``ntpath`` and ``posixpath`` say the same things in nearly the
+    same words; in different halves they would be each other's answers.
+    """
+    module = name.partition("/")[0].removesuffix(".py").lstrip("_")
+    return _TWINS.get(module, module)
+
+
+def _first_half(files: list[_File], seed: int) -> set[str]:
+    """Families in a random order, up to about half of all characters."""
+    sizes: Counter[str] = Counter()
+    for file in files:
+        sizes[file.family] += sum(len(piece.text) for piece in file.pieces)
+    families = list(sizes)
+    left = sizes.total() / 2
+    first: set[str] = set()
+    for index in drawn(families, seed, "split"):
+        family = families[index]
+        if sizes[family] / 2 > left:
+            break
+        first.add(family)
+        left -= sizes[family]
+    return first
+
+
+def _distinct(examples: list[Document]) -> list[Document]:
+    """The first of each text."""
+    first: dict[str, Document] = {}
+    for example in examples:
+        first.setdefault(example.text, example)
+    return list(first.values())

@@ -1,0 +1,168 @@
+"""The pool: the documentation shipped with the installed packages, by kind."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from penstock.jobs.demo.files import UnreadableError, drawn, read, walk
+from penstock.jobs.demo.pieces import (
+    HASHES,
+    SLASHES,
+    Document,
+    Piece,
+    comments,
+    docstrings,
+    documents,
+    paragraphs,
+    without_copies,
+)
+
+__all__ = ["KINDS", "PackageFile", "Pool", "fair_share", "package_files", "read_pool"]
+
+KINDS = ("docstrings", "comments", "native", "readmes", "licences", "documents")
+"""The sources of the pool: Python docstrings, Python comments, comments of C, C++ and CUDA,
+package descriptions, licences and credits, other prose (changelogs, data descriptions, guides)."""
+
+_NATIVE = {".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hh", ".hpp"}
+_PROSE = {".md", ".rst", ".txt"}
+_CREDITS = re.compile(r"licen[cs]e|copying|notice|authors|contributors|credits|patents", re.I)
+_WORD = re.compile(r"[A-Za-z][a-z'-]*[.,:;!?)]*\Z")
+
+
+class PackageFile(NamedTuple):
+    """A file that may hold documentation."""
+
+    name: str
+    """Relative to the directory of packages, with forward slashes."""
+    path: Path
+    package: str
+    kind: str
+    """Of :data:`KINDS`; a file of ``docstrings`` also gives ``comments``."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the packages say."""
+
+    documents: dict[str, list[Document]]
+    """By kind, in the order of :data:`KINDS`."""
+    packages: int
+    """Packages that gave at least one document."""
+    copies: int
+    """Pieces left out because they repeat the half of the target held out."""
+    unread: int
+    """Files that are not UTF-8, or not Python though named so."""
+
+
+def package_files(roots: Sequence[Path]) -> list[PackageFile]:
+    """The files of the packages installed in ``roots`` that may hold documentation, by name."""
+    found: dict[str, PackageFile] = {}
+    for root in roots:
+        for name, path in walk(root):
+            kind = _kind(name)
+            if kind and name not in found:
+                package = re.split(r"[-/]", name.lower())[0]
+                found[name] = PackageFile(name, path, package, kind, path.stat().st_size)
+    return sorted(found.values())
+
+
+def _kind(name: str) -> str | None:
+    """What a file of a package is read as, or None."""
+    base = name.rpartition("/")[2].lower()
+    stem, suffix = os.path.splitext(base)
+    about = ".dist-info/" in name
+    prose = suffix in _PROSE
+    if suffix == ".py":
+        return "docstrings"
+    if suffix in _NATIVE:
+        return "native"
+    if about and base == "metadata":
+        return "readmes"
+    if (about and "/licenses/" in name) or ((prose or not suffix) and _CREDITS.search(stem)):
+        return "licences"
+    if about or not prose:
+        return None
+    return "readmes" if stem.startswith("readme") else "documents"
+
+
+def fair_share(files: Sequence[PackageFile], size: int, seed: int) -> list[PackageFile]:
+    """Files of at most ``size`` bytes, by name; a package over its share gives a random part."""
+    totals: Counter[str] = Counter()
+    for file in files:
+        totals[file.package] += file.size
+    share = _share(totals.values(), size)
+    taken: Counter[str] = Counter()
+    chosen: list[PackageFile] = []
+    for index in drawn([file.name for file in files], seed, "files"):
+        file = files[index]
+        if taken[file.package] + file.size <= share:
+            taken[file.package] += file.size
+            chosen.append(file)
+    return sorted(chosen)
+
+
+def _share(totals: Collection[int], size: float) -> float:
+    """The most that each may take, such that none is cut while a larger one is not."""
+    for rank, total in enumerate(sorted(totals)):
+        share = size / (len(totals) - rank)
+        if total > share:
+            return share
+        size -= total
+    return math.inf
+
+
+def read_pool(
+    files: Sequence[PackageFile], unseen: frozenset[str], longest: int, shortest: int
+) -> Pool:
+    """The documents of ``files``, of ``shortest`` to ``longest`` characters, nothing ``unseen``."""
+    found: dict[str, list[Document]] = {kind: [] for kind in KINDS}
+    packages: set[str] = set()
+    copies = unread = 0
+    for file in files:
+        try:
+            for kind, name, pieces in _pieces(file):
+                own = without_copies(pieces, unseen)
+                copies += len(pieces) - len(own)
+                made = list(documents(name, own, longest, shortest))
+                found[kind].extend(made)
+                if made:
+                    packages.add(file.package)
+        except UnreadableError:
+            unread += 1
+    return Pool(found, len(packages), copies, unread)
+
+
+def _pieces(file: PackageFile) -> Iterator[tuple[str, str, list[Piece]]]:
+    """What a file gives: kind, name for ids, pieces."""
+    text = read(file.path)
+    if file.kind == "docstrings":  # the comments first: they need no syntax tree
+        yield "comments", f"{file.name}#comments", comments(text, HASHES)
+        yield "docstrings", file.name, docstrings(text)
+    elif file.kind == "native":
+        yield "native", file.name, comments(text, SLASHES)
+    else:
+        if file.name.endswith("/METADATA"):
+            text = text.partition("\n\n")[2]
+        if file.kind != "documents" or _is_prose(text):
+            yield file.kind, file.name, paragraphs(text)
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text file is written for people: mostly words, and several on a line.
+
+    Keeps word lists, tables of numbers and lists of files out of the pool.
+    """
+    sample = text[:20_000]
+    words = sample.split()
+    rows = [row for row in sample.split("\n") if row.strip()]
+    if not words or len(words) < 4 * len(rows):
+        return False
+    return sum(_WORD.match(word) is not None for word in words) >= 0.6 * len(words)

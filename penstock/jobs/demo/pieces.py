@@ -1,0 +1,217 @@
+"""Pieces and documents: what a file says, and how that is divided.
+
+Python is parsed, never imported or executed; the rest is read as text.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from penstock.jobs.demo.files import UnreadableError
+
+__all__ = [
+    "HASHES",
+    "SLASHES",
+    "TELLING",
+    "Document",
+    "Marks",
+    "Piece",
+    "comments",
+    "docstrings",
+    "documents",
+    "paragraphs",
+    "telling",
+    "without_copies",
+]
+
+TELLING = 32
+"""Characters from which on a line is held to tell where it was copied from."""
+
+
+class Piece(NamedTuple):
+    """A docstring with its signature, a comment, or a paragraph."""
+
+    name: str
+    """Qualified name inside its file; empty for what has none."""
+    text: str
+
+
+class Document(NamedTuple):
+    """Consecutive pieces of one file."""
+
+    id: str
+    text: str
+
+
+# --- docstrings -------------------------------------------------------------------------------
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Documented = ast.Module | ast.ClassDef | _Function
+_Block = ast.ClassDef | _Function | ast.If | ast.Try | ast.With | ast.ExceptHandler
+_REMARK = re.compile(r"(?:^|\s)#[^'\"]*$")
+
+
+def docstrings(text: str) -> list[Piece]:
+    """The docstrings of a module, its classes and functions, each after its signature.
+
+    Raises:
+        UnreadableError: The text is not Python.
+    """
+    if '"""' not in text and "'''" not in text:
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of syntax that others should change
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UnreadableError(str(error)) from error
+    lines = text.split("\n")
+    return [
+        Piece(name, _entry(node, docstring, lines))
+        for name, node in _documented(tree)
+        if (docstring := _docstring(node))
+    ]
+
+
+def _documented(tree: ast.Module) -> Iterator[tuple[str, _Documented]]:
+    """What may have a docstring, in source order, with qualified names.
+
+    Functions inside functions are not documentation.
+    """
+    found: list[tuple[str, ast.AST]] = [("", tree)]
+    while found:
+        name, node = found.pop()
+        if isinstance(node, _Documented):
+            if not isinstance(node, ast.Module):
+                name = f"{name}.{node.name}" if name else node.name
+            yield name, node
+        if not isinstance(node, _Function):
+            found.extend(
+                (name, child)
+                for block in ("finalbody", "orelse", "handlers", "body")
+                for child in reversed(getattr(node, block, ()))
+                if isinstance(child, _Block)
+            )
+
+
+def _docstring(node: _Documented) -> str:
+    docstring = (ast.get_docstring(node) or "").strip()
+    return docstring.encode(errors="replace").decode()  # an escape may be half a pair
+
+
+def _entry(node: _Documented, docstring: str, lines: list[str]) -> str:
+    """A docstring as documentation shows it: the signature on a line, the text indented."""
+    if isinstance(node, ast.Module):
+        return docstring
+    first, last = node.lineno - 1, node.body[0].lineno - 1
+    header = lines[first:last] or [lines[first].encode()[: node.body[0].col_offset].decode()]
+    bare = " ".join(" ".join(_REMARK.sub("", line) for line in header).split())
+    signature = bare.replace("( ", "(").replace(", )", ")")
+    indented = "\n".join(f"    {line}".rstrip() for line in docstring.split("\n"))
+    return f"{signature}\n{indented}"
+
+
+# --- comments and paragraphs ------------------------------------------------------------------
+
+
+class Marks(NamedTuple):
+    """How a language marks comments."""
+
+    block: re.Pattern[str]
+    """A whole comment: some lines of it."""
+    line: re.Pattern[str]
+    """What each of its lines begins with, or ends its last."""
+
+
+HASHES = Marks(
+    re.compile(r"(?:^[ \t]*#(?!!)[^\n]*\n){3,}", re.M),
+    re.compile(r"^[ \t]*#+:? ?", re.M),
+)
+"""Python's."""
+
+SLASHES = Marks(
+    re.compile(r"/\*.*?\*/|(?:^[ \t]*//[^\n]*\n){3,}", re.M | re.S),
+    re.compile(r"^[ \t]*(?:/\*[*!]*|//[/!]*|\*(?!\*)(?!/))? ?|[ \t]*\*+/\s*\Z", re.M),
+)
+"""Those of C, C++ and CUDA."""
+
+_NOT_PROSE = re.compile(r"copyright|licen[cs]e|\(c\)|SPDX|<{8}", re.I)
+"""Comments on rights, which a licence file says better, and the sources that Cython copies."""
+
+
+def comments(text: str, marks: Marks) -> list[Piece]:
+    """Comments of some length, without their marks and without what is not prose."""
+    found = [match.group() for match in marks.block.finditer(text)]
+    return [
+        Piece("", "\n".join(map(str.rstrip, marks.line.sub("", comment).split("\n"))).strip("\n"))
+        for comment in found
+        if len(comment) >= 100 and not _NOT_PROSE.search(comment)
+    ]
+
+
+def paragraphs(text: str) -> list[Piece]:
+    """What stands between empty lines."""
+    found = re.split(r"\n\s*\n", text)
+    return [Piece("", paragraph.rstrip()) for paragraph in found if paragraph.strip()]
+
+
+# --- copies -----------------------------------------------------------------------------------
+
+
+def telling(text: str) -> list[str]:
+    """What a copy of a piece would be known by: its long lines, or all of it if it has none."""
+    lines = [line for line in map(str.strip, text.split("\n")) if len(line) >= TELLING]
+    return lines or [" ".join(text.split())]
+
+
+def without_copies(pieces: Iterable[Piece], unseen: frozenset[str]) -> list[Piece]:
+    """The pieces that share no telling line with ``unseen``."""
+    return [piece for piece in pieces if unseen.isdisjoint(telling(piece.text))]
+
+
+# --- documents --------------------------------------------------------------------------------
+
+
+def documents(
+    name: str, pieces: Iterable[Piece], longest: int, shortest: int = 1
+) -> Iterator[Document]:
+    """Pieces joined in order into documents of at most ``longest`` characters.
+
+    A piece that is longer is cut between lines, a line that is longer stays whole; documents of
+    less than ``shortest`` characters are left out. The first document is called after its file,
+    a later one also after its first piece.
+    """
+    parts = (part for piece in pieces for part in _parts(piece, longest))
+    called: Counter[str] = Counter()
+    for title, text in _joined(parts, "\n\n", longest):
+        if len(text) >= shortest:
+            wanted = f"{name}:{title}" if title and called else name
+            called[wanted] += 1
+            number = called[wanted]
+            yield Document(wanted if number == 1 else f"{wanted}#{number}", text)
+
+
+def _parts(piece: Piece, longest: int) -> Iterable[Piece]:
+    if len(piece.text) <= longest:
+        return [piece]
+    lines = (Piece(piece.name, line) for line in piece.text.split("\n"))
+    return _joined(lines, "\n", longest)
+
+
+def _joined(pieces: Iterable[Piece], joint: str, longest: int) -> Iterator[Piece]:
+    """As many pieces as fit into ``longest`` characters made one, called after the first."""
+    held: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if held and size + len(piece.text) > longest:
+            yield Piece(held[0].name, joint.join(text for _, text in held))
+            held, size = [], 0
+        held.append(piece)
+        size += len(piece.text) + len(joint)
+    if held:
+        yield Piece(held[0].name, joint.join(text for _, text in held))

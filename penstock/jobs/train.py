@@ -1,0 +1,37 @@
+"""Shards to runs: what the recipe says of training, and what runs are judged on."""
+
+from __future__ import annotations
+
+from penstock.jobs.curate import Curated, evaluation_files
+from penstock.recipe import Recipe
+from penstock.selectors.targets import read_targets
+from penstock.trainers.evaluate import Evaluation
+from penstock.trainers.run import RunSpec
+
+__all__ = ["evaluations_of", "run_spec"]
+
+
+def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
+    """The texts of the ``evaluate`` files, each file an evaluation named by its stem.
+
+    Raises:
+        InputError: A file is missing, or has a line that is not an example.
+    """
+    return tuple(
+        Evaluation(
+            name=file.name.partition(".jsonl")[0],
+            texts=tuple(target.text for target in read_targets(file)),
+        )
+        for file in evaluation_files(recipe)
+    )
+
+
+def run_spec(curated: Curated, evaluations: tuple[Evaluation, ...]) -> RunSpec:
+    """The run of a recipe on its shards."""
+    recipe = curated.recipe
+    return RunSpec(
+        train=recipe.train,
+        shards=curated.shards.path,
+        seed=recipe.train_seed,
+        evaluations=evaluations,
+    )

@@ -1,0 +1,166 @@
+"""The fate of a document: kept and taken, kept and left, dropped, or quarantined, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock.errors import InputError
+from penstock.jobs.curate import Curated
+from penstock.pipeline.columns import read_scores
+from penstock.pipeline.units import Unit, units_of
+
+__all__ = ["fates_of"]
+
+
+def fates_of(curated: Curated, name: str) -> list[dict[str, Any]]:
+    """Everything that is known of the documents with an id, one entry for each record.
+
+    Raises:
+        InputError: No record of the corpus has that id.
+    """
+    found = [*_kept(curated, name), *_dropped(curated, name), *_quarantined(curated, name)]
+    if not found:
+        raise InputError(
+            f"{name}: no document of the corpus has this id; ids are those of the input's "
+            f"{curated.recipe.corpus[0].id!r} column, or a hash of the text where it has none"
+        )
+    return found
+
+
+def _kept(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
+    for unit in units_of(curated.corpus):
+        with pq.ParquetFile(unit.path()) as file:
+            ids = file.read(["id"]).column("id")
+            rows = np.flatnonzero(pc.equal(ids, name).to_numpy())
+            if not len(rows):
+                continue
+            documents = file.read(["source", "text"]).take(pa.array(rows)).to_pylist()
+        for row, document in zip(rows.tolist(), documents):
+            yield {
+                "id": name,
+                "source": document["source"],
+                "text": document["text"],
+                "unit": unit.name,
+                "row": row,
+                "scores": _scores(curated, unit, row),
+                **_choice(curated, unit, row, document["source"]),
+            }
+
+
+def _scores(curated: Curated, unit: Unit, row: int) -> dict[str, dict[str, float | None]]:
+    """The document's score in each column, and the share of the pool that scores lower."""
+    scores: dict[str, dict[str, float | None]] = {}
+    for column, artefact in curated.columns.items():
+        own = read_scores(artefact.path, artefact.files[unit.number])[row]
+        if np.isnan(own):
+            scores[column] = {"score": None, "quantile": None}
+            continue
+        below = total = 0
+        for record in artefact.files:
+            values = read_scores(artefact.path, record)
+            below += int((values < own).sum())
+            total += int((~np.isnan(values)).sum())
+        scores[column] = {"score": float(own), "quantile": below / total}
+    return scores
+
+
+def _choice(curated: Curated, unit: Unit, row: int, source: str) -> dict[str, Any]:
+    """Whether the cut takes the document, and where it ends up."""
+    cut = curated.cut
+    table = pq.read_table(cut.verified(cut.files[unit.number]))
+    mine = np.flatnonzero(table.column("row").to_numpy() == row)
+    facts = cut.facts
+    if not len(mine):
+        excluded = [
+            name
+            for name, artefact in curated.columns.items()
+            if np.isnan(read_scores(artefact.path, artefact.files[unit.number])[row])
+        ]
+        reason = (
+            f"excluded: no score in {', '.join(excluded)}" if excluded else _below(facts, source)
+        )
+        return {"fate": "left", "why": reason}
+    entry = table.slice(int(mine[0]), 1).to_pylist()[0]
+    group = entry["group"]
+    before = sum(
+        record.facts["tokens"][group]
+        for record in cut.files[: unit.number]
+        if group < len(record.facts["tokens"])
+    )
+    same = table.filter(pa.array(table.column("group").to_numpy() == group))
+    position = int(np.searchsorted(same.column("row").to_numpy(), row))
+    start = before + int(same.column("tokens").to_numpy()[:position].sum())
+    length = curated.recipe.shards.sequence_length
+    offset = sum(item["tokens"] for item in facts["groups"][:group]) // length
+    first, last = start // length, (start + entry["tokens"] - 1) // length
+    return {
+        "fate": "taken",
+        "why": f"rank {entry['rank']:,} of {facts['documents']:,} taken",
+        "rank": entry["rank"],
+        "tokens": entry["tokens"],
+        "sequences": [offset + first, offset + last],
+        "shards": _shards_with(curated, offset + first, offset + last),
+    }
+
+
+def _below(facts: dict[str, Any], source: str) -> str:
+    """Why a document with a rank was left: whose tokens it competed for, and how many there were.
+
+    The groups of a cut are the sources with a share, then all others.
+    """
+    *shares, rest = facts["groups"]
+    group = next((own for own in shares if own["source"] == source), rest)
+    if not group["tokens"]:
+        return f"below the cut: budget.shares leaves no tokens for {source}"
+    whose = "" if not shares else f" for {group['source'] or 'sources without a share'}"
+    return (
+        f"below the cut: the {group['tokens']:,} tokens{whose} were filled by documents that rank "
+        "higher"
+    )
+
+
+def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
+    """The shard files that hold sequences ``first`` to ``last``."""
+    names = []
+    start = 0
+    for record in curated.shards.named("shard-"):
+        end = start + record.facts["sequences"]
+        if start <= last and end > first:
+            names.append(record.path)
+        start = end
+    return names
+
+
+def _dropped(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
+    for record in curated.corpus.named("dropped-"):
+        table = pq.read_table(curated.corpus.verified(record))
+        for row in table.filter(pc.equal(table.column("id"), name)).to_pylist():
+            yield {
+                "id": name,
+                "source": row["source"],
+                "fate": "dropped",
+                "why": f"rule {row['rule']}",
+            }
+
+
+def _quarantined(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
+    for record in curated.corpus.named("quarantine-"):
+        if not record.facts["documents"]:
+            continue
+        with open(curated.corpus.verified(record), encoding="utf-8") as lines:
+            for line in lines:
+                bad = json.loads(line)
+                if json.dumps(name, ensure_ascii=False) in bad.get("raw", ""):
+                    yield {
+                        "id": name,
+                        "source": bad["file"],
+                        "fate": "quarantined",
+                        "why": f"{bad['place']}: {bad['error']}",
+                    }

@@ -1,0 +1,134 @@
+"""The whole of curating: the same bytes from every runner, and nothing made twice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import BadInput, RecipeError, ScoringError
+from penstock.jobs.curate import curate
+from penstock.pipeline.runner import LocalRunner, RayRunner
+from penstock.recipe import Recipe
+from penstock.recipe_file import parse_recipe
+from tests.pools import documents, write_jsonl
+
+SCORER = """
+import os
+from pathlib import Path
+
+def score(texts):
+    (Path(__file__).parent / "calls" / str(os.getpid())).touch()
+    return [float(len(text)) for text in texts]
+
+def raises(texts):
+    raise KeyError("no such thing")
+
+def nothing(texts):
+    return [float("nan")] * len(texts)
+
+def short(texts):
+    return [1.0] * (len(texts) - 1)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's directory: two files of documents and a scorer."""
+    rows = documents(240)
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows[:100])
+    write_jsonl(tmp_path / "pool" / "b.jsonl", rows[90:])
+    (tmp_path / "length_scorer.py").write_text(SCORER)
+    (tmp_path / "calls").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def recipe_for(project: Path, function: str = "score", **budget: object) -> Recipe:
+    return parse_recipe(
+        {
+            "corpus": [{"path": "pool/a.jsonl"}, {"path": "pool/b.jsonl"}],
+            "select": {"length": {"use": f"length_scorer:{function}"}},
+            "budget": {"tokens": 3_001, "rank": "length", **budget},
+            "tokenizer": {"train": {"vocab_size": 384}},
+            "shards": {"sequence_length": 32},
+        },
+        project,
+    )
+
+
+def test_local_and_ray_and_reversed_inputs_give_one_digest(
+    project: Path, ray_session: None
+) -> None:
+    recipe = recipe_for(project)
+    turned = recipe.model_copy(update={"corpus": recipe.corpus[::-1], "work": "other"})
+    alone = curate(recipe, LocalRunner(1))
+    assert len({p.name for p in (project / "calls").iterdir()} - {str(os.getpid())}) == 0
+    on_ray = curate(turned, RayRunner())
+    assert on_ray.shards.digest == alone.shards.digest
+    assert on_ray.shards.path != alone.shards.path
+    # It was the workers that called the user's function, not this process.
+    assert {p.name for p in (project / "calls").iterdir()} - {str(os.getpid())}
+
+
+def test_the_longest_documents_are_taken_and_the_budget_is_met(project: Path) -> None:
+    made = curate(recipe_for(project), LocalRunner(1))
+    summary = made.summary()
+    assert summary["tokens"] == {"requested": 3_001, "delivered": 3_001 // 32 * 32}
+    assert summary["documents"]["dropped_by"] == {"duplicate": 10}
+    assert summary["documents"]["read"] == 250
+    assert sum(tally["tokens"] for tally in summary["by_source"].values()) == 2_976
+    assert set(summary["seconds"]) == {"corpus", "columns", "tokenizer", "cut", "shards"}
+
+
+def test_another_budget_scores_nothing_and_another_scorer_does(project: Path) -> None:
+    curate(recipe_for(project), LocalRunner(1))
+    for call in (project / "calls").iterdir():
+        call.unlink()
+    again = curate(recipe_for(project, tokens=2_000), LocalRunner(1))
+    assert again.cut.facts["delivered"] == 1_984
+    assert not list((project / "calls").iterdir())
+    (project / "length_scorer.py").write_text(SCORER.replace("float(len", "-float(len"))
+    changed = curate(recipe_for(project, tokens=2_000), LocalRunner(1))
+    assert list((project / "calls").iterdir())
+    assert changed.cut.fingerprint != again.cut.fingerprint
+    assert changed.cut.facts["documents"] > again.cut.facts["documents"]
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (
+            "raises",
+            ScoringError,
+            "select.length: .*length_scorer:raises.*KeyError: 'no such thing'",
+        ),
+        ("short", ScoringError, r"expected \d+ scores, one for each text, got \d+"),
+        ("nothing", BadInput, "budget.rank: length excludes all 240 documents"),
+        ("scoer", BadInput, "select.length.use: .* such as score, got 'scoer'"),
+    ],
+)
+def test_a_faulty_scorer_is_told_what_it_did(
+    project: Path, function: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        curate(recipe_for(project, function), LocalRunner(1))
+
+
+def test_a_target_may_not_be_an_evaluation(project: Path) -> None:
+    write_jsonl(project / "t.jsonl", [{"text": "what is aimed at"}])
+    recipe = recipe_for(project)
+    tree = recipe.model_dump(mode="json")
+    tree["select"]["length"]["target"] = ["t.jsonl"]
+    tree["evaluate"] = ["./t.jsonl"]
+    with pytest.raises(RecipeError, match="must not see what it is judged by"):
+        curate(parse_recipe(tree, project), LocalRunner(1))
+
+
+@pytest.mark.parametrize("tokens", [33, 100, 777, 1_023, 1_025, 2_222, 3_333, 4_095, 5_001, 6_789])
+def test_ten_odd_budgets_are_met_to_the_sequence(project: Path, tokens: int) -> None:
+    made = curate(recipe_for(project, tokens=tokens, shares={"wiki": 0.25}), LocalRunner(1))
+    assert made.shards.facts["tokens"] == tokens // 32 * 32
+    wiki = made.cut.facts["by_source"].get("wiki", {"tokens": 0})["tokens"]
+    assert wiki == int(tokens * 0.25 // 32 * 32)

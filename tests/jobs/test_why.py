@@ -1,0 +1,171 @@
+"""The fate of documents, checked against the shards themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.errors import InputError
+from penstock.jobs.curate import Curated
+from penstock.jobs.why import fates_of
+from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
+
+SCORES = {f"d{number:04d}": float(number % 23) for number in range(150)}
+SCORES |= {"long": 50.0, "twin": 22.5, "excluded": float("nan")}
+
+
+def curated(directory: Path, tokens: int = 6_000, **budget: Any) -> Curated:
+    recipe = recipe_of(directory, tokens, "s", budget=budget, shards={"tokens_per_shard": 20 * 16})
+    made = make(recipe, {"s": SCORES})
+    return Curated(
+        recipe=recipe,
+        corpus=made.corpus,
+        columns=made.columns,
+        tokenizer=made.tokenizer,
+        cut=made.cut,
+        shards=made.shards(),
+    )
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("why")
+    rows = documents(150, seed=6)
+    rows[5] = {"id": "long", "text": "turbine water " * 700, "source": "web"}
+    rows[9] = {"id": "excluded", "text": "never to be taken", "source": "wiki"}
+    rows[12]["id"] = rows[140]["id"] = "twin"
+    rows.insert(80, {"id": "copy", "text": rows[3]["text"].replace(" ", "\n  "), "source": "code"})
+    rows.insert(90, {"id": "blank", "text": "  ", "source": "web"})
+    path = write_jsonl(directory / "pool" / "a.jsonl", rows)
+    with path.open("a", encoding="utf-8") as sink:
+        sink.write('{"id": "broken", "text": 7}\n')
+    return directory
+
+
+@pytest.fixture(scope="module")
+def whole(pool: Path) -> Curated:
+    return curated(pool)
+
+
+@pytest.fixture(scope="module")
+def shared(pool: Path) -> Curated:
+    return curated(pool, shares={"wiki": 0.3, "code": 0.05})
+
+
+def where_it_is(of: Curated, name: str) -> tuple[list[int], list[str], int]:
+    """Sequences, files and tokens of a document, read from the shards."""
+    sequences, files, tokens, number = [], [], 0, 0
+    for record in of.shards.named("shard-"):
+        table = pa.ipc.open_file(str(of.shards.path / record.path)).read_all()
+        for ids, starts in zip(table["doc_id"].to_pylist(), table["doc_start"].to_pylist()):
+            ends = [*starts[1:], 16]
+            mine = sum(e - s for i, s, e in zip(ids, starts, ends) if i == name)
+            if mine:
+                sequences.append(number)
+                files.append(record.path)
+                tokens += mine
+            number += 1
+    return sequences, list(dict.fromkeys(files)), tokens
+
+
+@pytest.mark.parametrize("kind", ["whole", "shared"])
+def test_each_taken_document_is_where_why_says(kind: str, request: pytest.FixtureRequest) -> None:
+    of: Curated = request.getfixturevalue(kind)
+    known = all_documents(of.corpus, of.tokenizer)
+    taken = 0
+    for name in dict.fromkeys(document.id for document in known):
+        entries = [entry for entry in fates_of(of, name) if entry["fate"] == "taken"]
+        sequences, files, tokens = where_it_is(of, name)
+        said = [n for e in entries for n in range(e["sequences"][0], e["sequences"][1] + 1)]
+        assert sorted(set(said)) == sequences
+        assert sorted({file for entry in entries for file in entry["shards"]}) == sorted(files)
+        assert sum(entry["tokens"] for entry in entries) == tokens
+        taken += len(entries)
+    assert taken == of.cut.facts["documents"]
+    assert len(of.shards.named("shard-")) > 10
+
+
+def test_a_taken_document_has_its_rank_scores_and_text(whole: Curated) -> None:
+    (entry,) = fates_of(whole, "long")
+    assert (entry["fate"], entry["rank"], entry["source"]) == ("taken", 1, "web")
+    assert entry["why"] == f"rank 1 of {whole.cut.facts['documents']:,} taken"
+    assert entry["text"].startswith("turbine water")
+    assert len(entry["shards"]) >= 3
+    assert entry["scores"] == {"s": {"score": 50.0, "quantile": 148 / 149}}
+
+
+def test_quantiles_are_the_share_of_scored_documents_below(whole: Curated) -> None:
+    known = all_documents(whole.corpus, whole.tokenizer)
+    values = np.array([SCORES[document.id] for document in known])
+    values = values[~np.isnan(values)]
+    (entry,) = fates_of(whole, "d0030")
+    assert entry["scores"]["s"] == {"score": 7.0, "quantile": (values < 7).mean()}
+
+
+def test_a_left_document_ranks_below_the_cut(whole: Curated) -> None:
+    (entry,) = fates_of(whole, "d0023")
+    assert entry["fate"] == "left"
+    assert entry["why"] == (
+        "below the cut: the 6,000 tokens were filled by documents that rank higher"
+    )
+    assert "sequences" not in entry
+
+
+def test_a_left_document_competed_for_the_tokens_of_its_own_group(
+    pool: Path, shared: Curated
+) -> None:
+    reasons = {}
+    for document in all_documents(shared.corpus, shared.tokenizer):
+        for entry in fates_of(shared, document.id):
+            if entry["fate"] == "left" and document.id != "excluded":
+                reasons[entry["source"]] = entry["why"]
+    assert reasons == {
+        source: f"below the cut: the {tokens} tokens for {whose} were filled by documents that "
+        "rank higher"
+        for source, tokens, whose in (
+            ("wiki", "1,792", "wiki"),
+            ("code", "288", "code"),
+            ("web", "3,920", "sources without a share"),
+        )
+    }
+    nothing = curated(pool, shares={"wiki": 0.5, "code": 0.5}, tokens=2_000)
+    (entry,) = fates_of(nothing, "long")
+    assert entry["why"] == "below the cut: budget.shares leaves no tokens for web"
+
+
+def test_an_excluded_document_names_the_column(whole: Curated) -> None:
+    (entry,) = fates_of(whole, "excluded")
+    assert (entry["fate"], entry["why"]) == ("left", "excluded: no score in s")
+    assert entry["scores"] == {"s": {"score": None, "quantile": None}}
+
+
+def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
+    (duplicate,) = fates_of(whole, "copy")
+    assert duplicate == {
+        "id": "copy",
+        "source": "code",
+        "fate": "dropped",
+        "why": "rule duplicate",
+    }
+    (blank,) = fates_of(whole, "blank")
+    assert (blank["fate"], blank["why"]) == ("dropped", "rule empty")
+    (broken,) = fates_of(whole, "broken")
+    assert (broken["fate"], broken["source"]) == ("quarantined", "a.jsonl")
+    assert "text" in broken["why"]
+
+
+def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:
+    known = all_documents(whole.corpus, whole.tokenizer)
+    places = [(f"{d.unit:03d}", d.row, d.text) for d in known if d.id == "twin"]
+    entries = fates_of(whole, "twin")
+    assert [(e["unit"][-3:], e["row"], e["text"]) for e in entries] == places
+    assert len(places) == 2
+
+
+def test_an_unknown_id_is_an_input_error(whole: Curated) -> None:
+    with pytest.raises(InputError, match="nobody: no document of the corpus has this id"):
+        fates_of(whole, "nobody")
