@@ -24,7 +24,8 @@ from penstock.jobs.train import evaluations_of, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
-from penstock.trainers.run import Progress, RunResult, train_all
+from penstock.trainers.run import train_all
+from penstock.trainers.spec import Progress, RunResult
 
 __all__ = ["SELECTED", "Comparison", "Point", "compare", "token_multiplier"]
 

@@ -6,18 +6,20 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich.console
 import rich.markup
 import rich.progress
 import rich.table
 
-from penstock.jobs.compare import Comparison
 from penstock.jobs.curate import Curated
 from penstock.jobs.looks import first_taken, some_left
 from penstock.jobs.report import source_shares
-from penstock.trainers.run import RunSpec
+
+if TYPE_CHECKING:  # they import PyTorch, which curating does not need
+    from penstock.jobs.compare import Comparison
+    from penstock.trainers.spec import RunSpec
 
 __all__ = ["Console"]
 

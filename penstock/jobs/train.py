@@ -6,7 +6,7 @@ from penstock.jobs.curate import Curated, evaluation_files
 from penstock.recipe import Recipe
 from penstock.selectors.targets import read_targets
 from penstock.trainers.evaluate import Evaluation
-from penstock.trainers.run import RunSpec
+from penstock.trainers.spec import RunSpec
 
 __all__ = ["evaluations_of", "run_spec"]
 

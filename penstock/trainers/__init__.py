@@ -3,7 +3,7 @@
 ::
 
     RunSpec (train, shards, seed, evaluations)
-      └─ train / train_all      a run artefact, found or made          run.py
+      └─ train / train_all      a run artefact, found or made    run.py, spec.py
            └─ launch            Ray Train sessions, lanes of runs      launch.py
                 └─ run_one      train, save, evaluate, commit          worker.py
                      ├─ Engine      DeepSpeed steps                    engine.py, backend.py

@@ -20,7 +20,7 @@ from penstock.artefact import Workspace
 from penstock.cluster import connect
 from penstock.errors import RecipeError, TrainingError
 from penstock.trainers import metrics
-from penstock.trainers.run import Progress, RunSpec
+from penstock.trainers.spec import Progress, RunSpec
 
 __all__ = ["launch"]
 

@@ -17,8 +17,8 @@ from penstock.trainers.engine import Engine
 from penstock.trainers.evaluate import Evaluator, Score
 from penstock.trainers.metrics import MetricsLog, StepMetrics
 from penstock.trainers.model import load_model
-from penstock.trainers.run import RunSpec
 from penstock.trainers.shards import ShardSet
+from penstock.trainers.spec import RunSpec
 
 __all__ = ["run_one"]
 

@@ -16,7 +16,7 @@ from penstock.errors import RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
 from penstock.jobs.compare import compare, token_multiplier
 from penstock.recipe import Recipe
-from penstock.trainers.run import RunResult
+from penstock.trainers.spec import RunResult
 from tests.pools import recipe_of, write_jsonl
 
 BASELINE = [(100, 2.0), (200, 1.6), (400, 1.4)]

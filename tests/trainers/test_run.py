@@ -12,7 +12,8 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import ModelShape, Train
 from penstock.trainers.evaluate import Evaluation
-from penstock.trainers.run import RunSpec, _lanes, train, train_all
+from penstock.trainers.run import _lanes, train, train_all
+from penstock.trainers.spec import RunSpec
 
 from .conftest import write_shards
 
