@@ -43,6 +43,15 @@ class OrderedUnit:
         )
         return Order(key, tie, group), size
 
+    @property
+    def sizes_path(self) -> Path:
+        """Where the tokens of its documents are noted while a cut is made."""
+        return self.path.with_suffix(".sizes.npy")
+
+    def sizes(self) -> np.ndarray:
+        """(n,) int64 tokens of each document, 0 where it was not a candidate."""
+        return np.asarray(np.load(self.sizes_path, mmap_mode="r"))
+
     def scores(self) -> np.ndarray:
         """(n,) float32, what the documents were ordered by."""
         with pa.memory_map(str(self.path)) as source:

@@ -93,17 +93,15 @@ class FunctionScorer:
         Raises:
             ScoringError: The function raised, or did not return one number for each text.
         """
-        ids = documents.column("id")
-        place = f"{self.use}, documents {ids[0]} to {ids[-1]}" if len(ids) else self.use
         texts = documents.column("text").to_pylist()
         try:
             returned = self.function(texts, **self.parameters)
         except Exception as error:  # it is a stranger's code
-            raise ScoringError(f"{place}: raised {type(error).__name__}: {error}") from error
-        scores = _floats(returned, place)
+            raise ScoringError(f"{self.use} raised {type(error).__name__}: {error}") from error
+        scores = _floats(returned, self.use)
         if scores.shape != (len(texts),):
             raise ScoringError(
-                f"{place}: expected {len(texts)} scores, one for each text, got "
+                f"{self.use}: expected {len(texts)} scores, one for each text, got "
                 f"{_shape_in_words(scores)}"
             )
         return np.where(np.isfinite(scores), scores, np.float32(np.nan))
@@ -206,9 +204,9 @@ def _hashes(use: str, function: Callable[..., Any]) -> dict[str, str]:
     return {module: sha256_file(Path(file)) for module, file in files.items() if file}
 
 
-def _floats(returned: Any, place: str) -> np.ndarray:
+def _floats(returned: Any, use: str) -> np.ndarray:
     """Numbers, and None for NaN, as float32 of whatever shape."""
-    expected = f"{place}: expected one number for each text"
+    expected = f"{use}: expected one number for each text"
     if isinstance(returned, (str, bytes, Mapping)) or np.isscalar(returned) or returned is None:
         raise ScoringError(f"{expected}, got {type(returned).__name__}")
     if not isinstance(returned, np.ndarray) and not hasattr(returned, "__array__"):

@@ -80,12 +80,11 @@ def test_what_is_no_number_for_each_text_is_refused(scorer_of, returned: str, me
     scorer = scorer_of(f"def score(texts):\n    return {returned}\n")
     with pytest.raises(ScoringError, match=message) as caught:
         scorer.score(documents("a", "b"))
-    assert "documents doc-0 to doc-1" in str(caught.value)
 
 
-def test_an_exception_names_the_function_the_error_and_the_documents(scorer_of) -> None:
+def test_an_exception_names_the_function_and_the_error(scorer_of) -> None:
     scorer = scorer_of("def score(texts):\n    return [1 / len(t) for t in texts]\n")
-    with pytest.raises(ScoringError, match=r":score, documents doc-0 to doc-1: raised ZeroDiv"):
+    with pytest.raises(ScoringError, match=r":score raised ZeroDiv"):
         scorer.score(documents("a", ""))
 
 
