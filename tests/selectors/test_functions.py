@@ -78,7 +78,7 @@ def test_any_sequence_of_numbers_will_do(scorer_of, returned: str) -> None:
 )
 def test_what_is_no_number_for_each_text_is_refused(scorer_of, returned: str, message) -> None:
     scorer = scorer_of(f"def score(texts):\n    return {returned}\n")
-    with pytest.raises(ScoringError, match=message) as caught:
+    with pytest.raises(ScoringError, match=message):
         scorer.score(documents("a", "b"))
 
 
