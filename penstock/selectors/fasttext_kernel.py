@@ -44,6 +44,9 @@ SLOT = np.dtype([("head", np.uint64), ("length", np.int32), ("row", np.int32)])
 
 _FNV_BASIS = np.uint32(2166136261)
 _FNV_PRIME = np.uint32(16777619)
+_USUAL_BUCKET = np.uint64(2_000_000)
+"""fastText's default, which nearly every published model has."""
+
 _NGRAM_FACTOR = np.uint64(116049371)
 _EOS_HEAD = np.uint64(int.from_bytes(EOS, "little"))
 _EIGHT_BITS = np.uint64(8)
@@ -370,7 +373,13 @@ def _sum_ngrams(n_words: int, scratch: Scratch, table: Table) -> tuple[float, in
         n_ngrams = max(n_words - length + 1, 0)
         for i in range(n_ngrams):
             running[i] = running[i] * _NGRAM_FACTOR + _sign_extended(hashes[i + length - 1])
-            buckets[i] = running[i] % table.bucket
+        if table.bucket == _USUAL_BUCKET:
+            # By a constant the compiler multiplies; a division takes 5 % of a document's time.
+            for i in range(n_ngrams):
+                buckets[i] = running[i] % _USUAL_BUCKET
+        else:
+            for i in range(n_ngrams):
+                buckets[i] = running[i] % table.bucket
         for i in range(n_ngrams):
             total += weights[buckets[i]]
         count += n_ngrams
