@@ -43,7 +43,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(tree).__name__}")
     for setting in settings:
-        tree = override(tree, _setting(setting))
+        tree = _set(tree, *_setting(setting))
     return parse_recipe(tree, path.parent, where=str(path))
 
 
@@ -70,35 +70,52 @@ def _validated(tree: Mapping[str, Any], directory: Path, where: str) -> Recipe:
         raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
+_WHOLE = frozenset({"rank", "shares", "draw", "model", "tokenizer"})
+"""Keys whose mapping is one value, replaced and not merged."""
+
+
 def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``tree`` with ``changes`` merged in, mapping by mapping; neither argument is changed.
 
-    A change to ``None`` takes the key away, so that a weight or a default can be undone.
+    A change to ``None`` takes the key away, so that a default comes back. What is one choice
+    (:data:`_WHOLE`) is not merged: weights that an arm gives are all its weights.
     """
     merged = dict(tree)
     for key, value in changes.items():
         below = merged.get(key)
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(below, Mapping):
+        elif isinstance(value, Mapping) and isinstance(below, Mapping) and key not in _WHOLE:
             merged[key] = override(below, value)
         else:
             merged[key] = value
     return merged
 
 
-def _setting(text: str) -> dict[str, Any]:
+def _set(node: Any, names: Sequence[str], value: Any) -> Any:
+    """``node`` with the value at ``names`` put in the place of what is there, whole."""
+    name, *below = names
+    if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+        items = list(node)
+        items[int(name)] = _set(items[int(name)], below, value) if below else value
+        return items
+    mapping = dict(node) if isinstance(node, Mapping) else {}
+    if value is None and not below:
+        mapping.pop(name, None)
+    else:
+        mapping[name] = _set(mapping.get(name), below, value) if below else value
+    return mapping
+
+
+def _setting(text: str) -> tuple[list[str], Any]:
     key, sign, value = text.partition("=")
     names = [name.strip() for name in key.split(".")]
     if not sign or not all(names):
         raise RecipeError(f"--set {text}: expected key.path=value, as in budget.tokens=1_000_000")
     try:
-        tree: Any = _read_yaml(value)
+        return names, _read_yaml(value)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {text}: the value: {_yaml_problem(error)}") from None
-    for name in reversed(names):
-        tree = {name: tree}
-    return dict(tree)
 
 
 class _Loader(yaml.SafeLoader):

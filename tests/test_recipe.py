@@ -480,3 +480,22 @@ def test_problems_come_in_the_same_order_whatever_the_order_of_keys() -> None:
     keys = list(changes)
     random.Random(1).shuffle(keys)
     assert refusal(**{key: changes[key] for key in keys}) == refusal(**changes)
+
+
+def test_a_setting_replaces_what_is_there_and_reaches_into_lists(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "corpus: [{path: a}, {path: b}]\nselect: {x: {use: betr}, y: {use: betr}}\n"
+        "budget: {tokens: 9, rank: {x: 0.7, y: 0.3}, shares: {wiki: 0.5}}\n"
+    )
+    recipe = load_recipe(file, ["budget.rank={y: 1}", "budget.shares={}", "corpus.1.path=c"])
+    assert recipe.budget.ranks == {"y": 1}
+    assert recipe.budget.shares == {}
+    assert [source.path for source in recipe.corpus] == ["a", "c"]
+
+
+def test_an_arms_weights_are_all_its_weights() -> None:
+    merged = override(
+        {"budget": {"tokens": 9, "rank": {"x": 0.7}, "draw": "top"}}, {"budget": {"rank": {"y": 1}}}
+    )
+    assert merged == {"budget": {"tokens": 9, "rank": {"y": 1}, "draw": "top"}}

@@ -34,6 +34,9 @@ class _Group(click.Group):
         except OSError as error:
             print(f"penstock: {error}", file=sys.stderr)
             context.exit(1)
+        except KeyboardInterrupt:
+            print("\npenstock: interrupted; the same command goes on where it was", file=sys.stderr)
+            context.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

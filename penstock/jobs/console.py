@@ -98,6 +98,8 @@ class Console:
             f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
             f"{documents['quarantined']:,} quarantined"
         )
+        if documents["quarantined"]:
+            self.say(f"quarantined records, with their errors: {curated.corpus.path}/quarantine-*")
         self.say(f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered")
         rows = [
             (
