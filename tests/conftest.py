@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.s3 import s3_server
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
@@ -22,3 +24,10 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of a real S3 API on loopback, which the environment names from then on."""
+    with s3_server() as address:
+        yield address

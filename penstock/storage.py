@@ -1,0 +1,290 @@
+"""Where files lie: a local directory, or a URI such as ``s3://bucket/work``.
+
+A local place is a plain :class:`pathlib.Path`, any other a :class:`upath.UPath` over fsspec, with
+the same methods. A file is written whole or not at all: beside its place, synced and renamed, or
+locally and then with one PUT. What maps files reads remote ones through
+:mod:`penstock.node_cache`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import io
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from typing_extensions import TypeIs
+from upath import UPath
+
+from penstock.errors import StorageError
+
+__all__ = [
+    "Place",
+    "Sink",
+    "atomic_file",
+    "create_file",
+    "explained",
+    "files_under",
+    "find_files",
+    "is_remote",
+    "is_uri",
+    "place",
+    "remove_tree",
+    "sha256_file",
+]
+
+Place: TypeAlias = Path | UPath
+
+_CHUNK = 1 << 20
+
+_S3 = {
+    # Other processes write what this one lists.
+    "use_listings_cache": False,
+    "default_block_size": 8 << 20,
+    "config_kwargs": {
+        "retries": {"max_attempts": 8, "mode": "standard"},
+        "connect_timeout": 10,
+        "read_timeout": 60,
+    },
+}
+"""Credentials, region and endpoint come from the environment, as for every other S3 client."""
+
+_INSTALL = {"s3": "penstock[s3]", "gs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+
+
+def is_uri(text: str | os.PathLike[str] | UPath) -> bool:
+    """Whether a path of a recipe names a store rather than a local file."""
+    return re.match(r"[A-Za-z][\w+.-]+://", str(text)) is not None
+
+
+def place(text: str | os.PathLike[str] | UPath) -> Place:
+    """The place that an absolute path or a URI names.
+
+    Raises:
+        StorageError: The URI's store needs a package that is not installed, or is not known.
+    """
+    if not is_uri(text):
+        return Path(os.path.abspath(str(text)))
+    scheme = str(text).partition("://")[0].lower()
+    try:
+        options: dict[str, Any] = _S3 if scheme in ("s3", "s3a") else {}
+        return UPath(str(text), **options)
+    except ImportError:
+        package = _INSTALL.get(scheme, f"the fsspec package for {scheme}://")
+        raise StorageError(
+            f"{text}: {scheme}:// needs a package that is not installed: pip install {package!r}"
+        ) from None
+    except ValueError as error:
+        raise StorageError(
+            f"{text}: not a store that can be used ({error}); expected a directory, or a URI such "
+            "as s3://bucket/work"
+        ) from None
+
+
+def is_remote(where: Place) -> TypeIs[UPath]:
+    """Whether files at ``where`` must be fetched before they can be mapped."""
+    return isinstance(where, UPath) and not isinstance(where, Path)
+
+
+def find_files(pattern: Place) -> list[Place]:
+    """The files that a path or a pattern (``*``, ``**``, ``?``, ``[]``) names, sorted by name."""
+    if is_remote(pattern):
+        scheme = str(pattern).partition("://")[0]
+        if pattern.is_file():
+            return [pattern]
+        names = pattern.fs.glob(pattern.path) if glob.has_magic(pattern.path) else []
+        return [place(f"{scheme}://{name}") for name in sorted(map(str, names))]
+    if pattern.is_file():  # its name may hold what means something in a pattern
+        return [pattern]
+    return [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True))]
+
+
+def sha256_file(path: Place) -> str:
+    """The sha256 of a file's bytes, in 1 MiB reads."""
+    digest = hashlib.sha256()
+    with path.open("rb") as source:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def explained(where: Place) -> Iterator[None]:
+    """Says of an error of the operating system or the store where it happened and what helps.
+
+    Raises:
+        StorageError: The place is full, read-only or denied, or nobody said who asks.
+    """
+    try:
+        yield
+    except OSError as error:
+        fix = _FIXES.get(error.errno or 0)
+        if fix is None and isinstance(error, PermissionError):
+            fix = _FIXES[errno.EACCES]
+        if fix is None:
+            raise
+        raise StorageError(f"{where}: {fix}; what is finished is kept") from error
+    except Exception as error:  # botocore's are not OSErrors, and it need not be installed
+        if not type(error).__module__.startswith(("botocore.", "aiobotocore.", "aiohttp.")):
+            raise
+        fix = "look whether it can be reached from here, and run again; what is finished is kept"
+        if "Credentials" in type(error).__name__:
+            fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        raise StorageError(
+            f"{where}: the store did not answer as expected ({error}); {fix}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _writing(where: Place) -> Iterator[None]:
+    with explained(where):
+        try:
+            yield
+        except FileNotFoundError as error:
+            if not is_remote(where):
+                raise
+            raise StorageError(
+                f"{where}: {error}; make the bucket, or give another `work`"
+            ) from error
+
+
+_FIXES = {
+    errno.ENOSPC: "no space is left there; free some, or give another `work`, and run again",
+    errno.EDQUOT: "the quota there is used up; free some, or give another `work`, and run again",
+    errno.EROFS: "it is on a file system that is read-only; give another `work`",
+    errno.EACCES: "permission denied; let this user write there, or give another `work`",
+    errno.EPERM: "the operation is not permitted there; give another `work`",
+    errno.ENOTDIR: "a file stands where a directory is needed; remove it, or give another `work`",
+}
+
+
+class Sink(io.RawIOBase):
+    """A file being written from front to back, which knows its size and checksum at the end."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+        """Written so far."""
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        self._digest.update(view)
+        self.bytes += len(view)
+        return len(view)
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_file(where: Place, durable: bool = True) -> Iterator[Sink]:
+    """A binary file that appears at ``where`` whole or not at all.
+
+    Args:
+        where: Its place; directories above it are made.
+        durable: Whether it must survive the machine; scratch need not, and is not synced.
+
+    Raises:
+        StorageError: The place is full, read-only or denied.
+    """
+    with _writing(where):
+        if is_remote(where):
+            with tempfile.TemporaryDirectory(prefix="penstock-put-") as directory:
+                parcel = Path(directory) / "file"
+                with open(parcel, "wb") as file:
+                    yield Sink(file)
+                where.fs.put_file(str(parcel), where.path)
+            return
+        where.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(where)
+        try:
+            with open(temporary, "wb") as file:
+                yield Sink(file)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temporary, where)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            _sync_directory(where.parent)
+
+
+def create_file(where: Place, data: bytes) -> bool:
+    """Write a small file that must not exist yet, whole; False, and nothing done, where it does.
+
+    Of several writers exactly one is told True: a hard link locally, a conditional PUT on S3.
+    """
+    with _writing(where):
+        if is_remote(where):
+            try:
+                where.fs.pipe_file(where.path, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        where.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(where)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, where)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_directory(where.parent)
+        return True
+
+
+def files_under(where: Place) -> list[str]:
+    """The names of all files below ``where``, relative to it, with forward slashes; sorted."""
+    if is_remote(where):
+        root = where.path.rstrip("/")
+        return sorted(str(name)[len(root) :].lstrip("/") for name in where.fs.find(root))
+    return sorted(
+        path.relative_to(where).as_posix() for path in where.rglob("*") if not path.is_dir()
+    )
+
+
+def remove_tree(where: Place) -> None:
+    """Delete everything below ``where``, if there is anything."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_remote(where):
+            where.fs.rm(where.path, recursive=True)
+        else:
+            shutil.rmtree(where)
+
+
+def _beside(where: Path) -> Path:
+    return where.with_name(f".{where.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

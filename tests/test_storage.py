@@ -1,0 +1,176 @@
+"""Places: local directories and S3, by the same operations."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import StorageError
+from penstock.node_cache import local_file, local_tree
+from penstock.storage import (
+    Place,
+    atomic_file,
+    create_file,
+    explained,
+    files_under,
+    find_files,
+    is_remote,
+    is_uri,
+    place,
+    remove_tree,
+    sha256_file,
+)
+from tests.s3 import BUCKET, environment
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    with environment(PENSTOCK_CACHE=str(tmp_path / "cache")):
+        if request.param == "local":
+            yield tmp_path / "place"
+        else:
+            request.getfixturevalue("s3")
+            yield place(f"s3://{BUCKET}/{tmp_path.name}")
+
+
+def test_uris_are_told_from_paths() -> None:
+    assert is_uri("s3://bucket/work")
+    assert not is_uri("/a/b") and not is_uri("a/b") and not is_uri("C:/x")
+    assert place("a/../b") == Path.cwd() / "b" and not is_remote(place("b"))
+
+
+def test_an_unknown_store_is_named_with_what_is_expected() -> None:
+    with pytest.raises(StorageError, match="nosuch://x/y: .*expected a directory, or a URI"):
+        place("nosuch://x/y")
+
+
+def test_a_file_is_written_whole_with_its_size_and_checksum(root: Place) -> None:
+    with atomic_file(root / "a" / "b.bin") as sink:
+        sink.write(b"one")
+        sink.write(memoryview(b"two"))
+        assert not (root / "a" / "b.bin").exists()
+    assert (root / "a" / "b.bin").read_bytes() == b"onetwo"
+    assert (sink.bytes, sink.sha256) == (6, hashlib.sha256(b"onetwo").hexdigest())
+    assert sha256_file(root / "a" / "b.bin") == sink.sha256
+
+
+def test_a_failed_write_leaves_nothing(root: Place) -> None:
+    with pytest.raises(KeyError), atomic_file(root / "b.bin") as sink:
+        sink.write(b"half")
+        raise KeyError
+    assert files_under(root) == []
+
+
+def test_a_file_is_created_by_one_writer_only(root: Place) -> None:
+    assert create_file(root / "lease" / "1", b"first")
+    assert not create_file(root / "lease" / "1", b"second")
+    assert (root / "lease" / "1").read_bytes() == b"first"
+    assert files_under(root) == ["lease/1"]
+
+
+def test_what_lies_below_is_listed_and_removed(root: Place) -> None:
+    for name in ("x/1.bin", "x/y/2.bin", "3.txt"):
+        create_file(root / name, b".")
+    assert files_under(root) == ["3.txt", "x/1.bin", "x/y/2.bin"]
+    assert [path.name for path in find_files(root / "x" / "**" / "*.bin")] in (
+        ["1.bin", "2.bin"],
+        ["2.bin", "1.bin"],
+    )
+    assert [path.name for path in find_files(root / "3.txt")] == ["3.txt"]
+    assert find_files(root / "none") == []
+    remove_tree(root / "x")
+    assert files_under(root) == ["3.txt"]
+    remove_tree(root / "x")
+
+
+def test_another_process_writes_what_this_one_lists(root: Place) -> None:
+    assert files_under(root) == []
+    context = multiprocessing.get_context("spawn")
+    other = context.Process(target=_create, args=(pickle.dumps(root / "new"),))
+    other.start()
+    other.join()
+    assert other.exitcode == 0
+    assert files_under(root) == ["new"] and (root / "new").exists()
+
+
+def _create(where: bytes) -> None:
+    assert create_file(pickle.loads(where), b"x")
+
+
+def test_a_remote_file_is_fetched_once_and_again_when_its_copy_was_changed(root: Place) -> None:
+    create_file(root / "data.arrow", b"bytes")
+    digest = hashlib.sha256(b"bytes").hexdigest()
+    here = local_file(root / "data.arrow", digest)
+    assert here.read_bytes() == b"bytes" and here.suffix == ".arrow"
+    if not is_remote(root):
+        assert here == root / "data.arrow"
+        return
+    inode = here.stat().st_ino
+    assert local_file(root / "data.arrow", digest).stat().st_ino == inode
+    here.write_bytes(b"Bytes")
+    assert local_file(root / "data.arrow", digest).read_bytes() == b"bytes"
+
+
+def test_a_file_of_unknown_content_is_fetched_again_when_it_changed(root: Place) -> None:
+    with atomic_file(root / "t.jsonl") as sink:
+        sink.write(b"old")
+    assert local_file(root / "t.jsonl").read_bytes() == b"old"
+    with atomic_file(root / "t.jsonl") as sink:
+        sink.write(b"new!")
+    found = local_file(root / "t.jsonl")
+    assert (found.name, found.read_bytes()) == ("t.jsonl", b"new!")
+
+
+def test_a_directory_is_brought_here_whole(root: Place) -> None:
+    contents = {"state/a.npy": b"1", "b.json": b"2"}
+    for name, data in contents.items():
+        create_file(root / name, data)
+    names = [(name, hashlib.sha256(data).hexdigest()) for name, data in contents.items()]
+    here = local_tree(root, names, "key")
+    assert {name: (here / name).read_bytes() for name in contents} == contents
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(s3: str, tmp_path: Path) -> None:
+    root = place(f"s3://{BUCKET}/evict")
+    cache = tmp_path / "cache"
+    with environment(PENSTOCK_CACHE=str(cache), PENSTOCK_CACHE_BYTES="2500"):
+        kept = []
+        for number in range(4):
+            create_file(root / f"{number}.bin", bytes([number]) * 1000)
+            kept.append(local_file(root / f"{number}.bin", _sha(number)))
+            os.utime(kept[-1], (1000 + number, 1000 + number))  # long ago
+        local_file(root / "3.bin", _sha(3))
+        create_file(root / "4.bin", bytes([4]) * 1000)
+        kept.append(local_file(root / "4.bin", _sha(4)))
+    assert [path.exists() for path in kept] == [False, False, False, True, True]
+
+
+def _sha(number: int) -> str:
+    return hashlib.sha256(bytes([number]) * 1000).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space is left there; free some"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission denied; let this user write there"),
+    ],
+)
+def test_errors_of_the_system_say_where_and_what_helps(number: int, words: str) -> None:
+    with pytest.raises(StorageError, match=f"/x/y: .*{words}.*what is finished is kept"):
+        with explained(Path("/x/y")):
+            raise OSError(number, os.strerror(number))
+
+
+def test_a_bucket_that_is_not_there_is_an_error_that_names_it(s3: str) -> None:
+    with pytest.raises(StorageError, match="s3://nosuchbucket/x: .*bucket does not exist"):
+        with atomic_file(place("s3://nosuchbucket/x")) as sink:
+            sink.write(b"x")
