@@ -16,15 +16,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from penstock.errors import ArtefactError
+from penstock.errors import ArtefactError, LeaseError
+from penstock.lease import Lease
+from penstock.node_cache import local_file, local_tree, staging
+from penstock.storage import (
+    Place,
+    Sink,
+    atomic_file,
+    create_file,
+    explained,
+    files_under,
+    is_remote,
+    place,
+    remove_tree,
+    sha256_file,
+)
 
 __all__ = [
     "FORMAT",
@@ -41,7 +54,8 @@ __all__ = [
 FORMAT = 1
 """Version of the manifest's own layout; a larger number is refused."""
 
-_CHUNK = 1 << 20
+_READERS = 16
+"""Records of a remote draft that are read at a time."""
 
 
 def canonical(value: Any) -> bytes:
@@ -58,40 +72,6 @@ def fingerprint(
     return hashlib.sha256(canonical([stage, version, config, inputs])).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in 1 MiB reads."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as source:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at ``path`` whole or not at all: temporary, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as sink:
-            yield sink
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     """One committed data file, as a manifest lists it."""
@@ -104,8 +84,15 @@ class FileRecord:
     """What the stage wants known without opening the file: rows, counts, tokens."""
 
     @classmethod
-    def of(cls, directory: Path, name: str, **facts: Any) -> FileRecord:
-        """Record the file ``directory/name`` as it is now on disk."""
+    def of(cls, name: Any, sink: Any, **facts: Any) -> FileRecord:
+        """Record a file that was just written to ``sink``."""
+        if not isinstance(sink, Sink):  # TRANSITION: of(directory, name)
+            return cls.found(name, sink, **facts)
+        return cls(path=name, bytes=sink.bytes, sha256=sink.sha256, facts=facts)
+
+    @classmethod
+    def found(cls, directory: Place, name: str, **facts: Any) -> FileRecord:
+        """Record a file that is there, by reading it: for what a library wrote by itself."""
         path = directory / name
         return cls(path=name, bytes=path.stat().st_size, sha256=sha256_file(path), facts=facts)
 
@@ -114,24 +101,24 @@ class FileRecord:
 class Artefact:
     """A finished artefact, read through its manifest only."""
 
-    path: Path
+    path: Place
     manifest: dict[str, Any]
     files: tuple[FileRecord, ...]
 
     @classmethod
-    def open(cls, path: Path) -> Artefact:
+    def open(cls, path: Place) -> Artefact:
         """Open the artefact at ``path``.
 
         Raises:
             ArtefactError: There is no manifest, it cannot be read, or a newer version wrote it.
         """
-        source = Path(path) / "manifest.json"
+        source = path / "manifest.json"
         try:
             manifest = json.loads(source.read_bytes())
             written = int(manifest["format"])
             if written <= FORMAT:
                 files = tuple(FileRecord(**item) for item in manifest["files"])
-                return cls(Path(path), manifest, files)
+                return cls(path, manifest, files)
         except (FileNotFoundError, NotADirectoryError):
             raise ArtefactError(
                 f"{source}: no such file; the artefact was not finished: run the command again"
@@ -166,14 +153,17 @@ class Artefact:
         return tuple(record for record in self.files if record.path.startswith(prefix))
 
     def verified(self, record: FileRecord) -> Path:
-        """The path of a recorded file, after comparing its bytes with the record.
+        """The local path of a recorded file, after comparing its bytes with the record.
+
+        A remote file is fetched to this node first, if it is not there.
 
         Raises:
             ArtefactError: The file is missing, or is not the one that was recorded.
         """
         path = self.path / record.path
         try:
-            found = sha256_file(path)
+            here = local_file(path, record.sha256)
+            found = sha256_file(here)
         except FileNotFoundError:
             raise ArtefactError(
                 f"{path}: recorded in the manifest but missing; delete {self.path} and run again "
@@ -184,7 +174,16 @@ class Artefact:
                 f"{path}: changed since it was written: expected sha256 {record.sha256}, found "
                 f"{found}; delete {self.path} and run again to make it anew"
             )
-        return path
+        return here
+
+    def local(self) -> Path:
+        """A local directory that holds every file, each compared with its record.
+
+        Raises:
+            ArtefactError: A file is missing, or is not the one that was recorded.
+        """
+        self.verify()
+        return local_tree(self.path, [(item.path, item.sha256) for item in self.files], self.digest)
 
     def verify(self) -> None:
         """Compare every file with its record; raises as :meth:`verified`."""
@@ -198,34 +197,78 @@ class Draft:
     Work that is already recorded is found again by :meth:`done`, which is all that resuming is.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: Place, header: dict[str, Any], lease: Lease | None = None) -> None:
         self.path = path
         self._header = header
-        (path / "records").mkdir(parents=True, exist_ok=True)
+        self._lease = lease
+        self._known: dict[str, bytes] | None = None
 
     @property
     def fingerprint(self) -> str:
         """The name the artefact will have."""
         return str(self._header["fingerprint"])
 
+    def staging(self) -> Path:
+        """A local directory for what a library writes by itself: the draft's own where it can be.
+
+        What lies there is nobody's until :meth:`adopt` is told of it.
+        """
+        if is_remote(self.path):
+            return staging(self.fingerprint[:16])
+        return self.path
+
+    def adopt(self, names: Sequence[str]) -> list[FileRecord]:
+        """Records of files under :meth:`staging`, which are first sent to where the draft lies."""
+        source = self.staging()
+        for name in names if is_remote(self.path) else ():
+            with atomic_file(self.path / name) as sink, open(source / name, "rb") as file:
+                shutil.copyfileobj(file, sink)
+        return [FileRecord.found(source, name) for name in names]
+
     def done(self, part: str) -> tuple[FileRecord, ...] | None:
         """The files recorded for ``part`` by this or an earlier attempt, or None."""
-        try:
-            items = json.loads(self._record_path(part).read_bytes())
-        except FileNotFoundError:
-            return None
-        return tuple(FileRecord(**item) for item in items)
+        content = self._records().get(part)
+        return None if content is None else _files(content, self._record_path(part))
 
     def record(self, part: str, files: Sequence[FileRecord]) -> None:
-        """Commit ``part``: from here on its files count. Only the driver calls this."""
-        with atomic_file(self._record_path(part)) as sink:
-            sink.write(canonical([asdict(item) for item in files]))
+        """Commit ``part``: from here on its files count. Only the driver calls this.
 
-    def publish(self, parts: Sequence[str], facts: Mapping[str, Any]) -> Artefact:
+        Raises:
+            LeaseError: Another driver took the work directory over.
+        """
+        if self._lease is not None:
+            self._lease.check()
+        content = canonical([asdict(item) for item in files])
+        path = self._record_path(part)
+        known = self._records().get(part)
+        if known is not None:
+            if known != content:
+                with atomic_file(path) as sink:
+                    sink.write(content)
+        elif not create_file(path, content) and path.read_bytes() != content:
+            raise LeaseError(
+                f"{path}: recorded by another driver while this one was at it; nothing of it was "
+                "replaced. Run again when that one is done"
+            )
+        self._records()[part] = content
+
+    def publish(
+        self, parts: Sequence[str], facts: Mapping[str, Any], growing: bool = False
+    ) -> Artefact:
         """Write the manifest over ``parts`` in the order given, and open the artefact.
+
+        What the manifest does not name is removed: scratch, and files of attempts that were
+        killed.
+
+        Args:
+            parts: All that were recorded for it.
+            facts: What is known of the whole.
+            growing: Whether an earlier manifest is replaced. Without it the first one stays, and
+                a driver that comes late gets that one.
 
         Raises:
             ArtefactError: A part was never recorded, so publishing would lose it.
+            LeaseError: Another driver took the work directory over.
         """
         files: list[FileRecord] = []
         for part in parts:
@@ -233,39 +276,99 @@ class Draft:
             if recorded is None:
                 raise ArtefactError(f"{self.path}: part {part!r} was not finished; run again")
             files.extend(recorded)
+        if self._lease is not None:
+            self._lease.check()
         manifest = {
             **self._header,
             "files": [asdict(item) for item in files],
             "facts": dict(facts),
         }
-        with atomic_file(self.path / "manifest.json") as sink:
-            sink.write(canonical(manifest))
+        if growing:
+            with atomic_file(self.path / "manifest.json") as sink:
+                sink.write(canonical(manifest))
+        elif create_file(self.path / "manifest.json", canonical(manifest)):
+            self._sweep({item.path for item in files})
         return Artefact.open(self.path)
 
-    def _record_path(self, part: str) -> Path:
+    def _sweep(self, named: set[str]) -> None:
+        for name in files_under(self.path):
+            if name not in named and name != "manifest.json" and not name.startswith("records/"):
+                with contextlib.suppress(FileNotFoundError):
+                    (self.path / name).unlink()
+        if not is_remote(self.path):
+            for path in sorted(self.path.rglob("*"), reverse=True):
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+
+    def _records(self) -> dict[str, bytes]:
+        """What is recorded, read once: only this driver adds to it."""
+        if self._known is None:
+            directory = self.path / "records"
+            names = [name for name in files_under(directory) if name.endswith(".json")]
+            with ThreadPoolExecutor(_READERS) as pool:
+                contents = pool.map(lambda name: (directory / name).read_bytes(), names)
+                self._known = {name[:-5]: data for name, data in zip(names, contents)}
+        return self._known
+
+    def _record_path(self, part: str) -> Place:
         return self.path / "records" / f"{part}.json"
+
+
+def _files(content: bytes, path: Place) -> tuple[FileRecord, ...]:
+    try:
+        return tuple(FileRecord(**item) for item in json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise ArtefactError(
+            f"{path}: not a record of files ({error}); delete {path.parent.parent} and run again"
+        ) from None
+
+
+_driven: dict[str, Lease] = {}
+"""Work directories that this process drives."""
 
 
 class Workspace:
     """A work directory: where artefacts are found, and made when they are not there.
 
     Args:
-        root: The recipe's ``work``, a local directory.
+        root: The recipe's ``work``, a local directory or the place of a URI.
+        lease: Of the driver; a worker of its has none.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Place, lease: Lease | None = None) -> None:
+        self.root = root
+        self._lease = lease
 
-    def directory(self, stage: str, name: str) -> Path:
+    @classmethod
+    @contextlib.contextmanager
+    def driving(cls, root: Place) -> Iterator[Workspace]:
+        """The work directory for the one driver that makes artefacts in it.
+
+        The lease is taken when the first artefact has to be made, so that what is only looked
+        at can be looked at by many, and given back at the end.
+        """
+        outer = _driven.get(str(root))
+        if outer is not None:
+            yield cls(root, outer)
+            return
+        lease = _driven[str(root)] = Lease(root)
+        try:
+            yield cls(root, lease)
+        finally:
+            del _driven[str(root)]
+            lease.release()
+
+    def directory(self, stage: str, name: str) -> Place:
         """Where the artefact of ``stage`` with fingerprint ``name`` is or will be."""
         return self.root / stage / name[:16]
 
     def find(self, stage: str, name: str) -> Artefact | None:
         """The finished artefact with fingerprint ``name``, or None."""
         path = self.directory(stage, name)
-        if not (path / "manifest.json").exists():
-            return None
-        found = Artefact.open(path)
+        with explained(self.root):
+            if not (path / "manifest.json").exists():
+                return None
+            found = Artefact.open(path)
         if found.fingerprint != name:
             raise ArtefactError(
                 f"{path}: holds the artefact {found.fingerprint}, expected {name}; delete it"
@@ -280,14 +383,24 @@ class Workspace:
         inputs: Mapping[str, Any],
         work: Callable[[Draft], Artefact],
     ) -> Artefact:
-        """The artefact of (stage, version, config, inputs): found, or made by ``work``."""
+        """The artefact of (stage, version, config, inputs): found, or made by ``work``.
+
+        Raises:
+            LeaseError: It has to be made, and another driver holds the work directory.
+        """
         name = fingerprint(stage, version, config, inputs)
         return self.find(stage, name) or work(self.draft(stage, version, config, inputs))
 
     def draft(
         self, stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, Any]
     ) -> Draft:
-        """Begin, or go on with, the artefact of (stage, version, config, inputs)."""
+        """Begin, or go on with, the artefact of (stage, version, config, inputs).
+
+        Raises:
+            LeaseError: Another driver holds the work directory.
+        """
+        if self._lease is not None:
+            self._lease.hold()
         name = fingerprint(stage, version, config, inputs)
         header = {
             "format": FORMAT,
@@ -297,12 +410,16 @@ class Workspace:
             "config": dict(config),
             "inputs": dict(inputs),
         }
-        return Draft(self.directory(stage, name), header)
+        path = self.directory(stage, name)
+        if not is_remote(path):
+            with explained(path):
+                path.mkdir(parents=True, exist_ok=True)
+        return Draft(path, header, self._lease)
 
     def artefacts(self) -> Iterator[Artefact]:
         """Every finished artefact of the work directory, by stage and name."""
-        for manifest in sorted(self.root.glob("*/*/manifest.json")):
-            yield Artefact.open(manifest.parent)
+        for name in sorted(str(path.parent) for path in self.root.glob("*/*/manifest.json")):
+            yield Artefact.open(place(name))
 
     def remove(self, artefact: Artefact) -> None:
         """Delete an artefact: its manifest, then its records, then the files they vouch for.
@@ -310,5 +427,5 @@ class Workspace:
         In this order a half-deleted one is invisible, and is not gone on with either.
         """
         (artefact.path / "manifest.json").unlink()
-        shutil.rmtree(artefact.path / "records")
-        shutil.rmtree(artefact.path)
+        remove_tree(artefact.path / "records")
+        remove_tree(artefact.path)

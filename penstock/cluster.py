@@ -8,7 +8,7 @@ from typing import Any
 
 from penstock.errors import JobError
 
-__all__ = ["connect"]
+__all__ = ["connect", "cpus"]
 
 _OBJECT_STORE = 512 * 2**20
 """Bytes; results are small records, and what is shared goes in once."""
@@ -52,3 +52,10 @@ def connect(cpus: int | None = None) -> Any:
             else f"Ray could not be started on this machine: {error}"
         ) from None
     return ray
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

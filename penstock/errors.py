@@ -10,7 +10,10 @@
     │   └── BudgetError            more tokens asked for than there are
     └── Failure (RuntimeError)     the work itself failed: exit status 1
         ├── ScoringError           a selector raised, or returned the wrong thing
+        ├── WorkerError            a worker was lost for good
         ├── ArtefactError          a file of ours is missing, changed, or from a newer version
+        ├── StorageError           a place cannot be read or written: full, read-only, denied
+        ├── LeaseError             another driver holds, or took over, the work directory
         ├── TrainingError          a training run stopped
         └── JobError               a job on a cluster could not be run
 
@@ -30,11 +33,14 @@ __all__ = [
     "Failure",
     "InputError",
     "JobError",
+    "LeaseError",
     "PenstockError",
     "RecipeError",
     "ScoringError",
     "SelectorError",
+    "StorageError",
     "TrainingError",
+    "WorkerError",
     "did_you_mean",
 ]
 
@@ -73,6 +79,18 @@ class Failure(PenstockError, RuntimeError):
 
 class ScoringError(Failure):
     """A selector raised, or returned something that is not one float for each document."""
+
+
+class WorkerError(Failure):
+    """A worker was lost again and again over the same item."""
+
+
+class StorageError(Failure):
+    """A place cannot be read or written: it is full, read-only or denied."""
+
+
+class LeaseError(Failure):
+    """Another driver holds the work directory, or took it over."""
 
 
 class ArtefactError(Failure):

@@ -11,8 +11,6 @@ mistake is explained in the shape that was meant and in no other.
 from __future__ import annotations
 
 import itertools
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from penstock.errors import RecipeError, did_you_mean
+from penstock.errors import did_you_mean
+from penstock.storage import Place, is_uri, place
 
 __all__ = [
     "Budget",
@@ -322,18 +321,13 @@ class Recipe(_Model):
             raise ValueError("select.random: the name is taken by the uniform draw; rename it")
         return self
 
-    def resolve(self, path: str) -> Path:
-        """A path of the recipe as an absolute one."""
-        return Path(os.path.abspath(self.directory / Path(path).expanduser()))
+    def resolve(self, path: str) -> Place:
+        """A path of the recipe as an absolute one, or a URI as the place it names."""
+        return place(path if is_uri(path) else self.directory / Path(path).expanduser())
 
     @property
-    def work_directory(self) -> Path:
+    def work_directory(self) -> Place:
         """Where artefacts go."""
-        if re.match(r"[A-Za-z][\w+.-]*://", self.work):
-            raise RecipeError(
-                f"work: expected a local directory, got {self.work}; mount the store, or give a "
-                "directory that all machines share"
-            )
         return self.resolve(self.work)
 
     @property

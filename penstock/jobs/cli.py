@@ -127,12 +127,8 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
     evaluations = evaluations_of(recipe)
     curated = run(recipe, runner, console.note)
     runner.close()
-    with console.training() as progress:
-        (result,) = train_all(
-            [run_spec(curated, evaluations)],
-            Workspace(recipe.work_directory),
-            progress=progress,
-        )
+    with console.training() as progress, Workspace.driving(recipe.work_directory) as workspace:
+        (result,) = train_all([run_spec(curated, evaluations)], workspace, progress=progress)
     bits = {name: values["mean"] for name, values in result.bits_per_byte.items()}
     console.say(f"{result.tokens:,} tokens, loss {result.loss:.4f}")
     for name, value in bits.items():
@@ -162,7 +158,7 @@ def compare(recipe: Recipe, runner: Any, as_json: bool) -> None:
         _print_json(comparison.summary())
 
 
-def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Path]]:
+def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Any]]:
     """Run a comparison, show it, and write its summary, plots and report."""
     from penstock.jobs.compare import compare as run
     from penstock.jobs.compare import save
@@ -219,14 +215,16 @@ def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("work", type=click.Path(path_type=Path))
+@click.argument("work")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
-def ls(work: Path, as_json: bool) -> None:
+def ls(work: str, as_json: bool) -> None:
     """The artefacts of a work directory."""
     from penstock.artefact import Workspace
     from penstock.errors import InputError
+    from penstock.storage import place
 
-    if not work.is_dir():
+    root = place(work)
+    if not root.is_dir():
         raise InputError(f"{work}: no such directory; expected a recipe's work directory")
     rows = [
         {
@@ -236,7 +234,7 @@ def ls(work: Path, as_json: bool) -> None:
             "bytes": sum(record.bytes for record in artefact.files),
             "path": str(artefact.path),
         }
-        for artefact in Workspace(work).artefacts()
+        for artefact in Workspace(root).artefacts()
     ]
     console = _console(as_json)
     console.table(

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from penstock.artefact import Workspace, atomic_file, canonical
+from penstock.artefact import Workspace, canonical
+from penstock.cluster import cpus
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.train import evaluations_of, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
+from penstock.storage import Place, atomic_file
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import Progress, RunResult
 
@@ -44,7 +44,7 @@ class Point:
     tokens: int
     runs: tuple[RunResult, ...]
     """In the order of ``compare.seeds``."""
-    shards: tuple[Path, ...]
+    shards: tuple[Place, ...]
 
     def values(self, target: str) -> list[float]:
         """Bits per byte, seed by seed."""
@@ -175,22 +175,16 @@ def compare(
     }
     evaluations = evaluations_of(recipe)
     curated: dict[tuple[str, float, int], Curated] = {}
-    for key, arm_recipe in recipes.items():
-        note(f"cut: arm {key[0]} at {key[1]:g}x, seed {key[2]}")
-        curated[key] = curate(arm_recipe, runner)
-    runner.close()
-    specs = [run_spec(curated[key], evaluations) for key in recipes]
-    cpus = len(os.sched_getaffinity(0))
-    parallel = recipe.compare.parallel or max(1, cpus // recipe.train.workers)
-    note(f"train: {len(specs)} runs, {parallel} at a time")
-    results = dict(
-        zip(
-            recipes,
-            train_all(
-                specs, Workspace(recipe.work_directory), parallel=parallel, progress=progress
-            ),
-        )
-    )
+    with Workspace.driving(recipe.work_directory) as workspace:
+        for key, arm_recipe in recipes.items():
+            note(f"cut: arm {key[0]} at {key[1]:g}x, seed {key[2]}")
+            curated[key] = curate(arm_recipe, runner)
+        runner.close()
+        specs = [run_spec(curated[key], evaluations) for key in recipes]
+        parallel = recipe.compare.parallel or max(1, cpus() // recipe.train.workers)
+        note(f"train: {len(specs)} runs, {parallel} at a time")
+        trained = train_all(specs, workspace, parallel=parallel, progress=progress)
+    results = dict(zip(recipes, trained))
     points = tuple(
         Point(
             arm=arm,
@@ -233,7 +227,7 @@ def _arm_recipe(recipe: Recipe, arm: str, multiple: float, seed: int) -> Recipe:
     return parse_recipe(override(arm_tree, seeds), recipe.directory, where)
 
 
-def save(comparison: Comparison, directory: Path) -> Path:
+def save(comparison: Comparison, directory: Place) -> Place:
     """Write the summary beside the plots."""
     path = directory / "comparison.json"
     with atomic_file(path) as sink:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import Artefact, Workspace, sha256_file
+from penstock.artefact import Artefact, Workspace
 from penstock.errors import InputError, RecipeError
+from penstock.node_cache import local_file
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
@@ -27,6 +28,7 @@ from penstock.pipeline.tokens import TokenStore
 from penstock.recipe import Recipe
 from penstock.selectors.registry import build
 from penstock.selectors.targets import read_targets
+from penstock.storage import Place, find_files, is_remote, sha256_file
 
 __all__ = ["Curated", "curate", "evaluation_files", "ranked_columns"]
 
@@ -73,7 +75,11 @@ def curate(recipe: Recipe, runner: Runner, note: Note = lambda line: None) -> Cu
         BadInput: Something the user gave cannot be used.
         Failure: The work did not succeed; what was finished is kept.
     """
-    workspace = Workspace(recipe.work_directory)
+    with Workspace.driving(recipe.work_directory) as workspace:
+        return _curate(recipe, workspace, runner, note)
+
+
+def _curate(recipe: Recipe, workspace: Workspace, runner: Runner, note: Note) -> Curated:
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -121,7 +127,7 @@ def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Colum
         InputError: A target file cannot be used.
         RecipeError: A target file is also an ``evaluate`` file.
     """
-    held_out = {path.resolve() for path in evaluation_files(recipe)}
+    held_out = {_identity(path) for path in evaluation_files(recipe)}
     columns = []
     for name, spec in recipe.select.items():
         if name not in recipe.budget.ranks:
@@ -133,23 +139,24 @@ def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Colum
             for file in _target_files(recipe, pattern, f"select.{name}.target")
         ]
         for file in files:
-            if file.resolve() in held_out:
+            if _identity(file) in held_out:
                 raise RecipeError(
                     f"select.{name}.target: {file} is also listed under evaluate; a selector must "
                     "not see what it is judged by: remove it from one of them"
                 )
+        here = [local_file(file) for file in files]
         columns.append(
             Column(
                 name=name,
                 scorer=build(name, spec, [recipe.directory, Path.cwd()]),
-                target=[target for file in files for target in read_targets(file)],
-                target_hashes=[sha256_file(file) for file in files],
+                target=[target for file in here for target in read_targets(file)],
+                target_hashes=[sha256_file(file) for file in here],
             )
         )
     return columns
 
 
-def evaluation_files(recipe: Recipe) -> list[Path]:
+def evaluation_files(recipe: Recipe) -> list[Place]:
     """The files that runs are judged on.
 
     Raises:
@@ -160,11 +167,13 @@ def evaluation_files(recipe: Recipe) -> list[Path]:
     ]
 
 
-def _target_files(recipe: Recipe, pattern: str, key: str) -> list[Path]:
+def _identity(file: Place) -> str:
+    return str(file if is_remote(file) else file.resolve())
+
+
+def _target_files(recipe: Recipe, pattern: str, key: str) -> list[Place]:
     path = recipe.resolve(pattern)
-    if path.is_file():
-        return [path]
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    matches = find_files(path)
     if not matches:
         what = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
         raise InputError(f"{key}: {path}: {what}; paths are relative to the recipe")

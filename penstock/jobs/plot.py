@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from penstock.jobs.compare import Comparison
+from penstock.storage import Place, atomic_file
 
 __all__ = ["plot"]
 
 
-def plot(comparison: Comparison, directory: Path) -> list[Path]:
+def plot(comparison: Comparison, directory: Place) -> list[Place]:
     """Write ``comparison.png`` and ``comparison.svg``: means over seeds, bars of one deviation."""
     import matplotlib
 
@@ -44,9 +43,11 @@ def plot(comparison: Comparison, directory: Path) -> list[Path]:
         axis.set(xscale="log", title=target, xlabel="tokens", ylabel="bits per byte")
         axis.grid(alpha=0.3, which="both")
         axis.legend()
-    directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / "comparison.png", directory / "comparison.svg"]
     for path in paths:
-        figure.savefig(path, dpi=144, metadata={"Date": None} if path.suffix == ".svg" else None)
+        kind = path.suffix[1:]
+        with atomic_file(path) as sink:
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(sink, format=kind, dpi=144, metadata=metadata)
     pyplot.close(figure)
     return paths

@@ -8,21 +8,20 @@ from __future__ import annotations
 import base64
 import json
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from penstock.artefact import atomic_file
 from penstock.jobs.curate import Curated
 from penstock.jobs.looks import first_taken, some_left
+from penstock.storage import Place, atomic_file
 
 __all__ = ["report_directory", "source_shares", "write_report"]
 
 _LOOKS = 10
 
 
-def report_directory(curated: Curated) -> Path:
+def report_directory(curated: Curated) -> Place:
     """Where a cut's report and comparison go."""
     return curated.recipe.work_directory / "report" / curated.cut.fingerprint[:16]
 
@@ -45,7 +44,7 @@ def source_shares(curated: Curated) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["cut"], row["source"]))
 
 
-def write_report(curated: Curated) -> Path:
+def write_report(curated: Curated) -> Place:
     """Write ``report.html``; a comparison that was made of the same cut is shown in it."""
     directory = report_directory(curated)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(

@@ -22,10 +22,11 @@ from typing import Any
 
 import yaml
 
-from penstock.artefact import canonical, sha256_file
+from penstock.artefact import canonical
 from penstock.errors import RecipeError
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
+from penstock.storage import sha256_file
 
 __all__ = ["Staged", "stage"]
 
@@ -68,7 +69,7 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
             or there is more than the job server takes.
     """
     recipe = load_recipe(recipe_path, settings)
-    _ = recipe.work_directory  # refuses what is no directory, before anything is sent
+    _ = recipe.work_directory  # refuses what is no place, before anything is sent
     tree = _absolute(recipe)
     notes = list(_relative_parameters(recipe))
     room = _Room()

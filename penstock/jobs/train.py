@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.jobs.curate import Curated, evaluation_files
+from penstock.node_cache import local_file
 from penstock.recipe import Recipe
 from penstock.selectors.targets import read_targets
 from penstock.trainers.evaluate import Evaluation
@@ -20,7 +21,7 @@ def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
     return tuple(
         Evaluation(
             name=file.name.partition(".jsonl")[0],
-            texts=tuple(target.text for target in read_targets(file)),
+            texts=tuple(target.text for target in read_targets(local_file(file))),
         )
         for file in evaluation_files(recipe)
     )

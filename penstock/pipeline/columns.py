@@ -11,19 +11,19 @@ import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, atomic_file
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import PenstockError, ScoringError
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.sample import sample_documents
 from penstock.pipeline.units import Unit, iter_documents, units_of
 from penstock.selectors.base import Documents, Fitting, Scorer, Target
+from penstock.storage import Place, atomic_file
 
 __all__ = ["Column", "make_columns", "read_scores"]
 
@@ -68,7 +68,7 @@ def make_columns(
         if found:
             finished[column.name] = found
         else:
-            column.scorer.load(model.path / _STATE)
+            column.scorer.load(model.local() / _STATE)
             drafts[column.name] = draft
     if drafts:
         units = units_of(corpus)
@@ -92,7 +92,7 @@ def make_columns(
     return {column.name: finished[column.name] for column in columns}
 
 
-def read_scores(columns: Path, record: FileRecord) -> np.ndarray:
+def read_scores(columns: Place, record: FileRecord) -> np.ndarray:
     """A unit's scores, after comparing the checksum: (n,) float32, NaN where excluded."""
     path = Artefact(columns, {}, ()).verified(record)
     return pq.read_table(path, columns=["score"]).column("score").to_numpy()
@@ -123,7 +123,7 @@ def _fitted(
             spread=in_order(runner),
             note=lambda line: note(f"{column.name}: {line}"),
         )
-        state = draft.path / _STATE
+        state = draft.staging() / _STATE
         shutil.rmtree(state, ignore_errors=True)  # what a killed attempt may have left
         state.mkdir()
         try:
@@ -136,14 +136,14 @@ def _fitted(
                 f"select.{column.name}: fitting raised {type(error).__name__}: {error}"
             ) from error
         names = sorted(
-            path.relative_to(draft.path).as_posix() for path in state.rglob("*") if path.is_file()
+            f"{_STATE}/{path.relative_to(state).as_posix()}"
+            for path in state.rglob("*")
+            if path.is_file()
         )
-        draft.record("model", [FileRecord.of(draft.path, name) for name in names])
+        draft.record("model", draft.adopt(names))
         return draft.publish(["model"], dict(facts))
 
-    model = workspace.make("model", VERSION, config, inputs, work)
-    model.verify()
-    return model
+    return workspace.make("model", VERSION, config, inputs, work)
 
 
 def _as_it_is(state: Any) -> Any:
@@ -151,7 +151,7 @@ def _as_it_is(state: Any) -> Any:
     return state
 
 
-def _score_unit(unit: Unit, state: Sequence[tuple[str, Scorer, Path]]) -> Mapping[str, FileRecord]:
+def _score_unit(unit: Unit, state: Sequence[tuple[str, Scorer, Place]]) -> Mapping[str, FileRecord]:
     """One unit under every scorer: its text is read once."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name, _, _ in state}
     for documents in iter_documents(unit):
@@ -170,7 +170,7 @@ def _score_unit(unit: Unit, state: Sequence[tuple[str, Scorer, Path]]) -> Mappin
                 write_statistics=False,
             )
         records[name] = FileRecord.of(
-            directory, file, documents=len(scores), excluded=int(np.isnan(scores).sum())
+            file, sink, documents=len(scores), excluded=int(np.isnan(scores).sum())
         )
     return records
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import tokenizers
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, atomic_file, sha256_file
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
+from penstock.node_cache import local_file
 from penstock.pipeline.sample import sample_texts
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
+from penstock.storage import atomic_file, is_uri, sha256_file
 
 __all__ = ["END_OF_TEXT", "find_tokenizer", "make_tokenizer"]
 
@@ -43,8 +45,8 @@ def find_tokenizer(recipe: Recipe) -> Path | None:
     if path.is_dir():
         path = path / "tokenizer.json"
     if path.is_file():
-        return path
-    if choice.startswith((".", "/", "~")) or choice.endswith(".json"):
+        return local_file(path)
+    if is_uri(choice) or choice.startswith((".", "/", "~")) or choice.endswith(".json"):
         raise InputError(f"tokenizer: {path}: no such file; expected a tokenizer.json")
     try:
         from huggingface_hub import hf_hub_download
@@ -92,7 +94,7 @@ def make_tokenizer(recipe: Recipe, corpus: Artefact, workspace: Workspace) -> Ar
         encoded = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
         with atomic_file(draft.path / "tokenizer.json") as sink:
             sink.write(tokenizer.to_str().encode())
-        draft.record("tokenizer", [FileRecord.of(draft.path, "tokenizer.json")])
+        draft.record("tokenizer", [FileRecord.of("tokenizer.json", sink)])
         facts = {
             # Ids may have holes: what a trainer's table must hold is the highest of them.
             "vocab_size": 1 + max(tokenizer.get_vocab().values()),

@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.artefact import sha256_file
 from penstock.errors import SelectorError
 from penstock.keyed import uniform
 from penstock.selectors.base import Documents, Fitting, Spread
 from penstock.selectors.fasttext import CollapsedFastText
 from penstock.selectors.fasttext_training import train
 from penstock.selectors.parameters import flag
+from penstock.storage import sha256_file
 
 __all__ = ["FastTextScorer", "Lesson", "Trial", "best_of", "blank", "shrunk_log_odds", "teach"]
 

@@ -25,8 +25,8 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-from penstock.artefact import sha256_file
 from penstock.errors import ArtefactError, InputError
+from penstock.storage import sha256_file
 
 __all__ = [
     "Encoder",

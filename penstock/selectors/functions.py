@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from penstock.artefact import sha256_file
 from penstock.errors import ScoringError, SelectorError
 from penstock.selectors.base import Documents, Fitting
+from penstock.storage import sha256_file
 
 __all__ = ["FunctionScorer", "load_object"]
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace
 from penstock.cluster import connect
 from penstock.errors import RecipeError, TrainingError
+from penstock.storage import Place, place, remove_tree
 from penstock.trainers import metrics
 from penstock.trainers.spec import Progress, RunSpec
 
@@ -88,19 +87,23 @@ class _Session(threading.Thread):
     def __init__(self, lane: Sequence[RunSpec], workspace: Workspace) -> None:
         super().__init__(daemon=True)
         self.lane = list(lane)
-        self.workspace = Workspace(workspace.root.absolute())
+        self.workspace = Workspace(place(workspace.root))
         self.error: Exception | None = None
 
     def run(self) -> None:
-        scratch = self.workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
+        scratch = self._scratch()
         try:
             self._fit(scratch)
         except Exception as error:
             self.error = _explain(error)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_tree(scratch)
 
-    def _fit(self, scratch: Path) -> None:
+    def _scratch(self) -> Place:
+        """Where Ray Train keeps its own state, which all nodes must see."""
+        return self.workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
+
+    def _fit(self, scratch: Place) -> None:
         import ray
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -160,7 +163,7 @@ class _Tail:
 
     def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
         self.spec = spec
-        self._path = spec.draft(workspace).path / metrics.FILE
+        self._path = spec.draft(workspace).staging() / metrics.FILE
         self._path.unlink(missing_ok=True)
         self._offset = 0
 

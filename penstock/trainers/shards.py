@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from penstock.artefact import Artefact
 from penstock.errors import ArtefactError
+from penstock.storage import Place
 
 __all__ = ["PackedSequence", "ShardSet"]
 
@@ -52,7 +53,7 @@ class ShardSet:
             )
 
     @classmethod
-    def open(cls, path: Path) -> ShardSet:
+    def open(cls, path: Place) -> ShardSet:
         """Open the shards at ``path``, comparing every file with its checksum.
 
         Raises:

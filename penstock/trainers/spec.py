@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import Artefact, Draft, Workspace, fingerprint, sha256_file
+from penstock.artefact import Artefact, Draft, Workspace, fingerprint
 from penstock.recipe import ModelFrom, Train
+from penstock.storage import Place, sha256_file
 from penstock.trainers.evaluate import Evaluation
 
 __all__ = ["Progress", "RunResult", "RunSpec"]
@@ -27,7 +28,7 @@ class RunSpec:
     """One run: what to train, on which shards, from which seed, and how to judge it."""
 
     train: Train
-    shards: Path
+    shards: Place
     seed: int
     evaluations: tuple[Evaluation, ...] = ()
 
@@ -66,7 +67,7 @@ class RunSpec:
 class RunResult:
     """A finished run."""
 
-    path: Path
+    path: Place
     tokens: int
     """Trained on."""
     loss: float
@@ -89,7 +90,7 @@ class RunResult:
         )
 
     @property
-    def model(self) -> Path:
+    def model(self) -> Place:
         """A directory that ``AutoModelForCausalLM.from_pretrained`` reads."""
         return self.path / "model"
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, atomic_file
+from penstock.artefact import Artefact, Draft, Workspace
+from penstock.storage import atomic_file
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluate import Evaluator, Score
 from penstock.trainers.metrics import MetricsLog, StepMetrics
@@ -32,8 +33,9 @@ def run_one(
     began = time.perf_counter()
     draft = spec.draft(workspace)
     shards = ShardSet.open(spec.shards)
-    last = _train(spec, shards, draft.path, device=device, rank=rank, workers=workers)
-    scores = _evaluate(spec, shards, draft.path, device=device, rank=rank, workers=workers)
+    directory = draft.staging()
+    last = _train(spec, shards, directory, device=device, rank=rank, workers=workers)
+    scores = _evaluate(spec, shards, directory, device=device, rank=rank, workers=workers)
     if rank == 0:
         facts = {
             "tokens": last.tokens,
@@ -102,11 +104,11 @@ def _plain(score: Score) -> dict[str, Any]:
 
 
 def _commit(draft: Draft, facts: dict[str, Any]) -> Artefact:
-    with atomic_file(draft.path / "result.json") as sink:
+    directory = draft.staging()
+    with atomic_file(directory / "result.json") as sink:
         sink.write(json.dumps(facts, indent=2).encode())
     folders = ["model", "tensorboard"]
-    found = [path for folder in folders for path in sorted((draft.path / folder).rglob("*"))]
-    names = [str(path.relative_to(draft.path)) for path in found if path.is_file()]
-    files = [FileRecord.of(draft.path, name) for name in [*names, "metrics.jsonl", "result.json"]]
-    draft.record(PART, files)
+    found = [path for folder in folders for path in sorted((directory / folder).rglob("*"))]
+    names = [path.relative_to(directory).as_posix() for path in found if path.is_file()]
+    draft.record(PART, draft.adopt([*names, "metrics.jsonl", "result.json"]))
     return draft.publish([PART], facts)

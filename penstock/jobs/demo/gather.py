@@ -24,14 +24,15 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
-from penstock.artefact import atomic_file
 from penstock.errors import InputError
 from penstock.jobs.demo.library import limited, split_library
 from penstock.jobs.demo.packages import fair_share, package_files, read_pool
 from penstock.jobs.demo.pieces import Document
+from penstock.storage import atomic_file
 
 __all__ = ["Count", "Gathered", "Limits", "gather"]
 
@@ -169,7 +170,7 @@ def _write(path: Path, documents: Sequence[Document], **label: str) -> Count:
     """Write JSON lines ``id``, the label, ``text``; zstd if the path says so."""
     size = 0
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(atomic_file(path))
+        sink: Any = stack.enter_context(atomic_file(path))
         if path.suffix == ".zst":
             compressor = zstandard.ZstdCompressor(level=3)
             sink = stack.enter_context(compressor.stream_writer(sink, closefd=False))

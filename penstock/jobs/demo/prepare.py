@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from penstock.artefact import atomic_file
 from penstock.jobs.demo.gather import gather
+from penstock.storage import atomic_file
 
 __all__ = ["RECIPE", "prepare"]
 

@@ -1,0 +1,173 @@
+"""One driver at a time, and what happens to the one that was taken for dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock import lease as module
+from penstock.artefact import Draft, FileRecord, Workspace
+from penstock.errors import LeaseError
+from penstock.lease import Lease
+from penstock.storage import Place, atomic_file, place
+from tests.s3 import BUCKET
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "local":
+        return tmp_path
+    request.getfixturevalue("s3")
+    return place(f"s3://{BUCKET}/{tmp_path.name}")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every lease looks as if another machine held it."""
+    machines = iter(f"machine {number}" for number in range(100))
+    monkeypatch.setattr(module, "_machine", lambda: next(machines))
+
+
+def test_a_second_driver_is_told_who_holds_the_directory(root: Place) -> None:
+    first, second = Lease(root), Lease(root)
+    first.hold()
+    first.hold()
+    with pytest.raises(LeaseError, match=rf"work: .* is in use by .*process {os.getpid()} on .*"):
+        second.hold()
+    first.check()
+    first.release()
+    second.hold()
+    second.release()
+    first.hold()
+    first.release()
+
+
+def test_a_driver_that_died_here_is_succeeded_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from penstock.lease import Lease; "
+        "Lease(Path(sys.argv[1])).hold(); print('held', flush=True); time.sleep(60)"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None and driver.stdout.readline() == "held\n"
+    mine = Lease(tmp_path)
+    with pytest.raises(LeaseError, match=f"process {driver.pid}"):
+        mine.hold()
+    driver.send_signal(signal.SIGKILL)
+    time.sleep(0.2)  # dead, and not even buried
+    began = time.monotonic()
+    mine.hold()
+    assert time.monotonic() - began < 2
+    driver.wait()
+    driver.stdout.close()
+    mine.release()
+
+
+def test_a_driver_elsewhere_is_succeeded_when_it_gives_no_sign(
+    root: Place, elsewhere: None
+) -> None:
+    silent = Lease(root, sign=1000, expiry=1)
+    silent.hold()
+    mine = Lease(root, sign=0.2, expiry=1)
+    with pytest.raises(LeaseError, match="may be taken over 1 s after its last sign"):
+        mine.hold()
+    time.sleep(1.1)
+    mine.hold()
+    with pytest.raises(LeaseError, match="taken over by .* nothing of it was published since"):
+        silent.check()
+    mine.check()
+    silent.release()
+    mine.check()
+    mine.release()
+
+
+def test_a_driver_whose_clock_is_behind_is_not_succeeded_while_it_signs(
+    root: Place, elsewhere: None
+) -> None:
+    behind = Lease(root, sign=0.1, expiry=1)
+    behind.hold()
+    # By this one's clock no signature is younger than an hour; but they go on changing.
+    mine = Lease(root, sign=0.5, expiry=-3600)
+    with pytest.raises(LeaseError, match="in use"):
+        mine.hold()
+    behind.release()
+
+
+def test_of_many_that_begin_at_once_one_is_given_the_lease(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from penstock.lease import Lease\n"
+        "from penstock.errors import LeaseError\n"
+        "while not Path(sys.argv[2]).exists(): time.sleep(0.001)\n"
+        "try: Lease(Path(sys.argv[1])).hold(); print('held', flush=True); time.sleep(3)\n"
+        "except LeaseError: print('refused', flush=True)"
+    )
+    start = tmp_path / "start"
+    command = [sys.executable, "-c", script, str(tmp_path / "work"), str(start)]
+    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    time.sleep(2)
+    start.touch()
+    said = sorted(driver.communicate(timeout=30)[0].strip() for driver in drivers)
+    assert said == ["held", *["refused"] * 5]
+
+
+def test_what_was_taken_over_publishes_nothing(root: Place, elsewhere: None) -> None:
+    stale_lease, newer_lease = Lease(root, sign=1000, expiry=0), Lease(root, sign=0.1, expiry=0)
+    stale = _draft(root, stale_lease)
+    _write(stale, "a")
+    newer = _draft(root, newer_lease)
+    with pytest.raises(LeaseError, match="taken over"):
+        _write(stale, "b")
+    with pytest.raises(LeaseError, match="taken over"):
+        stale.publish(["a"], {})
+    _write(newer, "b")
+    made = newer.publish(["a", "b"], {"who": "newer"})
+    # Even one that slept through the check finds that the manifest is there.
+    stale._lease = None
+    assert stale.publish(["a"], {"who": "stale"}).facts == {"who": "newer"}
+    assert made.facts == {"who": "newer"}
+    newer_lease.release()
+    stale_lease.release()
+
+
+def test_a_part_that_another_driver_recorded_is_not_replaced(root: Place) -> None:
+    one, two = (Workspace(root).draft("stage", 1, {}, {}) for _ in range(2))
+    assert one.done("a") is None and two.done("a") is None
+    _write(one, "a")
+    _write(two, "a")  # the same bytes are no contradiction
+    one.record("b", [FileRecord(path="b", bytes=1, sha256="1" * 64)])
+    with pytest.raises(LeaseError, match=r"b\.json: recorded by another driver"):
+        two.record("b", [FileRecord(path="b", bytes=1, sha256="2" * 64)])
+
+
+def test_only_a_driver_that_makes_something_takes_the_lease(root: Place) -> None:
+    with Workspace.driving(root) as workspace:
+        made = workspace.make("stage", 1, {}, {}, lambda draft: draft.publish([], {}))
+        with Workspace.driving(root) as inner:  # the same process drives once
+            inner.make("stage", 2, {}, {}, lambda draft: draft.publish([], {}))
+        other = Lease(root)
+        with pytest.raises(LeaseError):
+            other.hold()
+    other.hold()
+    with Workspace.driving(root) as workspace:
+        assert workspace.find("stage", made.fingerprint) == made
+        assert workspace.make("stage", 1, {}, {}, lambda draft: draft.publish([], {})) == made
+        with pytest.raises(LeaseError, match="in use"):
+            workspace.draft("stage", 3, {}, {})
+    other.release()
+
+
+def _draft(root: Place, lease: Lease) -> Draft:
+    return Workspace(root, lease).draft("stage", 1, {}, {})
+
+
+def _write(draft: Draft, name: str) -> None:
+    with atomic_file(draft.path / name) as sink:
+        sink.write(name.encode())
+    draft.record(name, [FileRecord.of(name, sink)])
