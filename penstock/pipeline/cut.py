@@ -1,35 +1,41 @@
 """Columns to cut: which documents fill the budget, to the token.
 
 What stands above the cutoff of its group (:mod:`penstock.pipeline.search`) is taken whole, and the
-document on it is shortened, so that the cut is whole sequences, for each share.
+document on it is shortened, so that the cut is whole sequences, for each share. The driver holds
+numbers for each unit and group, and no document.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+import itertools
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, atomic_file
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
 from penstock.pipeline.budget import Quota, quotas_of
-from penstock.pipeline.ordering import OrderedUnit, make_orders
-from penstock.pipeline.radix import Cutoff
+from penstock.pipeline.candidates import Taken
+from penstock.pipeline.ordering import OrderedUnit, batches, make_orders
+from penstock.pipeline.radix import Cutoff, Order, score_of
+from penstock.pipeline.ranks import Ranks, make_ranks
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.search import Search
+from penstock.pipeline.search import Found, Search
 from penstock.pipeline.tokens import TokenStore
+from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
+from penstock.storage import Place, atomic_file, remove_tree
 
-__all__ = ["make_cut"]
+__all__ = ["make_cut", "write_units"]
 
 STAGE = "cut"
-VERSION = 1
+VERSION = 2
 
 
 def make_cut(
@@ -61,7 +67,8 @@ def make_cut(
     def work(draft: Draft) -> Artefact:
         _refuse_unscored(columns)
         quotas = quotas_of(recipe.budget, length, corpus.facts["by_source"])
-        scratch = draft.path / "scratch"
+        # Of this attempt alone: one that lost the work directory removes no other's.
+        scratch = draft.path / f"scratch-{uuid.uuid4().hex[:12]}"
         try:
             orders = make_orders(
                 corpus,
@@ -72,12 +79,15 @@ def make_cut(
                 scratch,
                 runner,
             )
-            search = Search(orders, quotas, length, tokens, runner)
-            cutoffs = search.cutoffs(recipe.budget.allow_short)
-            names = _write(draft, orders, cutoffs, runner)
-            return draft.publish(names, _facts(draft, names, quotas, cutoffs, recipe))
+            search = Search(orders, quotas, length, tokens, runner, scratch)
+            found = search.cutoffs(recipe.budget.allow_short)
+            names = [ordered.unit.name for ordered in orders]
+            done = {name for name in names if draft.done(name) is not None}
+            for ordered, record in write_units(orders, found, scratch, draft.path, runner, done):
+                draft.record(ordered.unit.name, [record])
+            return draft.publish(names, _facts(draft, names, quotas, found.cutoffs, recipe))
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_tree(scratch)
 
     return workspace.make(STAGE, VERSION, config, inputs, work)
 
@@ -92,125 +102,142 @@ def _refuse_unscored(columns: Mapping[str, Artefact]) -> None:
             )
 
 
+# -- choosing ---------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
-class _Chosen:
-    """What is taken of a unit: k documents, by row."""
+class _Choice:
+    """A unit, and what it may take of the documents on the cutoffs."""
 
-    row: np.ndarray
-    tokens: np.ndarray
-    group: np.ndarray
-    key: np.ndarray
-    tie: np.ndarray
+    ordered: OrderedUnit
+    allowed: Sequence[int]
+    """Tokens, for each group."""
 
+    @property
+    def label(self) -> str:
+        return self.ordered.label
 
-def _tied_tokens(ordered: OrderedUnit, cutoffs: Sequence[Cutoff]) -> list[int]:
-    """Tokens of the unit's documents in each group's crossing bin."""
-    order, _ = ordered.read()
-    sizes = ordered.sizes()
-    return [
-        int(sizes[(order.group == group) & order.against(cutoff.prefix)[1]].sum())
-        for group, cutoff in enumerate(cutoffs)
-    ]
+    def taken(self, found: Found) -> Taken:
+        return found.candidates.read(self.ordered.unit).take(found.cutoffs, self.allowed)
 
 
-def _choose(item: tuple[OrderedUnit, Sequence[int]], cutoffs: Sequence[Cutoff]) -> _Chosen:
-    """Take what stands above the cutoffs whole, and ``allowed`` tokens of what stands on them."""
-    ordered, allowed = item
-    order, _ = ordered.read()
-    sizes = ordered.sizes()
-    taken = np.zeros_like(sizes)
-    for group, cutoff in enumerate(cutoffs):
-        above, inside = order.against(cutoff.prefix)
-        mine = order.group == group
-        if cutoff.everything:
-            taken[mine] = sizes[mine]
-            continue
-        taken[mine & above] = sizes[mine & above]
-        tied = np.flatnonzero(mine & inside)
-        before = np.cumsum(sizes[tied]) - sizes[tied]
-        taken[tied] = np.clip(allowed[group] - before, 0, sizes[tied])
-    row = np.flatnonzero(taken)
-    return _Chosen(row, taken[row], order.group[row], order.key[row], order.tie[row])
+def _allowances(
+    orders: Sequence[OrderedUnit], found: Found, runner: Runner
+) -> Iterator[Sequence[int]]:
+    """For each unit, the tokens that each group may take there of documents on its cutoff.
+
+    Where score and hash are equal to the last bit, the earlier document of the corpus goes first.
+    """
+    left = [cutoff.quota - cutoff.above for cutoff in found.cutoffs]
+    if all(cutoff.inside <= 1 for cutoff in found.cutoffs):
+        yield from itertools.repeat(left, len(orders))
+        return
+    tied = dict(runner.run(_tied_tokens, orders, found))
+    for number in range(len(orders)):
+        yield left
+        left = [max(0, have - use) for have, use in zip(left, tied[number])]
+
+
+def _tied_tokens(ordered: OrderedUnit, found: Found) -> list[int]:
+    prefixes = [cutoff.prefix for cutoff in found.cutoffs]
+    return found.candidates.read(ordered.unit).on_cutoff(prefixes)
+
+
+def _order_of(found: Found, choice: _Choice) -> Order:
+    return choice.taken(found).order
 
 
 # -- writing ----------------------------------------------------------------------------------
 
 
-def _allowances(
-    orders: Sequence[OrderedUnit], cutoffs: Sequence[Cutoff], runner: Runner
-) -> list[list[int]]:
-    """For each unit and group, the tokens it may take of documents on the cutoff.
+def write_units(
+    orders: Sequence[OrderedUnit],
+    found: Found,
+    scratch: Place,
+    directory: Place,
+    runner: Runner,
+    done: Collection[str] = (),
+    carried: Sequence[str] = ("id", "source"),
+) -> Iterator[tuple[OrderedUnit, FileRecord]]:
+    """Rank what is taken and write it, unit by unit, in the order of completion.
 
-    Where score and hash are equal to the last bit, the earlier document of the corpus goes first.
+    Args:
+        orders: All units.
+        found: The cutoffs, and the candidates in ``scratch``.
+        scratch: Readable and writable for every worker.
+        directory: Where the files of the cut go.
+        runner: Who does it.
+        done: Names of units whose files are there from an earlier attempt.
+        carried: Columns of the corpus that are repeated in the cut.
     """
-    left = [cutoff.quota - cutoff.above for cutoff in cutoffs]
-    if all(cutoff.inside <= 1 for cutoff in cutoffs):
-        return [left for _ in orders]
-    tied = dict(runner.run(_tied_tokens, orders, cutoffs))
-    allowances = []
-    for number in range(len(orders)):
-        allowances.append(list(left))
-        left = [max(0, have - use) for have, use in zip(left, tied[number])]
-    return allowances
+    choices = [_Choice(*both) for both in zip(orders, _allowances(orders, found, runner))]
+    left = iter(choices)
+    runs = [list(itertools.islice(left, len(batch))) for batch in batches(orders, runner.slots)]
+    ranks = make_ranks(runs, partial(_order_of, found), scratch, runner)
+    jobs = [job for job in zip(choices, ranks) if job[0].ordered.unit.name not in done]
+    for index, record in runner.run(_write_unit, jobs, _Writing(found, directory, carried)):
+        yield jobs[index][0].ordered, record
 
 
-def _write(
-    draft: Draft, orders: Sequence[OrderedUnit], cutoffs: Sequence[Cutoff], runner: Runner
-) -> list[str]:
-    """Choose, rank and record, unit by unit; the names of the parts."""
-    items = list(zip(orders, _allowances(orders, cutoffs, runner)))
-    chosen = dict(runner.run(_choose, items, cutoffs))
-    parts = [chosen[number] for number in range(len(items))]
-    key = np.concatenate([part.key for part in parts])
-    tie = np.concatenate([part.tie for part in parts])
-    # Stable, descending: equal documents keep the corpus's order.
-    order = np.lexsort((~tie, ~key))
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    ends = np.cumsum([len(part.row) for part in parts])
-    jobs = [
-        (ordered, part, rank[end - len(part.row) : end])
-        for ordered, part, end in zip(orders, parts, ends)
-    ]
-    for index, record in runner.run(_write_unit, jobs, draft.path):
-        draft.record(orders[index].unit.name, [record])
-    return [ordered.unit.name for ordered in orders]
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    found: Found
+    directory: Place
+    carried: Sequence[str]
 
 
-def _write_unit(job: tuple[OrderedUnit, _Chosen, np.ndarray], directory: Path) -> FileRecord:
-    ordered, chosen, rank = job
-    with pq.ParquetFile(ordered.unit.path()) as file:
-        documents = file.read(["id", "source"]).take(pa.array(chosen.row))
-    scores = ordered.scores()[chosen.row]
-    table = pa.table(
-        {
-            "unit": pa.array(np.full(len(chosen.row), ordered.unit.number, dtype=np.int32)),
-            "row": chosen.row,
-            "id": documents.column("id"),
-            "source": documents.column("source"),
-            "score": scores,
-            "rank": rank,
-            "weight": np.ones(len(chosen.row), dtype=np.float32),
-            "tokens": chosen.tokens,
-            "group": chosen.group,
-        }
-    )
-    name = f"{ordered.unit.name}.parquet"
-    with atomic_file(directory / name) as sink:
-        pq.write_table(table, sink, compression="zstd", write_statistics=False)
-    groups = max(1, int(chosen.group.max(initial=0)) + 1)
-    sources = table.group_by("source").aggregate([("tokens", "sum"), ("tokens", "count")])
+def _write_unit(job: tuple[_Choice, Ranks], shared: _Writing) -> FileRecord:
+    choice, ranks = job
+    unit = choice.ordered.unit
+    taken = choice.taken(shared.found)
+    scores = score_of(taken.order.key)
+    count = len(taken.row)
+    columns = {
+        "unit": np.full(count, unit.number, dtype=np.int32),
+        "row": taken.row,
+        **_carried(unit, taken.row, shared.carried),
+        "score": scores,
+        "rank": ranks.read(),
+        "weight": np.ones(count, dtype=np.float32),
+        "tokens": taken.tokens,
+        "group": taken.order.group,
+    }
+    table = pa.table(columns)
+    name = f"{unit.name}.parquet"
+    with atomic_file(shared.directory / name) as sink:
+        pq.write_table(
+            table,
+            sink,
+            compression="zstd",
+            use_dictionary=["unit", "source", "weight", "group"],
+            write_statistics=False,
+        )
+    tokens = np.zeros(max(1, int(taken.order.group.max(initial=0)) + 1), dtype=np.int64)
+    np.add.at(tokens, taken.order.group, taken.tokens)
     return FileRecord.of(
-        directory,
         name,
-        documents=len(chosen.row),
-        tokens=[int(chosen.tokens[chosen.group == group].sum()) for group in range(groups)],
-        lowest=float(scores.min()) if len(scores) else None,
-        sources={
-            row["source"]: {"documents": row["tokens_count"], "tokens": row["tokens_sum"]}
-            for row in sorted(sources.to_pylist(), key=lambda row: str(row["source"]))
-        },
+        sink,
+        documents=count,
+        tokens=tokens.tolist(),
+        lowest=float(scores.min()) if count else None,
+        sources=_by_source(table) if "source" in shared.carried else {},
     )
+
+
+def _carried(unit: Unit, rows: np.ndarray, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    if not columns:
+        return {}
+    with pq.ParquetFile(unit.path()) as file:
+        table = file.read(list(columns)).take(pa.array(rows))
+    return {name: table.column(name) for name in columns}
+
+
+def _by_source(table: pa.Table) -> dict[str, dict[str, int]]:
+    sums = table.group_by("source").aggregate([("tokens", "sum"), ("tokens", "count")])
+    return {
+        row["source"]: {"documents": row["tokens_count"], "tokens": row["tokens_sum"]}
+        for row in sorted(sums.to_pylist(), key=lambda row: str(row["source"]))
+    }
 
 
 def _facts(

@@ -1,30 +1,45 @@
 """The exact cut of an ordered pool under a budget, without sorting it.
 
-Documents are ordered by score, then by a hash of their id: 96 bits, read as six digits of 16. A
-pass over the units sums document sizes by the next digit, only for documents whose digits so far
-are those of the bin in which the budget is crossed. Sums are of integers, so they do not depend
-on the order of units. Two passes fix the score to the last bit, a third or fourth separates equal
-scores; a pass holds 65,536 sums for each group, whatever the size of the pool.
+Documents are ordered by score, then by a hash of their id: 96 bits, read a digit at a time. A pass
+over the units sums document sizes by the next digit, only for documents whose bits so far are those
+of the bin in which the budget is crossed. Sums are of integers, so they do not depend on the order
+of units. With digits of 16 bits two passes fix the score to the last bit, and a third or fourth
+separates equal scores. A digit has 16 bits for up to 16 groups and 8 bits for more: a pass holds at
+most 16 MiB of sums (or 4 KiB for each group), whatever the size of the pool, for twice the passes.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
-__all__ = ["DIGITS", "Cutoff", "Order", "Tally", "find_cutoffs", "order_bits", "tally"]
+__all__ = [
+    "ABOVE",
+    "ALL",
+    "BELOW",
+    "INSIDE",
+    "NONE",
+    "Cutoff",
+    "Order",
+    "Prefix",
+    "Tally",
+    "find_cutoffs",
+    "order_bits",
+    "score_of",
+    "tally",
+]
 
-DIGITS = 6
-"""Digits of 16 bits: two of the score, four of the hash that breaks ties."""
+BITS = 96
+"""32 of the score, 64 of the hash that breaks ties."""
 
-_BINS = 1 << 16
+_FEW = 16
+"""Groups up to which a digit has 16 bits: 1 MiB of sums for each."""
 
-_ABOVE_ALL = (_BINS,)
-"""The prefix of a bin that no document is in."""
+BELOW, INSIDE, ABOVE = 0, 1, 2
+"""How a document stands to the prefix of its group."""
 
 
 def order_bits(scores: np.ndarray) -> np.ndarray:
@@ -34,11 +49,49 @@ def order_bits(scores: np.ndarray) -> np.ndarray:
         scores: (n,) float32 without NaN.
 
     Returns:
-        (n,) uint32; ``a < b`` exactly where the scores are.
+        (n,) uint32; ``a < b`` exactly where the scores are. Never 0 nor 2**32 - 1.
     """
     bits = (np.asarray(scores, dtype=np.float32) + np.float32(0)).view(np.uint32)
-    negative = (bits >> np.uint32(31)).astype(bool)
-    return np.where(negative, ~bits, bits | np.uint32(0x80000000))
+    # All ones where the sign is set: an arithmetic shift.
+    negative = (bits.view(np.int32) >> np.int32(31)).view(np.uint32)
+    return bits ^ (negative | np.uint32(0x80000000))
+
+
+def score_of(keys: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`order_bits`: (n,) uint32 to (n,) float32."""
+    positive = (keys.view(np.int32) >> np.int32(31)).view(np.uint32)
+    return (keys ^ (~positive | np.uint32(0x80000000))).view(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A bin of documents: those whose first ``bits`` of 96 are these."""
+
+    bits: int = 0
+    key: int = 0
+    """uint32, the first 32 bits; zero from ``bits`` on."""
+    tie: int = 0
+    """uint64, the other 64."""
+
+    def then(self, digit: int, width: int) -> Prefix:
+        """This prefix with ``width`` bits more; no digit straddles key and tie."""
+        bits = self.bits + width
+        if bits <= 32:
+            return Prefix(bits, self.key | digit << (32 - bits), 0)
+        return Prefix(bits, self.key, self.tie | digit << (BITS - bits))
+
+    @property
+    def masks(self) -> tuple[int, int]:
+        """Of key and tie: ones where the bits are fixed."""
+        left = (1 << BITS) - (1 << (BITS - self.bits))
+        return left >> 64, left & 0xFFFFFFFFFFFFFFFF
+
+
+ALL = Prefix(32, 0)
+"""Every document stands above this bin, and none inside: no score has these bits."""
+
+NONE = Prefix(32, 0xFFFFFFFF)
+"""No document stands above this bin or inside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,40 +105,140 @@ class Order:
     group: np.ndarray
     """(n,) int16, the group whose budget it draws on, or -1 where it may not be taken."""
 
-    def digit(self, level: int) -> np.ndarray:
-        """(n,) digit ``level``, 0 the most significant."""
-        if level < 2:
-            return (self.key >> np.uint32(16 * (1 - level))) & np.uint32(0xFFFF)
-        return (self.tie >> np.uint64(16 * (DIGITS - 1 - level))) & np.uint64(0xFFFF)
+    def against(self, prefixes: Sequence[Prefix]) -> np.ndarray:
+        """(n,) uint8: ABOVE, INSIDE or BELOW the prefix of its group; BELOW without a group."""
+        masks = [prefix.masks for prefix in prefixes]
+        return _against(
+            self.key,
+            self.tie,
+            self.group,
+            np.array([prefix.key for prefix in prefixes], dtype=np.uint32),
+            np.array([prefix.tie for prefix in prefixes], dtype=np.uint64),
+            np.array([key for key, _ in masks], dtype=np.uint32),
+            np.array([tie for _, tie in masks], dtype=np.uint64),
+        )
 
-    def against(self, prefix: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) bool twice: above the bin that ``prefix`` names, and inside it."""
-        inside = np.ones(len(self.key), dtype=bool)
-        above = np.zeros(len(self.key), dtype=bool)
-        for level, wanted in enumerate(prefix):
-            digit = self.digit(level)
-            above |= inside & (digit > wanted)
-            inside &= digit == wanted
-        return above, inside
+
+@numba.njit(cache=True, nogil=True)
+def _against(
+    key: np.ndarray,
+    tie: np.ndarray,
+    group: np.ndarray,
+    prefix_key: np.ndarray,
+    prefix_tie: np.ndarray,
+    key_mask: np.ndarray,
+    tie_mask: np.ndarray,
+) -> np.ndarray:
+    stands = np.zeros(key.shape[0], dtype=np.uint8)
+    for row in range(key.shape[0]):
+        mine = group[row]
+        if mine < 0:
+            continue
+        high = key[row] & key_mask[mine]
+        if high > prefix_key[mine]:
+            stands[row] = ABOVE
+        elif high == prefix_key[mine]:
+            # Most documents are told apart by their score: the hash is seldom read.
+            low = tie[row] & tie_mask[mine]
+            if low > prefix_tie[mine]:
+                stands[row] = ABOVE
+            elif low == prefix_tie[mine]:
+                stands[row] = INSIDE
+    return stands
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """One unit's sums by digit, for each group: both (groups, 65536) int64."""
+    """Sums by digit of those bins that hold anything: as small as a task's result should be."""
 
-    sizes: np.ndarray
-    counts: np.ndarray
+    bins: np.ndarray
+    """(b,) int64, search * 2**width + digit, ascending."""
+    sums: np.ndarray
+    """(b, 2) int64: size, documents."""
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.sizes + other.sizes, self.counts + other.counts)
+
+def tally(
+    orders: Iterable[tuple[Order, np.ndarray]], prefixes: Sequence[Prefix | None], width: int
+) -> Tally:
+    """Sum sizes by the next digit, for each group inside its prefix.
+
+    Args:
+        orders: Of some units, each with the (n,) int64 sizes of its documents; one of size 0 is
+            not there.
+        prefixes: For each group the bits so far, or None where it needs no more; all as long.
+        width: Bits of the digit.
+    """
+    wanted = [prefix for prefix in prefixes if prefix is not None]
+    slots = np.full(len(prefixes), -1, dtype=np.int64)
+    slots[[prefix is not None for prefix in prefixes]] = np.arange(len(wanted))
+    bits = wanted[0].bits
+    assert all(prefix.bits == bits for prefix in wanted)
+    key_mask, tie_mask = wanted[0].masks
+    of_tie = bits >= 32
+    shift = (BITS if of_tie else 32) - bits - width
+    sums = np.zeros((len(wanted) << width, 2), dtype=np.int64)
+    for order, sizes in orders:
+        _tally(
+            order.key,
+            order.tie,
+            order.group,
+            sizes,
+            slots,
+            np.array([prefix.key for prefix in wanted], dtype=np.uint32),
+            np.array([prefix.tie for prefix in wanted], dtype=np.uint64),
+            np.uint32(key_mask),
+            np.uint64(tie_mask),
+            of_tie,
+            np.uint64(shift),
+            np.int64(width),
+            sums,
+        )
+    bins = np.flatnonzero(sums[:, 1])
+    return Tally(bins, sums[bins])
+
+
+@numba.njit(cache=True, nogil=True)
+def _tally(
+    key: np.ndarray,
+    tie: np.ndarray,
+    group: np.ndarray,
+    sizes: np.ndarray,
+    slots: np.ndarray,
+    prefix_key: np.ndarray,
+    prefix_tie: np.ndarray,
+    key_mask: np.uint32,
+    tie_mask: np.uint64,
+    of_tie: bool,
+    shift: np.uint64,
+    width: np.int64,
+    sums: np.ndarray,
+) -> None:
+    """One pass over a unit: group, prefix, digit and sums of a document while it is at hand."""
+    low = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    for row in range(key.shape[0]):
+        if group[row] < 0:
+            continue
+        slot = slots[group[row]]
+        if slot < 0 or key[row] & key_mask != prefix_key[slot]:
+            continue
+        if of_tie:
+            if tie[row] & tie_mask != prefix_tie[slot]:
+                continue
+            digit = (tie[row] >> shift) & low
+        else:
+            digit = (np.uint64(key[row]) >> shift) & low
+        if sizes[row] > 0:
+            place = (slot << width) + np.int64(digit)
+            sums[place, 0] += sizes[row]
+            sums[place, 1] += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Cutoff:
     """Where a group's budget is crossed."""
 
-    prefix: tuple[int, ...]
-    """Digits of the bin in which it is crossed; empty where the whole group fits."""
+    prefix: Prefix
+    """The bin in which it is crossed; ALL where the whole group fits, NONE where nothing does."""
     above: int
     """Size of what stands above that bin: taken whole."""
     inside: int
@@ -102,85 +255,60 @@ class Cutoff:
     @property
     def everything(self) -> bool:
         """Whether every document of the group is taken."""
-        return not self.prefix
-
-
-def tally(
-    order: Order, sizes: np.ndarray, prefixes: Sequence[tuple[int, ...] | None], level: int
-) -> Tally:
-    """Sum sizes by digit ``level``, for each group inside its prefix.
-
-    Args:
-        order: Of n documents.
-        sizes: (n,) int64; a document of size 0 is not there.
-        prefixes: For each group the digits so far, or None where it needs no more.
-        level: The digit to sum by.
-    """
-    digits = order.digit(level).astype(np.int64)
-    out = Tally(
-        np.zeros((len(prefixes), _BINS), dtype=np.int64),
-        np.zeros((len(prefixes), _BINS), dtype=np.int64),
-    )
-    present = sizes > 0
-    for group, prefix in enumerate(prefixes):
-        if prefix is None:
-            continue
-        chosen = present & (order.group == group) & order.against(prefix)[1]
-        # Integer sums: bincount's own weights would be float64.
-        np.add.at(out.sizes[group], digits[chosen], sizes[chosen])
-        out.counts[group] = np.bincount(digits[chosen], minlength=_BINS)
-    return out
+        return self.prefix == ALL
 
 
 def find_cutoffs(
     quotas: Sequence[int],
-    tallies: Callable[[Sequence[tuple[int, ...] | None], int], Iterable[Tally]],
+    tallies: Callable[[Sequence[Prefix | None], int], Iterable[Tally]],
+    slack: float = 0,
 ) -> list[Cutoff]:
     """Find, for each group, where its quota is crossed.
 
     Args:
         quotas: Of each group, in the unit of the sizes; a group with 0 gives nothing.
-        tallies: ``tallies(prefixes, level)`` gives :func:`tally` of every unit, in any order.
+        tallies: ``tallies(prefixes, width)`` gives :func:`tally` of all units, in any order.
+        slack: A bin of at most this share of the quota is not looked into, so that a cutoff may
+            have many documents inside; for a plan that need not be exact.
     """
-    searches = [
-        _Search(quota) if quota else _Search(0, prefix=_ABOVE_ALL, done=True) for quota in quotas
-    ]
-    for level in range(DIGITS):
-        prefixes = [None if search.done else search.prefix for search in searches]
-        if all(prefix is None for prefix in prefixes):
+    searches = [_Search(quota, slack) for quota in quotas]
+    width = 16 if len(quotas) <= _FEW else 8
+    for _ in range(BITS // width):
+        left = [search for search in searches if not search.done]
+        if not left:
             break
-        total = functools.reduce(operator.add, tallies(prefixes, level))
-        for search, sizes, counts in zip(searches, total.sizes, total.counts):
-            if not search.done:
-                search.narrow(sizes, counts)
+        total = np.zeros((len(left) << width, 2), dtype=np.int64)
+        for part in tallies([None if s.done else s.prefix for s in searches], width):
+            total[part.bins] += part.sums
+        for search, sums in zip(left, total.reshape(len(left), -1, 2)):
+            search.narrow(sums, width)
     return [search.cutoff() for search in searches]
 
 
-@dataclass(slots=True)
 class _Search:
     """The state of one group's search."""
 
-    quota: int
-    prefix: tuple[int, ...] = ()
-    above: int = 0
-    inside: int = 0
-    total: int = 0
-    done: bool = False
+    def __init__(self, quota: int, slack: float) -> None:
+        self.quota = quota
+        self.slack = slack
+        self.prefix = Prefix() if quota else NONE
+        self.above = self.inside = self.total = 0
+        self.done = not quota
 
-    def narrow(self, sizes: np.ndarray, counts: np.ndarray) -> None:
-        """Go one digit further: (65536,) sums and counts inside the prefix."""
-        from_top = np.cumsum(sizes[::-1])
-        if not self.prefix:
+    def narrow(self, sums: np.ndarray, width: int) -> None:
+        """Go one digit further: (2**width, 2) sums inside the prefix."""
+        from_top = np.cumsum(sums[::-1, 0])
+        if not self.prefix.bits:
             self.total = int(from_top[-1])
             if self.total <= self.quota:
-                self.above, self.done = self.total, True
+                self.prefix, self.above, self.done = ALL, self.total, True
                 return
         position = int(np.searchsorted(from_top, self.quota - self.above))
-        digit = _BINS - 1 - position
         self.above += int(from_top[position - 1]) if position else 0
-        self.inside = int(counts[digit])
-        self.prefix = (*self.prefix, digit)
-        self.done = self.inside == 1
+        digit = len(sums) - 1 - position
+        size, self.inside = map(int, sums[digit])
+        self.prefix = self.prefix.then(digit, width)
+        self.done = self.inside == 1 or size <= self.slack * self.quota
 
     def cutoff(self) -> Cutoff:
         return Cutoff(self.prefix, self.above, self.inside, self.total, self.quota)

@@ -8,28 +8,56 @@ decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from penstock.artefact import FileRecord, atomic_file
 from penstock.errors import BudgetError
 from penstock.pipeline.budget import Quota
-from penstock.pipeline.ordering import OrderedUnit
-from penstock.pipeline.radix import Cutoff, Order, Tally, find_cutoffs, tally
+from penstock.pipeline.candidates import Candidates
+from penstock.pipeline.ordering import OrderedUnit, batches
+from penstock.pipeline.radix import Cutoff, Order, Prefix, Tally, find_cutoffs, tally
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.tokens import TokenStore, open_tokens
+from penstock.pipeline.tokens import Wanted
+from penstock.storage import Place
 
-__all__ = ["Search"]
+__all__ = ["Found", "Search", "Sizes"]
 
 _MARGIN = 1.05
 """Candidates' text over what the budget is expected to need. Bytes per token of a selection
 differ from the pool's by a few per cent; a thin margin costs a second, small round at worst."""
 
+_SLACK = 0.01
+"""The plan is not made finer than this part of a budget: most often two passes."""
+
 _CERTAINLY_SHORT = 1.3
 """A budget this many times the pool's estimated tokens is refused before tokenising the pool."""
+
+Tallies = Callable[[Sequence[Prefix | None], int], Iterator[Tally]]
+
+
+class Sizes(Protocol):
+    """Where the tokens of documents are known from, or found out: the token store."""
+
+    @property
+    def bytes_per_token(self) -> float: ...
+
+    def add(self, wanted: Wanted, runner: Runner, /) -> int:
+        """Find out what is wanted and not known yet, and tell ``wanted`` all of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found."""
+
+    cutoffs: Sequence[Cutoff]
+    """Of each group, in tokens."""
+    candidates: Candidates
+    """Where the documents at or above the cutoffs are, with their tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +67,13 @@ class Search:
     orders: Sequence[OrderedUnit]
     quotas: Sequence[Quota]
     length: int
-    tokens: TokenStore
+    tokens: Sizes
     runner: Runner
+    directory: Place
+    """Scratch of the cut."""
 
-    def cutoffs(self, allow_short: bool) -> list[Cutoff]:
-        """Where each group's budget of tokens is crossed; leaves token counts beside the orders.
+    def cutoffs(self, allow_short: bool) -> Found:
+        """Where each group's budget of tokens is crossed; leaves the candidates beside the orders.
 
         Raises:
             BudgetError: A group holds fewer tokens than asked for, or there is nothing at all.
@@ -53,14 +83,15 @@ class Search:
             self._refuse_hopeless(wanted)
         per_token = self.tokens.bytes_per_token
         bytes_wanted = [int(count * per_token * _MARGIN) for count in wanted]
-        while True:
-            candidates = find_cutoffs(bytes_wanted, lambda *what: self._tallies("bytes", *what))
-            self._tokenise(candidates)
-            found = find_cutoffs(wanted, lambda *what: self._tallies("tokens", *what))
+        for number in itertools.count():
+            planned = find_cutoffs(bytes_wanted, self._tallies(None), _SLACK)
+            candidates = Candidates(self.directory, number, [plan.prefix for plan in planned])
+            self.tokens.add(candidates, self.runner)
+            found = find_cutoffs(wanted, self._tallies(candidates))
             thin = [
                 group
                 for group, cutoff in enumerate(found)
-                if cutoff.short and not candidates[group].everything
+                if cutoff.short and not planned[group].everything
             ]
             if not thin:
                 break
@@ -69,7 +100,7 @@ class Search:
                 bytes_wanted[group] = int(bytes_wanted[group] * missing * _MARGIN) + 1
         short = [group for group, cutoff in enumerate(found) if cutoff.short]
         if not short:
-            return found
+            return Found(found, candidates)
         if not allow_short:
             raise BudgetError(self._too_small(short, [cutoff.total for cutoff in found], ""))
         wanted = [
@@ -78,24 +109,18 @@ class Search:
         ]
         if not any(wanted):
             raise BudgetError(self._too_small(short, [cutoff.total for cutoff in found], ""))
-        return find_cutoffs(wanted, lambda *what: self._tallies("tokens", *what))
+        return Found(find_cutoffs(wanted, self._tallies(candidates)), candidates)
 
-    def _tallies(
-        self, unit_of_size: str, prefixes: Sequence[tuple[int, ...] | None], level: int
-    ) -> Iterable[Tally]:
-        shared = (unit_of_size, prefixes, level)
-        for _, sums in self.runner.run(_tally_unit, self.orders, shared):
-            yield sums
+    def _tallies(self, candidates: Candidates | None) -> Tallies:
+        """Tallies of the candidates by tokens, or of all documents by bytes of text."""
+        items = batches(self.orders, self.runner.slots)
 
-    def _tokenise(self, candidates: Sequence[Cutoff]) -> None:
-        """Make sure that all candidates are tokenised, and leave their sizes beside the orders."""
-        items = [(ordered, self.tokens.parts(ordered.unit)) for ordered in self.orders]
-        shared = (candidates, self.tokens.directory, self.tokens.dtype)
-        missing = {index: rows for index, rows in self.runner.run(_missing_rows, items, shared)}
-        self.tokens.add(missing, self.runner)
-        items = [(ordered, self.tokens.parts(ordered.unit)) for ordered in self.orders]
-        for _ in self.runner.run(_write_sizes, items, shared):
-            pass
+        def tallies(prefixes: Sequence[Prefix | None], width: int) -> Iterator[Tally]:
+            shared = (candidates, prefixes, width)
+            for _, sums in self.runner.run(_tally_units, items, shared):
+                yield sums
+
+        return tallies
 
     def _refuse_hopeless(self, wanted: Sequence[int]) -> None:
         """Refuse, before tokenising a pool, what it cannot hold by any estimate.
@@ -136,47 +161,16 @@ class Search:
         )
 
 
-# -- tasks over one unit ----------------------------------------------------------------------
-
-
-def _tally_unit(
-    ordered: OrderedUnit, shared: tuple[str, Sequence[tuple[int, ...] | None], int]
+def _tally_units(
+    orders: Sequence[OrderedUnit],
+    shared: tuple[Candidates | None, Sequence[Prefix | None], int],
 ) -> Tally:
-    unit_of_size, prefixes, level = shared
-    order, sizes = ordered.read()
-    if unit_of_size == "tokens":
-        sizes = ordered.sizes()
-    return tally(order, sizes, prefixes, level)
+    candidates, prefixes, width = shared
 
+    def read(ordered: OrderedUnit) -> tuple[Order, np.ndarray]:
+        if candidates is None:
+            return ordered.read()
+        found = candidates.read(ordered.unit)
+        return found.order, found.tokens
 
-def _candidate_rows(order: Order, cutoffs: Sequence[Cutoff]) -> np.ndarray:
-    """Rows at or above their group's cutoff, ascending."""
-    chosen = np.zeros(len(order.key), dtype=bool)
-    for group, cutoff in enumerate(cutoffs):
-        above, inside = order.against(cutoff.prefix)
-        chosen |= (order.group == group) & (above | inside)
-    return np.flatnonzero(chosen)
-
-
-Item = tuple[OrderedUnit, Sequence[FileRecord]]
-Candidates = tuple[Sequence[Cutoff], Path, str]
-
-
-def _missing_rows(item: Item, shared: Candidates) -> np.ndarray:
-    ordered, parts = item
-    cutoffs, directory, dtype = shared
-    rows = _candidate_rows(ordered.read()[0], cutoffs)
-    return np.setdiff1d(rows, open_tokens(directory, parts, dtype).rows, assume_unique=True)
-
-
-def _write_sizes(item: Item, shared: Candidates) -> None:
-    """Tokens of each candidate, 0 for the others: (n,) int64."""
-    ordered, parts = item
-    cutoffs, directory, dtype = shared
-    order, _ = ordered.read()
-    rows = _candidate_rows(order, cutoffs)
-    known = open_tokens(directory, parts, dtype)
-    sizes = np.zeros(len(order.key), dtype=np.int64)
-    sizes[rows] = known.sizes[np.searchsorted(known.rows, rows)]
-    with atomic_file(ordered.sizes_path) as sink:
-        np.save(sink, sizes, allow_pickle=False)
+    return tally((read(ordered) for ordered in orders), prefixes, width)

@@ -12,17 +12,17 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, atomic_file
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
+from penstock.storage import Place, atomic_file
 
 __all__ = ["make_shards"]
 
@@ -56,14 +56,18 @@ class _Job:
     def name(self) -> str:
         return f"shard-{self.number:05d}"
 
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.last - self.first:,} sequences of {len(self.pieces)} units)"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    cut: Path
-    tokens: Path
+    cut: Place
+    tokens: Place
     dtype: str
     length: int
-    directory: Path
+    directory: Place
 
 
 def make_shards(
@@ -91,10 +95,11 @@ def make_shards(
         )
         for index, record in runner.run(_write_shard, left, shared):
             draft.record(left[index].name, [record])
-        source = tokenizer.verified(tokenizer.files[0])
-        with atomic_file(draft.path / "tokenizer" / "tokenizer.json") as sink:
-            sink.write(source.read_bytes())
-        draft.record("tokenizer", [FileRecord.of(draft.path, "tokenizer/tokenizer.json")])
+        if draft.done("tokenizer") is None:
+            source = tokenizer.verified(tokenizer.files[0])
+            with atomic_file(draft.path / "tokenizer" / "tokenizer.json") as sink:
+                sink.write(source.read_bytes())
+            draft.record("tokenizer", [FileRecord.of("tokenizer/tokenizer.json", sink)])
         facts = {
             "sequence_length": length,
             "sequences": cut.facts["delivered"] // length,
@@ -139,36 +144,37 @@ def _plan(recipe: Recipe, cut: Artefact, tokens: TokenStore) -> Iterator[_Job]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Document:
-    """A document of the stream, with what a trainer may want to know of it."""
+class _Stream:
+    """The n documents that reach into a shard, in stream order."""
 
-    start: int
-    tokens: np.ndarray
-    id: str
-    source: str
-    weight: float
-    score: float
+    starts: np.ndarray
+    """(n,) int64, where each begins in the group's stream."""
+    tokens: Sequence[np.ndarray]
+    """Of each, mapped, not copied."""
+    facts: pa.Table
+    """``doc_id``, ``source``, ``weight``, ``score`` of each: what a trainer may want to know."""
 
 
-def _documents(job: _Job, shared: _Shared) -> Iterator[_Document]:
-    """The documents that reach into the shard, in stream order."""
+def _read(job: _Job, shared: _Shared) -> _Stream:
     lower, upper = job.first * shared.length, job.last * shared.length
     cut = Artefact(shared.cut, {}, ())
+    starts: list[np.ndarray] = []
+    tokens: list[np.ndarray] = []
+    facts: list[pa.Table] = []
     for piece in job.pieces:
         table = pq.read_table(cut.verified(piece.cut))
         table = table.filter(pa.array(table.column("group").to_numpy() == piece.group))
-        known = open_tokens(shared.tokens, piece.parts, shared.dtype)
         sizes = table.column("tokens").to_numpy()
         ends = piece.start + np.cumsum(sizes)
         first = int(np.searchsorted(ends, lower, side="right"))
         last = int(np.searchsorted(ends - sizes, upper, side="left"))
-        table = table.slice(first, last - first)
-        columns = (table.column(name).to_pylist() for name in ("row", "id", "source"))
-        numbers = (table.column(name).to_numpy() for name in ("weight", "score"))
-        for position, (row, name, source, weight, score) in enumerate(zip(*columns, *numbers)):
-            size = int(sizes[first + position])
-            start = int(ends[first + position]) - size
-            yield _Document(start, known.read(row)[:size], name, source, weight, score)
+        known = open_tokens(shared.tokens, piece.parts, shared.dtype, shared.cut)
+        rows = table.column("row").to_numpy()[first:last].tolist()
+        tokens += [known.read(row)[:size] for row, size in zip(rows, sizes[first:last].tolist())]
+        starts.append((ends - sizes)[first:last])
+        table = table.slice(first, last - first).select(["id", "source", "weight", "score"])
+        facts.append(table.rename_columns(["doc_id", "source", "weight", "score"]))
+    return _Stream(np.concatenate(starts), tokens, pa.concat_tables(facts).combine_chunks())
 
 
 def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
@@ -184,8 +190,7 @@ def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
             pa.field("score", pa.list_(pa.float32())),
         ]
     )
-    documents = list(_documents(job, shared))
-    starts = np.array([document.start for document in documents])
+    stream = _read(job, shared)
     name = f"{job.name}.arrow"
     per_batch = max(1, _BATCH_TOKENS // shared.length)
     with (
@@ -194,49 +199,34 @@ def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
     ):
         for first in range(job.first, job.last, per_batch):
             last = min(first + per_batch, job.last)
-            writer.write_batch(_batch(documents, starts, first, last, shared.length, schema))
-    return FileRecord.of(
-        shared.directory, name, sequences=job.last - job.first, spans=len(documents)
-    )
+            writer.write_batch(_batch(stream, first, last, shared.length, schema))
+    return FileRecord.of(name, sink, sequences=job.last - job.first, spans=len(stream.starts))
 
 
 def _batch(
-    documents: Sequence[_Document],
-    starts: np.ndarray,
-    first: int,
-    last: int,
-    length: int,
-    schema: pa.Schema,
+    stream: _Stream, first: int, last: int, length: int, schema: pa.Schema
 ) -> pa.RecordBatch:
     """Sequences ``first`` to ``last`` of the stream."""
     lower, upper = first * length, last * length
-    begin = int(np.searchsorted(starts, lower, side="right")) - 1
-    end = int(np.searchsorted(starts, upper, side="left"))
-    inside = documents[begin:end]
-    stream = np.concatenate([document.tokens for document in inside])
-    stream = stream[lower - inside[0].start :][: upper - lower]
+    begin = int(np.searchsorted(stream.starts, lower, side="right")) - 1
+    end = int(np.searchsorted(stream.starts, upper, side="left"))
+    starts = stream.starts[begin:end]
+    tokens = np.concatenate(stream.tokens[begin:end])[lower - starts[0] :][: upper - lower]
     edges = np.arange(lower, upper, length)
-    spans = np.union1d(edges, [max(document.start, lower) for document in inside])
+    spans = np.union1d(edges, np.maximum(starts, lower))
     owner = np.searchsorted(starts, spans, side="right") - 1
-    offsets = pa.array(np.append(np.searchsorted(spans, edges), len(spans)), pa.int32())
-    owners = [documents[index] for index in owner]
+    facts = stream.facts.take(pa.array(begin + owner))
     flat = {
-        "doc_id": [document.id for document in owners],
+        **{name: facts.column(name).combine_chunks() for name in facts.column_names},
         "doc_start": (spans - lower) % length,
         "doc_offset": spans - starts[owner],
-        "source": [document.source for document in owners],
-        "weight": [document.weight for document in owners],
-        "score": [document.score for document in owners],
     }
-    columns = [
-        pa.ListArray.from_arrays(
-            pa.array(np.arange(last - first + 1) * length, pa.int32()),
-            pa.array(stream, schema.field("tokens").type.value_type),
-            type=schema.field("tokens").type,
-        ),
-        *(
-            pa.ListArray.from_arrays(offsets, pa.array(values, schema.field(name).type.value_type))
-            for name, values in flat.items()
-        ),
-    ]
+    sequences = pa.array(np.arange(last - first + 1) * length, pa.int32())
+    per_span = pa.array(np.append(np.searchsorted(spans, edges), len(spans)), pa.int32())
+    columns = []
+    for field in schema:
+        values = tokens if field.name == "tokens" else flat[field.name]
+        offsets = sequences if field.name == "tokens" else per_span
+        values = pa.array(values, field.type.value_type)
+        columns.append(pa.ListArray.from_arrays(offsets, values, type=field.type))
     return pa.record_batch(columns, schema=schema)

@@ -8,22 +8,25 @@ says of a document never changes, so nothing that is made from it depends on its
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
 
-from penstock.artefact import Artefact, FileRecord, Workspace, atomic_file
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, units_of
+from penstock.storage import Place, atomic_file
 
-__all__ = ["TokenStore", "TokensOf", "open_tokens"]
+__all__ = ["TokenStore", "TokensOf", "Wanted", "open_tokens"]
 
 _BATCH_BYTES = 2**20
 """Text that is tokenised at a time: the library's result takes about 35 bytes for one of text."""
@@ -41,19 +44,44 @@ class TokensOf:
     """``read(row)``: (size,) uint16 or uint32, mapped, not copied."""
 
 
+class Wanted(Protocol):
+    """Documents whose tokens are asked for. It travels to the workers; the driver sees no rows."""
+
+    def rows(self, unit: Unit) -> np.ndarray:
+        """(k,) int64 rows of a unit, ascending."""
+        ...
+
+    def sized(self, unit: Unit, rows: np.ndarray, sizes: np.ndarray) -> None:
+        """Told, in the same task, that the documents ``rows`` have (k,) int64 tokens."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
+    wanted: Wanted
     tokenizer: str
     eos: int
     dtype: str
-    directory: Path
+    directory: Place
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     unit: Unit
-    rows: np.ndarray
-    part: str
+    parts: tuple[FileRecord, ...]
+
+    @property
+    def label(self) -> str:
+        return self.unit.label
+
+    @property
+    def part(self) -> str:
+        """The name under which what is tokenised now will be recorded."""
+        return _part(self.unit, len(self.parts))
+
+
+def _part(unit: Unit, number: int) -> str:
+    return f"{unit.name}-{number:03d}"
 
 
 class TokenStore:
@@ -66,60 +94,80 @@ class TokenStore:
         self.bytes_per_token = float(tokenizer.facts["bytes_per_token"])
         self.dtype = "uint16" if self.vocab_size <= 2**16 else "uint32"
         self._tokenizer = tokenizer
-        inputs = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
-        self._draft = workspace.draft("tokens", 1, {}, inputs)
-        self._parts: dict[str, tuple[FileRecord, ...]] = {}
-        # By record, not by manifest: what was finished before a crash is not done again.
-        for unit in units_of(corpus):
-            while found := self._draft.done(self._next_part(unit)):
-                self._parts[unit.name] = (*self.parts(unit), *found)
+        self._workspace = workspace
+        self._published = False
 
-    def _next_part(self, unit: Unit) -> str:
-        return f"{unit.name}-{len(self.parts(unit)):03d}"
+    @functools.cached_property
+    def _draft(self) -> Draft:
+        """Begun when it is asked for something: who only looks at what is finished needs none."""
+        inputs = {"corpus": self.corpus.fingerprint, "tokenizer": self._tokenizer.fingerprint}
+        return self._workspace.draft("tokens", 1, {}, inputs)
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, tuple[FileRecord, ...]]:
+        """By record, not by manifest: what was finished before a crash is not done again."""
+        parts: dict[str, tuple[FileRecord, ...]] = {}
+        for unit in units_of(self.corpus):
+            while found := self._draft.done(_part(unit, len(parts.get(unit.name, ())))):
+                parts[unit.name] = (*parts.get(unit.name, ()), *found)
+        return parts
 
     def parts(self, unit: Unit) -> tuple[FileRecord, ...]:
         """The files that hold tokens of ``unit``; hand them to :func:`open_tokens` in a task."""
         return self._parts.get(unit.name, ())
 
     @property
-    def directory(self) -> Path:
+    def directory(self) -> Place:
         return self._draft.path
 
-    def add(self, wanted: Mapping[int, np.ndarray], runner: Runner) -> int:
+    def add(self, wanted: Wanted, runner: Runner) -> int:
         """Tokenise documents that are not yet there.
 
         Args:
-            wanted: Rows by unit number, ascending.
+            wanted: Asked once for each unit, in a task of its own.
             runner: Who does it.
 
         Returns:
             Documents tokenised now.
         """
-        units = units_of(self.corpus)
-        jobs = [
-            _Job(units[number], rows, self._next_part(units[number]))
-            for number, rows in sorted(wanted.items())
-            if len(rows)
-        ]
+        jobs = [_Job(unit, self.parts(unit)) for unit in units_of(self.corpus)]
         path = self._tokenizer.verified(self._tokenizer.files[0])
         shared = _Shared(
+            wanted=wanted,
             tokenizer=path.read_text(encoding="utf-8"),
             eos=self.eos,
             dtype=self.dtype,
             directory=self.directory,
         )
+        added = 0
         for index, record in runner.run(_tokenise, jobs, shared):
-            unit = jobs[index].unit
-            self._draft.record(jobs[index].part, [record])
-            self._parts[unit.name] = (*self.parts(unit), record)
-        if jobs:
-            names = [Path(record.path).stem for parts in self._parts.values() for record in parts]
-            self._draft.publish(sorted(names), {})
-        return sum(len(job.rows) for job in jobs)
+            if record is not None:
+                job = jobs[index]
+                self._draft.record(job.part, [record])
+                self._parts[job.unit.name] = (*job.parts, record)
+                added += record.facts["documents"]
+        if added or (self._parts and not self._published):  # a crash may have come between
+            names = [
+                _part(job.unit, number)
+                for job in jobs
+                for number in range(len(self.parts(job.unit)))
+            ]
+            self._draft.publish(sorted(names), {}, growing=True)
+            self._published = True
+        return added
 
 
-def open_tokens(directory: Path, parts: Sequence[FileRecord], dtype: str) -> TokensOf:
-    """Map the tokens of one unit from its parts, after comparing checksums."""
+def open_tokens(
+    directory: Place, parts: Sequence[FileRecord], dtype: str, cut: Place | None = None
+) -> TokensOf:
+    """Map the tokens of one unit from its parts, after comparing checksums.
+
+    Args:
+        directory: Of the store.
+        parts: What the store has of the unit.
+        dtype: ``uint16`` or ``uint32``.
+        cut: Whose documents are to be read, for the message where they are gone.
+    """
     artefact = Artefact(directory, {}, ())
     rows: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     sizes: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
@@ -146,8 +194,8 @@ def open_tokens(directory: Path, parts: Sequence[FileRecord], dtype: str) -> Tok
         place = int(np.searchsorted(sorted_rows, row))
         if place == len(sorted_rows) or sorted_rows[place] != row:
             raise ArtefactError(
-                f"{directory}: the tokens of a document that was cut are gone; delete the cut and "
-                "run again to make both anew"
+                f"{directory}: the tokens of a document that was cut are gone; delete "
+                f"{cut or 'the cut'} and run again to make both anew"
             )
         view, position = where[order[place]]
         offsets, values = views[view]
@@ -156,11 +204,22 @@ def open_tokens(directory: Path, parts: Sequence[FileRecord], dtype: str) -> Tok
     return TokensOf(sorted_rows, all_sizes[order], read)
 
 
-def _tokenise(job: _Job, shared: _Shared) -> FileRecord:
-    """Tokenise some rows of a unit into one Arrow file, a batch of documents at a time."""
-    tokenizer = tokenizers.Tokenizer.from_str(shared.tokenizer)
-    # A stranger who writes <|endoftext|> gets its letters, not the token.
-    tokenizer.encode_special_tokens = True
+def _tokenise(job: _Job, shared: _Shared) -> FileRecord | None:
+    """Tokenise what is wanted of a unit and not there; the new part's record, if there is one."""
+    wanted = shared.wanted.rows(job.unit)
+    known = open_tokens(shared.directory, job.parts, shared.dtype)
+    missing = np.setdiff1d(wanted, known.rows, assume_unique=True)
+    record, new = _write_part(job, missing, shared) if len(missing) else (None, missing)
+    rows = np.concatenate([known.rows, missing])
+    order = np.argsort(rows, kind="stable")
+    sizes = np.concatenate([known.sizes, new])[order]
+    shared.wanted.sized(job.unit, wanted, sizes[np.searchsorted(rows[order], wanted)])
+    return record
+
+
+def _write_part(job: _Job, rows: np.ndarray, shared: _Shared) -> tuple[FileRecord, np.ndarray]:
+    """One Arrow file of the tokens of ``rows``, a batch of documents at a time; their sizes."""
+    tokenizer = _tokenizer(shared.tokenizer)
     token_type = pa.uint16() if shared.dtype == "uint16" else pa.uint32()
     schema = pa.schema(
         [
@@ -168,37 +227,48 @@ def _tokenise(job: _Job, shared: _Shared) -> FileRecord:
             pa.field("tokens", pa.large_list(pa.field("item", token_type, nullable=False))),
         ]
     )
-    name = f"{job.part}.arrow"
-    total = 0
+    # Named by what is in it: a driver that comes late cannot replace it by other documents.
+    digest = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:12]
+    name = f"{job.part}-{digest}.arrow"
+    sizes = [np.empty(0, dtype=np.int64)]
     with (
         atomic_file(shared.directory / name) as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
-        for rows, texts in _texts_of(job):
+        for some, texts in _texts_of(job.unit, rows):
             encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             documents = [
                 np.asarray([shared.eos, *encoding.ids, shared.eos], dtype=shared.dtype)
                 for encoding in encoded
             ]
-            offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])])
+            sizes.append(np.array([len(ids) for ids in documents], dtype=np.int64))
+            offsets = np.concatenate([[0], np.cumsum(sizes[-1])])
             values = pa.array(np.concatenate(documents), token_type)
             lists = pa.LargeListArray.from_arrays(
                 pa.array(offsets, pa.int64()), values, type=schema.field("tokens").type
             )
-            writer.write_batch(pa.record_batch([pa.array(rows), lists], schema=schema))
-            total += int(offsets[-1])
-    return FileRecord.of(
-        shared.directory, name, unit=job.unit.name, documents=len(job.rows), tokens=total
-    )
+            writer.write_batch(pa.record_batch([pa.array(some), lists], schema=schema))
+    written = np.concatenate(sizes)
+    facts = {"unit": job.unit.name, "documents": len(rows), "tokens": int(written.sum())}
+    return FileRecord.of(name, sink, **facts), written
 
 
-def _texts_of(job: _Job) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """The rows of a job with their texts, reading only the row groups that hold any."""
-    with pq.ParquetFile(job.unit.path()) as file:
+@functools.lru_cache(maxsize=1)
+def _tokenizer(text: str) -> tokenizers.Tokenizer:
+    """A tokenizer, read once by each worker: a large vocabulary takes half a second."""
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    # A stranger who writes <|endoftext|> gets its letters, not the token.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _texts_of(unit: Unit, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """``rows`` with their texts, reading only the row groups that hold any."""
+    with pq.ParquetFile(unit.path()) as file:
         start = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
-            inside = job.rows[(job.rows >= start) & (job.rows < start + count)]
+            inside = rows[(rows >= start) & (rows < start + count)]
             if len(inside):
                 table = file.read_row_group(group, ["text", "bytes"])
                 table = table.take(pa.array(inside - start))

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from penstock.artefact import FileRecord
 from penstock.errors import BudgetError
 from penstock.pipeline import cut as cut_module
-from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.budget import Quota
+from penstock.pipeline.cut import write_units
+from penstock.pipeline.ordering import OrderedUnit, write_order
+from penstock.pipeline.radix import Order, order_bits
+from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.search import Search
 from penstock.pipeline.tokens import TokenStore
+from penstock.pipeline.units import Unit
 from tests.pools import (
     Made,
     all_documents,
@@ -91,6 +101,27 @@ def test_each_share_is_met_exactly(pool: Path, scores: dict[str, float], tokens:
     assert by_source.get("wiki", 0) == quotas["wiki"]
     assert by_source.get("code", 0) == quotas["code"]
     assert by_source.get("web", 0) == quotas[None]
+
+
+@pytest.mark.parametrize("tokens", [999, 4_097])
+def test_dozens_of_shares_are_each_met_exactly(tmp_path: Path, tokens: int) -> None:
+    """More than 16 groups are searched by digits of 8 bits."""
+    rows = documents(300)
+    for number, row in enumerate(rows):
+        row["source"] = f"s{number % 25}"
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    given = {row["id"]: float(number % 7) for number, row in enumerate(rows)}
+    shares = {f"s{number}": 0.04 for number in range(20)}
+    made = make(recipe_of(tmp_path, tokens, "s", budget={"shares": shares}), {"s": given})
+    share = tokens // 400
+    quotas: dict[str | None, int] = dict.fromkeys(shares, share * 16)
+    quotas[None] = (tokens // 16 - 20 * share) * 16
+    known = all_documents(made.corpus, made.tokenizer)
+    values = np.array([given[document.id] for document in known])
+    expected = brute_force(known, values, 0, quotas, lambda s: s if s in shares else None)
+    assert taken_of(made) == expected
+    best = sorted(made.taken(), key=lambda row: row["rank"])
+    assert [row["score"] for row in best] == sorted((row["score"] for row in best), reverse=True)
 
 
 def test_rows_of_the_cut_say_what_was_taken(pool: Path, scores: dict[str, float]) -> None:
@@ -352,7 +383,7 @@ def rows_of(path: Path) -> list[tuple[str, int]]:
     import pyarrow as pa
 
     rows = pa.ipc.open_file(str(path)).read_all().column("row").to_pylist()
-    return [(path.stem.rpartition("-")[0], row) for row in rows]
+    return [(path.stem.rsplit("-", 2)[0], row) for row in rows]
 
 
 def test_a_margin_that_was_too_thin_is_widened(tmp_path: Path, tokenised: list[int]) -> None:
@@ -377,15 +408,88 @@ def test_a_cut_leaves_no_scratch_whether_it_succeeds_or_not(
         broken.setattr(cut_module, "_write_unit", _crash)
         with pytest.raises(RuntimeError, match="power cut"):
             make(recipe, work=tmp_path)
-    assert not list(tmp_path.glob("cut/*/scratch"))
+    assert not list(tmp_path.glob("cut/*/scratch*"))
     assert not list(tmp_path.glob("cut/*/manifest.json"))
     resumed = make(recipe, work=tmp_path)
-    assert not list(tmp_path.glob("cut/*/scratch"))
+    assert not list(tmp_path.glob("cut/*/scratch*"))
     assert resumed.cut.digest == make(recipe).cut.digest
 
 
 def _crash(job: object, shared: object) -> None:
     raise RuntimeError("power cut")
+
+
+def test_units_that_were_written_before_a_crash_are_not_written_again(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(pool, 6_000)
+    write, written = cut_module._write_unit, []
+
+    def counted(job: Any, shared: Any) -> FileRecord:
+        number = job[0].ordered.unit.number
+        if number >= 2 and 2 not in written:
+            raise RuntimeError("power cut")
+        written.append(number)
+        return write(job, shared)
+
+    monkeypatch.setattr(cut_module, "_write_unit", counted)
+    with pytest.raises(RuntimeError, match="power cut"):
+        make(recipe, work=tmp_path)
+    assert written == [0, 1]
+    written.append(2)
+    resumed = make(recipe, work=tmp_path)
+    assert written == [0, 1, 2, *range(2, len(resumed.cut.files))]
+    assert resumed.cut.digest == make(recipe).cut.digest
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Token counts that are a function of the row: what stands for a tokenised store."""
+
+    units: Sequence[OrderedUnit]
+    bytes_per_token: float = 1.0
+
+    def add(self, wanted: Any, runner: Runner) -> int:
+        return sum(1 for _ in runner.run(_tell, self.units, wanted))
+
+
+def _tell(ordered: OrderedUnit, wanted: Any) -> None:
+    rows = wanted.rows(ordered.unit)
+    wanted.sized(ordered.unit, rows, ordered.read()[1][rows])
+
+
+def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
+    """Half of 3,000,000 documents are taken; their keys and hashes alone are 18 MB."""
+    count, chance = 500_000, np.random.default_rng(0)
+    units = []
+    for number in range(6):
+        record = FileRecord(path="", bytes=0, sha256="", facts={"documents": count})
+        unit = Unit(number=number, name=f"unit-{number}", corpus=tmp_path, record=record)
+        units.append(OrderedUnit(unit, tmp_path / "scratch"))
+        scores = np.round(chance.normal(size=count), 3).astype(np.float32)
+        ties = chance.integers(0, 2**63, count).astype(np.uint64)
+        order = Order(order_bits(scores), ties, np.zeros(count, np.int16))
+        write_order(units[-1], order, np.full(count, 10))
+    quota = Quota(name=None, sequences=150_000, pool_bytes=10**9, pool_documents=0)
+    runner = LocalRunner(2)
+    try:
+        tracemalloc.start()
+        search = Search(units, [quota], 100, Lengths(units), runner, tmp_path / "scratch")
+        found = search.cutoffs(allow_short=False)
+        out = tmp_path / "cut"
+        written = write_units(units, found, tmp_path / "scratch", out, runner, carried=())
+        taken = sum(record.facts["documents"] for _, record in written)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        runner.close()
+    assert taken == 1_500_000
+    table = pq.read_table(out)
+    ranks = table.column("rank").to_numpy()
+    best = table.column("score").to_numpy()[np.argsort(ranks)]
+    assert np.sort(ranks).tolist() == list(range(1, 1_500_001))
+    assert (np.diff(best) <= 0).all()
+    assert peak < 4e6, f"the driver held {peak / 1e6:.1f} MB"
 
 
 def test_two_workers_make_the_same_cut(

@@ -15,7 +15,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.keyed import hash_ids, mix, uniform
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
-from penstock.pipeline.ordering import OrderedUnit, make_orders
+from penstock.pipeline.ordering import OrderedUnit, batches, make_orders
 from penstock.pipeline.radix import order_bits
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import units_of
@@ -88,6 +88,17 @@ def test_one_column_orders_by_its_own_values(tmp_path: Path) -> None:
             place += 1
     keys = {n: k for u in orders for n, k in zip(_ids(u), u.read()[0].key.tolist())}
     assert keys["d1"] == keys["d2"] > keys["d3"]
+
+
+def test_batches_are_consecutive_units_of_a_few_tasks_a_slot(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, [f"d{number}" for number in range(300)])
+    orders = ordered(corpus, tmp_path, Budget(tokens=9, rank="random"))
+    assert len(orders) > 12
+    for slots in (1, 2):
+        found = batches(orders, slots)
+        assert [unit for batch in found for unit in batch] == orders
+        assert 16 * slots >= len(found) >= min(len(orders), 4 * slots)
+    assert [len(batch) for batch in batches(orders, 1000)] == [1] * len(orders)
 
 
 def _ids(unit: OrderedUnit) -> list[str]:

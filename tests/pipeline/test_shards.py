@@ -282,10 +282,10 @@ def test_a_crash_midway_keeps_what_is_finished(
     other = make(recipe, {"s": SCORES}, work=tmp_path)
     write = shards_module._write_shard
     written: list[int] = []
+    powerless = True
 
     def crash(job: Any, shared: Any) -> Any:
-        if job.number == 5 and not written.count(5):
-            written.append(5)
+        if powerless and job.number >= 5:
             raise RuntimeError("power cut")
         written.append(job.number)
         return write(job, shared)
@@ -294,10 +294,10 @@ def test_a_crash_midway_keeps_what_is_finished(
     with pytest.raises(RuntimeError, match="power cut"):
         other.shards()
     assert not list(tmp_path.glob("shards/*/manifest.json"))
-    assert written == [0, 1, 2, 3, 4, 5]
-    del written[:5]
+    assert written == [0, 1, 2, 3, 4]
+    powerless = False
     shards = other.shards()
-    assert written[:4] == [5, 5, 6, 7]
+    assert written == list(range(len(shards.named("shard-"))))
     assert shards.digest == clean
     written.clear()
     assert other.shards().digest == clean
@@ -308,7 +308,7 @@ def test_a_cut_whose_tokens_were_deleted_says_so(pool: Path, tmp_path: Path) -> 
     recipe = recipe_of(pool, 2_000)
     make(recipe, work=tmp_path)
     shutil.rmtree(next(tmp_path.glob("tokens/*")))
-    with pytest.raises(ArtefactError, match="are gone; delete the cut and run again"):
+    with pytest.raises(ArtefactError, match=r"are gone; delete /\S+/cut/\w+ and run"):
         make(recipe, work=tmp_path).shards()
 
 

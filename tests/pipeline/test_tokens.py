@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,29 @@ from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.tokenizer import END_OF_TEXT, make_tokenizer
 from penstock.pipeline.tokens import TokenStore, open_tokens
-from penstock.pipeline.units import units_of
+from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Recipe
 from tests.pools import UNIT_BYTES, Known, all_documents, documents, recipe_of, write_jsonl
 
 ONE = LocalRunner(1)
+
+
+@dataclass
+class Rows:
+    """Rows by unit number, and the sizes that were told of them."""
+
+    by_unit: dict[int, Sequence[int]]
+    told: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)
+
+    def rows(self, unit: Unit) -> np.ndarray:
+        return np.array(self.by_unit.get(unit.number, []), dtype=np.int64)
+
+    def sized(self, unit: Unit, rows: np.ndarray, sizes: np.ndarray) -> None:
+        self.told[unit.number] = (rows.tolist(), sizes.tolist())
+
+
+def every(corpus: Artefact) -> Rows:
+    return Rows({unit.number: range(unit.documents) for unit in units_of(corpus)})
 
 
 @pytest.fixture
@@ -64,12 +84,19 @@ def test_the_store_grows_by_parts_and_equals_direct_tokenisation(pool: Path) -> 
     known = all_documents(corpus, tokenizer)
     store = TokenStore(corpus, tokenizer, workspace)
     check(store, known, set())
-    assert store.add({0: np.array([1, 4]), 2: np.array([0])}, ONE) == 3
+    assert store.add(Rows({0: [1, 4], 2: [0]}), ONE) == 3
     check(store, known, {(0, 1), (0, 4), (2, 0)})
     before = {path: path.read_bytes() for path in store.directory.glob("*.arrow")}
     # Rows that lie between and around those of the first part.
-    assert store.add({0: np.array([0, 2, 5]), 1: np.array([3]), 2: np.empty(0, int)}, ONE) == 4
+    # Those of its own are not tokenised again, but their sizes are told like the others'.
+    wanted = Rows({0: [0, 1, 2, 5], 1: [3]})
+    assert store.add(wanted, ONE) == 4
     here = {(0, row) for row in (0, 1, 2, 4, 5)} | {(1, 3), (2, 0)}
+    sizes = {(document.unit, document.row): len(document.tokens) for document in known}
+    assert wanted.told.pop(0) == ([0, 1, 2, 5], [sizes[0, row] for row in (0, 1, 2, 5)])
+    assert wanted.told.pop(1) == ([3], [sizes[1, 3]])
+    assert all(told == ([], []) for told in wanted.told.values())
+    assert store.add(Rows({0: [5], 1: [3]}), ONE) == 0
     check(store, known, here)
     check(TokenStore(corpus, tokenizer, workspace), known, here)
     assert before.items() <= {p: p.read_bytes() for p in store.directory.glob("*.arrow")}.items()
@@ -85,10 +112,10 @@ def test_long_texts_are_tokenised_a_few_at_a_time(
     monkeypatch.setattr(tokens_module, "_BATCH_BYTES", 2_000)
     corpus, tokenizer, workspace = begin(recipe_of(pool))
     store = TokenStore(corpus, tokenizer, workspace)
-    rows = np.arange(1, units_of(corpus)[0].documents)
-    store.add({0: rows}, ONE)
+    rows = range(1, units_of(corpus)[0].documents)
+    store.add(Rows({0: rows}), ONE)
     known = [d for d in all_documents(corpus, tokenizer) if d.unit == 0]
-    check(store, known, {(0, int(row)) for row in rows})
+    check(store, known, {(0, row) for row in rows})
     (path,) = store.directory.glob("*.arrow")
     file = pa.ipc.open_file(str(path))
     sizes = [
@@ -102,12 +129,11 @@ def test_long_texts_are_tokenised_a_few_at_a_time(
 
 def test_two_workers_write_the_same_bytes(pool: Path) -> None:
     corpus, tokenizer, workspace = begin(recipe_of(pool))
-    wanted = {unit.number: np.arange(unit.documents) for unit in units_of(corpus)}
     digests = []
     for slots, root in ((1, workspace.root), (2, pool / "other")):
         runner = LocalRunner(slots)
         store = TokenStore(corpus, tokenizer, Workspace(root))
-        assert store.add(wanted, runner) == 120
+        assert store.add(every(corpus), runner) == 120
         runner.close()
         digests.append(Artefact.open(store.directory).digest)
     assert digests[0] == digests[1]
@@ -117,31 +143,29 @@ def test_what_was_finished_before_a_crash_is_not_tokenised_again(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, tokenizer, workspace = begin(recipe_of(pool))
-    wanted = {unit.number: np.arange(unit.documents) for unit in units_of(corpus)}
     whole = tokens_module._tokenise
 
     def crash(job: Any, shared: Any) -> Any:
-        if job.unit.number == 2:
+        if job.unit.number >= 2:
             raise RuntimeError("power cut")
         return whole(job, shared)
 
     monkeypatch.setattr(tokens_module, "_tokenise", crash)
     with pytest.raises(RuntimeError, match="power cut"):
-        TokenStore(corpus, tokenizer, workspace).add(wanted, ONE)
+        TokenStore(corpus, tokenizer, workspace).add(every(corpus), ONE)
     resumed = TokenStore(corpus, tokenizer, workspace)
     known = all_documents(corpus, tokenizer)
     first_two = {(d.unit, d.row) for d in known if d.unit < 2}
     check(resumed, known, first_two)
     monkeypatch.setattr(tokens_module, "_tokenise", whole)
-    left = {number: rows for number, rows in wanted.items() if number >= 2}
-    resumed.add(left, ONE)
+    assert resumed.add(every(corpus), ONE) == 120 - len(first_two)
     check(TokenStore(corpus, tokenizer, workspace), known, {(d.unit, d.row) for d in known})
 
 
 def test_a_changed_byte_is_refused(pool: Path) -> None:
     corpus, tokenizer, workspace = begin(recipe_of(pool))
     store = TokenStore(corpus, tokenizer, workspace)
-    store.add({0: np.arange(5)}, ONE)
+    store.add(Rows({0: range(5)}), ONE)
     (part,) = store.directory.glob("*.arrow")
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
@@ -154,7 +178,7 @@ def test_a_changed_byte_is_refused(pool: Path) -> None:
 def test_a_document_that_is_not_there_is_not_mistaken_for_its_neighbour(pool: Path) -> None:
     corpus, tokenizer, workspace = begin(recipe_of(pool))
     store = TokenStore(corpus, tokenizer, workspace)
-    store.add({0: np.array([1, 3])}, ONE)
+    store.add(Rows({0: [1, 3]}), ONE)
     known = open_tokens(store.directory, store.parts(units_of(corpus)[0]), store.dtype)
     for row in (0, 2, 4):
         with pytest.raises(ArtefactError, match="are gone; delete the cut"):
@@ -166,7 +190,7 @@ def test_text_that_spells_a_special_token_is_text(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
     corpus, tokenizer, workspace = begin(recipe_of(tmp_path))
     store = TokenStore(corpus, tokenizer, workspace)
-    store.add({0: np.array([0])}, ONE)
+    store.add(Rows({0: [0]}), ONE)
     tokens = read_all(store)[0, 0]
     assert np.flatnonzero(tokens == store.eos).tolist() == [0, len(tokens) - 1]
     model = tokenizers.Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
@@ -238,7 +262,7 @@ def test_a_loaded_tokenizers_truncation_and_padding_are_turned_off(pool: Path) -
     saved(pool / "mine", {"?": 0, "</s>": 1}, shortens=True)
     corpus, tokenizer, workspace = begin(recipe_of(pool, tokenizer="mine"))
     store = TokenStore(corpus, tokenizer, workspace)
-    store.add({0: np.arange(5)}, ONE)
+    store.add(Rows({0: range(5)}), ONE)
     sizes = [len(tokens) for tokens in read_all(store).values()]
     texts = [d.text.split() for d in all_documents(corpus, tokenizer)[:5]]
     assert sizes == [len(words) + 2 for words in texts]
@@ -254,7 +278,7 @@ def test_the_width_of_a_token_follows_the_highest_id(pool: Path, highest: int, d
     assert tokenizer.facts["vocab_size"] == highest + 1
     store = TokenStore(corpus, tokenizer, workspace)
     assert store.dtype == dtype
-    store.add({0: np.arange(3)}, ONE)
+    store.add(Rows({0: range(3)}), ONE)
     for tokens in read_all(store).values():
         assert tokens.dtype == np.dtype(dtype)
         assert set(tokens[1:-1].tolist()) == {highest}
