@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from penstock.errors import did_you_mean
+from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.storage import Place, is_uri, place
 
 __all__ = [
@@ -107,6 +107,8 @@ class Clean(_Model):
     dedup: Dedup = Dedup()
     max_document_bytes: PositiveInt = 64 * 2**20
     """A longer document is quarantined: it would be a unit of its own."""
+    keep_dropped: bool = False
+    """Whether dropped documents are written out with their text, beside the rule."""
 
 
 class SelectorSpec(BaseModel):
@@ -327,8 +329,15 @@ class Recipe(_Model):
 
     @property
     def work_directory(self) -> Place:
-        """Where artefacts go."""
-        return self.resolve(self.work)
+        """Where artefacts go.
+
+        Raises:
+            RecipeError: It is a URI of a store that cannot be used from here.
+        """
+        try:
+            return self.resolve(self.work)
+        except StorageError as error:
+            raise RecipeError(f"work: {error}") from None
 
     @property
     def draw_seed(self) -> int:

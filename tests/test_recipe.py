@@ -228,7 +228,7 @@ def test_an_unknown_key_is_one_line_that_names_the_nearest(
 
 def test_an_unknown_key_near_nothing_lists_what_there_is() -> None:
     (line,) = refusal(clean={"zzz": 1})
-    assert line == "clean.zzz: unknown key; expected one of dedup, max_document_bytes"
+    assert line == "clean.zzz: unknown key; expected one of dedup, keep_dropped, max_document_bytes"
 
 
 def test_a_key_of_the_other_shape_is_told_apart_from_an_unknown_one() -> None:
@@ -330,10 +330,24 @@ def test_keys_that_are_not_text_are_refused() -> None:
         parse_recipe({**tree(), 1: 2}, Path("."))  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("work", ["s3://bucket/x", "gs://b", "S3://b", "file:///tmp/x"])
-def test_a_work_uri_is_refused_with_a_way_out(work: str) -> None:
-    recipe = parse_recipe(tree(work=work), Path("."))
-    with pytest.raises(RecipeError, match=r"work: expected a local directory, got .*mount"):
+@pytest.mark.parametrize(
+    ("work", "meant"),
+    [
+        ("s3://bucket/x", "s3://bucket/x"),
+        ("S3://bucket/x", "s3://bucket/x"),
+        ("file:///tmp/x", "/tmp/x"),
+        ("x/../y", "/recipes/y"),
+        ("/x", "/x"),
+    ],
+)
+def test_work_is_a_directory_or_a_uri(work: str, meant: str) -> None:
+    recipe = parse_recipe(tree(work=work), Path("/recipes"))
+    assert str(recipe.work_directory) == meant
+
+
+def test_a_store_that_needs_a_package_is_refused_with_its_name() -> None:
+    recipe = parse_recipe(tree(work="gs://bucket/x"), Path("."))
+    with pytest.raises(RecipeError, match="work: gs://bucket/x: .*pip install 'gcsfs'"):
         _ = recipe.work_directory
 
 

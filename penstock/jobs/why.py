@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated
+from penstock.jobs.origins import Origins, part_of
 from penstock.pipeline.columns import read_scores
 from penstock.pipeline.units import Unit, units_of
 
@@ -25,7 +26,12 @@ def fates_of(curated: Curated, name: str) -> list[dict[str, Any]]:
     Raises:
         InputError: No record of the corpus has that id.
     """
-    found = [*_kept(curated, name), *_dropped(curated, name), *_quarantined(curated, name)]
+    origins = Origins(curated.corpus)
+    found = [
+        *_kept(curated, name, origins),
+        *_dropped(curated, name, origins),
+        *_quarantined(curated, name, origins),
+    ]
     if not found:
         raise InputError(
             f"{name}: no document of the corpus has this id; ids are those of the input's "
@@ -34,7 +40,7 @@ def fates_of(curated: Curated, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _kept(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
+def _kept(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
     for unit in units_of(curated.corpus):
         with pq.ParquetFile(unit.path()) as file:
             ids = file.read(["id"]).column("id")
@@ -46,6 +52,7 @@ def _kept(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
             yield {
                 "id": name,
                 "source": document["source"],
+                "file": origins.file(part_of(unit.record), origins.row_of(unit, row)),
                 "text": document["text"],
                 "unit": unit.name,
                 "row": row,
@@ -138,22 +145,25 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
     return names
 
 
-def _dropped(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
+def _dropped(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
     for record in curated.corpus.named("dropped-"):
         table = pq.read_table(curated.corpus.verified(record))
         for row in table.filter(pc.equal(table.column("id"), name)).to_pylist():
+            repeated = ""
+            if row["of"] is not None:
+                part, _, number = row["of"].partition(":")
+                repeated = f": repeats {origins.id_at(part, int(number))}"
             yield {
                 "id": name,
                 "source": row["source"],
+                "file": origins.file(part_of(record), row["row"]),
                 "fate": "dropped",
-                "why": f"rule {row['rule']}",
+                "why": f"rule {row['rule']}{repeated}",
             }
 
 
-def _quarantined(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
+def _quarantined(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
     for record in curated.corpus.named("quarantine-"):
-        if not record.facts["documents"]:
-            continue
         with open(curated.corpus.verified(record), encoding="utf-8") as lines:
             for line in lines:
                 bad = json.loads(line)
@@ -161,6 +171,7 @@ def _quarantined(curated: Curated, name: str) -> Iterator[dict[str, Any]]:
                     yield {
                         "id": name,
                         "source": bad["file"],
+                        "file": origins.file(part_of(record), bad["row"]),
                         "fate": "quarantined",
                         "why": f"{bad['place']}: {bad['error']}",
                     }

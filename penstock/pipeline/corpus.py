@@ -1,77 +1,70 @@
 """Files to corpus: read, quarantine, drop duplicates, write units.
 
 Inputs are read twice rather than kept in between. The first pass leaves a hash of each document's
-normalised text; duplicates are found among the hashes, one range of hash values at a time; the
-second pass writes what stays. Reading is cheap (about 300 MB/s a core decompressed) next to a
-second copy of the text. Every record has a fate: kept in a unit, dropped with the rule that
-dropped it, or quarantined with its error and its bytes.
+normalised text and counts records and lines; duplicates are found among the hashes; the second
+pass writes what stays. Reading is cheap (about 300 MB/s a core decompressed) next to a second
+copy of the text. Both passes work on splits, parts of the input of about one unit, so one large
+file is read by many workers and a resume goes on inside it.
+
+Every record has a fate: kept in a unit, dropped with the rule that dropped it, or quarantined
+with its error and its bytes. A worker holds a row group and a document, however large its split.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, atomic_file
-from penstock.errors import ArtefactError, InputError
-from penstock.pipeline.inputs import Input, find_inputs, hash_inputs, stamp
-from penstock.pipeline.readers import Bad, Record, read_records
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.errors import InputError
+from penstock.pipeline.accounting import Tally, check_sum
+from penstock.pipeline.digests import hash_inputs, stamp
+from penstock.pipeline.duplicates import (
+    Hashes,
+    Range,
+    Repeats,
+    find_repeats,
+    normalise,
+    ranges_for,
+)
+from penstock.pipeline.fates import Dropped, Quarantine
+from penstock.pipeline.inputs import Input, find_inputs
+from penstock.pipeline.records import Bad, Record
 from penstock.pipeline.runner import Runner
+from penstock.pipeline.spans import Extent
+from penstock.pipeline.splits import Piece, Split, plan_splits
 from penstock.pipeline.units import UNIT_BYTES, UnitWriter
-from penstock.recipe import Recipe
+from penstock.recipe import Clean, Recipe
+from penstock.storage import Place
 
 __all__ = ["STAGE", "VERSION", "make_corpus", "normalise"]
 
 STAGE = "corpus"
-VERSION = 1
+VERSION = 2
 
-_DOCUMENTS_PER_RANGE = 20_000_000
-"""Hashes compared at a time: 16 bytes each, so about 1 GB with the sort."""
-
-_FATES = 65_536
-"""Dropped documents held before they are written, as a row group."""
-
-_DROPPED = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("rule", pa.string(), nullable=False),
-    ]
-)
+_CAP_TIMES, _CAP_PLUS = 4, 2**20
+"""A line is read up to this many times ``max_document_bytes`` and this more: room for escapes and
+for other fields. (Were every character of the largest document written as ``\\u0041``, six bytes
+for one, it would be over the cap and quarantined.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What a task of this stage is told."""
+class _Stage:
+    """What every task of this stage is told."""
 
-    number: int
-    item: Input
-    directory: Path
-    max_bytes: int
-    exact: bool
+    directory: Place
+    clean: Clean
     unit_bytes: int
+    ranges: Range | None = None
+    """Where repeats were found; None before they are, or where they stay."""
 
     @property
-    def part(self) -> str:
-        return f"{self.number:05d}"
-
-    @property
-    def hashes(self) -> Path:
-        return self.directory / "hashes" / f"{self.part}.npy"
-
-    @property
-    def duplicates(self) -> Path:
-        return self.directory / "duplicates"
+    def cap(self) -> int:
+        return _CAP_TIMES * self.clean.max_document_bytes + _CAP_PLUS
 
 
 def make_corpus(
@@ -80,75 +73,71 @@ def make_corpus(
     """The corpus that a recipe names, found or made.
 
     Raises:
-        InputError: A file is missing, truncated or unreadable, or no document is left.
+        InputError: A file is missing, truncated or unreadable, lacks the text field, or no
+            document is left.
+        ArtefactError: The records that were read are not all accounted for.
     """
     inputs = hash_inputs(find_inputs(recipe), workspace.root, runner)
     config = {"clean": recipe.clean.model_dump(mode="json"), "unit_bytes": unit_bytes}
-    names = {"files": [[item.sha256, item.reading] for item in inputs]}
+    names = {"files": [[item.digest, item.reading] for item in inputs]}
 
     def work(draft: Draft) -> Artefact:
-        jobs = [
-            _Job(
-                number=number,
-                item=item,
-                directory=draft.path,
-                max_bytes=recipe.clean.max_document_bytes,
-                exact=recipe.clean.dedup.exact,
-                unit_bytes=unit_bytes,
-            )
-            for number, item in enumerate(inputs)
-        ]
-        left = [job for job in jobs if draft.done(job.part) is None]
-        if left and recipe.clean.dedup.exact:
-            _find_duplicates(jobs, runner)
-        for index, files in runner.run(_write_units, left):
+        stage = _Stage(directory=draft.path, clean=recipe.clean, unit_bytes=unit_bytes)
+        splits = plan_splits(inputs, draft.path, unit_bytes, runner)
+        parts = [split.part for split in splits]
+        if recipe.clean.dedup.exact and any(draft.done(part) is None for part in parts):
+            splits = _surveyed(splits, stage, draft, runner)
+            stage = replace(stage, ranges=_compared(splits, draft, runner))
+        left = [split for split in splits if draft.done(split.part) is None]
+        for index, files in runner.run(_write_split, left, stage):
             draft.record(left[index].part, files)
-        facts = _tally(draft, [job.part for job in jobs])
+        facts = _facts(draft, parts)
         if not facts["documents"]["kept"]:
-            raise InputError(_nothing_kept(facts))
-        return draft.publish([job.part for job in jobs], facts)
+            raise InputError(_nothing_kept(facts["documents"]))
+        return draft.publish(parts, facts)
 
     return workspace.make(STAGE, VERSION, config, names, work)
 
 
-def normalise(text: str) -> str:
-    """The form in which texts are compared: lower case, runs of white space as one space."""
-    return " ".join(text.lower().split())
+# -- reading ----------------------------------------------------------------------------------
 
 
-def _find_duplicates(jobs: Sequence[_Job], runner: Runner) -> None:
-    """Leave, for each input, the rows that repeat an earlier document of the corpus."""
-    fresh = [job for job in jobs if not job.hashes.exists()]
-    for _ in runner.run(_hash_texts, fresh):
-        pass
-    rows = sum(len(np.load(job.hashes, mmap_mode="r")) for job in jobs)
-    ranges = max(1, -(-rows // _DOCUMENTS_PER_RANGE))
-    for _ in runner.run(_compare_range, [(number, ranges) for number in range(ranges)], list(jobs)):
-        pass
+@dataclass(slots=True)
+class _Judged:
+    """A record of a split, with what can be said of it by itself."""
+
+    piece: Piece
+    record: Record | Bad
+    size: int = 0
+    """Bytes of a good record's text in UTF-8."""
+    rule: str | None = None
+    """The rule that drops it."""
 
 
-def _judged(job: _Job) -> Iterator[tuple[Record | Bad, str | None]]:
-    """Every record of an input with the rule that drops it, as far as it alone can tell."""
-    _check_unchanged(job.item)
-    for number, record in enumerate(read_records(job.item.path, job.item.spec), 1):
-        if isinstance(record, Bad):
-            yield record, None
-            continue
-        try:
-            size = len(record.text.encode())
-            (record.id or "").encode()
-            record.source.encode()
-        except UnicodeEncodeError as error:
-            yield Bad(f"record {number}", f"not Unicode text: {error}", _escaped(record)), None
-            continue
-        if size > job.max_bytes:
-            message = (
-                f"{size:,} bytes of text, more than clean.max_document_bytes = {job.max_bytes:,}"
-            )
-            yield Bad(f"record {number}", message, _escaped(record)), None
-        else:
-            yield record, None if record.text.strip() else "empty"
-    _check_unchanged(job.item)
+def _judged(split: Split, stage: _Stage, extents: list[Extent]) -> Iterator[_Judged]:
+    """The records of a split, in order; ``extents`` gets what was found in each piece."""
+    limit = stage.clean.max_document_bytes
+    for piece in split.pieces:
+        _check_unchanged(piece.item)
+        extents.append(extent := Extent())
+        for record in piece.records(stage.cap, extent):
+            if isinstance(record, Bad):
+                yield _Judged(piece, record)
+                continue
+            text = record.text
+            try:
+                size = len(text) if text.isascii() else len(text.encode())
+                (record.id or "").encode()
+                record.source.encode()
+            except UnicodeEncodeError as error:
+                yield _Judged(piece, _refused(piece, record, f"not Unicode text: {error}"))
+                continue
+            if size > limit:
+                message = f"{size:,} bytes of text, more than clean.max_document_bytes = {limit:,}"
+                yield _Judged(piece, _refused(piece, record, message))
+            else:
+                yield _Judged(piece, record, size, "empty" if not text or text.isspace() else None)
+        _check_unchanged(piece.item)
 
 
 def _check_unchanged(item: Input) -> None:
@@ -156,113 +145,104 @@ def _check_unchanged(item: Input) -> None:
         raise InputError(f"{item.path}: changed since its bytes were hashed; run again")
 
 
-def _escaped(record: Record) -> bytes:
-    """A whole record in ASCII, which lone surrogates survive."""
-    return json.dumps(asdict(record)).encode()
+def _refused(piece: Piece, record: Record, error: str) -> Bad:
+    """With the whole record in ASCII, which lone surrogates survive."""
+    place = piece.span.place(piece.reader.noun, record.number)
+    return Bad(place, error, json.dumps(asdict(record)).encode())
 
 
-def _hash_texts(job: _Job, _: object) -> None:
-    """128 bits for each record that may be kept, zero for the others."""
-    hashes = bytearray()
-    for record, rule in _judged(job):
-        if isinstance(record, Bad) or rule:
-            hashes += bytes(16)
-        else:
-            text = normalise(record.text).encode()
-            hashes += hashlib.blake2b(text, digest_size=16).digest()
-    with atomic_file(job.hashes) as sink:
-        np.save(sink, np.frombuffer(hashes, dtype=np.uint64).reshape(-1, 2), allow_pickle=False)
+# -- the first pass ---------------------------------------------------------------------------
 
 
-def _compare_range(item: tuple[int, int], jobs: list[_Job]) -> None:
-    """Find the repeats among the hashes of one range; the first in corpus order stays."""
-    number, ranges = item
-    parts: list[np.ndarray] = []
-    places: list[np.ndarray] = []
-    for job in jobs:
-        hashes = np.load(job.hashes)
-        inside = np.flatnonzero((hashes[:, 0] % np.uint64(ranges) == number) & hashes.any(axis=1))
-        parts.append(hashes[inside])
-        places.append(np.stack([np.full(len(inside), job.number, dtype=np.int64), inside], axis=1))
-    hashes, where = np.concatenate(parts), np.concatenate(places)
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: corpus order within equals
-    ordered = hashes[order]
-    repeats = np.zeros(len(order), dtype=bool)
-    repeats[1:] = (ordered[1:] == ordered[:-1]).all(axis=1)
-    found = where[order[repeats]]
-    with atomic_file(jobs[0].duplicates / f"{number:05d}-of-{ranges:05d}.npy") as sink:
-        np.save(sink, found[np.lexsort((found[:, 1], found[:, 0]))], allow_pickle=False)
+def _surveyed(splits: Sequence[Split], stage: _Stage, draft: Draft, runner: Runner) -> list[Split]:
+    """The splits with what the first pass counted in them; their hashes are in scratch."""
+    fresh = [split for split in splits if draft.done(f"hashes-{split.part}") is None]
+    for index, record in runner.run(_hash_split, fresh, stage):
+        draft.record(f"hashes-{fresh[index].part}", [record])
+    surveyed = []
+    before: dict[int, tuple[int, int]] = {}
+    for split in splits:
+        (record,) = draft.done(f"hashes-{split.part}") or ()
+        pieces = []
+        for piece, (lines, size) in zip(split.pieces, record.facts["pieces"]):
+            span = piece.span
+            rows, start = before.get(piece.input, (0, 0))
+            before[piece.input] = rows + lines, start + size
+            if not span.counted:
+                span = replace(span, rows=rows, bytes=start, counted=True)
+            pieces.append(replace(piece, span=span))
+        surveyed.append(replace(split, pieces=tuple(pieces), read=record.facts["read"]))
+    return surveyed
 
 
-def _repeats(job: _Job) -> np.ndarray:
-    """Whether each record of an input repeats an earlier document: (records,) bool."""
-    repeats = np.zeros(len(np.load(job.hashes)), dtype=bool)
-    for path in sorted(job.duplicates.glob("*.npy")):
-        found = np.load(path)
-        repeats[found[found[:, 0] == job.number, 1]] = True
-    return repeats
+def _hash_split(split: Split, stage: _Stage) -> FileRecord:
+    """The first pass over a split: hashes of what may be kept, and counts."""
+    hashes = Hashes()
+    extents: list[Extent] = []
+    read = 0
+    for judged in _judged(split, stage, extents):
+        if isinstance(judged.record, Record) and not judged.rule:
+            hashes.add(read, judged.record.text)
+        read += 1
+    counts = [[extent.lines, extent.bytes] for extent in extents]
+    return hashes.write(stage.directory, split.number, read=read, pieces=counts)
 
 
-class _Dropped:
-    """Writes which documents were dropped, and by which rule, as they come."""
-
-    def __init__(self, writer: pq.ParquetWriter) -> None:
-        self.rules: Counter[str] = Counter()
-        self._rows: list[tuple[str, str, str]] = []
-        self._writer = writer
-
-    def add(self, name: str, source: str, rule: str) -> None:
-        self.rules[rule] += 1
-        self._rows.append((name, source, rule))
-        if len(self._rows) == _FATES:
-            self.flush()
-
-    def flush(self) -> None:
-        columns = [pa.array(column, pa.string()) for column in zip(*self._rows)]
-        self._rows = []
-        if columns:
-            self._writer.write_table(pa.Table.from_arrays(columns, schema=_DROPPED))
+def _compared(splits: Sequence[Split], draft: Draft, runner: Runner) -> Range:
+    """Leave in scratch which records repeat which; the first of the ranges this took."""
+    count = ranges_for(sum(split.read or 0 for split in splits))
+    first = Range(number=0, ranges=count, splits=len(splits), draft=draft.path)
+    for _ in runner.run(find_repeats, [replace(first, number=n) for n in range(count)]):
+        pass
+    return first
 
 
-def _write_units(job: _Job, _: object) -> list[FileRecord]:
-    """The second pass over one input: units, the dropped, the quarantined."""
-    repeats = _repeats(job) if job.exact else None
-    units = UnitWriter(job.directory, job.part, job.unit_bytes)
-    fates = job.directory / f"dropped-{job.part}.parquet"
-    quarantine = job.directory / f"quarantine-{job.part}.jsonl"
-    read = bad = 0
+# -- the second pass --------------------------------------------------------------------------
+
+
+def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
+    """The second pass over a split: units, the dropped, the quarantined."""
+    repeats = None
+    if stage.ranges is not None and split.read is not None:
+        repeats = Repeats(stage.ranges, split.number, split.read)
+    row = -1
+    read_of: Counter[int] = Counter()
     with (
-        atomic_file(quarantine) as sink,
-        atomic_file(fates) as table,
-        pq.ParquetWriter(table, _DROPPED, compression="zstd") as writer,
+        UnitWriter(stage.directory, split.part, stage.unit_bytes) as units,
+        Dropped(stage.directory, split.part, stage.clean.keep_dropped) as dropped,
+        Quarantine(stage.directory, split.part) as quarantine,
     ):
-        dropped = _Dropped(writer)
-        for row, (record, rule) in enumerate(_judged(job)):
-            read += 1
+        for row, judged in enumerate(_judged(split, stage, [])):
+            record, rule, of = judged.record, judged.rule, None
+            read_of[judged.piece.input] += 1
             if isinstance(record, Bad):
-                bad += 1
-                sink.write(_quarantined(job, record))
+                quarantine.add(judged.piece.item.path.name, row, record)
                 continue
+            if repeats is not None and rule is None:
+                if row == split.read:
+                    break  # counted below
+                of = repeats.of(row)
+                rule = "duplicate" if of is not None else None
             name = record.id if record.id is not None else _name_of(record.text)
-            why = rule or ("duplicate" if repeats is not None and repeats[row] else None)
-            if why:
-                dropped.add(name, record.source, why)
+            if rule:
+                dropped.add(name, record, judged.size, rule, row, of)
             else:
-                units.add(name, record)
-        dropped.flush()
-    files = units.close()
-    tally = {
-        "read": read,
-        "kept": sum(record.facts["documents"] for record in files),
-        "dropped": dropped.rules.total(),
-        "dropped_by": dict(sorted(dropped.rules.items())),
-        "quarantined": bad,
-    }
-    _check(tally, str(job.item.path))
+                units.add(name, record, judged.size)
+    if split.read is not None:
+        check_sum(
+            split.label, ("records in the first pass", split.read), {"in the second": row + 1}
+        )
+    tally = Tally(
+        read=row + 1,
+        kept=sum(record.facts["documents"] for record in units.records),
+        quarantined=quarantine.count,
+        dropped_by=dropped.rules,
+    )
+    tally.check(split.label)
     return [
-        *files,
-        FileRecord.of(job.directory, fates.name, **tally),
-        FileRecord.of(job.directory, quarantine.name, documents=bad),
+        *units.records,
+        dropped.record(**tally.facts(), inputs=[*read_of.items()]),
+        *quarantine.records(),
     ]
 
 
@@ -271,47 +251,30 @@ def _name_of(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def _quarantined(job: _Job, bad: Bad) -> bytes:
-    raw: dict[str, str]
-    try:
-        raw = {"raw": bad.raw.decode("utf-8")}
-    except UnicodeDecodeError:
-        raw = {"raw_base64": base64.b64encode(bad.raw).decode()}
-    line = {"file": job.item.path.name, "place": bad.place, "error": bad.error, **raw}
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+# -- the whole --------------------------------------------------------------------------------
 
 
-def _check(tally: dict[str, Any], place: str) -> None:
-    """read = kept + dropped + quarantined, or the count is refused."""
-    accounted = tally["kept"] + tally["dropped"] + tally["quarantined"]
-    if tally["read"] != accounted or tally["dropped"] != sum(tally["dropped_by"].values()):
-        raise ArtefactError(f"{place}: {tally['read']} records read, {accounted} accounted for")
-
-
-def _tally(draft: Draft, parts: Sequence[str]) -> dict[str, Any]:
-    """The accounting over all inputs."""
-    documents: dict[str, Any] = dict.fromkeys(("read", "kept", "dropped", "quarantined"), 0)
-    rules: Counter[str] = Counter()
+def _facts(draft: Draft, parts: Sequence[str]) -> dict[str, Any]:
+    """The accounting over all splits."""
+    whole = Tally()
     sources: dict[str, dict[str, int]] = {}
+    units = 0
     for part in parts:
         for record in draft.done(part) or ():
-            facts = record.facts
             if record.path.startswith("dropped-"):
-                for key in documents:
-                    documents[key] += facts[key]
-                rules.update(facts["dropped_by"])
+                whole.add(Tally.of(record.facts))
             elif record.path.startswith("unit-"):
-                for source, tally in facts["sources"].items():
+                units += record.facts["documents"]
+                for source, tally in record.facts["sources"].items():
                     total = sources.setdefault(source, {"documents": 0, "bytes": 0})
                     total["documents"] += tally["documents"]
                     total["bytes"] += tally["bytes"]
-    documents["dropped_by"] = dict(sorted(rules.items()))
-    _check(documents, str(draft.path))
-    return {"documents": documents, "by_source": dict(sorted(sources.items()))}
+    whole.check(str(draft.path))
+    check_sum(str(draft.path), ("documents kept", whole.kept), {"in units": units})
+    return {"documents": whole.facts(), "by_source": dict(sorted(sources.items()))}
 
 
-def _nothing_kept(facts: dict[str, Any]) -> str:
-    documents = facts["documents"]
+def _nothing_kept(documents: dict[str, Any]) -> str:
     return (
         f"corpus: no document is left of {documents['read']} read: "
         f"{documents['quarantined']} quarantined, dropped by rule {documents['dropped_by']}; "

@@ -8,7 +8,7 @@ from typing import Any
 from penstock.errors import InputError
 from penstock.recipe import CorpusSource
 
-__all__ = ["identity", "open_dataset"]
+__all__ = ["files_of", "identity", "open_dataset", "saved_to_disk"]
 
 _FIX = "give a directory made by save_to_disk, or a dataset name that can be reached"
 
@@ -29,7 +29,7 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
     try:
         if not path.is_dir():
             return datasets.load_dataset(name, spec.subset, split=spec.split, streaming=True)
-        if not _saved_to_disk(path):
+        if not saved_to_disk(path):
             return datasets.load_dataset(str(path), spec.subset, split=spec.split, streaming=True)
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # `datasets` raises whatever its transports raise
@@ -62,5 +62,6 @@ def identity(spec: CorpusSource) -> str:
     return f"hub:{name}:{spec.subset}:{spec.split}:{commit}"
 
 
-def _saved_to_disk(path: Path) -> bool:
+def saved_to_disk(path: Path) -> bool:
+    """Whether a directory was made by ``save_to_disk``, and so has a known number of rows."""
     return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()

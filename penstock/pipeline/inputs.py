@@ -1,40 +1,40 @@
 """Which files a recipe's corpus is, and what is in them: found before any work starts.
 
 Inputs are ordered by the hash of their bytes, not by name or place, so that a corpus is the same
-wherever its files lie and in whatever order they are listed.
+wherever its files lie and in whatever order they are listed; see
+:mod:`penstock.pipeline.digests`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
-import hashlib
-import json
-import os
-import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import atomic_file, canonical, sha256_file
-from penstock.errors import InputError
-from penstock.pipeline.hub import files_of, identity
-from penstock.pipeline.readers import is_plain_text, supported
-from penstock.pipeline.runner import Runner
-from penstock.recipe import CorpusSource, LiteralSource, Recipe
+from upath import UPath
 
-__all__ = ["Input", "find_inputs", "hash_inputs", "stamp"]
+from penstock.artefact import canonical
+from penstock.errors import InputError, StorageError
+from penstock.pipeline.readers import KINDS, is_plain_text, reader_of
+from penstock.recipe import CorpusSource, LiteralSource, Recipe
+from penstock.storage import Place, explained, is_remote, place
+
+__all__ = ["Input", "find_inputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """One input file (or Hugging Face dataset) and how to read it."""
 
-    path: Path
+    path: Place
     spec: CorpusSource
-    sha256: str = ""
-    stamp: tuple[int, ...] = ()
-    """Size and times of a plain file when it was hashed; empty for what has no single ones."""
+    digest: str = ""
+    """The hash of its bytes: 64 hexadecimal digits."""
+    stamp: tuple[int | str, ...] = ()
+    """Size and version of a plain file when it was hashed; empty for what has no single ones."""
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -44,7 +44,12 @@ class Input:
     @property
     def key(self) -> tuple[str, bytes, str]:
         """Its place among the inputs; the name tells equal files apart in the quarantine."""
-        return self.sha256, canonical(self.reading), self.path.name
+        return self.digest, canonical(self.reading), self.path.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of a plain file; 0 for what has no single size."""
+        return int(self.stamp[0]) if self.stamp else 0
 
 
 def find_inputs(recipe: Recipe) -> list[Input]:
@@ -61,112 +66,86 @@ def find_inputs(recipe: Recipe) -> list[Input]:
     return list(found.values())
 
 
-def _with_source(spec: CorpusSource, path: Path) -> CorpusSource:
+def _with_source(spec: CorpusSource, path: Place) -> CorpusSource:
     """The name of a plain-text file is its source, and so part of how it is read."""
     if not isinstance(spec.source, str) or not is_plain_text(path) or spec.path.startswith("hf:"):
         return spec
     return spec.model_copy(update={"source": LiteralSource(name=path.name.partition(".")[0])})
 
 
-def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[Path]:
+def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[Place]:
     if spec.path.startswith("hf:"):
         yield recipe.resolve(spec.path.removeprefix("hf:"))
         return
     path = recipe.resolve(spec.path)
-    if path.is_file():
-        if not supported(path):
-            raise InputError(
-                f"{key}: {path}: unknown kind of file; expected .jsonl, .json, .txt (each also "
-                ".gz or .zst), .parquet or .arrow"
-            )
-        yield path
-        return
-    if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file() and supported(file))
-        if not inside:
-            raise InputError(f"{key}: {path}: no file in this directory can be read as documents")
-        yield from inside
-        return
-    if not glob.has_magic(spec.path):
-        raise InputError(f"{key}: {path}: no such file; paths are relative to the recipe")
+    with _reachable(path, key):
+        if path.is_file():
+            files, unknown = [path], [path] if reader_of(path) is None else []
+            if unknown:
+                raise InputError(f"{key}: {path}: unknown kind of file; expected {KINDS}")
+        elif path.is_dir():
+            files = [file for file in _inside(path) if reader_of(file)]
+            if not files:
+                raise InputError(
+                    f"{key}: {path}: no file in this directory can be read as documents"
+                )
+        elif not glob.has_magic(spec.path):
+            raise InputError(f"{key}: {path}: no such file; {_fix(path)}")
+        else:
+            files = _matching(recipe, spec, path)
+            unknown = [file for file in files if reader_of(file) is None]
+            if unknown or not files:
+                found = (
+                    f"matches {unknown[0].name}, of unknown kind" if unknown else "matches no file"
+                )
+                raise InputError(
+                    f"{key}: {path}: the pattern {found}; expected only {KINDS}; {_fix(path)}"
+                )
+    yield from sorted(files, key=str)
+
+
+def _fix(path: Place) -> str:
+    if is_remote(path):
+        return "check the bucket and the name"
+    return "paths are relative to the recipe"
+
+
+def _inside(path: Place) -> list[Place]:
+    if is_remote(path):
+        return [_of_store(path, name) for name in path.fs.find(path.path)]
+    return [file for file in path.rglob("*") if file.is_file()]
+
+
+def _matching(recipe: Recipe, spec: CorpusSource, path: Place) -> list[Place]:
+    if is_remote(path):
+        names = path.fs.glob(path.path, detail=True)
+        return [_of_store(path, name) for name, info in names.items() if info["type"] == "file"]
     # The recipe's own directory may hold characters that mean something in a pattern.
     pattern = str(Path(spec.path).expanduser())
     matches = glob.glob(pattern, root_dir=recipe.directory, recursive=True)
-    files = sorted(file for match in matches if (file := recipe.resolve(match)).is_file())
-    unknown = [file for file in files if not supported(file)]
-    if unknown or not files:
-        found = f"matches {unknown[0].name}, of unknown kind" if unknown else "matches no file"
+    return [file for match in matches if (file := recipe.resolve(match)).is_file()]
+
+
+def _of_store(path: UPath, name: str) -> Place:
+    return place(path.fs.unstrip_protocol(name))
+
+
+@contextlib.contextmanager
+def _reachable(path: Place, key: str) -> Iterator[None]:
+    """Names the key and the place where the store does not answer, or refuses."""
+    try:
+        with explained(path):
+            yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{key}: {path}: no such file or bucket; {_fix(path)}") from None
+    except StorageError as error:
+        raise InputError(f"{key}: {path}: not readable: {error.__cause__}") from error
+    except Exception as error:  # fsspec's stores raise whatever their clients raise
+        if not is_remote(path):
+            raise
         raise InputError(
-            f"{key}: {path}: the pattern {found}; expected only .jsonl, .json, .txt (each also .gz "
-            "or .zst), .parquet and .arrow; paths are relative to the recipe"
-        )
-    yield from files
-
-
-def hash_inputs(inputs: list[Input], work: Path, runner: Runner) -> list[Input]:
-    """The inputs with their content hashes, in the order of those hashes.
-
-    Hashes are remembered in ``work/inputs.json`` by path, size and times, so a second run reads no
-    input.
-
-    Raises:
-        InputError: A file cannot be read.
-    """
-    memory = work / "inputs.json"
-    known = _remembered(memory)
-    stamps = [stamp(item.path) for item in inputs]
-    hashes: dict[int, str] = {}
-    for index, item in enumerate(inputs):
-        *then, digest = known.get(str(item.path), [None])
-        if stamps[index] and tuple(then) == stamps[index]:
-            hashes[index] = digest
-    fresh = [index for index in range(len(inputs)) if index not in hashes]
-    for position, digest in runner.run(_content, [inputs[index] for index in fresh]):
-        index = fresh[position]
-        hashes[index] = digest
-        if stamps[index]:
-            known[str(inputs[index].path)] = [*stamps[index], digest]
-    if fresh:
-        with atomic_file(memory) as sink:
-            sink.write(canonical(known))
-    hashed = [
-        replace(item, sha256=hashes[index], stamp=stamps[index])
-        for index, item in enumerate(inputs)
-    ]
-    return sorted(hashed, key=lambda item: item.key)
-
-
-def stamp(path: Path) -> tuple[int, ...]:
-    """Size and times of a plain file, which change when it does; empty for what has none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    if not stat.S_ISREG(status.st_mode):
-        return ()
-    # The time of change too: a copy may carry over the time of modification.
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _remembered(memory: Path) -> dict[str, list[Any]]:
-    """Hashes by path; none where the file cannot be used, as they can be found again."""
-    try:
-        known = json.loads(memory.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _content(item: Input, _: object) -> str:
-    try:
-        if item.path.is_dir():
-            parts = [
-                [file.relative_to(item.path).as_posix(), sha256_file(file)]
-                for file in files_of(item.path)
-            ]
-            return hashlib.sha256(canonical(parts)).hexdigest()
-        if item.spec.path.startswith("hf:"):
-            return hashlib.sha256(identity(item.spec).encode()).hexdigest()
-        return sha256_file(item.path)
-    except PermissionError:
-        raise InputError(f"{item.path}: permission denied; make it readable") from None
+            f"{key}: {path}: the store cannot be asked ({type(error).__name__}: {error}); check "
+            "its address (AWS_ENDPOINT_URL), the credentials and the network"
+        ) from error

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, FileRecord, atomic_file
-from penstock.pipeline.readers import Record
+from penstock.artefact import Artefact, FileRecord
+from penstock.pipeline.records import Record
+from penstock.storage import Place, atomic_file
 
 __all__ = ["BATCH", "SCHEMA", "UNIT_BYTES", "Unit", "UnitWriter", "iter_documents", "units_of"]
 
@@ -19,6 +22,9 @@ UNIT_BYTES = 64 * 2**20
 
 BATCH = 1024
 """Documents of a batch, fixed by the format: results never depend on who asks for how many."""
+
+_GROUP = 4
+"""Batches of a row group: what a writer holds."""
 
 SCHEMA = pa.schema(
     [
@@ -40,16 +46,22 @@ class Unit:
     number: int
     """Position in the corpus."""
     name: str
-    """``unit-00000-000``: of the input file, and within it."""
-    corpus: Path
+    """``unit-00000-000``: of the split, and within it."""
+    corpus: Place
     record: FileRecord
 
     @property
     def documents(self) -> int:
         return int(self.record.facts["documents"])
 
+    @property
+    def label(self) -> str:
+        """What an error calls it."""
+        size = self.record.facts["bytes"] / 2**20
+        return f"{self.name} ({self.documents:,} documents, {size:,.1f} MiB of text)"
+
     def path(self) -> Path:
-        """The Parquet file, after its checksum was compared."""
+        """The Parquet file, local, after its checksum was compared."""
         return Artefact(self.corpus, {}, ()).verified(self.record)
 
 
@@ -69,69 +81,100 @@ def iter_documents(
         yield from file.iter_batches(batch_size=BATCH, columns=list(columns))
 
 
-@dataclass(slots=True)
-class _Buffer:
-    rows: list[tuple[str, str, str, str | None, None, int]] = field(default_factory=list)
-    bytes: int = 0
-
-
 class UnitWriter:
-    """Writes the documents of one input file as units, in order.
+    """Writes the documents of one split as units, in order, a row group at a time.
 
     Args:
         directory: Of the corpus in the making.
-        part: Name of the input within the corpus; units are ``unit-<part>-<k>``.
+        part: Name of the split within the corpus; units are ``unit-<part>-<k>``.
         unit_bytes: Text of a unit before the next is begun.
     """
 
-    def __init__(self, directory: Path, part: str, unit_bytes: int = UNIT_BYTES) -> None:
+    def __init__(self, directory: Place, part: str, unit_bytes: int = UNIT_BYTES) -> None:
         self.records: list[FileRecord] = []
         self._directory = directory
         self._part = part
         self._limit = unit_bytes
-        self._buffer = _Buffer()
+        self._unit = ExitStack()
+        self._begin()
 
-    def add(self, name: str, record: Record) -> None:
-        """Append a document whose id is ``name``."""
-        size = len(record.text.encode())
-        self._buffer.rows.append(
-            (name, record.text, record.source, record.meta or None, None, size)
-        )
-        self._buffer.bytes += size
-        if self._buffer.bytes >= self._limit:
-            self._flush()
+    def _begin(self) -> None:
+        self._rows: list[tuple[str, str, str, str | None, None, int]] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._sources: dict[str, dict[str, int]] = {}
+        self._bytes = 0
+        self._writer: pq.ParquetWriter | None = None
 
-    def close(self) -> list[FileRecord]:
-        """Write what is left; the records of all units written."""
-        if self._buffer.rows:
+    def __enter__(self) -> UnitWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None and self._bytes:
+            self._finish()
+        self._unit.__exit__(kind, error, trace)
+
+    @property
+    def _name(self) -> str:
+        return f"unit-{self._part}-{len(self.records):03d}.parquet"
+
+    def add(self, name: str, record: Record, size: int) -> None:
+        """Append a document whose id is ``name`` and whose text has ``size`` bytes, not 0."""
+        self._rows.append((name, record.text, record.source, record.meta or None, None, size))
+        tally = self._sources.get(record.source)
+        if tally is None:
+            tally = self._sources[record.source] = {"documents": 0, "bytes": 0}
+        tally["documents"] += 1
+        tally["bytes"] += size
+        self._bytes += size
+        if len(self._rows) == BATCH:
+            self._batch()
+        if self._bytes >= self._limit:
+            self._finish()
+
+    def _batch(self) -> None:
+        """Text in Arrow takes half the memory that it takes in Python."""
+        columns = [pa.array(column, kind) for column, kind in zip(zip(*self._rows), SCHEMA.types)]
+        self._rows = []
+        if columns:
+            self._batches.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        if len(self._batches) == _GROUP:
             self._flush()
-        return self.records
 
     def _flush(self) -> None:
-        rows, self._buffer = self._buffer.rows, _Buffer()
-        columns = [pa.array(column, field.type) for column, field in zip(zip(*rows), SCHEMA)]
-        name = f"unit-{self._part}-{len(self.records):03d}.parquet"
-        with atomic_file(self._directory / name) as sink:
-            # Row groups of a whole number of batches, so that batches never straddle two.
-            pq.write_table(
-                pa.Table.from_arrays(columns, schema=SCHEMA),
-                sink,
-                compression="zstd",
-                row_group_size=4 * BATCH,
-                use_dictionary=["source"],
-                write_statistics=False,
+        """Write a row group: a whole number of batches, so that batches never straddle two."""
+        if self._writer is None:
+            self._sink = self._unit.enter_context(atomic_file(self._directory / self._name))
+            self._writer = self._unit.enter_context(
+                pq.ParquetWriter(
+                    self._sink,
+                    SCHEMA,
+                    compression="zstd",
+                    use_dictionary=["source"],
+                    write_statistics=False,
+                )
             )
-        sources: dict[str, dict[str, int]] = {}
-        for _, _, source, _, _, size in rows:
-            tally = sources.setdefault(source, {"documents": 0, "bytes": 0})
-            tally["documents"] += 1
-            tally["bytes"] += size
+        if self._batches:
+            self._writer.write_table(
+                pa.Table.from_batches(self._batches, SCHEMA), row_group_size=_GROUP * BATCH
+            )
+        self._batches = []
+
+    def _finish(self) -> None:
+        self._batch()
+        self._flush()
+        self._unit.close()
         self.records.append(
             FileRecord.of(
-                self._directory,
-                name,
-                documents=len(rows),
-                bytes=sum(row[-1] for row in rows),
-                sources=sources,
+                self._name,
+                self._sink,
+                documents=sum(tally["documents"] for tally in self._sources.values()),
+                bytes=self._bytes,
+                sources=self._sources,
             )
         )
+        self._begin()

@@ -12,6 +12,7 @@ import pytest
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated
 from penstock.jobs.why import fates_of
+from penstock.pipeline.units import units_of
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
 SCORES = {f"d{number:04d}": float(number % 23) for number in range(150)}
@@ -148,8 +149,9 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
     assert duplicate == {
         "id": "copy",
         "source": "code",
+        "file": str(whole.recipe.directory / "pool" / "a.jsonl"),
         "fate": "dropped",
-        "why": "rule duplicate",
+        "why": "rule duplicate: repeats d0003",
     }
     (blank,) = fates_of(whole, "blank")
     assert (blank["fate"], blank["why"]) == ("dropped", "rule empty")
@@ -158,11 +160,39 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
     assert "text" in broken["why"]
 
 
+def test_every_record_knows_the_file_that_it_was_read_from(tmp_path: Path) -> None:
+    """Of five files in packed and divided splits, with records that are not kept between."""
+    home = {}
+    for number in range(5):
+        rows = documents(8 + 30 * number, seed=number, longest=30)
+        for row in rows:
+            row["id"] = f"{number}-{row['id']}"
+        rows[1::3] = [{**row, "text": "the same"} for row in rows[1::3]]
+        rows[2] = {**rows[2], "text": " "}
+        if number == 3:
+            rows[30] = {"id": "long", "text": "turbine water " * 700, "source": "web"}
+        path = write_jsonl(tmp_path / "pool" / f"{number}.jsonl", rows)
+        with path.open("a", encoding="utf-8") as sink:
+            sink.write(f'{{"id": "bad {number}", "text": 7}}\n')
+        home |= {row["id"]: str(path) for row in [*rows, {"id": f"bad {number}"}]}
+    of = curated(tmp_path, tokens=160)
+    assert len(of.corpus.named("dropped-")) > 3 and len(of.corpus.named("unit-")) > 3
+    fates = set()
+    for name, file in home.items():
+        (entry,) = fates_of(of, name)
+        assert entry["file"] == file
+        fates.add(entry["fate"])
+    assert fates == {"taken", "left", "dropped", "quarantined"}
+    repeats = [entry["why"] for n in range(5) for entry in fates_of(of, f"{n}-d0001")]
+    assert len({why for why in repeats if why.startswith("rule duplicate: repeats ")}) == 1
+
+
 def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:
     known = all_documents(whole.corpus, whole.tokenizer)
-    places = [(f"{d.unit:03d}", d.row, d.text) for d in known if d.id == "twin"]
+    units = [unit.name for unit in units_of(whole.corpus)]
+    places = [(units[d.unit], d.row, d.text) for d in known if d.id == "twin"]
     entries = fates_of(whole, "twin")
-    assert [(e["unit"][-3:], e["row"], e["text"]) for e in entries] == places
+    assert [(e["unit"], e["row"], e["text"]) for e in entries] == places
     assert len(places) == 2
 
 

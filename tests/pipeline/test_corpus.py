@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
+import random
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,13 @@ from hypothesis import strategies as st
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, InputError
 from penstock.pipeline import corpus as module
+from penstock.pipeline import duplicates, fates
 from penstock.pipeline.corpus import make_corpus, normalise
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.pipeline.units import BATCH, SCHEMA, UNIT_BYTES, iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
+from tests.zstd import frame
 
 
 def recipe(directory: Path, *corpus: Any, **clean: Any) -> Recipe:
@@ -70,13 +75,13 @@ def texts(made: Artefact) -> list[str]:
     return [row["text"] for row in documents(made)]
 
 
-def dropped(made: Artefact) -> list[dict[str, Any]]:
-    files = made.named("dropped-")
+def dropped(made: Artefact, part: str = "") -> list[dict[str, Any]]:
+    files = made.named(f"dropped-{part}")
     return [row for file in files for row in pq.read_table(made.verified(file)).to_pylist()]
 
 
-def quarantined(made: Artefact) -> list[dict[str, Any]]:
-    files = made.named("quarantine-")
+def quarantined(made: Artefact, part: str = "") -> list[dict[str, Any]]:
+    files = made.named(f"quarantine-{part}")
     return [
         json.loads(line) for file in files for line in made.verified(file).read_bytes().splitlines()
     ]
@@ -193,7 +198,7 @@ def test_documents_keep_id_source_meta_and_size(tmp_path: Path) -> None:
             "id": "7",
             "text": "é",
             "source": "web",
-            "meta": '{"a": [2], "b": 1}',
+            "meta": '{"a":[2],"b":1}',
             "parent": None,
             "bytes": 2,
         },
@@ -250,7 +255,7 @@ def test_a_large_document_is_kept_and_one_over_the_limit_is_quarantined(tmp_path
     check_accounting(made)
     assert [(row["id"], row["bytes"]) for row in documents(made)] == [("fits", limit), ("small", 5)]
     (bad,) = quarantined(made)
-    assert bad["place"] == "record 2"
+    assert bad["place"] == "line 2"
     assert f"more than clean.max_document_bytes = {limit:,}" in bad["error"]
     record = json.loads(raw(bad))
     assert (record["id"], json.loads(record["meta"])) == ("over", {"n": 1})
@@ -294,7 +299,7 @@ _rows = st.lists(
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(files=st.lists(_rows, min_size=1, max_size=3), unit_bytes=st.sampled_from([1, 3, 1000]))
+@given(files=st.lists(_rows, min_size=1, max_size=3), unit_bytes=st.sampled_from([9, 60, 1000]))
 def test_accounting_and_deduplication_hold_for_any_files(
     tmp_path: Path, files: list[list[Any]], unit_bytes: int
 ) -> None:
@@ -351,9 +356,10 @@ def test_many_ranges_find_the_same_duplicates_as_one(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make(pool)
-    monkeypatch.setattr(module, "_DOCUMENTS_PER_RANGE", 10)
-    many = make(pool, work="other")
-    assert len(list((many.path / "duplicates").iterdir())) > 5
+    monkeypatch.setattr(duplicates, "_DOCUMENTS", 10)
+    runner = Counting()
+    many = make(pool, work="other", runner=runner)
+    assert len([name for name, _ in runner.done if name == "find_repeats"]) == 16
     assert many.digest == one.digest
 
 
@@ -361,10 +367,75 @@ def test_dropped_documents_are_written_in_any_number_of_row_groups(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make(pool)
-    monkeypatch.setattr(module, "_FATES", 1)
+    monkeypatch.setattr(fates, "_ROWS", 1)
     many = make(pool, work="other")
     assert dropped(many) == dropped(one)
     assert check_accounting(many) == check_accounting(one)
+
+
+def place_of(made: Artefact, name: str) -> str:
+    """``part:row`` of a kept document, from what the manifest says of its part."""
+    for unit in units_of(made):
+        part = unit.name.split("-")[1]
+        gone = {row["row"] for row in dropped(made, part)} | {
+            bad["row"] for bad in quarantined(made, part)
+        }
+        before = sum(
+            other.documents
+            for other in units_of(made)
+            if other.name.startswith(f"unit-{part}-") and other.number < unit.number
+        )
+        ids = pq.read_table(unit.path())["id"].to_pylist()
+        if name in ids:
+            kept = (row for row in range(10_000) if row not in gone)
+            return f"{part}:{list(itertools.islice(kept, 5_000))[before + ids.index(name)]}"
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("unit_bytes", [150, UNIT_BYTES])
+def test_a_duplicate_names_the_document_that_it_repeats(
+    tmp_path: Path, unit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "_DOCUMENTS", 5)
+    chance = random.Random(4)
+    texts_ = [f"text {chance.randrange(12)}" for _ in range(60)]
+    rows: list[Any] = [{"id": str(number), "text": text} for number, text in enumerate(texts_)]
+    for number in range(0, 60, 9):
+        rows[number] = BAD[0]
+    jsonl(tmp_path / "pool" / "x.jsonl", rows)
+    made = make(tmp_path, unit_bytes=unit_bytes)
+    good = [row for row in rows if isinstance(row, dict)]
+    first = {row["text"]: row["id"] for row in reversed(good)}
+    assert [row["id"] for row in documents(made)] == sorted(first.values(), key=int)
+    fates_ = {row["id"]: row for row in dropped(made)}
+    assert len(fates_) == len(good) - len(first) > 30
+    for row in good:
+        if row["id"] in fates_:
+            assert fates_[row["id"]]["rule"] == "duplicate"
+            assert fates_[row["id"]]["of"] == place_of(made, first[row["text"]])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_dropped_documents_are_kept_where_they_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    rows = [{"id": str(n), "text": f"same {n % 2}" + " " * n, "n": n} for n in range(40)]
+    jsonl(tmp_path / "pool" / "x.jsonl", [*rows, {"id": "e", "text": " "}])
+    monkeypatch.setattr(fates, "_BYTES", 100)
+    made = make(tmp_path, keep_dropped=keep)
+    check_accounting(made)
+    gone = [*rows[2:], {"id": "e", "text": " "}]
+    assert [row["id"] for row in dropped(made)] == [row["id"] for row in gone]
+    (file,) = made.named("dropped-")
+    groups = pq.ParquetFile(made.verified(file)).metadata.num_row_groups
+    if keep:
+        assert [row["text"] for row in dropped(made)] == [row["text"] for row in gone]
+        assert [row["meta"] for row in dropped(made)] == [f'{{"n":{n}}}' for n in range(2, 40)] + [
+            None
+        ]
+        assert groups > 5, "no more is held than was allowed"
+    else:
+        assert "text" not in dropped(made)[0] and groups == 1
 
 
 # -- the same bytes ---------------------------------------------------------------------------
@@ -381,6 +452,55 @@ def test_every_runner_makes_the_same_bytes(pool: Path, ray_session: None) -> Non
         with closing(maker()) as runner:
             digests[name] = make(pool, runner=runner, work=name, unit_bytes=500).digest
     assert len(set(digests.values())) == 1, digests
+
+
+def test_every_runner_makes_the_same_bytes_of_one_large_file(
+    tmp_path: Path, ray_session: None
+) -> None:
+    """Divided at bytes, at frames, and cut out of a stream; with repeats and bad records in all."""
+    chance = random.Random(2)
+    lines = [
+        json.dumps(
+            {"text": f"text {chance.randrange(400)} " + "w " * chance.randrange(40)}
+        ).encode()
+        if chance.random() < 0.9
+        else BAD[0]
+        for _ in range(600)
+    ]
+    content = b"\n".join(lines)
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "plain.jsonl").write_bytes(content)
+    (tmp_path / "pool" / "frame.jsonl.zst").write_bytes(frame(content + b"\n "))
+    (tmp_path / "pool" / "frames.jsonl.zst").write_bytes(
+        b"".join(frame(content[start : start + 999]) for start in range(0, len(content), 999))
+    )
+    made = {}
+    for name, maker in {"one": lambda: LocalRunner(1), "ray": RayRunner}.items():
+        with closing(maker()) as runner:
+            made[name] = make(tmp_path, runner=runner, work=name, unit_bytes=3000)
+    assert made["one"].digest == made["ray"].digest
+    facts = check_accounting(made["one"])
+    assert facts["read"] == 3 * 600
+    assert len(made["one"].named("dropped-")) > 20
+    places = [f"line {number}" for number, line in enumerate(lines, 1) if line == BAD[0]]
+    assert [bad["place"] for bad in quarantined(made["one"])] == 3 * places
+    distinct = {normalise(json.loads(line)["text"]) for line in lines if line != BAD[0]}
+    assert sorted(distinct) == sorted(normalise(text) for text in texts(made["one"]))
+
+
+def test_without_deduplication_places_count_from_a_byte(tmp_path: Path) -> None:
+    """Nothing was read before, so nobody knows how many lines there were."""
+    rows = [BAD[0] if number in (3, 90) else {"text": f"{number:04d}"} for number in range(100)]
+    path = jsonl(tmp_path / "pool" / "x.jsonl", rows)
+    made = make(tmp_path, dedup={"exact": False}, unit_bytes=500)
+    first, second = [bad["place"] for bad in quarantined(made)]
+    assert first == "line 4"
+    found = re.fullmatch(r"line (\d+) after byte ([\d,]+)", second)
+    assert found
+    number, start = int(found[1]), int(found[2].replace(",", ""))
+    content = path.read_bytes()
+    begins = content.index(b"\n", start) + 1
+    assert content[begins:].splitlines()[number - 1] == BAD[0]
 
 
 def test_the_order_of_the_list_does_not_matter(pool: Path) -> None:
@@ -447,7 +567,7 @@ def test_what_changes_documents_changes_the_name(pool: Path) -> None:
 
 def test_units_divide_a_file_and_change_no_document(pool: Path) -> None:
     whole, divided = make(pool), make(pool, unit_bytes=300)
-    assert len(units_of(whole)) == 5
+    assert len(units_of(whole)) == 1, "small files are one split"
     assert len(units_of(divided)) > 15
     assert documents(divided) == documents(whole)
     for unit in units_of(divided):
@@ -456,6 +576,12 @@ def test_units_divide_a_file_and_change_no_document(pool: Path) -> None:
         assert unit.documents == len(sizes)
     numbers = [unit.number for unit in units_of(divided)]
     assert numbers == list(range(len(numbers)))
+
+
+def test_a_unit_says_what_it_is_and_how_large(tmp_path: Path) -> None:
+    jsonl(tmp_path / "pool" / "x.jsonl", [{"text": f"{n:04d}" * 256} for n in range(1536)])
+    (unit,) = units_of(make(tmp_path))
+    assert unit.label == "unit-00000-000 (1,536 documents, 1.5 MiB of text)"
 
 
 def test_batches_are_full_but_the_last(tmp_path: Path) -> None:
@@ -501,31 +627,36 @@ def test_a_second_call_does_no_work(pool: Path) -> None:
 def test_a_crash_between_parts_goes_on_where_it_was(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = make(pool, work="whole")
-    real = module._write_units
+    whole = make(pool, work="whole", unit_bytes=2000)
+    real = module._write_split
 
-    def crash(job: Any, state: object) -> Any:
-        if job.number == 3:
-            raise RuntimeError("crash")
-        return real(job, state)
+    def crash(split: Any, state: Any) -> Any:
+        if split.number == 3:
+            raise KeyboardInterrupt
+        return real(split, state)
 
-    monkeypatch.setattr(module, "_write_units", crash)
-    with pytest.raises(RuntimeError, match="crash"):
-        make(pool)
+    monkeypatch.setattr(module, "_write_split", crash)
+    with pytest.raises(KeyboardInterrupt):
+        make(pool, unit_bytes=2000)
     assert list(Workspace(pool / "work").artefacts()) == []
     monkeypatch.undo()
     runner = Counting()
-    resumed = make(pool, runner=runner)
-    parts = [part for name, part in runner.done if name == "_write_units"]
-    assert parts == ["00003", "00004"]
-    assert not [name for name, _ in runner.done if name == "_hash_texts"]
+    resumed = make(pool, runner=runner, unit_bytes=2000)
+    parts = [part for name, part in runner.done if name == "_write_split"]
+    splits = len(whole.named("dropped-"))
+    assert parts == [f"{number:05d}" for number in range(3, splits)] and splits > 5
+    assert not [name for name, _ in runner.done if name == "_hash_split"]
     assert resumed.digest == whole.digest
 
 
 def test_what_a_killed_task_left_is_not_part_of_the_corpus(
-    pool: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task killed after its first unit leaves a file without a record, and a temporary one."""
+    pool = tmp_path
+    (pool / "pool").mkdir()
+    table = pa.table({"text": [f"{number} " + "w " * 50 for number in range(100)]})
+    pq.write_table(table, pool / "pool" / "x.parquet")
     whole = make(pool, work="whole", unit_bytes=300)
     real = module.UnitWriter.add
     left = [70]
@@ -551,7 +682,7 @@ def test_what_a_killed_task_left_is_not_part_of_the_corpus(
     assert make(pool, unit_bytes=300).digest == whole.digest
 
 
-@pytest.mark.parametrize("when", ["_hash_texts", "_write_units"])
+@pytest.mark.parametrize("when", ["_hash_split", "_write_split"])
 def test_a_file_that_changes_under_way_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -568,6 +699,29 @@ def test_a_file_that_changes_under_way_is_refused(
         make(tmp_path)
     monkeypatch.undo()
     assert texts(make(tmp_path)) == ["c", "d", "e"]
+
+
+@pytest.mark.parametrize("change", [1, -1])
+def test_passes_that_read_other_counts_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    jsonl(tmp_path / "pool" / "x.jsonl", [{"text": f"{number}"} for number in range(10)])
+    real = module._write_split
+
+    def other(split: Any, state: Any) -> Any:
+        return real(replace(split, read=split.read + change), state)
+
+    monkeypatch.setattr(module, "_write_split", other)
+    with pytest.raises(
+        ArtefactError, match=r"x\.jsonl: \d+ records in the first pass, but \d+ in the second"
+    ):
+        make(tmp_path)
+    assert list(Workspace(tmp_path / "work").artefacts()) == []
+
+
+def test_scratch_is_gone_when_the_corpus_is_there(pool: Path) -> None:
+    made = make(pool, unit_bytes=500)
+    assert {path.name for path in made.path.iterdir() if path.is_dir()} == {"records"}
 
 
 # -- memory -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from penstock.errors import InputError
-from penstock.pipeline import inputs as module
-from penstock.pipeline.inputs import Input, find_inputs, hash_inputs
+from penstock.pipeline import digests as module
+from penstock.pipeline.digests import hash_inputs
+from penstock.pipeline.inputs import Input, find_inputs
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import LiteralSource, Recipe
 from penstock.recipe_file import parse_recipe
@@ -117,13 +119,13 @@ def test_a_plain_text_file_s_name_is_its_source_and_part_of_its_reading(tmp_path
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files whose bytes are read, as they are."""
     read: list[str] = []
-    real = module._content
+    real = module._digests
 
-    def content(item: Input, state: object) -> str:
-        read.append(item.path.name)
-        return real(item, state)
+    def digests(blocks: Any, state: object) -> list[str]:
+        read.extend(block.path.name for block in blocks)
+        return real(blocks, state)
 
-    monkeypatch.setattr(module, "_content", content)
+    monkeypatch.setattr(module, "_digests", digests)
     return read
 
 
@@ -137,10 +139,10 @@ def test_the_order_is_that_of_the_bytes_not_of_the_list(pool: Path, tmp_path: Pa
     one = hashes(pool, "pool/a.jsonl", "pool/b.jsonl.zst", "pool/sub")
     other = hashes(pool, "pool/sub", "pool/b.jsonl.zst", "pool/a.jsonl")
     assert one == other
-    assert [item.sha256 for item in one] == sorted(item.sha256 for item in one)
+    assert [item.digest for item in one] == sorted(item.digest for item in one)
     moved = tmp_path / "elsewhere"
     shutil.copytree(pool / "pool", moved / "pool")
-    assert [item.sha256 for item in hashes(moved, "pool")] == [item.sha256 for item in one]
+    assert [item.digest for item in hashes(moved, "pool")] == [item.digest for item in one]
 
 
 def test_equal_files_are_ordered_by_name_whatever_the_list(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_a_second_run_reads_only_what_changed(pool: Path, hashed: list[str]) -> 
     (pool / "pool" / "a.jsonl").write_bytes(b"A.jsonl")
     again = hashes(pool, "pool/a.jsonl", "pool/sub")
     assert hashed == ["a.jsonl"]
-    assert {item.sha256 for item in again} != {item.sha256 for item in first}
+    assert {item.digest for item in again} != {item.digest for item in first}
 
 
 def test_a_file_replaced_by_one_of_the_same_size_and_date_is_noticed(
@@ -171,7 +173,7 @@ def test_a_file_replaced_by_one_of_the_same_size_and_date_is_noticed(
     status = path.stat()
     path.write_bytes(b"b.jsonl")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert hashes(pool, "pool/a.jsonl")[0].sha256 != first[0].sha256
+    assert hashes(pool, "pool/a.jsonl")[0].digest != first[0].digest
     assert len(hashed) == 2
 
 
@@ -182,6 +184,32 @@ def test_a_damaged_memory_is_made_anew(pool: Path, hashed: list[str], damage: by
     assert hashes(pool, "pool/a.jsonl") == first
     assert hashed == ["a.jsonl", "a.jsonl"]
     assert json.loads((pool / "work" / "inputs.json").read_bytes())
+
+
+def test_a_large_file_is_hashed_in_blocks_and_small_ones_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HASHED", 100)
+    monkeypatch.setattr(module, "_TOGETHER", 50)
+    content = bytes(range(250))
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "large.jsonl").write_bytes(content)
+    for number in range(20):
+        (tmp_path / "pool" / f"{number:02d}.jsonl").write_bytes(b"%010d" % number)
+    (tmp_path / "pool" / "empty.jsonl").write_bytes(b"")
+    items: list[int] = []
+
+    class Counting(LocalRunner):
+        def run(self, function: Any, given: Any, *rest: Any, **more: Any) -> Any:
+            items.append(len(given))
+            return super().run(function, given, *rest, **more)
+
+    found = hash_inputs(find_inputs(recipe(tmp_path, "pool")), tmp_path / "w", Counting(1))
+    assert items == [4 + 3]
+    blocks = [hashlib.sha256(content[start : start + 100]).hexdigest() for start in (0, 100, 200)]
+    digests = {item.path.name: item.digest for item in found}
+    assert digests["large.jsonl"] == hashlib.sha256("".join(blocks).encode()).hexdigest()
+    assert len(set(digests.values())) == 22
 
 
 def test_the_hashes_of_other_recipes_are_kept(pool: Path, hashed: list[str]) -> None:
@@ -195,7 +223,7 @@ def test_a_dataset_s_directory_is_hashed_by_names_and_bytes(tmp_path: Path) -> N
     directory = tmp_path / "data"
     directory.mkdir()
     (directory / "one.parquet").write_bytes(b"1")
-    found = [hashes(tmp_path, "hf:data")[0].sha256]
+    found = [hashes(tmp_path, "hf:data")[0].digest]
     changes: list[Callable[[], object]] = [
         lambda: (directory / "two.parquet").write_bytes(b"2"),
         lambda: (directory / "two.parquet").write_bytes(b"3"),
@@ -203,10 +231,10 @@ def test_a_dataset_s_directory_is_hashed_by_names_and_bytes(tmp_path: Path) -> N
     ]
     for change in changes:
         change()
-        found.append(hashes(tmp_path, "hf:data")[0].sha256)
+        found.append(hashes(tmp_path, "hf:data")[0].digest)
     assert len(set(found)) == 4
     directory.rename(tmp_path / "moved")
-    assert hashes(tmp_path, "hf:moved")[0].sha256 == found[-1]
+    assert hashes(tmp_path, "hf:moved")[0].digest == found[-1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

@@ -1,0 +1,55 @@
+"""Rows in a file by group, of which a reader fetches only the groups it wants.
+
+The scratch of a shuffle: a first task leaves its rows sorted by the group they belong to, a second
+reads one group from each first task's file. The file is the number of groups, where each begins,
+and the rows, in little-endian bytes; a group costs two small reads, also of a remote file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock.storage import Place, is_remote
+
+__all__ = ["grouped_bytes", "read_groups"]
+
+_WIDTH = 8
+
+
+def grouped_bytes(rows: np.ndarray, groups: np.ndarray, count: int) -> tuple[bytes, bytes]:
+    """Header and body of a file.
+
+    Args:
+        rows: (n,) of any record type, sorted by group.
+        groups: (n,) integer group of each row, ascending.
+        count: Groups in all.
+    """
+    starts = np.searchsorted(groups, np.arange(count + 1))
+    return np.array([count, *starts], dtype="<u8").tobytes(), rows.tobytes()
+
+
+def read_groups(where: Place, dtype: np.dtype, first: int, last: int | None = None) -> np.ndarray:
+    """The rows of groups ``first`` up to but not including ``last``; one group by default."""
+    last = first + 1 if last is None else last
+    width = (last - first + 1) * _WIDTH
+    head = _read(where, 0, _WIDTH, (1 + first) * _WIDTH, width)
+    count, *starts = np.frombuffer(head, dtype="<u8").tolist()
+    base = (2 + count) * _WIDTH
+    start, end = (base + place * dtype.itemsize for place in (starts[0], starts[-1]))
+    return np.frombuffer(_read(where, start, end - start), dtype=dtype)
+
+
+def _read(where: Place, *parts: int) -> bytes:
+    """Bytes of a file, given as (start, length) pairs."""
+    pairs = list(zip(parts[::2], parts[1::2]))
+    if is_remote(where):
+        spans = [
+            where.fs.cat_file(where.path, start=start, end=start + n) for start, n in pairs if n
+        ]
+        return b"".join(spans)
+    with where.open("rb") as file:
+        found = []
+        for start, length in pairs:
+            file.seek(start)
+            found.append(file.read(length))
+    return b"".join(found)
