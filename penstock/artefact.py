@@ -84,10 +84,8 @@ class FileRecord:
     """What the stage wants known without opening the file: rows, counts, tokens."""
 
     @classmethod
-    def of(cls, name: Any, sink: Any, **facts: Any) -> FileRecord:
+    def of(cls, name: str, sink: Sink, **facts: Any) -> FileRecord:
         """Record a file that was just written to ``sink``."""
-        if not isinstance(sink, Sink):  # TRANSITION: of(directory, name)
-            return cls.found(name, sink, **facts)
         return cls(path=name, bytes=sink.bytes, sha256=sink.sha256, facts=facts)
 
     @classmethod
@@ -125,7 +123,7 @@ class Artefact:
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(
-                f"{source}: not a manifest ({error!r}); delete the directory and run again"
+                f"{source}: not a manifest ({error!r}); delete {path} and run again"
             ) from None
         raise ArtefactError(
             f"{source}: written in format {written}, this Penstock reads up to {FORMAT}; "
@@ -257,8 +255,8 @@ class Draft:
     ) -> Artefact:
         """Write the manifest over ``parts`` in the order given, and open the artefact.
 
-        What the manifest does not name is removed: scratch, and files of attempts that were
-        killed.
+        Before that, what the manifest will not name is removed: scratch and its records, and
+        files of attempts that were killed.
 
         Args:
             parts: All that were recorded for it.
@@ -283,16 +281,25 @@ class Draft:
             "files": [asdict(item) for item in files],
             "facts": dict(facts),
         }
+        # Before the manifest: nobody comes back to an artefact that is finished.
+        target = self.path / "manifest.json"
+        if growing or not target.exists():
+            self._sweep(parts, {item.path for item in files})
         if growing:
-            with atomic_file(self.path / "manifest.json") as sink:
+            with atomic_file(target) as sink:
                 sink.write(canonical(manifest))
-        elif create_file(self.path / "manifest.json", canonical(manifest)):
-            self._sweep({item.path for item in files})
+        else:
+            create_file(target, canonical(manifest))
         return Artefact.open(self.path)
 
-    def _sweep(self, named: set[str]) -> None:
+    def _sweep(self, parts: Sequence[str], named: set[str]) -> None:
+        # Records first: no record ever names a file that is gone.
+        for part in self._records().keys() - set(parts):
+            self._record_path(part).unlink()
+            del self._records()[part]
         for name in files_under(self.path):
-            if name not in named and name != "manifest.json" and not name.startswith("records/"):
+            record = name.startswith("records/") and name.endswith(".json")
+            if name not in named and name != "manifest.json" and not record:
                 with contextlib.suppress(FileNotFoundError):
                     (self.path / name).unlink()
         if not is_remote(self.path):

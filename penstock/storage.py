@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import fsspec
 from typing_extensions import TypeIs
 from upath import UPath
 
@@ -38,6 +39,7 @@ __all__ = [
     "is_remote",
     "is_uri",
     "place",
+    "remove_temporaries",
     "remove_tree",
     "sha256_file",
 ]
@@ -74,10 +76,14 @@ def place(text: str | os.PathLike[str] | UPath) -> Place:
     """
     if not is_uri(text):
         return Path(os.path.abspath(str(text)))
-    scheme = str(text).partition("://")[0].lower()
+    scheme, _, path = str(text).partition("://")
+    scheme = scheme.lower()
+    if scheme == "file":
+        return Path(os.path.abspath(path))
     try:
+        fsspec.get_filesystem_class(scheme)
         options: dict[str, Any] = _S3 if scheme in ("s3", "s3a") else {}
-        return UPath(str(text), **options)
+        return UPath(f"{scheme}://{path}", **options)
     except ImportError:
         package = _INSTALL.get(scheme, f"the fsspec package for {scheme}://")
         raise StorageError(
@@ -164,6 +170,7 @@ _FIXES = {
     errno.EACCES: "permission denied; let this user write there, or give another `work`",
     errno.EPERM: "the operation is not permitted there; give another `work`",
     errno.ENOTDIR: "a file stands where a directory is needed; remove it, or give another `work`",
+    errno.EEXIST: "a file stands where a directory is needed; remove it, or give another `work`",
 }
 
 
@@ -276,6 +283,21 @@ def remove_tree(where: Place) -> None:
             where.fs.rm(where.path, recursive=True)
         else:
             shutil.rmtree(where)
+
+
+def remove_temporaries(where: Place, deep: bool = True) -> None:
+    """Delete what writers that were killed left beside the files they were writing.
+
+    Args:
+        where: A directory that nobody writes to now. A remote one has none of them.
+        deep: Whether the directories below it are looked through, too.
+    """
+    for path in () if is_remote(where) else (where.rglob if deep else where.glob)(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def _beside(where: Path) -> Path:

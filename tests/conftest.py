@@ -17,6 +17,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",  # another Ray may be running on this machine
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

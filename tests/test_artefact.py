@@ -28,7 +28,7 @@ INPUTS = {"corpus": "f" * 64}
 def write(draft: Draft, name: str, content: bytes, **facts: int) -> FileRecord:
     with atomic_file(draft.path / name) as sink:
         sink.write(content)
-    return FileRecord.of(draft.path, name, **facts)
+    return FileRecord.found(draft.path, name, **facts)
 
 
 def finished(workspace: Workspace, content: bytes = b"data", stage: str = "stage") -> Artefact:

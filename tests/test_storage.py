@@ -165,12 +165,13 @@ def _sha(number: int) -> str:
     ],
 )
 def test_errors_of_the_system_say_where_and_what_helps(number: int, words: str) -> None:
-    with pytest.raises(StorageError, match=f"/x/y: .*{words}.*what is finished is kept"):
-        with explained(Path("/x/y")):
-            raise OSError(number, os.strerror(number))
+    message = f"/x/y: .*{words}.*what is finished is kept"
+    with pytest.raises(StorageError, match=message), explained(Path("/x/y")):
+        raise OSError(number, os.strerror(number))
 
 
 def test_a_bucket_that_is_not_there_is_an_error_that_names_it(s3: str) -> None:
-    with pytest.raises(StorageError, match="s3://nosuchbucket/x: .*bucket does not exist"):
-        with atomic_file(place("s3://nosuchbucket/x")) as sink:
-            sink.write(b"x")
+    message = "s3://nosuchbucket/x: .*bucket does not exist"
+    where = place("s3://nosuchbucket/x")
+    with pytest.raises(StorageError, match=message), atomic_file(where) as sink:
+        sink.write(b"x")
