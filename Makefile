@@ -1,13 +1,14 @@
 # make demo   set up, then the main job on text found on this machine
 # make test   set up, then all tests
 # make check  formatting, lint and types
+# make faults kill, cut off and fill up: every fault at every stage, some twenty minutes
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test faults check bench clean
 
 install: $(READY)
 
@@ -25,6 +26,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+faults: install
+	PENSTOCK_FAULTS=all $(BIN)/python -m pytest tests/faults
 
 check: install
 	$(BIN)/ruff format --check .

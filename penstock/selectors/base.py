@@ -80,6 +80,9 @@ class Scorer(Protocol):
     Hyperparameters are the constructor's keywords. ``fit`` returns facts about the fit that go
     into the manifest and the report (accuracy, thresholds, what was chosen). Fitted state is
     saved as data: arrays, tables, model files; never a pickled object.
+
+    A scorer that wants more than one CPU has an attribute ``needs``, a
+    :class:`penstock.needs.Needs`: ``needs = Needs(gpus=1)``.
     """
 
     summary: ClassVar[str]
