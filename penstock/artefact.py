@@ -265,7 +265,7 @@ class Draft:
                 a driver that comes late gets that one.
 
         Raises:
-            ArtefactError: A part was never recorded, so publishing would lose it.
+            ArtefactError: A part was never recorded, or a file of it is gone.
             LeaseError: Another driver took the work directory over.
         """
         files: list[FileRecord] = []
@@ -293,11 +293,17 @@ class Draft:
         return Artefact.open(self.path)
 
     def _sweep(self, parts: Sequence[str], named: set[str]) -> None:
+        there = files_under(self.path)
+        if gone := named.difference(there):
+            raise ArtefactError(
+                f"{self.path / min(gone)}: recorded but missing; delete {self.path} and run again "
+                "to make it anew"
+            )
         # Records first: no record ever names a file that is gone.
         for part in self._records().keys() - set(parts):
             self._record_path(part).unlink()
             del self._records()[part]
-        for name in files_under(self.path):
+        for name in there:
             record = name.startswith("records/") and name.endswith(".json")
             if name not in named and name != "manifest.json" and not record:
                 with contextlib.suppress(FileNotFoundError):

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import LeaseError
-from penstock.storage import Place, atomic_file, create_file, files_under
+from penstock.storage import Place, atomic_file, create_file, files_under, remove_temporaries
 
 __all__ = ["Lease"]
 
@@ -84,6 +84,8 @@ class Lease:
     def hold(self) -> None:
         """Take the lease, unless this object holds it.
 
+        After a driver that was killed, what it left half-written is cleared away.
+
         Raises:
             LeaseError: Another driver holds it.
         """
@@ -91,7 +93,8 @@ class Lease:
             self.check()
             return
         last = self._last()
-        if last and (holder := self._read(last)) and not self._over(last, holder):
+        holder = self._read(last) if last else None
+        if holder and not self._over(last, holder):
             raise LeaseError(
                 f"work: {self._root} is in use by {holder}, which gave a sign "
                 f"{max(0, time.time() - holder.signed):.0f} s ago; wait for it, stop it, or give "
@@ -108,7 +111,11 @@ class Lease:
             since=now,
             signed=now,
         )
-        if not create_file(self._path(last + 1), _encoded(mine)):
+        try:
+            first = create_file(self._path(last + 1), _encoded(mine))
+        except FileNotFoundError:  # the one that was first has cleared away
+            first = False
+        if not first:
             raise LeaseError(
                 f"work: {self._root}: another driver began at the same moment; wait for it, or "
                 "give another `work`"
@@ -117,6 +124,10 @@ class Lease:
         for number in range(max(1, last - 3), last):  # the last one tells who lost it
             with contextlib.suppress(FileNotFoundError):
                 self._path(number).unlink()
+        remove_temporaries(self._root, deep=False)  # of before a lease was taken
+        remove_temporaries(self._directory)
+        if last and not (holder and holder.released):
+            remove_temporaries(self._root)
         self._stop.clear()
         self._thread = threading.Thread(target=self._keep_signing, name="lease", daemon=True)
         self._thread.start()

@@ -130,6 +130,8 @@ class _Proxy(BaseHTTPRequestHandler):
             self._answer(status, {"Content-Type": "application/xml"}, text)
             return
         headers = {k: v for k, v in self.headers.items() if k.lower() != "content-length"}
+        # Else urllib says that it is a form, which the server takes apart and so stores nothing.
+        headers.setdefault("Content-Type", "application/octet-stream")
         request = urllib.request.Request(
             self.address + self.path, body or None, headers, method=self.command
         )

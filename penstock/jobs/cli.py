@@ -48,6 +48,26 @@ def main() -> None:
         sys.path.append(str(Path.cwd()))
 
 
+def _alone_on_stdout(context: click.Context, _: click.Parameter, as_json: bool) -> bool:
+    """With --json, what scorers and libraries print goes to stderr: Ray tells of lost nodes, and
+    goes on telling when the command is done."""
+    if as_json:
+        context.meta[_OUT] = sys.stdout
+        sys.stdout = sys.stderr
+    return as_json
+
+
+_OUT = "penstock.stdout"
+
+_json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_alone_on_stdout,
+    help="One JSON object as the last line.",
+)
+
+
 def _on_recipe(command: Command) -> Command:
     """A command over a recipe: RECIPE, --set, --json."""
 
@@ -55,7 +75,7 @@ def _on_recipe(command: Command) -> Command:
     @click.option(
         "--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key."
     )
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+    @_json_option
     @functools.wraps(command)
     def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
         return command(recipe=load_recipe(recipe, settings), **options)
@@ -90,7 +110,8 @@ def _on_runner(command: Command) -> Command:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    out = click.get_current_context().meta[_OUT]
+    click.echo(json.dumps(value, ensure_ascii=False), file=out)
 
 
 def _console(as_json: bool) -> Any:
@@ -216,7 +237,7 @@ def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("work")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+@_json_option
 def ls(work: str, as_json: bool) -> None:
     """The artefacts of a work directory."""
     from penstock.artefact import Workspace
@@ -249,7 +270,7 @@ def ls(work: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+@_json_option
 def selectors(as_json: bool) -> None:
     """The selectors that a recipe can use."""
     import inspect
@@ -319,7 +340,7 @@ def submit(
     show_default=True,
     help="Where its text, recipe and results go.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+@_json_option
 @_on_runner
 def demo(runner: Any, directory: Path, as_json: bool) -> None:
     """The main job on text found on this machine: does aiming at the library's docs pay?"""

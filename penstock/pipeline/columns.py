@@ -10,15 +10,16 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical, fingerprint
 from penstock.errors import PenstockError, ScoringError
+from penstock.needs import Needs
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.sample import sample_documents
 from penstock.pipeline.units import Unit, iter_documents, units_of
@@ -31,6 +32,9 @@ VERSION = 1
 
 _STATE = "state"
 """Directory of a model that belongs to the scorer."""
+
+_FACTS = "facts.json"
+"""What the scorer said of its fit, beside its state: there is always one file to a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,25 +67,31 @@ def make_columns(
     for column in columns:
         model = _fitted(column, corpus, workspace, runner, seed, note)
         inputs = {"corpus": corpus.fingerprint, "model": model.fingerprint}
-        draft = workspace.draft("columns", VERSION, {"selector": column.name}, inputs)
-        found = workspace.find("columns", draft.fingerprint)
+        config = {"selector": column.name}
+        found = workspace.find("columns", fingerprint("columns", VERSION, config, inputs))
         if found:
             finished[column.name] = found
         else:
             column.scorer.load(model.local() / _STATE)
-            drafts[column.name] = draft
+            drafts[column.name] = workspace.draft("columns", VERSION, config, inputs)
     if drafts:
         units = units_of(corpus)
-        left = [u for u in units if any(draft.done(u.name) is None for draft in drafts.values())]
+        missing = [
+            (unit, [name for name, draft in drafts.items() if draft.done(unit.name) is None])
+            for unit in units
+        ]
+        left = [(unit, names) for unit, names in missing if names]
         state = [
             (column.name, column.scorer, drafts[column.name].path)
             for column in columns
             if column.name in drafts
         ]
-        for index, records in runner.run(_score_unit, left, state, _as_it_is):
+        needs = _needs_of([column for column in columns if column.name in drafts])
+        for index, records in runner.run(_score_unit, left, state, _as_it_is, needs):
+            unit, _ = left[index]
             for name, record in records.items():
-                drafts[name].record(left[index].name, [record])
-            note(f"scored {left[index].documents:,} documents of {left[index].name}")
+                drafts[name].record(unit.name, [record])
+            note(f"scored {unit.documents:,} documents of {unit.name}")
         for name, draft in drafts.items():
             done = [draft.done(unit.name) or () for unit in units]
             counts = {
@@ -111,7 +121,7 @@ def _fitted(
     config = {"identity": dict(scorer.identity()), "version": scorer.version, "seed": seed}
     inputs = {"corpus": corpus.fingerprint, "target": list(column.target_hashes)}
 
-    def work(draft: Draft) -> Artefact:
+    def fit(draft: Draft) -> list[FileRecord]:
         # A copy is fitted: workers get what the model says, not what this process came to hold.
         fitted = copy.deepcopy(scorer)
         fitting = Fitting(
@@ -140,10 +150,33 @@ def _fitted(
             for path in state.rglob("*")
             if path.is_file()
         )
-        draft.record("model", draft.adopt(names))
-        return draft.publish(["model"], dict(facts))
+        with atomic_file(draft.path / _FACTS) as sink:
+            sink.write(canonical(dict(facts)))
+        said = FileRecord(path=_FACTS, bytes=sink.bytes, sha256=sink.sha256, facts=dict(facts))
+        return [said, *draft.adopt(names)]
+
+    def work(draft: Draft) -> Artefact:
+        if draft.done("model") is None:
+            draft.record("model", fit(draft))
+        said, *_ = draft.done("model") or ()
+        return draft.publish(["model"], said.facts)
 
     return workspace.make("model", VERSION, config, inputs, work)
+
+
+def _needs_of(columns: Sequence[Column]) -> Needs:
+    """What one worker must have that runs all of these scorers."""
+    asked = [
+        replace(needs, by=f"select.{column.name}")
+        for column in columns
+        if (needs := getattr(column.scorer, "needs", None)) is not None
+    ]
+    return Needs(
+        cpus=max([1, *(needs.cpus for needs in asked)]),
+        gpus=max([0, *(needs.gpus for needs in asked)]),
+        memory=sum(needs.memory or 0 for needs in asked) or None,
+        by=", ".join(needs.by for needs in asked) or "the stage",
+    )
 
 
 def _as_it_is(state: Any) -> Any:
@@ -151,14 +184,18 @@ def _as_it_is(state: Any) -> Any:
     return state
 
 
-def _score_unit(unit: Unit, state: Sequence[tuple[str, Scorer, Place]]) -> Mapping[str, FileRecord]:
-    """One unit under every scorer: its text is read once."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name, _, _ in state}
+def _score_unit(
+    item: tuple[Unit, Sequence[str]], state: Sequence[tuple[str, Scorer, Place]]
+) -> Mapping[str, FileRecord]:
+    """One unit under every scorer that has not scored it: its text is read once."""
+    unit, names = item
+    wanted = [column for column in state if column[0] in names]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for documents in iter_documents(unit):
-        for name, scorer, _ in state:
+        for name, scorer, _ in wanted:
             parts[name].append(_score(name, scorer, documents, unit))
     records: dict[str, FileRecord] = {}
-    for name, _, directory in state:
+    for name, _, directory in wanted:
         scores = np.concatenate(parts[name])
         file = f"{unit.name}.parquet"
         with atomic_file(directory / file) as sink:

@@ -85,16 +85,13 @@ def make_tokenizer(recipe: Recipe, corpus: Artefact, workspace: Workspace) -> Ar
             except Exception as error:  # the library raises bare Exception
                 raise InputError(f"tokenizer: {path}: not a tokenizer.json: {error}") from None
 
-    def work(draft: Draft) -> Artefact:
+    def write(draft: Draft) -> FileRecord:
         tokenizer = load()
         tokenizer.no_padding()
         tokenizer.no_truncation()
         end = _end_of_text(tokenizer)
         sample = list(_sampled(corpus, _MEASURED_BYTES, recipe.seed, "measure"))
         encoded = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
-        with atomic_file(draft.path / "tokenizer.json") as sink:
-            sink.write(tokenizer.to_str().encode())
-        draft.record("tokenizer", [FileRecord.of("tokenizer.json", sink)])
         facts = {
             # Ids may have holes: what a trainer's table must hold is the highest of them.
             "vocab_size": 1 + max(tokenizer.get_vocab().values()),
@@ -105,7 +102,15 @@ def make_tokenizer(recipe: Recipe, corpus: Artefact, workspace: Workspace) -> Ar
                 6,
             ),
         }
-        return draft.publish(["tokenizer"], facts)
+        with atomic_file(draft.path / "tokenizer.json") as sink:
+            sink.write(tokenizer.to_str().encode())
+        return FileRecord.of("tokenizer.json", sink, **facts)
+
+    def work(draft: Draft) -> Artefact:
+        if draft.done("tokenizer") is None:
+            draft.record("tokenizer", [write(draft)])
+        (record,) = draft.done("tokenizer") or ()
+        return draft.publish(["tokenizer"], record.facts)
 
     inputs = {"corpus": corpus.fingerprint, "seed": recipe.seed}
     return workspace.make("tokenizer", 1, config, inputs, work)

@@ -164,11 +164,12 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, orders), daemon=True).start()
-    connection.send_bytes(b"")
     state: dict[str, Any] = {}
-    while True:
-        answer = _answer(state, orders.get())
-        connection.send_bytes(answer)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the driver was killed
+        connection.send_bytes(b"")
+        while True:
+            answer = _answer(state, orders.get())
+            connection.send_bytes(answer)
 
 
 def _answer(state: dict[str, Any], order: bytes) -> bytes:

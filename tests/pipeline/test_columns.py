@@ -14,6 +14,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, PenstockError, ScoringError, SelectorError
+from penstock.needs import Needs
 from penstock.pipeline import columns as columns_module
 from penstock.pipeline.columns import Column, make_columns, read_scores
 from penstock.pipeline.corpus import make_corpus
@@ -243,7 +244,8 @@ def test_what_a_killed_fit_left_behind_is_not_part_of_the_model(
     assert list(space.root.glob("model/*/state/half"))
     columns_of(corpus, space, s=Length())
     (model,) = space.root.glob("model/*")
-    assert [record.path for record in Artefact.open(model).files] == ["state/deep/mean.npy"]
+    files = ["facts.json", "state/deep/mean.npy"]
+    assert [record.path for record in Artefact.open(model).files] == files
 
 
 # -- strangers' mistakes ----------------------------------------------------------------------
@@ -367,3 +369,34 @@ def test_a_column_that_changed_on_disk_is_refused(corpus: Artefact, space: Works
     read_scores(column.path, column.files[0])
     with pytest.raises(ArtefactError, match="changed since it was written"):
         read_scores(column.path, column.files[1])
+
+
+# -- what a scorer asks of the machine --------------------------------------------------------
+
+
+class Asking(LocalRunner):
+    """A runner that notes what each pass asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.asked: list[Any] = []
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        self.asked.append(named.get("needs") or (arguments[4] if len(arguments) > 4 else None))
+        return super().run(*arguments, **named)
+
+
+def test_a_worker_has_what_any_scorer_of_its_pass_asks_for(
+    corpus: Artefact, space: Workspace
+) -> None:
+    plain, large, seeing = Length(), Length(), Length()
+    large.needs = Needs(cpus=2, memory=1000)  # type: ignore[attr-defined]
+    seeing.needs = Needs(gpus=0.5, memory=500)  # type: ignore[attr-defined]
+    columns = [
+        Column(name=name, scorer=scorer)
+        for name, scorer in (("a", plain), ("b", large), ("c", seeing))
+    ]
+    runner = Asking()
+    make_columns(columns, corpus, space, runner, 0)
+    (asked,) = [needs for needs in runner.asked if needs is not None]
+    assert asked == Needs(cpus=2, gpus=0.5, memory=1500, by="select.b, select.c")

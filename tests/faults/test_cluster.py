@@ -1,0 +1,57 @@
+"""A Ray cluster of three nodes: those that are lost in the middle of a stage change nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from tests.faults.curating import Project, Running, digest, make_project, running
+from tests.faults.nodes import Nodes, ray_nodes
+
+
+def test_nodes_that_die_in_the_middle_of_stages(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    project.keep_a_diary(slow=0.1)
+    with ray_nodes(2) as nodes, running(start(project, nodes)) as run:
+        corpus = project.work_directory / "corpus"
+        run.until(lambda: len(project.records("corpus")) >= 37 + 5)  # in the second pass
+        victim = run.until(lambda: nodes.stop(lambda worker: writes(worker, corpus)))
+        assert not list(corpus.glob("*/manifest.json"))
+        nodes.kill(victim)
+        nodes.add()
+
+        run.until(lambda: len(project.records("columns")) >= 15)
+        victim = run.until(lambda: nodes.stop(lambda worker: worker.pid in scoring(project)))
+        dead = nodes.kill(victim)
+        lost = {first for pid, first in scoring(project).items() if pid in dead}
+        assert lost
+        assert not list(project.work_directory.glob("columns/*/manifest.json"))
+        done = run.wait()
+    assert done.digest == digest(), done.stderr
+    assert done.summary["documents"]["read"] == 953
+    calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
+    assert lost <= {first for first, count in calls.items() if count > 1}
+    assert len(project.records("columns")) == len(calls)
+    print(f"{len(lost)} items lost with the node, {calls.total() - len(calls)} done again")
+
+
+def start(project: Project, nodes: Nodes) -> Running:
+    return project.start("--runner", "ray", RAY_ADDRESS=nodes.address)
+
+
+def writes(worker: psutil.Process, directory: Path) -> bool:
+    """Whether a process has a file below a directory open."""
+    return any(Path(file.path).is_relative_to(directory) for file in worker.open_files())
+
+
+def scoring(project: Project) -> dict[int, str]:
+    """By worker, the first document of the batch that it is at."""
+    at: dict[int, str] = {}
+    for entry in project.diary():
+        if entry["event"] == "begin":
+            at[entry["pid"]] = entry["first"]
+        else:
+            at.pop(entry["pid"], None)
+    return at

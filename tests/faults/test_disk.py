@@ -1,0 +1,318 @@
+"""What a disk can do: be full, be read-only, lose a file, change a byte, hold what is too new.
+
+Each time the command ends with status 1 and a line that names the place and what helps; nothing
+is published; and when that is done, the same command comes to the same end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.artefact import Artefact, Workspace
+from tests.faults.kills import ALONE, POOL, Inside, Place, Way
+from tests.faults.kills_after import check_committed, digests, strays
+from tests.faults.kills_project import make_project
+from tests.faults.kills_runs import Ended, Warm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+WHOLE = os.environ.get("PENSTOCK_FAULTS") == "all"
+"""The ordinary suite takes a part of each list."""
+
+STAGES = ["corpus", "model", "columns", "tokenizer", "cut", "shards"]
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    made = Warm(tmp_path_factory.mktemp("warm"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
+    """The recipe of a project that was curated; only to be copied."""
+    recipe = make_project(tmp_path_factory.mktemp("finished"))
+    assert warm.run(recipe).status == 0
+    return recipe
+
+
+@pytest.fixture
+def recipe(finished: Path, tmp_path: Path) -> Path:
+    """Of a copy of the project, curated."""
+    shutil.copytree(finished.parent, tmp_path / "project")
+    return tmp_path / "project" / finished.name
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """The recipe of a project of which nothing was made yet."""
+    return make_project(tmp_path / "project")
+
+
+@pytest.fixture
+def mounted(fresh: Path) -> Iterator[Callable[[str], None]]:
+    """``mounted(options)``: a file system of its own for the work directory, or other options."""
+    work = fresh.parent / "work"
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a file system can be mounted by root on Linux only")
+    work.mkdir()
+    made = False
+
+    def mount(options: str) -> None:
+        nonlocal made
+        how = f"remount,{options}" if made else options
+        command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(work)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+        made = True
+
+    yield mount
+    if made:
+        subprocess.run(["umount", "--lazy", str(work)], check=True)
+
+
+def told(ended: Ended) -> str:
+    """What a run that failed had to say."""
+    assert ended.status == 1, ended.err
+    assert "Traceback" not in ended.err
+    assert not ended.out
+    assert ended.lingering == 0
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("penstock: ")]
+    return line.removeprefix("penstock: ")
+
+
+def the_same(ended: Ended, recipe: Path, finished: Path, work: str = "work") -> None:
+    """That a run came to the same end as an undisturbed one."""
+    assert ended.summary["digest"]
+    assert digests(recipe.parent / work) == digests(finished.parent / "work")
+    check_committed(recipe.parent / work)
+    assert not strays(recipe.parent / work)
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def follow(message: str) -> None:
+    """Do what a message says."""
+    named = re.search(r"delete (?:the directory )?(/\S+) and run again", message)
+    assert named, message
+    shutil.rmtree(named[1])
+
+
+# -- full, read-only, no directory --------------------------------------------------------------
+
+
+SHARES = [0.1, 0.3, 0.5, 0.7, 0.85]
+FULL = [*((share, ALONE) for share in SHARES), *((s, POOL) for s in (SHARES if WHOLE else [0.5]))]
+
+
+@pytest.mark.parametrize(("share", "way"), FULL, ids=[f"{s}-by-{w.workers}" for s, w in FULL])
+def test_a_full_disk(
+    warm: Warm,
+    finished: Path,
+    fresh: Path,
+    mounted: Callable[[str], None],
+    share: float,
+    way: Way,
+) -> None:
+    """At whatever stage it comes: free some space, and the run goes on where it was."""
+    whole = sum(
+        -(-path.stat().st_size // 4096)
+        for path in (finished.parent / "work").rglob("*")
+        if path.is_file()
+    )
+    mounted(f"size={int(share * whole) * 4096}")
+    message = told(warm.run(fresh, way))
+    print(message)
+    work = fresh.parent / "work"
+    assert str(work) in message and "no space is left there; free some" in message
+    assert "what is finished is kept" in message
+    kept = check_committed(work)
+    assert len(digests(work)) < len(digests(finished.parent / "work"))
+    mounted("size=64m")
+    the_same(warm.run(fresh, way), fresh, finished)
+    assert all(path.stat().st_mtime_ns == made[1] for path, made in kept.items() if path.exists())
+
+
+def test_a_read_only_file_system(
+    warm: Warm, finished: Path, fresh: Path, mounted: Callable[[str], None]
+) -> None:
+    mounted("ro,size=64m")
+    message = told(warm.run(fresh))
+    work = fresh.parent / "work"
+    assert str(work) in message and "is read-only; give another `work`" in message
+    the_same(warm.run(fresh, ALONE, (), "work=other"), fresh, finished, work="other")
+    mounted("rw")
+    the_same(warm.run(fresh), fresh, finished)
+
+
+def test_what_is_finished_can_be_looked_at_where_nothing_can_be_written(
+    warm: Warm, finished: Path, fresh: Path, mounted: Callable[[str], None]
+) -> None:
+    mounted("size=64m")
+    first = warm.run(fresh).summary
+    mounted("ro")
+    assert warm.run(fresh).summary["digest"] == first["digest"]
+
+
+def test_a_work_directory_below_a_file(warm: Warm, finished: Path, fresh: Path) -> None:
+    work = fresh.parent / "work"
+    work.write_text("a note\n")
+    message = told(warm.run(fresh))
+    assert str(work) in message
+    assert "a file stands where a directory is needed; remove it, or give another" in message
+    work.unlink()
+    the_same(warm.run(fresh), fresh, finished)
+
+
+# -- files that changed, or are gone ------------------------------------------------------------
+
+DAMAGE = [
+    # The file that changes, and the stages to be made again so that it is read.
+    ("corpus/*/unit-00004-000.parquet", ["columns"]),
+    ("model/*/state/weights.npy", ["columns"]),
+    ("columns/*/unit-00004-000.parquet", ["cut"]),
+    ("tokenizer/*/tokenizer.json", ["shards"]),
+    ("tokens/*/unit-00004-000-000-*.arrow", ["shards"]),
+    ("cut/*/unit-00004-000.parquet", ["shards"]),
+]
+KINDS = {"flipped": flipped, "deleted": Path.unlink}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("pattern", "again"), DAMAGE, ids=[pattern for pattern, _ in DAMAGE])
+def test_a_file_that_is_not_what_was_recorded(
+    warm: Warm, finished: Path, recipe: Path, pattern: str, again: list[str], kind: str
+) -> None:
+    work = recipe.parent / "work"
+    path = sorted(work.glob(pattern))[-1]
+    KINDS[kind](path)
+    for stage in again:
+        shutil.rmtree(work / stage)
+    before = digests(work)
+    message = told(warm.run(recipe))
+    print(message)
+    assert message.startswith(f"{path}: "), message
+    if kind == "flipped":
+        assert re.search(r"expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}", message)
+    assert digests(work).keys() - before.keys() <= {"columns"}, "made of what was damaged"
+    follow(message)
+    ended = warm.run(recipe)
+    if ended.status == 1:  # without the store of tokens, the cut made of it has to go too
+        follow(told(ended))
+        ended = warm.run(recipe)
+    the_same(ended, recipe, finished)
+
+
+def test_a_shard_that_changed_is_not_trained_on(recipe: Path) -> None:
+    """Who reads shards compares them first."""
+    (artefact,) = [
+        found
+        for found in Workspace(recipe.parent / "work").artefacts()
+        if found.manifest["stage"] == "shards"
+    ]
+    shard = artefact.path / "shard-00001.arrow"
+    flipped(shard)
+    open_shards = "import sys; from penstock.trainers.shards import ShardSet; ShardSet.open"
+    script = f"{open_shards}(__import__('pathlib').Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(artefact.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"{shard}: changed since it was written: expected sha256" in done.stderr
+    assert f"delete {artefact.path} and run again" in done.stderr
+
+
+# -- manifests and records ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", STAGES if WHOLE else ["columns"])
+def test_a_manifest_of_a_newer_version(
+    warm: Warm, finished: Path, recipe: Path, stage: str
+) -> None:
+    manifest = next((recipe.parent / "work" / stage).glob("*/manifest.json"))
+    content = json.loads(manifest.read_bytes())
+    manifest.write_text(json.dumps({**content, "format": 2}))
+    message = told(warm.run(recipe))
+    assert message.startswith(f"{manifest}: written in format 2, this Penstock reads up to 1; ")
+    assert "upgrade Penstock or use another work directory" in message
+    the_same(warm.run(recipe, ALONE, (), "work=other"), recipe, finished, work="other")
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "tokens"] if WHOLE else ["corpus", "tokens"])
+def test_a_manifest_that_was_cut_off(warm: Warm, finished: Path, recipe: Path, stage: str) -> None:
+    manifest = next((recipe.parent / "work" / stage).glob("*/manifest.json"))
+    with open(manifest, "r+b") as file:
+        file.truncate(manifest.stat().st_size // 2)
+    if stage == "tokens":  # which goes by its records
+        shutil.rmtree(recipe.parent / "work" / "cut")
+        shutil.rmtree(recipe.parent / "work" / "shards")
+        the_same(warm.run(recipe, ALONE, (), "budget.tokens=5_000"), recipe, finished)
+        return
+    message = told(warm.run(recipe))
+    assert message.startswith(f"{manifest}: not a manifest (")
+    follow(message)
+    the_same(warm.run(recipe), recipe, finished)
+
+
+RECORDED = ["corpus", "columns", "tokens", "cut", "shards"]
+
+
+@pytest.mark.parametrize("stage", RECORDED if WHOLE else ["tokens", "cut"])
+def test_a_record_that_was_cut_off(warm: Warm, finished: Path, fresh: Path, stage: str) -> None:
+    place = Place(role="driver", stage=stage, what="record", kind="link", when="after")
+    assert warm.run(fresh, ALONE, [Inside(place=place, nth=5)]).status == -9
+    work = fresh.parent / "work"
+    record = sorted(work.glob(f"{stage}/*/records/*.json"))[-1]
+    with open(record, "r+b") as file:
+        file.truncate(record.stat().st_size // 2)
+    message = told(warm.run(fresh))
+    assert message.startswith(f"{record}: not a record of files (")
+    assert not (record.parents[1] / "manifest.json").exists()
+    follow(message)
+    the_same(warm.run(fresh), fresh, finished)
+
+
+def test_a_recorded_file_that_is_gone_is_not_published(
+    warm: Warm, finished: Path, fresh: Path
+) -> None:
+    place = Place(role="driver", stage="columns", what="record", kind="link", when="after")
+    assert warm.run(fresh, ALONE, [Inside(place=place, nth=5)]).status == -9
+    record = sorted((fresh.parent / "work").glob("columns/*/records/*.json"))[0]
+    column = record.parents[1] / f"{record.stem}.parquet"
+    column.unlink()
+    message = told(warm.run(fresh))
+    assert message.startswith(f"{column}: recorded but missing; ")
+    assert not (column.parent / "manifest.json").exists()
+    follow(message)
+    the_same(warm.run(fresh), fresh, finished)
+
+
+def test_an_artefact_in_the_place_of_another(warm: Warm, finished: Path, recipe: Path) -> None:
+    """As a careless copy of directories leaves it."""
+    work = recipe.parent / "work"
+    first, second = sorted((work / "columns").iterdir())
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    message = told(warm.run(recipe))
+    named = Artefact.open(first).fingerprint
+    assert message.startswith(f"{first}: holds the artefact {named}, expected ")
+    shutil.rmtree(first)
+    the_same(warm.run(recipe), recipe, finished)

@@ -1,0 +1,178 @@
+"""SIGKILL anywhere, then run again: the same bytes, nothing lost, nothing done twice.
+
+Every seed is a work directory that meets one to three kills in a row and is then run to its end.
+A few seeds are part of the ordinary suite; ``PENSTOCK_FAULTS=all`` runs all of them, and
+``PENSTOCK_FAULT_SEED=137`` the one that is to be looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.lease import Lease
+from tests.faults.kills import (
+    ALONE,
+    STAGES,
+    Inside,
+    Outside,
+    Place,
+    Way,
+    attempts_of,
+    table,
+    way_of,
+)
+from tests.faults.kills_after import check_committed, digests, redone, strays, tokens_of
+from tests.faults.kills_project import make_project
+from tests.faults.kills_runs import Ended, Warm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+ALL = 200
+"""Seeds of the whole campaign, with one to three kills each."""
+
+FEW = (0, 1, 5, 9, 10, 12, 15, 19, 22, 23)
+"""Of the ordinary suite."""
+
+
+def _seeds() -> list[int]:
+    if os.environ.get("PENSTOCK_FAULT_SEED"):
+        return [int(seed) for seed in os.environ["PENSTOCK_FAULT_SEED"].split(",")]
+    return list(range(ALL)) if os.environ.get("PENSTOCK_FAULTS") == "all" else list(FEW)
+
+
+@dataclass
+class Campaign:
+    """The project, what an undisturbed run makes of it, and what has been struck so far."""
+
+    warm: Warm
+    recipe: Path
+    censuses: dict[Way, Counter[Place]] = field(default_factory=dict)
+    usual: dict[Way, float] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    struck: list[dict[str, Any]] = field(default_factory=list)
+    planned: int = 0
+    seeds: int = 0
+
+    @property
+    def work(self) -> Path:
+        return self.recipe.parent / "work"
+
+    def begin(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def run(self, way: Way, kills: Sequence[Inside] | Outside = (), **more: Any) -> Ended:
+        return self.warm.run(self.recipe, way, kills, usual=self.usual.get(way, 10.0), **more)
+
+    def census(self, way: Way) -> Counter[Place]:
+        """Every call at which a run of this kind may die, and how often it is made."""
+        if way not in self.censuses:
+            for again in range(2):  # the first one loads what the second one finds loaded
+                self.begin()
+                start = time.perf_counter()
+                ended = self.run(way, census=True)
+                self.usual[way] = time.perf_counter() - start
+                summary = {**ended.summary, "seconds": None}
+                assert not strays(self.work)
+                if not self.digests:
+                    self.summary, self.digests = summary, digests(self.work)
+                    self.tokens = tokens_of(self.work)
+                assert (summary, digests(self.work)) == (self.summary, self.digests)
+                assert tokens_of(self.work) == self.tokens, again
+            self.censuses[way] = self.warm.census()
+        return self.censuses[way]
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
+    directory = tmp_path_factory.mktemp("kills")
+    made = Campaign(Warm(directory), make_project(directory))
+    yield made
+    made.warm.close()
+
+
+@pytest.mark.parametrize("seed", _seeds(), ids=lambda seed: f"seed-{seed}")
+def test_after_kills_a_run_goes_on_to_the_same_end(campaign: Campaign, seed: int) -> None:
+    way = way_of(seed)
+    attempts = attempts_of(seed, campaign.census(way))
+    campaign.begin()
+    for kills in attempts:
+        planned = [kills] if isinstance(kills, Outside) else kills
+        print(f"seed {seed}, {way.runner} {way.workers}: {', '.join(map(str, planned))}")
+        before = check_committed(campaign.work)
+        ended = campaign.run(way, kills)
+        print(f"  -> status {ended.status}, {len(ended.struck)} struck\n{ended.err}")
+        campaign.planned += len(planned)
+        campaign.struck += ended.struck
+        assert "Traceback" not in ended.err
+        assert ended.lingering == 0, "workers outlive their driver"
+        if any(item["role"] == "driver" for item in ended.struck):
+            assert ended.status == -9
+        elif ended.status:  # the same item met all three: it is given up, and nothing else is
+            assert ended.status == 1 and len(ended.struck) == 3
+            assert "its worker was killed by SIGKILL, 3 times" in ended.err
+        check_committed(campaign.work)
+        assert not redone(before)
+        if ended.status == 0:
+            break
+    kept = check_committed(campaign.work)
+    summary = campaign.run(ALONE).summary
+    campaign.seeds += 1
+    assert not redone(kept)
+    assert {**summary, "seconds": None} == campaign.summary
+    documents = summary["documents"]
+    assert documents["read"] == sum(documents[key] for key in ("kept", "dropped", "quarantined"))
+    assert digests(campaign.work) == campaign.digests
+    assert tokens_of(campaign.work) == campaign.tokens
+    # A kill between two names of a file leaves one for the next driver that makes something.
+    lease = Lease(campaign.work)
+    lease.hold()
+    lease.release()
+    assert not strays(campaign.work)
+
+
+EVERYWHERE = {
+    ("data", "write", "half"),
+    ("data", "rename", "after"),  # between the file and its record
+    ("record", "link", "before"),
+    ("record", "link", "after"),  # between the record and the manifest
+    ("manifest", "write", "half"),
+    ("manifest", "link", "before"),
+    ("manifest", "link", "after"),
+    ("scratch", "write", "half"),
+    ("scratch", "remove", "before"),
+}
+
+
+def test_the_kills_struck_everywhere(
+    campaign: Campaign, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That the tests above prove something: most kills were carried out, in every stage."""
+    whole = os.environ.get("PENSTOCK_FAULTS") == "all"
+    with capsys.disabled() if whole else nullcontext():
+        count = f"{len(campaign.struck)} of {campaign.planned} kills struck"
+        print(f"\n{campaign.seeds} seeds, {count}\n{table(campaign.struck)}")
+    if os.environ.get("PENSTOCK_FAULT_SEED"):
+        pytest.skip("only chosen seeds were run")
+    assert len(campaign.struck) >= 0.6 * campaign.planned
+    met = Counter((item["role"], item["stage"]) for item in campaign.struck)
+    assert {role for role, _ in met} == {"driver", "worker"}
+    if whole:
+        assert len(campaign.struck) >= 200
+        places = {(item["what"], item["kind"], item.get("when")) for item in campaign.struck}
+        assert places >= EVERYWHERE
+        assert {stage for _, stage in met} >= set(STAGES)
+        for stage in ("corpus", "columns", "tokens", "cut", "shards"):
+            assert met["worker", stage]

@@ -1,0 +1,71 @@
+"""Whoever does the work, however much of it at a time and in whatever order: one digest."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.faults.curating import ROOT, WHOLE, digest, make_project
+
+RUNNERS = [("local", 1), ("local", 2), ("ray", 1), ("ray", 2), ("ray", 4)]
+CASES = list(itertools.product((1, 4), (False, True)))
+"""Items in flight for each slot, and whether the inputs are listed in reverse."""
+
+DIAGONAL = {
+    ("local", 1): [(4, True)],
+    ("local", 2): [(1, False), (4, True)],
+    ("ray", 4): [(1, True), (4, False)],
+}
+
+
+@pytest.mark.parametrize("kind, workers", RUNNERS if WHOLE else DIAGONAL)
+def test_one_digest(tmp_path: Path, kind: str, workers: int) -> None:
+    cases = CASES if WHOLE else DIAGONAL[kind, workers]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.test_matrix", kind, str(workers), json.dumps(cases)],
+        cwd=tmp_path,
+        env={
+            **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "disabled",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [digest()] * len(cases)
+
+
+def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
+    """The digests of all cases, each begun from nothing, by one process with its own Ray."""
+    from penstock.jobs import curate
+    from penstock.pipeline.runner import LocalRunner, RayRunner
+    from penstock.recipe_file import load_recipe
+
+    project = make_project(Path.cwd())
+    curate.make_corpus = functools.partial(curate.make_corpus, unit_bytes=project.unit_bytes)
+    digests = []
+    for in_flight, backwards in cases:
+        inputs = project.inputs[:: -1 if backwards else 1]
+        case = replace(project, work=f"work-{in_flight}-{backwards}", inputs=inputs)
+        recipe = case.directory / f"{case.work}.yaml"
+        recipe.write_text(case.recipe)
+        runner = (RayRunner if kind == "ray" else LocalRunner)(workers, in_flight=in_flight)
+        assert runner.slots == workers
+        curated = curate.curate(load_recipe(recipe), runner)
+        runner.close()
+        digests.append(curated.shards.digest)
+    print("\n" + json.dumps(digests))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

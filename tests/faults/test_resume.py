@@ -1,0 +1,118 @@
+"""A killed run goes on where it was, and one driver at a time has a work directory."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults.curating import WHOLE, Project, Running, digest, make_project, running
+
+WORKERS = 2
+IN_FLIGHT = 2 * WORKERS
+"""Items that the local runner has handed out at a time."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path)
+
+
+def stamps(paths: list[Path]) -> dict[Path, tuple[int, int]]:
+    """What changes when a file is written again."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def part(path: Path) -> str:
+    """The part of the corpus that a file is of, be it finished or not."""
+    found = re.search(r"\d{5}", path.name)
+    assert found, path
+    return found[0]
+
+
+def started(project: Project) -> Running:
+    return project.start("--runner", "local", "--workers", str(WORKERS))
+
+
+def killed(project: Project, pattern: str, count: int) -> None:
+    """A run that dies by SIGKILL as soon as it has so many files of a pattern."""
+    with running(started(project)) as run:
+        run.until(lambda: len(list(project.work_directory.glob(pattern))) >= count)
+        run.kill()
+
+
+def test_a_corpus_that_was_half_read_and_half_written_goes_on(project: Project) -> None:
+    parts = 18  # of 37
+    killed(project, "corpus/*/records/hashes-*.json", parts)
+    recorded = stamps(project.records("corpus"))
+    assert all(path.name.startswith("hashes-") for path in recorded)
+    hashed = stamps(list(project.work_directory.glob("corpus/*/scratch/hashes/[0-9]*")))
+    assert parts <= len(recorded) <= len(hashed) <= len(recorded) + IN_FLIGHT
+
+    killed(project, "corpus/*/records/0*.json", parts)
+    assert stamps(list(recorded)) == recorded
+    hashed_again = sum(
+        stamp != was for stamp, was in zip(stamps(list(hashed)).values(), hashed.values())
+    )
+    assert hashed_again <= IN_FLIGHT
+
+    [corpus] = project.work_directory.glob("corpus/*")
+    parts_of = {path: part(path) for path in corpus.iterdir() if path.is_file()}
+    done = {path.stem for path in corpus.glob("records/0*.json")}
+    begun = set(parts_of.values())
+    assert done <= begun and len(begun - done) <= IN_FLIGHT
+    written = stamps([path for path, name in parts_of.items() if name in done])
+    assert len(written) >= 2 * parts
+    assert project.curate("--workers", str(WORKERS)).digest == digest()
+    assert stamps(list(written)) == written
+
+
+def test_documents_that_were_scored_are_not_scored_again(project: Project) -> None:
+    project.keep_a_diary(slow=0.05)
+    killed(project, "columns/*/records/*.json", 20)
+    before = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
+    recorded = project.records("columns")
+    assert 20 <= len(recorded) <= len(before) <= len(recorded) + IN_FLIGHT
+    kept = stamps(recorded)
+    done = project.curate("--workers", str(WORKERS))
+    assert done.digest == digest()
+    calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
+    units = len(project.records("columns"))
+    assert len(calls) == units > 40
+    redone = sum(calls.values()) - units
+    assert 0 < redone <= IN_FLIGHT
+    assert max(calls.values()) == 2
+    assert stamps(list(kept)) == kept
+
+
+def test_a_second_driver_is_refused_and_a_dead_one_is_replaced_at_once(project: Project) -> None:
+    project.keep_a_diary(slow=0.1)
+    with running(started(project)) as first:
+        first.until(lambda: len(project.records("columns")) >= 3)
+        second = project.curate("--workers", "1")
+        assert second.status == 1
+        assert f"{project.work_directory} is in use by small.py curate" in second.stderr
+        assert f"(process {first.process.pid} on " in second.stderr
+        assert "Traceback" not in second.stderr and not second.stdout
+        assert first.process.poll() is None
+        first.kill()
+    project.keep_a_diary(slow=0)
+    with running(started(project)) as third:
+        third.until(lambda: "scored" in third.told, seconds=20)
+        assert third.wait().digest == digest()
+
+
+@pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
+def test_a_run_that_is_interrupted_says_so_and_goes_on(project: Project) -> None:
+    project.keep_a_diary(slow=0.05)
+    with running(started(project)) as first:
+        first.until(lambda: len(project.records("columns")) >= 10)
+        first.process.send_signal(signal.SIGINT)
+        done = first.wait()
+    assert done.status == 130
+    assert "interrupted; the same command goes on where it was" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert project.curate("--workers", str(WORKERS)).digest == digest()

@@ -1,0 +1,137 @@
+"""The whole job on S3, and on an S3 that fails and dawdles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3fs import S3FileSystem
+
+from tests.faults.curating import WHOLE, Done, Project, digest, make_project, running
+from tests.s3 import BUCKET, Trouble, environment, troubled
+
+UNIT_BYTES = 60_000
+"""Few units, for each request takes its time: 690 of them make 6 units, 17 s on a busy machine."""
+
+whole = pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
+
+
+@pytest.fixture
+def project(s3: str, tmp_path: Path) -> Iterator[Project]:
+    """Inputs, target and work directory on S3; the recipe and the scorer are here."""
+    project = make_project(tmp_path)
+    root = f"{BUCKET}/{tmp_path.name}"
+    store = S3FileSystem()
+    for name in (*project.inputs, project.target):
+        store.put_file(str(tmp_path / name), f"{root}/{'pool/' * (name in project.inputs)}{name}")
+        (tmp_path / name).unlink()
+    with environment(PENSTOCK_CACHE=str(tmp_path / "cache")):
+        yield replace(
+            project,
+            inputs=[f"s3://{root}/pool/*.jsonl*", f"s3://{root}/pool/e.parquet"],
+            target=f"s3://{root}/{project.target}",
+            work=f"s3://{root}/work",
+            unit_bytes=UNIT_BYTES,
+        )
+
+
+def ended(project: Project, *arguments: str) -> Done:
+    with running(project.command(*arguments)) as run:
+        return run.wait()
+
+
+def test_the_whole_job_and_a_look_at_it(project: Project) -> None:
+    done = project.curate("--runner", "local", "--workers", "2")
+    assert done.digest == digest(UNIT_BYTES)
+    assert done.summary["shards"].startswith(f"{project.work}/shards/")
+    assert not (project.directory / "s3:").exists() and not project.work_directory.exists()
+    recipe = str(project.directory / "recipe.yaml")
+    listed = ended(project, "ls", project.work, "--json").summary["artefacts"]
+    assert {item["stage"] for item in listed} == {
+        "corpus", "model", "columns", "tokenizer", "tokens", "cut", "shards",
+    }  # fmt: skip
+    [fate] = ended(project, "why", recipe, "d0200", "--json").summary["fates"]
+    assert fate["fate"] in ("taken", "left")
+    page = ended(project, "report", recipe, "--json").summary["report"]
+    assert page.startswith(project.work)
+    assert done.digest in S3FileSystem().read_text(page)
+
+
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=whole)])
+def test_a_store_that_fails_and_dawdles(project: Project, s3: str, runner: str) -> None:
+    # A request that failed is sent again after a second or so, and most wait for one another.
+    trouble = Trouble(errors=0.15 if WHOLE else 0.05, slow=0.1, delay=0.1, seed=11)
+    with troubled(s3, trouble):
+        done = project.curate("--runner", runner, "--workers", "2")
+    assert done.digest == digest(UNIT_BYTES), done.stderr
+    assert trouble.failed > 20 and trouble.delayed > 30
+    print(f"{trouble.requests} requests, {trouble.failed} failed, {trouble.delayed} delayed")
+
+
+def test_a_killed_run_goes_on(project: Project) -> None:
+    project = replace(project, unit_bytes=20_000)
+    project.keep_a_diary(slow=0.1)
+    with running(project.start("--runner", "local", "--workers", "2")) as run:
+        run.until(lambda: run.told.count("scored") >= 5)
+        run.kill()
+    assert project.curate("--workers", "2").digest == digest(20_000)
+    calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
+    assert len(calls) > 10
+    assert calls.total() - len(calls) <= 4
+
+
+def nothing_exists(project: Project) -> Project:
+    return replace(project, work="s3://nosuchbucket/work")
+
+
+def no_input(project: Project) -> Project:
+    return replace(project, inputs=[f"s3://{BUCKET}/gone/*.jsonl"])
+
+
+def no_input_bucket(project: Project) -> Project:
+    return replace(project, inputs=["s3://nosuchbucket/a.jsonl"])
+
+
+def no_target(project: Project) -> Project:
+    return replace(project, target=f"s3://{BUCKET}/gone.jsonl")
+
+
+def as_it_is(project: Project) -> Project:
+    return project
+
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "",
+    "AWS_SECRET_ACCESS_KEY": "",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_CONFIG_FILE": "/dev/null",
+}
+WRONG: dict[str, tuple[Any, dict[str, str], int, str]] = {
+    "no bucket for the work": (nothing_exists, {}, 1, "s3://nosuchbucket/work"),
+    "no such input": (no_input, {}, 2, f"s3://{BUCKET}/gone/*.jsonl: the pattern matches no file"),
+    "no bucket of an input": (no_input_bucket, {}, 2, "s3://nosuchbucket/a.jsonl"),
+    "no such target": (no_target, {}, 2, f"select.near.target: s3://{BUCKET}/gone.jsonl: no such"),
+    "no credentials": (as_it_is, CREDENTIALS, 2, "nable to locate credentials"),
+}
+
+
+@pytest.mark.parametrize("change, setting, status, message", WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_with_a_store_is_said(
+    project: Project, change: Any, setting: dict[str, str], status: int, message: str
+) -> None:
+    done = change(project).curate("--workers", "1", **setting)
+    assert message in done.stderr
+    assert done.status == status
+    assert "Traceback" not in done.stderr and not done.stdout
+
+
+@whole
+def test_a_store_that_is_not_there(project: Project) -> None:
+    with running(project.start("--workers", "1", AWS_ENDPOINT_URL="http://127.0.0.1:9")) as run:
+        done = run.wait(200)
+    assert done.status in (1, 2) and "Traceback" not in done.stderr
+    assert "http://127.0.0.1:9/" in done.stderr
