@@ -127,11 +127,18 @@ def _started(space: str, name: str, known: Mapping[str, str]) -> subprocess.Pope
         stdin=subprocess.DEVNULL,
         preexec_fn=_die_with_us,  # noqa: PLW1509  nothing but a system call
     )
-    children = psutil.Process(process.pid).children
-    while not [child for child in children(recursive=True) if child.name() == "sleep"]:
+    while not _is_up(process.pid):
         assert process.poll() is None, f"{name} did not start"
         time.sleep(0.01)
     return process
+
+
+def _is_up(pid: int) -> bool:
+    """Whether the last command of the boot is under way; those before it come and go."""
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(pid).children(recursive=True)
+        return any(child.name() == "sleep" for child in below)
+    return False
 
 
 def _die_with_us() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from s3fs import S3FileSystem
 
+from penstock.artefact import Artefact
+from penstock.storage import place
 from tests.faults.curating import WHOLE, Done, Project, digest, make_project, running
 from tests.s3 import BUCKET, Trouble, environment, troubled
 
@@ -73,12 +75,15 @@ def test_a_store_that_fails_and_dawdles(project: Project, s3: str, runner: str) 
 
 
 def test_a_killed_run_goes_on(project: Project) -> None:
-    project = replace(project, unit_bytes=20_000)
+    project = replace(project, unit_bytes=16_000)
     project.keep_a_diary(slow=0.1)
     with running(project.start("--runner", "local", "--workers", "2")) as run:
         run.until(lambda: run.told.count("scored") >= 5)
         run.kill()
-    assert project.curate("--workers", "2").digest == digest(20_000)
+    done = project.curate("--workers", "2")
+    assert done.digest == digest(16_000)
+    cut = Artefact.open(place(done.summary["cut"]))
+    assert not all(record.facts["documents"] for record in cut.files), "no unit is left out whole"
     calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
     assert len(calls) > 10
     assert calls.total() - len(calls) <= 4
