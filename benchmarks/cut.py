@@ -35,12 +35,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
-from penstock.pipeline.budget import Quota
 from penstock.pipeline.cut import write_units
-from penstock.pipeline.ordering import OrderedUnit, write_order
-from penstock.pipeline.radix import Order, order_bits
+from penstock.pipeline.cutting.budget import Quota
+from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
+from penstock.pipeline.cutting.radix import Order, order_bits
+from penstock.pipeline.cutting.search import Search
 from penstock.pipeline.runner import LocalRunner, Runner
-from penstock.pipeline.search import Search
 from penstock.pipeline.tokens import Wanted
 from penstock.pipeline.units import Unit
 

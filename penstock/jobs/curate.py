@@ -20,7 +20,7 @@ from penstock.node_cache import local_file
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
-from penstock.pipeline.inputs import find_inputs
+from penstock.pipeline.reading.inputs import find_inputs
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import find_tokenizer, make_tokenizer

@@ -22,8 +22,7 @@ from typing import Any
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
 from penstock.pipeline.accounting import Tally, check_sum
-from penstock.pipeline.digests import hash_inputs, stamp
-from penstock.pipeline.duplicates import (
+from penstock.pipeline.cleaning.duplicates import (
     Hashes,
     Range,
     Repeats,
@@ -31,12 +30,13 @@ from penstock.pipeline.duplicates import (
     normalise,
     ranges_for,
 )
-from penstock.pipeline.fates import Dropped, Quarantine
-from penstock.pipeline.inputs import Input, find_inputs
-from penstock.pipeline.records import Bad, Record
+from penstock.pipeline.cleaning.fates import Dropped, Quarantine
+from penstock.pipeline.reading.digests import hash_inputs, stamp
+from penstock.pipeline.reading.inputs import Input, find_inputs
+from penstock.pipeline.reading.records import Bad, Record
+from penstock.pipeline.reading.spans import Extent
+from penstock.pipeline.reading.splits import Piece, Split, plan_splits
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.spans import Extent
-from penstock.pipeline.splits import Piece, Split, plan_splits
 from penstock.pipeline.units import UNIT_BYTES, UnitWriter
 from penstock.recipe import Clean, Recipe
 from penstock.storage import Place

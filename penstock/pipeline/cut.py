@@ -1,8 +1,8 @@
 """Columns to cut: which documents fill the budget, to the token.
 
-What stands above the cutoff of its group (:mod:`penstock.pipeline.search`) is taken whole, and the
-document on it is shortened, so that the cut is whole sequences, for each share. The driver holds
-numbers for each unit and group, and no document.
+What stands above the cutoff of its group (:mod:`penstock.pipeline.cutting.search`) is taken whole,
+and the document on it is shortened, so that the cut is whole sequences, for each share. The driver
+holds numbers for each unit and group, and no document.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
-from penstock.pipeline.budget import Quota, quotas_of
-from penstock.pipeline.candidates import Taken
-from penstock.pipeline.ordering import OrderedUnit, batches, make_orders
-from penstock.pipeline.radix import Cutoff, Order, score_of
-from penstock.pipeline.ranks import Ranks, make_ranks
+from penstock.pipeline.cutting.budget import Quota, quotas_of
+from penstock.pipeline.cutting.candidates import Taken
+from penstock.pipeline.cutting.ordering import OrderedUnit, batches, make_orders
+from penstock.pipeline.cutting.radix import Cutoff, Order, score_of
+from penstock.pipeline.cutting.ranks import Ranks, make_ranks
+from penstock.pipeline.cutting.search import Found, Search
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.search import Found, Search
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe

@@ -4,7 +4,7 @@ A stage hands a runner a module-level function and a list of small items; the ru
 ``function(item, state)`` for each, side by side, and yields results as they complete. What a
 function writes and returns may depend on its item and the state alone, so that every runner
 leaves the same bytes, and so that an item can be done again, even twice at once. Results are small
-records, never tables. What is done about failures is in :mod:`penstock.pipeline.schedule`.
+records, never tables. What is done about failures is in :mod:`penstock.pipeline.runners.schedule`.
 
 Why not Ray Data: over 16 files on two CPUs it took 2.6 s warm where a ``ray.wait`` loop over tasks
 took 0.2-0.65 s, and it neither keeps row order through a write nor resumes a whole pipeline.
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from penstock.needs import Needs
-from penstock.pipeline.crew import Usage
-from penstock.pipeline.local import LocalRunner
-from penstock.pipeline.on_ray import RayRunner
+from penstock.pipeline.runners.crew import Usage
+from penstock.pipeline.runners.local import LocalRunner
+from penstock.pipeline.runners.on_ray import RayRunner
 
 __all__ = ["LocalRunner", "Needs", "RayRunner", "Runner", "Usage", "in_order", "open_runner"]
 

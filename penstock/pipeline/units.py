@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
-from penstock.pipeline.records import Record
+from penstock.pipeline.reading.records import Record
 from penstock.storage import Place, atomic_file
 
 __all__ = ["BATCH", "SCHEMA", "UNIT_BYTES", "Unit", "UnitWriter", "iter_documents", "units_of"]

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, InputError
 from penstock.pipeline import corpus as module
-from penstock.pipeline import duplicates, fates
+from penstock.pipeline.cleaning import duplicates, fates
 from penstock.pipeline.corpus import make_corpus, normalise
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.pipeline.units import BATCH, SCHEMA, UNIT_BYTES, iter_documents, units_of

@@ -16,12 +16,12 @@ import pytest
 from penstock.artefact import FileRecord
 from penstock.errors import BudgetError
 from penstock.pipeline import cut as cut_module
-from penstock.pipeline.budget import Quota
 from penstock.pipeline.cut import write_units
-from penstock.pipeline.ordering import OrderedUnit, write_order
-from penstock.pipeline.radix import Order, order_bits
+from penstock.pipeline.cutting.budget import Quota
+from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
+from penstock.pipeline.cutting.radix import Order, order_bits
+from penstock.pipeline.cutting.search import Search
 from penstock.pipeline.runner import LocalRunner, Runner
-from penstock.pipeline.search import Search
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
 from tests.pools import (

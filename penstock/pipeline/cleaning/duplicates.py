@@ -1,0 +1,164 @@
+"""Which documents repeat an earlier one: a shuffle of hashes, 20 bytes for each document.
+
+The task that reads a split leaves the 128-bit hashes of its texts sorted by value. A task for each
+range of values then reads its slice of every split and finds the repeats, and a split reads what
+was found of its own documents. No task holds more than a range (20 million documents, about 1 GB
+with the sort) or a split, and the driver holds no hashes. What it costs is
+splits x ranges small reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from penstock.artefact import FileRecord
+from penstock.pipeline.cleaning.grouped import grouped_bytes, read_groups
+from penstock.storage import Place, atomic_file
+
+__all__ = ["Hashes", "Range", "Repeats", "find_repeats", "normalise", "ranges_for"]
+
+_BUCKETS = 1024
+"""Groups of a file of hashes, by the upper ten bits; a range is one of them or more."""
+
+_ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
+_REPEAT = np.dtype([("row", "<u4"), ("of_split", "<u4"), ("of_row", "<u4")])
+
+_DOCUMENTS = 20_000_000
+"""Documents of a range, at most about."""
+
+
+def normalise(text: str) -> str:
+    """The form in which texts are compared: lower case, runs of white space as one space."""
+    return " ".join(text.lower().split())
+
+
+def ranges_for(documents: int) -> int:
+    """How many ranges a corpus of so many documents is compared in: a power of two."""
+    ranges = 1
+    while ranges < _BUCKETS and documents > ranges * _DOCUMENTS:
+        ranges *= 2
+    return ranges
+
+
+def _hashes_of(draft: Place, split: int) -> Place:
+    return draft / _hashes_name(split)
+
+
+def _hashes_name(split: int) -> str:
+    return f"scratch/hashes/{split:05d}"
+
+
+class Hashes:
+    """The hashes of a split's documents, as they are read."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()
+        self._rows = array("Q")
+
+    def add(self, row: int, text: str) -> None:
+        """Of the document that is record ``row`` of the split."""
+        digest = hashlib.blake2b(normalise(text).encode(), digest_size=16)
+        self._digests += digest.digest()
+        self._rows.append(row)
+
+    def write(self, draft: Place, split: int, **facts: object) -> FileRecord:
+        """Leave them for the ranges."""
+        pairs = np.frombuffer(self._digests, dtype="<u8").reshape(-1, 2)
+        entries = np.empty(len(pairs), dtype=_ENTRY)
+        entries["high"], entries["low"] = pairs[:, 0], pairs[:, 1]
+        entries["row"] = np.frombuffer(self._rows, dtype="<u8")
+        entries = entries[_order(entries)]
+        header, body = grouped_bytes(entries, entries["high"] >> np.uint64(54), _BUCKETS)
+        with atomic_file(_hashes_of(draft, split)) as sink:
+            sink.write(header)
+            sink.write(body)
+        return FileRecord.of(_hashes_name(split), sink, **facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """One range of hash values, over all splits."""
+
+    number: int
+    ranges: int
+    splits: int
+    draft: Place
+
+    @property
+    def label(self) -> str:
+        """What an error calls it."""
+        return f"range {self.number + 1} of {self.ranges} of the documents' hashes"
+
+    def found(self, number: int) -> Place:
+        """Where range ``number`` leaves what it found."""
+        return self.draft / f"scratch/repeats/{number:04d}-of-{self.ranges:04d}"
+
+
+def find_repeats(item: Range, _: object = None) -> None:
+    """Find the repeats within one range; the first in corpus order stays."""
+    where = item.found(item.number)
+    if where.exists():
+        return
+    first, last = (n * _BUCKETS // item.ranges for n in (item.number, item.number + 1))
+    parts, lengths = [], []
+    for split in range(item.splits):
+        entries = read_groups(_hashes_of(item.draft, split), _ENTRY, first, last)
+        parts.append(entries[_fresh(entries)])  # a split knows its own repeats
+        lengths.append(len(parts[-1]))
+    entries = np.concatenate(parts)
+    splits = np.repeat(np.arange(len(lengths), dtype="<u4"), lengths)
+    order = _order(entries)
+    fresh = _fresh(entries[order])
+    # Of each run of equal hashes the first stays, and the others repeat it.
+    original = order[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]] if len(order) else order
+    repeat, original = order[~fresh], original[~fresh]
+    found = np.empty(len(repeat), dtype=_REPEAT)
+    found["row"] = entries["row"][repeat]
+    found["of_split"], found["of_row"] = splits[original], entries["row"][original]
+    by_split = np.argsort(splits[repeat], kind="stable")
+    header, body = grouped_bytes(found[by_split], splits[repeat][by_split], item.splits)
+    with atomic_file(where) as sink:
+        sink.write(header)
+        sink.write(body)
+
+
+class Repeats:
+    """For the records of one split, which earlier document each repeats."""
+
+    def __init__(self, ranges: Range, split: int, records: int) -> None:
+        self._split = np.full(records, -1, dtype=np.int64)
+        self._row = np.zeros(records, dtype=np.int64)
+        for number in range(ranges.ranges):
+            found = read_groups(ranges.found(number), _REPEAT, split)
+            self._split[found["row"]] = found["of_split"]
+            self._row[found["row"]] = found["of_row"]
+        own = read_groups(_hashes_of(ranges.draft, split), _ENTRY, 0, _BUCKETS)
+        fresh = _fresh(own)
+        rows = own["row"]
+        original = rows[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]][~fresh]
+        elsewhere = self._split[original] >= 0
+        self._split[rows[~fresh]] = np.where(elsewhere, self._split[original], split)
+        self._row[rows[~fresh]] = np.where(elsewhere, self._row[original], original)
+
+    def of(self, row: int) -> str | None:
+        """``part:row`` of the document that record ``row`` repeats, or None."""
+        split = self._split[row]
+        return None if split < 0 else f"{split:05d}:{self._row[row]}"
+
+
+def _order(entries: np.ndarray) -> np.ndarray:
+    """By hash, and in the order given within equal ones."""
+    return np.lexsort((entries["low"], entries["high"]))
+
+
+def _fresh(entries: np.ndarray) -> np.ndarray:
+    """Whether each of some sorted entries has another hash than the one before: (n,) bool."""
+    fresh = np.ones(len(entries), dtype=bool)
+    fresh[1:] = (entries["high"][1:] != entries["high"][:-1]) | (
+        entries["low"][1:] != entries["low"][:-1]
+    )
+    return fresh

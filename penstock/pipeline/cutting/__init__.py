@@ -1,0 +1,1 @@
+"""The parts of a cut: quotas, orders, the search for cutoffs, ranks."""

@@ -1,0 +1,267 @@
+"""Columns to an order: what a recipe's ``budget.rank`` and ``budget.draw`` say of each document.
+
+One column ranks by its own values. Several are mixed by their quantiles in the pool, so that
+weights mean the same whatever the scale of a score; a quantile is read from counts by the top 24
+bits of the value (16 bits of precision), gathered in one pass. ``random`` is the uniform draw and
+needs no column. Each unit's order, 22 bytes a document, is kept beside the cut while it is made,
+mapped by every pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.artefact import Artefact, FileRecord
+from penstock.keyed import hash_ids, mix, uniform
+from penstock.node_cache import local_file
+from penstock.pipeline.columns import read_scores
+from penstock.pipeline.cutting.radix import Order, order_bits, score_of
+from penstock.pipeline.runner import Runner
+from penstock.pipeline.units import Unit, units_of
+from penstock.recipe import Budget, GumbelDraw
+from penstock.storage import Place, atomic_file
+
+__all__ = ["OrderedUnit", "Ordering", "batches", "make_orders", "write_order"]
+
+_TOGETHER = 1 << 20
+"""Documents that a pass takes for one task: 60 real units, so that neither tasks nor their results
+are as many as units."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedUnit:
+    """A unit and where its order lies."""
+
+    unit: Unit
+    directory: Place
+
+    @property
+    def label(self) -> str:
+        return self.unit.label
+
+    @property
+    def place(self) -> Place:
+        return self.directory / f"{self.unit.name}.arrow"
+
+    def read(self) -> tuple[Order, np.ndarray]:
+        """The order of its n documents, and (n,) int64 bytes of text; mapped, not copied."""
+        with pa.memory_map(str(local_file(self.place))) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        key, tie, group, size = (
+            batch.column(name).to_numpy() for name in ("key", "tie", "group", "bytes")
+        )
+        return Order(key, tie, group), size
+
+    def scores(self) -> np.ndarray:
+        """(n,) float32, what the documents were ordered by; NaN where one may not be taken."""
+        order, _ = self.read()
+        return np.where(order.group < 0, np.float32(np.nan), score_of(order.key))
+
+
+def write_order(ordered: OrderedUnit, order: Order, sizes: np.ndarray) -> None:
+    """Leave a unit's order and the (n,) int64 bytes of its texts where the passes map them."""
+    batch = pa.record_batch(
+        {"key": order.key, "tie": order.tie, "group": order.group, "bytes": sizes}
+    )
+    with (
+        atomic_file(ordered.place, durable=False) as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+
+
+def batches(orders: Sequence[OrderedUnit], slots: int) -> list[Sequence[OrderedUnit]]:
+    """Consecutive units for one task each: several tasks a slot, or :data:`_TOGETHER`."""
+    total = sum(ordered.unit.documents for ordered in orders)
+    return list(_batches(orders, min(_TOGETHER, total // (8 * slots) + 1)))
+
+
+def _batches(orders: Sequence[OrderedUnit], limit: int) -> Iterator[Sequence[OrderedUnit]]:
+    start = held = 0
+    for index, ordered in enumerate(orders):
+        if held and held + ordered.unit.documents > limit:
+            yield orders[start:index]
+            start, held = index, 0
+        held += ordered.unit.documents
+    if start < len(orders):
+        yield orders[start:]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """How documents are ordered: what every unit's task is told."""
+
+    ranks: Mapping[str, float]
+    columns: Mapping[str, Place]
+    quantiles: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    """For each column of a mixture, rising 24-bit values and the quantile of each."""
+    temperature: float | None
+    seed: int
+    groups: Mapping[str, int]
+    """Sources with a budget of their own; the others share group ``rest``."""
+    rest: int
+    directory: Place
+
+
+def make_orders(
+    corpus: Artefact,
+    columns: Mapping[str, Artefact],
+    budget: Budget,
+    seed: int,
+    groups: Sequence[str],
+    directory: Place,
+    runner: Runner,
+) -> list[OrderedUnit]:
+    """Write the order of every unit under ``directory``.
+
+    Args:
+        corpus: Whose documents are ordered.
+        columns: By name, for all that ``budget.rank`` names but ``random``.
+        budget: Its rank and draw.
+        seed: Of random ranks, ties and noise.
+        groups: Sources with shares of their own, groups 0, 1, ...; the rest come after them.
+        directory: Scratch of the cut.
+        runner: Who does it.
+    """
+    units = units_of(corpus)
+    items = [
+        (unit, {name: column.files[unit.number] for name, column in columns.items()})
+        for unit in units
+    ]
+    paths = {name: column.path for name, column in columns.items()}
+    ranks = dict(sorted(budget.ranks.items()))  # float sums depend on the order of their terms
+    plan = Ordering(
+        ranks=ranks,
+        columns=paths,
+        quantiles=_quantiles(items, ranks, paths, seed, runner) if len(ranks) > 1 else {},
+        temperature=(
+            budget.draw.gumbel.temperature if isinstance(budget.draw, GumbelDraw) else None
+        ),
+        seed=seed,
+        groups={source: number for number, source in enumerate(groups)},
+        rest=len(groups),
+        directory=directory,
+    )
+    for _ in runner.run(_order_unit, items, plan):
+        pass
+    return [OrderedUnit(unit, directory) for unit in units]
+
+
+Item = tuple[Unit, Mapping[str, FileRecord]]
+
+
+def _values(
+    name: str, item: Item, columns: Mapping[str, Place], ids: pa.ChunkedArray | None, seed: int
+) -> np.ndarray:
+    """(n,) float32: a column as it is, or the uniform draw."""
+    if name == "random":
+        return uniform(hash_ids(ids, mix(seed, "random"))).astype(np.float32)
+    return read_scores(columns[name], item[1][name])
+
+
+def _quantiles(
+    items: Sequence[Item],
+    ranks: Mapping[str, float],
+    columns: Mapping[str, Place],
+    seed: int,
+    runner: Runner,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each column, values (top 24 bits) and their mid-quantile in the pool."""
+    counts = {name: _Counts() for name in ranks}
+    for _, found in runner.run(_count_values, items, (tuple(ranks), columns, seed)):
+        for name, (values, number) in found.items():
+            counts[name].add(values, number)
+    quantiles = {}
+    for name, gathered in counts.items():
+        present, count = gathered.present()
+        middle = np.cumsum(count) - count / 2
+        quantiles[name] = (present.astype(np.uint32), middle / max(1, count.sum()))
+    return quantiles
+
+
+class _Counts:
+    """Counts by 24-bit value, in pages of 512 KiB that are made when first counted in.
+
+    A page is two octaves of one sign, so that the scores of a selector touch 5 to 20 of the 256.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[int, np.ndarray] = {}
+
+    def add(self, values: np.ndarray, number: np.ndarray) -> None:
+        """Add (k,) counts of (k,) values, ascending and distinct."""
+        pages, starts = np.unique(values >> np.uint32(16), return_index=True)
+        for page, some, count in zip(
+            pages.tolist(), np.split(values, starts[1:]), np.split(number, starts[1:])
+        ):
+            if page not in self._pages:
+                self._pages[page] = np.zeros(1 << 16, dtype=np.int64)
+            self._pages[page][some & np.uint32(0xFFFF)] += count
+
+    def present(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values that were counted, ascending, and their counts: (m,) int64 each."""
+        values, counts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for page, count in sorted(self._pages.items()):
+            here = np.flatnonzero(count)
+            values.append(here + (page << 16))
+            counts.append(count[here])
+        return np.concatenate(values), np.concatenate(counts)
+
+
+def _count_values(
+    item: Item, shared: tuple[Sequence[str], Mapping[str, Place], int]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    names, columns, seed = shared
+    ids = _read(item[0], ["id"]).column("id") if "random" in names else None
+    found = {}
+    for name in names:
+        scores = _values(name, item, columns, ids, seed)
+        high = order_bits(scores[~np.isnan(scores)]) >> np.uint32(8)
+        values, number = np.unique(high, return_counts=True)
+        found[name] = (values, number)
+    return found
+
+
+def _read(unit: Unit, columns: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(unit.path()) as file:
+        return file.read(list(columns))
+
+
+def _order_unit(item: Item, plan: Ordering) -> None:
+    """Combine a unit's columns, add noise where asked, and write its order."""
+    unit, _ = item
+    table = _read(unit, ["id", "source", "bytes"])
+    ids = table.column("id")
+    total = np.zeros(len(table), dtype=np.float64)
+    for name, weight in plan.ranks.items():
+        values = _values(name, item, plan.columns, ids, plan.seed)
+        if plan.quantiles:
+            rising, quantile = plan.quantiles[name]
+            high = order_bits(np.nan_to_num(values)) >> np.uint32(8)
+            place = np.minimum(np.searchsorted(rising, high), len(rising) - 1)
+            total += np.where(np.isnan(values), np.nan, weight * quantile[place])
+        else:
+            total += values
+    if plan.temperature is not None:
+        draws = uniform(hash_ids(ids, mix(plan.seed, "gumbel")))
+        # As score / temperature + noise, times the temperature: small ones cannot overflow.
+        total -= plan.temperature * np.log(-np.log(draws))
+    scores = total.astype(np.float32)
+    excluded = np.isnan(scores)
+    sources = table.column("source").combine_chunks().dictionary_encode()
+    of_source = np.array(
+        [plan.groups.get(name, plan.rest) for name in sources.dictionary.to_pylist()],
+        dtype=np.int16,
+    )
+    group = of_source[sources.indices.to_numpy()]
+    order = Order(
+        key=order_bits(np.where(excluded, np.float32(0), scores)),
+        tie=hash_ids(ids, mix(plan.seed, "tie")),
+        group=np.where(excluded, np.int16(-1), group),
+    )
+    write_order(OrderedUnit(unit, plan.directory), order, table.column("bytes").to_numpy())

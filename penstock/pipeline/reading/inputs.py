@@ -1,0 +1,151 @@
+"""Which files a recipe's corpus is, and what is in them: found before any work starts.
+
+Inputs are ordered by the hash of their bytes, not by name or place, so that a corpus is the same
+wherever its files lie and in whatever order they are listed; see
+:mod:`penstock.pipeline.reading.digests`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+from penstock.artefact import canonical
+from penstock.errors import InputError, StorageError
+from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
+from penstock.recipe import CorpusSource, LiteralSource, Recipe
+from penstock.storage import Place, explained, is_remote, place
+
+__all__ = ["Input", "find_inputs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One input file (or Hugging Face dataset) and how to read it."""
+
+    path: Place
+    spec: CorpusSource
+    digest: str = ""
+    """The hash of its bytes: 64 hexadecimal digits."""
+    stamp: tuple[int | str, ...] = ()
+    """Size and version of a plain file when it was hashed; empty for what has no single ones."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How it is read, without where it is: what a fingerprint may contain."""
+        return self.spec.model_dump(exclude={"path"})
+
+    @property
+    def key(self) -> tuple[str, bytes, str]:
+        """Its place among the inputs; the name tells equal files apart in the quarantine."""
+        return self.digest, canonical(self.reading), self.path.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of a plain file; 0 for what has no single size."""
+        return int(self.stamp[0]) if self.stamp else 0
+
+
+def find_inputs(recipe: Recipe) -> list[Input]:
+    """The files that ``corpus`` names, each once.
+
+    Raises:
+        InputError: A file is missing, a glob or directory holds nothing, or a kind is unknown.
+    """
+    found: dict[tuple[str, bytes], Input] = {}
+    for number, spec in enumerate(recipe.corpus):
+        for path in _files(recipe, spec, f"corpus.{number}.path"):
+            item = Input(path=path, spec=_with_source(spec, path))
+            found.setdefault((str(path), canonical(item.reading)), item)
+    return list(found.values())
+
+
+def _with_source(spec: CorpusSource, path: Place) -> CorpusSource:
+    """The name of a plain-text file is its source, and so part of how it is read."""
+    if not isinstance(spec.source, str) or not is_plain_text(path) or spec.path.startswith("hf:"):
+        return spec
+    return spec.model_copy(update={"source": LiteralSource(name=path.name.partition(".")[0])})
+
+
+def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[Place]:
+    if spec.path.startswith("hf:"):
+        yield recipe.resolve(spec.path.removeprefix("hf:"))
+        return
+    path = recipe.resolve(spec.path)
+    with _reachable(path, key):
+        if path.is_file():
+            files, unknown = [path], [path] if reader_of(path) is None else []
+            if unknown:
+                raise InputError(f"{key}: {path}: unknown kind of file; expected {KINDS}")
+        elif path.is_dir():
+            files = [file for file in _inside(path) if reader_of(file)]
+            if not files:
+                raise InputError(
+                    f"{key}: {path}: no file in this directory can be read as documents"
+                )
+        elif not glob.has_magic(spec.path):
+            raise InputError(f"{key}: {path}: no such file; {_fix(path)}")
+        else:
+            files = _matching(recipe, spec, path)
+            unknown = [file for file in files if reader_of(file) is None]
+            if unknown or not files:
+                found = (
+                    f"matches {unknown[0].name}, of unknown kind" if unknown else "matches no file"
+                )
+                raise InputError(
+                    f"{key}: {path}: the pattern {found}; expected only {KINDS}; {_fix(path)}"
+                )
+    yield from sorted(files, key=str)
+
+
+def _fix(path: Place) -> str:
+    if is_remote(path):
+        return "check the bucket and the name"
+    return "paths are relative to the recipe"
+
+
+def _inside(path: Place) -> list[Place]:
+    if is_remote(path):
+        return [_of_store(path, name) for name in path.fs.find(path.path)]
+    return [file for file in path.rglob("*") if file.is_file()]
+
+
+def _matching(recipe: Recipe, spec: CorpusSource, path: Place) -> list[Place]:
+    if is_remote(path):
+        names = path.fs.glob(path.path, detail=True)
+        return [_of_store(path, name) for name, info in names.items() if info["type"] == "file"]
+    # The recipe's own directory may hold characters that mean something in a pattern.
+    pattern = str(Path(spec.path).expanduser())
+    matches = glob.glob(pattern, root_dir=recipe.directory, recursive=True)
+    return [file for match in matches if (file := recipe.resolve(match)).is_file()]
+
+
+def _of_store(path: UPath, name: str) -> Place:
+    return place(path.fs.unstrip_protocol(name))
+
+
+@contextlib.contextmanager
+def _reachable(path: Place, key: str) -> Iterator[None]:
+    """Names the key and the place where the store does not answer, or refuses."""
+    try:
+        with explained(path):
+            yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{key}: {path}: no such file or bucket; {_fix(path)}") from None
+    except StorageError as error:
+        raise InputError(f"{key}: {error}") from error
+    except Exception as error:  # fsspec's stores raise whatever their clients raise
+        if not is_remote(path):
+            raise
+        raise InputError(
+            f"{key}: {path}: the store cannot be asked ({type(error).__name__}: {error}); check "
+            "its address (AWS_ENDPOINT_URL), the credentials and the network"
+        ) from error

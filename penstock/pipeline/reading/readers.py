@@ -1,0 +1,104 @@
+"""Input files as a stream of records, good and bad.
+
+A reader never judges: it turns bytes into :class:`Record` or, where the bytes are not a document,
+into :class:`Bad` with the error and the raw bytes, so that nothing is lost. What stops a run is
+only what would lose documents silently: a file that is truncated, unreadable, or without the
+column that was named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TypeAlias
+
+from penstock.errors import InputError
+from penstock.pipeline.reading.lines import json_lines, plain_text
+from penstock.pipeline.reading.records import Bad, Record, Records
+from penstock.pipeline.reading.spans import Extent, Span
+from penstock.pipeline.reading.streams import readable
+from penstock.pipeline.reading.tables import (
+    arrow,
+    arrow_spans,
+    hugging_face,
+    hugging_face_spans,
+    parquet,
+    parquet_spans,
+)
+from penstock.recipe import CorpusSource
+from penstock.storage import Place
+
+__all__ = ["KINDS", "Bad", "Reader", "Record", "is_plain_text", "read_records", "reader_of"]
+
+KINDS = ".jsonl, .json, .txt (each also .gz or .zst), .parquet or .arrow"
+
+_WHOLE = Span()
+_NO_CAP = 2**63
+
+_Read: TypeAlias = Callable[[Place, CorpusSource, Span, int, Extent], Records]
+_Spans: TypeAlias = Callable[[Place, CorpusSource, int], list[Span]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How one kind of file is read and, where the file itself knows, divided."""
+
+    noun: str
+    """What a record is in the file: its line or its row."""
+    read: _Read
+    spans: _Spans | None = None
+    """None for what is divided by bytes."""
+    counts: str = "bytes"
+    """What the numbers of its spans count."""
+
+
+_LINES = Reader("line", json_lines)
+_HUGGING_FACE = Reader("row", hugging_face, hugging_face_spans, "rows")
+_READERS = {
+    "jsonl": _LINES,
+    "json": _LINES,
+    "ndjson": _LINES,
+    "txt": Reader("line", plain_text),
+    "parquet": Reader("row", parquet, parquet_spans, "row groups"),
+    "arrow": Reader("row", arrow, arrow_spans, "batches"),
+}
+
+
+def reader_of(where: Place | PurePath, spec: CorpusSource | None = None) -> Reader | None:
+    """What reads a file of this name, or None."""
+    if spec is not None and spec.path.startswith("hf:"):
+        return _HUGGING_FACE
+    name = where.name.lower().removesuffix(".gz").removesuffix(".zst")
+    return _READERS.get(name.rpartition(".")[2]) if "." in name else None
+
+
+def is_plain_text(where: Place | PurePath) -> bool:
+    """Whether a file has neither fields nor columns."""
+    return reader_of(where) is _READERS["txt"]
+
+
+def read_records(
+    where: Place,
+    spec: CorpusSource,
+    span: Span = _WHOLE,
+    cap: int = _NO_CAP,
+    extent: Extent | None = None,
+) -> Records:
+    """Stream the records of a span of one file, in file order.
+
+    Args:
+        where: The file.
+        spec: How it is read.
+        span: Which part of it.
+        cap: Bytes of a line, a plain-text file or a row's text over which it is not held.
+        extent: Counts the lines and bytes of the span as they are read, where it is of lines.
+
+    Raises:
+        InputError: The file is missing, truncated, of an unknown kind, or lacks a column.
+    """
+    reader = reader_of(where, spec)
+    if reader is None:
+        raise InputError(f"{where}: unknown kind of file; expected {KINDS}")
+    with readable(where, "file"):
+        yield from reader.read(where, spec, span, cap, extent or Extent())

@@ -1,0 +1,249 @@
+"""Files of columns as records: Parquet, Arrow, and Hugging Face datasets.
+
+Parquet is divided at row groups and Arrow at record batches, since both are read whole; a dataset
+saved to disk is divided at rows. One group or batch is at least one span, however large it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock.errors import InputError
+from penstock.node_cache import local_file
+from penstock.pipeline.reading.hub import open_dataset, saved_to_disk
+from penstock.pipeline.reading.records import HEAD, Bad, Records, as_json, record_of, too_long
+from penstock.pipeline.reading.spans import Extent, Span, gathered
+from penstock.pipeline.reading.streams import open_bytes, readable
+from penstock.recipe import CorpusSource
+from penstock.storage import Place, is_remote
+
+__all__ = [
+    "arrow",
+    "arrow_spans",
+    "hugging_face",
+    "hugging_face_spans",
+    "parquet",
+    "parquet_spans",
+]
+
+_ROWS = 1024
+"""Rows that are turned into records at a time, or fewer where they are long."""
+
+_BATCH = 16 << 20
+"""Bytes of rows that are turned into records at a time."""
+
+
+# -- Parquet ----------------------------------------------------------------------------------
+
+
+def parquet_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
+    """Row groups of up to about ``size`` uncompressed bytes together."""
+    with _parquet_file(where, spec) as file:
+        rows = 0
+        groups = []
+        for number in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(number)
+            groups.append(Span(start=number, end=number + 1, size=group.total_byte_size, rows=rows))
+            rows += group.num_rows
+    return list(gathered(groups, size))
+
+
+def parquet(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+    """The rows of some row groups."""
+    with _parquet_file(where, spec) as file:
+        numbers = range(span.start, file.metadata.num_row_groups if span.end is None else span.end)
+        groups = [file.metadata.row_group(number) for number in numbers]
+        longest = max((-(-g.total_byte_size // max(1, g.num_rows)) for g in groups), default=1)
+        rows = max(1, min(_ROWS, _BATCH // max(1, longest)))
+        batches = file.iter_batches(batch_size=rows, row_groups=list(numbers))
+        yield from _from_batches(batches, spec, span, cap)
+
+
+@contextmanager
+def _parquet_file(where: Place, spec: CorpusSource) -> Iterator[pq.ParquetFile]:
+    # A remote row group in a few large requests; a local one page by page.
+    how: dict[str, Any] = {"pre_buffer": True} if is_remote(where) else {"buffer_size": 1 << 20}
+    with (
+        readable(where, "Parquet file"),
+        open_bytes(where) as source,
+        pq.ParquetFile(source, page_checksum_verification=True, **how) as file,
+    ):
+        _require_text(where, spec, file.schema_arrow.names)
+        yield file
+
+
+# -- Arrow ------------------------------------------------------------------------------------
+
+
+def arrow_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
+    """Record batches of up to about ``size`` bytes together."""
+    rows = 0
+    parts = []
+    with _arrow_batches(where, spec, 0) as batches:
+        for number, batch in enumerate(batches):
+            parts.append(Span(start=number, end=number + 1, size=batch.nbytes, rows=rows))
+            rows += batch.num_rows
+    return list(gathered(parts, size))
+
+
+def arrow(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+    """The rows of some record batches."""
+    count = None if span.end is None else span.end - span.start
+    with _arrow_batches(where, spec, span.start) as batches:
+        chosen = batches if count is None else (batch for _, batch in zip(range(count), batches))
+        yield from _from_batches(chosen, spec, span, cap)
+
+
+@contextmanager
+def _arrow_batches(
+    where: Place, spec: CorpusSource, start: int
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """The batches from ``start`` on; a remote file is fetched, so that it can be mapped."""
+    with readable(where, "Arrow file"), pa.memory_map(str(local_file(where))) as file:
+        # The file format has a footer; `datasets` writes the stream format.
+        if file.read(6) == b"ARROW1":
+            reader = pa.ipc.open_file(file)
+            batches = map(reader.get_batch, range(start, reader.num_record_batches))
+        else:
+            file.seek(0)
+            reader = pa.ipc.open_stream(file)
+            batches = iter(reader)
+            for _ in zip(range(start), batches):  # mapped, so that nothing is read
+                pass
+        _require_text(where, spec, reader.schema.names)
+        yield batches
+
+
+# -- Hugging Face datasets --------------------------------------------------------------------
+
+
+def hugging_face_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
+    """Rows of about ``size`` bytes together, where the dataset was saved to disk; else one span."""
+    path = _local(spec, where)
+    if not saved_to_disk(path):
+        return [Span(size=size)]
+    dataset = open_dataset(spec, path)
+    total = dataset.num_rows
+    if not total:
+        return []
+    _require_text(spec.path, spec, dataset.column_names)
+    row = max(1, dataset.data.nbytes // dataset.data.num_rows)
+    step = max(1, size // row)
+    return [
+        Span(start=start, end=end, size=row * (end - start), rows=start)
+        for start in range(0, total, step)
+        for end in [min(start + step, total)]
+    ]
+
+
+def _local(spec: CorpusSource, where: Place) -> Path:
+    if is_remote(where):
+        raise InputError(
+            f"{spec.path}: expected a directory of this machine or a name on the hub; give a "
+            "store's Parquet or Arrow files by a path without hf:"
+        )
+    return where
+
+
+def hugging_face(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+    """The rows of a dataset."""
+    dataset = open_dataset(spec, _local(spec, where))
+    names = dataset.column_names
+    if names:
+        _require_text(spec.path, spec, names)
+    if span.end is not None:
+        dataset = dataset.select(range(span.start, span.end))
+    batches = (
+        batch
+        for table in dataset.with_format("arrow").iter(batch_size=_ROWS)
+        for batch in table.to_batches()
+    )
+    with readable(spec.path, "dataset"):
+        yield from _from_batches(batches, spec, span, cap)
+
+
+# -- rows -------------------------------------------------------------------------------------
+
+
+def _require_text(where: Place | str, spec: CorpusSource, names: list[str]) -> None:
+    if spec.text not in names:
+        raise InputError(
+            f"{where}: no column {spec.text!r} (corpus.text); it has {', '.join(names)}"
+        )
+
+
+def _from_batches(
+    batches: Iterable[pa.RecordBatch], spec: CorpusSource, span: Span, cap: int
+) -> Records:
+    number = span.rows
+    for batch in batches:
+        rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, batch.nbytes)))
+        for start in range(0, batch.num_rows, rows):
+            for fields in _rows(batch.slice(start, rows), spec.text, cap):
+                number += 1
+                if isinstance(fields, _Long):
+                    place = f"row {number}"
+                    yield too_long(
+                        place, fields.length, cap, f"value of {spec.text!r}", fields.head
+                    )
+                elif isinstance(fields, _Broken):
+                    yield Bad(f"row {number}", fields.error, as_json(fields.values))
+                else:
+                    yield record_of(fields, spec, span, "row", number, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A row with a value that Python cannot hold."""
+
+    error: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Long:
+    """A row whose text is over the cap."""
+
+    length: int
+    head: bytes
+
+
+def _rows(batch: pa.RecordBatch, text: str, cap: int) -> Iterator[dict[str, Any] | _Broken | _Long]:
+    column = batch.column(text)
+    measurable = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    longest = (pc.max(pc.binary_length(column)).as_py() or 0) if measurable else 0
+    try:
+        if longest <= cap:
+            yield from batch.to_pylist()
+            return
+    except (ValueError, OverflowError):
+        pass
+    for row in range(batch.num_rows):
+        if longest > cap and (value := column[row]).is_valid and len(value.as_buffer()) > cap:
+            yield _Long(len(value.as_buffer()), bytes(value.as_buffer()[:HEAD]))
+        else:
+            yield _row(batch.slice(row, 1))
+
+
+def _row(batch: pa.RecordBatch) -> dict[str, Any] | _Broken:
+    """One row, value by value: invalid UTF-8 becomes its bytes, a date beyond Python's its text."""
+    values: dict[str, Any] = {}
+    errors = []
+    for name, column in zip(batch.schema.names, batch.columns):
+        try:
+            values[name] = column[0].as_py()
+        except UnicodeDecodeError as error:
+            values[name] = error.object
+            errors.append(f"{name!r} is not UTF-8: {error}")
+        except (ValueError, OverflowError) as error:
+            values[name] = str(column)
+            errors.append(f"{name!r} is out of range: {error}")
+    return _Broken("; ".join(errors), values) if errors else values

@@ -1,0 +1,108 @@
+"""What passes is waited for; what does not fails at once and is told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import errno
+import socket
+from typing import Any
+
+import aiohttp
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from s3fs.errors import translate_boto_error
+
+from penstock.errors import InputError
+from penstock.pipeline.runners import transient
+from penstock.pipeline.runners.transient import delays, is_transient
+
+
+def said(code: str, status: int) -> ClientError:
+    response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(response, "PutObject")
+
+
+def status(code: int) -> aiohttp.ClientResponseError:
+    return aiohttp.ClientResponseError(None, (), status=code)  # type: ignore[arg-type]
+
+
+def wrapped(cause: Exception) -> InputError:
+    error = InputError("x.jsonl: cannot be read")
+    error.__cause__ = cause
+    return error
+
+
+def handled(context: Exception) -> InputError:
+    error = InputError("x.jsonl: cannot be read")
+    error.__context__ = context
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "i/o"),
+        OSError(errno.ESTALE, "stale"),
+        OSError(errno.ETIMEDOUT, "slow"),
+        ConnectionResetError("reset"),
+        BrokenPipeError("pipe"),
+        TimeoutError("late"),
+        asyncio.TimeoutError("late"),
+        concurrent.futures.TimeoutError("late"),
+        socket.gaierror(socket.EAI_AGAIN, "try again"),
+        said("SlowDown", 503),
+        said("InternalError", 500),
+        said("Whatever", 502),
+        translate_boto_error(said("SlowDown", 503)),
+        translate_boto_error(said("InternalError", 500)),
+        EndpointConnectionError(endpoint_url="http://x"),
+        ReadTimeoutError(endpoint_url="http://x"),
+        aiohttp.ServerDisconnectedError(),
+        status(503),
+        status(429),
+        wrapped(OSError(errno.EIO, "i/o")),
+    ],
+    ids=repr,
+)
+def test_what_passes(error: Exception) -> None:
+    assert is_transient(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        OSError(errno.EROFS, "read-only"),
+        PermissionError(errno.EACCES, "denied"),
+        FileNotFoundError(errno.ENOENT, "none"),
+        OSError("no number"),
+        socket.gaierror(socket.EAI_NONAME, "no such host"),
+        said("AccessDenied", 403),
+        said("NoSuchKey", 404),
+        translate_boto_error(said("AccessDenied", 403)),
+        translate_boto_error(said("NoSuchBucket", 404)),
+        status(404),
+        ValueError("5xx"),
+        handled(OSError(errno.EIO, "i/o")),
+        wrapped(ValueError("no")),
+    ],
+    ids=repr,
+)
+def test_what_does_not(error: Exception) -> None:
+    assert not is_transient(error)
+
+
+def test_a_ring_of_causes_ends() -> None:
+    one, two = ValueError(1), ValueError(2)
+    one.__cause__, two.__cause__ = two, one
+    assert not is_transient(one)
+
+
+def test_waits_double_and_differ_from_item_to_item_alone() -> None:
+    waits = [list(delays(f"unit-{number}")) for number in range(50)]
+    assert waits == [list(delays(f"unit-{number}")) for number in range(50)]
+    assert len({tuple(wait) for wait in waits}) == 50
+    for wait in waits:
+        for delay, middle in zip(wait, transient._WAITS):
+            assert 0.75 * middle <= delay < 1.25 * middle
