@@ -17,8 +17,9 @@ import contextlib
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from penstock.storage import (
     files_under,
     is_remote,
     place,
+    read_file,
     remove_tree,
     sha256_file,
 )
@@ -54,8 +56,11 @@ __all__ = [
 FORMAT = 1
 """Version of the manifest's own layout; a larger number is refused."""
 
-_READERS = 16
-"""Records of a remote draft that are read at a time."""
+_AT_A_TIME = 16
+"""Records of a draft in a store that are read or written at a time."""
+
+_commits = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="commit")
+"""Threads start when they are needed, and a process does not end before they are done."""
 
 
 def canonical(value: Any) -> bytes:
@@ -112,7 +117,7 @@ class Artefact:
         """
         source = path / "manifest.json"
         try:
-            manifest = json.loads(source.read_bytes())
+            manifest = json.loads(read_file(source))
             written = int(manifest["format"])
             if written <= FORMAT:
                 files = tuple(FileRecord(**item) for item in manifest["files"])
@@ -200,6 +205,7 @@ class Draft:
         self._header = header
         self._lease = lease
         self._known: dict[str, bytes] | None = None
+        self._pending: deque[Future[None]] = deque()
 
     @property
     def fingerprint(self) -> str:
@@ -231,24 +237,40 @@ class Draft:
     def record(self, part: str, files: Sequence[FileRecord]) -> None:
         """Commit ``part``: from here on its files count. Only the driver calls this.
 
+        A store takes tens of milliseconds for it, so there up to sixteen are under way at a time,
+        and what goes wrong with one is raised by a later call or by :meth:`settle`.
+
         Raises:
             LeaseError: Another driver took the work directory over.
         """
+        content = canonical([asdict(item) for item in files])
+        known = self._records().get(part)
+        self._records()[part] = content
+        if not is_remote(self.path):
+            self._commit(part, content, known)
+            return
+        self._pending.append(_commits.submit(self._commit, part, content, known))
+        while self._pending and (self._pending[0].done() or len(self._pending) >= _AT_A_TIME):
+            self._pending.popleft().result()
+
+    def settle(self) -> None:
+        """Wait until everything that was recorded is committed; raises as :meth:`record`."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _commit(self, part: str, content: bytes, known: bytes | None) -> None:
         if self._lease is not None:
             self._lease.check()
-        content = canonical([asdict(item) for item in files])
         path = self._record_path(part)
-        known = self._records().get(part)
         if known is not None:
             if known != content:
                 with atomic_file(path) as sink:
                     sink.write(content)
-        elif not create_file(path, content) and path.read_bytes() != content:
+        elif not create_file(path, content) and read_file(path) != content:
             raise LeaseError(
                 f"{path}: recorded by another driver while this one was at it; nothing of it was "
                 "replaced. Run again when that one is done"
             )
-        self._records()[part] = content
 
     def publish(
         self, parts: Sequence[str], facts: Mapping[str, Any], growing: bool = False
@@ -268,6 +290,7 @@ class Draft:
             ArtefactError: A part was never recorded, or a file of it is gone.
             LeaseError: Another driver took the work directory over.
         """
+        self.settle()
         files: list[FileRecord] = []
         for part in parts:
             recorded = self.done(part)
@@ -318,8 +341,8 @@ class Draft:
         if self._known is None:
             directory = self.path / "records"
             names = [name for name in files_under(directory) if name.endswith(".json")]
-            with ThreadPoolExecutor(_READERS) as pool:
-                contents = pool.map(lambda name: (directory / name).read_bytes(), names)
+            with ThreadPoolExecutor(_AT_A_TIME) as pool:
+                contents = pool.map(lambda name: read_file(directory / name), names)
                 self._known = {name[:-5]: data for name, data in zip(names, contents)}
         return self._known
 

@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import LeaseError
-from penstock.storage import Place, atomic_file, create_file, files_under, remove_temporaries
+from penstock.storage import (
+    Place,
+    atomic_file,
+    create_file,
+    files_under,
+    read_file,
+    remove_temporaries,
+)
 
 __all__ = ["Lease"]
 
@@ -182,7 +189,7 @@ class Lease:
 
     def _read(self, number: int) -> _Holder | None:
         try:
-            return _Holder(**json.loads(self._path(number).read_bytes()))
+            return _Holder(**json.loads(read_file(self._path(number))))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

@@ -39,6 +39,7 @@ __all__ = [
     "is_remote",
     "is_uri",
     "place",
+    "read_file",
     "remove_temporaries",
     "remove_tree",
     "sha256_file",
@@ -264,6 +265,15 @@ def create_file(where: Place, data: bytes) -> bool:
             temporary.unlink(missing_ok=True)
         _sync_directory(where.parent)
         return True
+
+
+def read_file(where: Place) -> bytes:
+    """A small file's bytes, by one GET where it is remote: as they were at one moment.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    return bytes(where.fs.cat_file(where.path)) if is_remote(where) else where.read_bytes()
 
 
 def files_under(where: Place) -> list[str]:

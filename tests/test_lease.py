@@ -124,6 +124,7 @@ def test_what_was_taken_over_publishes_nothing(root: Place, elsewhere: None) -> 
     newer = _draft(root, newer_lease)
     with pytest.raises(LeaseError, match="taken over"):
         _write(stale, "b")
+        stale.settle()
     with pytest.raises(LeaseError, match="taken over"):
         stale.publish(["a"], {})
     _write(newer, "b")
@@ -142,8 +143,10 @@ def test_a_part_that_another_driver_recorded_is_not_replaced(root: Place) -> Non
     _write(one, "a")
     _write(two, "a")  # the same bytes are no contradiction
     one.record("b", [FileRecord(path="b", bytes=1, sha256="1" * 64)])
+    one.settle()
     with pytest.raises(LeaseError, match=r"b\.json: recorded by another driver"):
         two.record("b", [FileRecord(path="b", bytes=1, sha256="2" * 64)])
+        two.settle()
 
 
 def test_only_a_driver_that_makes_something_takes_the_lease(root: Place) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical, fingerprint
 from penstock.errors import PenstockError, ScoringError
 from penstock.needs import Needs
+from penstock.pipeline.accounting import check_sum
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.sample import sample_documents
 from penstock.pipeline.units import Unit, iter_documents, units_of
@@ -98,6 +99,12 @@ def make_columns(
                 key: sum(record.facts[key] for records in done for record in records)
                 for key in ("documents", "excluded")
             }
+            scored = counts["documents"] - counts["excluded"]
+            check_sum(
+                f"{draft.path}",
+                ("documents kept in the corpus", corpus.facts["documents"]["kept"]),
+                {"scored": scored, "excluded": counts["excluded"]},
+            )
             finished[name] = draft.publish([unit.name for unit in units], counts)
     return {column.name: finished[column.name] for column in columns}
 

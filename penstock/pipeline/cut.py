@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
+from penstock.pipeline.accounting import check_sum
 from penstock.pipeline.cutting.budget import Quota, quotas_of
 from penstock.pipeline.cutting.candidates import Taken
 from penstock.pipeline.cutting.ordering import OrderedUnit, batches, make_orders
@@ -85,7 +86,14 @@ def make_cut(
             done = {name for name in names if draft.done(name) is not None}
             for ordered, record in write_units(orders, found, scratch, draft.path, runner, done):
                 draft.record(ordered.unit.name, [record])
-            return draft.publish(names, _facts(draft, names, quotas, found.cutoffs, recipe))
+            facts = _facts(draft, names, quotas, found.cutoffs, recipe)
+            pool = sum(ordered.unit.documents for ordered in orders)
+            check_sum(
+                f"{draft.path}",
+                ("documents kept in the corpus", corpus.facts["documents"]["kept"]),
+                {"taken": facts["documents"], "left": pool - facts["documents"]},
+            )
+            return draft.publish(names, facts)
         finally:
             remove_tree(scratch)
 
@@ -255,7 +263,11 @@ def _facts(
             total["documents"] += counts["documents"]
             total["tokens"] += counts["tokens"]
     delivered = [min(cutoff.quota, cutoff.total) for cutoff in cutoffs]
-    assert sum(total["tokens"] for total in by_source.values()) == sum(delivered)
+    check_sum(
+        f"{draft.path}",
+        ("tokens delivered", sum(delivered)),
+        {source: total["tokens"] for source, total in by_source.items()},
+    )
     lowest = [record.facts["lowest"] for record in records if record.facts["documents"]]
     return {
         "requested": recipe.budget.tokens,

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.pipeline.accounting import check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of
@@ -100,6 +101,14 @@ def make_shards(
             with atomic_file(draft.path / "tokenizer" / "tokenizer.json") as sink:
                 sink.write(source.read_bytes())
             draft.record("tokenizer", [FileRecord.of("tokenizer/tokenizer.json", sink)])
+        written = sum(
+            record.facts["sequences"] for job in jobs for record in draft.done(job.name) or ()
+        )
+        check_sum(
+            f"{draft.path}",
+            ("sequences of the cut", cut.facts["delivered"] // length),
+            {"written": written},
+        )
         facts = {
             "sequence_length": length,
             "sequences": cut.facts["delivered"] // length,

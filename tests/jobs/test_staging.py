@@ -181,6 +181,8 @@ def test_the_digest_names_what_travels(project: Path, tmp_path: Path) -> None:
     assert _staged(project, tmp_path)[0].digest != first
 
 
-def test_a_work_directory_in_an_object_store_is_refused(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="work: expected a local directory, got s3://"):
-        _staged(project, tmp_path, "work=s3://bucket/work")
+def test_a_work_directory_in_an_object_store_stays_what_it_is(
+    project: Path, tmp_path: Path
+) -> None:
+    _, tree = _staged(project, tmp_path, "work=s3://bucket/work")
+    assert tree["work"] == "s3://bucket/work"

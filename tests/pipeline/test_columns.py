@@ -400,3 +400,12 @@ def test_a_worker_has_what_any_scorer_of_its_pass_asks_for(
     make_columns(columns, corpus, space, runner, 0)
     (asked,) = [needs for needs in runner.asked if needs is not None]
     assert asked == Needs(cpus=2, gpus=0.5, memory=1500, by="select.b, select.c")
+
+
+def test_a_column_that_lacks_a_unit_is_not_published(
+    corpus: Artefact, space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns_module, "units_of", lambda corpus: units_of(corpus)[:-1])
+    with pytest.raises(ArtefactError, match=r"documents kept in the corpus, but .* scored"):
+        columns_of(corpus, space, s=Length())
+    assert not list(space.root.glob("columns/*/manifest.json"))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import FileRecord
-from penstock.errors import BudgetError
+from penstock.errors import ArtefactError, BudgetError
 from penstock.pipeline import cut as cut_module
 from penstock.pipeline.cut import write_units
 from penstock.pipeline.cutting.budget import Quota
@@ -504,3 +504,13 @@ def test_two_workers_make_the_same_cut(
     finally:
         runner.close()
     assert both.cut.digest == alone.cut.digest
+
+
+def test_a_cut_of_fewer_units_than_the_corpus_has_is_not_published(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = cut_module.make_orders
+    monkeypatch.setattr(cut_module, "make_orders", lambda *args: whole(*args)[:-1])
+    with pytest.raises(ArtefactError, match=r"documents kept in the corpus, but .* left"):
+        make(recipe_of(pool, 500), work=tmp_path)
+    assert not list(tmp_path.glob("cut/*/manifest.json"))

@@ -337,3 +337,14 @@ def test_tokens_are_as_wide_as_the_vocabulary_needs(pool: Path, tmp_path: Path) 
     assert tokens.type.value_type == pa.uint32()
     values = np.unique(tokens.combine_chunks().values.to_numpy())
     assert values.tolist() == [1, 70_000]
+
+
+def test_shards_that_lack_sequences_are_not_published(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = shards_module._plan
+    monkeypatch.setattr(shards_module, "_plan", lambda *args: list(plan(*args))[:-1])
+    made = make(recipe_of(pool, 2_000, length=LENGTH), work=tmp_path)
+    with pytest.raises(ArtefactError, match=r"sequences of the cut, but .* written"):
+        made.shards()
+    assert not list(tmp_path.glob("shards/*/manifest.json"))

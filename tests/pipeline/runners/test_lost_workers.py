@@ -220,13 +220,12 @@ def test_workers_end_with_their_driver(how: str, by: signal.Signals, tmp_path: P
     script.write_text(DRIVER)
     driver = subprocess.Popen(
         [sys.executable, str(script), how],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,  # where workers print
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
-    assert driver.stdout is not None
-    driver.stdout.readline()
-    driver.stdout.readline()
+    assert driver.stderr is not None
+    assert {driver.stderr.readline(), driver.stderr.readline()} == {b"1\n", b"2\n"}
     workers = psutil.Process(driver.pid).children(recursive=True)
     assert len(workers) == 2
     driver.send_signal(by)
@@ -234,7 +233,7 @@ def test_workers_end_with_their_driver(how: str, by: signal.Signals, tmp_path: P
     for worker in alive:
         worker.kill()
     driver.wait(10)
-    driver.stdout.close()
+    driver.stderr.close()
     assert not alive
 
 
