@@ -60,10 +60,10 @@ def write_shards(
         name = f"shard-{number:05d}.arrow"
         _write_file(draft.path / name, len(rows), length, random, dtype)
         parts.append(name)
-        draft.record(name, [FileRecord.of(draft.path, name, sequences=len(rows))])
+        draft.record(name, [FileRecord.found(draft.path, name, sequences=len(rows))])
     (draft.path / "tokenizer").mkdir(exist_ok=True)
     tokenizer.save(str(draft.path / "tokenizer" / "tokenizer.json"))
-    draft.record("tokenizer", [FileRecord.of(draft.path, "tokenizer/tokenizer.json")])
+    draft.record("tokenizer", [FileRecord.found(draft.path, "tokenizer/tokenizer.json")])
     return draft.publish([*parts, "tokenizer"], facts)
 
 
