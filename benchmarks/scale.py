@@ -139,6 +139,7 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
     from penstock.lease import Lease
     from penstock.pipeline import columns
     from penstock.pipeline.runner import LocalRunner
+    from penstock.pipeline.runners.crew import Usage
     from penstock.recipe_file import load_recipe
 
     fitting, keeping = _Watch(), _Watch()
@@ -148,17 +149,23 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
             setattr(owner, name, keeping.around(getattr(owner, name)))
 
     busy: Counter[str] = Counter()
+    idle: Counter[str] = Counter()
+    peaks = [0]
 
     class Counted(LocalRunner):
         """Tells the functions of the stages apart."""
 
-        def run(self, function: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
-            before = self.usage.busy_seconds
+        def run(self, function: Any, items: Any, *arguments: Any, **named: Any) -> Iterator[Any]:
+            self.usage = usage = Usage()
             try:
-                yield from super().run(function, *arguments, **named)
+                yield from super().run(function, items, *arguments, **named)
             finally:
-                name = getattr(function, "func", function)
-                busy[name.__name__] += self.usage.busy_seconds - before
+                name = getattr(function, "func", function).__name__
+                busy[name] += usage.busy_seconds
+                if len(items) > 1:  # one item is done by the driver itself
+                    peaks.append(usage.peak_worker_bytes)
+                    if not fitting.inside:
+                        idle[name] += workers * usage.wall_seconds - usage.busy_seconds
 
     runner = Counted(workers)
     began = time.perf_counter()
@@ -169,8 +176,6 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
         seconds = time.perf_counter() - began
     facts = curated.corpus.facts["documents"]
     fixed = fitting.seconds + curated.seconds["tokenizer"]
-    usage = runner.usage
-    idle = workers * usage.wall_seconds - usage.busy_seconds
     return {
         "kept": facts["kept"],
         "delivered": curated.cut.facts["delivered"],
@@ -181,8 +186,9 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
         "stages": {name: round(spent, 2) for name, spent in curated.seconds.items()},
         "busy": {name: round(spent, 2) for name, spent in busy.items()},
         "driver_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "worker_mib": usage.peak_worker_bytes // _MIB,
-        "idle_share": round(idle / (workers * seconds), 4),
+        "worker_mib": max(peaks) // _MIB,
+        "idle": {name: round(spent, 2) for name, spent in idle.items()},
+        "idle_share": round(sum(idle.values()) / (workers * (seconds - fixed)), 4),
         "records_share": round(keeping.seconds / seconds, 4),
     }
 
@@ -192,18 +198,18 @@ class _Watch:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._inside = False
+        self.inside = False
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def watched(*arguments: Any, **named: Any) -> Any:
-            if self._inside:
+            if self.inside:
                 return function(*arguments, **named)
-            self._inside, began = True, time.perf_counter()
+            self.inside, began = True, time.perf_counter()
             try:
                 return function(*arguments, **named)
             finally:
-                self._inside = False
+                self.inside = False
                 self.seconds += time.perf_counter() - began
 
         return watched

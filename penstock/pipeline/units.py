@@ -78,7 +78,7 @@ def iter_documents(
 ) -> Iterator[pa.RecordBatch]:
     """The unit's documents in batches of exactly :data:`BATCH` (the last may be smaller)."""
     with pq.ParquetFile(unit.path()) as file:
-        yield from file.iter_batches(batch_size=BATCH, columns=list(columns))
+        yield from file.iter_batches(batch_size=BATCH, columns=list(columns), use_threads=False)
 
 
 class UnitWriter:

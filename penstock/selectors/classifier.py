@@ -266,5 +266,7 @@ def _shrunk(scores: np.ndarray, words: np.ndarray, prior: float) -> np.ndarray:
 
 def blank(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Which texts hold nothing but white space: (n,) bool."""
+    if isinstance(texts, pa.ChunkedArray):  # by chunks, so as not to hold a trimmed copy of all
+        return np.concatenate([np.empty(0, bool), *map(blank, texts.chunks)])
     empty = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0)
     return np.asarray(pc.fill_null(empty, True).to_numpy(zero_copy_only=False))
