@@ -16,7 +16,20 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkabl
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["Documents", "Fitting", "Scorer", "Spread", "Target", "one_after_another"]
+from penstock.errors import SelectorError
+
+__all__ = [
+    "Documents",
+    "Encoder",
+    "Fitting",
+    "MergingSetSelector",
+    "Partition",
+    "Scorer",
+    "SetSelector",
+    "Spread",
+    "Target",
+    "one_after_another",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +58,23 @@ def one_after_another(
         yield function(item, shared)
 
 
+class Encoder(Protocol):
+    """Texts to vectors; travels to workers and lies in a directory as data."""
+
+    name: str
+
+    def encode(self, texts: pa.Array) -> np.ndarray:
+        """(n,) large_string to (n, d) float32, L2-normalised; without a token, a zero vector."""
+        ...
+
+    def save(self, directory: Path) -> None: ...
+
+
+def no_encoder(name: str) -> Encoder:
+    """The :attr:`Fitting.encoder` of a fitting that has none."""
+    raise SelectorError(f"encoder: expected a fitting that can make encoders, to make {name}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """An example of what the model should become good at."""
@@ -68,6 +98,9 @@ class Fitting:
     target: Sequence[Target] = ()
     """The examples of the selector's ``target`` files, in file order."""
     seed: int = 0
+    encoder: Callable[[str], Encoder] = no_encoder
+    """``encoder(name)``: the one that the pool's documents are embedded with, made at most once
+    for a corpus; names as in :mod:`penstock.selectors.encoders`."""
     spread: Spread = one_after_another
     note: Callable[[str], None] = field(default=lambda line: None)
     """Tells the person who waits what is going on."""
@@ -111,4 +144,83 @@ class Scorer(Protocol):
 
     def load(self, directory: Path) -> None:
         """Read back what :meth:`save` wrote, on an instance with the same hyperparameters."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """The documents that a set selector sees together, in the order of their hashes."""
+
+    number: int
+    hashes: np.ndarray
+    """(n,) uint64, ascending: of (seed, id). Ties and draws are by hash, never by position."""
+    vectors: np.ndarray
+    """(n, d) int16 on the lattice (:func:`penstock.selectors.encoders.on_lattice`); zero where
+    the text has no token."""
+    quality: np.ndarray | None
+    """(n,) float32 of the column that :attr:`SetSelector.quality` names; NaN is never taken."""
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+@runtime_checkable
+class SetSelector(Protocol):
+    """Gives each document a score that depends on the others: on its *partition* of the pool.
+
+    Every document is placed in one of :attr:`partitions` by its vector or its hash, and a
+    partition is scored as a whole, by one task. Scores of all partitions are one column, so they
+    must be comparable: a rank within the partition over its size takes equally from each.
+    """
+
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    version: ClassVar[int]
+
+    encoder: str
+    """What the vectors are made with; names as in :mod:`penstock.selectors.encoders`."""
+    quality: str | None
+    """Another column of the recipe that scores depend on."""
+
+    @property
+    def partitions(self) -> int:
+        """How many there are, once fitted; about ``pool_size`` over what a task can hold."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """As :meth:`Scorer.identity`."""
+        ...
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
+
+    def place(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+        """(n, d) int16 and (n,) uint64 to the number of each document's partition, (n,) int64.
+
+        It depends on a document alone, so the same for whatever batch it comes in.
+        """
+        ...
+
+    def score(self, partition: Partition) -> np.ndarray:
+        """One float32 for each document of the partition, shape (n,); NaN excludes it."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """As :meth:`Scorer.save`."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """As :meth:`Scorer.load`."""
+        ...
+
+
+@runtime_checkable
+class MergingSetSelector(SetSelector, Protocol):
+    """A set selector whose partitions' best compete once more, all together (GreeDi's merge)."""
+
+    def candidates(self, partition: Partition, scores: np.ndarray) -> np.ndarray:
+        """Who competes: (k,) int64 places in the partition, of which all together fit a task."""
+        ...
+
+    def merge(self, candidates: Partition, scores: np.ndarray) -> np.ndarray:
+        """(m,) float32 in place of the candidates' scores in their own partitions, (m,) float32."""
         ...

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.keyed import hash_ids, mix
-from penstock.selectors.base import Documents, Fitting, Target
+from penstock.selectors.base import Documents, Encoder, Fitting, Target
 from penstock.selectors.classifier import (
     Lesson,
     balanced_rows,
@@ -35,7 +35,6 @@ from penstock.selectors.classifier import (
 )
 from penstock.selectors.distillation import distil
 from penstock.selectors.encoders import (
-    Encoder,
     SentenceEncoder,
     StaticEncoder,
     contents_of,

