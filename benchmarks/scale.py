@@ -137,13 +137,13 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
     from penstock.artefact import Draft
     from penstock.jobs.curate import curate
     from penstock.lease import Lease
-    from penstock.pipeline import columns
     from penstock.pipeline.runner import LocalRunner
     from penstock.pipeline.runners.crew import Usage
+    from penstock.pipeline.scoring.models import Models
     from penstock.recipe_file import load_recipe
 
     fitting, keeping = _Watch(), _Watch()
-    columns._fitted = fitting.around(columns._fitted)  # type: ignore[attr-defined]
+    Models.fitted = fitting.around(Models.fitted)  # type: ignore[method-assign]
     for owner, names in ((Draft, ("record", "publish", "done")), (Lease, ("hold", "release"))):
         for name in names:
             setattr(owner, name, keeping.around(getattr(owner, name)))

@@ -146,7 +146,7 @@ def make(
     workspace = Workspace(work or recipe.work_directory)
     corpus = make_corpus(recipe, workspace, runner, unit_bytes=UNIT_BYTES)
     columns = make_columns(
-        [Column(name=name, scorer=Given(given)) for name, given in (scores or {}).items()],
+        [Column(name=name, selector=Given(given)) for name, given in (scores or {}).items()],
         corpus,
         workspace,
         runner,

@@ -17,7 +17,7 @@ from typing import Any
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import InputError, RecipeError
 from penstock.node_cache import local_file
-from penstock.pipeline.columns import Column, make_columns
+from penstock.pipeline.columns import Column, in_dependence, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
 from penstock.pipeline.reading.inputs import find_inputs
@@ -120,7 +120,9 @@ def _curate(recipe: Recipe, workspace: Workspace, runner: Runner, note: Note) ->
 
 
 def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Column]:
-    """The scorers that ``budget.rank`` names, built and with their targets read.
+    """The selectors that ``budget.rank`` names, and those whose columns they are made from.
+
+    They are built, and their targets read.
 
     Raises:
         SelectorError: A selector or a parameter is not known.
@@ -128,9 +130,16 @@ def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Colum
         RecipeError: A target file is also an ``evaluate`` file.
     """
     held_out = {_identity(path) for path in evaluation_files(recipe)}
+    directories = [recipe.directory, Path.cwd()]
+    built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
+    wanted = list(recipe.budget.ranks)
+    for name in wanted:  # which grows by what a column is made from
+        upon = getattr(built.get(name), "quality", None)
+        if upon is not None and upon not in wanted:
+            wanted.append(upon)
     columns = []
     for name, spec in recipe.select.items():
-        if name not in recipe.budget.ranks:
+        if name not in wanted:
             note(f"select.{name}: budget.rank does not name it, so it is not scored")
             continue
         files = [
@@ -148,12 +157,12 @@ def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Colum
         columns.append(
             Column(
                 name=name,
-                scorer=build(name, spec, [recipe.directory, Path.cwd()]),
+                selector=built[name],
                 target=[target for file in here for target in read_targets(file)],
                 target_hashes=[sha256_file(file) for file in here],
             )
         )
-    return columns
+    return in_dependence(columns)
 
 
 def evaluation_files(recipe: Recipe) -> list[Place]:

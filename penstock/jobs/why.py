@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated
 from penstock.jobs.origins import Origins, part_of
-from penstock.pipeline.columns import read_scores
+from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, units_of
 
 __all__ = ["fates_of"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ __all__ = [
     "SetSelector",
     "Spread",
     "Target",
+    "is_set_selector",
     "one_after_another",
 ]
 
@@ -164,7 +165,6 @@ class Partition:
         return len(self.hashes)
 
 
-@runtime_checkable
 class SetSelector(Protocol):
     """Gives each document a score that depends on the others: on its *partition* of the pool.
 
@@ -211,6 +211,11 @@ class SetSelector(Protocol):
     def load(self, directory: Path) -> None:
         """As :meth:`Scorer.load`."""
         ...
+
+
+def is_set_selector(selector: object) -> TypeGuard[SetSelector]:
+    """Whether a selector sees documents together: whether it has a place for each."""
+    return callable(getattr(selector, "place", None))
 
 
 @runtime_checkable

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.keyed import hash_ids, mix
@@ -33,29 +32,16 @@ from penstock.selectors.classifier import (
     shrunk_log_odds,
     teach,
 )
-from penstock.selectors.distillation import distil
-from penstock.selectors.encoders import (
-    SentenceEncoder,
-    StaticEncoder,
-    contents_of,
-    load_encoder,
-    on_lattice,
-)
+from penstock.selectors.embedding import CHARACTERS, beginning, embed, embed_texts
+from penstock.selectors.encoders import StaticEncoder, contents_of, load_encoder
 from penstock.selectors.fasttext import CollapsedFastText
 from penstock.selectors.parameters import flag, listed, model_name, number, one_of, whole
 from penstock.selectors.ranking import Ranker, rank_sample, rank_scores
 
 __all__ = ["Betr"]
 
-_STATIC_TEXTS, _SENTENCE_TEXTS = 2048, 64
-"""Texts of an item of work: about a second for a static encoder, three for a sentence encoder.
-Vectors depend on their text alone and products are exact, so no block size shows in a score."""
-
 _FEW_TEXTS = 1000
 """Texts that ``encoder: auto`` gives to the sentence encoder: about a minute."""
-
-_DISTIL_TEXTS = 8192
-"""Texts whose token frequencies and mean direction a static encoder takes over."""
 
 _POSITIVES = 1000
 """Documents that ``mode: auto`` wants the classifier to learn from: with 100 of them held out and
@@ -104,7 +90,7 @@ class Betr:
 
     summary: ClassVar[str] = "documents nearest to any example of the target benchmarks"
     paper: ClassVar[str] = "Mizrahi et al. 2025, BETR: benchmark-targeted ranking"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paths: ClassVar[tuple[str, ...]] = ("encoder",)
 
     def __init__(
@@ -112,7 +98,7 @@ class Betr:
         *,
         mode: str = "auto",
         encoder: str = "auto",
-        max_characters: int = 2048,
+        max_characters: int = CHARACTERS,
         sample: int = 100_000,
         aggregate: str = "max",
         value: str = "rank",
@@ -168,7 +154,9 @@ class Betr:
         some = pa.array(~blank(sample["text"]))
         # What is not looked at need not be held, nor kept by the allocator: a quarter of the peak.
         text = sample.schema.get_field_index("text")
-        sample = sample.set_column(text, "text", self._cut(sample["text"])).filter(some)
+        sample = sample.set_column(
+            text, "text", beginning(sample["text"], self.max_characters)
+        ).filter(some)
         pa.default_memory_pool().release_unused()
         if not len(sample):
             raise SelectorError("sample: expected documents with text to fit on, got none")
@@ -177,12 +165,13 @@ class Betr:
             enough = self.top_share * len(sample) >= _POSITIVES
             mode = "classifier" if enough else "direct"
         hashes = hash_ids(sample["id"], mix(fitting.seed, "betr"))
-        encoder = self._encoder(fitting, sample, hashes, len(targets), mode)
+        encoder = fitting.encoder(self._encoder(fitting, len(sample), len(targets), mode))
 
         fitting.note(f"embedding {len(sample):,} documents and {len(targets):,} examples")
         texts = pa.array([target.text for target in targets], pa.large_string())
-        examples = self._embedded(texts, encoder, fitting)
-        documents = self._embedded(sample["text"], encoder, fitting)
+        spread, characters = fitting.spread, self.max_characters
+        examples = embed_texts(texts, encoder, characters=characters, spread=spread)
+        documents = embed_texts(sample["text"], encoder, characters=characters, spread=spread)
         fitting.note(f"ranking by {encoder.name}")
         ranked = rank_sample(
             examples,
@@ -214,7 +203,7 @@ class Betr:
             scores = shrunk_log_odds(self.classifier_, texts, self.prior_words)
         elif self.ranking_ is not None:
             encoder, ranker = self.ranking_
-            vectors = _embed(self._cut(texts), encoder)
+            vectors = embed(beginning(texts, self.max_characters), encoder)
             scores = rank_scores(vectors, ranker).astype(np.float32)
         else:
             raise SelectorError("betr: expected a fitted selector; call fit or load first")
@@ -264,37 +253,12 @@ class Betr:
             chosen += sorted(rows, key=hashes.__getitem__)[:least]
         return [fitting.target[row] for row in sorted(chosen)]
 
-    def _encoder(
-        self, fitting: Fitting, sample: pa.Table, hashes: np.ndarray, examples: int, mode: str
-    ) -> Encoder:
-        kind = self.encoder
-        if kind == "auto":
-            texts = examples + max(len(sample), fitting.pool_size if mode == "direct" else 0)
-            kind = "sentence" if texts <= _FEW_TEXTS else "static"
-        if kind == "sentence":
-            return SentenceEncoder()
-        if (Path(kind) / "encoder.json").is_file():
-            return load_encoder(Path(kind))
-        if kind != "static":
-            return SentenceEncoder(kind)
-        teacher = SentenceEncoder()
-        fitting.note(f"distilling a static encoder from {teacher.name}")
-        rows = np.sort(np.argsort(hashes, kind="stable")[:_DISTIL_TEXTS])
-        texts = self._cut(sample["text"].take(pa.array(rows)))
-        return distil(teacher, texts, spread=fitting.spread)
-
-    def _cut(self, texts: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """What is embedded of each text, in an array of its own."""
-        cut = pc.utf8_slice_codeunits(texts, 0, self.max_characters)
-        return cut.combine_chunks() if isinstance(cut, pa.ChunkedArray) else cut
-
-    def _embedded(
-        self, texts: pa.Array | pa.ChunkedArray, encoder: Encoder, fitting: Fitting
-    ) -> np.ndarray:
-        """(n, d) int16 on the lattice."""
-        size = _STATIC_TEXTS if isinstance(encoder, StaticEncoder) else _SENTENCE_TEXTS
-        blocks = [self._cut(texts.slice(at, size)) for at in range(0, len(texts), size)]
-        return np.concatenate(list(fitting.spread(_embed, blocks, encoder)))
+    def _encoder(self, fitting: Fitting, sample: int, examples: int, mode: str) -> str:
+        """What ``encoder: auto`` stands for."""
+        if self.encoder != "auto":
+            return self.encoder
+        texts = examples + max(sample, fitting.pool_size if mode == "direct" else 0)
+        return "sentence" if texts <= _FEW_TEXTS else "static"
 
     def _taught(
         self, texts: pa.ChunkedArray, scores: np.ndarray, hashes: np.ndarray, fitting: Fitting
@@ -306,7 +270,7 @@ class Betr:
         # Hashed again: the hash itself has just chosen the negatives.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
         lesson = Lesson(
-            texts=self._cut(texts.take(pa.array(rows))).to_pylist(),
+            texts=beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist(),
             labels=top[rows],
             held_out=is_held_out(again),
             settings={
@@ -331,7 +295,3 @@ class Betr:
             "epoch": best.epoch,
             "trials": [trial.facts for trial in trials],
         }
-
-
-def _embed(texts: pa.Array, encoder: Encoder) -> np.ndarray:
-    return on_lattice(encoder.encode(texts))

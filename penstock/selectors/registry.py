@@ -19,7 +19,7 @@ from typing import Any
 
 from penstock.errors import BadInput, SelectorError, did_you_mean
 from penstock.recipe import SelectorSpec
-from penstock.selectors.base import Scorer
+from penstock.selectors.base import Scorer, SetSelector, is_set_selector
 from penstock.selectors.functions import FunctionScorer, load_object
 
 __all__ = ["GROUP", "Available", "available", "build"]
@@ -51,7 +51,7 @@ def available() -> list[Available]:
     return found
 
 
-def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Scorer:
+def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Scorer | SetSelector:
     """The selector that ``select.<name>`` describes, with its parameters checked.
 
     Args:
@@ -69,7 +69,7 @@ def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Sc
         raise type(error)(f"select.{name}.{error}") from error.__cause__
 
 
-def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer:
+def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer | SetSelector:
     use, registered = spec.use, _registered()
     if use in _BUILT_IN:
         thing = _imported(_BUILT_IN[use])
@@ -91,15 +91,20 @@ def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer:
         return FunctionScorer(use, directories, parameters)
     _check_names(parameters, _keywords(thing).items())
     for key in getattr(thing, "paths", ()):
-        if isinstance(parameters.get(key), str):
-            parameters[key] = _located(parameters[key], directories)
-    scorer = thing(**parameters)
-    if not isinstance(scorer, Scorer):
+        value = parameters.get(key)
+        if isinstance(value, str):
+            parameters[key] = _located(value, directories)
+        elif isinstance(value, (list, tuple)):
+            parameters[key] = [
+                _located(item, directories) if isinstance(item, str) else item for item in value
+            ]
+    selector = thing(**parameters)
+    if not isinstance(selector, Scorer) and not is_set_selector(selector):
         raise SelectorError(
-            f"use: expected a Scorer (see penstock.selectors.base) or a function, got the class "
-            f"{thing.__qualname__}"
+            f"use: expected a Scorer or a SetSelector (see penstock.selectors.base) or a function, "
+            f"got the class {thing.__qualname__}"
         )
-    return scorer
+    return selector
 
 
 def _keywords(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -16,9 +16,11 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, PenstockError, ScoringError, SelectorError
 from penstock.needs import Needs
 from penstock.pipeline import columns as columns_module
-from penstock.pipeline.columns import Column, make_columns, read_scores
+from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.scoring import documents as documents_module
+from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
 from penstock.selectors.base import Documents, Fitting, Scorer, Target
 from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
@@ -99,7 +101,7 @@ def space(pool: Path) -> Workspace:
 def columns_of(
     corpus: Artefact, space: Workspace, runner: LocalRunner = ONE, **scorers: Scorer
 ) -> dict[str, Artefact]:
-    wanted = [Column(name=name, scorer=scorer) for name, scorer in scorers.items()]
+    wanted = [Column(name=name, selector=scorer) for name, scorer in scorers.items()]
     return make_columns(wanted, corpus, space, runner, 17)
 
 
@@ -115,13 +117,13 @@ def test_every_scorer_scores_every_document_in_one_reading(
     corpus: Artefact, space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    iterate = columns_module.iter_documents
+    iterate = documents_module.iter_documents
 
     def counted(unit: Any) -> Any:
         read.append(unit.name)
         return iterate(unit)
 
-    monkeypatch.setattr(columns_module, "iter_documents", counted)
+    monkeypatch.setattr(documents_module, "iter_documents", counted)
     minus = Calls(function=lambda batch: [-len(t) for t in batch["text"].to_pylist()], name="-")
     found = columns_of(corpus, space, length=Length(), minus=minus)
     lengths = np.array([len(text) for text in texts_of(corpus)])
@@ -166,7 +168,7 @@ def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Artefact, space: 
     notes: list[str] = []
     target = [Target(benchmark="arc", text="What turns? A wheel.")]
     scorer = Length()
-    column = Column(name="mine", scorer=scorer, target=target, target_hashes=["abc"])
+    column = Column(name="mine", selector=scorer, target=target, target_hashes=["abc"])
     make_columns([column], corpus, space, ONE, 17, notes.append)
     fitting = scorer.seen[-1]
     assert fitting.pool_size == 150
@@ -192,7 +194,7 @@ def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
 
     def model(place: Workspace, name: str, **given: Any) -> list[bytes]:
         seed = given.pop("seed", 17)
-        column = Column(name=name, scorer=Length(given.pop("wanted", 40)), **given)
+        column = Column(name=name, selector=Length(given.pop("wanted", 40)), **given)
         make_columns([column], corpus, place, ONE, seed)
         return sorted(path.read_bytes() for path in place.root.glob("model/*/manifest.json"))
 
@@ -393,7 +395,7 @@ def test_a_worker_has_what_any_scorer_of_its_pass_asks_for(
     large.needs = Needs(cpus=2, memory=1000)  # type: ignore[attr-defined]
     seeing.needs = Needs(gpus=0.5, memory=500)  # type: ignore[attr-defined]
     columns = [
-        Column(name=name, scorer=scorer)
+        Column(name=name, selector=scorer)
         for name, scorer in (("a", plain), ("b", large), ("c", seeing))
     ]
     runner = Asking()

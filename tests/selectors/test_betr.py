@@ -17,6 +17,7 @@ from penstock.selectors import betr, distillation
 from penstock.selectors.base import Fitting, Scorer, Spread, Target, one_after_another
 from penstock.selectors.betr import Betr
 from penstock.selectors.classifier import shrunk_log_odds
+from penstock.selectors.embedding import make_encoder
 from penstock.selectors.encoders import on_lattice, token_ids
 from penstock.selectors.ranking import RankedSample, Ranker
 
@@ -64,6 +65,7 @@ def fitting(table: pa.Table, spread: Spread = one_after_another, **others: Any) 
     return Fitting(
         **{
             "sample": lambda count: table,
+            "encoder": lambda name: make_encoder(name, lambda count: table, 4, spread=spread),
             "pool_size": len(table),
             "target": targets(),
             "seed": 4,
@@ -142,13 +144,9 @@ def test_the_same_bytes_from_workers_and_from_the_directory(
     again = Betr(mode=mode, encoder="static", top_share=0.3, rungs=8, **SMALL)
     try:
         # Workers know nothing of the patch above, so they are given the encoder.
-        if mode == "direct":
-            again._encoder = lambda *_: scorer.ranking_[0]  # type: ignore[method-assign]
-            encoder = None
-        else:
-            encoder = fitted("direct")[0].ranking_[0]
-            again._encoder = lambda *_: encoder  # type: ignore[method-assign]
-        assert dict(again.fit(fitting(table, in_order(runner)))) == facts
+        encoder = fitted("direct")[0].ranking_[0]
+        given = fitting(table, in_order(runner), encoder=lambda name: encoder)
+        assert dict(again.fit(given)) == facts
     finally:
         runner.close()
     expected = scorer.score(batch_of(table))
@@ -193,21 +191,20 @@ def test_a_document_outside_the_sample_and_one_of_unknown_words(fitted: Any) -> 
 def test_a_classifier_near_chance_is_refused(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Betr(mode="classifier", encoder="static", top_share=0.3, **SMALL)
     encoder = fitted("direct")[0].ranking_[0]
-    monkeypatch.setattr(scorer, "_encoder", lambda *_: encoder)
     noise = np.random.default_rng(1).random(599)  # a top that no text can tell
     ranker = Ranker(examples=np.zeros((20, 4)), ladders=np.zeros((20, 8)))
     ranked = RankedSample(ranker=ranker, scores=noise, coverage=1.0)
     monkeypatch.setattr(betr, "rank_sample", lambda *_, **__: ranked)
     with pytest.raises(SelectorError, match="rank by chance; add learning rates"):
-        scorer.fit(fitting(pool(600)))
+        scorer.fit(fitting(pool(600), encoder=lambda name: encoder))
     assert scorer.classifier_ is None
 
 
 def test_too_little_to_learn_from_is_refused(only_our_tokens: None, fitted: Any) -> None:
     scorer = Betr(mode="classifier", encoder="static", **SMALL)
-    scorer._encoder = lambda *_: fitted("direct")[0].ranking_[0]  # type: ignore[method-assign]
+    encoder = fitted("direct")[0].ranking_[0]
     with pytest.raises(SelectorError, match="sample: expected at least 10 held-out documents"):
-        scorer.fit(fitting(pool(60)))
+        scorer.fit(fitting(pool(60), encoder=lambda name: encoder))
     with pytest.raises(SelectorError, match="target: expected files with examples"):
         Betr().fit(fitting(pool(60), target=[]))
     with pytest.raises(SelectorError, match="sample: expected documents with text"):

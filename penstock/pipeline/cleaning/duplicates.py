@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.artefact import FileRecord
-from penstock.pipeline.cleaning.grouped import grouped_bytes, read_groups
+from penstock.pipeline.grouped import grouped_bytes, read_groups
 from penstock.storage import Place, atomic_file
 
 __all__ = ["Hashes", "Range", "Repeats", "find_repeats", "normalise", "ranges_for"]

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.keyed import hash_ids, mix, uniform
 from penstock.node_cache import local_file
-from penstock.pipeline.columns import read_scores
 from penstock.pipeline.cutting.radix import Order, order_bits, score_of
 from penstock.pipeline.runner import Runner
+from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Budget, GumbelDraw
 from penstock.storage import Place, atomic_file

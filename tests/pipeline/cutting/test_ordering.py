@@ -38,7 +38,7 @@ def corpus_of(directory: Path, ids: list[str], sources: list[str] | None = None)
 def columns_of(
     corpus: Artefact, directory: Path, scores: dict[str, dict[str, float]]
 ) -> dict[str, Artefact]:
-    columns = [Column(name=name, scorer=Given(given)) for name, given in scores.items()]
+    columns = [Column(name=name, selector=Given(given)) for name, given in scores.items()]
     return make_columns(columns, corpus, Workspace(directory / "work"), RUNNER, 0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from penstock.pipeline.cleaning.grouped import grouped_bytes, read_groups
+from penstock.pipeline.grouped import grouped_bytes, read_groups
 from penstock.storage import Place
 
 KIND = np.dtype([("a", "<u8"), ("b", "<u4")])

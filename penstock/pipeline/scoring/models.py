@@ -1,0 +1,148 @@
+"""What is learned from a corpus before its documents are scored: an artefact of data files.
+
+A model is named by what it depends on: the selector's identity and version, the corpus, the target
+files and the seed; so columns that differ in name only share one, and all selectors of a corpus
+share its encoders.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
+from penstock.errors import PenstockError, ScoringError
+from penstock.pipeline.runner import Runner, in_order
+from penstock.pipeline.sample import sample_documents
+from penstock.selectors.base import Encoder, Fitting, Scorer, SetSelector, Target
+from penstock.selectors.embedding import make_encoder
+from penstock.selectors.encoders import contents_of, load_encoder
+from penstock.storage import atomic_file
+
+__all__ = ["Column", "Models"]
+
+_STATE = "state"
+"""Directory of a model that belongs to the selector."""
+
+_FACTS = "facts.json"
+"""What the selector said of its fit, beside its state: there is always one file to a model."""
+
+_ENCODER = 1
+"""Version of encoders."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A selector that was asked for, and what it is to aim at."""
+
+    name: str
+    selector: Scorer | SetSelector
+    target: Sequence[Target] = ()
+    target_hashes: Sequence[str] = ()
+    """sha256 of the target files, in the recipe's order."""
+
+    @property
+    def quality(self) -> str | None:
+        """The column that this one is made from, if any."""
+        return getattr(self.selector, "quality", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The models of a corpus, found or made."""
+
+    corpus: Artefact
+    workspace: Workspace
+    runner: Runner
+    seed: int
+    note: Callable[[str], None] = lambda line: None
+
+    def fitted(self, column: Column) -> Artefact:
+        """A selector's fitted state as data files, and the facts of the fit."""
+        selector = column.selector
+
+        def fit(state: Path) -> Mapping[str, Any]:
+            # A copy is fitted: workers get what the model says, not what this process came to hold.
+            fitted = copy.deepcopy(selector)
+            try:
+                facts = fitted.fit(self._fitting(column))
+                fitted.save(state)
+            except PenstockError as error:  # begins with the parameter at fault
+                raise type(error)(f"select.{column.name}.{error}") from error.__cause__
+            except Exception as error:  # a selector may be anyone's code
+                raise ScoringError(
+                    f"select.{column.name}: fitting raised {type(error).__name__}: {error}"
+                ) from error
+            return facts
+
+        config = {"identity": dict(selector.identity()), "version": selector.version}
+        return self._made({**config, "seed": self.seed}, list(column.target_hashes), fit)
+
+    def encoder(self, name: str) -> Artefact:
+        """The encoder that the corpus is embedded with under this name."""
+
+        def fit(state: Path) -> Mapping[str, Any]:
+            encoder = make_encoder(
+                name, self._sample, self.seed, spread=in_order(self.runner), note=self.note
+            )
+            encoder.save(state)
+            return {"encoder": encoder.name}
+
+        config = {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}
+        return self._made(config, [], fit)
+
+    def load(self, column: Column, model: Artefact) -> None:
+        """Give the column's selector the state of its model."""
+        column.selector.load(model.local() / _STATE)
+
+    def load_encoder(self, name: str) -> Encoder:
+        """The encoder itself."""
+        return load_encoder(self.encoder(name).local() / _STATE)
+
+    def _fitting(self, column: Column) -> Fitting:
+        return Fitting(
+            sample=self._sample,
+            pool_size=int(self.corpus.facts["documents"]["kept"]),
+            target=column.target,
+            seed=self.seed,
+            encoder=cache(self.load_encoder),
+            spread=in_order(self.runner),
+            note=lambda line: self.note(f"{column.name}: {line}"),
+        )
+
+    def _sample(self, count: int) -> Any:
+        # Not by the column's name: a model serves every column of the same identity.
+        return sample_documents(self.corpus, count, self.seed, "fit")
+
+    def _made(
+        self, config: Mapping[str, Any], target: list[str], fit: Callable[[Path], Mapping[str, Any]]
+    ) -> Artefact:
+        def work(draft: Draft) -> Artefact:
+            if draft.done("model") is None:
+                draft.record("model", _files(draft, fit))
+            said, *_ = draft.done("model") or ()
+            return draft.publish(["model"], said.facts)
+
+        inputs = {"corpus": self.corpus.fingerprint, "target": target}
+        return self.workspace.make("model", 1, config, inputs, work)
+
+
+def _files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[FileRecord]:
+    """Fit into an empty directory, and the records of what lies there then."""
+    state = draft.staging() / _STATE
+    shutil.rmtree(state, ignore_errors=True)  # what a killed attempt may have left
+    state.mkdir()
+    facts = fit(state)
+    names = sorted(
+        f"{_STATE}/{path.relative_to(state).as_posix()}"
+        for path in state.rglob("*")
+        if path.is_file()
+    )
+    with atomic_file(draft.path / _FACTS) as sink:
+        sink.write(canonical(dict(facts)))
+    return [FileRecord.of(_FACTS, sink, **facts), *draft.adopt(names)]

@@ -1,0 +1,337 @@
+"""The pass of set selectors: a shuffle of vectors to partitions, and of scores back to units.
+
+The task of a unit places its documents and leaves them sorted by partition; the task of some
+partitions reads its part of every unit, scores them one by one, and leaves the scores sorted by
+unit; the task of a unit gathers its own. No task holds more than a partition, or 128 MiB of smaller
+ones, or a unit, and the driver holds no document. Where partitions merge, one more task sees the
+candidates of all.
+
+A document without a vector (a text without a token) or without a quality (NaN) is in no partition
+and never taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from penstock.artefact import Artefact, Draft, FileRecord
+from penstock.errors import PenstockError, ScoringError
+from penstock.keyed import hash_ids, mix
+from penstock.pipeline.grouped import grouped_bytes, read_groups
+from penstock.pipeline.runner import Runner
+from penstock.pipeline.scoring.documents import scores_of
+from penstock.pipeline.scoring.embeddings import read_vectors
+from penstock.pipeline.scoring.scores import read_scores, write_scores
+from penstock.pipeline.units import Unit
+from penstock.selectors.base import MergingSetSelector, Partition, SetSelector
+from penstock.storage import Place, atomic_file
+
+__all__ = ["score_sets"]
+
+_TOGETHER = 128 * 2**20
+"""Bytes of vectors that one task of partitions reads, unless a single partition has more."""
+
+_SCORE = np.dtype([("unit", "<u4"), ("row", "<u4"), ("score", "<f4")])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Set:
+    """What every task of the pass is told."""
+
+    name: str
+    selector: SetSelector
+    seed: int
+    width: int
+    units: int
+    partitions: int
+    tasks: int
+    directory: Place
+    embeddings: Place
+    quality: Place | None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """A document on its way to its partition."""
+        return np.dtype(
+            [
+                ("partition", "<u4"),
+                ("unit", "<u4"),
+                ("row", "<u4"),
+                ("quality", "<f4"),
+                ("hash", "<u8"),
+                ("vector", "<i2", (self.width,)),
+            ]
+        )
+
+    def placed(self, unit: str) -> str:
+        return f"scratch/placed/{unit}"
+
+    def scored(self, task: int) -> str:
+        return f"scratch/scored/{task:05d}"
+
+    def candidates(self, task: int) -> str:
+        return f"scratch/candidates/{task:05d}"
+
+    merged = "scratch/merged"
+
+    @property
+    def merges(self) -> bool:
+        """Whether candidates of all partitions compete once more."""
+        return self.partitions > 1 and isinstance(self.selector, MergingSetSelector)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """A unit with the records of its vectors and of its quality."""
+
+    unit: Unit
+    vectors: FileRecord
+    quality: FileRecord | None
+
+    @property
+    def label(self) -> str:
+        """What an error calls it."""
+        return self.unit.label
+
+
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """Partitions that one task scores."""
+
+    task: int
+    first: int
+    last: int
+    units: Sequence[str]
+
+    @property
+    def label(self) -> str:
+        """What an error calls it."""
+        return f"partitions {self.first} to {self.last - 1}"
+
+
+def score_sets(
+    name: str,
+    selector: SetSelector,
+    draft: Draft,
+    units: Sequence[Unit],
+    embeddings: Artefact,
+    quality: Artefact | None,
+    runner: Runner,
+    seed: int,
+    note: Callable[[str], None],
+) -> None:
+    """Record every unit's scores in the draft of a column, whose selector is loaded."""
+    left = [unit for unit in units if draft.done(unit.name) is None]
+    if not left:
+        return
+    documents, width = (int(embeddings.facts[key]) for key in ("documents", "width"))
+    size = documents * 2 * width
+    partitions = int(selector.partitions)
+    shared = _Set(
+        name=name,
+        selector=selector,
+        seed=seed,
+        width=width,
+        units=len(units),
+        partitions=partitions,
+        tasks=min(partitions, -(-size // _TOGETHER) or 1),
+        directory=draft.path,
+        embeddings=embeddings.path,
+        quality=None if quality is None else quality.path,
+    )
+    note(f"{name}: {documents:,} documents in {partitions:,} partitions")
+    _step(
+        draft,
+        runner,
+        _place,
+        [
+            _Vectors(unit, vectors, None if quality is None else quality.files[unit.number])
+            for unit, vectors in zip(units, embeddings.files)
+        ],
+        [f"placed-{unit.name}" for unit in units],
+        shared,
+    )
+    bounds = [partitions * task // shared.tasks for task in range(shared.tasks + 1)]
+    names = [unit.name for unit in units]
+    _step(
+        draft,
+        runner,
+        _score_some,
+        [
+            _Some(task, first, last, names)
+            for task, (first, last) in enumerate(itertools.pairwise(bounds))
+        ],
+        [f"scored-{task:05d}" for task in range(shared.tasks)],
+        shared,
+    )
+    if shared.merges:
+        _step(draft, runner, _merge, [0], ["merged"], shared)
+    for index, record in runner.run(_gather, left, shared):
+        draft.record(left[index].name, [record])
+
+
+def _step(
+    draft: Draft,
+    runner: Runner,
+    function: Callable[[Any, _Set], list[FileRecord]],
+    items: Sequence[Any],
+    parts: Sequence[str],
+    shared: _Set,
+) -> None:
+    """Do what is not recorded yet."""
+    missing = [number for number, part in enumerate(parts) if draft.done(part) is None]
+    for index, records in runner.run(function, [items[number] for number in missing], shared):
+        draft.record(parts[missing[index]], records)
+
+
+def _place(item: _Vectors, shared: _Set) -> list[FileRecord]:
+    """A unit's documents, sorted by partition and hash."""
+    unit = item.unit
+    vectors = read_vectors(shared.embeddings, item.vectors)
+    ids = pq.read_table(unit.path(), columns=["id"]).column("id")
+    hashes = hash_ids(ids, mix(shared.seed, "sets"))
+    placed = vectors.any(axis=1)
+    rows = np.zeros(len(vectors), dtype=shared.dtype)
+    rows["unit"], rows["row"], rows["hash"] = unit.number, np.arange(len(rows)), hashes
+    if item.quality is not None and shared.quality is not None:
+        rows["quality"] = read_scores(shared.quality, item.quality)
+        placed &= ~np.isnan(rows["quality"])
+    rows["vector"] = vectors
+    rows = rows[placed]
+    if len(rows):
+        place = f"select.{shared.name}: {unit.label}"
+        numbers = _asked(place, shared.selector.place, rows["vector"], rows["hash"])
+        rows["partition"] = _checked(numbers, len(rows), shared, place)
+    rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
+    name = shared.placed(unit.name)
+    return [_written(shared.directory, name, rows, rows["partition"], shared.partitions)]
+
+
+def _score_some(item: _Some, shared: _Set) -> list[FileRecord]:
+    """Some partitions, one after the other."""
+    parts = [
+        read_groups(shared.directory / shared.placed(unit), shared.dtype, item.first, item.last)
+        for unit in item.units
+    ]
+    rows = np.concatenate(parts)
+    del parts
+    # Units come in the corpus's order, so equal hashes stay in it.
+    order = np.lexsort((rows["hash"], rows["partition"]))
+    numbers = rows["partition"][order]
+    starts = np.searchsorted(numbers, np.arange(item.first, item.last + 1))
+    found = np.empty(len(rows), dtype=_SCORE)
+    kept: list[np.ndarray] = []
+    for number, start, end in zip(range(item.first, item.last), starts, starts[1:]):
+        if start == end:
+            continue
+        own = rows[order[start:end]]
+        partition = _partition(own, number, shared)
+        place = f"select.{shared.name}: partition {number}, {end - start:,} documents"
+        scores = scores_of(_asked(place, shared.selector.score, partition), len(own), place)
+        found["unit"][start:end], found["row"][start:end] = own["unit"], own["row"]
+        found["score"][start:end] = scores
+        if shared.merges and isinstance(shared.selector, MergingSetSelector):
+            chosen = _asked(place, shared.selector.candidates, partition, scores)
+            kept.append(_with_scores(own[chosen], scores[chosen]))
+    records = [_sorted_by_unit(shared, shared.scored(item.task), found)]
+    if shared.merges:
+        name = shared.candidates(item.task)
+        rows = np.concatenate([_with_scores(rows[:0], np.empty(0, np.float32)), *kept])
+        records.append(_written(shared.directory, name, rows, np.zeros(len(rows)), 1))
+    return records
+
+
+def _merge(_: int, shared: _Set) -> list[FileRecord]:
+    """The candidates of all partitions, together."""
+    assert isinstance(shared.selector, MergingSetSelector)
+    dtype = _scored_dtype(shared.dtype)
+    rows = np.concatenate(
+        [
+            read_groups(shared.directory / shared.candidates(task), dtype, 0)
+            for task in range(shared.tasks)
+        ]
+    )
+    rows = rows[np.argsort(rows["hash"], kind="stable")]
+    place = f"select.{shared.name}: merging {len(rows):,} candidates"
+    partition = _partition(rows, 0, shared)
+    found = np.empty(len(rows), dtype=_SCORE)
+    found["unit"], found["row"] = rows["unit"], rows["row"]
+    found["score"] = scores_of(
+        _asked(place, shared.selector.merge, partition, rows["score"]), len(rows), place
+    )
+    return [_sorted_by_unit(shared, shared.merged, found)]
+
+
+def _gather(unit: Unit, shared: _Set) -> FileRecord:
+    """A unit's scores, in its order."""
+    scores = np.full(unit.documents, np.nan, dtype=np.float32)
+    files = [shared.scored(task) for task in range(shared.tasks)]
+    for name in [*files, shared.merged] if shared.merges else files:
+        found = read_groups(shared.directory / name, _SCORE, unit.number)
+        scores[found["row"]] = found["score"]
+    return write_scores(shared.directory, unit.name, scores)
+
+
+def _partition(rows: np.ndarray, number: int, shared: _Set) -> Partition:
+    return Partition(
+        number=number,
+        hashes=np.ascontiguousarray(rows["hash"]),
+        vectors=np.ascontiguousarray(rows["vector"]),
+        quality=None if shared.quality is None else np.ascontiguousarray(rows["quality"]),
+    )
+
+
+def _scored_dtype(dtype: np.dtype) -> np.dtype:
+    return np.dtype([*dtype.descr, ("score", "<f4")])
+
+
+def _with_scores(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Candidates on their way to the merge."""
+    found = np.empty(len(rows), dtype=_scored_dtype(rows.dtype))
+    for name in rows.dtype.names or ():
+        found[name] = rows[name]
+    found["score"] = scores
+    return found
+
+
+def _sorted_by_unit(shared: _Set, name: str, found: np.ndarray) -> FileRecord:
+    found = found[np.argsort(found["unit"], kind="stable")]
+    return _written(shared.directory, name, found, found["unit"], shared.units)
+
+
+def _written(
+    directory: Place, name: str, rows: np.ndarray, groups: np.ndarray, count: int
+) -> FileRecord:
+    header, body = grouped_bytes(rows, groups, count)
+    with atomic_file(directory / name) as sink:
+        sink.write(header)
+        sink.write(body)
+    return FileRecord.of(name, sink)
+
+
+def _asked(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except PenstockError as error:
+        raise type(error)(f"{place}: {error}") from None
+    except Exception as error:  # a selector may be anyone's code
+        raise ScoringError(
+            f"{place}: the selector raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _checked(numbers: Any, count: int, shared: _Set, place: str) -> np.ndarray:
+    numbers = np.asarray(numbers)
+    right = numbers.shape == (count,) and np.issubdtype(numbers.dtype, np.integer)
+    if not right or numbers.min() < 0 or numbers.max() >= shared.partitions:
+        raise ScoringError(
+            f"{place}: expected place() to return {count} partition numbers below "
+            f"{shared.partitions}, got {numbers.dtype} of shape {numbers.shape}"
+        )
+    return numbers
