@@ -18,7 +18,9 @@ _COLUMNS = ("id", "text", "source")
 
 
 def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> pa.Table:
-    """About ``count`` documents, or all of a smaller corpus, in corpus order.
+    """About ``count`` documents, or all of a smaller corpus, in the order of their hashes.
+
+    That order is random, as training wants it, and the same wherever in the inputs they stand.
 
     Returns:
         ``id`` and ``source`` string, ``text`` large_string.
@@ -26,7 +28,9 @@ def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> p
     share = count / max(1, int(corpus.facts["documents"]["kept"]))
     batches = list(_drawn(corpus, share, seed, purpose))
     schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
-    return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+    sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+    hashes = hash_ids(sample["id"], mix(seed, purpose, "order"))
+    return sample.take(pa.array(np.argsort(hashes, kind="stable")))
 
 
 def sample_texts(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:

@@ -92,7 +92,8 @@ class Fitting:
     sample: Callable[[int], pa.Table]
     """``sample(n)``: about n documents drawn by hash of id, or the whole pool if it is smaller.
 
-    Columns as :data:`Documents`; in the corpus's own order, so the same for every run.
+    Columns as :data:`Documents`; in the order of a hash of id, so that what is learned from it
+    does not depend on where in the inputs a document stands.
     """
     pool_size: int
     """Documents in the pool."""

@@ -32,6 +32,8 @@ _STATE = "state"
 _FACTS = "facts.json"
 """What the selector said of its fit, beside its state: there is always one file to a model."""
 
+_VERSION = 2
+
 _ENCODER = 1
 """Version of encoders."""
 
@@ -129,7 +131,7 @@ class Models:
             return draft.publish(["model"], said.facts)
 
         inputs = {"corpus": self.corpus.fingerprint, "target": target}
-        return self.workspace.make("model", 1, config, inputs, work)
+        return self.workspace.make("model", _VERSION, config, inputs, work)
 
 
 def _files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[FileRecord]:
