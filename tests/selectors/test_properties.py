@@ -1,0 +1,293 @@
+"""What every selector must pass, built in or plugged in, through the real engine.
+
+The same column from one worker, from two, after a stop, and however the inputs are ordered; no
+document crashes it, and odd ones gain no rank; what a budget then takes is exact.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from penstock.artefact import Artefact, Draft, Workspace
+from penstock.jobs.curate import ranked_columns
+from penstock.pipeline.columns import make_columns
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.cut import make_cut
+from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.scoring.scores import read_scores
+from penstock.pipeline.tokenizer import make_tokenizer
+from penstock.pipeline.tokens import TokenStore
+from penstock.pipeline.units import units_of
+from penstock.recipe import Recipe
+from penstock.recipe_file import parse_recipe
+from penstock.selectors.encoders import StaticEncoder
+from penstock.selectors.fasttext_training import train
+from penstock.selectors.registry import _BUILT_IN
+from tests.pools import write_jsonl
+
+TOPICS = {
+    "nature": "plants leaf sunlight water soil roots energy animals rocks planet heat oxygen "
+    "seeds forest river cells minerals food moon gravity",
+    "sport": "match striker goal league coach season penalty stadium referee trophy defender "
+    "tournament fans score team club injury cup transfer keeper",
+    "money": "bank loan interest market shares investor bond tax credit rate price fund profit "
+    "budget dividend asset broker mortgage currency debt",
+}
+
+ODD = {
+    "one": "leaf",
+    "repeated": "water " * 3000,
+    "huge": "ox " * 400_000,
+    "foreign": "これは日本語の文章です。選択とは関係がありません。" * 8,
+    "bidi": "\u202eשלום עולם مرحبا بالعالم\u202c " * 9,
+    "combining": "z\u0361\u0489\u035c " * 60,
+    "emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467 \ufe0f" * 30,
+    "nul": "a\x00b\x1fc\x7f " * 40,
+    "private": "\ue000\U0010fffd\ufffe " * 40,
+    "punctuation": "!?.,;:-_()[]{} " * 50,
+    "digits": "1234567890 " * 90,
+    "blank": "\u00a0\u2003\u3000 x",
+}
+
+
+def texts(count: int, seed: int = 11) -> list[dict[str, str]]:
+    chance = random.Random(seed)
+    rows = []
+    for number in range(count):
+        topic = list(TOPICS)[number % 3]
+        words = chance.choices(TOPICS[topic].split(), k=chance.randint(12, 40))
+        rows.append(
+            {"id": f"d{number}", "text": f"The {' and the '.join(words)}.", "source": topic}
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Case:
+    """A selector with small parameters, and what its recipe needs beside it."""
+
+    parameters: Callable[[Path], Mapping[str, Any]]
+    others: Mapping[str, Any] = field(default_factory=dict)
+    aims: bool = False
+    """Whether it looks for documents about nature, so that odd ones must not be taken first."""
+    takes: frozenset[str] = frozenset()
+    """Odd ones that it takes first all the same, because its definition says so."""
+
+
+TARGET = {"target": "targets.jsonl"}
+
+CASES: dict[str, Case] = {
+    "betr": Case(
+        lambda at: {**TARGET, "mode": "direct", "encoder": str(at / "encoder"), "rungs": 32},
+        aims=True,
+    ),
+    "fasttext": Case(
+        lambda at: {"model": str(at / "model.bin")},
+        aims=True,
+        takes=frozenset({"one", "repeated"}),  # a mean over words, of a model that is not ours
+    ),
+    "plugin:score": Case(lambda at: {}),
+}
+
+
+def test_there_is_a_case_for_each() -> None:
+    assert set(CASES) >= set(_BUILT_IN)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pool twice, once in another order; targets, an encoder, a model, a plug-in."""
+    at = tmp_path_factory.mktemp("properties")
+    rows = texts(360)
+    rows += [{"id": name, "text": text, "source": "odd"} for name, text in ODD.items()]
+    write_jsonl(at / "pool" / "a.jsonl", rows)
+    random.Random(3).shuffle(rows)
+    write_jsonl(at / "shuffled" / "a.jsonl", rows[:200])
+    write_jsonl(at / "shuffled" / "b.jsonl", rows[200:])
+    chance = random.Random(12)
+    questions = [
+        {
+            "question": f"What is {' and '.join(chance.choices(TOPICS['nature'].split(), k=5))}?",
+            "answer": chance.choice(TOPICS["nature"].split()),
+            "benchmark": "easy" if number % 2 else "hard",
+        }
+        for number in range(40)
+    ]
+    write_jsonl(at / "targets.jsonl", questions)
+    _write_encoder(at / "encoder")
+    _write_model(at / "model.bin")
+    (at / "plugin.py").write_text("def score(texts):\n    return [len(text) for text in texts]\n")
+    return at
+
+
+def _write_encoder(directory: Path) -> None:
+    """A static encoder that knows the words of the topics and little else."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    words = sorted({word for topic in TOPICS.values() for word in topic.split()})
+    vocabulary = {word: number for number, word in enumerate(["[UNK]", "the", "and", *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    chance = np.random.default_rng(0)
+    table = 0.3 * chance.standard_normal((len(vocabulary), 16)).astype(np.float32)
+    for number, topic in enumerate(TOPICS.values()):
+        table[[vocabulary[word] for word in topic.split()], number] += 1
+    table[:3] = 0
+    directory.mkdir()
+    StaticEncoder("words", tokenizer, table, np.zeros(16, np.float32)).save(directory)
+
+
+def _write_model(path: Path) -> None:
+    rows = texts(300)
+    labels = [row["source"] == "nature" for row in rows]
+    settings = {"dim": 4, "word_ngrams": 2, "min_count": 1, "bucket": 1000, "seed": 1}
+    model = train([row["text"] for row in rows], labels, lr=0.5, epoch=20, **settings)
+    model.save_model(str(path))
+
+
+def recipe_of(ground: Path, use: str, work: Path, pool: str = "pool", **budget: Any) -> Recipe:
+    case = CASES[use]
+    plain = {
+        "seed": 5,
+        "work": str(work),
+        "corpus": [{"path": pool}],
+        "select": {"s": {"use": use, **case.parameters(ground)}, **case.others},
+        "budget": {"tokens": 1500, "rank": "s", **budget},
+        "tokenizer": {"train": {"vocab_size": 320}},
+        "shards": {"sequence_length": 32},
+    }
+    return parse_recipe(json.loads(json.dumps(plain)), ground)
+
+
+def columns_of(recipe: Recipe, runner: Runner) -> tuple[Artefact, dict[str, Artefact]]:
+    workspace = Workspace(recipe.work_directory)
+    corpus = make_corpus(recipe, workspace, runner, unit_bytes=8000)
+    wanted = ranked_columns(recipe)
+    return corpus, make_columns(wanted, corpus, workspace, runner, recipe.seed)
+
+
+def column_of(recipe: Recipe, runner: Runner) -> dict[str, float]:
+    """Every document's score by its id."""
+    corpus, columns = columns_of(recipe, runner)
+    return _by_id(corpus, columns["s"])
+
+
+def _by_id(corpus: Artefact, column: Artefact) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for unit in units_of(corpus):
+        ids = pq.read_table(unit.path(), columns=["id"])["id"].to_pylist()
+        found.update(zip(ids, read_scores(column.path, column.files[unit.number]).tolist()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work directory of all selectors: they share the corpus, and encoders."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def columns(ground: Path, work: Path) -> Any:
+    """``columns(use)``: the column from one worker, made once."""
+
+    def column(use: str) -> dict[str, float]:
+        with closing(LocalRunner(1)) as runner:
+            return column_of(recipe_of(ground, use, work), runner)
+
+    return cache(column)
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[LocalRunner]:
+    with closing(LocalRunner(2)) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+def same(one: Mapping[str, float], other: Mapping[str, float]) -> None:
+    assert one.keys() == other.keys()
+    names = sorted(one)
+    np.testing.assert_array_equal([one[n] for n in names], [other[n] for n in names])
+
+
+@pytest.mark.parametrize("use", CASES)
+def test_two_workers_and_another_order_of_the_inputs_give_the_same(
+    ground: Path, columns: Any, use: str, two_workers: LocalRunner, elsewhere: Path
+) -> None:
+    got = column_of(recipe_of(ground, use, elsewhere, pool="shuffled"), two_workers)
+    same(got, columns(use))
+
+
+@pytest.mark.parametrize("use", CASES)
+def test_a_stop_at_any_commit_changes_nothing(
+    ground: Path,
+    columns: Any,
+    work: Path,
+    use: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every attempt gets a few records further than the one before."""
+    expected = columns(use)
+    shutil.copytree(work / "corpus", tmp_path / "corpus")
+    record = Draft.record
+    left = [0]
+
+    def stopping(self: Draft, *arguments: Any) -> None:
+        if not left[0]:
+            raise InterruptedError
+        left[0] -= 1
+        record(self, *arguments)
+
+    monkeypatch.setattr(Draft, "record", stopping)
+    recipe = recipe_of(ground, use, tmp_path)
+    with closing(LocalRunner(1)) as runner:
+        for _ in range(100):
+            left[0] = 5
+            try:
+                got = column_of(recipe, runner)
+                break
+            except InterruptedError:
+                continue
+    same(got, expected)
+
+
+@pytest.mark.parametrize("use", CASES)
+def test_odd_documents_neither_crash_nor_gain_rank(columns: Any, use: str) -> None:
+    scores = columns(use)
+    assert set(ODD) <= set(scores)
+    assert sum(np.isfinite(list(scores.values()))) > 100
+    if CASES[use].aims:
+        ranked = sorted(scores, key=lambda name: -np.nan_to_num(scores[name], nan=-np.inf))
+        assert set(ranked[:36]) & set(ODD) <= CASES[use].takes
+        about = [int(name[1:]) % 3 == 0 for name in ranked[:36] if name not in ODD]
+        assert np.mean(about) > 0.8
+
+
+@pytest.mark.parametrize("use", CASES)
+def test_the_budget_is_met(ground: Path, work: Path, use: str) -> None:
+    recipe = recipe_of(ground, use, work)
+    workspace = Workspace(recipe.work_directory)
+    with closing(LocalRunner(1)) as runner:
+        corpus, found = columns_of(recipe, runner)
+        tokenizer = make_tokenizer(recipe, corpus, workspace)
+        store = TokenStore(corpus, tokenizer, workspace)
+        cut = make_cut(recipe, corpus, found, store, tokenizer, workspace, runner)
+    assert cut.facts["delivered"] == 1500 // 32 * 32
