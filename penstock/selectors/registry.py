@@ -30,6 +30,7 @@ GROUP = "penstock.selectors"
 _BUILT_IN = {
     "betr": "penstock.selectors.betr:Betr",
     "fasttext": "penstock.selectors.classifier:FastTextScorer",
+    "ingenious": "penstock.selectors.ingenious:Ingenious",
 }
 
 

@@ -98,6 +98,14 @@ CASES: dict[str, Case] = {
         aims=True,
         takes=frozenset({"one", "repeated"}),  # a mean over words, of a model that is not ours
     ),
+    "ingenious": Case(
+        lambda at: {
+            "encoder": str(at / "encoder"),
+            "draw": "greedy",
+            "partition_size": 60,
+            "union": 40,
+        }
+    ),
     "plugin:score": Case(lambda at: {}),
 }
 
