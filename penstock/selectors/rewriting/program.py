@@ -1,0 +1,296 @@
+"""ProX's little programs: read by a parser of their own, and carried out.
+
+Zhou et al. 2024, *Programming Every Example: Lifting Pre-training Data Quality Like Experts at
+Scale*. A refiner answers with one operation a line::
+
+    program   = { line "\\n" }
+    line      = [ operation ] [ "#" comment ]       other lines mean nothing
+    operation = "remove_lines" "(" start "," end ")"            both included, from zero
+              | "remove_lines" "(" "all" "=" "True" ")"
+              | "normalize" "(" source [ "," target ] ")"       everywhere; removed without target
+    argument  = [ name "=" ] ( digits | string | "True" | "False" )
+
+A line that begins with an operation's name and is no operation is an *error*, as is one that
+cannot be carried out. Nothing is ever evaluated. Python's own parser was not taken, since it
+refuses ``remove_lines(007, 009)``, as lines are labelled in the prompt, warns about the
+backslashes of a quoted path, and can be brought down by what a model may write. The reference
+splits arguments at commas, so that it ignores every string that holds one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = ["Normalize", "Program", "Refined", "RemoveAll", "RemoveLines", "parse", "refine"]
+
+MOST_ERRORS = 1
+"""With more the text is left as it was."""
+
+FEWEST_WORDS = 10
+"""What keeps no more words is nothing; a rule that the authors took from FineWeb."""
+
+LEAST_KEPT = 20
+"""What keeps no more than one word in so many, 5 %, is nothing."""
+
+GROWTH = 2
+"""A normalisation that would make the text longer than so many times the original is an error: a
+refiner cleans, and thirty times "a" to "aa" would ask for gigabytes."""
+
+_OPERATION = re.compile(r"(remove_lines|normalize)\b[ \t]*(\(?)")
+_ARGUMENT = re.compile(
+    r"""[ \t]*(?:([A-Za-z_]\w*)[ \t]*=[ \t]*)?"""
+    r"""(?:([0-9]{1,9})|("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(True|False)\b)"""
+    r"""[ \t]*([,)])""",
+    re.DOTALL,
+)
+_CLOSED = re.compile(r"[ \t]*\)")
+_REST = re.compile(r"[ \t]*(?:#.*)?$", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{1,3})|(.))", re.DOTALL
+)
+_SIMPLE = {
+    "\\": "\\", "'": "'", '"': '"', "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r",
+    "t": "\t", "v": "\v",
+}  # fmt: skip
+
+_ALIASES = {"source_str": "source", "target_str": "target"}
+"""As the published refiners say."""
+
+Value: TypeAlias = int | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLines:
+    """Drop lines ``start`` to ``end``, both included, counted from zero over the document."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAll:
+    """Drop every line that the refiner was shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """Replace ``source`` by ``target`` wherever it occurs in the document."""
+
+    source: str
+    target: str = ""
+
+
+Operation: TypeAlias = RemoveLines | RemoveAll | Normalize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a refiner asked for."""
+
+    operations: tuple[Operation, ...]
+    errors: int = 0
+    """Lines that begin as an operation and are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refined:
+    """What programs made of a text."""
+
+    text: str
+    errors: int
+    """In the programs and in carrying them out."""
+    outcome: str
+    """``unchanged``, ``changed``, ``emptied``, or ``errors``: unchanged because of too many."""
+
+
+class _Unreadable(Exception):
+    """A line is no operation."""
+
+
+def parse(answer: str) -> Program:
+    """Read a program; whatever the answer holds, this returns."""
+    operations: list[Operation] = []
+    errors = 0
+    for line in answer.split("\n"):
+        stripped = line.strip()
+        found = _OPERATION.match(stripped)
+        if found is None:
+            continue
+        try:
+            if not found[2]:
+                raise _Unreadable
+            operations.append(_operation(found[1], stripped, found.end()))
+        except _Unreadable:
+            errors += 1
+    return Program(operations=tuple(operations), errors=errors)
+
+
+def _operation(name: str, line: str, place: int) -> Operation:
+    """The operation whose arguments begin at ``place``, or _Unreadable."""
+    plain, named = _arguments(line, place)
+    if name == "normalize":
+        values = _bound(plain, named, ("source", "target"))
+        source, target = values.get("source"), values.get("target", "")
+        # An empty source is everywhere; without any space all words run together.
+        if not isinstance(source, str) or not isinstance(target, str) or source in ("", " "):
+            raise _Unreadable
+        return Normalize(source, target)
+    if not plain and list(named) == ["all"] and named["all"] is True:
+        return RemoveAll()
+    values = _bound(plain, named, ("start", "end"))
+    start, end = values.get("start"), values.get("end")
+    if type(start) is not int or type(end) is not int or start > end:
+        raise _Unreadable
+    return RemoveLines(start, end)
+
+
+def _arguments(line: str, place: int) -> tuple[list[Value], dict[str, Value]]:
+    """The arguments between ``place``, after a bracket, and the line's end."""
+    plain: list[Value] = []
+    named: dict[str, Value] = {}
+    while (closed := _CLOSED.match(line, place)) is None:
+        found = _ARGUMENT.match(line, place)
+        if found is None:
+            raise _Unreadable
+        key, digits, string, truth, _ = found.groups()
+        value: Value
+        if digits:
+            value = int(digits)
+        elif string:
+            value = _unquoted(string)
+        else:
+            value = truth == "True"
+        if key is None and not named:
+            plain.append(value)
+        elif key is not None and key not in named:
+            named[key] = value
+        else:
+            raise _Unreadable
+        # The comma is passed; the bracket is left for the loop's own end.
+        place = found.end() if found[5] == "," else found.end() - 1
+    if not _REST.match(line, closed.end()):
+        raise _Unreadable
+    return plain, named
+
+
+def _bound(
+    plain: Sequence[Value], named: dict[str, Value], names: tuple[str, str]
+) -> dict[str, Value]:
+    """Arguments by name."""
+    if len(plain) > len(names):
+        raise _Unreadable
+    values = dict(zip(names, plain))
+    for key, value in named.items():
+        name = _ALIASES.get(key, key)
+        if name not in names or name in values:
+            raise _Unreadable
+        values[name] = value
+    return values
+
+
+def _unquoted(string: str) -> str:
+    """A string literal's value by Python's rules; what is no escape stands for itself."""
+    return _ESCAPE.sub(_unescaped, string[1:-1])
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    hexadecimal = found[1] or found[2] or found[3]
+    if hexadecimal or found[4]:
+        point = int(hexadecimal, 16) if hexadecimal else int(found[4], 8)
+        # Half a surrogate pair is no character, and no file could hold it.
+        if point > 0x10FFFF or 0xD800 <= point <= 0xDFFF:
+            raise _Unreadable
+        return chr(point)
+    return _SIMPLE.get(found[5], found[0])
+
+
+def refine(
+    text: str,
+    answers: Sequence[str],
+    shown: Sequence[range] | None = None,
+    *,
+    short_first: bool = False,
+) -> Refined:
+    """Carry out the programs that refiners answered with.
+
+    Normalisations are applied to the whole text, one after the other; then it is split into
+    lines again and the marked ones are dropped. Line numbers are the whole document's.
+
+    Args:
+        text: The document.
+        answers: What the refiner said of each chunk.
+        shown: The lines that each answer was about, which ``remove_lines(all=True)`` drops; the
+            whole document's by default. The reference drops the document, whatever the chunk.
+        short_first: Empty what would be left with ten words or fewer even where there are too
+            many errors to trust the programs, as the reference does. By default such a text is
+            left as it was: an answer that cannot be read is no reason to lose a document.
+    """
+    programs = [parse(answer) for answer in answers]
+    spans = [range(text.count("\n") + 1)] * len(programs) if shown is None else shown
+    errors = sum(program.errors for program in programs)
+    result, failed = _normalised(text, programs)
+    errors += failed
+    result, failed = _without_lines(result, programs, spans)
+    errors += failed
+
+    words, kept = len(text.split()), len(result.split())
+    too_many = errors > MOST_ERRORS
+    if result == text:
+        return Refined(text=text, errors=errors, outcome="errors" if too_many else "unchanged")
+    if too_many and not (short_first and kept <= FEWEST_WORDS):
+        return Refined(text=text, errors=errors, outcome="errors")
+    if kept * LEAST_KEPT <= words or kept <= FEWEST_WORDS:
+        return Refined(text="", errors=errors, outcome="emptied")
+    return Refined(text=result, errors=errors, outcome="changed")
+
+
+def _normalised(text: str, programs: Sequence[Program]) -> tuple[str, int]:
+    limit = GROWTH * len(text)
+    errors = 0
+    for program in programs:
+        for operation in program.operations:
+            if not isinstance(operation, Normalize):
+                continue
+            longer = len(operation.target) - len(operation.source)
+            if longer > 0 and len(text) + longer * text.count(operation.source) > limit:
+                errors += 1
+            else:
+                text = text.replace(operation.source, operation.target)
+    return text, errors
+
+
+def _without_lines(
+    text: str, programs: Sequence[Program], shown: Sequence[range]
+) -> tuple[str, int]:
+    """The text without the marked lines, and how many intervals run past its end."""
+    lines = text.split("\n")
+    marked: list[tuple[int, int]] = []
+    for program, span in zip(programs, shown, strict=True):
+        for operation in program.operations:
+            if isinstance(operation, RemoveLines):
+                marked.append((operation.start, operation.end))
+            elif isinstance(operation, RemoveAll) and span and span.start < len(lines):
+                # A normalisation may have taken line breaks out; that is no error of this one.
+                marked.append((span.start, min(span.stop, len(lines)) - 1))
+    errors = 0
+    kept: list[str] = []
+    place = 0
+    for start, end in _merged(marked):
+        errors += end >= len(lines)
+        kept += lines[place : max(start, place)]
+        place = end + 1
+    return "\n".join(kept + lines[place:]), errors
+
+
+def _merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Overlapping and adjacent intervals as one, ascending."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged

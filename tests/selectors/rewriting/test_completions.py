@@ -1,0 +1,548 @@
+"""The client against a real server on loopback that can be busy, broken, slow or rude."""
+
+from __future__ import annotations
+
+import email.utils
+import itertools
+import json
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.errors import CompletionError, Failure, SelectorError
+from penstock.selectors.rewriting import (
+    Answer,
+    Document,
+    Endpoint,
+    LocalModel,
+    Request,
+    Rewire,
+    Sampling,
+    completions,
+)
+
+SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_tokens=20)
+
+Fault = Callable[["Handler"], None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers a prompt with its capitals, or as the next fault in the prompt's list says."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][-1]["content"]
+        with self.server.lock:
+            self.server.seen.append((self.path, dict(self.headers), body, time.monotonic()))
+            self.server.under_way += 1
+            self.server.most = max(self.server.most, self.server.under_way)
+            faults = self.server.faults.get(prompt, self.server.always)
+            fault = faults.pop(0) if faults else None
+        try:
+            time.sleep(self.server.slowness)
+            if fault is not None:
+                fault(self)
+            else:
+                self.answer(prompt.upper())
+        finally:
+            with self.server.lock:
+                self.server.under_way -= 1
+
+    def answer(self, text: Any, finish: str = "stop", **message: Any) -> None:
+        self.say(200, {
+            "choices": [{"message": {"role": "assistant", "content": text, **message},
+                         "finish_reason": finish}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+        })  # fmt: skip
+
+    def say(self, status: int, body: Any, **headers: str) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.seen: list[tuple[str, dict[str, str], dict[str, Any], float]] = []
+        self.faults: dict[str, list[Fault]] = {}
+        self.always: list[Fault] = []
+        self.slowness = 0.0
+        self.under_way = self.most = 0
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that gave up is no news."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def prompts(self) -> list[str]:
+        return [body["messages"][-1]["content"] for _, _, body, _ in self.seen]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions, "_FIRST_WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def asked(*prompts: str) -> list[tuple[str, Request, int]]:
+    return [
+        (prompt, Request(user=prompt, sampling=SAMPLING), place)
+        for place, prompt in enumerate(prompts)
+    ]
+
+
+def endpoint(server: Server, **parameters: Any) -> Endpoint:
+    return Endpoint(**{"url": server.url, "model": "small", **parameters})
+
+
+def status(code: int, said: Any = "busy", **headers: str) -> Fault:
+    return lambda handler: handler.say(code, {"error": {"message": said}}, **headers)
+
+
+def cut(handler: Handler) -> None:
+    """Promise more than is sent, and hang up."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def hang_up(handler: Handler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def late(handler: Handler) -> None:
+    handler.connection.recv(1)  # nothing, when the client has hung up
+    handler.close_connection = True
+
+
+def drip(handler: Handler) -> None:
+    """A byte now and then: no single read takes long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.close_connection = True
+    for _ in range(100):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def test_all_are_answered_and_no_more_at_once_than_was_said(server: Server) -> None:
+    server.slowness = 0.02
+    prompts = [f"prompt {number}" for number in range(40)]
+    found = dict(endpoint(server, concurrency=6).answers(asked(*prompts)))
+    assert found == {
+        prompt: Answer(text=prompt.upper(), prompt_tokens=7, completion_tokens=3)
+        for prompt in prompts
+    }
+    assert 2 <= server.most <= 6
+    assert sorted(server.prompts()) == sorted(prompts)
+
+
+def test_what_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-secret\n")
+    request = Request(system="be brief", user="größe 😀", sampling=SAMPLING)
+    ready = endpoint(server, url=f"{server.url}/", key_variable="MY_KEY")
+    assert [key for key, _ in ready.answers([((1, 2), request, 99)])] == [(1, 2)]
+    ((path, headers, body, _),) = server.seen
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == "Bearer sk-secret"
+    assert body == {
+        "model": "small",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "größe 😀"},
+        ],
+        "temperature": 0.5, "top_p": 0.9, "max_tokens": 20, "seed": 99, "stream": False,
+    }  # fmt: skip
+
+
+def test_without_a_key_none_is_sent(server: Server) -> None:
+    list(endpoint(server).answers(asked("a")))
+    assert "Authorization" not in server.seen[0][1]
+
+
+def test_the_key_travels_with_nothing_and_is_said_nowhere(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    ready = endpoint(server, retries=0)
+    list(ready.answers(asked("a")))
+    assert b"sk-secret" not in pickle.dumps(ready)
+    assert "sk-secret" not in str(vars(ready)) + str(ready.identity())
+    server.always = [status(401, "Incorrect API key provided: sk-secret.")]
+    with pytest.raises(CompletionError) as caught:
+        list(ready.answers(asked("b")))
+    assert "Incorrect API key provided: ***." in str(caught.value)
+    assert "OPENAI_API_KEY" in str(caught.value)
+    assert "sk-secret" not in caplog.text + str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [status(429), status(500), status(502), status(503), status(408), cut, hang_up,
+     lambda handler: handler.say(200, b"<html>bad gateway</html>"),
+     lambda handler: handler.say(200, {"error": "overloaded"}),
+     lambda handler: handler.say(200, {"choices": []}),
+     lambda handler: handler.say(200, {"choices": [{"message": None}]}),
+     lambda handler: handler.say(200, b"[" * 100_000),
+     late, drip],
+)  # fmt: skip
+def test_what_passes_is_tried_again(server: Server, fault: Fault) -> None:
+    server.faults["b"] = [fault, fault]
+    timeout = 1 if fault in (late, drip) else 60
+    found = dict(endpoint(server, timeout=timeout).answers(asked("a", "b", "c")))
+    assert {key: answer.text for key, answer in found.items()} == {"a": "A", "b": "B", "c": "C"}
+    assert server.prompts().count("b") == 3
+    assert {body["seed"] for _, _, body, _ in server.seen if "b" in str(body["messages"])} == {1}
+
+
+def test_waits_grow_and_are_not_everybodys(server: Server, monkeypatch) -> None:
+    monkeypatch.setattr(completions, "_FIRST_WAIT", 0.05)
+    for prompt in ("a", "b"):
+        server.faults[prompt] = [status(503)] * 3
+    list(endpoint(server).answers(asked("a", "b")))
+    waits = {}
+    for prompt in ("a", "b"):
+        at = [when for _, _, body, when in server.seen if body["messages"][0]["content"] == prompt]
+        waits[prompt] = [later - before for before, later in itertools.pairwise(at)]
+        for place, wait in enumerate(waits[prompt]):
+            assert wait >= 0.75 * 0.05 * 2**place
+    assert abs(waits["a"][2] - waits["b"][2]) > 0.001
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_server_that_says_when_to_come_back_is_obeyed(server: Server, dated: bool) -> None:
+    at = email.utils.formatdate(time.time() + 2.0, usegmt=True) if dated else "0.5"
+    server.faults["a"] = [status(429, Retry_After=at)]
+    list(endpoint(server).answers(asked("a")))
+    waited = server.seen[1][3] - server.seen[0][3]
+    assert (0.9 if dated else 0.5) <= waited < 10
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "", "1e3", "٣"])
+def test_an_odd_time_to_come_back_is_nothing(server: Server, value: str) -> None:
+    server.faults["a"] = [
+        lambda handler: handler.say(429, {}, **({"Retry_After": value} if value.isascii() else {}))
+    ]
+    assert len(list(endpoint(server).answers(asked("a")))) == 1
+
+
+def test_a_server_that_asks_for_hours_is_an_error(server: Server) -> None:
+    server.faults["a"] = [status(429, "quota", Retry_After="7200")]
+    with pytest.raises(CompletionError, match=r"HTTP 429: .*quota.* come back in 7200 s"):
+        list(endpoint(server).answers(asked("a")))
+    assert len(server.seen) == 1
+
+
+def test_a_server_that_stays_broken_is_named_with_its_status(server: Server) -> None:
+    server.faults["b"] = [status(503, "no\nworkers")] * 9
+    found = endpoint(server, retries=2).answers(asked("a", "b", "c"))
+    got = []
+    with pytest.raises(CompletionError) as caught:
+        for key, _ in found:
+            got.append(key)
+    assert sorted(got) == ["a", "c"]  # what was under way was waited for
+    assert str(caught.value).startswith(f"{server.url}/chat/completions: expected an answer, got")
+    assert "HTTP 503: " in str(caught.value) and "3 times" in str(caught.value)
+    assert isinstance(caught.value, Failure)
+    assert server.prompts().count("b") == 3
+
+
+def test_after_a_failure_nothing_more_is_asked(server: Server) -> None:
+    server.always = [status(401)]
+    drawn = []
+
+    def source() -> Iterator[tuple[str, Request, int]]:
+        for item in asked(*"abcdefgh"):
+            drawn.append(item[0])
+            yield item
+
+    with pytest.raises(CompletionError, match="HTTP 401"):
+        list(endpoint(server, concurrency=2).answers(source()))
+    assert len(drawn) <= 3
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 405, 301, 307])
+def test_what_no_further_try_can_mend_is_not_tried_again(server: Server, code: int) -> None:
+    server.always = [status(code, Location="http://127.0.0.1:9/elsewhere")]
+    with pytest.raises(CompletionError, match=f"HTTP {code}"):
+        list(endpoint(server).answers(asked("a")))
+    assert len(server.seen) == 1
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        ready = Endpoint(url=url, model="small", retries=1)
+        with pytest.raises(CompletionError, match=f"{url}.*Connect.*2 times"):
+            list(ready.answers(asked("a")))
+
+
+def test_a_request_that_is_wrong_is_answered_with_the_reason(server: Server) -> None:
+    server.faults["b"] = [status(400, "maximum context length is 2048 tokens")]
+    found = dict(endpoint(server).answers(asked("a", "b")))
+    assert found["a"].text == "A"
+    assert found["b"].text == ""
+    assert "HTTP 400" in found["b"].error and "2048" in found["b"].error
+    assert server.url in found["b"].error
+
+
+def test_a_server_that_calls_every_request_wrong_is_not_believed(server: Server) -> None:
+    server.always = [status(400, "unknown field: seed")] * 1000
+    with pytest.raises(CompletionError, match=r"first 20 requests was refused.*unknown field"):
+        list(endpoint(server, concurrency=4).answers(asked(*map(str, range(500)))))
+    assert len(server.seen) <= 24
+
+
+def test_wrong_requests_after_an_answer_are_only_counted(server: Server) -> None:
+    prompts = [str(number) for number in range(40)]
+    server.faults.update({prompt: [status(422)] for prompt in prompts[1:]})
+    found = dict(endpoint(server, concurrency=1).answers(asked(*prompts)))
+    assert sum(bool(answer.error) for answer in found.values()) == 39
+
+
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        (lambda handler: handler.answer("cut", "length"), Answer(text="cut", finish="length")),
+        (lambda handler: handler.answer(None, "content_filter"),
+         Answer(text="", finish="content_filter")),
+        (lambda handler: handler.answer(None, refusal="No."), Answer(text="", finish="refusal")),
+        (lambda handler: handler.answer("half \ud83d and \ude00"),
+         Answer(text="half \ufffd and \ufffd")),
+        (lambda handler: handler.answer("whole \ud83d\ude00 \x00"), Answer(text="whole 😀 \x00")),
+        (lambda handler: handler.say(200, {"choices": [{"message": {"content": "bare"}}]}),
+         Answer(text="bare")),
+    ],
+)  # fmt: skip
+def test_answers_are_read_as_they_are(server: Server, fault: Fault, answer: Answer) -> None:
+    server.faults["a"] = [fault]
+    ((_, found),) = endpoint(server).answers(asked("a"))
+    assert (found.text, found.finish) == (answer.text, answer.finish)
+    found.text.encode()
+
+
+def test_giving_up_halfway_leaves_nothing_running(server: Server) -> None:
+    server.slowness = 0.3
+    server.faults["a"] = [lambda handler: handler.answer("A")]
+    before = threading.active_count()
+    found = endpoint(server, concurrency=4).answers(asked(*"abcdefgh"))
+    next(found)
+    began = time.monotonic()
+    found.close()
+    assert time.monotonic() - began < 2
+    assert "completions" not in {thread.name for thread in threading.enumerate()}
+    assert threading.active_count() <= before + 8  # the server's own
+    assert len(server.seen) <= 5
+
+
+def test_work_goes_on_while_the_caller_is_busy(server: Server) -> None:
+    server.faults["c"] = [status(503), status(503)]
+    found = endpoint(server, concurrency=3).answers(asked("a", "b", "c"))
+    next(found)
+    deadline = time.monotonic() + 10
+    while server.prompts().count("c") < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.prompts().count("c") == 3
+    assert len(list(found)) == 2
+
+
+def test_an_error_of_the_callers_comes_through(server: Server) -> None:
+    def source() -> Iterator[tuple[str, Request, int]]:
+        yield from asked("a", "b")
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        list(endpoint(server).answers(source()))
+    assert "completions" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_nothing_asked_nothing_done() -> None:
+    assert list(Endpoint(url="http://127.0.0.1:1/v1", model="m").answers([])) == []
+
+
+def test_rewire_through_an_endpoint(server: Server) -> None:
+    def rewritten(handler: Handler) -> None:
+        handler.answer(
+            f"<<<THINKING>>>so<<<END THINKING>>><<<REWRITE>>>{'word ' * 20}<<<END REWRITE>>>"
+        )
+
+    server.always = [rewritten, status(500), rewritten]
+    rewire, documents = Rewire(), [Document(id=f"{n}", text="a draft") for n in range(2)]
+    work = [(document.id, rewire.requests(document)[0], 5) for document in documents]
+    found = dict(endpoint(server, concurrency=1).answers(work))
+    for document in documents:
+        done = rewire.assemble(document, [found[document.id]])
+        assert done.texts == (("word " * 20).strip(),)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"url": "localhost:8000"}, "url: expected http"),
+        ({"url": "ftp://host/v1"}, "url: expected http"),
+        ({"url": "http://"}, "url: expected http"),
+        ({"url": "http://host:port/v1"}, "url: expected http"),
+        ({"url": None}, "url: expected http"),
+        ({"url": "http://me:secret@host/v1"}, "url: expected an address without"),
+        ({"url": "http://host/v1?key=secret"}, "url: expected an address without"),
+        ({"model": ""}, "model: expected"),
+        ({"concurrency": 0}, "concurrency: expected an integer of at least 1"),
+        ({"timeout": 0}, "timeout: expected a positive number"),
+        ({"retries": -1}, "retries: expected an integer of at least 0"),
+        ({"key_variable": "sk-secret"}, "key_variable: expected the name"),
+    ],
+)
+def test_bad_parameters(parameters: dict, message: str) -> None:
+    with pytest.raises(SelectorError, match=f"^{message}") as caught:
+        Endpoint(**{"url": "http://host/v1", "model": "m", **parameters})
+    assert "secret" not in str(caught.value)
+
+
+# A model in a directory.
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of random weights that knows the bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    directory = tmp_path_factory.mktemp("model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: place for place, token in enumerate(["<s>", "</s>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>",
+        chat_template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+    ).save_pretrained(directory)  # fmt: skip
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def test_a_local_model_answers_by_the_seed_alone(tiny_model: Path) -> None:
+    import torch
+
+    local = LocalModel(model=str(tiny_model), device="cpu")
+    work = asked("one", "two", "three")
+    found = list(local.answers(work))
+    assert [key for key, _ in found] == ["one", "two", "three"]
+    torch.manual_seed(77)
+    state = torch.random.get_rng_state()
+    again = dict(pickle.loads(pickle.dumps(local)).answers(reversed(work)))
+    assert again == dict(found)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    other = dict(local.answers([("one", work[0][1], 123)]))
+    assert other["one"].text != again["one"].text
+    answer = again["one"]
+    assert 0 < answer.completion_tokens <= 20
+    assert answer.finish == ("length" if answer.completion_tokens == 20 else "stop")
+    assert answer.prompt_tokens == len("user: one\n")
+
+
+def test_greedy_decoding_looks_at_no_seed(tiny_model: Path) -> None:
+    local = LocalModel(model=str(tiny_model), device="cpu")
+    request = Request(user="one", sampling=Sampling(temperature=0, top_p=1, max_tokens=8))
+    (_, one), (_, two) = local.answers([(1, request, 1), (2, request, 2)])
+    assert one == two and one.completion_tokens == 8
+    model, tokenizer = local._loaded[1], local._loaded[0]
+    ids = tokenizer("user: one\n", return_tensors="pt")["input_ids"]
+    for _ in range(8):  # by hand
+        import torch
+
+        best = model(ids).logits[0, -1].argmax()
+        ids = torch.cat([ids, best[None, None]], dim=1)
+    assert tokenizer.decode(ids[0, len("user: one\n") :]) == one.text
+
+
+def test_a_prompt_without_room_is_answered_with_an_error(tiny_model: Path) -> None:
+    local = LocalModel(model=str(tiny_model), device="cpu")
+    (_, answer), (_, fine) = local.answers(asked("x" * 200, "x"))
+    assert answer.text == "" and "at most 108 tokens" in answer.error
+    assert not fine.error
+
+
+@pytest.mark.gpu
+def test_a_gpu_answers_greedily_as_the_cpu_does(tiny_model: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    request = Request(user="one", sampling=Sampling(temperature=0, top_p=1, max_tokens=8))
+    found = [
+        next(LocalModel(model=str(tiny_model), device=device).answers([(1, request, 1)]))
+        for device in ("cpu", "cuda")
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_local_model_is_known_by_its_files(tiny_model: Path) -> None:
+    identity = LocalModel(model=str(tiny_model)).identity()
+    assert "model.safetensors" in identity["model"]
+    assert str(tiny_model) not in str(identity)
+
+
+@pytest.mark.parametrize("model", ["", None, "no/such", "gpt2"])
+def test_a_local_model_is_a_directory(model: Any) -> None:
+    with pytest.raises(SelectorError, match="^model: expected the directory"):
+        LocalModel(model=model)
+
+
+def test_what_cannot_be_loaded_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SelectorError, match="^device: expected auto or cpu or cuda"):
+        LocalModel(model=str(tiny_model), device="tpu")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SelectorError, match="^model: .* cannot be loaded"):
+        list(LocalModel(model=str(tmp_path)).answers(asked("a")))
