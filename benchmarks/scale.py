@@ -162,10 +162,9 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
             finally:
                 name = getattr(function, "func", function).__name__
                 busy[name] += usage.busy_seconds
-                if len(items) > 1:  # one item is done by the driver itself
-                    peaks.append(usage.peak_worker_bytes)
-                    if not fitting.inside:
-                        idle[name] += workers * usage.wall_seconds - usage.busy_seconds
+                peaks.append(usage.peak_worker_bytes)
+                if not fitting.inside:
+                    idle[name] += workers * usage.wall_seconds - usage.busy_seconds
 
     runner = Counted(workers)
     began = time.perf_counter()

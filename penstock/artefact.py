@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ArtefactError, LeaseError
+from penstock.errors import ArtefactError, LeaseError, UnmadeError
 from penstock.lease import Lease
 from penstock.node_cache import local_file, local_tree, staging
 from penstock.storage import (
@@ -35,16 +36,18 @@ from penstock.storage import (
     explained,
     files_under,
     is_remote,
-    place,
+    make_directory,
     read_file,
     remove_tree,
     sha256_file,
+    sizes_under,
 )
 
 __all__ = [
     "FORMAT",
     "Artefact",
     "Draft",
+    "Entry",
     "FileRecord",
     "Workspace",
     "atomic_file",
@@ -127,8 +130,9 @@ class Artefact:
                 f"{source}: no such file; the artefact was not finished: run the command again"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
+            fault = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ArtefactError(
-                f"{source}: not a manifest ({error!r}); delete {path} and run again"
+                f"{source}: not a manifest ({fault}); delete {path} and run again"
             ) from None
         raise ArtefactError(
             f"{source}: written in format {written}, this Penstock reads up to {FORMAT}; "
@@ -168,16 +172,39 @@ class Artefact:
             here = local_file(path, record.sha256)
             found = sha256_file(here)
         except FileNotFoundError:
-            raise ArtefactError(
-                f"{path}: recorded in the manifest but missing; delete {self.path} and run again "
-                "to make it anew"
-            ) from None
+            raise self._gone(path) from None
         if found != record.sha256:
             raise ArtefactError(
                 f"{path}: changed since it was written: expected sha256 {record.sha256}, found "
                 f"{found}; delete {self.path} and run again to make it anew"
             )
         return here
+
+    def check_sizes(self) -> None:
+        """Look whether every file is there and of the size that was recorded, without reading any.
+
+        Raises:
+            ArtefactError: One is missing, or is of another size.
+        """
+        sizes = sizes_under(self.path)
+        for record in self.wanting(sizes):
+            path = self.path / record.path
+            if record.path not in sizes:
+                raise self._gone(path)
+            raise ArtefactError(
+                f"{path}: changed since it was written: expected {record.bytes:,} bytes, found "
+                f"{sizes[record.path]:,}; delete {self.path} and run again to make it anew"
+            )
+
+    def wanting(self, sizes: Mapping[str, int]) -> list[FileRecord]:
+        """The files that are missing or of another size, by the sizes of those that are there."""
+        return [record for record in self.files if sizes.get(record.path) != record.bytes]
+
+    def _gone(self, path: Place) -> ArtefactError:
+        return ArtefactError(
+            f"{path}: recorded in the manifest but missing; delete {self.path} and run again to "
+            "make it anew"
+        )
 
     def local(self) -> Path:
         """A local directory that holds every file, each compared with its record.
@@ -359,6 +386,25 @@ def _files(content: bytes, path: Place) -> tuple[FileRecord, ...]:
         ) from None
 
 
+_ARTEFACT = re.compile("(?!lease/|report/)[a-z]+/[0-9a-f]{16}")
+"""The directory of an artefact within a work directory, where a few others lie beside them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A directory of an artefact, whether it is finished or not."""
+
+    stage: str
+    path: Place
+    sizes: Mapping[str, int]
+    """The bytes of the files that are there, by their names."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a manifest, which is written last."""
+        return "manifest.json" in self.sizes
+
+
 _driven: dict[str, Lease] = {}
 """Work directories that this process drives."""
 
@@ -369,10 +415,12 @@ class Workspace:
     Args:
         root: The recipe's ``work``, a local directory or the place of a URI.
         lease: Of the driver; a worker of its has none.
+        looking: Whether nothing may be made here, nor written.
     """
 
-    def __init__(self, root: Place, lease: Lease | None = None) -> None:
+    def __init__(self, root: Place, lease: Lease | None = None, looking: bool = False) -> None:
         self.root = root
+        self.looking = looking
         self._lease = lease
 
     @classmethod
@@ -423,6 +471,7 @@ class Workspace:
 
         Raises:
             LeaseError: It has to be made, and another driver holds the work directory.
+            UnmadeError: It has to be made, and this workspace is for looking only.
         """
         name = fingerprint(stage, version, config, inputs)
         return self.find(stage, name) or work(self.draft(stage, version, config, inputs))
@@ -434,7 +483,12 @@ class Workspace:
 
         Raises:
             LeaseError: Another driver holds the work directory.
+            UnmadeError: This workspace is for looking only.
         """
+        if self.looking:
+            raise UnmadeError(
+                f"{self.root}: {stage} of this recipe: not made yet; run `penstock curate RECIPE`"
+            )
         if self._lease is not None:
             self._lease.hold()
         name = fingerprint(stage, version, config, inputs)
@@ -448,14 +502,32 @@ class Workspace:
         }
         path = self.directory(stage, name)
         if not is_remote(path):
-            with explained(path):
-                path.mkdir(parents=True, exist_ok=True)
+            make_directory(path)
         return Draft(path, header, self._lease)
 
     def artefacts(self) -> Iterator[Artefact]:
         """Every finished artefact of the work directory, by stage and name."""
-        for name in sorted(str(path.parent) for path in self.root.glob("*/*/manifest.json")):
-            yield Artefact.open(place(name))
+        for entry in self.entries():
+            if entry.finished:
+                yield Artefact.open(entry.path)
+
+    def entries(self) -> list[Entry]:
+        """Every artefact of the work directory, finished or not, by stage and name."""
+        sizes: dict[str, dict[str, int]] = {}
+        if is_remote(self.root):  # in one listing
+            for path, size in sizes_under(self.root).items():
+                both, file = "/".join(path.split("/")[:2]), "/".join(path.split("/")[2:])
+                if file and _ARTEFACT.fullmatch(both):
+                    sizes.setdefault(both, {})[file] = size
+        else:  # of artefacts only: this may be anybody's directory
+            for where in self.root.glob("*/*"):
+                both = f"{where.parent.name}/{where.name}"
+                if _ARTEFACT.fullmatch(both) and where.is_dir():
+                    sizes[both] = sizes_under(where)
+        return [
+            Entry(both.partition("/")[0], self.root / both, found)
+            for both, found in sorted(sizes.items())
+        ]
 
     def remove(self, artefact: Artefact) -> None:
         """Delete an artefact: its manifest, then its records, then the files they vouch for.

@@ -12,8 +12,10 @@
         ├── ScoringError           a selector raised, or returned the wrong thing
         ├── WorkerError            a worker was lost for good
         ├── ArtefactError          a file of ours is missing, changed, or from a newer version
+        ├── UnmadeError            what was only to be looked at is not made yet
         ├── StorageError           a place cannot be read or written: full, read-only, denied
         ├── LeaseError             another driver holds, or took over, the work directory
+        ├── CompletionError        a language model's server cannot be reached, or refuses us
         ├── TrainingError          a training run stopped
         └── JobError               a job on a cluster could not be run
 
@@ -30,6 +32,7 @@ __all__ = [
     "ArtefactError",
     "BadInput",
     "BudgetError",
+    "CompletionError",
     "Failure",
     "InputError",
     "JobError",
@@ -40,6 +43,7 @@ __all__ = [
     "SelectorError",
     "StorageError",
     "TrainingError",
+    "UnmadeError",
     "WorkerError",
     "did_you_mean",
 ]
@@ -97,8 +101,16 @@ class ArtefactError(Failure):
     """An artefact's file is missing, was changed, or was written by a newer version."""
 
 
+class UnmadeError(Failure):
+    """What was only to be looked at is not made yet."""
+
+
 class TrainingError(Failure):
     """A training run stopped before its budget was spent."""
+
+
+class CompletionError(Failure):
+    """A language model's server cannot be reached, does not know us, or goes on failing."""
 
 
 class JobError(Failure):

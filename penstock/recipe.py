@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -29,7 +30,7 @@ from pydantic import (
 )
 
 from penstock.errors import RecipeError, StorageError, did_you_mean
-from penstock.storage import Place, is_uri, place
+from penstock.storage import Place, fault_of, is_uri, place
 
 __all__ = [
     "Budget",
@@ -50,7 +51,16 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, (str, Mapping)) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+def _well_written(path: str) -> str:
+    if fault := fault_of(path):
+        raise ValueError(fault)
+    return path
+
+
+Location = Annotated[str, AfterValidator(_well_written)]
+"""A path or a URI."""
+
+Names = Annotated[tuple[Location, ...], BeforeValidator(_listed)]
 """Paths or patterns; one may stand without a list."""
 
 
@@ -79,7 +89,7 @@ class LiteralSource(_Model):
 class CorpusSource(_Model):
     """Files of the pool, and the columns to read from them."""
 
-    path: str
+    path: Location
     """A path, a glob, or ``hf:`` and the name or directory of a Hugging Face dataset."""
     text: str = "text"
     id: str = "id"
@@ -186,7 +196,7 @@ class TrainTokenizer(_Model):
     train: TrainedTokenizer
 
 
-Tokenizer = Annotated[Annotated[TrainTokenizer, _MAPPING] | Annotated[str, _PLAIN], _shaped]
+Tokenizer = Annotated[Annotated[TrainTokenizer, _MAPPING] | Annotated[Location, _PLAIN], _shaped]
 
 
 class Shards(_Model):
@@ -292,7 +302,7 @@ class Recipe(_Model):
     """A whole recipe; see the README for an annotated one."""
 
     seed: int = 0
-    work: str = "work"
+    work: Location = "work"
     corpus: Annotated[tuple[CorpusSource, ...], BeforeValidator(_listed)]
     clean: Clean = Clean()
     select: dict[str, SelectorSpec] = {}

@@ -36,10 +36,14 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         tree = _read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such file; expected a recipe in YAML") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path}: is a directory; expected a recipe in YAML") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not readable: {error}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}:{_yaml_problem(error)}") from None
+    if tree is None:
+        raise RecipeError(f"{path}: is empty; expected a mapping of recipe keys")
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(tree).__name__}")
     for setting in settings:

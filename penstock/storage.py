@@ -13,10 +13,12 @@ import errno
 import glob
 import hashlib
 import io
+import logging
 import os
 import re
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,18 +33,23 @@ from penstock.errors import StorageError
 __all__ = [
     "Place",
     "Sink",
+    "asked",
     "atomic_file",
     "create_file",
     "explained",
+    "fault_of",
     "files_under",
     "find_files",
     "is_remote",
     "is_uri",
+    "kind_of",
+    "make_directory",
     "place",
     "read_file",
     "remove_temporaries",
     "remove_tree",
     "sha256_file",
+    "sizes_under",
 ]
 
 Place: TypeAlias = Path | UPath
@@ -54,12 +61,20 @@ _S3 = {
     "use_listings_cache": False,
     "default_block_size": 8 << 20,
     "config_kwargs": {
-        "retries": {"max_attempts": 8, "mode": "standard"},
-        "connect_timeout": 10,
+        "retries": {"total_max_attempts": 6, "mode": "standard"},
+        "connect_timeout": 5,
         "read_timeout": 60,
     },
 }
-"""Credentials, region and endpoint come from the environment, as for every other S3 client."""
+"""Credentials, region and endpoint come from the environment, as for every other S3 client.
+
+Six tries take 15 s with the waits between them, and a store that fails one request in seven fails
+six in a row once in 100,000. Workers begin anew up to four times when these are spent."""
+
+_PATIENCE = 5.0
+"""Seconds without an answer to a small question before that is said."""
+
+_log = logging.getLogger("penstock.storage")
 
 _INSTALL = {"s3": "penstock[s3]", "gs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
@@ -69,12 +84,24 @@ def is_uri(text: str | os.PathLike[str] | UPath) -> bool:
     return re.match(r"[A-Za-z][\w+.-]+://", str(text)) is not None
 
 
+def fault_of(text: str) -> str | None:
+    """What is wrong with a path or URI as it is written, and what may have been meant."""
+    half = re.match(r"(s3a?|gs|gcs|abfss?|az|hdfs):(?!//)/*(.*)", text, re.IGNORECASE)
+    if half:
+        return f"expected a path or a URI, got {text!r}; did you mean '{half[1]}://{half[2]}'?"
+    if re.match(r"(s3a?|gs|gcs|abfss?|az)://(/|$)", text, re.IGNORECASE):
+        return f"expected a bucket, as in s3://bucket/work, got {text!r}"
+    return None
+
+
 def place(text: str | os.PathLike[str] | UPath) -> Place:
     """The place that an absolute path or a URI names.
 
     Raises:
         StorageError: The URI's store needs a package that is not installed, or is not known.
     """
+    if fault := fault_of(str(text)):
+        raise StorageError(fault)
     if not is_uri(text):
         return Path(os.path.abspath(str(text)))
     scheme, _, path = str(text).partition("://")
@@ -102,13 +129,28 @@ def is_remote(where: Place) -> TypeIs[UPath]:
     return isinstance(where, UPath) and not isinstance(where, Path)
 
 
+def kind_of(where: Place) -> str | None:
+    """``file`` or ``directory``, or None where there is nothing.
+
+    A store is asked once, and its errors are raised: fsspec's own ``is_file`` takes each for a no.
+    """
+    if not is_remote(where):
+        return "file" if where.is_file() else "directory" if where.is_dir() else None
+    try:
+        with asked(where):
+            return str(where.fs.info(where.path)["type"])
+    except FileNotFoundError:
+        return None
+
+
 def find_files(pattern: Place) -> list[Place]:
     """The files that a path or a pattern (``*``, ``**``, ``?``, ``[]``) names, sorted by name."""
     if is_remote(pattern):
         scheme = str(pattern).partition("://")[0]
-        if pattern.is_file():
+        if kind_of(pattern) == "file":
             return [pattern]
-        names = pattern.fs.glob(pattern.path) if glob.has_magic(pattern.path) else []
+        with asked(pattern):
+            names = pattern.fs.glob(pattern.path) if glob.has_magic(pattern.path) else []
         return [place(f"{scheme}://{name}") for name in sorted(map(str, names))]
     if pattern.is_file():  # its name may hold what means something in a pattern
         return [pattern]
@@ -135,8 +177,8 @@ def explained(where: Place) -> Iterator[None]:
         yield
     except OSError as error:
         fix = _FIXES.get(error.errno or 0)
-        if fix is None and isinstance(error, PermissionError):
-            fix = _FIXES[errno.EACCES]
+        if is_remote(where) and isinstance(error, PermissionError):
+            fix = "permission denied; look at the credentials, and at what the bucket lets them do"
         if fix is None:
             raise
         raise StorageError(f"{where}: {fix}; what is finished is kept") from error
@@ -149,6 +191,40 @@ def explained(where: Place) -> Iterator[None]:
         raise StorageError(
             f"{where}: the store did not answer as expected ({error}); {fix}"
         ) from error
+
+
+@contextlib.contextmanager
+def asked(where: Place) -> Iterator[None]:
+    """:func:`explained` for a small question to a store, and word of it if the answer is late."""
+    if not is_remote(where):
+        yield
+        return
+    late = threading.Timer(
+        _PATIENCE,
+        lambda: _log.warning("%s: no answer for %.0f s; trying on", where, _PATIENCE),
+    )
+    late.daemon = True
+    late.start()
+    try:
+        with explained(where):
+            yield
+    finally:
+        late.cancel()
+
+
+def make_directory(where: Path) -> None:
+    """Make a directory and those above it, where they are not there.
+
+    Raises:
+        StorageError: That cannot be done.
+    """
+    with explained(where):
+        try:
+            where.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as in /proc
+            raise StorageError(
+                f"{where}: no directory can be made there ({error}); give another `work`"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -167,6 +243,10 @@ def _writing(where: Place) -> Iterator[None]:
 _FIXES = {
     errno.ENOSPC: "no space is left there; free some, or give another `work`, and run again",
     errno.EDQUOT: "the quota there is used up; free some, or give another `work`, and run again",
+    errno.EFBIG: (
+        "no file may grow that large there; raise the limit (`ulimit -f`, or the file system's) or "
+        "give another `work`"
+    ),
     errno.EROFS: "it is on a file system that is read-only; give another `work`",
     errno.EACCES: "permission denied; let this user write there, or give another `work`",
     errno.EPERM: "the operation is not permitted there; give another `work`",
@@ -223,7 +303,7 @@ def atomic_file(where: Place, durable: bool = True) -> Iterator[Sink]:
                     yield Sink(file)
                 where.fs.put_file(str(parcel), where.path)
             return
-        where.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(where.parent)
         temporary = _beside(where)
         try:
             with open(temporary, "wb") as file:
@@ -251,7 +331,7 @@ def create_file(where: Place, data: bytes) -> bool:
             except FileExistsError:
                 return False
             return True
-        where.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(where.parent)
         temporary = _beside(where)
         try:
             with open(temporary, "wb") as file:
@@ -273,17 +353,32 @@ def read_file(where: Place) -> bytes:
     Raises:
         FileNotFoundError: There is no such file.
     """
-    return bytes(where.fs.cat_file(where.path)) if is_remote(where) else where.read_bytes()
+    with asked(where):
+        return bytes(where.fs.cat_file(where.path)) if is_remote(where) else where.read_bytes()
 
 
 def files_under(where: Place) -> list[str]:
     """The names of all files below ``where``, relative to it, with forward slashes; sorted."""
     if is_remote(where):
-        root = where.path.rstrip("/")
-        return sorted(str(name)[len(root) :].lstrip("/") for name in where.fs.find(root))
+        return list(sizes_under(where))
     return sorted(
         path.relative_to(where).as_posix() for path in where.rglob("*") if not path.is_dir()
     )
+
+
+def sizes_under(where: Place) -> dict[str, int]:
+    """The bytes of all files below ``where`` by their names, as :func:`files_under` has them."""
+    if is_remote(where):
+        root = where.path.rstrip("/")
+        with asked(where):
+            found = where.fs.find(root, detail=True)
+        sizes = {str(name)[len(root) :].lstrip("/"): info["size"] for name, info in found.items()}
+        return dict(sorted(sizes.items()))
+    sizes = {}
+    for name in files_under(where):
+        with contextlib.suppress(FileNotFoundError):  # a driver is at work there
+            sizes[name] = (where / name).stat().st_size
+    return sizes
 
 
 def remove_tree(where: Place) -> None:

@@ -27,6 +27,7 @@ from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import Documents, Fitting
+from penstock.storage import Place
 
 UNIT_BYTES = 12_000
 """Small units, so that every pool has several."""
@@ -139,7 +140,7 @@ def make(
     recipe: Recipe,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     runner: Runner | None = None,
-    work: Path | None = None,
+    work: Place | None = None,
 ) -> Made:
     """Corpus to cut. ``scores`` gives, for each column, the score of each id."""
     runner = runner or LocalRunner(1)

@@ -345,6 +345,27 @@ def test_work_is_a_directory_or_a_uri(work: str, meant: str) -> None:
     assert str(recipe.work_directory) == meant
 
 
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"work": "s3:/bucket/x"}, "work"),
+        ({"corpus": [{"path": "s3:/bucket/x"}]}, "corpus.0.path"),
+        ({"select": {"a": {"use": "betr", "target": ["s3:/bucket/x"]}}}, "select.a.target.0"),
+        ({"evaluate": "s3:/bucket/x"}, "evaluate.0"),
+        ({"tokenizer": "s3:/bucket/x"}, "tokenizer"),
+    ],
+)
+def test_a_uri_that_is_half_written_is_refused(changes: dict[str, Any], key: str) -> None:
+    (line,) = refusal(**changes)
+    assert line == (
+        f"{key}: expected a path or a URI, got 's3:/bucket/x'; did you mean 's3://bucket/x'?"
+    )
+
+
+def test_a_uri_without_a_bucket_is_refused() -> None:
+    assert refusal(work="s3://") == ["work: expected a bucket, as in s3://bucket/work, got 's3://'"]
+
+
 def test_a_store_that_needs_a_package_is_refused_with_its_name() -> None:
     recipe = parse_recipe(tree(work="gs://bucket/x"), Path("."))
     with pytest.raises(RecipeError, match="work: gs://bucket/x: .*pip install 'gcsfs'"):
@@ -402,8 +423,15 @@ def test_what_is_not_a_mapping_is_refused(tmp_path: Path, content: bytes) -> Non
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="not readable"):
+    with pytest.raises(RecipeError, match="is a directory; expected a recipe in YAML$"):
         load_recipe(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "# to be written\n"])
+def test_an_empty_recipe_is_said_to_be_empty(tmp_path: Path, content: str) -> None:
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(RecipeError, match=r"r\.yaml: is empty; expected a mapping of recipe keys$"):
+        load_recipe(tmp_path / "r.yaml")
 
 
 # -- overrides --------------------------------------------------------------------------------

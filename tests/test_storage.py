@@ -7,25 +7,35 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
+from penstock import storage
 from penstock.errors import StorageError
 from penstock.node_cache import local_file, local_tree
+from penstock.pipeline.runners.transient import is_transient
 from penstock.storage import (
     Place,
     atomic_file,
     create_file,
     explained,
+    fault_of,
     files_under,
     find_files,
     is_remote,
     is_uri,
+    kind_of,
+    make_directory,
     place,
+    read_file,
     remove_tree,
     sha256_file,
+    sizes_under,
 )
 from tests.s3 import BUCKET, environment
 
@@ -161,6 +171,7 @@ def _sha(number: int) -> str:
     [
         (errno.ENOSPC, "no space is left there; free some"),
         (errno.EROFS, "read-only"),
+        (errno.EFBIG, "no file may grow that large there; raise the limit"),
         (errno.EACCES, "permission denied; let this user write there"),
     ],
 )
@@ -168,6 +179,64 @@ def test_errors_of_the_system_say_where_and_what_helps(number: int, words: str) 
     message = f"/x/y: .*{words}.*what is finished is kept"
     with pytest.raises(StorageError, match=message), explained(Path("/x/y")):
         raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_directory_that_cannot_be_made_is_named() -> None:
+    message = r"^/proc/nowhere: no directory can be made there \(.*\); give another `work`$"
+    with pytest.raises(StorageError, match=message):
+        make_directory(Path("/proc/nowhere"))
+    with pytest.raises(StorageError, match=message), atomic_file(Path("/proc/nowhere/x")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("s3:/bucket/x", "'s3://bucket/x'"),
+        ("s3:bucket/x", "'s3://bucket/x'"),
+        ("gs:/bucket", "'gs://bucket'"),
+        ("s3://", "expected a bucket, as in s3://bucket/work"),
+        ("s3:///x", "expected a bucket, as in s3://bucket/work"),
+    ],
+)
+def test_a_uri_that_is_half_written_is_no_local_path(text: str, meant: str) -> None:
+    assert meant in (fault_of(text) or "")
+    with pytest.raises(StorageError, match=re.escape(meant)):
+        place(text)
+    assert not any(map(fault_of, ("s3", "./s3:/x", "work", "s3://b", "/a:b", "hf:a/b", "C:/x")))
+
+
+def test_a_store_that_is_not_there_is_said_before_it_is_given_up(
+    s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One question, so that tries and waits do not add up: fsspec's `is_file` alone swallows it."""
+    monkeypatch.setattr(storage, "_PATIENCE", 0.2)
+    retries = {"total_max_attempts": 2, "mode": "standard"}
+    monkeypatch.setitem(storage._S3, "config_kwargs", {"retries": retries})
+    with environment(AWS_ENDPOINT_URL="http://127.0.0.1:9"):
+        for ask in (kind_of, find_files, read_file, files_under):
+            S3FileSystem.clear_instance_cache()
+            with pytest.raises(StorageError, match=r"^s3://gone/x: .*127\.0\.0\.1:9") as caught:
+                ask(place("s3://gone/x"))
+            assert "look whether it can be reached" in str(caught.value)
+            assert is_transient(caught.value)
+    S3FileSystem.clear_instance_cache()
+    assert "s3://gone/x: no answer for 0 s; trying on" in caplog.text
+
+
+def test_the_tries_of_a_request_take_seconds_not_minutes() -> None:
+    tries = storage._S3["config_kwargs"]["retries"]["total_max_attempts"]
+    assert sum(min(20, 2**number) for number in range(tries - 1)) / 2 < 20
+
+
+def test_what_lies_at_a_place_is_told(root: Place) -> None:
+    create_file(root / "a" / "b", b".")
+    assert kind_of(root / "a" / "b") == "file"
+    assert kind_of(root / "a") == kind_of(root) == "directory"
+    assert kind_of(root / "c") is None
+    create_file(root / "a" / "long", b"12345")
+    assert sizes_under(root) == {"a/b": 1, "a/long": 5}
 
 
 def test_a_bucket_that_is_not_there_is_an_error_that_names_it(s3: str) -> None:

@@ -201,11 +201,15 @@ def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Any]
 @_on_runner
 def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """One page of HTML on a curated dataset: counts, sources, documents, proof."""
-    from penstock.jobs.curate import curate as run
+    from penstock.jobs.curate import Begun, look
     from penstock.jobs.report import write_report
+    from penstock.pipeline.checking import check_files
 
     console = _console(as_json)
-    curated = run(recipe, runner, console.note)
+    curated = look(recipe, runner)
+    if isinstance(curated, Begun):
+        raise curated.lacks
+    check_files(curated.shards, runner)
     path = write_report(curated)
     console.curated(curated)
     console.looked(curated)
@@ -220,51 +224,44 @@ def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
 @click.argument("doc_id")
 def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
     """The fate of one document: its scores, its rank, and where it ended up."""
-    from penstock.jobs.curate import curate as run
+    from penstock.jobs.curate import Begun, look
     from penstock.jobs.why import fates_of
 
     console = _console(as_json)
-    curated = run(recipe, runner)
+    curated = look(recipe, runner)
     fates = fates_of(curated, doc_id)
     for fate in fates:
-        console.say(f"{fate['id']} ({fate['source']}): {fate['fate']}; {fate['why']}")
-        for key in ("unit", "row", "scores", "tokens", "sequences", "shards"):
-            if key in fate:
-                console.say(f"  {key}: {fate[key]}")
+        console.fate(fate)
     if as_json:
         _print_json({"fates": fates})
+    if isinstance(curated, Begun) and any(fate["fate"] == "kept" for fate in fates):
+        raise curated.lacks
 
 
 @main.command()
 @click.argument("work")
 @_json_option
 def ls(work: str, as_json: bool) -> None:
-    """The artefacts of a work directory."""
-    from penstock.artefact import Workspace
-    from penstock.errors import InputError
-    from penstock.storage import place
+    """The artefacts of a work directory, and whether their files are there."""
+    from penstock.jobs.listing import listed
 
-    root = place(work)
-    if not root.is_dir():
-        raise InputError(f"{work}: no such directory; expected a recipe's work directory")
-    rows = [
-        {
-            "stage": artefact.manifest["stage"],
-            "fingerprint": artefact.fingerprint,
-            "files": len(artefact.files),
-            "bytes": sum(record.bytes for record in artefact.files),
-            "path": str(artefact.path),
-        }
-        for artefact in Workspace(root).artefacts()
-    ]
+    rows = listed(work)
     console = _console(as_json)
     console.table(
-        ("artefact", "files", "bytes"),
+        ("artefact", "state", "files", "bytes"),
         [
-            (f"{row['stage']}/{row['fingerprint'][:16]}", str(row["files"]), f"{row['bytes']:,}")
+            (
+                f"{row['stage']}/{row['fingerprint'][:16]}",
+                row["state"],
+                str(row["files"]),
+                f"{row['bytes']:,}",
+            )
             for row in rows
         ],
     )
+    for row in rows:
+        if "fault" in row:
+            console.say(row["fault"])
     if as_json:
         _print_json({"artefacts": rows})
 

@@ -14,7 +14,7 @@ import rich.progress
 import rich.table
 
 from penstock.jobs.curate import Curated
-from penstock.jobs.looks import first_taken, some_left
+from penstock.jobs.looks import excerpt, first_taken, some_left
 from penstock.jobs.report import source_shares
 
 if TYPE_CHECKING:  # they import PyTorch, which curating does not need
@@ -100,6 +100,9 @@ class Console:
         )
         if documents["quarantined"]:
             self.say(f"quarantined records, with their errors: {curated.corpus.path}/quarantine-*")
+        if documents["dropped"]:
+            what = "with their text" if curated.recipe.clean.keep_dropped else "with the rule"
+            self.say(f"dropped documents, {what}: {curated.corpus.path}/dropped-*")
         self.say(f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered")
         rows = [
             (
@@ -113,6 +116,24 @@ class Console:
         self.table(("source", "of the pool", "of the cut", "documents"), rows)
         self.say(f"shards  {summary['shards']}")
         self.say(f"digest  {summary['digest']}")
+
+    def fate(self, fate: dict[str, Any]) -> None:
+        """What is known of a document."""
+        self.say(f"{fate['id']} ({fate['source']}): {fate['fate']}; {fate['why']}")
+        for name, own in fate.get("scores", {}).items():
+            if own["score"] is None:
+                self.say(f"  score in {name}: none, so it is never taken")
+            else:
+                above = f"higher than {own['quantile']:.1%} of the documents"
+                self.say(f"  score in {name}: {own['score']:.6g}, {above}")
+        for key in ("file", "unit", "row", "tokens"):
+            if fate.get(key) is not None:
+                self.say(f"  {key}: {fate[key]}")
+        if "sequences" in fate:
+            first, last = fate["sequences"]
+            self.say(f"  sequences: {first:,} to {last:,}, in {', '.join(fate['shards'])}")
+        if "text" in fate:
+            self.say(f"  text: {excerpt(fate['text'])}")
 
     def compared(self, comparison: Comparison) -> None:
         """The arms at equal tokens, and the multiplier."""
@@ -148,7 +169,8 @@ class Console:
         """A table; the first column is words, the others are numbers."""
         table = rich.table.Table(title=title, title_justify="left")
         for number, name in enumerate(names):
-            table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
+            words = number == 0 or name == "state"
+            table.add_column(name, justify="left" if words else "right", no_wrap=number > 0)
         for row in rows:
             table.add_row(*(rich.markup.escape(cell) for cell in row))
         width = None if self._out.is_terminal else 120

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
-from penstock.errors import InputError, RecipeError
+from penstock.errors import InputError, RecipeError, UnmadeError
 from penstock.node_cache import local_file
 from penstock.pipeline.columns import Column, in_dependence, make_columns
 from penstock.pipeline.corpus import make_corpus
@@ -30,7 +30,7 @@ from penstock.selectors.registry import build
 from penstock.selectors.targets import read_targets
 from penstock.storage import Place, find_files, is_remote, sha256_file
 
-__all__ = ["Curated", "curate", "evaluation_files", "ranked_columns"]
+__all__ = ["Begun", "Curated", "curate", "evaluation_files", "look", "ranked_columns"]
 
 Note = Callable[[str], None]
 
@@ -63,6 +63,18 @@ class Curated:
         }
 
 
+@dataclass(slots=True, kw_only=True)
+class Begun:
+    """As much of a recipe as is made, where that is not all."""
+
+    recipe: Recipe
+    corpus: Artefact
+    columns: dict[str, Artefact]
+    """All of them, or none."""
+    lacks: UnmadeError
+    """Says what comes next, and how it is made."""
+
+
 def curate(recipe: Recipe, runner: Runner, note: Note = lambda line: None) -> Curated:
     """Make, or find, everything from the corpus to the shards of a recipe.
 
@@ -76,10 +88,31 @@ def curate(recipe: Recipe, runner: Runner, note: Note = lambda line: None) -> Cu
         Failure: The work did not succeed; what was finished is kept.
     """
     with Workspace.driving(recipe.work_directory) as workspace:
-        return _curate(recipe, workspace, runner, note)
+        return _curate(recipe, workspace, runner, note, {})
 
 
-def _curate(recipe: Recipe, workspace: Workspace, runner: Runner, note: Note) -> Curated:
+def look(recipe: Recipe, runner: Runner) -> Curated | Begun:
+    """What is made of a recipe; nothing is made or written, whoever may be at work there.
+
+    Raises:
+        BadInput: Something the user gave cannot be used.
+        UnmadeError: Not even the corpus is made.
+    """
+    made: dict[str, Any] = {}
+    workspace = Workspace(recipe.work_directory, looking=True)
+    try:
+        return _curate(recipe, workspace, runner, lambda line: None, made)
+    except UnmadeError as error:
+        if "corpus" not in made:
+            raise
+        columns = made.get("columns", {})
+        return Begun(recipe=recipe, corpus=made["corpus"], columns=columns, lacks=error)
+
+
+def _curate(
+    recipe: Recipe, workspace: Workspace, runner: Runner, note: Note, made: dict[str, Any]
+) -> Curated:
+    """``made`` gets each stage as it is there, for who wants to know how far this came."""
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -94,11 +127,13 @@ def _curate(recipe: Recipe, workspace: Workspace, runner: Runner, note: Note) ->
     evaluation_files(recipe)
     wanted = ranked_columns(recipe, note)
     with stage("corpus"):
-        corpus = make_corpus(recipe, workspace, runner)
+        made["corpus"] = corpus = make_corpus(recipe, workspace, runner)
         kept = corpus.facts["documents"]
         note(f"{kept['kept']:,} of {kept['read']:,} documents kept")
     with stage("columns"):
-        columns = make_columns(wanted, corpus, workspace, runner, recipe.seed, note)
+        made["columns"] = columns = make_columns(
+            wanted, corpus, workspace, runner, recipe.seed, note
+        )
     with stage("tokenizer"):
         tokenizer = make_tokenizer(recipe, corpus, workspace)
     with stage("cut"):

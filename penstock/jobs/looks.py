@@ -14,7 +14,7 @@ from penstock.jobs.curate import Curated
 from penstock.keyed import hash_ids, mix
 from penstock.pipeline.units import Unit, units_of
 
-__all__ = ["Look", "first_taken", "some_left"]
+__all__ = ["Look", "excerpt", "first_taken", "some_left"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,13 @@ class Look:
 
     def excerpt(self, length: int = 240) -> str:
         """The beginning of the text, on one line."""
-        line = " ".join(self.text.split())
-        return line if len(line) <= length else line[:length].rsplit(" ", 1)[0] + " …"
+        return excerpt(self.text, length)
+
+
+def excerpt(text: str, length: int = 240) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[:length].rsplit(" ", 1)[0] + " …"
 
 
 def first_taken(curated: Curated, count: int) -> list[Look]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.errors import InputError
-from penstock.jobs.curate import Curated
+from penstock.jobs.curate import Begun, Curated
 from penstock.jobs.origins import Origins, part_of
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, units_of
@@ -20,8 +20,10 @@ from penstock.pipeline.units import Unit, units_of
 __all__ = ["fates_of"]
 
 
-def fates_of(curated: Curated, name: str) -> list[dict[str, Any]]:
+def fates_of(curated: Curated | Begun, name: str) -> list[dict[str, Any]]:
     """Everything that is known of the documents with an id, one entry for each record.
+
+    Where the cut is not made yet, the fate of a document that was not dropped is ``kept``.
 
     Raises:
         InputError: No record of the corpus has that id.
@@ -40,7 +42,7 @@ def fates_of(curated: Curated, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _kept(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+def _kept(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
     for unit in units_of(curated.corpus):
         with pq.ParquetFile(unit.path()) as file:
             ids = file.read(["id"]).column("id")
@@ -57,11 +59,15 @@ def _kept(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str, A
                 "unit": unit.name,
                 "row": row,
                 "scores": _scores(curated, unit, row),
-                **_choice(curated, unit, row, document["source"]),
+                **(
+                    _choice(curated, unit, row, document["source"])
+                    if isinstance(curated, Curated)
+                    else {"fate": "kept", "why": "what is taken was not decided yet"}
+                ),
             }
 
 
-def _scores(curated: Curated, unit: Unit, row: int) -> dict[str, dict[str, float | None]]:
+def _scores(curated: Curated | Begun, unit: Unit, row: int) -> dict[str, dict[str, float | None]]:
     """The document's score in each column, and the share of the pool that scores lower."""
     scores: dict[str, dict[str, float | None]] = {}
     for column, artefact in curated.columns.items():
@@ -145,7 +151,7 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
     return names
 
 
-def _dropped(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+def _dropped(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
     for record in curated.corpus.named("dropped-"):
         table = pq.read_table(curated.corpus.verified(record))
         for row in table.filter(pc.equal(table.column("id"), name)).to_pylist():
@@ -159,10 +165,11 @@ def _dropped(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str
                 "file": origins.file(part_of(record), row["row"]),
                 "fate": "dropped",
                 "why": f"rule {row['rule']}{repeated}",
+                **({"text": row["text"]} if "text" in row else {}),
             }
 
 
-def _quarantined(curated: Curated, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+def _quarantined(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
     for record in curated.corpus.named("quarantine-"):
         with open(curated.corpus.verified(record), encoding="utf-8") as lines:
             for line in lines:

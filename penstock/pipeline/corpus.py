@@ -77,7 +77,7 @@ def make_corpus(
             document is left.
         ArtefactError: The records that were read are not all accounted for.
     """
-    inputs = hash_inputs(find_inputs(recipe), workspace.root, runner)
+    inputs = hash_inputs(find_inputs(recipe), workspace, runner)
     config = {"clean": recipe.clean.model_dump(mode="json"), "unit_bytes": unit_bytes}
     names = {"files": [[item.digest, item.reading] for item in inputs]}
 
@@ -275,8 +275,10 @@ def _facts(draft: Draft, parts: Sequence[str]) -> dict[str, Any]:
 
 
 def _nothing_kept(documents: dict[str, Any]) -> str:
+    rules = documents["dropped_by"].items()
+    said = ", ".join(f"{count:,} by the rule {rule}" for rule, count in rules)
     return (
-        f"corpus: no document is left of {documents['read']} read: "
-        f"{documents['quarantined']} quarantined, dropped by rule {documents['dropped_by']}; "
-        "check corpus.text and the files"
+        f"corpus: no document is left of {documents['read']:,} read: "
+        f"{documents['quarantined']:,} quarantined, {documents['dropped']:,} dropped"
+        f"{f' ({said})' if said else ''}; check corpus.text and the files"
     )

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
 from penstock.pipeline.accounting import check_sum
+from penstock.pipeline.checking import check_files
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of
@@ -79,7 +80,11 @@ def make_shards(
     workspace: Workspace,
     runner: Runner,
 ) -> Artefact:
-    """The shards of a cut, found or made; their digest is what two runs are compared by."""
+    """The shards of a cut, found or made; their digest is what two runs are compared by.
+
+    Raises:
+        ArtefactError: Shards were found that are not what was recorded of them.
+    """
     length = recipe.shards.sequence_length
     config = recipe.shards.model_dump(mode="json")
     inputs = {"cut": cut.fingerprint, "tokenizer": tokenizer.fingerprint}
@@ -121,6 +126,11 @@ def make_shards(
         }
         return draft.publish([*(job.name for job in jobs), "tokenizer"], facts)
 
+    found = workspace.find(STAGE, fingerprint(STAGE, VERSION, config, inputs))
+    if found is not None:
+        if not workspace.looking:
+            check_files(found, runner)
+        return found
     return workspace.make(STAGE, VERSION, config, inputs, work)
 
 

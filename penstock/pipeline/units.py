@@ -165,9 +165,9 @@ class UnitWriter:
         self._batches = []
 
     def _finish(self) -> None:
-        self._batch()
-        self._flush()
-        self._unit.close()
+        with self._unit:  # what cannot be written closes it, too, so that no half a file stays
+            self._batch()
+            self._flush()
         self.records.append(
             FileRecord.of(
                 self._name,

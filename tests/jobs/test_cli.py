@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import zstandard
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from penstock import __version__
 from penstock.jobs.cli import main
@@ -36,11 +39,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
-def penstock(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def penstock(project: Path, *arguments: str, **setting: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "penstock", *arguments],
         cwd=project,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            **setting,
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -125,7 +132,7 @@ def test_a_truncated_file_exits_with_2_and_names_it(
         project, monkeypatch, "curate", "recipe.yaml", "--set", "corpus=[{path: cut-off.jsonl.zst}]"
     )
     assert status == 2
-    assert "cut-off.jsonl.zst: truncated or damaged after" in stderr
+    assert "cut-off.jsonl.zst: truncated or damaged within the first 4 MiB of text (" in stderr
 
 
 def test_a_scorer_that_raises_exits_with_1(project: Path) -> None:
@@ -135,3 +142,183 @@ def test_a_scorer_that_raises_exits_with_1(project: Path) -> None:
     assert "ZeroDivisionError: division by zero" in done.stderr
     assert "broken:score" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- what only looks ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(project: Path, tmp_path: Path) -> Path:
+    """A copy of the project of which nothing is made yet."""
+    for name in ("pool.jsonl", "scorer.py", "recipe.yaml"):
+        shutil.copy(project / name, tmp_path / name)
+    return tmp_path
+
+
+def ran(project: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
+    monkeypatch.chdir(project)
+    return CliRunner().invoke(main, arguments)
+
+
+def bytes_of(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["why", "report"])
+def test_looking_makes_nothing_and_says_what_would(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    arguments = [command, "recipe.yaml", *(["d0000", "--json"] if command == "why" else [])]
+    done = ran(fresh, monkeypatch, *arguments)
+    assert done.exit_code == 1
+    assert "pool.jsonl: not read into" in done.stderr
+    assert "run `penstock curate RECIPE`" in done.stderr
+    assert not (fresh / "out").exists()
+    assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 0
+    whole = ran(fresh, monkeypatch, *arguments)
+    assert whole.exit_code == 0, whole.stderr
+    for stage in ("shards", "cut", "columns", "model"):
+        shutil.rmtree(fresh / "out" / stage)
+        before = bytes_of(fresh / "out")
+        done = ran(fresh, monkeypatch, *arguments)
+        assert done.exit_code == 1
+        assert f"out: {stage} of this recipe: not made yet; run `penstock curate R" in done.stderr
+        assert bytes_of(fresh / "out") == before
+        if command == "why":
+            (fate,) = json.loads(done.stdout.splitlines()[-1])["fates"]
+            assert fate["fate"] == "kept" and fate["text"]
+            assert set(fate["scores"]) == ({"length"} if stage in ("shards", "cut") else set())
+    shutil.rmtree(fresh / "out" / "corpus")
+    assert "out: corpus of this recipe: not made yet" in ran(fresh, monkeypatch, *arguments).stderr
+
+
+def test_what_is_made_can_be_looked_at_while_another_driver_works(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 0
+    other = "import sys, time; from pathlib import Path; from penstock.lease import Lease; "
+    other += "Lease(Path('out')).hold(); print(flush=True); time.sleep(60)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", other], cwd=fresh, stdout=subprocess.PIPE, env=environment
+    ) as driver:
+        assert driver.stdout is not None and driver.stdout.readline()
+        shutil.rmtree(fresh / "out" / "shards")
+        refused = ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1")
+        assert refused.exit_code == 1 and "is in use by" in refused.stderr
+        done = ran(fresh, monkeypatch, "why", "recipe.yaml", "d0000", "--json")
+        (fate,) = json.loads(done.stdout.splitlines()[-1])["fates"]
+        assert fate["fate"] == "kept"
+        driver.kill()
+
+
+def test_a_report_is_not_written_on_shards_that_changed(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 0
+    (shard,) = (fresh / "out").glob("shards/*/*.arrow")
+    shard.unlink()
+    for command in ("curate", "report"):
+        done = ran(fresh, monkeypatch, command, "recipe.yaml", "--workers", "1")
+        assert done.exit_code == 1
+        assert f"{shard}: recorded in the manifest but missing" in done.stderr
+        assert "digest" not in done.stdout
+
+
+def test_why_is_told_in_words(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (fresh / "pool.jsonl").open("a") as pool:
+        text = documents(150)[7]["text"].replace(" ", "   ")
+        pool.write(json.dumps({"id": "copy", "text": text, "source": "web"}) + "\n")
+    keep = ("recipe.yaml", "--set", "clean.keep_dropped=true")
+    done = ran(fresh, monkeypatch, "curate", *keep, "--workers", "1")
+    (corpus,) = (fresh / "out").glob("corpus/*")
+    assert f"dropped documents, with their text: {corpus}/dropped-*" in done.stdout
+    told = ran(fresh, monkeypatch, "why", *keep, "copy").stdout
+    assert told.startswith("copy (web): dropped; rule duplicate: repeats d0007\n")
+    assert f"  text: {' '.join(text.split())[:30]}" in told
+    told = ran(fresh, monkeypatch, "why", *keep, "d0000").stdout
+    assert re.search(r"\n  score in length: \d+, higher than \d+\.\d% of the documents\n", told)
+    assert f"  text: {documents(1)[0]['text'][:30]}" in told
+
+
+def test_ls_tells_what_is_finished_and_what_lacks_files(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 0
+    (fresh / "out" / "report" / ("0" * 16)).mkdir(parents=True)
+    (fresh / "out" / "report" / ("0" * 16) / "report.html").touch()
+    next((fresh / "out").glob("shards/*/*.arrow")).write_bytes(b"short")
+    next((fresh / "out").glob("cut/*/unit-*")).unlink()
+    next((fresh / "out").glob("columns/*/manifest.json")).unlink()
+    next((fresh / "out").glob("tokenizer/*/manifest.json")).write_text("{")
+    done = ran(fresh, monkeypatch, "ls", "out", "--json")
+    assert done.exit_code == 0
+    rows = {row["stage"]: row for row in json.loads(done.stdout.splitlines()[-1])["artefacts"]}
+    assert {stage: row["state"] for stage, row in rows.items()} == {
+        "corpus": "finished",
+        "model": "finished",
+        "columns": "unfinished",
+        "tokenizer": "damaged",
+        "tokens": "finished",
+        "cut": "damaged",
+        "shards": "damaged",
+    }
+    shards = fresh / "out" / "shards" / rows["shards"]["fingerprint"][:16]
+    assert rows["shards"]["fault"] == (
+        f"{shards}: 1 of 2 files are missing or of another size, shard-00000.arrow first; delete "
+        "it and run again to make it anew"
+    )
+    told = ran(fresh, monkeypatch, "ls", "out").stdout
+    assert rows["shards"]["fault"] in told and "unfinished" in told
+    assert "not a manifest (Expecting property name" in rows["tokenizer"]["fault"]
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        ("pool.jsonl", "pool.jsonl: no such directory; expected a recipe's work directory"),
+        ("empty", "empty: holds no artefacts; expected a recipe's work directory"),
+        ("theirs", "theirs: holds no artefacts; expected a recipe's work directory"),
+        ("s3:/bucket/work", "did you mean 's3://bucket/work'?"),
+        ("s3://", "expected a bucket, as in s3://bucket/work, got 's3://'"),
+    ],
+)
+def test_ls_of_what_is_no_work_directory(
+    project: Path, monkeypatch: pytest.MonkeyPatch, work: str, message: str
+) -> None:
+    (project / "empty").mkdir(exist_ok=True)
+    (project / "theirs" / "penstock-staging-0" / ("0" * 16)).mkdir(parents=True, exist_ok=True)
+    status, stderr = told(project, monkeypatch, "ls", work)
+    assert message in stderr
+    assert status == 2
+
+
+PARTIAL = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": ""}
+NONE = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+
+
+@pytest.mark.parametrize("keys", [NONE, PARTIAL], ids=["none", "partial"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("curate", "recipe.yaml", "--workers", "1", "--set", "work=s3://bucket/work"),
+        ("ls", "s3://bucket/work"),
+    ],
+    ids=["curate", "ls"],
+)
+def test_missing_credentials_are_told(
+    project: Path, arguments: tuple[str, ...], keys: dict[str, str]
+) -> None:
+    """In a process of its own: a client that was made keeps its credentials."""
+    done = penstock(
+        project,
+        *arguments,
+        **keys,
+        AWS_SHARED_CREDENTIALS_FILE="/dev/null",
+        AWS_CONFIG_FILE="/dev/null",
+        AWS_EC2_METADATA_DISABLED="true",
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile" in done.stderr
+    assert "penstock: s3://bucket/work" in done.stderr

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import errno
+import gc
 import gzip
 import itertools
 import json
+import os
 import random
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -23,14 +27,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.artefact import Artefact, Workspace
-from penstock.errors import ArtefactError, InputError
+from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.pipeline import corpus as module
 from penstock.pipeline.cleaning import duplicates, fates
+from penstock.pipeline.cleaning.fates import Dropped
 from penstock.pipeline.corpus import make_corpus, normalise
+from penstock.pipeline.reading.records import Record
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
-from penstock.pipeline.units import BATCH, SCHEMA, UNIT_BYTES, iter_documents, units_of
+from penstock.pipeline.units import BATCH, SCHEMA, UNIT_BYTES, UnitWriter, iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
+from penstock.storage import Sink
 from tests.zstd import frame
 
 
@@ -266,7 +273,7 @@ def test_a_large_document_is_kept_and_one_over_the_limit_is_quarantined(tmp_path
 def test_a_bad_record_never_stops_a_run_but_no_good_one_does(tmp_path: Path) -> None:
     jsonl(tmp_path / "pool" / "x.jsonl", [*BAD, {"text": " "}])
     with pytest.raises(
-        InputError, match=r"no document is left of 4 read: 3 quarantined.*'empty': 1"
+        InputError, match=r"left of 4 read: 3 quarantined, 1 dropped \(1 by the rule empty\); check"
     ):
         make(tmp_path)
     assert list(Workspace(tmp_path / "work").artefacts()) == []
@@ -738,3 +745,53 @@ def test_memory_is_that_of_a_unit_not_of_the_file(tmp_path: Path) -> None:
     with peak_memory(60):
         made = make(tmp_path, unit_bytes=2 * 2**20)
     assert made.facts["documents"]["kept"] == 8_000
+
+
+# -- where nothing more can be written ----------------------------------------------------------
+
+
+def write_a_unit(directory: Path) -> None:
+    with UnitWriter(directory, "00000", unit_bytes=100_000) as units:
+        for number, text in enumerate(noise(400)):
+            units.add(str(number), Record(text, None, "web", ""), len(text))
+
+
+def write_the_dropped(directory: Path) -> None:
+    with Dropped(directory, "00000", keep=True) as dropped:
+        for number, text in enumerate(noise(400)):
+            record = Record(text, None, "web", "")
+            dropped.add(str(number), record, len(text), "empty", number, None)
+
+
+def noise(count: int) -> list[str]:
+    """Texts that do not compress well."""
+    chance = random.Random(3)
+    return [" ".join(str(chance.random()) for _ in range(20)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize("room", [0, 3_000, 40_000])
+@pytest.mark.parametrize("write", [write_a_unit, write_the_dropped])
+def test_a_file_that_cannot_be_written_is_named_and_not_left_half(
+    write: Any, room: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the error that is raised: not when Python tidies up, on stderr."""
+    untidy: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", untidy.append)
+    whole = Sink.write
+
+    def full(self: Sink, data: Any) -> int:
+        if self.bytes + len(data) > room:
+            raise OSError(number, os.strerror(number))
+        return whole(self, data)
+
+    monkeypatch.setattr(Sink, "write", full)
+    with pytest.raises(
+        StorageError, match=rf"^{tmp_path}/[a-z]+-00000[-0]*\.parquet: no "
+    ) as caught:
+        write(tmp_path)
+    assert "what is finished is kept" in str(caught.value)
+    del caught
+    gc.collect()
+    assert not untidy
+    assert not list(tmp_path.iterdir())

@@ -14,10 +14,13 @@ import ray
 
 from penstock.artefact import Artefact
 from penstock.errors import ArtefactError
+from penstock.pipeline import checking
 from penstock.pipeline import shards as shards_module
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
+from penstock.storage import place
 from tests import pools
 from tests.pools import Made, all_documents, documents, make, recipe_of, write_jsonl
+from tests.s3 import BUCKET, environment
 
 LENGTH = 16
 BATCH_TOKENS = shards_module._BATCH_TOKENS
@@ -348,3 +351,70 @@ def test_shards_that_lack_sequences_are_not_published(
     with pytest.raises(ArtefactError, match=r"sequences of the cut, but .* written"):
         made.shards()
     assert not list(tmp_path.glob("shards/*/manifest.json"))
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def shortened(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (deleted, "recorded in the manifest but missing"),
+        (shortened, r"changed since it was written: expected [\d,]+ bytes, found [\d,]+"),
+        (flipped, "changed since it was written: expected sha256"),
+    ],
+)
+@pytest.mark.parametrize("here", [True, False], ids=["in the driver", "by workers"])
+@pytest.mark.parametrize("name", ["shard-00000.arrow", "tokenizer/tokenizer.json"])
+def test_shards_that_are_found_are_compared_with_their_records(
+    pool: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Any,
+    words: str,
+    here: bool,
+    name: str,
+) -> None:
+    if not here:
+        monkeypatch.setattr(checking, "_HERE", 0)
+    made = make(recipe_of(pool, 2_000), work=tmp_path)
+    shards = made.shards()
+    assert made.shards().digest == shards.digest
+    path = Path(shards.path) / name
+    damage(path)
+    with pytest.raises(ArtefactError, match=f"^{path}: {words}.*delete {shards.path} and run"):
+        made.shards()
+    shutil.rmtree(shards.path)
+    assert made.shards().digest == shards.digest
+
+
+def test_shards_in_a_store_are_found_by_name_and_size(s3: str, pool: Path, tmp_path: Path) -> None:
+    work = place(f"s3://{BUCKET}/{tmp_path.name}")
+    with environment(PENSTOCK_CACHE=str(tmp_path / "cache")):
+        made = make(recipe_of(pool, 600), work=work)
+        shards = made.shards()
+        assert made.shards().digest == shards.digest
+        listed = [entry.path for entry in made.workspace.entries() if entry.finished]
+        assert {path.parent.name for path in listed} == {
+            "corpus", "tokenizer", "tokens", "cut", "shards",
+        }  # fmt: skip
+        assert [str(item.path) for item in made.workspace.artefacts()] == list(map(str, listed))
+        path = shards.path / "shard-00000.arrow"
+        content = path.read_bytes()
+        path.write_bytes(content[:-8])
+        with pytest.raises(ArtefactError, match=rf"^{path}: changed .* [\d,]+ bytes, found"):
+            made.shards()
+        path.unlink()
+        with pytest.raises(ArtefactError, match=f"^{path}: recorded in the manifest but missing"):
+            made.shards()

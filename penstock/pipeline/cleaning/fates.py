@@ -56,13 +56,14 @@ class Dropped:
         self._schema = pa.schema([*DROPPED, *_WITH_TEXT]) if keep else DROPPED
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
-        self._stack = ExitStack()
 
     def __enter__(self) -> Dropped:
-        self._sink = self._stack.enter_context(atomic_file(self._directory / self._name))
-        self._writer = self._stack.enter_context(
-            pq.ParquetWriter(self._sink, self._schema, compression="zstd")
-        )
+        with ExitStack() as stack:
+            self._sink = stack.enter_context(atomic_file(self._directory / self._name))
+            self._writer = stack.enter_context(
+                pq.ParquetWriter(self._sink, self._schema, compression="zstd")
+            )
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -72,8 +73,10 @@ class Dropped:
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            self._flush()
-        self._stack.__exit__(kind, error, trace)
+            with self._stack:  # what cannot be written closes it, too, so that no half a file stays
+                self._flush()
+        else:
+            self._stack.__exit__(kind, error, trace)
 
     def add(
         self, name: str, record: Record, size: int, rule: str, row: int, of: str | None

@@ -155,10 +155,17 @@ class Search:
                 f"{quota.pool_bytes:,} bytes)"
             )
         key = "budget.shares" if any(self.quotas[g].name for g in groups) else "budget.tokens"
-        return (
-            f"{key}: {'; '.join(parts)}; lower it, add documents, or set budget.allow_short: true "
-            f"to take the whole sequences of {self.length} tokens that there are"
-        )
+        if any(quota.sequences and size >= self.length for quota, size in zip(self.quotas, sizes)):
+            fix = (
+                "lower it, add documents, or set budget.allow_short: true to take the whole "
+                f"sequences of {self.length} tokens that there are"
+            )
+        else:
+            fix = (
+                f"not one sequence of {self.length} tokens: add or allow documents, or lower "
+                "shards.sequence_length"
+            )
+        return f"{key}: {'; '.join(parts)}; {fix}"
 
 
 def _tally_units(

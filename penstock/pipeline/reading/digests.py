@@ -13,12 +13,12 @@ import stat
 from dataclasses import dataclass, replace
 from typing import Any
 
-from penstock.artefact import canonical
-from penstock.errors import InputError
+from penstock.artefact import Workspace, canonical
+from penstock.errors import InputError, UnmadeError
 from penstock.pipeline.reading.hub import files_of, identity
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.runner import Runner
-from penstock.storage import Place, atomic_file, is_remote
+from penstock.storage import Place, atomic_file, is_remote, read_file
 
 __all__ = ["hash_inputs", "stamp"]
 
@@ -48,7 +48,7 @@ class _Block:
         return f"{self.path}, bytes {self.start:,}–{self.end:,}"
 
 
-def hash_inputs(inputs: list[Input], work: Place, runner: Runner) -> list[Input]:
+def hash_inputs(inputs: list[Input], workspace: Workspace, runner: Runner) -> list[Input]:
     """The inputs with their content hashes, in the order of those hashes.
 
     Hashes are remembered in ``work/inputs.json`` by path, size and version, so a second run reads
@@ -56,8 +56,9 @@ def hash_inputs(inputs: list[Input], work: Place, runner: Runner) -> list[Input]
 
     Raises:
         InputError: A file cannot be read.
+        UnmadeError: A file has to be read, and the workspace is for looking only.
     """
-    memory = work / "inputs.json"
+    memory = workspace.root / "inputs.json"
     known = _remembered(memory)
     stamps = [stamp(item.path) for item in inputs]
     digests: dict[int, str] = {}
@@ -66,6 +67,11 @@ def hash_inputs(inputs: list[Input], work: Place, runner: Runner) -> list[Input]
         *then, digest = known.get(str(item.path), [None])
         if stamps[index] and tuple(then) == stamps[index]:
             digests[index] = digest
+        elif workspace.looking and stamps[index]:
+            raise UnmadeError(
+                f"{item.path}: not read into {workspace.root} as it is now; run `penstock curate "
+                "RECIPE`"
+            )
         else:
             fresh[index] = _parts(item)
     hashes = _hashes([path for parts in fresh.values() for _, path in parts], runner)
@@ -73,7 +79,7 @@ def hash_inputs(inputs: list[Input], work: Place, runner: Runner) -> list[Input]
         digests[index] = _combined(inputs[index], [(name, hashes[path]) for name, path in parts])
         if stamps[index]:
             known[str(inputs[index].path)] = [*stamps[index], digests[index]]
-    if fresh:
+    if fresh and not workspace.looking:
         with atomic_file(memory) as sink:
             sink.write(canonical({"version": _MEMORY, "files": known}))
     hashed = [
@@ -107,7 +113,7 @@ def stamp(path: Place) -> tuple[int | str, ...]:
 def _remembered(memory: Place) -> dict[str, list[Any]]:
     """Hashes by path; none where the file cannot be used, as they can be found again."""
     try:
-        known = json.loads(memory.read_bytes())
+        known = json.loads(read_file(memory))
     except (OSError, ValueError):
         return {}
     if not isinstance(known, dict) or known.get("version") != _MEMORY:

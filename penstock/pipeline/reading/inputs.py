@@ -20,7 +20,7 @@ from penstock.artefact import canonical
 from penstock.errors import InputError, StorageError
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
-from penstock.storage import Place, explained, is_remote, place
+from penstock.storage import Place, explained, is_remote, kind_of, place
 
 __all__ = ["Input", "find_inputs"]
 
@@ -79,11 +79,12 @@ def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[Place]:
         return
     path = recipe.resolve(spec.path)
     with _reachable(path, key):
-        if path.is_file():
+        kind = kind_of(path)
+        if kind == "file":
             files, unknown = [path], [path] if reader_of(path) is None else []
             if unknown:
                 raise InputError(f"{key}: {path}: unknown kind of file; expected {KINDS}")
-        elif path.is_dir():
+        elif kind == "directory":
             files = [file for file in _inside(path) if reader_of(file)]
             if not files:
                 raise InputError(

@@ -18,6 +18,8 @@ EXPANSION = 4
 
 _BLOCK = 4 << 20
 
+_FIRST = "the first 4 MiB of text"
+
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -60,10 +62,10 @@ def blocks(where: Place, start: int = 0, end: int | None = None) -> Iterator[byt
         except OSError as error:
             if error.errno is not None:  # the disk or the network, not the bytes
                 raise
+            after = f"after {count:,} decompressed bytes" if count else f"within {_FIRST}"
             raise InputError(
-                f"{where}: truncated or damaged after {count:,} decompressed bytes"
-                f"{f' from byte {start:,}' if start else ''} ({error}); fetch the file again, or "
-                "recompress what can be read of it"
+                f"{where}: truncated or damaged {after}{f' from byte {start:,}' if start else ''} "
+                f"({error}); fetch the file again, or recompress what can be read of it"
             ) from None
 
 

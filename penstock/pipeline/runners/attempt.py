@@ -5,6 +5,7 @@ Errors that pass are waited for here, beside the work, so that no other item sta
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import reprlib
@@ -27,6 +28,11 @@ MORE_MEMORY = (
 )
 
 _WIDTH = 80
+
+_QUIET = 30.0
+"""Seconds in which a process says once that something is tried again."""
+
+_log = logging.getLogger("penstock.runner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,17 @@ def attempt(prepare: Callable[[], tuple[Callable[[Any, Any], Any], Any]], item: 
     )
 
 
+_said = -_QUIET
+"""When this process last said that something is tried again."""
+
+
+def _say(name: str, error: Exception) -> None:
+    global _said
+    if time.monotonic() - _said >= _QUIET:
+        _said = time.monotonic()
+        _log.warning("%s: %s: %s; trying again", name, type(error).__name__, error)
+
+
 class _Tries:
     """Calls again what fails for a reason that passes."""
 
@@ -96,6 +113,7 @@ class _Tries:
             if not is_transient(error):
                 raise
             last = error
+        _say(name(), last)
         for delay in delays(name()):
             time.sleep(delay)
             self.retries += 1

@@ -1,4 +1,9 @@
-"""Work on this machine: a plain loop where one worker is asked for, else worker processes."""
+"""Work on this machine: a plain loop where one worker is asked for, else worker processes.
+
+A stranger's scorer may take its process down, so even a single item goes to a worker: 0.2 to 0.4 s
+to start one, once a command. One worker is the way to have everything in the driver, for a debugger
+or where no process may be started; there what ends the process ends the driver.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +39,7 @@ _STILLBORN = 10
 
 
 class LocalRunner:
-    """Worker processes on this machine, kept from run to run; none for one worker or one item.
+    """Worker processes on this machine, kept from run to run; none where one worker is asked for.
 
     Args:
         workers: Processes; as many as this process may use CPUs by default.
@@ -61,7 +66,7 @@ class LocalRunner:
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return
-        if self.slots == 1 or len(items) == 1:
+        if self.slots == 1:
             yield from drain(_Here(function, shared, setup), items, self.usage, ordered)
             return
         with tempfile.TemporaryDirectory(prefix="penstock-") as directory:

@@ -121,9 +121,10 @@ class Schedule:
         self._finished(index)
         if self._ordered:
             raise error
-        name = label(self._items[index])
-        _log.warning("%s", error if name in str(error) else f"{name} failed: {error}")
         self._failed.append(index)
+        if len(self._failed) > 1 or not self.over:  # else it is about to be raised
+            name = label(self._items[index])
+            _log.warning("%s", error if name in str(error) else f"{name} failed: {error}")
         if self._first is None or index < self._first[0]:
             self._first = (index, error)
         self._halted = not self._succeeded and len(self._failed) >= max(4, 2 * slots)

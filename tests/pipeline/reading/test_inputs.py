@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from penstock.artefact import Workspace
 from penstock.errors import InputError
 from penstock.pipeline.reading import digests as module
 from penstock.pipeline.reading.digests import hash_inputs
@@ -132,7 +133,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def hashes(directory: Path, *corpus: Any) -> list[Input]:
     work = directory / "work"
     work.mkdir(exist_ok=True)
-    return hash_inputs(find_inputs(recipe(directory, *corpus)), work, LocalRunner(1))
+    return hash_inputs(find_inputs(recipe(directory, *corpus)), Workspace(work), LocalRunner(1))
 
 
 def test_the_order_is_that_of_the_bytes_not_of_the_list(pool: Path, tmp_path: Path) -> None:
@@ -204,7 +205,8 @@ def test_a_large_file_is_hashed_in_blocks_and_small_ones_together(
             items.append(len(given))
             return super().run(function, given, *rest, **more)
 
-    found = hash_inputs(find_inputs(recipe(tmp_path, "pool")), tmp_path / "w", Counting(1))
+    workspace = Workspace(tmp_path / "w")
+    found = hash_inputs(find_inputs(recipe(tmp_path, "pool")), workspace, Counting(1))
     assert items == [4 + 3]
     blocks = [hashlib.sha256(content[start : start + 100]).hexdigest() for start in (0, 100, 200)]
     digests = {item.path.name: item.digest for item in found}

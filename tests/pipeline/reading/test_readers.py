@@ -204,6 +204,7 @@ def test_a_truncated_file_is_refused_by_name(file: Write, ending: str, keep: flo
         read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "fetch" in str(caught.value)
+    assert "after 0 " not in str(caught.value)
 
 
 @pytest.mark.parametrize(

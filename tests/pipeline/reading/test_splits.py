@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from penstock.artefact import Workspace
 from penstock.errors import InputError
 from penstock.pipeline.reading import lines, streams
 from penstock.pipeline.reading.digests import hash_inputs
@@ -34,7 +35,7 @@ def plan(directory: Path, size: int, workers: int = 1, **spec: Any) -> list[Spli
         {"corpus": {"path": "pool", **spec}, "budget": {"tokens": 1, "rank": "random"}}, directory
     )
     with closing(LocalRunner(workers)) as runner:
-        inputs = hash_inputs(find_inputs(recipe), directory / "work", runner)
+        inputs = hash_inputs(find_inputs(recipe), Workspace(directory / "work"), runner)
         return plan_splits(inputs, directory / "draft", size, runner)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from penstock.errors import InputError, ScoringError, StorageError
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner, in_order
+from penstock.pipeline.runners import attempt as attempt_module
 from penstock.pipeline.runners import transient
 from penstock.pipeline.runners.crew import Lost
 from penstock.pipeline.runners.schedule import Schedule
@@ -77,6 +78,17 @@ def test_where_nothing_succeeds_the_rest_is_not_begun(
         assert type(error) is InputError
         assert "none had succeeded, so the rest was not begun" in str(error)
         assert 4 <= runner.usage.items <= 4 + 2 * runner.slots
+
+
+def test_what_is_raised_at_once_is_not_said_before(caplog: pytest.LogCaptureFixture) -> None:
+    """The same long line twice; where others go on it is said when it happens."""
+    drained(LocalRunner(1).run(fail_on, [3], {3}))
+    drained(LocalRunner(1).run(fail_on, [1, 2, 3], {3}))
+    assert not caplog.records
+    drained(LocalRunner(1).run(fail_on, [1, 3, 4], {3}))
+    assert [record.message for record in caplog.records] == ["x.jsonl:3: not so"]
+    drained(LocalRunner(1).run(fail_on, [3, 4], {3, 4}))
+    assert len(caplog.records) == 3
 
 
 def test_one_success_at_the_start_is_enough_to_go_on() -> None:
@@ -180,6 +192,21 @@ def test_after_the_last_try_the_message_counts_them(
     assert len(os.listdir(tmp_path)) == 10
 
 
+def test_the_first_of_further_tries_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once in a while: a store that is away fails every item of a run."""
+    monkeypatch.setattr(transient, "_WAITS", (0.01,) * 4)
+    monkeypatch.setattr(attempt_module, "_said", -1e9)
+    items = []
+    for name in "xyz":
+        (tmp_path / name).mkdir()
+        items.append((str(tmp_path / name), 2, errno.EIO))
+    assert len(list(LocalRunner(1).run(falter, items))) == 3
+    (record,) = caplog.records
+    assert record.message.endswith(": OSError: [Errno 5] Input/output error; trying again")
+
+
 def test_what_does_not_pass_is_tried_once(tmp_path: Path) -> None:
     _, error = drained(LocalRunner(1).run(falter, [(str(tmp_path), 100, errno.ENOSPC)]))
     assert isinstance(error, OSError)
@@ -252,6 +279,6 @@ def test_usage_adds_up(make: Callable[[str], Runner], name: str) -> None:
     assert 0.9 <= usage.busy_seconds < 3
     assert usage.busy_seconds <= usage.wall_seconds * slots
     assert usage.peak_worker_bytes >= 300 << 20
-    if name == "local-2":  # its second run was in this process
+    if name == "local-2":
         assert 10 << 20 < before < 300 << 20
     assert (usage.retries, usage.lost_workers) == (0, 0)

@@ -1,0 +1,67 @@
+"""What lies in a work directory: finished or not, and whether the files are there.
+
+Files are looked at by name and size in one listing and none is read, so this is cheap in a store,
+too; whoever uses a file compares its bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.artefact import Artefact, Entry, Workspace
+from penstock.errors import ArtefactError, InputError, StorageError
+from penstock.storage import kind_of, place
+
+__all__ = ["listed"]
+
+
+def listed(work: str) -> list[dict[str, Any]]:
+    """The artefacts of a work directory: what ``penstock ls --json`` prints.
+
+    Each has a ``state``: ``finished``; ``unfinished``, which the command that began it goes on
+    with; or ``damaged``, with the ``fault``.
+
+    Raises:
+        InputError: It is no work directory.
+    """
+    try:
+        root = place(work)
+    except StorageError as error:
+        raise InputError(str(error)) from None
+    if kind_of(root) != "directory":
+        raise InputError(f"{root}: no such directory; expected a recipe's work directory")
+    rows = [_row(entry) for entry in Workspace(root).entries()]
+    if not rows:
+        raise InputError(f"{root}: holds no artefacts; expected a recipe's work directory")
+    return rows
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    row = {
+        "stage": entry.stage,
+        "fingerprint": entry.path.name,
+        "state": "unfinished",
+        "files": sum(not name.startswith("records/") for name in entry.sizes),
+        "bytes": sum(entry.sizes.values()),
+        "path": str(entry.path),
+    }
+    if not entry.finished:
+        return row
+    try:
+        artefact = Artefact.open(entry.path)
+    except ArtefactError as error:
+        return {**row, "state": "damaged", "fault": str(error)}
+    row |= {
+        "stage": artefact.manifest["stage"],
+        "fingerprint": artefact.fingerprint,
+        "state": "finished",
+        "files": len(artefact.files),
+        "bytes": sum(record.bytes for record in artefact.files),
+    }
+    if wanting := artefact.wanting(entry.sizes):
+        row["state"] = "damaged"
+        row["fault"] = (
+            f"{entry.path}: {len(wanting):,} of {len(artefact.files):,} files are missing or of "
+            f"another size, {wanting[0].path} first; delete it and run again to make it anew"
+        )
+    return row
