@@ -499,7 +499,8 @@ def test_no_answer_can_take_much_time_or_memory() -> None:
     for answer in answers:
         began = time.process_time()
         refined = refine(SIXTEEN, [answer])
-        assert time.process_time() - began < 2
+        # Linear work is well under a second; quadratic would be minutes, on any machine.
+        assert time.process_time() - began < 10
         assert len(refined.text) <= 2 * len(SIXTEEN)
 
 
