@@ -38,6 +38,7 @@ __all__ = [
     "Compare",
     "CorpusSource",
     "Recipe",
+    "RewriteSpec",
     "SelectorSpec",
     "Shards",
     "Tokenizer",
@@ -133,6 +134,24 @@ class SelectorSpec(BaseModel):
     @property
     def parameters(self) -> dict[str, Any]:
         """The selector's own keywords."""
+        return dict(self.model_extra or {})
+
+
+class RewriteSpec(BaseModel):
+    """A rewriter by name, the model that answers it, and whatever parameters it declares itself."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str
+    """A built-in or registered name, or ``package.module:Class``."""
+    by: dict[str, Any]
+    """``{url: ..., model: ...}`` of an OpenAI-compatible server, or ``{local: directory}``."""
+    share: Fraction = 1.0
+    """Of the documents that are rewritten, drawn by hash of id."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The rewriter's own keywords."""
         return dict(self.model_extra or {})
 
 
@@ -305,6 +324,8 @@ class Recipe(_Model):
     work: Location = "work"
     corpus: Annotated[tuple[CorpusSource, ...], BeforeValidator(_listed)]
     clean: Clean = Clean()
+    rewrite: dict[Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], RewriteSpec] = {}
+    """Rewriters, one after another; what one adds has its key as source."""
     select: dict[str, SelectorSpec] = {}
     budget: Budget
     tokenizer: Tokenizer = TrainTokenizer(train=TrainedTokenizer())

@@ -269,7 +269,7 @@ def ls(work: str, as_json: bool) -> None:
 @main.command()
 @_json_option
 def selectors(as_json: bool) -> None:
-    """The selectors that a recipe can use."""
+    """The selectors and rewriters that a recipe can use."""
     import inspect
     from dataclasses import asdict
 
@@ -282,7 +282,8 @@ def selectors(as_json: bool) -> None:
             key: "required" if value is inspect.Parameter.empty else value
             for key, value in row["parameters"].items()
         }
-        console.say(f"{row['name']}: {row['summary']}")
+        under = " (under rewrite)" if row["kind"] == "rewriter" else ""
+        console.say(f"{row['name']}{under}: {row['summary']}")
         if row["paper"]:
             console.say(f"    {row['paper']}")
         for key, value in row["parameters"].items():

@@ -13,7 +13,7 @@ import rich.markup
 import rich.progress
 import rich.table
 
-from penstock.jobs.curate import Curated
+from penstock.jobs.curate import Curated, said_of
 from penstock.jobs.looks import excerpt, first_taken, some_left
 from penstock.jobs.report import source_shares
 
@@ -98,6 +98,8 @@ class Console:
             f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
             f"{documents['quarantined']:,} quarantined"
         )
+        for name, made in summary.get("rewrites", {}).items():
+            self.say(said_of(name, made))
         if documents["quarantined"]:
             self.say(f"quarantined records, with their errors: {curated.corpus.path}/quarantine-*")
         if documents["dropped"]:
@@ -126,7 +128,7 @@ class Console:
             else:
                 above = f"higher than {own['quantile']:.1%} of the documents"
                 self.say(f"  score in {name}: {own['score']:.6g}, {above}")
-        for key in ("file", "unit", "row", "tokens"):
+        for key in ("file", "parent", "unit", "row", "tokens"):
             if fate.get(key) is not None:
                 self.say(f"  {key}: {fate[key]}")
         if "sequences" in fate:

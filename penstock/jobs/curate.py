@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +21,27 @@ from penstock.pipeline.columns import Column, in_dependence, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
 from penstock.pipeline.reading.inputs import find_inputs
+from penstock.pipeline.rewriting.answers import Rewrite
+from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import find_tokenizer, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.recipe import Recipe
-from penstock.selectors.registry import build
+from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.targets import read_targets
 from penstock.storage import Place, find_files, is_remote, sha256_file
 
-__all__ = ["Begun", "Curated", "curate", "evaluation_files", "look", "ranked_columns"]
+__all__ = [
+    "Begun",
+    "Curated",
+    "curate",
+    "evaluation_files",
+    "look",
+    "ranked_columns",
+    "rewrites_of",
+    "said_of",
+]
 
 Note = Callable[[str], None]
 
@@ -53,6 +64,7 @@ class Curated:
             "cut": str(self.cut.path),
             "shards": str(self.shards.path),
             "documents": self.corpus.facts["documents"],
+            **({"rewrites": rewrites} if (rewrites := self.corpus.facts.get("rewrites")) else {}),
             "tokens": {
                 "requested": self.cut.facts["requested"],
                 "delivered": self.cut.facts["delivered"],
@@ -125,11 +137,21 @@ def _curate(
     find_inputs(recipe)
     find_tokenizer(recipe)
     evaluation_files(recipe)
+    rewrites = rewrites_of(recipe)
     wanted = ranked_columns(recipe, note)
     with stage("corpus"):
         made["corpus"] = corpus = make_corpus(recipe, workspace, runner)
         kept = corpus.facts["documents"]
         note(f"{kept['kept']:,} of {kept['read']:,} documents kept")
+    for rewrite in rewrites:
+        with stage(f"rewrite {rewrite.name}"):
+            corpus = rewrite_corpus(rewrite, corpus, workspace, runner, note)
+            made["corpus"] = corpus
+            note(said_of(rewrite.name, corpus.facts["rewrites"][rewrite.name]))
+    for column in wanted:
+        if getattr(column.selector, "ladder", None) is not None:
+            with stage(f"ladder {column.name}"):
+                _climb(recipe, column, workspace, runner, note)
     with stage("columns"):
         made["columns"] = columns = make_columns(
             wanted, corpus, workspace, runner, recipe.seed, note
@@ -151,6 +173,50 @@ def _curate(
         cut=cut,
         shards=shards,
         seconds=seconds,
+    )
+
+
+def _climb(
+    recipe: Recipe, column: Column, workspace: Workspace, runner: Runner, note: Note
+) -> None:
+    """Have a selector's models trained."""
+    from penstock.jobs.ladder import climb  # imports PyTorch
+
+    def cut(outside: Recipe) -> Artefact:
+        return _curate(outside, workspace, runner, lambda line: None, {}).shards
+
+    climb(recipe, column, cut, workspace, runner, note)
+
+
+def rewrites_of(recipe: Recipe) -> list[Rewrite]:
+    """The recipe's rewriters with those who answer them, in order.
+
+    Raises:
+        SelectorError: A rewriter, a model or a parameter is not known.
+    """
+    directories = [recipe.directory, Path.cwd()]
+    found = []
+    for name, spec in recipe.rewrite.items():
+        rewriter, completions = build_rewriter(name, spec, directories)
+        found.append(
+            Rewrite(
+                name=name,
+                rewriter=rewriter,
+                completions=completions,
+                share=spec.share,
+                seed=recipe.seed,
+            )
+        )
+    return found
+
+
+def said_of(name: str, made: Mapping[str, Any]) -> str:
+    """What a rewriter made, in one line."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made["rejected"].items())
+    changed = f", {made['changed']:,} of them changed" if "changed" in made else ""
+    return (
+        f"{name}: {made['accepted']:,} texts from {made['documents']:,} documents{changed}; "
+        f"{sum(made['rejected'].values()):,} rejected{f' ({reasons})' if reasons else ''}"
     )
 
 

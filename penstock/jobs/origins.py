@@ -21,7 +21,11 @@ __all__ = ["Origins", "part_of"]
 
 
 class Origins:
-    """Looks records up by ``part`` and ``row``, the record's number within its part from 0."""
+    """Looks records up by ``part`` and ``row``, the record's number within its part from 0.
+
+    Args:
+        corpus: As it was read from files, before any rewriter.
+    """
 
     def __init__(self, corpus: Artefact) -> None:
         self._corpus = corpus
@@ -38,6 +42,12 @@ class Origins:
                 return self._paths.get(digest)
             row -= count
         return None
+
+    def file_of(self, unit: Unit, row: int) -> str | None:
+        """The input file of a unit's document; None, too, where a rewriter wrote the unit."""
+        if unit.corpus != self._corpus.path:
+            return None
+        return self.file(part_of(unit.record), self.row_of(unit, row))
 
     def row_of(self, unit: Unit, row: int) -> int:
         """The record, within its part, of a unit's document."""

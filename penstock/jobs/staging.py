@@ -39,11 +39,12 @@ _PATHS = (
     "corpus.path",
     "corpus.*.path",
     "clean.decontaminate.*",
+    "rewrite.*.by.local",
     "select.*.target.*",
     "evaluate.*",
 )
 _PATHS_OR_NAMES = ("tokenizer", "train.model.hf")
-_USES = "select.*.use"
+_USES = ("select.*.use", "rewrite.*.use")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,8 @@ def _uses(tree: Mapping[str, Any]) -> list[str]:
         return use
 
     for prefix in ("", "compare.arms.*."):
-        _rewrite(tree, (prefix + _USES).split("."), keep)
+        for pattern in _USES:
+            _rewrite(tree, (prefix + pattern).split("."), keep)
     return found
 
 

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from penstock.artefact import Artefact
 from penstock.errors import InputError
 from penstock.jobs.curate import Begun, Curated
 from penstock.jobs.origins import Origins, part_of
 from penstock.pipeline.scoring.scores import read_scores
-from penstock.pipeline.units import Unit, units_of
+from penstock.pipeline.units import Unit, generations, units_of
 
 __all__ = ["fates_of"]
 
@@ -28,11 +29,13 @@ def fates_of(curated: Curated | Begun, name: str) -> list[dict[str, Any]]:
     Raises:
         InputError: No record of the corpus has that id.
     """
-    origins = Origins(curated.corpus)
+    *rewritten, read = generations(curated.corpus)
+    origins = Origins(read)
     found = [
         *_kept(curated, name, origins),
-        *_dropped(curated, name, origins),
-        *_quarantined(curated, name, origins),
+        *(fate for corpus in rewritten for fate in _dropped(corpus, name, None)),
+        *_dropped(read, name, origins),
+        *_quarantined(read, name, origins),
     ]
     if not found:
         raise InputError(
@@ -49,12 +52,15 @@ def _kept(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dic
             rows = np.flatnonzero(pc.equal(ids, name).to_numpy())
             if not len(rows):
                 continue
-            documents = file.read(["source", "text"]).take(pa.array(rows)).to_pylist()
+            wanted = file.read(["source", "text", "parent"])
+            documents = wanted.take(pa.array(rows)).to_pylist()
         for row, document in zip(rows.tolist(), documents):
+            parent = document["parent"]
             yield {
                 "id": name,
                 "source": document["source"],
-                "file": origins.file(part_of(unit.record), origins.row_of(unit, row)),
+                "file": origins.file_of(unit, row),
+                **({} if parent is None else {"parent": parent}),
                 "text": document["text"],
                 "unit": unit.name,
                 "row": row,
@@ -151,27 +157,28 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
     return names
 
 
-def _dropped(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
-    for record in curated.corpus.named("dropped-"):
-        table = pq.read_table(curated.corpus.verified(record))
+def _dropped(corpus: Artefact, name: str, origins: Origins | None) -> Iterator[dict[str, Any]]:
+    """``origins`` is None for a corpus that a rewriter made."""
+    for record in corpus.named("dropped-"):
+        table = pq.read_table(corpus.verified(record))
         for row in table.filter(pc.equal(table.column("id"), name)).to_pylist():
             repeated = ""
-            if row["of"] is not None:
+            if origins is not None and row["of"] is not None:
                 part, _, number = row["of"].partition(":")
                 repeated = f": repeats {origins.id_at(part, int(number))}"
             yield {
                 "id": name,
                 "source": row["source"],
-                "file": origins.file(part_of(record), row["row"]),
+                "file": origins.file(part_of(record), row["row"]) if origins else None,
                 "fate": "dropped",
                 "why": f"rule {row['rule']}{repeated}",
                 **({"text": row["text"]} if "text" in row else {}),
             }
 
 
-def _quarantined(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
-    for record in curated.corpus.named("quarantine-"):
-        with open(curated.corpus.verified(record), encoding="utf-8") as lines:
+def _quarantined(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+    for record in corpus.named("quarantine-"):
+        with open(corpus.verified(record), encoding="utf-8") as lines:
             for line in lines:
                 bad = json.loads(line)
                 if json.dumps(name, ensure_ascii=False) in bad.get("raw", ""):

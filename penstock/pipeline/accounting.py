@@ -38,6 +38,8 @@ class Tally:
     """What became of the records that were read."""
 
     read: int = 0
+    added: int = 0
+    """By rewriters."""
     kept: int = 0
     quarantined: int = 0
     dropped_by: Counter[str] = field(default_factory=Counter)
@@ -47,6 +49,7 @@ class Tally:
         """From :meth:`facts`."""
         return cls(
             read=facts["read"],
+            added=facts.get("added", 0),
             kept=facts["kept"],
             quarantined=facts["quarantined"],
             dropped_by=Counter(facts["dropped_by"]),
@@ -55,20 +58,23 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Count another's records too."""
         self.read += other.read
+        self.added += other.added
         self.kept += other.kept
         self.quarantined += other.quarantined
         self.dropped_by.update(other.dropped_by)
 
     def check(self, place: str) -> None:
-        """read = kept + dropped + quarantined; raises as :func:`check_sum`."""
+        """read + added = kept + dropped + quarantined; raises as :func:`check_sum`."""
         parts = {"kept": self.kept, "quarantined": self.quarantined}
         dropped = {f"dropped ({rule})": count for rule, count in self.dropped_by.items()}
-        check_sum(place, ("records read", self.read), {**parts, **dropped})
+        what = "records read and documents added" if self.added else "records read"
+        check_sum(place, (what, self.read + self.added), {**parts, **dropped})
 
     def facts(self) -> dict[str, Any]:
-        """For a manifest."""
+        """For a manifest; ``added`` only where there are some."""
         return {
             "read": self.read,
+            **({"added": self.added} if self.added else {}),
             "kept": self.kept,
             "dropped": self.dropped_by.total(),
             "dropped_by": dict(sorted(self.dropped_by.items())),

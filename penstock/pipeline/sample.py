@@ -12,7 +12,10 @@ from penstock.artefact import Artefact
 from penstock.keyed import hash_ids, mix, uniform
 from penstock.pipeline.units import iter_documents, units_of
 
-__all__ = ["sample_documents", "sample_texts"]
+__all__ = ["FIT", "inside", "sample_documents", "sample_texts"]
+
+FIT = "fit"
+"""Purpose of the samples that selectors are fitted on."""
 
 _COLUMNS = ("id", "text", "source")
 
@@ -25,8 +28,8 @@ def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> p
     Returns:
         ``id`` and ``source`` string, ``text`` large_string.
     """
-    share = count / max(1, int(corpus.facts["documents"]["kept"]))
-    batches = list(_drawn(corpus, share, seed, purpose))
+    kept = int(corpus.facts["documents"]["kept"])
+    batches = list(_drawn(corpus, count, kept, seed, purpose))
     schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
     sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
     hashes = hash_ids(sample["id"], mix(seed, purpose, "order"))
@@ -36,21 +39,37 @@ def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> p
 def sample_texts(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
     """Texts of about ``size`` bytes in all, in corpus order."""
     total = sum(tally["bytes"] for tally in corpus.facts["by_source"].values())
-    for batch in _drawn(corpus, size / max(1, total), seed, purpose):
+    for batch in _drawn(corpus, size, total, seed, purpose):
         yield from batch.column("text").to_pylist()
 
 
-def _drawn(corpus: Artefact, share: float, seed: int, purpose: str) -> Iterator[pa.RecordBatch]:
-    key = mix(seed, purpose)
+def inside(
+    ids: pa.Array | pa.ChunkedArray, count: int, of: int, seed: int, purpose: str
+) -> np.ndarray:
+    """Which documents :func:`sample_documents` draws, by id: (n,) to (n,) bool.
+
+    Args:
+        ids: Of documents of the corpus.
+        count: As there.
+        of: Documents of the corpus.
+        seed: As there.
+        purpose: As there.
+    """
+    return np.asarray(uniform(hash_ids(ids, mix(seed, purpose))) < count / max(1, of))
+
+
+def _drawn(
+    corpus: Artefact, count: int, of: int, seed: int, purpose: str
+) -> Iterator[pa.RecordBatch]:
     for unit in units_of(corpus):
         with pq.ParquetFile(unit.path()) as file:
             ids = file.read(["id"]).column("id")
-        drawn = uniform(hash_ids(ids, key)) < share
+        drawn = inside(ids, count, of, seed, purpose)
         if not drawn.any():
             continue
         start = 0
         for batch in iter_documents(unit, _COLUMNS):
-            inside = np.flatnonzero(drawn[start : start + len(batch)])
+            rows = np.flatnonzero(drawn[start : start + len(batch)])
             start += len(batch)
-            if len(inside):
-                yield batch.take(pa.array(inside))
+            if len(rows):
+                yield batch.take(pa.array(rows))

@@ -15,7 +15,17 @@ from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.reading.records import Record
 from penstock.storage import Place, atomic_file
 
-__all__ = ["BATCH", "SCHEMA", "UNIT_BYTES", "Unit", "UnitWriter", "iter_documents", "units_of"]
+__all__ = [
+    "BATCH",
+    "SCHEMA",
+    "UNIT_BYTES",
+    "Unit",
+    "UnitWriter",
+    "base_of",
+    "generations",
+    "iter_documents",
+    "units_of",
+]
 
 UNIT_BYTES = 64 * 2**20
 """Text of a unit before the next one is begun."""
@@ -66,11 +76,32 @@ class Unit:
 
 
 def units_of(corpus: Artefact) -> list[Unit]:
-    """The units of a corpus, in order."""
-    return [
+    """The units of a corpus, in order; those that a rewriter added come after the others."""
+    base = base_of(corpus) if corpus.facts.get("adds") else None
+    before = units_of(base) if base is not None else []
+    own = [
         Unit(number=number, name=Path(record.path).stem, corpus=corpus.path, record=record)
-        for number, record in enumerate(corpus.named("unit-"))
+        for number, record in enumerate(corpus.named("unit-"), len(before))
     ]
+    return [*before, *own]
+
+
+def base_of(corpus: Artefact) -> Artefact | None:
+    """The corpus that a rewriter made this one of; None where it was made of files.
+
+    Raises:
+        ArtefactError: It is gone.
+    """
+    name = corpus.manifest["inputs"].get("corpus")
+    return None if name is None else Artefact.open(corpus.path.parent / name[:16])
+
+
+def generations(corpus: Artefact) -> list[Artefact]:
+    """The corpus and those it was made of by rewriters, the one that was read from files last."""
+    found = [corpus]
+    while (base := base_of(found[-1])) is not None:
+        found.append(base)
+    return found
 
 
 def iter_documents(
@@ -99,7 +130,7 @@ class UnitWriter:
         self._begin()
 
     def _begin(self) -> None:
-        self._rows: list[tuple[str, str, str, str | None, None, int]] = []
+        self._rows: list[tuple[str, str, str, str | None, str | None, int]] = []
         self._batches: list[pa.RecordBatch] = []
         self._sources: dict[str, dict[str, int]] = {}
         self._bytes = 0
@@ -122,9 +153,9 @@ class UnitWriter:
     def _name(self) -> str:
         return f"unit-{self._part}-{len(self.records):03d}.parquet"
 
-    def add(self, name: str, record: Record, size: int) -> None:
+    def add(self, name: str, record: Record, size: int, parent: str | None = None) -> None:
         """Append a document whose id is ``name`` and whose text has ``size`` bytes, not 0."""
-        self._rows.append((name, record.text, record.source, record.meta or None, None, size))
+        self._rows.append((name, record.text, record.source, record.meta or None, parent, size))
         tally = self._sources.get(record.source)
         if tally is None:
             tally = self._sources[record.source] = {"documents": 0, "bytes": 0}

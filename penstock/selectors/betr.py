@@ -25,11 +25,12 @@ from penstock.keyed import hash_ids, mix
 from penstock.selectors.base import Documents, Encoder, Fitting, Target
 from penstock.selectors.classifier import (
     Lesson,
+    Texts,
     balanced_rows,
     best_of,
     blank,
     is_held_out,
-    shrunk_log_odds,
+    shrink,
     teach,
 )
 from penstock.selectors.embedding import CHARACTERS, beginning, embed, embed_texts
@@ -200,14 +201,22 @@ class Betr:
         """(n,) float32: log odds of the top, or v of the rank; NaN for a blank document."""
         texts = documents.column("text")
         if self.classifier_ is not None:
-            scores = shrunk_log_odds(self.classifier_, texts, self.prior_words)
-        elif self.ranking_ is not None:
-            encoder, ranker = self.ranking_
-            vectors = embed(beginning(texts, self.max_characters), encoder)
-            scores = rank_scores(vectors, ranker).astype(np.float32)
-        else:
+            return self.finish(self.classifier_.score(texts), Texts(texts))
+        if self.ranking_ is None:
             raise SelectorError("betr: expected a fitted selector; call fit or load first")
+        encoder, ranker = self.ranking_
+        vectors = embed(beginning(texts, self.max_characters), encoder)
+        scores = rank_scores(vectors, ranker).astype(np.float32)
         return np.where(blank(texts), np.float32(np.nan), scores)
+
+    @property
+    def classifier(self) -> CollapsedFastText | None:
+        """As :attr:`penstock.selectors.together.FastTextBased.classifier`."""
+        return self.classifier_
+
+    def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+        """As :meth:`penstock.selectors.together.FastTextBased.finish`."""
+        return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
 
     def save(self, directory: Path) -> None:
         """Write the classifier, or the encoder with the examples and their ladders."""

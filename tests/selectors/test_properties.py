@@ -36,6 +36,7 @@ from penstock.selectors.encoders import StaticEncoder
 from penstock.selectors.fasttext_training import train
 from penstock.selectors.registry import _BUILT_IN
 from tests.pools import write_jsonl
+from tests.selectors.llamas import byte_tokenizer, write_model
 
 TOPICS = {
     "nature": "plants leaf sunlight water soil roots energy animals rocks planet heat oxygen "
@@ -93,6 +94,10 @@ CASES: dict[str, Case] = {
         lambda at: {**TARGET, "mode": "direct", "encoder": str(at / "encoder"), "rungs": 32},
         aims=True,
     ),
+    "d4": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4}),
+    # It learns that these examples are questions, which nothing in the pool is.
+    "dclm": Case(lambda at: {"target": "many.jsonl", "dim": 4, "bucket": 5000, "lr": 0.5}),
+    "dsir": Case(lambda at: {**TARGET, "min_tokens": 20, "per_ngram": True}, aims=True),
     "fasttext": Case(
         lambda at: {"model": str(at / "model.bin")},
         aims=True,
@@ -106,6 +111,22 @@ CASES: dict[str, Case] = {
             "union": 40,
         }
     ),
+    "kmq": Case(
+        lambda at: {"encoder": str(at / "encoder"), "clusters": 4, "quality": "length"},
+        others={"length": {"use": "plugin:score"}},
+    ),
+    "perplexity": Case(lambda at: {"model": str(at / "good"), "max_characters": 150}),
+    "preselect": Case(
+        lambda at: {
+            "models": [str(at / "bad"), str(at / "good")],
+            "max_characters": 150,
+            "dim": 4,
+            "bucket": 5000,
+            "prior_words": 20,
+        },
+        aims=True,
+    ),
+    "semdedup": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4, "eps": 0.01}),
     "plugin:score": Case(lambda at: {}),
 }
 
@@ -131,11 +152,13 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "answer": chance.choice(TOPICS["nature"].split()),
             "benchmark": "easy" if number % 2 else "hard",
         }
-        for number in range(40)
+        for number in range(120)
     ]
-    write_jsonl(at / "targets.jsonl", questions)
+    write_jsonl(at / "many.jsonl", questions)
+    write_jsonl(at / "targets.jsonl", questions[:40])
     _write_encoder(at / "encoder")
     _write_model(at / "model.bin")
+    _write_models(at)
     (at / "plugin.py").write_text("def score(texts):\n    return [len(text) for text in texts]\n")
     return at
 
@@ -164,6 +187,18 @@ def _write_model(path: Path) -> None:
     settings = {"dim": 4, "word_ngrams": 2, "min_count": 1, "bucket": 1000, "seed": 1}
     model = train([row["text"] for row in rows], labels, lr=0.5, epoch=20, **settings)
     model.save_model(str(path))
+
+
+def _write_models(directory: Path) -> None:
+    """A language model that knows nothing of nature, and one that knows nothing else."""
+    rows = texts(240)
+    lessons = {
+        "bad": [row["text"] for row in rows if row["source"] != "nature"],
+        "good": [row["text"] for row in rows if row["source"] == "nature"],
+    }
+    tokenizer = byte_tokenizer([row["text"] for row in rows[:60]])
+    for name, own in lessons.items():
+        write_model(directory / name, tokenizer, lessons=own)
 
 
 def recipe_of(ground: Path, use: str, work: Path, pool: str = "pool", **budget: Any) -> Recipe:

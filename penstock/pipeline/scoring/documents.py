@@ -16,6 +16,7 @@ from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.scoring.scores import write_scores
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.base import Documents, Scorer
+from penstock.selectors.together import Together
 from penstock.storage import Place
 
 __all__ = ["score_documents", "scores_of"]
@@ -87,20 +88,23 @@ def _score_unit(
     wanted = [column for column in state if column[0] in names]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for documents in iter_documents(unit):
+        together = Together([scorer for _, scorer, _ in wanted], documents)
         for name, scorer, _ in wanted:
-            parts[name].append(_score(name, scorer, documents, unit))
+            parts[name].append(_score(name, scorer, together, documents, unit))
     return {
         name: write_scores(directory, unit.name, np.concatenate(parts[name]))
         for name, _, directory in wanted
     }
 
 
-def _score(name: str, scorer: Scorer, documents: Documents, unit: Unit) -> np.ndarray:
+def _score(
+    name: str, scorer: Scorer, together: Together, documents: Documents, unit: Unit
+) -> np.ndarray:
     """One batch: (n,) float32."""
     ids = documents.column("id")
     place = f"select.{name}: documents {ids[0]} to {ids[-1]} of {unit.name}"
     try:
-        returned = scorer.score(documents)
+        returned = together.score(scorer)
     except PenstockError as error:
         raise type(error)(f"{place}: {error}") from None
     except Exception as error:  # a selector may be anyone's code

@@ -18,7 +18,7 @@ from typing import Any
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.errors import PenstockError, ScoringError
 from penstock.pipeline.runner import Runner, in_order
-from penstock.pipeline.sample import sample_documents
+from penstock.pipeline.sample import FIT, sample_documents
 from penstock.selectors.base import Encoder, Fitting, Scorer, SetSelector, Target
 from penstock.selectors.embedding import make_encoder
 from penstock.selectors.encoders import contents_of, load_encoder
@@ -119,7 +119,7 @@ class Models:
 
     def _sample(self, count: int) -> Any:
         # Not by the column's name: a model serves every column of the same identity.
-        return sample_documents(self.corpus, count, self.seed, "fit")
+        return sample_documents(self.corpus, count, self.seed, FIT)
 
     def _made(
         self, config: Mapping[str, Any], target: list[str], fit: Callable[[Path], Mapping[str, Any]]

@@ -1,0 +1,175 @@
+"""PreSelect's ladder: small models of every shape and budget, from worst to best on the targets.
+
+The models learn from documents that the selector's sample does not hold, so that what they find
+easy there is not what they have seen. They are runs like any other: made once, found again.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.artefact import Artefact, Workspace
+from penstock.cluster import cpus
+from penstock.errors import BudgetError, SelectorError
+from penstock.keyed import hash_ids, mix, uniform
+from penstock.pipeline.runner import Runner
+from penstock.pipeline.sample import FIT, inside
+from penstock.pipeline.scoring.models import Column
+from penstock.recipe import ModelShape, Recipe, Train
+from penstock.recipe_file import parse_recipe
+from penstock.selectors.base import Documents, Fitting, Target
+from penstock.selectors.parameters import whole
+from penstock.selectors.preselect import Ladder, PreSelect
+from penstock.trainers.evaluate import Evaluation
+from penstock.trainers.run import train_all
+from penstock.trainers.spec import RunResult, RunSpec
+
+__all__ = ["OutsideSample", "climb"]
+
+_EXAMPLES = 1000
+"""Of a benchmark, by hash: enough for 1 % of a bit, where rungs lie 10 % apart."""
+
+Cut = Callable[[Recipe], Artefact]
+"""A recipe to its shards."""
+
+
+class OutsideSample:
+    """Ranks documents at random, without those that other selectors are fitted on.
+
+    Args:
+        sample: As the other selector asks for.
+    """
+
+    summary: ClassVar[str] = "at random, without the documents that selectors are fitted on"
+    paper: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+
+    def __init__(self, *, sample: int) -> None:
+        self.sample = whole("sample", sample)
+        self.pool_ = np.zeros(2, np.uint64)
+
+    def identity(self) -> Mapping[str, Any]:
+        """How large the sample is."""
+        return {"sample": self.sample}
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
+        """Remember what the sample was drawn from."""
+        self.pool_ = np.array([fitting.pool_size, fitting.seed], np.uint64)
+        return {}
+
+    def score(self, documents: Documents) -> np.ndarray:
+        """(n,) float32, uniform; NaN inside the sample."""
+        size, seed = map(int, self.pool_)
+        ids = documents.column("id")
+        ranks = uniform(hash_ids(ids, mix(seed, "ladder"))).astype(np.float32)
+        return np.where(inside(ids, self.sample, size, seed, FIT), np.float32(np.nan), ranks)
+
+    def save(self, directory: Path) -> None:
+        """Write the pool's size and the seed."""
+        np.save(directory / "pool.npy", self.pool_)
+
+    def load(self, directory: Path) -> None:
+        """Read back what :meth:`save` wrote."""
+        self.pool_ = np.load(directory / "pool.npy", allow_pickle=False)
+
+
+def climb(
+    recipe: Recipe,
+    column: Column,
+    cut: Cut,
+    workspace: Workspace,
+    runner: Runner,
+    note: Callable[[str], None],
+) -> None:
+    """Train a column's ladder, or find it, and give its selector the models in order.
+
+    Raises:
+        SelectorError: There is no target to put models in order by.
+        BudgetError: The pool holds too few tokens outside the sample.
+        UnmadeError: They have to be trained, and this workspace is for looking only.
+    """
+    selector = column.selector
+    assert isinstance(selector, PreSelect) and selector.ladder is not None
+    if not column.target:
+        raise SelectorError(
+            f"select.{column.name}.target: missing; the models of a ladder are put in order by it"
+        )
+    evaluations = _evaluations(column.target)
+    specs = []
+    for tokens in selector.ladder.tokens:
+        try:
+            shards = cut(_outside(recipe, selector.sample, tokens))
+        except BudgetError as error:
+            raise BudgetError(f"select.{column.name}.ladder.tokens: {error}") from None
+        specs += _specs(selector.ladder, shards, recipe.seed, evaluations)
+    if missing := [spec for spec in specs if spec.find(workspace) is None]:
+        missing[0].draft(workspace)  # refuses where nothing may be made
+        runner.close()
+        note(f"{column.name}: training a ladder of {len(specs)} models, {len(missing)} to go")
+    results = train_all(specs, workspace, parallel=max(1, cpus()))
+    order = sorted(zip(results, specs), key=lambda rung: (-_bits(rung[0]), rung[1].fingerprint))
+    for result, spec in order:
+        shape = spec.train.model
+        assert isinstance(shape, ModelShape)
+        note(
+            f"{column.name}: {shape.layers} layers of {shape.width} on {result.tokens:,} tokens: "
+            f"{_bits(result):.4f} bits per byte"
+        )
+    selector.give([str(_directory(result)) for result, _ in order])
+
+
+def _outside(recipe: Recipe, sample: int, tokens: int) -> Recipe:
+    """The recipe of a random cut outside the sample; of the given one's corpus and tokenizer."""
+    use = f"{OutsideSample.__module__}:{OutsideSample.__qualname__}"
+    tree: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
+    tree["select"] = {"outside": {"use": use, "sample": sample}}
+    tree["budget"] = {"tokens": tokens, "rank": "outside", "seed": recipe.seed}
+    return parse_recipe(tree, recipe.directory, "ladder")
+
+
+def _specs(
+    ladder: Ladder, shards: Artefact, seed: int, evaluations: tuple[Evaluation, ...]
+) -> list[RunSpec]:
+    """One run for each shape, with no setting of the recipe's, which is about other models."""
+    return [
+        RunSpec(
+            train=Train(
+                model=ModelShape(layers=layers, width=width, heads=heads),
+                batch_tokens=ladder.batch_tokens,
+                lr=ladder.lr,
+            ),
+            shards=shards.path,
+            seed=seed,
+            evaluations=evaluations,
+        )
+        for layers, width, heads in ladder.shapes
+    ]
+
+
+def _evaluations(targets: Sequence[Target]) -> tuple[Evaluation, ...]:
+    """The target's benchmarks."""
+    texts: dict[str, list[str]] = {}
+    for target in targets:
+        texts.setdefault(target.benchmark, []).append(target.text)
+    found = []
+    for name, all_of in sorted(texts.items()):
+        hashes = hash_ids(pa.array(all_of, pa.large_string()), mix("ladder"))
+        rows = np.sort(np.argsort(hashes, kind="stable")[:_EXAMPLES])
+        found.append(Evaluation(name=name, texts=tuple(all_of[row] for row in rows)))
+    return tuple(found)
+
+
+def _bits(result: RunResult) -> float:
+    """Bits per byte, averaged over benchmarks."""
+    return statistics.fmean(score["mean"] for score in result.bits_per_byte.values())
+
+
+def _directory(result: RunResult) -> Path:
+    """The model, on this machine, with its files compared."""
+    return Artefact.open(result.path).local() / "model"

@@ -1,0 +1,1 @@
+"""Documents to more, or cleaner, documents: prompts out, answers journalled, a corpus back."""

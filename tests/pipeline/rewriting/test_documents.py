@@ -1,0 +1,451 @@
+"""Rewriting by a real server: what is added, replaced and rejected; nothing is asked twice."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import CompletionError, InputError, ScoringError, SelectorError
+from penstock.jobs.curate import Curated, curate, look
+from penstock.jobs.why import fates_of
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.rewriting.answers import Rewrite
+from penstock.pipeline.rewriting.documents import rewrite_corpus
+from penstock.pipeline.rewriting.journal import Asked, Journal
+from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.units import generations, iter_documents, units_of
+from penstock.recipe import Recipe
+from penstock.recipe_file import load_recipe, parse_recipe
+from penstock.selectors.registry import build_rewriter
+from penstock.selectors.rewriting import Answer, Document, Endpoint, Request, Rewritten, Sampling
+from penstock.selectors.rewriting import completions as completions_module
+from penstock.storage import Place, place
+from tests.chat import Handler, Server, chat_server
+from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
+
+ONE = LocalRunner(1)
+SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_tokens=20)
+
+
+class Echo:
+    """Asks for each document's first words, twice; an answer with a 7 in it is not used."""
+
+    summary = "echoes"
+    paper = "none"
+    version = 1
+    replaces = False
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"name": type(self).__name__}
+
+    def requests(self, document: Document) -> Sequence[Request]:
+        if "wheel" not in document.text:
+            return ()
+        words = " ".join(document.text.split()[:4])
+        return [Request(user=f"{kind} {words}", sampling=SAMPLING) for kind in ("one", "two")]
+
+    def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
+        if not answers:
+            return Rewritten(rejected=("no wheel",))
+        good = [answer.text for answer in answers if "7" not in answer.text]
+        return Rewritten(texts=tuple(good), rejected=("seven",) * (len(answers) - len(good)))
+
+
+class Clean(Echo):
+    """Replaces a document by its answer, drops it for a 7, and leaves it without a wheel."""
+
+    replaces = True
+
+    def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
+        if not answers:
+            return Rewritten(texts=(document.text,), rejected=("no wheel",))
+        if "7" in answers[0].text:
+            return Rewritten(rejected=("seven",))
+        return Rewritten(texts=(answers[0].text,))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with chat_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "work")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, space: Workspace) -> Artefact:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(120, seed=4))
+    return make_corpus(recipe_of(tmp_path, 1000), space, ONE, UNIT_BYTES)
+
+
+def rewrite(rewriter: Any, server: Server, name: str = "echo", **given: Any) -> Rewrite:
+    share, seed = given.pop("share", 1.0), given.pop("seed", 3)
+    by = Endpoint(url=server.url, model="small", **{"retries": 1, **given})
+    return Rewrite(name=name, rewriter=rewriter, completions=by, share=share, seed=seed)
+
+
+def all_of(corpus: Artefact) -> list[dict[str, Any]]:
+    columns = ("id", "text", "source", "parent")
+    return [
+        row
+        for unit in units_of(corpus)
+        for batch in iter_documents(unit, columns)
+        for row in batch.to_pylist()
+    ]
+
+
+def test_what_is_added_stands_beside_its_parents(
+    corpus: Artefact, space: Workspace, server: Server
+) -> None:
+    notes: list[str] = []
+    made = rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE, notes.append)
+    before = all_of(corpus)
+    whole = all_of(made)
+    assert whole[: len(before)] == before, "the corpus stays as it is"
+    assert {unit.corpus for unit in units_of(made)} == {corpus.path, made.path}
+    assert [unit.number for unit in units_of(made)] == [*range(len(units_of(made)))]
+    assert len({unit.name for unit in units_of(made)}) == len(units_of(made))
+
+    expected = []
+    rejected: collections.Counter[str] = collections.Counter()
+    for row in before:
+        if "wheel" not in row["text"]:
+            rejected["no wheel"] += 1
+            continue
+        words = " ".join(row["text"].split()[:4])
+        texts = [f"{kind} {words}".upper() for kind in ("one", "two")]
+        good = [text for text in texts if "7" not in text]
+        rejected["seven"] += len(texts) - len(good)
+        expected += [
+            {"id": f"{row['id']}+echo.{n}", "text": text, "source": "echo", "parent": row["id"]}
+            for n, text in enumerate(good)
+        ]
+    assert whole[len(before) :] == expected
+    assert 0 < len(expected) < 2 * len(before)
+    assert min(rejected.values()) > 0
+
+    facts = made.facts
+    assert facts["documents"] == {
+        **corpus.facts["documents"],
+        "added": len(expected),
+        "kept": len(whole),
+    }
+    assert facts["by_source"]["echo"]["documents"] == len(expected)
+    asked = sum("wheel" in row["text"] for row in before)
+    assert facts["rewrites"]["echo"] == {
+        "rewriter": "Echo",
+        "documents": len(before),
+        "accepted": len(expected),
+        "requests": 2 * asked,
+        "prompt_tokens": 14 * asked,
+        "completion_tokens": 6 * asked,
+        "rejected": dict(rejected),
+    }
+    reasons = [
+        row
+        for record in made.named("rejected-")
+        for row in pq.read_table(made.verified(record)).to_pylist()
+    ]
+    assert collections.Counter(row["reason"] for row in reasons) == rejected
+    assert len(server.prompts()) == 2 * asked
+    assert rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE).digest == made.digest
+    assert len(server.prompts()) == 2 * asked, "what is made is not made again"
+
+
+def test_what_replaces_keeps_the_place_and_accounts_for_what_is_gone(
+    corpus: Artefact, space: Workspace, server: Server
+) -> None:
+    made = rewrite_corpus(rewrite(Clean(), server, "clean"), corpus, space, ONE)
+    expected, changed, gone = [], 0, []
+    for row in all_of(corpus):
+        answer = f"one {' '.join(row['text'].split()[:4])}".upper()
+        if "wheel" not in row["text"]:
+            expected.append(row)
+        elif "7" in answer:
+            gone.append(row["id"])
+        else:
+            changed += 1
+            expected.append({**row, "text": answer, "parent": row["id"]})
+    assert all_of(made) == expected
+    assert gone and changed
+    assert made.facts["documents"] == {
+        **corpus.facts["documents"],
+        "kept": len(expected),
+        "dropped": len(gone),
+        "dropped_by": {"clean: seven": len(gone)},
+    }
+    assert made.facts["rewrites"]["clean"]["changed"] == changed
+    assert {unit.corpus for unit in units_of(made)} == {made.path}
+    names = [
+        row["id"]
+        for record in made.named("dropped-")
+        for row in pq.read_table(made.verified(record)).to_pylist()
+    ]
+    assert sorted(names) == sorted(gone)
+
+
+def test_one_after_another(corpus: Artefact, space: Workspace, server: Server) -> None:
+    """Who adds sees what was cleaned, and not what another added; who replaces sees all."""
+    cleaned = rewrite_corpus(rewrite(Clean(), server, "clean"), corpus, space, ONE)
+    first = rewrite_corpus(rewrite(Echo(), server, "first"), cleaned, space, ONE)
+    second = rewrite_corpus(rewrite(Echo(), server, "second"), first, space, ONE)
+    assert generations(second) == [second, first, cleaned, corpus]
+    rewritten = [row for row in all_of(second) if row["source"] in ("first", "second")]
+    half = len(rewritten) // 2
+    assert [row["text"] for row in rewritten[:half]] == [row["text"] for row in rewritten[half:]]
+    assert second.facts["rewrites"].keys() == {"clean", "first", "second"}
+
+    last = rewrite_corpus(rewrite(Clean(), server, "last"), second, space, ONE)
+    assert last.facts["rewrites"]["last"]["documents"] == second.facts["documents"]["kept"]
+    assert {unit.corpus for unit in units_of(last)} == {last.path}
+    third = rewrite_corpus(rewrite(Echo(), server, "third"), last, space, ONE)
+    own = cleaned.facts["documents"]["kept"] - third.facts["rewrites"]["third"]["documents"]
+    assert 0 <= own < 20, "what `last` dropped, and what others had added is still left out"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_a_share_is_drawn_by_hash(
+    corpus: Artefact, space: Workspace, server: Server, share: float
+) -> None:
+    made = rewrite_corpus(rewrite(Echo(), server, share=share), corpus, space, ONE)
+    drawn = made.facts["rewrites"]["echo"]["documents"]
+    assert abs(drawn - 120 * share) < 15
+    parents = {row["parent"] for row in all_of(made) if row["parent"]}
+    whole = rewrite_corpus(rewrite(Echo(), server, share=0.9), corpus, space, ONE)
+    assert parents < {row["parent"] for row in all_of(whole)}, "a larger share adds to a smaller"
+
+
+@pytest.mark.parametrize("runner", [LocalRunner(2), LocalRunner(3)], ids=["two", "three"])
+def test_the_same_bytes_in_whatever_order_answers_come(
+    corpus: Artefact, space: Workspace, server: Server, tmp_path: Path, runner: Runner
+) -> None:
+    alone = rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE)
+    server.slowness = 0.003
+    other = Workspace(tmp_path / "other")
+    again = make_corpus(recipe_of(tmp_path, 1000), other, ONE, UNIT_BYTES)
+    made = rewrite_corpus(rewrite(Echo(), server, concurrency=9), again, other, runner)
+    assert made.digest == alone.digest
+    assert server.most < 20, "the limit is shared out; an answered request counts a little longer"
+
+
+def test_an_outage_is_told_and_no_answer_is_lost(
+    corpus: Artefact, space: Workspace, server: Server
+) -> None:
+    def fail(handler: Handler) -> None:
+        handler.say(503, {"error": "down"})
+
+    asked = sum(2 for row in all_of(corpus) if "wheel" in row["text"])
+    seen = asked // 2
+
+    class Down(list[Any]):
+        """Faults that begin after so many requests."""
+
+        def __bool__(self) -> bool:
+            return len(server.seen) > seen
+
+        def pop(self, place: int = 0) -> Any:
+            return fail
+
+    server.always = Down()
+    with pytest.raises(CompletionError, match="expected an answer, got HTTP 503"):
+        rewrite_corpus(rewrite(Echo(), server, concurrency=1, retries=0), corpus, space, ONE)
+    answered = server.prompts()[:seen]
+    server.always = []
+    server.seen.clear()
+    made = rewrite_corpus(rewrite(Echo(), server, concurrency=1), corpus, space, ONE)
+    assert made.facts["rewrites"]["echo"]["requests"] == asked
+    assert len(server.seen) == asked - seen
+    assert not set(server.prompts()) & set(answered)
+
+
+RECIPE = """
+seed: 4
+corpus: {path: pool/*.jsonl}
+rewrite:
+  wrap: {use: wrap, max_chunk: 50, by: {url: URL, model: small, concurrency: 4}}
+budget: {tokens: 4000, rank: random, shares: {wrap: 0.5}}
+shards: {sequence_length: 32}
+tokenizer: {train: {vocab_size: 400}}
+"""
+
+
+def project(directory: Path, server: Server, **more: str) -> Path:
+    write_jsonl(directory / "pool" / "a.jsonl", documents(150, seed=9))
+    path = directory / "recipe.yaml"
+    path.write_text(RECIPE.replace("URL", server.url))
+    return path
+
+
+def test_killed_halfway_and_resumed_without_repeating_a_request(
+    tmp_path: Path, server: Server
+) -> None:
+    path = project(tmp_path, server)
+    server.slowness = 0.02
+    command = [sys.executable, "-m", "penstock", "curate", str(path), "--json", "--workers", "1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    while len(server.seen) < 100:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(0.1)
+    before = server.prompts()
+    server.seen.clear()
+    server.slowness = 0.0
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    summary = json.loads(done.stdout.splitlines()[-1])
+    after = server.prompts()
+    repeated = collections.Counter(before) & collections.Counter(after)
+    assert repeated.total() <= 4, "only those that were under way may be asked again"
+    made = summary["rewrites"]["wrap"]
+    assert made["requests"] == len(set(before) | set(after))
+    assert len(before) + len(after) - repeated.total() == made["requests"]
+    assert summary["by_source"]["wrap"]["tokens"] == 1984, "half of 125 sequences, in whole ones"
+
+    unhurt = tmp_path / "unhurt"
+    fresh = load_recipe(project(unhurt, server))
+    assert curate(fresh, ONE).shards.digest == summary["digest"]
+
+
+def test_why_a_document_is_there_and_where_it_went(tmp_path: Path, server: Server) -> None:
+    recipe = load_recipe(project(tmp_path, server))
+    made = curate(recipe, ONE)
+    found = look(recipe, ONE)
+    assert isinstance(found, Curated)
+    (fate,) = fates_of(found, "d0001+wrap.0")
+    assert fate["parent"] == "d0001"
+    assert fate["source"] == "wrap"
+    assert fate["file"] is None
+    (own,) = fates_of(found, "d0001")
+    assert own["file"] == str(tmp_path / "pool" / "a.jsonl")
+    assert "parent" not in own
+    taken = [fate for name in range(150) for fate in fates_of(found, f"d{name:04d}+wrap.0")]
+    assert {fate["fate"] for fate in taken} == {"taken", "left"}
+    assert made.summary()["documents"]["added"] == 150
+
+
+def test_a_journal_reads_what_is_whole(tmp_path: Path) -> None:
+    asked = [Asked(row, 0, f"digest {row}") for row in range(5)]
+    with Journal(tmp_path, "unit-1") as journal:
+        for one in asked[:3]:
+            journal.add(one, Answer(text=f"täxt\n{one.row}"))
+    (path,) = (tmp_path / "journal").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    with Journal(tmp_path, "unit-1") as journal:
+        assert journal.answers == {one: Answer(text=f"täxt\n{one.row}") for one in asked[:2]}
+        journal.add(asked[4], Answer(text="x", error="too long"))
+    with Journal(tmp_path, "unit-1") as journal:
+        assert set(journal.answers) == {*asked[:2], asked[4]}
+    with Journal(tmp_path, "unit-10") as journal:
+        assert not journal.answers
+
+
+def test_a_journal_in_a_store(s3: str) -> None:
+    directory: Place = place(f"s3://pool/{time.time_ns()}/answers")
+    asked = [Asked(row, 1, f"digest {row}") for row in range(70)]
+    with Journal(directory, "unit-1") as journal:
+        for one in asked:
+            journal.add(one, Answer(text=str(one.row)))
+        assert len(list((directory / "journal").iterdir())) == 2, "a few answers an object"
+    with Journal(directory, "unit-1") as journal:
+        assert set(journal.answers) == set(asked)
+
+
+class Rude(Echo):
+    """Whatever a stranger's rewriter does."""
+
+    def __init__(self, texts: Any) -> None:
+        self.texts = texts
+
+    def assemble(self, document: Document, answers: Sequence[Answer]) -> Any:
+        return self.texts(document) if callable(self.texts) else self.texts
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (lambda document: 1 / 0, "the rewriter raised ZeroDivisionError"),
+        (["x"], "expected a Rewritten, got list"),
+        (Rewritten(texts=("  ",)), "expected texts that are not blank"),
+        (Rewritten(texts=(7,)), "expected texts in Unicode"),
+        (Rewritten(texts=("\ud800",)), "expected texts in Unicode"),
+    ],
+)
+def test_strangers_mistakes(
+    corpus: Artefact, space: Workspace, server: Server, texts: Any, said: str
+) -> None:
+    with pytest.raises(ScoringError, match=rf"rewrite\.echo: document d\d+ of unit-.*{said}"):
+        rewrite_corpus(rewrite(Rude(texts), server), corpus, space, ONE)
+
+
+def test_two_texts_cannot_stand_in_one_place(
+    corpus: Artefact, space: Workspace, server: Server
+) -> None:
+    class Two(Rude):
+        replaces = True
+
+    wrong = rewrite(Two(Rewritten(texts=("a", "b"))), server)
+    with pytest.raises(ScoringError, match="expected one text in its place, got 2"):
+        rewrite_corpus(wrong, corpus, space, ONE)
+
+
+def test_a_source_cannot_have_a_rewriters_name(
+    corpus: Artefact, space: Workspace, server: Server
+) -> None:
+    with pytest.raises(InputError, match=r"rewrite\.wiki: the corpus has a source of this name"):
+        rewrite_corpus(rewrite(Echo(), server, "wiki"), corpus, space, ONE)
+
+
+def test_nothing_may_be_left(corpus: Artefact, space: Workspace, server: Server) -> None:
+    class Drop(Rude):
+        replaces = True
+
+    with pytest.raises(InputError, match=r"rewrite\.echo: no document is left"):
+        rewrite_corpus(rewrite(Drop(Rewritten(rejected=("no",))), server), corpus, space, ONE)
+
+
+def spec_of(**spec: Any) -> Recipe:
+    pool = {"corpus": [{"path": "a.jsonl"}], "budget": {"tokens": 9, "rank": "random"}}
+    return parse_recipe({**pool, "rewrite": {"r": spec}}, Path())
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"use": "rewird"}, r"rewrite\.r\.use: expected a rewriter.*did you mean 'rewire'"),
+        ({"use": "betr"}, r"rewrite\.r\.use: 'betr' goes under `select`"),
+        ({"use": "rewire", "max_tokns": 7}, r"rewrite\.r\.max_tokns: unknown.*'max_tokens'"),
+        ({"use": "tests.pools:documents"}, r"use: expected a class that is a Rewriter"),
+        ({"use": "rewire", "by": {}}, r"rewrite\.r\.by\.url: missing"),
+        ({"use": "rewire", "by": {"url": "x", "model": "m"}}, r"by\.url: expected http"),
+        ({"use": "rewire", "by": {"url": "http://a/v1"}}, r"by\.model: missing"),
+        ({"use": "rewire", "by": {"local": "/nowhere"}}, r"by\.model: expected the directory"),
+    ],
+)
+def test_mistakes_of_a_recipe(spec: dict[str, Any], said: str) -> None:
+    given = {"by": {"url": "http://a/v1", "model": "m"}, **spec}
+    with pytest.raises(SelectorError, match=said):
+        build_rewriter("r", spec_of(**given).rewrite["r"])

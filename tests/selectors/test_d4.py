@@ -1,0 +1,174 @@
+"""D4: its two halves are the methods it is made of, and both together are in the right order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from penstock.errors import ArtefactError, SelectorError
+from penstock.selectors.base import Fitting, Partition, is_set_selector
+from penstock.selectors.clusters import fit_clusters, sample_vectors
+from penstock.selectors.d4 import D4
+from penstock.selectors.semdedup import SemDeDup
+from tests.selectors.test_clusters import fitting_of, unit
+
+
+@pytest.fixture(autouse=True)
+def one_thread_at_a_time() -> Iterator[None]:
+    with threadpool_limits(1):
+        yield
+
+
+SMALL: dict[str, Any] = {"encoder": "spectrum", "clusters": 6}
+
+
+def texts() -> list[str]:
+    """Texts of four letters: some unlike each other, and one that comes again and again."""
+    random = np.random.default_rng(3)
+    parts = random.dirichlet([0.6] * 4, size=200)
+    parts = np.concatenate([parts, np.tile(parts[:1], (40, 1)) + random.random((40, 4)) * 0.01])
+    return ["".join(one * round(400 * part) for one, part in zip("abcd", row)) for row in parts]
+
+
+@pytest.fixture(scope="module")
+def fitting() -> Fitting:
+    return fitting_of(texts())
+
+
+def column(selector: Any, fitting: Fitting) -> tuple[np.ndarray, np.ndarray]:
+    """The pool's vectors, (n, d) int16, and its scores, through all partitions."""
+    vectors = sample_vectors(fitting, "spectrum", 0)
+    hashes = np.arange(len(vectors), dtype=np.uint64)
+    numbers = selector.place(vectors, hashes)
+    scores = np.full(len(vectors), np.inf, np.float32)
+    for number in range(selector.partitions):
+        rows = np.flatnonzero(numbers == number)
+        part = Partition(number=number, hashes=hashes[rows], vectors=vectors[rows], quality=None)
+        scores[rows] = selector.score(part)
+    return vectors, scores
+
+
+@pytest.mark.parametrize("rule", ["chained", "kept"])
+@pytest.mark.parametrize("how", [{"keep": 0.6}, {"eps": 0.01}])
+def test_without_dropped_prototypes_it_is_semdedup(
+    fitting: Fitting, rule: str, how: dict[str, float]
+) -> None:
+    both, alone = D4(rule=rule, **how, **SMALL), SemDeDup(rule=rule, **how, **SMALL)
+    facts, expected = both.fit(fitting), alone.fit(fitting)
+    assert {key: facts[key] for key in expected} == expected
+    scores, others = column(both, fitting)[1], column(alone, fitting)[1]
+    # A budget for all survivors takes the same documents.
+    np.testing.assert_array_equal(np.isnan(scores), np.isnan(others))
+    assert 40 <= np.isnan(scores).sum() < 200
+    assert facts["survivors"]["sample"] == round(facts["sample_kept"] * 240)
+
+
+def test_without_deduplication_it_is_ssl_prototypes(fitting: Fitting) -> None:
+    selector = D4(keep=1, **SMALL)
+    facts = selector.fit(fitting)
+    assert facts["eps"] == 0 and facts["sample_kept"] == 1
+    vectors, scores = column(selector, fitting)
+    # Sorscher et al.: k-means of all, and the distance of each to the nearest centroid.
+    clusters = fit_clusters(vectors, 6, spherical=True, iterations=100).clusters
+    cosines = unit(vectors.astype(np.float64)) @ unit(clusters.centroids.astype(np.float64)).T
+    np.testing.assert_allclose(scores, 1 - cosines.max(axis=1), atol=1e-3)
+    assert np.argmin(scores) in np.argsort(1 - cosines.max(axis=1))[:3]
+
+
+def test_prototypes_are_those_of_the_survivors(fitting: Fitting) -> None:
+    selector = D4(eps=0.01, **SMALL)
+    selector.fit(fitting)
+    vectors, scores = column(selector, fitting)
+    left = vectors[~np.isnan(scores)]
+    # The sample is the pool here, so the survivors are clustered anew just as they are.
+    again = fit_clusters(left, 6, spherical=True, iterations=100).clusters
+    cosines = unit(left.astype(np.float64)) @ unit(again.centroids.astype(np.float64)).T
+    np.testing.assert_allclose(scores[~np.isnan(scores)], 1 - cosines.max(axis=1), atol=1e-3)
+    # With the copies a sixth of the pool, one of the first centroids was theirs alone; now none.
+    first = fit_clusters(vectors, 6, spherical=True, iterations=100).clusters
+    copied = vectors[np.isnan(scores)].astype(np.float64)
+    nearness = [
+        (unit(copied) @ unit(clusters.centroids.astype(np.float64)).T).max(axis=1).mean()
+        for clusters in (first, again)
+    ]
+    assert nearness[0] > nearness[1] + 0.005
+
+
+def test_a_budget_takes_the_farthest_first(fitting: Fitting) -> None:
+    selector = D4(**SMALL)
+    facts = selector.fit(fitting)
+    assert facts["sample_kept"] == pytest.approx(0.75, abs=0.02)  # as published
+    _, scores = column(selector, fitting)
+    taken = np.argsort(-scores, kind="stable")[: int((~np.isnan(scores)).sum() * 0.5)]
+    dropped = np.setdiff1d(np.flatnonzero(~np.isnan(scores)), taken)
+    assert scores[taken].min() >= scores[dropped].max()
+    assert np.nanmin(scores) >= -1e-6 and np.nanmax(scores) <= 2
+    assert not (scores == np.inf).any()  # all were in some partition
+
+
+def test_what_has_no_token_is_never_taken(fitting: Fitting) -> None:
+    for how in ({"keep": 1}, {"keep": 0.5}):
+        selector = D4(**how, **SMALL)
+        selector.fit(fitting)
+        vectors = np.zeros((3, 4), np.int16)
+        vectors[1] = 2000
+        hashes = np.arange(3, dtype=np.uint64)
+        part = Partition(number=0, hashes=hashes, vectors=vectors, quality=None)
+        assert np.isnan(selector.score(part)).tolist() == [True, False, True]
+        nothing = Partition(number=0, hashes=hashes[:0], vectors=vectors[:0], quality=None)
+        assert selector.score(nothing).shape == (0,)
+
+
+def test_it_comes_back_from_its_directory(fitting: Fitting, tmp_path: Path) -> None:
+    selector = D4(**SMALL)
+    selector.fit(fitting)
+    assert is_set_selector(selector)
+    selector.save(tmp_path)
+    loaded = D4(**SMALL)
+    with pytest.raises(SelectorError, match="^d4: expected a fitted selector"):
+        loaded.save(tmp_path)
+    loaded.load(tmp_path)
+    assert column(loaded, fitting)[1].tobytes() == column(selector, fitting)[1].tobytes()
+    (tmp_path / "survivors.npy").unlink()
+    with pytest.raises(ArtefactError, match="no centroids"):
+        D4(**SMALL).load(tmp_path)
+
+
+def test_fewer_survivors_than_clusters_are_clusters_of_one() -> None:
+    selector = D4(encoder="spectrum", clusters=40)
+    facts = selector.fit(fitting_of(texts()[:10] * 20))
+    assert (facts["clusters"], facts["survivors"]["clusters"]) == (10, 10)
+    _, scores = column(selector, fitting_of(texts()[:10] * 20))
+    assert np.nanmax(scores) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"keep": 1.1}, r"keep: expected a number in \(0, 1\], got 1.1"),
+        ({"keep": 0}, r"keep: expected a number in \(0, 1\], got 0"),
+        ({"keep": True}, r"keep: expected a number in \(0, 1\], got True"),
+        ({"eps": 0}, r"eps: expected a number in \(0, 2\), got 0"),
+        ({"eps": 0.1, "keep": 0.5}, r"keep: expected eps or keep, got both \(0.1, 0.5\)"),
+        ({"rule": "paper"}, "rule: expected chained or kept, got 'paper'"),
+        ({"clusters": 1.5}, "clusters: expected an integer of at least 1, got 1.5"),
+        ({"encoder": ""}, "encoder: expected a name or a directory, got ''"),
+        ({"sample": 0}, "sample: expected an integer of at least 1, got 0"),
+        ({"iterations": 0}, "iterations: expected an integer of at least 1, got 0"),
+    ],
+)
+def test_parameters_are_checked_when_it_is_built(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(SelectorError, match=f"^{message}"):
+        D4(**parameters)
+
+
+def test_identity_is_the_parameters() -> None:
+    identity = D4().identity()
+    assert identity["keep"] == 0.75 and identity["eps"] is None
+    assert not any(name.endswith("_") for name in identity)
+    assert D4(keep=1).identity() != identity != D4(eps=0.3).identity()

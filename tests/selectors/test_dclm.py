@@ -1,0 +1,306 @@
+"""DCLM's classifier: what is taught, what it prefers, and what it must not learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from penstock.errors import ArtefactError, SelectorError
+from penstock.pipeline.runner import LocalRunner, in_order
+from penstock.selectors import dclm
+from penstock.selectors.base import Fitting, Scorer, Target
+from penstock.selectors.classifier import Lesson, Trial
+from penstock.selectors.dclm import DclmQuality
+from penstock.selectors.fasttext_training import train
+
+NATURE = ["plants", "leaf", "sunlight", "water", "soil", "roots", "energy", "rocks", "seeds"]
+SPORT = ["match", "striker", "goal", "league", "coach", "season", "penalty", "stadium", "fans"]
+SMALL = {"dim": 4, "bucket": 5000, "lr": 0.5, "epoch": 10}
+
+
+def texts_of(words: list[str], count: int, least: int, most: int, seed: int) -> list[str]:
+    random = np.random.default_rng(seed)
+    sizes = random.integers(least, most, size=count)
+    return [" \n".join(random.choice(words, size=size)) for size in sizes]
+
+
+def pool() -> pa.Table:
+    """A third about nature, a stub among them now and then, two thirds about sport."""
+    texts = texts_of([*NATURE, "the"], 150, 40, 200, 1)
+    texts += texts_of([*SPORT, "the"], 300, 40, 200, 2)
+    texts += ["\u4f60\u597d\u4e16\u754c" * 40] * 5 + ["ok"] * 5 + [" \n"]
+    return pa.table(
+        {
+            "id": [f"doc-{row}" for row in range(len(texts))],
+            "text": pa.array(texts, pa.large_string()),
+            "source": ["nature"] * 150 + ["sport"] * 300 + ["foreign"] * 5 + ["stub"] * 6,
+        }
+    )
+
+
+def examples(count: int = 250) -> list[str]:
+    return texts_of(NATURE, count, 4, 12, 3)
+
+
+def fitting(**others: Any) -> Fitting:
+    table = pool()
+    return Fitting(
+        **{
+            "sample": lambda count: table,
+            "pool_size": len(table),
+            "target": [Target(benchmark="b", text=text) for text in examples()],
+            "seed": 4,
+            **others,
+        }
+    )
+
+
+def batch_of(table: pa.Table) -> pa.RecordBatch:
+    return table.combine_chunks().to_batches()[0]
+
+
+def lines(path: Path, *objects: object) -> str:
+    path.write_text("".join(json.dumps(one) + "\n" for one in objects), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[DclmQuality, dict[str, Any]]:
+    scorer = DclmQuality(**SMALL)
+    return scorer, dict(scorer.fit(fitting()))
+
+
+def test_good_documents_come_first(fitted: Any) -> None:
+    scorer, facts = fitted
+    assert isinstance(scorer, Scorer)
+    table = pool()
+    scores = scorer.score(batch_of(table))
+    assert scores.dtype == np.float32 and scores.shape == (len(table),)
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [460]  # the blank document
+    assert ((scores[:460] > 0) & (scores[:460] < 1)).all()
+    top = np.argsort(-scores, kind="stable")[:100]  # NaN sorts last
+    assert set(np.array(table["source"].to_pylist())[top]) == {"nature"}
+    assert roc_auc_score([1] * 150 + [0] * 300, scores[:450]) > 0.99
+    assert facts["positives"] == len(set(examples())) and facts["labelled_negatives"] == 0
+    assert facts["accuracy"] > 0.7 and facts["auc"] > 0.7 and facts["lr"] == 0.5
+    share = np.mean(scores[:460] >= facts["top_tenth"])
+    assert share == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_document_of_few_words_is_scored_as_one_of_the_pool(fitted: Any) -> None:
+    scorer, _ = fitted
+    texts = ["zyx", "plants", "plants " * 50, " ".join(NATURE * 2), "\u4f60\u597d" * 90]
+    batch = pa.record_batch(
+        {"id": list("abcde"), "text": pa.array(texts, pa.large_string()), "source": ["s"] * 5}
+    )
+    unknown, one, repeated, nine, foreign = scorer.score(batch)
+    mean = 1 / (1 + np.exp(-scorer.centre_))
+    assert [unknown, foreign] == pytest.approx([mean, mean], rel=0.2)
+    assert mean < one < nine  # a word is some evidence, nine distinct ones are more
+    assert repeated < nine
+    plain = DclmQuality(**SMALL, prior_words=0)
+    plain.fit(fitting())
+    assert plain.centre_ == 0
+    unshrunk = log_odds(plain.score(batch))
+    weights = np.array([1, 1, 1, 9, 1]) / np.array([51, 51, 51, 59, 51])
+    expected = scorer.centre_ + (unshrunk - scorer.centre_) * weights
+    got = log_odds(np.array([unknown, one, repeated, nine, foreign]))
+    np.testing.assert_allclose(got, expected, rtol=0.01)  # p is a float32, and near 1 for some
+
+
+def log_odds(p: np.ndarray) -> np.ndarray:
+    p = p.astype(np.float64)
+    return np.log(p) - np.log1p(-p)
+
+
+def test_without_shrinking_it_is_the_trained_models_probability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lessons = []
+    teach = dclm.teach
+
+    def look_and_teach(lesson: Lesson, *others: Any) -> list[Trial]:
+        lessons.append(lesson)
+        return teach(lesson, *others)
+
+    monkeypatch.setattr(dclm, "teach", look_and_teach)
+    scorer = DclmQuality(**SMALL, prior_words=0)
+    facts = scorer.fit(fitting())
+    (lesson,) = lessons
+    kept = ~lesson.held_out
+    model = train(
+        [text for text, keep in zip(lesson.texts, kept, strict=True) if keep],
+        lesson.labels[kept].tolist(),
+        lr=0.5,
+        epoch=10,
+        **lesson.settings,
+    )
+    scores = scorer.score(batch_of(pool()))
+    for row in (0, 1, 200, 300, 452, 456):
+        text = pool()["text"][row].as_py().replace("\n", " ")
+        labels, chances = model.predict(text, k=2)
+        expected = dict(zip(labels, chances, strict=True))["__label__1"]
+        assert scores[row] == pytest.approx(expected, abs=2e-5)
+    held_out = [text for text, out in zip(lesson.texts, lesson.held_out, strict=True) if out]
+    found = [model.predict(text.replace("\n", " "), k=2) for text in held_out]
+    p = [dict(zip(*one, strict=True))["__label__1"] for one in found]
+    truth = lesson.labels[lesson.held_out]
+    assert facts["auc"] == pytest.approx(roc_auc_score(truth, p), abs=2e-3)
+    assert facts["accuracy"] == pytest.approx(np.mean((np.array(p) > 0.5) == truth), abs=1e-3)
+
+
+def test_lengths_do_not_tell_negatives_from_positives(monkeypatch: pytest.MonkeyPatch) -> None:
+    lessons = []
+
+    def only_look(lesson: Lesson, *others: Any) -> None:
+        lessons.append(lesson)
+        raise SelectorError("seen")
+
+    monkeypatch.setattr(dclm, "teach", only_look)
+    for match_lengths in (True, False):
+        with pytest.raises(SelectorError, match="seen"):
+            DclmQuality(**SMALL, match_lengths=match_lengths).fit(fitting())
+    for lesson, matched in zip(lessons, (True, False), strict=True):
+        lengths = np.array([len(text.split()) for text in lesson.texts])
+        good, bad = lengths[lesson.labels], lengths[~lesson.labels]
+        assert len(good) == len(bad) and good.max() < 12
+        assert (bad.mean() < 1.05 * good.mean()) == matched
+        whole = [" ".join(text.split()) for text in pool()["text"].to_pylist()]
+        negatives = [text for text, good in zip(lesson.texts, lesson.labels) if not good]
+        assert all(any(" ".join(text.split()) in one for one in whole) for text in negatives[:20])
+        # Not one label after the other: what is read last is remembered best.
+        assert 0.3 < lesson.labels[: len(bad)].mean() < 0.7
+    passages = [text for text, good in zip(lessons[0].texts, lessons[0].labels) if not good]
+    at_the_start = sum(any(one.startswith(text) for one in whole) for text in passages)
+    assert at_the_start < 0.2 * len(passages)
+
+
+def test_a_short_document_is_not_good_for_being_short() -> None:
+    """Where examples differ from the pool in nothing but their length, there is nothing to learn;
+    against whole documents the classifier learns the length, and is sure of it."""
+    target = [Target(benchmark="b", text=text) for text in texts_of(SPORT, 300, 4, 12, 7)]
+    texts = pa.array(texts_of(SPORT, 300, 40, 200, 2), pa.large_string())
+    table = pool().slice(150, 300).set_column(1, "text", texts)
+    world = fitting(target=target, sample=lambda count: table)
+    with pytest.raises(SelectorError, match="rank by chance"):
+        DclmQuality(**SMALL).fit(world)
+    trapped = DclmQuality(**SMALL, match_lengths=False, prior_words=0)
+    assert trapped.fit(world)["accuracy"] > 0.9
+    short = table.slice(0, 50).set_column(
+        1, "text", pa.array(texts_of(SPORT, 50, 4, 12, 8), pa.large_string())
+    )
+    assert np.median(trapped.score(batch_of(short))) > trapped.score(batch_of(table)).max()
+
+
+def test_the_same_bytes_from_workers_and_from_the_directory(fitted: Any, tmp_path: Path) -> None:
+    scorer, facts = fitted
+    runner = LocalRunner(2)
+    again = DclmQuality(**SMALL)
+    try:
+        assert dict(again.fit(fitting(spread=in_order(runner)))) == facts
+    finally:
+        runner.close()
+    for name, which in (("one", scorer), ("two", again)):
+        (tmp_path / name).mkdir()
+        which.save(tmp_path / name)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "two").iterdir()} == files
+    loaded = DclmQuality(**SMALL)
+    with pytest.raises(SelectorError, match="expected a fitted selector"):
+        loaded.score(batch_of(pool()))
+    loaded.load(tmp_path / "one")
+    parts = [loaded.score(part) for part in pool().combine_chunks().to_batches(max_chunksize=17)]
+    assert np.concatenate(parts).tobytes() == scorer.score(batch_of(pool())).tobytes()
+
+
+def test_the_order_of_the_pool_and_of_the_examples_does_not_matter(fitted: Any) -> None:
+    scorer, facts = fitted
+    table = pool().take(pa.array(np.random.default_rng(5).permutation(461)))
+    target = [Target(benchmark="b", text=text) for text in reversed(examples())]
+    other = DclmQuality(**SMALL)
+    assert dict(other.fit(fitting(sample=lambda count: table, target=target))) == facts
+    expected = scorer.score(batch_of(pool()))
+    assert other.score(batch_of(pool())).tobytes() == expected.tobytes()
+
+
+def test_positives_from_a_file_with_labels(tmp_path: Path) -> None:
+    good = [{"text": text} for text in examples(200)]
+    good += [{"question": "What do plants need?", "answer": f"water {n}"} for n in range(20)]
+    bad = [{"text": text, "label": 0} for text in texts_of(SPORT, 90, 5, 15, 6)]
+    path = lines(tmp_path / "good.jsonl", *good, *bad)
+    scorer = DclmQuality(positives=path, **SMALL)
+    facts = scorer.fit(fitting(target=[]))
+    assert facts["labelled_negatives"] == 90
+    assert facts["positives"] == len({str(line) for line in good})
+    scores = scorer.score(batch_of(pool()))
+    assert roc_auc_score([1] * 150 + [0] * 300, scores[:450]) > 0.99
+    few = DclmQuality(positives=path, sample=120, **SMALL)
+    assert few.fit(fitting(target=[]))["positives"] == 120
+
+
+def test_identity_is_the_parameters_and_the_files_contents(tmp_path: Path) -> None:
+    one = DclmQuality(positives=lines(tmp_path / "a.jsonl", {"text": "a"})).identity()
+    same = DclmQuality(positives=lines(tmp_path / "b.jsonl", {"text": "a"})).identity()
+    other = DclmQuality(positives=lines(tmp_path / "c.jsonl", {"text": "b"})).identity()
+    assert one == same != other and str(tmp_path) not in str(one)
+    assert DclmQuality().identity()["positives"] is None
+    assert DclmQuality.paths == ("positives",)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"label": 1}, r"positives: .*good\.jsonl:1: expected .*got the keys \['label'\]"),
+        ({"text": "a", "label": "hq"}, r"positives: .*:1: label: expected 0 or 1, got 'hq'"),
+        ({"text": "a", "label": 0}, "positives: expected good examples, got none in"),
+        ({"text": 5 * [1]}, "positives: .*:1: text: expected a text that is not empty"),
+        ([1], "positives: .*:1: expected"),
+    ],
+)
+def test_a_wrong_line_is_named(line: object, message: str, tmp_path: Path) -> None:
+    scorer = DclmQuality(positives=lines(tmp_path / "good.jsonl", line))
+    with pytest.raises(SelectorError, match=f"^{message}"):
+        scorer.fit(fitting())
+
+
+def test_too_little_or_nothing_to_tell_apart_is_refused() -> None:
+    with pytest.raises(SelectorError, match="^positives: expected a file, or target files"):
+        DclmQuality().fit(fitting(target=[]))
+    with pytest.raises(SelectorError, match="^sample: expected documents with text"):
+        DclmQuality().fit(fitting(sample=lambda count: pool().slice(460)))
+    with pytest.raises(SelectorError, match="^sample: expected at least 10 held-out documents"):
+        DclmQuality(**SMALL).fit(fitting(target=fitting().target[:20]))
+    same = [Target(benchmark="b", text=text) for text in pool()["text"].to_pylist()[:450]]
+    scorer = DclmQuality(**{**SMALL, "epoch": 1, "lr": 0.01})
+    with pytest.raises(SelectorError, match="rank by chance"):
+        scorer.fit(fitting(target=same))
+    assert scorer.classifier_ is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"positives": "gone.jsonl"}, r"positives: expected a file of JSON lines, got 'gone\.j"),
+        ({"positives": 3}, "positives: expected a file of JSON lines, got 3"),
+        ({"sample": 0}, "sample: expected an integer of at least 1, got 0"),
+        ({"match_lengths": "no"}, "match_lengths: expected true or false, got 'no'"),
+        ({"lr": []}, "lr: expected at least one value"),
+        ({"lr": [0.1, -1]}, "lr: expected a positive number, got -1"),
+        ({"epoch": 2.5}, "epoch: expected an integer of at least 1, got 2.5"),
+        ({"prior_words": -1}, "prior_words: expected an integer of at least 0, got -1"),
+    ],
+)
+def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str) -> None:
+    with pytest.raises(SelectorError, match=f"^{message}"):
+        DclmQuality(**parameters)
+
+
+def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="not a fitted dclm"):
+        DclmQuality().load(tmp_path)
