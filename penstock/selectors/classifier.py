@@ -33,6 +33,7 @@ __all__ = [
     "Lesson",
     "Texts",
     "Trial",
+    "area_under_curve",
     "best_of",
     "blank",
     "shrink",
@@ -162,6 +163,14 @@ def balanced_rows(chosen: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 def is_held_out(hashes: np.ndarray) -> np.ndarray:
     """(n,) uint64 to (n,) bool, about a tenth of them."""
     return uniform(hashes) < HELD_OUT
+
+
+def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
+    """How often a positive scores above a negative, a tie for one half: two (n,) to a share."""
+    negatives = np.sort(scores[~labels])
+    below = np.searchsorted(negatives, scores[labels], side="left")
+    up_to = np.searchsorted(negatives, scores[labels], side="right")
+    return float((below + up_to).mean() / 2 / len(negatives))
 
 
 def teach(

@@ -30,6 +30,7 @@ from penstock.selectors.base import Documents, Fitting
 from penstock.selectors.classifier import (
     Lesson,
     Texts,
+    area_under_curve,
     best_of,
     blank,
     is_held_out,
@@ -39,7 +40,7 @@ from penstock.selectors.classifier import (
 )
 from penstock.selectors.fasttext import CollapsedFastText
 from penstock.selectors.parameters import flag, listed, number, whole
-from penstock.selectors.targets import _examples, render
+from penstock.selectors.targets import examples_in, render
 from penstock.storage import sha256_file
 
 __all__ = ["DclmQuality"]
@@ -159,7 +160,7 @@ class DclmQuality:
         unseen = pa.array(lesson.texts, pa.large_string()).filter(pa.array(lesson.held_out))
         assert self.classifier_ is not None
         scores = self.finish(self.classifier_.score(judged), Texts(judged))
-        auc = _area_under_curve(best.classifier.score(unseen), lesson.labels[lesson.held_out])
+        auc = area_under_curve(best.classifier.score(unseen), lesson.labels[lesson.held_out])
         return {
             "positives": len(good),
             "labelled_negatives": len(bad),
@@ -214,7 +215,7 @@ class DclmQuality:
             return [example.text for example in fitting.target], []
         texts: tuple[list[str], list[str]] = ([], [])
         try:
-            for place, line in _examples(Path(self.positives)):
+            for place, line in examples_in(Path(self.positives)):
                 if line.get("label", 1) not in (0, 1):
                     raise InputError(f"{place}: label: expected 0 or 1, got {line['label']!r}")
                 try:
@@ -272,12 +273,3 @@ def _passages(documents: pa.ChunkedArray, like: Sequence[str], seed: int) -> Ite
         count = len(_WHITESPACE.split(text))
         start = int(place * max(1, len(words) - count + 1))
         yield " ".join(words[start : start + count])
-
-
-def _area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """How often a positive scores above a negative, ties counting half (Mann and Whitney)."""
-    _, ranks, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_ranks = (np.cumsum(counts) - (counts - 1) / 2)[ranks]
-    positives, negatives = int(labels.sum()), int((~labels).sum())
-    above = mean_ranks[labels].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))

@@ -34,6 +34,7 @@ from penstock.selectors.classifier import (
     FastTextScorer,
     Lesson,
     Texts,
+    area_under_curve,
     best_of,
     blank,
     shrink,
@@ -360,7 +361,7 @@ class PreSelect:
             "negatives_up_to": int(pairs[negatives].max()),
             "held_out": len(judged),
             "accuracy": best.facts["accuracy"],
-            "area_under_curve": round(_area_under_curve(scores, labels[judged]), 4),
+            "area_under_curve": round(area_under_curve(scores, labels[judged]), 4),
             "lr": best.lr,
             "epoch": best.epoch,
             "trials": [trial.facts for trial in trials],
@@ -422,11 +423,3 @@ def _without_end(classifier: CollapsedFastText) -> CollapsedFastText:
     if classifier.eos_row >= 0:
         weights[classifier.eos_row] = 0
     return replace(classifier, weights=weights)
-
-
-def _area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """How often a positive scores above a negative, a tie for one half: two (n,) to a share."""
-    negatives = np.sort(scores[~labels])
-    below = np.searchsorted(negatives, scores[labels], side="left")
-    up_to = np.searchsorted(negatives, scores[labels], side="right")
-    return float((below + up_to).mean() / 2 / len(negatives))

@@ -30,10 +30,12 @@ GROUP = "penstock.selectors"
 
 _BUILT_IN = {
     "betr": "penstock.selectors.betr:Betr",
+    "ccnet": "penstock.selectors.ngram:NgramPerplexity",
     "d4": "penstock.selectors.d4:D4",
     "dclm": "penstock.selectors.dclm:DclmQuality",
     "dsir": "penstock.selectors.dsir:Dsir",
     "fasttext": "penstock.selectors.classifier:FastTextScorer",
+    "fineweb-edu": "penstock.selectors.edu:FineWebEdu",
     "ingenious": "penstock.selectors.ingenious:Ingenious",
     "kmq": "penstock.selectors.kmq:Kmq",
     "perplexity": "penstock.selectors.perplexity:Perplexity",

@@ -22,7 +22,7 @@ import pyarrow as pa
 from penstock.errors import InputError
 from penstock.selectors.base import Target
 
-__all__ = ["PASSAGES", "read_targets", "render"]
+__all__ = ["PASSAGES", "examples_in", "opened", "read_targets", "render"]
 
 PASSAGES = ("passage", "context", "support")
 """Fields of an example that are rendered before its question."""
@@ -43,7 +43,7 @@ def read_targets(path: str | Path) -> list[Target]:
     stem = stem.removesuffix(".jsonl").removesuffix(".json")
     targets = [
         Target(benchmark=_benchmark(example, stem, place), text=_render_at(example, place))
-        for place, example in _examples(path)
+        for place, example in examples_in(path)
     ]
     if not targets:
         raise InputError(f"{path}: expected at least one example, got an empty file; {_EXPECTED}")
@@ -128,7 +128,7 @@ def _render_at(example: Mapping[str, Any], place: str) -> str:
         raise InputError(f"{place}: {error}") from None
 
 
-def _examples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def examples_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's place, ``file:line``, and the object it holds; blank lines are passed over."""
     for number, line in enumerate(_lines(path), start=1):
         place = f"{path}:{number}"
@@ -151,7 +151,7 @@ def _examples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
-        with _opened(path) as source:
+        with opened(path) as source:
             yield from source
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected targets as JSON lines") from None
@@ -159,7 +159,8 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise InputError(f"{path}: cannot be read: {error}; is the file complete?") from None
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
+    """A file's bytes, decompressed by its suffix."""
     compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
     return io.BufferedReader(pa.input_stream(path, compression=compression))
 

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors import preselect
 from penstock.selectors.base import Fitting, Scorer, Spread, one_after_another
-from penstock.selectors.classifier import FastTextScorer, shrunk_log_odds
+from penstock.selectors.classifier import FastTextScorer, area_under_curve, shrunk_log_odds
 from penstock.selectors.fasttext_training import train
 from penstock.selectors.losses import CausalModel, Losses, read_losses
 from penstock.selectors.preselect import PreSelect, pairs_in_order, predictive_strength
@@ -198,7 +198,7 @@ def test_a_tenth_of_each_label_is_held_out() -> None:
 def test_area_under_the_curve() -> None:
     scores = np.array([0.9, 0.4, 0.4, 0.1], np.float32)
     labels = np.array([True, True, False, False])
-    assert preselect._area_under_curve(scores, labels) == 0.875  # by hand: (1 + 1 + 1/2 + 1) / 4
+    assert area_under_curve(scores, labels) == 0.875  # by hand: (1 + 1 + 1/2 + 1) / 4
 
 
 # Whole fits.

@@ -94,6 +94,8 @@ CASES: dict[str, Case] = {
         lambda at: {**TARGET, "mode": "direct", "encoder": str(at / "encoder"), "rungs": 32},
         aims=True,
     ),
+    # One common word on a line is easy by definition.
+    "ccnet": Case(lambda at: {**TARGET}, aims=True, takes=frozenset({"one"})),
     "d4": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4}),
     # It learns that these examples are questions, which nothing in the pool is.
     "dclm": Case(lambda at: {"target": "many.jsonl", "dim": 4, "bucket": 5000, "lr": 0.5}),
@@ -102,6 +104,9 @@ CASES: dict[str, Case] = {
         lambda at: {"model": str(at / "model.bin")},
         aims=True,
         takes=frozenset({"one", "repeated"}),  # a mean over words, of a model that is not ours
+    ),
+    "fineweb-edu": Case(
+        lambda at: {"labels": str(at / "labels.jsonl"), "encoder": str(at / "encoder")}, aims=True
     ),
     "ingenious": Case(
         lambda at: {
@@ -156,6 +161,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_jsonl(at / "many.jsonl", questions)
     write_jsonl(at / "targets.jsonl", questions[:40])
+    grades = [
+        {"text": row["text"], "label": 4 if row["source"] == "nature" else number % 3}
+        for number, row in enumerate(texts(150, seed=13))
+    ]
+    write_jsonl(at / "labels.jsonl", grades)
     _write_encoder(at / "encoder")
     _write_model(at / "model.bin")
     _write_models(at)
