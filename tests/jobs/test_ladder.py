@@ -1,0 +1,152 @@
+"""PreSelect's ladder: trained outside the sample, put in order by the targets, found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import BudgetError, SelectorError, UnmadeError
+from penstock.jobs.curate import Curated, curate, ranked_columns
+from penstock.jobs.ladder import OutsideSample, climb
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.sample import FIT, sample_documents
+from penstock.pipeline.scoring.models import Column
+from penstock.recipe import Recipe
+from penstock.recipe_file import parse_recipe
+from penstock.selectors.base import Fitting
+from penstock.selectors.losses import CausalModel
+from tests.pools import documents, write_jsonl
+
+ONE = LocalRunner(1)
+
+
+def recipe_of(directory: Path, **ladder: Any) -> Recipe:
+    ladder = {
+        "shapes": [[1, 16, 1], [1, 48, 2]],
+        "tokens": [1000, 12000],
+        "batch_tokens": 256,
+        "lr": 0.01,
+        **ladder,
+    }
+    return parse_recipe(
+        {
+            "seed": 3,
+            "corpus": [{"path": "pool"}],
+            "select": {
+                "p": {
+                    "use": "preselect",
+                    "sample": 150,
+                    "ladder": ladder,
+                    "target": "targets.jsonl",
+                }
+            },
+            "budget": {"tokens": 2000, "rank": "p"},
+            "tokenizer": {"train": {"vocab_size": 400}},
+            "shards": {"sequence_length": 32},
+        },
+        directory,
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("ladder")
+    write_jsonl(at / "pool" / "a.jsonl", documents(500, seed=2))
+    rows = documents(60, seed=3, longest=30)
+    targets = [{"text": row["text"], "benchmark": row["source"]} for row in rows]
+    write_jsonl(at / "targets.jsonl", targets)
+    return at
+
+
+def climbed(recipe: Recipe, workspace: Workspace) -> tuple[Column, list[Curated], list[str]]:
+    (column,) = ranked_columns(recipe)
+    cuts: list[Curated] = []
+    notes: list[str] = []
+
+    def cut(outside: Recipe) -> Artefact:
+        cuts.append(curate(outside, ONE))
+        return cuts[-1].shards
+
+    climb(recipe, column, cut, workspace, ONE, notes.append)
+    return column, cuts, notes
+
+
+def _read(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) -> None:
+    recipe = recipe_of(project)
+    with Workspace.driving(recipe.work_directory) as workspace:
+        column, cuts, notes = climbed(recipe, workspace)
+    models = column.selector.models  # type: ignore[union-attr]
+    assert len(set(models)) == 4
+    bits = [
+        np.mean([one["mean"] for one in result["bits_per_byte"].values()])
+        for model in models
+        for result in [json.loads((Path(model).parent / "result.json").read_text())]
+    ]
+    assert bits == sorted(bits, reverse=True)
+    assert bits[-1] < bits[0] - 0.2, "one that learned more is better by far"
+    assert sum("bits per byte" in line for line in notes) == 4
+    assert CausalModel(models[-1]).losses(pa.array(["water gate"])).nats > 0
+
+    corpus = cuts[0].corpus
+    seen = set(sample_documents(corpus, 150, recipe.seed, FIT)["id"].to_pylist())
+    assert 100 < len(seen) < 200
+    for made in cuts:
+        ids = {
+            name
+            for record in made.shards.named("shard-")
+            for names in _read(made.shards.path / record.path)["doc_id"].to_pylist()
+            for name in names
+        }
+        assert ids
+        assert not ids & seen, "nothing of the sample is learned"
+
+    with Workspace.driving(recipe.work_directory) as workspace:
+        again, _, notes = climbed(recipe, workspace)
+    assert again.selector.models == models  # type: ignore[union-attr]
+    assert not any("training" in line for line in notes)
+
+
+def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
+    long = recipe_of(project, tokens=[1000, 10**7])
+    with Workspace.driving(long.work_directory) as workspace:
+        with pytest.raises(BudgetError, match=r"select\.p\.ladder\.tokens: .*budget"):
+            climbed(long, workspace)
+        (column,) = ranked_columns(long)
+        aimless = Column(name="p", selector=column.selector)
+        with pytest.raises(SelectorError, match=r"select\.p\.target: missing"):
+            climb(long, aimless, lambda own: curate(own, ONE).shards, workspace, ONE, print)
+    other = recipe_of(project, lr=0.02)
+    looking = Workspace(other.work_directory, looking=True)
+    with pytest.raises(UnmadeError, match="not made yet"):
+        climbed(other, looking)
+    with pytest.raises(SelectorError, match="ladder: expected its models"):
+        ranked_columns(other)[0].selector.identity()
+
+
+def test_outside_sample_keeps_what_it_was_told(project: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(project)
+    corpus = make_corpus(recipe, Workspace(recipe.work_directory), ONE)
+    scorer = OutsideSample(sample=150)
+    kept = corpus.facts["documents"]["kept"]
+    scorer.fit(Fitting(sample=lambda n: None, pool_size=kept, seed=recipe.seed))  # type: ignore
+    scorer.save(tmp_path)
+    other = OutsideSample(sample=150)
+    other.load(tmp_path)
+    ids = pa.array([f"d{n:04d}" for n in range(500)])
+    batch = pa.record_batch({"id": ids})
+    scores = other.score(batch)
+    np.testing.assert_array_equal(scores, scorer.score(batch))
+    seen = set(sample_documents(corpus, 150, recipe.seed, FIT)["id"].to_pylist())
+    assert {ids[int(n)].as_py() for n in np.flatnonzero(np.isnan(scores))} == seen
