@@ -235,6 +235,11 @@ class ModelShape(_Model):
     heads: PositiveInt = 4
     mlp_ratio: float = Field(default=8 / 3, gt=0)
 
+    @property
+    def parameters(self) -> int:
+        """Weights without the embedding, rounding of the MLP's width left out."""
+        return round(self.layers * self.width**2 * (4 + 3 * self.mlp_ratio))
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelShape:
         if self.width % (2 * self.heads):

@@ -105,6 +105,11 @@ class Console:
         if documents["dropped"]:
             what = "with their text" if curated.recipe.clean.keep_dropped else "with the rule"
             self.say(f"dropped documents, {what}: {curated.corpus.path}/dropped-*")
+        if rate := summary.get("filter_rate"):
+            self.say(
+                f"BETR's law for {rate['flops']:.1e} FLOPs (6 x weights x tokens) keeps "
+                f"{rate['law']:.2%} of the pool's tokens; this budget keeps {rate['budget']:.2%}"
+            )
         self.say(f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered")
         rows = [
             (

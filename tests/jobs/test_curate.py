@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from penstock.errors import BadInput, RecipeError, ScoringError
 from penstock.jobs.curate import curate
 from penstock.pipeline.runner import LocalRunner, RayRunner
-from penstock.recipe import Recipe
+from penstock.recipe import Recipe, SelectorSpec
 from penstock.recipe_file import parse_recipe
 from tests.pools import documents, write_jsonl
 
@@ -132,3 +133,15 @@ def test_ten_odd_budgets_are_met_to_the_sequence(project: Path, tokens: int) -> 
     assert made.shards.facts["tokens"] == tokens // 32 * 32
     wiki = made.cut.facts["by_source"].get("wiki", {"tokens": 0})["tokens"]
     assert wiki == int(tokens * 0.25 // 32 * 32)
+
+
+def test_the_filter_rate_is_told_where_betr_ranks(project: Path) -> None:
+    made = curate(recipe_for(project), LocalRunner(1))
+    assert made.filter_rate() is None
+    assert "filter_rate" not in made.summary()
+    betr = made.recipe.model_copy(update={"select": {"length": SelectorSpec(use="betr")}})
+    rate = replace(made, recipe=betr).summary()["filter_rate"]
+    flops = 6 * (4 * 256**2 * (4 + 8)) * made.cut.facts["delivered"]
+    assert rate["flops"] == flops
+    assert rate["law"] == pytest.approx(4e-7 * flops**0.25)
+    assert 0 < rate["budget"] < 1

@@ -15,7 +15,7 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors import betr, distillation
 from penstock.selectors.base import Fitting, Scorer, Spread, Target, one_after_another
-from penstock.selectors.betr import Betr
+from penstock.selectors.betr import Betr, filter_rate
 from penstock.selectors.classifier import shrunk_log_odds
 from penstock.selectors.embedding import make_encoder
 from penstock.selectors.encoders import on_lattice, token_ids
@@ -117,6 +117,12 @@ def sha256(array: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("mode", ["direct", "classifier"])
+@pytest.mark.parametrize(("flops", "percent"), [(1e20, 4.0), (1e22, 12.6), (1e23, 22.5)])
+def test_the_filter_rate_law(flops: float, percent: float) -> None:
+    assert 100 * filter_rate(flops) == pytest.approx(percent, abs=0.06)
+    assert filter_rate(1e40) == 1
+
+
 def test_the_top_of_the_ranking_is_about_the_target(fitted: Any, mode: str) -> None:
     scorer, facts = fitted(mode)
     assert isinstance(scorer, Scorer)

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from penstock.errors import ArtefactError, InputError
+from penstock.errors import ArtefactError, InputError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors import encoders
+from penstock.selectors.embedding import make_encoder
 from penstock.selectors.encoders import (
     SentenceEncoder,
     StaticEncoder,
@@ -149,3 +151,32 @@ def test_products_on_the_lattice_are_exact(vectors: np.ndarray, block: int) -> N
     np.testing.assert_array_equal(np.concatenate(parts), exact)
     # Two roundings of at most sqrt(384) / 2 each, of lengths 4085.
     np.testing.assert_allclose(exact / 4085.2**2, unit @ unit.T, atol=4.9e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_asked_for_by_name() -> None:
+    encoder = make_encoder("sentence@cuda", lambda count: pa.table({}), 0)
+    assert encoder.needs.gpus == 1
+    with pytest.raises(InputError, match="^encoder: expected a GPU that torch can use"):
+        encoder.encode(pa.array(["x"]))
+
+
+def test_where_it_runs_is_part_of_what_an_encoder_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert contents_of(f"{tmp_path}@cuda") != contents_of(str(tmp_path))
+    assert contents_of("sentence@cuda") == "sentence@cuda"
+    encoder = SentenceEncoder(device="cuda")
+    encoder.save(tmp_path)
+    assert load_encoder(tmp_path).device == "cuda"
+    with pytest.raises(SelectorError, match="^device: expected cpu or cuda"):
+        SentenceEncoder(device="tpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+def test_a_gpu_embeds_as_the_cpu_does_but_for_the_last_bits() -> None:
+    rivers = pa.array([f"{n} rivers flow to the {'sea ' * (n % 7)}" for n in range(300)] + [" "])
+    there = on_lattice(SentenceEncoder(device="cuda").encode(rivers)).astype(int)
+    here = on_lattice(SentenceEncoder().encode(rivers)).astype(int)
+    assert np.abs(there - here).max() <= 4
+    assert not there[-1].any()

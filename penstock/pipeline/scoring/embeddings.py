@@ -36,7 +36,8 @@ def make_embeddings(
         units = units_of(models.corpus)
         left = [unit for unit in units if draft.done(unit.name) is None]
         state = (models.load_encoder(name), draft.path) if left else None
-        for index, record in models.runner.run(_embed_unit, left, state, _as_it_is):
+        needs = getattr(state[0], "needs", None) if state else None
+        for index, record in models.runner.run(_embed_unit, left, state, _as_it_is, needs):
             draft.record(left[index].name, [record])
             note(f"embedded {left[index].documents:,} documents of {left[index].name}")
         done = [record for unit in units for record in draft.done(unit.name) or ()]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import SelectorError
+from penstock.needs import Needs
 from penstock.selectors.encoders import contents_of, one_thread
 from penstock.selectors.parameters import one_of
 from penstock.selectors.rewriting.base import GREEDY, Answer, Request, Sampling
@@ -43,6 +44,11 @@ class LocalModel:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "device": self.device, "_loaded": None}
+
+    @property
+    def needs(self) -> Needs:
+        """What a worker must have to load it; with ``auto`` it takes a GPU it happens to see."""
+        return Needs(gpus=1 if self.device == "cuda" else 0, by="rewrite")
 
     def identity(self) -> Mapping[str, Any]:
         """The sha256 of the model's files."""
