@@ -116,13 +116,13 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize("mode", ["direct", "classifier"])
 @pytest.mark.parametrize(("flops", "percent"), [(1e20, 4.0), (1e22, 12.6), (1e23, 22.5)])
 def test_the_filter_rate_law(flops: float, percent: float) -> None:
     assert 100 * filter_rate(flops) == pytest.approx(percent, abs=0.06)
     assert filter_rate(1e40) == 1
 
 
+@pytest.mark.parametrize("mode", ["direct", "classifier"])
 def test_the_top_of_the_ranking_is_about_the_target(fitted: Any, mode: str) -> None:
     scorer, facts = fitted(mode)
     assert isinstance(scorer, Scorer)
