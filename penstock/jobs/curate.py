@@ -24,6 +24,7 @@ from penstock.pipeline.reading.inputs import find_inputs
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
+from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import find_tokenizer, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
@@ -172,6 +173,9 @@ def _curate(
         if getattr(column.selector, "ladder", None) is not None:
             with stage(f"ladder {column.name}"):
                 _climb(recipe, column, workspace, runner, note)
+        if getattr(column.selector, "refinement", None) is not None:
+            with stage(f"refinement {column.name}"):
+                _refine(recipe, column, corpus, workspace, runner, note)
     with stage("columns"):
         made["columns"] = columns = make_columns(
             wanted, corpus, workspace, runner, recipe.seed, note
@@ -206,6 +210,24 @@ def _climb(
         return _curate(outside, workspace, runner, lambda line: None, {}).shards
 
     climb(recipe, column, cut, workspace, runner, note)
+
+
+def _refine(
+    recipe: Recipe,
+    column: Column,
+    corpus: Artefact,
+    workspace: Workspace,
+    runner: Runner,
+    note: Note,
+) -> None:
+    """Have a selector's weights found."""
+    from penstock.jobs.refinement import find_weights  # imports PyTorch
+
+    def cut(own: Recipe) -> Artefact:
+        return _curate(own, workspace, runner, lambda line: None, {}).shards
+
+    models = Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed, note=note)
+    find_weights(recipe, column, cut, models)
 
 
 def rewrites_of(recipe: Recipe) -> list[Rewrite]:

@@ -7,9 +7,8 @@ easy there is not what they have seen. They are runs like any other: made once, 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,66 +16,24 @@ import pyarrow as pa
 from penstock.artefact import Artefact, Workspace
 from penstock.cluster import cpus
 from penstock.errors import BudgetError, SelectorError
-from penstock.keyed import hash_ids, mix, uniform
+from penstock.jobs.outside import random_outside
+from penstock.keyed import hash_ids, mix
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.sample import FIT, inside
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import ModelShape, Recipe, Train
-from penstock.recipe_file import parse_recipe
-from penstock.selectors.base import Documents, Fitting, Target
-from penstock.selectors.parameters import whole
+from penstock.selectors.base import Target
 from penstock.selectors.preselect import Ladder, PreSelect
 from penstock.trainers.evaluate import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import RunResult, RunSpec
 
-__all__ = ["OutsideSample", "climb"]
+__all__ = ["climb"]
 
 _EXAMPLES = 1000
 """Of a benchmark, by hash: enough for 1 % of a bit, where rungs lie 10 % apart."""
 
 Cut = Callable[[Recipe], Artefact]
 """A recipe to its shards."""
-
-
-class OutsideSample:
-    """Ranks documents at random, without those that other selectors are fitted on.
-
-    Args:
-        sample: As the other selector asks for.
-    """
-
-    summary: ClassVar[str] = "at random, without the documents that selectors are fitted on"
-    paper: ClassVar[str] = ""
-    version: ClassVar[int] = 1
-
-    def __init__(self, *, sample: int) -> None:
-        self.sample = whole("sample", sample)
-        self.pool_ = np.zeros(2, np.uint64)
-
-    def identity(self) -> Mapping[str, Any]:
-        """How large the sample is."""
-        return {"sample": self.sample}
-
-    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Remember what the sample was drawn from."""
-        self.pool_ = np.array([fitting.pool_size, fitting.seed], np.uint64)
-        return {}
-
-    def score(self, documents: Documents) -> np.ndarray:
-        """(n,) float32, uniform; NaN inside the sample."""
-        size, seed = map(int, self.pool_)
-        ids = documents.column("id")
-        ranks = uniform(hash_ids(ids, mix(seed, "ladder"))).astype(np.float32)
-        return np.where(inside(ids, self.sample, size, seed, FIT), np.float32(np.nan), ranks)
-
-    def save(self, directory: Path) -> None:
-        """Write the pool's size and the seed."""
-        np.save(directory / "pool.npy", self.pool_)
-
-    def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
-        self.pool_ = np.load(directory / "pool.npy", allow_pickle=False)
 
 
 def climb(
@@ -104,7 +61,7 @@ def climb(
     specs = []
     for tokens in selector.ladder.tokens:
         try:
-            shards = cut(_outside(recipe, selector.sample, tokens))
+            shards = cut(random_outside(recipe, selector.sample, tokens))
         except BudgetError as error:
             raise BudgetError(f"select.{column.name}.ladder.tokens: {error}") from None
         specs += _specs(selector.ladder, shards, recipe.seed, evaluations)
@@ -122,15 +79,6 @@ def climb(
             f"{_bits(result):.4f} bits per byte"
         )
     selector.give([str(_directory(result)) for result, _ in order])
-
-
-def _outside(recipe: Recipe, sample: int, tokens: int) -> Recipe:
-    """The recipe of a random cut outside the sample; of the given one's corpus and tokenizer."""
-    use = f"{OutsideSample.__module__}:{OutsideSample.__qualname__}"
-    tree: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
-    tree["select"] = {"outside": {"use": use, "sample": sample}}
-    tree["budget"] = {"tokens": tokens, "rank": "outside", "seed": recipe.seed}
-    return parse_recipe(tree, recipe.directory, "ladder")
 
 
 def _specs(

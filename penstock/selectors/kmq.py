@@ -14,13 +14,14 @@ replacement are dropped, and cluster budgets are met in documents, where a recip
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import SelectorError
+from penstock.errors import SelectorError, did_you_mean
 from penstock.keyed import hash_ids, mix, uniform
 from penstock.selectors.base import Fitting, Partition
 from penstock.selectors.clusters import (
@@ -33,9 +34,17 @@ from penstock.selectors.clusters import (
     sample_vectors,
 )
 from penstock.selectors.encoders import contents_of
-from penstock.selectors.parameters import flag, listed, model_name, number, one_of, whole
+from penstock.selectors.parameters import (
+    flag,
+    listed,
+    model_name,
+    model_shape,
+    number,
+    one_of,
+    whole,
+)
 
-__all__ = ["Kmq", "refine", "silhouette"]
+__all__ = ["Kmq", "Refinement", "refine", "silhouette"]
 
 _JUDGED = 2000
 """Documents that a number of clusters is judged by: 4 million distances, half a second."""
@@ -44,6 +53,61 @@ _FIXED = 1024.0
 """Distances on the lattice are summed in units of 2^-10, as integers, so that no order shows."""
 
 _LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinement:
+    """Rounds of short runs that tell which clusters are worth more (the iterative version).
+
+    Published: instructions, of which each round picks new ones by the weights, fine-tunes a model
+    and lets a reward model compare its answers with the given ones; a cluster's signal is the mean
+    of the difference. In pretraining there is no answer to compare: a cluster's signal is how much
+    the loss on held-out documents of its own fell over the round. Each round trains the model of
+    the round before on a part of the pool of its own, so that documents are new to it, and the
+    first, with nothing before it to improve on, gives no signal.
+
+    Args:
+        rounds: Of runs; as published. Weights are updated after each but the first.
+        tokens: Of a round.
+        shape: Layers, width and heads of the model.
+        batch_tokens: Of a step.
+        lr: The highest learning rate.
+        temperature: T of :func:`refine`, in bits per byte. Published: 1, of rewards; losses of
+            clusters fall by some hundredths more or less than each other.
+        held_out: Documents of each cluster that judge, about.
+    """
+
+    rounds: int = 3
+    tokens: int = 500_000
+    shape: Sequence[int] = (2, 128, 4)
+    batch_tokens: int = 2048
+    lr: float = 3e-3
+    temperature: float = 0.05
+    held_out: int = 20
+
+    @classmethod
+    def of(cls, given: Any) -> Refinement:
+        """Of a recipe's mapping.
+
+        Raises:
+            SelectorError: A key or a value of it is wrong; begins with ``refine``.
+        """
+        if not isinstance(given, Mapping):
+            raise SelectorError(f"refine: expected true or a mapping, got {given!r}")
+        known = [field.name for field in fields(cls)]
+        for key in given:
+            if key not in known:
+                raise SelectorError(f"refine.{key}: unknown key{did_you_mean(str(key), known)}")
+        own = cls(**given)
+        return cls(
+            rounds=whole("refine.rounds", own.rounds, least=2),
+            tokens=whole("refine.tokens", own.tokens),
+            shape=model_shape("refine.shape", own.shape),
+            batch_tokens=whole("refine.batch_tokens", own.batch_tokens),
+            lr=number("refine.lr", own.lr),
+            temperature=number("refine.temperature", own.temperature),
+            held_out=whole("refine.held_out", own.held_out),
+        )
 
 
 class Kmq:
@@ -72,6 +136,8 @@ class Kmq:
             same order as there.
         weights: For each cluster, from :func:`refine`: they multiply the cluster budgets, and 0
             is never taken. With ``budget: equal`` they are the budgets, as published.
+        refine: Find the weights by short training runs, over which what helps gets more:
+            ``true``, or a mapping with :class:`Refinement`'s keys.
         clusters: How many; a list is chosen from by silhouette, as published; ``auto`` is the
             square root of the pool. Silhouettes of web text choose next to nothing: they fall
             from 0.09 for 2 clusters to 0.04 for 32 and 0.02 for 256.
@@ -97,6 +163,7 @@ class Kmq:
         temperature: float = 1.0,
         standardise: bool = True,
         weights: Sequence[float] | None = None,
+        refine: bool | Mapping[str, Any] | None = None,
         clusters: int | str | Sequence[int] = "auto",
         metric: str = "euclidean",
         encoder: str = "static",
@@ -111,7 +178,12 @@ class Kmq:
         self.replace = flag("replace", replace)
         self.temperature = number("temperature", temperature)
         self.standardise = flag("standardise", standardise)
-        self.weights = None if weights is None else _weights("weights", weights).tolist()
+        if refine and weights is not None:
+            raise SelectorError("refine: expected no weights beside it, got both; give one")
+        self.refinement = None if not refine else Refinement.of({} if refine is True else refine)
+        self.weights: list[float] | None = None
+        if weights is not None:
+            self.weigh(weights)
         self.clusters = tuple(
             clusters_parameter("clusters", one) for one in listed("clusters", clusters)
         )
@@ -127,9 +199,22 @@ class Kmq:
         """One for each cluster."""
         return len(self._fitted())
 
+    def weigh(self, weights: Sequence[float]) -> None:
+        """Have these multiply the cluster budgets, one for each cluster."""
+        self.weights = _weights("weights", weights).tolist()
+
     def identity(self) -> Mapping[str, Any]:
-        """The hyperparameters, and the contents of the encoder's directory if it is one."""
+        """The hyperparameters, and the contents of the encoder's directory if it is one.
+
+        Raises:
+            SelectorError: The weights that were to be found were not given yet.
+        """
+        if self.refinement is not None and self.weights is None:
+            raise SelectorError(
+                "refine: expected weights, which `penstock curate` finds first; here, call `weigh`"
+            )
         own = {name: value for name, value in vars(self).items() if not name.endswith("_")}
+        del own["refinement"]
         return {**own, "encoder": contents_of(self.encoder)}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:

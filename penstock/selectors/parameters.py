@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock.errors import SelectorError
 
-__all__ = ["flag", "listed", "model_name", "number", "one_of", "whole"]
+__all__ = ["flag", "listed", "model_name", "model_shape", "number", "one_of", "whole"]
 
 
 def flag(key: str, value: Any) -> bool:
@@ -33,6 +33,16 @@ def model_name(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise SelectorError(f"{key}: expected a name or a directory, got {value!r}")
     return value
+
+
+def model_shape(key: str, value: Any) -> tuple[int, int, int]:
+    """Layers, width and heads of a model that is to be trained."""
+    good = isinstance(value, (list, tuple)) and len(value) == 3
+    if not good or any(type(one) is not int or one < 1 for one in value):
+        raise SelectorError(f"{key}: expected [layers, width, heads], got {value!r}")
+    if value[1] % (2 * value[2]):
+        raise SelectorError(f"{key}: expected a width divisible by twice the heads, got {value!r}")
+    return (value[0], value[1], value[2])
 
 
 def whole(key: str, value: Any, least: int = 1) -> int:

@@ -43,7 +43,7 @@ from penstock.selectors.classifier import (
 from penstock.selectors.encoders import contents_of
 from penstock.selectors.fasttext import CollapsedFastText
 from penstock.selectors.losses import STRIDE, WINDOW, CausalModel, read_losses
-from penstock.selectors.parameters import flag, listed, number, whole
+from penstock.selectors.parameters import flag, listed, model_shape, number, whole
 
 __all__ = ["Ladder", "PreSelect", "pairs_in_order", "predictive_strength"]
 
@@ -107,7 +107,9 @@ class Ladder:
             if key not in known:
                 raise SelectorError(f"ladder.{key}: unknown key{did_you_mean(str(key), known)}")
         own = cls(**given)
-        shapes = tuple(_shape(one) for one in listed("ladder.shapes", own.shapes))
+        shapes = tuple(
+            model_shape("ladder.shapes", one) for one in listed("ladder.shapes", own.shapes)
+        )
         tokens = tuple(whole("ladder.tokens", one) for one in listed("ladder.tokens", own.tokens))
         if len(set(shapes)) * len(set(tokens)) < max(2, len(shapes) * len(tokens)):
             raise SelectorError(
@@ -120,18 +122,6 @@ class Ladder:
             batch_tokens=whole("ladder.batch_tokens", own.batch_tokens),
             lr=number("ladder.lr", own.lr),
         )
-
-
-def _shape(value: Any) -> tuple[int, int, int]:
-    """Layers, width and heads."""
-    good = isinstance(value, (list, tuple)) and len(value) == 3
-    if not good or any(type(one) is not int or one < 1 for one in value):
-        raise SelectorError(f"ladder.shapes: expected [layers, width, heads], got {value!r}")
-    if value[1] % (2 * value[2]):
-        raise SelectorError(
-            f"ladder.shapes: expected a width divisible by twice the heads, got {value!r}"
-        )
-    return (value[0], value[1], value[2])
 
 
 class PreSelect:

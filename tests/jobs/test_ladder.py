@@ -13,7 +13,8 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import BudgetError, SelectorError, UnmadeError
 from penstock.jobs.curate import Curated, curate, ranked_columns
-from penstock.jobs.ladder import OutsideSample, climb
+from penstock.jobs.ladder import climb
+from penstock.jobs.outside import OutsideSample
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.sample import FIT, sample_documents
@@ -144,9 +145,15 @@ def test_outside_sample_keeps_what_it_was_told(project: Path, tmp_path: Path) ->
     scorer.save(tmp_path)
     other = OutsideSample(sample=150)
     other.load(tmp_path)
+    halves = [OutsideSample(sample=150, part=part, parts=2) for part in (0, 1)]
+    for half in halves:
+        half.load(tmp_path)
     ids = pa.array([f"d{n:04d}" for n in range(500)])
     batch = pa.record_batch({"id": ids})
     scores = other.score(batch)
     np.testing.assert_array_equal(scores, scorer.score(batch))
+    one, two = (half.score(batch) for half in halves)
+    assert (np.isnan(one) | np.isnan(two)).all()
+    np.testing.assert_array_equal(np.where(np.isnan(one), two, one), scores)
     seen = set(sample_documents(corpus, 150, recipe.seed, FIT)["id"].to_pylist())
     assert {ids[int(n)].as_py() for n in np.flatnonzero(np.isnan(scores))} == seen

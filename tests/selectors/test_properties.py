@@ -166,14 +166,14 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, row in enumerate(texts(150, seed=13))
     ]
     write_jsonl(at / "labels.jsonl", grades)
-    _write_encoder(at / "encoder")
+    write_encoder(at / "encoder")
     _write_model(at / "model.bin")
     _write_models(at)
     (at / "plugin.py").write_text("def score(texts):\n    return [len(text) for text in texts]\n")
     return at
 
 
-def _write_encoder(directory: Path) -> None:
+def write_encoder(directory: Path) -> None:
     """A static encoder that knows the words of the topics and little else."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 

@@ -1,0 +1,143 @@
+"""kMQ's iterative refinement: rounds of short runs that tell which clusters are worth more.
+
+Each round trains on documents that the clusters' weights of the moment choose from a part of the
+pool of its own, and what the round did for the loss on each cluster's held-out documents decides
+the next weights (:func:`penstock.selectors.kmq.refine`). The runs are runs like any other: made
+once, found again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import BudgetError
+from penstock.jobs.outside import outside
+from penstock.keyed import hash_ids, mix
+from penstock.pipeline.runner import Runner, in_order
+from penstock.pipeline.sample import FIT, sample_documents
+from penstock.pipeline.scoring.models import Column, Models
+from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
+from penstock.recipe_file import parse_recipe
+from penstock.selectors.embedding import embed_texts
+from penstock.selectors.kmq import Kmq, Refinement, refine
+from penstock.trainers.evaluate import Evaluation
+from penstock.trainers.run import train_all
+from penstock.trainers.spec import RunResult, RunSpec
+
+__all__ = ["find_weights"]
+
+_TRIFLE = 1e-9
+"""The weight of a column that only excludes."""
+
+Cut = Callable[[Recipe], Artefact]
+"""A recipe to its shards."""
+
+
+def find_weights(recipe: Recipe, column: Column, cut: Cut, models: Models) -> None:
+    """Run a column's rounds, or find them, and give its selector the weights.
+
+    Raises:
+        BudgetError: A part of the pool holds too few tokens for a round.
+        UnmadeError: They have to be run, and this workspace is for looking only.
+    """
+    selector = column.selector
+    assert isinstance(selector, Kmq) and selector.refinement is not None
+    plan = selector.refinement
+    fitted = _fitted(column, models)
+    sample = plan.held_out * fitted.partitions
+    evaluations = _held_out(fitted, sample, plan.held_out, models)
+    weights = np.full(fitted.partitions, 1 / fitted.partitions)
+    before: dict[str, float] = {}
+    result: RunResult | None = None
+    for number in range(plan.rounds):
+        try:
+            shards = cut(_round(recipe, column.name, plan, sample, number, weights))
+        except BudgetError as error:
+            raise BudgetError(f"select.{column.name}.refine.tokens: {error}") from None
+        spec = RunSpec(
+            train=_train(plan, result),
+            shards=shards.path,
+            seed=recipe.seed,
+            evaluations=evaluations,
+        )
+        result = _run(spec, models.workspace, models.runner)
+        after = {name: score["mean"] for name, score in result.bits_per_byte.items()}
+        if before:
+            gains = {name: before[name] - after[name] for name in after}
+            usual = float(np.mean(list(gains.values())))
+            signals = [gains.get(_name(cluster), usual) for cluster in range(len(weights))]
+            weights = refine(weights.tolist(), signals, plan.temperature)
+            models.note(
+                f"{column.name}: round {number + 1}: losses fell by {min(signals):.3f} to "
+                f"{max(signals):.3f} bits per byte; weights {weights.min():.4f} to "
+                f"{weights.max():.4f}"
+            )
+        before = after
+    selector.weigh(weights.tolist())
+
+
+def _fitted(column: Column, models: Models) -> Kmq:
+    """The selector with its clusters, before any weights."""
+    plain = copy.deepcopy(column.selector)
+    assert isinstance(plain, Kmq)
+    plain.refinement = None
+    own = replace(column, selector=plain)
+    models.load(own, models.fitted(own))
+    return plain
+
+
+def _held_out(selector: Kmq, count: int, each: int, models: Models) -> tuple[Evaluation, ...]:
+    """Documents of the sample, by cluster; a cluster that it holds none of has no evaluation."""
+    sample = sample_documents(models.corpus, count, models.seed, FIT)
+    encoder = models.load_encoder(selector.encoder)
+    vectors = embed_texts(sample["text"], encoder, spread=in_order(models.runner))
+    numbers = selector.place(vectors, hash_ids(sample["id"], mix(models.seed)))
+    texts: dict[int, list[str]] = {}
+    for number, text in zip(numbers.tolist(), sample["text"].to_pylist()):
+        own = texts.setdefault(number, [])
+        if len(own) < each:
+            own.append(text)
+    return tuple(
+        Evaluation(name=_name(number), texts=tuple(own)) for number, own in sorted(texts.items())
+    )
+
+
+def _name(cluster: int) -> str:
+    return f"cluster-{cluster:05d}"
+
+
+def _round(
+    recipe: Recipe, name: str, plan: Refinement, sample: int, number: int, weights: np.ndarray
+) -> Recipe:
+    """The recipe of a round's cut: the selector by its weights, in a part of the pool."""
+    tree = recipe.model_dump(mode="json", by_alias=True)
+    spec = {key: value for key, value in tree["select"][name].items() if key != "refine"}
+    tree["select"][name] = {**spec, "weights": weights.tolist()}
+    tree["select"]["outside"] = outside(sample, part=number, parts=plan.rounds)
+    tree["budget"] = {
+        "tokens": plan.tokens,
+        "rank": {name: 1.0, "outside": _TRIFLE},
+        "seed": recipe.seed,
+    }
+    return parse_recipe(tree, recipe.directory, "refine")
+
+
+def _train(plan: Refinement, before: RunResult | None) -> Train:
+    layers, width, heads = plan.shape
+    model: ModelShape | ModelFrom = ModelShape(layers=layers, width=width, heads=heads)
+    if before is not None:
+        model = ModelFrom(hf=str(Artefact.open(before.path).local() / "model"))
+    return Train(model=model, batch_tokens=plan.batch_tokens, lr=plan.lr)
+
+
+def _run(spec: RunSpec, workspace: Workspace, runner: Runner) -> RunResult:
+    if spec.find(workspace) is None:
+        spec.draft(workspace)  # refuses where nothing may be made
+        runner.close()
+    (result,) = train_all([spec], workspace)
+    return result

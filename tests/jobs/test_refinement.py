@@ -1,0 +1,129 @@
+"""kMQ's rounds: what they do for clusters becomes the clusters' weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import SelectorError, UnmadeError
+from penstock.jobs.curate import curate, look, ranked_columns
+from penstock.jobs.refinement import find_weights
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.sample import FIT, sample_documents
+from penstock.pipeline.scoring.models import Models
+from penstock.recipe import Recipe
+from penstock.recipe_file import parse_recipe
+from penstock.trainers.shards import ShardSet
+from tests.pools import write_jsonl
+from tests.selectors.test_properties import texts, write_encoder
+
+ONE = LocalRunner(1)
+
+
+def recipe_of(directory: Path, **refine: Any) -> Recipe:
+    refine = {
+        "rounds": 2,
+        "tokens": 2000,
+        "shape": [1, 16, 1],
+        "batch_tokens": 128,
+        "lr": 0.02,
+        "held_out": 5,
+        **refine,
+    }
+    return parse_recipe(
+        {
+            "seed": 3,
+            "corpus": [{"path": "pool"}],
+            "select": {"k": {"use": "kmq", "encoder": "encoder/", "clusters": 3, "refine": refine}},
+            "budget": {"tokens": 2000, "rank": "k"},
+            "tokenizer": {"train": {"vocab_size": 400}},
+            "shards": {"sequence_length": 32},
+        },
+        directory,
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("refinement")
+    write_jsonl(at / "pool" / "a.jsonl", texts(400))
+    write_encoder(at / "encoder")
+    return at
+
+
+def runs_of(recipe: Recipe) -> list[Artefact]:
+    found = Workspace(recipe.work_directory).artefacts()
+    return [artefact for artefact in found if artefact.manifest["stage"] == "run"]
+
+
+def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
+    recipe = recipe_of(project)
+    made = curate(recipe, ONE)
+    assert made.cut.facts["delivered"] == 2000 // 32 * 32
+    runs = [
+        one for one in Workspace(recipe.work_directory).artefacts() if one.path.parent.name == "run"
+    ]
+    assert len(runs) == 2
+    assert all(len(run.facts["bits_per_byte"]) == 3 for run in runs)
+    first, second = sorted(runs, key=lambda run: "hf" in run.manifest["config"]["train"]["model"])
+    assert second.manifest["config"]["train"]["model"] == {"hf": str(first.path / "model")}
+
+    (column,) = ranked_columns(recipe)
+    with Workspace.driving(recipe.work_directory) as workspace:
+        models = Models(corpus=made.corpus, workspace=workspace, runner=ONE, seed=recipe.seed)
+
+        def cut(own: Recipe) -> Any:
+            # Documents of a round are its own, and none of them judges.
+            shards = curate(own, ONE).shards
+            seen.append(_ids(shards.path))
+            return shards
+
+        seen: list[set[str]] = []
+        find_weights(recipe, column, cut, models)
+    weights = np.array(column.selector.weights)  # type: ignore[union-attr]
+    assert weights.shape == (3,)
+    assert weights.sum() == pytest.approx(1)
+    before, after = (
+        {name: one["mean"] for name, one in run.facts["bits_per_byte"].items()}
+        for run in (first, second)
+    )
+    gains = np.array([before[name] - after[name] for name in sorted(before)])
+    expected = np.exp((gains - gains.max()) / 0.05)
+    np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-9)
+    assert len(weights[weights == weights.max()]) == 1, "the rounds did tell clusters apart"
+    held_out = set(sample_documents(made.corpus, 15, recipe.seed, FIT)["id"].to_pylist())
+    assert not seen[0] & seen[1]
+    assert not (seen[0] | seen[1]) & held_out
+    again = [
+        one for one in Workspace(recipe.work_directory).artefacts() if one.path.parent.name == "run"
+    ]
+    assert len(again) == 2
+    assert look(recipe, ONE).cut.digest == made.cut.digest  # type: ignore[union-attr]
+
+
+def _ids(shards: Any) -> set[str]:
+    import pyarrow as pa
+
+    found: set[str] = set()
+    for record in ShardSet.open(shards).artefact.named("shard-"):
+        with pa.memory_map(str(shards / record.path)) as source:
+            column = pa.ipc.open_file(source).read_all()["doc_id"].to_pylist()
+        found.update(name for names in column for name in names)
+    return found
+
+
+def test_what_was_not_run_is_not_looked_at(project: Path) -> None:
+    curate(recipe_of(project).model_copy(update={"select": {}, "budget": _random()}), ONE)
+    other = recipe_of(project, lr=0.03)
+    found = look(other, ONE)
+    assert isinstance(found.lacks, UnmadeError)  # type: ignore[union-attr]
+    with pytest.raises(SelectorError, match="refine: expected weights"):
+        ranked_columns(other)[0].selector.identity()
+
+
+def _random() -> Any:
+    return recipe_of(Path()).budget.model_copy(update={"rank": "random"})
