@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.errors import ArtefactError, InputError, SelectorError
 from penstock.keyed import hash_ids, mix, uniform
@@ -48,6 +49,9 @@ __all__ = ["DclmQuality"]
 _JUDGED = 20_000
 """Documents of the sample that tell where the pool's mean and its top tenth are."""
 
+_TIMES = 64
+"""What is read for negatives of one source, in multiples of what is wanted: it is held at once."""
+
 _WHITESPACE = re.compile("[ \t\n\v\f\r\0]+")
 """Where fastText parts words."""
 
@@ -66,6 +70,9 @@ class DclmQuality:
             with a ``label``: lines whose label is 0 or false are negatives. Without a file, the
             examples of the selector's ``target`` are what is good. Published: OpenHermes 2.5 and
             ELI5, 200,000 texts.
+        negatives: The source whose documents are the negatives; by default the pool. With the key
+            of a rewriter this is REWIRE's filter (Nguyen et al. 2025): good examples against
+            random rewrites, whose best tenth is kept.
         sample: Positives at most, and as many negatives, by hash; as published.
         match_lengths: A negative is a passage of a random document, with as many words as a
             positive. Published: whole documents, for positives that are about as long. Against
@@ -92,6 +99,7 @@ class DclmQuality:
         self,
         *,
         positives: str | None = None,
+        negatives: str | None = None,
         sample: int = 200_000,
         match_lengths: bool = True,
         lr: float | Sequence[float] = (0.1, 0.5),
@@ -104,7 +112,10 @@ class DclmQuality:
     ) -> None:
         if positives is not None and not (isinstance(positives, str) and Path(positives).is_file()):
             raise SelectorError(f"positives: expected a file of JSON lines, got {positives!r}")
+        if negatives is not None and not (isinstance(negatives, str) and negatives):
+            raise SelectorError(f"negatives: expected the name of a source, got {negatives!r}")
         self.positives = positives
+        self.negatives = negatives
         self.sample = whole("sample", sample)
         self.match_lengths = flag("match_lengths", match_lengths)
         self.lr = tuple(number("lr", item) for item in listed("lr", lr))
@@ -136,10 +147,7 @@ class DclmQuality:
         self.classifier_ = None
         good, bad = (self._drawn(texts, fitting.seed) for texts in self._labelled(fitting))
         missing = max(0, len(good) - len(bad))
-        sample = fitting.sample(missing + _JUDGED)
-        sample = sample.filter(pa.array(~blank(sample["text"])))
-        if not len(sample):
-            raise SelectorError("sample: expected documents with text to fit on, got none")
+        sample = self._negatives(fitting, missing + _JUDGED)
         order = np.argsort(hash_ids(sample["id"], mix(fitting.seed, "dclm")), kind="stable")
         random = sample["text"].take(pa.array(order[:missing]))
         # From the end, where they were least likely taught.
@@ -227,6 +235,28 @@ class DclmQuality:
         if not texts[0]:
             raise SelectorError(f"positives: expected good examples, got none in {self.positives}")
         return texts
+
+    def _negatives(self, fitting: Fitting, count: int) -> pa.Table:
+        """About ``count`` documents with text, all of the source that is to be learned against."""
+        asked = count
+        while True:
+            sample = fitting.sample(asked)
+            names = sample["source"].unique().to_pylist()
+            if self.negatives is not None:
+                sample = sample.filter(pc.equal(sample["source"], self.negatives))
+            sample = sample.filter(pa.array(~blank(sample["text"])))
+            most = min(fitting.pool_size, _TIMES * count)
+            if self.negatives is None or len(sample) >= count or asked >= most:
+                break
+            asked *= 4  # a source is a part of the pool, and a sample knows no sources
+        if not len(sample) and self.negatives is not None:
+            raise SelectorError(
+                f"negatives: expected documents of the source {self.negatives}, got none; sources "
+                f"there are {', '.join(map(str, names[:8]))}"
+            )
+        if not len(sample):
+            raise SelectorError("sample: expected documents with text to fit on, got none")
+        return sample
 
     def _drawn(self, texts: list[str], seed: int) -> list[str]:
         """The first ``sample`` by hash, equal texts once."""

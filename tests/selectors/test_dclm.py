@@ -304,3 +304,27 @@ def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str)
 def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="not a fitted dclm"):
         DclmQuality().load(tmp_path)
+
+
+def test_one_source_can_be_what_is_learned_against() -> None:
+    """REWIRE's filter: against rewrites, not against the pool."""
+    sizes: list[int] = []
+    table = pool()
+
+    def sample(count: int) -> pa.Table:
+        sizes.append(count)
+        return table
+
+    scorer = DclmQuality(**SMALL, negatives="sport")
+    facts = scorer.fit(fitting(sample=sample, pool_size=10**9))
+    assert facts["positives"] == 250
+    assert sizes[0] < sizes[-1] and sizes[-1] >= 10**9, "a rare source is looked for in the whole"
+    sport = table.filter(pa.compute.equal(table["source"], "sport"))
+    nature = table.filter(pa.compute.equal(table["source"], "nature"))
+    assert np.nanmean(scorer.score(batch_of(nature))) > np.nanmean(scorer.score(batch_of(sport)))
+    with pytest.raises(
+        SelectorError, match="^negatives: .*rewire, got none; sources there are nat"
+    ):
+        DclmQuality(**SMALL, negatives="rewire").fit(fitting())
+    with pytest.raises(SelectorError, match="^negatives: expected the name of a source"):
+        DclmQuality(negatives=7)  # type: ignore[arg-type]
