@@ -20,7 +20,7 @@ from penstock.pipeline.scoring.embeddings import make_embeddings
 from penstock.pipeline.scoring.models import Column, Models
 from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.units import Unit, units_of
-from penstock.selectors.base import SetSelector, is_set_selector
+from penstock.selectors.base import EmbeddingScorer, SetSelector, is_set_selector
 
 __all__ = ["Column", "in_dependence", "make_columns"]
 
@@ -56,7 +56,7 @@ def make_columns(
             scorers.append(column)
             drafts[column.name] = draft
     if scorers:
-        score_documents(drafts, scorers, units, runner, note)
+        score_documents(drafts, scorers, units, _embedded(scorers, models), runner, note)
     for name, draft in drafts.items():
         finished[name] = _published(draft, units, corpus)
     for column in in_dependence(columns):
@@ -94,6 +94,15 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
             upon = known[upon.quality]
         ordered.update({each.name: each for each in reversed(path)})
     return list(ordered.values())
+
+
+def _embedded(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
+    """The vectors of each column whose scorer looks at some."""
+    found: dict[str, Artefact] = {}
+    for column in columns:
+        if isinstance(column.selector, EmbeddingScorer) and column.selector.embeds is not None:
+            found[column.name] = make_embeddings(column.selector.embeds, models, models.note)
+    return found
 
 
 def _set_column(

@@ -20,6 +20,7 @@ from penstock.errors import SelectorError
 
 __all__ = [
     "Documents",
+    "EmbeddingScorer",
     "Encoder",
     "Fitting",
     "MergingSetSelector",
@@ -146,6 +147,25 @@ class Scorer(Protocol):
 
     def load(self, directory: Path) -> None:
         """Read back what :meth:`save` wrote, on an instance with the same hyperparameters."""
+        ...
+
+
+@runtime_checkable
+class EmbeddingScorer(Scorer, Protocol):
+    """A scorer of embeddings, which the engine has made once for all who want them."""
+
+    @property
+    def embeds(self) -> str | None:
+        """What documents are embedded with, once fitted; names as in
+        :mod:`penstock.selectors.encoders`. None where ``score`` has to be called."""
+        ...
+
+    def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
+        """What ``score(documents)`` returns, from (n, d) int16 vectors of the texts' beginnings.
+
+        Vectors are on the lattice (:func:`penstock.selectors.encoders.on_lattice`), of
+        :data:`penstock.selectors.embedding.CHARACTERS` characters of each text.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ second on a core; the ranks are BETR's own, but every document is embedded, 2,40
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ class Betr:
 
     summary: ClassVar[str] = "documents nearest to any example of the target benchmarks"
     paper: ClassVar[str] = "Mizrahi et al. 2025, BETR: benchmark-targeted ranking"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paths: ClassVar[tuple[str, ...]] = ("encoder",)
 
     def __init__(
@@ -142,11 +143,13 @@ class Betr:
         self.prior_words = whole("prior_words", prior_words, least=0)
         self.classifier_: CollapsedFastText | None = None
         self.ranking_: tuple[Encoder, Ranker] | None = None
+        self.chosen_ = self.encoder
 
     @property
     def needs(self) -> Needs:
         """What a worker must have that scores."""
-        embeds = self.mode == "direct" and self.encoder.endswith(ON_GPU)
+        own = self.max_characters != CHARACTERS  # else the engine has made the vectors
+        embeds = own and self.mode == "direct" and self.encoder.endswith(ON_GPU)
         return Needs(gpus=1 if embeds else 0)
 
     def identity(self) -> Mapping[str, Any]:
@@ -182,7 +185,8 @@ class Betr:
             enough = self.top_share * len(sample) >= _POSITIVES
             mode = "classifier" if enough else "direct"
         hashes = hash_ids(sample["id"], mix(fitting.seed, "betr"))
-        encoder = fitting.encoder(self._encoder(fitting, len(sample), len(targets), mode))
+        self.chosen_ = self._encoder(fitting, len(sample), len(targets), mode)
+        encoder = fitting.encoder(self.chosen_)
 
         fitting.note(f"embedding {len(sample):,} documents and {len(targets):,} examples")
         texts = pa.array([target.text for target in targets], pa.large_string())
@@ -220,10 +224,21 @@ class Betr:
             return self.finish(self.classifier_.score(texts), Texts(texts))
         if self.ranking_ is None:
             raise SelectorError("betr: expected a fitted selector; call fit or load first")
-        encoder, ranker = self.ranking_
-        vectors = embed(beginning(texts, self.max_characters), encoder)
-        scores = rank_scores(vectors, ranker).astype(np.float32)
-        return np.where(blank(texts), np.float32(np.nan), scores)
+        encoder, _ = self.ranking_
+        return self.score_vectors(documents, embed(beginning(texts, self.max_characters), encoder))
+
+    @property
+    def embeds(self) -> str | None:
+        """As :attr:`penstock.selectors.base.EmbeddingScorer.embeds`: where ranks are the score."""
+        same = self.ranking_ is not None and self.max_characters == CHARACTERS
+        return self.chosen_ if same else None
+
+    def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
+        """As :meth:`penstock.selectors.base.EmbeddingScorer.score_vectors`."""
+        if self.ranking_ is None:
+            raise SelectorError("betr: expected a selector fitted in direct mode")
+        scores = rank_scores(vectors, self.ranking_[1]).astype(np.float32)
+        return np.where(blank(documents.column("text")), np.float32(np.nan), scores)
 
     @property
     def classifier(self) -> CollapsedFastText | None:
@@ -243,6 +258,9 @@ class Betr:
             encoder.save(directory)
             np.save(directory / "examples.npy", ranker.examples)
             np.save(directory / "ladders.npy", ranker.ladders)
+            # By name only where it is one of ours: a directory may lie elsewhere for others.
+            chosen = self.chosen_ if self.encoder == "auto" else None
+            (directory / "betr.json").write_text(json.dumps({"encoder": chosen}) + "\n")
 
     def load(self, directory: Path) -> None:
         """Read back what :meth:`save` wrote."""
@@ -257,8 +275,10 @@ class Betr:
                 aggregate=self.aggregate,
                 value=self.value,
             )
-        except (OSError, ValueError) as error:
+            chosen = json.loads((directory / "betr.json").read_text())["encoder"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtefactError(f"{directory}: not a fitted betr: {error}") from error
+        self.chosen_ = chosen or self.encoder
         self.ranking_ = (load_encoder(directory), ranker)
 
     def _examples(self, fitting: Fitting) -> list[Target]:

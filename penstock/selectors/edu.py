@@ -200,11 +200,20 @@ class FineWebEdu:
         """
         if self.head_ is None:
             raise SelectorError("fineweb-edu: expected a fitted selector; call fit or load first")
-        encoder, head = self.head_
-        texts = documents.column("text")
-        vectors = embed(beginning(texts, self.max_characters), encoder)
-        some = vectors.any(axis=1) & ~blank(texts)
-        return np.where(some, _apply(head, vectors), np.nan).astype(np.float32)
+        beginnings = beginning(documents.column("text"), self.max_characters)
+        return self.score_vectors(documents, embed(beginnings, self.head_[0]))
+
+    @property
+    def embeds(self) -> str | None:
+        """As :attr:`penstock.selectors.base.EmbeddingScorer.embeds`."""
+        return self.encoder if self.max_characters == CHARACTERS else None
+
+    def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
+        """As :meth:`penstock.selectors.base.EmbeddingScorer.score_vectors`."""
+        if self.head_ is None:
+            raise SelectorError("fineweb-edu: expected a fitted selector; call fit or load first")
+        some = vectors.any(axis=1) & ~blank(documents.column("text"))
+        return np.where(some, _apply(self.head_[1], vectors), np.nan).astype(np.float32)
 
     def save(self, directory: Path) -> None:
         """Write the encoder and the head, (d + 1,) float64 of which the last is the bias."""

@@ -29,9 +29,10 @@ from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.tokenizer import make_tokenizer
 from penstock.pipeline.tokens import TokenStore
-from penstock.pipeline.units import units_of
+from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
+from penstock.selectors.base import EmbeddingScorer
 from penstock.selectors.encoders import StaticEncoder
 from penstock.selectors.fasttext_training import train
 from penstock.selectors.registry import _BUILT_IN
@@ -344,3 +345,22 @@ def test_the_budget_is_met(ground: Path, work: Path, use: str) -> None:
         store = TokenStore(corpus, tokenizer, workspace)
         cut = make_cut(recipe, corpus, found, store, tokenizer, workspace, runner)
     assert cut.facts["delivered"] == 1500 // 32 * 32
+
+
+@pytest.mark.parametrize("use", ["betr", "fineweb-edu"])
+def test_vectors_are_made_once_and_score_as_texts_do(
+    ground: Path, columns: Any, work: Path, use: str
+) -> None:
+    columns(use)
+    recipe = recipe_of(ground, use, work)
+    with closing(LocalRunner(1)) as runner:
+        corpus, found = columns_of(recipe, runner)
+    (column,) = ranked_columns(recipe)
+    model = found["s"].manifest["inputs"]["model"]
+    column.selector.load(Artefact.open(work / "model" / model[:16]).local() / "state")
+    assert isinstance(column.selector, EmbeddingScorer)
+    for unit in units_of(corpus):
+        for batch in iter_documents(unit):
+            got = dict(zip(batch["id"].to_pylist(), column.selector.score(batch).tolist()))
+            same(got, {name: columns(use)[name] for name in got})
+    assert len(list((work / "embeddings").iterdir())) == 1

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from penstock.artefact import Draft, FileRecord
+from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import PenstockError, ScoringError
 from penstock.needs import Needs
 from penstock.pipeline.runner import Runner
+from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.scoring.scores import write_scores
 from penstock.pipeline.units import Unit, iter_documents
-from penstock.selectors.base import Documents, Scorer
+from penstock.selectors.base import Documents, EmbeddingScorer, Scorer
 from penstock.selectors.together import Together
 from penstock.storage import Place
 
@@ -26,18 +28,34 @@ def score_documents(
     drafts: Mapping[str, Draft],
     columns: Sequence[Column],
     units: Sequence[Unit],
+    embeddings: Mapping[str, Artefact],
     runner: Runner,
     note: Any,
 ) -> None:
-    """Record every unit's scores in the drafts of these columns, whose scorers are loaded."""
+    """Record every unit's scores in the drafts of these columns, whose scorers are loaded.
+
+    ``embeddings`` has the vectors of the columns that want some.
+    """
     missing = [
         (unit, [name for name, draft in drafts.items() if draft.done(unit.name) is None])
         for unit in units
     ]
-    left = [(unit, names) for unit, names in missing if names]
+    left = [
+        (
+            unit,
+            names,
+            {
+                name: (embeddings[name].path, embeddings[name].files[unit.number])
+                for name in names
+                if name in embeddings
+            },
+        )
+        for unit, names in missing
+        if names
+    ]
     state = [(column.name, column.selector, drafts[column.name].path) for column in columns]
     for index, records in runner.run(_score_unit, left, state, _as_it_is, _needs_of(columns)):
-        unit, _ = left[index]
+        unit, *_ = left[index]
         for name, record in records.items():
             drafts[name].record(unit.name, [record])
         note(f"scored {unit.documents:,} documents of {unit.name}")
@@ -81,30 +99,40 @@ def _as_it_is(state: Any) -> Any:
     return state
 
 
+Embedded = Mapping[str, tuple[Place, FileRecord]]
+"""Where a unit's vectors are, for each column that wants some."""
+
+
 def _score_unit(
-    item: tuple[Unit, Sequence[str]], state: Sequence[tuple[str, Scorer, Place]]
+    item: tuple[Unit, Sequence[str], Embedded], state: Sequence[tuple[str, Scorer, Place]]
 ) -> Mapping[str, FileRecord]:
-    unit, names = item
+    unit, names, embedded = item
+    vectors = {name: read_vectors(*where) for name, where in embedded.items()}
+    start = 0
     wanted = [column for column in state if column[0] in names]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for documents in iter_documents(unit):
         together = Together([scorer for _, scorer, _ in wanted], documents)
+        rows = slice(start, start := start + len(documents))
         for name, scorer, _ in wanted:
-            parts[name].append(_score(name, scorer, together, documents, unit))
+            if name in vectors:
+                assert isinstance(scorer, EmbeddingScorer)
+                work = partial(scorer.score_vectors, documents, vectors[name][rows])
+            else:
+                work = partial(together.score, scorer)
+            parts[name].append(_score(name, work, documents, unit))
     return {
         name: write_scores(directory, unit.name, np.concatenate(parts[name]))
         for name, _, directory in wanted
     }
 
 
-def _score(
-    name: str, scorer: Scorer, together: Together, documents: Documents, unit: Unit
-) -> np.ndarray:
-    """One batch: (n,) float32."""
+def _score(name: str, work: Callable[[], Any], documents: Documents, unit: Unit) -> np.ndarray:
+    """One batch by the scorer's ``work``: (n,) float32."""
     ids = documents.column("id")
     place = f"select.{name}: documents {ids[0]} to {ids[-1]} of {unit.name}"
     try:
-        returned = together.score(scorer)
+        returned = work()
     except PenstockError as error:
         raise type(error)(f"{place}: {error}") from None
     except Exception as error:  # a selector may be anyone's code
