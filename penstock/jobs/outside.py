@@ -74,5 +74,6 @@ def random_outside(recipe: Recipe, sample: int, tokens: int) -> Recipe:
     """The recipe of a random cut outside the sample; of the given one's corpus and tokenizer."""
     tree: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
     tree["select"] = {"outside": outside(sample)}
+    tree["compare"] = {}  # arms may name columns that are not here
     tree["budget"] = {"tokens": tokens, "rank": "outside", "seed": recipe.seed}
     return parse_recipe(tree, recipe.directory, "ladder")

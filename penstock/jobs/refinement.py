@@ -119,6 +119,7 @@ def _round(
     spec = {key: value for key, value in tree["select"][name].items() if key != "refine"}
     tree["select"][name] = {**spec, "weights": weights.tolist()}
     tree["select"]["outside"] = outside(sample, part=number, parts=plan.rounds)
+    tree["compare"] = {}
     tree["budget"] = {
         "tokens": plan.tokens,
         "rank": {name: 1.0, "outside": _TRIFLE},

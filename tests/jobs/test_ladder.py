@@ -49,6 +49,12 @@ def recipe_of(directory: Path, **ladder: Any) -> Recipe:
                 }
             },
             "budget": {"tokens": 2000, "rank": "p"},
+            "compare": {
+                "arms": {
+                    "random": {"budget": {"rank": "random"}},
+                    "again": {"budget": {"rank": "p"}},
+                }
+            },
             "tokenizer": {"train": {"vocab_size": 400}},
             "shards": {"sequence_length": 32},
         },
