@@ -32,6 +32,7 @@ from penstock.selectors.classifier import (
     best_of,
     blank,
     is_held_out,
+    settings_of,
     shrink,
     teach,
 )
@@ -318,13 +319,7 @@ class Betr:
             texts=beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist(),
             labels=top[rows],
             held_out=is_held_out(again),
-            settings={
-                "word_ngrams": self.word_ngrams,
-                "dim": self.dim,
-                "min_count": self.min_count,
-                "bucket": self.bucket,
-                "seed": fitting.seed % 2**31,
-            },
+            settings=settings_of(self, fitting.seed),
         )
         fitting.note(
             f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"

@@ -36,6 +36,7 @@ __all__ = [
     "area_under_curve",
     "best_of",
     "blank",
+    "settings_of",
     "shrink",
     "shrunk_log_odds",
     "teach",
@@ -163,6 +164,12 @@ def balanced_rows(chosen: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 def is_held_out(hashes: np.ndarray) -> np.ndarray:
     """(n,) uint64 to (n,) bool, about a tenth of them."""
     return uniform(hashes) < HELD_OUT
+
+
+def settings_of(selector: Any, seed: int) -> dict[str, int]:
+    """A lesson's settings, from a selector's parameters of the same names."""
+    names = ("word_ngrams", "dim", "min_count", "bucket")
+    return {**{name: getattr(selector, name) for name in names}, "seed": seed % 2**31}
 
 
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:

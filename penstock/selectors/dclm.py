@@ -35,6 +35,7 @@ from penstock.selectors.classifier import (
     best_of,
     blank,
     is_held_out,
+    settings_of,
     shrink,
     shrunk_log_odds,
     teach,
@@ -274,13 +275,7 @@ class DclmQuality:
             texts=texts,
             labels=order < len(good),
             held_out=is_held_out(_hashes(texts, seed, "held out")),
-            settings={
-                "word_ngrams": self.word_ngrams,
-                "dim": self.dim,
-                "min_count": self.min_count,
-                "bucket": self.bucket,
-                "seed": seed % 2**31,
-            },
+            settings=settings_of(self, seed),
         )
 
     def _centre_on(self, texts: pa.Array, classifier: CollapsedFastText) -> None:

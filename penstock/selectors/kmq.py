@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import SelectorError, did_you_mean
+from penstock.errors import SelectorError
 from penstock.keyed import hash_ids, mix, uniform
 from penstock.selectors.base import Fitting, Partition
 from penstock.selectors.clusters import (
@@ -41,6 +41,7 @@ from penstock.selectors.parameters import (
     model_shape,
     number,
     one_of,
+    options,
     whole,
 )
 
@@ -87,18 +88,12 @@ class Refinement:
 
     @classmethod
     def of(cls, given: Any) -> Refinement:
-        """Of a recipe's mapping.
+        """Of a recipe's ``true`` or mapping.
 
         Raises:
             SelectorError: A key or a value of it is wrong; begins with ``refine``.
         """
-        if not isinstance(given, Mapping):
-            raise SelectorError(f"refine: expected true or a mapping, got {given!r}")
-        known = [field.name for field in fields(cls)]
-        for key in given:
-            if key not in known:
-                raise SelectorError(f"refine.{key}: unknown key{did_you_mean(str(key), known)}")
-        own = cls(**given)
+        own = cls(**options("refine", given, [field.name for field in fields(cls)]))
         return cls(
             rounds=whole("refine.rounds", own.rounds, least=2),
             tokens=whole("refine.tokens", own.tokens),
@@ -180,7 +175,7 @@ class Kmq:
         self.standardise = flag("standardise", standardise)
         if refine and weights is not None:
             raise SelectorError("refine: expected no weights beside it, got both; give one")
-        self.refinement = None if not refine else Refinement.of({} if refine is True else refine)
+        self.refinement = None if not refine else Refinement.of(refine)
         self.weights: list[float] | None = None
         if weights is not None:
             self.weigh(weights)

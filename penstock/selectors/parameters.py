@@ -6,12 +6,12 @@ A message begins with the key, since the registry puts ``select.<name>.`` before
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.errors import SelectorError
+from penstock.errors import SelectorError, did_you_mean
 
-__all__ = ["flag", "listed", "model_name", "model_shape", "number", "one_of", "whole"]
+__all__ = ["flag", "listed", "model_name", "model_shape", "number", "one_of", "options", "whole"]
 
 
 def flag(key: str, value: Any) -> bool:
@@ -32,6 +32,18 @@ def model_name(key: str, value: Any) -> str:
     """A name or a directory."""
     if not isinstance(value, str) or not value:
         raise SelectorError(f"{key}: expected a name or a directory, got {value!r}")
+    return value
+
+
+def options(key: str, value: Any, known: Sequence[str]) -> Mapping[str, Any]:
+    """``true`` or a mapping with keys that are known: the keys that are given."""
+    if value is True:
+        return {}
+    if not isinstance(value, Mapping):
+        raise SelectorError(f"{key}: expected true or a mapping, got {value!r}")
+    for own in value:
+        if own not in known:
+            raise SelectorError(f"{key}.{own}: unknown key{did_you_mean(str(own), known)}")
     return value
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.errors import SelectorError, did_you_mean
+from penstock.errors import SelectorError
 from penstock.keyed import hash_ids, mix
 from penstock.selectors.base import Documents, Fitting
 from penstock.selectors.classifier import (
@@ -37,13 +37,14 @@ from penstock.selectors.classifier import (
     area_under_curve,
     best_of,
     blank,
+    settings_of,
     shrink,
     teach,
 )
 from penstock.selectors.encoders import contents_of
 from penstock.selectors.fasttext import CollapsedFastText
 from penstock.selectors.losses import STRIDE, WINDOW, CausalModel, read_losses
-from penstock.selectors.parameters import flag, listed, model_shape, number, whole
+from penstock.selectors.parameters import flag, listed, model_shape, number, options, whole
 
 __all__ = ["Ladder", "PreSelect", "pairs_in_order", "predictive_strength"]
 
@@ -95,18 +96,12 @@ class Ladder:
 
     @classmethod
     def of(cls, given: Any) -> Ladder:
-        """Of a recipe's mapping.
+        """Of a recipe's ``true`` or mapping.
 
         Raises:
             SelectorError: A key or a value of it is wrong; begins with ``ladder``.
         """
-        if not isinstance(given, Mapping):
-            raise SelectorError(f"ladder: expected true or a mapping, got {given!r}")
-        known = [field.name for field in fields(cls)]
-        for key in given:
-            if key not in known:
-                raise SelectorError(f"ladder.{key}: unknown key{did_you_mean(str(key), known)}")
-        own = cls(**given)
+        own = cls(**options("ladder", given, [field.name for field in fields(cls)]))
         shapes = tuple(
             model_shape("ladder.shapes", one) for one in listed("ladder.shapes", own.shapes)
         )
@@ -208,7 +203,7 @@ class PreSelect:
             "dtype": dtype,
         }
         self._models: list[CausalModel] = []
-        self._ladder = None if not ladder else Ladder.of({} if ladder is True else ladder)
+        self._ladder = None if not ladder else Ladder.of(ladder)
         if models is not None:
             self.give(_several(models))
         self._ready = None if model is None else FastTextScorer(model=model, zero_eos=self.zero_eos)
@@ -335,13 +330,7 @@ class PreSelect:
             texts=texts.take(pa.array(rows)).to_pylist(),
             labels=labels,
             held_out=_held_out(labels, again),
-            settings={
-                "word_ngrams": self.word_ngrams,
-                "dim": self.dim,
-                "min_count": self.min_count,
-                "bucket": self.bucket,
-                "seed": fitting.seed % 2**31,
-            },
+            settings=settings_of(self, fitting.seed),
         )
         fitting.note(
             f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
