@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ from penstock.errors import PenstockError, ScoringError
 from penstock.keyed import hash_ids, mix, uniform
 from penstock.needs import Needs
 from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.rewriting.journal import Asked, Journal
+from penstock.pipeline.rewriting.journal import Asked, Journal, journalled
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.rewriting.base import (
@@ -38,6 +40,8 @@ from penstock.storage import Place, atomic_file
 __all__ = ["Rewrite", "answers_of", "drawn", "make_answers", "named"]
 
 _VERSION = 1
+
+SECONDS_BETWEEN_NOTES = 60.0
 
 _SCHEMA = pa.schema(
     [
@@ -94,9 +98,11 @@ def make_answers(
     def work(draft: Draft) -> Artefact:
         left = [unit for unit in units if draft.done(unit.name) is None]
         state = (rewrite, draft.path, min(runner.slots, max(1, len(left))))
-        for index, record in runner.run(_ask, left, state, _ready, _needs_of(rewrite)):
-            draft.record(left[index].name, [record])
-            note(f"{rewrite.name}: {_said(record)} for {left[index].name}")
+        with _progress(rewrite.name, draft.path, note):
+            for index, record in runner.run(_ask, left, state, _ready, _needs_of(rewrite)):
+                draft.record(left[index].name, [record])
+                count = record.facts["requests"]
+                note(f"{rewrite.name}: {count:,} answers for {left[index].name}")
         done = [record for unit in units for record in draft.done(unit.name) or ()]
         facts = {
             key: sum(record.facts[key] for record in done)
@@ -142,6 +148,30 @@ def named(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise ScoringError(
             f"{place}: the rewriter raised {type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def _progress(name: str, directory: Place, note: Callable[[str], None]) -> Iterator[None]:
+    """Tell now and then how much was answered: a unit may take hours."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        before = journalled(directory)
+        if before:
+            note(f"{name}: {before / 2**20:,.2f} MiB of answers are there already")
+        while not ended.wait(SECONDS_BETWEEN_NOTES):
+            now = journalled(directory)
+            if now != before:
+                note(f"{name}: {now / 2**20:,.2f} MiB of answers so far")
+            before = now
+
+    thread = threading.Thread(target=tell, name="answers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _needs_of(rewrite: Rewrite) -> Needs | None:
@@ -223,7 +253,3 @@ def _written(
         prompt_tokens=sum(answer.prompt_tokens for answer in answers),
         completion_tokens=sum(answer.completion_tokens for answer in answers),
     )
-
-
-def _said(record: FileRecord) -> str:
-    return f"{record.facts['requests']:,} answers"

@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 from penstock.selectors.rewriting.base import Answer
-from penstock.storage import Place, atomic_file, files_under, is_remote, read_file
+from penstock.storage import Place, atomic_file, files_under, is_remote, read_file, sizes_under
 
-__all__ = ["Asked", "Journal"]
+__all__ = ["Asked", "Journal", "journalled"]
+
+_JOURNAL = "journal/"
 
 _TOGETHER, _SECONDS = 32, 10.0
 """Answers, or seconds, that a store may be behind."""
@@ -47,7 +49,7 @@ class Journal:
 
     def __init__(self, directory: Place, unit: str) -> None:
         self._directory = directory
-        self._prefix = f"journal/{unit}-"
+        self._prefix = f"{_JOURNAL}{unit}-"
         self._attempt = uuid.uuid4().hex[:12]
         self._parts = 0
         self._held: list[bytes] = []
@@ -93,6 +95,12 @@ class Journal:
             self._parts += 1
             self._held = []
         self._since = time.monotonic()
+
+
+def journalled(directory: Place) -> int:
+    """Bytes of the journals of answers in the making."""
+    sizes = sizes_under(directory)
+    return sum(size for name, size in sizes.items() if name.startswith(_JOURNAL))
 
 
 def _entries(content: bytes) -> Iterator[tuple[Asked, Answer]]:

@@ -21,6 +21,7 @@ from penstock.errors import CompletionError, InputError, ScoringError, SelectorE
 from penstock.jobs.curate import Curated, curate, look
 from penstock.jobs.why import fates_of
 from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.rewriting import answers as answers_module
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.rewriting.journal import Asked, Journal
@@ -250,7 +251,7 @@ def test_the_same_bytes_in_whatever_order_answers_come(
 
 
 def test_an_outage_is_told_and_no_answer_is_lost(
-    corpus: Artefact, space: Workspace, server: Server
+    corpus: Artefact, space: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(handler: Handler) -> None:
         handler.say(503, {"error": "down"})
@@ -268,12 +269,17 @@ def test_an_outage_is_told_and_no_answer_is_lost(
             return fail
 
     server.always = Down()
+    notes: list[str] = []
+    monkeypatch.setattr(answers_module, "SECONDS_BETWEEN_NOTES", 0.01)
     with pytest.raises(CompletionError, match="expected an answer, got HTTP 503"):
         rewrite_corpus(rewrite(Echo(), server, concurrency=1, retries=0), corpus, space, ONE)
     answered = server.prompts()[:seen]
     server.always = []
     server.seen.clear()
-    made = rewrite_corpus(rewrite(Echo(), server, concurrency=1), corpus, space, ONE)
+    again = rewrite(Echo(), server, concurrency=1)
+    made = rewrite_corpus(again, corpus, space, ONE, notes.append)
+    assert "MiB of answers are there already" in notes[0]
+    assert any("so far" in line for line in notes)
     assert made.facts["rewrites"]["echo"]["requests"] == asked
     assert len(server.seen) == asked - seen
     assert not set(server.prompts()) & set(answered)
