@@ -37,7 +37,7 @@ from penstock.selectors.classifier import (
     teach,
 )
 from penstock.selectors.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders import ON_GPU, StaticEncoder, contents_of, load_encoder
+from penstock.selectors.encoders import EncoderName, StaticEncoder, contents_of, load_encoder
 from penstock.selectors.fasttext import CollapsedFastText
 from penstock.selectors.parameters import flag, listed, model_name, number, one_of, whole
 from penstock.selectors.ranking import Ranker, rank_sample, rank_scores
@@ -150,7 +150,7 @@ class Betr:
     def needs(self) -> Needs:
         """What a worker must have that scores."""
         own = self.max_characters != CHARACTERS  # else the engine has made the vectors
-        embeds = own and self.mode == "direct" and self.encoder.endswith(ON_GPU)
+        embeds = own and self.mode == "direct" and EncoderName.of(self.encoder).gpu
         return Needs(gpus=1 if embeds else 0)
 
     def identity(self) -> Mapping[str, Any]:

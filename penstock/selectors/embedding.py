@@ -17,12 +17,13 @@ from penstock.keyed import hash_ids, mix
 from penstock.selectors.base import Encoder, Spread, one_after_another
 from penstock.selectors.distillation import distil
 from penstock.selectors.encoders import (
-    ON_GPU,
+    EncoderName,
     SentenceEncoder,
     StaticEncoder,
     load_encoder,
     on_lattice,
 )
+from penstock.selectors.hidden import HiddenEncoder
 
 __all__ = ["CHARACTERS", "beginning", "embed", "embed_texts", "make_encoder"]
 
@@ -50,7 +51,8 @@ def make_encoder(
     Args:
         name: ``sentence`` (all-MiniLM-L6-v2), ``static`` (distilled from it on this pool), the
             directory of a sentence-transformers model or of a saved static encoder, a hub name.
-            With ``@cuda`` behind it, a sentence encoder runs on a GPU.
+            ``DIRECTORY@9`` is hidden layer 9 of a transformers model. With ``@cuda`` behind it, all
+            but static encoders run on a GPU.
         sample: As :attr:`penstock.selectors.base.Fitting.sample`; what is distilled on.
         seed: Of the choice of those texts.
         spread: Distilling works side by side.
@@ -59,17 +61,16 @@ def make_encoder(
     Raises:
         InputError: There is no such model.
     """
-    if name.endswith(ON_GPU):
-        name = name.removesuffix(ON_GPU)
-        if name == "sentence":
-            return SentenceEncoder(device="cuda")
-        return SentenceEncoder(name, device="cuda")
-    if name == "sentence":
-        return SentenceEncoder()
+    parts = EncoderName.of(name)
+    device = "cuda" if parts.gpu else "cpu"
+    if parts.layer is not None:
+        return HiddenEncoder(parts.base, parts.layer, device=device)
+    if parts.base == "sentence":
+        return SentenceEncoder(device=device)
     if (Path(name) / "encoder.json").is_file():
         return load_encoder(Path(name))
     if name != "static":
-        return SentenceEncoder(name)
+        return SentenceEncoder(parts.base, device=device)
     teacher = SentenceEncoder()
     note(f"distilling a static encoder from {teacher.name}")
     drawn = sample(2 * _DISTIL_TEXTS)

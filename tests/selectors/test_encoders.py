@@ -19,12 +19,14 @@ from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors import encoders
 from penstock.selectors.embedding import make_encoder
 from penstock.selectors.encoders import (
+    EncoderName,
     SentenceEncoder,
     StaticEncoder,
     contents_of,
     load_encoder,
     on_lattice,
 )
+from tests.selectors.llamas import byte_tokenizer, write_model
 
 
 def texts(*strings: str) -> pa.Array:
@@ -170,6 +172,46 @@ def test_where_it_runs_is_part_of_what_an_encoder_is(tmp_path: Path) -> None:
     assert load_encoder(tmp_path).device == "cuda"
     with pytest.raises(SelectorError, match="^device: expected cpu or cuda"):
         SentenceEncoder(device="tpu")
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    words = ["water flows", "to the gate", "<|endoftext|>"]
+    return write_model(tmp_path_factory.mktemp("hidden") / "model", byte_tokenizer(words))
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_hidden_layer_is_the_mean_over_tokens(causal: Path, tmp_path: Path, layer: int) -> None:
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    encoder = make_encoder(f"{causal}@{layer}", lambda count: pa.table({}), 0)
+    some = texts("water flows to the gate", " \n", "x", "to " * 400)
+    vectors = encoder.encode(some)
+    model = AutoModelForCausalLM.from_pretrained(causal)
+    tokenizer = Tokenizer.from_file(str(causal / "tokenizer.json"))
+    for row in (0, 2, 3):
+        ids = torch.tensor([tokenizer.encode(some[row].as_py()).ids[:512]])
+        states = model(ids, output_hidden_states=True).hidden_states[layer][0]
+        expected = states.mean(dim=0).detach().numpy()
+        np.testing.assert_allclose(
+            vectors[row], expected / np.linalg.norm(expected), rtol=1e-4, atol=1e-6
+        )
+    assert not vectors[1].any()
+    encoder.save(tmp_path)
+    np.testing.assert_array_equal(load_encoder(tmp_path).encode(some), vectors)
+    again = pickle.loads(pickle.dumps(encoder))
+    np.testing.assert_array_equal(again.encode(some.slice(2, 1)), vectors[2:3])
+
+
+def test_a_hidden_layer_that_is_not_there(causal: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="^encoder: expected a layer from 0 to 2 of .*, got 7"):
+        make_encoder(f"{causal}@7", lambda count: pa.table({}), 0).encode(texts("x"))
+    with pytest.raises(InputError, match="^encoder: expected a directory with a transformers"):
+        make_encoder(f"{tmp_path}@1", lambda count: pa.table({}), 0).encode(texts("x"))
+    assert contents_of(f"{causal}@1") != contents_of(f"{causal}@2")
+    assert EncoderName.of("a@b/c@9@cuda") == EncoderName(base="a@b/c", layer=9, gpu=True)
+    assert EncoderName.of("") == EncoderName(base="", layer=None, gpu=False)
 
 
 @pytest.mark.gpu
