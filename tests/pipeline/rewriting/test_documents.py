@@ -19,6 +19,7 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import CompletionError, InputError, ScoringError, SelectorError
 from penstock.jobs.curate import Curated, curate, look
+from penstock.jobs.report import write_report
 from penstock.jobs.why import fates_of
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.rewriting import answers as answers_module
@@ -351,6 +352,8 @@ def test_why_a_document_is_there_and_where_it_went(tmp_path: Path, server: Serve
     taken = [fate for name in range(150) for fate in fates_of(found, f"d{name:04d}+wrap.0")]
     assert {fate["fate"] for fate in taken} == {"taken", "left"}
     assert made.summary()["documents"]["added"] == 150
+    page = write_report(made).read_text()
+    assert "rewritten: wrap" in page and ">150<" in page
 
 
 def test_a_journal_reads_what_is_whole(tmp_path: Path) -> None:
