@@ -21,7 +21,7 @@ from penstock.storage import Place, atomic_file, files_under, is_remote, read_fi
 
 __all__ = ["Asked", "Journal", "journalled"]
 
-_JOURNAL = "journal/"
+_JOURNAL = "journal"
 
 _TOGETHER, _SECONDS = 32, 10.0
 """Answers, or seconds, that a store may be behind."""
@@ -48,8 +48,7 @@ class Journal:
     """
 
     def __init__(self, directory: Place, unit: str) -> None:
-        self._directory = directory
-        self._prefix = f"{_JOURNAL}{unit}-"
+        self._directory = directory / _JOURNAL / unit
         self._attempt = uuid.uuid4().hex[:12]
         self._parts = 0
         self._held: list[bytes] = []
@@ -60,14 +59,12 @@ class Journal:
         """All that are known, of earlier attempts too."""
 
     def __enter__(self) -> Journal:
-        names = sorted(files_under(self._directory))
-        for name in names:
-            if name.startswith(self._prefix):
-                for asked, answer in _entries(read_file(self._directory / name)):
-                    self.answers.setdefault(asked, answer)
+        for name in sorted(files_under(self._directory)):
+            for asked, answer in _entries(read_file(self._directory / name)):
+                self.answers.setdefault(asked, answer)
         if not is_remote(self._directory):
-            path = self._directory / f"{self._prefix}{self._attempt}.jsonl"
-            path.parent.mkdir(exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path = self._directory / f"{self._attempt}.jsonl"
             self._file = self._stack.enter_context(open(path, "wb", buffering=0))
         return self
 
@@ -89,7 +86,7 @@ class Journal:
 
     def _flush(self) -> None:
         if self._held:
-            name = f"{self._prefix}{self._attempt}-{self._parts:06d}.jsonl"
+            name = f"{self._attempt}-{self._parts:06d}.jsonl"
             with atomic_file(self._directory / name) as sink:
                 sink.write(b"".join(self._held))
             self._parts += 1
@@ -99,8 +96,7 @@ class Journal:
 
 def journalled(directory: Place) -> int:
     """Bytes of the journals of answers in the making."""
-    sizes = sizes_under(directory)
-    return sum(size for name, size in sizes.items() if name.startswith(_JOURNAL))
+    return sum(sizes_under(directory / _JOURNAL).values())
 
 
 def _entries(content: bytes) -> Iterator[tuple[Asked, Answer]]:

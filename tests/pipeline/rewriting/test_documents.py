@@ -361,7 +361,7 @@ def test_a_journal_reads_what_is_whole(tmp_path: Path) -> None:
     with Journal(tmp_path, "unit-1") as journal:
         for one in asked[:3]:
             journal.add(one, Answer(text=f"täxt\n{one.row}"))
-    (path,) = (tmp_path / "journal").iterdir()
+    (path,) = (tmp_path / "journal" / "unit-1").iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     with Journal(tmp_path, "unit-1") as journal:
         assert journal.answers == {one: Answer(text=f"täxt\n{one.row}") for one in asked[:2]}
@@ -378,7 +378,9 @@ def test_a_journal_in_a_store(s3: str) -> None:
     with Journal(directory, "unit-1") as journal:
         for one in asked:
             journal.add(one, Answer(text=str(one.row)))
-        assert len(list((directory / "journal").iterdir())) == 2, "a few answers an object"
+        assert len(list((directory / "journal" / "unit-1").iterdir())) == 2, (
+            "a few answers an object"
+        )
     with Journal(directory, "unit-1") as journal:
         assert set(journal.answers) == set(asked)
 
