@@ -301,6 +301,6 @@ def test_a_file_that_is_no_tokenizer_is_refused(pool: Path) -> None:
 
 
 def test_a_name_that_leads_nowhere_is_refused(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read at its import
     with pytest.raises(InputError, match="nowhere/at-all: neither a tokenizer.json"):
         begin(recipe_of(pool, tokenizer="nowhere/at-all"))
