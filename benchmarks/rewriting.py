@@ -39,7 +39,7 @@ import psutil
 import pyarrow as pa
 import yaml
 
-from penstock.jobs.curate import rewrites_of
+from penstock.jobs.asked import rewrites_of
 from penstock.recipe_file import load_recipe
 from penstock.selectors.rewriting import Document
 

@@ -6,22 +6,19 @@ parameters, targets. Only then does work start.
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
-from penstock.errors import InputError, RecipeError, UnmadeError
-from penstock.node_cache import local_file
-from penstock.pipeline.columns import Column, in_dependence, make_columns
+from penstock.errors import UnmadeError
+from penstock.jobs.asked import evaluation_files, ranked_columns, rewrites_of
+from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
 from penstock.pipeline.reading.inputs import find_inputs
-from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import Models
@@ -30,18 +27,12 @@ from penstock.pipeline.tokenizer import find_tokenizer, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.recipe import ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
-from penstock.selectors.registry import build, build_rewriter
-from penstock.selectors.targets import read_targets
-from penstock.storage import Place, find_files, is_remote, sha256_file
 
 __all__ = [
     "Begun",
     "Curated",
     "curate",
-    "evaluation_files",
     "look",
-    "ranked_columns",
-    "rewrites_of",
     "said_of",
 ]
 
@@ -169,14 +160,16 @@ def _curate(
             corpus = rewrite_corpus(rewrite, corpus, workspace, runner, note)
             made["corpus"] = corpus
             note(said_of(rewrite.name, corpus.facts["rewrites"][rewrite.name]))
-    for column in wanted:
-        if getattr(column.selector, "ladder", None) is not None:
-            with stage(f"ladder {column.name}"):
-                _climb(recipe, column, workspace, runner, note)
-        if getattr(column.selector, "refinement", None) is not None:
-            with stage(f"refinement {column.name}"):
-                _refine(recipe, column, corpus, workspace, runner, note)
+
+    def shards_of(own: Recipe) -> Artefact:
+        return _curate(own, workspace, runner, lambda line: None, {}).shards
+
     with stage("columns"):
+        models = Models(
+            corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed, note=note
+        )
+        for column in wanted:
+            _train_for(column, recipe, shards_of, models)
         made["columns"] = columns = make_columns(
             wanted, corpus, workspace, runner, recipe.seed, note
         )
@@ -200,56 +193,19 @@ def _curate(
     )
 
 
-def _climb(
-    recipe: Recipe, column: Column, workspace: Workspace, runner: Runner, note: Note
+def _train_for(
+    column: Column, recipe: Recipe, cut: Callable[[Recipe], Artefact], models: Models
 ) -> None:
-    """Have a selector's models trained."""
-    from penstock.jobs.ladder import climb  # imports PyTorch
+    """Have trained what a column's selector needs before it can be fitted, and given to it."""
+    selector = column.selector
+    if getattr(selector, "ladder", None) is not None:
+        from penstock.jobs.ladder import climb  # imports PyTorch
 
-    def cut(outside: Recipe) -> Artefact:
-        return _curate(outside, workspace, runner, lambda line: None, {}).shards
+        climb(recipe, column, cut, models.workspace, models.runner, models.note)
+    if getattr(selector, "refinement", None) is not None:
+        from penstock.jobs.refinement import find_weights  # likewise
 
-    climb(recipe, column, cut, workspace, runner, note)
-
-
-def _refine(
-    recipe: Recipe,
-    column: Column,
-    corpus: Artefact,
-    workspace: Workspace,
-    runner: Runner,
-    note: Note,
-) -> None:
-    """Have a selector's weights found."""
-    from penstock.jobs.refinement import find_weights  # imports PyTorch
-
-    def cut(own: Recipe) -> Artefact:
-        return _curate(own, workspace, runner, lambda line: None, {}).shards
-
-    models = Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed, note=note)
-    find_weights(recipe, column, cut, models)
-
-
-def rewrites_of(recipe: Recipe) -> list[Rewrite]:
-    """The recipe's rewriters with those who answer them, in order.
-
-    Raises:
-        SelectorError: A rewriter, a model or a parameter is not known.
-    """
-    directories = [recipe.directory, Path.cwd()]
-    found = []
-    for name, spec in recipe.rewrite.items():
-        rewriter, completions = build_rewriter(name, spec, directories)
-        found.append(
-            Rewrite(
-                name=name,
-                rewriter=rewriter,
-                completions=completions,
-                share=spec.share,
-                seed=recipe.seed,
-            )
-        )
-    return found
+        find_weights(recipe, column, cut, models)
 
 
 def said_of(name: str, made: Mapping[str, Any]) -> str:
@@ -260,73 +216,3 @@ def said_of(name: str, made: Mapping[str, Any]) -> str:
         f"{name}: {made['accepted']:,} texts from {made['documents']:,} documents{changed}; "
         f"{sum(made['rejected'].values()):,} rejected{f' ({reasons})' if reasons else ''}"
     )
-
-
-def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Column]:
-    """The selectors that ``budget.rank`` names, and those whose columns they are made from.
-
-    They are built, and their targets read.
-
-    Raises:
-        SelectorError: A selector or a parameter is not known.
-        InputError: A target file cannot be used.
-        RecipeError: A target file is also an ``evaluate`` file.
-    """
-    held_out = {_identity(path) for path in evaluation_files(recipe)}
-    directories = [recipe.directory, Path.cwd()]
-    built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
-    wanted = list(recipe.budget.ranks)
-    for name in wanted:  # which grows by what a column is made from
-        upon = getattr(built.get(name), "quality", None)
-        if upon is not None and upon not in wanted:
-            wanted.append(upon)
-    columns = []
-    for name, spec in recipe.select.items():
-        if name not in wanted:
-            note(f"select.{name}: budget.rank does not name it, so it is not scored")
-            continue
-        files = [
-            file
-            for pattern in spec.target
-            for file in _target_files(recipe, pattern, f"select.{name}.target")
-        ]
-        for file in files:
-            if _identity(file) in held_out:
-                raise RecipeError(
-                    f"select.{name}.target: {file} is also listed under evaluate; a selector must "
-                    "not see what it is judged by: remove it from one of them"
-                )
-        here = [local_file(file) for file in files]
-        columns.append(
-            Column(
-                name=name,
-                selector=built[name],
-                target=[target for file in here for target in read_targets(file)],
-                target_hashes=[sha256_file(file) for file in here],
-            )
-        )
-    return in_dependence(columns)
-
-
-def evaluation_files(recipe: Recipe) -> list[Place]:
-    """The files that runs are judged on.
-
-    Raises:
-        InputError: One is missing, or a pattern matches none.
-    """
-    return [
-        file for pattern in recipe.evaluate for file in _target_files(recipe, pattern, "evaluate")
-    ]
-
-
-def _identity(file: Place) -> str:
-    return str(file if is_remote(file) else file.resolve())
-
-
-def _target_files(recipe: Recipe, pattern: str, key: str) -> list[Place]:
-    path = recipe.resolve(pattern)
-    matches = find_files(path)
-    if not matches:
-        what = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
-        raise InputError(f"{key}: {path}: {what}; paths are relative to the recipe")
-    return matches

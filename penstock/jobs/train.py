@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from penstock.jobs.curate import Curated, evaluation_files
+from penstock.jobs.asked import evaluation_files
+from penstock.jobs.curate import Curated
 from penstock.node_cache import local_file
 from penstock.recipe import Recipe
 from penstock.selectors.targets import read_targets

@@ -12,7 +12,8 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import BudgetError, SelectorError, UnmadeError
-from penstock.jobs.curate import Curated, curate, ranked_columns
+from penstock.jobs.asked import ranked_columns
+from penstock.jobs.curate import Curated, curate
 from penstock.jobs.ladder import climb
 from penstock.jobs.outside import OutsideSample
 from penstock.pipeline.corpus import make_corpus

@@ -10,7 +10,8 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import SelectorError, UnmadeError
-from penstock.jobs.curate import curate, look, ranked_columns
+from penstock.jobs.asked import ranked_columns
+from penstock.jobs.curate import curate, look
 from penstock.jobs.refinement import find_weights
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.sample import FIT, sample_documents

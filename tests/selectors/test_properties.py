@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Artefact, Draft, Workspace
-from penstock.jobs.curate import ranked_columns
+from penstock.jobs.asked import ranked_columns
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut

@@ -1,0 +1,113 @@
+"""What a recipe asks for, built and checked before any work starts."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable
+from pathlib import Path
+
+from penstock.errors import InputError, RecipeError
+from penstock.node_cache import local_file
+from penstock.pipeline.columns import in_dependence
+from penstock.pipeline.rewriting.answers import Rewrite
+from penstock.pipeline.scoring.models import Column
+from penstock.recipe import Recipe
+from penstock.selectors.registry import build, build_rewriter
+from penstock.selectors.targets import read_targets
+from penstock.storage import Place, find_files, is_remote, sha256_file
+
+__all__ = ["evaluation_files", "ranked_columns", "rewrites_of"]
+
+Note = Callable[[str], None]
+
+
+def rewrites_of(recipe: Recipe) -> list[Rewrite]:
+    """The recipe's rewriters with those who answer them, in order.
+
+    Raises:
+        SelectorError: A rewriter, a model or a parameter is not known.
+    """
+    directories = [recipe.directory, Path.cwd()]
+    found = []
+    for name, spec in recipe.rewrite.items():
+        rewriter, completions = build_rewriter(name, spec, directories)
+        found.append(
+            Rewrite(
+                name=name,
+                rewriter=rewriter,
+                completions=completions,
+                share=spec.share,
+                seed=recipe.seed,
+            )
+        )
+    return found
+
+
+def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Column]:
+    """The selectors that ``budget.rank`` names, and those whose columns they are made from.
+
+    They are built, and their targets read.
+
+    Raises:
+        SelectorError: A selector or a parameter is not known.
+        InputError: A target file cannot be used.
+        RecipeError: A target file is also an ``evaluate`` file.
+    """
+    held_out = {_identity(path) for path in evaluation_files(recipe)}
+    directories = [recipe.directory, Path.cwd()]
+    built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
+    wanted = list(recipe.budget.ranks)
+    for name in wanted:  # which grows by what a column is made from
+        upon = getattr(built.get(name), "quality", None)
+        if upon is not None and upon not in wanted:
+            wanted.append(upon)
+    columns = []
+    for name, spec in recipe.select.items():
+        if name not in wanted:
+            note(f"select.{name}: budget.rank does not name it, so it is not scored")
+            continue
+        files = [
+            file
+            for pattern in spec.target
+            for file in _target_files(recipe, pattern, f"select.{name}.target")
+        ]
+        for file in files:
+            if _identity(file) in held_out:
+                raise RecipeError(
+                    f"select.{name}.target: {file} is also listed under evaluate; a selector must "
+                    "not see what it is judged by: remove it from one of them"
+                )
+        here = [local_file(file) for file in files]
+        columns.append(
+            Column(
+                name=name,
+                selector=built[name],
+                target=[target for file in here for target in read_targets(file)],
+                target_hashes=[sha256_file(file) for file in here],
+            )
+        )
+    return in_dependence(columns)
+
+
+def evaluation_files(recipe: Recipe) -> list[Place]:
+    """The files that runs are judged on.
+
+    Raises:
+        InputError: One is missing, or a pattern matches none.
+    """
+    return [
+        file for pattern in recipe.evaluate for file in _target_files(recipe, pattern, "evaluate")
+    ]
+
+
+def _identity(file: Place) -> str:
+    return str(file if is_remote(file) else file.resolve())
+
+
+def _target_files(recipe: Recipe, pattern: str, key: str) -> list[Place]:
+    path = recipe.resolve(pattern)
+    matches = find_files(path)
+    if not matches:
+        what = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
+        raise InputError(f"{key}: {path}: {what}; paths are relative to the recipe")
+    return matches
