@@ -28,6 +28,8 @@ from tests.pools import documents, write_jsonl
 
 ONE = LocalRunner(1)
 
+pytestmark = pytest.mark.usefixtures("ray_session")
+
 
 def recipe_of(directory: Path, **ladder: Any) -> Recipe:
     ladder = {

@@ -24,6 +24,8 @@ from tests.selectors.test_properties import texts, write_encoder
 
 ONE = LocalRunner(1)
 
+pytestmark = pytest.mark.usefixtures("ray_session")
+
 
 def recipe_of(directory: Path, **refine: Any) -> Recipe:
     refine = {
