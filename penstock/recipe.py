@@ -11,6 +11,7 @@ mistake is explained in the shape that was meant and in no other.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -135,6 +136,12 @@ class SelectorSpec(BaseModel):
     def parameters(self) -> dict[str, Any]:
         """The selector's own keywords."""
         return dict(self.model_extra or {})
+
+
+def _plain_word(name: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_]+", name):
+        raise ValueError(f"expected a name of letters, digits and _, got {name!r}")
+    return name
 
 
 class RewriteSpec(BaseModel):
@@ -329,7 +336,7 @@ class Recipe(_Model):
     work: Location = "work"
     corpus: Annotated[tuple[CorpusSource, ...], BeforeValidator(_listed)]
     clean: Clean = Clean()
-    rewrite: dict[Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], RewriteSpec] = {}
+    rewrite: dict[Annotated[str, AfterValidator(_plain_word)], RewriteSpec] = {}
     """Rewriters, one after another; what one adds has its key as source."""
     select: dict[str, SelectorSpec] = {}
     budget: Budget

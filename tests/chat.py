@@ -33,7 +33,8 @@ class Handler(BaseHTTPRequestHandler):
             if fault is not None:
                 fault(self)
             else:
-                self.answer(prompt.upper())
+                own = self.server.answer_with
+                self.answer(prompt.upper() if own is None else own)
         finally:
             with self.server.lock:
                 self.server.under_way -= 1
@@ -70,6 +71,7 @@ class Server(ThreadingHTTPServer):
         self.faults: dict[str, list[Fault]] = {}
         self.always: list[Fault] = []
         self.slowness = 0.0
+        self.answer_with: str | None = None
         self.under_way = self.most = 0
 
     def handle_error(self, *_: Any) -> None:

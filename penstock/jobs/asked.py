@@ -6,7 +6,7 @@ import glob
 from collections.abc import Callable
 from pathlib import Path
 
-from penstock.errors import InputError, RecipeError
+from penstock.errors import InputError, RecipeError, SelectorError
 from penstock.node_cache import local_file
 from penstock.pipeline.columns import in_dependence
 from penstock.pipeline.rewriting.answers import Rewrite
@@ -77,6 +77,11 @@ def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Colum
                     f"select.{name}.target: {file} is also listed under evaluate; a selector must "
                     "not see what it is judged by: remove it from one of them"
                 )
+        if not files and getattr(built[name], "wants_target", False):
+            raise SelectorError(
+                f"select.{name}.target: missing; `{spec.use}` needs examples to aim at, as "
+                "target: [examples.jsonl], lines of question and answer, or of text"
+            )
         here = [local_file(file) for file in files]
         columns.append(
             Column(

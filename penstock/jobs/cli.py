@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from penstock import __version__
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, SelectorError, did_you_mean
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 
@@ -267,16 +267,23 @@ def ls(work: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("name", required=False)
 @_json_option
-def selectors(as_json: bool) -> None:
-    """The selectors and rewriters that a recipe can use."""
+def selectors(name: str | None, as_json: bool) -> None:
+    """The selectors and rewriters that a recipe can use; with a NAME, what its parameters mean."""
     import inspect
     from dataclasses import asdict
 
     from penstock.selectors.registry import available
 
     console = _console(as_json)
-    rows = [asdict(item) for item in available()]
+    found = available()
+    if name is not None:
+        known = [item.name for item in found]
+        if name not in known:
+            raise SelectorError(f"{name}: no such selector{did_you_mean(name, known)}")
+        found = [item for item in found if item.name == name]
+    rows = [asdict(item) for item in found]
     for row in rows:
         row["parameters"] = {
             key: "required" if value is inspect.Parameter.empty else value
@@ -288,6 +295,8 @@ def selectors(as_json: bool) -> None:
             console.say(f"    {row['paper']}")
         for key, value in row["parameters"].items():
             console.say(f"    {key}: {value}")
+        if name is not None:
+            console.say(f"\n{row['doc']}")
     if as_json:
         _print_json({"selectors": rows})
 

@@ -92,9 +92,10 @@ class Console:
         """The accounting of a curated dataset."""
         summary = curated.summary()
         documents, tokens = summary["documents"], summary["tokens"]
+        added = f", {documents['added']:,} added" if "added" in documents else ""
         dropped = ", ".join(f"{count:,} {rule}" for rule, count in documents["dropped_by"].items())
         self.say(
-            f"{documents['read']:,} documents read: {documents['kept']:,} kept, "
+            f"{documents['read']:,} documents read{added}: {documents['kept']:,} kept, "
             f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
             f"{documents['quarantined']:,} quarantined"
         )

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
-from penstock.errors import UnmadeError
+from penstock.errors import InputError, UnmadeError
 from penstock.jobs.asked import evaluation_files, ranked_columns, rewrites_of
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
+from penstock.pipeline.cutting.budget import check_shares
 from penstock.pipeline.reading.inputs import find_inputs
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
@@ -155,11 +156,19 @@ def _curate(
         made["corpus"] = corpus = make_corpus(recipe, workspace, runner)
         kept = corpus.facts["documents"]
         note(f"{kept['kept']:,} of {kept['read']:,} documents kept")
+    added = [rewrite.name for rewrite in rewrites if not type(rewrite.rewriter).replaces]
+    check_shares(recipe.budget, [*corpus.facts["by_source"], *added])  # before hours of rewriting
     for rewrite in rewrites:
         with stage(f"rewrite {rewrite.name}"):
             corpus = rewrite_corpus(rewrite, corpus, workspace, runner, note)
             made["corpus"] = corpus
-            note(said_of(rewrite.name, corpus.facts["rewrites"][rewrite.name]))
+            made_of_it = corpus.facts["rewrites"][rewrite.name]
+            note(said_of(rewrite.name, made_of_it))
+        if rewrite.name in recipe.budget.shares and not made_of_it["accepted"]:
+            raise InputError(
+                f"rewrite.{rewrite.name}: expected texts for budget.shares.{rewrite.name}, got "
+                f"none: every answer was rejected; look into {corpus.path}/rejected-*"
+            )
 
     def shards_of(own: Recipe) -> Artefact:
         return _curate(own, workspace, runner, lambda line: None, {}).shards

@@ -63,7 +63,11 @@ def climb(
         try:
             shards = cut(random_outside(recipe, selector.sample, tokens))
         except BudgetError as error:
-            raise BudgetError(f"select.{column.name}.ladder.tokens: {error}") from None
+            raise BudgetError(
+                f"select.{column.name}.ladder.tokens: expected {tokens:,} tokens of documents "
+                f"that `sample` = {selector.sample:,} leaves of the pool to train on, got fewer; "
+                f"make either smaller ({error})"
+            ) from None
         specs += _specs(selector.ladder, shards, recipe.seed, evaluations)
     if missing := [spec for spec in specs if spec.find(workspace) is None]:
         missing[0].draft(workspace)  # refuses where nothing may be made

@@ -62,6 +62,9 @@ def make_columns(
     for column in in_dependence(columns):
         if is_set_selector(column.selector):
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
+    for name, artefact in finished.items():
+        if excluded := artefact.facts["excluded"]:
+            note(f"{name}: {excluded:,} documents have no score and are never taken")
     return {column.name: finished[column.name] for column in columns}
 
 

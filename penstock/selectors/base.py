@@ -117,7 +117,8 @@ class Scorer(Protocol):
     into the manifest and the report (accuracy, thresholds, what was chosen). Fitted state is
     saved as data: arrays, tables, model files; never a pickled object.
 
-    A scorer that wants more than one CPU has an attribute ``needs``, a
+    A scorer that is of no use without a target has ``wants_target = True``, so that its absence is
+    told before any work. A scorer that wants more than one CPU has an attribute ``needs``, a
     :class:`penstock.needs.Needs`: ``needs = Needs(gpus=1)``.
     """
 

@@ -153,6 +153,11 @@ class Betr:
         embeds = own and self.mode == "direct" and EncoderName.of(self.encoder).gpu
         return Needs(gpus=1 if embeds else 0)
 
+    @property
+    def wants_target(self) -> bool:
+        """Whether it is of no use without examples to aim at."""
+        return True
+
     def identity(self) -> Mapping[str, Any]:
         """The hyperparameters, and the contents of the encoder's directory if it is one."""
         own = {name: value for name, value in vars(self).items() if not name.endswith("_")}

@@ -129,6 +129,11 @@ class DclmQuality:
         self.classifier_: CollapsedFastText | None = None
         self.centre_ = 0.0
 
+    @property
+    def wants_target(self) -> bool:
+        """Whether it is of no use without examples to aim at."""
+        return self.positives is None
+
     def identity(self) -> Mapping[str, Any]:
         """The hyperparameters, and the sha256 of the positives' file."""
         own = {name: value for name, value in vars(self).items() if not name.endswith("_")}

@@ -102,6 +102,11 @@ class Dsir:
         self.per_ngram = flag("per_ngram", per_ngram)
         self.log_ratios_: np.ndarray | None = None
 
+    @property
+    def wants_target(self) -> bool:
+        """Whether it is of no use without examples to aim at."""
+        return True
+
     def identity(self) -> Mapping[str, Any]:
         """The hyperparameters, and the version of Unicode that says what a letter is."""
         own = {name: value for name, value in vars(self).items() if not name.endswith("_")}

@@ -232,7 +232,9 @@ def _load_model(path: str) -> Any:
     try:
         return fasttext.load_model(path)
     except ValueError as error:
-        raise SelectorError(f"{path}: expected a fastText .bin model: {error}") from error
+        raise SelectorError(
+            f"model: expected a fastText .bin model, got {path}: {error}"
+        ) from error
 
 
 def _check_collapsible(model: Any, positive: str) -> None:

@@ -129,6 +129,11 @@ class NgramPerplexity:
         self.sample = whole("sample", sample)
         self.model_: NgramModel | None = None
 
+    @property
+    def wants_target(self) -> bool:
+        """Whether it is of no use without examples to aim at."""
+        return self.reference is None and self.source is None
+
     def identity(self) -> Mapping[str, Any]:
         """The hyperparameters, the reference's sha256, and the version of Unicode."""
         own = {name: value for name, value in vars(self).items() if not name.endswith("_")}

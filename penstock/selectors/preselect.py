@@ -223,6 +223,11 @@ class PreSelect:
         """Have these read the sample: directories or names, from worst to best."""
         self._models = [CausalModel(name, key="models", **self._reading) for name in models]
 
+    @property
+    def wants_target(self) -> bool:
+        """Whether it is of no use without examples to aim at."""
+        return self._ladder is not None
+
     def identity(self) -> Mapping[str, Any]:
         """The hyperparameters, and the files of the models, or of the classifier, by sha256.
 
@@ -383,9 +388,10 @@ def _sides(pairs: np.ndarray, most: int, hashes: np.ndarray) -> tuple[np.ndarray
         )
     if len(rest) < _LEAST:
         raise SelectorError(
-            f"models: expected at least {_LEAST} documents whose losses do not put all {most} "
-            f"pairs of models in order, got {len(rest)} of {len(pairs):,}: the models are too far "
-            "apart to tell documents by; choose models that are nearer to each other"
+            f"sample: expected at least {_LEAST} documents whose losses do not put all {most} "
+            f"pairs of models in order, got {len(rest)} of {len(pairs):,}: too few documents, or "
+            "models too far apart to tell them by; use a larger sample, or models (rungs of a "
+            "ladder) that are nearer to each other"
         )
     count = min(len(positives), len(rest))
     positives = positives[np.argsort(hashes[positives], kind="stable")[:count]]

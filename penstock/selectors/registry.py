@@ -61,6 +61,8 @@ class Available:
     kind: str = "selector"
     """``selector`` where it goes under ``select``, ``rewriter`` where under ``rewrite``."""
     paper: str = ""
+    doc: str = ""
+    """What it is and what its parameters mean."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
 
@@ -121,11 +123,16 @@ def build_rewriter(
 
 
 def _completions(by: Mapping[str, Any], directories: Sequence[Path]) -> Completions:
+    if "local" in by and "url" in by:
+        raise SelectorError("local: expected either local or url, got both")
     if "local" in by:
         own = {"model" if key == "local" else key: value for key, value in by.items()}
         own["model"] = _located(str(own["model"]), directories)
         _check_names(own, _keywords(LocalModel).items())
-        return LocalModel(**own)
+        try:
+            return LocalModel(**own)
+        except SelectorError as error:
+            raise SelectorError(str(error).replace("model:", "local:", 1)) from None
     if "url" not in by:
         raise SelectorError(f"url: missing; expected url and model, or local, got {dict(by)}")
     _check_names(by, _keywords(Endpoint).items())
@@ -240,4 +247,7 @@ def _described(name: str, load: Callable[[], Any]) -> Available:
         keywords = keywords[1:]
     defaults = {key: keyword.default for key, keyword in keywords}
     kind = "rewriter" if hasattr(thing, "assemble") else "selector"
-    return Available(name=name, summary=summary, kind=kind, paper=paper, parameters=defaults)
+    doc = inspect.getdoc(thing) or ""
+    return Available(
+        name=name, summary=summary, kind=kind, paper=paper, doc=doc, parameters=defaults
+    )

@@ -91,6 +91,10 @@ def test_the_selectors_are_listed_with_their_papers(project: Path) -> None:
     assert betr["summary"]
     assert betr["paper"]
     assert "aggregate" in betr["parameters"]
+    told = penstock(project, "selectors", "kmq").stdout
+    assert "weights" in told and "multiply the cluster budgets" in told
+    wrong = penstock(project, "selectors", "kqm")
+    assert wrong.returncode == 2 and "kqm: no such selector; did you mean 'kmq'?" in wrong.stderr
 
 
 def test_the_version(project: Path) -> None:

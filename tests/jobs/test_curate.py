@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import BadInput, RecipeError, ScoringError
+from penstock.errors import BadInput, RecipeError, ScoringError, SelectorError
 from penstock.jobs.curate import curate
 from penstock.pipeline.runner import LocalRunner, RayRunner
 from penstock.recipe import Recipe, SelectorSpec
@@ -145,3 +145,21 @@ def test_the_filter_rate_is_told_where_betr_ranks(project: Path) -> None:
     assert rate["flops"] == flops
     assert rate["law"] == pytest.approx(4e-7 * flops**0.25)
     assert 0 < rate["budget"] < 1
+
+
+@pytest.mark.parametrize("use", ["betr", "dsir", "dclm", "ccnet"])
+def test_a_missing_target_is_told_before_any_work(project: Path, use: str) -> None:
+    tree = {
+        "corpus": [{"path": "pool/a.jsonl"}],
+        "select": {"aimed": {"use": use}},
+        "budget": {"tokens": 3_001, "rank": "aimed"},
+    }
+    with pytest.raises(SelectorError, match=f"select.aimed.target: missing; `{use}` needs"):
+        curate(parse_recipe(tree, project), LocalRunner(1))
+    assert not (project / "work").exists()
+
+
+def test_a_share_of_no_source_is_told_before_anything_is_scored(project: Path) -> None:
+    with pytest.raises(RecipeError, match="the pool has no source 'wkii'; did you mean 'wiki'"):
+        curate(recipe_for(project, shares={"wkii": 0.5}), LocalRunner(1))
+    assert not any((project / "calls").iterdir())

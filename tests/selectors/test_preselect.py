@@ -179,7 +179,10 @@ def test_positives_are_drawn_where_negatives_are_few() -> None:
     ("counts", "message"),
     [
         ([500, 99], r"^sample: .*100 documents .* all 1 pairs .* got 99 of 599"),
-        ([99, 500], r"^models: .*100 documents .* got 99 of 599: the models are too far apart"),
+        (
+            [99, 500],
+            r"^sample: .*100 documents .* got 99 of 599: too few documents, or models too far",
+        ),
     ],
 )
 def test_too_few_of_a_kind_are_refused(counts: list[int], message: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from penstock.errors import BudgetError, RecipeError, did_you_mean
 from penstock.recipe import Budget
 
-__all__ = ["Quota", "quotas_of"]
+__all__ = ["Quota", "check_shares", "quotas_of"]
 
 
 _WHOLE = 1 - Fraction(1, 10**9)
@@ -26,6 +26,19 @@ class Quota:
     pool_bytes: int
     """Text that the group has in the pool."""
     pool_documents: int
+
+
+def check_shares(budget: Budget, sources: Collection[str]) -> None:
+    """Refuse a share of a source that is not there.
+
+    Raises:
+        RecipeError: Names it, and the nearest one.
+    """
+    for source in budget.shares:
+        if source not in sources:
+            raise RecipeError(
+                f"budget.shares: the pool has no source {source!r}{did_you_mean(source, sources)}"
+            )
 
 
 def quotas_of(
@@ -52,11 +65,7 @@ def quotas_of(
             f"budget.tokens: expected at least one sequence of {sequence_length} tokens "
             f"(shards.sequence_length), got {budget.tokens}"
         )
-    for source in budget.shares:
-        if source not in by_source:
-            raise RecipeError(
-                f"budget.shares: the pool has no source {source!r}{did_you_mean(source, by_source)}"
-            )
+    check_shares(budget, by_source)
     shares = {name: Fraction(repr(share)) for name, share in sorted(budget.shares.items())}
     whole = sum(shares.values())
     if whole >= _WHOLE:

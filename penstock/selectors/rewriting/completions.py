@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import logging
 import os
 import queue
 import threading
@@ -43,6 +44,11 @@ ALL_REFUSED = 20
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 """Seconds; doubled at each try, which makes two minutes in eight tries."""
+
+_PATIENCE, _SECONDS_BETWEEN_WARNINGS = 5.0, 30.0
+"""Seconds of trouble before it is said, and between saying so."""
+
+_log = logging.getLogger("penstock.completions")
 
 _MOST_PATIENCE = 600.0
 """Seconds that a server may ask for; one that asks for more is an error."""
@@ -199,6 +205,7 @@ class _Caller:
         self.session = session
         self.url = f"{endpoint.url}/chat/completions"
         self._key = key
+        self._silent_until = time.monotonic() + _PATIENCE
 
     @classmethod
     async def opened(cls, endpoint: Endpoint) -> _Caller:
@@ -236,6 +243,7 @@ class _Caller:
                 return await self._once(request, seed)
             except _Again as again:
                 reason, asked = str(again), again.wait
+            self._tell(reason)
             if asked > _MOST_PATIENCE:
                 raise self._error(f"{reason}, and was told to come back in {asked:.0f} s")
             if attempt < tries - 1:
@@ -244,6 +252,13 @@ class _Caller:
                 wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * (0.75 + draw / 2)
                 await asyncio.sleep(max(wait, asked))
         raise self._error(f"{reason}, {tries} times" if tries > 1 else reason)
+
+    def _tell(self, reason: str) -> None:
+        """Say that something is tried again, now and then: it may go on for minutes."""
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + _SECONDS_BETWEEN_WARNINGS
+            _log.warning("%s: %s; trying again", self.endpoint.url, reason)
 
     async def _once(self, request: Request, seed: int) -> Answer:
         import aiohttp

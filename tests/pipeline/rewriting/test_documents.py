@@ -453,10 +453,19 @@ def spec_of(**spec: Any) -> Recipe:
         ({"use": "rewire", "by": {}}, r"rewrite\.r\.by\.url: missing"),
         ({"use": "rewire", "by": {"url": "x", "model": "m"}}, r"by\.url: expected http"),
         ({"use": "rewire", "by": {"url": "http://a/v1"}}, r"by\.model: missing"),
-        ({"use": "rewire", "by": {"local": "/nowhere"}}, r"by\.model: expected the directory"),
+        ({"use": "rewire", "by": {"local": "/nowhere"}}, r"by\.local: expected the directory"),
     ],
 )
 def test_mistakes_of_a_recipe(spec: dict[str, Any], said: str) -> None:
     given = {"by": {"url": "http://a/v1", "model": "m"}, **spec}
     with pytest.raises(SelectorError, match=said):
         build_rewriter("r", spec_of(**given).rewrite["r"])
+
+
+def test_rewrites_that_are_all_rejected_are_told_before_they_are_missed(
+    tmp_path: Path, server: Server
+) -> None:
+    server.answer_with = "\n"
+    recipe = load_recipe(project(tmp_path, server))
+    with pytest.raises(InputError, match=r"rewrite\.wrap: expected texts for budget\.shares\.wrap"):
+        curate(recipe, ONE)
