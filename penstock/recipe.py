@@ -152,7 +152,8 @@ class RewriteSpec(BaseModel):
     use: str
     """A built-in or registered name, or ``package.module:Class``."""
     by: dict[str, Any]
-    """``{url: ..., model: ...}`` of an OpenAI-compatible server, or ``{local: directory}``."""
+    """``{url: ..., model: ...}`` of an OpenAI-compatible server, ``{vllm: model}`` on GPUs of the
+    workers, or ``{local: directory}``."""
     share: Fraction = 1.0
     """Of the documents that are rewritten, drawn by hash of id."""
 

@@ -21,7 +21,7 @@ from penstock.errors import BadInput, SelectorError, did_you_mean
 from penstock.recipe import RewriteSpec, SelectorSpec
 from penstock.selectors.base import Scorer, SetSelector, is_set_selector
 from penstock.selectors.functions import FunctionScorer, load_object
-from penstock.selectors.rewriting import Completions, Endpoint, LocalModel, Rewriter
+from penstock.selectors.rewriting import Completions, Endpoint, LocalModel, Rewriter, VllmModel
 
 __all__ = ["GROUP", "Available", "available", "build", "build_rewriter"]
 
@@ -50,6 +50,9 @@ _REWRITERS = {
     "wrap": "penstock.selectors.rewriting:Wrap",
 }
 """What a recipe may name under ``rewrite``."""
+
+_IN_PROCESS: Mapping[str, Callable[..., Completions]] = {"local": LocalModel, "vllm": VllmModel}
+"""Who answers without a server, by the key that names the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,18 +126,22 @@ def build_rewriter(
 
 
 def _completions(by: Mapping[str, Any], directories: Sequence[Path]) -> Completions:
-    if "local" in by and "url" in by:
-        raise SelectorError("local: expected either local or url, got both")
-    if "local" in by:
-        own = {"model" if key == "local" else key: value for key, value in by.items()}
+    ways = [way for way in ("url", *_IN_PROCESS) if way in by]
+    if len(ways) > 1:
+        raise SelectorError(f"{ways[1]}: expected one of url, local and vllm, got {len(ways)}")
+    if not ways:
+        raise SelectorError(f"url: missing; expected url and model, local or vllm, got {dict(by)}")
+    (way,) = ways
+    if way in _IN_PROCESS:
+        kind = _IN_PROCESS[way]
+        own = {"model" if key == way else key: value for key, value in by.items()}
         own["model"] = _located(str(own["model"]), directories)
-        _check_names(own, _keywords(LocalModel).items())
+        _check_names(own, _keywords(kind).items())
         try:
-            return LocalModel(**own)
+            made: Completions = kind(**own)
         except SelectorError as error:
-            raise SelectorError(str(error).replace("model:", "local:", 1)) from None
-    if "url" not in by:
-        raise SelectorError(f"url: missing; expected url and model, or local, got {dict(by)}")
+            raise SelectorError(str(error).replace("model:", f"{way}:", 1)) from None
+        return made
     _check_names(by, _keywords(Endpoint).items())
     return Endpoint(**by)
 

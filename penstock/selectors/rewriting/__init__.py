@@ -1,8 +1,8 @@
 """Rewriting: new documents out of old ones, by a language model's hand.
 
 :class:`Rewire`, :class:`Wrap`, :class:`ProxDocument` and :class:`ProxChunk` are pure rewriters
-(:mod:`penstock.selectors.rewriting.base`); :class:`Endpoint` and :class:`LocalModel` answer what
-they ask.
+(:mod:`penstock.selectors.rewriting.base`); :class:`Endpoint`, :class:`VllmModel` and
+:class:`LocalModel` answer what they ask.
 """
 
 from penstock.selectors.rewriting.base import (
@@ -15,6 +15,7 @@ from penstock.selectors.rewriting.base import (
     Sampling,
     request_seed,
 )
+from penstock.selectors.rewriting.batched import VllmModel
 from penstock.selectors.rewriting.completions import Endpoint
 from penstock.selectors.rewriting.local import LocalModel
 from penstock.selectors.rewriting.prox import ProxChunk, ProxDocument
@@ -34,6 +35,7 @@ __all__ = [
     "Rewriter",
     "Rewritten",
     "Sampling",
+    "VllmModel",
     "Wrap",
     "request_seed",
 ]

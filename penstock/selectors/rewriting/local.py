@@ -19,7 +19,7 @@ from penstock.selectors.encoders import contents_of, one_thread
 from penstock.selectors.parameters import one_of
 from penstock.selectors.rewriting.base import GREEDY, Answer, Request, Sampling
 
-__all__ = ["LocalModel"]
+__all__ = ["LocalModel", "encoded"]
 
 Key = TypeVar("Key")
 
@@ -86,7 +86,7 @@ class LocalModel:
     ) -> Answer:
         import torch
 
-        ids = _encoded(request, tokenizer)
+        ids = encoded(request, tokenizer)
         room = getattr(model.config, "max_position_embeddings", None)
         sampling = request.sampling
         if room is not None and len(ids) + sampling.max_tokens > room:
@@ -112,7 +112,7 @@ class LocalModel:
         )
 
 
-def _encoded(request: Request, tokenizer: Any) -> list[int]:
+def encoded(request: Request, tokenizer: Any) -> list[int]:
     """The prompt's token ids, as the model's chat template has it."""
     if not tokenizer.chat_template:
         return list(tokenizer(f"{request.system}\n\n{request.user}".strip())["input_ids"])
