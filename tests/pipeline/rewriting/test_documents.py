@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from penstock.pipeline.rewriting import answers as answers_module
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.rewriting.journal import Asked, Journal
-from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import generations, iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe, parse_recipe
@@ -238,15 +239,16 @@ def test_a_share_is_drawn_by_hash(
     assert parents < {row["parent"] for row in all_of(whole)}, "a larger share adds to a smaller"
 
 
-@pytest.mark.parametrize("runner", [LocalRunner(2), LocalRunner(3)], ids=["two", "three"])
+@pytest.mark.parametrize("workers", [2, 3])
 def test_the_same_bytes_in_whatever_order_answers_come(
-    corpus: Artefact, space: Workspace, server: Server, tmp_path: Path, runner: Runner
+    corpus: Artefact, space: Workspace, server: Server, tmp_path: Path, workers: int
 ) -> None:
     alone = rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE)
     server.slowness = 0.003
     other = Workspace(tmp_path / "other")
     again = make_corpus(recipe_of(tmp_path, 1000), other, ONE, UNIT_BYTES)
-    made = rewrite_corpus(rewrite(Echo(), server, concurrency=9), again, other, runner)
+    with closing(LocalRunner(workers)) as runner:
+        made = rewrite_corpus(rewrite(Echo(), server, concurrency=9), again, other, runner)
     assert made.digest == alone.digest
     assert server.most < 20, "the limit is shared out; an answered request counts a little longer"
 
