@@ -329,12 +329,12 @@ def test_vectors_are_sums_in_text_order(
     for row, ids in enumerate(library(uncased, texts)):
         for token in ids:
             sums[row] += table[token]
-    directions = encoders._normalised(sums)
+    directions = encoders.normalised(sums)
     directions[directions.any(axis=1)] -= encoder.centre
-    np.testing.assert_array_equal(encoder.encode(texts), encoders._normalised(directions))
+    np.testing.assert_array_equal(encoder.encode(texts), encoders.normalised(directions))
     # And again without the kernel.
     monkeypatch.setattr(encoder, "_wordpiece", None)
-    np.testing.assert_array_equal(encoder.encode(texts), encoders._normalised(directions))
+    np.testing.assert_array_equal(encoder.encode(texts), encoders.normalised(directions))
 
 
 def test_minilm_s_own_tokeniser_on_everything() -> None:
