@@ -24,9 +24,10 @@ def test_nodes_that_die_in_the_middle_of_stages(tmp_path: Path) -> None:
 
         run.until(lambda: len(project.records("columns")) >= 15)
         victim = run.until(lambda: nodes.stop(lambda worker: worker.pid in scoring(project)))
-        at_work = scoring(project)  # an entry may have come between the look and the stop
+        at_work = scoring(project)  # while it stands still: another worker's entries go on
         dead = nodes.kill(victim)
         lost = {first for pid, first in at_work.items() if pid in dead}
+        assert lost
         assert not list(project.work_directory.glob("columns/*/manifest.json"))
         done = run.wait()
     assert done.digest == digest(), done.stderr
