@@ -7,7 +7,7 @@ from penstock.jobs.curate import Curated
 from penstock.node_cache import local_file
 from penstock.recipe import Recipe
 from penstock.selectors.targets import read_targets
-from penstock.trainers.evaluate import Evaluation
+from penstock.trainers.evaluation.texts import Evaluation
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["evaluations_of", "run_spec"]

@@ -18,12 +18,12 @@ import torch
 from penstock.errors import TrainingError
 from penstock.recipe import Train
 from penstock.trainers.backend import deepspeed_config, load_deepspeed
-from penstock.trainers.batch import IGNORED, collate
+from penstock.trainers.data.batch import IGNORED, collate
+from penstock.trainers.data.order import Order
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.metrics import StepMetrics
-from penstock.trainers.model import LanguageModel, build_model
-from penstock.trainers.order import Order
+from penstock.trainers.modelling.model import LanguageModel, build_model
 from penstock.trainers.schedule import LearningRate
-from penstock.trainers.shards import ShardSet
 
 __all__ = ["Engine"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from penstock.artefact import Artefact, Draft, Workspace, fingerprint
 from penstock.recipe import ModelFrom, Train
 from penstock.storage import Place, sha256_file
-from penstock.trainers.evaluate import Evaluation
+from penstock.trainers.evaluation.texts import Evaluation
 
 __all__ = ["Progress", "RunResult", "RunSpec"]
 

@@ -14,11 +14,11 @@ import torch.distributed
 
 from penstock.artefact import Artefact, Draft, Workspace
 from penstock.storage import atomic_file
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
-from penstock.trainers.evaluate import Evaluator, Score
+from penstock.trainers.evaluation.texts import Evaluator, Score
 from penstock.trainers.metrics import MetricsLog, StepMetrics
-from penstock.trainers.model import load_model
-from penstock.trainers.shards import ShardSet
+from penstock.trainers.modelling.model import load_model
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["run_one"]

@@ -228,7 +228,7 @@ def test_a_shard_that_changed_is_not_trained_on(recipe: Path) -> None:
     ]
     shard = artefact.path / "shard-00001.arrow"
     flipped(shard)
-    open_shards = "import sys; from penstock.trainers.shards import ShardSet; ShardSet.open"
+    open_shards = "import sys; from penstock.trainers.data.shards import ShardSet; ShardSet.open"
     script = f"{open_shards}(__import__('pathlib').Path(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", script, str(artefact.path)],

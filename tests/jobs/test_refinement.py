@@ -18,7 +18,7 @@ from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Models
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
-from penstock.trainers.shards import ShardSet
+from penstock.trainers.data.shards import ShardSet
 from tests.pools import write_jsonl
 from tests.selectors.test_properties import texts, write_encoder
 

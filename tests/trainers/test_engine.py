@@ -12,11 +12,11 @@ import torch
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import ModelShape, Train
 from penstock.trainers.backend import check_overrides, deepspeed_config
-from penstock.trainers.batch import collate
+from penstock.trainers.data.batch import collate
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.metrics import StepMetrics
-from penstock.trainers.model import build_model
-from penstock.trainers.shards import ShardSet
+from penstock.trainers.modelling.model import build_model
 
 TRAIN = Train(
     model=ModelShape(layers=1, width=32, heads=2),

@@ -7,9 +7,9 @@ import torch
 
 from penstock.errors import InputError
 from penstock.recipe import ModelFrom, ModelShape
-from penstock.trainers.batch import collate
-from penstock.trainers.model import LanguageModel, build_model, load_model
-from penstock.trainers.shards import ShardSet
+from penstock.trainers.data.batch import collate
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.modelling.model import LanguageModel, build_model, load_model
 
 SHAPE = ModelShape(layers=1, width=32, heads=2)
 
@@ -86,6 +86,6 @@ def test_a_model_that_lets_documents_see_each_other_is_refused(
         monkeypatch.setattr(type(model.causal), "forward", deaf)
         return model
 
-    monkeypatch.setattr("penstock.trainers.model.load_model", load)
+    monkeypatch.setattr("penstock.trainers.modelling.model.load_model", load)
     with pytest.raises(InputError, match="packed documents would see each other"):
         build_model(ModelFrom(hf=str(tmp_path)), opened, seed=0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.trainers.order import Order, permute
+from penstock.trainers.data.order import Order, permute
 
 
 @settings(deadline=None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from penstock.trainers.shards import PackedSequence
+from penstock.trainers.data.shards import PackedSequence
 
 __all__ = ["IGNORED", "Batch", "collate"]
 

@@ -9,9 +9,8 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError
-from penstock.trainers.shards import ShardSet
-
-from .conftest import write_shards
+from penstock.trainers.data.shards import ShardSet
+from tests.trainers.conftest import write_shards
 
 
 def test_sequences_are_the_rows_in_manifest_order(shards: Path) -> None:

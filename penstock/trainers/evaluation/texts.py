@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from penstock.errors import InputError
-from penstock.trainers.model import LanguageModel
+from penstock.trainers.modelling.model import LanguageModel
 
 __all__ = ["Evaluation", "Evaluator", "Score"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from penstock.recipe import ModelShape
-from penstock.trainers.batch import IGNORED, collate
-from penstock.trainers.model import LanguageModel, build_model
-from penstock.trainers.shards import PackedSequence, ShardSet
+from penstock.trainers.data.batch import IGNORED, collate
+from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.modelling.model import LanguageModel, build_model
 
 
 def packed(tokens: list[int], starts: list[int]) -> PackedSequence:

@@ -10,10 +10,10 @@ import torch
 
 from penstock.errors import InputError
 from penstock.recipe import ModelShape
-from penstock.trainers import evaluate
-from penstock.trainers.evaluate import Evaluation, Evaluator
-from penstock.trainers.model import LanguageModel, build_model
-from penstock.trainers.shards import ShardSet
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.evaluation import texts
+from penstock.trainers.evaluation.texts import Evaluation, Evaluator
+from penstock.trainers.modelling.model import LanguageModel, build_model
 
 TEXTS = ("water", "", "the turbine flows — through Ωmega water " * 4, "pen\nstock ", "é")
 
@@ -62,7 +62,7 @@ def test_parity_with_one_text_at_a_time(
 def test_small_batches_and_many_ranks_give_the_same(
     model: LanguageModel, opened: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(texts, "BATCH_TOKENS", 40)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total)
     scorer = evaluator(model, opened)
     alone = scorer.nats(TEXTS)
@@ -73,7 +73,7 @@ def test_small_batches_and_many_ranks_give_the_same(
 
 def test_standard_error_by_hand() -> None:
     """Bits 2 and 4 in 1 and 3 bytes: ratio 1.5, residuals ±0.5, se sqrt(2 · 0.5) / 4."""
-    score = evaluate._ratio(np.array([2.0, 4.0]), np.array([1.0, 3.0]))
+    score = texts._ratio(np.array([2.0, 4.0]), np.array([1.0, 3.0]))
     assert (score.bits_per_byte, score.stderr) == (1.5, 0.25)
 
 

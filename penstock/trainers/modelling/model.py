@@ -15,9 +15,9 @@ from torch import nn
 
 from penstock.errors import InputError
 from penstock.recipe import ModelFrom, ModelShape
-from penstock.trainers.batch import IGNORED, Batch, collate
-from penstock.trainers.loss import summed_cross_entropy, token_cross_entropy
-from penstock.trainers.shards import PackedSequence, ShardSet
+from penstock.trainers.data.batch import IGNORED, Batch, collate
+from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.modelling.loss import summed_cross_entropy, token_cross_entropy
 
 __all__ = ["LanguageModel", "build_model", "load_model"]
 

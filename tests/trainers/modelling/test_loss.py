@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from penstock.trainers import loss
+from penstock.trainers.modelling import loss
 
 
 @pytest.mark.parametrize("piece", [1, 50, 2**20])

@@ -1,0 +1,1 @@
+"""The model: how it is built, how it attends, and its loss."""
