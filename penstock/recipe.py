@@ -268,6 +268,33 @@ def _model_shape(value: Any) -> str:
     return "<named>" if named else "<shape>"
 
 
+class MixturePhase(_Model):
+    """Shares of the sources, up to a point of the budget."""
+
+    weights: dict[str, Annotated[float, Field(ge=0)]]
+    until: float | None = Field(default=None, gt=0)
+    """Tokens, or a share of the budget where it is below 1; the last phase has none."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> MixturePhase:
+        if not sum(self.weights.values()) > 0:
+            raise ValueError(f"weights: expected at least one above 0, got {self.weights}")
+        if self.until is not None and self.until >= 1 and not self.until.is_integer():
+            raise ValueError(f"until: expected whole tokens or a share below 1, got {self.until}")
+        return self
+
+    def ends_at(self, budget: int) -> int:
+        """Tokens of ``budget`` after which the next phase begins; of the last, all."""
+        if self.until is None:
+            return budget
+        return int(self.until) if self.until >= 1 else round(self.until * budget)
+
+
+def _phases(value: Any) -> Any:
+    """Weights alone are one phase."""
+    return [{"weights": value}] if isinstance(value, Mapping) else value
+
+
 class Train(_Model):
     """What is trained on the shards, and how."""
 
@@ -275,6 +302,11 @@ class Train(_Model):
         Annotated[ModelShape, Tag("<shape>")] | Annotated[ModelFrom, Tag("<named>")],
         Discriminator(_model_shape),
     ] = ModelShape()
+    tokens: PositiveInt | None = None
+    """The budget, met to the token; all tokens of the shards once if not given."""
+    mixture: Annotated[tuple[MixturePhase, ...], BeforeValidator(_phases)] = ()
+    """Shares of the sources that have one in ``budget.shares``, and of ``rest``; phases in order.
+    Without it every sequence is read equally often."""
     batch_tokens: PositiveInt = 65_536
     """Tokens of a global batch; rounded down to whole sequences."""
     micro_batch: PositiveInt = 8
@@ -292,6 +324,14 @@ class Train(_Model):
     workers: PositiveInt = 1
     seed: int | None = None
     """Of the initial weights and of the order; the recipe's seed if not given."""
+
+    @field_validator("mixture")
+    @classmethod
+    def _phases_follow(cls, phases: tuple[MixturePhase, ...]) -> tuple[MixturePhase, ...]:
+        ends = [phase.until for phase in phases]
+        if None in ends[:-1] or ends[-1:] not in ([], [None]):
+            raise ValueError("expected `until` in every phase but the last")
+        return phases
 
 
 class Compare(_Model):

@@ -219,10 +219,10 @@ def _arm_recipe(recipe: Recipe, arm: str, multiple: float, seed: int) -> Recipe:
     changes = {} if arm == SELECTED else recipe.compare.arms[arm]
     where = f"compare.arms.{arm}"
     arm_tree = override(tree, changes)
-    tokens = parse_recipe(arm_tree, recipe.directory, where).budget.tokens
+    own = parse_recipe(arm_tree, recipe.directory, where)
     seeds = {
-        "budget": {"seed": seed, "tokens": round(tokens * multiple)},
-        "train": {"seed": seed},
+        "budget": {"seed": seed, "tokens": round(own.budget.tokens * multiple)},
+        "train": {"seed": seed, "tokens": own.train.tokens and round(own.train.tokens * multiple)},
     }
     return parse_recipe(override(arm_tree, seeds), recipe.directory, where)
 

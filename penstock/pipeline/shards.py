@@ -4,11 +4,13 @@ The chosen documents of a group, in the corpus's order, are one stream of tokens
 between two ends of text; every ``sequence_length`` tokens of it are a sequence. Where a document
 falls is known from prefix sums, so each shard is written by a task of its own. A row is a
 sequence: its tokens, and for each span of a document in it where the span begins, in the sequence
-and in the document, which no later stage may attend or predict across.
+and in the document, which no later stage may attend or predict across; and a checksum of the two,
+by which a trainer sees a changed bit whenever it reads the row.
 """
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from penstock.storage import Place, atomic_file
 __all__ = ["make_shards"]
 
 STAGE = "shards"
-VERSION = 1
+VERSION = 2
 
 _BATCH_TOKENS = 4 * 2**20
 """Tokens of a record batch: large enough to read fast, small enough for int32 offsets."""
@@ -49,6 +51,8 @@ class _Piece:
 @dataclass(frozen=True, slots=True)
 class _Job:
     number: int
+    group: str | None
+    """The source that the group is of, or None for all without a share of their own."""
     first: int
     """Sequences ``first`` to ``last`` of the group's stream."""
     last: int
@@ -158,7 +162,7 @@ def _plan(recipe: Recipe, cut: Artefact, tokens: TokenStore) -> Iterator[_Job]:
             last = min(first + per_shard, sequences)
             begin = bisect_right(ends, first * length)
             end = bisect_left(starts, last * length)
-            yield _Job(number, first, last, pieces[begin:end])
+            yield _Job(number, facts["source"], first, last, pieces[begin:end])
             number += 1
 
 
@@ -207,6 +211,7 @@ def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
             pa.field("source", pa.list_(pa.string())),
             pa.field("weight", pa.list_(pa.float32())),
             pa.field("score", pa.list_(pa.float32())),
+            pa.field("crc32", pa.uint32()),
         ]
     )
     stream = _read(job, shared)
@@ -219,7 +224,9 @@ def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
         for first in range(job.first, job.last, per_batch):
             last = min(first + per_batch, job.last)
             writer.write_batch(_batch(stream, first, last, shared.length, schema))
-    return FileRecord.of(name, sink, sequences=job.last - job.first, spans=len(stream.starts))
+    return FileRecord.of(
+        name, sink, sequences=job.last - job.first, spans=len(stream.starts), group=job.group
+    )
 
 
 def _batch(
@@ -242,10 +249,23 @@ def _batch(
     }
     sequences = pa.array(np.arange(last - first + 1) * length, pa.int32())
     per_span = pa.array(np.append(np.searchsorted(spans, edges), len(spans)), pa.int32())
-    columns = []
-    for field in schema:
+    columns: list[pa.Array] = []
+    for field in list(schema)[:-1]:
         values = tokens if field.name == "tokens" else flat[field.name]
         offsets = sequences if field.name == "tokens" else per_span
         values = pa.array(values, field.type.value_type)
         columns.append(pa.ListArray.from_arrays(offsets, values, type=field.type))
+    columns.append(_checksums(tokens.reshape(-1, length), flat["doc_start"], per_span.to_numpy()))
     return pa.record_batch(columns, schema=schema)
+
+
+def _checksums(tokens: np.ndarray, starts: np.ndarray, per_span: np.ndarray) -> pa.Array:
+    """CRC-32 of each sequence's tokens, then of its starts as int32: (sequences,) uint32."""
+    starts = starts.astype(np.int32)
+    return pa.array(
+        [
+            zlib.crc32(starts[begin:end].data, zlib.crc32(row.data))
+            for row, begin, end in zip(tokens, per_span, per_span[1:])
+        ],
+        pa.uint32(),
+    )

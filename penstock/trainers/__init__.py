@@ -7,11 +7,11 @@
            └─ launch            Ray Train sessions, lanes of runs      launch.py
                 └─ run_one      train, save, evaluate, commit          worker.py
                      ├─ Engine      DeepSpeed steps                    engine.py, backend.py
-                     │    ├─ Order          step -> sequences          order.py
-                     │    ├─ ShardSet       sequence -> token views    shards.py
-                     │    ├─ collate        views -> isolated batch    batch.py
-                     │    ├─ LanguageModel  batch -> summed loss       model.py, loss.py
+                     │    ├─ Plan           step -> sequences          data/plan.py, mixture.py
+                     │    ├─ Loader         step -> isolated batches   data/loader.py, batch.py
+                     │    │    └─ ShardSet  sequence -> token views    data/shards.py
+                     │    ├─ LanguageModel  batch -> summed loss       modelling/
                      │    └─ LearningRate   tokens -> rate             schedule.py
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
-                     └─ Evaluator   texts -> bits per byte             evaluate.py
+                     └─ Evaluator   texts -> bits per byte             evaluation/
 """

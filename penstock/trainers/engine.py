@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from penstock.errors import TrainingError
+from penstock.keyed import mix
 from penstock.recipe import Train
 from penstock.trainers.backend import deepspeed_config, load_deepspeed
-from penstock.trainers.data.batch import IGNORED, collate
-from penstock.trainers.data.order import Order
+from penstock.trainers.data.loader import LoadedStep, Loader
+from penstock.trainers.data.plan import Plan
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.model import LanguageModel, build_model
@@ -33,7 +34,7 @@ class Engine:
 
     Args:
         train: The recipe's training settings.
-        shards: What to train on, once.
+        shards: What to train on.
         seed: Of the initial weights and the order.
         device: Where this worker computes.
         rank: This worker.
@@ -51,33 +52,39 @@ class Engine:
         workers: int,
     ) -> None:
         self.train = train
+        self.seed = seed
         self.shards = shards
         self.device = device
         self.rank = rank
         self.workers = workers
-        batch = max(1, train.batch_tokens // shards.sequence_length)
-        self.order = Order(sequences=len(shards), batch=batch, seed=seed)
-        self.rate = LearningRate.of(train, shards.tokens)
+        self.plan = Plan.of(train, shards, seed)
+        self.loader = Loader(
+            shards, self.plan, rank=rank, workers=workers, micro_batch=train.micro_batch
+        )
+        self.rate = LearningRate.of(train, self.plan.tokens)
         self._model = build_model(train.model, shards, seed)
         self._deepspeed = self._start()
 
-    def run(self) -> Iterator[StepMetrics]:
-        """Train on every sequence once, telling of each step.
+    def run(self, start: int = 0) -> Iterator[StepMetrics]:
+        """Train from step ``start`` until the budget is spent, telling of each step.
 
         Raises:
             TrainingError: A step failed; the message names it and the worker's sequences.
         """
         self._deepspeed.train()
-        for step in range(self.order.steps):
-            began = time.perf_counter()
-            pieces = self.order.micro_batches(
-                step, rank=self.rank, workers=self.workers, micro_batch=self.train.micro_batch
-            )
+        began, waited = time.perf_counter(), 0.0
+        for loaded in self.loader.steps(start):
             try:
-                metrics = self._step(step, pieces, began)
+                step = self._step(loaded)
             except Exception as error:
-                raise _step_error(step, pieces, error) from error
-            yield metrics
+                raise _step_error(loaded, error) from error
+            now = time.perf_counter()
+            yield StepMetrics(
+                **step,
+                tokens_per_second=loaded.batch.tokens / (now - began),
+                loader_seconds=self.loader.waited - waited,
+            )
+            began, waited = time.perf_counter(), self.loader.waited
 
     def save(self, directory: Path) -> None:
         """Write the model as transformers reads it; every worker must call this."""
@@ -96,7 +103,7 @@ class Engine:
 
     def _start(self) -> Any:
         deepspeed = load_deepspeed()
-        accumulation = -(-self.order.batch // (self.workers * self.train.micro_batch))
+        accumulation = -(-self.plan.batch // (self.workers * self.train.micro_batch))
         on_gpu = self.device.type == "cuda"
         config = deepspeed_config(self.train, accumulation=accumulation, bf16=on_gpu)
         engine, *_ = deepspeed.initialize(
@@ -106,19 +113,18 @@ class Engine:
         )
         return engine
 
-    def _step(self, step: int, pieces: list[np.ndarray], began: float) -> StepMetrics:
-        engine = self._deepspeed
-        batch = self.order.global_batch(step)
-        before = step * self.order.batch * self.shards.sequence_length
-        tokens = len(batch) * self.shards.sequence_length
-        rate = self.rate.at(before + tokens / 2)
+    def _step(self, loaded: LoadedStep) -> dict[str, Any]:
+        engine, batch = self._deepspeed, loaded.batch
+        # What a model draws (dropout) belongs to the step, so a resumed run draws the same.
+        torch.manual_seed(mix("step", self.seed, batch.step, self.rank))
+        rate = self.rate.at(batch.before + batch.tokens / 2)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        predicted = self.shards.predicted(batch)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number, piece in enumerate(pieces):
-            engine.set_gradient_accumulation_boundary(number == len(pieces) - 1)
-            loss = engine(self._batch(piece)) / max(1, predicted)
+        last = len(loaded.pieces) - 1
+        for number, micro_batch in enumerate(loaded.micro_batches):
+            engine.set_gradient_accumulation_boundary(number == last)
+            loss = engine(micro_batch.to(self.device)) / max(1, loaded.predicted)
             total += loss.detach()
             # Gradients are averaged over workers; ours are parts of one mean.
             engine.backward(loss * self.workers, scale_wrt_gas=False)
@@ -129,22 +135,14 @@ class Engine:
         mean = float(total)
         if not np.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean}; lower train.lr or train.clip")
-        return StepMetrics(
-            step=step,
-            tokens=before + tokens,
-            loss=mean,
-            lr=rate,
-            tokens_per_second=tokens / (time.perf_counter() - began),
-            grad_norm=self._known_norm() if norm is None else norm,
-        )
-
-    def _batch(self, piece: np.ndarray) -> Any:
-        """This worker's micro-batch; with none left, one that counts for nothing."""
-        if len(piece):
-            return collate([self.shards[int(index)] for index in piece]).to(self.device)
-        batch = collate([self.shards[0]]).to(self.device)
-        batch.labels.fill_(IGNORED)
-        return batch
+        return {
+            "step": batch.step,
+            "tokens": batch.before + batch.tokens,
+            "loss": mean,
+            "lr": rate,
+            "grad_norm": self._known_norm() if norm is None else norm,
+            "data": loaded.digest,
+        }
 
     def _gradient_norm(self) -> float | None:
         """The norm where DeepSpeed keeps none: stage 0 in float32."""
@@ -170,9 +168,10 @@ def _optimizer(model: LanguageModel, train: Train) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
 
 
-def _step_error(step: int, pieces: list[np.ndarray], error: Exception) -> TrainingError:
-    sequences = np.concatenate(pieces).tolist()
+def _step_error(loaded: LoadedStep, error: Exception) -> TrainingError:
+    sequences = loaded.batch.sequences[np.concatenate(loaded.pieces)].tolist()
     shown = ", ".join(map(str, sequences[:8])) + (", …" if len(sequences) > 8 else "")
     return TrainingError(
-        f"step {step}, sequences {shown}: {type(error).__name__}: {' '.join(str(error).split())}"
+        f"step {loaded.batch.step}, sequences {shown}: {type(error).__name__}: "
+        f"{' '.join(str(error).split())}"
     )

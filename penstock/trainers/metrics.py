@@ -30,6 +30,11 @@ class StepMetrics:
     """Of this step, over all workers."""
     grad_norm: float
     """Before clipping."""
+    data: str
+    """Names the token ids of the global batch, in order: equal for any number of workers, and for
+    a run that was resumed."""
+    loader_seconds: float
+    """Of this step, that this worker waited for its batches."""
 
 
 class MetricsLog:
@@ -47,7 +52,7 @@ class MetricsLog:
         values = asdict(metrics)
         self._lines.write(json.dumps(values) + "\n")
         self._lines.flush()
-        step = values.pop("step")
+        step, _ = values.pop("step"), values.pop("data")
         self._show(step, {f"train/{name}": value for name, value in values.items()})
 
     def _show(self, step: int, values: dict[str, float]) -> None:

@@ -34,8 +34,8 @@ class RunSpec:
 
     @cached_property
     def tokens(self) -> int:
-        """The budget: every token of the shards, once."""
-        return int(Artefact.open(self.shards).facts["tokens"])
+        """The budget; if none is given, every token of the shards once."""
+        return self.train.tokens or int(Artefact.open(self.shards).facts["tokens"])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,12 @@ def write_shards(
     files: int = 2,
     seed: int = 0,
     dtype: Any = None,
+    groups: Sequence[str | None] = (None, None),
 ) -> Artefact:
-    """Sequences of learnable documents: each repeats a short random phrase."""
+    """Sequences of learnable documents: each repeats a short random phrase.
+
+    ``groups`` has the source of each file, None where sources are packed together.
+    """
     dtype = dtype or pa.uint16()
     random = np.random.default_rng(seed)
     facts = {
@@ -54,20 +60,24 @@ def write_shards(
         "vocab_size": VOCABULARY,
         "eos": EOS,
     }
-    draft = Workspace(root).draft("shards", 1, {"test": [sequences, length, files, seed]}, {})
+    draft = Workspace(root).draft(
+        "shards", 1, {"test": [sequences, length, files, seed, *groups]}, {}
+    )
     parts = []
     for number, rows in enumerate(np.array_split(np.arange(sequences), files)):
         name = f"shard-{number:05d}.arrow"
-        _write_file(draft.path / name, len(rows), length, random, dtype)
+        group = groups[number % len(groups)]
+        _write_file(draft.path / name, len(rows), length, random, dtype, group or "web")
         parts.append(name)
-        draft.record(name, [FileRecord.found(draft.path, name, sequences=len(rows))])
+        facts_of = {"sequences": len(rows), "group": group}
+        draft.record(name, [FileRecord.found(draft.path, name, **facts_of)])
     (draft.path / "tokenizer").mkdir(exist_ok=True)
     tokenizer.save(str(draft.path / "tokenizer" / "tokenizer.json"))
     draft.record("tokenizer", [FileRecord.found(draft.path, "tokenizer/tokenizer.json")])
     return draft.publish([*parts, "tokenizer"], facts)
 
 
-def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any) -> None:
+def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any, source: str) -> None:
     tokens, starts = [], []
     for _ in range(rows):
         cuts = np.unique(random.integers(1, length, random.integers(1, 4)))
@@ -76,15 +86,19 @@ def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any) -> 
         tokens.append(np.concatenate(row))
         starts.append(np.array([0, *cuts], np.int32))
     spans = [len(item) for item in starts]
+    ids = [[f"{path.stem}-{row}-{span}" for span in range(n)] for row, n in enumerate(spans)]
+    width = np.dtype(dtype.to_pandas_dtype())
+    sums = [zlib.crc32(s.data, zlib.crc32(t.astype(width).data)) for s, t in zip(starts, tokens)]
     table = pa.table(
         {
             "tokens": pa.array(tokens, pa.list_(pa.field("item", dtype, nullable=False))),
-            "doc_id": pa.array([["d"] * n for n in spans], pa.list_(pa.string())),
+            "doc_id": pa.array(ids, pa.list_(pa.string())),
             "doc_start": pa.array(starts, pa.list_(pa.int32())),
             "doc_offset": pa.array([[0] * n for n in spans], pa.list_(pa.int64())),
-            "source": pa.array([["web"] * n for n in spans], pa.list_(pa.string())),
+            "source": pa.array([[source] * n for n in spans], pa.list_(pa.string())),
             "weight": pa.array([[1.0] * n for n in spans], pa.list_(pa.float32())),
             "score": pa.array([[0.0] * n for n in spans], pa.list_(pa.float32())),
+            "crc32": pa.array(sums, pa.uint32()),
         }
     )
     with pa.ipc.new_file(str(path), table.schema) as sink:

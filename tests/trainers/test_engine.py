@@ -65,7 +65,7 @@ def test_one_pass_spends_the_budget_and_learns(shards: Path) -> None:
 def test_the_loss_is_the_mean_over_the_global_batchs_predicted_tokens(shards: Path) -> None:
     """10 sequences go through as 4, 3 and 3 with unequal numbers of predicted tokens."""
     made = engine(shards)
-    batch = collate([made.shards[int(index)] for index in made.order.global_batch(0)])
+    batch = collate([made.shards[int(index)] for index in made.plan.global_batch(0).sequences])
     model = build_model(TRAIN.model, made.shards, seed=1)
     logits = model.causal(
         input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
@@ -103,8 +103,8 @@ def test_a_failing_step_names_itself_and_its_sequences(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = engine(shards)
-    monkeypatch.setattr(made.shards, "predicted", lambda batch: 1 / 0)
-    shown = ", ".join(map(str, made.order.global_batch(0)[:3]))
+    monkeypatch.setattr(made, "_gradient_norm", lambda: 1 / 0)
+    shown = ", ".join(map(str, made.plan.global_batch(0).sequences[:3]))
     with pytest.raises(TrainingError, match=f"step 0, sequences {shown}.*: ZeroDivisionError"):
         losses(made)
 
@@ -133,3 +133,32 @@ def test_nothing_is_compiled(shards: Path) -> None:
 
     engine(shards).close()
     assert not any(deepspeed.ops.__compatible_ops__.values())
+
+
+@pytest.mark.parametrize("tokens", [1, 31, 320, 1000, 37 * 32 + 7])
+@pytest.mark.parametrize("micro_batch", [1, 3, 16])
+def test_the_budget_is_spent_to_the_token(shards: Path, tokens: int, micro_batch: int) -> None:
+    changes = {"tokens": tokens, "micro_batch": micro_batch}
+    steps = losses(engine(shards, TRAIN.model_copy(update=changes)))
+    assert steps[-1].tokens == tokens
+    assert [step.tokens for step in steps[:-1]] == list(range(320, tokens, 320))
+
+
+def test_what_lies_behind_the_budget_changes_nothing(shards: Path) -> None:
+    """The gradient of the last step is that of the counted tokens alone."""
+    train = TRAIN.model_copy(update={"tokens": 45})
+    made = engine(shards, train)
+    first, last = made.plan.global_batch(0).sequences.tolist()
+    batch = collate([made.shards[first], made.shards[last]])
+    labels = batch.labels.clone()
+    labels[1, 13:] = -100
+    model = build_model(TRAIN.model, made.shards, seed=1)
+    logits = model.causal(
+        input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
+    ).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    (step,) = losses(made)
+    assert step.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert step.grad_norm == pytest.approx(norm.item(), rel=1e-5)

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError
-from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.data.shards import Group, ShardSet
 from tests.trainers.conftest import write_shards
 
 
@@ -41,11 +41,40 @@ def test_wide_vocabularies_keep_their_type(tmp_path: Path, tokenizer: object) ->
     assert ShardSet.open(made.path)[2].tokens.dtype == np.uint32
 
 
-def test_predicted_counts_all_but_each_documents_first_token(shards: Path) -> None:
+@pytest.mark.parametrize("counted", [32, 31, 17, 1])
+def test_predicted_counts_all_but_each_documents_first_token(shards: Path, counted: int) -> None:
     opened = ShardSet.open(shards)
-    indices = np.array([0, 36, 7])
-    by_hand = sum(32 - len(opened[int(index)].starts) for index in indices)
-    assert opened.predicted(indices) == by_hand < 3 * 32 - 3
+    for index in (0, 36, 7):
+        first = set(opened[index].starts.tolist())
+        by_hand = sum(place not in first for place in range(counted))
+        assert opened.predicted(index, counted) == by_hand < counted
+
+
+def test_groups_are_the_shards_of_a_source(tmp_path: Path, tokenizer: object) -> None:
+    groups = ["wiki", "wiki", None]
+    made = write_shards(tmp_path, tokenizer, sequences=13, files=3, groups=groups)
+    assert ShardSet.open(made.path).groups == [Group("wiki", 0, 9), Group("rest", 9, 4)]
+
+
+@pytest.mark.parametrize("column", ["tokens", "doc_start"])
+def test_a_bit_that_flips_after_opening_is_seen_before_it_is_used(
+    shards: Path, tmp_path: Path, column: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    opened = ShardSet.open(copy)
+    assert opened[20].tokens is not None
+    path = copy / "shard-00001.arrow"
+    values = getattr(opened[20], {"tokens": "tokens", "doc_start": "starts"}[column])
+    at = path.read_bytes().index(values.tobytes()) + values.nbytes - values.itemsize
+    with open(path, "r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
+    with pytest.raises(ArtefactError, match=r"shard-00001.*expected CRC-32"):
+        opened[20]
+    assert opened[0].tokens is not None
 
 
 def test_a_flipped_byte_is_refused(shards: Path, tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Which sequences make up a step: a pure function of (shards, seed, step).
+
+A run reads a stream of positions, one sequence each, until its budget is spent to the token: the
+last sequence counts as far as the budget reaches. A position leads to a source by the mixture, to
+a place in that source's epoch by counting, and to a sequence by that epoch's own permutation. None
+of it is stored, so resuming needs a step's number and nothing else, and the number of workers
+changes only who takes which part of a step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from penstock.errors import RecipeError, did_you_mean
+from penstock.keyed import mix
+from penstock.recipe import MixturePhase, Train
+from penstock.trainers.data.mixture import Mixture, Phase
+from penstock.trainers.data.order import permute
+from penstock.trainers.data.shards import Group, ShardSet
+
+__all__ = ["GlobalBatch", "Plan"]
+
+WHOLE = ""
+"""The name of all sequences together, where no mixture tells them apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalBatch:
+    """What all workers together train on in a step."""
+
+    step: int
+    before: int
+    """Tokens that earlier steps trained on."""
+    tokens: int
+    """Tokens of this step that count."""
+    sequences: np.ndarray
+    """(n,) int64, their numbers in the shards."""
+    counted: np.ndarray
+    """(n,) int64: how many tokens of each count, from its beginning. Only a run's last sequence
+    may be cut short."""
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+
+class Plan:
+    """The global batches of a run.
+
+    Args:
+        groups: Sequences that are read in an order of their own; together, all that is read.
+        mixture: Over the groups, in their order.
+        tokens: The budget.
+        batch: Sequences of a global batch.
+        length: Tokens of a sequence.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        mixture: Mixture,
+        *,
+        tokens: int,
+        batch: int,
+        length: int,
+        seed: int,
+    ) -> None:
+        self.groups = groups
+        self.mixture = mixture
+        self.tokens = tokens
+        self.batch = batch
+        self.length = length
+        self.seed = seed
+
+    @classmethod
+    def of(cls, train: Train, shards: ShardSet, seed: int) -> Plan:
+        """The plan that a recipe asks for.
+
+        Raises:
+            RecipeError: The mixture names a source that the shards do not hold apart.
+        """
+        tokens = train.tokens or shards.tokens
+        length = shards.sequence_length
+        groups: Sequence[Group] = [Group(WHOLE, 0, len(shards))]
+        phases = [Phase(first=0, weights={WHOLE: 1.0})]
+        if train.mixture:
+            groups = shards.groups
+            _check_sources(train.mixture, groups)
+            phases = _phases(train.mixture, tokens, length)
+        return cls(
+            groups,
+            Mixture(sources=[group.name for group in groups], phases=phases),
+            tokens=tokens,
+            batch=max(1, train.batch_tokens // length),
+            length=length,
+            seed=seed,
+        )
+
+    @property
+    def positions(self) -> int:
+        """Sequences that are read, the last perhaps in part."""
+        return -(-self.tokens // self.length)
+
+    @property
+    def steps(self) -> int:
+        """Global batches of the run; the last may be smaller."""
+        return -(-self.positions // self.batch)
+
+    def global_batch(self, step: int) -> GlobalBatch:
+        """What ``step`` trains on."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of {self.steps}")
+        first = step * self.batch
+        last = min(first + self.batch, self.positions)
+        counted = np.full(last - first, self.length, np.int64)
+        if last == self.positions:
+            counted[-1] = self.tokens - (last - 1) * self.length
+        return GlobalBatch(
+            step=step,
+            before=first * self.length,
+            tokens=int(counted.sum()),
+            sequences=self._sequences(first, last),
+            counted=counted,
+        )
+
+    def epochs(self) -> dict[str, float]:
+        """How many times the run reads each group; all sequences together without a mixture."""
+        read = self.mixture.read(self.positions)
+        return {group.name: count / group.size for group, count in zip(self.groups, read.tolist())}
+
+    def repeated(self) -> int:
+        """Tokens that the run reads for a second time or more, whole sequences."""
+        read = self.mixture.read(self.positions).tolist()
+        again = [max(0, count - group.size) for group, count in zip(self.groups, read)]
+        return sum(again) * self.length
+
+    def _sequences(self, first: int, last: int) -> np.ndarray:
+        owner, rank = self.mixture.deal(first, last)
+        sequences = np.empty(last - first, np.int64)
+        for number in np.unique(owner).tolist():
+            group = self.groups[number]
+            mine = owner == number
+            epoch, place = np.divmod(rank[mine], group.size)
+            moved = np.empty(len(place), np.int64)
+            for turn in np.unique(epoch).tolist():
+                now = epoch == turn
+                name = [group.name] if group.name else []
+                key = mix("order", self.seed, turn, *name)
+                moved[now] = permute(place[now], group.size, key)
+            sequences[mine] = group.first + moved
+        return sequences
+
+
+def _phases(mixture: Sequence[MixturePhase], tokens: int, length: int) -> list[Phase]:
+    """Phases by position: one begins with the first sequence that lies wholly behind its count."""
+    ends = [phase.ends_at(tokens) for phase in mixture]
+    for before, end in itertools.pairwise([0, *ends]):
+        if end <= before:
+            raise RecipeError(
+                f"train.mixture: expected `until` to rise to the budget of {tokens:,} tokens, got "
+                f"{end:,} after {before:,}"
+            )
+    starts = [0, *(-(-end // length) for end in ends[:-1])]
+    return [Phase(first=first, weights=phase.weights) for first, phase in zip(starts, mixture)]
+
+
+def _check_sources(mixture: Sequence[MixturePhase], groups: Sequence[Group]) -> None:
+    names = [group.name for group in groups]
+    for phase in mixture:
+        for name in phase.weights:
+            if name not in names:
+                raise RecipeError(
+                    f"train.mixture: expected sources that the shards hold apart, {names}, got "
+                    f"{name!r}{did_you_mean(name, names)}; give it a share in budget.shares to "
+                    "have it packed by itself"
+                )

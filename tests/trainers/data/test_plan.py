@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.errors import RecipeError
+from penstock.recipe import Train
+from penstock.trainers.data.loader import deal
+from penstock.trainers.data.mixture import Mixture, Phase
+from penstock.trainers.data.plan import Plan
+from penstock.trainers.data.shards import Group, ShardSet
+from tests.trainers.conftest import write_shards
+
+
+def plan(size: int, tokens: int, batch: int = 7, seed: int = 1, length: int = 10) -> Plan:
+    whole = Mixture(sources=[""], phases=[Phase(first=0, weights={"": 1.0})])
+    groups = [Group("", 0, size)]
+    return Plan(groups, whole, tokens=tokens, batch=batch, length=length, seed=seed)
+
+
+@settings(max_examples=50)
+@given(tokens=st.integers(1, 3000), batch=st.integers(1, 40))
+def test_the_budget_is_met_to_the_token(tokens: int, batch: int) -> None:
+    made = plan(50, tokens, batch)
+    steps = [made.global_batch(step) for step in range(made.steps)]
+    assert sum(step.tokens for step in steps) == tokens
+    assert [step.before for step in steps] == [
+        sum(one.tokens for one in steps[:number]) for number in range(len(steps))
+    ]
+    assert all((step.counted == 10).all() for step in steps[:-1])
+    assert (steps[-1].counted[:-1] == 10).all() and 1 <= steps[-1].counted[-1] <= 10
+
+
+def test_each_epoch_reads_everything_once_in_an_order_of_its_own() -> None:
+    made = plan(50, tokens=3 * 500, batch=7)
+    read = np.concatenate([made.global_batch(step).sequences for step in range(made.steps)])
+    epochs = [read[:50], read[50:100], read[100:]]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert made.epochs() == {"": 3.0} and made.repeated() == 1000
+    other = plan(50, tokens=1500, seed=2).global_batch(0).sequences
+    assert not np.array_equal(other, read[:7])
+
+
+@settings(max_examples=50)
+@given(count=st.integers(1, 300), workers=st.integers(1, 8), micro=st.integers(1, 7))
+def test_workers_change_only_the_slicing(count: int, workers: int, micro: int) -> None:
+    shares = [deal(count, rank=rank, workers=workers, micro_batch=micro) for rank in range(workers)]
+    assert len({len(share) for share in shares}) == 1
+    assert max(len(piece) for share in shares for piece in share) <= micro
+    places = np.concatenate([piece for share in shares for piece in share])
+    assert sorted(places.tolist()) == list(range(count))
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, tokenizer: object) -> ShardSet:
+    """8 sequences of wiki, 32 of the rest."""
+    groups = ["wiki", None, None, None, None]
+    made = write_shards(tmp_path, tokenizer, sequences=40, files=5, groups=groups)
+    return ShardSet.open(made.path)
+
+
+def test_a_mixture_by_phases_of_the_budget(mixed: ShardSet) -> None:
+    phases = [{"weights": {"rest": 1.0}, "until": 0.5}, {"weights": {"wiki": 3, "rest": 1}}]
+    train = Train.model_validate({"tokens": 32 * 32 + 5, "batch_tokens": 160, "mixture": phases})
+    made = Plan.of(train, mixed, seed=3)
+    read = np.concatenate([made.global_batch(step).sequences for step in range(made.steps)])
+    # Half of 1,029 tokens is reached within the 17th sequence, so the 18th is of the next phase.
+    assert len(read) == 33 and (read[:17] >= 8).all()
+    assert (read[17:] < 8).sum() == 12
+    again = Counter(read.tolist())
+    assert set(again.values()) == {1, 2} and all(number < 8 for number, n in again.items() if n > 1)
+    assert made.epochs() == {"wiki": 1.5, "rest": 21 / 32}
+    assert made.repeated() == 4 * 32
+
+
+def test_a_mixture_that_cannot_be_is_refused(mixed: ShardSet) -> None:
+    with pytest.raises(RecipeError, match=r"\['wiki', 'rest'\], got 'wikis'.*did you mean 'wiki'"):
+        Plan.of(Train.model_validate({"mixture": {"wikis": 1}}), mixed, seed=0)
+    late = [{"weights": {"rest": 1}, "until": 99999}, {"weights": {"rest": 1}}]
+    with pytest.raises(RecipeError, match="rise to the budget of 1,280 tokens, got 1,280 after 99"):
+        Plan.of(Train.model_validate({"mixture": late}), mixed, seed=0)
