@@ -10,14 +10,14 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["hash_ids", "mix", "uniform"]
+__all__ = ["avalanche", "hash_ids", "mix", "uniform"]
 
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 
 
 @numba.njit(inline="always")
-def _avalanche(value: np.uint64) -> np.uint64:
+def avalanche(value: np.uint64) -> np.uint64:
     """The finaliser of splitmix64 (Steele et al. 2014): every input bit reaches every output."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -30,7 +30,7 @@ def _hash_strings(data: np.ndarray, offsets: np.ndarray, start: np.uint64, out: 
         state = start
         for position in range(offsets[row], offsets[row + 1]):
             state = (state ^ np.uint64(data[position])) * _FNV_PRIME
-        out[row] = _avalanche(state)
+        out[row] = avalanche(state)
 
 
 def mix(*parts: int | str) -> int:

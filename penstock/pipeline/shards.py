@@ -10,7 +10,6 @@ by which a trainer sees a changed bit whenever it reads the row.
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
+from penstock.checksum import sequence_checksums
 from penstock.pipeline.accounting import check_sum
 from penstock.pipeline.checking import check_files
 from penstock.pipeline.runner import Runner
@@ -211,7 +211,7 @@ def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
             pa.field("source", pa.list_(pa.string())),
             pa.field("weight", pa.list_(pa.float32())),
             pa.field("score", pa.list_(pa.float32())),
-            pa.field("crc32", pa.uint32()),
+            pa.field("checksum", pa.uint64()),
         ]
     )
     stream = _read(job, shared)
@@ -255,17 +255,6 @@ def _batch(
         offsets = sequences if field.name == "tokens" else per_span
         values = pa.array(values, field.type.value_type)
         columns.append(pa.ListArray.from_arrays(offsets, values, type=field.type))
-    columns.append(_checksums(tokens.reshape(-1, length), flat["doc_start"], per_span.to_numpy()))
+    rows, starts = tokens.reshape(-1, length), flat["doc_start"].astype(np.int32)
+    columns.append(pa.array(sequence_checksums(rows, starts, per_span.to_numpy())))
     return pa.record_batch(columns, schema=schema)
-
-
-def _checksums(tokens: np.ndarray, starts: np.ndarray, per_span: np.ndarray) -> pa.Array:
-    """CRC-32 of each sequence's tokens, then of its starts as int32: (sequences,) uint32."""
-    starts = starts.astype(np.int32)
-    return pa.array(
-        [
-            zlib.crc32(starts[begin:end].data, zlib.crc32(row.data))
-            for row, begin, end in zip(tokens, per_span, per_span[1:])
-        ],
-        pa.uint32(),
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.artefact import Artefact, FileRecord, Workspace
+from penstock.checksum import sequence_checksums
 
 EOS = 0
 VOCABULARY = 320
@@ -87,8 +87,8 @@ def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any, sou
         starts.append(np.array([0, *cuts], np.int32))
     spans = [len(item) for item in starts]
     ids = [[f"{path.stem}-{row}-{span}" for span in range(n)] for row, n in enumerate(spans)]
-    width = np.dtype(dtype.to_pandas_dtype())
-    sums = [zlib.crc32(s.data, zlib.crc32(t.astype(width).data)) for s, t in zip(starts, tokens)]
+    offsets = np.cumsum([0, *spans])
+    sums = sequence_checksums(np.stack(tokens).astype(np.uint32), np.concatenate(starts), offsets)
     table = pa.table(
         {
             "tokens": pa.array(tokens, pa.list_(pa.field("item", dtype, nullable=False))),
@@ -98,7 +98,7 @@ def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any, sou
             "source": pa.array([[source] * n for n in spans], pa.list_(pa.string())),
             "weight": pa.array([[1.0] * n for n in spans], pa.list_(pa.float32())),
             "score": pa.array([[0.0] * n for n in spans], pa.list_(pa.float32())),
-            "crc32": pa.array(sums, pa.uint32()),
+            "checksum": sums,
         }
     )
     with pa.ipc.new_file(str(path), table.schema) as sink:

