@@ -33,6 +33,7 @@ _BUILT_IN = {
     "ccnet": "penstock.selectors.ngram:NgramPerplexity",
     "d4": "penstock.selectors.d4:D4",
     "dclm": "penstock.selectors.dclm:DclmQuality",
+    "document-loss": "penstock.selectors.document_loss:DocumentLoss",
     "dsir": "penstock.selectors.dsir:Dsir",
     "fasttext": "penstock.selectors.classifier:FastTextScorer",
     "fineweb-edu": "penstock.selectors.edu:FineWebEdu",

@@ -1,0 +1,145 @@
+"""A run's losses as a score column: by hand on written losses; the whole way is in test_run."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penstock.artefact import Artefact, FileRecord, Workspace
+from penstock.errors import ArtefactError, SelectorError
+from penstock.selectors.base import Fitting, Scorer
+from penstock.selectors.document_loss import FILE, DocumentLoss
+from penstock.trainers.evaluation.documents import SCHEMA
+
+NATS = {"a": (2.0, 4), "b": (30.0, 10), "c": (0.0, 0), "long é": (1.0, 1), "e": (40.0, 8)}
+"""Losses 0.5, 3, none, 1 and 5."""
+
+
+def write_run(root: Path, rows: list[tuple[str, float, int]], name: str = FILE) -> Artefact:
+    draft = Workspace(root).draft("run", 1, {"rows": [name, *map(list, rows)]}, {})
+    ids, nats, tokens = zip(*rows) if rows else ((), (), ())
+    costs = np.array(nats, np.float64), np.array(tokens, np.int64)
+    with np.errstate(invalid="ignore"):
+        losses = (costs[0] / costs[1]).astype(np.float32)
+    table = pa.table([pa.array(ids, pa.string()), *costs, losses], schema=SCHEMA)
+    pq.write_table(table, draft.path / name, row_group_size=2)
+    draft.record("run", [FileRecord.found(draft.path, name)])
+    return draft.publish(["run"], {})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    return str(write_run(tmp_path, [(name, *cost) for name, cost in NATS.items()]).path)
+
+
+def batch(*ids: str) -> pa.RecordBatch:
+    texts = pa.array(["text"] * len(ids), pa.large_string())
+    return pa.record_batch({"id": list(ids), "text": texts, "source": ["s"] * len(ids)})
+
+
+def fitted(run: str, **parameters: Any) -> DocumentLoss:
+    scorer = DocumentLoss(run=run, **parameters)
+    sample = pa.Table.from_batches([batch("a", "z", "e")])
+    facts = scorer.fit(Fitting(sample=lambda count: sample, pool_size=5))
+    assert facts["documents"] == 4 and facts["of_sample"] == 2
+    return scorer
+
+
+def test_losses_are_found_by_id_whatever_their_order(run: str) -> None:
+    scorer = fitted(run, take="high")
+    assert isinstance(scorer, Scorer)
+    found = scorer.score(batch("e", "nobody", "c", "long é", "a", "b"))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.float32([5, np.nan, np.nan, 1, 0.5, 3]))
+    np.testing.assert_array_equal(fitted(run, take="low").score(batch("b", "x")), [-3, np.nan])
+
+
+def test_the_middle_is_equally_far_from_both_ends(run: str) -> None:
+    """Losses 0.5, 1, 3, 5 lie at 0, 1/3, 2/3 and 1 of themselves."""
+    found = fitted(run, take="middle").score(batch("a", "long é", "b", "e"))
+    assert found == pytest.approx([-1 / 2, -1 / 6, -1 / 6, -1 / 2], abs=2e-3)
+
+
+@pytest.mark.parametrize("take", ["low", "middle", "high"])
+def test_what_the_run_did_not_see(run: str, take: str) -> None:
+    ids = batch(*NATS, "nobody")
+    known = fitted(run, take=take).score(ids)
+    missing = np.isnan(known)
+    assert missing.tolist() == [False, False, True, False, False, True]
+    first = fitted(run, take=take, missing="first").score(ids)
+    last = fitted(run, take=take, missing="last").score(ids)
+    assert np.isfinite([first, last]).all()
+    assert first[missing].min() > np.nanmax(known) and last[missing].max() < np.nanmin(known)
+    np.testing.assert_array_equal(first[~missing], known[~missing])
+
+
+def test_two_documents_of_one_hash_share_the_mean_of_both(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [("a", 2.0, 1), ("b", 9.0, 1), ("a", 9.0, 3)])
+    scorer = DocumentLoss(run=str(run.path), take="high")
+    scorer.fit(Fitting(sample=lambda count: pa.Table.from_batches([batch("a")]), pool_size=1))
+    assert scorer.score(batch("a", "b")).tolist() == [2.5, 9]
+
+
+def test_saved_and_loaded_and_sent_it_scores_the_same(run: str, tmp_path: Path) -> None:
+    scorer = fitted(run, missing="last")
+    (tmp_path / "state").mkdir()
+    scorer.save(tmp_path / "state")
+    again = DocumentLoss(run=run, missing="last")
+    with pytest.raises(SelectorError, match="expected a fitted selector"):
+        again.score(batch("a"))
+    again.load(tmp_path / "state")
+    sent = pickle.loads(pickle.dumps(again))
+    assert np.array_equal(sent.score(batch(*NATS, "z")), scorer.score(batch(*NATS, "z")))
+    size = sum(path.stat().st_size for path in (tmp_path / "state").iterdir())
+    assert size <= 2 * 128 + 12 * 4, "12 bytes a document"
+    (tmp_path / "state" / "hashes.npy").write_bytes(b"no")
+    with pytest.raises(ArtefactError, match="not a fitted document-loss"):
+        again.load(tmp_path / "state")
+
+
+def test_identity_is_the_losses_and_no_path(run: str, tmp_path: Path) -> None:
+    moved = write_run(tmp_path / "moved", [(name, *cost) for name, cost in NATS.items()])
+    other = write_run(tmp_path, [("a", 1.0, 1)])
+    identity = DocumentLoss(run=run).identity()
+    assert identity == DocumentLoss(run=str(moved.path)).identity()
+    others = [
+        DocumentLoss(run=str(other.path)),
+        DocumentLoss(run=run, take="low"),
+        DocumentLoss(run=run, missing="last"),
+    ]
+    assert all(one.identity() != identity for one in others)
+
+
+@pytest.mark.parametrize("key", ["take", "missing"])
+def test_unknown_words_are_refused(run: str, key: str) -> None:
+    with pytest.raises(SelectorError, match=f"{key}: expected .* or .*, got 'some'"):
+        DocumentLoss(run=run, **{key: "some"})
+
+
+def test_what_is_no_run_is_told_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(SelectorError, match="run: expected the directory of a finished run"):
+        DocumentLoss(run=str(tmp_path / "none"))
+    without = write_run(tmp_path, [("a", 1.0, 1)], name="model.bin")
+    with pytest.raises(SelectorError, match=r"run: .*train\.document_losses: true"):
+        DocumentLoss(run=str(without.path))
+
+
+def test_losses_that_changed_or_say_nothing_are_refused(run: str, tmp_path: Path) -> None:
+    nothing = Fitting(sample=lambda count: pa.Table.from_batches([batch("a")]), pool_size=1)
+    empty = write_run(tmp_path, [("a", 0.0, 0)])
+    with pytest.raises(SelectorError, match="expected documents with a loss, got none"):
+        DocumentLoss(run=str(empty.path)).fit(nothing)
+    with pytest.raises(SelectorError, match="expected documents with a loss, got none"):
+        DocumentLoss(run=str(write_run(tmp_path, []).path)).fit(nothing)
+    changed = DocumentLoss(run=run)
+    data = bytearray((Path(run) / FILE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (Path(run) / FILE).write_bytes(data)
+    with pytest.raises(ArtefactError, match="changed since it was written"):
+        changed.fit(nothing)
