@@ -152,8 +152,7 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
         (result,) = train_all([run_spec(curated, evaluations)], workspace, progress=progress)
     bits = {name: values["mean"] for name, values in result.bits_per_byte.items()}
     console.say(f"{result.tokens:,} tokens, loss {result.loss:.4f}")
-    for name, value in bits.items():
-        console.say(f"{name}: {value:.4f} bits per byte")
+    console.judged(result)
     console.say(f"run  {result.path}")
     if as_json:
         _print_json(
@@ -162,6 +161,7 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
                 "tokens": result.tokens,
                 "loss": result.loss,
                 "bits_per_byte": bits,
+                "accuracy": result.accuracy,
             }
         )
 

@@ -55,8 +55,14 @@ class Point:
 
     def std(self, target: str) -> float:
         """Sample standard deviation over the seeds; 0 where there is one."""
-        values = self.values(target)
-        return statistics.stdev(values) if len(values) > 1 else 0.0
+        return _std(self.values(target))
+
+    def accuracy(self, target: str) -> dict[str, Any] | None:
+        """Of multiple choice, over the seeds: ``mean``, ``std``, ``values``; None without any."""
+        found = [run.accuracy[target]["mean"] for run in self.runs if target in run.accuracy]
+        if not found:
+            return None
+        return {"mean": statistics.fmean(found), "std": _std(found), "values": found}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +111,8 @@ class Comparison:
         }
 
     def _measured(self, point: Point) -> dict[str, Any]:
+        found = {target: point.accuracy(target) for target in self.targets}
+        accuracy = {target: values for target, values in found.items() if values}
         return {
             "bits_per_byte": {
                 target: {
@@ -114,9 +122,14 @@ class Comparison:
                 }
                 for target in self.targets
             },
+            **({"accuracy": accuracy} if accuracy else {}),
             "tokens": point.tokens,
             "runs": [str(run.path) for run in point.runs],
         }
+
+
+def _std(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def token_multiplier(

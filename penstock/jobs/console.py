@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import rich.console
 import rich.markup
-import rich.progress
 import rich.table
 
 from penstock.jobs.curate import Curated, said_of
 from penstock.jobs.looks import excerpt, first_taken, some_left
+from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.report import source_shares
 
 if TYPE_CHECKING:  # they import PyTorch, which curating does not need
     from penstock.jobs.compare import Comparison
-    from penstock.trainers.spec import RunSpec
+    from penstock.trainers.spec import Progress, RunResult
 
 __all__ = ["Console"]
-
-_SECONDS_BETWEEN_LOG_LINES = 15
 
 
 class Console:
@@ -47,46 +45,11 @@ class Console:
         """One line of the result."""
         self._out.print(rich.markup.escape(line), soft_wrap=True)
 
-    @contextmanager
-    def training(self, specs_tokens: int | None = None) -> Iterator[Any]:
+    def training(self) -> AbstractContextManager[Progress]:
         """Follow runs: gives the callback that training reports its steps to."""
         if self._err.is_terminal:
-            with rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.TextColumn("{task.completed:,}/{task.total:,} tokens"),
-                rich.progress.TextColumn("{task.fields[loss]}"),
-                rich.progress.TimeRemainingColumn(),
-                console=self._err,
-            ) as bars:
-                tasks: dict[str, rich.progress.TaskID] = {}
-
-                def show(spec: RunSpec, line: dict[str, Any]) -> None:
-                    if spec.fingerprint not in tasks:
-                        name = f"run {spec.fingerprint[:8]} seed {spec.seed}"
-                        tasks[spec.fingerprint] = bars.add_task(name, total=spec.tokens, loss="")
-                    if "loss" in line:
-                        bars.update(
-                            tasks[spec.fingerprint],
-                            completed=line["tokens"],
-                            loss=f"loss {line['loss']:.3f}",
-                        )
-
-                yield show
-        else:
-            said: dict[str, float] = {}
-
-            def log(spec: RunSpec, line: dict[str, Any]) -> None:
-                last = line.get("tokens", 0) >= spec.tokens
-                due = time.monotonic() - said.get(spec.fingerprint, 0) > _SECONDS_BETWEEN_LOG_LINES
-                if "loss" in line and (due or last):
-                    said[spec.fingerprint] = time.monotonic()
-                    self.note(
-                        f"run {spec.fingerprint[:8]} seed {spec.seed}: {line['tokens']:,} of "
-                        f"{spec.tokens:,} tokens, loss {line['loss']:.3f}"
-                    )
-
-            yield log
+            return follow_on_terminal(self._err, self.note)
+        return follow_in_log(self.note)
 
     def curated(self, curated: Curated) -> None:
         """The accounting of a curated dataset."""
@@ -143,10 +106,23 @@ class Console:
         if "text" in fate:
             self.say(f"  text: {excerpt(fate['text'])}")
 
+    def judged(self, result: RunResult) -> None:
+        """What a run scored, with standard errors over examples."""
+        for name, bits in result.bits_per_byte.items():
+            line = f"{name}: {bits['mean']:.4f} ± {bits['stderr']:.4f} bits per byte"
+            if accuracy := result.accuracy.get(name):
+                line += (
+                    f", {accuracy['mean']:.1%} ± {accuracy['stderr']:.1%} right by likelihood per "
+                    f"byte ({accuracy['plain']:.1%} by likelihood, {accuracy['chance']:.1%} by "
+                    "chance)"
+                )
+            self.say(line)
+
     def compared(self, comparison: Comparison) -> None:
         """The arms at equal tokens, and the multiplier."""
         for target in comparison.targets:
             rows = []
+            judged = comparison.at_equal_tokens()[0].accuracy(target) is not None
             for point in [*comparison.at_equal_tokens(), *comparison.baseline()[1:]]:
                 ahead = point.arm != comparison.recipe.compare.baseline
                 multiplier = comparison.multiplier(target, point.arm) if ahead else ""
@@ -155,10 +131,14 @@ class Console:
                         point.arm if point.multiple == 1 else f"{point.arm} {point.multiple:g}x",
                         f"{point.tokens:,}",
                         f"{point.mean(target):.4f} ± {point.std(target):.4f}",
+                        *([_percent(point.accuracy(target))] if judged else []),
                         f"{multiplier:.2f}" if isinstance(multiplier, float) else multiplier,
                     )
                 )
-            self.table(("arm", "tokens", "bits per byte", "token multiplier"), rows, title=target)
+            names = ["arm", "tokens", "bits per byte", "token multiplier"]
+            if judged:
+                names.insert(3, "accuracy")
+            self.table(names, rows, title=target)
 
     def looked(self, curated: Curated, count: int = 3) -> None:
         """What the cut takes first, and some of what it leaves."""
@@ -187,3 +167,7 @@ class Console:
     def fail(self, message: str) -> None:
         """An error, on stderr, whole."""
         print(f"penstock: {message}", file=sys.stderr)
+
+
+def _percent(accuracy: dict[str, Any] | None) -> str:
+    return f"{accuracy['mean']:.1%} ± {accuracy['std']:.1%}" if accuracy else ""

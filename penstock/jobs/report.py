@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from penstock.jobs.curate import Curated
+from penstock.jobs.curve import learning_curve
 from penstock.jobs.looks import first_taken, some_left
 from penstock.storage import Place, atomic_file
 
@@ -45,11 +46,12 @@ def source_shares(curated: Curated) -> list[dict[str, Any]]:
 
 
 def write_report(curated: Curated) -> Place:
-    """Write ``report.html``; a comparison that was made of the same cut is shown in it."""
+    """Write ``report.html``, with a comparison and learning curves of the same cut if there are."""
     directory = report_directory(curated)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("penstock.jobs").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
+    curve = learning_curve(curated)
     picture, comparison = directory / "comparison.png", directory / "comparison.json"
     page = template.render(
         summary=curated.summary(),
@@ -59,6 +61,7 @@ def write_report(curated: Curated) -> Place:
         taken=first_taken(curated, _LOOKS),
         left=some_left(curated, _LOOKS),
         comparison=json.loads(comparison.read_bytes()) if comparison.exists() else None,
+        curve=base64.b64encode(curve).decode() if curve else None,
         picture=base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
     )
     path = directory / "report.html"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
 from penstock.jobs.compare import compare, token_multiplier
+from penstock.jobs.console import Console
 from penstock.recipe import Recipe
 from penstock.trainers.spec import RunResult
 from tests.pools import recipe_of, write_jsonl
@@ -91,6 +92,8 @@ class Spied:
     """Every recipe that was curated, and a run for each, without training."""
 
     recipes: list[Recipe] = field(default_factory=list)
+    judged: bool = False
+    """Whether the file of examples has choices."""
 
     def curate(self, recipe: Recipe, runner: object, *_: object) -> Any:
         self.recipes.append(recipe)
@@ -120,6 +123,9 @@ class Spied:
                     tokens=recipe.budget.tokens,
                     loss=1.0,
                     bits_per_byte={"arc": {"mean": bits + 0.01 * recipe.train_seed}},
+                    accuracy={"arc": {"mean": 0.25 + 0.1 * recipe.train_seed}}
+                    if self.judged
+                    else {},
                     seconds=1.0,
                 )
             )
@@ -199,6 +205,23 @@ def test_the_summary_gives_means_deviations_and_the_multiplier(
     multiples = summary["arms"]["random"]["multiples"]
     assert [(m["multiple"], m["tokens"]) for m in multiples] == [(1, 1_000), (2, 2_000), (4, 4_000)]
     assert summary["token_multiplier"]["arc"] == pytest.approx(2.0)
+
+
+def test_accuracy_is_shown_where_there_is_any(
+    tmp_path: Path, spied: Spied, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = compare(recipe(tmp_path), NoRunner())  # type: ignore[arg-type]
+    assert "accuracy" not in plain.summary()["arms"]["selected"]
+    Console().compared(plain)
+    assert "accuracy" not in capsys.readouterr().out
+    spied.judged = True
+    comparison = compare(recipe(tmp_path), NoRunner())  # type: ignore[arg-type]
+    found = comparison.summary()["arms"]["random"]["accuracy"]["arc"]
+    assert found["values"] == pytest.approx([0.35, 0.45, 0.55])
+    assert (found["mean"], found["std"]) == (pytest.approx(0.45), pytest.approx(0.1))
+    Console().compared(comparison)
+    told = capsys.readouterr().out
+    assert "accuracy" in told and "45.0% ± 10.0%" in told
 
 
 def test_an_arm_that_is_no_recipe_is_named(tmp_path: Path, spied: Spied) -> None:

@@ -1,0 +1,152 @@
+"""Runs as they are trained: a bar for each on a terminal, a line now and then where there is none.
+
+Both tell the same: tokens trained on and left of the budget, speed, loss and time to go. The speed
+is a running mean of the seconds that steps took, so pauses for evaluation are not in it; the time
+to go follows from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import rich.console
+import rich.progress
+
+if TYPE_CHECKING:  # it imports PyTorch, which curating does not need
+    from penstock.trainers.spec import Progress, RunSpec
+
+__all__ = ["follow_in_log", "follow_on_terminal"]
+
+SECONDS_BETWEEN_LINES = 15
+
+_STEPS = 20
+"""Over which the speed is a mean: long enough to be read, short enough to follow."""
+
+Note = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of a run from the lines of its ``metrics.jsonl``."""
+
+    name: str
+    total: int
+    tokens: int = 0
+    loss: float = float("nan")
+    steps: int = 0
+    pace: float = 0.0
+    """Seconds for a token, all workers together."""
+
+    def step(self, line: dict[str, Any]) -> None:
+        self.tokens, self.loss = line["tokens"], line["loss"]
+        self.steps += 1
+        self.pace += (1 / line["tokens_per_second"] - self.pace) / min(self.steps, _STEPS)
+
+    @property
+    def left(self) -> int:
+        return max(0, self.total - self.tokens)
+
+    @property
+    def seconds_left(self) -> float:
+        return self.left * self.pace
+
+
+def _named(runs: dict[str, _Run], spec: RunSpec) -> _Run:
+    name = f"run {spec.fingerprint[:8]} seed {spec.seed}"
+    return runs.setdefault(spec.fingerprint, _Run(name, spec.tokens))
+
+
+@contextmanager
+def follow_on_terminal(console: rich.console.Console, note: Note) -> Iterator[Progress]:
+    """A bar for each run, as many as there are; evaluations are noted above them."""
+    runs: dict[str, _Run] = {}
+    tasks: dict[str, rich.progress.TaskID] = {}
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=None),
+        rich.progress.TextColumn("{task.fields[told]}"),
+        console=console,
+        expand=True,
+    ) as bars:
+
+        def show(spec: RunSpec, line: dict[str, Any]) -> None:
+            run = _named(runs, spec)
+            if spec.fingerprint not in tasks:
+                tasks[spec.fingerprint] = bars.add_task(run.name, total=run.total, told="")
+            if told := _told(run, line):
+                note(told)
+            elif "loss" in line:
+                run.step(line)
+                bars.update(tasks[spec.fingerprint], completed=run.tokens, told=_bar(run))
+
+        yield show
+
+
+@contextmanager
+def follow_in_log(note: Note, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
+    """A line for each run every :data:`SECONDS_BETWEEN_LINES` seconds, and at its end."""
+    runs: dict[str, _Run] = {}
+    said: dict[str, float] = {}
+
+    def log(spec: RunSpec, line: dict[str, Any]) -> None:
+        run = _named(runs, spec)
+        if told := _told(run, line):
+            note(told)
+        elif "loss" in line:
+            run.step(line)
+            now = clock()
+            due = now - said.get(run.name, float("-inf")) >= SECONDS_BETWEEN_LINES
+            if due or not run.left:
+                said[run.name] = now
+                note(_line(run))
+
+    yield log
+
+
+def _bar(run: _Run) -> str:
+    if not run.left:
+        return f"{_short(run.total)} tokens, loss {run.loss:.3f}, trained"
+    return (
+        f"{_short(run.left)} of {_short(run.total)} tokens left, {_short(1 / run.pace)}/s, "
+        f"loss {run.loss:.3f}, {_clock(run.seconds_left)}"
+    )
+
+
+def _line(run: _Run) -> str:
+    told = (
+        f"{run.name}: {run.tokens:,} of {run.total:,} tokens, loss {run.loss:.3f}, "
+        f"{1 / run.pace:,.0f} tokens/s"
+    )
+    return told + (f", {run.left:,} tokens and {_clock(run.seconds_left)} left" if run.left else "")
+
+
+def _told(run: _Run, line: dict[str, Any]) -> str | None:
+    """What a line says that is not of a step: an evaluation, or a note."""
+    if "note" in line:
+        return f"{run.name}: {line['note']}"
+    if "evaluation" not in line:
+        return None
+    right = line["evaluation"]["accuracy"]
+    told = [
+        f"{name} {bits['mean']:.4f} bits per byte"
+        + (f" and {right[name]['mean']:.1%} right" if name in right else "")
+        for name, bits in line["evaluation"]["bits_per_byte"].items()
+    ]
+    return f"{run.name} after {line['tokens']:,} tokens: {', '.join(told)}"
+
+
+def _short(number: float) -> str:
+    """Three digits: 1.23M."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:#.3g}".rstrip(".") + unit
+    return f"{number:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
