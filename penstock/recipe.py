@@ -322,6 +322,10 @@ class Train(_Model):
     deepspeed: dict[str, Any] = {}
     """Merged over the DeepSpeed configuration that Penstock writes."""
     workers: PositiveInt = 1
+    evaluate_every: PositiveInt | None = None
+    """Tokens between two evaluations during training; without it there is one, at the end."""
+    document_losses: bool = False
+    """Read the shards once more with the trained model and write each document's loss."""
     seed: int | None = None
     """Of the initial weights and of the order; the recipe's seed if not given."""
 
@@ -405,6 +409,12 @@ class Recipe(_Model):
                 raise ValueError(f"budget.rank: no column {name!r}{did_you_mean(name, known)}")
         if "random" in self.select:
             raise ValueError("select.random: the name is taken by the uniform draw; rename it")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_have_files(self) -> Recipe:
+        if self.train.evaluate_every and not self.evaluate:
+            raise ValueError("train.evaluate_every: expected files under `evaluate`, got none")
         return self
 
     def resolve(self, path: str) -> Place:

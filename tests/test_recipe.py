@@ -199,6 +199,7 @@ UNKNOWN_KEYS = [
     ({"train": {"model": {"layer": 2}}}, "train.model.layer", "layers"),
     ({"train": {"model": {"hff": "x"}}}, "train.model.hff", "hf"),
     ({"train": {"wokers": 2}}, "train.wokers", "workers"),
+    ({"train": {"evaluate_evry": 2}}, "train.evaluate_evry", "evaluate_every"),
     ({"compare": {"arm": {}}}, "compare.arm", "arms"),
     ({"compare": {"arms": {"random": {"budgt": {}}}}}, "compare.arms.random: budgt", "budget"),
     (
@@ -283,6 +284,18 @@ WRONG_VALUES = [
     (
         {"train": {"schedule": "rx"}},
         "train.schedule: expected 'rex', 'cosine' or 'linear', got 'rx'",
+    ),
+    (
+        {"train": {"evaluate_every": 0}, "evaluate": ["a"]},
+        "train.evaluate_every: expected a number greater than 0, got 0",
+    ),
+    (
+        {"train": {"evaluate_every": 1000}},
+        "train.evaluate_every: expected files under `evaluate`, got none",
+    ),
+    (
+        {"train": {"document_losses": "all"}},
+        "train.document_losses: expected a boolean, got 'all'",
     ),
     ({"select": {"a": 5}}, "select.a: expected a mapping, got 5"),
     ({"select": {"a": {}}}, "select.a.use: missing"),

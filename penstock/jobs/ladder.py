@@ -23,7 +23,7 @@ from penstock.pipeline.scoring.models import Column
 from penstock.recipe import ModelShape, Recipe, Train
 from penstock.selectors.base import Target
 from penstock.selectors.preselect import Ladder, PreSelect
-from penstock.trainers.evaluation.texts import Evaluation
+from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import RunResult, RunSpec
 

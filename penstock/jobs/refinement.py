@@ -25,7 +25,7 @@ from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.embedding import embed_texts
 from penstock.selectors.kmq import Kmq, Refinement, refine
-from penstock.trainers.evaluation.texts import Evaluation
+from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import RunResult, RunSpec
 

@@ -6,15 +6,16 @@ from penstock.jobs.asked import evaluation_files
 from penstock.jobs.curate import Curated
 from penstock.node_cache import local_file
 from penstock.recipe import Recipe
-from penstock.selectors.targets import read_targets
-from penstock.trainers.evaluation.texts import Evaluation
+from penstock.selectors.targets import read_choices, read_targets
+from penstock.trainers.evaluation.choices import Question
+from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["evaluations_of", "run_spec"]
 
 
 def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
-    """The texts of the ``evaluate`` files, each file an evaluation named by its stem.
+    """The examples of the ``evaluate`` files, each file an evaluation named by its stem.
 
     Raises:
         InputError: A file is missing, or has a line that is not an example.
@@ -23,6 +24,10 @@ def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
         Evaluation(
             name=file.name.partition(".jsonl")[0],
             texts=tuple(target.text for target in read_targets(local_file(file))),
+            questions=tuple(
+                Question(context=found.context, choices=found.choices, answer=found.answer)
+                for found in read_choices(local_file(file))
+            ),
         )
         for file in evaluation_files(recipe)
     )

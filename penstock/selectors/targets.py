@@ -13,22 +13,44 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 
 from penstock.errors import InputError
 from penstock.selectors.base import Target
 
-__all__ = ["PASSAGES", "examples_in", "opened", "read_targets", "render"]
+__all__ = [
+    "PASSAGES",
+    "Choices",
+    "choices_of",
+    "examples_in",
+    "opened",
+    "read_choices",
+    "read_targets",
+    "render",
+]
 
 PASSAGES = ("passage", "context", "support")
 """Fields of an example that are rendered before its question."""
 
+T = TypeVar("T")
+
 _ENDS_OF_SENTENCES = '.?!:;"”)'
 _EXPECTED = 'expected {"question": ..., "answer": ...} or {"text": ...}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """A multiple-choice example: ``context`` and any of ``choices`` are what it is rendered to."""
+
+    context: str
+    choices: tuple[str, ...]
+    answer: int
+    """The place of the right one."""
 
 
 def read_targets(path: str | Path) -> list[Target]:
@@ -42,7 +64,7 @@ def read_targets(path: str | Path) -> list[Target]:
     stem = path.name.removesuffix(".gz").removesuffix(".zst")
     stem = stem.removesuffix(".jsonl").removesuffix(".json")
     targets = [
-        Target(benchmark=_benchmark(example, stem, place), text=_render_at(example, place))
+        Target(benchmark=_benchmark(example, stem, place), text=_at(place, render, example))
         for place, example in examples_in(path)
     ]
     if not targets:
@@ -64,6 +86,37 @@ def render(example: Mapping[str, Any]) -> str:
         return _text(example, "text")
     if "question" not in example or "answer" not in example:
         raise ValueError(f"{_EXPECTED}, got the keys {sorted(example)}")
+    return _context(example) + _answer(example)
+
+
+def read_choices(path: str | Path) -> list[Choices]:
+    """The multiple-choice examples of a file, in file order; the others are passed over.
+
+    Raises:
+        InputError: As :func:`read_targets`, or an answer is none of its choices.
+    """
+    found = [_at(place, choices_of, example) for place, example in examples_in(Path(path))]
+    return [choices for choices in found if choices is not None]
+
+
+def choices_of(example: Mapping[str, Any]) -> Choices | None:
+    """The choices of an example, or None where it has none or is a plain text.
+
+    Each continues ``context`` as the answer does in :func:`render`.
+
+    Raises:
+        ValueError: The answer is none of them, or as :func:`render`.
+    """
+    if "text" in example or example.get("choices") is None:
+        return None
+    choices, answer = _texts(example, "choices"), _answer(example)
+    if answer not in choices:
+        raise ValueError(f"answer: expected one of the choices, got {_short(answer)}")
+    return Choices(context=_context(example), choices=tuple(choices), answer=choices.index(answer))
+
+
+def _context(example: Mapping[str, Any]) -> str:
+    """What stands before the answer."""
     passages = [
         part
         for name in PASSAGES
@@ -72,7 +125,7 @@ def render(example: Mapping[str, Any]) -> str:
     ]
     question = _text(example, "question")
     gap = "\n" if question[-1] in _ENDS_OF_SENTENCES else " "
-    return "\n".join([*passages, question + gap + _answer(example)])
+    return "\n".join([*passages, question + gap])
 
 
 def _answer(example: Mapping[str, Any]) -> str:
@@ -121,9 +174,9 @@ def _benchmark(example: Mapping[str, Any], default: str, place: str) -> str:
     return name.strip()
 
 
-def _render_at(example: Mapping[str, Any], place: str) -> str:
+def _at(place: str, made: Callable[[Mapping[str, Any]], T], example: Mapping[str, Any]) -> T:
     try:
-        return render(example)
+        return made(example)
     except ValueError as error:
         raise InputError(f"{place}: {error}") from None
 

@@ -13,5 +13,9 @@
                      │    ├─ LanguageModel  batch -> summed loss       modelling/
                      │    └─ LearningRate   tokens -> rate             schedule.py
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
-                     └─ Evaluator   texts -> bits per byte             evaluation/
+                     ├─ Evaluator   texts -> bits per byte             evaluation/texts.py
+                     │    │         choices -> accuracy                evaluation/choices.py
+                     │    └─ Reader         windows -> nats            evaluation/reading.py
+                     ├─ During      the same, between two steps        evaluation/during.py
+                     └─ write_document_losses                          evaluation/documents.py
 """

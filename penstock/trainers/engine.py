@@ -63,7 +63,7 @@ class Engine:
         )
         self.rate = LearningRate.of(train, self.plan.tokens)
         self._model = build_model(train.model, shards, seed)
-        self._deepspeed = self._start()
+        self.deepspeed = self._start()
 
     def run(self, start: int = 0) -> Iterator[StepMetrics]:
         """Train from step ``start`` until the budget is spent, telling of each step.
@@ -71,13 +71,13 @@ class Engine:
         Raises:
             TrainingError: A step failed; the message names it and the worker's sequences.
         """
-        self._deepspeed.train()
+        self.deepspeed.train()
         began, waited = time.perf_counter(), 0.0
         for loaded in self.loader.steps(start):
             try:
                 step = self._step(loaded)
             except Exception as error:
-                raise _step_error(loaded, error) from error
+                raise self._step_error(loaded, error) from error
             now = time.perf_counter()
             yield StepMetrics(
                 **step,
@@ -89,7 +89,7 @@ class Engine:
     def save(self, directory: Path) -> None:
         """Write the model as transformers reads it; every worker must call this."""
         model: Any = self._model.causal
-        if self._deepspeed.zero_optimization_partition_weights():
+        if self.deepspeed.zero_optimization_partition_weights():
             deepspeed = load_deepspeed()
             with deepspeed.zero.GatheredParameters(list(model.parameters())):
                 if self.rank == 0:
@@ -99,7 +99,7 @@ class Engine:
 
     def close(self) -> None:
         """Free what DeepSpeed holds, so that another run can follow in this process."""
-        self._deepspeed.destroy()
+        self.deepspeed.destroy()
 
     def _start(self) -> Any:
         deepspeed = load_deepspeed()
@@ -114,7 +114,7 @@ class Engine:
         return engine
 
     def _step(self, loaded: LoadedStep) -> dict[str, Any]:
-        engine, batch = self._deepspeed, loaded.batch
+        engine, batch = self.deepspeed, loaded.batch
         # What a model draws (dropout) belongs to the step, so a resumed run draws the same.
         torch.manual_seed(mix("step", self.seed, batch.step, self.rank))
         rate = self.rate.at(batch.before + batch.tokens / 2)
@@ -146,15 +146,20 @@ class Engine:
 
     def _gradient_norm(self) -> float | None:
         """The norm where DeepSpeed keeps none: stage 0 in float32."""
-        engine = self._deepspeed
+        engine = self.deepspeed
         if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
             return None
         grads = [p.grad for p in self._model.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
 
     def _known_norm(self) -> float:
-        norm = self._deepspeed.get_global_grad_norm()
+        norm = self.deepspeed.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
+
+    def _step_error(self, loaded: LoadedStep, error: Exception) -> TrainingError:
+        where = self.shards.where(loaded.batch.sequences[np.concatenate(loaded.pieces)].tolist())
+        what = " ".join(str(error).split())
+        return TrainingError(f"step {loaded.batch.step}, {where}: {type(error).__name__}: {what}")
 
 
 def _optimizer(model: LanguageModel, train: Train) -> torch.optim.Optimizer:
@@ -166,12 +171,3 @@ def _optimizer(model: LanguageModel, train: Train) -> torch.optim.Optimizer:
         {"params": gains, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
-
-
-def _step_error(loaded: LoadedStep, error: Exception) -> TrainingError:
-    sequences = loaded.batch.sequences[np.concatenate(loaded.pieces)].tolist()
-    shown = ", ".join(map(str, sequences[:8])) + (", …" if len(sequences) > 8 else "")
-    return TrainingError(
-        f"step {loaded.batch.step}, sequences {shown}: {type(error).__name__}: "
-        f"{' '.join(str(error).split())}"
-    )

@@ -8,8 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from penstock.trainers.evaluation.evaluator import Scores
 
 __all__ = ["FILE", "MetricsLog", "StepMetrics"]
 
@@ -18,7 +22,12 @@ FILE = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """One line of ``metrics.jsonl``."""
+    """A line of ``metrics.jsonl``.
+
+    The others, with ``train.evaluate_every``, hold ``step``, ``tokens`` and ``evaluation``, as
+    :meth:`penstock.trainers.evaluation.evaluator.Scores.to_json` has it; the last is of the saved
+    model.
+    """
 
     step: int
     tokens: int
@@ -49,22 +58,39 @@ class MetricsLog:
 
     def write(self, metrics: StepMetrics) -> None:
         """Append one step; readers see it at once in the JSON lines, soon in TensorBoard."""
-        values = asdict(metrics)
-        self._lines.write(json.dumps(values) + "\n")
-        self._lines.flush()
-        step, _ = values.pop("step"), values.pop("data")
-        self._show(step, {f"train/{name}": value for name, value in values.items()})
+        self._append(asdict(metrics))
 
-    def _show(self, step: int, values: dict[str, float]) -> None:
+    def evaluated(self, step: int, tokens: int, scores: Scores) -> None:
+        """Append a line of its own for an evaluation after ``step``, with ``tokens`` trained on."""
+        self._append({"step": step, "tokens": tokens, "evaluation": scores.to_json()})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        self._show(line)
+
+    def _show(self, line: Mapping[str, Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(line)]
         self._events.add_event(
-            Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+            Event(wall_time=time.time(), step=line["step"], summary=Summary(value=scalars))
         )
 
     def close(self) -> None:
         """Flush and close both files."""
         self._lines.close()
         self._events.close()
+
+
+def _scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a line, by their names in TensorBoard."""
+    if "evaluation" in line:
+        for measure, targets in line["evaluation"].items():
+            for target, score in targets.items():
+                yield f"evaluation/{measure}/{target}", score["mean"]
+        return
+    for name, value in line.items():
+        if name != "step" and isinstance(value, (int, float)):
+            yield f"train/{name}", value

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import Artefact, Draft, Workspace, fingerprint
+from penstock.artefact import Artefact, Draft, Workspace, canonical, fingerprint
 from penstock.recipe import ModelFrom, Train
 from penstock.storage import Place, sha256_file
-from penstock.trainers.evaluation.texts import Evaluation
+from penstock.trainers.evaluation.evaluator import Evaluation
 
 __all__ = ["Progress", "RunResult", "RunSpec"]
 
@@ -74,6 +74,9 @@ class RunResult:
     """Of the last step, in nats per predicted token."""
     bits_per_byte: dict[str, dict[str, float]]
     """By evaluation: ``mean``, ``stderr`` over examples, ``bytes`` and ``examples``."""
+    accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By evaluation with multiple choices: ``mean`` and ``stderr`` where the likelihood of a choice
+    is divided by its bytes, ``plain`` and ``plain_stderr`` where not, ``chance``, ``examples``."""
     seconds: float
     """Of training and evaluation, without starting processes."""
 
@@ -86,6 +89,7 @@ class RunResult:
             tokens=facts["tokens"],
             loss=facts["loss"],
             bits_per_byte=facts["bits_per_byte"],
+            accuracy=facts["accuracy"],
             seconds=facts["seconds"],
         )
 
@@ -100,11 +104,7 @@ class RunResult:
 
 
 def _digest(evaluation: Evaluation) -> str:
-    digest = hashlib.sha256()
-    for text in evaluation.texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    return hashlib.sha256(canonical(asdict(evaluation))).hexdigest()
 
 
 def _model_files(train: Train) -> dict[str, str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed
@@ -16,7 +15,10 @@ from penstock.artefact import Artefact, Draft, Workspace
 from penstock.storage import atomic_file
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
-from penstock.trainers.evaluation.texts import Evaluator, Score
+from penstock.trainers.evaluation import documents
+from penstock.trainers.evaluation.during import During
+from penstock.trainers.evaluation.evaluator import Evaluator, Scores
+from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.metrics import MetricsLog, StepMetrics
 from penstock.trainers.modelling.model import load_model
 from penstock.trainers.spec import RunSpec
@@ -29,86 +31,97 @@ PART = "run"
 def run_one(
     spec: RunSpec, workspace: Workspace, *, device: torch.device, rank: int, workers: int
 ) -> None:
-    """Train, save, evaluate what was saved, and commit; all workers call this together."""
+    """Train, save, judge what was saved, and commit; all workers call this together."""
     began = time.perf_counter()
     draft = spec.draft(workspace)
     shards = ShardSet.open(spec.shards)
     directory = draft.staging()
-    last = _train(spec, shards, directory, device=device, rank=rank, workers=workers)
-    scores = _evaluate(spec, shards, directory, device=device, rank=rank, workers=workers)
-    if rank == 0:
+    log = MetricsLog(directory) if rank == 0 else None
+    share: _Share = {"device": device, "rank": rank, "workers": workers}
+    last = _train(spec, shards, directory, log, share)
+    scores = _judge(spec, shards, directory, share)
+    if log:
+        if spec.train.evaluate_every:
+            log.evaluated(last.step, last.tokens, scores)
+        log.close()
         facts = {
             "tokens": last.tokens,
             "steps": last.step + 1,
             "loss": last.loss,
-            "bits_per_byte": scores,
+            **scores.to_json(),
             "seconds": round(time.perf_counter() - began, 3),
         }
-        _commit(draft, facts)
+        _commit(draft, facts, spec.train.document_losses)
+
+
+class _Share(TypedDict):
+    device: torch.device
+    rank: int
+    workers: int
 
 
 def _train(
-    spec: RunSpec,
-    shards: ShardSet,
-    directory: Path,
-    *,
-    device: torch.device,
-    rank: int,
-    workers: int,
+    spec: RunSpec, shards: ShardSet, directory: Path, log: MetricsLog | None, share: _Share
 ) -> StepMetrics:
-    engine = Engine(spec.train, shards, spec.seed, device=device, rank=rank, workers=workers)
-    log = MetricsLog(directory) if rank == 0 else None
+    engine = Engine(spec.train, shards, spec.seed, **share)
+    during = _during(spec, shards, engine, share)
     last: StepMetrics | None = None
     for last in engine.run():
         if log:
             log.write(last)
+        if during and during.due(engine.plan.global_batch(last.step)):
+            scores = during.scores()
+            if log:
+                log.evaluated(last.step, last.tokens, scores)
     assert last is not None
     if log:
-        log.close()
         shutil.rmtree(directory / "model", ignore_errors=True)
     engine.save(directory / "model")
     engine.close()
-    if rank == 0:
+    if log:
         shutil.copyfile(shards.tokenizer, directory / "model" / "tokenizer.json")
-    if workers > 1:
+    if share["workers"] > 1:
         torch.distributed.barrier()
     return last
 
 
-def _evaluate(
-    spec: RunSpec,
-    shards: ShardSet,
-    directory: Path,
-    *,
-    device: torch.device,
-    rank: int,
-    workers: int,
-) -> dict[str, dict[str, Any]]:
-    if not spec.evaluations:
-        return {}
-    evaluator = Evaluator(
-        load_model(directory / "model").eval().to(device),
-        directory / "model" / "tokenizer.json",
-        eos=shards.eos,
-        context=shards.sequence_length,
+def _during(spec: RunSpec, shards: ShardSet, engine: Engine, share: _Share) -> During | None:
+    if not spec.train.evaluate_every or not spec.evaluations:
+        return None
+    return During(
+        deepspeed=engine.deepspeed,
+        evaluator=_evaluator(engine.deepspeed, shards.tokenizer, shards, share),
+        evaluations=spec.evaluations,
+        every=spec.train.evaluate_every,
+        tokens=spec.tokens,
     )
-    return {
-        item.name: _plain(evaluator.score(item, rank=rank, workers=workers))
-        for item in spec.evaluations
-    }
 
 
-def _plain(score: Score) -> dict[str, Any]:
-    values = asdict(score)
-    return {"mean": values.pop("bits_per_byte"), **values}
+def _judge(spec: RunSpec, shards: ShardSet, directory: Path, share: _Share) -> Scores:
+    """Evaluate the saved model, and tell documents their losses where that is asked for."""
+    if not spec.evaluations and not spec.train.document_losses:
+        return Scores(bits_per_byte={}, accuracy={})
+    model = load_model(directory / "model").eval().to(share["device"])
+    if spec.train.document_losses:
+        documents.write_document_losses(
+            model, shards, directory / documents.FILE, micro_batch=spec.train.micro_batch, **share
+        )
+    tokenizer = directory / "model" / "tokenizer.json"
+    return _evaluator(model, tokenizer, shards, share).scores(spec.evaluations)
 
 
-def _commit(draft: Draft, facts: dict[str, Any]) -> Artefact:
+def _evaluator(model: Any, tokenizer: Path, shards: ShardSet, share: _Share) -> Evaluator:
+    reader = Reader(model, **share)
+    return Evaluator(reader, tokenizer, eos=shards.eos, context=shards.sequence_length)
+
+
+def _commit(draft: Draft, facts: dict[str, Any], losses: bool) -> Artefact:
     directory = draft.staging()
     with atomic_file(directory / "result.json") as sink:
         sink.write(json.dumps(facts, indent=2).encode())
     folders = ["model", "tensorboard"]
     found = [path for folder in folders for path in sorted((directory / folder).rglob("*"))]
     names = [path.relative_to(directory).as_posix() for path in found if path.is_file()]
-    draft.record(PART, draft.adopt([*names, "metrics.jsonl", "result.json"]))
+    names += ["metrics.jsonl", "result.json", *([documents.FILE] if losses else [])]
+    draft.record(PART, draft.adopt(names))
     return draft.publish([PART], facts)

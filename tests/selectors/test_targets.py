@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import InputError
 from penstock.selectors.base import Target
-from penstock.selectors.targets import read_targets, render
+from penstock.selectors.targets import Choices, read_choices, read_targets, render
 
 QUESTION = {"question": "What do plants need?", "answer": "light"}
 
@@ -130,3 +130,27 @@ def test_whatever_json_a_line_holds_it_gives_a_text_or_says_why(value: object) -
         assert "expected" in str(error)
     else:
         assert text.strip() == text != ""
+
+
+def test_choices_continue_the_context_as_the_answer_does(tmp_path: Path) -> None:
+    lines = [
+        {**QUESTION, "choices": ["stone", " light "], "answer": "B"},
+        {"question": "The sun is", "choices": ["cold", "warm"], "answer": "warm", "support": "S."},
+        QUESTION,
+        {"text": "plain", "choices": ["a"]},
+    ]
+    path = tmp_path / "quiz.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = read_choices(path)
+    assert first == Choices(context="What do plants need?\n", choices=("stone", "light"), answer=1)
+    assert second == Choices(context="S.\nThe sun is ", choices=("cold", "warm"), answer=1)
+    for found, line in zip((first, second), lines):
+        assert found.context + found.choices[found.answer] == render(line)
+
+
+def test_an_answer_that_is_no_choice_is_refused_where_choices_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    path.write_text(json.dumps({**QUESTION, "choices": ["stone", "iron"]}) + "\n")
+    assert len(read_targets(path)) == 1
+    with pytest.raises(InputError, match=r"quiz.jsonl:1: answer: expected one of the choices, got"):
+        read_choices(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from penstock.artefact import Artefact, FileRecord, Workspace
 from penstock.checksum import sequence_checksums
@@ -110,3 +111,25 @@ def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any, sou
 def shards(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """37 sequences of 32 tokens: no power of two, no multiple of a batch."""
     return write_shards(tmp_path_factory.mktemp("shards"), tokenizer, sequences=37).path
+
+
+@pytest.fixture(scope="session")
+def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Up to the end: DeepSpeed keeps the groups of the first one that it sees."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DS_ACCELERATOR", "cpu")
+    patch.setenv("LOCAL_RANK", "0")
+    store = tmp_path_factory.mktemp("store") / "store"
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    patch.undo()
+
+
+@pytest.fixture
+def process_group(_one_rank: None) -> Iterator[None]:
+    """DeepSpeed in this process: one rank, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +26,7 @@ TRAIN = Train(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("DS_ACCELERATOR", "cpu")
-    patch.setenv("LOCAL_RANK", "0")
-    store = tmp_path_factory.mktemp("store") / "store"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-    torch.set_num_threads(threads)
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 def engine(shards: Path, train: Train = TRAIN, seed: int = 1) -> Engine:
@@ -99,13 +86,17 @@ def test_zero_stages_train_as_stage_0(shards: Path, stage: int, tmp_path: Path) 
     assert (tmp_path / "model" / "model.safetensors").stat().st_size > 40_000
 
 
-def test_a_failing_step_names_itself_and_its_sequences(
+def test_a_failing_step_names_itself_its_shards_and_documents(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = engine(shards)
     monkeypatch.setattr(made, "_gradient_norm", lambda: 1 / 0)
-    shown = ", ".join(map(str, made.plan.global_batch(0).sequences[:3]))
-    with pytest.raises(TrainingError, match=f"step 0, sequences {shown}.*: ZeroDivisionError"):
+    batch = made.plan.global_batch(0).sequences
+    shown = ", ".join(map(str, batch[:3]))
+    file = f"shard-0000{batch[0] // 19}"
+    document = f"'{file}-{batch[0] % 19}-0'"
+    told = f"step 0, sequences {shown}, .* of {file}.*, documents {document}.*: ZeroDivisionError"
+    with pytest.raises(TrainingError, match=told):
         losses(made)
 
 

@@ -11,7 +11,7 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import ModelShape, Train
-from penstock.trainers.evaluation.texts import Evaluation
+from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import _lanes, train, train_all
 from penstock.trainers.spec import RunSpec
 

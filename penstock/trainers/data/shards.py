@@ -20,6 +20,7 @@ from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError
 from penstock.storage import Place
 from penstock.trainers.data.reading import Columns, Rows
+from penstock.trainers.data.spans import Spans, spans_between, where
 
 __all__ = ["REST", "Group", "PackedSequence", "ShardSet"]
 
@@ -142,6 +143,14 @@ class ShardSet:
         """The ``tokenizer.json`` that the tokens came from."""
         (record,) = self.artefact.named("tokenizer/tokenizer.json")
         return self.artefact.verified(record)
+
+    def documents(self, first: int, last: int) -> Spans:
+        """Whose the spans of the sequences ``first`` to before ``last`` are."""
+        return spans_between(self._batches, first, last)
+
+    def where(self, indices: Sequence[int]) -> str:
+        """Sequences in words: their numbers, shard files and first documents, a few of each."""
+        return where(self._batches, self._files, indices)
 
 
 def _columns(batch: pa.RecordBatch, length: int, path: Place) -> Columns:

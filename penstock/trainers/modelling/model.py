@@ -6,6 +6,7 @@ device and thread count, begins with the same ones.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,27 @@ from penstock.trainers.data.batch import IGNORED, Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
 from penstock.trainers.modelling.loss import summed_cross_entropy, token_cross_entropy
 
-__all__ = ["LanguageModel", "build_model", "load_model"]
+__all__ = ["LanguageModel", "Windows", "build_model", "load_model"]
 
 MLP_MULTIPLE = 16
 """The MLP's width is rounded up to whole AVX-512 registers of float32."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """``n`` rows of tokens, each a text of its own, padded on the right to length ``L``."""
+
+    inputs: torch.Tensor
+    """(n, L) int64."""
+    targets: torch.Tensor
+    """(n, L) int64: the token that follows each input, or IGNORED where it is not asked for."""
+
+
 class LanguageModel(nn.Module):
-    """A causal language model that answers a batch with its summed loss.
+    """A causal language model that answers a batch with its summed loss, to train on.
+
+    Windows are answered with the loss of each target, to be judged by. Both go through
+    :meth:`forward`, because that is where DeepSpeed gathers a partitioned model's weights.
 
     Args:
         causal: A transformers model with a language-modelling head.
@@ -37,8 +51,13 @@ class LanguageModel(nn.Module):
         self.causal = causal
         self._plain_head = causal.config.model_type == "llama"
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """The sum of -log p over the batch's labelled tokens: () float32, in nats."""
+    def forward(self, batch: Batch | Windows) -> torch.Tensor:
+        """The sum of -log p over the batch's labelled tokens: () float32, in nats.
+
+        Of windows, -log p of each target that is asked for: (targets,) float32, in nats.
+        """
+        if isinstance(batch, Windows):
+            return self.token_nats(batch.inputs, batch.targets, batch.targets != IGNORED)
         labels = batch.labels[:, 1:]
         labelled = labels != IGNORED
         hidden = self._hidden(
@@ -50,6 +69,17 @@ class LanguageModel(nn.Module):
         return nn.functional.cross_entropy(
             hidden[labelled].float(), labels[labelled], reduction="sum"
         )
+
+    def label_nats(self, batch: Batch) -> torch.Tensor:
+        """-log p of each of the batch's labelled tokens, row by row: (labelled,) float32."""
+        labels = batch.labels[:, 1:]
+        labelled = labels != IGNORED
+        hidden = self._hidden(
+            input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
+        )[:, :-1][labelled]
+        if self._plain_head:
+            return token_cross_entropy(hidden, self.causal.lm_head.weight, labels[labelled])
+        return nn.functional.cross_entropy(hidden.float(), labels[labelled], reduction="none")
 
     def token_nats(
         self, inputs: torch.Tensor, targets: torch.Tensor, real: torch.Tensor

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,74 +8,71 @@ import pytest
 import torch
 
 from penstock.errors import InputError
-from penstock.recipe import ModelShape
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.evaluation import texts
-from penstock.trainers.evaluation.texts import Evaluation, Evaluator
-from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.evaluation import reading, texts
+from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
+from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.evaluation.texts import score_texts, text_nats
+from penstock.trainers.modelling.model import LanguageModel
+
+from .conftest import CONTEXT, READING, log_p
 
 TEXTS = ("water", "", "the turbine flows — through Ωmega water " * 4, "pen\nstock ", "é")
 
 
-@pytest.fixture(scope="module")
-def opened(shards: Path) -> ShardSet:
-    return ShardSet.open(shards)
+def by_hand(model: LanguageModel, tokenizer: Any, text: str) -> float:
+    """Window by window."""
+    ids = [0, *tokenizer.encode(text).ids]
+    starts = range(0, len(ids) - 1, CONTEXT)
+    return -sum(sum(log_p(model, ids[start : start + CONTEXT + 1])) for start in starts)
 
 
-@pytest.fixture(scope="module")
-def model(opened: ShardSet) -> LanguageModel:
-    return build_model(ModelShape(layers=2, width=32, heads=2), opened, seed=3).eval()
-
-
-def evaluator(model: LanguageModel, opened: ShardSet) -> Evaluator:
-    return Evaluator(model, opened.tokenizer, eos=opened.eos, context=opened.sequence_length)
-
-
-def by_hand(model: LanguageModel, tokenizer: Any, text: str, context: int) -> float:
-    """Token by token, window by window, through the full logits."""
-    ids = tokenizer.encode(text).ids
-    nats = 0.0
-    for start in range(0, len(ids), context):
-        inputs = [0, *ids][start : start + context][: len(ids) - start]
-        logits = model.causal(torch.tensor([inputs]), use_cache=False).logits[0].double()
-        log_p = logits.log_softmax(dim=-1)
-        nats -= sum(float(log_p[place, ids[start + place]]) for place in range(len(inputs)))
-    return nats
-
-
-@torch.inference_mode()
 def test_parity_with_one_text_at_a_time(
-    model: LanguageModel, opened: ShardSet, tokenizer: Any
+    model: LanguageModel, reader: Reader, tokenizer: Any
 ) -> None:
-    assert len(tokenizer.encode(TEXTS[2]).ids) > 2 * opened.sequence_length
-    expected = [by_hand(model, tokenizer, text, 32) for text in TEXTS]
-    found = evaluator(model, opened).nats(TEXTS)
+    assert len(tokenizer.encode(TEXTS[2]).ids) > 2 * CONTEXT
+    expected = [by_hand(model, tokenizer, text) for text in TEXTS]
+    found = text_nats(TEXTS, reader, tokenizer, **READING)
     assert found == pytest.approx(expected, rel=1e-6)
     assert found[1] == 0
-    score = evaluator(model, opened).score(Evaluation("it", TEXTS))
+    assert text_nats([""], reader, tokenizer, **READING).tolist() == [0]
+    score = score_texts(TEXTS, reader, tokenizer, **READING)
     size = sum(len(text.encode()) for text in TEXTS)
-    assert score.bits_per_byte == pytest.approx(sum(expected) / math.log(2) / size)
+    assert score.mean == pytest.approx(sum(expected) / math.log(2) / size)
     assert (score.bytes, score.examples) == (size, len(TEXTS))
 
 
+@pytest.mark.parametrize("workers", [2, 3, 7])
 def test_small_batches_and_many_ranks_give_the_same(
-    model: LanguageModel, opened: ShardSet, monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(texts, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(reading, "BATCH_TOKENS", 40)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total)
-    scorer = evaluator(model, opened)
-    alone = scorer.nats(TEXTS)
-    shares = [scorer.nats(TEXTS, rank=rank, workers=3) for rank in range(3)]
-    assert sum(bool(share.any()) for share in shares) > 1
-    assert np.allclose(sum(shares), alone, rtol=1e-14)
+    passes: list[int] = []
+
+    def share(rank: int, workers: int) -> np.ndarray:
+        def counting(windows: Any) -> torch.Tensor:
+            passes[-1] += 1
+            return model(windows)
+
+        passes.append(0)
+        reader = Reader(counting, device=torch.device("cpu"), rank=rank, workers=workers)
+        return text_nats(TEXTS, reader, tokenizer, **READING)
+
+    alone = share(0, 1)
+    shares = [share(rank, workers) for rank in range(workers)]
+    assert sum(bool(part.any()) for part in shares) > 1
+    assert np.array_equal(sum(shares), alone)
+    assert set(passes[1:]) == {-(-passes[0] // workers)}, "a pass may be a collective operation"
 
 
 def test_standard_error_by_hand() -> None:
     """Bits 2 and 4 in 1 and 3 bytes: ratio 1.5, residuals ±0.5, se sqrt(2 · 0.5) / 4."""
     score = texts._ratio(np.array([2.0, 4.0]), np.array([1.0, 3.0]))
-    assert (score.bits_per_byte, score.stderr) == (1.5, 0.25)
+    assert (score.mean, score.stderr) == (1.5, 0.25)
 
 
-def test_no_texts_are_refused(model: LanguageModel, opened: ShardSet) -> None:
+def test_no_texts_are_refused(reader: Reader, opened: ShardSet) -> None:
+    evaluator = Evaluator(reader, opened.tokenizer, **READING)
     with pytest.raises(InputError, match="evaluate: none: expected texts"):
-        evaluator(model, opened).score(Evaluation("none", ("",)))
+        evaluator.scores([Evaluation("none", ("",))])

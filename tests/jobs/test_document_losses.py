@@ -1,0 +1,191 @@
+"""Losses of a run, back to its documents, and into the next cut; on real workers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from penstock.artefact import Artefact, Workspace
+from penstock.jobs.cli import main
+from penstock.jobs.curate import Curated, curate
+from penstock.jobs.curve import learning_curve
+from penstock.jobs.report import write_report
+from penstock.jobs.train import evaluations_of, run_spec
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.scoring.scores import read_scores
+from penstock.pipeline.units import iter_documents, units_of
+from penstock.recipe import Recipe
+from penstock.recipe_file import override, parse_recipe
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.evaluation.documents import FILE
+from penstock.trainers.metrics import FILE as METRICS
+from penstock.trainers.run import train
+from penstock.trainers.spec import RunResult
+from tests.pools import documents, write_jsonl
+
+ONE = LocalRunner(1)
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+QUIZ = [
+    {"question": "water flows through the", "answer": "gate", "choices": ["gate", "night"]},
+    {"question": "What is 水?", "answer": 1, "choices": ["stone", "water", "a house"]},
+    {"text": "river and wheel"},
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    at = tmp_path_factory.mktemp("losses")
+    write_jsonl(at / "pool" / "a.jsonl", documents(300, longest=60))
+    write_jsonl(at / "quiz.eval.jsonl", QUIZ)
+    write_jsonl(at / "plain.jsonl", [{"text": "energy house"}])
+    return at
+
+
+def recipe_of(project: Path, **changes: Any) -> Recipe:
+    tree = {
+        "seed": 3,
+        "corpus": [{"path": "pool"}],
+        "budget": {"tokens": 12_000, "rank": "random"},
+        "tokenizer": {"train": {"vocab_size": 400}},
+        "shards": {"sequence_length": 32, "tokens_per_shard": 4000},
+        "train": {
+            "model": {"layers": 1, "width": 32, "heads": 2},
+            "batch_tokens": 1024,
+            "micro_batch": 4,
+            "document_losses": True,
+            "evaluate_every": 4000,
+        },
+        "evaluate": ["quiz.eval.jsonl", "plain.jsonl"],
+    }
+    return parse_recipe(override(tree, changes), project)
+
+
+def run_of(recipe: Recipe) -> tuple[Curated, RunResult]:
+    curated = curate(recipe, ONE)
+    with Workspace.driving(recipe.work_directory) as workspace:
+        return curated, train(run_spec(curated, evaluations_of(recipe)), workspace)
+
+
+@pytest.fixture(scope="module")
+def trained(project: Path) -> tuple[Curated, RunResult]:
+    return run_of(recipe_of(project))
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(project: Path) -> RunResult:
+    """With weights, gradients and optimiser in parts on two workers."""
+    zero = {"workers": 2, "deepspeed": {"zero_optimization": {"stage": 3}}}
+    return run_of(recipe_of(project, train=zero))[1]
+
+
+def losses(result: RunResult) -> dict[str, list[Any]]:
+    artefact = Artefact.open(result.path)
+    (record,) = artefact.named(FILE)
+    return pq.read_table(artefact.verified(record)).to_pydict()  # type: ignore[no-any-return]
+
+
+def evaluations(result: RunResult) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (result.path / METRICS).read_text().splitlines()]
+    return [line for line in lines if "evaluation" in line]
+
+
+def test_every_document_of_the_cut_has_a_loss(trained: tuple[Curated, RunResult]) -> None:
+    curated, result = trained
+    found = losses(result)
+    shards = ShardSet.open(curated.shards.path)
+    spans = shards.documents(0, len(shards))
+    assert found["doc_id"] == list(dict.fromkeys(spans.ids.to_pylist()))
+    assert sum(found["tokens"]) == shards.tokens - len(spans.ids)
+    # The last step's loss was taken before its update, on a part of the documents.
+    mean = sum(found["nats"]) / sum(found["tokens"])
+    assert mean == pytest.approx(result.loss, rel=0.05)
+
+
+def test_evaluation_during_training_ends_with_the_saved_model(
+    trained: tuple[Curated, RunResult],
+) -> None:
+    _, result = trained
+    curve = evaluations(result)
+    assert [line["tokens"] for line in curve] == [4096, 8192, 375 * 32]
+    assert curve[-1]["evaluation"] == {
+        "bits_per_byte": result.bits_per_byte,
+        "accuracy": result.accuracy,
+    }
+    bits = [line["evaluation"]["bits_per_byte"]["quiz.eval"]["mean"] for line in curve]
+    assert bits[0] > bits[1] > bits[2]
+    assert set(result.bits_per_byte) == {"quiz.eval", "plain"}
+    assert set(result.accuracy) == {"quiz.eval"}
+    assert result.accuracy["quiz.eval"]["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert result.accuracy["quiz.eval"]["examples"] == 2
+
+
+def test_two_workers_on_zero_3_tell_the_same(
+    trained: tuple[Curated, RunResult], trained_by_two: RunResult
+) -> None:
+    _, one = trained
+    ours, theirs = losses(one), losses(trained_by_two)
+    assert ours["doc_id"] == theirs["doc_id"] and ours["tokens"] == theirs["tokens"]
+    np.testing.assert_allclose(ours["nats"], theirs["nats"], rtol=1e-3)
+    curves = evaluations(one), evaluations(trained_by_two)
+    assert len(curves[0]) == len(curves[1]) == 3
+    for mine, other in zip(*curves):
+        assert mine["step"] == other["step"]
+        for name, score in mine["evaluation"]["bits_per_byte"].items():
+            mean = other["evaluation"]["bits_per_byte"][name]["mean"]
+            assert mean == pytest.approx(score["mean"], rel=1e-3)
+
+
+def test_a_report_shows_how_a_run_learnt(project: Path, trained: tuple[Curated, RunResult]) -> None:
+    curated, _ = trained
+    picture = learning_curve(curated)
+    assert picture is not None and picture[:4] == b"\x89PNG"
+    page = write_report(curated).read_text()
+    assert "How it learnt" in page and base64.b64encode(picture[:3000]).decode() in page
+    other = curate(recipe_of(project, budget={"tokens": 1000}), ONE)
+    assert learning_curve(other) is None
+    assert "How it learnt" not in write_report(other).read_text()
+
+
+def test_the_command_tells_both_measures(project: Path, trained: tuple[Curated, RunResult]) -> None:
+    _, result = trained
+    (project / "recipe.yaml").write_text(recipe_of(project).to_yaml())
+    done = CliRunner().invoke(main, ["train", str(project / "recipe.yaml"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "run": str(result.path),
+        "tokens": result.tokens,
+        "loss": result.loss,
+        "bits_per_byte": {name: bits["mean"] for name, bits in result.bits_per_byte.items()},
+        "accuracy": result.accuracy,
+    }
+    assert "right by likelihood per byte" in done.stderr
+
+
+def test_losses_rank_the_next_cut(project: Path, trained: tuple[Curated, RunResult]) -> None:
+    before, result = trained
+    cost = dict(zip(losses(result)["doc_id"], losses(result)["loss"]))
+    select = {"hard": {"use": "document-loss", "run": str(result.path), "take": "high"}}
+    again = curate(recipe_of(project, select=select, budget={"tokens": 4000, "rank": "hard"}), ONE)
+    column = again.columns["hard"]
+    scores: dict[str, float] = {}
+    for unit, record in zip(units_of(again.corpus), column.files):
+        ids = [name for batch in iter_documents(unit, ["id"]) for name in batch["id"].to_pylist()]
+        scores.update(zip(ids, read_scores(column.path, record).tolist()))
+    assert len(scores) > len(cost) > 100, "some documents were left out of the first cut"
+    for name, score in scores.items():
+        assert np.float32(score) == np.float32(cost[name]) if name in cost else np.isnan(score)
+
+    spans = ShardSet.open(again.shards.path)
+    taken = set(spans.documents(0, len(spans)).ids.to_pylist())
+    hardest = sorted(cost, key=lambda name: -cost[name])[: len(taken)]
+    assert taken == set(hardest) and 10 < len(taken) < len(cost)
+    assert again.corpus.fingerprint == before.corpus.fingerprint

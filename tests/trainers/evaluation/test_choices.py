@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.errors import InputError
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.evaluation import reading
+from penstock.trainers.evaluation.choices import Question, choice_nats, score_choices
+from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
+from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.modelling.model import LanguageModel
+
+from .conftest import CONTEXT, READING, log_p
+
+QUESTIONS = [
+    Question(context="What flows?\n", choices=("water", "the turbine — 水", "é"), answer=0),
+    Question(context="water flows to the ", choices=("turbine", "penstock"), answer=1),
+    Question(context="the water " * 12 + "is ", choices=("Ωmega", "a turbine " * 12), answer=0),
+]
+
+
+def by_hand(model: LanguageModel, tokenizer: Any, question: Question, choice: str) -> float:
+    """The boundary found by decoding: tokens are scored from the first that adds to the choice."""
+    ids = tokenizer.encode(question.context + choice).ids
+    before = len(question.context.encode())
+    first = next(
+        place for place in range(len(ids)) if len(_bytes(tokenizer, ids[: place + 1])) > before
+    )
+    seen = [0, *ids][-(CONTEXT + 1) :]
+    return -sum(log_p(model, seen)[-(len(ids) - first) :])
+
+
+def _bytes(tokenizer: Any, ids: list[int]) -> str:
+    """One character for each byte, as byte-level BPE writes them."""
+    return "".join(tokenizer.id_to_token(one) for one in ids)
+
+
+def test_parity_with_one_choice_at_a_time(
+    model: LanguageModel, reader: Reader, tokenizer: Any
+) -> None:
+    found = choice_nats(QUESTIONS, reader, tokenizer, **READING)
+    expected = [
+        [by_hand(model, tokenizer, question, choice) for choice in question.choices]
+        for question in QUESTIONS
+    ]
+    assert [len(own) for own in found] == [3, 2, 2]
+    assert np.concatenate(found) == pytest.approx(np.concatenate(expected), rel=1e-6)
+    long = [
+        len(tokenizer.encode(QUESTIONS[2].context + choice).ids) for choice in QUESTIONS[2].choices
+    ]
+    assert long[0] > CONTEXT, "one whose question loses its beginning"
+    assert len(tokenizer.encode(QUESTIONS[2].choices[1]).ids) > CONTEXT, "one that is cut itself"
+
+
+def test_the_space_before_a_choice_is_scored_only_where_it_is_the_choices_token(
+    model: LanguageModel, reader: Reader, tokenizer: Any
+) -> None:
+    """`Ġthe` is one token; before `water` the space is a token of its own."""
+    merged = Question(context="to ", choices=("the",), answer=0)
+    apart = Question(context="to ", choices=("water",), answer=0)
+    tokens = [tokenizer.encode(one.context + one.choices[0]).tokens for one in (merged, apart)]
+    assert [own[-1] for own in tokens] == ["Ġthe", "water"] and tokens[1][-2] == "Ġ"
+    (first,), (second,) = choice_nats([merged, apart], reader, tokenizer, **READING)
+    ids = [[0, *tokenizer.encode(text).ids] for text in ("to the", "to water")]
+    assert first == pytest.approx(-log_p(model, ids[0])[-1], rel=1e-6)
+    assert second == pytest.approx(-log_p(model, ids[1])[-1], rel=1e-6)
+
+
+def test_offsets_that_leave_blanks_out_give_the_same(reader: Reader, tokenizer: Any) -> None:
+    """As the tokenizers of GPT-2 and its kin have them."""
+    from tokenizers import Tokenizer, processors
+
+    trimmed = Tokenizer.from_str(tokenizer.to_str())
+    trimmed.post_processor = processors.ByteLevel(trim_offsets=True)
+    assert trimmed.encode("a b").offsets != tokenizer.encode("a b").offsets
+    ours, theirs = (
+        np.concatenate(choice_nats(QUESTIONS, reader, one, **READING))
+        for one in (tokenizer, trimmed)
+    )
+    assert np.array_equal(ours, theirs)
+
+
+def test_a_choice_of_which_the_tokenizer_makes_nothing_is_refused(reader: Reader) -> None:
+    from tokenizers import Tokenizer, models
+
+    letters = Tokenizer(models.BPE({"<eos>": 0, "i": 1, "s": 2}, []))
+    quiz = Question(context="is ", choices=("水",), answer=0)
+    with pytest.raises(InputError, match="no token of the choice '水'"):
+        choice_nats([quiz], reader, letters, **READING)
+
+
+class _Given:
+    """A reader of known costs, in the order of the choices."""
+
+    def __init__(self, nats: list[float]) -> None:
+        self._nats = np.array(nats)
+
+    def nats(self, windows: Any) -> np.ndarray:
+        assert len(windows) == len(self._nats)
+        return self._nats
+
+
+def test_accuracy_by_hand(tokenizer: Any) -> None:
+    """Three questions. Per byte: 1/1 < 3/2, 4/4 < 1.5/1 (é has two bytes: 2/2 = 2/2, the first).
+    Plain: 1 < 3, 1.5 < 4, 2 = 2."""
+    questions = [
+        Question(context="q ", choices=("a", "bb"), answer=0),
+        Question(context="q ", choices=("aaaa", "b"), answer=0),
+        Question(context="q ", choices=("é", "bb"), answer=1),
+    ]
+    given: Any = _Given([1, 3, 4, 1.5, 2, 2])
+    found = score_choices(questions, given, tokenizer, **READING)
+    assert (found.mean, found.plain) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert found.stderr == pytest.approx(math.sqrt(2 / 27)) == found.plain_stderr
+    assert (found.chance, found.examples) == (0.5, 3)
+
+
+def test_company_and_padding_change_no_score(
+    model: LanguageModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader(model, device=torch.device("cpu"))
+    together = np.concatenate(choice_nats(QUESTIONS, reader, tokenizer, **READING))
+    monkeypatch.setattr(reading, "BATCH_TOKENS", 1)
+    alone = np.concatenate(choice_nats(QUESTIONS, reader, tokenizer, **READING))
+    assert together == pytest.approx(alone, rel=1e-6)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total)
+    cpu = torch.device("cpu")
+    shares = [
+        np.concatenate(
+            choice_nats(
+                QUESTIONS, Reader(model, device=cpu, rank=rank, workers=3), tokenizer, **READING
+            )
+        )
+        for rank in range(3)
+    ]
+    assert np.array_equal(sum(shares), alone)
+    assert sum(bool(share.any()) for share in shares) == 3
+
+
+def test_an_evaluator_tells_accuracy_where_there_are_questions(
+    reader: Reader, opened: ShardSet
+) -> None:
+    evaluator = Evaluator(reader, opened.tokenizer, **READING)
+    scores = evaluator.scores(
+        [Evaluation("plain", ("water",)), Evaluation("quiz", ("water",), tuple(QUESTIONS))]
+    ).to_json()
+    assert set(scores["bits_per_byte"]) == {"plain", "quiz"}
+    assert set(scores["accuracy"]) == {"quiz"}
+    assert scores["accuracy"]["quiz"]["examples"] == 3
+
+
+def test_a_stranger_who_writes_the_end_of_text_gets_its_letters(
+    reader: Reader, opened: ShardSet
+) -> None:
+    evaluator = Evaluator(reader, opened.tokenizer, **READING)
+    letters = evaluator._tokenizer.encode("a<|endoftext|>", add_special_tokens=False)
+    assert 0 not in letters.ids and len(letters.ids) > 5
