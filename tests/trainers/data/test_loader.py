@@ -98,3 +98,18 @@ def test_a_loader_that_is_left_ends_its_thread(shards: Path) -> None:
     assert any(thread.name == "loader" for thread in threading.enumerate())
     steps.close()
     assert not any(thread.name == "loader" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("tokens", [1, 33, 319, 1185, 4001])
+@pytest.mark.parametrize("micro", [1, 3, 16])
+def test_all_workers_together_train_on_the_budget(shards: Path, tokens: int, micro: int) -> None:
+    opened = ShardSet.open(shards)
+    made = Plan.of(TRAIN.model_copy(update={"tokens": tokens}), opened, seed=5)
+    for workers in (1, 2, 4, 8):
+        counted = sum(
+            int(batch.counted.sum())
+            for rank in range(workers)
+            for step in Loader(opened, made, rank=rank, workers=workers, micro_batch=micro).steps()
+            for batch in step.micro_batches
+        )
+        assert counted == tokens
