@@ -26,6 +26,7 @@ from pydantic import (
     Field,
     PositiveInt,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -295,6 +296,29 @@ def _phases(value: Any) -> Any:
     return [{"weights": value}] if isinstance(value, Mapping) else value
 
 
+class Uba(_Model):
+    phi: float = Field(default=0.5, gt=0)
+    """How early the rate falls; 2 is the cosine, less holds it high for longer."""
+
+
+class Wsd(_Model):
+    decay: Fraction = 0.2
+    """Share of the tokens, the last ones, over which the rate falls."""
+
+
+class ScheduleOf(_Model):
+    """A schedule with a parameter: ``uba: {phi: 1}`` or ``wsd: {decay: 0.1}``."""
+
+    uba: Uba | None = None
+    wsd: Wsd | None = None
+
+    @model_validator(mode="after")
+    def _one_is_named(self) -> ScheduleOf:
+        if (self.uba is None) == (self.wsd is None):
+            raise ValueError("expected one of uba and wsd, with its parameter")
+        return self
+
+
 class Train(_Model):
     """What is trained on the shards, and how."""
 
@@ -315,10 +339,20 @@ class Train(_Model):
     min_lr: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.02, ge=0, lt=1)
     """Share of the tokens over which the learning rate rises from 0."""
-    schedule: Literal["rex", "cosine", "linear"] = "rex"
+    schedule: Annotated[
+        Annotated[Literal["rex", "uba", "cosine", "linear", "wsd"], _PLAIN]
+        | Annotated[ScheduleOf, _MAPPING],
+        _shaped,
+    ] = "rex"
+    """How the rate falls after the warm-up, by tokens."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0)
     clip: float = Field(default=1.0, gt=0)
+    activation_checkpointing: bool = False
+    """Whether each layer keeps its input only and is run again for its gradients: about a third
+    more work for a fraction of the memory."""
+    compile: bool = False
+    """Whether torch.compile makes code for the model first; needs a C++ compiler on the workers."""
     deepspeed: dict[str, Any] = {}
     """Merged over the DeepSpeed configuration that Penstock writes."""
     workers: PositiveInt = 1
@@ -328,6 +362,41 @@ class Train(_Model):
     """Read the shards once more with the trained model and write each document's loss."""
     seed: int | None = None
     """Of the initial weights and of the order; the recipe's seed if not given."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _whole_layers_are_compiled(
+        cls, deepspeed: dict[str, Any], info: ValidationInfo
+    ) -> dict[str, Any]:
+        zero = deepspeed.get("zero_optimization")
+        if info.data.get("compile") and isinstance(zero, Mapping) and zero.get("stage") == 3:
+            raise ValueError(
+                "zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3, which "
+                "hooks into every layer and leaves nothing to compile"
+            )
+        return deepspeed
+
+    @field_validator("min_lr")
+    @classmethod
+    def _the_floor_is_below_the_peak(cls, floor: float, info: ValidationInfo) -> float:
+        peak = info.data.get("lr", floor)
+        if floor > peak:
+            raise ValueError(f"expected at most lr, {peak:g}, got {floor:g}")
+        return floor
+
+    @field_validator("schedule")
+    @classmethod
+    def _the_decay_follows_the_warmup(
+        cls, schedule: str | ScheduleOf, info: ValidationInfo
+    ) -> str | ScheduleOf:
+        warmup = info.data.get("warmup", 0.0)
+        found = schedule.wsd if isinstance(schedule, ScheduleOf) else None
+        decay = found.decay if found else Wsd().decay if schedule == "wsd" else 0.0
+        if warmup + decay > 1:
+            raise ValueError(
+                f"expected warmup and wsd.decay of at most 1 in sum, got {warmup:g} and {decay:g}"
+            )
+        return schedule
 
     @field_validator("mixture")
     @classmethod

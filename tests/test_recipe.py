@@ -200,6 +200,8 @@ UNKNOWN_KEYS = [
     ({"train": {"model": {"hff": "x"}}}, "train.model.hff", "hf"),
     ({"train": {"wokers": 2}}, "train.wokers", "workers"),
     ({"train": {"evaluate_evry": 2}}, "train.evaluate_evry", "evaluate_every"),
+    ({"train": {"schedule": {"wds": {}}}}, "train.schedule.wds", "wsd"),
+    ({"train": {"schedule": {"uba": {"pih": 1}}}}, "train.schedule.uba.pih", "phi"),
     ({"compare": {"arm": {}}}, "compare.arm", "arms"),
     ({"compare": {"arms": {"random": {"budgt": {}}}}}, "compare.arms.random: budgt", "budget"),
     (
@@ -283,7 +285,7 @@ WRONG_VALUES = [
     ({"train": {"model": {"heads": 3}}}, "train.model: expected a width divisible"),
     (
         {"train": {"schedule": "rx"}},
-        "train.schedule: expected 'rex', 'cosine' or 'linear', got 'rx'",
+        "train.schedule: expected 'rex', 'uba', 'cosine', 'linear' or 'wsd', got 'rx'",
     ),
     (
         {"train": {"evaluate_every": 0}, "evaluate": ["a"]},
@@ -297,6 +299,33 @@ WRONG_VALUES = [
         {"train": {"document_losses": "all"}},
         "train.document_losses: expected a boolean, got 'all'",
     ),
+    (
+        {"train": {"schedule": {"uba": {"phi": 0}}}},
+        "train.schedule.uba.phi: expected a number greater than 0, got 0",
+    ),
+    (
+        {"train": {"schedule": {"uba": {}, "wsd": {}}}},
+        "train.schedule: expected one of uba and wsd, with its parameter",
+    ),
+    ({"train": {"schedule": {}}}, "train.schedule: expected one of uba and wsd"),
+    (
+        {"train": {"schedule": {"wsd": {"decay": 1.5}}}},
+        "train.schedule.wsd.decay: expected a number less than or equal to 1, got 1.5",
+    ),
+    (
+        {"train": {"warmup": 0.9, "schedule": "wsd"}},
+        "train.schedule: expected warmup and wsd.decay of at most 1 in sum, got 0.9 and 0.2",
+    ),
+    (
+        {"train": {"lr": 1e-3, "min_lr": 2e-3}},
+        "train.min_lr: expected at most lr, 0.001, got 0.002",
+    ),
+    (
+        {"train": {"compile": True, "deepspeed": {"zero_optimization": {"stage": 3}}}},
+        "train.deepspeed: zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3",
+    ),
+    ({"train": {"compile": "fast"}}, "train.compile: expected"),
+    ({"train": {"activation_checkpointing": 3}}, "train.activation_checkpointing: expected"),
     ({"select": {"a": 5}}, "select.a: expected a mapping, got 5"),
     ({"select": {"a": {}}}, "select.a.use: missing"),
     ({"select": {"random": {"use": "x"}}}, "select.random: the name is taken"),

@@ -18,12 +18,14 @@ import torch
 from penstock.errors import TrainingError
 from penstock.keyed import mix
 from penstock.recipe import Train
-from penstock.trainers.backend import deepspeed_config, load_deepspeed
+from penstock.trainers.backend import deepspeed_config, forget_dry_run, load_deepspeed
 from penstock.trainers.data.loader import LoadedStep, Loader
 from penstock.trainers.data.plan import Plan
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.metrics import StepMetrics
+from penstock.trainers.modelling.flops import Arithmetic, Parameters, Utilisation, peak_flops
 from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.options import apply_options
 from penstock.trainers.schedule import LearningRate
 
 __all__ = ["Engine"]
@@ -63,7 +65,12 @@ class Engine:
         )
         self.rate = LearningRate.of(train, self.plan.tokens)
         self._model = build_model(train.model, shards, seed)
+        self.parameters = Parameters.of(self._model)
+        arithmetic = Arithmetic.of(self._model)
+        apply_options(self._model, train, device)
         self.deepspeed = self._start()
+        dtype = next(self._model.parameters()).dtype
+        self._utilisation = Utilisation(arithmetic, peak_flops(device, dtype))
 
     def run(self, start: int = 0) -> Iterator[StepMetrics]:
         """Train from step ``start`` until the budget is spent, telling of each step.
@@ -83,6 +90,7 @@ class Engine:
                 **step,
                 tokens_per_second=loaded.batch.tokens / (now - began),
                 loader_seconds=self.loader.waited - waited,
+                mfu=self._utilisation.take(now - began),
             )
             began, waited = time.perf_counter(), self.loader.waited
 
@@ -111,6 +119,7 @@ class Engine:
             optimizer=_optimizer(self._model, self.train),
             config=config,
         )
+        forget_dry_run(engine)
         return engine
 
     def _step(self, loaded: LoadedStep) -> dict[str, Any]:
@@ -124,6 +133,7 @@ class Engine:
         last = len(loaded.pieces) - 1
         for number, micro_batch in enumerate(loaded.micro_batches):
             engine.set_gradient_accumulation_boundary(number == last)
+            self._utilisation.add(micro_batch)
             loss = engine(micro_batch.to(self.device)) / max(1, loaded.predicted)
             total += loss.detach()
             # Gradients are averaged over workers; ours are parts of one mean.

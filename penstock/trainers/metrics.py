@@ -44,6 +44,8 @@ class StepMetrics:
     a run that was resumed."""
     loader_seconds: float
     """Of this step, that this worker waited for its batches."""
+    mfu: float
+    """Model FLOPs utilisation of this worker; see :mod:`penstock.trainers.modelling.flops`."""
 
 
 class MetricsLog:

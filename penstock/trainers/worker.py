@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,6 +21,7 @@ from penstock.trainers.evaluation.during import During
 from penstock.trainers.evaluation.evaluator import Evaluator, Scores
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.metrics import MetricsLog, StepMetrics
+from penstock.trainers.modelling.flops import Parameters
 from penstock.trainers.modelling.model import load_model
 from penstock.trainers.spec import RunSpec
 
@@ -38,13 +40,14 @@ def run_one(
     directory = draft.staging()
     log = MetricsLog(directory) if rank == 0 else None
     share: _Share = {"device": device, "rank": rank, "workers": workers}
-    last = _train(spec, shards, directory, log, share)
+    last, parameters = _train(spec, shards, directory, log, share)
     scores = _judge(spec, shards, directory, share)
     if log:
         if spec.train.evaluate_every:
             log.evaluated(last.step, last.tokens, scores)
         log.close()
         facts = {
+            "parameters": asdict(parameters),
             "tokens": last.tokens,
             "steps": last.step + 1,
             "loss": last.loss,
@@ -62,7 +65,7 @@ class _Share(TypedDict):
 
 def _train(
     spec: RunSpec, shards: ShardSet, directory: Path, log: MetricsLog | None, share: _Share
-) -> StepMetrics:
+) -> tuple[StepMetrics, Parameters]:
     engine = Engine(spec.train, shards, spec.seed, **share)
     during = _during(spec, shards, engine, share)
     last: StepMetrics | None = None
@@ -82,7 +85,7 @@ def _train(
         shutil.copyfile(shards.tokenizer, directory / "model" / "tokenizer.json")
     if share["workers"] > 1:
         torch.distributed.barrier()
-    return last
+    return last, engine.parameters
 
 
 def _during(spec: RunSpec, shards: ShardSet, engine: Engine, share: _Share) -> During | None:

@@ -6,6 +6,7 @@ device and thread count, begins with the same ones.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from penstock.errors import InputError
 from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import IGNORED, Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.modelling.attention import register, span_arguments
 from penstock.trainers.modelling.loss import summed_cross_entropy, token_cross_entropy
 
 __all__ = ["LanguageModel", "Windows", "build_model", "load_model"]
@@ -49,7 +51,15 @@ class LanguageModel(nn.Module):
     def __init__(self, causal: Any) -> None:
         super().__init__()
         self.causal = causal
+        self.by_spans = False
+        """Whether documents are kept apart by their spans, or by a dense mask."""
         self._plain_head = causal.config.model_type == "llama"
+
+    @property
+    def inner(self) -> nn.Module:
+        """All that :meth:`forward` runs of the model: without the head where the loss has it."""
+        inner: nn.Module = self.causal.model if self._plain_head else self.causal
+        return inner
 
     def forward(self, batch: Batch | Windows) -> torch.Tensor:
         """The sum of -log p over the batch's labelled tokens: () float32, in nats.
@@ -60,9 +70,7 @@ class LanguageModel(nn.Module):
             return self.token_nats(batch.inputs, batch.targets, batch.targets != IGNORED)
         labels = batch.labels[:, 1:]
         labelled = labels != IGNORED
-        hidden = self._hidden(
-            input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
-        )[:, :-1]
+        hidden = self._hidden(**self._inputs(batch))[:, :-1]
         if self._plain_head:
             weight = self.causal.lm_head.weight
             return summed_cross_entropy(hidden[labelled], weight, labels[labelled])
@@ -74,12 +82,24 @@ class LanguageModel(nn.Module):
         """-log p of each of the batch's labelled tokens, row by row: (labelled,) float32."""
         labels = batch.labels[:, 1:]
         labelled = labels != IGNORED
-        hidden = self._hidden(
-            input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
-        )[:, :-1][labelled]
+        hidden = self._hidden(**self._inputs(batch))[:, :-1][labelled]
         if self._plain_head:
             return token_cross_entropy(hidden, self.causal.lm_head.weight, labels[labelled])
         return nn.functional.cross_entropy(hidden.float(), labels[labelled], reduction="none")
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """What the model says of each next token, documents apart: (n, L, vocabulary)."""
+        logits: torch.Tensor = self.causal(**self._inputs(batch), use_cache=False).logits
+        return logits
+
+    def attend_by_spans(self, wanted: bool) -> None:
+        """Keep documents apart by their spans, or else by a dense mask.
+
+        Raises:
+            ValueError: The model lets nobody choose its attention.
+        """
+        self.causal.set_attn_implementation(register() if wanted else "sdpa")
+        self.by_spans = wanted
 
     def token_nats(
         self, inputs: torch.Tensor, targets: torch.Tensor, real: torch.Tensor
@@ -101,13 +121,14 @@ class LanguageModel(nn.Module):
             return token_cross_entropy(hidden, self.causal.lm_head.weight, targets[real])
         return nn.functional.cross_entropy(hidden.float(), targets[real], reduction="none")
 
-    def _hidden(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        apart = span_arguments(batch) if self.by_spans else {"attention_mask": batch.mask}
+        return {"input_ids": batch.input_ids, "position_ids": batch.positions, **apart}
+
+    def _hidden(self, **inputs: Any) -> torch.Tensor:
         """(n, L, width) for a plain head; (n, L, vocabulary) logits for any other."""
-        hidden: torch.Tensor
-        if self._plain_head:
-            hidden = self.causal.model(**inputs, use_cache=False).last_hidden_state
-        else:
-            hidden = self.causal(**inputs, use_cache=False).logits
+        found = self.inner(**inputs, use_cache=False)
+        hidden: torch.Tensor = found.last_hidden_state if self._plain_head else found.logits
         return hidden
 
 
@@ -119,10 +140,13 @@ def build_model(model: ModelShape | ModelFrom, shards: ShardSet, seed: int) -> L
             see its neighbours.
     """
     if isinstance(model, ModelFrom):
-        found = load_model(model.hf)
-        _check_fits(model.hf, found, shards)
-        return found
-    return LanguageModel(_llama(model, shards, seed))
+        made = load_model(model.hf)
+        _check_vocabulary(model.hf, made, shards)
+        _keep_apart(model.hf, made, shards)
+    else:
+        made = LanguageModel(_llama(model, shards, seed))
+        made.attend_by_spans(True)
+    return made
 
 
 def load_model(path: str | Path) -> LanguageModel:
@@ -163,33 +187,66 @@ def _llama(shape: ModelShape, shards: ShardSet, seed: int) -> Any:
         return LlamaForCausalLM(config)
 
 
-def _check_fits(name: str, model: LanguageModel, shards: ShardSet) -> None:
+def _check_vocabulary(name: str, model: LanguageModel, shards: ShardSet) -> None:
     vocabulary = model.causal.get_input_embeddings().num_embeddings
     if vocabulary < shards.vocab_size:
         raise InputError(
             f"train.model.hf: {name}: expected a vocabulary of at least {shards.vocab_size}, as in "
             f"the shards, got {vocabulary}; set `tokenizer` to the model's own"
         )
-    if not _isolates(model, shards):
+
+
+def _keep_apart(name: str, model: LanguageModel, shards: ShardSet) -> None:
+    """Find the way in which this model keeps documents apart: by spans, or else by a mask.
+
+    Models differ in what they pass on to their attention, so both ways are tried on two documents,
+    and spans are used where they say what the mask says.
+
+    Raises:
+        InputError: It honours neither.
+    """
+    batch = _two_documents(shards)
+    model.eval()
+    expected = _apart(model, batch)
+    if expected is None:
         raise InputError(
             f"train.model.hf: {name}: does not honour a block-diagonal attention mask, so packed "
             "documents would see each other; choose a model with ordinary attention"
         )
+    config = model.causal.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds <= _KNOWN_LAYERS:
+        try:
+            model.attend_by_spans(True)
+            found = _apart(model, batch)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            _log.info("%s: attention by a dense mask, since: %s", name, error)
+        else:
+            if found is not None and torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
+                return
+    model.attend_by_spans(False)
 
 
-def _isolates(model: LanguageModel, shards: ShardSet) -> bool:
-    """Whether a document's logits stay as they are when the document before it changes."""
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+"""Others, of chunks for one, differ from these only in sequences longer than those tried."""
+
+_log = logging.getLogger(__name__)
+
+
+def _two_documents(shards: ShardSet) -> Batch:
+    """Two sequences of two documents, of which only the first differs."""
     length = min(16, shards.sequence_length)
     starts = np.array([0, length // 2], np.int32)
     first = np.arange(length, dtype=np.uint32) % shards.vocab_size
     second = first.copy()
     second[: length // 2] = (first[: length // 2] + 1) % shards.vocab_size
-    batch = collate([PackedSequence(first, starts), PackedSequence(second, starts)])
+    return collate([PackedSequence(first, starts), PackedSequence(second, starts)])
+
+
+def _apart(model: LanguageModel, batch: Batch) -> torch.Tensor | None:
+    """The logits of :func:`_two_documents`, unless the second document saw the first's change."""
     with torch.inference_mode():
-        logits = model.causal(
-            input_ids=batch.input_ids,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).logits[:, length // 2 :]
-    return torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
+        logits = model.logits(batch)
+    half = logits.shape[1] // 2
+    equal = torch.allclose(logits[0, half:], logits[1, half:], rtol=1e-4, atol=1e-4)
+    return logits if equal else None

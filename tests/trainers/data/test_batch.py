@@ -21,6 +21,7 @@ def test_golden() -> None:
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
     assert batch.labels.tolist() == [[IGNORED, IGNORED, 7, 8], [IGNORED, 2, 3, IGNORED]]
     assert batch.positions.tolist() == [[0, 0, 1, 2], [0, 1, 2, 0]]
+    assert batch.spans.dtype == torch.int32 and batch.spans.tolist() == [0, 1, 4, 7, 8]
     assert batch.mask.int().tolist() == [
         [[[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1]]],
         [[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]]],

@@ -1,0 +1,215 @@
+"""Attention within documents, from the spans of documents instead of a mask.
+
+A dense mask costs L² for every sequence, however short the documents in it. Told where documents
+begin, attention costs the sum of their squares: on a CPU 1.2, 1.9, 3 and 4 to 5 times faster at
+512, 1,024, 2,048 and 4,096 tokens of the web pool, forward and backward (docs/lab.md); on a GPU
+one variable-length kernel takes all documents of a batch. A model is told by the keywords that
+transformers passes for flash attention (``cu_seq_lens_q`` and its companions); without them each
+sequence is one document, and with a mask attention is the ``sdpa`` of transformers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from itertools import groupby, pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from penstock.trainers.data.batch import Batch
+
+__all__ = ["NAME", "register", "span_arguments", "span_attention"]
+
+NAME = "penstock_spans"
+"""What the attention is called in transformers' registry; never written to a saved model."""
+
+_UNKNOWN = ("softcap", "s_aux", "position_bias")
+"""What some models ask of their attention and this one does not do."""
+
+
+def register() -> str:
+    """Make the attention known to transformers; returns its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, span_attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    return NAME
+
+
+def span_arguments(batch: Batch) -> dict[str, Any]:
+    """The keywords that tell a model's attention where the batch's documents are.
+
+    The lengths are upper bounds; one number for every batch keeps compiled code valid.
+    """
+    length = batch.input_ids.shape[1]
+    return {
+        "cu_seq_lens_q": batch.spans,
+        "cu_seq_lens_k": batch.spans,
+        "max_length_q": length,
+        "max_length_k": length,
+    }
+
+
+def span_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each span; what transformers' attention modules call.
+
+    Args:
+        module: The attention module that calls.
+        query: (n, heads, L, d), any float type.
+        key: (n, key-value heads, L, d); the heads are a multiple of these.
+        value: As ``key``.
+        attention_mask: If given, it says all, and spans are not looked at.
+        dropout: Probability, of attention weights.
+        scaling: Of the products; 1/sqrt(d) if not given.
+        sliding_window: How many tokens up to and with itself a token sees; all if not given.
+        cu_seq_lens_q: (documents + 1,) int32, as :attr:`Batch.spans`; each row if not given.
+        max_length_q: At least the longest span.
+        others: Further keywords of the model; used by ``sdpa`` only.
+
+    Returns:
+        (n, L, heads, d), and no weights.
+
+    Raises:
+        NotImplementedError: The model wants of its attention what is not done here.
+    """
+    rows, heads, length, width = query.shape
+    if attention_mask is not None or key.shape[2] != length:
+        from transformers import AttentionInterface
+
+        sdpa: Callable[..., tuple[torch.Tensor, None]] = AttentionInterface()["sdpa"]
+        others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
+        return sdpa(module, query, key, value, attention_mask, **others)
+    if wanted := [name for name in _UNKNOWN if others.get(name) is not None]:
+        raise NotImplementedError(f"attention over spans has no {', '.join(wanted)}")
+    if cu_seq_lens_q is None:
+        ends = torch.arange(rows + 1, dtype=torch.int32, device=query.device)
+        cu_seq_lens_q = ends * length
+    query, key, value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+    window = None if sliding_window is None or sliding_window >= length else sliding_window
+    if _fits_kernel(query, dropout):
+        longest = max_length_q or length
+        result = _in_one_kernel(query, key, value, cu_seq_lens_q, longest, scaling, window)
+    else:
+        result = _one_by_one(query, key, value, cu_seq_lens_q, dropout, scaling, window)
+    return result.view(rows, length, heads, width), None
+
+
+@torch.compiler.disable
+def _one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spans: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Each run of spans of equal length by PyTorch's own attention.
+
+    Not compiled: the spans are other numbers in every batch.
+
+    Args:
+        query: (tokens, heads, d); the others likewise. See :func:`span_attention`.
+    """
+    lengths = [end - start for start, end in pairwise(spans.tolist())]
+    runs = [(length, len(list(same))) for length, same in groupby(lengths)]
+    sizes = [length * count for length, count in runs]
+    parts = zip(query.split(sizes), key.split(sizes), value.split(sizes))
+    results = []
+    for (length, count), part in zip(runs, parts):
+        q, k, v = (tokens.unflatten(0, (count, length)).transpose(1, 2) for tokens in part)
+        band = None if window is None or window >= length else _band(length, window, query.device)
+        result = scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=band,
+            dropout_p=dropout,
+            is_causal=band is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        results.append(result.transpose(1, 2).flatten(0, 1))
+    return torch.cat(results) if len(results) > 1 else results[0]
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """(length, length) bool: causal, and at most ``window`` tokens back, itself included."""
+    place = torch.arange(length, device=device)
+    back = place[:, None] - place
+    return (back >= 0) & (back < window)
+
+
+def _in_one_kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spans: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """All spans at once by ``torch.nn.attention.varlen`` (flash attention); shapes as above."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    result = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        spans,
+        spans,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+def _fits_kernel(query: torch.Tensor, dropout: float) -> bool:
+    """Whether the variable-length kernel can be used: it knows neither float32 nor dropout."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and not dropout
+        and query.shape[-1] <= 256
+        and _has_kernel(query.device)
+    )
+
+
+@cache
+def _has_kernel(device: torch.device) -> bool:
+    """Whether this PyTorch has the kernel with windows and grouped heads, for this GPU."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    known = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+    return known and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _mask(*arguments: Any, **keywords: Any) -> torch.Tensor | None:
+    """No mask where there is no padding; else the one that ``sdpa`` gets, windows included."""
+    from transformers import AttentionMaskInterface
+
+    if keywords.get("attention_mask") is None:
+        return None
+    made: torch.Tensor | None = AttentionMaskInterface()["sdpa"](*arguments, **keywords)
+    return made

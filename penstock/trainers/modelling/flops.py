@@ -1,0 +1,164 @@
+"""How large a model is, how much arithmetic its training takes, and how well a device is used.
+
+Model FLOPs utilisation (Chowdhery et al. 2022, "PaLM", app. B) is the arithmetic that the model
+needs, over what the device could have done meanwhile. Activations that are made again are not
+needed, so they do not count. Where PaLM counts attention as if each token saw the whole sequence,
+here it is what tokens do see: those before them in their own document.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+
+from penstock.trainers.data.batch import IGNORED, Batch
+from penstock.trainers.modelling.model import LanguageModel
+
+__all__ = ["Arithmetic", "Parameters", "Utilisation", "peak_flops"]
+
+PEAKS = {
+    "NVIDIA A10": 125e12,
+    "NVIDIA A30": 165e12,
+    "NVIDIA A40": 149.7e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GH200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40": 181e12,
+    "NVIDIA L40S": 362e12,
+}
+"""Dense bf16 FLOP/s by the beginning of a device's name, the longest that fits: NVIDIA's data
+sheets, halved where they quote sparsity."""
+
+_SIDE = {"cpu": 1024, "cuda": 8192}
+"""Of the square matrices by which a rate is measured: 25 ms a product on one core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """How many numbers a model has; a matrix used twice counts once."""
+
+    total: int
+    without_embeddings: int
+    """Neither tables of tokens and positions nor the head: N of Kaplan et al. 2020."""
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> Parameters:
+        """Count, before DeepSpeed takes the weights apart."""
+        tables = _tables(model)
+        every = list(model.parameters())
+        return cls(
+            total=sum(weight.numel() for weight in every),
+            without_embeddings=sum(w.numel() for w in every if id(w) not in tables),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """Floating-point operations of training on a batch, forward and backward.
+
+    Every weight of a matrix takes 2 forward and 4 backward for each token (Kaplan et al. 2020,
+    sec. 2.1); the head for each token that it is asked of. A token that sees k others, itself
+    included, takes 12 k times the width of all heads in each layer: two products, forward and
+    twice backward. A document of s tokens thus takes 6 s (s + 1) widths. Sliding windows are not
+    subtracted, and of a mixture of experts every expert counts.
+    """
+
+    matrices: int
+    """Weights of matrices, tables and head left out."""
+    head: int
+    """Weights of the head."""
+    attention: int
+    """Layers times heads times the width of a head."""
+    every_token: bool
+    """Whether the head is asked of all tokens, or of labelled ones only."""
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> Arithmetic:
+        """Read from the model, before DeepSpeed takes the weights apart."""
+        config = model.causal.config.get_text_config()
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        tables = _tables(model)
+        return cls(
+            matrices=sum(
+                w.numel() for w in model.parameters() if w.dim() > 1 and id(w) not in tables
+            ),
+            head=model.causal.get_output_embeddings().weight.numel(),
+            attention=config.num_hidden_layers * heads * width,
+            every_token=model.inner is model.causal,
+        )
+
+    def flops(self, batch: Batch) -> int:
+        """Of one micro-batch, as it goes through the model."""
+        spans = batch.spans.diff().long()
+        asked = batch.labels.numel() if self.every_token else int((batch.labels != IGNORED).sum())
+        attended = int((spans * (spans + 1)).sum())
+        weights = self.matrices * batch.input_ids.numel() + self.head * asked
+        return 6 * (weights + self.attention * attended)
+
+
+class Utilisation:
+    """Model FLOPs utilisation of one worker, step by step.
+
+    Args:
+        arithmetic: Of the model.
+        peak: FLOP/s that count as 1, as :func:`peak_flops`.
+    """
+
+    def __init__(self, arithmetic: Arithmetic, peak: float) -> None:
+        self._arithmetic = arithmetic
+        self._peak = peak
+        self._flops = 0
+
+    def add(self, batch: Batch) -> None:
+        """This batch, still on the CPU, is trained on."""
+        self._flops += self._arithmetic.flops(batch)
+
+    def take(self, seconds: float) -> float:
+        """The utilisation since the last call, which was ``seconds`` ago."""
+        flops, self._flops = self._flops, 0
+        return flops / seconds / self._peak
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s that a device could do.
+
+    Of a GPU in :data:`PEAKS` what is published for dense bf16, whatever is used. Of a CPU, and of
+    other GPUs, what a large matrix product in ``dtype`` does in this process with its threads,
+    measured once: such a device is never seen to be idle for reasons that products share.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        if fitting := [start for start in PEAKS if name.startswith(start)]:
+            return PEAKS[max(fitting, key=len)]
+    return _measured(device, dtype, torch.get_num_threads())
+
+
+@cache
+def _measured(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """The best of five products after a first: other work on the machine only slows them."""
+    side = _SIDE.get(device.type, _SIDE["cuda"])
+    factor = torch.ones(side, side, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(6):
+        began = time.perf_counter()
+        # The sum is read, so that a GPU must be done.
+        float((factor @ factor)[0, 0])
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+def _tables(model: LanguageModel) -> set[int]:
+    """The identities of weights that are looked up in, and of the head."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return tables | {id(model.causal.get_output_embeddings().weight)}

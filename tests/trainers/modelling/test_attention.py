@@ -1,0 +1,259 @@
+"""No token of one document sees another, whatever the model and the way it attends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.recipe import ModelFrom, ModelShape
+from penstock.trainers.data.batch import Batch, collate
+from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.modelling.attention import NAME, span_arguments, span_attention
+from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.options import recompute_activations
+
+LENGTH = 32
+CUTS = [(0, 9, 17), (0, 1, 2, 20), (0,), (0, 16), (0, 5, 10, 15, 31)]
+"""Where documents begin in each sequence: of one token, of equal lengths, one over all."""
+
+
+def packed(seed: int = 0) -> list[PackedSequence]:
+    random = np.random.default_rng(seed)
+    return [
+        PackedSequence(random.integers(1, 320, LENGTH).astype(np.uint16), np.array(cuts, np.int32))
+        for cuts in CUTS
+    ]
+
+
+def spans(batch: Batch) -> list[tuple[int, int]]:
+    return list(pairwise(batch.spans.tolist()))
+
+
+# The function itself, against PyTorch with a dense mask.
+
+
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("window", [None, 4, LENGTH])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_values_and_gradients_are_those_of_a_dense_mask(
+    groups: int, window: int | None, scaling: float | None
+) -> None:
+    batch = collate(packed())
+    mask = batch.mask
+    if window:
+        place = torch.arange(LENGTH)
+        mask = mask & (place[:, None] - place < window)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(len(CUTS), heads, LENGTH, 8, generator=generator, requires_grad=True)
+        for heads in (4, groups, groups)
+    ]
+    wanted = torch.nn.functional.scaled_dot_product_attention(
+        *inputs, attn_mask=mask, scale=scaling, enable_gqa=True
+    ).transpose(1, 2)
+    found, weights = span_attention(
+        torch.nn.Module(),
+        *inputs,
+        None,
+        scaling=scaling,
+        sliding_window=window,
+        **span_arguments(batch),
+    )
+    assert weights is None and found.shape == (len(CUTS), LENGTH, 4, 8)
+    torch.testing.assert_close(found, wanted)
+    direction = torch.randn(wanted.shape, generator=generator)
+    pairs = zip(
+        torch.autograd.grad(found, inputs, direction),
+        torch.autograd.grad(wanted, inputs, direction),
+    )
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_dropout_is_of_attention_weights() -> None:
+    inputs = [torch.ones(len(CUTS), 2, LENGTH, 4)] * 3
+    arguments = span_arguments(collate(packed()))
+    torch.manual_seed(0)
+    found, _ = span_attention(torch.nn.Module(), *inputs, None, dropout=0.5, **arguments)
+    assert not torch.allclose(found, inputs[2].transpose(1, 2))
+    kept, _ = span_attention(torch.nn.Module(), *inputs, None, **arguments)
+    torch.testing.assert_close(kept, inputs[2].transpose(1, 2))
+
+
+def test_what_it_does_not_know_is_refused() -> None:
+    inputs = [torch.ones(len(CUTS), 2, LENGTH, 4)] * 3
+    arguments = span_arguments(collate(packed()))
+    with pytest.raises(NotImplementedError, match="no softcap"):
+        span_attention(torch.nn.Module(), *inputs, None, softcap=30.0, **arguments)
+
+
+# Whole models: changing one document leaves every other document's logits equal to the last bit.
+
+
+def _gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": LENGTH}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=320, bos_token_id=0, eos_token_id=0, **sizes))
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def _grouped() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**SIZES))
+
+
+def _windowed() -> Any:
+    """Its layers see 20 tokens back, more than the trial at the start can tell."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=20))
+
+
+def _deaf() -> Any:
+    """Passes nothing on to its attention but a mask."""
+    from transformers import StableLmConfig, StableLmForCausalLM
+
+    return StableLmForCausalLM(StableLmConfig(**SIZES))
+
+
+MODELS = {"gpt2": _gpt2, "grouped": _grouped, "windowed": _windowed, "deaf": _deaf}
+
+
+@pytest.fixture(scope="module", params=["ours", *MODELS])
+def model(
+    request: pytest.FixtureRequest, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> LanguageModel:
+    opened = ShardSet.open(shards)
+    if request.param == "ours":
+        return build_model(ModelShape(layers=2, width=32, heads=4), opened, seed=1).eval()
+    directory = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    MODELS[request.param]().save_pretrained(directory)
+    made = build_model(ModelFrom(hf=str(directory)), opened, seed=1).eval()
+    assert made.by_spans == (request.param != "deaf")
+    return made
+
+
+def logits(model: LanguageModel, sequences: Sequence[PackedSequence]) -> torch.Tensor:
+    """(n * L, vocabulary)"""
+    with torch.inference_mode():
+        return model.logits(collate(sequences)).flatten(0, 1)
+
+
+def test_changing_one_document_leaves_all_others_equal_to_the_bit(model: LanguageModel) -> None:
+    sequences = packed()
+    before = logits(model, sequences)
+    documents = spans(collate(sequences))
+    assert len(documents) == 15
+    for start, end in documents:
+        row, first = divmod(start, LENGTH)
+        tokens = sequences[row].tokens.copy()
+        tokens[first : first + end - start] = tokens[first : first + end - start] % 319 + 1
+        changed = [*sequences]
+        changed[row] = PackedSequence(tokens, sequences[row].starts)
+        after = logits(model, changed)
+        others = torch.ones(len(before), dtype=torch.bool)
+        others[start:end] = False
+        assert torch.equal(before[others], after[others])
+        assert not (before[start:end] == after[start:end]).all(dim=1).any()
+
+
+def test_no_gradient_crosses_documents(model: LanguageModel) -> None:
+    batch = collate(packed())
+    inputs = model._inputs(batch)
+    embedded = model.causal.get_input_embeddings()(inputs.pop("input_ids")).detach()
+    embedded.requires_grad_()
+    result = model.causal(inputs_embeds=embedded, use_cache=False, **inputs).logits.flatten(0, 1)
+    for start, end in spans(batch):
+        (gradient,) = torch.autograd.grad(
+            result[start:end].square().sum(), embedded, retain_graph=True
+        )
+        others = gradient.flatten(0, 1).clone()
+        assert others[start:end].abs().sum(dim=1).all()
+        others[start:end] = 0
+        assert not others.any()
+
+
+def test_a_document_is_read_as_if_it_were_alone(model: LanguageModel) -> None:
+    sequences = packed()
+    together = logits(model, sequences)
+    for start, end in spans(collate(sequences)):
+        row, first = divmod(start, LENGTH)
+        tokens = sequences[row].tokens[first : first + end - start]
+        alone = logits(model, [PackedSequence(tokens, np.zeros(1, np.int32))])
+        torch.testing.assert_close(together[start:end], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_without_spans_and_mask_documents_do_see_each_other(model: LanguageModel) -> None:
+    """What the tests above would find if nothing kept documents apart."""
+    one, other = packed(0)[0], packed(1)[0]
+    mixed = PackedSequence(np.concatenate([other.tokens[:9], one.tokens[9:]]), one.starts)
+    batches = [collate([one]), collate([mixed])]
+    first, second = (
+        model.causal(batch.input_ids, position_ids=batch.positions, use_cache=False).logits
+        for batch in batches
+    )
+    if model.by_spans:
+        assert not torch.equal(first[0, 9:], second[0, 9:])
+    else:  # transformers finds the documents from positions where nobody says otherwise
+        assert torch.equal(first[0, 9:], second[0, 9:])
+
+
+def test_activations_that_are_made_again_give_the_same_gradients(model: LanguageModel) -> None:
+    batch = collate(packed())
+    model.train()
+    found = []
+    for again in (False, True):
+        if again:
+            recompute_activations(model)
+        torch.manual_seed(0)  # of gpt2's dropout
+        loss = model(batch)
+        found.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
+    model.eval()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_padding_mask_is_honoured(model: LanguageModel) -> None:
+    ids = torch.tensor([[7, 7, 1, 2, 3], [9, 9, 1, 2, 3]])
+    mask = torch.tensor([[0, 0, 1, 1, 1]] * 2)
+    positions = torch.tensor([[0, 0, 0, 1, 2]] * 2)
+    first, second = model.causal(
+        ids, attention_mask=mask, position_ids=positions, use_cache=False
+    ).logits[:, 2:]
+    assert torch.equal(first, second)
+
+
+def test_the_exported_model_answers_alike_and_names_no_attention_of_ours(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model.causal.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.config._attn_implementation != NAME
+    ids = collate(packed()).input_ids
+    with torch.inference_mode():
+        # The exported model attends as a dense mask does, which rounds differently.
+        torch.testing.assert_close(
+            loaded(ids).logits, model.causal(ids).logits, rtol=1e-5, atol=1e-6
+        )

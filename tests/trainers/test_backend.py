@@ -1,0 +1,133 @@
+"""Every ZeRO stage in float32 and bf16 trains as stage 0 does: losses, norms, and clipping."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.recipe import ModelShape, Train
+from penstock.trainers.backend import deepspeed_config
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.engine import Engine
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+TRAIN = Train(
+    model=ModelShape(layers=2, width=32, heads=2),
+    batch_tokens=10 * 32,
+    micro_batch=4,
+    lr=1e-2,
+    warmup=0.0,
+    clip=0.05,
+)
+"""Ten sequences a step, as 4, 3 and 3, and a norm of about 1.3, which is clipped."""
+
+
+def configured(stage: int, bf16: bool) -> dict[str, Any]:
+    return {"zero_optimization": {"stage": stage}, "bf16": {"enabled": bf16}}
+
+
+def engine(shards: Path, **changes: Any) -> Engine:
+    train = TRAIN.model_copy(update=changes)
+    opened = ShardSet.open(shards)
+    return Engine(train, opened, 1, device=torch.device("cpu"), rank=0, workers=1)
+
+
+def trained(shards: Path, **changes: Any) -> np.ndarray:
+    """(steps, 2) float64: losses and gradient norms."""
+    made = engine(shards, **changes)
+    try:
+        return np.array([(step.loss, step.grad_norm) for step in made.run()])
+    finally:
+        made.close()
+
+
+@cache
+def expected(shards: Path) -> np.ndarray:
+    return trained(shards, deepspeed=configured(0, bf16=False))
+
+
+STAGES = [(stage, bf16) for bf16 in (False, True) for stage in (0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("micro_batch", [4, 10])
+@pytest.mark.parametrize(("stage", "bf16"), STAGES)
+def test_losses_and_norms_are_those_of_stage_0_in_float32(
+    shards: Path, stage: int, bf16: bool, micro_batch: int
+) -> None:
+    found = trained(shards, deepspeed=configured(stage, bf16), micro_batch=micro_batch)
+    np.testing.assert_allclose(found[:, 0], expected(shards)[:, 0], rtol=3e-4 if bf16 else 1e-6)
+    np.testing.assert_allclose(found[:, 1], expected(shards)[:, 1], rtol=2e-2 if bf16 else 1e-5)
+
+
+@pytest.mark.parametrize("clip", [0.05, 1000.0])
+@pytest.mark.parametrize(("stage", "bf16"), STAGES)
+def test_the_accumulated_gradient_is_clipped_to_its_norm(
+    shards: Path, stage: int, bf16: bool, clip: float
+) -> None:
+    """Adam's first moment after one step is a tenth of the gradient that it was given."""
+    made = engine(shards, deepspeed=configured(stage, bf16), clip=clip)
+    step = next(made.run())
+    states = _states(made.deepspeed.optimizer)
+    given = torch.nn.utils.get_total_norm([state["exp_avg"].float() for state in states]) / 0.1
+    made.close()
+    assert step.grad_norm == pytest.approx(expected(shards)[0, 1], rel=1e-2)
+    assert float(given) == pytest.approx(min(clip, step.grad_norm), rel=1e-3)
+
+
+def _states(optimizer: Any) -> list[dict[str, Any]]:
+    """Of Adam, inside whatever DeepSpeed wraps it in."""
+    return list(getattr(optimizer, "optimizer", optimizer).state.values())
+
+
+@pytest.mark.parametrize(("stage", "bf16"), STAGES)
+def test_nothing_is_left_of_a_dry_run(shards: Path, stage: int, bf16: bool) -> None:
+    """A first step of Adam moves each weight by the learning rate, whatever its gradient."""
+    made = engine(shards, deepspeed=configured(stage, bf16), weight_decay=0.0)
+    initial = made._model.causal.model.embed_tokens.weight.detach().clone()
+    initial = initial if stage < 3 else None
+    step = next(made.run())
+    if initial is not None:
+        weight = made._model.causal.model.embed_tokens.weight.detach()
+        moved = (weight - initial).abs().float()
+        assert float(moved[moved > 0].median()) == pytest.approx(step.lr, rel=1e-2)
+    steps = [int(state["step"]) for state in _states(made.deepspeed.optimizer)]
+    made.close()
+    assert steps and set(steps) == {1}
+
+
+def test_bf16_takes_stage_1_unless_told_otherwise() -> None:
+    def stage(**changes: Any) -> int:
+        config = deepspeed_config(TRAIN.model_copy(update=changes), accumulation=1, bf16=False)
+        return int(config["zero_optimization"]["stage"])
+
+    assert stage() == 0
+    assert stage(deepspeed={"bf16": {"enabled": True}}) == 1
+    assert stage(deepspeed=configured(0, bf16=True)) == 0
+    assert stage(deepspeed={"zero_optimization": {"stage": 2}}) == 2
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_activations_that_are_made_again_change_nothing(shards: Path, stage: int) -> None:
+    made = engine(shards, deepspeed=configured(stage, bf16=False), activation_checkpointing=True)
+    calls = []
+    layer = made._model.causal.model.layers[1]
+    layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    found = np.array([(step.loss, step.grad_norm) for step in made.run()])
+    made.close()
+    np.testing.assert_allclose(found, expected(shards), rtol=1e-5)
+    assert len(calls) == 2 * (3 * 3 + 2), "each micro-batch should run a layer twice"
+
+
+def test_metrics_tell_how_well_the_machine_is_used(shards: Path) -> None:
+    made = engine(shards)
+    steps = list(made.run())
+    made.close()
+    assert all(0 < step.mfu < 1 for step in steps)
+    assert made.parameters.total == 2 * 13_312 + 320 * 32 + 5 * 32
+    assert made.parameters.without_embeddings == 2 * 13_312 + 5 * 32
