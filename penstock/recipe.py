@@ -40,6 +40,7 @@ __all__ = [
     "Compare",
     "CorpusSource",
     "Recipe",
+    "ReweightSpec",
     "RewriteSpec",
     "SelectorSpec",
     "Shards",
@@ -161,6 +162,22 @@ class RewriteSpec(BaseModel):
     @property
     def parameters(self) -> dict[str, Any]:
         """The rewriter's own keywords."""
+        return dict(self.model_extra or {})
+
+
+class ReweightSpec(BaseModel):
+    """A reweighter by name, and whatever parameters it declares itself."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str
+    """A built-in or registered name, or ``package.module:function``."""
+    sample: Literal["sequence", "document"] = "sequence"
+    """What has a loss and a weight: a packed sequence, or each document's span in one."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The reweighter's own keywords."""
         return dict(self.model_extra or {})
 
 
@@ -353,6 +370,8 @@ class Train(_Model):
     more work for a fraction of the memory."""
     compile: bool = False
     """Whether torch.compile makes code for the model first; needs a C++ compiler on the workers."""
+    reweight: ReweightSpec | None = None
+    """Who gives each sample of a global batch its weight; without, each token counts the same."""
     deepspeed: dict[str, Any] = {}
     """Merged over the DeepSpeed configuration that Penstock writes."""
     workers: PositiveInt = 1

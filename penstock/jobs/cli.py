@@ -59,6 +59,8 @@ def _alone_on_stdout(context: click.Context, _: click.Parameter, as_json: bool) 
 
 _OUT = "penstock.stdout"
 
+_UNDER = {"rewriter": " (under rewrite)", "reweighter": " (under train.reweight)"}
+
 _json_option = click.option(
     "--json",
     "as_json",
@@ -289,7 +291,7 @@ def selectors(name: str | None, as_json: bool) -> None:
             key: "required" if value is inspect.Parameter.empty else value
             for key, value in row["parameters"].items()
         }
-        under = " (under rewrite)" if row["kind"] == "rewriter" else ""
+        under = _UNDER.get(row["kind"], "")
         console.say(f"{row['name']}{under}: {row['summary']}")
         if row["paper"]:
             console.say(f"    {row['paper']}")

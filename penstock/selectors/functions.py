@@ -28,7 +28,7 @@ from penstock.errors import ScoringError, SelectorError
 from penstock.selectors.base import Documents, Fitting
 from penstock.storage import sha256_file
 
-__all__ = ["FunctionScorer", "load_object"]
+__all__ = ["FunctionScorer", "PluggedFunction", "code_hashes", "load_object"]
 
 _EXPECTED = "expected package.module:function with def score(texts: list[str]) -> Sequence[float]"
 
@@ -36,8 +36,8 @@ _adopted: dict[str, str] = {}
 """Top-level modules that were loaded from a given directory, and the file of each."""
 
 
-class FunctionScorer:
-    """Scores by calling a function with the batch's texts.
+class PluggedFunction:
+    """A function of the user's, by name.
 
     It travels as its name: each worker imports the function anew, and refuses if the file there
     is another one.
@@ -47,10 +47,6 @@ class FunctionScorer:
         directories: Where to look before the installed packages.
         parameters: Passed to the function as keywords.
     """
-
-    summary: ClassVar[str] = "a function of yours: package.module:function"
-    paper: ClassVar[str] = ""
-    version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -64,7 +60,7 @@ class FunctionScorer:
         self.function: Callable[..., Any] = load_object(use, self.directories)
         if not callable(self.function):
             raise SelectorError(f"use: {_EXPECTED}, got {use}, a {type(self.function).__name__}")
-        self.sha256 = _hashes(use, self.function)
+        self.sha256 = code_hashes(use, self.function)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "function"}
@@ -73,7 +69,7 @@ class FunctionScorer:
         self.__dict__.update(state)
         # On another machine the recipe's directory is the job's working directory.
         self.function = load_object(self.use, [*self.directories, Path.cwd()])
-        if _hashes(self.use, self.function) != self.sha256:
+        if code_hashes(self.use, self.function) != self.sha256:
             raise ScoringError(
                 f"{self.use}: this worker's file is not the one that the run began with; "
                 "give all machines the same code and run again"
@@ -82,6 +78,14 @@ class FunctionScorer:
     def identity(self) -> Mapping[str, Any]:
         """The function's name, its parameters, and the sha256 of the files that define it."""
         return {"use": self.use, "parameters": self.parameters, "sha256": self.sha256}
+
+
+class FunctionScorer(PluggedFunction):
+    """Scores by calling a function with the batch's texts."""
+
+    summary: ClassVar[str] = "a function of yours: package.module:function"
+    paper: ClassVar[str] = ""
+    version: ClassVar[int] = 1
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Nothing to fit."""
@@ -193,9 +197,9 @@ def _adopt(top: str, spec: ModuleSpec) -> None:
     _adopted[top] = str(spec.origin)
 
 
-def _hashes(use: str, function: Callable[..., Any]) -> dict[str, str]:
-    """The sha256 of the file named, and of the one that defines the function if it is another."""
-    modules = [use.partition(":")[0], getattr(function, "__module__", None)]
+def code_hashes(use: str, thing: Any) -> dict[str, str]:
+    """The sha256 of the file named, and of the one that defines the thing if it is another."""
+    modules = [use.partition(":")[0], getattr(thing, "__module__", None)]
     files = {
         module: getattr(sys.modules.get(module), "__file__", None)
         for module in modules

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import BadInput, SelectorError, did_you_mean
-from penstock.recipe import RewriteSpec, SelectorSpec
+from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
 from penstock.selectors.base import Scorer, SetSelector, is_set_selector
 from penstock.selectors.functions import FunctionScorer, load_object
+from penstock.selectors.reweighting import Reweighter, is_describing
+from penstock.selectors.reweighting.functions import FunctionReweighter
 from penstock.selectors.rewriting import Completions, Endpoint, LocalModel, Rewriter, VllmModel
 
-__all__ = ["GROUP", "Available", "available", "build", "build_rewriter"]
+__all__ = ["GROUP", "Available", "available", "build", "build_reweighter", "build_rewriter"]
 
 GROUP = "penstock.selectors"
 """The entry-point group."""
@@ -52,18 +54,32 @@ _REWRITERS = {
 }
 """What a recipe may name under ``rewrite``."""
 
+_REWEIGHTERS = {
+    "loss": "penstock.selectors.reweighting:LossReweighter",
+    "uds": "penstock.selectors.reweighting:Uds",
+}
+"""What a recipe may name under ``train.reweight``."""
+
+_KINDS = {
+    "selector": ("select", _BUILT_IN),
+    "rewriter": ("rewrite", _REWRITERS),
+    "reweighter": ("train.reweight", _REWEIGHTERS),
+}
+"""For each kind the recipe's key it goes under, and the built-in ones."""
+
 _IN_PROCESS: Mapping[str, Callable[..., Completions]] = {"local": LocalModel, "vllm": VllmModel}
 """Who answers without a server, by the key that names the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Available:
-    """A selector or rewriter that a recipe may name."""
+    """A selector, rewriter or reweighter that a recipe may name."""
 
     name: str
     summary: str
     kind: str = "selector"
-    """``selector`` where it goes under ``select``, ``rewriter`` where under ``rewrite``."""
+    """``selector`` where it goes under ``select``, ``rewriter`` where under ``rewrite``,
+    ``reweighter`` where under ``train.reweight``."""
     paper: str = ""
     doc: str = ""
     """What it is and what its parameters mean."""
@@ -72,11 +88,11 @@ class Available:
 
 
 def available() -> list[Available]:
-    """All selectors and rewriters, built-in ones first.
+    """All selectors, rewriters and reweighters, built-in ones first.
 
     One that cannot be imported says so in its summary.
     """
-    built_in = {**_BUILT_IN, **_REWRITERS}
+    built_in = _all_built_in()
     found = [_described(name, partial(_imported, use)) for name, use in built_in.items()]
     found += [_described(name, point.load) for name, point in _registered().items()]
     return found
@@ -109,7 +125,7 @@ def build_rewriter(
         SelectorError: As :func:`build`; the message begins with the recipe's key.
     """
     try:
-        use, thing = _named(spec.use, _REWRITERS, directories)
+        use, thing = _named(spec.use, "rewriter", directories)
         if not isinstance(thing, type):
             raise SelectorError(f"use: expected a class that is a Rewriter, got {use}")
         rewriter = _instance(thing, spec.parameters, directories)
@@ -124,6 +140,18 @@ def build_rewriter(
         return rewriter, _completions(spec.by, directories)
     except BadInput as error:
         raise type(error)(f"rewrite.{name}.by.{error}") from error.__cause__
+
+
+def build_reweighter(spec: ReweightSpec, directories: Sequence[Path] = ()) -> Reweighter:
+    """The reweighter that ``train.reweight`` describes, with its parameters checked.
+
+    Raises:
+        SelectorError: As :func:`build`; the message begins with the recipe's key.
+    """
+    try:
+        return _reweighter(spec, directories)
+    except BadInput as error:
+        raise type(error)(f"train.reweight.{error}") from error.__cause__
 
 
 def _completions(by: Mapping[str, Any], directories: Sequence[Path]) -> Completions:
@@ -148,7 +176,7 @@ def _completions(by: Mapping[str, Any], directories: Sequence[Path]) -> Completi
 
 
 def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer | SetSelector:
-    use, thing = _named(spec.use, _BUILT_IN, directories)
+    use, thing = _named(spec.use, "selector", directories)
     if not isinstance(thing, type):
         if callable(thing):
             _check_names(spec.parameters, list(_keywords(thing).items())[1:])
@@ -162,9 +190,30 @@ def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer | SetSelec
     return selector
 
 
-def _named(use: str, own: Mapping[str, str], directories: Sequence[Path]) -> tuple[str, Any]:
+def _reweighter(spec: ReweightSpec, directories: Sequence[Path]) -> Reweighter:
+    use, thing = _named(spec.use, "reweighter", directories)
+    if not isinstance(thing, type):
+        if callable(thing):
+            _check_names(spec.parameters, list(_keywords(thing).items())[1:])
+        return FunctionReweighter(use, directories, spec.parameters)
+    reweighter = _instance(thing, spec.parameters, directories)
+    if not isinstance(reweighter, Reweighter):
+        raise SelectorError(
+            "use: expected a Reweighter (see penstock.selectors.reweighting.base) or a function, "
+            f"got the class {thing.__qualname__}"
+        )
+    if is_describing(reweighter) and spec.sample != "sequence":
+        raise SelectorError(
+            f"sample: expected sequence, since `{spec.use}` looks at logits of equal length, got "
+            f"{spec.sample!r}"
+        )
+    return reweighter
+
+
+def _named(use: str, kind: str, directories: Sequence[Path]) -> tuple[str, Any]:
     """What ``use`` names, and its ``package.module:name``."""
     registered = _registered()
+    _, own = _KINDS[kind]
     if use in own:
         return own[use], _imported(own[use])
     if use in registered:
@@ -172,12 +221,12 @@ def _named(use: str, own: Mapping[str, str], directories: Sequence[Path]) -> tup
         return use, load_object(use, ())
     if ":" in use:
         return use, load_object(use, directories)
-    other = "rewrite" if own is _BUILT_IN else "select"
-    if use in (_REWRITERS if own is _BUILT_IN else _BUILT_IN):
-        raise SelectorError(f"use: {use!r} goes under `{other}` of a recipe")
+    for key, others in _KINDS.values():
+        if use in others:
+            raise SelectorError(f"use: {use!r} goes under `{key}` of a recipe")
     raise SelectorError(
-        f"use: expected a {'selector' if own is _BUILT_IN else 'rewriter'} or package.module:name, "
-        f"got {use!r}{did_you_mean(use, [*own, *registered])}"
+        f"use: expected a {kind} or package.module:name, got {use!r}"
+        f"{did_you_mean(use, [*own, *registered])}"
     )
 
 
@@ -234,7 +283,12 @@ def _located(path: str, directories: Sequence[Path]) -> str:
 
 def _registered() -> dict[str, EntryPoint]:
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-    return {point.name: point for point in points if point.name not in {**_BUILT_IN, **_REWRITERS}}
+    built_in = _all_built_in()
+    return {point.name: point for point in points if point.name not in built_in}
+
+
+def _all_built_in() -> dict[str, str]:
+    return {name: use for _, own in _KINDS.values() for name, use in own.items()}
 
 
 def _imported(use: str) -> Any:
@@ -248,14 +302,23 @@ def _described(name: str, load: Callable[[], Any]) -> Available:
     except Exception as error:  # a package of a stranger's must not hide the other selectors
         return Available(name=name, summary=f"cannot be imported: {error}")
     keywords = list(_keywords(thing).items())
+    kind = _kind(thing)
     if isinstance(thing, type):
         summary, paper = getattr(thing, "summary", ""), getattr(thing, "paper", "")
     else:
         summary, paper = (inspect.getdoc(thing) or "").partition("\n")[0], ""
         keywords = keywords[1:]
     defaults = {key: keyword.default for key, keyword in keywords}
-    kind = "rewriter" if hasattr(thing, "assemble") else "selector"
     doc = inspect.getdoc(thing) or ""
     return Available(
         name=name, summary=summary, kind=kind, paper=paper, doc=doc, parameters=defaults
     )
+
+
+def _kind(thing: Any) -> str:
+    """What a class has methods for; a function that takes losses is a reweighter."""
+    if isinstance(thing, type):
+        if hasattr(thing, "assemble"):
+            return "rewriter"
+        return "reweighter" if hasattr(thing, "is_uniform") else "selector"
+    return "reweighter" if next(iter(_keywords(thing)), "") == "losses" else "selector"

@@ -1,0 +1,27 @@
+"""Reweighting: how much each sample of a training batch counts, by its loss or its logits.
+
+:class:`LossReweighter` and :class:`Uds` are built in; :class:`Reweighter` is what a class of
+one's own has to be (:mod:`penstock.selectors.reweighting.base`), and a plain function will do.
+"""
+
+from penstock.selectors.reweighting.base import (
+    DescribingReweighter,
+    Moment,
+    Reweighter,
+    ScoredBatch,
+    checked_weights,
+    is_describing,
+)
+from penstock.selectors.reweighting.loss import LossReweighter
+from penstock.selectors.reweighting.uds import Uds
+
+__all__ = [
+    "DescribingReweighter",
+    "LossReweighter",
+    "Moment",
+    "Reweighter",
+    "ScoredBatch",
+    "Uds",
+    "checked_weights",
+    "is_describing",
+]

@@ -1,0 +1,111 @@
+"""Weights from losses: Sow et al. 2025, *Dynamic Loss-Based Sample Reweighting for Improved Large
+Language Model Pretraining*.
+
+Losses are put on [-1, 1] between the batch's least and greatest, sent through a function that says
+which are worth the most, and made weights by a softmax. Where we differ from the published code:
+the statistics are those of the whole global batch, not of one accumulation step of one node, and
+samples without a predicted token, which it divides by zero, take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from penstock.selectors.parameters import one_of
+from penstock.selectors.reweighting.base import Moment, ScoredBatch
+from penstock.selectors.reweighting.schedule import Stretch, Temperature
+
+__all__ = ["LossReweighter", "softmax", "standardised"]
+
+_LEAST_RANGE = 1e-6
+"""Losses that differ by less are taken for equal, in nats; the published value."""
+
+STRATEGIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linupper": lambda h: np.minimum(h + 1, 1),
+    "quadratic": lambda h: 1 - h**2,
+    "extremes": np.abs,
+    "upper": lambda h: (h + 1) / 2,
+    "uniform": np.zeros_like,
+}
+"""What a standardised loss is worth: (n,) to (n,), both float64. ``linupper`` leaves the easiest
+out, ``quadratic`` both ends, ``extremes`` the middle; ``upper`` is the rising one of older code."""
+
+
+class LossReweighter:
+    """Weights by where a sample's loss stands among those of its global batch.
+
+    Args:
+        strategy: ``linupper`` takes weight from samples below the middle of the range,
+            ``quadratic`` from both ends, ``extremes`` from the middle; ``upper`` rises throughout,
+            and with ``uniform`` each sample counts the same, however many tokens it has.
+        temperature: Of the softmax over the batch: small tells samples apart, large does not.
+            ``{start: 100, end: 0.4, over: 0.1}`` falls geometrically over a share of the budget,
+            ``{tokens: n}`` or ``{steps: n}``, counted from the run's first step. Published: 0.4
+            for GPT-2, 1.0 for its smallest; the large models' default of 100 is near uniform.
+        warmup: Weights are uniform before: a share of the budget, ``{tokens: n}`` or
+            ``{steps: n}``. Published: 1,000 of 20,000 steps.
+    """
+
+    summary: ClassVar[str] = "weights by where a loss stands in its batch: linupper and others"
+    paper: ClassVar[str] = "Sow et al. 2025, Dynamic Loss-Based Sample Reweighting"
+    version: ClassVar[int] = 1
+
+    def __init__(
+        self, *, strategy: str = "linupper", temperature: Any = 0.4, warmup: Any = 0.05
+    ) -> None:
+        self.strategy = one_of("strategy", strategy, *STRATEGIES)
+        self.temperature = Temperature.of("temperature", temperature)
+        self.warmup = Stretch.of("warmup", warmup)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The parameters."""
+        if self.strategy == "uniform":
+            return {"strategy": "uniform"}
+        return {
+            "strategy": self.strategy,
+            "temperature": self.temperature.identity(),
+            "warmup": self.warmup.identity(),
+        }
+
+    def is_uniform(self, moment: Moment) -> bool:
+        """During warm-up, and always where that is the strategy."""
+        return self.strategy == "uniform" or self.warmup.passed(moment) < 1
+
+    def weights(self, batch: ScoredBatch) -> np.ndarray:
+        """``softmax(f(h) / r)``, (n,) float64."""
+        if self.is_uniform(batch.moment):
+            return np.full(len(batch.losses), 1 / len(batch.losses))
+        worth = STRATEGIES[self.strategy](standardised(batch.losses))
+        return softmax(worth / self.temperature.at(batch.moment))
+
+    def facts(self, moment: Moment) -> Mapping[str, float]:
+        """The temperature, while it counts."""
+        return {} if self.is_uniform(moment) else {"temperature": self.temperature.at(moment)}
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """Nothing: each batch stands for itself."""
+        return {}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Nothing to take up."""
+
+
+def standardised(losses: np.ndarray) -> np.ndarray:
+    """(n,) float64 in [-1, 1]: ``(2 l - (max + min)) / max(max - min, 1e-6)``.
+
+    Unchanged when all losses are multiplied by a positive number or moved, as long as their range
+    stays above 1e-6; equal losses are all sent to 0.
+    """
+    low, high = float(losses.min()), float(losses.max())
+    # Differences first: losses a long way from 0 would lose digits in `high + low`.
+    return ((losses - low) - (high - losses)) / max(high - low, _LEAST_RANGE)
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """(n,) float64, sums to 1."""
+    powers = np.exp(values - values.max())
+    shares: np.ndarray = powers / powers.sum()
+    return shares

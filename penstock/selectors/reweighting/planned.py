@@ -1,0 +1,62 @@
+"""A reweighter that is yet to be built: what travels from a driver to its workers.
+
+A reweighter remembers, so each run wants one of its own; and a class that lies beside the recipe
+is no module of a worker's, which has to import it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import ScoringError
+from penstock.recipe import ReweightSpec
+from penstock.selectors.functions import code_hashes
+from penstock.selectors.registry import build_reweighter
+from penstock.selectors.reweighting.base import Reweighter
+
+__all__ = ["PlannedReweighter"]
+
+
+class PlannedReweighter:
+    """Builds the reweighter of ``train.reweight``, the same one wherever it is called.
+
+    Args:
+        spec: What the recipe says.
+        directories: Where ``package.module:name`` is looked for first.
+
+    Raises:
+        SelectorError: There is no such reweighter or parameter; begins with ``train.reweight``.
+    """
+
+    def __init__(self, spec: ReweightSpec, directories: Sequence[Path] = ()) -> None:
+        self.spec = spec
+        self.directories = [Path(directory).absolute() for directory in directories]
+        self.identity = _identity(spec, build_reweighter(spec, self.directories))
+
+    def __call__(self) -> Reweighter:
+        """A new one.
+
+        Raises:
+            ScoringError: The code here is not that of the driver.
+        """
+        # On another machine the recipe's directory is the job's working directory.
+        made = build_reweighter(self.spec, [*self.directories, Path.cwd()])
+        if _identity(self.spec, made) != self.identity:
+            raise ScoringError(
+                f"train.reweight.use: {self.spec.use}: this worker's code is not the one that the "
+                "run was asked for with; give all machines the same code and run again"
+            )
+        return made
+
+
+def _identity(spec: ReweightSpec, made: Reweighter) -> Mapping[str, Any]:
+    """What a run's weights depend on: goes into its fingerprint, so it holds no path."""
+    own = not type(made).__module__.startswith("penstock.")
+    return {
+        "version": made.version,
+        "parameters": dict(made.identity()),
+        "sample": spec.sample,
+        "code": code_hashes(type(made).__module__, type(made)) if own else {},
+    }
