@@ -13,10 +13,11 @@ from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
+from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.selectors.targets import read_targets
 from penstock.storage import Place, find_files, is_remote, sha256_file
 
-__all__ = ["evaluation_files", "ranked_columns", "rewrites_of"]
+__all__ = ["evaluation_files", "ranked_columns", "reweighter_of", "rewrites_of"]
 
 Note = Callable[[str], None]
 
@@ -41,6 +42,16 @@ def rewrites_of(recipe: Recipe) -> list[Rewrite]:
             )
         )
     return found
+
+
+def reweighter_of(recipe: Recipe) -> PlannedReweighter | None:
+    """Who weighs the samples of the recipe's training batches.
+
+    Raises:
+        SelectorError: There is no such reweighter, or a parameter is not known.
+    """
+    spec = recipe.train.reweight
+    return PlannedReweighter(spec, [recipe.directory, Path.cwd()]) if spec else None
 
 
 def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Column]:

@@ -18,6 +18,7 @@ from typing import Any
 from penstock.artefact import Workspace, canonical
 from penstock.cluster import cpus
 from penstock.errors import RecipeError, TrainingError
+from penstock.jobs.asked import reweighter_of
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.train import evaluations_of, run_spec
 from penstock.pipeline.runner import Runner
@@ -186,6 +187,8 @@ def compare(
         for arm, multiple in arms
         for seed in recipe.compare.seeds
     }
+    for arm_recipe in recipes.values():
+        reweighter_of(arm_recipe)
     evaluations = evaluations_of(recipe)
     curated: dict[tuple[str, float, int], Curated] = {}
     with Workspace.driving(recipe.work_directory) as workspace:

@@ -14,7 +14,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import InputError, UnmadeError
-from penstock.jobs.asked import evaluation_files, ranked_columns, rewrites_of
+from penstock.jobs.asked import evaluation_files, ranked_columns, reweighter_of, rewrites_of
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
@@ -150,6 +150,7 @@ def _curate(
     find_inputs(recipe)
     find_tokenizer(recipe)
     evaluation_files(recipe)
+    reweighter_of(recipe)
     rewrites = rewrites_of(recipe)
     wanted = ranked_columns(recipe, note)
     with stage("corpus"):

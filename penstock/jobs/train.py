@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.jobs.asked import evaluation_files
+from penstock.jobs.asked import evaluation_files, reweighter_of
 from penstock.jobs.curate import Curated
 from penstock.node_cache import local_file
 from penstock.recipe import Recipe
@@ -34,11 +34,16 @@ def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
 
 
 def run_spec(curated: Curated, evaluations: tuple[Evaluation, ...]) -> RunSpec:
-    """The run of a recipe on its shards."""
+    """The run of a recipe on its shards.
+
+    Raises:
+        SelectorError: ``train.reweight`` names no reweighter, or gives it a wrong parameter.
+    """
     recipe = curated.recipe
     return RunSpec(
         train=recipe.train,
         shards=curated.shards.path,
         seed=recipe.train_seed,
         evaluations=evaluations,
+        reweighter=reweighter_of(recipe),
     )

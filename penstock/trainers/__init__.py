@@ -11,6 +11,7 @@
                      │    ├─ Loader         step -> isolated batches   data/loader.py, batch.py
                      │    │    └─ ShardSet  sequence -> token views    data/shards.py
                      │    ├─ LanguageModel  batch -> summed loss       modelling/
+                     │    ├─ Reweighting    losses -> weighted step    reweighting/
                      │    └─ LearningRate   tokens -> rate             schedule.py
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
                      ├─ Evaluator   texts -> bits per byte             evaluation/texts.py

@@ -18,6 +18,7 @@ import torch
 from penstock.errors import TrainingError
 from penstock.keyed import mix
 from penstock.recipe import Train
+from penstock.selectors.reweighting import Reweighter
 from penstock.trainers.backend import deepspeed_config, forget_dry_run, load_deepspeed
 from penstock.trainers.data.loader import LoadedStep, Loader
 from penstock.trainers.data.plan import Plan
@@ -26,6 +27,7 @@ from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.flops import Arithmetic, Parameters, Utilisation, peak_flops
 from penstock.trainers.modelling.model import LanguageModel, build_model
 from penstock.trainers.modelling.options import apply_options
+from penstock.trainers.reweighting.steps import Reweighting
 from penstock.trainers.schedule import LearningRate
 
 __all__ = ["Engine"]
@@ -41,6 +43,8 @@ class Engine:
         device: Where this worker computes.
         rank: This worker.
         workers: All of them.
+        reweighter: A new one, where ``train.reweight`` asks for it.
+        journal: Directory in which the weights of a reweighted run are kept; rank 0's.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class Engine:
         device: torch.device,
         rank: int,
         workers: int,
+        reweighter: Reweighter | None = None,
+        journal: Path | None = None,
     ) -> None:
         self.train = train
         self.seed = seed
@@ -71,6 +77,18 @@ class Engine:
         self.deepspeed = self._start()
         dtype = next(self._model.parameters()).dtype
         self._utilisation = Utilisation(arithmetic, peak_flops(device, dtype))
+        assert (train.reweight is None) == (reweighter is None)
+        self.reweighting: Reweighting | None = None
+        if train.reweight and reweighter:
+            self.reweighting = Reweighting(
+                train.reweight,
+                reweighter,
+                engine=self.deepspeed,
+                loader=self.loader,
+                device=device,
+                trained=self._utilisation.add,
+                directory=journal if rank == 0 else None,
+            )
 
     def run(self, start: int = 0) -> Iterator[StepMetrics]:
         """Train from step ``start`` until the budget is spent, telling of each step.
@@ -129,19 +147,13 @@ class Engine:
         rate = self.rate.at(batch.before + batch.tokens / 2)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        last = len(loaded.pieces) - 1
-        for number, micro_batch in enumerate(loaded.micro_batches):
-            engine.set_gradient_accumulation_boundary(number == last)
-            self._utilisation.add(micro_batch)
-            loss = engine(micro_batch.to(self.device)) / max(1, loaded.predicted)
-            total += loss.detach()
-            # Gradients are averaged over workers; ours are parts of one mean.
-            engine.backward(loss * self.workers, scale_wrt_gas=False)
+        if self.reweighting:
+            reweighted = self.reweighting.step(loaded)
+            total, facts = torch.tensor(reweighted.loss), reweighted.facts
+        else:
+            total, facts = self._accumulate(loaded), {}
         norm = self._gradient_norm()
         engine.step()
-        if self.workers > 1:
-            torch.distributed.all_reduce(total)
         mean = float(total)
         if not np.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean}; lower train.lr or train.clip")
@@ -152,7 +164,24 @@ class Engine:
             "lr": rate,
             "grad_norm": self._known_norm() if norm is None else norm,
             "data": loaded.digest,
+            "reweighting": facts,
         }
+
+    def _accumulate(self, loaded: LoadedStep) -> torch.Tensor:
+        """Gradients of the mean over the global batch's labels, and that mean: () float64."""
+        engine = self.deepspeed
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        last = len(loaded.pieces) - 1
+        for number, micro_batch in enumerate(loaded.micro_batches):
+            engine.set_gradient_accumulation_boundary(number == last)
+            self._utilisation.add(micro_batch)
+            loss = engine(micro_batch.to(self.device)) / max(1, loaded.predicted)
+            total += loss.detach()
+            # Gradients are averaged over workers; ours are parts of one mean.
+            engine.backward(loss * self.workers, scale_wrt_gas=False)
+        if self.workers > 1:
+            torch.distributed.all_reduce(total)
+        return total
 
     def _gradient_norm(self) -> float | None:
         """The norm where DeepSpeed keeps none: stage 0 in float32."""

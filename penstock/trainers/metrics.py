@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,15 @@ class StepMetrics:
     """Of this step, that this worker waited for its batches."""
     mfu: float
     """Model FLOPs utilisation of this worker; see :mod:`penstock.trainers.modelling.flops`."""
+    reweighting: Mapping[str, float] = field(default_factory=dict)
+    """Of a reweighted step, as :class:`penstock.trainers.reweighting.steps.Reweighted` says; its
+    numbers stand beside the others."""
+
+    def line(self) -> dict[str, Any]:
+        """As plain data."""
+        values = asdict(self)
+        values.update(values.pop("reweighting"))
+        return values
 
 
 class MetricsLog:
@@ -60,7 +69,7 @@ class MetricsLog:
 
     def write(self, metrics: StepMetrics) -> None:
         """Append one step; readers see it at once in the JSON lines, soon in TensorBoard."""
-        self._append(asdict(metrics))
+        self._append(metrics.line())
 
     def evaluated(self, step: int, tokens: int, scores: Scores) -> None:
         """Append a line of its own for an evaluation after ``step``, with ``tokens`` trained on."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Draft, Workspace, canonical, fingerprint
 from penstock.recipe import ModelFrom, Train
+from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import Place, sha256_file
 from penstock.trainers.evaluation.evaluator import Evaluation
 
@@ -31,6 +32,8 @@ class RunSpec:
     shards: Place
     seed: int
     evaluations: tuple[Evaluation, ...] = ()
+    reweighter: ReweighterPlan | None = None
+    """Of ``train.reweight``."""
 
     @cached_property
     def tokens(self) -> int:
@@ -52,7 +55,9 @@ class RunSpec:
         return workspace.draft(STAGE, VERSION, self._config(), self._inputs)
 
     def _config(self) -> dict[str, Any]:
-        return {"train": self.train.model_dump(mode="json", exclude={"seed"}), "seed": self.seed}
+        train = self.train.model_dump(mode="json", exclude={"seed", "reweight"})
+        reweighter = {"reweighter": self.reweighter.identity} if self.reweighter else {}
+        return {"train": train, "seed": self.seed, **reweighter}
 
     @cached_property
     def _inputs(self) -> dict[str, Any]:

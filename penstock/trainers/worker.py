@@ -23,6 +23,7 @@ from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.metrics import MetricsLog, StepMetrics
 from penstock.trainers.modelling.flops import Parameters
 from penstock.trainers.modelling.model import load_model
+from penstock.trainers.reweighting.journal import FOLDER as WEIGHTS
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["run_one"]
@@ -66,7 +67,14 @@ class _Share(TypedDict):
 def _train(
     spec: RunSpec, shards: ShardSet, directory: Path, log: MetricsLog | None, share: _Share
 ) -> tuple[StepMetrics, Parameters]:
-    engine = Engine(spec.train, shards, spec.seed, **share)
+    engine = Engine(
+        spec.train,
+        shards,
+        spec.seed,
+        reweighter=spec.reweighter() if spec.reweighter else None,
+        journal=directory,
+        **share,
+    )
     during = _during(spec, shards, engine, share)
     last: StepMetrics | None = None
     for last in engine.run():
@@ -77,6 +85,8 @@ def _train(
             if log:
                 log.evaluated(last.step, last.tokens, scores)
     assert last is not None
+    if engine.reweighting:
+        engine.reweighting.finish()
     if log:
         shutil.rmtree(directory / "model", ignore_errors=True)
     engine.save(directory / "model")
@@ -122,7 +132,7 @@ def _commit(draft: Draft, facts: dict[str, Any], losses: bool) -> Artefact:
     directory = draft.staging()
     with atomic_file(directory / "result.json") as sink:
         sink.write(json.dumps(facts, indent=2).encode())
-    folders = ["model", "tensorboard"]
+    folders = ["model", "tensorboard", WEIGHTS]
     found = [path for folder in folders for path in sorted((directory / folder).rglob("*"))]
     names = [path.relative_to(directory).as_posix() for path in found if path.is_file()]
     names += ["metrics.jsonl", "result.json", *([documents.FILE] if losses else [])]

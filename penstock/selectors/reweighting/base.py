@@ -23,6 +23,7 @@ __all__ = [
     "DescribingReweighter",
     "Moment",
     "Reweighter",
+    "ReweighterPlan",
     "ScoredBatch",
     "checked_weights",
     "is_describing",
@@ -91,6 +92,19 @@ class Reweighter(Protocol):
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take up what :meth:`state` gave, on an instance with the same hyperparameters."""
+        ...
+
+
+class ReweighterPlan(Protocol):
+    """A reweighter that is yet to be built; travels to workers."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What a run's weights depend on; no paths."""
+        ...
+
+    def __call__(self) -> Reweighter:
+        """A new one, the same wherever it is built."""
         ...
 
 

@@ -33,7 +33,7 @@ class PlannedReweighter:
     def __init__(self, spec: ReweightSpec, directories: Sequence[Path] = ()) -> None:
         self.spec = spec
         self.directories = [Path(directory).absolute() for directory in directories]
-        self.identity = _identity(spec, build_reweighter(spec, self.directories))
+        self.identity: Mapping[str, Any] = _identity(spec, build_reweighter(spec, self.directories))
 
     def __call__(self) -> Reweighter:
         """A new one.
@@ -53,10 +53,12 @@ class PlannedReweighter:
 
 def _identity(spec: ReweightSpec, made: Reweighter) -> Mapping[str, Any]:
     """What a run's weights depend on: goes into its fingerprint, so it holds no path."""
-    own = not type(made).__module__.startswith("penstock.")
+    kind = type(made)
+    own = not kind.__module__.startswith("penstock.")
     return {
+        "kind": kind.__qualname__,
         "version": made.version,
         "parameters": dict(made.identity()),
         "sample": spec.sample,
-        "code": code_hashes(type(made).__module__, type(made)) if own else {},
+        "code": code_hashes(kind.__module__, kind) if own else {},
     }

@@ -14,6 +14,7 @@ width of 128 and a vocabulary of 4,096 that is a thirtieth of the numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -138,6 +139,7 @@ def nuclear_norm(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.svdvals(matrix).sum()
 
 
+@lru_cache(maxsize=4)
 def transform(size: int, coordinates: int, seed: int) -> np.ndarray:
     """A subsampled randomised Fourier transform, as a matrix to multiply with from the right.
 
@@ -146,7 +148,7 @@ def transform(size: int, coordinates: int, seed: int) -> np.ndarray:
     it unitary, diversity would be smaller by the root of ``size``, and nothing beside utility.
 
     Returns:
-        (size, coordinates) float32.
+        (size, coordinates) float32, kept: not to be written to.
     """
     draws = np.random.Philox(key=seed).random_raw(2 * size)
     signs = 1.0 - 2.0 * (draws[:size] >> np.uint64(63)).astype(np.float64)

@@ -60,6 +60,13 @@ class Rows:
         """Which record batch holds a row."""
         return int(np.searchsorted(self._first, row, side="right")) - 1
 
+    def starts(self, row: int) -> np.ndarray:
+        """Where documents begin in a row, as a view: (documents,) int32."""
+        number = self.batch(row)
+        place, columns = row - int(self._first[number]), self._batches[number]
+        first, last = columns.offsets[place : place + 2]
+        return columns.starts[first:last]
+
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Rows as arrays of their own.
 

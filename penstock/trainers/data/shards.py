@@ -133,6 +133,10 @@ class ShardSet:
         """
         return self._rows.predicted(indices, counted)
 
+    def starts(self, index: int) -> np.ndarray:
+        """Where each document's span of a sequence begins: (documents,) int32, not compared."""
+        return self._rows.starts(index)
+
     @property
     def tokens(self) -> int:
         """Tokens of one pass."""

@@ -3,15 +3,20 @@
 At 4,096 tokens and a vocabulary of 4,096 the logits are 64 MiB, and autograd passes over them six
 times; they cost more than the layers of a small model. Here they live for a few hundred rows at a
 time: the forward pass turns each piece of logits into its own gradient and is done with it.
+
+That takes knowing how much each row counts. Where it is known only when all rows' losses are,
+:func:`token_cross_entropy` makes the logits once more in the backward pass: four matrix products
+instead of three.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-__all__ = ["summed_cross_entropy", "token_cross_entropy"]
+__all__ = ["summed_cross_entropy", "token_cross_entropy", "weighted_cross_entropy"]
 
 PIECE = {"cpu": 2**20, "cuda": 2**26}
 """Logits held at a time: 4 MiB in float32 on a CPU, whose cache is what matters; 256 MiB on a GPU,
@@ -31,51 +36,114 @@ def summed_cross_entropy(
     Returns:
         () float32, in nats.
     """
-    loss: torch.Tensor = _SummedCrossEntropy.apply(hidden, weight, targets)
-    return loss
+    total, _ = weighted_cross_entropy(hidden, weight, targets, None)
+    return total
+
+
+def weighted_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    counts: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum over rows of ``counts`` times -log softmax(hidden @ weight.T)[target].
+
+    Args:
+        hidden: (n, width), any float type.
+        weight: (vocabulary, width), of the same type.
+        targets: (n,) int64.
+        counts: (n,) float32, how much each row counts, without gradient; None for 1 each.
+
+    Returns:
+        The sum, () float32 in nats, and (n,) float32: each row's own nats, without gradient.
+    """
+    total: torch.Tensor
+    nats: torch.Tensor
+    total, nats = _WeightedCrossEntropy.apply(hidden, weight, targets, counts)
+    return total, nats
 
 
 def token_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Row by row, and without gradients: (n,) float32, in nats. Arguments as above."""
-    rows = _rows(hidden, weight)
-    nats = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-    for start in range(0, len(targets), rows):
-        piece = slice(start, start + rows)
-        logits = (hidden[piece] @ weight.T).float()
-        nats[piece] = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none")
+    """Row by row: (n,) float32, in nats. Arguments as in :func:`summed_cross_entropy`."""
+    nats: torch.Tensor = _TokenCrossEntropy.apply(hidden, weight, targets)
     return nats
 
 
-def _rows(hidden: torch.Tensor, weight: torch.Tensor) -> int:
-    return max(1, PIECE.get(hidden.device.type, PIECE["cuda"]) // weight.shape[0])
+def _pieces(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
+    rows = max(1, PIECE.get(hidden.device.type, PIECE["cuda"]) // weight.shape[0])
+    return (slice(start, start + rows) for start in range(0, hidden.shape[0], rows))
 
 
-class _SummedCrossEntropy(torch.autograd.Function):
+class _WeightedCrossEntropy(torch.autograd.Function):
     """Gradients are found in the forward pass, while a piece of logits is in the cache."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        counts: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        nats = hidden.new_empty(len(targets), dtype=torch.float32)
+        to_hidden = torch.empty_like(hidden)
+        to_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for piece in _pieces(hidden, weight):
+            wanted = targets[piece, None]
+            log_p = torch.log_softmax((hidden[piece] @ weight.T).float(), dim=1)
+            own = nats[piece] = -log_p.gather(1, wanted)[:, 0]
+            errors = log_p.exp_()
+            errors.scatter_add_(1, wanted, errors.new_full((), -1.0).expand_as(wanted))
+            if counts is None:
+                total += own.sum()
+            else:
+                total += own @ counts[piece]
+                errors *= counts[piece, None]
+            errors = errors.to(hidden.dtype)
+            torch.mm(errors, weight, out=to_hidden[piece])
+            to_weight += errors.T @ hidden[piece]
+        context.save_for_backward(to_hidden, to_weight.to(weight.dtype))
+        context.mark_non_differentiable(nats)
+        return total, nats
+
+    @staticmethod
+    def backward(context: Any, scale: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
+        to_hidden, to_weight = context.saved_tensors
+        return to_hidden * scale, to_weight * scale, None, None
+
+
+class _TokenCrossEntropy(torch.autograd.Function):
+    """Logits are made again in the backward pass, when it is known how much each row counts."""
 
     @staticmethod
     def forward(
         context: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        rows = _rows(hidden, weight)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for start in range(0, hidden.shape[0], rows):
-            piece, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            log_p = torch.log_softmax((piece @ weight.T).float(), dim=1)
-            total -= log_p.gather(1, wanted).sum()
-            errors = log_p.exp_()
-            errors.scatter_add_(1, wanted, errors.new_full((), -1.0).expand_as(wanted))
-            errors = errors.to(hidden.dtype)
-            torch.mm(errors, weight, out=to_hidden[start : start + rows])
-            to_weight += errors.T @ piece
-        context.save_for_backward(to_hidden, to_weight.to(weight.dtype))
-        return total
+        nats = hidden.new_empty(len(targets), dtype=torch.float32)
+        normaliser = torch.empty_like(nats)
+        for piece in _pieces(hidden, weight):
+            wanted = targets[piece, None]
+            logits = (hidden[piece] @ weight.T).float()
+            own = torch.log_softmax(logits, dim=1).gather(1, wanted)
+            nats[piece] = -own[:, 0]
+            normaliser[piece] = (logits.gather(1, wanted) - own)[:, 0]
+        context.save_for_backward(hidden, weight, targets, normaliser)
+        return nats
 
     @staticmethod
-    def backward(context: Any, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        to_hidden, to_weight = context.saved_tensors
-        return to_hidden * scale, to_weight * scale, None
+    def backward(context: Any, counts: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, targets, normaliser = context.saved_tensors
+        to_hidden = torch.empty_like(hidden)
+        to_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for piece in _pieces(hidden, weight):
+            wanted = targets[piece, None]
+            errors = (hidden[piece] @ weight.T).float()
+            errors.sub_(normaliser[piece, None]).exp_()
+            errors.scatter_add_(1, wanted, errors.new_full((), -1.0).expand_as(wanted))
+            errors = errors.mul_(counts[piece, None]).to(hidden.dtype)
+            torch.mm(errors, weight, out=to_hidden[piece])
+            to_weight += errors.T @ hidden[piece]
+        return to_hidden, to_weight.to(weight.dtype), None

@@ -7,6 +7,7 @@ device and thread count, begins with the same ones.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,16 @@ from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import IGNORED, Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
 from penstock.trainers.modelling.attention import register, span_arguments
-from penstock.trainers.modelling.loss import summed_cross_entropy, token_cross_entropy
+from penstock.trainers.modelling.loss import (
+    summed_cross_entropy,
+    token_cross_entropy,
+    weighted_cross_entropy,
+)
 
 __all__ = ["LanguageModel", "Windows", "build_model", "load_model"]
+
+Describe = Callable[[Sequence[torch.Tensor], "torch.Tensor | None"], torch.Tensor]
+"""Numbers for each sequence from its logits; as ``DescribingReweighter.describe``."""
 
 MLP_MULTIPLE = 16
 """The MLP's width is rounded up to whole AVX-512 registers of float32."""
@@ -61,31 +69,57 @@ class LanguageModel(nn.Module):
         inner: nn.Module = self.causal.model if self._plain_head else self.causal
         return inner
 
-    def forward(self, batch: Batch | Windows) -> torch.Tensor:
-        """The sum of -log p over the batch's labelled tokens: () float32, in nats.
+    def forward(
+        self,
+        batch: Batch | Windows,
+        counts: torch.Tensor | None = None,
+        *,
+        tokens: bool = False,
+        describe: Describe | None = None,
+    ) -> Any:
+        """What the batch's labels cost.
 
-        Of windows, -log p of each target that is asked for: (targets,) float32, in nats.
+        Args:
+            batch: Of n sequences of L tokens; or windows.
+            counts: (n, L) float32, how much each label counts.
+            tokens: Give each label's own nats, (n, L) float32 with gradient, 0 where there is no
+                label.
+            describe: With ``tokens``: called with each sequence's states, (L, width), 0 where
+                nothing is predicted, and the head that makes logits of them, or with logits and
+                None; what it gives comes second.
+
+        Returns:
+            The sum of -log p over the labels, () float32 in nats; with ``counts`` the weighted
+            sum, and each label's own nats without gradient. Of windows, -log p of each target that
+            is asked for: (targets,) float32.
         """
         if isinstance(batch, Windows):
             return self.token_nats(batch.inputs, batch.targets, batch.targets != IGNORED)
-        labels = batch.labels[:, 1:]
-        labelled = labels != IGNORED
-        hidden = self._hidden(**self._inputs(batch))[:, :-1]
-        if self._plain_head:
-            weight = self.causal.lm_head.weight
-            return summed_cross_entropy(hidden[labelled], weight, labels[labelled])
-        return nn.functional.cross_entropy(
-            hidden[labelled].float(), labels[labelled], reduction="sum"
-        )
+        states, labels, labelled = self._predicting(batch)
+        hidden, targets, head = states[labelled], labels[labelled], self._head
+        if tokens:
+            nats = _spread(_nats(hidden, head, targets), labelled)
+            if describe is None:
+                return nats
+            with torch.no_grad():
+                real = torch.nn.functional.pad(states * labelled[..., None], (0, 0, 0, 1))
+                return nats, describe(list(real), head)
+        if counts is None:
+            if head is not None:
+                return summed_cross_entropy(hidden, head, targets)
+            return nn.functional.cross_entropy(hidden.float(), targets, reduction="sum")
+        own = counts[:, 1:][labelled]
+        if head is not None:
+            total, nats = weighted_cross_entropy(hidden, head, targets, own)
+        else:
+            nats = _nats(hidden, head, targets)
+            total, nats = nats @ own, nats.detach()
+        return total, _spread(nats, labelled)
 
     def label_nats(self, batch: Batch) -> torch.Tensor:
         """-log p of each of the batch's labelled tokens, row by row: (labelled,) float32."""
-        labels = batch.labels[:, 1:]
-        labelled = labels != IGNORED
-        hidden = self._hidden(**self._inputs(batch))[:, :-1][labelled]
-        if self._plain_head:
-            return token_cross_entropy(hidden, self.causal.lm_head.weight, labels[labelled])
-        return nn.functional.cross_entropy(hidden.float(), labels[labelled], reduction="none")
+        states, labels, labelled = self._predicting(batch)
+        return _nats(states[labelled], self._head, labels[labelled])
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """What the model says of each next token, documents apart: (n, L, vocabulary)."""
@@ -117,9 +151,18 @@ class LanguageModel(nn.Module):
         device = self.causal.device
         inputs, targets, real = inputs.to(device), targets.to(device), real.to(device)
         hidden = self._hidden(input_ids=inputs)[real]
-        if self._plain_head:
-            return token_cross_entropy(hidden, self.causal.lm_head.weight, targets[real])
-        return nn.functional.cross_entropy(hidden.float(), targets[real], reduction="none")
+        return _nats(hidden, self._head, targets[real])
+
+    @property
+    def _head(self) -> torch.Tensor | None:
+        """What makes logits of :meth:`_hidden`, (vocabulary, width); None where it gives logits."""
+        return self.causal.lm_head.weight if self._plain_head else None
+
+    def _predicting(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """States, what follows each, and whether it is a label: (n, L - 1, …), twice (n, L - 1)."""
+        labels = batch.labels[:, 1:]
+        states = self._hidden(**self._inputs(batch))
+        return states[:, :-1], labels, labels != IGNORED
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         apart = span_arguments(batch) if self.by_spans else {"attention_mask": batch.mask}
@@ -130,6 +173,19 @@ class LanguageModel(nn.Module):
         found = self.inner(**inputs, use_cache=False)
         hidden: torch.Tensor = found.last_hidden_state if self._plain_head else found.logits
         return hidden
+
+
+def _nats(hidden: torch.Tensor, head: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
+    """(rows,) float32 from states and a head, or from logits."""
+    if head is not None:
+        return token_cross_entropy(hidden, head, targets)
+    return nn.functional.cross_entropy(hidden.float(), targets, reduction="none")
+
+
+def _spread(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """Values of labels back to their places: (n, L), 0 elsewhere; (n, L - 1) bool says where."""
+    placed = values.new_zeros(labelled.shape).masked_scatter(labelled, values)
+    return nn.functional.pad(placed, (1, 0))
 
 
 def build_model(model: ModelShape | ModelFrom, shards: ShardSet, seed: int) -> LanguageModel:

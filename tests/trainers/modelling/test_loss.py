@@ -26,6 +26,29 @@ def test_value_and_gradients_are_those_of_pytorch(
     )
 
 
+@pytest.mark.parametrize("piece", [1, 50, 2**20])
+def test_rows_may_count_differently(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known before (weighted) or after (token): the same value and gradients as PyTorch's."""
+    monkeypatch.setitem(loss.PIECE, "cpu", piece)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(13, 6, generator=generator, requires_grad=True)
+    weight = torch.randn(11, 6, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 11, (13,), generator=generator)
+    counts = torch.rand(13, generator=generator) * 3
+    counts[4] = 0
+    expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    wanted = torch.autograd.grad((expected * counts).sum() * 0.3, [hidden, weight])
+    total, nats = loss.weighted_cross_entropy(hidden, weight, targets, counts)
+    torch.testing.assert_close(total, (expected * counts).sum())
+    torch.testing.assert_close(nats, expected.detach())
+    assert not nats.requires_grad
+    late = loss.token_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(late, expected)
+    for found in (total, (late * counts).sum()):
+        for mine, theirs in zip(torch.autograd.grad(found * 0.3, [hidden, weight]), wanted):
+            torch.testing.assert_close(mine, theirs)
+
+
 def test_no_rows_cost_nothing() -> None:
     hidden = torch.zeros(0, 4, requires_grad=True)
     weight = torch.ones(5, 4, requires_grad=True)

@@ -51,6 +51,40 @@ def test_the_short_way_to_the_loss_gives_the_same(opened: ShardSet) -> None:
     torch.testing.assert_close(model(batch), short)
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_labels_may_count_differently(opened: ShardSet, plain: bool) -> None:
+    model = build_model(SHAPE, opened, seed=0)
+    model._plain_head = plain
+    batch = collate([opened[0], opened[1], opened[2]])
+    logits = model.causal(
+        input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
+    ).logits
+    expected = torch.zeros(batch.labels.shape)
+    expected[:, 1:] = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], reduction="none"
+    )
+    counts = torch.rand(batch.labels.shape, generator=torch.Generator().manual_seed(0))
+    total, nats = model(batch, counts)
+    torch.testing.assert_close(total, (expected * counts).sum())
+    torch.testing.assert_close(nats, expected.detach())
+    seen = {}
+
+    def describe(samples: list[torch.Tensor], head: torch.Tensor | None) -> torch.Tensor:
+        seen["logits"] = torch.stack([one if head is None else one @ head.T for one in samples])
+        return torch.arange(len(samples))
+
+    late, described = model(batch, tokens=True, describe=describe)
+    torch.testing.assert_close(late, expected)
+    assert described.tolist() == [0, 1, 2]
+    # A place's logits are those that predict the label after it.
+    labelled = torch.nn.functional.pad(batch.labels[:, 1:] != -100, (0, 1))
+    torch.testing.assert_close(seen["logits"], (logits * labelled[..., None]).detach())
+    wanted = torch.autograd.grad((expected * counts).sum(), list(model.parameters()))
+    for found in (total, (late * counts).sum()):
+        for mine, theirs in zip(torch.autograd.grad(found, list(model.parameters())), wanted):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_a_saved_model_can_be_continued(opened: ShardSet, tmp_path: Path) -> None:
     model = build_model(SHAPE, opened, seed=0)
     model.causal.save_pretrained(tmp_path)

@@ -1,0 +1,1 @@
+"""Steps whose samples do not count the same: losses gathered, weighed, trained on, journalled."""

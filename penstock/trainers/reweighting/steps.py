@@ -1,0 +1,305 @@
+"""A reweighted step: score the global batch, weigh its samples, train on those that count.
+
+The loss of a step is the sum of ``w_i l_i`` over its samples, w_i of a sum of 1 and without
+gradient, l_i a sample's mean over its predicted tokens. Each worker scores its part without
+gradients; the losses are put together in the global batch's order, and every worker calls the
+reweighter with all of them. So a step costs a forward pass more, but for its last micro-batch: its
+scores are kept with what backpropagation needs, and it is trained on first. A step of a single
+micro-batch is scored for the price of its logits, which are made twice.
+
+Where at most half of the sequences have a weight, the others are left out, and these are dealt to
+the workers anew. While weights are uniform by definition there is no scoring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock.recipe import ReweightSpec
+from penstock.selectors.reweighting import (
+    Moment,
+    Reweighter,
+    ScoredBatch,
+    checked_weights,
+    is_describing,
+)
+from penstock.trainers.data.batch import Batch
+from penstock.trainers.data.loader import LoadedStep, Loader, deal
+from penstock.trainers.reweighting.journal import Journal
+from penstock.trainers.reweighting.samples import Samples
+from penstock.trainers.reweighting.state import pack, unpack
+
+__all__ = ["Reweighted", "Reweighting"]
+
+FEW = 0.5
+"""Share of sequences with a weight up to which the others are left out. A forward pass costs one, a
+backward pass two: at a single micro-batch, scored with its graph, dealing anew pays below 2/3; at
+many, below 1. Between, the graph that is at hand is used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reweighted:
+    """What a step came to."""
+
+    loss: float
+    """Mean over the global batch's predicted tokens, as of a step that is not reweighted."""
+    facts: Mapping[str, float]
+    """For the metrics: ``weighted_loss``; ``effective_samples``, the share of samples that would
+    have the same weights' spread if equal, (1 / sum of w²) / n; ``trained_tokens``, those of the
+    batch whose sample has a weight; and what the reweighter tells."""
+
+
+class Reweighting:
+    """Takes one worker's part in reweighted steps.
+
+    Args:
+        spec: What the recipe says.
+        reweighter: A new one.
+        engine: DeepSpeed's, of a :class:`~penstock.trainers.modelling.model.LanguageModel`.
+        loader: Reads this worker's share.
+        device: Where this worker computes.
+        trained: Told of each micro-batch that gradients were made of.
+        directory: Of the run, for the journal; None where none is kept, as on all but rank 0.
+    """
+
+    def __init__(
+        self,
+        spec: ReweightSpec,
+        reweighter: Reweighter,
+        *,
+        engine: Any,
+        loader: Loader,
+        device: torch.device,
+        trained: Callable[[Batch], None],
+        directory: Path | None = None,
+    ) -> None:
+        self.spec = spec
+        self.reweighter = reweighter
+        self.journal = Journal(directory) if directory else None
+        self._engine = engine
+        self._loader = loader
+        self._device = device
+        self._trained = trained
+
+    def step(self, loaded: LoadedStep) -> Reweighted:
+        """Accumulate the gradients of a step, up to and without the optimiser's own step.
+
+        Raises:
+            ScoringError: The weights are not what weights must be; names the step.
+            FloatingPointError: A loss is not finite.
+        """
+        batch = loaded.batch
+        samples = Samples.of(self._loader.shards, batch, self.spec.sample)
+        moment = Moment(step=batch.step, tokens=batch.before, budget=self._loader.plan.tokens)
+        if not samples.real.any() or self.reweighter.is_uniform(moment):
+            weights = samples.real / max(1, samples.real.sum())
+            shares = self._shares(samples, weights)
+            pairs = zip(loaded.pieces, loaded.micro_batches)
+            nats = self._train(pairs, len(loaded.pieces), samples, shares)
+            losses = self._losses(samples, nats)
+        else:
+            losses, weights = self._scored_step(loaded, samples, moment)
+        if self.journal:
+            self._note(self.journal, batch.before, loaded, samples, losses, weights)
+        return self._reweighted(samples, losses, weights, moment)
+
+    def save(self) -> dict[str, bytes]:
+        """What a checkpoint keeps: the reweighter's state, and the journal's."""
+        kept = {"reweighter.npz": pack(self.reweighter.state())}
+        if self.journal:
+            kept["weights.json"] = self.journal.save()
+        return kept
+
+    def restore(self, kept: Mapping[str, bytes]) -> None:
+        """Take up what :meth:`save` gave on rank 0.
+
+        Raises:
+            TrainingError: A file of the journal is gone or changed.
+        """
+        self.reweighter.restore(unpack(kept["reweighter.npz"]))
+        if self.journal:
+            self.journal.restore(kept["weights.json"])
+
+    def finish(self) -> None:
+        """Write what the journal still holds."""
+        if self.journal:
+            self.journal.flush()
+
+    def _scored_step(
+        self, loaded: LoadedStep, samples: Samples, moment: Moment
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Losses and weights of a step that was scored and trained on: (S,) float64 each."""
+        *others, last = loaded.pieces
+        scored = []
+        features: list[torch.Tensor] = []
+        kept = torch.zeros(())
+        for number, (places, own) in enumerate(zip(loaded.pieces, loaded.micro_batches)):
+            with torch.set_grad_enabled(number == len(others)):
+                kept = self._score(own, features)
+            scored.append((places, kept.detach()))
+        losses = self._losses(samples, scored)
+        weights = self._weights(samples, losses, moment, loaded.pieces, features)
+        shares = self._shares(samples, weights)
+        counting = np.unique(samples.sequences[weights > 0])
+        if len(counting) <= FEW * len(loaded.batch):
+            del kept
+            dealt = self._dealt(counting)
+            pairs = ((places, self._loader.collate(loaded.batch, places)) for places in dealt)
+            self._train(pairs, len(dealt), samples, shares)
+        else:
+            counts = self._on_device(samples.over_tokens(shares, last))
+            self._backward((kept * counts).sum(), samples, is_last=not others)
+            self._trained(own)
+            del kept
+            pairs = ((places, self._loader.collate(loaded.batch, places)) for places in others)
+            self._train(pairs, len(others), samples, shares)
+        return losses, weights
+
+    def _score(self, own: Batch, features: list[torch.Tensor]) -> torch.Tensor:
+        """(rows, length) nats of a micro-batch; its features are appended."""
+        reweighter, own = self.reweighter, own.to(self._device)
+        if not is_describing(reweighter):
+            nats: torch.Tensor = self._engine(own, tokens=True)
+            return nats
+        nats, described = self._engine(own, tokens=True, describe=reweighter.describe)
+        features.append(described)
+        return nats
+
+    def _train(
+        self,
+        pairs: Iterable[tuple[np.ndarray, Batch]],
+        count: int,
+        samples: Samples,
+        shares: np.ndarray,
+    ) -> list[tuple[np.ndarray, torch.Tensor]]:
+        """Accumulate the gradients of micro-batches, the last of them also the step's last.
+
+        Returns:
+            Their places and (rows, length) nats.
+        """
+        found = []
+        for number, (places, own) in enumerate(pairs):
+            counts = self._on_device(samples.over_tokens(shares, places))
+            total, nats = self._engine(own.to(self._device), counts)
+            self._backward(total, samples, is_last=number == count - 1)
+            self._trained(own)
+            found.append((places, nats))
+        return found
+
+    def _backward(self, total: torch.Tensor, samples: Samples, is_last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        # Gradients are averaged over workers; ours are parts of one sum.
+        scale = self._loader.workers / max(1, int(samples.predicted.sum()))
+        self._engine.backward(total * scale, scale_wrt_gas=False)
+
+    def _shares(self, samples: Samples, weights: np.ndarray) -> np.ndarray:
+        """What a token of each sample counts, 1 where all count the same: (S,) float64.
+
+        Of a size that any float type holds; :meth:`_backward` divides by the number of tokens.
+        """
+        shares: np.ndarray = weights / np.maximum(1, samples.predicted) * samples.predicted.sum()
+        return shares
+
+    def _weights(
+        self,
+        samples: Samples,
+        losses: np.ndarray,
+        moment: Moment,
+        pieces: list[np.ndarray],
+        features: list[torch.Tensor],
+    ) -> np.ndarray:
+        described = None
+        if features:
+            rows = [own[: len(places)] for own, places in zip(features, pieces)]
+            numbers = samples.of_places(np.concatenate(pieces))
+            described = self._gathered(len(samples), numbers, torch.cat(rows)).astype(np.float32)
+        real = samples.real
+        batch = ScoredBatch(
+            losses=losses[real],
+            moment=moment,
+            features=None if described is None else described[real],
+        )
+        weights = np.zeros(len(samples))
+        weights[real] = checked_weights(self.reweighter.weights(batch), batch, self.spec.use)
+        return weights
+
+    def _losses(
+        self, samples: Samples, scored: list[tuple[np.ndarray, torch.Tensor]]
+    ) -> np.ndarray:
+        """Every sample's mean loss, known to every worker: (S,) float64, NaN without a label."""
+        nats = torch.cat([own for _, own in scored]).cpu().numpy()
+        rows = np.concatenate([np.full(len(own), len(places) > 0) for places, own in scored])
+        places = np.concatenate([places for places, _ in scored])
+        sums = torch.from_numpy(samples.sums(nats[rows], places))
+        gathered = self._gathered(len(samples), samples.of_places(places), sums[:, None])[:, 0]
+        if not np.isfinite(gathered).all():
+            mean = gathered.sum() / samples.predicted.sum()
+            raise FloatingPointError(f"the loss is {mean}; lower train.lr or train.clip")
+        with np.errstate(invalid="ignore"):
+            losses: np.ndarray = gathered / samples.predicted
+        return losses
+
+    def _gathered(self, count: int, numbers: np.ndarray, rows: torch.Tensor) -> np.ndarray:
+        """Rows of all workers by the numbers of their samples: (count, columns) float64.
+
+        Each worker fills in its own, and nobody else has anything but zeros to add to them, so
+        the sums are exact, and the same on every worker, whatever the order they are made in.
+        """
+        table = torch.zeros(count, rows.shape[1], dtype=torch.float64, device=self._device)
+        table[torch.from_numpy(numbers).to(self._device)] = rows.to(self._device, torch.float64)
+        if self._loader.workers > 1:
+            torch.distributed.all_reduce(table)
+        return table.cpu().numpy()
+
+    def _dealt(self, chosen: np.ndarray) -> list[np.ndarray]:
+        """Places of the global batch that this worker trains on, of those that count."""
+        loader = self._loader
+        dealt = deal(
+            len(chosen), rank=loader.rank, workers=loader.workers, micro_batch=loader.micro_batch
+        )
+        return [chosen[piece] for piece in dealt]
+
+    def _reweighted(
+        self, samples: Samples, losses: np.ndarray, weights: np.ndarray, moment: Moment
+    ) -> Reweighted:
+        real = samples.real
+        losses, weights, predicted = losses[real], weights[real], samples.predicted[real]
+        if not len(losses):
+            return Reweighted(loss=0.0, facts={})
+        return Reweighted(
+            loss=float(losses @ predicted / predicted.sum()),
+            facts={
+                "weighted_loss": float(losses @ weights),
+                "effective_samples": float(1 / (weights @ weights) / len(weights)),
+                "trained_tokens": int(predicted[weights > 0].sum()),
+                **self.reweighter.facts(moment),
+            },
+        )
+
+    def _note(
+        self,
+        journal: Journal,
+        before: int,
+        loaded: LoadedStep,
+        samples: Samples,
+        losses: np.ndarray,
+        weights: np.ndarray,
+    ) -> None:
+        places = samples.sequences
+        journal.add(
+            step=loaded.batch.step,
+            position=before // samples.length + places,
+            sequence=loaded.batch.sequences[places],
+            start=samples.starts,
+            loss=losses,
+            weight=weights,
+        )
+
+    def _on_device(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device)

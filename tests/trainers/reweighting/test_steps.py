@@ -1,0 +1,329 @@
+"""Reweighted steps with DeepSpeed in this process, against the definition; one worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from penstock.errors import TrainingError
+from penstock.recipe import ModelShape, ReweightSpec, Train
+from penstock.selectors.reweighting import LossReweighter, Moment, ScoredBatch
+from penstock.selectors.reweighting.planned import PlannedReweighter
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.engine import Engine
+from penstock.trainers.metrics import StepMetrics
+from penstock.trainers.modelling.model import build_model
+from penstock.trainers.reweighting.samples import Samples
+
+TRAIN = Train(
+    model=ModelShape(layers=1, width=32, heads=2),
+    batch_tokens=10 * 32,
+    micro_batch=4,
+    tokens=35 * 32 + 9,
+    lr=1e-2,
+    warmup=0.0,
+)
+LINUPPER = {"use": "loss", "temperature": 0.4, "warmup": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DS_ACCELERATOR", "cpu")
+    patch.setenv("LOCAL_RANK", "0")
+    store = tmp_path_factory.mktemp("store") / "store"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Writes a module; gives ``use`` for its ``reweight``."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(body: str) -> str:
+        (tmp_path / "weigh_here.py").write_text(f"import numpy as np\n{body}")
+        return "weigh_here:reweight"
+
+    yield write
+    sys.modules.pop("weigh_here", None)
+
+
+def engine(
+    shards: Path,
+    reweight: dict[str, Any] | None = None,
+    directory: Path | None = None,
+    **changes: Any,
+) -> Engine:
+    spec = ReweightSpec.model_validate(reweight) if reweight else None
+    planned = PlannedReweighter(spec, [directory] if directory else []) if spec else None
+    return Engine(
+        TRAIN.model_copy(update={"reweight": spec, **changes}),
+        ShardSet.open(shards),
+        1,
+        device=torch.device("cpu"),
+        rank=0,
+        workers=1,
+        reweighter=planned() if planned else None,
+        journal=directory,
+    )
+
+
+def run(made: Engine, start: int = 0) -> list[StepMetrics]:
+    try:
+        steps = list(made.run(start))
+        if made.reweighting:
+            made.reweighting.finish()
+        return steps
+    finally:
+        made.close()
+
+
+def journal(directory: Path) -> pa.Table:
+    return pq.read_table(directory / "weights")
+
+
+def naive_losses(made: Engine, step: int, sample: str) -> tuple[Any, list[torch.Tensor], Samples]:
+    """A fresh model and its mean loss of each sample, with gradient, one by one."""
+    model = build_model(TRAIN.model, made.shards, seed=1)
+    batch = made.plan.global_batch(step)
+    samples = Samples.of(made.shards, batch, sample)
+    tensors = made.loader.collate(batch, np.arange(len(batch)))
+    logits = model.causal(
+        input_ids=tensors.input_ids, attention_mask=tensors.mask, position_ids=tensors.positions
+    ).logits
+    nats = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), tensors.labels[:, 1:], reduction="none"
+    )
+    nats = torch.nn.functional.pad(nats, (1, 0))
+    ends = np.append(samples.starts[1:], 32)
+    ends[ends == 0] = 32
+    found = [
+        nats[place, first:end].sum() / max(1, predicted)
+        for place, first, end, predicted in zip(
+            samples.sequences, samples.starts, ends, samples.predicted
+        )
+    ]
+    return model, found, samples
+
+
+SELECTING = (
+    "def reweight(losses):\n"
+    "    'Only the three greatest, by their loss.'\n"
+    "    return np.where(losses >= np.sort(losses)[-3], losses, 0)\n"
+)
+
+
+@pytest.mark.parametrize("sample", ["sequence", "document"])
+@pytest.mark.parametrize("micro_batch", [4, 16])
+@pytest.mark.parametrize("who", ["linupper", "uniform", "selecting"])
+def test_the_gradient_is_that_of_the_weighted_sum(
+    shards: Path, tmp_path: Path, functions: Callable[[str], str], sample: str, micro_batch: int,
+    who: str,
+) -> None:  # fmt: skip
+    """Of several micro-batches and of one; step 3 ends in a sequence that counts in part."""
+    specs = {
+        "linupper": LINUPPER,
+        "uniform": {"use": "loss", "strategy": "uniform"},
+        "selecting": {"use": functions(SELECTING)},
+    }
+    made = engine(shards, {**specs[who], "sample": sample}, tmp_path, micro_batch=micro_batch)
+    steps = made.loader.steps(3)
+    loaded = next(steps)
+    model, losses, samples = naive_losses(made, 3, sample)
+    values = np.array([loss.item() for loss in losses])
+    real = samples.real
+    assert real.all() or sample == "document"
+    scored = ScoredBatch(losses=values[real], moment=Moment(step=3, tokens=960, budget=1129))
+    weights = np.zeros(len(values))
+    if who == "selecting":
+        kept = values >= np.sort(values[real])[-3]
+        weights[kept] = values[kept] / values[kept].sum()
+    else:
+        maker = LossReweighter(strategy=who, temperature=0.4, warmup=0)
+        weights[real] = maker.weights(scored)
+    expected = sum(weight * loss for weight, loss in zip(weights.tolist(), losses))
+    expected.backward()
+
+    made.deepspeed.train()
+    found = made.reweighting.step(loaded)
+    for (name, mine), theirs in zip(made._model.named_parameters(), model.parameters()):
+        # A softmax at 0.4 over losses that differ by 0.1 makes 25 times as much of a last bit.
+        error = (mine.grad - theirs.grad).norm() / theirs.grad.norm()
+        assert error < 1e-5, name
+    made.reweighting.finish()
+    made.close()
+    assert found.facts["weighted_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert found.loss == pytest.approx(
+        (values * samples.predicted).sum() / samples.predicted.sum(), rel=1e-5
+    )
+    assert found.facts["effective_samples"] == pytest.approx(
+        1 / (weights**2).sum() / real.sum(), rel=1e-4
+    )
+    assert found.facts["trained_tokens"] == samples.predicted[weights > 0].sum()
+    table = journal(tmp_path)
+    np.testing.assert_allclose(table["weight"], weights, rtol=1e-4)
+    np.testing.assert_allclose(np.array(table["loss"])[real], values[real], rtol=1e-5)
+    np.testing.assert_array_equal(table["start"], samples.starts)
+    sequences = loaded.batch.sequences[samples.sequences]
+    np.testing.assert_array_equal(table["sequence"], sequences)
+    np.testing.assert_array_equal(table["position"], 30 + samples.sequences)
+
+
+def test_a_whole_run_is_journalled_and_learns(shards: Path, tmp_path: Path) -> None:
+    steps = run(engine(shards, {**LINUPPER, "warmup": {"steps": 1}}, tmp_path))
+    assert [step.tokens for step in steps] == [320, 640, 960, 35 * 32 + 9], "the budget"
+    assert steps[-1].loss < steps[0].loss - 0.05
+    table = journal(tmp_path).to_pandas()
+    assert table["position"].tolist() == list(range(36))
+    sums = table.groupby("step")["weight"].agg(["sum", "std"])
+    np.testing.assert_allclose(sums["sum"], 1, rtol=1e-6)
+    assert sums["std"][0] == 0 and (sums["std"][1:] > 0.01).all()
+    first, *later = [step.reweighting for step in steps]
+    assert "temperature" not in first and all(facts["temperature"] == 0.4 for facts in later)
+    assert first["effective_samples"] == pytest.approx(1)
+    assert all(facts["effective_samples"] < 0.99 for facts in later)
+
+
+@pytest.mark.parametrize("sample", ["sequence", "document"])
+def test_weights_by_length_are_no_weights(
+    shards: Path, tmp_path: Path, functions: Callable[[str], str], sample: str
+) -> None:
+    """A sample's weight in a plain step is its share of the predicted tokens."""
+    plain = run(engine(shards))
+    use = functions("def reweight(losses):\n    return COUNTS.pop(0)\n")
+    made = engine(shards, {"use": use, "sample": sample}, tmp_path)
+    counts = []
+    for step in range(made.plan.steps):
+        samples = Samples.of(made.shards, made.plan.global_batch(step), sample)
+        counts.append(samples.predicted[samples.real])
+    sys.modules["weigh_here"].COUNTS = counts
+    weighed = run(made)
+    for mine, theirs in zip(weighed, plain, strict=True):
+        assert mine.loss == pytest.approx(theirs.loss, rel=1e-5)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("who", ["linupper", "selecting", "uds"])
+def test_zero_stages_train_as_stage_0(
+    shards: Path, tmp_path: Path, functions: Callable[[str], str], stage: int, who: str
+) -> None:
+    specs = {
+        "linupper": LINUPPER,
+        "selecting": {"use": functions(SELECTING)},
+        "uds": {"use": "uds"},
+    }
+    overrides = {"zero_optimization": {"stage": stage}}
+    found, expected = (
+        [(step.loss, step.grad_norm, step.reweighting["weighted_loss"]) for step in run(made)]
+        for made in (
+            engine(shards, specs[who], tmp_path, deepspeed=overrides),
+            engine(shards, specs[who], tmp_path),
+        )
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reweight", [LINUPPER, {"use": "uds", "memory": 8}])
+def test_a_resumed_run_has_the_same_weights(
+    shards: Path, tmp_path: Path, reweight: dict[str, Any]
+) -> None:
+    """Model and optimiser are the checkpoint's business; the rest is saved and taken up here."""
+    whole = run(engine(shards, reweight, tmp_path / "whole"))
+    killed = engine(shards, reweight, tmp_path / "cut")
+    assert killed.reweighting
+    steps = killed.run()
+    next(steps), next(steps)
+    kept = killed.reweighting.save()
+    killed.deepspeed.save_checkpoint(str(tmp_path / "state"), tag="two")
+    next(steps)
+    killed.reweighting.save()
+    killed.close()
+
+    again = engine(shards, reweight, tmp_path / "cut")
+    assert again.reweighting
+    again.deepspeed.load_checkpoint(str(tmp_path / "state"), tag="two")
+    again.reweighting.restore(kept)
+    rest = run(again, start=2)
+    assert [(step.loss, step.reweighting) for step in rest] == [
+        (step.loss, step.reweighting) for step in whole[2:]
+    ]
+    assert journal(tmp_path / "cut").equals(journal(tmp_path / "whole"))
+
+
+def test_uniform_weights_need_no_scores(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    made = engine(shards, {**LINUPPER, "warmup": {"steps": 2}}, tmp_path)
+    forward = made._model.forward
+
+    def counted(*inputs: Any, **keywords: Any) -> Any:
+        calls.append(torch.is_grad_enabled())
+        return forward(*inputs, **keywords)
+
+    monkeypatch.setattr(made._model, "forward", counted)
+    seen = []
+    for _ in made.run():
+        seen.append(tuple(calls))
+        calls.clear()
+    made.close()
+    # Three micro-batches; scored ones first, without gradients but for the last.
+    weighed = (False, False, True, True, True)
+    assert seen[:3] == [(True,) * 3, (True,) * 3, weighed]
+
+
+def test_what_has_no_weight_is_not_passed_through(
+    shards: Path, tmp_path: Path, functions: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(shards, {"use": functions(SELECTING)}, tmp_path)
+    rows = []
+    forward = made._model.forward
+
+    def counted(batch: Any, *inputs: Any, **keywords: Any) -> Any:
+        rows.append((len(batch.input_ids), bool(keywords)))
+        return forward(batch, *inputs, **keywords)
+
+    monkeypatch.setattr(made._model, "forward", counted)
+    next(made.run())
+    made.close()
+    assert rows == [(4, True), (3, True), (3, True), (3, False)]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return losses[1:]", "ScoringError: train.reweight: step 0: weigh_here:reweight: .*got 9"),
+        ("return losses * np.nan", "train.reweight: step 0: .*got nan for sample 0"),
+        ("return 0 * losses", "train.reweight: step 0: .*positive sum, got 0"),
+        ("return 1 / 0", "weigh_here:reweight raised ZeroDivisionError"),
+    ],
+)
+def test_bad_weights_stop_the_run(
+    shards: Path, tmp_path: Path, functions: Callable[[str], str], body: str, message: str
+) -> None:
+    made = engine(shards, {"use": functions(f"def reweight(losses):\n    {body}\n")}, tmp_path)
+    with pytest.raises(TrainingError, match=f"^step 0, sequences .*{message}"):
+        run(made)
+
+
+def test_a_loss_that_is_not_finite_is_told_before_weights_are_asked(
+    shards: Path, tmp_path: Path
+) -> None:
+    wild = engine(shards, LINUPPER, tmp_path, lr=1e30, clip=1e30)
+    with pytest.raises(TrainingError, match=r"step \d, .*the loss is nan; lower train.lr"):
+        run(wild)
