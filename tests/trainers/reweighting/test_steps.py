@@ -34,19 +34,7 @@ TRAIN = Train(
 LINUPPER = {"use": "loss", "temperature": 0.4, "warmup": 0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("DS_ACCELERATOR", "cpu")
-    patch.setenv("LOCAL_RANK", "0")
-    store = tmp_path_factory.mktemp("store") / "store"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-    torch.set_num_threads(threads)
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.fixture
