@@ -14,9 +14,9 @@
                      │    ├─ Reweighting    losses -> weighted step    reweighting/
                      │    └─ LearningRate   tokens -> rate             schedule.py
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
-                     ├─ Evaluator   texts -> bits per byte             evaluation/texts.py
-                     │    │         choices -> accuracy                evaluation/choices.py
-                     │    └─ Reader         windows -> nats            evaluation/reading.py
-                     ├─ During      the same, between two steps        evaluation/during.py
-                     └─ write_document_losses                          evaluation/documents.py
+                     └─ Judge       of a run's model                   evaluation/judging.py
+                          ├─ Evaluator      texts -> bits per byte     evaluation/texts.py
+                          │                 choices -> accuracy        evaluation/choices.py
+                          ├─ During         the same, between steps    evaluation/during.py
+                          └─ write_document_losses                     evaluation/documents.py
 """

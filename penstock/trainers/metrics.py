@@ -66,10 +66,13 @@ class MetricsLog:
         shutil.rmtree(directory / "tensorboard", ignore_errors=True)
         self._lines = open(directory / FILE, "w", encoding="utf-8")  # noqa: SIM115
         self._events = EventFileWriter(str(directory / "tensorboard"), flush_secs=10)
+        self.last: dict[str, Any] = {}
+        """The line of the last step."""
 
     def write(self, metrics: StepMetrics) -> None:
         """Append one step; readers see it at once in the JSON lines, soon in TensorBoard."""
-        self._append(metrics.line())
+        self.last = metrics.line()
+        self._append(self.last)
 
     def evaluated(self, step: int, tokens: int, scores: Scores) -> None:
         """Append a line of its own for an evaluation after ``step``, with ``tokens`` trained on."""

@@ -1,0 +1,83 @@
+"""All that a run is judged by: on the way, and what was saved at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.evaluation import documents
+from penstock.trainers.evaluation.during import During
+from penstock.trainers.evaluation.evaluator import Evaluator, Scores
+from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.modelling.model import load_model
+from penstock.trainers.spec import RunSpec
+
+__all__ = ["Judge"]
+
+
+class Judge:
+    """Judges a run's model; all workers call each method together.
+
+    Args:
+        spec: Of the run.
+        shards: What it trains on.
+        device: Where this worker computes.
+        rank: This worker.
+        workers: All of them.
+    """
+
+    def __init__(
+        self, spec: RunSpec, shards: ShardSet, *, device: torch.device, rank: int, workers: int
+    ) -> None:
+        self.spec = spec
+        self.shards = shards
+        self.device = device
+        self.rank = rank
+        self.workers = workers
+
+    @property
+    def files(self) -> list[str]:
+        """What :meth:`finish` writes into the run's directory."""
+        return [documents.FILE] if self.spec.train.document_losses else []
+
+    def during(self, deepspeed: Any) -> During | None:
+        """Who judges the model of this DeepSpeed engine as it is trained, where that is wanted."""
+        if not self.spec.train.evaluate_every or not self.spec.evaluations:
+            return None
+        return During(
+            deepspeed=deepspeed,
+            evaluator=self._evaluator(deepspeed, self.shards.tokenizer),
+            evaluations=self.spec.evaluations,
+            every=self.spec.train.evaluate_every,
+            tokens=self.spec.tokens,
+        )
+
+    def finish(self, directory: Path) -> Scores:
+        """Evaluate the model saved below ``directory``, and write its documents' losses if wanted.
+
+        Every worker loads all of the model, in float32.
+        """
+        train = self.spec.train
+        if not self.spec.evaluations and not train.document_losses:
+            return Scores(bits_per_byte={}, accuracy={})
+        model = load_model(directory / "model").eval().to(self.device)
+        if train.document_losses:
+            documents.write_document_losses(
+                model,
+                self.shards,
+                directory / documents.FILE,
+                micro_batch=train.micro_batch,
+                device=self.device,
+                rank=self.rank,
+                workers=self.workers,
+            )
+        evaluator = self._evaluator(model, directory / "model" / "tokenizer.json")
+        return evaluator.scores(self.spec.evaluations)
+
+    def _evaluator(self, model: Any, tokenizer: Path) -> Evaluator:
+        reader = Reader(model, device=self.device, rank=self.rank, workers=self.workers)
+        context = self.shards.sequence_length
+        return Evaluator(reader, tokenizer, eos=self.shards.eos, context=context)
