@@ -25,8 +25,8 @@ class StepMetrics:
     """A line of ``metrics.jsonl``.
 
     The others, with ``train.evaluate_every``, hold ``step``, ``tokens`` and ``evaluation``, as
-    :meth:`penstock.trainers.evaluation.evaluator.Scores.to_json` has it; the last is of the saved
-    model.
+    :meth:`penstock.trainers.evaluation.evaluator.Scores.to_json` has it, and whether it is of the
+    ``saved`` model, as the last one is.
     """
 
     step: int
@@ -74,9 +74,17 @@ class MetricsLog:
         self.last = metrics.line()
         self._append(self.last)
 
-    def evaluated(self, step: int, tokens: int, scores: Scores) -> None:
-        """Append a line of its own for an evaluation after ``step``, with ``tokens`` trained on."""
-        self._append({"step": step, "tokens": tokens, "evaluation": scores.to_json()})
+    def evaluated(self, step: int, tokens: int, scores: Scores, *, saved: bool = False) -> None:
+        """Append a line of its own for an evaluation after ``step``.
+
+        Args:
+            step: The last one that was taken.
+            tokens: Trained on until then.
+            scores: What the model scored.
+            saved: Whether it was the model that was saved, at the end.
+        """
+        line = {"step": step, "tokens": tokens, "evaluation": scores.to_json(), "saved": saved}
+        self._append(line)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         self._lines.write(json.dumps(line) + "\n")

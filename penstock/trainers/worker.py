@@ -44,7 +44,7 @@ def run_one(
     if log:
         last = log.last
         if spec.train.evaluate_every:
-            log.evaluated(last["step"], last["tokens"], scores)
+            log.evaluated(last["step"], last["tokens"], scores, saved=True)
         log.close()
         facts = {
             "parameters": asdict(parameters),

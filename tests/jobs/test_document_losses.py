@@ -116,6 +116,7 @@ def test_evaluation_during_training_ends_with_the_saved_model(
     _, result = trained
     curve = evaluations(result)
     assert [line["tokens"] for line in curve] == [4096, 8192, 375 * 32]
+    assert [line["saved"] for line in curve] == [False, False, True]
     assert curve[-1]["evaluation"] == {
         "bits_per_byte": result.bits_per_byte,
         "accuracy": result.accuracy,

@@ -22,7 +22,12 @@ def test_evaluations_are_lines_and_scalars_of_their_own(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
     log.evaluated(7, 4096, SCORES)
     (line,) = (tmp_path / FILE).read_text().splitlines()
-    assert json.loads(line) == {"step": 7, "tokens": 4096, "evaluation": SCORES.to_json()}
+    assert json.loads(line) == {
+        "step": 7,
+        "tokens": 4096,
+        "evaluation": SCORES.to_json(),
+        "saved": False,
+    }
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {
