@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from penstock.recipe import ModelFrom
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.during import During
 from penstock.trainers.evaluation.evaluator import Evaluator, Scores
 from penstock.trainers.evaluation.reading import Reader
-from penstock.trainers.modelling.model import load_model
+from penstock.trainers.modelling.model import build_model
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["Judge"]
@@ -63,7 +64,9 @@ class Judge:
         train = self.spec.train
         if not self.spec.evaluations and not train.document_losses:
             return Scores(bits_per_byte={}, accuracy={})
-        model = load_model(directory / "model").eval().to(self.device)
+        # As a model to go on from, so that documents are kept apart as in training.
+        saved = ModelFrom(hf=str(directory / "model"))
+        model = build_model(saved, self.shards, self.spec.seed).eval().to(self.device)
         if train.document_losses:
             documents.write_document_losses(
                 model,
