@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from penstock.trainers.data.plan import GlobalBatch
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator, Scores
 
@@ -38,6 +40,8 @@ class During:
         """All workers call this together, between two steps."""
         self.deepspeed.eval()
         try:
-            return self.evaluator.scores(self.evaluations)
+            # Compiled code is of training's shapes; others would be compiled for a few batches.
+            with torch.compiler.set_stance("force_eager"):
+                return self.evaluator.scores(self.evaluations)
         finally:
             self.deepspeed.train()

@@ -19,6 +19,7 @@ from penstock.trainers.evaluation.during import During
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.modelling.model import LanguageModel, load_model
+from penstock.trainers.modelling.options import compile_inner
 from tests.trainers.test_engine import TRAIN, engine
 
 from .conftest import READING
@@ -71,6 +72,25 @@ def test_a_live_model_scores_as_it_does_when_saved_and_trains_on_as_if_alone(
     assert bits[-1] == pytest.approx(saved.bits_per_byte["quiz"].mean, rel=1e-6)
     assert curve[-1].accuracy == saved.accuracy
     assert len(set(bits)) == len(bits), "the model did change between them"
+
+
+def test_nothing_is_compiled_for_it(shards: Path) -> None:
+    made = engine(shards, of_stage(0))
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    compile_inner(made.deepspeed.module, backend)  # type: ignore[arg-type]
+    judge = during(made, every=1)
+    before = judge.scores()
+    assert not compiled
+    next(made.run())
+    trained = len(compiled)
+    assert trained
+    assert judge.scores() != before and len(compiled) == trained
+    made.close()
 
 
 def test_when_it_is_due(shards: Path) -> None:
