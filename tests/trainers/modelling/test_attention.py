@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import Batch, collate
@@ -91,6 +92,29 @@ def test_what_it_does_not_know_is_refused() -> None:
     arguments = span_arguments(collate(packed()))
     with pytest.raises(NotImplementedError, match="no softcap"):
         span_attention(torch.nn.Module(), *inputs, None, softcap=30.0, **arguments)
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_kernel_of_gpus_is_called_as_it_asks_to_be(
+    groups: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU only shapes and types can be checked; numbers are in test_gpu.py."""
+    pytest.importorskip("torch.nn.attention.varlen", reason="needs PyTorch 2.11")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    batch = collate(packed())
+    with FakeTensorMode() as fake:
+        inputs = [
+            torch.empty(len(CUTS), heads, LENGTH, 8, device="cuda", dtype=torch.bfloat16)
+            for heads in (4, groups, groups)
+        ]
+        arguments = span_arguments(batch)
+        for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+            arguments[name] = fake.from_tensor(arguments[name]).to("cuda")
+        found, _ = span_attention(
+            torch.nn.Module(), *inputs, None, sliding_window=window, **arguments
+        )
+    assert found.shape == (len(CUTS), LENGTH, 4, 8) and found.dtype == torch.bfloat16
 
 
 # Whole models: changing one document leaves every other document's logits equal to the last bit.

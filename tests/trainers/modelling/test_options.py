@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from penstock.errors import InputError
+from penstock.recipe import ModelShape, Train
+from penstock.trainers.data.batch import Batch, collate
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.options import (
+    apply_options,
+    check_compiler,
+    compile_inner,
+    recompute_activations,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def opened(shards: Path) -> ShardSet:
+    return ShardSet.open(shards)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def built(opened: ShardSet) -> LanguageModel:
+    return build_model(ModelShape(layers=1, width=32, heads=2), opened, seed=0)
+
+
+def batches(opened: ShardSet) -> list[Batch]:
+    """Of 4, 4, 3 and 2 sequences, and of several numbers of documents."""
+    rows = [range(0, 4), range(4, 8), range(8, 11), range(11, 13)]
+    made = [collate([opened[index] for index in some]) for some in rows]
+    assert len({len(batch.spans) for batch in made}) > 2
+    return made
+
+
+def gradients(model: LanguageModel, batch: Batch) -> list[torch.Tensor]:
+    """The loss and its gradients."""
+    loss = model(batch)
+    return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def test_compiled_code_gives_the_same_losses_and_gradients_and_is_made_once(
+    opened: ShardSet,
+) -> None:
+    plain, compiled = built(opened), built(opened)
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_inner(compiled, backend=counter)
+    graphs = []
+    for batch in batches(opened):
+        for mine, theirs in zip(gradients(compiled, batch), gradients(plain, batch), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+        graphs.append(counter.frame_count)
+    assert graphs[0] > 0 and set(graphs) == {graphs[0]}, "something was compiled again"
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compilers_own_code_gives_the_same_losses(opened: ShardSet) -> None:
+    """Forward only and in one piece, which a mask allows: compilers are slow."""
+    plain, compiled = built(opened), built(opened)
+    compiled.attend_by_spans(False)
+    apply_options(compiled, Train(compile=True), CPU)
+    with torch.no_grad():
+        for batch in batches(opened):
+            torch.testing.assert_close(compiled(batch), plain(batch), rtol=1e-5, atol=0)
+
+
+def test_a_machine_without_a_compiler_is_refused_before_it_begins(
+    opened: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"train\.compile: no C\+\+ compiler 'no-such-compiler'"):
+        apply_options(built(opened), Train(compile=True), CPU)
+    monkeypatch.setenv("CXX", "sh")
+    check_compiler(CPU)
+
+
+def test_a_model_that_cannot_run_layers_again_is_refused(opened: ShardSet) -> None:
+    model = built(opened)
+    model.causal.supports_gradient_checkpointing = False
+    with pytest.raises(
+        InputError, match=r"train\.activation_checkpointing: models of type 'llama'"
+    ):
+        recompute_activations(model)
+
+
+def test_nothing_is_done_unasked(opened: ShardSet) -> None:
+    model = built(opened)
+    apply_options(model, Train(), CPU)
+    assert model.inner._compiled_call_impl is None
+    assert not model.inner.gradient_checkpointing
