@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
-from penstock.trainers.modelling.attention import NAME, span_arguments, span_attention
+from penstock.trainers.modelling.attention import NAME, _has_kernel, span_arguments, span_attention
 from penstock.trainers.modelling.model import LanguageModel, build_model
 from penstock.trainers.modelling.options import recompute_activations
 
@@ -102,18 +102,17 @@ def test_the_kernel_of_gpus_is_called_as_it_asks_to_be(
     """Without a GPU only shapes and types can be checked; numbers are in test_gpu.py."""
     pytest.importorskip("torch.nn.attention.varlen", reason="needs PyTorch 2.11")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    batch = collate(packed())
-    with FakeTensorMode() as fake:
+    _has_kernel.cache_clear()
+    with FakeTensorMode():
         inputs = [
             torch.empty(len(CUTS), heads, LENGTH, 8, device="cuda", dtype=torch.bfloat16)
             for heads in (4, groups, groups)
         ]
-        arguments = span_arguments(batch)
-        for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
-            arguments[name] = fake.from_tensor(arguments[name]).to("cuda")
+        ends = torch.empty(16, device="cuda", dtype=torch.int32)
         found, _ = span_attention(
-            torch.nn.Module(), *inputs, None, sliding_window=window, **arguments
+            torch.nn.Module(), *inputs, None, sliding_window=window, cu_seq_lens_q=ends
         )
+    _has_kernel.cache_clear()
     assert found.shape == (len(CUTS), LENGTH, 4, 8) and found.dtype == torch.bfloat16
 
 
