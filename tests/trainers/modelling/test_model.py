@@ -56,9 +56,7 @@ def test_labels_may_count_differently(opened: ShardSet, plain: bool) -> None:
     model = build_model(SHAPE, opened, seed=0)
     model._plain_head = plain
     batch = collate([opened[0], opened[1], opened[2]])
-    logits = model.causal(
-        input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
-    ).logits
+    logits = model.logits(batch)
     expected = torch.zeros(batch.labels.shape)
     expected[:, 1:] = torch.nn.functional.cross_entropy(
         logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], reduction="none"

@@ -23,6 +23,8 @@ from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.model import build_model
 from penstock.trainers.reweighting.samples import Samples
 
+pytestmark = pytest.mark.usefixtures("process_group")
+
 TRAIN = Train(
     model=ModelShape(layers=1, width=32, heads=2),
     batch_tokens=10 * 32,
@@ -32,9 +34,6 @@ TRAIN = Train(
     warmup=0.0,
 )
 LINUPPER = {"use": "loss", "temperature": 0.4, "warmup": 0}
-
-
-pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.fixture
@@ -90,9 +89,7 @@ def naive_losses(made: Engine, step: int, sample: str) -> tuple[Any, list[torch.
     batch = made.plan.global_batch(step)
     samples = Samples.of(made.shards, batch, sample)
     tensors = made.loader.collate(batch, np.arange(len(batch)))
-    logits = model.causal(
-        input_ids=tensors.input_ids, attention_mask=tensors.mask, position_ids=tensors.positions
-    ).logits
+    logits = model.logits(tensors)
     nats = torch.nn.functional.cross_entropy(
         logits[:, :-1].transpose(1, 2), tensors.labels[:, 1:], reduction="none"
     )
