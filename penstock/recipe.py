@@ -336,6 +336,21 @@ class ScheduleOf(_Model):
         return self
 
 
+class Checkpoint(_Model):
+    """How often a run saves what it can go on from: at whichever of the two is due first."""
+
+    minutes: float | None = Field(default=15.0, gt=0)
+    tokens: PositiveInt | None = None
+    keep: PositiveInt = 2
+    """The newest ones; they become part of the run."""
+
+    @model_validator(mode="after")
+    def _some_interval(self) -> Checkpoint:
+        if self.minutes is None and self.tokens is None:
+            raise ValueError("expected minutes or tokens; to save none, write `checkpoint: false`")
+        return self
+
+
 class Train(_Model):
     """What is trained on the shards, and how."""
 
@@ -379,6 +394,9 @@ class Train(_Model):
     """Tokens between two evaluations during training; without it there is one, at the end."""
     document_losses: bool = False
     """Read the shards once more with the trained model and write each document's loss."""
+    checkpoint: Annotated[
+        Annotated[Checkpoint, _MAPPING] | Annotated[Literal[False], _PLAIN], _shaped
+    ] = Checkpoint()
     seed: int | None = None
     """Of the initial weights and of the order; the recipe's seed if not given."""
 

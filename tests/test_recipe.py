@@ -202,6 +202,7 @@ UNKNOWN_KEYS = [
     ({"train": {"evaluate_evry": 2}}, "train.evaluate_evry", "evaluate_every"),
     ({"train": {"schedule": {"wds": {}}}}, "train.schedule.wds", "wsd"),
     ({"train": {"schedule": {"uba": {"pih": 1}}}}, "train.schedule.uba.pih", "phi"),
+    ({"train": {"checkpoint": {"minuts": 2}}}, "train.checkpoint.minuts", "minutes"),
     ({"compare": {"arm": {}}}, "compare.arm", "arms"),
     ({"compare": {"arms": {"random": {"budgt": {}}}}}, "compare.arms.random: budgt", "budget"),
     (
@@ -326,6 +327,13 @@ WRONG_VALUES = [
     ),
     ({"train": {"compile": "fast"}}, "train.compile: expected"),
     ({"train": {"activation_checkpointing": 3}}, "train.activation_checkpointing: expected"),
+    ({"train": {"checkpoint": True}}, "train.checkpoint: expected False, got True"),
+    ({"train": {"checkpoint": {"keep": 0}}}, "train.checkpoint.keep: expected a number greater"),
+    ({"train": {"checkpoint": {"minutes": 0}}}, "train.checkpoint.minutes: expected a number"),
+    (
+        {"train": {"checkpoint": {"minutes": None}}},
+        "train.checkpoint: expected minutes or tokens; to save none, write `checkpoint: false`",
+    ),
     ({"select": {"a": 5}}, "select.a: expected a mapping, got 5"),
     ({"select": {"a": {}}}, "select.a.use: missing"),
     ({"select": {"random": {"use": "x"}}}, "select.random: the name is taken"),

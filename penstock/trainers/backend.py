@@ -23,6 +23,7 @@ OWNED = {
     "gradient_clipping": "train.clip",
     "optimizer": "train.lr, train.betas and train.weight_decay",
     "scheduler": "train.schedule",
+    "checkpoint": "train.checkpoint",
 }
 """DeepSpeed's keys that Penstock sets itself, and the recipe's keys to use instead."""
 

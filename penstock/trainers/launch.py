@@ -12,6 +12,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace
@@ -159,24 +160,50 @@ def _session_loop(config: dict[str, Any]) -> None:
 
 
 class _Tail:
-    """The lines that a run's metrics file has gained."""
+    """The lines that the files of a run have gained since it was asked for.
+
+    A run that goes on puts a new metrics file in the place of the old one, with the lines of the
+    steps it does not take again. Until then what is there is an earlier attempt's, and not told;
+    of the steps that are not taken again the last one is, so that who follows knows where it is.
+    """
 
     def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
         self.spec = spec
-        self._path = spec.draft(workspace).staging() / metrics.FILE
-        self._path.unlink(missing_ok=True)
-        self._offset = 0
+        directory = spec.draft(workspace).staging()
+        self._metrics = directory / metrics.FILE
+        self._notes = directory / metrics.NOTES
+        self._before = _identity(self._metrics)
+        self._offsets = {self._metrics: 0, self._notes: _size(self._notes)}
+        self._start = 0
 
     def lines(self) -> Iterator[dict[str, Any]]:
+        for line in self._gained(self._notes):
+            self._start = line.get("step", self._start)
+            yield line
+        if _identity(self._metrics) != self._before:
+            for line in self._gained(self._metrics):
+                if line["step"] >= self._start - 1:
+                    yield line
+
+    def _gained(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
-            with open(self._path, "rb") as source:
-                source.seek(self._offset)
+            with open(path, "rb") as source:
+                source.seek(self._offsets[path])
                 data = source.read()
         except FileNotFoundError:
             return
         whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        self._offsets[path] += len(whole)
         yield from map(json.loads, whole.splitlines())
+
+
+def _identity(path: Path) -> int | None:
+    """What tells a file from the one that took its place; None where there is none."""
+    return path.stat().st_ino if path.exists() else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _explain(error: Exception) -> Exception:

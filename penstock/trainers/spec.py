@@ -20,6 +20,12 @@ __all__ = ["Progress", "RunResult", "RunSpec"]
 STAGE = "run"
 VERSION = 1
 
+NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint"})
+"""Settings of ``train`` that say where and how a run is computed, and change no batch of it.
+
+They are no part of its name, so that a run that was stopped goes on when they are changed.
+"""
+
 Progress = Callable[["RunSpec", dict[str, Any]], None]
 """Called with each line of ``metrics.jsonl`` as it is written, in the thread that waits."""
 
@@ -55,7 +61,7 @@ class RunSpec:
         return workspace.draft(STAGE, VERSION, self._config(), self._inputs)
 
     def _config(self) -> dict[str, Any]:
-        train = self.train.model_dump(mode="json", exclude={"seed", "reweight"})
+        train = self.train.model_dump(mode="json", exclude={"seed", "reweight", *NOT_NAMED})
         reweighter = {"reweighter": self.reweighter.identity} if self.reweighter else {}
         return {"train": train, "seed": self.seed, **reweighter}
 

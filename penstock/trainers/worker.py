@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed
 
-from penstock.artefact import Artefact, Draft, Workspace
-from penstock.storage import atomic_file
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.storage import atomic_file, is_remote
+from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.judging import Judge
-from penstock.trainers.metrics import MetricsLog
+from penstock.trainers.metrics import FILE, NOTES, MetricsLog, note
 from penstock.trainers.modelling.flops import Parameters
 from penstock.trainers.reweighting.journal import FOLDER as WEIGHTS
 from penstock.trainers.spec import RunSpec
@@ -31,15 +33,25 @@ PART = "run"
 def run_one(
     spec: RunSpec, workspace: Workspace, *, device: torch.device, rank: int, workers: int
 ) -> None:
-    """Train, save, evaluate what was saved, and commit; all workers call this together."""
+    """Train, save, evaluate what was saved, and commit; all workers call this together.
+
+    Goes on from the newest checkpoint that an earlier attempt left.
+    """
     began = time.perf_counter()
     draft = spec.draft(workspace)
     shards = ShardSet.open(spec.shards)
     directory = draft.staging()
-    judge = Judge(spec, shards, device=device, rank=rank, workers=workers)
-    log, parameters = _train(
-        spec, shards, directory, judge, device=device, rank=rank, workers=workers
+    share: _Share = {"device": device, "rank": rank, "workers": workers}
+    checkpoints = Checkpoints(
+        directory,
+        spec.train.checkpoint or None,
+        shards=shards.artefact.digest,
+        seed=spec.seed,
+        say=functools.partial(note, directory),
+        **share,
     )
+    judge = Judge(spec, shards, **share)
+    log, parameters = _train(spec, shards, directory, checkpoints, judge, share)
     scores = judge.finish(directory)
     if log:
         last = log.last
@@ -54,48 +66,72 @@ def run_one(
             **scores.to_json(),
             "seconds": round(time.perf_counter() - began, 3),
         }
+        checkpoints.folder.check()
         _commit(draft, facts, judge.files)
+
+
+class _Share(TypedDict):
+    device: torch.device
+    rank: int
+    workers: int
 
 
 def _train(
     spec: RunSpec,
     shards: ShardSet,
     directory: Path,
+    checkpoints: Checkpoints,
     judge: Judge,
-    *,
-    device: torch.device,
-    rank: int,
-    workers: int,
+    share: _Share,
 ) -> tuple[MetricsLog | None, Parameters]:
     """The log of rank 0, still open, and how large the model is."""
+    cursor = checkpoints.find()
     engine = Engine(
         spec.train,
         shards,
         spec.seed,
-        device=device,
-        rank=rank,
-        workers=workers,
         reweighter=spec.reweighter() if spec.reweighter else None,
         journal=directory,
+        **share,
     )
-    log = MetricsLog(directory) if rank == 0 else None
+    step, tokens = (cursor.step, cursor.tokens) if cursor else (0, 0)
+    if cursor:
+        files = checkpoints.load(cursor, engine.deepspeed)
+        if engine.reweighting:
+            engine.reweighting.restore(files)
+    log = MetricsLog(directory, step) if share["rank"] == 0 else None
     during = judge.during(engine.deepspeed)
-    for metrics in engine.run():
+
+    def save() -> None:
+        if log:
+            log.sync()
+        files = engine.reweighting.save() if engine.reweighting else {}
+        checkpoints.save(engine.deepspeed, step, tokens, files)
+
+    due = cursor is not None
+    for metrics in engine.run(step):
         if log:
             log.write(metrics)
         if during and during.due(engine.plan.global_batch(metrics.step)):
             scores = during.scores()
             if log:
                 log.evaluated(metrics.step, metrics.tokens, scores)
+        due = checkpoints.pace.due(tokens, metrics.tokens)
+        step, tokens = metrics.step + 1, metrics.tokens
+        if due:
+            save()
+    # What comes now can be killed, too, and is not worth the training again.
+    if checkpoints.ever and not due:
+        save()
     if engine.reweighting:
         engine.reweighting.finish()
     if log:
         shutil.rmtree(directory / "model", ignore_errors=True)
     engine.save(directory / "model")
     engine.close()
-    if rank == 0:
+    if log:
         shutil.copyfile(shards.tokenizer, directory / "model" / "tokenizer.json")
-    if workers > 1:
+    if share["workers"] > 1:
         torch.distributed.barrier()
     return log, engine.parameters
 
@@ -107,5 +143,17 @@ def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> Artefac
     folders = ["model", "tensorboard", WEIGHTS]
     found = [path for folder in folders for path in sorted((directory / folder).rglob("*"))]
     names = [path.relative_to(directory).as_posix() for path in found if path.is_file()]
-    draft.record(PART, draft.adopt([*names, "metrics.jsonl", "result.json", *more]))
+    names += [FILE, "result.json", *more]
+    names += [NOTES] if (directory / NOTES).exists() else []
+    draft.record(PART, [*draft.adopt(names), *_checkpoint_files(draft)])
     return draft.publish([PART], facts)
+
+
+def _checkpoint_files(draft: Draft) -> list[FileRecord]:
+    """Those of the checkpoints that are kept, so that a finished run can be gone on from.
+
+    Their checksums are known. Reading gigabytes again would find nothing that is not found when
+    they are read.
+    """
+    records = records_of(draft.staging())
+    return draft.adopt([item.path for item in records]) if is_remote(draft.path) else records

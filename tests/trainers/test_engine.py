@@ -117,6 +117,8 @@ def test_the_users_deepspeed_keys_are_merged_over_ours() -> None:
 def test_keys_that_contradict_the_recipe_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"train\.deepspeed\.optimizer: set by Penstock; use"):
         check_overrides({"optimizer": {"type": "Lamb"}})
+    with pytest.raises(RecipeError, match=r"train\.deepspeed\.checkpoint: set by .* train\.checkp"):
+        check_overrides({"checkpoint": {"load_universal": True}})
 
 
 def test_nothing_is_compiled(shards: Path) -> None:

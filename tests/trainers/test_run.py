@@ -117,6 +117,9 @@ def test_what_a_run_is_named_by(shards: Path, tmp_path: Path, tokenizer: Any) ->
         train=TRAIN.model_copy(update={"seed": 9}), shards=shards, seed=1, evaluations=(TEXTS,)
     )
     assert reseeded.fingerprint == base.fingerprint, "train.seed is resolved into RunSpec.seed"
+    elsewhere = spec(shards, workers=2, micro_batch=1, checkpoint=False)
+    assert elsewhere.fingerprint == base.fingerprint, "no batch of it changes"
+    assert spec(shards, deepspeed={"x": 1}).fingerprint != base.fingerprint
 
 
 def test_lanes_end_together(shards: Path, tmp_path: Path, tokenizer: Any) -> None:

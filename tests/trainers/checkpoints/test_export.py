@@ -1,0 +1,47 @@
+"""What ``save_pretrained`` wrote is the model that was trained, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from penstock.recipe import ModelShape, Train
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.engine import Engine
+
+TRAIN = Train(
+    model=ModelShape(layers=2, width=32, heads=2), batch_tokens=320, micro_batch=4, lr=1e-2
+)
+
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 3])
+def test_transformers_loads_the_export_and_gives_equal_logits(
+    shards: Path, tmp_path: Path, stage: int, bf16: bool
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    overrides: dict[str, Any] = {"zero_optimization": {"stage": stage}, "bf16": {"enabled": bf16}}
+    train = TRAIN.model_copy(update={"deepspeed": overrides})
+    opened = ShardSet.open(shards)
+    engine = Engine(train, opened, 1, device=torch.device("cpu"), rank=0, workers=1)
+    losses = [step.loss for step in engine.run()]
+    assert losses[-1] < losses[0] - 0.05, "an export of what was trained, not of what it began as"
+    tokens = torch.arange(1, 41).view(2, 20)
+    live = engine.deepspeed.module.eval().causal
+    with torch.no_grad():
+        expected = live(input_ids=tokens).logits
+    engine.save(tmp_path / "model")
+    engine.close()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto").eval()
+    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16 if bf16 else torch.float32}
+    with torch.no_grad():
+        found = loaded(input_ids=tokens).logits
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)

@@ -1,0 +1,161 @@
+"""Only what was renamed is read, and only while every byte is what was written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import ArtefactError, TrainingError
+from penstock.trainers.checkpoints.cursor import Cursor
+from penstock.trainers.checkpoints.folder import Folder, record_durably
+
+CURSOR = Cursor(step=4, tokens=99, shards="a" * 64, seed=1, workers=2, stage=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    made = Folder(tmp_path / "checkpoints")
+    made.claim()
+    return made
+
+
+def names(folder: Folder) -> list[str]:
+    return sorted(set(os.listdir(folder.path)) - {".attempt"})
+
+
+def written(folder: Folder, step: int) -> Path:
+    directory = folder.begin(step)
+    (directory / "deepspeed").mkdir()
+    (directory / "deepspeed" / "weights.pt").write_bytes(bytes(range(256)) * 4)
+    return directory
+
+
+def publish(folder: Folder, step: int) -> None:
+    directory = written(folder, step)
+    folder.publish(step, record_durably(directory, ["deepspeed/weights.pt"]))
+
+
+def test_what_was_not_renamed_is_not_there(folder: Folder) -> None:
+    written(folder, 4)
+    assert folder.committed() == []
+    publish(folder, 4)
+    (found,) = folder.committed()
+    assert (found.step, found.fault()) == (4, None)
+
+
+def test_the_newest_are_kept(folder: Folder) -> None:
+    for step in (100_000_000, 7, 99_999_999):
+        publish(folder, step)
+    assert [one.step for one in folder.committed()] == [100_000_000, 99_999_999, 7]
+    folder.keep(2)
+    assert names(folder) == ["step-100000000", "step-99999999"]
+
+
+def test_a_sweep_takes_what_was_left_and_nothing_else(folder: Folder) -> None:
+    publish(folder, 2)
+    written(folder, 4)
+    for name in (".step-00000001.old", ".step-00000001.damaged", ".universal.tmp", ".mine", "x"):
+        (folder.path / name / "sub").mkdir(parents=True)
+    folder.sweep()
+    assert names(folder) == [".mine", "step-00000002", "x"]
+
+
+@pytest.mark.parametrize("name", ["deepspeed/weights.pt", "manifest.json"])
+@pytest.mark.parametrize("at", [0, 40, -1])
+def test_one_flipped_bit_is_found(folder: Folder, name: str, at: int) -> None:
+    publish(folder, 4)
+    path = folder.path / "step-00000004" / name
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    (found,) = folder.committed()
+    assert found.fault() is not None
+
+
+@pytest.mark.parametrize("name", ["deepspeed/weights.pt", "manifest.json"])
+def test_a_missing_file_is_found(folder: Folder, name: str) -> None:
+    publish(folder, 4)
+    (folder.path / "step-00000004" / name).unlink()
+    (found,) = folder.committed()
+    assert name in (found.fault() or "")
+
+
+def test_each_worker_reads_its_share(folder: Folder) -> None:
+    directory = written(folder, 4)
+    CURSOR.write(directory)
+    folder.publish(4, record_durably(directory, ["deepspeed/weights.pt", "cursor.json"]))
+    (directory.parent / "step-00000004" / "cursor.json").write_text("{}")
+    (found,) = folder.committed()
+    faults = [found.fault(share, 2) for share in range(2)]
+    assert faults[0] is None and "cursor.json" in (faults[1] or "")
+
+
+def test_a_damaged_one_is_out_of_sight_until_it_is_swept(folder: Folder) -> None:
+    publish(folder, 2)
+    publish(folder, 4)
+    folder.set_aside(folder.committed()[0])
+    assert [one.step for one in folder.committed()] == [2]
+    publish(folder, 4)
+    folder.sweep()
+    assert names(folder) == ["step-00000002", "step-00000004"]
+
+
+def test_a_step_may_be_saved_again(folder: Folder) -> None:
+    publish(folder, 4)
+    publish(folder, 4)
+    assert names(folder) == ["step-00000004"]
+
+
+def test_a_file_that_the_first_worker_cannot_see_is_refused(folder: Folder) -> None:
+    directory = written(folder, 4)
+    records = record_durably(directory, ["deepspeed/weights.pt"])
+    (directory / "deepspeed" / "weights.pt").unlink()
+    with pytest.raises(ArtefactError, match=r"weights\.pt: 1024 bytes were written, no are found"):
+        folder.publish(4, records)
+    assert folder.committed() == []
+
+
+def test_a_file_that_nobody_told_of_is_refused(folder: Folder) -> None:
+    directory = written(folder, 4)
+    records = record_durably(directory, ["deepspeed/weights.pt"])
+    (directory / "other").touch()
+    with pytest.raises(ArtefactError, match=r"other: no bytes were written, 0 are found"):
+        folder.publish(4, records)
+
+
+def test_an_attempt_that_was_taken_over_writes_nothing_more(folder: Folder) -> None:
+    directory = written(folder, 4)
+    records = record_durably(directory, ["deepspeed/weights.pt"])
+    later = Folder(folder.path)
+    later.claim()
+    for call in (lambda: folder.begin(6), lambda: folder.publish(4, records), folder.check):
+        with pytest.raises(TrainingError, match="another attempt at this run has begun"):
+            call()
+    publish(later, 4)
+    later.sweep()
+    assert names(later) == ["step-00000004"]
+
+
+def test_the_cursor_reads_back(tmp_path: Path) -> None:
+    CURSOR.write(tmp_path)
+    assert Cursor.read(tmp_path) == CURSOR
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    CURSOR.write(tmp_path)
+    path = tmp_path / "cursor.json"
+    path.write_text(path.read_text().replace('"format":1', '"format":2'))
+    with pytest.raises(TrainingError, match=r"of format 2, this Penstock reads up to 1; upgrade"):
+        Cursor.read(tmp_path)
+
+
+def test_other_shards_and_another_seed_are_refused(tmp_path: Path) -> None:
+    CURSOR.check(tmp_path, "a" * 64, 1)
+    with pytest.raises(
+        TrainingError, match=r"of the shards a{16}, this run is on b{16}; .* repeat"
+    ):
+        CURSOR.check(tmp_path, "b" * 64, 1)
+    with pytest.raises(TrainingError, match="of seed 1, this run has 2"):
+        CURSOR.check(tmp_path, "a" * 64, 2)

@@ -1,0 +1,146 @@
+"""SIGKILL at a point of a worker, then the same run again: the same steps, losses and weights.
+
+What an undisturbed run passes is counted first; every point of it is a place to die. A dozen are
+tried by the ordinary suite, ``PENSTOCK_FAULTS=all`` tries each of them on both workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.trainers.checkpoints.folder import Folder
+from tests.trainers.checkpoints.runs import WHOLE, Run, Warm
+
+ZERO_2 = {"deepspeed": {"zero_optimization": {"stage": 2}}}
+
+SAVE = "checkpoints/.step.tmp"
+ZERO = f"{SAVE}/deepspeed/zero_pp_rank_"
+
+FEW: dict[str, tuple[int, str, int]] = {
+    "in a forward pass": (1, "forward, after", 7),
+    "in a backward pass": (0, "backward, before", 9),
+    "before an optimiser step": (1, "step, before", 4),
+    "while the first is begun": (0, f"mkdir {SAVE}, after", 1),
+    "half of rank 0's state": (0, f"write {SAVE}/deepspeed/mp_rank_00_model_states.pt, half", 2),
+    "half of rank 1's state": (1, f"write {ZERO}1_mp_rank_00_optim_states.pt, half", 2),
+    "while the other one waits": (1, "all_gather_object, before", 3),
+    "half of the manifest": (0, f"write {SAVE}/manifest.json, half", 2),
+    "before the rename": (0, "rename checkpoints/step, before", 2),
+    "after the rename": (0, "rename checkpoints/step, after", 2),
+    "while an old one goes": (0, f"unlink checkpoints/.step.old/{ZERO[len(SAVE) + 1 :]}", 1),
+    "in the export": (0, "write model/config.json, half", 1),
+    "in the evaluation": (0, "evaluation, before", 1),
+}
+"""By rank, the beginning of a point's name, and which of those."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm: Warm, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """What all others must come to, and the census of its points."""
+    run = Run(shards=shards, work=tmp_path_factory.mktemp("undisturbed"), train=ZERO_2)
+    warm.run(run, 2, census=True).well()
+    assert [line["step"] for line in run.lines()] == list(range(5))
+    return run
+
+
+@pytest.fixture(scope="module")
+def points(warm: Warm, undisturbed: Run) -> list[Counter[str]]:
+    """How often each worker passes each point."""
+    return [warm.census(rank) for rank in range(2)]
+
+
+def weights(run: Run) -> str:
+    return hashlib.sha256((run.directory / "model/model.safetensors").read_bytes()).hexdigest()
+
+
+def whole(run: Run) -> list[int]:
+    """The steps of the checkpoints that would be read; each must be what its manifest says."""
+    found = Folder(run.directory / "checkpoints").committed()
+    assert [one.fault() for one in found] == [None] * len(found)
+    return [one.step for one in found]
+
+
+def kill_and_go_on(warm: Warm, run: Run, undisturbed: Run, kills: list[dict[str, Any]]) -> None:
+    said = 0
+    for kill in kills:
+        before = whole(run)
+        ended = warm.run(run, 2, kill)
+        assert ended.statuses[kill["rank"]] == -9, f"{kill} never happened: {ended}"
+        assert said == len(run.notes) or before or "point" in kill
+        said = len(run.notes)
+        if run.finished:
+            break
+    kept = whole(run)
+    assert len(kept) <= 2, "one more than is kept, while the old one goes"
+    if not run.finished:
+        warm.run(run, 2).well()
+        going_on = [note for note in run.notes[said:] if note.startswith("going on at step")]
+        assert [int(note.split()[4]) for note in going_on] == kept[:1]
+    assert run.finished
+    assert run.checkpoints == ["step-00000005"]
+    expected = undisturbed.lines()
+    same = [(line["step"], line["tokens"], line["data"]) for line in run.lines()]
+    assert same == [(line["step"], line["tokens"], line["data"]) for line in expected]
+    assert [line["loss"] for line in run.lines()] == [line["loss"] for line in expected]
+    assert weights(run) == weights(undisturbed)
+
+
+@pytest.mark.parametrize("rank, begins, nth", FEW.values(), ids=FEW.keys())
+def test_a_killed_run_goes_on(
+    warm: Warm,
+    undisturbed: Run,
+    points: list[Counter[str]],
+    tmp_path: Path,
+    rank: int,
+    begins: str,
+    nth: int,
+) -> None:
+    point = next(name for name in points[rank] if name.startswith(begins))
+    run = replace(undisturbed, work=tmp_path)
+    kill_and_go_on(warm, run, undisturbed, [{"rank": rank, "point": point, "nth": nth}])
+
+
+def test_a_run_is_killed_while_it_goes_on(warm: Warm, undisturbed: Run, tmp_path: Path) -> None:
+    """Twice in a row: with a half-written checkpoint there, and while the metrics are cut back."""
+    kills = [
+        {"rank": 0, "point": "rename checkpoints/step, before", "nth": 2},
+        {"rank": 0, "point": "rmdir checkpoints/.step.tmp, before", "nth": 1},
+        {"rank": 1, "point": "load_checkpoint, after", "nth": 1},
+        {"rank": 0, "point": "write .metrics.jsonl, half", "nth": 1},
+        {"rank": 0, "point": "replace metrics.jsonl, after", "nth": 1},
+        {"rank": 1, "point": "forward, before", "nth": 4},
+    ]
+    run = replace(undisturbed, work=tmp_path)
+    kill_and_go_on(warm, run, undisturbed, kills)
+
+
+@pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
+@pytest.mark.timeout(3600)
+def test_every_point_is_survived(
+    warm: Warm,
+    undisturbed: Run,
+    points: list[Counter[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chance = random.Random(7)
+    struck: Counter[str] = Counter()
+    for rank, passed in enumerate(points):
+        for number, (point, times) in enumerate(passed.items()):
+            if point.startswith("write tensorboard"):  # by a thread, whenever it likes
+                continue
+            run = replace(undisturbed, work=tmp_path / f"{rank}-{number}")
+            kill = {"rank": rank, "point": point, "nth": chance.randint(1, times)}
+            print(kill)
+            kill_and_go_on(warm, run, undisturbed, [kill])
+            struck["of a save" if "checkpoints" in point else "elsewhere"] += 1
+    with capsys.disabled():
+        print(f"\nkilled at {struck.total()} points, {struck['of a save']} of them of a save")
+    assert struck["of a save"] >= 30

@@ -1,0 +1,162 @@
+"""What a run goes on from, what it refuses, and what is left of checkpoints in the end."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from penstock.artefact import Artefact
+from penstock.errors import TrainingError
+from penstock.recipe import Train
+from penstock.trainers.checkpoints.saving import Checkpoints
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.engine import Engine
+from tests.trainers.checkpoints.runs import TRAIN, Run, Warm
+from tests.trainers.conftest import write_shards
+
+KEEP_2 = {"checkpoint": {**TRAIN["checkpoint"], "keep": 2}}
+
+DIES = {"rank": 0, "point": "step, after", "nth": 5}
+"""When steps 2 and 4 are saved and the fifth is taken."""
+
+
+@pytest.fixture
+def stopped(warm: Warm, shards: Path, tmp_path: Path) -> Run:
+    """A run of one worker with the checkpoints 2 and 4."""
+    run = Run(shards=shards, work=tmp_path / "work", train=KEEP_2)
+    assert warm.run(run, 1, DIES).statuses == [-9]
+    assert run.checkpoints == [".attempt", "step-00000002", "step-00000004"]
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm: Warm, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(shards=shards, work=tmp_path_factory.mktemp("undisturbed"), train=KEEP_2)
+    warm.run(run, 1).well()
+    return run
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def same(run: Run, expected: Run) -> None:
+    for mine, theirs in zip(run.lines(), expected.lines(), strict=True):
+        for key in ("step", "data", "tokens", "loss", "lr", "grad_norm"):
+            assert mine[key] == theirs[key]
+
+
+def test_a_damaged_one_is_not_gone_on_from(
+    warm: Warm, stopped: Run, undisturbed: Run, tmp_path: Path
+) -> None:
+    folder = stopped.directory / "checkpoints"
+    flip(folder / "step-00000004/deepspeed/mp_rank_00_model_states.pt")
+    warm.run(stopped, 1).well()
+    damaged, going_on = stopped.notes
+    assert damaged.startswith("the checkpoint of step 4 is damaged (")
+    assert "mp_rank_00_model_states.pt: expected sha256 " in damaged
+    assert going_on == f"going on at step 2 from {folder}/step-00000002"
+    same(stopped, undisturbed)
+    assert stopped.checkpoints == ["step-00000004", "step-00000005"]
+
+
+def test_none_is_whole(warm: Warm, stopped: Run, undisturbed: Run) -> None:
+    for path in stopped.directory.glob("checkpoints/step-*/cursor.json"):
+        flip(path)
+    warm.run(stopped, 1).well()
+    assert stopped.notes[-1] == "no checkpoint is whole; beginning anew"
+    same(stopped, undisturbed)
+
+
+def test_other_shards_are_refused(warm: Warm, stopped: Run, tokenizer: Any, tmp_path: Path) -> None:
+    other = replace(stopped, shards=write_shards(tmp_path, tokenizer, sequences=40).path)
+    shutil.copytree(stopped.directory / "checkpoints", other.directory / "checkpoints")
+    before = other.checkpoints
+    ended = warm.run(other, 1)
+    assert ended.statuses == [70]
+    assert "a checkpoint of the shards " in ended.logs[0]
+    assert "train with the shards it began with, or delete" in ended.logs[0]
+    assert other.checkpoints == before and not other.lines()
+
+
+def test_workers_and_what_else_changes_no_batch_may_be_changed(
+    warm: Warm, stopped: Run, undisturbed: Run
+) -> None:
+    """The same command with other settings is the same run; the checkpoints of step 4 serve it."""
+    other = replace(stopped, train={"micro_batch": 4, "workers": 2, "checkpoint": False})
+    assert other.directory == stopped.directory
+    warm.run(other, 2).well()
+    assert "going on at step 4" in other.notes[0]
+    assert [line["data"] for line in other.lines()] == [
+        line["data"] for line in undisturbed.lines()
+    ]
+    for mine, theirs in zip(other.lines(), undisturbed.lines(), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    # Whoever goes on from one saves the end, too: an evaluation can be killed as well.
+    assert other.checkpoints == ["step-00000005"]
+
+
+def test_the_kept_ones_are_part_of_the_run(undisturbed: Run) -> None:
+    artefact = Artefact.open(undisturbed.directory)
+    artefact.verify()
+    kept = [record.path for record in artefact.named("checkpoints/")]
+    assert {path.split("/")[1] for path in kept} == {"step-00000004", "step-00000005"}
+    assert "checkpoints/step-00000004/manifest.json" in kept
+    assert "checkpoints/step-00000004/cursor.json" in kept
+    assert undisturbed.checkpoints == ["step-00000004", "step-00000005"]
+
+
+@pytest.mark.parametrize("setting", [False, {}, {"minutes": 0.1}])
+def test_a_small_run_has_none(warm: Warm, shards: Path, tmp_path: Path, setting: Any) -> None:
+    run = Run(shards=shards, work=tmp_path, train={"checkpoint": setting})
+    warm.run(run, 1).well()
+    assert not (run.directory / "checkpoints").exists()
+
+
+def test_the_clock_decides_for_all_workers(warm: Warm, shards: Path, tmp_path: Path) -> None:
+    run = Run(shards=shards, work=tmp_path, train={"checkpoint": {"minutes": 1e-9, "keep": 9}})
+    warm.run(run, 2).well()
+    assert run.checkpoints == [f"step-{step:08d}" for step in range(1, 6)]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_files_of_others_are_found_again(shards: Path, tmp_path: Path) -> None:
+    """A reweighter's state and journal: any bytes by name."""
+    opened, cpu = ShardSet.open(shards), torch.device("cpu")
+    engine = Engine(Train.model_validate(TRAIN), opened, 1, device=cpu, rank=0, workers=1)
+    said: list[tuple[str, int | None]] = []
+
+    def checkpoints(seed: int = 1) -> Checkpoints:
+        return Checkpoints(
+            tmp_path,
+            None,
+            shards=opened.artefact.digest,
+            seed=seed,
+            device=cpu,
+            rank=0,
+            workers=1,
+            say=lambda line, step=None: said.append((line, step)),
+        )
+
+    first = checkpoints()
+    assert first.find() is None and not first.ever
+    files = {"journal": bytes(range(256)), "state.json": b"{}"}
+    first.save(engine.deepspeed, 3, 99, files)
+    later = checkpoints()
+    cursor = later.find()
+    assert cursor and (cursor.step, cursor.tokens) == (3, 99) and later.ever
+    assert later.load(cursor, engine.deepspeed) == files
+    engine.close()
+    assert said == [(f"going on at step 3 from {tmp_path}/checkpoints/step-00000003", 3)]
+    with pytest.raises(TrainingError, match="of seed 1, this run has 2"):
+        checkpoints(seed=2).find()
+    flip(tmp_path / "checkpoints/step-00000003/state/journal")
+    assert checkpoints().find() is None
+    assert "state/journal: expected sha256" in said[-2][0]
