@@ -77,10 +77,10 @@ def test_evaluations_of_steps_that_are_not_taken_again_are_kept(tmp_path: Path) 
     log = MetricsLog(tmp_path)
     for step in range(5):
         log.write(metrics(step))
-        log.evaluated(step, 10 * step + 10, scores)
+        log.evaluated(step, 10 * step + 10, scores, saved=step == 4)
     log.close()
     for start, expected in ((5, [0, 1, 2, 3]), (2, [0, 1])):
-        log = MetricsLog(tmp_path, start, steps=5)
+        log = MetricsLog(tmp_path, start)
         log.close()
         read = list(map(json.loads, (tmp_path / FILE).read_text().splitlines()))
         assert [line["step"] for line in read if "evaluation" in line] == expected

@@ -55,7 +55,7 @@ class Checkpoints:
         self.pace = Pace(settings, device=device, rank=rank, workers=workers)
         self.ever = False
         """Whether this run has saved, or goes on from what an earlier attempt saved."""
-        self._keep = settings.keep if settings else 1
+        self._keep = (settings or Checkpoint()).keep
         self._shards = shards
         self._seed = seed
         self._rank = rank
@@ -80,6 +80,8 @@ class Checkpoints:
                 cursor = candidate.cursor()
                 cursor.check(candidate.path, self._shards, self._seed)
                 self.ever = True
+                if self._rank == 0:  # an attempt may have died between the newest and this
+                    self.folder.keep(self._keep)
                 return cursor
             self._tell(f"the checkpoint of step {candidate.step} is damaged ({fault})")
             if self._rank == 0:

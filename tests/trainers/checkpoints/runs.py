@@ -14,6 +14,7 @@ from typing import Any
 
 from penstock.artefact import Workspace
 from penstock.recipe import Train
+from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.spec import RunSpec
 
@@ -35,10 +36,12 @@ TRAIN: dict[str, Any] = {
 
 def spec_of(order: dict[str, Any]) -> RunSpec:
     """The run that an order asks for."""
+    train = Train.model_validate(order["train"])
     return RunSpec(
-        train=Train.model_validate(order["train"]),
+        train=train,
         shards=Path(order["shards"]),
         seed=order["seed"],
+        reweighter=PlannedReweighter(train.reweight, []) if train.reweight else None,
         evaluations=(Evaluation("water", ("water flows to the turbine", "hello " * 30)),),
     )
 
@@ -73,8 +76,9 @@ class Run:
 
     @property
     def checkpoints(self) -> list[str]:
-        """What is in their directory."""
-        return sorted(path.name for path in (self.directory / "checkpoints").glob("*"))
+        """What is in their directory, but for the name of the last attempt."""
+        found = {path.name for path in (self.directory / "checkpoints").glob("*")}
+        return sorted(found - {".attempt"})
 
     @property
     def finished(self) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def stopped(warm: Warm, shards: Path, tmp_path: Path) -> Run:
     """A run of one worker with the checkpoints 2 and 4."""
     run = Run(shards=shards, work=tmp_path / "work", train=KEEP_2)
     assert warm.run(run, 1, DIES).statuses == [-9]
-    assert run.checkpoints == [".attempt", "step-00000002", "step-00000004"]
+    assert run.checkpoints == ["step-00000002", "step-00000004"]
     return run
 
 
@@ -100,7 +102,7 @@ def test_workers_and_what_else_changes_no_batch_may_be_changed(
     for mine, theirs in zip(other.lines(), undisturbed.lines(), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
     # Whoever goes on from one saves the end, too: an evaluation can be killed as well.
-    assert other.checkpoints == ["step-00000005"]
+    assert other.checkpoints == ["step-00000004", "step-00000005"]
 
 
 def test_the_kept_ones_are_part_of_the_run(undisturbed: Run) -> None:
@@ -124,6 +126,24 @@ def test_the_clock_decides_for_all_workers(warm: Warm, shards: Path, tmp_path: P
     run = Run(shards=shards, work=tmp_path, train={"checkpoint": {"minutes": 1e-9, "keep": 9}})
     warm.run(run, 2).well()
     assert run.checkpoints == [f"step-{step:08d}" for step in range(1, 6)]
+
+
+def test_weights_are_the_same_after_a_kill(warm: Warm, shards: Path, tmp_path: Path) -> None:
+    """The reweighter's state goes on, and the journal has a row for each sample of each step."""
+    reweight = {"use": "loss", "strategy": "linupper"}
+    runs = [
+        Run(shards=shards, work=tmp_path / name, train={"reweight": reweight})
+        for name in ("whole", "killed")
+    ]
+    warm.run(runs[0], 2).well()
+    assert warm.run(runs[1], 2, {**DIES, "nth": 4}).statuses[0] == -9
+    warm.run(runs[1], 2).well()
+    assert runs[1].notes[0].startswith("going on at step 2 ")
+    same(runs[1], runs[0])
+    whole, killed = (pq.read_table(run.directory / "weights") for run in runs)
+    assert whole["position"].to_pylist() == list(range(37))
+    assert killed.equals(whole)
+    assert np.ptp(whole["weight"].to_numpy()) > 0
 
 
 @pytest.mark.usefixtures("process_group")
