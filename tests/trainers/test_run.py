@@ -51,6 +51,8 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
     assert 3 < score["mean"] < 12 and score["stderr"] > 0
     artefact = Artefact.open(first.path)
     artefact.verify()
+    assert artefact.facts["parameters"] == {"total": 23_648, "without_embeddings": 13_408}
+    assert all(0 < line["mfu"] < 1 for line in metrics(first.path))
     assert {record.path.split("/")[0] for record in artefact.files} == {
         "metrics.jsonl",
         "model",
