@@ -13,6 +13,7 @@
                      │    ├─ LanguageModel  batch -> summed loss       modelling/
                      │    ├─ Reweighting    losses -> weighted step    reweighting/
                      │    └─ LearningRate   tokens -> rate             schedule.py
+                     ├─ Checkpoints what a killed run goes on from     checkpoints/
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
                      └─ Judge       of a run's model                   evaluation/judging.py
                           ├─ Evaluator      texts -> bits per byte     evaluation/texts.py
