@@ -390,6 +390,8 @@ class Train(_Model):
     deepspeed: dict[str, Any] = {}
     """Merged over the DeepSpeed configuration that Penstock writes."""
     workers: PositiveInt = 1
+    cpus: PositiveInt = 1
+    """CPUs of each worker: as many threads where it computes on them."""
     evaluate_every: PositiveInt | None = None
     """Tokens between two evaluations during training; without it there is one, at the end."""
     document_losses: bool = False

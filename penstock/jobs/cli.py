@@ -153,8 +153,7 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
     with console.training() as progress, Workspace.driving(recipe.work_directory) as workspace:
         (result,) = train_all([run_spec(curated, evaluations)], workspace, progress=progress)
     bits = {name: values["mean"] for name, values in result.bits_per_byte.items()}
-    console.say(f"{result.tokens:,} tokens, loss {result.loss:.4f}")
-    console.judged(result)
+    console.trained(result)
     console.say(f"run  {result.path}")
     if as_json:
         _print_json(
@@ -162,6 +161,8 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
                 "run": str(result.path),
                 "tokens": result.tokens,
                 "loss": result.loss,
+                "epochs": result.epochs,
+                "repeated_tokens": result.repeated_tokens,
                 "bits_per_byte": bits,
                 "accuracy": result.accuracy,
             }

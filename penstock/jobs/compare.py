@@ -197,7 +197,8 @@ def compare(
             curated[key] = curate(arm_recipe, runner)
         runner.close()
         specs = [run_spec(curated[key], evaluations) for key in recipes]
-        parallel = recipe.compare.parallel or max(1, cpus() // recipe.train.workers)
+        each = recipe.train.workers * recipe.train.cpus
+        parallel = recipe.compare.parallel or max(1, cpus() // each)
         note(f"train: {len(specs)} runs, {parallel} at a time")
         trained = train_all(specs, workspace, parallel=parallel, progress=progress)
     results = dict(zip(recipes, trained))

@@ -106,6 +106,14 @@ class Console:
         if "text" in fate:
             self.say(f"  text: {excerpt(fate['text'])}")
 
+    def trained(self, result: RunResult) -> None:
+        """What a run spent and reached."""
+        self.say(f"{result.tokens:,} tokens, loss {result.loss:.4f}")
+        if result.repeated_tokens:
+            epochs = ", ".join(f"{name} {count:.2f}" for name, count in result.epochs.items())
+            self.say(f"{result.repeated_tokens:,} of them read before; epochs: {epochs}")
+        self.judged(result)
+
     def judged(self, result: RunResult) -> None:
         """What a run scored, with standard errors over examples."""
         for name, bits in result.bits_per_byte.items():

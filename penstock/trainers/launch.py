@@ -11,13 +11,14 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace
 from penstock.cluster import connect
 from penstock.errors import RecipeError, TrainingError
+from penstock.recipe import Train
 from penstock.storage import Place, place, remove_tree
 from penstock.trainers import metrics
 from penstock.trainers.spec import Progress, RunSpec
@@ -50,7 +51,7 @@ def launch(
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     connect()
-    _check_room(max(spec.train.workers for lane in lanes for spec in lane))
+    _check_room(lane[0].train for lane in lanes)
     sessions = [_Session(lane, workspace) for lane in lanes]
     tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if progress else []
     for session in sessions:
@@ -70,16 +71,18 @@ def launch(
             raise session.error
 
 
-def _check_room(workers: int) -> None:
+def _check_room(settings: Iterable[Train]) -> None:
     """Refuse what Ray would wait for without end."""
     import ray
 
     cpus = int(ray.cluster_resources().get("CPU", 0))
-    # A cluster that scales may have none yet.
-    if 0 < cpus < workers:
-        raise RecipeError(
-            f"train.workers: expected at most {cpus}, the CPUs that Ray has, got {workers}"
-        )
+    for train in settings:
+        # A cluster that scales may have none yet.
+        if 0 < cpus < train.workers * train.cpus:
+            raise RecipeError(
+                f"train.workers: expected at most {cpus // train.cpus} of {train.cpus} CPUs each, "
+                f"for Ray has {cpus}, got {train.workers}"
+            )
 
 
 class _Session(threading.Thread):
@@ -109,28 +112,29 @@ class _Session(threading.Thread):
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        gpu = ray.cluster_resources().get("GPU", 0) >= self.lane[0].train.workers
+        train = self.lane[0].train
+        gpu = ray.cluster_resources().get("GPU", 0) >= train.workers
         TorchTrainer(
             _session_loop,
             train_loop_config={"lane": self.lane, "workspace": self.workspace},
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=self.lane[0].train.workers,
+                num_workers=train.workers,
                 use_gpu=gpu,
-                resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
+                resources_per_worker={"CPU": train.cpus, **({"GPU": 1} if gpu else {})},
             ),
             run_config=RunConfig(
                 name="session",
                 storage_path=str(scratch),
-                worker_runtime_env={"env_vars": _worker_environment(gpu)},
+                worker_runtime_env={"env_vars": _worker_environment(gpu, train.cpus)},
             ),
         ).fit()
 
 
-def _worker_environment(gpu: bool) -> dict[str, str]:
+def _worker_environment(gpu: bool, cpus: int) -> dict[str, str]:
     return {
         "DS_ACCELERATOR": "cuda" if gpu else "cpu",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(cpus),
         "TOKENIZERS_PARALLELISM": "false",
     }
 

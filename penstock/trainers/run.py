@@ -55,13 +55,17 @@ def train_all(
 def _lanes(specs: Sequence[RunSpec], parallel: int) -> list[list[RunSpec]]:
     """Runs dealt to lanes so that all finish at about the same time: the longest first.
 
-    A lane is one session, so its runs have equally many workers.
+    A lane is one session, so its runs have equally many workers, of equally many CPUs.
     """
     lanes: list[list[RunSpec]] = []
     for spec in sorted(specs, key=lambda spec: -spec.tokens):
-        fitting = [lane for lane in lanes if lane[0].train.workers == spec.train.workers]
+        fitting = [lane for lane in lanes if _room(lane[0]) == _room(spec)]
         if len(lanes) < parallel or not fitting:
             lanes.append([spec])
         else:
             min(fitting, key=lambda lane: sum(one.tokens for one in lane)).append(spec)
     return lanes
+
+
+def _room(spec: RunSpec) -> tuple[int, int]:
+    return spec.train.workers, spec.train.cpus

@@ -88,6 +88,10 @@ class RunResult:
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
     """By evaluation with multiple choices: ``mean`` and ``stderr`` where the likelihood of a choice
     is divided by its bytes, ``plain`` and ``plain_stderr`` where not, ``chance``, ``examples``."""
+    epochs: dict[str, float] = field(default_factory=dict)
+    """How often each source of the mixture was read; without one, all sequences under ``all``."""
+    repeated_tokens: int = 0
+    """Of :attr:`tokens`, those in sequences that had been read before."""
     seconds: float
     """Of training and evaluation, without starting processes."""
 
@@ -101,6 +105,8 @@ class RunResult:
             loss=facts["loss"],
             bits_per_byte=facts["bits_per_byte"],
             accuracy=facts["accuracy"],
+            epochs=facts["epochs"],
+            repeated_tokens=facts["repeated_tokens"],
             seconds=facts["seconds"],
         )
 

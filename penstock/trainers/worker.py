@@ -21,7 +21,6 @@ from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.judging import Judge
 from penstock.trainers.metrics import FILE, NOTES, MetricsLog, note
-from penstock.trainers.modelling.flops import Parameters
 from penstock.trainers.reweighting.journal import FOLDER as WEIGHTS
 from penstock.trainers.spec import RunSpec
 
@@ -51,15 +50,14 @@ def run_one(
         **share,
     )
     judge = Judge(spec, shards, **share)
-    log, parameters = _train(spec, shards, directory, checkpoints, judge, share)
+    log, facts = _train(spec, shards, directory, checkpoints, judge, share)
     scores = judge.finish(directory)
     if log:
         last = log.last
         if spec.train.evaluate_every:
             log.evaluated(last["step"], last["tokens"], scores, saved=True)
         log.close()
-        facts = {
-            "parameters": asdict(parameters),
+        facts |= {
             "tokens": last["tokens"],
             "steps": last["step"] + 1,
             "loss": last["loss"],
@@ -83,8 +81,8 @@ def _train(
     checkpoints: Checkpoints,
     judge: Judge,
     share: _Share,
-) -> tuple[MetricsLog | None, Parameters]:
-    """The log of rank 0, still open, and how large the model is."""
+) -> tuple[MetricsLog | None, dict[str, Any]]:
+    """The log of rank 0, still open, and what is known of model and data before any training."""
     cursor = checkpoints.find()
     engine = Engine(
         spec.train,
@@ -133,7 +131,11 @@ def _train(
         shutil.copyfile(shards.tokenizer, directory / "model" / "tokenizer.json")
     if share["workers"] > 1:
         torch.distributed.barrier()
-    return log, engine.parameters
+    return log, {
+        "parameters": asdict(engine.parameters),
+        "epochs": engine.plan.epochs(),
+        "repeated_tokens": engine.plan.repeated(),
+    }
 
 
 def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> Artefact:

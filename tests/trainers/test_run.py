@@ -46,6 +46,7 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
     )
     assert told == [(seed, step) for seed in (1, 2) for step in range(5)]
     assert first.tokens == second.tokens == 37 * 32
+    assert first.epochs == {"all": 1.0} and first.repeated_tokens == 0
     assert first.loss == metrics(first.path)[-1]["loss"] != second.loss
     score = first.bits_per_byte["water"]
     assert 3 < score["mean"] < 12 and score["stderr"] > 0
@@ -102,7 +103,11 @@ def test_bad_settings_are_refused_before_anything_starts(
     with pytest.raises(RecipeError, match=r"train\.deepspeed\.scheduler"):
         train(spec(shards, deepspeed={"scheduler": {}}), workspace)
     with pytest.raises(RecipeError, match=r"train\.workers: expected at most 2"):
-        train(spec(shards, workers=99), workspace)
+        train(spec(shards, 77, workers=99), workspace)
+    with pytest.raises(
+        RecipeError, match="expected at most 0 of 9 CPUs each, for Ray has 2, got 1"
+    ):
+        train(spec(shards, 77, cpus=9), workspace)
 
 
 def test_what_a_run_is_named_by(shards: Path, tmp_path: Path, tokenizer: Any) -> None:

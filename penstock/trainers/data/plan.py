@@ -24,7 +24,7 @@ from penstock.trainers.data.shards import Group, ShardSet
 
 __all__ = ["GlobalBatch", "Plan"]
 
-WHOLE = ""
+WHOLE = "all"
 """The name of all sequences together, where no mixture tells them apart."""
 
 
@@ -148,11 +148,14 @@ class Plan:
             moved = np.empty(len(place), np.int64)
             for turn in np.unique(epoch).tolist():
                 now = epoch == turn
-                name = [group.name] if group.name else []
-                key = mix("order", self.seed, turn, *name)
+                key = mix("order", self.seed, turn, *_name(group))
                 moved[now] = permute(place[now], group.size, key)
             sequences[mine] = group.first + moved
         return sequences
+
+
+def _name(group: Group) -> tuple[str, ...]:
+    return () if group.name == WHOLE else (group.name,)
 
 
 def _phases(mixture: Sequence[MixturePhase], tokens: int, length: int) -> list[Phase]:

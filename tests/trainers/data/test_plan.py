@@ -18,8 +18,8 @@ from tests.trainers.conftest import write_shards
 
 
 def plan(size: int, tokens: int, batch: int = 7, seed: int = 1, length: int = 10) -> Plan:
-    whole = Mixture(sources=[""], phases=[Phase(first=0, weights={"": 1.0})])
-    groups = [Group("", 0, size)]
+    whole = Mixture(sources=["all"], phases=[Phase(first=0, weights={"all": 1.0})])
+    groups = [Group("all", 0, size)]
     return Plan(groups, whole, tokens=tokens, batch=batch, length=length, seed=seed)
 
 
@@ -42,7 +42,7 @@ def test_each_epoch_reads_everything_once_in_an_order_of_its_own() -> None:
     epochs = [read[:50], read[50:100], read[100:]]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert made.epochs() == {"": 3.0} and made.repeated() == 1000
+    assert made.epochs() == {"all": 3.0} and made.repeated() == 1000
     other = plan(50, tokens=1500, seed=2).global_batch(0).sequences
     assert not np.array_equal(other, read[:7])
 
