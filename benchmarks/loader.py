@@ -111,7 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a directory of .jsonl.zst documents")
     parser.add_argument("--peer-python", help="an interpreter that has both peers")
     parser.add_argument("--tokens", type=int, default=4_000_000)
-    parser.add_argument("--length", type=int, default=2048, help="tokens of a sequence")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a sequence")
     parser.add_argument("--batch", type=int, default=8, help="sequences of a batch")
     parser.add_argument("--epochs", type=int, default=20, help="of a turn")
     parser.add_argument("--rounds", type=int, default=5, help="the sides take turns")
@@ -153,7 +153,7 @@ def _measure(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
     nearest = min(PEERS, key=lambda name: ratios[name])
     return {
         "name": "loader",
-        "unit": f"tokens/s of CPU time, sequences of {arguments.length} in eights",
+        "unit": f"tokens/s of CPU time, {arguments.batch} sequences of {arguments.length} at a time",
         "ours": round(1 / seconds["ours"]),
         "peer": round(1 / seconds[nearest]),
         "ratio": round(ratios[nearest], 2),

@@ -38,7 +38,9 @@ def deal(count: int, *, rank: int, workers: int, micro_batch: int) -> list[np.nd
     by at most one and may be 0.
     """
     pieces = max(1, -(-count // (workers * micro_batch)))
-    return np.array_split(np.arange(rank, count, workers), pieces)
+    mine = np.arange(rank, count, workers)
+    ends = [len(mine) * piece // pieces for piece in range(pieces + 1)]
+    return [mine[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 @dataclass(frozen=True, kw_only=True)

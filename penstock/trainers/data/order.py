@@ -5,6 +5,8 @@ So any place of any epoch can be asked for at once, by any worker. It costs abou
 
 from __future__ import annotations
 
+import functools
+
 import numba
 import numpy as np
 
@@ -31,9 +33,15 @@ def permute(places: np.ndarray, size: int, key: int) -> np.ndarray:
         (n,) int64 in [0, size).
     """
     half = max(1, (size - 1).bit_length() + 1 >> 1)
-    keys = np.array([mix(key, number) for number in range(ROUNDS)], np.uint64)
-    moved: np.ndarray = _walk(places.astype(np.uint64), np.uint64(size), np.uint64(half), keys)
+    moved: np.ndarray = _walk(
+        places.astype(np.uint64), np.uint64(size), np.uint64(half), _round_keys(key)
+    )
     return moved
+
+
+@functools.lru_cache(64)
+def _round_keys(key: int) -> np.ndarray:
+    return np.array([mix(key, number) for number in range(ROUNDS)], np.uint64)
 
 
 @numba.njit(cache=True, nogil=True)
