@@ -153,7 +153,7 @@ def _measure(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
     nearest = min(PEERS, key=lambda name: ratios[name])
     return {
         "name": "loader",
-        "unit": f"tokens/s of CPU time, {arguments.batch} sequences of {arguments.length} at a time",
+        "unit": f"tokens/s of CPU time, batches of {arguments.batch} x {arguments.length}",
         "ours": round(1 / seconds["ours"]),
         "peer": round(1 / seconds[nearest]),
         "ratio": round(ratios[nearest], 2),
