@@ -1,7 +1,7 @@
 # make demo   set up, then the main job on text found on this machine
 # make test   set up, then all tests
 # make check  formatting, lint and types
-# make faults kill, cut off and fill up: every fault at every stage, some twenty minutes
+# make faults kill, cut off and fill up: every fault at every stage, some thirty minutes
 
 PYTHON ?= python3
 VENV   := .venv
@@ -28,7 +28,7 @@ test: install
 	$(BIN)/python -m pytest
 
 faults: install
-	PENSTOCK_FAULTS=all $(BIN)/python -m pytest tests/faults
+	PENSTOCK_FAULTS=all $(BIN)/python -m pytest tests/faults tests/trainers/checkpoints
 
 check: install
 	$(BIN)/ruff format --check .

@@ -50,6 +50,7 @@ __all__ = [
     "remove_tree",
     "sha256_file",
     "sizes_under",
+    "sync_directory",
 ]
 
 Place: TypeAlias = Path | UPath
@@ -316,7 +317,7 @@ def atomic_file(where: Place, durable: bool = True) -> Iterator[Sink]:
             temporary.unlink(missing_ok=True)
             raise
         if durable:
-            _sync_directory(where.parent)
+            sync_directory(where.parent)
 
 
 def create_file(where: Place, data: bytes) -> bool:
@@ -343,7 +344,7 @@ def create_file(where: Place, data: bytes) -> bool:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(where.parent)
+        sync_directory(where.parent)
         return True
 
 
@@ -409,7 +410,8 @@ def _beside(where: Path) -> Path:
     return where.with_name(f".{where.name}.{uuid.uuid4().hex}.tmp")
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory outlive the machine's power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

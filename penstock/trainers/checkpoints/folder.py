@@ -27,7 +27,13 @@ from pathlib import Path
 
 from penstock.artefact import FileRecord, canonical
 from penstock.errors import ArtefactError, TrainingError
-from penstock.storage import atomic_file, explained, files_under, sha256_file
+from penstock.storage import (
+    atomic_file,
+    explained,
+    files_under,
+    sha256_file,
+    sync_directory,
+)
 from penstock.trainers.checkpoints.cursor import Cursor
 
 __all__ = ["Committed", "Folder", "record_durably"]
@@ -157,12 +163,12 @@ class Folder:
                 sink.flush()
                 os.fsync(sink.fileno())
             for directory in [path for path in source.rglob("*") if path.is_dir()]:
-                _sync(directory)
-            _sync(source)
+                sync_directory(directory)
+            sync_directory(source)
             if target.exists():  # damaged, or this step would not have been taken again
                 self._discard(target, "damaged")
             os.rename(source, target)
-            _sync(self.path)
+            sync_directory(self.path)
         return Committed(target, tuple(files))
 
     def keep(self, count: int) -> None:
@@ -206,11 +212,3 @@ def _records(path: Path) -> tuple[FileRecord, ...]:
         return tuple(FileRecord(**item) for item in json.loads((path / MANIFEST).read_bytes()))
     except (OSError, ValueError, TypeError):
         return (FileRecord(path=MANIFEST, bytes=0, sha256="one that can be read"),)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
