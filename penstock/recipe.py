@@ -35,6 +35,7 @@ from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.storage import Place, fault_of, is_uri, place
 
 __all__ = [
+    "REST",
     "Budget",
     "Clean",
     "Compare",
@@ -47,6 +48,9 @@ __all__ = [
     "Tokenizer",
     "Train",
 ]
+
+REST = "rest"
+"""What ``train.mixture`` calls all sources together that have no share of their own."""
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -517,6 +521,17 @@ class Recipe(_Model):
                 raise ValueError(f"budget.rank: no column {name!r}{did_you_mean(name, known)}")
         if "random" in self.select:
             raise ValueError("select.random: the name is taken by the uniform draw; rename it")
+        return self
+
+    @model_validator(mode="after")
+    def _mixed_sources_have_shares(self) -> Recipe:
+        known = [*self.budget.shares, REST]
+        for name in {name for phase in self.train.mixture for name in phase.weights}:
+            if name not in known:
+                raise ValueError(
+                    f"train.mixture: expected sources that have a share in budget.shares, or "
+                    f"{REST!r} for all others, got {name!r}{did_you_mean(name, known)}"
+                )
         return self
 
     @model_validator(mode="after")

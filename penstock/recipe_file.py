@@ -74,7 +74,7 @@ def _validated(tree: Mapping[str, Any], directory: Path, where: str) -> Recipe:
         raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
-_WHOLE = frozenset({"rank", "shares", "draw", "model", "tokenizer"})
+_WHOLE = frozenset({"rank", "shares", "draw", "model", "tokenizer", "mixture", "schedule"})
 """Keys whose mapping is one value, replaced and not merged."""
 
 

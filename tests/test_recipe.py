@@ -591,3 +591,21 @@ def test_an_arms_weights_are_all_its_weights() -> None:
         {"budget": {"tokens": 9, "rank": {"x": 0.7}, "draw": "top"}}, {"budget": {"rank": {"y": 1}}}
     )
     assert merged == {"budget": {"tokens": 9, "rank": {"y": 1}, "draw": "top"}}
+
+
+def test_a_mixture_is_of_sources_that_are_packed_apart() -> None:
+    budget = {"tokens": 1000, "rank": "random", "shares": {"wiki": 0.5}}
+    mixture = [{"weights": {"rest": 1}, "until": 0.5}, {"weights": {"wiki": 1, "rest": 1}}]
+    tree = {"corpus": [{"path": "x.txt"}], "budget": budget, "train": {"mixture": mixture}}
+    assert len(parse_recipe(tree, Path()).train.mixture) == 2
+    tree["train"] = {"mixture": {"wkii": 1}}
+    with pytest.raises(RecipeError, match=r"train\.mixture: expected .*got 'wkii'.*mean 'wiki'"):
+        parse_recipe(tree, Path())
+    for phases, message in (
+        ([{"weights": {"wiki": 1}}, {"weights": {"rest": 1}}], "`until` in every phase but the"),
+        ({"wiki": 0}, "weights: expected at least one above 0"),
+        ([{"weights": {"wiki": 1}, "until": 10.5}], "whole tokens or a share below 1, got 10.5"),
+    ):
+        tree["train"] = {"mixture": phases}
+        with pytest.raises(RecipeError, match=message):
+            parse_recipe(tree, Path())

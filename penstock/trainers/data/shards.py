@@ -18,14 +18,12 @@ import pyarrow as pa
 
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError
+from penstock.recipe import REST
 from penstock.storage import Place
 from penstock.trainers.data.reading import Columns, Rows
 from penstock.trainers.data.spans import Spans, spans_between, where
 
-__all__ = ["REST", "Group", "PackedSequence", "ShardSet"]
-
-REST = "rest"
-"""The group of all sources that were packed together."""
+__all__ = ["Group", "PackedSequence", "ShardSet"]
 
 
 @dataclass(frozen=True, slots=True)

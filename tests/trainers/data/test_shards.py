@@ -32,7 +32,7 @@ def test_opening_reads_no_tokens(shards: Path) -> None:
     allocated = pa.total_allocated_bytes()
     opened = ShardSet.open(shards)
     opened[5]
-    assert pa.total_allocated_bytes() == allocated
+    assert pa.total_allocated_bytes() <= allocated
 
 
 def test_many_are_read_at_once(shards: Path, tmp_path: Path, tokenizer: object) -> None:
