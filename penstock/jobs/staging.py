@@ -43,8 +43,8 @@ _PATHS = (
     "select.*.target.*",
     "evaluate.*",
 )
-_PATHS_OR_NAMES = ("tokenizer", "train.model.hf")
-_USES = ("select.*.use", "rewrite.*.use")
+_PATHS_OR_NAMES = ("tokenizer", "train.model.hf", "select.*.run")
+_USES = ("select.*.use", "rewrite.*.use", "train.reweight.use")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,21 @@ def test_only_the_recipe_and_the_scorers_travel(project: Path, tmp_path: Path) -
     assert staged.notes == ()
 
 
+def test_a_reweighter_of_the_users_travels(project: Path, tmp_path: Path) -> None:
+    (project / "weigh.py").write_text("def reweight(losses):\n    return losses\n")
+    staged, _ = _staged(project, tmp_path, "train.reweight={use: weigh:reweight}")
+    assert "weigh.py" in staged.files
+    built_in, _ = _staged(project, tmp_path, "train.reweight={use: loss}")
+    assert "weigh.py" not in built_in.files
+
+
+def test_the_run_of_a_selector_is_a_path_where_it_is_one(project: Path, tmp_path: Path) -> None:
+    (project / "out" / "run" / "abc").mkdir(parents=True)
+    settings = ["select.hard.use=document-loss", "select.hard.run=out/run/abc"]
+    _, tree = _staged(project, tmp_path, *settings)
+    assert tree["select"]["hard"]["run"] == f"{project}/out/run/abc"
+
+
 def test_a_scorer_in_the_current_directory_travels(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
