@@ -38,6 +38,7 @@ from penstock.selectors.fasttext_training import train
 from penstock.selectors.registry import _BUILT_IN
 from tests.pools import write_jsonl
 from tests.selectors.llamas import byte_tokenizer, write_model
+from tests.selectors.test_document_loss import write_run
 
 TOPICS = {
     "nature": "plants leaf sunlight water soil roots energy animals rocks planet heat oxygen "
@@ -100,6 +101,9 @@ CASES: dict[str, Case] = {
     "d4": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4}),
     # It learns that these examples are questions, which nothing in the pool is.
     "dclm": Case(lambda at: {"target": "many.jsonl", "dim": 4, "bucket": 5000, "lr": 0.5}),
+    "document-loss": Case(
+        lambda at: {"run": (at / "run").read_text(), "take": "middle", "missing": "last"}
+    ),
     "dsir": Case(lambda at: {**TARGET, "min_tokens": 20, "per_ngram": True}, aims=True),
     "fasttext": Case(
         lambda at: {"model": str(at / "model.bin")},
@@ -170,6 +174,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_encoder(at / "encoder")
     _write_model(at / "model.bin")
     _write_models(at)
+    losses = [(row["id"], float(len(row["text"])), 9) for row in rows[::2]]
+    (at / "run").write_text(str(write_run(at / "runs", losses).path))
     (at / "plugin.py").write_text("def score(texts):\n    return [len(text) for text in texts]\n")
     return at
 
