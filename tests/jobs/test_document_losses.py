@@ -165,6 +165,8 @@ def test_the_command_tells_both_measures(project: Path, trained: tuple[Curated, 
         "run": str(result.path),
         "tokens": result.tokens,
         "loss": result.loss,
+        "epochs": {"all": 1.0},
+        "repeated_tokens": 0,
         "bits_per_byte": {name: bits["mean"] for name, bits in result.bits_per_byte.items()},
         "accuracy": result.accuracy,
     }

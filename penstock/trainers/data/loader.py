@@ -39,7 +39,7 @@ def deal(count: int, *, rank: int, workers: int, micro_batch: int) -> list[np.nd
     """
     pieces = max(1, -(-count // (workers * micro_batch)))
     mine = np.arange(rank, count, workers)
-    ends = [len(mine) * piece // pieces for piece in range(pieces + 1)]
+    ends = [-(-len(mine) * piece // pieces) for piece in range(pieces + 1)]
     return [mine[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
