@@ -355,6 +355,12 @@ class Checkpoint(_Model):
         return self
 
 
+def _switched_off(value: Any) -> Any:
+    if value is not False:
+        raise ValueError(f"expected minutes, tokens and keep, or false, got {value!r}")
+    return value
+
+
 class Train(_Model):
     """What is trained on the shards, and how."""
 
@@ -401,7 +407,9 @@ class Train(_Model):
     document_losses: bool = False
     """Read the shards once more with the trained model and write each document's loss."""
     checkpoint: Annotated[
-        Annotated[Checkpoint, _MAPPING] | Annotated[Literal[False], _PLAIN], _shaped
+        Annotated[Checkpoint, _MAPPING]
+        | Annotated[Literal[False], BeforeValidator(_switched_off), _PLAIN],
+        _shaped,
     ] = Checkpoint()
     seed: int | None = None
     """Of the initial weights and of the order; the recipe's seed if not given."""
@@ -532,6 +540,29 @@ class Recipe(_Model):
                     f"train.mixture: expected sources that have a share in budget.shares, or "
                     f"{REST!r} for all others, got {name!r}{did_you_mean(name, known)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_follow_each_other(self) -> Recipe:
+        budget, before = self.train.tokens or self.budget.tokens, 0
+        for number, phase in enumerate(self.train.mixture):
+            if (end := phase.ends_at(budget)) <= before or (phase.until and end >= budget):
+                raise ValueError(
+                    f"train.mixture.{number}.until: expected more than {before:,} tokens, where "
+                    f"the phase begins, and less than the budget of {budget:,}, got "
+                    f"{phase.until:g}, which is {end:,}"
+                )
+            before = end
+        return self
+
+    @model_validator(mode="after")
+    def _a_batch_holds_a_sequence(self) -> Recipe:
+        batch, length = self.train.batch_tokens, self.shards.sequence_length
+        if batch < length:
+            raise ValueError(
+                f"train.batch_tokens: expected at least one sequence of {length} tokens "
+                f"(shards.sequence_length), got {batch}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -327,7 +327,9 @@ WRONG_VALUES = [
     ),
     ({"train": {"compile": "fast"}}, "train.compile: expected"),
     ({"train": {"activation_checkpointing": 3}}, "train.activation_checkpointing: expected"),
-    ({"train": {"checkpoint": True}}, "train.checkpoint: expected False, got True"),
+    ({"train": {"checkpoint": True}}, "train.checkpoint: expected minutes, tokens and"),
+    ({"train": {"checkpoint": "maybe"}}, "train.checkpoint: expected minutes, tokens and keep, or"),
+    ({"train": {"batch_tokens": 100}}, "train.batch_tokens: expected at least one sequence of"),
     ({"train": {"checkpoint": {"keep": 0}}}, "train.checkpoint.keep: expected a number greater"),
     ({"train": {"checkpoint": {"minutes": 0}}}, "train.checkpoint.minutes: expected a number"),
     (
@@ -601,7 +603,12 @@ def test_a_mixture_is_of_sources_that_are_packed_apart() -> None:
     tree["train"] = {"mixture": {"wkii": 1}}
     with pytest.raises(RecipeError, match=r"train\.mixture: expected .*got 'wkii'.*mean 'wiki'"):
         parse_recipe(tree, Path())
+    falling = [{"weights": {"wiki": 1}, "until": share} for share in (0.8, 0.5)]
     for phases, message in (
+        (
+            [*falling, {"weights": {"wiki": 1}}],
+            r"mixture\.1\.until: expected more than 800.*got 0.5",
+        ),
         ([{"weights": {"wiki": 1}}, {"weights": {"rest": 1}}], "`until` in every phase but the"),
         ({"wiki": 0}, "weights: expected at least one above 0"),
         ([{"weights": {"wiki": 1}, "until": 10.5}], "whole tokens or a share below 1, got 10.5"),

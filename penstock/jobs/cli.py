@@ -143,13 +143,15 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """Train on the curated shards, curating first what is missing."""
     from penstock.artefact import Workspace
     from penstock.jobs.curate import curate as run
-    from penstock.jobs.train import evaluations_of, run_spec
+    from penstock.jobs.train import check_model, evaluations_of, run_spec
     from penstock.trainers.run import train_all
 
     console = _console(as_json)
+    check_model(recipe)
     evaluations = evaluations_of(recipe)
     curated = run(recipe, runner, console.note)
     runner.close()
+    console.note("train: starting the workers, which takes half a minute")
     with console.training() as progress, Workspace.driving(recipe.work_directory) as workspace:
         (result,) = train_all([run_spec(curated, evaluations)], workspace, progress=progress)
     bits = {name: values["mean"] for name, values in result.bits_per_byte.items()}
@@ -204,12 +206,15 @@ def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Any]
 @_on_runner
 def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """One page of HTML on a curated dataset: counts, sources, documents, proof."""
-    from penstock.jobs.curate import Begun, look
-    from penstock.jobs.report import write_report
+    from penstock.jobs.compare import as_compared
+    from penstock.jobs.curate import Begun, Curated, look
+    from penstock.jobs.report import has_comparison, write_report
     from penstock.pipeline.checking import check_files
 
     console = _console(as_json)
-    curated = look(recipe, runner)
+    curated, compared = look(recipe, runner), look(as_compared(recipe), runner)
+    if isinstance(compared, Curated) and has_comparison(compared):
+        curated = compared
     if isinstance(curated, Begun):
         raise curated.lacks
     check_files(curated.shards, runner)

@@ -20,7 +20,7 @@ from penstock.cluster import cpus
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs.asked import reweighter_of
 from penstock.jobs.curate import Curated, curate
-from penstock.jobs.train import evaluations_of, run_spec
+from penstock.jobs.train import check_model, evaluations_of, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
@@ -28,7 +28,7 @@ from penstock.storage import Place, atomic_file
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import Progress, RunResult
 
-__all__ = ["SELECTED", "Comparison", "Point", "compare", "token_multiplier"]
+__all__ = ["SELECTED", "Comparison", "Point", "as_compared", "compare", "token_multiplier"]
 
 SELECTED = "selected"
 """The arm that is the recipe as it stands."""
@@ -54,8 +54,8 @@ class Point:
     def mean(self, target: str) -> float:
         return statistics.fmean(self.values(target))
 
-    def std(self, target: str) -> float:
-        """Sample standard deviation over the seeds; 0 where there is one."""
+    def std(self, target: str) -> float | None:
+        """Sample standard deviation over the seeds; None of a single one."""
         return _std(self.values(target))
 
     def accuracy(self, target: str) -> dict[str, Any] | None:
@@ -129,8 +129,8 @@ class Comparison:
         }
 
 
-def _std(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def _std(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def token_multiplier(
@@ -181,6 +181,7 @@ def compare(
     """
     if not recipe.evaluate:
         raise RecipeError("evaluate: missing; a comparison needs at least one held-out file")
+    check_model(recipe)
     arms = [(name, multiple) for name, multiple in _arms(recipe)]
     recipes = {
         (arm, multiple, seed): _arm_recipe(recipe, arm, multiple, seed)
@@ -242,6 +243,11 @@ def _arm_recipe(recipe: Recipe, arm: str, multiple: float, seed: int) -> Recipe:
         "train": {"seed": seed, "tokens": own.train.tokens and round(own.train.tokens * multiple)},
     }
     return parse_recipe(override(arm_tree, seeds), recipe.directory, where)
+
+
+def as_compared(recipe: Recipe) -> Recipe:
+    """The recipe with the first seed of its comparison, whose cut a report is of."""
+    return _arm_recipe(recipe, SELECTED, 1.0, recipe.compare.seeds[0])
 
 
 def save(comparison: Comparison, directory: Place) -> Place:

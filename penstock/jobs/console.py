@@ -128,6 +128,8 @@ class Console:
 
     def compared(self, comparison: Comparison) -> None:
         """The arms at equal tokens, and the multiplier."""
+        if len(comparison.recipe.compare.seeds) == 1:
+            self.say("one seed does not tell a difference from chance: see compare.seeds")
         for target in comparison.targets:
             rows = []
             judged = comparison.at_equal_tokens()[0].accuracy(target) is not None
@@ -138,7 +140,7 @@ class Console:
                     (
                         point.arm if point.multiple == 1 else f"{point.arm} {point.multiple:g}x",
                         f"{point.tokens:,}",
-                        f"{point.mean(target):.4f} ± {point.std(target):.4f}",
+                        _with_spread(point.mean(target), point.std(target), ".4f"),
                         *([_percent(point.accuracy(target))] if judged else []),
                         f"{multiplier:.2f}" if isinstance(multiplier, float) else multiplier,
                     )
@@ -178,4 +180,8 @@ class Console:
 
 
 def _percent(accuracy: dict[str, Any] | None) -> str:
-    return f"{accuracy['mean']:.1%} ± {accuracy['std']:.1%}" if accuracy else ""
+    return _with_spread(accuracy["mean"], accuracy["std"], ".1%") if accuracy else ""
+
+
+def _with_spread(mean: float, spread: float | None, form: str) -> str:
+    return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"

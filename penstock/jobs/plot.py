@@ -24,7 +24,7 @@ def plot(comparison: Comparison, directory: Place) -> list[Place]:
         axis.errorbar(
             [point.tokens for point in baseline],
             [point.mean(target) for point in baseline],
-            [point.std(target) for point in baseline],
+            [point.std(target) or 0.0 for point in baseline],
             marker="o",
             capsize=3,
             label=baseline[0].arm,
@@ -34,7 +34,7 @@ def plot(comparison: Comparison, directory: Place) -> list[Place]:
                 axis.errorbar(
                     [point.tokens],
                     [point.mean(target)],
-                    [point.std(target)],
+                    [point.std(target) or 0.0],
                     marker="D",
                     capsize=3,
                     linestyle="none",

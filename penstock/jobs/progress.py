@@ -45,7 +45,9 @@ class _Run:
     def step(self, line: dict[str, Any]) -> None:
         self.tokens, self.loss = line["tokens"], line["loss"]
         self.steps += 1
-        self.pace += (1 / line["tokens_per_second"] - self.pace) / min(self.steps, _STEPS)
+        # The first step also warms up, so the second takes its place.
+        counted = min(max(1, self.steps - 1), _STEPS)
+        self.pace += (1 / line["tokens_per_second"] - self.pace) / counted
 
     @property
     def left(self) -> int:

@@ -17,7 +17,7 @@ from penstock.jobs.curve import learning_curve
 from penstock.jobs.looks import first_taken, some_left
 from penstock.storage import Place, atomic_file
 
-__all__ = ["report_directory", "source_shares", "write_report"]
+__all__ = ["has_comparison", "report_directory", "source_shares", "write_report"]
 
 _LOOKS = 10
 
@@ -25,6 +25,11 @@ _LOOKS = 10
 def report_directory(curated: Curated) -> Place:
     """Where a cut's report and comparison go."""
     return curated.recipe.work_directory / "report" / curated.cut.fingerprint[:16]
+
+
+def has_comparison(curated: Curated) -> bool:
+    """Whether ``penstock compare`` has judged this cut."""
+    return (report_directory(curated) / "comparison.json").exists()
 
 
 def source_shares(curated: Curated) -> list[dict[str, Any]]:

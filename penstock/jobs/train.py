@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from penstock.errors import RecipeError
 from penstock.jobs.asked import evaluation_files, reweighter_of
 from penstock.jobs.curate import Curated
 from penstock.node_cache import local_file
-from penstock.recipe import Recipe
+from penstock.recipe import ModelFrom, Recipe
 from penstock.selectors.targets import read_choices, read_targets
 from penstock.trainers.evaluation.choices import Question
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.spec import RunSpec
 
-__all__ = ["evaluations_of", "run_spec"]
+__all__ = ["check_model", "evaluations_of", "run_spec"]
 
 
 def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
@@ -47,3 +50,19 @@ def run_spec(curated: Curated, evaluations: tuple[Evaluation, ...]) -> RunSpec:
         evaluations=evaluations,
         reweighter=reweighter_of(recipe),
     )
+
+
+def check_model(recipe: Recipe) -> None:
+    """Refuse a model directory that is not there before anything is made.
+
+    Raises:
+        RecipeError: ``train.model.hf`` is a path, and nothing is there.
+    """
+    model = recipe.train.model
+    if not isinstance(model, ModelFrom) or not model.hf.startswith(("/", ".", "~")):
+        return
+    if not Path(model.hf).expanduser().is_dir():
+        raise RecipeError(
+            f"train.model.hf: {model.hf}: no such directory; expected one that save_pretrained "
+            "wrote, or a name on the hub"
+        )

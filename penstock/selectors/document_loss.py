@@ -47,8 +47,7 @@ class DocumentLoss:
     Args:
         run: The run's directory or URI, as ``penstock train`` names it, trained with
             ``train.document_losses: true`` on documents of this pool.
-        take: ``high``, ``low`` or ``middle`` losses; how that becomes a score is told in
-            :mod:`penstock.selectors.bands`.
+        take: ``high``, ``low`` or ``middle`` losses: those that come first.
         missing: What becomes of a document that the run did not see, or saw no predicted token of:
             ``exclude`` it, or put it ``first``, before all others, or ``last``.
     """

@@ -6,6 +6,7 @@ shared-memory one when a process group starts: 157 s, or an error where there is
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -28,8 +29,27 @@ OWNED = {
 """DeepSpeed's keys that Penstock sets itself, and the recipe's keys to use instead."""
 
 
+FAMILIAR = (
+    "activation_checkpointing",
+    "bf16",
+    "comms_logger",
+    "communication_data_type",
+    "data_types",
+    "flops_profiler",
+    "fp16",
+    "gradient_predivide_factor",
+    "prescale_gradients",
+    "torch_autocast",
+    "wall_clock_breakdown",
+    "zero_allow_untested_optimizer",
+    "zero_optimization",
+)
+"""Keys that people use. DeepSpeed passes over a key that it does not know, so one that is nearly
+one of these is taken for a slip; any other is left to DeepSpeed, whose keys are many."""
+
+
 def check_overrides(overrides: Mapping[str, Any]) -> None:
-    """Refuse ``train.deepspeed`` keys that would contradict the rest of the recipe.
+    """Refuse ``train.deepspeed`` keys that would contradict the recipe, or look like a slip.
 
     Raises:
         RecipeError: Names the key and what to use instead.
@@ -37,6 +57,11 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
     for key in overrides:
         if key in OWNED:
             raise RecipeError(f"train.deepspeed.{key}: set by Penstock; use {OWNED[key]}")
+        if key not in FAMILIAR and (near := difflib.get_close_matches(key, FAMILIAR, 1, 0.8)):
+            raise RecipeError(
+                f"train.deepspeed.{key}: DeepSpeed has no such key and would pass over it; did you "
+                f"mean {near[0]!r}?"
+            )
 
 
 def deepspeed_config(train: Train, *, accumulation: int, bf16: bool) -> dict[str, Any]:

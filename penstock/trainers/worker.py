@@ -128,14 +128,30 @@ def _train(
     engine.save(directory / "model")
     engine.close()
     if log:
-        shutil.copyfile(shards.tokenizer, directory / "model" / "tokenizer.json")
+        _save_tokenizer(shards, directory / "model")
     if share["workers"] > 1:
         torch.distributed.barrier()
     return log, {
         "parameters": asdict(engine.parameters),
+        "batch_tokens": engine.plan.batch * engine.plan.length,
         "epochs": engine.plan.epochs(),
         "repeated_tokens": engine.plan.repeated(),
     }
+
+
+def _save_tokenizer(shards: ShardSet, directory: Path) -> None:
+    """Beside a model, as transformers looks for it."""
+    from tokenizers import Tokenizer
+
+    shutil.copyfile(shards.tokenizer, directory / "tokenizer.json")
+    end = Tokenizer.from_file(str(shards.tokenizer)).id_to_token(shards.eos)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": end,
+        "eos_token": end,
+        "model_max_length": shards.sequence_length,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
 
 
 def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> Artefact:

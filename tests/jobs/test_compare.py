@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
-from penstock.jobs.compare import compare, token_multiplier
+from penstock.jobs.compare import as_compared, compare, token_multiplier
 from penstock.jobs.console import Console
-from penstock.recipe import Recipe
+from penstock.recipe import ModelFrom, Recipe
 from penstock.trainers.spec import RunResult
 from tests.pools import recipe_of, write_jsonl
 
@@ -239,3 +239,28 @@ def test_an_arm_that_is_no_recipe_is_named(tmp_path: Path, spied: Spied) -> None
 def test_a_comparison_needs_something_to_judge_by(tmp_path: Path, spied: Spied) -> None:
     with pytest.raises(RecipeError, match="evaluate: missing"):
         compare(recipe_of(tmp_path, 1_000), NoRunner())  # type: ignore[arg-type]
+
+
+def test_one_seed_has_no_spread(
+    tmp_path: Path, spied: Spied, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = compare(recipe(tmp_path, seeds=[1]), NoRunner())  # type: ignore[arg-type]
+    assert comparison.summary()["arms"]["random"]["bits_per_byte"]["arc"]["std"] is None
+    Console().compared(comparison)
+    told = capsys.readouterr()
+    assert "±" not in told.out and "one seed does not tell" in told.out + told.err
+
+
+def test_a_model_directory_that_is_not_there_is_told_before_any_work(
+    tmp_path: Path, spied: Spied
+) -> None:
+    mine = recipe(tmp_path)
+    wrong = mine.train.model_copy(update={"model": ModelFrom(hf="/no/such/model")})
+    with pytest.raises(RecipeError, match=r"train\.model\.hf: /no/such/model: no such directory"):
+        compare(mine.model_copy(update={"train": wrong}), NoRunner())  # type: ignore[arg-type]
+    assert not spied.recipes
+
+
+def test_a_report_is_of_the_first_seed_that_was_compared(tmp_path: Path) -> None:
+    mine = recipe(tmp_path).model_copy(update={"seed": 17})
+    assert (mine.draw_seed, as_compared(mine).draw_seed) == (17, 1)

@@ -117,6 +117,9 @@ def test_the_users_deepspeed_keys_are_merged_over_ours() -> None:
 def test_keys_that_contradict_the_recipe_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"train\.deepspeed\.optimizer: set by Penstock; use"):
         check_overrides({"optimizer": {"type": "Lamb"}})
+    with pytest.raises(RecipeError, match=r"zero_optimisation: .*did you mean 'zero_optimization'"):
+        check_overrides({"zero_optimisation": {"stage": 3}})
+    check_overrides({"zero_optimization": {"stage": 3}, "some_key_of_its_own": 1})
     with pytest.raises(RecipeError, match=r"train\.deepspeed\.checkpoint: set by .* train\.checkp"):
         check_overrides({"checkpoint": {"load_universal": True}})
 

@@ -105,7 +105,8 @@ class Checkpoints:
             wrote=cursor.workers,
             stage=cursor.stage,
         )
-        others = f", written by {cursor.workers} workers" * (cursor.workers != self._workers)
+        by = f", written by {cursor.workers} worker{'s' * (cursor.workers > 1)}"
+        others = by * (cursor.workers != self._workers)
         self._tell(f"going on at step {cursor.step} from {path}{others}", cursor.step)
         self.pace.saved()
         files = sorted((path / STATE).glob("*"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.errors import RecipeError, did_you_mean
+from penstock.errors import RecipeError
 from penstock.keyed import mix
 from penstock.recipe import MixturePhase, Train
 from penstock.trainers.data.mixture import Mixture, Phase
@@ -164,8 +164,8 @@ def _phases(mixture: Sequence[MixturePhase], tokens: int, length: int) -> list[P
     for before, end in itertools.pairwise([0, *ends]):
         if end <= before:
             raise RecipeError(
-                f"train.mixture: expected `until` to rise to the budget of {tokens:,} tokens, got "
-                f"{end:,} after {before:,}"
+                f"train.mixture: expected `until` to rise and to stay below the budget of "
+                f"{tokens:,} tokens, got {end:,} after {before:,}"
             )
     starts = [0, *(-(-end // length) for end in ends[:-1])]
     return [Phase(first=first, weights=phase.weights) for first, phase in zip(starts, mixture)]
@@ -178,6 +178,5 @@ def _check_sources(mixture: Sequence[MixturePhase], groups: Sequence[Group]) -> 
             if name not in names:
                 raise RecipeError(
                     f"train.mixture: expected sources that the shards hold apart, {names}, got "
-                    f"{name!r}{did_you_mean(name, names)}; give it a share in budget.shares to "
-                    "have it packed by itself"
+                    f"{name!r}"
                 )

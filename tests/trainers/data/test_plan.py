@@ -80,8 +80,8 @@ def test_a_mixture_by_phases_of_the_budget(mixed: ShardSet) -> None:
 
 
 def test_a_mixture_that_cannot_be_is_refused(mixed: ShardSet) -> None:
-    with pytest.raises(RecipeError, match=r"\['wiki', 'rest'\], got 'wikis'.*did you mean 'wiki'"):
+    with pytest.raises(RecipeError, match=r"\['wiki', 'rest'\], got 'wikis'"):
         Plan.of(Train.model_validate({"mixture": {"wikis": 1}}), mixed, seed=0)
     late = [{"weights": {"rest": 1}, "until": 99999}, {"weights": {"rest": 1}}]
-    with pytest.raises(RecipeError, match="rise to the budget of 1,280 tokens, got 1,280 after 99"):
+    with pytest.raises(RecipeError, match="below the budget of 1,280 tokens, got 1,280 after 99"):
         Plan.of(Train.model_validate({"mixture": late}), mixed, seed=0)
