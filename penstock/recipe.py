@@ -4,15 +4,13 @@ Every model is frozen and refuses unknown keys, naming the nearest valid one. Va
 here as far as they can be without reading data; a selector checks its own parameters when it is
 built, which is also before any work. Relative paths are relative to the recipe's directory.
 
-Where a key takes one of two shapes, the value itself says which (see ``_shaped``), so that a
-mistake is explained in the shape that was meant and in no other.
+Training has its own file, :mod:`penstock.recipe_training`; its models are found here, too.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,79 +20,58 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     PositiveInt,
-    Tag,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from penstock.errors import RecipeError, StorageError, did_you_mean
-from penstock.storage import Place, fault_of, is_uri, place
+from penstock.recipe_shapes import MAPPING, PLAIN, Fraction, Location, Model, Names, listed, shaped
+from penstock.recipe_training import (
+    REST,
+    Checkpoint,
+    MixturePhase,
+    ModelFrom,
+    ModelShape,
+    ReweightSpec,
+    ScheduleOf,
+    Train,
+    Uba,
+    Wsd,
+)
+from penstock.storage import Place, is_uri, place
 
 __all__ = [
     "REST",
     "Budget",
+    "Checkpoint",
     "Clean",
     "Compare",
     "CorpusSource",
+    "MixturePhase",
+    "ModelFrom",
+    "ModelShape",
     "Recipe",
     "ReweightSpec",
     "RewriteSpec",
+    "ScheduleOf",
     "SelectorSpec",
     "Shards",
     "Tokenizer",
     "Train",
+    "Uba",
+    "Wsd",
 ]
 
-REST = "rest"
-"""What ``train.mixture`` calls all sources together that have no share of their own."""
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, (str, Mapping)) else value
-
-
-def _well_written(path: str) -> str:
-    if fault := fault_of(path):
-        raise ValueError(fault)
-    return path
-
-
-Location = Annotated[str, AfterValidator(_well_written)]
-"""A path or a URI."""
-
-Names = Annotated[tuple[Location, ...], BeforeValidator(_listed)]
-"""Paths or patterns; one may stand without a list."""
-
-
-def _shape(value: Any) -> str:
-    return "<mapping>" if isinstance(value, (Mapping, BaseModel)) else "<plain>"
-
-
-_shaped = Discriminator(_shape)
-"""Tells the mapping from the plain value where a key takes either."""
-
-_MAPPING, _PLAIN = Tag("<mapping>"), Tag("<plain>")
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
-
-
-class LiteralSource(_Model):
+class LiteralSource(Model):
     """``source: {name: web}``: the same source for every document of these files."""
 
     name: str
 
 
-class CorpusSource(_Model):
+class CorpusSource(Model):
     """Files of the pool, and the columns to read from them."""
 
     path: Location
@@ -102,9 +79,7 @@ class CorpusSource(_Model):
     text: str = "text"
     id: str = "id"
     """A document without one is named by a hash of its text."""
-    source: Annotated[Annotated[str, _PLAIN] | Annotated[LiteralSource, _MAPPING], _shaped] = (
-        "source"
-    )
+    source: Annotated[Annotated[str, PLAIN] | Annotated[LiteralSource, MAPPING], shaped] = "source"
     """A column, or a literal; plain text has no columns, so a file's name is its source."""
     per: Literal["file", "line"] = "file"
     """What is a document in a plain-text file."""
@@ -114,12 +89,12 @@ class CorpusSource(_Model):
     """The configuration of a Hugging Face dataset."""
 
 
-class Dedup(_Model):
+class Dedup(Model):
     exact: bool = True
     """Drop all but one of the documents whose normalised texts are equal."""
 
 
-class Clean(_Model):
+class Clean(Model):
     """What is taken out of the pool before anything is scored."""
 
     dedup: Dedup = Dedup()
@@ -169,41 +144,25 @@ class RewriteSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-class ReweightSpec(BaseModel):
-    """A reweighter by name, and whatever parameters it declares itself."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    use: str
-    """A built-in or registered name, or ``package.module:function``."""
-    sample: Literal["sequence", "document"] = "sequence"
-    """What has a loss and a weight: a packed sequence, or each document's span in one."""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The reweighter's own keywords."""
-        return dict(self.model_extra or {})
-
-
-class Gumbel(_Model):
+class Gumbel(Model):
     temperature: float = Field(gt=0)
 
 
-class GumbelDraw(_Model):
+class GumbelDraw(Model):
     """Sampling without replacement with probabilities proportional to exp(score/temperature)."""
 
     gumbel: Gumbel
 
 
-class Budget(_Model):
+class Budget(Model):
     """How many tokens are taken, and by what order."""
 
     tokens: PositiveInt
-    rank: Annotated[Annotated[str, _PLAIN] | Annotated[dict[str, float], _MAPPING], _shaped]
+    rank: Annotated[Annotated[str, PLAIN] | Annotated[dict[str, float], MAPPING], shaped]
     """One selector's name, ``random``, or weights over the quantiles of several columns."""
-    draw: Annotated[
-        Annotated[Literal["top"], _PLAIN] | Annotated[GumbelDraw, _MAPPING], _shaped
-    ] = "top"
+    draw: Annotated[Annotated[Literal["top"], PLAIN] | Annotated[GumbelDraw, MAPPING], shaped] = (
+        "top"
+    )
     shares: dict[str, Fraction] = {}
     """Fixed shares of the tokens by source; the other sources compete for the rest."""
     allow_short: bool = False
@@ -235,20 +194,20 @@ class Budget(_Model):
         return {self.rank: 1.0} if isinstance(self.rank, str) else dict(self.rank)
 
 
-class TrainedTokenizer(_Model):
+class TrainedTokenizer(Model):
     vocab_size: int = Field(default=8192, ge=320, le=2**31 - 1)
     sample_bytes: PositiveInt = 16 * 2**20
     """Text it is trained on, drawn from the pool by hash of id."""
 
 
-class TrainTokenizer(_Model):
+class TrainTokenizer(Model):
     train: TrainedTokenizer
 
 
-Tokenizer = Annotated[Annotated[TrainTokenizer, _MAPPING] | Annotated[Location, _PLAIN], _shaped]
+Tokenizer = Annotated[Annotated[TrainTokenizer, MAPPING] | Annotated[Location, PLAIN], shaped]
 
 
-class Shards(_Model):
+class Shards(Model):
     """The shape of what a trainer reads."""
 
     sequence_length: int = Field(default=512, ge=8)
@@ -257,208 +216,7 @@ class Shards(_Model):
     """A shard file's size, about; also the cap of one record batch."""
 
 
-class ModelShape(_Model):
-    """A Llama-shaped model trained from scratch."""
-
-    layers: PositiveInt = 4
-    width: PositiveInt = 256
-    heads: PositiveInt = 4
-    mlp_ratio: float = Field(default=8 / 3, gt=0)
-
-    @property
-    def parameters(self) -> int:
-        """Weights without the embedding, rounding of the MLP's width left out."""
-        return round(self.layers * self.width**2 * (4 + 3 * self.mlp_ratio))
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> ModelShape:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"expected a width divisible by twice the heads, got {self.width} and {self.heads}"
-            )
-        return self
-
-
-class ModelFrom(_Model):
-    """A causal language model to continue from: a directory or a hub name."""
-
-    hf: str
-
-
-def _model_shape(value: Any) -> str:
-    named = "hf" in value if isinstance(value, Mapping) else isinstance(value, ModelFrom)
-    return "<named>" if named else "<shape>"
-
-
-class MixturePhase(_Model):
-    """Shares of the sources, up to a point of the budget."""
-
-    weights: dict[str, Annotated[float, Field(ge=0)]]
-    until: float | None = Field(default=None, gt=0)
-    """Tokens, or a share of the budget where it is below 1; the last phase has none."""
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> MixturePhase:
-        if not sum(self.weights.values()) > 0:
-            raise ValueError(f"weights: expected at least one above 0, got {self.weights}")
-        if self.until is not None and self.until >= 1 and not self.until.is_integer():
-            raise ValueError(f"until: expected whole tokens or a share below 1, got {self.until}")
-        return self
-
-    def ends_at(self, budget: int) -> int:
-        """Tokens of ``budget`` after which the next phase begins; of the last, all."""
-        if self.until is None:
-            return budget
-        return int(self.until) if self.until >= 1 else round(self.until * budget)
-
-
-def _phases(value: Any) -> Any:
-    """Weights alone are one phase."""
-    return [{"weights": value}] if isinstance(value, Mapping) else value
-
-
-class Uba(_Model):
-    phi: float = Field(default=0.5, gt=0)
-    """How early the rate falls; 2 is the cosine, less holds it high for longer."""
-
-
-class Wsd(_Model):
-    decay: Fraction = 0.2
-    """Share of the tokens, the last ones, over which the rate falls."""
-
-
-class ScheduleOf(_Model):
-    """A schedule with a parameter: ``uba: {phi: 1}`` or ``wsd: {decay: 0.1}``."""
-
-    uba: Uba | None = None
-    wsd: Wsd | None = None
-
-    @model_validator(mode="after")
-    def _one_is_named(self) -> ScheduleOf:
-        if (self.uba is None) == (self.wsd is None):
-            raise ValueError("expected one of uba and wsd, with its parameter")
-        return self
-
-
-class Checkpoint(_Model):
-    """How often a run saves what it can go on from: at whichever of the two is due first."""
-
-    minutes: float | None = Field(default=15.0, gt=0)
-    tokens: PositiveInt | None = None
-    keep: PositiveInt = 2
-    """The newest ones; they become part of the run."""
-
-    @model_validator(mode="after")
-    def _some_interval(self) -> Checkpoint:
-        if self.minutes is None and self.tokens is None:
-            raise ValueError("expected minutes or tokens; to save none, write `checkpoint: false`")
-        return self
-
-
-def _switched_off(value: Any) -> Any:
-    if value is not False:
-        raise ValueError(f"expected minutes, tokens and keep, or false, got {value!r}")
-    return value
-
-
-class Train(_Model):
-    """What is trained on the shards, and how."""
-
-    model: Annotated[
-        Annotated[ModelShape, Tag("<shape>")] | Annotated[ModelFrom, Tag("<named>")],
-        Discriminator(_model_shape),
-    ] = ModelShape()
-    tokens: PositiveInt | None = None
-    """The budget, met to the token; all tokens of the shards once if not given."""
-    mixture: Annotated[tuple[MixturePhase, ...], BeforeValidator(_phases)] = ()
-    """Shares of the sources that have one in ``budget.shares``, and of ``rest``; phases in order.
-    Without it every sequence is read equally often."""
-    batch_tokens: PositiveInt = 65_536
-    """Tokens of a global batch; rounded down to whole sequences."""
-    micro_batch: PositiveInt = 8
-    """Sequences that one worker puts through the model at once."""
-    lr: float = Field(default=3.0e-3, gt=0)
-    min_lr: float = Field(default=0.0, ge=0)
-    warmup: float = Field(default=0.02, ge=0, lt=1)
-    """Share of the tokens over which the learning rate rises from 0."""
-    schedule: Annotated[
-        Annotated[Literal["rex", "uba", "cosine", "linear", "wsd"], _PLAIN]
-        | Annotated[ScheduleOf, _MAPPING],
-        _shaped,
-    ] = "rex"
-    """How the rate falls after the warm-up, by tokens."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(default=0.1, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    activation_checkpointing: bool = False
-    """Whether each layer keeps its input only and is run again for its gradients: about a third
-    more work for a fraction of the memory."""
-    compile: bool = False
-    """Whether torch.compile makes code for the model first; needs a C++ compiler on the workers."""
-    reweight: ReweightSpec | None = None
-    """Who gives each sample of a global batch its weight; without, each token counts the same."""
-    deepspeed: dict[str, Any] = {}
-    """Merged over the DeepSpeed configuration that Penstock writes."""
-    workers: PositiveInt = 1
-    cpus: PositiveInt = 1
-    """CPUs of each worker: as many threads where it computes on them."""
-    evaluate_every: PositiveInt | None = None
-    """Tokens between two evaluations during training; without it there is one, at the end."""
-    document_losses: bool = False
-    """Read the shards once more with the trained model and write each document's loss."""
-    checkpoint: Annotated[
-        Annotated[Checkpoint, _MAPPING]
-        | Annotated[Literal[False], BeforeValidator(_switched_off), _PLAIN],
-        _shaped,
-    ] = Checkpoint()
-    seed: int | None = None
-    """Of the initial weights and of the order; the recipe's seed if not given."""
-
-    @field_validator("deepspeed")
-    @classmethod
-    def _whole_layers_are_compiled(
-        cls, deepspeed: dict[str, Any], info: ValidationInfo
-    ) -> dict[str, Any]:
-        zero = deepspeed.get("zero_optimization")
-        if info.data.get("compile") and isinstance(zero, Mapping) and zero.get("stage") == 3:
-            raise ValueError(
-                "zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3, which "
-                "hooks into every layer and leaves nothing to compile"
-            )
-        return deepspeed
-
-    @field_validator("min_lr")
-    @classmethod
-    def _the_floor_is_below_the_peak(cls, floor: float, info: ValidationInfo) -> float:
-        peak = info.data.get("lr", floor)
-        if floor > peak:
-            raise ValueError(f"expected at most lr, {peak:g}, got {floor:g}")
-        return floor
-
-    @field_validator("schedule")
-    @classmethod
-    def _the_decay_follows_the_warmup(
-        cls, schedule: str | ScheduleOf, info: ValidationInfo
-    ) -> str | ScheduleOf:
-        warmup = info.data.get("warmup", 0.0)
-        found = schedule.wsd if isinstance(schedule, ScheduleOf) else None
-        decay = found.decay if found else Wsd().decay if schedule == "wsd" else 0.0
-        if warmup + decay > 1:
-            raise ValueError(
-                f"expected warmup and wsd.decay of at most 1 in sum, got {warmup:g} and {decay:g}"
-            )
-        return schedule
-
-    @field_validator("mixture")
-    @classmethod
-    def _phases_follow(cls, phases: tuple[MixturePhase, ...]) -> tuple[MixturePhase, ...]:
-        ends = [phase.until for phase in phases]
-        if None in ends[:-1] or ends[-1:] not in ([], [None]):
-            raise ValueError("expected `until` in every phase but the last")
-        return phases
-
-
-class Compare(_Model):
+class Compare(Model):
     """Which arms are trained against each other, how often and at which budgets."""
 
     arms: dict[str, dict[str, Any]] = {"random": {"budget": {"rank": "random"}}}
@@ -494,12 +252,12 @@ class Compare(_Model):
         return self
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """A whole recipe; see the README for an annotated one."""
 
     seed: int = 0
     work: Location = "work"
-    corpus: Annotated[tuple[CorpusSource, ...], BeforeValidator(_listed)]
+    corpus: Annotated[tuple[CorpusSource, ...], BeforeValidator(listed)]
     clean: Clean = Clean()
     rewrite: dict[Annotated[str, AfterValidator(_plain_word)], RewriteSpec] = {}
     """Rewriters, one after another; what one adds has its key as source."""

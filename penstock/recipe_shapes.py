@@ -1,0 +1,62 @@
+"""What the parts of a recipe are built from: paths, shares, and keys that take two shapes.
+
+Where a key takes one of two shapes, the value itself says which (see ``shaped``), so that a
+mistake is explained in the shape that was meant and in no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
+
+from penstock.storage import fault_of
+
+__all__ = ["MAPPING", "PLAIN", "Fraction", "Location", "Model", "Names", "listed", "shaped"]
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def listed(value: Any) -> Any:
+    """One item as a list of it."""
+    return [value] if isinstance(value, (str, Mapping)) else value
+
+
+def _well_written(path: str) -> str:
+    if fault := fault_of(path):
+        raise ValueError(fault)
+    return path
+
+
+Location = Annotated[str, AfterValidator(_well_written)]
+"""A path or a URI."""
+
+Names = Annotated[tuple[Location, ...], BeforeValidator(listed)]
+"""Paths or patterns; one may stand without a list."""
+
+
+def _shape(value: Any) -> str:
+    return "<mapping>" if isinstance(value, (Mapping, BaseModel)) else "<plain>"
+
+
+shaped = Discriminator(_shape)
+"""Tells the mapping from the plain value where a key takes either."""
+
+MAPPING, PLAIN = Tag("<mapping>"), Tag("<plain>")
+
+
+class Model(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )

@@ -1,0 +1,258 @@
+"""What a recipe says of training: the model, the order and weight of the data, the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from penstock.recipe_shapes import MAPPING, PLAIN, Fraction, Model, shaped
+
+__all__ = [
+    "REST",
+    "Checkpoint",
+    "MixturePhase",
+    "ModelFrom",
+    "ModelShape",
+    "ReweightSpec",
+    "ScheduleOf",
+    "Train",
+    "Uba",
+    "Wsd",
+]
+
+REST = "rest"
+"""What ``train.mixture`` calls all sources together that have no share of their own."""
+
+
+class ReweightSpec(BaseModel):
+    """A reweighter by name, and whatever parameters it declares itself."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: str
+    """A built-in or registered name, or ``package.module:function``."""
+    sample: Literal["sequence", "document"] = "sequence"
+    """What has a loss and a weight: a packed sequence, or each document's span in one."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The reweighter's own keywords."""
+        return dict(self.model_extra or {})
+
+
+class ModelShape(Model):
+    """A Llama-shaped model trained from scratch."""
+
+    layers: PositiveInt = 4
+    width: PositiveInt = 256
+    heads: PositiveInt = 4
+    mlp_ratio: float = Field(default=8 / 3, gt=0)
+
+    @property
+    def parameters(self) -> int:
+        """Weights without the embedding, rounding of the MLP's width left out."""
+        return round(self.layers * self.width**2 * (4 + 3 * self.mlp_ratio))
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelShape:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"expected a width divisible by twice the heads, got {self.width} and {self.heads}"
+            )
+        return self
+
+
+class ModelFrom(Model):
+    """A causal language model to continue from: a directory or a hub name."""
+
+    hf: str
+
+
+def _model_shape(value: Any) -> str:
+    named = "hf" in value if isinstance(value, Mapping) else isinstance(value, ModelFrom)
+    return "<named>" if named else "<shape>"
+
+
+class MixturePhase(Model):
+    """Shares of the sources, up to a point of the budget."""
+
+    weights: dict[str, Annotated[float, Field(ge=0)]]
+    until: float | None = Field(default=None, gt=0)
+    """Tokens, or a share of the budget where it is below 1; the last phase has none."""
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> MixturePhase:
+        if not sum(self.weights.values()) > 0:
+            raise ValueError(f"weights: expected at least one above 0, got {self.weights}")
+        if self.until is not None and self.until >= 1 and not self.until.is_integer():
+            raise ValueError(f"until: expected whole tokens or a share below 1, got {self.until}")
+        return self
+
+    def ends_at(self, budget: int) -> int:
+        """Tokens of ``budget`` after which the next phase begins; of the last, all."""
+        if self.until is None:
+            return budget
+        return int(self.until) if self.until >= 1 else round(self.until * budget)
+
+
+def _phases(value: Any) -> Any:
+    """Weights alone are one phase."""
+    return [{"weights": value}] if isinstance(value, Mapping) else value
+
+
+class Uba(Model):
+    """Between cosine and a rate that holds on; see :func:`penstock.trainers.schedule.uba`."""
+
+    phi: float = Field(default=0.5, gt=0)
+    """How early the rate falls; 2 is the cosine, less holds it high for longer."""
+
+
+class Wsd(Model):
+    """Warm-up, a steady rate, and a straight fall at the end."""
+
+    decay: Fraction = 0.2
+    """Share of the tokens, the last ones, over which the rate falls."""
+
+
+class ScheduleOf(Model):
+    """A schedule with a parameter: ``uba: {phi: 1}`` or ``wsd: {decay: 0.1}``."""
+
+    uba: Uba | None = None
+    wsd: Wsd | None = None
+
+    @model_validator(mode="after")
+    def _one_is_named(self) -> ScheduleOf:
+        if (self.uba is None) == (self.wsd is None):
+            raise ValueError("expected one of uba and wsd, with its parameter")
+        return self
+
+
+class Checkpoint(Model):
+    """How often a run saves what it can go on from: at whichever of the two is due first."""
+
+    minutes: float | None = Field(default=15.0, gt=0)
+    tokens: PositiveInt | None = None
+    keep: PositiveInt = 2
+    """The newest ones; they become part of the run."""
+
+    @model_validator(mode="after")
+    def _some_interval(self) -> Checkpoint:
+        if self.minutes is None and self.tokens is None:
+            raise ValueError("expected minutes or tokens; to save none, write `checkpoint: false`")
+        return self
+
+
+def _switched_off(value: Any) -> Any:
+    if value is not False:
+        raise ValueError(f"expected minutes, tokens and keep, or false, got {value!r}")
+    return value
+
+
+class Train(Model):
+    """What is trained on the shards, and how."""
+
+    model: Annotated[
+        Annotated[ModelShape, Tag("<shape>")] | Annotated[ModelFrom, Tag("<named>")],
+        Discriminator(_model_shape),
+    ] = ModelShape()
+    tokens: PositiveInt | None = None
+    """The budget, met to the token; all tokens of the shards once if not given."""
+    mixture: Annotated[tuple[MixturePhase, ...], BeforeValidator(_phases)] = ()
+    """Shares of the sources that have one in ``budget.shares``, and of ``rest``; phases in order.
+    Without it every sequence is read equally often."""
+    batch_tokens: PositiveInt = 65_536
+    """Tokens of a global batch; rounded down to whole sequences."""
+    micro_batch: PositiveInt = 8
+    """Sequences that one worker puts through the model at once."""
+    lr: float = Field(default=3.0e-3, gt=0)
+    min_lr: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the tokens over which the learning rate rises from 0."""
+    schedule: Annotated[
+        Annotated[Literal["rex", "uba", "cosine", "linear", "wsd"], PLAIN]
+        | Annotated[ScheduleOf, MAPPING],
+        shaped,
+    ] = "rex"
+    """How the rate falls after the warm-up, by tokens."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    activation_checkpointing: bool = False
+    """Whether each layer keeps its input only and is run again for its gradients: about a third
+    more work for a fraction of the memory."""
+    compile: bool = False
+    """Whether torch.compile makes code for the model first; needs a C++ compiler on the workers."""
+    reweight: ReweightSpec | None = None
+    """Who gives each sample of a global batch its weight; without, each token counts the same."""
+    deepspeed: dict[str, Any] = {}
+    """Merged over the DeepSpeed configuration that Penstock writes."""
+    workers: PositiveInt = 1
+    cpus: PositiveInt = 1
+    """CPUs of each worker: as many threads where it computes on them."""
+    evaluate_every: PositiveInt | None = None
+    """Tokens between two evaluations during training; without it there is one, at the end."""
+    document_losses: bool = False
+    """Read the shards once more with the trained model and write each document's loss."""
+    checkpoint: Annotated[
+        Annotated[Checkpoint, MAPPING]
+        | Annotated[Literal[False], BeforeValidator(_switched_off), PLAIN],
+        shaped,
+    ] = Checkpoint()
+    seed: int | None = None
+    """Of the initial weights and of the order; the recipe's seed if not given."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _whole_layers_are_compiled(
+        cls, deepspeed: dict[str, Any], info: ValidationInfo
+    ) -> dict[str, Any]:
+        zero = deepspeed.get("zero_optimization")
+        if info.data.get("compile") and isinstance(zero, Mapping) and zero.get("stage") == 3:
+            raise ValueError(
+                "zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3, which "
+                "hooks into every layer and leaves nothing to compile"
+            )
+        return deepspeed
+
+    @field_validator("min_lr")
+    @classmethod
+    def _the_floor_is_below_the_peak(cls, floor: float, info: ValidationInfo) -> float:
+        peak = info.data.get("lr", floor)
+        if floor > peak:
+            raise ValueError(f"expected at most lr, {peak:g}, got {floor:g}")
+        return floor
+
+    @field_validator("schedule")
+    @classmethod
+    def _the_decay_follows_the_warmup(
+        cls, schedule: str | ScheduleOf, info: ValidationInfo
+    ) -> str | ScheduleOf:
+        warmup = info.data.get("warmup", 0.0)
+        found = schedule.wsd if isinstance(schedule, ScheduleOf) else None
+        decay = found.decay if found else Wsd().decay if schedule == "wsd" else 0.0
+        if warmup + decay > 1:
+            raise ValueError(
+                f"expected warmup and wsd.decay of at most 1 in sum, got {warmup:g} and {decay:g}"
+            )
+        return schedule
+
+    @field_validator("mixture")
+    @classmethod
+    def _phases_follow(cls, phases: tuple[MixturePhase, ...]) -> tuple[MixturePhase, ...]:
+        ends = [phase.until for phase in phases]
+        if None in ends[:-1] or ends[-1:] not in ([], [None]):
+            raise ValueError("expected `until` in every phase but the last")
+        return phases
