@@ -28,6 +28,7 @@ def recipe(directory: Path, **reweight: object) -> Recipe:
     return Recipe(
         corpus=[{"path": "pool.txt"}],
         budget={"tokens": 1000, "rank": "random"},
+        shards={"sequence_length": 32},
         train=Train(
             model=ModelShape(layers=1, width=32, heads=2),
             batch_tokens=256,
