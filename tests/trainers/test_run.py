@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import RecipeError, TrainingError
@@ -15,7 +16,7 @@ from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import _lanes, train, train_all
 from penstock.trainers.spec import RunSpec
 
-from .conftest import write_shards
+from .conftest import EOS, write_shards
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -61,6 +62,8 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
         "tensorboard",
     }
     assert not list(workspace.root.glob("run/.session-*"))
+    exported = AutoTokenizer.from_pretrained(str(first.model))
+    assert (exported.eos_token, exported.eos_token_id) == ("<|endoftext|>", EOS)
 
     # A run that exists is found; were it made again, its seconds would differ.
     assert train(spec(shards, 1), workspace) == first
