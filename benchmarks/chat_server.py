@@ -312,7 +312,7 @@ class _Log:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         self._file = os.open(path, flags, 0o600) if path else None
 
-    def note(self, event: str, digest: str) -> None:
+    def progress(self, event: str, digest: str) -> None:
         """``asked``, ``answered``, ``refused`` or ``given up``."""
         if self._file is not None:
             entry = {"at": time.time(), "event": event, "digest": digest}
@@ -349,22 +349,22 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         digest = hashlib.sha256(body).hexdigest()
         log = self.server.log
-        log.note("asked", digest)
+        log.progress("asked", digest)
         try:
             job = self._job(body)
         except _Wrong as wrong:
             self._say(wrong.status, {"error": {"message": str(wrong), "code": wrong.code}})
-            log.note("refused", digest)
+            log.progress("refused", digest)
             return
         self.server.model.submit(job)
         while not job.done.wait(0.25):
             if self._gone():
                 job.given_up = True
-                log.note("given up", digest)
+                log.progress("given up", digest)
                 self.close_connection = True
                 return
         self._say(200, self._answer(digest, job))
-        log.note("answered", digest)
+        log.progress("answered", digest)
 
     def _job(self, body: bytes) -> _Job:
         if self.path != "/v1/chat/completions":

@@ -33,8 +33,8 @@ import pyarrow as pa
 from model2vec import StaticModel
 from scoring import _docstrings, _jsonl
 
-from penstock.selectors.distillation import distil
-from penstock.selectors.encoders import SentenceEncoder, StaticEncoder
+from penstock.selectors.encoders.distillation import distil
+from penstock.selectors.encoders.encoders import SentenceEncoder, StaticEncoder
 
 ALIKE = 0.999
 DISTIL_TEXTS = 4096

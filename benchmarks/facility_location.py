@@ -40,11 +40,11 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from penstock.keyed import hash_ids
+from penstock.hashing import hash_ids
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.encoders import on_lattice
-from penstock.selectors.facility_location import Similarities, lazy_greedy
+from penstock.selectors.encoders.encoders import on_lattice
 from penstock.selectors.ingenious import Ingenious
+from penstock.selectors.kernels.facility_location import Similarities, lazy_greedy
 
 WIDTH = 256
 TOLERANCE = 1e-5
@@ -248,7 +248,7 @@ def _scored(selector: Ingenious, vectors: np.ndarray) -> tuple[np.ndarray, dict[
     selector.fit(Fitting(sample=lambda count: pa.table({}), pool_size=len(vectors)))
     ids = pa.array([f"doc-{row}" for row in range(len(vectors))])
     hashes = hash_ids(ids, 17)
-    numbers = selector.place(vectors[:0], hashes)
+    numbers = selector.assign(vectors[:0], hashes)
     scores = np.empty(len(vectors), np.float32)
     competing = []
     began = time.perf_counter()

@@ -34,7 +34,7 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import is_set_selector
-from penstock.selectors.classifier import area_under_curve
+from penstock.selectors.classifiers.classifier import area_under_curve
 from penstock.selectors.preselect import PreSelect
 
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
@@ -53,18 +53,18 @@ def main() -> None:
     arguments = _arguments()
     began = time.monotonic()
 
-    def note(line: str) -> None:
+    def progress(line: str) -> None:
         print(f"[{time.monotonic() - began:7.1f} s] {line}", file=sys.stderr, flush=True)
 
     runner = LocalRunner()
     ladder = _recipe(arguments, {"preselect": _preselect()}, {"rank": "preselect"})
     started = time.monotonic()
-    models = _climb(ladder, runner, note)
-    note(f"the ladder is there after {time.monotonic() - started:.0f} s")
+    models = _climb(ladder, runner, progress)
+    progress(f"the ladder is there after {time.monotonic() - started:.0f} s")
     recipe = _recipe(arguments, _selectors(arguments.data, models[-1]), {"rank": "betr"})
-    made = {name: curate(_ranked(recipe, name), runner, note) for name in recipe.select}
+    made = {name: curate(_ranked(recipe, name), runner, progress) for name in recipe.select}
     agreement = dict(_agreement(arguments.data, recipe, made))
-    comparison = compare(recipe, runner, note)
+    comparison = compare(recipe, runner, progress)
     page = "\n".join(
         [
             *_settings(arguments, recipe),
@@ -151,10 +151,10 @@ def _selectors(data: Path, model: str) -> dict[str, Any]:
     }
 
 
-def _climb(recipe: Recipe, runner: LocalRunner, note: Any) -> tuple[str, ...]:
+def _climb(recipe: Recipe, runner: LocalRunner, progress: Any) -> tuple[str, ...]:
     (column,) = ranked_columns(recipe)
     with Workspace.driving(recipe.work_directory) as workspace:
-        climb(recipe, column, lambda own: curate(own, runner).shards, workspace, runner, note)
+        climb(recipe, column, lambda own: curate(own, runner).shards, workspace, runner, progress)
     assert isinstance(column.selector, PreSelect)
     return column.selector.models
 

@@ -29,11 +29,10 @@ from penstock.errors import ArtefactError, LeaseError, UnmadeError
 from penstock.lease import Lease
 from penstock.node_cache import local_file, local_tree, staging
 from penstock.storage import (
-    Place,
+    AnyPath,
     Sink,
     atomic_file,
     create_file,
-    explained,
     files_under,
     is_remote,
     make_directory,
@@ -41,6 +40,7 @@ from penstock.storage import (
     remove_tree,
     sha256_file,
     sizes_under,
+    translate_os_errors,
 )
 
 __all__ = [
@@ -97,7 +97,7 @@ class FileRecord:
         return cls(path=name, bytes=sink.bytes, sha256=sink.sha256, facts=facts)
 
     @classmethod
-    def found(cls, directory: Place, name: str, **facts: Any) -> FileRecord:
+    def found(cls, directory: AnyPath, name: str, **facts: Any) -> FileRecord:
         """Record a file that is there, by reading it: for what a library wrote by itself."""
         path = directory / name
         return cls(path=name, bytes=path.stat().st_size, sha256=sha256_file(path), facts=facts)
@@ -107,12 +107,12 @@ class FileRecord:
 class Artefact:
     """A finished artefact, read through its manifest only."""
 
-    path: Place
+    path: AnyPath
     manifest: dict[str, Any]
     files: tuple[FileRecord, ...]
 
     @classmethod
-    def open(cls, path: Place) -> Artefact:
+    def open(cls, path: AnyPath) -> Artefact:
         """Open the artefact at ``path``.
 
         Raises:
@@ -200,7 +200,7 @@ class Artefact:
         """The files that are missing or of another size, by the sizes of those that are there."""
         return [record for record in self.files if sizes.get(record.path) != record.bytes]
 
-    def _gone(self, path: Place) -> ArtefactError:
+    def _gone(self, path: AnyPath) -> ArtefactError:
         return ArtefactError(
             f"{path}: recorded in the manifest but missing; delete {self.path} and run again to "
             "make it anew"
@@ -227,7 +227,7 @@ class Draft:
     Work that is already recorded is found again by :meth:`done`, which is all that resuming is.
     """
 
-    def __init__(self, path: Place, header: dict[str, Any], lease: Lease | None = None) -> None:
+    def __init__(self, path: AnyPath, header: dict[str, Any], lease: Lease | None = None) -> None:
         self.path = path
         self._header = header
         self._lease = lease
@@ -373,11 +373,11 @@ class Draft:
                 self._known = {name[:-5]: data for name, data in zip(names, contents)}
         return self._known
 
-    def _record_path(self, part: str) -> Place:
+    def _record_path(self, part: str) -> AnyPath:
         return self.path / "records" / f"{part}.json"
 
 
-def _files(content: bytes, path: Place) -> tuple[FileRecord, ...]:
+def _files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
     try:
         return tuple(FileRecord(**item) for item in json.loads(content))
     except (ValueError, TypeError) as error:
@@ -395,7 +395,7 @@ class Entry:
     """A directory of an artefact, whether it is finished or not."""
 
     stage: str
-    path: Place
+    path: AnyPath
     sizes: Mapping[str, int]
     """The bytes of the files that are there, by their names."""
 
@@ -418,14 +418,14 @@ class Workspace:
         looking: Whether nothing may be made here, nor written.
     """
 
-    def __init__(self, root: Place, lease: Lease | None = None, looking: bool = False) -> None:
+    def __init__(self, root: AnyPath, lease: Lease | None = None, looking: bool = False) -> None:
         self.root = root
         self.looking = looking
         self._lease = lease
 
     @classmethod
     @contextlib.contextmanager
-    def driving(cls, root: Place) -> Iterator[Workspace]:
+    def driving(cls, root: AnyPath) -> Iterator[Workspace]:
         """The work directory for the one driver that makes artefacts in it.
 
         The lease is taken when the first artefact has to be made, so that what is only looked
@@ -442,14 +442,14 @@ class Workspace:
             del _driven[str(root)]
             lease.release()
 
-    def directory(self, stage: str, name: str) -> Place:
+    def directory(self, stage: str, name: str) -> AnyPath:
         """Where the artefact of ``stage`` with fingerprint ``name`` is or will be."""
         return self.root / stage / name[:16]
 
     def find(self, stage: str, name: str) -> Artefact | None:
         """The finished artefact with fingerprint ``name``, or None."""
         path = self.directory(stage, name)
-        with explained(self.root):
+        with translate_os_errors(self.root):
             if not (path / "manifest.json").exists():
                 return None
             found = Artefact.open(path)

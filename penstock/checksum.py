@@ -14,7 +14,7 @@ import functools
 import numba
 import numpy as np
 
-from penstock.keyed import avalanche
+from penstock.hashing import avalanche
 
 __all__ = ["factors", "sequence_checksum", "sequence_checksums"]
 

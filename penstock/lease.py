@@ -26,7 +26,7 @@ from typing import Any
 
 from penstock.errors import LeaseError
 from penstock.storage import (
-    Place,
+    AnyPath,
     atomic_file,
     create_file,
     files_under,
@@ -78,7 +78,7 @@ class Lease:
         expiry: Seconds without one after which others may take over.
     """
 
-    def __init__(self, root: Place, sign: float = SIGN, expiry: float = EXPIRY) -> None:
+    def __init__(self, root: AnyPath, sign: float = SIGN, expiry: float = EXPIRY) -> None:
         self._root = root
         self._directory = root / "lease"
         self._sign_every = sign

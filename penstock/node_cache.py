@@ -20,7 +20,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from penstock.storage import Place, explained, is_remote, sha256_file
+from penstock.storage import AnyPath, is_remote, sha256_file, translate_os_errors
 
 __all__ = ["directory", "local_file", "local_tree", "staging"]
 
@@ -39,7 +39,7 @@ def directory() -> Path:
     return Path(tempfile.gettempdir()) / f"penstock-cache-{os.getuid()}"
 
 
-def local_file(where: Place, sha256: str | None = None) -> Path:
+def local_file(where: AnyPath, sha256: str | None = None) -> Path:
     """A local path of a file: its own, or that of its copy on this node.
 
     Args:
@@ -58,7 +58,7 @@ def local_file(where: Place, sha256: str | None = None) -> Path:
     return _kept(tree, lambda target: _fetch(where, target / where.name), None) / where.name
 
 
-def local_tree(where: Place, names: list[tuple[str, str]], key: str) -> Path:
+def local_tree(where: AnyPath, names: list[tuple[str, str]], key: str) -> Path:
     """A local directory with the given files of ``where``.
 
     Args:
@@ -91,14 +91,14 @@ def _version(where: UPath) -> str:
 
 
 def _fetch(where: UPath, target: Path) -> None:
-    with explained(where):
+    with translate_os_errors(where):
         where.fs.get_file(where.path, str(target))
 
 
 def _kept(name: str, fetch: Callable[[Path], object], sha256: str | None) -> Path:
     """The entry ``name``, made by ``fetch`` where it is not there or not what it should be."""
     root = directory()
-    with explained(root):
+    with translate_os_errors(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = root / name
     with _alone(root / f".{name}.lock"):
@@ -106,7 +106,7 @@ def _kept(name: str, fetch: Callable[[Path], object], sha256: str | None) -> Pat
             os.utime(path)
             return path
         temporary = root / f".{name}.{uuid.uuid4().hex}.tmp"
-        with explained(path):
+        with translate_os_errors(path):
             try:
                 if name.startswith("tree-"):
                     temporary.mkdir()

@@ -40,7 +40,7 @@ from penstock.recipe_training import (
     Uba,
     Wsd,
 )
-from penstock.storage import Place, is_uri, place
+from penstock.storage import AnyPath, as_path, is_uri
 
 __all__ = [
     "REST",
@@ -329,12 +329,12 @@ class Recipe(Model):
             raise ValueError("train.evaluate_every: expected files under `evaluate`, got none")
         return self
 
-    def resolve(self, path: str) -> Place:
+    def resolve(self, path: str) -> AnyPath:
         """A path of the recipe as an absolute one, or a URI as the place it names."""
-        return place(path if is_uri(path) else self.directory / Path(path).expanduser())
+        return as_path(path if is_uri(path) else self.directory / Path(path).expanduser())
 
     @property
-    def work_directory(self) -> Place:
+    def work_directory(self) -> AnyPath:
         """Where artefacts go.
 
         Raises:

@@ -19,7 +19,7 @@ from pydantic import (
     Tag,
 )
 
-from penstock.storage import fault_of
+from penstock.storage import path_problem
 
 __all__ = ["MAPPING", "PLAIN", "Fraction", "Location", "Model", "Names", "listed", "shaped"]
 
@@ -32,7 +32,7 @@ def listed(value: Any) -> Any:
 
 
 def _well_written(path: str) -> str:
-    if fault := fault_of(path):
+    if fault := path_problem(path):
         raise ValueError(fault)
     return path
 

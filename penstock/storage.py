@@ -31,29 +31,29 @@ from upath import UPath
 from penstock.errors import StorageError
 
 __all__ = [
-    "Place",
+    "AnyPath",
     "Sink",
-    "asked",
+    "as_path",
     "atomic_file",
     "create_file",
-    "explained",
-    "fault_of",
     "files_under",
     "find_files",
     "is_remote",
     "is_uri",
     "kind_of",
     "make_directory",
-    "place",
+    "path_problem",
     "read_file",
     "remove_temporaries",
     "remove_tree",
     "sha256_file",
     "sizes_under",
+    "store_call",
     "sync_directory",
+    "translate_os_errors",
 ]
 
-Place: TypeAlias = Path | UPath
+AnyPath: TypeAlias = Path | UPath
 
 _CHUNK = 1 << 20
 
@@ -85,7 +85,7 @@ def is_uri(text: str | os.PathLike[str] | UPath) -> bool:
     return re.match(r"[A-Za-z][\w+.-]+://", str(text)) is not None
 
 
-def fault_of(text: str) -> str | None:
+def path_problem(text: str) -> str | None:
     """What is wrong with a path or URI as it is written, and what may have been meant."""
     half = re.match(r"(s3a?|gs|gcs|abfss?|az|hdfs):(?!//)/*(.*)", text, re.IGNORECASE)
     if half:
@@ -95,13 +95,13 @@ def fault_of(text: str) -> str | None:
     return None
 
 
-def place(text: str | os.PathLike[str] | UPath) -> Place:
+def as_path(text: str | os.PathLike[str] | UPath) -> AnyPath:
     """The place that an absolute path or a URI names.
 
     Raises:
         StorageError: The URI's store needs a package that is not installed, or is not known.
     """
-    if fault := fault_of(str(text)):
+    if fault := path_problem(str(text)):
         raise StorageError(fault)
     if not is_uri(text):
         return Path(os.path.abspath(str(text)))
@@ -125,12 +125,12 @@ def place(text: str | os.PathLike[str] | UPath) -> Place:
         ) from None
 
 
-def is_remote(where: Place) -> TypeIs[UPath]:
+def is_remote(where: AnyPath) -> TypeIs[UPath]:
     """Whether files at ``where`` must be fetched before they can be mapped."""
     return isinstance(where, UPath) and not isinstance(where, Path)
 
 
-def kind_of(where: Place) -> str | None:
+def kind_of(where: AnyPath) -> str | None:
     """``file`` or ``directory``, or None where there is nothing.
 
     A store is asked once, and its errors are raised: fsspec's own ``is_file`` takes each for a no.
@@ -138,27 +138,27 @@ def kind_of(where: Place) -> str | None:
     if not is_remote(where):
         return "file" if where.is_file() else "directory" if where.is_dir() else None
     try:
-        with asked(where):
+        with store_call(where):
             return str(where.fs.info(where.path)["type"])
     except FileNotFoundError:
         return None
 
 
-def find_files(pattern: Place) -> list[Place]:
+def find_files(pattern: AnyPath) -> list[AnyPath]:
     """The files that a path or a pattern (``*``, ``**``, ``?``, ``[]``) names, sorted by name."""
     if is_remote(pattern):
         scheme = str(pattern).partition("://")[0]
         if kind_of(pattern) == "file":
             return [pattern]
-        with asked(pattern):
+        with store_call(pattern):
             names = pattern.fs.glob(pattern.path) if glob.has_magic(pattern.path) else []
-        return [place(f"{scheme}://{name}") for name in sorted(map(str, names))]
+        return [as_path(f"{scheme}://{name}") for name in sorted(map(str, names))]
     if pattern.is_file():  # its name may hold what means something in a pattern
         return [pattern]
     return [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True))]
 
 
-def sha256_file(path: Place) -> str:
+def sha256_file(path: AnyPath) -> str:
     """The sha256 of a file's bytes, in 1 MiB reads."""
     digest = hashlib.sha256()
     with path.open("rb") as source:
@@ -168,7 +168,7 @@ def sha256_file(path: Place) -> str:
 
 
 @contextlib.contextmanager
-def explained(where: Place) -> Iterator[None]:
+def translate_os_errors(where: AnyPath) -> Iterator[None]:
     """Says of an error of the operating system or the store where it happened and what helps.
 
     Raises:
@@ -195,8 +195,9 @@ def explained(where: Place) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def asked(where: Place) -> Iterator[None]:
-    """:func:`explained` for a small question to a store, and word of it if the answer is late."""
+def store_call(where: AnyPath) -> Iterator[None]:
+    """:func:`translate_os_errors` for a small question to a store, and word of it if the answer is
+    late."""
     if not is_remote(where):
         yield
         return
@@ -207,7 +208,7 @@ def asked(where: Place) -> Iterator[None]:
     late.daemon = True
     late.start()
     try:
-        with explained(where):
+        with translate_os_errors(where):
             yield
     finally:
         late.cancel()
@@ -219,7 +220,7 @@ def make_directory(where: Path) -> None:
     Raises:
         StorageError: That cannot be done.
     """
-    with explained(where):
+    with translate_os_errors(where):
         try:
             where.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:  # as in /proc
@@ -229,8 +230,8 @@ def make_directory(where: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(where: Place) -> Iterator[None]:
-    with explained(where):
+def _writing(where: AnyPath) -> Iterator[None]:
+    with translate_os_errors(where):
         try:
             yield
         except FileNotFoundError as error:
@@ -286,7 +287,7 @@ class Sink(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def atomic_file(where: Place, durable: bool = True) -> Iterator[Sink]:
+def atomic_file(where: AnyPath, durable: bool = True) -> Iterator[Sink]:
     """A binary file that appears at ``where`` whole or not at all.
 
     Args:
@@ -320,7 +321,7 @@ def atomic_file(where: Place, durable: bool = True) -> Iterator[Sink]:
             sync_directory(where.parent)
 
 
-def create_file(where: Place, data: bytes) -> bool:
+def create_file(where: AnyPath, data: bytes) -> bool:
     """Write a small file that must not exist yet, whole; False, and nothing done, where it does.
 
     Of several writers exactly one is told True: a hard link locally, a conditional PUT on S3.
@@ -348,17 +349,17 @@ def create_file(where: Place, data: bytes) -> bool:
         return True
 
 
-def read_file(where: Place) -> bytes:
+def read_file(where: AnyPath) -> bytes:
     """A small file's bytes, by one GET where it is remote: as they were at one moment.
 
     Raises:
         FileNotFoundError: There is no such file.
     """
-    with asked(where):
+    with store_call(where):
         return bytes(where.fs.cat_file(where.path)) if is_remote(where) else where.read_bytes()
 
 
-def files_under(where: Place) -> list[str]:
+def files_under(where: AnyPath) -> list[str]:
     """The names of all files below ``where``, relative to it, with forward slashes; sorted."""
     if is_remote(where):
         return list(sizes_under(where))
@@ -367,11 +368,11 @@ def files_under(where: Place) -> list[str]:
     )
 
 
-def sizes_under(where: Place) -> dict[str, int]:
+def sizes_under(where: AnyPath) -> dict[str, int]:
     """The bytes of all files below ``where`` by their names, as :func:`files_under` has them."""
     if is_remote(where):
         root = where.path.rstrip("/")
-        with asked(where):
+        with store_call(where):
             found = where.fs.find(root, detail=True)
         sizes = {str(name)[len(root) :].lstrip("/"): info["size"] for name, info in found.items()}
         return dict(sorted(sizes.items()))
@@ -382,7 +383,7 @@ def sizes_under(where: Place) -> dict[str, int]:
     return sizes
 
 
-def remove_tree(where: Place) -> None:
+def remove_tree(where: AnyPath) -> None:
     """Delete everything below ``where``, if there is anything."""
     with contextlib.suppress(FileNotFoundError):
         if is_remote(where):
@@ -391,7 +392,7 @@ def remove_tree(where: Place) -> None:
             shutil.rmtree(where)
 
 
-def remove_temporaries(where: Place, deep: bool = True) -> None:
+def remove_temporaries(where: AnyPath, deep: bool = True) -> None:
     """Delete what writers that were killed left beside the files they were writing.
 
     Args:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import tokenizers
 
 from penstock.artefact import Artefact, Workspace
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
@@ -27,7 +27,7 @@ from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import Documents, Fitting
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 UNIT_BYTES = 12_000
 """Small units, so that every pool has several."""
@@ -140,7 +140,7 @@ def make(
     recipe: Recipe,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     runner: Runner | None = None,
-    work: Place | None = None,
+    work: AnyPath | None = None,
 ) -> Made:
     """Corpus to cut. ``scores`` gives, for each column, the score of each id."""
     runner = runner or LocalRunner(1)

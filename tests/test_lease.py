@@ -15,16 +15,16 @@ from penstock import lease as module
 from penstock.artefact import Draft, FileRecord, Workspace
 from penstock.errors import LeaseError
 from penstock.lease import Lease
-from penstock.storage import Place, atomic_file, place
+from penstock.storage import AnyPath, as_path, atomic_file
 from tests.s3 import BUCKET
 
 
 @pytest.fixture(params=["local", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
     if request.param == "local":
         return tmp_path
     request.getfixturevalue("s3")
-    return place(f"s3://{BUCKET}/{tmp_path.name}")
+    return as_path(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_machine", lambda: next(machines))
 
 
-def test_a_second_driver_is_told_who_holds_the_directory(root: Place) -> None:
+def test_a_second_driver_is_told_who_holds_the_directory(root: AnyPath) -> None:
     first, second = Lease(root), Lease(root)
     first.hold()
     first.hold()
@@ -71,7 +71,7 @@ def test_a_driver_that_died_here_is_succeeded_at_once(tmp_path: Path) -> None:
 
 
 def test_a_driver_elsewhere_is_succeeded_when_it_gives_no_sign(
-    root: Place, elsewhere: None
+    root: AnyPath, elsewhere: None
 ) -> None:
     silent = Lease(root, sign=1000, expiry=1)
     silent.hold()
@@ -89,7 +89,7 @@ def test_a_driver_elsewhere_is_succeeded_when_it_gives_no_sign(
 
 
 def test_a_driver_whose_clock_is_behind_is_not_succeeded_while_it_signs(
-    root: Place, elsewhere: None
+    root: AnyPath, elsewhere: None
 ) -> None:
     behind = Lease(root, sign=0.1, expiry=1)
     behind.hold()
@@ -117,7 +117,7 @@ def test_of_many_that_begin_at_once_one_is_given_the_lease(tmp_path: Path) -> No
     assert said == ["held", *["refused"] * 5]
 
 
-def test_what_was_taken_over_publishes_nothing(root: Place, elsewhere: None) -> None:
+def test_what_was_taken_over_publishes_nothing(root: AnyPath, elsewhere: None) -> None:
     stale_lease, newer_lease = Lease(root, sign=1000, expiry=0), Lease(root, sign=0.1, expiry=0)
     stale = _draft(root, stale_lease)
     _write(stale, "a")
@@ -137,7 +137,7 @@ def test_what_was_taken_over_publishes_nothing(root: Place, elsewhere: None) -> 
     stale_lease.release()
 
 
-def test_a_part_that_another_driver_recorded_is_not_replaced(root: Place) -> None:
+def test_a_part_that_another_driver_recorded_is_not_replaced(root: AnyPath) -> None:
     one, two = (Workspace(root).draft("stage", 1, {}, {}) for _ in range(2))
     assert one.done("a") is None and two.done("a") is None
     _write(one, "a")
@@ -149,7 +149,7 @@ def test_a_part_that_another_driver_recorded_is_not_replaced(root: Place) -> Non
         two.settle()
 
 
-def test_only_a_driver_that_makes_something_takes_the_lease(root: Place) -> None:
+def test_only_a_driver_that_makes_something_takes_the_lease(root: AnyPath) -> None:
     with Workspace.driving(root) as workspace:
         made = workspace.make("stage", 1, {}, {}, lambda draft: draft.publish([], {}))
         with Workspace.driving(root) as inner:  # the same process drives once
@@ -166,7 +166,7 @@ def test_only_a_driver_that_makes_something_takes_the_lease(root: Place) -> None
     other.release()
 
 
-def _draft(root: Place, lease: Lease) -> Draft:
+def _draft(root: AnyPath, lease: Lease) -> Draft:
     return Workspace(root, lease).draft("stage", 1, {}, {})
 
 

@@ -15,11 +15,11 @@ from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.selectors.targets import read_targets
-from penstock.storage import Place, find_files, is_remote, sha256_file
+from penstock.storage import AnyPath, find_files, is_remote, sha256_file
 
 __all__ = ["evaluation_files", "ranked_columns", "reweighter_of", "rewrites_of"]
 
-Note = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 def rewrites_of(recipe: Recipe) -> list[Rewrite]:
@@ -54,7 +54,7 @@ def reweighter_of(recipe: Recipe) -> PlannedReweighter | None:
     return PlannedReweighter(spec, [recipe.directory, Path.cwd()]) if spec else None
 
 
-def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Column]:
+def ranked_columns(recipe: Recipe, progress: Progress = lambda line: None) -> list[Column]:
     """The selectors that ``budget.rank`` names, and those whose columns they are made from.
 
     They are built, and their targets read.
@@ -75,7 +75,7 @@ def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Colum
     columns = []
     for name, spec in recipe.select.items():
         if name not in wanted:
-            note(f"select.{name}: budget.rank does not name it, so it is not scored")
+            progress(f"select.{name}: budget.rank does not name it, so it is not scored")
             continue
         files = [
             file
@@ -105,7 +105,7 @@ def ranked_columns(recipe: Recipe, note: Note = lambda line: None) -> list[Colum
     return in_dependence(columns)
 
 
-def evaluation_files(recipe: Recipe) -> list[Place]:
+def evaluation_files(recipe: Recipe) -> list[AnyPath]:
     """The files that runs are judged on.
 
     Raises:
@@ -116,11 +116,11 @@ def evaluation_files(recipe: Recipe) -> list[Place]:
     ]
 
 
-def _identity(file: Place) -> str:
+def _identity(file: AnyPath) -> str:
     return str(file if is_remote(file) else file.resolve())
 
 
-def _target_files(recipe: Recipe, pattern: str, key: str) -> list[Place]:
+def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:
     path = recipe.resolve(pattern)
     matches = find_files(path)
     if not matches:

@@ -130,7 +130,7 @@ def curate(recipe: Recipe, runner: Any, as_json: bool) -> None:
     from penstock.jobs.curate import curate as run
 
     console = _console(as_json)
-    curated = run(recipe, runner, console.note)
+    curated = run(recipe, runner, console.progress)
     console.curated(curated)
     if as_json:
         _print_json(curated.summary())
@@ -149,11 +149,11 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
     console = _console(as_json)
     check_model(recipe)
     evaluations = evaluations_of(recipe)
-    curated = run(recipe, runner, console.note)
+    curated = run(recipe, runner, console.progress)
     runner.close()
-    console.note("train: starting the workers, which takes half a minute")
-    with console.training() as progress, Workspace.driving(recipe.work_directory) as workspace:
-        (result,) = train_all([run_spec(curated, evaluations)], workspace, progress=progress)
+    console.progress("train: starting the workers, which takes half a minute")
+    with console.training() as on_metrics, Workspace.driving(recipe.work_directory) as workspace:
+        (result,) = train_all([run_spec(curated, evaluations)], workspace, on_metrics=on_metrics)
     bits = {name: values["mean"] for name, values in result.bits_per_byte.items()}
     console.trained(result)
     console.say(f"run  {result.path}")
@@ -191,8 +191,8 @@ def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Any]
     from penstock.jobs.plot import plot
     from penstock.jobs.report import report_directory, write_report
 
-    with console.training() as progress:
-        comparison = run(recipe, runner, console.note, progress)
+    with console.training() as on_metrics:
+        comparison = run(recipe, runner, console.progress, on_metrics)
     directory = report_directory(comparison.selected)
     files = [save(comparison, directory), *plot(comparison, directory)]
     files.append(write_report(comparison.selected))
@@ -207,7 +207,7 @@ def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Any]
 def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """One page of HTML on a curated dataset: counts, sources, documents, proof."""
     from penstock.jobs.compare import as_compared
-    from penstock.jobs.curate import Begun, Curated, look
+    from penstock.jobs.curate import Curated, PartiallyCurated, look
     from penstock.jobs.report import has_comparison, write_report
     from penstock.pipeline.checking import check_files
 
@@ -215,7 +215,7 @@ def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
     curated, compared = look(recipe, runner), look(as_compared(recipe), runner)
     if isinstance(compared, Curated) and has_comparison(compared):
         curated = compared
-    if isinstance(curated, Begun):
+    if isinstance(curated, PartiallyCurated):
         raise curated.lacks
     check_files(curated.shards, runner)
     path = write_report(curated)
@@ -232,7 +232,7 @@ def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
 @click.argument("doc_id")
 def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
     """The fate of one document: its scores, its rank, and where it ended up."""
-    from penstock.jobs.curate import Begun, look
+    from penstock.jobs.curate import PartiallyCurated, look
     from penstock.jobs.why import fates_of
 
     console = _console(as_json)
@@ -242,7 +242,7 @@ def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
         console.fate(fate)
     if as_json:
         _print_json({"fates": fates})
-    if isinstance(curated, Begun) and any(fate["fate"] == "kept" for fate in fates):
+    if isinstance(curated, PartiallyCurated) and any(fate["fate"] == "kept" for fate in fates):
         raise curated.lacks
 
 
@@ -342,7 +342,7 @@ def submit(
         submission_id=submission_id,
         follow=not no_wait,
         echo=click.echo,
-        note=lambda line: click.echo(line, err=True),
+        progress=lambda line: click.echo(line, err=True),
     )
     sys.exit(status)
 
@@ -362,7 +362,7 @@ def demo(runner: Any, directory: Path, as_json: bool) -> None:
     from penstock.jobs.demo.prepare import prepare
 
     console = _console(as_json)
-    recipe_path = prepare(directory, console.note)
+    recipe_path = prepare(directory, console.progress)
     comparison, files = _compared(load_recipe(recipe_path), runner, console)
     console.looked(comparison.selected)
     console.say("")

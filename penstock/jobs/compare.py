@@ -24,16 +24,16 @@ from penstock.jobs.train import check_model, evaluations_of, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 from penstock.trainers.run import train_all
-from penstock.trainers.spec import Progress, RunResult
+from penstock.trainers.spec import OnMetrics, RunResult
 
 __all__ = ["SELECTED", "Comparison", "Point", "as_compared", "compare", "token_multiplier"]
 
 SELECTED = "selected"
 """The arm that is the recipe as it stands."""
 
-Note = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Point:
     tokens: int
     runs: tuple[RunResult, ...]
     """In the order of ``compare.seeds``."""
-    shards: tuple[Place, ...]
+    shards: tuple[AnyPath, ...]
 
     def values(self, target: str) -> list[float]:
         """Bits per byte, seed by seed."""
@@ -170,8 +170,8 @@ def token_multiplier(
 def compare(
     recipe: Recipe,
     runner: Runner,
-    note: Note = lambda line: None,
-    progress: Progress | None = None,
+    progress: Progress = lambda line: None,
+    on_metrics: OnMetrics | None = None,
 ) -> Comparison:
     """Cut, train and evaluate every arm for every seed.
 
@@ -194,14 +194,14 @@ def compare(
     curated: dict[tuple[str, float, int], Curated] = {}
     with Workspace.driving(recipe.work_directory) as workspace:
         for key, arm_recipe in recipes.items():
-            note(f"cut: arm {key[0]} at {key[1]:g}x, seed {key[2]}")
+            progress(f"cut: arm {key[0]} at {key[1]:g}x, seed {key[2]}")
             curated[key] = curate(arm_recipe, runner)
         runner.close()
         specs = [run_spec(curated[key], evaluations) for key in recipes]
         each = recipe.train.workers * recipe.train.cpus
         parallel = recipe.compare.parallel or max(1, cpus() // each)
-        note(f"train: {len(specs)} runs, {parallel} at a time")
-        trained = train_all(specs, workspace, parallel=parallel, progress=progress)
+        progress(f"train: {len(specs)} runs, {parallel} at a time")
+        trained = train_all(specs, workspace, parallel=parallel, on_metrics=on_metrics)
     results = dict(zip(recipes, trained))
     points = tuple(
         Point(
@@ -250,7 +250,7 @@ def as_compared(recipe: Recipe) -> Recipe:
     return _arm_recipe(recipe, SELECTED, 1.0, recipe.compare.seeds[0])
 
 
-def save(comparison: Comparison, directory: Place) -> Place:
+def save(comparison: Comparison, directory: AnyPath) -> AnyPath:
     """Write the summary beside the plots."""
     path = directory / "comparison.json"
     with atomic_file(path) as sink:

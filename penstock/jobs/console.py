@@ -13,13 +13,13 @@ import rich.markup
 import rich.table
 
 from penstock.jobs.curate import Curated, said_of
-from penstock.jobs.looks import excerpt, first_taken, some_left
+from penstock.jobs.excerpts import excerpt, first_taken, some_left
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.report import source_shares
 
 if TYPE_CHECKING:  # they import PyTorch, which curating does not need
     from penstock.jobs.compare import Comparison
-    from penstock.trainers.spec import Progress, RunResult
+    from penstock.trainers.spec import OnMetrics, RunResult
 
 __all__ = ["Console"]
 
@@ -36,7 +36,7 @@ class Console:
         self._out = rich.console.Console(highlight=False, stderr=quiet)
         self._start = time.monotonic()
 
-    def note(self, line: str) -> None:
+    def progress(self, line: str) -> None:
         """One thing that happened."""
         elapsed = time.monotonic() - self._start
         self._err.print(rich.markup.escape(f"[{elapsed:7.1f} s] {line}"), soft_wrap=True)
@@ -45,11 +45,11 @@ class Console:
         """One line of the result."""
         self._out.print(rich.markup.escape(line), soft_wrap=True)
 
-    def training(self) -> AbstractContextManager[Progress]:
+    def training(self) -> AbstractContextManager[OnMetrics]:
         """Follow runs: gives the callback that training reports its steps to."""
         if self._err.is_terminal:
-            return follow_on_terminal(self._err, self.note)
-        return follow_in_log(self.note)
+            return follow_on_terminal(self._err, self.progress)
+        return follow_in_log(self.progress)
 
     def curated(self, curated: Curated) -> None:
         """The accounting of a curated dataset."""

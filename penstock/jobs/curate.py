@@ -30,14 +30,14 @@ from penstock.recipe import ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
 
 __all__ = [
-    "Begun",
     "Curated",
+    "PartiallyCurated",
     "curate",
     "look",
     "said_of",
 ]
 
-Note = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class Curated:
 
 
 @dataclass(slots=True, kw_only=True)
-class Begun:
+class PartiallyCurated:
     """As much of a recipe as is made, where that is not all."""
 
     recipe: Recipe
@@ -100,23 +100,23 @@ class Begun:
     """Says what comes next, and how it is made."""
 
 
-def curate(recipe: Recipe, runner: Runner, note: Note = lambda line: None) -> Curated:
+def curate(recipe: Recipe, runner: Runner, progress: Progress = lambda line: None) -> Curated:
     """Make, or find, everything from the corpus to the shards of a recipe.
 
     Args:
         recipe: Validated.
         runner: Who does the work.
-        note: Told, line by line, what is going on.
+        progress: Told, line by line, what is going on.
 
     Raises:
         BadInput: Something the user gave cannot be used.
         Failure: The work did not succeed; what was finished is kept.
     """
     with Workspace.driving(recipe.work_directory) as workspace:
-        return _curate(recipe, workspace, runner, note, {})
+        return _curate(recipe, workspace, runner, progress, {})
 
 
-def look(recipe: Recipe, runner: Runner) -> Curated | Begun:
+def look(recipe: Recipe, runner: Runner) -> Curated | PartiallyCurated:
     """What is made of a recipe; nothing is made or written, whoever may be at work there.
 
     Raises:
@@ -131,11 +131,11 @@ def look(recipe: Recipe, runner: Runner) -> Curated | Begun:
         if "corpus" not in made:
             raise
         columns = made.get("columns", {})
-        return Begun(recipe=recipe, corpus=made["corpus"], columns=columns, lacks=error)
+        return PartiallyCurated(recipe=recipe, corpus=made["corpus"], columns=columns, lacks=error)
 
 
 def _curate(
-    recipe: Recipe, workspace: Workspace, runner: Runner, note: Note, made: dict[str, Any]
+    recipe: Recipe, workspace: Workspace, runner: Runner, progress: Progress, made: dict[str, Any]
 ) -> Curated:
     """``made`` gets each stage as it is there, for who wants to know how far this came."""
     seconds: dict[str, float] = {}
@@ -143,7 +143,7 @@ def _curate(
     @contextmanager
     def stage(name: str) -> Iterator[None]:
         start = time.perf_counter()
-        note(f"{name} ...")
+        progress(f"{name} ...")
         yield
         seconds[name] = time.perf_counter() - start
 
@@ -152,19 +152,19 @@ def _curate(
     evaluation_files(recipe)
     reweighter_of(recipe)
     rewrites = rewrites_of(recipe)
-    wanted = ranked_columns(recipe, note)
+    wanted = ranked_columns(recipe, progress)
     with stage("corpus"):
         made["corpus"] = corpus = make_corpus(recipe, workspace, runner)
         kept = corpus.facts["documents"]
-        note(f"{kept['kept']:,} of {kept['read']:,} documents kept")
+        progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
     added = [rewrite.name for rewrite in rewrites if not type(rewrite.rewriter).replaces]
     check_shares(recipe.budget, [*corpus.facts["by_source"], *added])  # before hours of rewriting
     for rewrite in rewrites:
         with stage(f"rewrite {rewrite.name}"):
-            corpus = rewrite_corpus(rewrite, corpus, workspace, runner, note)
+            corpus = rewrite_corpus(rewrite, corpus, workspace, runner, progress)
             made["corpus"] = corpus
             made_of_it = corpus.facts["rewrites"][rewrite.name]
-            note(said_of(rewrite.name, made_of_it))
+            progress(said_of(rewrite.name, made_of_it))
         if rewrite.name in recipe.budget.shares and not made_of_it["accepted"]:
             raise InputError(
                 f"rewrite.{rewrite.name}: expected texts for budget.shares.{rewrite.name}, got "
@@ -176,12 +176,12 @@ def _curate(
 
     with stage("columns"):
         models = Models(
-            corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed, note=note
+            corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed, progress=progress
         )
         for column in wanted:
             _train_for(column, recipe, shards_of, models)
         made["columns"] = columns = make_columns(
-            wanted, corpus, workspace, runner, recipe.seed, note
+            wanted, corpus, workspace, runner, recipe.seed, progress
         )
     with stage("tokenizer"):
         tokenizer = make_tokenizer(recipe, corpus, workspace)
@@ -189,7 +189,7 @@ def _curate(
         tokens = TokenStore(corpus, tokenizer, workspace)
         cut = make_cut(recipe, corpus, columns, tokens, tokenizer, workspace, runner)
         taken = cut.facts
-        note(f"{taken['documents']:,} documents, {taken['delivered']:,} tokens taken")
+        progress(f"{taken['documents']:,} documents, {taken['delivered']:,} tokens taken")
     with stage("shards"):
         shards = make_shards(recipe, cut, tokens, tokenizer, workspace, runner)
     return Curated(
@@ -211,7 +211,7 @@ def _train_for(
     if getattr(selector, "ladder", None) is not None:
         from penstock.jobs.ladder import climb  # imports PyTorch
 
-        climb(recipe, column, cut, models.workspace, models.runner, models.note)
+        climb(recipe, column, cut, models.workspace, models.runner, models.progress)
     if getattr(selector, "refinement", None) is not None:
         from penstock.jobs.refinement import find_weights  # likewise
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 from penstock.artefact import Artefact, Workspace
 from penstock.cluster import cpus
 from penstock.errors import BudgetError, SelectorError
-from penstock.jobs.outside import random_outside
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
+from penstock.jobs.held_out import random_outside
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import ModelShape, Recipe, Train
@@ -42,7 +42,7 @@ def climb(
     cut: Cut,
     workspace: Workspace,
     runner: Runner,
-    note: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> None:
     """Train a column's ladder, or find it, and give its selector the models in order.
 
@@ -72,13 +72,13 @@ def climb(
     if missing := [spec for spec in specs if spec.find(workspace) is None]:
         missing[0].draft(workspace)  # refuses where nothing may be made
         runner.close()
-        note(f"{column.name}: training a ladder of {len(specs)} models, {len(missing)} to go")
+        progress(f"{column.name}: training a ladder of {len(specs)} models, {len(missing)} to go")
     results = train_all(specs, workspace, parallel=max(1, cpus()))
     order = sorted(zip(results, specs), key=lambda rung: (-_bits(rung[0]), rung[1].fingerprint))
     for result, spec in order:
         shape = spec.train.model
         assert isinstance(shape, ModelShape)
-        note(
+        progress(
             f"{column.name}: {shape.layers} layers of {shape.width} on {result.tokens:,} tokens: "
             f"{_bits(result):.4f} bits per byte"
         )

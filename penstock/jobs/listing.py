@@ -10,7 +10,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Entry, Workspace
 from penstock.errors import ArtefactError, InputError, StorageError
-from penstock.storage import kind_of, place
+from penstock.storage import as_path, kind_of
 
 __all__ = ["listed"]
 
@@ -25,7 +25,7 @@ def listed(work: str) -> list[dict[str, Any]]:
         InputError: It is no work directory.
     """
     try:
-        root = place(work)
+        root = as_path(work)
     except StorageError as error:
         raise InputError(str(error)) from None
     if kind_of(root) != "directory":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from penstock.jobs.compare import Comparison
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["plot"]
 
 
-def plot(comparison: Comparison, directory: Place) -> list[Place]:
+def plot(comparison: Comparison, directory: AnyPath) -> list[AnyPath]:
     """Write ``comparison.png`` and ``comparison.svg``: means over seeds, bars of one deviation."""
     import matplotlib
 

@@ -18,7 +18,7 @@ import rich.console
 import rich.progress
 
 if TYPE_CHECKING:  # it imports PyTorch, which curating does not need
-    from penstock.trainers.spec import Progress, RunSpec
+    from penstock.trainers.spec import OnMetrics, RunSpec
 
 __all__ = ["follow_in_log", "follow_on_terminal"]
 
@@ -27,7 +27,7 @@ SECONDS_BETWEEN_LINES = 15
 _STEPS = 20
 """Over which the speed is a mean: long enough to be read, short enough to follow."""
 
-Note = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ def _named(runs: dict[str, _Run], spec: RunSpec) -> _Run:
 
 
 @contextmanager
-def follow_on_terminal(console: rich.console.Console, note: Note) -> Iterator[Progress]:
+def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Iterator[OnMetrics]:
     """A bar for each run, as many as there are; evaluations are noted above them."""
     runs: dict[str, _Run] = {}
     tasks: dict[str, rich.progress.TaskID] = {}
@@ -81,7 +81,7 @@ def follow_on_terminal(console: rich.console.Console, note: Note) -> Iterator[Pr
             if spec.fingerprint not in tasks:
                 tasks[spec.fingerprint] = bars.add_task(run.name, total=run.total, told="")
             if told := _told(run, line):
-                note(told)
+                progress(told)
             elif "loss" in line:
                 run.step(line)
                 bars.update(tasks[spec.fingerprint], completed=run.tokens, told=_bar(run))
@@ -90,7 +90,9 @@ def follow_on_terminal(console: rich.console.Console, note: Note) -> Iterator[Pr
 
 
 @contextmanager
-def follow_in_log(note: Note, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
+def follow_in_log(
+    progress: Progress, clock: Callable[[], float] = time.monotonic
+) -> Iterator[OnMetrics]:
     """A line for each run every :data:`SECONDS_BETWEEN_LINES` seconds, and at its end."""
     runs: dict[str, _Run] = {}
     said: dict[str, float] = {}
@@ -98,14 +100,14 @@ def follow_in_log(note: Note, clock: Callable[[], float] = time.monotonic) -> It
     def log(spec: RunSpec, line: dict[str, Any]) -> None:
         run = _named(runs, spec)
         if told := _told(run, line):
-            note(told)
+            progress(told)
         elif "loss" in line:
             run.step(line)
             now = clock()
             due = now - said.get(run.name, float("-inf")) >= SECONDS_BETWEEN_LINES
             if due or not run.left:
                 said[run.name] = now
-                note(_line(run))
+                progress(_line(run))
 
     yield log
 

@@ -16,14 +16,14 @@ import numpy as np
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import BudgetError
-from penstock.jobs.outside import outside
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
+from penstock.jobs.held_out import outside
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column, Models
 from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
 from penstock.recipe_file import parse_recipe
-from penstock.selectors.embedding import embed_texts
+from penstock.selectors.encoders.embedding import embed_texts
 from penstock.selectors.kmq import Kmq, Refinement, refine
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import train_all
@@ -72,7 +72,7 @@ def find_weights(recipe: Recipe, column: Column, cut: Cut, models: Models) -> No
             usual = float(np.mean(list(gains.values())))
             signals = [gains.get(_name(cluster), usual) for cluster in range(len(weights))]
             weights = refine(weights.tolist(), signals, plan.temperature)
-            models.note(
+            models.progress(
                 f"{column.name}: round {number + 1}: losses fell by {min(signals):.3f} to "
                 f"{max(signals):.3f} bits per byte; weights {weights.min():.4f} to "
                 f"{weights.max():.4f}"
@@ -96,7 +96,7 @@ def _held_out(selector: Kmq, count: int, each: int, models: Models) -> tuple[Eva
     sample = sample_documents(models.corpus, count, models.seed, FIT)
     encoder = models.load_encoder(selector.encoder)
     vectors = embed_texts(sample["text"], encoder, spread=in_order(models.runner))
-    numbers = selector.place(vectors, hash_ids(sample["id"], mix(models.seed)))
+    numbers = selector.assign(vectors, hash_ids(sample["id"], mix(models.seed)))
     texts: dict[int, list[str]] = {}
     for number, text in zip(numbers.tolist(), sample["text"].to_pylist()):
         own = texts.setdefault(number, [])

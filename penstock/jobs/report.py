@@ -14,15 +14,15 @@ import jinja2
 
 from penstock.jobs.curate import Curated
 from penstock.jobs.curve import learning_curve
-from penstock.jobs.looks import first_taken, some_left
-from penstock.storage import Place, atomic_file
+from penstock.jobs.excerpts import first_taken, some_left
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["has_comparison", "report_directory", "source_shares", "write_report"]
 
 _LOOKS = 10
 
 
-def report_directory(curated: Curated) -> Place:
+def report_directory(curated: Curated) -> AnyPath:
     """Where a cut's report and comparison go."""
     return curated.recipe.work_directory / "report" / curated.cut.fingerprint[:16]
 
@@ -50,7 +50,7 @@ def source_shares(curated: Curated) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["cut"], row["source"]))
 
 
-def write_report(curated: Curated) -> Place:
+def write_report(curated: Curated) -> AnyPath:
     """Write ``report.html``, with a comparison and learning curves of the same cut if there are."""
     directory = report_directory(curated)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(

@@ -71,7 +71,7 @@ def submit(
     entrypoint_cpus: float = 0,
     follow: bool = True,
     echo: Callable[[str], None],
-    note: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> int:
     """Run a command of Penstock on a cluster, as a Ray Job.
 
@@ -85,7 +85,7 @@ def submit(
         entrypoint_cpus: CPUs reserved for the driver; see the module on why none.
         follow: Wait for the job and pass its log on.
         echo: Takes the job's log, line by line.
-        note: Takes what Penstock itself has to say; ``echo`` if not given.
+        progress: Takes what Penstock itself has to say; ``echo`` if not given.
 
     Returns:
         0 if the job succeeded (or was only submitted), 2 if it found its input to be bad, 130 if
@@ -97,11 +97,11 @@ def submit(
     """
     if command not in COMMANDS:
         raise BadInput(f"--job: expected one of {', '.join(COMMANDS)}, got {command!r}")
-    note = note or echo
+    progress = progress or echo
     with tempfile.TemporaryDirectory(prefix="penstock-job-") as directory:
         staged = stage(recipe_path, Path(directory), settings)
         for line in staged.notes:
-            note(line)
+            progress(line)
         return run_job(
             connect(address),
             f"python -m penstock {command} recipe.yaml --runner ray --json",
@@ -116,7 +116,7 @@ def submit(
             entrypoint_cpus=entrypoint_cpus,
             follow=follow,
             echo=echo,
-            note=note,
+            progress=progress,
         )
 
 
@@ -176,7 +176,7 @@ def run_job(
     entrypoint_cpus: float = 0,
     follow: bool = True,
     echo: Callable[[str], None],
-    note: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> int:
     """Run a command line as a Ray Job in a copy of ``working_dir``; returns as :func:`submit`.
 
@@ -185,7 +185,7 @@ def run_job(
         JobError: The job server refuses, a job of this id is another one, or the job never ran to
             an end.
     """
-    note = note or echo
+    progress = progress or echo
     metadata = dict(metadata or {})
     name = submission_id or f"penstock-{secrets.token_hex(8)}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
@@ -203,7 +203,7 @@ def run_job(
                 metadata=metadata,
                 entrypoint_num_cpus=entrypoint_cpus,
             )
-            note(f"job {name} submitted")
+            progress(f"job {name} submitted")
     except (OSError, RuntimeError) as error:
         # Refused, or the answer was lost: it may be there nevertheless.
         found = _found_after(client, name, error)
@@ -215,14 +215,14 @@ def run_job(
                 f"`{_ray('logs', client, name)}`"
             )
         again = "; another id would run it again" if found.status.is_terminal() else ""
-        note(f"job {name} exists: {found.status}{again}")
+        progress(f"job {name} exists: {found.status}{again}")
     if not follow:
-        note(_ways(client, name))
+        progress(_ways(client, name))
         return 0
     try:
-        return follow_job(client, name, echo, note)
+        return follow_job(client, name, echo, progress)
     except KeyboardInterrupt:
-        note(f"stopped following; job {name} goes on. {_ways(client, name)}")
+        progress(f"stopped following; job {name} goes on. {_ways(client, name)}")
         return INTERRUPTED
 
 
@@ -267,7 +267,7 @@ def follow_job(
     client: JobSubmissionClient,
     name: str,
     echo: Callable[[str], None],
-    note: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> int:
     """Pass a job's log on until the job has ended; returns as :func:`submit`.
 
@@ -285,7 +285,7 @@ def follow_job(
         except (OSError, RuntimeError) as error:
             if lost is None:
                 lost = time.monotonic()
-                note(f"{client.get_address()}: lost ({type(error).__name__}); trying again")
+                progress(f"{client.get_address()}: lost ({type(error).__name__}); trying again")
             if time.monotonic() - lost > _PATIENCE:
                 log.close()
                 raise JobError(
@@ -302,14 +302,14 @@ def follow_job(
                 "anew? Submit again: what was finished is not made again"
             )
         if job.status.is_terminal():
-            _fetch_rest(client, name, log, note)
+            _fetch_rest(client, name, log, progress)
             log.close()
-            return _verdict(job, name, note)
+            return _verdict(job, name, progress)
         if stuck:  # where no stream gets through, the log still comes whole
             log.catch_up(_whole(client, name) or "")
             time.sleep(wait)
         before = log.passed_on
-        _pour(client, name, log, note)
+        _pour(client, name, log, progress)
         stuck = log.passed_on == before
         wait = min(2 * wait, _LONGEST_WAIT) if stuck else 1.0
 
@@ -322,7 +322,7 @@ def _whole(client: JobSubmissionClient, name: str) -> str | None:
 
 
 def _fetch_rest(
-    client: JobSubmissionClient, name: str, log: _Log, note: Callable[[str], None]
+    client: JobSubmissionClient, name: str, log: _Log, progress: Callable[[str], None]
 ) -> None:
     for _ in range(_TRIES):
         whole = _whole(client, name)
@@ -330,7 +330,7 @@ def _fetch_rest(
             log.catch_up(whole)
             return
         time.sleep(1)
-    note(f"job {name}: the end of its log cannot be fetched; it is on the cluster's head")
+    progress(f"job {name}: the end of its log cannot be fetched; it is on the cluster's head")
 
 
 class _Log:
@@ -367,7 +367,9 @@ class _Log:
             self._line = ""
 
 
-def _pour(client: JobSubmissionClient, name: str, log: _Log, note: Callable[[str], None]) -> None:
+def _pour(
+    client: JobSubmissionClient, name: str, log: _Log, progress: Callable[[str], None]
+) -> None:
     """Feed the log from one stream, until the stream or the job ends."""
     log.rewind()
     silence = 0
@@ -386,7 +388,7 @@ def _pour(client: JobSubmissionClient, name: str, log: _Log, note: Callable[[str
             if job.status.is_terminal() or silence == _REOPEN:
                 return
             if job.status == "PENDING" and not told:
-                note(f"job {name} waits to be started: {job.message}")
+                progress(f"job {name} waits to be started: {job.message}")
                 told = True
 
 
@@ -431,7 +433,7 @@ def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None
         loop.close()
 
 
-def _verdict(job: JobDetails, name: str, note: Callable[[str], None]) -> int:
+def _verdict(job: JobDetails, name: str, progress: Callable[[str], None]) -> int:
     if job.status == "SUCCEEDED":
         return 0
     if job.driver_exit_code is None:
@@ -439,5 +441,5 @@ def _verdict(job: JobDetails, name: str, note: Callable[[str], None]) -> int:
         raise JobError(f"job {name}: {job.status}: {reason}")
     if job.driver_exit_code == 2:
         return 2
-    note(f"job {name} failed with exit status {job.driver_exit_code}")
+    progress(f"job {name} failed with exit status {job.driver_exit_code}")
     return 1

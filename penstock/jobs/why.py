@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact
 from penstock.errors import InputError
-from penstock.jobs.curate import Begun, Curated
-from penstock.jobs.origins import Origins, part_of
+from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.provenance import Origins, part_of
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, generations, units_of
 
 __all__ = ["fates_of"]
 
 
-def fates_of(curated: Curated | Begun, name: str) -> list[dict[str, Any]]:
+def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
     """Everything that is known of the documents with an id, one entry for each record.
 
     Where the cut is not made yet, the fate of a document that was not dropped is ``kept``.
@@ -45,7 +45,9 @@ def fates_of(curated: Curated | Begun, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _kept(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+def _kept(
+    curated: Curated | PartiallyCurated, name: str, origins: Origins
+) -> Iterator[dict[str, Any]]:
     for unit in units_of(curated.corpus):
         with pq.ParquetFile(unit.path()) as file:
             ids = file.read(["id"]).column("id")
@@ -73,7 +75,9 @@ def _kept(curated: Curated | Begun, name: str, origins: Origins) -> Iterator[dic
             }
 
 
-def _scores(curated: Curated | Begun, unit: Unit, row: int) -> dict[str, dict[str, float | None]]:
+def _scores(
+    curated: Curated | PartiallyCurated, unit: Unit, row: int
+) -> dict[str, dict[str, float | None]]:
     """The document's score in each column, and the share of the pool that scores lower."""
     scores: dict[str, dict[str, float | None]] = {}
     for column, artefact in curated.columns.items():

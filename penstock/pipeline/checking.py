@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.runner import Runner
-from penstock.storage import Place, is_remote
+from penstock.storage import AnyPath, is_remote
 
 __all__ = ["check_files"]
 
@@ -23,7 +23,7 @@ _HERE = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    artefact: Place
+    artefact: AnyPath
     record: FileRecord
 
     @property

@@ -33,7 +33,7 @@ def make_columns(
     workspace: Workspace,
     runner: Runner,
     seed: int,
-    note: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Artefact]:
     """A column for each selector, found or made.
 
@@ -41,7 +41,7 @@ def make_columns(
         SelectorError: A selector cannot be fitted on this sample and target.
         ScoringError: A selector raised, or returned something other than one float a document.
     """
-    models = Models(corpus=corpus, workspace=workspace, runner=runner, seed=seed, note=note)
+    models = Models(corpus=corpus, workspace=workspace, runner=runner, seed=seed, progress=progress)
     units = units_of(corpus)
     finished: dict[str, Artefact] = {}
     scorers: list[Column] = []
@@ -56,7 +56,7 @@ def make_columns(
             scorers.append(column)
             drafts[column.name] = draft
     if scorers:
-        score_documents(drafts, scorers, units, _embedded(scorers, models), runner, note)
+        score_documents(drafts, scorers, units, _embedded(scorers, models), runner, progress)
     for name, draft in drafts.items():
         finished[name] = _published(draft, units, corpus)
     for column in in_dependence(columns):
@@ -64,7 +64,7 @@ def make_columns(
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
     for name, artefact in finished.items():
         if excluded := artefact.facts["excluded"]:
-            note(f"{name}: {excluded:,} documents have no score and are never taken")
+            progress(f"{name}: {excluded:,} documents have no score and are never taken")
     return {column.name: finished[column.name] for column in columns}
 
 
@@ -104,7 +104,7 @@ def _embedded(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
     found: dict[str, Artefact] = {}
     for column in columns:
         if isinstance(column.selector, EmbeddingScorer) and column.selector.embeds is not None:
-            found[column.name] = make_embeddings(column.selector.embeds, models, models.note)
+            found[column.name] = make_embeddings(column.selector.embeds, models, models.progress)
     return found
 
 
@@ -115,7 +115,7 @@ def _set_column(
     units: Sequence[Unit],
     finished: Mapping[str, Artefact],
 ) -> Artefact:
-    embeddings = make_embeddings(selector.encoder, models, models.note)
+    embeddings = make_embeddings(selector.encoder, models, models.progress)
     quality = None if column.quality is None else finished[column.quality]
     inputs = {
         "embeddings": embeddings.fingerprint,
@@ -134,7 +134,7 @@ def _set_column(
         quality,
         models.runner,
         models.seed,
-        models.note,
+        models.progress,
     )
     return _published(draft, units, models.corpus)
 

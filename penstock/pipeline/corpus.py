@@ -39,7 +39,7 @@ from penstock.pipeline.reading.splits import Piece, Split, plan_splits
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import UNIT_BYTES, UnitWriter
 from penstock.recipe import Clean, Recipe
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 __all__ = ["STAGE", "VERSION", "make_corpus", "normalise"]
 
@@ -56,7 +56,7 @@ for one, it would be over the cap and quarantined.)"""
 class _Stage:
     """What every task of this stage is told."""
 
-    directory: Place
+    directory: AnyPath
     clean: Clean
     unit_bytes: int
     ranges: Range | None = None

@@ -31,7 +31,7 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
-from penstock.storage import Place, atomic_file, remove_tree
+from penstock.storage import AnyPath, atomic_file, remove_tree
 
 __all__ = ["make_cut", "write_units"]
 
@@ -161,8 +161,8 @@ def _order_of(found: Found, choice: _Choice) -> Order:
 def write_units(
     orders: Sequence[OrderedUnit],
     found: Found,
-    scratch: Place,
-    directory: Place,
+    scratch: AnyPath,
+    directory: AnyPath,
     runner: Runner,
     done: Collection[str] = (),
     carried: Sequence[str] = ("id", "source"),
@@ -190,7 +190,7 @@ def write_units(
 @dataclass(frozen=True, slots=True)
 class _Writing:
     found: Found
-    directory: Place
+    directory: AnyPath
     carried: Sequence[str]
 
 

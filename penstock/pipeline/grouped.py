@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock.storage import Place, is_remote
+from penstock.storage import AnyPath, is_remote
 
 __all__ = ["grouped_bytes", "read_groups"]
 
@@ -28,7 +28,7 @@ def grouped_bytes(rows: np.ndarray, groups: np.ndarray, count: int) -> tuple[byt
     return np.array([count, *starts], dtype="<u8").tobytes(), rows.tobytes()
 
 
-def read_groups(where: Place, dtype: np.dtype, first: int, last: int | None = None) -> np.ndarray:
+def read_groups(where: AnyPath, dtype: np.dtype, first: int, last: int | None = None) -> np.ndarray:
     """The rows of groups ``first`` up to but not including ``last``; one group by default."""
     last = first + 1 if last is None else last
     width = (last - first + 1) * _WIDTH
@@ -39,7 +39,7 @@ def read_groups(where: Place, dtype: np.dtype, first: int, last: int | None = No
     return np.frombuffer(_read(where, start, end - start), dtype=dtype)
 
 
-def _read(where: Place, *parts: int) -> bytes:
+def _read(where: AnyPath, *parts: int) -> bytes:
     """Bytes of a file, given as (start, length) pairs."""
     pairs = list(zip(parts[::2], parts[1::2]))
     if is_remote(where):

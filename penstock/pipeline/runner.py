@@ -16,12 +16,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from penstock.needs import Needs
-from penstock.pipeline.runners.crew import Usage
 from penstock.pipeline.runners.local import LocalRunner
 from penstock.pipeline.runners.on_ray import RayRunner
+from penstock.pipeline.runners.worker_pool import Usage
+from penstock.resources import Resources
 
-__all__ = ["LocalRunner", "Needs", "RayRunner", "Runner", "Usage", "in_order", "open_runner"]
+__all__ = ["LocalRunner", "RayRunner", "Resources", "Runner", "Usage", "in_order", "open_runner"]
 
 Result = TypeVar("Result")
 
@@ -45,7 +45,7 @@ class Runner(Protocol):
         items: Sequence[Any],
         shared: Any = None,
         setup: Callable[[Any], Any] | None = None,
-        needs: Needs | None = None,
+        needs: Resources | None = None,
         ordered: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         """Yield ``(index, function(items[index], state))`` in the order of completion.
@@ -79,7 +79,7 @@ class Runner(Protocol):
 
 
 def in_order(runner: Runner) -> Callable[..., Iterator[Any]]:
-    """A runner as a selector's ``Spread``: results in the items' order, few of them held."""
+    """A runner as a selector's ``ParallelMap``: results in the items' order, few of them held."""
 
     def spread(function: Any, items: Sequence[Any], shared: Any = None) -> Iterator[Any]:
         waiting: dict[int, Any] = {}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact
-from penstock.keyed import hash_ids, mix, uniform
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.pipeline.units import iter_documents, units_of
 
 __all__ = ["FIT", "inside", "sample_documents", "sample_texts"]

@@ -26,7 +26,7 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["make_shards"]
 
@@ -69,11 +69,11 @@ class _Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    cut: Place
-    tokens: Place
+    cut: AnyPath
+    tokens: AnyPath
     dtype: str
     length: int
-    directory: Place
+    directory: AnyPath
 
 
 def make_shards(

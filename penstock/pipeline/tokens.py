@@ -24,7 +24,7 @@ from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, units_of
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["TokenStore", "TokensOf", "Wanted", "open_tokens"]
 
@@ -62,7 +62,7 @@ class _Shared:
     tokenizer: str
     eos: int
     dtype: str
-    directory: Place
+    directory: AnyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class TokenStore:
         return self._parts.get(unit.name, ())
 
     @property
-    def directory(self) -> Place:
+    def directory(self) -> AnyPath:
         return self._draft.path
 
     def add(self, wanted: Wanted, runner: Runner) -> int:
@@ -158,7 +158,7 @@ class TokenStore:
 
 
 def open_tokens(
-    directory: Place, parts: Sequence[FileRecord], dtype: str, cut: Place | None = None
+    directory: AnyPath, parts: Sequence[FileRecord], dtype: str, cut: AnyPath | None = None
 ) -> TokensOf:
     """Map the tokens of one unit from its parts, after comparing checksums.
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.reading.records import Record
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = [
     "BATCH",
@@ -57,7 +57,7 @@ class Unit:
     """Position in the corpus."""
     name: str
     """``unit-00000-000``: of the split, and within it."""
-    corpus: Place
+    corpus: AnyPath
     record: FileRecord
 
     @property
@@ -121,7 +121,7 @@ class UnitWriter:
         unit_bytes: Text of a unit before the next is begun.
     """
 
-    def __init__(self, directory: Place, part: str, unit_bytes: int = UNIT_BYTES) -> None:
+    def __init__(self, directory: AnyPath, part: str, unit_bytes: int = UNIT_BYTES) -> None:
         self.records: list[FileRecord] = []
         self._directory = directory
         self._part = part

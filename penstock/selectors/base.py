@@ -2,7 +2,7 @@
 
 Higher is taken earlier, NaN is never taken. The engine knows selectors only through these
 protocols; a selector knows nothing of Ray, of paths, or of other selectors. Randomness comes
-from a hash of (seed, document id) (:mod:`penstock.keyed`), never from time, thread or worker, so
+from a hash of (seed, document id) (:mod:`penstock.hashing`), never from time, thread or worker, so
 a column is the same whoever computes it and in whatever order.
 """
 
@@ -24,13 +24,13 @@ __all__ = [
     "Encoder",
     "Fitting",
     "MergingSetSelector",
+    "ParallelMap",
     "Partition",
     "Scorer",
     "SetSelector",
-    "Spread",
     "Target",
     "is_set_selector",
-    "one_after_another",
+    "serial_map",
 ]
 
 Item = TypeVar("Item")
@@ -40,7 +40,7 @@ Documents: TypeAlias = pa.RecordBatch
 """A batch with columns ``id``, ``text`` (large_string, no nulls) and ``source`` (string)."""
 
 
-class Spread(Protocol):
+class ParallelMap(Protocol):
     """How a selector asks for work to be done side by side, without knowing by whom.
 
     ``spread(function, items, shared)`` yields ``function(item, shared)`` for each item, in the
@@ -52,10 +52,10 @@ class Spread(Protocol):
     ) -> Iterator[Result]: ...
 
 
-def one_after_another(
+def serial_map(
     function: Callable[[Any, Any], Result], items: Sequence[Any], shared: Any = None
 ) -> Iterator[Result]:
-    """The :class:`Spread` of a single process: a plain loop."""
+    """The :class:`ParallelMap` of a single process: a plain loop."""
     for item in items:
         yield function(item, shared)
 
@@ -103,9 +103,9 @@ class Fitting:
     seed: int = 0
     encoder: Callable[[str], Encoder] = no_encoder
     """``encoder(name)``: the one that the pool's documents are embedded with, made at most once
-    for a corpus; names as in :mod:`penstock.selectors.encoders`."""
-    spread: Spread = one_after_another
-    note: Callable[[str], None] = field(default=lambda line: None)
+    for a corpus; names as in :mod:`penstock.selectors.encoders.encoders`."""
+    spread: ParallelMap = serial_map
+    progress: Callable[[str], None] = field(default=lambda line: None)
     """Tells the person who waits what is going on."""
 
 
@@ -119,7 +119,7 @@ class Scorer(Protocol):
 
     A scorer that is of no use without a target has ``wants_target = True``, so that its absence is
     told before any work. A scorer that wants more than one CPU has an attribute ``needs``, a
-    :class:`penstock.needs.Needs`: ``needs = Needs(gpus=1)``.
+    :class:`penstock.resources.Resources`: ``needs = Resources(gpus=1)``.
     """
 
     summary: ClassVar[str]
@@ -158,14 +158,14 @@ class EmbeddingScorer(Scorer, Protocol):
     @property
     def embeds(self) -> str | None:
         """What documents are embedded with, once fitted; names as in
-        :mod:`penstock.selectors.encoders`. None where ``score`` has to be called."""
+        :mod:`penstock.selectors.encoders.encoders`. None where ``score`` has to be called."""
         ...
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
         """What ``score(documents)`` returns, from (n, d) int16 vectors of the texts' beginnings.
 
-        Vectors are on the lattice (:func:`penstock.selectors.encoders.on_lattice`), of
-        :data:`penstock.selectors.embedding.CHARACTERS` characters of each text.
+        Vectors are on the lattice (:func:`penstock.selectors.encoders.encoders.on_lattice`), of
+        :data:`penstock.selectors.encoders.embedding.CHARACTERS` characters of each text.
         """
         ...
 
@@ -178,7 +178,8 @@ class Partition:
     hashes: np.ndarray
     """(n,) uint64, ascending: of (seed, id). Ties and draws are by hash, never by position."""
     vectors: np.ndarray
-    """(n, d) int16 on the lattice (:func:`penstock.selectors.encoders.on_lattice`); zero where
+    """(n, d) int16 on the lattice (:func:`penstock.selectors.encoders.encoders.on_lattice`); zero
+    where
     the text has no token."""
     quality: np.ndarray | None
     """(n,) float32 of the column that :attr:`SetSelector.quality` names; NaN is never taken."""
@@ -200,7 +201,7 @@ class SetSelector(Protocol):
     version: ClassVar[int]
 
     encoder: str
-    """What the vectors are made with; names as in :mod:`penstock.selectors.encoders`."""
+    """What the vectors are made with; names as in :mod:`penstock.selectors.encoders.encoders`."""
     quality: str | None
     """Another column of the recipe that scores depend on."""
 
@@ -215,7 +216,7 @@ class SetSelector(Protocol):
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
-    def place(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """(n, d) int16 and (n,) uint64 to the number of each document's partition, (n,) int64.
 
         It depends on a document alone, so the same for whatever batch it comes in.

@@ -2,7 +2,8 @@
 
 Mizrahi et al. 2025, *Language Models Improve When Pretraining Data Matches Target Tasks*. Texts
 and examples are embedded; each example ranks all documents; a document's score is its best rank
-(:mod:`penstock.selectors.ranking`). The published selector then teaches a fastText classifier the
+(:mod:`penstock.selectors.kernels.ranking`). The published selector then teaches a fastText
+classifier the
 top tenth of a sample, so that a pool of any size costs one cheap pass (``mode: classifier``).
 Where the sample can be the whole pool, the ranks themselves are the score (``mode: direct``).
 
@@ -22,25 +23,30 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.keyed import hash_ids, mix
-from penstock.needs import Needs
+from penstock.hashing import hash_ids, mix
+from penstock.resources import Resources
 from penstock.selectors.base import Documents, Encoder, Fitting, Target
-from penstock.selectors.classifier import (
-    Lesson,
+from penstock.selectors.classifiers.classifier import (
     Texts,
+    TrainingSet,
     balanced_rows,
     best_of,
     blank,
     is_held_out,
     settings_of,
     shrink,
-    teach,
+    train_classifier,
 )
-from penstock.selectors.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders import EncoderName, StaticEncoder, contents_of, load_encoder
-from penstock.selectors.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
+from penstock.selectors.encoders.encoders import (
+    EncoderName,
+    StaticEncoder,
+    contents_of,
+    load_encoder,
+)
+from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
 from penstock.selectors.parameters import flag, listed, model_name, number, one_of, whole
-from penstock.selectors.ranking import Ranker, rank_sample, rank_scores
 
 __all__ = ["Betr", "filter_rate"]
 
@@ -98,7 +104,7 @@ class Betr:
             not at all, which puts stubs first: of the pool's best 2 % by characters 41 % were
             shorter than 200 characters, and of those that the classifier had not been taught 10 %
             belonged to the tenth it was to find. Shrunk with 50: 0 % and 45 %
-            (:func:`~penstock.selectors.classifier.shrunk_log_odds`).
+            (:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`).
     """
 
     summary: ClassVar[str] = "documents nearest to any example of the target benchmarks"
@@ -147,11 +153,11 @@ class Betr:
         self.chosen_ = self.encoder
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Resources:
         """What a worker must have that scores."""
         own = self.max_characters != CHARACTERS  # else the engine has made the vectors
         embeds = own and self.mode == "direct" and EncoderName.of(self.encoder).gpu
-        return Needs(gpus=1 if embeds else 0)
+        return Resources(gpus=1 if embeds else 0)
 
     @property
     def wants_target(self) -> bool:
@@ -194,12 +200,12 @@ class Betr:
         self.chosen_ = self._encoder(fitting, len(sample), len(targets), mode)
         encoder = fitting.encoder(self.chosen_)
 
-        fitting.note(f"embedding {len(sample):,} documents and {len(targets):,} examples")
+        fitting.progress(f"embedding {len(sample):,} documents and {len(targets):,} examples")
         texts = pa.array([target.text for target in targets], pa.large_string())
         spread, characters = fitting.spread, self.max_characters
         examples = embed_texts(texts, encoder, characters=characters, spread=spread)
         documents = embed_texts(sample["text"], encoder, characters=characters, spread=spread)
-        fitting.note(f"ranking by {encoder.name}")
+        fitting.progress(f"ranking by {encoder.name}")
         ranked = rank_sample(
             examples,
             documents,
@@ -248,11 +254,11 @@ class Betr:
 
     @property
     def classifier(self) -> CollapsedFastText | None:
-        """As :attr:`penstock.selectors.together.FastTextBased.classifier`."""
+        """As :attr:`penstock.selectors.batch_scorer.FastTextBased.classifier`."""
         return self.classifier_
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """As :meth:`penstock.selectors.together.FastTextBased.finish`."""
+        """As :meth:`penstock.selectors.batch_scorer.FastTextBased.finish`."""
         return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
 
     def save(self, directory: Path) -> None:
@@ -295,7 +301,7 @@ class Betr:
         if not self.balanced or len(counts) == 1:
             return list(fitting.target)
         least = min(counts.values())
-        fitting.note(f"{least:,} examples of each of {', '.join(counts)}")
+        fitting.progress(f"{least:,} examples of each of {', '.join(counts)}")
         texts = pa.array([target.text for target in fitting.target], pa.large_string())
         hashes = hash_ids(texts, mix(fitting.seed, "betr", "balance"))
         chosen: list[int] = []
@@ -320,16 +326,16 @@ class Betr:
         rows = balanced_rows(top, hashes)
         # Hashed again: the hash itself has just chosen the negatives.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        lesson = Lesson(
+        lesson = TrainingSet(
             texts=beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist(),
             labels=top[rows],
             held_out=is_held_out(again),
             settings=settings_of(self, fitting.seed),
         )
-        fitting.note(
+        fitting.progress(
             f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
         )
-        trials = teach(lesson, self.lr, self.epoch, fitting.spread)
+        trials = train_classifier(lesson, self.lr, self.epoch, fitting.spread)
         best = best_of(trials, lesson)
         self.classifier_ = best.classifier
         return {

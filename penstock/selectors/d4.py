@@ -21,7 +21,8 @@ import numpy as np
 
 from penstock.errors import SelectorError
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.clusters import (
+from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.kernels.kmeans import (
     Clusters,
     cluster_count,
     clusters_parameter,
@@ -29,7 +30,6 @@ from penstock.selectors.clusters import (
     lengths,
     sample_vectors,
 )
-from penstock.selectors.encoders import contents_of
 from penstock.selectors.parameters import model_name, number, one_of, whole
 from penstock.selectors.semdedup import Deduplicator, fit_deduplicator, not_both
 
@@ -55,7 +55,8 @@ class D4:
         rule: Of SemDeDup: ``chained`` or ``kept``.
         clusters: How many, before and after; ``auto`` is the square root of the pool. Published:
             11,000.
-        encoder: As in :mod:`penstock.selectors.embedding`. Published: the last layer of OPT-125M
+        encoder: As in :mod:`penstock.selectors.encoders.embedding`. Published: the last layer of
+        OPT-125M
             at the last token.
         sample: Documents that clusters are fitted on, about.
         iterations: Of spherical k-means, at most.
@@ -123,12 +124,12 @@ class D4:
         left = vectors[stays]
         count = cluster_count(self.clusters, fitting.pool_size, len(vectors))
         count = min(count, len(left))
-        fitting.note(f"clustering {len(left):,} survivors into {count:,}")
+        fitting.progress(f"clustering {len(left):,} survivors into {count:,}")
         again = fit_clusters(left, count, spherical=True, iterations=self.iterations)
         self.deduplicator_, self.survivors_ = deduplicator, again.clusters
         return {**facts, "survivors": again.facts}
 
-    def place(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """SemDeDup's nearest cluster, the lowest of equally near ones: (n,) int64."""
         return self._fitted()[0].clusters.nearest(vectors).numbers
 

@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.errors import ArtefactError, InputError, SelectorError
-from penstock.keyed import hash_ids, mix, uniform
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.classifier import (
-    Lesson,
+from penstock.selectors.classifiers.classifier import (
     Texts,
+    TrainingSet,
     area_under_curve,
     best_of,
     blank,
@@ -38,9 +38,9 @@ from penstock.selectors.classifier import (
     settings_of,
     shrink,
     shrunk_log_odds,
-    teach,
+    train_classifier,
 )
-from penstock.selectors.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.parameters import flag, listed, number, whole
 from penstock.selectors.targets import examples_in, render
 from penstock.storage import sha256_file
@@ -165,10 +165,10 @@ class DclmQuality:
         others = list(drawn) if self.match_lengths else random.to_pylist()
 
         lesson = self._lesson(good, bad + others, fitting.seed)
-        fitting.note(
+        fitting.progress(
             f"training {len(self.lr) * len(self.epoch)} classifiers on {2 * len(good):,} texts"
         )
-        trials = teach(lesson, self.lr, self.epoch, fitting.spread)
+        trials = train_classifier(lesson, self.lr, self.epoch, fitting.spread)
         best = best_of(trials, lesson)
         self._centre_on(judged, best.classifier)
         unseen = pa.array(lesson.texts, pa.large_string()).filter(pa.array(lesson.held_out))
@@ -196,11 +196,11 @@ class DclmQuality:
 
     @property
     def classifier(self) -> CollapsedFastText | None:
-        """As :attr:`penstock.selectors.together.FastTextBased.classifier`."""
+        """As :attr:`penstock.selectors.batch_scorer.FastTextBased.classifier`."""
         return self.classifier_
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """As :meth:`penstock.selectors.together.FastTextBased.finish`."""
+        """As :meth:`penstock.selectors.batch_scorer.FastTextBased.finish`."""
         log_odds = shrink(scores, texts, self.prior_words).astype(np.float64) + self.centre_
         shares = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
         return np.where(texts.blank, np.float32(np.nan), shares)
@@ -270,13 +270,13 @@ class DclmQuality:
         hashes = _hashes(texts, seed, "dclm")
         return [texts[row] for row in np.argsort(hashes, kind="stable")[: self.sample]]
 
-    def _lesson(self, good: list[str], bad: list[str], seed: int) -> Lesson:
+    def _lesson(self, good: list[str], bad: list[str], seed: int) -> TrainingSet:
         """In the order of their hashes: what fastText reads last, it remembers best. With all
         negatives last, accuracy was 0.77 for 0.96."""
         texts = good + bad
         order = np.argsort(_hashes(texts, seed, "order"), kind="stable")
         texts = [texts[row] for row in order]
-        return Lesson(
+        return TrainingSet(
             texts=texts,
             labels=order < len(good),
             held_out=is_held_out(_hashes(texts, seed, "held out")),

@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError, SelectorError, StorageError
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
 from penstock.selectors.bands import Band
 from penstock.selectors.base import Documents, Fitting
 from penstock.selectors.parameters import model_name, one_of
-from penstock.storage import place
+from penstock.storage import as_path
 
 __all__ = ["DocumentLoss"]
 
@@ -146,7 +146,7 @@ def _losses(run: str) -> tuple[Artefact, FileRecord]:
         SelectorError: There is no such run, or it wrote none.
     """
     try:
-        artefact = Artefact.open(place(run))
+        artefact = Artefact.open(as_path(run))
     except (ArtefactError, StorageError) as error:
         raise SelectorError(
             f"run: expected the directory of a finished run, as `penstock train` names it: {error}"

@@ -37,9 +37,9 @@ import pyarrow.compute as pc
 from numba import njit
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.classifier import blank
+from penstock.selectors.classifiers.classifier import blank
 from penstock.selectors.parameters import flag, number, whole
 
 __all__ = ["Dsir", "hash_buckets"]

@@ -2,7 +2,8 @@
 
 Renduchintala et al. 2023, *INGENIOUS: Using Informative Data Subsets for Efficient Pre-Training
 of Language Models*. The pool is parted at random; in each part all documents are put in the order
-of greedy facility location (:mod:`penstock.selectors.facility_location`) and what each gained is
+of greedy facility location (:mod:`penstock.selectors.kernels.facility_location`) and what each
+gained is
 recorded. Published: a quarter of each part is drawn without replacement, with probabilities from
 the second-order Taylor softmax of the gains, t(g) = 1 + g + g^2 / 2 (``draw: gumbel``), and drawn
 again every 25,000 steps (``redraw``). The order itself, without chance, is ``draw: greedy``; then
@@ -36,10 +37,10 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.keyed import hash_ids, mix, uniform
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.encoders import contents_of
-from penstock.selectors.facility_location import (
+from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.kernels.facility_location import (
     DENSE,
     Picks,
     Similarities,
@@ -61,7 +62,8 @@ class Ingenious:
     share is named, under the pool's static encoder.
 
     Args:
-        encoder: As in :mod:`penstock.selectors.embedding`. Published: the mean of the hidden
+        encoder: As in :mod:`penstock.selectors.encoders.embedding`. Published: the mean of the
+        hidden
             layer 9 of a BERT warm-started on the pool, which wants a GPU and the model first.
         draw: ``gumbel`` (as published): weighted by t(gain), without replacement; or ``greedy``:
             the order of the picks.
@@ -144,7 +146,7 @@ class Ingenious:
             "similarities": "all" if documents <= DENSE else "nearest",
         }
 
-    def place(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """By hash alone, as the randomness of the partitions carries GreeDi's guarantee."""
         return (hashes % np.uint64(self.partitions)).astype(np.int64)
 
@@ -229,7 +231,7 @@ class Ingenious:
         self, candidates: Partition, scores: np.ndarray, similarities: Similarities
     ) -> np.ndarray:
         """The candidates of the partition whose f over all candidates is largest, best first."""
-        owners = self.place(candidates.vectors, candidates.hashes)
+        owners = self.assign(candidates.vectors, candidates.hashes)
         ranked = np.lexsort((candidates.hashes, -scores, owners))
         ends = np.flatnonzero(np.diff(owners[ranked])) + 1
         return max(np.split(ranked, ends), key=similarities.value)

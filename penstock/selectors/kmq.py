@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import SelectorError
-from penstock.keyed import hash_ids, mix, uniform
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.clusters import (
+from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.kernels.kmeans import (
     Clustering,
     Clusters,
     cluster_count,
@@ -33,7 +34,6 @@ from penstock.selectors.clusters import (
     lengths,
     sample_vectors,
 )
-from penstock.selectors.encoders import contents_of
 from penstock.selectors.parameters import (
     flag,
     listed,
@@ -137,7 +137,7 @@ class Kmq:
             square root of the pool. Silhouettes of web text choose next to nothing: they fall
             from 0.09 for 2 clusters to 0.04 for 32 and 0.02 for 256.
         metric: ``euclidean``, as published, or ``spherical``.
-        encoder: As in :mod:`penstock.selectors.embedding`.
+        encoder: As in :mod:`penstock.selectors.encoders.embedding`.
         sample: Documents that clusters are fitted on, about.
         iterations: Of k-means, at most. Published: 300. No centroid moved after 46 to 211, and
             those after the hundredth lowered the loss by 0.1 % at most.
@@ -235,7 +235,7 @@ class Kmq:
         self.clusters_ = best.clusters
         return {**best.facts, **facts}
 
-    def place(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """The nearest cluster, the lowest of equally near ones: (n,) int64."""
         return self._fitted().nearest(vectors).numbers
 
@@ -290,7 +290,7 @@ class Kmq:
         """The clustering with the highest silhouette, the first of equals, and the figures."""
         tried: list[Clustering] = []
         for count in dict.fromkeys(counts):
-            fitting.note(f"clustering {len(vectors):,} documents into {count:,}")
+            fitting.progress(f"clustering {len(vectors):,} documents into {count:,}")
             tried.append(
                 fit_clusters(
                     vectors,

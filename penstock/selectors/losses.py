@@ -31,8 +31,8 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import InputError, SelectorError
-from penstock.selectors.base import Spread, one_after_another
-from penstock.selectors.encoders import check_gpu, one_thread
+from penstock.selectors.base import ParallelMap, serial_map
+from penstock.selectors.encoders.encoders import check_gpu, one_thread
 from penstock.selectors.parameters import model_name, one_of, whole
 
 __all__ = ["CausalModel", "Losses", "causal_model_name", "read_losses"]
@@ -170,14 +170,16 @@ class CausalModel:
         )
 
 
-def read_losses(texts: pa.Array | pa.ChunkedArray, model: CausalModel, spread: Spread) -> Losses:
+def read_losses(
+    texts: pa.Array | pa.ChunkedArray, model: CausalModel, spread: ParallelMap
+) -> Losses:
     """:meth:`CausalModel.losses` of (n,) large_string, side by side; on a GPU, in this process.
 
     Workers that were not given a GPU cannot see one, and one process keeps it busy.
     """
     size = _CPU_BLOCK
     if model.device == "cuda":
-        size, spread = _GPU_BLOCK, one_after_another
+        size, spread = _GPU_BLOCK, serial_map
     blocks = [_block(texts.slice(at, size)) for at in range(0, len(texts), size)]
     found = list(spread(_read, blocks, model))
     model.release()  # where it was read here, the next model wants the room

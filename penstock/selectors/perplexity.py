@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.needs import Needs
+from penstock.resources import Resources
 from penstock.selectors.bands import Band
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.classifier import blank
-from penstock.selectors.encoders import contents_of
+from penstock.selectors.classifiers.classifier import blank
+from penstock.selectors.encoders.encoders import contents_of
 from penstock.selectors.losses import STRIDE, WINDOW, CausalModel, read_losses
 from penstock.selectors.parameters import whole
 
@@ -72,7 +72,7 @@ class Perplexity:
         self.band = Band(band, "perplexity")
         self.max_characters = whole("max_characters", max_characters)
         self.sample = whole("sample", sample)
-        self.needs = Needs(gpus=1 if device == "cuda" else 0)
+        self.needs = Resources(gpus=1 if device == "cuda" else 0)
 
     def identity(self) -> Mapping[str, Any]:
         """The model's files by sha256, how it reads, and the band."""
@@ -94,7 +94,7 @@ class Perplexity:
             return {"band": self.band.name}
         sample = fitting.sample(self.sample)
         texts = sample["text"].filter(pa.array(~blank(sample["text"])))
-        fitting.note(f"reading {len(texts):,} documents with {self.model.name}")
+        fitting.progress(f"reading {len(texts):,} documents with {self.model.name}")
         losses = read_losses(self._cut(texts), self.model, fitting.spread)
         read = losses.nats_per_token[losses.tokens > 0]
         perplexities = self.band.place(read)

@@ -27,22 +27,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock.errors import SelectorError
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.classifier import (
+from penstock.selectors.classifiers.classifier import (
     HELD_OUT,
     FastTextScorer,
-    Lesson,
     Texts,
+    TrainingSet,
     area_under_curve,
     best_of,
     blank,
     settings_of,
     shrink,
-    teach,
+    train_classifier,
 )
-from penstock.selectors.encoders import contents_of
-from penstock.selectors.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.encoders.encoders import contents_of
 from penstock.selectors.losses import STRIDE, WINDOW, CausalModel, read_losses
 from penstock.selectors.parameters import flag, listed, model_shape, number, options, whole
 
@@ -149,7 +149,8 @@ class PreSelect:
         zero_eos: Set the end-of-line token's row to zero after training, against a bias by
             length, as in the paper; the repository does not show it.
         prior_words: Log odds are shrunk by n / (n + ``prior_words``), n distinct words
-            (:func:`~penstock.selectors.classifier.shrunk_log_odds`); with 0 (published) the score
+            (:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`); with 0
+            (published) the score
             is p.
     """
 
@@ -276,12 +277,12 @@ class PreSelect:
         hashes = hash_ids(sample["id"].filter(some), mix(fitting.seed, "preselect"))
         nats, bits = [], []
         for place, model in enumerate(self._models, 1):
-            fitting.note(f"model {place} of {len(self._models)} reads {len(texts):,} documents")
+            fitting.progress(f"model {place} of {len(self._models)} reads {len(texts):,} documents")
             losses = read_losses(texts, model, fitting.spread)
             nats.append(losses.nats)
             bits.append(float(losses.nats.sum() / math.log(2) / losses.characters.sum()))
         if bits[-1] >= bits[0]:
-            fitting.note(
+            fitting.progress(
                 f"the best model needs {bits[-1]:.3f} bits a character and the worst {bits[0]:.3f}"
                 "; are they listed from worst to best?"
             )
@@ -304,11 +305,11 @@ class PreSelect:
 
     @property
     def classifier(self) -> CollapsedFastText | None:
-        """As :attr:`penstock.selectors.together.FastTextBased.classifier`."""
+        """As :attr:`penstock.selectors.batch_scorer.FastTextBased.classifier`."""
         return self.classifier_
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """As :meth:`penstock.selectors.together.FastTextBased.finish`."""
+        """As :meth:`penstock.selectors.batch_scorer.FastTextBased.finish`."""
         if self.prior_words:
             scores = shrink(scores, texts, self.prior_words)
         return np.where(texts.blank, np.float32(np.nan), scores)
@@ -331,16 +332,16 @@ class PreSelect:
         labels = np.isin(rows, positives)
         # Hashed again: the hash itself has just chosen documents.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        lesson = Lesson(
+        lesson = TrainingSet(
             texts=texts.take(pa.array(rows)).to_pylist(),
             labels=labels,
             held_out=_held_out(labels, again),
             settings=settings_of(self, fitting.seed),
         )
-        fitting.note(
+        fitting.progress(
             f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
         )
-        trials = teach(lesson, self.lr, self.epoch, fitting.spread)
+        trials = train_classifier(lesson, self.lr, self.epoch, fitting.spread)
         best = best_of(trials, lesson)
         self.classifier_ = _without_end(best.classifier) if self.zero_eos else best.classifier
         judged = np.flatnonzero(lesson.held_out)

@@ -32,13 +32,13 @@ GROUP = "penstock.selectors"
 
 _BUILT_IN = {
     "betr": "penstock.selectors.betr:Betr",
-    "ccnet": "penstock.selectors.ngram:NgramPerplexity",
+    "ccnet": "penstock.selectors.ccnet:NgramPerplexity",
     "d4": "penstock.selectors.d4:D4",
     "dclm": "penstock.selectors.dclm:DclmQuality",
     "document-loss": "penstock.selectors.document_loss:DocumentLoss",
     "dsir": "penstock.selectors.dsir:Dsir",
-    "fasttext": "penstock.selectors.classifier:FastTextScorer",
-    "fineweb-edu": "penstock.selectors.edu:FineWebEdu",
+    "fasttext": "penstock.selectors.classifiers.classifier:FastTextScorer",
+    "fineweb-edu": "penstock.selectors.fineweb_edu:FineWebEdu",
     "ingenious": "penstock.selectors.ingenious:Ingenious",
     "kmq": "penstock.selectors.kmq:Kmq",
     "perplexity": "penstock.selectors.perplexity:Perplexity",

@@ -27,7 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.clusters import (
+from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.kernels.kmeans import (
     Clusters,
     cluster_count,
     clusters_parameter,
@@ -35,7 +36,6 @@ from penstock.selectors.clusters import (
     lengths,
     sample_vectors,
 )
-from penstock.selectors.encoders import contents_of
 from penstock.selectors.parameters import model_name, number, one_of, whole
 
 __all__ = [
@@ -84,7 +84,7 @@ class SemDeDup:
             with 0.3 24 % and 22 %.
         clusters: How many; ``auto`` is the square root of the pool. Published: 50,000 for images,
             11,000 for texts.
-        encoder: As in :mod:`penstock.selectors.embedding`. Published: OPT, for texts.
+        encoder: As in :mod:`penstock.selectors.encoders.embedding`. Published: OPT, for texts.
         sample: Documents that clusters are fitted on, about. Clusters are a 39th of them at most,
             and a core compares 150 million pairs a second: of 10^9 documents, 100,000 give 2,564
             clusters and 360 hours of one core, 1,000,000 a tenth of that.
@@ -153,7 +153,7 @@ class SemDeDup:
         )
         return facts
 
-    def place(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """The nearest cluster, the lowest of equally near ones: (n,) int64."""
         return self._fitted().clusters.nearest(vectors).numbers
 
@@ -231,7 +231,8 @@ def fit_deduplicator(
     """Cluster a sample, and find eps on it unless it is given.
 
     Args:
-        vectors: (n, d) int16, as :func:`penstock.selectors.clusters.sample_vectors` gives them.
+        vectors: (n, d) int16, as :func:`penstock.selectors.kernels.kmeans.sample_vectors` gives
+        them.
         fitting: Whose pool's size sets ``clusters: auto``, and who is told.
         clusters: How many.
         iterations: Of k-means, at most.
@@ -243,7 +244,7 @@ def fit_deduplicator(
         The deduplicator, which documents of the sample stay (n,) bool, and facts.
     """
     count = cluster_count(clusters, fitting.pool_size, len(vectors))
-    fitting.note(f"clustering {len(vectors):,} documents into {count:,}")
+    fitting.progress(f"clustering {len(vectors):,} documents into {count:,}")
     clustering = fit_clusters(vectors, count, spherical=True, iterations=iterations)
     members = clustering.members()
     centroids = clustering.clusters.centroids
@@ -253,7 +254,7 @@ def fit_deduplicator(
     if eps is None:
         assert keep is not None
         if keep < 1 and len(vectors) < fitting.pool_size:
-            fitting.note(
+            fitting.progress(
                 f"eps is found on {len(vectors):,} of {fitting.pool_size:,} documents, which have "
                 f"fewer copies than the pool: less than {keep:g} of it will be kept"
             )

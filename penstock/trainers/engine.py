@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from penstock.errors import TrainingError
-from penstock.keyed import mix
+from penstock.hashing import mix
 from penstock.recipe import Train
 from penstock.selectors.reweighting import Reweighter
 from penstock.trainers.backend import deepspeed_config, forget_dry_run, load_deepspeed

@@ -19,9 +19,9 @@ from penstock.artefact import Workspace
 from penstock.cluster import connect
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import Train
-from penstock.storage import Place, place, remove_tree
+from penstock.storage import AnyPath, as_path, remove_tree
 from penstock.trainers import metrics
-from penstock.trainers.spec import Progress, RunSpec
+from penstock.trainers.spec import OnMetrics, RunSpec
 
 __all__ = ["launch"]
 
@@ -40,7 +40,7 @@ POLL_SECONDS = 0.2
 
 
 def launch(
-    lanes: Sequence[Sequence[RunSpec]], workspace: Workspace, progress: Progress | None
+    lanes: Sequence[Sequence[RunSpec]], workspace: Workspace, on_metrics: OnMetrics | None
 ) -> None:
     """Make all runs of all lanes, the lanes at the same time.
 
@@ -53,7 +53,7 @@ def launch(
     connect()
     _check_room(lane[0].train for lane in lanes)
     sessions = [_Session(lane, workspace) for lane in lanes]
-    tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if progress else []
+    tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if on_metrics else []
     for session in sessions:
         session.start()
     running = True
@@ -62,8 +62,8 @@ def launch(
         running = bool(alive)
         for tail in tails:
             for line in tail.lines():
-                assert progress is not None
-                progress(tail.spec, line)
+                assert on_metrics is not None
+                on_metrics(tail.spec, line)
         if alive:
             alive[0].join(POLL_SECONDS)
     for session in sessions:
@@ -91,7 +91,7 @@ class _Session(threading.Thread):
     def __init__(self, lane: Sequence[RunSpec], workspace: Workspace) -> None:
         super().__init__(daemon=True)
         self.lane = list(lane)
-        self.workspace = Workspace(place(workspace.root))
+        self.workspace = Workspace(as_path(workspace.root))
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -103,11 +103,11 @@ class _Session(threading.Thread):
         finally:
             remove_tree(scratch)
 
-    def _scratch(self) -> Place:
+    def _scratch(self) -> AnyPath:
         """Where Ray Train keeps its own state, which all nodes must see."""
         return self.workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
 
-    def _fit(self, scratch: Place) -> None:
+    def _fit(self, scratch: AnyPath) -> None:
         import ray
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer

@@ -18,7 +18,7 @@ from typing import Any
 from penstock.storage import atomic_file
 from penstock.trainers.evaluation.evaluator import Scores
 
-__all__ = ["FILE", "NOTES", "MetricsLog", "StepMetrics", "note"]
+__all__ = ["FILE", "NOTES", "MetricsLog", "StepMetrics", "add_note"]
 
 FILE = "metrics.jsonl"
 
@@ -130,7 +130,7 @@ class MetricsLog:
         self._events.close()
 
 
-def note(directory: Path, line: str, step: int | None = None) -> None:
+def add_note(directory: Path, line: str, step: int | None = None) -> None:
     """Tell, in one line, what the user should know of a run.
 
     Args:

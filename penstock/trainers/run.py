@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from penstock.artefact import Workspace
 from penstock.trainers.backend import check_overrides
 from penstock.trainers.launch import launch
-from penstock.trainers.spec import Progress, RunResult, RunSpec
+from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
 __all__ = ["train", "train_all"]
 
 
-def train(spec: RunSpec, workspace: Workspace, progress: Progress | None = None) -> RunResult:
+def train(spec: RunSpec, workspace: Workspace, on_metrics: OnMetrics | None = None) -> RunResult:
     """Make a run, or find it; may be called from several threads at once.
 
     Raises:
         TrainingError: A worker failed; its own message, in one line.
     """
-    (result,) = train_all([spec], workspace, progress=progress)
+    (result,) = train_all([spec], workspace, on_metrics=on_metrics)
     return result
 
 
@@ -32,7 +32,7 @@ def train_all(
     workspace: Workspace,
     *,
     parallel: int = 1,
-    progress: Progress | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> list[RunResult]:
     """Make the runs that do not exist, up to ``parallel`` at a time; results in the order given.
 
@@ -46,7 +46,7 @@ def train_all(
         check_overrides(spec.train.deepspeed)
     missing = {spec.fingerprint: spec for spec in specs if spec.find(workspace) is None}
     if missing:
-        launch(_lanes(list(missing.values()), parallel), workspace, progress)
+        launch(_lanes(list(missing.values()), parallel), workspace, on_metrics)
     results = [spec.find(workspace) for spec in specs]
     assert all(results)
     return [result for result in results if result]

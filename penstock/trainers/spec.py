@@ -12,10 +12,10 @@ from typing import Any
 from penstock.artefact import Artefact, Draft, Workspace, canonical, fingerprint
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
-from penstock.storage import Place, sha256_file
+from penstock.storage import AnyPath, sha256_file
 from penstock.trainers.evaluation.evaluator import Evaluation
 
-__all__ = ["Progress", "RunResult", "RunSpec"]
+__all__ = ["OnMetrics", "RunResult", "RunSpec"]
 
 STAGE = "run"
 VERSION = 1
@@ -26,7 +26,7 @@ NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint"})
 They are no part of its name, so that a run that was stopped goes on when they are changed.
 """
 
-Progress = Callable[["RunSpec", dict[str, Any]], None]
+OnMetrics = Callable[["RunSpec", dict[str, Any]], None]
 """Called with each line of ``metrics.jsonl`` as it is written, in the thread that waits."""
 
 
@@ -35,7 +35,7 @@ class RunSpec:
     """One run: what to train, on which shards, from which seed, and how to judge it."""
 
     train: Train
-    shards: Place
+    shards: AnyPath
     seed: int
     evaluations: tuple[Evaluation, ...] = ()
     reweighter: ReweighterPlan | None = None
@@ -78,7 +78,7 @@ class RunSpec:
 class RunResult:
     """A finished run."""
 
-    path: Place
+    path: AnyPath
     tokens: int
     """Trained on."""
     loss: float
@@ -111,7 +111,7 @@ class RunResult:
         )
 
     @property
-    def model(self) -> Place:
+    def model(self) -> AnyPath:
         """A directory that ``AutoModelForCausalLM.from_pretrained`` reads."""
         return self.path / "model"
 

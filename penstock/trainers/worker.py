@@ -19,8 +19,8 @@ from penstock.storage import atomic_file, is_remote
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
-from penstock.trainers.evaluation.judging import Judge
-from penstock.trainers.metrics import FILE, NOTES, MetricsLog, note
+from penstock.trainers.evaluation.judging import RunEvaluator
+from penstock.trainers.metrics import FILE, NOTES, MetricsLog, add_note
 from penstock.trainers.reweighting.journal import FOLDER as WEIGHTS
 from penstock.trainers.spec import RunSpec
 
@@ -46,10 +46,10 @@ def run_one(
         spec.train.checkpoint or None,
         shards=shards.artefact.digest,
         seed=spec.seed,
-        say=functools.partial(note, directory),
+        say=functools.partial(add_note, directory),
         **share,
     )
-    judge = Judge(spec, shards, **share)
+    judge = RunEvaluator(spec, shards, **share)
     log, facts = _train(spec, shards, directory, checkpoints, judge, share)
     scores = judge.finish(directory)
     if log:
@@ -79,7 +79,7 @@ def _train(
     shards: ShardSet,
     directory: Path,
     checkpoints: Checkpoints,
-    judge: Judge,
+    judge: RunEvaluator,
     share: _Share,
 ) -> tuple[MetricsLog | None, dict[str, Any]]:
     """The log of rank 0, still open, and what is known of model and data before any training."""

@@ -13,7 +13,7 @@ STAGES = ("root", "corpus", "model", "columns", "tokenizer", "tokens", "cut", "s
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
-class Place:
+class AnyPath:
     """A call at which a process can die."""
 
     role: str
@@ -34,7 +34,7 @@ class Place:
 class Inside:
     """A process kills itself at the ``nth`` call of a kind."""
 
-    place: Place
+    place: AnyPath
     nth: int
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def way_of(seed: int) -> Way:
     return POOL if seed % 3 == 2 else ALONE
 
 
-def attempts_of(seed: int, census: Mapping[Place, int]) -> list[list[Inside] | Outside]:
+def attempts_of(seed: int, census: Mapping[AnyPath, int]) -> list[list[Inside] | Outside]:
     """What befalls one run after another: kills at places that an undisturbed run passes.
 
     A driver dies once a run, in up to three runs; workers die up to three times in one run.
@@ -99,7 +99,7 @@ def attempts_of(seed: int, census: Mapping[Place, int]) -> list[list[Inside] | O
         calls = sorted({(p.what, p.kind) for p in census if (p.role, p.stage) == (role, stage)})
         what, kind = chance.choice(calls)
         whens = ["before", "half", "after"] if kind == "write" else ["before", "after"]
-        place = Place(role=role, stage=stage, what=what, kind=kind, when=chance.choice(whens))
+        place = AnyPath(role=role, stage=stage, what=what, kind=kind, when=chance.choice(whens))
         kills.append(Inside(place=place, nth=chance.randint(1, census[place])))
         first = STAGES.index(stage)  # what is before it is done by then
     return [kills] if role == "worker" else [[kill] for kill in kills]

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from tests.faults.kills import ALONE, RAY, Inside, Outside, Place, Way
+from tests.faults.kills import ALONE, RAY, AnyPath, Inside, Outside, Way
 from tests.faults.kills_project import UNIT_BYTES
 
 HERE = Path(__file__).resolve().parent
@@ -134,10 +134,10 @@ class Warm:
             lingering=lingering,
         )
 
-    def census(self) -> Counter[Place]:
+    def census(self) -> Counter[AnyPath]:
         """What the last run, asked for it, wrote down."""
         lines = (self._directory / "kills" / "census").read_text().splitlines()
-        return Counter(Place(**json.loads(line)) for line in lines)
+        return Counter(AnyPath(**json.loads(line)) for line in lines)
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -21,8 +21,8 @@ import zstandard  # noqa: F401
 
 import penstock.jobs.console
 import penstock.jobs.curate
+from penstock.hashing import hash_ids
 from penstock.jobs import cli
-from penstock.keyed import hash_ids
 from penstock.pipeline.corpus import make_corpus
 
 

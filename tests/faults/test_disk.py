@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from penstock.artefact import Artefact, Workspace
-from tests.faults.kills import ALONE, POOL, Inside, Place, Way
+from tests.faults.kills import ALONE, POOL, AnyPath, Inside, Way
 from tests.faults.kills_after import check_committed, digests, strays
 from tests.faults.kills_project import make_project
 from tests.faults.kills_runs import Ended, Warm
@@ -277,7 +277,7 @@ RECORDED = ["corpus", "columns", "tokens", "cut", "shards"]
 
 @pytest.mark.parametrize("stage", RECORDED if WHOLE else ["tokens", "cut"])
 def test_a_record_that_was_cut_off(warm: Warm, finished: Path, fresh: Path, stage: str) -> None:
-    place = Place(role="driver", stage=stage, what="record", kind="link", when="after")
+    place = AnyPath(role="driver", stage=stage, what="record", kind="link", when="after")
     assert warm.run(fresh, ALONE, [Inside(place=place, nth=5)]).status == -9
     work = fresh.parent / "work"
     record = sorted(work.glob(f"{stage}/*/records/*.json"))[-1]
@@ -293,7 +293,7 @@ def test_a_record_that_was_cut_off(warm: Warm, finished: Path, fresh: Path, stag
 def test_a_recorded_file_that_is_gone_is_not_published(
     warm: Warm, finished: Path, fresh: Path
 ) -> None:
-    place = Place(role="driver", stage="columns", what="record", kind="link", when="after")
+    place = AnyPath(role="driver", stage="columns", what="record", kind="link", when="after")
     assert warm.run(fresh, ALONE, [Inside(place=place, nth=5)]).status == -9
     record = sorted((fresh.parent / "work").glob("columns/*/records/*.json"))[0]
     column = record.parents[1] / f"{record.stem}.parquet"

@@ -24,9 +24,9 @@ from penstock.lease import Lease
 from tests.faults.kills import (
     ALONE,
     STAGES,
+    AnyPath,
     Inside,
     Outside,
-    Place,
     Way,
     attempts_of,
     table,
@@ -57,7 +57,7 @@ class Campaign:
 
     warm: Warm
     recipe: Path
-    censuses: dict[Way, Counter[Place]] = field(default_factory=dict)
+    censuses: dict[Way, Counter[AnyPath]] = field(default_factory=dict)
     usual: dict[Way, float] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Campaign:
     def run(self, way: Way, kills: Sequence[Inside] | Outside = (), **more: Any) -> Ended:
         return self.warm.run(self.recipe, way, kills, usual=self.usual.get(way, 10.0), **more)
 
-    def census(self, way: Way) -> Counter[Place]:
+    def census(self, way: Way) -> Counter[AnyPath]:
         """Every call at which a run of this kind may die, and how often it is made."""
         if way not in self.censuses:
             for again in range(2):  # the first one loads what the second one finds loaded

@@ -12,7 +12,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from penstock.artefact import Artefact
-from penstock.storage import place
+from penstock.storage import as_path
 from tests.faults.curating import WHOLE, Done, Project, digest, make_project, running
 from tests.s3 import BUCKET, Trouble, environment, troubled
 
@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on(project: Project) -> None:
         run.kill()
     done = project.curate("--workers", "2")
     assert done.digest == digest(16_000)
-    cut = Artefact.open(place(done.summary["cut"]))
+    cut = Artefact.open(as_path(done.summary["cut"]))
     assert not all(record.facts["documents"] for record in cut.files), "no unit is left out whole"
     calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
     assert len(calls) > 10

@@ -14,8 +14,8 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import BudgetError, SelectorError, UnmadeError
 from penstock.jobs.asked import ranked_columns
 from penstock.jobs.curate import Curated, curate
+from penstock.jobs.held_out import OutsideSample
 from penstock.jobs.ladder import climb
-from penstock.jobs.outside import OutsideSample
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.sample import FIT, sample_documents

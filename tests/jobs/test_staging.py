@@ -140,7 +140,7 @@ def test_a_local_copy_of_something_installed_is_said_to_stay(project: Path, tmp_
     (project / "yaml.py").write_text("def score(texts): ...\n")
     staged, _ = _staged(project, tmp_path, "select.mine.use=yaml:score")
     assert "yaml.py" not in staged.files
-    assert any(note.startswith("yaml: installed here") for note in staged.notes)
+    assert any(progress.startswith("yaml: installed here") for progress in staged.notes)
 
 
 @pytest.mark.parametrize("name", ["selectors", "random", "types"])

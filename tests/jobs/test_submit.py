@@ -180,7 +180,7 @@ print('{"last": 1}', end="")
                 proxy.cut()
 
         client = connect(proxy.address)
-        assert run_job(client, _python(code), empty, echo=echo, note=notes.append) == 0
+        assert run_job(client, _python(code), empty, echo=echo, progress=notes.append) == 0
         assert proxy.cuts == 2
     numbered = [f"line {n}" for n in range(40)]
     assert lines[-42:] == [*numbered, "to stderr, in UTF-8: \u00e9", '{"last": 1}']
@@ -205,7 +205,7 @@ def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
             metadata={"staged": sent},
             follow=follow,
             echo=lines.append,
-            note=notes.append,
+            progress=notes.append,
         )
 
     assert (run(2, follow=False), run(3, follow=False)) == (0, 0)
@@ -268,14 +268,14 @@ def test_ctrl_c_stops_following_and_not_the_job(cluster: str, empty: Path) -> No
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     code = _python("import time; print('started'); time.sleep(60)")
-    status = run_job(client, code, empty, submission_id="long", echo=echo, note=notes.append)
+    status = run_job(client, code, empty, submission_id="long", echo=echo, progress=notes.append)
     assert status == module.INTERRUPTED
     assert client.get_job_status("long") == "RUNNING"
     assert "stopped following; job long goes on." in notes[-1]
     assert f"`ray job stop long --address {cluster}`" in notes[-1]
     assert client.stop_job("long")
     with pytest.raises(JobError, match="job long: STOPPED"):
-        run_job(client, code, empty, submission_id="long", echo=print, note=notes.append)
+        run_job(client, code, empty, submission_id="long", echo=print, progress=notes.append)
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "a b", "-rf", "x" * 101])
@@ -381,7 +381,7 @@ def test_a_submitted_recipe_gives_the_digest_of_a_local_run(cluster: str, tmp_pa
         "shards: {sequence_length: 32}\n"
     )
     lines: list[str] = []
-    status = submit(tmp_path / "recipe.yaml", "curate", cluster, echo=lines.append, note=print)
+    status = submit(tmp_path / "recipe.yaml", "curate", cluster, echo=lines.append, progress=print)
     assert status == 0, "\n".join(lines)
     local = curate(load_recipe(tmp_path / "recipe.yaml", ["work=here"]), LocalRunner(1))
     summary = json.loads(lines[-1])
@@ -393,7 +393,7 @@ def test_a_submitted_recipe_gives_the_digest_of_a_local_run(cluster: str, tmp_pa
         cluster,
         settings=["budget.tokens=1_000_000"],
         echo=lines.append,
-        note=print,
+        progress=print,
     )
     assert status == 2
     assert any("budget.tokens: asked for" in line for line in lines)

@@ -14,7 +14,6 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, PenstockError, ScoringError, SelectorError
-from penstock.needs import Needs
 from penstock.pipeline import columns as columns_module
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
@@ -22,6 +21,7 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring import documents as documents_module
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
+from penstock.resources import Resources
 from penstock.selectors.base import Documents, Fitting, Scorer, Target
 from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
 
@@ -48,7 +48,7 @@ class Length:
         self.fitting = fitting  # cannot be pickled, and need not be
         texts = fitting.sample(self.wanted).column("text").to_pylist()
         squares = list(fitting.spread(_square, [3, 1, 2], 2))
-        fitting.note("fitted")
+        fitting.progress("fitted")
         return {"documents": len(texts), "mean": float(np.mean([*map(len, texts)])), "s": squares}
 
     def score(self, documents: Documents) -> np.ndarray:
@@ -151,13 +151,13 @@ def test_batches_are_fixed_by_the_format(tmp_path: Path) -> None:
     corpus = make_corpus(recipe_of(tmp_path), space, ONE)
     sizes: list[int] = []
 
-    def note(batch: Documents) -> list[float]:
+    def progress(batch: Documents) -> list[float]:
         assert batch.schema.names == ["id", "text", "source"]
         assert batch.schema.field("text").type == pa.large_string()
         sizes.append(len(batch))
         return _zeros(batch)
 
-    columns_of(corpus, space, s=Calls(function=note, name="n"))
+    columns_of(corpus, space, s=Calls(function=progress, name="n"))
     assert sizes == [1024, 1024, 452]
 
 
@@ -392,8 +392,8 @@ def test_a_worker_has_what_any_scorer_of_its_pass_asks_for(
     corpus: Artefact, space: Workspace
 ) -> None:
     plain, large, seeing = Length(), Length(), Length()
-    large.needs = Needs(cpus=2, memory=1000)  # type: ignore[attr-defined]
-    seeing.needs = Needs(gpus=0.5, memory=500)  # type: ignore[attr-defined]
+    large.needs = Resources(cpus=2, memory=1000)  # type: ignore[attr-defined]
+    seeing.needs = Resources(gpus=0.5, memory=500)  # type: ignore[attr-defined]
     columns = [
         Column(name=name, selector=scorer)
         for name, scorer in (("a", plain), ("b", large), ("c", seeing))
@@ -401,7 +401,7 @@ def test_a_worker_has_what_any_scorer_of_its_pass_asks_for(
     runner = Asking()
     make_columns(columns, corpus, space, runner, 0)
     (asked,) = [needs for needs in runner.asked if needs is not None]
-    assert asked == Needs(cpus=2, gpus=0.5, memory=1500, by="select.b, select.c")
+    assert asked == Resources(cpus=2, gpus=0.5, memory=1500, by="select.b, select.c")
 
 
 def test_a_column_that_lacks_a_unit_is_not_published(

@@ -9,7 +9,7 @@ import pytest
 from upath import UPath
 
 from penstock.pipeline.grouped import grouped_bytes, read_groups
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 KIND = np.dtype([("a", "<u8"), ("b", "<u4")])
 
@@ -19,7 +19,7 @@ def test_any_groups_come_back(tmp_path: Path, remote: bool) -> None:
     groups = np.array([1, 1, 1, 4, 4, 9])
     rows = np.empty(len(groups), dtype=KIND)
     rows["a"], rows["b"] = groups * 2**40, np.arange(len(groups))
-    where: Place = UPath("memory://grouped/x") if remote else tmp_path / "x"
+    where: AnyPath = UPath("memory://grouped/x") if remote else tmp_path / "x"
     where.parent.mkdir(parents=True, exist_ok=True)
     where.write_bytes(b"".join(grouped_bytes(rows, groups, 10)))
     for first in range(10):

@@ -17,7 +17,7 @@ from penstock.errors import ArtefactError
 from penstock.pipeline import checking
 from penstock.pipeline import shards as shards_module
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
-from penstock.storage import place
+from penstock.storage import as_path
 from tests import pools
 from tests.pools import Made, all_documents, documents, make, recipe_of, write_jsonl
 from tests.s3 import BUCKET, environment
@@ -400,7 +400,7 @@ def test_shards_that_are_found_are_compared_with_their_records(
 
 
 def test_shards_in_a_store_are_found_by_name_and_size(s3: str, pool: Path, tmp_path: Path) -> None:
-    work = place(f"s3://{BUCKET}/{tmp_path.name}")
+    work = as_path(f"s3://{BUCKET}/{tmp_path.name}")
     with environment(PENSTOCK_CACHE=str(tmp_path / "cache")):
         made = make(recipe_of(pool, 600), work=work)
         shards = made.shards()

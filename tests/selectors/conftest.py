@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from penstock.selectors.distillation import distil
-from penstock.selectors.encoders import SentenceEncoder, StaticEncoder
+from penstock.selectors.encoders.distillation import distil
+from penstock.selectors.encoders.encoders import SentenceEncoder, StaticEncoder
 
 SENTENCES = [
     "Plants make sugar from light and water.",

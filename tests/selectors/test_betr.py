@@ -13,13 +13,14 @@ import pytest
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
-from penstock.selectors import betr, distillation
-from penstock.selectors.base import Fitting, Scorer, Spread, Target, one_after_another
+from penstock.selectors import betr
+from penstock.selectors.base import Fitting, ParallelMap, Scorer, Target, serial_map
 from penstock.selectors.betr import Betr, filter_rate
-from penstock.selectors.classifier import shrunk_log_odds
-from penstock.selectors.embedding import make_encoder
-from penstock.selectors.encoders import on_lattice, token_ids
-from penstock.selectors.ranking import RankedSample, Ranker
+from penstock.selectors.classifiers.classifier import shrunk_log_odds
+from penstock.selectors.encoders import distillation
+from penstock.selectors.encoders.embedding import make_encoder
+from penstock.selectors.encoders.encoders import on_lattice, token_ids
+from penstock.selectors.kernels.ranking import RankedSample, Ranker
 
 # Documents about three things, and questions about one of them.
 
@@ -61,7 +62,7 @@ def targets() -> list[Target]:
     ]
 
 
-def fitting(table: pa.Table, spread: Spread = one_after_another, **others: Any) -> Fitting:
+def fitting(table: pa.Table, spread: ParallelMap = serial_map, **others: Any) -> Fitting:
     return Fitting(
         **{
             "sample": lambda count: table,

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.selectors.kernels.test_kmeans import fitting_of, unit
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.base import Fitting, Partition, is_set_selector
-from penstock.selectors.clusters import fit_clusters, sample_vectors
 from penstock.selectors.d4 import D4
+from penstock.selectors.kernels.kmeans import fit_clusters, sample_vectors
 from penstock.selectors.semdedup import SemDeDup
-from tests.selectors.test_clusters import fitting_of, unit
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def column(selector: Any, fitting: Fitting) -> tuple[np.ndarray, np.ndarray]:
     """The pool's vectors, (n, d) int16, and its scores, through all partitions."""
     vectors = sample_vectors(fitting, "spectrum", 0)
     hashes = np.arange(len(vectors), dtype=np.uint64)
-    numbers = selector.place(vectors, hashes)
+    numbers = selector.assign(vectors, hashes)
     scores = np.full(len(vectors), np.inf, np.float32)
     for number in range(selector.partitions):
         rows = np.flatnonzero(numbers == number)

@@ -15,9 +15,9 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors import dclm
 from penstock.selectors.base import Fitting, Scorer, Target
-from penstock.selectors.classifier import Lesson, Trial
+from penstock.selectors.classifiers.classifier import TrainingSet, Trial
+from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.dclm import DclmQuality
-from penstock.selectors.fasttext_training import train
 
 NATURE = ["plants", "leaf", "sunlight", "water", "soil", "roots", "energy", "rocks", "seeds"]
 SPORT = ["match", "striker", "goal", "league", "coach", "season", "penalty", "stadium", "fans"]
@@ -123,13 +123,13 @@ def test_without_shrinking_it_is_the_trained_models_probability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lessons = []
-    teach = dclm.teach
+    train_classifier = dclm.train_classifier
 
-    def look_and_teach(lesson: Lesson, *others: Any) -> list[Trial]:
+    def look_and_teach(lesson: TrainingSet, *others: Any) -> list[Trial]:
         lessons.append(lesson)
-        return teach(lesson, *others)
+        return train_classifier(lesson, *others)
 
-    monkeypatch.setattr(dclm, "teach", look_and_teach)
+    monkeypatch.setattr(dclm, "train_classifier", look_and_teach)
     scorer = DclmQuality(**SMALL, prior_words=0)
     facts = scorer.fit(fitting())
     (lesson,) = lessons
@@ -158,11 +158,11 @@ def test_without_shrinking_it_is_the_trained_models_probability(
 def test_lengths_do_not_tell_negatives_from_positives(monkeypatch: pytest.MonkeyPatch) -> None:
     lessons = []
 
-    def only_look(lesson: Lesson, *others: Any) -> None:
+    def only_look(lesson: TrainingSet, *others: Any) -> None:
         lessons.append(lesson)
         raise SelectorError("seen")
 
-    monkeypatch.setattr(dclm, "teach", only_look)
+    monkeypatch.setattr(dclm, "train_classifier", only_look)
     for match_lengths in (True, False):
         with pytest.raises(SelectorError, match="seen"):
             DclmQuality(**SMALL, match_lengths=match_lengths).fit(fitting())

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.keyed import hash_ids, uniform
+from penstock.hashing import hash_ids, uniform
 from penstock.selectors.base import Fitting, Scorer, Target
 from penstock.selectors.dsir import Dsir, hash_buckets
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.keyed import hash_ids
+from penstock.hashing import hash_ids
 from penstock.selectors.base import Fitting, MergingSetSelector, Partition
-from penstock.selectors.encoders import on_lattice
-from penstock.selectors.facility_location import Similarities, lazy_greedy
+from penstock.selectors.encoders.encoders import on_lattice
 from penstock.selectors.ingenious import Ingenious, taylor_softmax
+from penstock.selectors.kernels.facility_location import Similarities, lazy_greedy
 
 
 def pool(count: int, seed: int = 1) -> Partition:
@@ -122,11 +122,13 @@ def test_lazier_greedy_draws_by_hash() -> None:
 def test_partitions_are_by_hash_alone_and_each_gives_its_share() -> None:
     one = pool(3000)
     selector = fitted(3000, partition_size=1000, draw="greedy", union=0)
-    numbers = selector.place(one.vectors, one.hashes)
+    numbers = selector.assign(one.vectors, one.hashes)
     assert selector.partitions == 3 and numbers.dtype == np.int64
     assert (np.bincount(numbers, minlength=3) > 900).all()
     few = np.arange(0, 3000, 7)
-    np.testing.assert_array_equal(selector.place(one.vectors[:0:-1], one.hashes[few]), numbers[few])
+    np.testing.assert_array_equal(
+        selector.assign(one.vectors[:0:-1], one.hashes[few]), numbers[few]
+    )
     scores = np.empty(3000, np.float32)
     for number in range(3):
         rows = np.flatnonzero(numbers == number)
@@ -162,7 +164,7 @@ def test_candidates_are_the_best_of_each_partition() -> None:
 def test_the_merged_order_is_that_of_greedy_over_all_candidates() -> None:
     one = pool(1200)
     selector = fitted(1200, draw="greedy", partition_size=400, union=300)
-    numbers = selector.place(one.vectors, one.hashes)
+    numbers = selector.assign(one.vectors, one.hashes)
     scores, competing = np.empty(1200, np.float32), []
     for number in range(3):
         rows = np.flatnonzero(numbers == number)
@@ -228,7 +230,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     selector.save(tmp_path)
     loaded = Ingenious(partition_size=100)
     with pytest.raises(SelectorError, match="ingenious: expected a fitted selector"):
-        loaded.place(one.vectors, one.hashes)
+        loaded.assign(one.vectors, one.hashes)
     loaded.load(tmp_path)
     assert loaded.partitions == 9 and loaded.identity() == selector.identity()
     assert loaded.score(one).tobytes() == selector.score(one).tobytes()

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.selectors.kernels.test_kmeans import directions, fitting_of
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import SelectorError
 from penstock.selectors.base import Partition, is_set_selector
-from penstock.selectors.clusters import Clusters, fit_clusters
-from penstock.selectors.encoders import on_lattice
+from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.kernels.kmeans import Clusters, fit_clusters
 from penstock.selectors.kmq import Kmq, refine, silhouette
-from tests.selectors.test_clusters import directions, fitting_of
 
 
 @pytest.fixture(autouse=True)
@@ -320,15 +320,15 @@ def test_a_fit_finds_the_clusters_that_the_silhouette_prefers(tmp_path: Path) ->
 
     vectors = on_lattice(np.eye(4, dtype=np.float32)[:3])
     hashes = np.arange(3, dtype=np.uint64)
-    placed = selector.place(vectors, hashes)
+    placed = selector.assign(vectors, hashes)
     assert sorted(placed.tolist()) == [0, 1, 2]
     selector.save(tmp_path)
     loaded = Kmq(clusters=[2, 3, 8], encoder="spectrum", metric="spherical", restarts=4)
-    for unfitted in (lambda: loaded.partitions, lambda: loaded.place(vectors, hashes)):
+    for unfitted in (lambda: loaded.partitions, lambda: loaded.assign(vectors, hashes)):
         with pytest.raises(SelectorError, match="^kmq: expected a fitted selector"):
             unfitted()
     loaded.load(tmp_path)
-    np.testing.assert_array_equal(loaded.place(vectors, hashes), placed)
+    np.testing.assert_array_equal(loaded.assign(vectors, hashes), placed)
     part = partition(9)
     assert loaded.score(part).tobytes() == selector.score(part).tobytes()
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from penstock.errors import InputError, SelectorError
-from penstock.selectors.encoders import one_thread
+from penstock.selectors.encoders.encoders import one_thread
 from penstock.selectors.losses import CausalModel, read_losses
 from tests.selectors.llamas import CONTEXT, VOCABULARY, byte_tokenizer, write_model
 

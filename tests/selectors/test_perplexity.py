@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.needs import Needs
+from penstock.resources import Resources
 from penstock.selectors.base import Fitting, Scorer
 from penstock.selectors.losses import CausalModel
 from penstock.selectors.perplexity import Perplexity
@@ -219,8 +219,8 @@ def test_identity_holds_contents_and_no_path(model: str) -> None:
 
 
 def test_a_gpu_is_asked_for_where_one_is_used(model: str) -> None:
-    assert Perplexity(model=model).needs == Needs()
-    assert Perplexity(model=model, device="cuda").needs == Needs(gpus=1)
+    assert Perplexity(model=model).needs == Resources()
+    assert Perplexity(model=model, device="cuda").needs == Resources(gpus=1)
 
 
 @pytest.mark.parametrize(

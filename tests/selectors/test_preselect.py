@@ -16,9 +16,13 @@ from hypothesis.extra import numpy as arrays
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors import preselect
-from penstock.selectors.base import Fitting, Scorer, Spread, one_after_another
-from penstock.selectors.classifier import FastTextScorer, area_under_curve, shrunk_log_odds
-from penstock.selectors.fasttext_training import train
+from penstock.selectors.base import Fitting, ParallelMap, Scorer, serial_map
+from penstock.selectors.classifiers.classifier import (
+    FastTextScorer,
+    area_under_curve,
+    shrunk_log_odds,
+)
+from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.losses import CausalModel, Losses, read_losses
 from penstock.selectors.preselect import PreSelect, pairs_in_order, predictive_strength
 from tests.selectors.llamas import byte_tokenizer, write_model
@@ -55,7 +59,7 @@ def batch_of(table: pa.Table) -> pa.RecordBatch:
     return table.combine_chunks().to_batches()[0]
 
 
-def fitting(table: pa.Table, spread: Spread = one_after_another, **others: Any) -> Fitting:
+def fitting(table: pa.Table, spread: ParallelMap = serial_map, **others: Any) -> Fitting:
     return Fitting(
         **{
             "sample": lambda count: table,
@@ -84,8 +88,8 @@ def read_once() -> Iterator[None]:
     """Each model reads the same texts once, unless workers do it."""
     remembered: dict[Any, Losses] = {}
 
-    def read(texts: pa.ChunkedArray, model: CausalModel, spread: Spread) -> Losses:
-        if spread is not one_after_another:
+    def read(texts: pa.ChunkedArray, model: CausalModel, spread: ParallelMap) -> Losses:
+        if spread is not serial_map:
             return read_losses(texts, model, spread)
         key = (model.name, *texts.to_pylist())
         if key not in remembered:
@@ -230,7 +234,7 @@ def test_what_ranks_the_models_right_is_preferred(
 def test_the_order_of_the_models_decides(ladder: list[str]) -> None:
     said: list[str] = []
     scorer = PreSelect(models=ladder[::-1], **SMALL)
-    scorer.fit(fitting(pool(), note=said.append))
+    scorer.fit(fitting(pool(), progress=said.append))
     scores = scorer.score(batch_of(pool()))
     nature = np.array(pool()["source"].to_pylist()) == "nature"
     assert scores[nature].max() < np.nanmin(scores[~nature])
@@ -241,7 +245,7 @@ def test_a_ladder_upside_down_is_remarked_on(ladder: list[str]) -> None:
     said: list[str] = []
     table = pool().filter(pa.array([source == "nature" for source in pool()["source"].to_pylist()]))
     with pytest.raises(SelectorError, match="^sample: .*from worst to best"):
-        PreSelect(models=ladder[::-1], **SMALL).fit(fitting(table, note=said.append))
+        PreSelect(models=ladder[::-1], **SMALL).fit(fitting(table, progress=said.append))
     assert any("worst to best?" in line for line in said)
 
 

@@ -33,8 +33,8 @@ from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import EmbeddingScorer
-from penstock.selectors.encoders import StaticEncoder
-from penstock.selectors.fasttext_training import train
+from penstock.selectors.classifiers.fasttext_training import train
+from penstock.selectors.encoders.encoders import StaticEncoder
 from penstock.selectors.registry import _BUILT_IN
 from tests.pools import write_jsonl
 from tests.selectors.llamas import byte_tokenizer, write_model

@@ -15,8 +15,8 @@ from penstock.errors import SelectorError
 from penstock.recipe import SelectorSpec
 from penstock.selectors import registry
 from penstock.selectors.base import Fitting, Scorer
-from penstock.selectors.fasttext import CollapsedFastText
-from penstock.selectors.fasttext_training import train
+from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.registry import available, build
 
 

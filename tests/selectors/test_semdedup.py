@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.selectors.kernels.test_kmeans import directions, fitting_of, unit
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors import semdedup as module
 from penstock.selectors.base import Partition, is_set_selector
-from penstock.selectors.clusters import Clusters
-from penstock.selectors.encoders import on_lattice
+from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.kernels.kmeans import Clusters
 from penstock.selectors.semdedup import Deduplicator, SemDeDup, farthest_first, near_copies
-from tests.selectors.test_clusters import directions, fitting_of, unit
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_chained_retention_falls_with_eps() -> None:
 def test_clusters_know_nothing_of_each_other_and_one_alone_stays() -> None:
     selector = semdedup(at_degrees(0), at_degrees(90), eps=0.5)
     vectors = at_degrees(44, 46, 44.5)
-    numbers = selector.place(vectors, np.arange(3, dtype=np.uint64))
+    numbers = selector.assign(vectors, np.arange(3, dtype=np.uint64))
     assert numbers.tolist() == [0, 1, 0] and selector.partitions == 2
     assert kept(selector, vectors[[1]]) == [0]
     assert kept(selector, vectors[[0, 2]]) == [1]
@@ -175,7 +175,7 @@ def test_eps_is_found_for_the_share_to_keep(rule: str, keep: float, tmp_path: Pa
     vectors = on_lattice(
         fitting.encoder("spectrum").encode(fitting.sample(0)["text"].combine_chunks())
     )
-    placed = selector.place(vectors, np.arange(400, dtype=np.uint64))
+    placed = selector.assign(vectors, np.arange(400, dtype=np.uint64))
     parts = [partition(vectors[placed == number], number) for number in range(selector.partitions)]
     scores = [selector.score(part) for part in parts]
     left = sum(int((~np.isnan(part)).sum()) for part in scores)
@@ -206,10 +206,12 @@ def test_more_exact_copies_than_may_go_take_the_least_eps() -> None:
 def test_a_share_of_a_part_of_the_pool_is_said_to_be_less_of_the_whole() -> None:
     lines: list[str] = []
     texts = similar_texts(100)
-    SemDeDup(keep=0.8, encoder="spectrum").fit(fitting_of(texts, pool_size=900, note=lines.append))
+    SemDeDup(keep=0.8, encoder="spectrum").fit(
+        fitting_of(texts, pool_size=900, progress=lines.append)
+    )
     assert any("less than 0.8 of it will be kept" in line for line in lines)
     lines.clear()
-    SemDeDup(keep=0.8, encoder="spectrum").fit(fitting_of(texts, note=lines.append))
+    SemDeDup(keep=0.8, encoder="spectrum").fit(fitting_of(texts, progress=lines.append))
     assert lines and not any("less than" in line for line in lines)
 
 

@@ -12,7 +12,7 @@ from penstock.artefact import Workspace
 from penstock.recipe import Train
 from penstock.trainers.evaluation.evaluator import Scores
 from penstock.trainers.launch import _Tail
-from penstock.trainers.metrics import FILE, MetricsLog, StepMetrics, note
+from penstock.trainers.metrics import FILE, MetricsLog, StepMetrics, add_note
 from penstock.trainers.spec import RunSpec
 
 
@@ -103,11 +103,11 @@ def test_what_a_driver_tells_of_a_run_that_goes_on(spec: RunSpec, tmp_path: Path
     """Nothing of the attempt before; where it goes on; then every step as it comes, once."""
     workspace = Workspace(tmp_path)
     directory = spec.draft(workspace).staging()
-    note(directory, "an old note", 1)
+    add_note(directory, "an old note", 1)
     write(directory, 0, range(5), 2.0)
     tail = _Tail(spec, workspace)
     assert list(tail.lines()) == []
-    note(directory, "going on at step 3", 3)
+    add_note(directory, "going on at step 3", 3)
     log = MetricsLog(directory, 3)
     note_line, last = tail.lines()
     assert note_line == {"note": "going on at step 3", "step": 3}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
 
 __all__ = ["UnreadableError", "drawn", "read", "walk"]
 

@@ -50,7 +50,7 @@ compare:
 """
 
 
-def prepare(directory: Path, note: Callable[[str], None]) -> Path:
+def prepare(directory: Path, progress: Callable[[str], None]) -> Path:
     """Gather the text and write the recipe; both are kept if they are there.
 
     Returns:
@@ -58,11 +58,11 @@ def prepare(directory: Path, note: Callable[[str], None]) -> Path:
     """
     recipe = directory / "recipe.yaml"
     if recipe.exists():
-        note(f"{recipe}: found; delete {directory} to begin anew")
+        progress(f"{recipe}: found; delete {directory} to begin anew")
         return recipe
-    note("gathering the documentation of the installed packages ...")
+    progress("gathering the documentation of the installed packages ...")
     text = gather(directory / "text", seed=int(yaml.safe_load(RECIPE)["seed"]))
-    note(
+    progress(
         f"pool: {text.pool_count.documents:,} documents, {text.pool_count.bytes:,} bytes from "
         f"{text.packages} packages; target: {text.aim_count.documents:,} docstrings to aim at, "
         f"{text.held_out_count.documents:,} held out"

@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock.artefact import FileRecord
 from penstock.pipeline.grouped import grouped_bytes, read_groups
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["Hashes", "Range", "Repeats", "find_repeats", "normalise", "ranges_for"]
 
@@ -44,7 +44,7 @@ def ranges_for(documents: int) -> int:
     return ranges
 
 
-def _hashes_of(draft: Place, split: int) -> Place:
+def _hashes_of(draft: AnyPath, split: int) -> AnyPath:
     return draft / _hashes_name(split)
 
 
@@ -65,7 +65,7 @@ class Hashes:
         self._digests += digest.digest()
         self._rows.append(row)
 
-    def write(self, draft: Place, split: int, **facts: object) -> FileRecord:
+    def write(self, draft: AnyPath, split: int, **facts: object) -> FileRecord:
         """Leave them for the ranges."""
         pairs = np.frombuffer(self._digests, dtype="<u8").reshape(-1, 2)
         entries = np.empty(len(pairs), dtype=_ENTRY)
@@ -86,14 +86,14 @@ class Range:
     number: int
     ranges: int
     splits: int
-    draft: Place
+    draft: AnyPath
 
     @property
     def label(self) -> str:
         """What an error calls it."""
         return f"range {self.number + 1} of {self.ranges} of the documents' hashes"
 
-    def found(self, number: int) -> Place:
+    def found(self, number: int) -> AnyPath:
         """Where range ``number`` leaves what it found."""
         return self.draft / f"scratch/repeats/{number:04d}-of-{self.ranges:04d}"
 

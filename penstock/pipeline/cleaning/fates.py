@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
 from penstock.pipeline.reading.records import Bad, Record
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["DROPPED", "Dropped", "Quarantine"]
 
@@ -48,7 +48,7 @@ class Dropped:
         keep: Whether text and meta are written too.
     """
 
-    def __init__(self, directory: Place, part: str, keep: bool) -> None:
+    def __init__(self, directory: AnyPath, part: str, keep: bool) -> None:
         self.rules: Counter[str] = Counter()
         self._name = f"dropped-{part}.parquet"
         self._directory = directory
@@ -105,7 +105,7 @@ class Dropped:
 class Quarantine:
     """The file of a part's bad records, as JSON lines; none is written where there are none."""
 
-    def __init__(self, directory: Place, part: str) -> None:
+    def __init__(self, directory: AnyPath, part: str) -> None:
         self.count = 0
         self._name = f"quarantine-{part}.jsonl"
         self._directory = directory

@@ -17,7 +17,7 @@ from penstock.node_cache import local_file
 from penstock.pipeline.cutting.ordering import OrderedUnit
 from penstock.pipeline.cutting.radix import ABOVE, INSIDE, Cutoff, Order, Prefix
 from penstock.pipeline.units import Unit
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["Candidates", "Table", "Taken"]
 
@@ -68,7 +68,7 @@ class Table:
 class Candidates:
     """Those at or above a prefix for each group; a :class:`penstock.pipeline.tokens.Wanted`."""
 
-    directory: Place
+    directory: AnyPath
     """Where the orders are, and the tables will be."""
     number: int
     """Of the attempt: a table is never replaced by another."""
@@ -102,5 +102,5 @@ class Candidates:
         row, tokens, key, tie, group = (column.to_numpy() for column in batch.columns)
         return Table(row, tokens, Order(key, tie, group))
 
-    def _place(self, unit: Unit) -> Place:
+    def _place(self, unit: Unit) -> AnyPath:
         return self.directory / f"{unit.name}.{self.number}.arrow"

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
-from penstock.keyed import hash_ids, mix, uniform
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.node_cache import local_file
 from penstock.pipeline.cutting.radix import Order, order_bits, score_of
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Budget, GumbelDraw
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["OrderedUnit", "Ordering", "batches", "make_orders", "write_order"]
 
@@ -38,14 +38,14 @@ class OrderedUnit:
     """A unit and where its order lies."""
 
     unit: Unit
-    directory: Place
+    directory: AnyPath
 
     @property
     def label(self) -> str:
         return self.unit.label
 
     @property
-    def place(self) -> Place:
+    def place(self) -> AnyPath:
         return self.directory / f"{self.unit.name}.arrow"
 
     def read(self) -> tuple[Order, np.ndarray]:
@@ -97,7 +97,7 @@ class Ordering:
     """How documents are ordered: what every unit's task is told."""
 
     ranks: Mapping[str, float]
-    columns: Mapping[str, Place]
+    columns: Mapping[str, AnyPath]
     quantiles: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """For each column of a mixture, rising 24-bit values and the quantile of each."""
     temperature: float | None
@@ -105,7 +105,7 @@ class Ordering:
     groups: Mapping[str, int]
     """Sources with a budget of their own; the others share group ``rest``."""
     rest: int
-    directory: Place
+    directory: AnyPath
 
 
 def make_orders(
@@ -114,7 +114,7 @@ def make_orders(
     budget: Budget,
     seed: int,
     groups: Sequence[str],
-    directory: Place,
+    directory: AnyPath,
     runner: Runner,
 ) -> list[OrderedUnit]:
     """Write the order of every unit under ``directory``.
@@ -156,7 +156,7 @@ Item = tuple[Unit, Mapping[str, FileRecord]]
 
 
 def _values(
-    name: str, item: Item, columns: Mapping[str, Place], ids: pa.ChunkedArray | None, seed: int
+    name: str, item: Item, columns: Mapping[str, AnyPath], ids: pa.ChunkedArray | None, seed: int
 ) -> np.ndarray:
     """(n,) float32: a column as it is, or the uniform draw."""
     if name == "random":
@@ -167,7 +167,7 @@ def _values(
 def _quantiles(
     items: Sequence[Item],
     ranks: Mapping[str, float],
-    columns: Mapping[str, Place],
+    columns: Mapping[str, AnyPath],
     seed: int,
     runner: Runner,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -214,7 +214,7 @@ class _Counts:
 
 
 def _count_values(
-    item: Item, shared: tuple[Sequence[str], Mapping[str, Place], int]
+    item: Item, shared: tuple[Sequence[str], Mapping[str, AnyPath], int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     names, columns, seed = shared
     ids = _read(item[0], ["id"]).column("id") if "random" in names else None

@@ -20,7 +20,7 @@ import numpy as np
 from penstock.node_cache import local_file
 from penstock.pipeline.cutting.radix import Order
 from penstock.pipeline.runner import Runner
-from penstock.storage import Place, atomic_file, is_remote
+from penstock.storage import AnyPath, atomic_file, is_remote
 
 __all__ = ["RANGE", "Ranks", "descending", "make_ranks"]
 
@@ -38,7 +38,7 @@ _RECORD = np.dtype([("key", "<u4"), ("tie", "<u8")])
 class Ranks:
     """Where the ranks of one unit's documents lie."""
 
-    place: Place
+    place: AnyPath
     start: int
     count: int
 
@@ -80,17 +80,17 @@ class _Run:
 @dataclass(frozen=True, slots=True)
 class _Shared:
     taken: Callable[[Any], Order]
-    directory: Place
+    directory: AnyPath
     step: int
 
-    def place(self, what: str, number: int) -> Place:
+    def place(self, what: str, number: int) -> AnyPath:
         return self.directory / f"{what}-{number:05d}"
 
 
 def make_ranks(
     batches: Sequence[Sequence[Any]],
     taken: Callable[[Any], Order],
-    directory: Place,
+    directory: AnyPath,
     runner: Runner,
     limit: int = RANGE,
 ) -> list[Ranks]:
@@ -202,12 +202,12 @@ def _collect(item: tuple[int, np.ndarray, np.ndarray], shared: _Shared) -> None:
     _write(shared.place("ranks", number), ranks)
 
 
-def _write(place: Place, array: np.ndarray) -> None:
+def _write(place: AnyPath, array: np.ndarray) -> None:
     with atomic_file(place, durable=False) as sink:
         sink.write(np.ascontiguousarray(array).view(np.uint8).data)
 
 
-def _read(place: Place, dtype: np.dtype, start: int, count: int) -> np.ndarray:
+def _read(place: AnyPath, dtype: np.dtype, start: int, count: int) -> np.ndarray:
     """``count`` entries of a file of scratch, and no more of it where it is in a store."""
     if not count:  # a store takes an empty range for the whole file
         return np.empty(0, dtype=dtype)

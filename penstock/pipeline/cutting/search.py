@@ -22,7 +22,7 @@ from penstock.pipeline.cutting.ordering import OrderedUnit, batches
 from penstock.pipeline.cutting.radix import Cutoff, Order, Prefix, Tally, find_cutoffs, tally
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import Wanted
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 __all__ = ["Found", "Search", "Sizes"]
 
@@ -69,7 +69,7 @@ class Search:
     length: int
     tokens: Sizes
     runner: Runner
-    directory: Place
+    directory: AnyPath
     """Scratch of the cut."""
 
     def cutoffs(self, allow_short: bool) -> Found:

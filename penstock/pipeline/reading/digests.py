@@ -18,7 +18,7 @@ from penstock.errors import InputError, UnmadeError
 from penstock.pipeline.reading.hub import files_of, identity
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.runner import Runner
-from penstock.storage import Place, atomic_file, is_remote, read_file
+from penstock.storage import AnyPath, atomic_file, is_remote, read_file
 
 __all__ = ["hash_inputs", "stamp"]
 
@@ -38,7 +38,7 @@ _CHUNK = 4 << 20
 class _Block:
     """Some bytes of a file of an input."""
 
-    path: Place
+    path: AnyPath
     start: int
     end: int
 
@@ -62,7 +62,7 @@ def hash_inputs(inputs: list[Input], workspace: Workspace, runner: Runner) -> li
     known = _remembered(memory)
     stamps = [stamp(item.path) for item in inputs]
     digests: dict[int, str] = {}
-    fresh: dict[int, list[tuple[str, Place]]] = {}
+    fresh: dict[int, list[tuple[str, AnyPath]]] = {}
     for index, item in enumerate(inputs):
         *then, digest = known.get(str(item.path), [None])
         if stamps[index] and tuple(then) == stamps[index]:
@@ -89,7 +89,7 @@ def hash_inputs(inputs: list[Input], workspace: Workspace, runner: Runner) -> li
     return sorted(hashed, key=lambda item: item.key)
 
 
-def stamp(path: Place) -> tuple[int | str, ...]:
+def stamp(path: AnyPath) -> tuple[int | str, ...]:
     """Size and version of a plain file, which change when it does; empty for what has none.
 
     The version is the times of modification and change of a local file, as a copy may carry over
@@ -110,7 +110,7 @@ def stamp(path: Place) -> tuple[int | str, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _remembered(memory: Place) -> dict[str, list[Any]]:
+def _remembered(memory: AnyPath) -> dict[str, list[Any]]:
     """Hashes by path; none where the file cannot be used, as they can be found again."""
     try:
         known = json.loads(read_file(memory))
@@ -121,7 +121,7 @@ def _remembered(memory: Place) -> dict[str, list[Any]]:
     return dict(known["files"])
 
 
-def _parts(item: Input) -> list[tuple[str, Place]]:
+def _parts(item: Input) -> list[tuple[str, AnyPath]]:
     """The files of an input, by name within it; none where it is on the hub."""
     if not item.spec.path.startswith("hf:"):
         return [("", item.path)]
@@ -138,9 +138,9 @@ def _combined(item: Input, hashes: list[tuple[str, str]]) -> str:
     return hashlib.sha256(canonical(hashes)).hexdigest()
 
 
-def _hashes(paths: list[Place], runner: Runner) -> dict[Place, str]:
+def _hashes(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
     """The hash of each file's bytes."""
-    found: dict[Place, list[str]] = {}
+    found: dict[AnyPath, list[str]] = {}
     items: list[list[_Block]] = []
     room = 0
     for path in dict.fromkeys(paths):

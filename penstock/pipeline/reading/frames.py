@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import InputError
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 __all__ = ["Frame", "frames_of"]
 
@@ -31,7 +31,7 @@ class Frame:
     content: int | None
 
 
-def frames_of(where: Place) -> Iterator[Frame]:
+def frames_of(where: AnyPath) -> Iterator[Frame]:
     """The frames of a file in order; skippable ones, which hold no content, are passed over.
 
     Raises:
@@ -55,7 +55,7 @@ def frames_of(where: Place) -> Iterator[Frame]:
             start = end
 
 
-def _walk(file: Any, start: int, where: Place) -> tuple[int, int | None]:
+def _walk(file: Any, start: int, where: AnyPath) -> tuple[int, int | None]:
     """Where the frame at ``start`` ends, and the size of its content where the header has it."""
     descriptor = _number(file, 1)
     single = descriptor >> 5 & 1

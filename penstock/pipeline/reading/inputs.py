@@ -20,7 +20,7 @@ from penstock.artefact import canonical
 from penstock.errors import InputError, StorageError
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
-from penstock.storage import Place, explained, is_remote, kind_of, place
+from penstock.storage import AnyPath, as_path, is_remote, kind_of, translate_os_errors
 
 __all__ = ["Input", "find_inputs"]
 
@@ -29,7 +29,7 @@ __all__ = ["Input", "find_inputs"]
 class Input:
     """One input file (or Hugging Face dataset) and how to read it."""
 
-    path: Place
+    path: AnyPath
     spec: CorpusSource
     digest: str = ""
     """The hash of its bytes: 64 hexadecimal digits."""
@@ -66,14 +66,14 @@ def find_inputs(recipe: Recipe) -> list[Input]:
     return list(found.values())
 
 
-def _with_source(spec: CorpusSource, path: Place) -> CorpusSource:
+def _with_source(spec: CorpusSource, path: AnyPath) -> CorpusSource:
     """The name of a plain-text file is its source, and so part of how it is read."""
     if not isinstance(spec.source, str) or not is_plain_text(path) or spec.path.startswith("hf:"):
         return spec
     return spec.model_copy(update={"source": LiteralSource(name=path.name.partition(".")[0])})
 
 
-def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[Place]:
+def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
     if spec.path.startswith("hf:"):
         yield recipe.resolve(spec.path.removeprefix("hf:"))
         return
@@ -105,19 +105,19 @@ def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[Place]:
     yield from sorted(files, key=str)
 
 
-def _fix(path: Place) -> str:
+def _fix(path: AnyPath) -> str:
     if is_remote(path):
         return "check the bucket and the name"
     return "paths are relative to the recipe"
 
 
-def _inside(path: Place) -> list[Place]:
+def _inside(path: AnyPath) -> list[AnyPath]:
     if is_remote(path):
         return [_of_store(path, name) for name in path.fs.find(path.path)]
     return [file for file in path.rglob("*") if file.is_file()]
 
 
-def _matching(recipe: Recipe, spec: CorpusSource, path: Place) -> list[Place]:
+def _matching(recipe: Recipe, spec: CorpusSource, path: AnyPath) -> list[AnyPath]:
     if is_remote(path):
         names = path.fs.glob(path.path, detail=True)
         return [_of_store(path, name) for name, info in names.items() if info["type"] == "file"]
@@ -127,15 +127,15 @@ def _matching(recipe: Recipe, spec: CorpusSource, path: Place) -> list[Place]:
     return [file for match in matches if (file := recipe.resolve(match)).is_file()]
 
 
-def _of_store(path: UPath, name: str) -> Place:
-    return place(path.fs.unstrip_protocol(name))
+def _of_store(path: UPath, name: str) -> AnyPath:
+    return as_path(path.fs.unstrip_protocol(name))
 
 
 @contextlib.contextmanager
-def _reachable(path: Place, key: str) -> Iterator[None]:
+def _reachable(path: AnyPath, key: str) -> Iterator[None]:
     """Names the key and the place where the store does not answer, or refuses."""
     try:
-        with explained(path):
+        with translate_os_errors(path):
             yield
     except InputError:
         raise

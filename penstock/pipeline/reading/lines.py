@@ -18,7 +18,7 @@ from penstock.pipeline.reading.records import HEAD, Bad, Record, Records, record
 from penstock.pipeline.reading.spans import Extent, Span
 from penstock.pipeline.reading.streams import blocks
 from penstock.recipe import CorpusSource
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 __all__ = ["json_lines", "plain_text"]
 
@@ -93,7 +93,7 @@ def _lines(
         yield line if line.long else line.joined()
 
 
-def _lines_of(where: Place, span: Span, cap: int, extent: Extent) -> Iterator[bytes | _Line]:
+def _lines_of(where: AnyPath, span: Span, cap: int, extent: Extent) -> Iterator[bytes | _Line]:
     beyond = blocks(where, span.end) if span.end is not None else iter(())
     return _lines(blocks(where, span.start, span.end), beyond, not span.start, cap, extent)
 
@@ -108,7 +108,7 @@ def _long_line(line: _Line, place: str, span: Span, cap: int) -> Bad:
     return too_long(place, line.length, cap, "line", line.joined())
 
 
-def json_lines(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+def json_lines(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
     """Objects, one a line; blank lines are none.
 
     Raises:
@@ -151,7 +151,7 @@ def json_lines(where: Place, spec: CorpusSource, span: Span, cap: int, extent: E
         )
 
 
-def plain_text(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+def plain_text(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
     """Each line, or the whole file, as a document."""
     source = "unknown" if isinstance(spec.source, str) else spec.source.name
     begins = not (span.start or span.rows)
@@ -174,7 +174,7 @@ def plain_text(where: Place, spec: CorpusSource, span: Span, cap: int, extent: E
             yield Bad(place, str(error), text)
 
 
-def _whole(where: Place, cap: int, extent: Extent) -> Iterator[bytes | _Line]:
+def _whole(where: AnyPath, cap: int, extent: Extent) -> Iterator[bytes | _Line]:
     text = _Line(0, cap)
     extent.lines = 1
     for block in blocks(where):

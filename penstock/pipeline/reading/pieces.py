@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from penstock.pipeline.reading.spans import Span
 from penstock.pipeline.reading.streams import blocks
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["cut_out"]
 
 
-def cut_out(where: Place, root: Place, directory: str, size: int) -> list[Span]:
+def cut_out(where: AnyPath, root: AnyPath, directory: str, size: int) -> list[Span]:
     """Cut a file of lines into files of about ``size`` bytes that end where a line ends.
 
     A piece that an earlier attempt finished is passed over, not written again.
@@ -67,7 +67,7 @@ def _end(block: bytes, start: int, room: int) -> int | None:
 class _Writing:
     """A piece under way; it counts, and writes only where no earlier attempt has."""
 
-    def __init__(self, root: Place, name: str) -> None:
+    def __init__(self, root: AnyPath, name: str) -> None:
         self._place = root / name
         self._name = name
         self._stack = contextlib.ExitStack()

@@ -27,7 +27,7 @@ from penstock.pipeline.reading.tables import (
     parquet_spans,
 )
 from penstock.recipe import CorpusSource
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 __all__ = ["KINDS", "Bad", "Reader", "Record", "is_plain_text", "read_records", "reader_of"]
 
@@ -36,8 +36,8 @@ KINDS = ".jsonl, .json, .txt (each also .gz or .zst), .parquet or .arrow"
 _WHOLE = Span()
 _NO_CAP = 2**63
 
-_Read: TypeAlias = Callable[[Place, CorpusSource, Span, int, Extent], Records]
-_Spans: TypeAlias = Callable[[Place, CorpusSource, int], list[Span]]
+_Read: TypeAlias = Callable[[AnyPath, CorpusSource, Span, int, Extent], Records]
+_Spans: TypeAlias = Callable[[AnyPath, CorpusSource, int], list[Span]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ _READERS = {
 }
 
 
-def reader_of(where: Place | PurePath, spec: CorpusSource | None = None) -> Reader | None:
+def reader_of(where: AnyPath | PurePath, spec: CorpusSource | None = None) -> Reader | None:
     """What reads a file of this name, or None."""
     if spec is not None and spec.path.startswith("hf:"):
         return _HUGGING_FACE
@@ -73,13 +73,13 @@ def reader_of(where: Place | PurePath, spec: CorpusSource | None = None) -> Read
     return _READERS.get(name.rpartition(".")[2]) if "." in name else None
 
 
-def is_plain_text(where: Place | PurePath) -> bool:
+def is_plain_text(where: AnyPath | PurePath) -> bool:
     """Whether a file has neither fields nor columns."""
     return reader_of(where) is _READERS["txt"]
 
 
 def read_records(
-    where: Place,
+    where: AnyPath,
     spec: CorpusSource,
     span: Span = _WHOLE,
     cap: int = _NO_CAP,

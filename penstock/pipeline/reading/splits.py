@@ -21,7 +21,7 @@ from penstock.pipeline.reading.records import Records
 from penstock.pipeline.reading.spans import Extent, Span, gathered
 from penstock.pipeline.reading.streams import EXPANSION, compression_of
 from penstock.pipeline.runner import Runner
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["Piece", "Split", "plan_splits"]
 
@@ -41,7 +41,7 @@ class Piece:
     """Position among the inputs."""
     item: Input
     span: Span
-    place: Place
+    place: AnyPath
     """What is read: the input's file, or one that was cut out of it."""
 
     @property
@@ -93,7 +93,7 @@ class Split:
         return f"part {self.part}: {first}{f' and {more:,} more' if more else ''}"
 
 
-def plan_splits(inputs: Sequence[Input], draft: Place, size: int, runner: Runner) -> list[Split]:
+def plan_splits(inputs: Sequence[Input], draft: AnyPath, size: int, runner: Runner) -> list[Split]:
     """The splits of a corpus, in its order.
 
     Args:
@@ -168,7 +168,7 @@ class _Look:
 
     number: int
     item: Input
-    draft: Place
+    draft: AnyPath
     size: int
 
     @property

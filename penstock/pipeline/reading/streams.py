@@ -9,7 +9,7 @@ from pathlib import PurePath
 import pyarrow as pa
 
 from penstock.errors import InputError
-from penstock.storage import Place, is_remote
+from penstock.storage import AnyPath, is_remote
 
 __all__ = ["EXPANSION", "blocks", "compression_of", "open_bytes", "readable"]
 
@@ -23,19 +23,19 @@ _FIRST = "the first 4 MiB of text"
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
-def compression_of(where: Place | PurePath) -> str | None:
+def compression_of(where: AnyPath | PurePath) -> str | None:
     """The compression that a file's name says, or None."""
     return _COMPRESSIONS.get(where.suffix.lower())
 
 
-def open_bytes(where: Place) -> pa.NativeFile:
+def open_bytes(where: AnyPath) -> pa.NativeFile:
     """A file for reading at any place in it."""
     if is_remote(where):
         return pa.PythonFile(where.open("rb"), mode="r")
     return pa.OSFile(str(where))
 
 
-def blocks(where: Place, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[bytes]:
     """Decompressed bytes from ``start`` to ``end`` of a file, about 4 MiB at a time.
 
     Args:
@@ -70,7 +70,7 @@ def blocks(where: Place, start: int = 0, end: int | None = None) -> Iterator[byt
 
 
 @contextlib.contextmanager
-def readable(where: Place | str, kind: str) -> Iterator[None]:
+def readable(where: AnyPath | str, kind: str) -> Iterator[None]:
     """Names the file where it cannot be opened, or Arrow finds that it cannot go on."""
     try:
         yield

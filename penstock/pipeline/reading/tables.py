@@ -23,7 +23,7 @@ from penstock.pipeline.reading.records import HEAD, Bad, Records, as_json, recor
 from penstock.pipeline.reading.spans import Extent, Span, gathered
 from penstock.pipeline.reading.streams import open_bytes, readable
 from penstock.recipe import CorpusSource
-from penstock.storage import Place, is_remote
+from penstock.storage import AnyPath, is_remote
 
 __all__ = [
     "arrow",
@@ -44,7 +44,7 @@ _BATCH = 16 << 20
 # -- Parquet ----------------------------------------------------------------------------------
 
 
-def parquet_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
+def parquet_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     """Row groups of up to about ``size`` uncompressed bytes together."""
     with _parquet_file(where, spec) as file:
         rows = 0
@@ -56,7 +56,7 @@ def parquet_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
     return list(gathered(groups, size))
 
 
-def parquet(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
     """The rows of some row groups."""
     with _parquet_file(where, spec) as file:
         numbers = range(span.start, file.metadata.num_row_groups if span.end is None else span.end)
@@ -68,7 +68,7 @@ def parquet(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Exte
 
 
 @contextmanager
-def _parquet_file(where: Place, spec: CorpusSource) -> Iterator[pq.ParquetFile]:
+def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[pq.ParquetFile]:
     # A remote row group in a few large requests; a local one page by page.
     how: dict[str, Any] = {"pre_buffer": True} if is_remote(where) else {"buffer_size": 1 << 20}
     with (
@@ -83,7 +83,7 @@ def _parquet_file(where: Place, spec: CorpusSource) -> Iterator[pq.ParquetFile]:
 # -- Arrow ------------------------------------------------------------------------------------
 
 
-def arrow_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
+def arrow_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     """Record batches of up to about ``size`` bytes together."""
     rows = 0
     parts = []
@@ -94,7 +94,7 @@ def arrow_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
     return list(gathered(parts, size))
 
 
-def arrow(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+def arrow(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
     """The rows of some record batches."""
     count = None if span.end is None else span.end - span.start
     with _arrow_batches(where, spec, span.start) as batches:
@@ -104,7 +104,7 @@ def arrow(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent
 
 @contextmanager
 def _arrow_batches(
-    where: Place, spec: CorpusSource, start: int
+    where: AnyPath, spec: CorpusSource, start: int
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """The batches from ``start`` on; a remote file is fetched, so that it can be mapped."""
     with readable(where, "Arrow file"), pa.memory_map(str(local_file(where))) as file:
@@ -125,7 +125,7 @@ def _arrow_batches(
 # -- Hugging Face datasets --------------------------------------------------------------------
 
 
-def hugging_face_spans(where: Place, spec: CorpusSource, size: int) -> list[Span]:
+def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     """Rows of about ``size`` bytes together, where the dataset was saved to disk; else one span."""
     path = _local(spec, where)
     if not saved_to_disk(path):
@@ -144,7 +144,7 @@ def hugging_face_spans(where: Place, spec: CorpusSource, size: int) -> list[Span
     ]
 
 
-def _local(spec: CorpusSource, where: Place) -> Path:
+def _local(spec: CorpusSource, where: AnyPath) -> Path:
     if is_remote(where):
         raise InputError(
             f"{spec.path}: expected a directory of this machine or a name on the hub; give a "
@@ -153,7 +153,9 @@ def _local(spec: CorpusSource, where: Place) -> Path:
     return where
 
 
-def hugging_face(where: Place, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+def hugging_face(
+    where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
+) -> Records:
     """The rows of a dataset."""
     dataset = open_dataset(spec, _local(spec, where))
     names = dataset.column_names
@@ -173,7 +175,7 @@ def hugging_face(where: Place, spec: CorpusSource, span: Span, cap: int, extent:
 # -- rows -------------------------------------------------------------------------------------
 
 
-def _require_text(where: Place | str, spec: CorpusSource, names: list[str]) -> None:
+def _require_text(where: AnyPath | str, spec: CorpusSource, names: list[str]) -> None:
     if spec.text not in names:
         raise InputError(
             f"{where}: no column {spec.text!r} (corpus.text); it has {', '.join(names)}"

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import PenstockError, ScoringError
-from penstock.keyed import hash_ids, mix, uniform
-from penstock.needs import Needs
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.pipeline.accounting import check_sum
 from penstock.pipeline.rewriting.journal import Asked, Journal, journalled
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
+from penstock.resources import Resources
 from penstock.selectors.rewriting.base import (
     Answer,
     Completions,
@@ -35,7 +35,7 @@ from penstock.selectors.rewriting.base import (
     Rewriter,
     request_seed,
 )
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["Rewrite", "answers_of", "drawn", "make_answers", "named"]
 
@@ -86,7 +86,7 @@ def make_answers(
     units: Sequence[Unit],
     workspace: Workspace,
     runner: Runner,
-    note: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> Artefact:
     """The answers for the documents of these units of a corpus, found or made.
 
@@ -98,11 +98,11 @@ def make_answers(
     def work(draft: Draft) -> Artefact:
         left = [unit for unit in units if draft.done(unit.name) is None]
         state = (rewrite, draft.path, min(runner.slots, max(1, len(left))))
-        with _progress(rewrite.name, draft.path, note):
+        with _progress(rewrite.name, draft.path, progress):
             for index, record in runner.run(_ask, left, state, _ready, _needs_of(rewrite)):
                 draft.record(left[index].name, [record])
                 count = record.facts["requests"]
-                note(f"{rewrite.name}: {count:,} answers for {left[index].name}")
+                progress(f"{rewrite.name}: {count:,} answers for {left[index].name}")
         done = [record for unit in units for record in draft.done(unit.name) or ()]
         facts = {
             key: sum(record.facts[key] for record in done)
@@ -114,7 +114,7 @@ def make_answers(
 
 
 def answers_of(
-    answers: Place, record: FileRecord
+    answers: AnyPath, record: FileRecord
 ) -> Iterator[tuple[int, list[tuple[str, Answer]]]]:
     """A unit's answers: the row of each document that was asked about, and (digest, answer)."""
     with pq.ParquetFile(Artefact(answers, {}, ()).verified(record)) as file:
@@ -151,18 +151,18 @@ def named(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @contextmanager
-def _progress(name: str, directory: Place, note: Callable[[str], None]) -> Iterator[None]:
+def _progress(name: str, directory: AnyPath, progress: Callable[[str], None]) -> Iterator[None]:
     """Tell now and then how much was answered: a unit may take hours."""
     ended = threading.Event()
 
     def tell() -> None:
         before = journalled(directory)
         if before:
-            note(f"{name}: {before / 2**20:,.2f} MiB of answers are there already")
+            progress(f"{name}: {before / 2**20:,.2f} MiB of answers are there already")
         while not ended.wait(SECONDS_BETWEEN_NOTES):
             now = journalled(directory)
             if now != before:
-                note(f"{name}: {now / 2**20:,.2f} MiB of answers so far")
+                progress(f"{name}: {now / 2**20:,.2f} MiB of answers so far")
             before = now
 
     thread = threading.Thread(target=tell, name="answers", daemon=True)
@@ -174,11 +174,11 @@ def _progress(name: str, directory: Place, note: Callable[[str], None]) -> Itera
         thread.join()
 
 
-def _needs_of(rewrite: Rewrite) -> Needs | None:
+def _needs_of(rewrite: Rewrite) -> Resources | None:
     return getattr(rewrite.completions, "needs", None)
 
 
-def _ready(state: tuple[Rewrite, Place, int]) -> tuple[Rewrite, Place]:
+def _ready(state: tuple[Rewrite, AnyPath, int]) -> tuple[Rewrite, AnyPath]:
     """Setup: a worker's part of the requests that may be under way, and its own model."""
     rewrite, directory, workers = state
     completions = rewrite.completions
@@ -195,7 +195,7 @@ def _ready(state: tuple[Rewrite, Place, int]) -> tuple[Rewrite, Place]:
     ), directory
 
 
-def _ask(unit: Unit, state: tuple[Rewrite, Place]) -> FileRecord:
+def _ask(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
     rewrite, directory = state
     wanted: list[Asked] = []
     documents = 0
@@ -230,7 +230,7 @@ def _documents(unit: Unit, rewrite: Rewrite) -> Iterator[tuple[int, Document]]:
 
 
 def _written(
-    directory: Place, unit: Unit, wanted: list[Asked], answers: list[Answer], documents: int
+    directory: AnyPath, unit: Unit, wanted: list[Asked], answers: list[Answer], documents: int
 ) -> FileRecord:
     """Under a name of their content: two attempts at a unit may have got different answers."""
     columns: Mapping[str, list[Any]] = {

@@ -24,7 +24,7 @@ from penstock.pipeline.rewriting.answers import Rewrite, answers_of, drawn, make
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import UNIT_BYTES, Unit, UnitWriter, iter_documents, units_of
 from penstock.selectors.rewriting.base import Document, Rewritten
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["REJECTED", "rewrite_corpus"]
 
@@ -44,7 +44,7 @@ def rewrite_corpus(
     corpus: Artefact,
     workspace: Workspace,
     runner: Runner,
-    note: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> Artefact:
     """The corpus with what a rewriter made of it, found or made.
 
@@ -62,7 +62,7 @@ def rewrite_corpus(
             "rewriter by another, so that budget.shares can tell the two apart"
         )
     units = [unit for unit in units_of(corpus) if replaces or not unit.record.facts.get("added")]
-    answers = make_answers(rewrite, corpus, units, workspace, runner, note)
+    answers = make_answers(rewrite, corpus, units, workspace, runner, progress)
     config = {
         "rewrite": rewrite.name,
         "version": [_VERSION, type(rewrite.rewriter).version],
@@ -86,7 +86,7 @@ def rewrite_corpus(
 
 
 def _assembled(
-    unit: Unit, record: FileRecord, state: tuple[Rewrite, Place, Place]
+    unit: Unit, record: FileRecord, state: tuple[Rewrite, AnyPath, AnyPath]
 ) -> Iterator[tuple[int, dict[str, Any], Rewritten | None]]:
     """The documents of a unit with what became of them; None for those that were not drawn."""
     rewrite, answers, _ = state
@@ -135,7 +135,9 @@ def _checked(place: str, rewritten: Any) -> Rewritten:
     return rewritten
 
 
-def _add(item: tuple[Unit, FileRecord], state: tuple[Rewrite, Place, Place]) -> list[FileRecord]:
+def _add(
+    item: tuple[Unit, FileRecord], state: tuple[Rewrite, AnyPath, AnyPath]
+) -> list[FileRecord]:
     """The units of what was made of one, and its rejections."""
     unit, record = item
     rewrite, _, directory = state
@@ -158,7 +160,7 @@ def _add(item: tuple[Unit, FileRecord], state: tuple[Rewrite, Place, Place]) -> 
 
 
 def _replace(
-    item: tuple[Unit, FileRecord], state: tuple[Rewrite, Place, Place]
+    item: tuple[Unit, FileRecord], state: tuple[Rewrite, AnyPath, AnyPath]
 ) -> list[FileRecord]:
     """The unit with its documents as they are now, those that are gone, and the rejections."""
     unit, record = item
@@ -216,7 +218,7 @@ def _with(record: FileRecord, **facts: Any) -> FileRecord:
 class _Rejected:
     """The file of a unit's rejections."""
 
-    def __init__(self, directory: Place, unit: Unit) -> None:
+    def __init__(self, directory: AnyPath, unit: Unit) -> None:
         self._directory = directory
         self._name = f"rejected-{unit.name.removeprefix('unit-')}.parquet"
         self._ids: list[str] = []

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 from penstock.selectors.rewriting.base import Answer
-from penstock.storage import Place, atomic_file, files_under, is_remote, read_file, sizes_under
+from penstock.storage import AnyPath, atomic_file, files_under, is_remote, read_file, sizes_under
 
 __all__ = ["Asked", "Journal", "journalled"]
 
@@ -47,7 +47,7 @@ class Journal:
         unit: Name of the unit.
     """
 
-    def __init__(self, directory: Place, unit: str) -> None:
+    def __init__(self, directory: AnyPath, unit: str) -> None:
         self._directory = directory / _JOURNAL / unit
         self._attempt = uuid.uuid4().hex[:12]
         self._parts = 0
@@ -94,7 +94,7 @@ class Journal:
         self._since = time.monotonic()
 
 
-def journalled(directory: Place) -> int:
+def journalled(directory: AnyPath) -> int:
     """Bytes of the journals of answers in the making."""
     return sum(sizes_under(directory / _JOURNAL).values())
 

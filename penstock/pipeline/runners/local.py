@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 from penstock.cluster import cpus
 from penstock.errors import Failure
-from penstock.needs import Needs
 from penstock.pipeline.runners.attempt import attempt
-from penstock.pipeline.runners.crew import Done, Lost, Usage
-from penstock.pipeline.runners.parcel import Parcel
 from penstock.pipeline.runners.schedule import drain
+from penstock.pipeline.runners.shared_state import SharedState
 from penstock.pipeline.runners.worker import Worker
+from penstock.pipeline.runners.worker_pool import Completed, Usage, WorkerLost
+from penstock.resources import Resources
 
 __all__ = ["LocalRunner"]
 
@@ -34,7 +34,7 @@ _PULSE = 1.0
 _PATIENCE = 5.0
 """Seconds for a process that has closed its pipe to be gone."""
 
-_STILLBORN = 10
+_FAILED_STARTS = 10
 """Workers in a row that may end before they are up; each takes a tenth of a second."""
 
 
@@ -61,17 +61,17 @@ class LocalRunner:
         items: Sequence[Any],
         shared: Any = None,
         setup: Callable[[Any], Any] | None = None,
-        needs: Needs | None = None,
+        needs: Resources | None = None,
         ordered: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return
         if self.slots == 1:
-            yield from drain(_Here(function, shared, setup), items, self.usage, ordered)
+            yield from drain(_InlinePool(function, shared, setup), items, self.usage, ordered)
             return
         with tempfile.TemporaryDirectory(prefix="penstock-") as directory:
             parcel = Path(directory) / "state"
-            Parcel.of((function, shared, setup)).save(parcel)
+            SharedState.of((function, shared, setup)).save(parcel)
             crew = _Processes(self.slots, self._in_flight, self._idle, parcel)
             yield from drain(crew, items, self.usage, ordered, isolate=True)
 
@@ -80,7 +80,7 @@ class LocalRunner:
             self._idle.pop().end()
 
 
-class _Here:
+class _InlinePool:
     """The driver itself, for one item after another."""
 
     slots = 1
@@ -103,9 +103,9 @@ class _Here:
     def give(self, index: int, item: Any) -> None:
         self._given.append((index, item))
 
-    def next(self) -> Done:
+    def next(self) -> Completed:
         index, item = self._given.pop()
-        return Done(index, attempt(self._prepare, item))
+        return Completed(index, attempt(self._prepare, item))
 
     def stop(self) -> None:
         pass
@@ -121,7 +121,7 @@ class _Processes:
         self._parcel = parcel
         self._workers: list[Worker] = []
         self._readable: collections.deque[Worker] = collections.deque()
-        self._stillborn = 0
+        self._failed_starts = 0
 
     def room(self, left: int) -> bool:
         if any(not worker.given for worker in self._workers) or len(self._workers) < self.slots:
@@ -132,11 +132,11 @@ class _Processes:
     def give(self, index: int, item: Any) -> None:
         worker = self._least() if self._workers else None
         if worker is None or (worker.given and len(self._workers) < self.slots):
-            worker = self._hired()
+            worker = self._acquire()
             self._workers.append(worker)
         worker.give(index, item, self._parcel)
 
-    def _hired(self) -> Worker:
+    def _acquire(self) -> Worker:
         while self._idle:
             worker = self._idle.pop()
             if not worker.dead:
@@ -147,7 +147,7 @@ class _Processes:
     def _least(self) -> Worker:
         return min(self._workers, key=lambda worker: len(worker.given))
 
-    def next(self) -> Done | Lost | None:
+    def next(self) -> Completed | WorkerLost | None:
         while not self._readable:
             ready = set(wait([worker.connection for worker in self._workers], timeout=_PULSE))
             self._readable.extend(w for w in self._workers if w.connection in ready)
@@ -162,22 +162,22 @@ class _Processes:
             answer = worker.receive()
         except EOFError:
             return self._lost(worker)
-        self._stillborn = 0
-        return None if answer is None else Done(index, answer)
+        self._failed_starts = 0
+        return None if answer is None else Completed(index, answer)
 
-    def _lost(self, worker: Worker) -> Lost:
+    def _lost(self, worker: Worker) -> WorkerLost:
         self._workers.remove(worker)
         ending = worker.end(_PATIENCE)
         given = tuple(worker.given)
         if not worker.ready:
-            self._stillborn += 1
-            if self._stillborn == _STILLBORN:
+            self._failed_starts += 1
+            if self._failed_starts == _FAILED_STARTS:
                 raise Failure(
-                    f"a worker process {ending.reason} before it was up, {_STILLBORN} times; "
+                    f"a worker process {ending.reason} before it was up, {_FAILED_STARTS} times; "
                     "stderr may say why; or run with --workers 1, which starts none"
                 )
-            return Lost(ending.reason, queued=given)
-        return Lost(
+            return WorkerLost(ending.reason, queued=given)
+        return WorkerLost(
             ending.reason,
             at=given[0] if given else None,
             queued=given[1:],

@@ -20,12 +20,12 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from penstock.cluster import connect
 from penstock.errors import Failure
-from penstock.needs import Needs
 from penstock.pipeline.runners.attempt import Answer, attempt, portable
-from penstock.pipeline.runners.crew import Done, Lost, Usage
-from penstock.pipeline.runners.parcel import Parcel
 from penstock.pipeline.runners.placement import Placement
 from penstock.pipeline.runners.schedule import drain
+from penstock.pipeline.runners.shared_state import SharedState
+from penstock.pipeline.runners.worker_pool import Completed, Usage, WorkerLost
+from penstock.resources import Resources
 
 __all__ = ["RayRunner"]
 
@@ -37,7 +37,7 @@ _PULSE = 1.0
 _STOPPING = 10.0
 """Seconds for work to end when it is interrupted, before its process is killed."""
 
-_STILLBORN = 3
+_FAILED_STARTS = 3
 """Actors in a row that may end before they are up."""
 
 
@@ -59,7 +59,7 @@ class RayRunner:
     @property
     def slots(self) -> int:
         """CPUs of the cluster as it is now; one while an autoscaled cluster has none yet."""
-        return Placement(self._ray, Needs()).slots
+        return Placement(self._ray, Resources()).slots
 
     def run(
         self,
@@ -67,13 +67,13 @@ class RayRunner:
         items: Sequence[Any],
         shared: Any = None,
         setup: Callable[[Any], Any] | None = None,
-        needs: Needs | None = None,
+        needs: Resources | None = None,
         ordered: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return
-        parcel = self._ray.put(Parcel.of((function, shared, setup)))
-        placement = Placement(self._ray, needs or Needs())
+        parcel = self._ray.put(SharedState.of((function, shared, setup)))
+        placement = Placement(self._ray, needs or Resources())
         crew = (_Actors if setup else _Tasks)(placement, self._in_flight, parcel)
         try:
             yield from drain(crew, items, self.usage, ordered)
@@ -109,7 +109,7 @@ class _Tasks:
         packed = cloudpickle.dumps(item, protocol=5)
         self._running[self._task.remote(self._run, sys.path, self._parcel, packed)] = index
 
-    def next(self) -> Done | Lost | None:
+    def next(self) -> Completed | WorkerLost | None:
         if not self._ready:
             self._ready.extend(_finished(self._ray, list(self._running)))
         if not self._ready:
@@ -121,7 +121,7 @@ class _Tasks:
         index = self._running.pop(done)
         answer = _fetched(self._ray, done)
         if isinstance(answer, Answer):
-            return Done(index, answer)
+            return Completed(index, answer)
         return _lost(answer, at=index)
 
     def stop(self) -> None:
@@ -142,7 +142,7 @@ class _Actors:
         self._ray = placement.ray
         self.in_flight = in_flight
         options = {"max_restarts": 0, "max_task_retries": 0, **placement.options()}
-        self._keeper = self._ray.remote(**options)(_Keeper)
+        self._keeper = self._ray.remote(**options)(_StateActor)
         self._parcel = parcel
         self._calls: dict[Any, Any] = {}
         """A reference to the actor that will answer it."""
@@ -152,10 +152,10 @@ class _Actors:
 
         self._coming: set[Any] = set()
         self._ready: collections.deque[Any] = collections.deque()
-        self._events: collections.deque[Done | Lost] = collections.deque()
+        self._events: collections.deque[Completed | WorkerLost] = collections.deque()
         """Of an actor that died, what there is to say beside the first."""
 
-        self._stillborn = 0
+        self._failed_starts = 0
 
     @property
     def slots(self) -> int:
@@ -178,7 +178,7 @@ class _Actors:
         self._calls[call] = actor
         self._given[actor][call] = index
 
-    def next(self) -> Done | Lost | None:
+    def next(self) -> Completed | WorkerLost | None:
         if not self._events and not self._ready:
             self._ready.extend(_finished(self._ray, list(self._calls)))
             if not self._ready and not self._given:
@@ -193,16 +193,16 @@ class _Actors:
             return
         answer = _fetched(self._ray, call)
         if not isinstance(answer, Answer):
-            self._bury(actor, call, answer)
+            self._remove_dead(actor, call, answer)
         elif actor in self._coming:
             self._coming.remove(actor)
             self._given[actor] = {}
-            self._stillborn = 0
-            self._events.append(Done(None, answer))
+            self._failed_starts = 0
+            self._events.append(Completed(None, answer))
         else:
-            self._events.append(Done(self._given[actor].pop(call), answer))
+            self._events.append(Completed(self._given[actor].pop(call), answer))
 
-    def _bury(self, actor: Any, call: Any, error: Exception) -> None:
+    def _remove_dead(self, actor: Any, call: Any, error: Exception) -> None:
         """An actor is dead: what it had finished counts, and the first thing it had not is what
         it was at."""
         with contextlib.suppress(self._ray.exceptions.RayError):
@@ -210,9 +210,9 @@ class _Actors:
         self._calls = {ref: one for ref, one in self._calls.items() if one != actor}
         if actor in self._coming:
             self._coming.remove(actor)
-            self._stillborn += 1
-            if self._stillborn == _STILLBORN:
-                raise Failure(f"an actor ended before it was up, {_STILLBORN} times: {error}")
+            self._failed_starts += 1
+            if self._failed_starts == _FAILED_STARTS:
+                raise Failure(f"an actor ended before it was up, {_FAILED_STARTS} times: {error}")
             self._events.append(_lost(error, at=None))
             return
         unanswered = []
@@ -220,7 +220,7 @@ class _Actors:
             ready, _ = self._ray.wait([one], timeout=0) if one != call else ([], None)
             answer = _fetched(self._ray, one) if ready else error
             if isinstance(answer, Answer):
-                self._events.append(Done(index, answer))
+                self._events.append(Completed(index, answer))
             else:
                 unanswered.append(index)
         first, *queued = unanswered
@@ -265,13 +265,13 @@ def _fetched(ray: Any, call: Any) -> Answer | Exception:
         return error
 
 
-def _lost(error: Exception, at: int | None, queued: tuple[int, ...] = ()) -> Lost:
+def _lost(error: Exception, at: int | None, queued: tuple[int, ...] = ()) -> WorkerLost:
     kind = type(error).__name__
     machine = kind in _MACHINE or "node has died" in str(error)
     # Of other deaths Ray lists all that they may be, SIGKILL for memory among them.
     memory = True if kind == "OutOfMemoryError" else None
     reason = f"was lost ({kind}: {_short(error)})"
-    return Lost(reason, at, queued, blamed=not machine, memory=memory)
+    return WorkerLost(reason, at, queued, blamed=not machine, memory=memory)
 
 
 _MACHINE = {
@@ -299,7 +299,7 @@ _state: tuple[str, Any] | None = None
 """The state of the run at hand, after what tells that run from others."""
 
 
-def _in_task(run: str, path: list[str], parcel: Parcel, item: bytes) -> Answer:
+def _in_task(run: str, path: list[str], parcel: SharedState, item: bytes) -> Answer:
     def prepare() -> tuple[Any, Any]:
         global _state
         if _state is None or _state[0] != run:
@@ -312,16 +312,16 @@ def _in_task(run: str, path: list[str], parcel: Parcel, item: bytes) -> Answer:
     return portable(attempt(prepare, pickle.loads(item)))  # noqa: S301  our driver made it
 
 
-class _Keeper:
+class _StateActor:
     """A Ray actor that keeps the state of a run.
 
     The state is made by the first call, not by the constructor: Ray reports what a constructor
     raises as a dead actor, and not as the error that it was.
     """
 
-    def __init__(self, path: list[str], parcel: Parcel) -> None:
+    def __init__(self, path: list[str], parcel: SharedState) -> None:
         _find_modules(path)
-        self._parcel: Parcel | None = parcel
+        self._parcel: SharedState | None = parcel
 
     @functools.cached_property
     def _made(self) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from penstock.errors import Failure
-from penstock.needs import Needs
+from penstock.resources import Resources
 
 __all__ = ["Placement"]
 
@@ -28,7 +28,7 @@ _PLACING = 900.0
 class Placement:
     """What there is of what is needed, now."""
 
-    def __init__(self, ray: Any, needs: Needs) -> None:
+    def __init__(self, ray: Any, needs: Resources) -> None:
         self.ray = ray
         self.needs = needs
         self._counted = -_PULSE

@@ -1,6 +1,7 @@
 """Which item is done next, and what becomes of those that fail: one policy for every runner.
 
-A runner is a :class:`~penstock.pipeline.runners.crew.Crew`, which carries items to workers and
+A runner is a :class:`~penstock.pipeline.runners.worker_pool.WorkerPool`, which carries items to
+workers and
 answers back; everything it does not decide is here. An item that fails for good does not stop the
 others: they are done and handed to the caller, who commits them, and its error is raised at the
 end. A worker that is lost costs an attempt only of the item that it was at, and where memory is
@@ -17,7 +18,7 @@ from typing import Any
 
 from penstock.errors import PenstockError, WorkerError
 from penstock.pipeline.runners.attempt import MORE_MEMORY, label
-from penstock.pipeline.runners.crew import Crew, Lost, Usage
+from penstock.pipeline.runners.worker_pool import Usage, WorkerLost, WorkerPool
 
 __all__ = ["Schedule", "drain"]
 
@@ -129,7 +130,7 @@ class Schedule:
             self._first = (index, error)
         self._halted = not self._succeeded and len(self._failed) >= max(4, 2 * slots)
 
-    def lost(self, event: Lost, slots: int) -> None:
+    def lost(self, event: WorkerLost, slots: int) -> None:
         """A worker was lost: its items are done again, but not one that has taken too many."""
         _log.warning("a worker %s; what it was given will be done again", event.reason)
         for index in event.queued:
@@ -169,7 +170,7 @@ class Schedule:
             self._ahead.remove(self._unfinished)
             self._unfinished += 1
 
-    def _worker_error(self, index: int, event: Lost, times: int) -> WorkerError:
+    def _worker_error(self, index: int, event: WorkerLost, times: int) -> WorkerError:
         held = f" (it held up to {event.peak_bytes / 2**30:.2f} GiB)" if event.peak_bytes else ""
         if event.memory:
             text = f", most likely for memory{held}; {MORE_MEMORY}"
@@ -202,7 +203,11 @@ class Schedule:
 
 
 def drain(
-    crew: Crew, items: Sequence[Any], usage: Usage, ordered: bool = False, isolate: bool = False
+    crew: WorkerPool,
+    items: Sequence[Any],
+    usage: Usage,
+    ordered: bool = False,
+    isolate: bool = False,
 ) -> Iterator[tuple[int, Any]]:
     """Yield ``(index, result)`` as a crew finishes items; see :class:`Schedule`.
 
@@ -220,7 +225,7 @@ def drain(
                     break
                 crew.give(index, items[index])
             event = crew.next()
-            if isinstance(event, Lost):
+            if isinstance(event, WorkerLost):
                 usage.lost_workers += 1
                 usage.peak_worker_bytes = max(usage.peak_worker_bytes, event.peak_bytes)
                 schedule.lost(event, crew.slots)

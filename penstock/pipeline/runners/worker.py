@@ -30,7 +30,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 
 from penstock.pipeline.runners.attempt import Answer, attempt, portable
-from penstock.pipeline.runners.parcel import Parcel
+from penstock.pipeline.runners.shared_state import SharedState
 
 __all__ = ["Ending", "Worker", "serve"]
 
@@ -177,7 +177,7 @@ def _answer(state: dict[str, Any], order: bytes) -> bytes:
     def prepare() -> Any:
         if parcel not in state:
             state.clear()  # what is held of the last run goes before the next comes
-            function, shared, setup = Parcel.load(Path(parcel)).open()
+            function, shared, setup = SharedState.load(Path(parcel)).open()
             state[parcel] = function, setup(shared) if setup else shared
         return state[parcel]
 

@@ -11,15 +11,15 @@ import numpy as np
 
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import PenstockError, ScoringError
-from penstock.needs import Needs
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.scoring.scores import write_scores
 from penstock.pipeline.units import Unit, iter_documents
+from penstock.resources import Resources
 from penstock.selectors.base import Documents, EmbeddingScorer, Scorer
-from penstock.selectors.together import Together
-from penstock.storage import Place
+from penstock.selectors.batch_scorer import BatchScorer
+from penstock.storage import AnyPath
 
 __all__ = ["score_documents", "scores_of"]
 
@@ -30,7 +30,7 @@ def score_documents(
     units: Sequence[Unit],
     embeddings: Mapping[str, Artefact],
     runner: Runner,
-    note: Any,
+    progress: Any,
 ) -> None:
     """Record every unit's scores in the drafts of these columns, whose scorers are loaded.
 
@@ -58,7 +58,7 @@ def score_documents(
         unit, *_ = left[index]
         for name, record in records.items():
             drafts[name].record(unit.name, [record])
-        note(f"scored {unit.documents:,} documents of {unit.name}")
+        progress(f"scored {unit.documents:,} documents of {unit.name}")
 
 
 def scores_of(returned: Any, count: int, place: str) -> np.ndarray:
@@ -79,14 +79,14 @@ def scores_of(returned: Any, count: int, place: str) -> np.ndarray:
     return scores
 
 
-def _needs_of(columns: Sequence[Column]) -> Needs:
+def _needs_of(columns: Sequence[Column]) -> Resources:
     """What one worker must have that runs all of these scorers."""
     asked = [
         replace(needs, by=f"select.{column.name}")
         for column in columns
         if (needs := getattr(column.selector, "needs", None)) is not None
     ]
-    return Needs(
+    return Resources(
         cpus=max([1, *(needs.cpus for needs in asked)]),
         gpus=max([0, *(needs.gpus for needs in asked)]),
         memory=sum(needs.memory or 0 for needs in asked) or None,
@@ -99,12 +99,12 @@ def _as_it_is(state: Any) -> Any:
     return state
 
 
-Embedded = Mapping[str, tuple[Place, FileRecord]]
+Embedded = Mapping[str, tuple[AnyPath, FileRecord]]
 """Where a unit's vectors are, for each column that wants some."""
 
 
 def _score_unit(
-    item: tuple[Unit, Sequence[str], Embedded], state: Sequence[tuple[str, Scorer, Place]]
+    item: tuple[Unit, Sequence[str], Embedded], state: Sequence[tuple[str, Scorer, AnyPath]]
 ) -> Mapping[str, FileRecord]:
     unit, names, embedded = item
     vectors = {name: read_vectors(*where) for name, where in embedded.items()}
@@ -112,7 +112,7 @@ def _score_unit(
     wanted = [column for column in state if column[0] in names]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for documents in iter_documents(unit):
-        together = Together([scorer for _, scorer, _ in wanted], documents)
+        together = BatchScorer([scorer for _, scorer, _ in wanted], documents)
         rows = slice(start, start := start + len(documents))
         for name, scorer, _ in wanted:
             if name in vectors:

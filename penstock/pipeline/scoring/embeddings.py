@@ -1,6 +1,7 @@
 """The pool's vectors: one pass over the text, shared by all selectors that want them.
 
-A unit's vectors are int16 on the lattice (:func:`penstock.selectors.encoders.on_lattice`), half
+A unit's vectors are int16 on the lattice
+(:func:`penstock.selectors.encoders.encoders.on_lattice`), half
 the size of float32 and exact in every product; rows without a token are zero.
 """
 
@@ -16,8 +17,8 @@ from penstock.pipeline.accounting import check_sum
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.units import Unit, iter_documents, units_of
 from penstock.selectors.base import Encoder
-from penstock.selectors.embedding import CHARACTERS, beginning, embed
-from penstock.storage import Place, atomic_file
+from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["make_embeddings", "read_vectors"]
 
@@ -25,7 +26,7 @@ _VERSION = 1
 
 
 def make_embeddings(
-    name: str, models: Models, note: Callable[[str], None] = lambda line: None
+    name: str, models: Models, progress: Callable[[str], None] = lambda line: None
 ) -> Artefact:
     """The vectors of a corpus under an encoder, found or made."""
     encoder = models.encoder(name)
@@ -39,7 +40,7 @@ def make_embeddings(
         needs = getattr(state[0], "needs", None) if state else None
         for index, record in models.runner.run(_embed_unit, left, state, _as_it_is, needs):
             draft.record(left[index].name, [record])
-            note(f"embedded {left[index].documents:,} documents of {left[index].name}")
+            progress(f"embedded {left[index].documents:,} documents of {left[index].name}")
         done = [record for unit in units for record in draft.done(unit.name) or ()]
         kept = models.corpus.facts["documents"]["kept"]
         embedded = sum(record.facts["documents"] for record in done)
@@ -51,7 +52,7 @@ def make_embeddings(
     return models.workspace.make("embeddings", _VERSION, config, inputs, work)
 
 
-def read_vectors(embeddings: Place, record: FileRecord) -> np.ndarray:
+def read_vectors(embeddings: AnyPath, record: FileRecord) -> np.ndarray:
     """A unit's vectors, after comparing the checksum: (n, d) int16, mapped, not copied."""
     path = Artefact(embeddings, {}, ()).verified(record)
     with pa.memory_map(str(path)) as source:
@@ -59,12 +60,12 @@ def read_vectors(embeddings: Place, record: FileRecord) -> np.ndarray:
     return vectors.flatten().to_numpy().reshape(len(vectors), -1)
 
 
-def _as_it_is(state: tuple[Encoder, Place]) -> tuple[Encoder, Place]:
+def _as_it_is(state: tuple[Encoder, AnyPath]) -> tuple[Encoder, AnyPath]:
     """Setup of the pass: the encoder, kept loaded by each worker."""
     return state
 
 
-def _embed_unit(unit: Unit, state: tuple[Encoder, Place]) -> FileRecord:
+def _embed_unit(unit: Unit, state: tuple[Encoder, AnyPath]) -> FileRecord:
     encoder, directory = state
     parts = [
         embed(beginning(documents.column("text")), encoder)

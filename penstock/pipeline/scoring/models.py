@@ -20,8 +20,8 @@ from penstock.errors import PenstockError, ScoringError
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.sample import FIT, sample_documents
 from penstock.selectors.base import Encoder, Fitting, Scorer, SetSelector, Target
-from penstock.selectors.embedding import make_encoder
-from penstock.selectors.encoders import contents_of, load_encoder
+from penstock.selectors.encoders.embedding import make_encoder
+from penstock.selectors.encoders.encoders import contents_of, load_encoder
 from penstock.storage import atomic_file
 
 __all__ = ["Column", "Models"]
@@ -62,7 +62,7 @@ class Models:
     workspace: Workspace
     runner: Runner
     seed: int
-    note: Callable[[str], None] = lambda line: None
+    progress: Callable[[str], None] = lambda line: None
 
     def fitted(self, column: Column) -> Artefact:
         """A selector's fitted state as data files, and the facts of the fit."""
@@ -90,7 +90,7 @@ class Models:
 
         def fit(state: Path) -> Mapping[str, Any]:
             encoder = make_encoder(
-                name, self._sample, self.seed, spread=in_order(self.runner), note=self.note
+                name, self._sample, self.seed, spread=in_order(self.runner), progress=self.progress
             )
             encoder.save(state)
             return {"encoder": encoder.name}
@@ -114,7 +114,7 @@ class Models:
             seed=self.seed,
             encoder=cache(self.load_encoder),
             spread=in_order(self.runner),
-            note=lambda line: self.note(f"{column.name}: {line}"),
+            progress=lambda line: self.progress(f"{column.name}: {line}"),
         )
 
     def _sample(self, count: int) -> Any:

@@ -7,18 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["read_scores", "write_scores"]
 
 
-def read_scores(columns: Place, record: FileRecord) -> np.ndarray:
+def read_scores(columns: AnyPath, record: FileRecord) -> np.ndarray:
     """A unit's scores, after comparing the checksum: (n,) float32, NaN where excluded."""
     path = Artefact(columns, {}, ()).verified(record)
     return pq.read_table(path, columns=["score"]).column("score").to_numpy()
 
 
-def write_scores(directory: Place, unit: str, scores: np.ndarray) -> FileRecord:
+def write_scores(directory: AnyPath, unit: str, scores: np.ndarray) -> FileRecord:
     """Write a unit's (n,) float32, where whatever is not finite becomes NaN: never taken."""
     scores = np.where(np.isfinite(scores), scores, np.float32(np.nan))
     name = f"{unit}.parquet"

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import PenstockError, ScoringError
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
 from penstock.pipeline.grouped import grouped_bytes, read_groups
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.documents import scores_of
@@ -30,7 +30,7 @@ from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.scores import read_scores, write_scores
 from penstock.pipeline.units import Unit
 from penstock.selectors.base import MergingSetSelector, Partition, SetSelector
-from penstock.storage import Place, atomic_file
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["score_sets"]
 
@@ -51,9 +51,9 @@ class _Set:
     units: int
     partitions: int
     tasks: int
-    directory: Place
-    embeddings: Place
-    quality: Place | None
+    directory: AnyPath
+    embeddings: AnyPath
+    quality: AnyPath | None
 
     @property
     def dtype(self) -> np.dtype:
@@ -124,7 +124,7 @@ def score_sets(
     quality: Artefact | None,
     runner: Runner,
     seed: int,
-    note: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> None:
     """Record every unit's scores in the draft of a column, whose selector is loaded."""
     left = [unit for unit in units if draft.done(unit.name) is None]
@@ -145,7 +145,7 @@ def score_sets(
         embeddings=embeddings.path,
         quality=None if quality is None else quality.path,
     )
-    note(f"{name}: {documents:,} documents in {partitions:,} partitions")
+    progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
     _step(
         draft,
         runner,
@@ -206,7 +206,7 @@ def _place(item: _Vectors, shared: _Set) -> list[FileRecord]:
     rows = rows[placed]
     if len(rows):
         place = f"select.{shared.name}: {unit.label}"
-        numbers = _asked(place, shared.selector.place, rows["vector"], rows["hash"])
+        numbers = _asked(place, shared.selector.assign, rows["vector"], rows["hash"])
         rows["partition"] = _checked(numbers, len(rows), shared, place)
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
     name = shared.placed(unit.name)
@@ -306,7 +306,7 @@ def _sorted_by_unit(shared: _Set, name: str, found: np.ndarray) -> FileRecord:
 
 
 def _written(
-    directory: Place, name: str, rows: np.ndarray, groups: np.ndarray, count: int
+    directory: AnyPath, name: str, rows: np.ndarray, groups: np.ndarray, count: int
 ) -> FileRecord:
     header, body = grouped_bytes(rows, groups, count)
     with atomic_file(directory / name) as sink:

@@ -6,10 +6,10 @@ one's own has to be (:mod:`penstock.selectors.reweighting.base`), and a plain fu
 
 from penstock.selectors.reweighting.base import (
     DescribingReweighter,
-    Moment,
     Reweighter,
     ReweighterPlan,
     ScoredBatch,
+    TrainingProgress,
     checked_weights,
     is_describing,
 )
@@ -19,10 +19,10 @@ from penstock.selectors.reweighting.uds import Uds
 __all__ = [
     "DescribingReweighter",
     "LossReweighter",
-    "Moment",
     "Reweighter",
     "ReweighterPlan",
     "ScoredBatch",
+    "TrainingProgress",
     "Uds",
     "checked_weights",
     "is_describing",

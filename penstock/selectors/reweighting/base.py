@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DescribingReweighter",
-    "Moment",
     "Reweighter",
     "ReweighterPlan",
     "ScoredBatch",
+    "TrainingProgress",
     "checked_weights",
     "is_describing",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class TrainingProgress:
     """How far a run has come when a step begins."""
 
     step: int
@@ -48,7 +48,7 @@ class ScoredBatch:
 
     losses: np.ndarray
     """(n,) float64: each sample's mean over its predicted tokens, in nats."""
-    moment: Moment
+    moment: TrainingProgress
     features: np.ndarray | None = None
     """(n, k) float32 of a :class:`DescribingReweighter`."""
 
@@ -71,7 +71,7 @@ class Reweighter(Protocol):
         """What the weights depend on besides the losses; no paths."""
         ...
 
-    def is_uniform(self, moment: Moment) -> bool:
+    def is_uniform(self, moment: TrainingProgress) -> bool:
         """Whether all weights are equal whatever the losses, so that nothing need be scored."""
         ...
 
@@ -82,7 +82,7 @@ class Reweighter(Protocol):
         """
         ...
 
-    def facts(self, moment: Moment) -> Mapping[str, float]:
+    def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
         """Numbers for the metrics of a step, such as ``temperature``."""
         ...
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock.errors import ScoringError
 from penstock.selectors.functions import PluggedFunction
-from penstock.selectors.reweighting.base import Moment, ScoredBatch
+from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
 
 __all__ = ["FunctionReweighter"]
 
@@ -26,7 +26,7 @@ class FunctionReweighter(PluggedFunction):
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
-    def is_uniform(self, moment: Moment) -> bool:
+    def is_uniform(self, moment: TrainingProgress) -> bool:
         """Never: who knows what a function does."""
         return False
 
@@ -44,7 +44,7 @@ class FunctionReweighter(PluggedFunction):
             return np.asarray(returned)
         return np.asarray(list(returned))
 
-    def facts(self, moment: Moment) -> Mapping[str, float]:
+    def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
         """Nothing."""
         return {}
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from penstock.selectors.parameters import one_of
-from penstock.selectors.reweighting.base import Moment, ScoredBatch
-from penstock.selectors.reweighting.schedule import Stretch, Temperature
+from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
+from penstock.selectors.reweighting.schedule import Duration, Temperature
 
 __all__ = ["LossReweighter", "softmax", "standardised"]
 
@@ -58,7 +58,7 @@ class LossReweighter:
     ) -> None:
         self.strategy = one_of("strategy", strategy, *STRATEGIES)
         self.temperature = Temperature.of("temperature", temperature)
-        self.warmup = Stretch.of("warmup", warmup)
+        self.warmup = Duration.of("warmup", warmup)
 
     def identity(self) -> Mapping[str, Any]:
         """The parameters."""
@@ -70,7 +70,7 @@ class LossReweighter:
             "warmup": self.warmup.identity(),
         }
 
-    def is_uniform(self, moment: Moment) -> bool:
+    def is_uniform(self, moment: TrainingProgress) -> bool:
         """During warm-up, and always where that is the strategy."""
         return self.strategy == "uniform" or self.warmup.passed(moment) < 1
 
@@ -81,7 +81,7 @@ class LossReweighter:
         worth = STRATEGIES[self.strategy](standardised(batch.losses))
         return softmax(worth / self.temperature.at(batch.moment))
 
-    def facts(self, moment: Moment) -> Mapping[str, float]:
+    def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
         """The temperature, while it counts."""
         return {} if self.is_uniform(moment) else {"temperature": self.temperature.at(moment)}
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from penstock.errors import SelectorError
 from penstock.selectors.parameters import number, options, whole
-from penstock.selectors.reweighting.base import Moment
+from penstock.selectors.reweighting.base import TrainingProgress
 
-__all__ = ["Stretch", "Temperature"]
+__all__ = ["Duration", "Temperature"]
 
 _UNITS = ("share", "tokens", "steps")
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Duration:
     """The beginning of a run."""
 
     amount: float
@@ -27,7 +27,7 @@ class Stretch:
     """``share`` of the budget, ``tokens`` or ``steps``."""
 
     @classmethod
-    def of(cls, key: str, value: Any) -> Stretch:
+    def of(cls, key: str, value: Any) -> Duration:
         """A recipe's share of the budget, ``{tokens: n}`` or ``{steps: n}``."""
         if isinstance(value, Mapping):
             options(key, value, _UNITS)
@@ -45,7 +45,7 @@ class Stretch:
             )
         return cls(float(value))
 
-    def passed(self, moment: Moment) -> float:
+    def passed(self, moment: TrainingProgress) -> float:
         """The part of it that lies behind a step's beginning, in [0, 1]."""
         if self.unit == "steps":
             done, length = float(moment.step), self.amount
@@ -66,7 +66,7 @@ class Temperature:
 
     end: float
     start: float | None = None
-    over: Stretch = Stretch(0.0)
+    over: Duration = Duration(0.0)
 
     @classmethod
     def of(cls, key: str, value: Any) -> Temperature:
@@ -80,10 +80,10 @@ class Temperature:
         return cls(
             number(f"{key}.end", value["end"]),
             number(f"{key}.start", value["start"]),
-            Stretch.of(f"{key}.over", value["over"]),
+            Duration.of(f"{key}.over", value["over"]),
         )
 
-    def at(self, moment: Moment) -> float:
+    def at(self, moment: TrainingProgress) -> float:
         """The temperature of a step."""
         if self.start is None:
             return self.end

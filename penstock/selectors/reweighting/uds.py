@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from penstock.keyed import mix
+from penstock.hashing import mix
 from penstock.selectors.parameters import number, whole
-from penstock.selectors.reweighting.base import Moment, ScoredBatch
+from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class Uds:
         """The parameters."""
         return {name: getattr(self, name) for name in ("share", "alpha", "memory", "seed")}
 
-    def is_uniform(self, moment: Moment) -> bool:
+    def is_uniform(self, moment: TrainingProgress) -> bool:
         """Never."""
         return False
 
@@ -110,7 +110,7 @@ class Uds:
         weights[taken] = 1 / count
         return weights
 
-    def facts(self, moment: Moment) -> Mapping[str, float]:
+    def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
         """Nothing that changes."""
         return {}
 

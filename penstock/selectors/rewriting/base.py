@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from penstock.errors import SelectorError
-from penstock.keyed import mix
+from penstock.hashing import mix
 from penstock.selectors.parameters import number, whole
 
 __all__ = [

@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from penstock.errors import SelectorError
-from penstock.needs import Needs
-from penstock.selectors.encoders import contents_of
+from penstock.resources import Resources
+from penstock.selectors.encoders.encoders import contents_of
 from penstock.selectors.parameters import model_name, whole
 from penstock.selectors.rewriting.base import Answer, Request
 from penstock.selectors.rewriting.local import encoded
@@ -48,9 +48,9 @@ class VllmModel:
         return {**vars(self), "_loaded": None}
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Resources:
         """What a worker must have to load it."""
-        return Needs(gpus=self.gpus, by="rewrite")
+        return Resources(gpus=self.gpus, by="rewrite")
 
     def identity(self) -> Mapping[str, Any]:
         """The name, or the sha256 of the files where it is a directory."""

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from penstock.errors import CompletionError, SelectorError
-from penstock.keyed import mix
+from penstock.hashing import mix
 from penstock.selectors.parameters import number, whole
 from penstock.selectors.rewriting.base import Answer, Request
 

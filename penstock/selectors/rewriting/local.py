@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import SelectorError
-from penstock.needs import Needs
-from penstock.selectors.encoders import contents_of, one_thread
+from penstock.resources import Resources
+from penstock.selectors.encoders.encoders import contents_of, one_thread
 from penstock.selectors.parameters import one_of
 from penstock.selectors.rewriting.base import GREEDY, Answer, Request, Sampling
 
@@ -46,9 +46,9 @@ class LocalModel:
         return {"model": self.model, "device": self.device, "_loaded": None}
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Resources:
         """What a worker must have to load it; with ``auto`` it takes a GPU it happens to see."""
-        return Needs(gpus=1 if self.device == "cuda" else 0, by="rewrite")
+        return Resources(gpus=1 if self.device == "cuda" else 0, by="rewrite")
 
     def identity(self) -> Mapping[str, Any]:
         """The sha256 of the model's files."""

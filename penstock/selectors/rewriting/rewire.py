@@ -32,8 +32,8 @@ from penstock.selectors.rewriting.base import (
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.chatter import refuses
 from penstock.selectors.rewriting.counting import TokenCounter
+from penstock.selectors.rewriting.refusals import refuses
 
 __all__ = ["Outcome", "Rewire"]
 

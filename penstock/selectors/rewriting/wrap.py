@@ -28,8 +28,8 @@ from penstock.selectors.rewriting.base import (
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.chatter import refuses, without_opener
 from penstock.selectors.rewriting.counting import TokenCounter
+from penstock.selectors.rewriting.refusals import refuses, without_opener
 
 __all__ = ["STYLES", "Wrap", "chunks", "sentences"]
 

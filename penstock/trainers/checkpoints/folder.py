@@ -29,10 +29,10 @@ from penstock.artefact import FileRecord, canonical
 from penstock.errors import ArtefactError, TrainingError
 from penstock.storage import (
     atomic_file,
-    explained,
     files_under,
     sha256_file,
     sync_directory,
+    translate_os_errors,
 )
 from penstock.trainers.checkpoints.cursor import Cursor
 
@@ -157,7 +157,7 @@ class Folder:
                 "are found by the first worker; `work` must be on a disk that all workers share"
             )
         self.check()
-        with explained(source):
+        with translate_os_errors(source):
             with open(source / MANIFEST, "wb") as sink:
                 sink.write(canonical([asdict(record) for record in files]))
                 sink.flush()
@@ -196,7 +196,7 @@ def record_durably(directory: Path, names: Iterable[str]) -> list[FileRecord]:
     """Sync files that this process wrote, and record them."""
     records = []
     for name in names:
-        with explained(directory / name), open(directory / name, "rb") as file:
+        with translate_os_errors(directory / name), open(directory / name, "rb") as file:
             os.fsync(file.fileno())
         records.append(FileRecord.found(directory, name))
     return records

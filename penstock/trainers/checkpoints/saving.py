@@ -15,7 +15,7 @@ from penstock.recipe import Checkpoint
 from penstock.storage import atomic_file
 from penstock.trainers.checkpoints.cursor import Cursor
 from penstock.trainers.checkpoints.folder import Committed, Folder, record_durably
-from penstock.trainers.checkpoints.pace import Pace
+from penstock.trainers.checkpoints.schedule import CheckpointSchedule
 from penstock.trainers.checkpoints.state import load_state, save_state
 
 __all__ = ["Checkpoints", "records_of"]
@@ -52,7 +52,7 @@ class Checkpoints:
         say: Callable[[str, int | None], None],
     ) -> None:
         self.folder = Folder(directory / "checkpoints")
-        self.pace = Pace(settings, device=device, rank=rank, workers=workers)
+        self.pace = CheckpointSchedule(settings, device=device, rank=rank, workers=workers)
         self.ever = False
         """Whether this run has saved, or goes on from what an earlier attempt saved."""
         self._keep = (settings or Checkpoint()).keep

@@ -10,7 +10,7 @@ import functools
 import numba
 import numpy as np
 
-from penstock.keyed import avalanche, mix
+from penstock.hashing import avalanche, mix
 
 __all__ = ["permute"]
 

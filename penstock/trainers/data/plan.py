@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.errors import RecipeError
-from penstock.keyed import mix
+from penstock.hashing import mix
 from penstock.recipe import MixturePhase, Train
 from penstock.trainers.data.mixture import Mixture, Phase
 from penstock.trainers.data.order import permute

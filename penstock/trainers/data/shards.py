@@ -19,7 +19,7 @@ import pyarrow as pa
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError
 from penstock.recipe import REST
-from penstock.storage import Place
+from penstock.storage import AnyPath
 from penstock.trainers.data.reading import Columns, Rows
 from penstock.trainers.data.spans import Spans, spans_between, where
 
@@ -71,7 +71,7 @@ class ShardSet:
             )
 
     @classmethod
-    def open(cls, path: Place) -> ShardSet:
+    def open(cls, path: AnyPath) -> ShardSet:
         """Open the shards at ``path``, comparing every file with its checksum.
 
         Raises:
@@ -155,7 +155,7 @@ class ShardSet:
         return where(self._batches, self._files, indices)
 
 
-def _columns(batch: pa.RecordBatch, length: int, path: Place) -> Columns:
+def _columns(batch: pa.RecordBatch, length: int, path: AnyPath) -> Columns:
     """What training needs of a record batch, as views of the mapped file."""
     tokens, starts = batch.column("tokens"), batch.column("doc_start")
     offsets = tokens.offsets.to_numpy()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from penstock.storage import Place
+from penstock.storage import AnyPath
 
 __all__ = ["Spans", "spans_between", "where"]
 
@@ -52,7 +52,7 @@ def _spans(batch: pa.RecordBatch) -> Spans:
 
 def where(
     batches: Sequence[pa.RecordBatch],
-    files: Sequence[Place],
+    files: Sequence[AnyPath],
     indices: Sequence[int],
     most: int = 3,
 ) -> str:

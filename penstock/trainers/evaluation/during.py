@@ -11,11 +11,11 @@ import torch
 from penstock.trainers.data.plan import GlobalBatch
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator, Scores
 
-__all__ = ["During"]
+__all__ = ["TrainingEvaluator"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class During:
+class TrainingEvaluator:
     """Judges the model of a DeepSpeed engine after every so many tokens.
 
     It is read as it is trained: in the engine's own type (bfloat16 on a GPU) and partitioned as

@@ -10,16 +10,16 @@ import torch
 from penstock.recipe import ModelFrom
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
-from penstock.trainers.evaluation.during import During
+from penstock.trainers.evaluation.during import TrainingEvaluator
 from penstock.trainers.evaluation.evaluator import Evaluator, Scores
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.modelling.model import build_model
 from penstock.trainers.spec import RunSpec
 
-__all__ = ["Judge"]
+__all__ = ["RunEvaluator"]
 
 
-class Judge:
+class RunEvaluator:
     """Judges a run's model; all workers call each method together.
 
     Args:
@@ -44,11 +44,11 @@ class Judge:
         """What :meth:`finish` writes into the run's directory."""
         return [documents.FILE] if self.spec.train.document_losses else []
 
-    def during(self, deepspeed: Any) -> During | None:
+    def during(self, deepspeed: Any) -> TrainingEvaluator | None:
         """Who judges the model of this DeepSpeed engine as it is trained, where that is wanted."""
         if not self.spec.train.evaluate_every or not self.spec.evaluations:
             return None
-        return During(
+        return TrainingEvaluator(
             deepspeed=deepspeed,
             evaluator=self._evaluator(deepspeed, self.shards.tokenizer),
             evaluations=self.spec.evaluations,

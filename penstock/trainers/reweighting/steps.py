@@ -23,9 +23,9 @@ import torch
 
 from penstock.recipe import ReweightSpec
 from penstock.selectors.reweighting import (
-    Moment,
     Reweighter,
     ScoredBatch,
+    TrainingProgress,
     checked_weights,
     is_describing,
 )
@@ -96,7 +96,9 @@ class Reweighting:
         """
         batch = loaded.batch
         samples = Samples.of(self._loader.shards, batch, self.spec.sample)
-        moment = Moment(step=batch.step, tokens=batch.before, budget=self._loader.plan.tokens)
+        moment = TrainingProgress(
+            step=batch.step, tokens=batch.before, budget=self._loader.plan.tokens
+        )
         if not samples.real.any() or self.reweighter.is_uniform(moment):
             weights = samples.real / max(1, samples.real.sum())
             shares = self._shares(samples, weights)
@@ -132,7 +134,7 @@ class Reweighting:
             self.journal.flush()
 
     def _scored_step(
-        self, loaded: LoadedStep, samples: Samples, moment: Moment
+        self, loaded: LoadedStep, samples: Samples, moment: TrainingProgress
     ) -> tuple[np.ndarray, np.ndarray]:
         """Losses and weights of a step that was scored and trained on: (S,) float64 each."""
         *others, last = loaded.pieces
@@ -210,7 +212,7 @@ class Reweighting:
         self,
         samples: Samples,
         losses: np.ndarray,
-        moment: Moment,
+        moment: TrainingProgress,
         pieces: list[np.ndarray],
         features: list[torch.Tensor],
     ) -> np.ndarray:
@@ -266,7 +268,7 @@ class Reweighting:
         return [chosen[piece] for piece in dealt]
 
     def _reweighted(
-        self, samples: Samples, losses: np.ndarray, weights: np.ndarray, moment: Moment
+        self, samples: Samples, losses: np.ndarray, weights: np.ndarray, moment: TrainingProgress
     ) -> Reweighted:
         real = samples.real
         losses, weights, predicted = losses[real], weights[real], samples.predicted[real]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Artefact, Workspace
-from penstock.keyed import hash_ids, mix, uniform
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cutting.ordering import OrderedUnit, batches, make_orders

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from penstock.pipeline.cutting.radix import Order
 from penstock.pipeline.cutting.ranks import descending, make_ranks
 from penstock.pipeline.runner import LocalRunner
-from penstock.storage import Place, place
+from penstock.storage import AnyPath, as_path
 
 ONE = LocalRunner(1)
 
@@ -30,7 +30,7 @@ def itself(order: Order) -> Order:
 
 
 def ranks_of(
-    batches: Sequence[Sequence[Order]], directory: Place, limit: int, runner: LocalRunner = ONE
+    batches: Sequence[Sequence[Order]], directory: AnyPath, limit: int, runner: LocalRunner = ONE
 ) -> list[list[int]]:
     found = make_ranks(batches, itself, directory, runner, limit)
     return [ranks.read().tolist() for ranks in found]
@@ -106,7 +106,7 @@ def test_two_workers_give_the_same_ranks(tmp_path: Path) -> None:
 def test_scratch_may_lie_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
     batches = pool(6, 200, 40)
-    store = place(f"memory://{tmp_path.name}")
+    store = as_path(f"memory://{tmp_path.name}")
     assert ranks_of(batches, store, 100) == expected(batches)
     assert not list(tmp_path.rglob("range-*")), "only slices of ranges are fetched"
 

@@ -34,7 +34,7 @@ from penstock.recipe_file import load_recipe, parse_recipe
 from penstock.selectors.registry import build_rewriter
 from penstock.selectors.rewriting import Answer, Document, Endpoint, Request, Rewritten, Sampling
 from penstock.selectors.rewriting import completions as completions_module
-from penstock.storage import Place, place
+from penstock.storage import AnyPath, as_path
 from tests.chat import Handler, Server, chat_server
 from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
 
@@ -375,7 +375,7 @@ def test_a_journal_reads_what_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_journal_in_a_store(s3: str) -> None:
-    directory: Place = place(f"s3://pool/{time.time_ns()}/answers")
+    directory: AnyPath = as_path(f"s3://pool/{time.time_ns()}/answers")
     asked = [Asked(row, 1, f"digest {row}") for row in range(70)]
     with Journal(directory, "unit-1") as journal:
         for one in asked:

@@ -24,9 +24,9 @@ import psutil
 import pytest
 
 from penstock.errors import Failure, WorkerError
-from penstock.needs import Needs
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.pipeline.runners import placement
+from penstock.resources import Resources
 
 PARALLEL = ["local-2", "ray"]
 
@@ -247,10 +247,10 @@ def test_what_no_node_has_is_named(
 ) -> None:
     monkeypatch.setattr(placement, "_PLACING_HERE", 0.5)
     monkeypatch.setattr(placement, "_PLACING", 0.5)
-    needs = Needs(gpus=1, by="select.x")
+    needs = Resources(gpus=1, by="select.x")
     with pytest.raises(Failure, match=r"^select\.x asks for 1 GPU, .*had more than 0 GPUs; add"):
         list(RayRunner().run(pid, [1, 2], None, setup, needs=needs))
-    needs = Needs(cpus=64, memory=1 << 50)
+    needs = Resources(cpus=64, memory=1 << 50)
     with pytest.raises(Failure, match=r"asks for 64 CPUs, 1048576\.0 GiB of memory, .* 2 CPUs, "):
         list(RayRunner().run(pid, [1, 2], None, setup, needs=needs))
 
@@ -258,11 +258,11 @@ def test_what_no_node_has_is_named(
 @pytest.mark.parametrize("setup", [None, same])
 def test_needs_limit_what_runs_at_once(ray_session: None, setup: Any, tmp_path: Path) -> None:
     units = [Unit(number, str(tmp_path)) for number in range(8)]
-    assert len(list(RayRunner().run(work, units, None, setup, needs=Needs(cpus=2)))) == 8
+    assert len(list(RayRunner().run(work, units, None, setup, needs=Resources(cpus=2)))) == 8
     done = sorted((begin, end) for _, begin, end in spans(tmp_path, "done"))
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(done))
 
 
 def test_needs_below_zero_are_refused() -> None:
     with pytest.raises(ValueError, match=r"needs\.gpus: expected zero or more, got -1"):
-        Needs(gpus=-1)
+        Resources(gpus=-1)

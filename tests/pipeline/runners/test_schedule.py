@@ -16,8 +16,8 @@ from penstock.errors import InputError, ScoringError, StorageError
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner, in_order
 from penstock.pipeline.runners import attempt as attempt_module
 from penstock.pipeline.runners import transient
-from penstock.pipeline.runners.crew import Lost
 from penstock.pipeline.runners.schedule import Schedule
+from penstock.pipeline.runners.worker_pool import WorkerLost
 
 RUNNERS = ["local-1", "local-2", "ray"]
 
@@ -228,16 +228,16 @@ def test_a_suspect_is_alone_and_queued_items_lose_no_attempt() -> None:
     schedule = Schedule(range(6), isolate=True)
     assert [schedule.take(1000) for _ in range(4)] == [0, 1, 2, 3]
     for _ in range(20):  # 1 was only ever queued behind others
-        schedule.lost(Lost("was killed", queued=(1,)), 2)
+        schedule.lost(WorkerLost("was killed", queued=(1,)), 2)
         assert schedule.take(1000) == 1
-    schedule.lost(Lost("was killed", at=0, queued=(2,)), 2)
+    schedule.lost(WorkerLost("was killed", at=0, queued=(2,)), 2)
     assert taken(schedule) == []  # 1 and 3 are still under way
     schedule.succeeded(1)
     schedule.succeeded(3)
     assert taken(schedule) == [0]  # and nothing beside it
-    schedule.lost(Lost("was killed", at=0), 2)
+    schedule.lost(WorkerLost("was killed", at=0), 2)
     assert taken(schedule) == [0]
-    schedule.lost(Lost("was killed", at=0), 2)
+    schedule.lost(WorkerLost("was killed", at=0), 2)
     assert taken(schedule) == [2, 4, 5]
     for index in (2, 4, 5):
         schedule.succeeded(index)
@@ -250,10 +250,10 @@ def test_machines_that_go_are_forgiven_ten_times() -> None:
     schedule = Schedule(range(1))
     for _ in range(9):
         assert schedule.take(1) == 0
-        schedule.lost(Lost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
+        schedule.lost(WorkerLost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
         assert not schedule.over
     assert schedule.take(1) == 0
-    schedule.lost(Lost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
+    schedule.lost(WorkerLost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
     with pytest.raises(Exception, match=r"NodeDiedError: spot\), 10 times; run again to go on"):
         schedule.end()
 

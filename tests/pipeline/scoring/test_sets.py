@@ -13,7 +13,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ScoringError, SelectorError
-from penstock.keyed import hash_ids, mix
+from penstock.hashing import hash_ids, mix
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.runner import LocalRunner, RayRunner
@@ -22,7 +22,7 @@ from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
 from penstock.selectors.base import Documents, Fitting, Partition
-from penstock.selectors.encoders import StaticEncoder
+from penstock.selectors.encoders.encoders import StaticEncoder
 from tests.pools import documents, recipe_of, write_jsonl
 
 SEED = 17
@@ -81,7 +81,7 @@ class Ranked:
         self.partitions = self.count
         return {"pool": fitting.pool_size}
 
-    def place(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         return (hashes % np.uint64(self.count)).astype(np.int64)
 
     def score(self, partition: Partition) -> np.ndarray:
@@ -243,8 +243,8 @@ def test_a_quality_that_cannot_be_is_refused(
 @pytest.mark.parametrize(
     "method, function, message",
     [
-        ("place", lambda v, h: np.full(len(h), 7), r"expected place\(\) to return \d+ partition"),
-        ("place", lambda v, h: 1 / 0, "the selector raised ZeroDivisionError"),
+        ("assign", lambda v, h: np.full(len(h), 7), r"expected place\(\) to return \d+ partition"),
+        ("assign", lambda v, h: 1 / 0, "the selector raised ZeroDivisionError"),
         ("score", lambda p: np.zeros(len(p) + 1), r"expected \d+ scores"),
     ],
 )

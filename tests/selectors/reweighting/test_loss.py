@@ -8,15 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from penstock.errors import SelectorError
-from penstock.selectors.reweighting import LossReweighter, Moment, Reweighter, ScoredBatch
+from penstock.selectors.reweighting import LossReweighter, Reweighter, ScoredBatch, TrainingProgress
 from penstock.selectors.reweighting.loss import STRATEGIES, standardised
 from penstock.selectors.reweighting.schedule import Temperature
 
 BUDGET = 1000
 
 
-def moment(step: int = 50, tokens: int = 500) -> Moment:
-    return Moment(step=step, tokens=tokens, budget=BUDGET)
+def moment(step: int = 50, tokens: int = 500) -> TrainingProgress:
+    return TrainingProgress(step=step, tokens=tokens, budget=BUDGET)
 
 
 def weights(losses: list[float] | np.ndarray, strategy: str, temperature: float = 1) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_linupper_takes_no_notice_of_how_far_an_outlier_is_above_the_middle() ->
     ],
 )
 def test_warmup_is_uniform_to_its_end(
-    warmup: object, last_uniform: Moment, first_weighed: Moment
+    warmup: object, last_uniform: TrainingProgress, first_weighed: TrainingProgress
 ) -> None:
     made = LossReweighter(warmup=warmup)
     assert made.is_uniform(last_uniform) and not made.is_uniform(first_weighed)

@@ -14,16 +14,18 @@ from penstock.recipe import ReweightSpec
 from penstock.selectors.registry import available, build_reweighter
 from penstock.selectors.reweighting import (
     LossReweighter,
-    Moment,
     Reweighter,
     ScoredBatch,
+    TrainingProgress,
     Uds,
     checked_weights,
 )
 from penstock.selectors.reweighting.planned import PlannedReweighter
 
 BATCH = ScoredBatch(
-    losses=np.array([1.0, 2, 4]), moment=Moment(step=7, tokens=70, budget=100), features=None
+    losses=np.array([1.0, 2, 4]),
+    moment=TrainingProgress(step=7, tokens=70, budget=100),
+    features=None,
 )
 
 

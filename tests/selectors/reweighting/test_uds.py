@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from penstock.errors import SelectorError
-from penstock.selectors.reweighting import DescribingReweighter, Moment, ScoredBatch, Uds
+from penstock.selectors.reweighting import DescribingReweighter, ScoredBatch, TrainingProgress, Uds
 from penstock.selectors.reweighting.uds import nuclear_norm, transform
 
-MOMENT = Moment(step=0, tokens=0, budget=1)
+MOMENT = TrainingProgress(step=0, tokens=0, budget=1)
 
 
 def batch(features: np.ndarray) -> ScoredBatch:

@@ -81,8 +81,10 @@ def kill_and_go_on(warm: Warm, run: Run, undisturbed: Run, kills: list[dict[str,
     assert len(kept) <= 2, "one more than is kept, while the old one goes"
     if not run.finished:
         warm.run(run, 2).well()
-        going_on = [note for note in run.notes[said:] if note.startswith("going on at step")]
-        assert [int(note.split()[4]) for note in going_on] == kept[:1]
+        going_on = [
+            progress for progress in run.notes[said:] if progress.startswith("going on at step")
+        ]
+        assert [int(progress.split()[4]) for progress in going_on] == kept[:1]
     assert run.finished
     assert run.checkpoints == ["step-00000005"]
     expected = undisturbed.lines()

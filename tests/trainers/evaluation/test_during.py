@@ -15,7 +15,7 @@ from penstock.trainers.data.plan import GlobalBatch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.documents import write_document_losses
-from penstock.trainers.evaluation.during import During
+from penstock.trainers.evaluation.during import TrainingEvaluator
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.modelling.model import LanguageModel, load_model
@@ -40,8 +40,8 @@ def evaluator(made: Engine, model: Any) -> Evaluator:
     return Evaluator(reader, made.shards.tokenizer, **READING)
 
 
-def during(made: Engine, every: int) -> During:
-    return During(
+def during(made: Engine, every: int) -> TrainingEvaluator:
+    return TrainingEvaluator(
         deepspeed=made.deepspeed,
         evaluator=evaluator(made, made.deepspeed),
         evaluations=EVALUATIONS,
@@ -95,7 +95,7 @@ def test_nothing_is_compiled_for_it(shards: Path) -> None:
 
 def test_when_it_is_due(shards: Path) -> None:
     def due(every: int) -> list[int]:
-        judge = During(
+        judge = TrainingEvaluator(
             deepspeed=None,
             evaluator=None,
             evaluations=(),

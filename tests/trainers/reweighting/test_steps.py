@@ -15,7 +15,7 @@ import torch
 
 from penstock.errors import TrainingError
 from penstock.recipe import ModelShape, ReweightSpec, Train
-from penstock.selectors.reweighting import LossReweighter, Moment, ScoredBatch
+from penstock.selectors.reweighting import LossReweighter, ScoredBatch, TrainingProgress
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
@@ -132,7 +132,9 @@ def test_the_gradient_is_that_of_the_weighted_sum(
     values = np.array([loss.item() for loss in losses])
     real = samples.real
     assert real.all() or sample == "document"
-    scored = ScoredBatch(losses=values[real], moment=Moment(step=3, tokens=960, budget=1129))
+    scored = ScoredBatch(
+        losses=values[real], moment=TrainingProgress(step=3, tokens=960, budget=1129)
+    )
     weights = np.zeros(len(values))
     if who == "selecting":
         kept = values >= np.sort(values[real])[-3]

@@ -1,0 +1,32 @@
+"""What a piece of work needs of the machine that does it: the words of selectors and runners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Resources"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Resources of one worker. Ray places workers by them; a local runner ignores them."""
+
+    cpus: float = 1
+    gpus: float = 0
+    """A part of one lets several workers share a GPU."""
+
+    memory: int | None = None
+    """Bytes."""
+
+    by: str = "the stage"
+    """Who asks, for messages: ``select.NAME``."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("cpus", self.cpus), ("gpus", self.gpus), ("memory", self.memory or 0)):
+            if value < 0:
+                raise ValueError(f"needs.{name}: expected zero or more, got {value}")
+
+    def resources(self) -> dict[str, float]:
+        """What is asked for, by Ray's names, without what is not."""
+        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory or 0}
+        return {name: amount for name, amount in asked.items() if amount}

@@ -1,0 +1,1 @@
+"""Text classifiers that several selectors train or load."""

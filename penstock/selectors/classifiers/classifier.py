@@ -1,0 +1,331 @@
+"""fastText classifiers as scores: one that somebody trained, or one taught on the spot.
+
+What teaching adds to training: a held-out tenth that chooses learning rate and epochs, because a
+fastText left at its initialisation ranks as confidently as a good one; and a refusal to rank
+where the held-out tenth says that nothing was learned.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.errors import SelectorError
+from penstock.hashing import uniform
+from penstock.selectors.base import Documents, Fitting, ParallelMap
+from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext_training import train
+from penstock.selectors.parameters import flag
+from penstock.storage import sha256_file
+
+__all__ = [
+    "FastTextScorer",
+    "Texts",
+    "TrainingSet",
+    "Trial",
+    "area_under_curve",
+    "best_of",
+    "blank",
+    "settings_of",
+    "shrink",
+    "shrunk_log_odds",
+    "train_classifier",
+]
+
+HELD_OUT = 0.1
+"""Share of the labelled documents that chooses among trials."""
+
+NEAR_CHANCE = 0.55
+"""An accuracy below this refuses to rank. BETR's classifier reaches about 0.75; one left at its
+initialisation reached 0.55, with all its scores within 1e-3 of 0.5. One standard error on 1,300
+held-out documents is 0.014; on fewer, two standard errors above 0.5 are asked for instead."""
+
+
+class FastTextScorer:
+    """p(positive) by a binary fastText model: PreSelect's, DCLM's, or one of your own.
+
+    Args:
+        model: A ``.bin`` file, relative to the recipe.
+        positive: The label that is wanted.
+        zero_eos: Set the end-of-line token's weight to zero, as PreSelect does.
+    """
+
+    summary: ClassVar[str] = "a ready fastText model: PreSelect, DCLM, or your own"
+    paper: ClassVar[str] = "Joulin et al. 2017, Bag of Tricks for Efficient Text Classification"
+    version: ClassVar[int] = 1
+    paths: ClassVar[tuple[str, ...]] = ("model",)
+
+    def __init__(self, *, model: str, positive: str = "__label__1", zero_eos: bool = False) -> None:
+        if not isinstance(model, str) or not Path(model).is_file():
+            raise SelectorError(f"model: expected a fastText .bin file, got {model!r}")
+        if not isinstance(positive, str) or not positive:
+            raise SelectorError(f"positive: expected a label of the model, got {positive!r}")
+        self.model = model
+        self.positive = positive
+        self.zero_eos = flag("zero_eos", zero_eos)
+        self.classifier_: CollapsedFastText | None = None
+
+    def identity(self) -> Mapping[str, Any]:
+        """The model's sha256 and how it is read."""
+        return {
+            "model": sha256_file(Path(self.model)),
+            "positive": self.positive,
+            "zero_eos": self.zero_eos,
+        }
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
+        """Nothing to learn: the model is collapsed to one float a row."""
+        self.classifier_ = CollapsedFastText.from_model(
+            self.model, self.positive, zero_eos=self.zero_eos
+        )
+        return {"words": len(self.classifier_.starts) - 1, "bucket": self.classifier_.bucket}
+
+    @property
+    def classifier(self) -> CollapsedFastText | None:
+        """As :attr:`penstock.selectors.batch_scorer.FastTextBased.classifier`."""
+        return self.classifier_
+
+    def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+        """As :meth:`penstock.selectors.batch_scorer.FastTextBased.finish`."""
+        return np.where(texts.blank, np.float32(np.nan), scores)
+
+    def score(self, documents: Documents) -> np.ndarray:
+        """p(positive): (n,) float32; NaN for a blank document."""
+        if self.classifier_ is None:
+            raise SelectorError("fasttext: expected a fitted selector; call fit or load first")
+        texts = documents.column("text")
+        return self.finish(self.classifier_.score(texts), Texts(texts))
+
+    def save(self, directory: Path) -> None:
+        """Write the collapsed model."""
+        if self.classifier_ is not None:
+            self.classifier_.save(directory)
+
+    def load(self, directory: Path) -> None:
+        """Read back what :meth:`save` wrote."""
+        self.classifier_ = CollapsedFastText.load(directory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """What every trial is trained and judged on."""
+
+    texts: list[str]
+    labels: np.ndarray
+    """(n,) bool, as many true as false."""
+    held_out: np.ndarray
+    """(n,) bool: what no trial is trained on."""
+    settings: Mapping[str, int]
+    """Keywords of :func:`~penstock.selectors.classifiers.fasttext_training.train` but ``lr`` and
+    ``epoch``."""
+
+    @property
+    def standard_error(self) -> float:
+        """Of an accuracy of one half on the held-out documents."""
+        return 0.5 / math.sqrt(max(1, int(self.held_out.sum())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A point of the grid, and how it did."""
+
+    lr: float
+    epoch: int
+    accuracy: float
+    training_accuracy: float
+    classifier: CollapsedFastText
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return {
+            "lr": self.lr,
+            "epoch": self.epoch,
+            "accuracy": round(self.accuracy, 4),
+            "training_accuracy": round(self.training_accuracy, 4),
+        }
+
+
+def balanced_rows(chosen: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """The chosen rows and equally many others, by hash: (n,) bool to ascending rows."""
+    rest = np.flatnonzero(~chosen)
+    rest = rest[np.argsort(hashes[rest], kind="stable")][: int(chosen.sum())]
+    return np.sort(np.concatenate([np.flatnonzero(chosen), rest]))
+
+
+def is_held_out(hashes: np.ndarray) -> np.ndarray:
+    """(n,) uint64 to (n,) bool, about a tenth of them."""
+    return uniform(hashes) < HELD_OUT
+
+
+def settings_of(selector: Any, seed: int) -> dict[str, int]:
+    """A lesson's settings, from a selector's parameters of the same names."""
+    names = ("word_ngrams", "dim", "min_count", "bucket")
+    return {**{name: getattr(selector, name) for name in names}, "seed": seed % 2**31}
+
+
+def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
+    """How often a positive scores above a negative, a tie for one half: two (n,) to a share."""
+    negatives = np.sort(scores[~labels])
+    below = np.searchsorted(negatives, scores[labels], side="left")
+    up_to = np.searchsorted(negatives, scores[labels], side="right")
+    return float((below + up_to).mean() / 2 / len(negatives))
+
+
+def train_classifier(
+    lesson: TrainingSet, lrs: Sequence[float], epochs: Sequence[int], spread: ParallelMap
+) -> list[Trial]:
+    """Train one classifier for each pair of a learning rate and a number of epochs.
+
+    Raises:
+        SelectorError: There are not ten documents of each label to judge by.
+    """
+    judged = np.bincount(lesson.labels[lesson.held_out], minlength=2).min()
+    if judged < 10:
+        raise SelectorError(
+            f"sample: expected at least 10 held-out documents of each label to judge a classifier "
+            f"by, got {judged} of {len(lesson.labels)}; use a larger sample or more examples"
+        )
+    return list(spread(_try, list(itertools.product(lrs, epochs)), lesson))
+
+
+def best_of(trials: Sequence[Trial], lesson: TrainingSet) -> Trial:
+    """The most accurate trial on the held-out documents, the first of equals.
+
+    Raises:
+        SelectorError: None tells the labels apart.
+    """
+    highest = max(trial.accuracy for trial in trials)
+    least = max(NEAR_CHANCE, 0.5 + 2 * lesson.standard_error)
+    if highest < least:
+        raise SelectorError(
+            f"lr, epoch: expected a classifier with an accuracy of at least {least:.2f} on "
+            f"{int(lesson.held_out.sum())} held-out documents, got {highest:.2f} at best: it "
+            "would rank by chance; add learning rates or epochs, or use a larger sample or more "
+            "examples"
+        )
+    return next(trial for trial in trials if trial.accuracy == highest)
+
+
+def _try(point: tuple[float, int], lesson: TrainingSet) -> Trial:
+    lr, epoch = point
+    kept = np.flatnonzero(~lesson.held_out)
+    model = train(
+        [lesson.texts[row] for row in kept],
+        lesson.labels[kept].tolist(),
+        lr=lr,
+        epoch=epoch,
+        **lesson.settings,
+    )
+    classifier = CollapsedFastText.from_model(model)
+    scores = classifier.score(pa.array(lesson.texts, pa.large_string()))
+    right = (scores > 0.5) == lesson.labels
+    return Trial(
+        lr=lr,
+        epoch=epoch,
+        accuracy=float(right[lesson.held_out].mean()),
+        training_accuracy=float(right[kept].mean()),
+        classifier=classifier,
+    )
+
+
+def shrunk_log_odds(
+    classifier: CollapsedFastText, texts: pa.Array, prior_words: float
+) -> np.ndarray:
+    """The classifier's log odds times w / (w + prior_words), w distinct words: (n,) float32.
+
+    fastText averages over a document's words, so its surest scores belong to the documents with
+    the fewest: stubs, one phrase repeated, languages that part no words. An average of n noisy
+    values is worth n / (n + k) of itself (the posterior mean, with k values' worth of a prior at
+    zero), and a repeated word is no further value.
+
+    Measured over 65,686 documents, of which the classifier had been taught 12,000: of the best
+    2 % by characters 41 % were shorter than 200 characters, and with k = 50 none. Of those it had
+    not seen, 10 % belonged to the tenth that it was to find, and 45 % with k = 50 (1.2 % of all
+    unseen did); the area under the curve rose from 0.817 to 0.825. Setting the end-of-line row
+    to zero, PreSelect's remedy for the same bias, changed neither.
+    """
+    return shrink(classifier.score(texts), Texts(texts), prior_words)
+
+
+class Texts:
+    """A batch's texts, and what scorers ask about them, worked out once for all who ask."""
+
+    def __init__(self, array: pa.Array) -> None:
+        self.array = array
+        """(n,) string or large_string."""
+
+    @cached_property
+    def blank(self) -> np.ndarray:
+        """(n,) bool: as :func:`blank`."""
+        return blank(self.array)
+
+    @cached_property
+    def distinct_words(self) -> np.ndarray:
+        """(n,) int64: how many distinct words each has, exact up to a few hundred."""
+        texts = self.array.cast(pa.large_string())
+        _, offsets, data = texts.buffers()
+        counts = np.zeros(len(texts), np.int64)
+        if data is not None:
+            own = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+            _count_words(np.frombuffer(data, np.uint8), own, counts)
+        return counts
+
+
+def shrink(scores: np.ndarray, texts: Texts, prior_words: float) -> np.ndarray:
+    """:func:`shrunk_log_odds` of a classifier's ``scores``, (n,) float32."""
+    return _shrunk(scores, texts.distinct_words, float(prior_words))
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_words(data: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
+    """Distinct words, parted as by fastText at ASCII white space and NUL.
+
+    They are marked in 4,096 places by FNV-1a: two in one place count as one, which matters only
+    where there are hundreds, and there the count no longer does.
+    """
+    marked_by = np.full(4096, -1, np.int64)
+    for row in range(counts.shape[0]):
+        inside = False
+        state = np.uint64(0)
+        for position in range(offsets[row], offsets[row + 1] + 1):
+            byte = data[position] if position < offsets[row + 1] else np.uint8(32)
+            if byte == 32 or 9 <= byte <= 13 or byte == 0:
+                place = np.int64((state ^ (state >> np.uint64(32))) & np.uint64(4095))
+                if inside and marked_by[place] != row:
+                    marked_by[place] = row
+                    counts[row] += 1
+                inside = False
+            else:
+                if not inside:
+                    state = np.uint64(0xCBF29CE484222325)
+                state = (state ^ np.uint64(byte)) * np.uint64(0x100000001B3)
+                inside = True
+
+
+@numba.njit(cache=True, nogil=True)
+def _shrunk(scores: np.ndarray, words: np.ndarray, prior: float) -> np.ndarray:
+    out = np.empty(len(scores), np.float32)
+    for row in range(len(scores)):
+        # float32 ends at 1 - 2^-24; beyond it all are equally sure.
+        p = min(max(float(scores[row]), 1e-30), 1 - 2.0**-25)
+        weight = words[row] / (words[row] + prior) if words[row] else 0.0
+        out[row] = (math.log(p) - math.log(1 - p)) * weight
+    return out
+
+
+def blank(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Which texts hold nothing but white space: (n,) bool."""
+    if isinstance(texts, pa.ChunkedArray):  # by chunks, so as not to hold a trimmed copy of all
+        return np.concatenate([np.empty(0, bool), *map(blank, texts.chunks)])
+    empty = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0)
+    return np.asarray(pc.fill_null(empty, True).to_numpy(zero_copy_only=False))

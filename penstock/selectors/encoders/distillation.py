@@ -1,0 +1,133 @@
+"""A static encoder out of a sentence encoder, as model2vec makes one, with the pool's help.
+
+model2vec (Tulkens & van Dongen 2024) needs no texts: each token goes through the teacher alone,
+PCA shortens what comes out, and frequent tokens are quieted by the weight a / (a + p) of Arora et
+al. 2017 (*A Simple but Tough-to-Beat Baseline for Sentence Embeddings*, eq. 3). A selector has a
+pool to look at, hence two changes:
+
+- p is the token's frequency in the pool. model2vec guesses it by Zipf's law from the order of the
+  vocabulary, and BERT's lists a thousand single characters, most of them rare, before "the".
+- What all texts have in common is removed: the mean of the pool's vectors, where Arora et al.
+  take their first singular vector and model2vec takes nothing.
+
+Mean rank correlation with the teacher's similarities, over 800 questions: 0.16 as model2vec has
+it, 0.29 with frequencies, 0.41 with both. What is traded away: the encoder is the pool's own, and
+another pool needs another (17 s on one core).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.selectors.base import ParallelMap, serial_map
+from penstock.selectors.encoders.encoders import (
+    SentenceEncoder,
+    StaticEncoder,
+    one_thread,
+    token_ids,
+)
+
+__all__ = ["distil"]
+
+_SIF = 1e-4
+"""a, as in model2vec."""
+
+_TOKENS_AT_ONCE = 256
+"""Tokens side by side in the teacher: sequences of one length, so no padding. Bits were equal for
+128 and 256, and for 1 and 2 threads; one thread is used all the same."""
+
+_PART = 16 * _TOKENS_AT_ONCE
+"""Tokens of an item of work: the 30,000 of BERT's English vocabulary are 8 items."""
+
+_NOT_TEXT = re.compile(r"\[(unused\d+|PAD|UNK|CLS|SEP|MASK)\]|<.*>")
+
+
+def distil(
+    teacher: SentenceEncoder,
+    texts: pa.Array,
+    *,
+    dim: int = 256,
+    spread: ParallelMap = serial_map,
+) -> StaticEncoder:
+    """Distil ``teacher`` into one vector a token.
+
+    Args:
+        teacher: Whose token outputs are taken.
+        texts: (n,) large_string, some thousands of the pool's texts.
+        dim: Of the vectors; 128, 256 and 384 agreed with the teacher equally well.
+        spread: Tokens are encoded side by side.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(teacher.model.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = _text_tokens(tokenizer)
+    parts = [ids[at : at + _PART] for at in range(0, len(ids), _PART)]
+    outputs = np.concatenate(list(spread(_encode_tokens, parts, teacher)))
+    vectors = _principal(outputs, dim)
+
+    size = max(tokenizer.get_vocab().values()) + 1
+    counts = np.bincount(token_ids(tokenizer, texts)[0], minlength=size)
+    frequencies = (counts + 0.5) / max(1, counts.sum())  # an unseen token is half a count
+    weights = _SIF / (_SIF + frequencies)
+    table = np.zeros((size, vectors.shape[1]))
+    table[ids] = vectors * weights[ids, None]
+
+    origin = np.zeros(vectors.shape[1])
+    encoded = StaticEncoder(teacher.name, tokenizer, table, origin).encode(texts)
+    centre = encoded.sum(axis=0, dtype=np.float64) / max(1, len(encoded))
+    return StaticEncoder(teacher.name, tokenizer, table, centre)
+
+
+def _text_tokens(tokenizer: Any) -> np.ndarray:
+    """Ids of the tokens that texts can hold: neither special nor ``[unused7]``; (t,) ascending."""
+    special = {
+        index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special
+    }
+    return np.array(
+        sorted(
+            index
+            for token, index in tokenizer.get_vocab().items()
+            if index not in special and not _NOT_TEXT.fullmatch(token)
+        )
+    )
+
+
+def _encode_tokens(ids: np.ndarray, teacher: SentenceEncoder) -> np.ndarray:
+    """What the teacher makes of single tokens: (t,) ids to (t, d) float32.
+
+    Each stands between the teacher's own marks, ``[CLS] token [SEP]`` in BERT; mean over outputs.
+    """
+    import torch
+
+    tokenizer = teacher.model.tokenizer
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a")["input_ids"]
+    at = framed.index(alone[0])
+    before, after = framed[:at], framed[at + len(alone) :]
+    vectors = []
+    with one_thread(), torch.inference_mode():
+        for start in range(0, len(ids), _TOKENS_AT_ONCE):
+            batch = ids[start : start + _TOKENS_AT_ONCE].tolist()
+            tokens = torch.tensor([[*before, token, *after] for token in batch])
+            features = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            output = teacher.model[0](features)["token_embeddings"]
+            vectors.append(output.mean(dim=1).numpy())
+    return np.concatenate(vectors)
+
+
+def _principal(vectors: np.ndarray, dim: int) -> np.ndarray:
+    """(t, d) float32 to their first ``dim`` principal components, (t, min(dim, d)) float64.
+
+    In float64 on one thread; each component's largest loading is positive.
+    """
+    with one_thread():
+        centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+        axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :dim]
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+        return np.asarray(centred @ axes)

@@ -1,0 +1,106 @@
+"""The encoder that a name stands for, and a pool's texts as vectors on the lattice.
+
+What a text is to an encoder is its beginning: the first 2,048 characters are twice what MiniLM
+reads and 43 % of a web pool's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.hashing import hash_ids, mix
+from penstock.selectors.base import Encoder, ParallelMap, serial_map
+from penstock.selectors.encoders.distillation import distil
+from penstock.selectors.encoders.encoders import (
+    EncoderName,
+    SentenceEncoder,
+    StaticEncoder,
+    load_encoder,
+    on_lattice,
+)
+from penstock.selectors.encoders.hidden import HiddenEncoder
+
+__all__ = ["CHARACTERS", "beginning", "embed", "embed_texts", "make_encoder"]
+
+CHARACTERS = 2048
+"""Of a text that are embedded, unless a selector says otherwise."""
+
+_DISTIL_TEXTS = 8192
+"""Texts whose token frequencies and mean direction a static encoder takes over."""
+
+_STATIC_TEXTS, _SENTENCE_TEXTS = 2048, 64
+"""Texts of an item of work: about a second for a static encoder, three for a sentence encoder.
+Vectors depend on their text alone and products are exact, so no block size shows in a score."""
+
+
+def make_encoder(
+    name: str,
+    sample: Callable[[int], pa.Table],
+    seed: int,
+    *,
+    spread: ParallelMap = serial_map,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Encoder:
+    """The encoder that ``name`` stands for.
+
+    Args:
+        name: ``sentence`` (all-MiniLM-L6-v2), ``static`` (distilled from it on this pool), the
+            directory of a sentence-transformers model or of a saved static encoder, a hub name.
+            ``DIRECTORY@9`` is hidden layer 9 of a transformers model. With ``@cuda`` behind it, all
+            but static encoders run on a GPU.
+        sample: As :attr:`penstock.selectors.base.Fitting.sample`; what is distilled on.
+        seed: Of the choice of those texts.
+        spread: Distilling works side by side.
+        progress: Told that it distils.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    parts = EncoderName.of(name)
+    device = "cuda" if parts.gpu else "cpu"
+    if parts.layer is not None:
+        return HiddenEncoder(parts.base, parts.layer, device=device)
+    if parts.base == "sentence":
+        return SentenceEncoder(device=device)
+    if (Path(name) / "encoder.json").is_file():
+        return load_encoder(Path(name))
+    if name != "static":
+        return SentenceEncoder(parts.base, device=device)
+    teacher = SentenceEncoder()
+    progress(f"distilling a static encoder from {teacher.name}")
+    drawn = sample(2 * _DISTIL_TEXTS)
+    hashes = hash_ids(drawn["id"], mix(seed, "distil"))
+    rows = np.sort(np.argsort(hashes, kind="stable")[:_DISTIL_TEXTS])
+    return distil(teacher, beginning(drawn["text"].take(pa.array(rows))), spread=spread)
+
+
+def beginning(texts: pa.Array | pa.ChunkedArray, characters: int = CHARACTERS) -> pa.Array:
+    """What is embedded of each text, in an array of its own."""
+    cut = pc.utf8_slice_codeunits(texts, 0, characters)
+    return cut.combine_chunks() if isinstance(cut, pa.ChunkedArray) else cut
+
+
+def embed(texts: pa.Array, encoder: Encoder) -> np.ndarray:
+    """(n,) large_string, as they are, to (n, d) int16 on the lattice."""
+    return on_lattice(encoder.encode(texts))
+
+
+def embed_texts(
+    texts: pa.Array | pa.ChunkedArray,
+    encoder: Encoder,
+    *,
+    characters: int = CHARACTERS,
+    spread: ParallelMap = serial_map,
+) -> np.ndarray:
+    """The beginnings of texts, side by side: (n, d) int16 on the lattice."""
+    size = _STATIC_TEXTS if isinstance(encoder, StaticEncoder) else _SENTENCE_TEXTS
+    if getattr(encoder, "device", "cpu") == "cuda":
+        size, spread = _STATIC_TEXTS, serial_map  # workers may see no GPU
+    starts = range(0, max(1, len(texts)), size)  # the width is known only from a result
+    blocks = [beginning(texts.slice(at, size), characters) for at in starts]
+    return np.concatenate(list(spread(embed, blocks, encoder)))

@@ -1,0 +1,104 @@
+"""A text as a hidden layer of a language model sees it: INGENIOUS's own features.
+
+The states of one layer, averaged over the text's tokens, those that the tokenizer adds included
+(Renduchintala et al. 2023: layer 9 of BERT-base, layer 12 of GPT-2). What is traded away against
+a sentence encoder: nothing taught such a mean to be near where meanings are near; it is what the
+model that is to be trained makes of the text.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.errors import InputError
+from penstock.resources import Resources
+from penstock.selectors.encoders.encoders import check_gpu, normalised, one_thread
+from penstock.selectors.parameters import one_of
+
+__all__ = ["HiddenEncoder"]
+
+
+class HiddenEncoder:
+    """A layer of a transformers model; weights are safetensors, and its own code is never run.
+
+    Args:
+        name: A directory with ``config.json``, ``tokenizer.json`` and safetensors.
+        layer: 0 is the embeddings, 1 what the first layer gives, and so on.
+        max_tokens: What is read of a text.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, name: str, layer: int, max_tokens: int = 512, device: str = "cpu") -> None:
+        self.name = name
+        self.layer = layer
+        self.max_tokens = max_tokens
+        self.device = one_of("device", device, "cpu", "cuda")
+        self._loaded: tuple[Any, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loaded": None}
+
+    @property
+    def needs(self) -> Resources:
+        """What a worker must have to load it."""
+        return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
+
+    def encode(self, texts: pa.Array) -> np.ndarray:
+        """(n,) large_string to (n, d) float32, L2-normalised; blank texts to zero vectors.
+
+        Raises:
+            InputError: The model cannot be loaded, or has no such layer.
+        """
+        import torch
+
+        if self._loaded is None:
+            self._loaded = self._load()
+        model, tokenizer = self._loaded
+        vectors = np.zeros((len(texts), model.config.get_text_config().hidden_size), np.float32)
+        # One at a time: padding and the neighbours move the last bits.
+        with one_thread() if self.device == "cpu" else nullcontext(), torch.inference_mode():
+            for row, text in enumerate(texts.to_pylist()):
+                ids = tokenizer.encode(text).ids[: self.max_tokens]
+                if not ids or not text.strip():
+                    continue
+                inputs = torch.tensor([ids], device=model.device)
+                states = model(input_ids=inputs, output_hidden_states=True).hidden_states
+                vectors[row] = states[self.layer][0].float().mean(dim=0).cpu().numpy()
+        return normalised(vectors)
+
+    def save(self, directory: Path) -> None:
+        """Only the name: the model is not ours to copy."""
+        state = {key: value for key, value in vars(self).items() if key != "_loaded"}
+        (directory / "encoder.json").write_text(json.dumps(state))
+
+    def _load(self) -> tuple[Any, Any]:
+        from tokenizers import Tokenizer
+        from transformers import AutoModel
+
+        if self.device == "cuda":
+            check_gpu("encoder")
+        try:
+            tokenizer = Tokenizer.from_file(str(Path(self.name) / "tokenizer.json"))
+            model = AutoModel.from_pretrained(
+                self.name, trust_remote_code=False, use_safetensors=True, local_files_only=True
+            )
+        except Exception as error:  # tokenizers raises bare Exceptions
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                "encoder: expected a directory with a transformers model and its tokenizer.json, "
+                f"got {self.name}, which cannot be loaded ({reason})"
+            ) from None
+        layers = model.config.get_text_config().num_hidden_layers
+        if self.layer > layers:
+            raise InputError(
+                f"encoder: expected a layer from 0 to {layers} of {self.name}, got {self.layer}"
+            )
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return model.eval().to(self.device), tokenizer

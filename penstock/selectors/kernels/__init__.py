@@ -1,0 +1,1 @@
+"""Compiled loops over Arrow buffers and arrays that several selectors share."""

@@ -1,0 +1,166 @@
+"""Scorers that share a pass give the scores they give alone, and do share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.errors import SelectorError
+from penstock.selectors.base import Documents, Fitting
+from penstock.selectors.batch_scorer import BatchScorer, FastTextBased
+from penstock.selectors.classifiers import classifier as classifier_module
+from penstock.selectors.classifiers.classifier import FastTextScorer, Texts, shrink, shrunk_log_odds
+from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext_training import train
+
+TEXTS = ["the river carries water", "the market sells bonds", "", " \t\n", "water " * 90]
+
+
+class Shrunk:
+    """A scorer of the kind of BETR's: a classifier's log odds, shrunk by the words they rest on."""
+
+    def __init__(self, classifier: CollapsedFastText | None, prior_words: int = 50) -> None:
+        self.classifier = classifier
+        self.prior_words = prior_words
+
+    def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+        return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
+
+    def score(self, documents: Documents) -> np.ndarray:
+        texts = documents.column("text")
+        if self.classifier is None:
+            return np.zeros(len(texts), np.float32)
+        return self.finish(self.classifier.score(texts), Texts(texts))
+
+
+class Length:
+    """A scorer that has no classifier."""
+
+    def score(self, documents: Documents) -> np.ndarray:
+        return np.array([len(text.as_py()) for text in documents.column("text")], np.float32)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    paths = []
+    for number, labels in enumerate(([True, False, False], [False, True, False])):
+        texts = ["the river carries water", "the market sells bonds", "the council meets"]
+        model = train(texts * 4, labels * 4, lr=0.5, dim=4, epoch=9, bucket=5003)
+        paths.append(str(tmp_path_factory.mktemp("model") / f"{number}.bin"))
+        model.save_model(paths[-1])
+    return paths
+
+
+@pytest.fixture
+def scorers(models: list[str]) -> list[FastTextScorer]:
+    fitted = [FastTextScorer(model=model) for model in models]
+    for scorer in fitted:
+        scorer.fit(Fitting(sample=lambda n: pa.table({}), pool_size=0))
+    return fitted
+
+
+def documents(texts: list[str]) -> Documents:
+    ids = [f"d{number}" for number in range(len(texts))]
+    return pa.record_batch(
+        {
+            "id": pa.array(ids),
+            "text": pa.array(texts, pa.large_string()),
+            "source": pa.array(["web"] * len(texts)),
+        }
+    )
+
+
+def test_each_gets_what_it_gives_alone(scorers: list[FastTextScorer]) -> None:
+    first, second = scorers
+    everyone = [
+        *scorers,
+        Shrunk(first.classifier),
+        Length(),
+        Shrunk(second.classifier, 0),
+        Shrunk(None),
+        FastTextScorer(model=first.model),  # another object of the same weights
+    ]
+    everyone[-1].fit(Fitting(sample=lambda n: pa.table({}), pool_size=0))
+    batch = documents(TEXTS).slice(1)
+    together = BatchScorer(everyone, batch)
+    for scorer in everyone:
+        scores = together.score(scorer)
+        assert scores.dtype == np.float32
+        np.testing.assert_array_equal(scores, scorer.score(batch))
+    assert np.isnan(together.score(first)).tolist() == [False, True, True, False]
+
+
+def test_two_share_a_pass_and_one_does_not(
+    scorers: list[FastTextScorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    count = classifier_module._count_words
+    monkeypatch.setattr(
+        classifier_module, "_count_words", lambda *a: counted.append(None) or count(*a)
+    )
+    everyone = [*scorers, *(Shrunk(scorer.classifier) for scorer in scorers), Length()]
+    batch = documents(TEXTS)
+    expected = [scorer.score(batch) for scorer in everyone]
+    assert len(counted) == 2  # one for each that asks
+    together = BatchScorer(everyone, batch)
+    with monkeypatch.context() as patch:
+        patch.delattr(CollapsedFastText, "score")
+        for scorer, scores in zip(everyone, expected, strict=True):
+            np.testing.assert_array_equal(together.score(scorer), scores)
+        assert len(counted) == 3  # one for both
+        with pytest.raises(AttributeError):  # it is scored alone
+            BatchScorer([scorers[0], Length()], batch).score(scorers[0])
+    np.testing.assert_array_equal(
+        BatchScorer([scorers[0], Length()], batch).score(scorers[0]), expected[0]
+    )
+
+
+def test_who_takes_part(scorers: list[FastTextScorer]) -> None:
+    assert isinstance(scorers[0], FastTextBased)
+    assert not isinstance(Length(), FastTextBased)
+
+
+def test_scores_that_are_shared_cannot_be_written_to(scorers: list[FastTextScorer]) -> None:
+    class Careless(Shrunk):
+        def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+            scores *= 2
+            return scores
+
+    careless = Careless(scorers[0].classifier)
+    with pytest.raises(ValueError, match="read-only"):
+        BatchScorer([*scorers, careless], documents(TEXTS)).score(careless)
+
+
+def test_a_scorer_that_is_not_fitted_says_so(scorers: list[FastTextScorer]) -> None:
+    unfitted = FastTextScorer(model=scorers[0].model)
+    together = BatchScorer([*scorers, unfitted], documents(TEXTS))
+    with pytest.raises(SelectorError, match="expected a fitted selector"):
+        together.score(unfitted)
+    assert len(together.score(scorers[0])) == len(TEXTS)
+
+
+def test_no_documents(scorers: list[FastTextScorer]) -> None:
+    assert BatchScorer(scorers, documents([])).score(scorers[0]).shape == (0,)
+
+
+def test_shrinking_is_that_of_shrunk_log_odds(scorers: list[FastTextScorer]) -> None:
+    texts = pa.array(TEXTS, pa.large_string())[1:]
+    model = scorers[0].classifier
+    assert isinstance(model, CollapsedFastText)
+    np.testing.assert_array_equal(
+        shrink(model.score(texts), Texts(texts), 50), shrunk_log_odds(model, texts, 50)
+    )
+    assert Texts(texts).distinct_words.tolist() == [4, 0, 0, 1]
+
+
+def test_a_loaded_scorer_shares_too(scorers: list[FastTextScorer], tmp_path: Path) -> None:
+    scorers[0].save(tmp_path)
+    loaded = FastTextScorer(model=scorers[0].model)
+    loaded.load(tmp_path)
+    batch = documents(TEXTS)
+    np.testing.assert_array_equal(
+        BatchScorer([loaded, scorers[1]], batch).score(loaded), scorers[0].score(batch)
+    )
