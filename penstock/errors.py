@@ -19,14 +19,20 @@
         ├── TrainingError          a training run stopped
         └── JobError               a job on a cluster could not be run
 
-A message says what was expected, what came, and the fix; it begins with the place:
-a recipe key (``budget.tokens:``), a file, or ``file:line``.
+Every error carries its fields (:attr:`~PenstockError.key`, ``file``, ``expected``, ``got``,
+``fix``), and :meth:`PenstockError.__str__` is the one place that makes a sentence of them::
+
+    budget.tokens: expected a positive integer, got -5; write a number of tokens
+    corpus.0.path: pool/a.jsonl:17: not JSON; remove the line
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+from typing_extensions import Self
 
 __all__ = [
     "ArtefactError",
@@ -50,9 +56,58 @@ __all__ = [
 
 
 class PenstockError(Exception):
-    """The root: catching it catches everything Penstock raises on purpose."""
+    """The root: catching it catches everything Penstock raises on purpose.
+
+    Args:
+        problem: What is wrong, in one clause. Leave it out where ``expected`` and ``got`` say it.
+        key: The recipe key, dotted, as in ``select.betr.target``.
+        file: A file or directory, with ``:line`` where that is known.
+        expected: What would have been accepted.
+        got: What came instead.
+        fix: What to do, in the imperative.
+    """
 
     exit_status = 1
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        key: str | None = None,
+        file: object = None,
+        expected: str | None = None,
+        got: object = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.key = key
+        self.file = None if file is None else str(file)
+        self.expected = expected
+        self.got = None if got is None else str(got)
+        self.fix = fix
+
+    def under(self, key: str) -> Self:
+        """Put ``key`` and a dot in front of this error's key, or set it; returns the error."""
+        self.key = key if self.key is None else f"{key}.{self.key}"
+        return self
+
+    def __str__(self) -> str:
+        wanted = self.expected and f"expected {self.expected}"
+        wanted = wanted or ""
+        if self.got is not None:
+            wanted += f"{', ' if wanted else ''}got {self.got}"
+        clauses = ", ".join(part for part in (self.problem, wanted) if part)
+        sentence = "; ".join(part for part in (clauses, self.fix) if part)
+        return ": ".join(part for part in (self.key, self.file, sentence) if part)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.problem), self.__dict__
+
+
+def _rebuilt(kind: type[PenstockError], problem: str) -> PenstockError:
+    """Make an error again from its pickle: errors cross the border between processes."""
+    return kind(problem)
 
 
 class BadInput(PenstockError, ValueError):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.selectors.kernels.test_kmeans import fitting_of, unit
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
@@ -16,6 +15,7 @@ from penstock.selectors.base import Fitting, Partition, is_set_selector
 from penstock.selectors.d4 import D4
 from penstock.selectors.kernels.kmeans import fit_clusters, sample_vectors
 from penstock.selectors.semdedup import SemDeDup
+from tests.selectors.kernels.test_kmeans import fitting_of, unit
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.selectors.kernels.test_kmeans import directions, fitting_of
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import SelectorError
@@ -20,6 +19,7 @@ from penstock.selectors.base import Partition, is_set_selector
 from penstock.selectors.encoders.encoders import on_lattice
 from penstock.selectors.kernels.kmeans import Clusters, fit_clusters
 from penstock.selectors.kmq import Kmq, refine, silhouette
+from tests.selectors.kernels.test_kmeans import directions, fitting_of
 
 
 @pytest.fixture(autouse=True)

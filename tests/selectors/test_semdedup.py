@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.selectors.kernels.test_kmeans import directions, fitting_of, unit
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
@@ -19,6 +18,7 @@ from penstock.selectors.base import Partition, is_set_selector
 from penstock.selectors.encoders.encoders import on_lattice
 from penstock.selectors.kernels.kmeans import Clusters
 from penstock.selectors.semdedup import Deduplicator, SemDeDup, farthest_first, near_copies
+from tests.selectors.kernels.test_kmeans import directions, fitting_of, unit
 
 
 @pytest.fixture(autouse=True)

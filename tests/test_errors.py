@@ -1,0 +1,45 @@
+"""Errors: their fields, the one sentence made of them, and the way through a pickle."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from penstock.errors import BadInput, Failure, InputError, PenstockError, RecipeError
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"problem": "not JSON"}, "not JSON"),
+        (
+            {"key": "budget.tokens", "expected": "a positive integer", "got": -5},
+            "budget.tokens: expected a positive integer, got -5",
+        ),
+        (
+            {"key": "corpus.0.path", "file": "a.jsonl:17", "problem": "not JSON", "fix": "mend it"},
+            "corpus.0.path: a.jsonl:17: not JSON; mend it",
+        ),
+        ({"file": "m", "problem": "no model", "expected": "x.bin"}, "m: no model, expected x.bin"),
+        ({"got": "nothing", "fix": "give one"}, "got nothing; give one"),
+    ],
+)
+def test_the_sentence(fields: dict[str, object], sentence: str) -> None:
+    assert str(PenstockError(**fields)) == sentence  # type: ignore[arg-type]
+
+
+def test_a_key_goes_in_front() -> None:
+    assert RecipeError("x", key="use").under("select.a").key == "select.a.use"
+    assert str(RecipeError("x").under("select.a")) == "select.a: x"
+
+
+@pytest.mark.parametrize("kind", [RecipeError, InputError, Failure])
+def test_fields_survive_a_pickle(kind: type[PenstockError]) -> None:
+    error = kind("p", key="k", file="f:1", expected="e", got=3, fix="x")
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is kind and vars(back) == vars(error) and str(back) == str(error)
+
+
+def test_exit_statuses() -> None:
+    assert (BadInput.exit_status, Failure.exit_status) == (2, 1)
