@@ -256,13 +256,22 @@ def test_activations_that_are_made_again_give_the_same_gradients(model: Language
 
 
 def test_a_padding_mask_is_honoured(model: LanguageModel) -> None:
+    """Padding changes the logits of real tokens by rounding only.
+
+    Not to the bit: on AVX-512 with two threads PyTorch gives equal rows of a batch 6e-8 apart.
+    """
     ids = torch.tensor([[7, 7, 1, 2, 3], [9, 9, 1, 2, 3]])
     mask = torch.tensor([[0, 0, 1, 1, 1]] * 2)
     positions = torch.tensor([[0, 0, 0, 1, 2]] * 2)
-    first, second = model.causal(
-        ids, attention_mask=mask, position_ids=positions, use_cache=False
-    ).logits[:, 2:]
-    assert torch.equal(first, second)
+    padded, unmasked = (
+        model.causal(ids, use_cache=False, **arguments).logits[:, 2:]
+        for arguments in (
+            {"attention_mask": mask, "position_ids": positions},
+            {"attention_mask": torch.ones_like(ids)},
+        )
+    )
+    torch.testing.assert_close(padded[0], padded[1], rtol=1e-5, atol=1e-6)
+    assert (unmasked[0] - unmasked[1]).abs().max() > 1e-4, "the mask made no difference"
 
 
 def test_the_exported_model_answers_alike_and_names_no_attention_of_ours(
