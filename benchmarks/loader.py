@@ -34,7 +34,7 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Train
 from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.loader import Loader
-from penstock.trainers.data.plan import Plan
+from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
 
 _PEER = """
@@ -215,7 +215,7 @@ def _serve(path: Path, batch: int) -> None:
 
     def batches() -> Iterator[np.ndarray]:
         train = Train(batch_tokens=2**19, micro_batch=batch)
-        plan = Plan.of(train, shards, next(seeds))
+        plan = BatchPlan.of(train, shards, next(seeds))
         loader = Loader(shards, plan, rank=0, workers=1, micro_batch=batch)
         for step in loader.steps():
             for made in step.micro_batches:

@@ -7,7 +7,7 @@
            └─ launch            Ray Train sessions, lanes of runs      launch.py
                 └─ run_one      train, save, evaluate, commit          worker.py
                      ├─ Engine      DeepSpeed steps                    engine.py, backend.py
-                     │    ├─ Plan           step -> sequences          data/plan.py, mixture.py
+                     │    ├─ BatchPlan      step -> sequences          data/plan.py, mixture.py
                      │    ├─ Loader         step -> isolated batches   data/loader.py, batch.py
                      │    │    └─ ShardSet  sequence -> token views    data/shards.py
                      │    ├─ LanguageModel  batch -> summed loss       modelling/

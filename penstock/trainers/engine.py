@@ -21,7 +21,7 @@ from penstock.recipe import Train
 from penstock.selectors.reweighting import Reweighter
 from penstock.trainers.backend import deepspeed_config, forget_dry_run, load_deepspeed
 from penstock.trainers.data.loader import LoadedStep, Loader
-from penstock.trainers.data.plan import Plan
+from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.flops import Arithmetic, Parameters, Utilisation, peak_flops
@@ -65,7 +65,7 @@ class Engine:
         self.device = device
         self.rank = rank
         self.workers = workers
-        self.plan = Plan.of(train, shards, seed)
+        self.plan = BatchPlan.of(train, shards, seed)
         self.loader = Loader(
             shards, self.plan, rank=rank, workers=workers, micro_batch=train.micro_batch
         )

@@ -21,17 +21,19 @@ import numpy as np
 import torch
 
 from penstock.trainers.data.batch import Batch
-from penstock.trainers.data.plan import GlobalBatch, Plan
+from penstock.trainers.data.plan import BatchPlan, GlobalBatch
 from penstock.trainers.data.shards import ShardSet
 
-__all__ = ["LoadedStep", "Loader", "deal"]
+__all__ = ["LoadedStep", "Loader", "split_micro_batches"]
 
 TOGETHER = 4
 """Micro-batches that the thread hands over at a time: to wake somebody costs as much as to make
 one. Twice as many are held at most."""
 
 
-def deal(count: int, *, rank: int, workers: int, micro_batch: int) -> list[np.ndarray]:
+def split_micro_batches(
+    count: int, *, rank: int, workers: int, micro_batch: int
+) -> list[np.ndarray]:
     """Places 0 to ``count`` of a global batch that ``rank`` takes, in micro-batches.
 
     Every rank gets equally many pieces, since each is a collective operation; their sizes differ
@@ -70,7 +72,7 @@ class Loader:
     """
 
     def __init__(
-        self, shards: ShardSet, plan: Plan, *, rank: int, workers: int, micro_batch: int
+        self, shards: ShardSet, plan: BatchPlan, *, rank: int, workers: int, micro_batch: int
     ) -> None:
         self.shards = shards
         self.plan = plan
@@ -118,7 +120,7 @@ class Loader:
         share = {"rank": self.rank, "workers": self.workers, "micro_batch": self.micro_batch}
         for step in range(start, self.plan.steps):
             batch = self.plan.global_batch(step)
-            pieces = deal(len(batch), **share)
+            pieces = split_micro_batches(len(batch), **share)
             yield {
                 "batch": batch,
                 "predicted": int(self.shards.predicted(batch.sequences, batch.counted).sum()),

@@ -39,7 +39,7 @@ class Mixture:
     """Sends positions of a run's stream to (source, how many of that source came before).
 
     Args:
-        sources: Every source's name, in the order of the numbers that :meth:`deal` gives.
+        sources: Every source's name, in the order of the numbers that :meth:`sources_at` gives.
         phases: At least one, the first from position 0, in order.
     """
 
@@ -59,7 +59,7 @@ class Mixture:
         object.__setattr__(self, "_doors", doors)
         object.__setattr__(self, "_before", before)
 
-    def deal(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    def sources_at(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Who is read at positions ``first`` to ``last``.
 
         Returns:

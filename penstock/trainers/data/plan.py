@@ -20,9 +20,9 @@ from penstock.hashing import mix
 from penstock.recipe import MixturePhase, Train
 from penstock.trainers.data.mixture import Mixture, Phase
 from penstock.trainers.data.order import permute
-from penstock.trainers.data.shards import Group, ShardSet
+from penstock.trainers.data.shards import ShardGroup, ShardSet
 
-__all__ = ["GlobalBatch", "Plan"]
+__all__ = ["BatchPlan", "GlobalBatch"]
 
 WHOLE = "all"
 """The name of all sequences together, where no mixture tells them apart."""
@@ -47,7 +47,7 @@ class GlobalBatch:
         return len(self.sequences)
 
 
-class Plan:
+class BatchPlan:
     """The global batches of a run.
 
     Args:
@@ -61,7 +61,7 @@ class Plan:
 
     def __init__(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[ShardGroup],
         mixture: Mixture,
         *,
         tokens: int,
@@ -77,7 +77,7 @@ class Plan:
         self.seed = seed
 
     @classmethod
-    def of(cls, train: Train, shards: ShardSet, seed: int) -> Plan:
+    def of(cls, train: Train, shards: ShardSet, seed: int) -> BatchPlan:
         """The plan that a recipe asks for.
 
         Raises:
@@ -85,7 +85,7 @@ class Plan:
         """
         tokens = train.tokens or shards.tokens
         length = shards.sequence_length
-        groups: Sequence[Group] = [Group(WHOLE, 0, len(shards))]
+        groups: Sequence[ShardGroup] = [ShardGroup(WHOLE, 0, len(shards))]
         phases = [Phase(first=0, weights={WHOLE: 1.0})]
         if train.mixture:
             groups = shards.groups
@@ -139,7 +139,7 @@ class Plan:
         return sum(again) * self.length
 
     def _sequences(self, first: int, last: int) -> np.ndarray:
-        owner, rank = self.mixture.deal(first, last)
+        owner, rank = self.mixture.sources_at(first, last)
         sequences = np.empty(last - first, np.int64)
         for number in np.unique(owner).tolist():
             group = self.groups[number]
@@ -154,7 +154,7 @@ class Plan:
         return sequences
 
 
-def _name(group: Group) -> tuple[str, ...]:
+def _name(group: ShardGroup) -> tuple[str, ...]:
     return () if group.name == WHOLE else (group.name,)
 
 
@@ -171,7 +171,7 @@ def _phases(mixture: Sequence[MixturePhase], tokens: int, length: int) -> list[P
     return [Phase(first=first, weights=phase.weights) for first, phase in zip(starts, mixture)]
 
 
-def _check_sources(mixture: Sequence[MixturePhase], groups: Sequence[Group]) -> None:
+def _check_sources(mixture: Sequence[MixturePhase], groups: Sequence[ShardGroup]) -> None:
     names = [group.name for group in groups]
     for phase in mixture:
         for name in phase.weights:

@@ -23,7 +23,7 @@ from penstock.storage import AnyPath
 from penstock.trainers.data.reading import Columns, Rows
 from penstock.trainers.data.spans import Spans, spans_between, where
 
-__all__ = ["Group", "PackedSequence", "ShardSet"]
+__all__ = ["PackedSequence", "ShardGroup", "ShardSet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class PackedSequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ShardGroup:
     """Sequences that follow each other and hold no source but their own."""
 
     name: str
@@ -171,14 +171,14 @@ def _columns(batch: pa.RecordBatch, length: int, path: AnyPath) -> Columns:
     )
 
 
-def _groups(records: Sequence[FileRecord]) -> list[Group]:
+def _groups(records: Sequence[FileRecord]) -> list[ShardGroup]:
     """Shards of a group follow each other."""
     sizes: dict[str, int] = {}
     for record in records:
         name = record.facts["group"] or REST
         sizes[name] = sizes.get(name, 0) + record.facts["sequences"]
     firsts = itertools.accumulate(sizes.values(), initial=0)
-    return [Group(name, first, size) for (name, size), first in zip(sizes.items(), firsts)]
+    return [ShardGroup(name, first, size) for (name, size), first in zip(sizes.items(), firsts)]
 
 
 def _map(path: Path) -> Iterator[pa.RecordBatch]:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from penstock.errors import TrainingError
 from penstock.storage import atomic_file, sha256_file
 
-__all__ = ["FOLDER", "SCHEMA", "Journal"]
+__all__ = ["FOLDER", "SCHEMA", "WeightJournal"]
 
 FOLDER = "weights"
 
@@ -42,7 +42,7 @@ the stream and ``sequence`` the sequence's number in the shards; ``start`` is it
 ``loss`` is in nats, NaN where nothing is predicted."""
 
 
-class Journal:
+class WeightJournal:
     """The journal of one run; rank 0 keeps it.
 
     Args:

@@ -30,8 +30,8 @@ from penstock.selectors.reweighting import (
     is_describing,
 )
 from penstock.trainers.data.batch import Batch
-from penstock.trainers.data.loader import LoadedStep, Loader, deal
-from penstock.trainers.reweighting.journal import Journal
+from penstock.trainers.data.loader import LoadedStep, Loader, split_micro_batches
+from penstock.trainers.reweighting.journal import WeightJournal
 from penstock.trainers.reweighting.samples import Samples
 from penstock.trainers.reweighting.state import pack, unpack
 
@@ -81,7 +81,7 @@ class Reweighting:
     ) -> None:
         self.spec = spec
         self.reweighter = reweighter
-        self.journal = Journal(directory) if directory else None
+        self.journal = WeightJournal(directory) if directory else None
         self._engine = engine
         self._loader = loader
         self._device = device
@@ -262,7 +262,7 @@ class Reweighting:
     def _dealt(self, chosen: np.ndarray) -> list[np.ndarray]:
         """Places of the global batch that this worker trains on, of those that count."""
         loader = self._loader
-        dealt = deal(
+        dealt = split_micro_batches(
             len(chosen), rank=loader.rank, workers=loader.workers, micro_batch=loader.micro_batch
         )
         return [chosen[piece] for piece in dealt]
@@ -286,7 +286,7 @@ class Reweighting:
 
     def _note(
         self,
-        journal: Journal,
+        journal: WeightJournal,
         before: int,
         loaded: LoadedStep,
         samples: Samples,

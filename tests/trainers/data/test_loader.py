@@ -10,7 +10,7 @@ from penstock.errors import ArtefactError
 from penstock.recipe import Train
 from penstock.trainers.data.batch import IGNORED
 from penstock.trainers.data.loader import Loader
-from penstock.trainers.data.plan import Plan
+from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
 
 TRAIN = Train(batch_tokens=10 * 32, tokens=2000)
@@ -19,7 +19,7 @@ TRAIN = Train(batch_tokens=10 * 32, tokens=2000)
 
 def loader(shards: Path, rank: int = 0, workers: int = 1, micro: int = 3) -> Loader:
     opened = ShardSet.open(shards)
-    made = Plan.of(TRAIN, opened, seed=5)
+    made = BatchPlan.of(TRAIN, opened, seed=5)
     return Loader(opened, made, rank=rank, workers=workers, micro_batch=micro)
 
 
@@ -104,7 +104,7 @@ def test_a_loader_that_is_left_ends_its_thread(shards: Path) -> None:
 @pytest.mark.parametrize("micro", [1, 3, 16])
 def test_all_workers_together_train_on_the_budget(shards: Path, tokens: int, micro: int) -> None:
     opened = ShardSet.open(shards)
-    made = Plan.of(TRAIN.model_copy(update={"tokens": tokens}), opened, seed=5)
+    made = BatchPlan.of(TRAIN.model_copy(update={"tokens": tokens}), opened, seed=5)
     for workers in (1, 2, 4, 8):
         counted = sum(
             int(batch.counted.sum())

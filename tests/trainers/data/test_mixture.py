@@ -24,7 +24,7 @@ def test_every_source_is_read_in_order_and_in_its_share(
     if sum(second) <= 1e-3:
         second = [1.0] * len(first)
     made = mixture((0, first), (boundary, second))
-    source, rank = made.deal(0, 700)
+    source, rank = made.sources_at(0, 700)
     for number in range(len(first)):
         assert np.array_equal(rank[source == number], np.arange((source == number).sum()))
     for weights, piece in ((first, slice(0, boundary)), (second, slice(boundary, 700))):
@@ -34,7 +34,7 @@ def test_every_source_is_read_in_order_and_in_its_share(
         assert np.abs(drift).max() <= len(weights)
         assert not taken[:, shares == 0].any()
     # Asked for by itself, any piece is the same: what a restart relies on.
-    again, ranks = made.deal(begin, 700)
+    again, ranks = made.sources_at(begin, 700)
     assert np.array_equal(again, source[begin:]) and np.array_equal(ranks, rank[begin:])
     assert made.read(begin).tolist() == np.bincount(source[:begin], minlength=len(first)).tolist()
 
@@ -42,11 +42,11 @@ def test_every_source_is_read_in_order_and_in_its_share(
 def test_shares_hold_far_out() -> None:
     made = mixture((0, [0.3, 0.7]))
     assert abs(made.read(10**9)[0] - 3 * 10**8) <= 3
-    source, rank = made.deal(10**9, 10**9 + 1000)
+    source, rank = made.sources_at(10**9, 10**9 + 1000)
     assert (source == 0).sum() == 300
     assert rank[source == 0][0] == made.read(10**9)[0]
 
 
 def test_two_phases_golden() -> None:
-    source, _ = mixture((0, [1.0, 0.0]), (3, [0.5, 0.5])).deal(0, 9)
+    source, _ = mixture((0, [1.0, 0.0]), (3, [0.5, 0.5])).sources_at(0, 9)
     assert source.tolist() == [0, 0, 0, 0, 1, 0, 1, 0, 1]

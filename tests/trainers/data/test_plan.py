@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from penstock.errors import RecipeError
 from penstock.recipe import Train
-from penstock.trainers.data.loader import deal
+from penstock.trainers.data.loader import split_micro_batches
 from penstock.trainers.data.mixture import Mixture, Phase
-from penstock.trainers.data.plan import Plan
-from penstock.trainers.data.shards import Group, ShardSet
+from penstock.trainers.data.plan import BatchPlan
+from penstock.trainers.data.shards import ShardGroup, ShardSet
 from tests.trainers.conftest import write_shards
 
 
-def plan(size: int, tokens: int, batch: int = 7, seed: int = 1, length: int = 10) -> Plan:
+def plan(size: int, tokens: int, batch: int = 7, seed: int = 1, length: int = 10) -> BatchPlan:
     whole = Mixture(sources=["all"], phases=[Phase(first=0, weights={"all": 1.0})])
-    groups = [Group("all", 0, size)]
-    return Plan(groups, whole, tokens=tokens, batch=batch, length=length, seed=seed)
+    groups = [ShardGroup("all", 0, size)]
+    return BatchPlan(groups, whole, tokens=tokens, batch=batch, length=length, seed=seed)
 
 
 @settings(max_examples=50)
@@ -50,7 +50,10 @@ def test_each_epoch_reads_everything_once_in_an_order_of_its_own() -> None:
 @settings(max_examples=50)
 @given(count=st.integers(1, 300), workers=st.integers(1, 8), micro=st.integers(1, 7))
 def test_workers_change_only_the_slicing(count: int, workers: int, micro: int) -> None:
-    shares = [deal(count, rank=rank, workers=workers, micro_batch=micro) for rank in range(workers)]
+    shares = [
+        split_micro_batches(count, rank=rank, workers=workers, micro_batch=micro)
+        for rank in range(workers)
+    ]
     assert len({len(share) for share in shares}) == 1
     assert max(len(piece) for share in shares for piece in share) <= micro
     places = np.concatenate([piece for share in shares for piece in share])
@@ -68,7 +71,7 @@ def mixed(tmp_path: Path, tokenizer: object) -> ShardSet:
 def test_a_mixture_by_phases_of_the_budget(mixed: ShardSet) -> None:
     phases = [{"weights": {"rest": 1.0}, "until": 0.5}, {"weights": {"wiki": 3, "rest": 1}}]
     train = Train.model_validate({"tokens": 32 * 32 + 5, "batch_tokens": 160, "mixture": phases})
-    made = Plan.of(train, mixed, seed=3)
+    made = BatchPlan.of(train, mixed, seed=3)
     read = np.concatenate([made.global_batch(step).sequences for step in range(made.steps)])
     # Half of 1,029 tokens is reached within the 17th sequence, so the 18th is of the next phase.
     assert len(read) == 33 and (read[:17] >= 8).all()
@@ -81,7 +84,7 @@ def test_a_mixture_by_phases_of_the_budget(mixed: ShardSet) -> None:
 
 def test_a_mixture_that_cannot_be_is_refused(mixed: ShardSet) -> None:
     with pytest.raises(RecipeError, match=r"\['wiki', 'rest'\], got 'wikis'"):
-        Plan.of(Train.model_validate({"mixture": {"wikis": 1}}), mixed, seed=0)
+        BatchPlan.of(Train.model_validate({"mixture": {"wikis": 1}}), mixed, seed=0)
     late = [{"weights": {"rest": 1}, "until": 99999}, {"weights": {"rest": 1}}]
     with pytest.raises(RecipeError, match="below the budget of 1,280 tokens, got 1,280 after 99"):
-        Plan.of(Train.model_validate({"mixture": late}), mixed, seed=0)
+        BatchPlan.of(Train.model_validate({"mixture": late}), mixed, seed=0)

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError
-from penstock.trainers.data.shards import Group, ShardSet
+from penstock.trainers.data.shards import ShardGroup, ShardSet
 from tests.trainers.conftest import write_shards
 
 
@@ -65,7 +65,7 @@ def test_predicted_counts_all_but_each_documents_first_token(shards: Path, count
 def test_groups_are_the_shards_of_a_source(tmp_path: Path, tokenizer: object) -> None:
     groups = ["wiki", "wiki", None]
     made = write_shards(tmp_path, tokenizer, sequences=13, files=3, groups=groups)
-    assert ShardSet.open(made.path).groups == [Group("wiki", 0, 9), Group("rest", 9, 4)]
+    assert ShardSet.open(made.path).groups == [ShardGroup("wiki", 0, 9), ShardGroup("rest", 9, 4)]
 
 
 @pytest.mark.parametrize("column", ["tokens", "doc_start"])

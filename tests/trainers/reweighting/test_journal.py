@@ -8,10 +8,10 @@ import pytest
 
 from penstock.errors import TrainingError
 from penstock.trainers.reweighting import journal as module
-from penstock.trainers.reweighting.journal import FOLDER, SCHEMA, Journal
+from penstock.trainers.reweighting.journal import FOLDER, SCHEMA, WeightJournal
 
 
-def write(journal: Journal, *steps: int) -> None:
+def write(journal: WeightJournal, *steps: int) -> None:
     for step in steps:
         journal.add(
             step=step,
@@ -30,7 +30,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def test_rows_are_those_given(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = WeightJournal(tmp_path)
     write(journal, 0, 1)
     journal.flush()
     table = pq.read_table(tmp_path / FOLDER).to_pandas()
@@ -41,14 +41,14 @@ def test_rows_are_those_given(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = WeightJournal(tmp_path)
     write(journal, 0, 1)
     first = journal.save()
     write(journal, 2, 3)
     journal.save()
     write(journal, 4)
     del journal  # killed
-    again = Journal(tmp_path)
+    again = WeightJournal(tmp_path)
     again.restore(first)
     assert steps(tmp_path) == [0, 1], "what was written after the checkpoint is still there"
     write(again, 2, 3, 4, 5)
@@ -58,17 +58,17 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
 
 
 def test_a_new_run_begins_with_nothing(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = WeightJournal(tmp_path)
     write(journal, 0, 1)
     journal.flush()
-    again = Journal(tmp_path)
+    again = WeightJournal(tmp_path)
     write(again, 0)
     again.flush()
     assert steps(tmp_path) == [0]
 
 
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = WeightJournal(tmp_path)
     write(journal, 0)
     saved = journal.save()
     (path,) = (tmp_path / FOLDER).iterdir()
@@ -76,12 +76,12 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(TrainingError, match="not the file that the checkpoint tells of"):
-        Journal(tmp_path).restore(saved)
+        WeightJournal(tmp_path).restore(saved)
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROWS", 6)
-    journal = Journal(tmp_path)
+    journal = WeightJournal(tmp_path)
     write(journal, 0, 1, 2)
     assert steps(tmp_path) == [0, 1]
     write(journal, 3)
@@ -90,7 +90,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_sample_costs_about_a_dozen_bytes(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    journal = Journal(tmp_path)
+    journal = WeightJournal(tmp_path)
     count = 256
     for step in range(400):
         journal.add(

@@ -9,7 +9,7 @@ import pytest
 from penstock.recipe import Train
 from penstock.trainers.data.batch import IGNORED
 from penstock.trainers.data.loader import Loader
-from penstock.trainers.data.plan import Plan
+from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.reweighting.samples import Samples
 
@@ -20,7 +20,7 @@ TOKENS = 35 * 32 + 9
 @pytest.fixture(scope="module")
 def loader(shards: Path) -> Loader:
     opened = ShardSet.open(shards)
-    plan = Plan.of(Train(tokens=TOKENS, batch_tokens=9 * 32), opened, seed=1)
+    plan = BatchPlan.of(Train(tokens=TOKENS, batch_tokens=9 * 32), opened, seed=1)
     return Loader(opened, plan, rank=0, workers=1, micro_batch=4)
 
 
