@@ -19,11 +19,11 @@ import json
 import re
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from penstock.errors import ArtefactError, LeaseError, UnmadeError
 from penstock.lease import Lease
@@ -55,6 +55,8 @@ __all__ = [
     "fingerprint",
     "sha256_file",
 ]
+
+Item = TypeVar("Item")
 
 FORMAT = 1
 """Version of the manifest's own layout; a larger number is refused."""
@@ -102,6 +104,41 @@ class FileRecord:
         path = directory / name
         return cls(path=name, bytes=path.stat().st_size, sha256=sha256_file(path), facts=facts)
 
+    def verified(self, directory: AnyPath) -> Path:
+        """Return the file's local path, after comparing its bytes with this record.
+
+        A remote file is first copied to this node, unless a copy is there.
+
+        Args:
+            directory: The artefact that holds the file.
+
+        Raises:
+            ArtefactError: The file is missing, or its sha256 differs.
+        """
+        path = directory / self.path
+        try:
+            here = local_file(path, self.sha256)
+            found = sha256_file(here)
+        except FileNotFoundError:
+            raise _missing(path, directory) from None
+        if found != self.sha256:
+            raise ArtefactError(
+                "changed since it was written",
+                file=path,
+                expected=f"sha256 {self.sha256}",
+                got=found,
+                fix=_make_again(directory),
+            )
+        return here
+
+
+def _make_again(directory: AnyPath) -> str:
+    return f"delete {directory} and run again to make it anew"
+
+
+def _missing(path: AnyPath, directory: AnyPath) -> ArtefactError:
+    return ArtefactError("recorded but missing", file=path, fix=_make_again(directory))
+
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
@@ -127,16 +164,20 @@ class Artefact:
                 return cls(path, manifest, files)
         except (FileNotFoundError, NotADirectoryError):
             raise ArtefactError(
-                f"{source}: no such file; the artefact was not finished: run the command again"
+                "no such file: the artefact was not finished",
+                file=source,
+                fix="run the command again",
             ) from None
         except (ValueError, KeyError, TypeError) as error:
-            fault = f"no {error}" if isinstance(error, KeyError) else str(error)
+            problem = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ArtefactError(
-                f"{source}: not a manifest ({fault}); delete {path} and run again"
+                f"not a manifest ({problem})", file=source, fix=f"delete {path} and run again"
             ) from None
         raise ArtefactError(
-            f"{source}: written in format {written}, this Penstock reads up to {FORMAT}; "
-            "upgrade Penstock or use another work directory"
+            file=source,
+            expected=f"a manifest of format {FORMAT} or older",
+            got=f"format {written}",
+            fix="upgrade Penstock or use another work directory",
         )
 
     @property
@@ -160,25 +201,8 @@ class Artefact:
         return tuple(record for record in self.files if record.path.startswith(prefix))
 
     def verified(self, record: FileRecord) -> Path:
-        """The local path of a recorded file, after comparing its bytes with the record.
-
-        A remote file is fetched to this node first, if it is not there.
-
-        Raises:
-            ArtefactError: The file is missing, or is not the one that was recorded.
-        """
-        path = self.path / record.path
-        try:
-            here = local_file(path, record.sha256)
-            found = sha256_file(here)
-        except FileNotFoundError:
-            raise self._gone(path) from None
-        if found != record.sha256:
-            raise ArtefactError(
-                f"{path}: changed since it was written: expected sha256 {record.sha256}, found "
-                f"{found}; delete {self.path} and run again to make it anew"
-            )
-        return here
+        """Return a recorded file's local path; see :meth:`FileRecord.verified`."""
+        return record.verified(self.path)
 
     def check_sizes(self) -> None:
         """Look whether every file is there and of the size that was recorded, without reading any.
@@ -190,21 +214,18 @@ class Artefact:
         for record in self.wanting(sizes):
             path = self.path / record.path
             if record.path not in sizes:
-                raise self._gone(path)
+                raise _missing(path, self.path)
             raise ArtefactError(
-                f"{path}: changed since it was written: expected {record.bytes:,} bytes, found "
-                f"{sizes[record.path]:,}; delete {self.path} and run again to make it anew"
+                "changed since it was written",
+                file=path,
+                expected=f"{record.bytes:,} bytes",
+                got=f"{sizes[record.path]:,}",
+                fix=_make_again(self.path),
             )
 
     def wanting(self, sizes: Mapping[str, int]) -> list[FileRecord]:
         """The files that are missing or of another size, by the sizes of those that are there."""
         return [record for record in self.files if sizes.get(record.path) != record.bytes]
-
-    def _gone(self, path: AnyPath) -> ArtefactError:
-        return ArtefactError(
-            f"{path}: recorded in the manifest but missing; delete {self.path} and run again to "
-            "make it anew"
-        )
 
     def local(self) -> Path:
         """A local directory that holds every file, each compared with its record.
@@ -261,6 +282,60 @@ class Draft:
         content = self._records().get(part)
         return None if content is None else _files(content, self._record_path(part))
 
+    def files(self, parts: Iterable[str]) -> list[FileRecord]:
+        """Return the files recorded for ``parts``, in the order of the parts.
+
+        Raises:
+            ArtefactError: A part is not recorded.
+        """
+        files: list[FileRecord] = []
+        for part in parts:
+            recorded = self.done(part)
+            if recorded is None:
+                raise ArtefactError(
+                    f"part {part!r} was not finished", file=self.path, fix="run again"
+                )
+            files.extend(recorded)
+        return files
+
+    def fill(
+        self,
+        run: Callable[..., Iterable[tuple[int, FileRecord | Sequence[FileRecord]]]],
+        function: Callable[[Any, Any], FileRecord | Sequence[FileRecord]],
+        items: Mapping[str, Item],
+        shared: Any = None,
+        progress: Callable[[Item, Sequence[FileRecord]], None] | None = None,
+        **options: Any,
+    ) -> list[FileRecord]:
+        """Run ``function`` for each part that is not recorded yet, and record its files.
+
+        This is the loop of every stage: it makes a stage resumable part by part.
+
+        Args:
+            run: ``Runner.run``: called with the function, the missing items, ``shared`` and
+                ``options``; yields (index of the item, result) in any order.
+            function: Module-level; called with an item and ``shared``; returns the records of the
+                files that it wrote.
+            items: The item of each part, by the part's name, in the order of the artefact.
+            shared: The same for every item.
+            progress: Called with an item and its records after they are recorded.
+            options: Passed to ``run``: ``setup``, ``needs``.
+
+        Returns:
+            The records of all parts, old and new, in the order of ``items``.
+
+        Raises:
+            LeaseError: Another driver took the work directory over.
+        """
+        missing = [part for part in items if self.done(part) is None]
+        results = run(function, [items[part] for part in missing], shared, **options)
+        for index, result in results:
+            files = [result] if isinstance(result, FileRecord) else result
+            self.record(missing[index], files)
+            if progress is not None:
+                progress(items[missing[index]], files)
+        return self.files(items)
+
     def record(self, part: str, files: Sequence[FileRecord]) -> None:
         """Commit ``part``: from here on its files count. Only the driver calls this.
 
@@ -295,12 +370,13 @@ class Draft:
                     sink.write(content)
         elif not create_file(path, content) and read_file(path) != content:
             raise LeaseError(
-                f"{path}: recorded by another driver while this one was at it; nothing of it was "
-                "replaced. Run again when that one is done"
+                "recorded by another driver at the same time, and not replaced",
+                file=path,
+                fix="run again when the other driver has finished",
             )
 
     def publish(
-        self, parts: Sequence[str], facts: Mapping[str, Any], growing: bool = False
+        self, parts: Iterable[str], facts: Mapping[str, Any], growing: bool = False
     ) -> Artefact:
         """Write the manifest over ``parts`` in the order given, and open the artefact.
 
@@ -308,7 +384,7 @@ class Draft:
         files of attempts that were killed.
 
         Args:
-            parts: All that were recorded for it.
+            parts: The names of all parts of the artefact; they are iterated more than once.
             facts: What is known of the whole.
             growing: Whether an earlier manifest is replaced. Without it the first one stays, and
                 a driver that comes late gets that one.
@@ -318,12 +394,7 @@ class Draft:
             LeaseError: Another driver took the work directory over.
         """
         self.settle()
-        files: list[FileRecord] = []
-        for part in parts:
-            recorded = self.done(part)
-            if recorded is None:
-                raise ArtefactError(f"{self.path}: part {part!r} was not finished; run again")
-            files.extend(recorded)
+        files = self.files(parts)
         if self._lease is not None:
             self._lease.check()
         manifest = {
@@ -342,13 +413,10 @@ class Draft:
             create_file(target, canonical(manifest))
         return Artefact.open(self.path)
 
-    def _sweep(self, parts: Sequence[str], named: set[str]) -> None:
+    def _sweep(self, parts: Iterable[str], named: set[str]) -> None:
         there = files_under(self.path)
         if gone := named.difference(there):
-            raise ArtefactError(
-                f"{self.path / min(gone)}: recorded but missing; delete {self.path} and run again "
-                "to make it anew"
-            )
+            raise _missing(self.path / min(gone), self.path)
         # Records first: no record ever names a file that is gone.
         for part in self._records().keys() - set(parts):
             self._record_path(part).unlink()
@@ -382,7 +450,9 @@ def _files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
         return tuple(FileRecord(**item) for item in json.loads(content))
     except (ValueError, TypeError) as error:
         raise ArtefactError(
-            f"{path}: not a record of files ({error}); delete {path.parent.parent} and run again"
+            f"not a record of files ({error})",
+            file=path,
+            fix=f"delete {path.parent.parent} and run again",
         ) from None
 
 
@@ -455,7 +525,10 @@ class Workspace:
             found = Artefact.open(path)
         if found.fingerprint != name:
             raise ArtefactError(
-                f"{path}: holds the artefact {found.fingerprint}, expected {name}; delete it"
+                file=path,
+                expected=f"the artefact {name}",
+                got=found.fingerprint,
+                fix="delete the directory",
             )
         return found
 
@@ -487,7 +560,9 @@ class Workspace:
         """
         if self.looking:
             raise UnmadeError(
-                f"{self.root}: {stage} of this recipe: not made yet; run `penstock curate RECIPE`"
+                f"{stage} of this recipe: not made yet",
+                file=self.root,
+                fix="run `penstock curate RECIPE`",
             )
         if self._lease is not None:
             self._lease.hold()

@@ -236,7 +236,7 @@ def test_a_shard_that_changed_is_not_trained_on(recipe: Path) -> None:
         text=True,
         check=False,
     )
-    assert f"{shard}: changed since it was written: expected sha256" in done.stderr
+    assert f"{shard}: changed since it was written, expected sha256" in done.stderr
     assert f"delete {artefact.path} and run again" in done.stderr
 
 
@@ -251,7 +251,9 @@ def test_a_manifest_of_a_newer_version(
     content = json.loads(manifest.read_bytes())
     manifest.write_text(json.dumps({**content, "format": 2}))
     message = told(warm.run(recipe))
-    assert message.startswith(f"{manifest}: written in format 2, this Penstock reads up to 1; ")
+    assert message.startswith(
+        f"{manifest}: expected a manifest of format 1 or older, got format 2; "
+    )
     assert "upgrade Penstock or use another work directory" in message
     the_same(warm.run(recipe, ALONE, (), "work=other"), recipe, finished, work="other")
 
@@ -313,6 +315,7 @@ def test_an_artefact_in_the_place_of_another(warm: Warm, finished: Path, recipe:
     shutil.copytree(second, first)
     message = told(warm.run(recipe))
     named = Artefact.open(first).fingerprint
-    assert message.startswith(f"{first}: holds the artefact {named}, expected ")
+    assert message.startswith(f"{first}: expected the artefact ")
+    assert f", got {named}; " in message
     shutil.rmtree(first)
     the_same(warm.run(recipe), recipe, finished)
