@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests.harness import WHOLE
 from tests.s3 import s3_server
 
 # A shell starts what it puts in the background, such as a run of these tests under nohup, with
@@ -20,6 +21,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What an example takes says how busy the machine is, and whether numba had to compile for it.
 hypothesis.settings.register_profile("penstock", deadline=None)
 hypothesis.settings.load_profile("penstock")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use; skip ``slow`` ones unless all faults are wanted."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "ray_session" in fixtures:
+            item.add_marker("ray")
+        if {"process_group", "trainings"} & set(fixtures):
+            item.add_marker("deepspeed")
+        if not WHOLE and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="only with PENSTOCK_FAULTS=all"))
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.faults.curating import Project, Running, digest, make_project, running
-from tests.faults.nodes import Nodes, ray_nodes
+from tests.harness.commands import Running, running
+from tests.harness.nodes import Nodes, ray_nodes
+from tests.harness.project import Project, digest, make_project
 
 
 def test_nodes_that_die_in_the_middle_of_stages(tmp_path: Path) -> None:

@@ -18,32 +18,30 @@ from pathlib import Path
 import pytest
 
 from penstock.artefact import Artefact, Workspace
-from tests.faults.kills import ALONE, POOL, AnyPath, Inside, Way
-from tests.faults.kills_after import check_committed, digests, strays
-from tests.faults.kills_project import make_project
-from tests.faults.kills_runs import Ended, Warm
+from tests.harness import WHOLE
+from tests.harness.campaign import ALONE, POOL, Call, Inside, Way
+from tests.harness.committed import check_committed, digests, strays
+from tests.harness.curation import Curations, Ended
+from tests.harness.rich_project import make_project
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-
-WHOLE = os.environ.get("PENSTOCK_FAULTS") == "all"
-"""The ordinary suite takes a part of each list."""
 
 STAGES = ["corpus", "model", "columns", "tokenizer", "cut", "shards"]
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    made = Warm(tmp_path_factory.mktemp("warm"))
+def curations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curations]:
+    made = Curations(tmp_path_factory.mktemp("warm"))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, curations: Curations) -> Path:
     """The recipe of a project that was curated; only to be copied."""
     recipe = make_project(tmp_path_factory.mktemp("finished"))
-    assert warm.run(recipe).status == 0
+    assert curations.run(recipe).status == 0
     return recipe
 
 
@@ -123,7 +121,7 @@ FULL = [*((share, ALONE) for share in SHARES), *((s, POOL) for s in (SHARES if W
 
 @pytest.mark.parametrize(("share", "way"), FULL, ids=[f"{s}-by-{w.workers}" for s, w in FULL])
 def test_a_full_disk(
-    warm: Warm,
+    curations: Curations,
     finished: Path,
     fresh: Path,
     mounted: Callable[[str], None],
@@ -137,7 +135,7 @@ def test_a_full_disk(
         if path.is_file()
     )
     mounted(f"size={int(share * whole) * 4096}")
-    message = told(warm.run(fresh, way))
+    message = told(curations.run(fresh, way))
     print(message)
     work = fresh.parent / "work"
     assert str(work) in message and "no space is left there; free some" in message
@@ -145,39 +143,39 @@ def test_a_full_disk(
     kept = check_committed(work)
     assert len(digests(work)) < len(digests(finished.parent / "work"))
     mounted("size=64m")
-    the_same(warm.run(fresh, way), fresh, finished)
+    the_same(curations.run(fresh, way), fresh, finished)
     assert all(path.stat().st_mtime_ns == made[1] for path, made in kept.items() if path.exists())
 
 
 def test_a_read_only_file_system(
-    warm: Warm, finished: Path, fresh: Path, mounted: Callable[[str], None]
+    curations: Curations, finished: Path, fresh: Path, mounted: Callable[[str], None]
 ) -> None:
     mounted("ro,size=64m")
-    message = told(warm.run(fresh))
+    message = told(curations.run(fresh))
     work = fresh.parent / "work"
     assert str(work) in message and "is read-only; give another `work`" in message
-    the_same(warm.run(fresh, ALONE, (), "work=other"), fresh, finished, work="other")
+    the_same(curations.run(fresh, ALONE, (), "work=other"), fresh, finished, work="other")
     mounted("rw")
-    the_same(warm.run(fresh), fresh, finished)
+    the_same(curations.run(fresh), fresh, finished)
 
 
 def test_what_is_finished_can_be_looked_at_where_nothing_can_be_written(
-    warm: Warm, finished: Path, fresh: Path, mounted: Callable[[str], None]
+    curations: Curations, finished: Path, fresh: Path, mounted: Callable[[str], None]
 ) -> None:
     mounted("size=64m")
-    first = warm.run(fresh).summary
+    first = curations.run(fresh).summary
     mounted("ro")
-    assert warm.run(fresh).summary["digest"] == first["digest"]
+    assert curations.run(fresh).summary["digest"] == first["digest"]
 
 
-def test_a_work_directory_below_a_file(warm: Warm, finished: Path, fresh: Path) -> None:
+def test_a_work_directory_below_a_file(curations: Curations, finished: Path, fresh: Path) -> None:
     work = fresh.parent / "work"
     work.write_text("a note\n")
-    message = told(warm.run(fresh))
+    message = told(curations.run(fresh))
     assert str(work) in message
     assert "a file stands where a directory is needed; remove it, or give another" in message
     work.unlink()
-    the_same(warm.run(fresh), fresh, finished)
+    the_same(curations.run(fresh), fresh, finished)
 
 
 # -- files that changed, or are gone ------------------------------------------------------------
@@ -197,7 +195,7 @@ KINDS = {"flipped": flipped, "deleted": Path.unlink}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("pattern", "again"), DAMAGE, ids=[pattern for pattern, _ in DAMAGE])
 def test_a_file_that_is_not_what_was_recorded(
-    warm: Warm, finished: Path, recipe: Path, pattern: str, again: list[str], kind: str
+    curations: Curations, finished: Path, recipe: Path, pattern: str, again: list[str], kind: str
 ) -> None:
     work = recipe.parent / "work"
     path = sorted(work.glob(pattern))[-1]
@@ -205,17 +203,17 @@ def test_a_file_that_is_not_what_was_recorded(
     for stage in again:
         shutil.rmtree(work / stage)
     before = digests(work)
-    message = told(warm.run(recipe))
+    message = told(curations.run(recipe))
     print(message)
     assert message.startswith(f"{path}: "), message
     if kind == "flipped":
         assert re.search(r"expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}", message)
     assert digests(work).keys() - before.keys() <= {"columns"}, "made of what was damaged"
     follow(message)
-    ended = warm.run(recipe)
+    ended = curations.run(recipe)
     if ended.status == 1:  # without the store of tokens, the cut made of it has to go too
         follow(told(ended))
-        ended = warm.run(recipe)
+        ended = curations.run(recipe)
     the_same(ended, recipe, finished)
 
 
@@ -245,77 +243,83 @@ def test_a_shard_that_changed_is_not_trained_on(recipe: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES if WHOLE else ["columns"])
 def test_a_manifest_of_a_newer_version(
-    warm: Warm, finished: Path, recipe: Path, stage: str
+    curations: Curations, finished: Path, recipe: Path, stage: str
 ) -> None:
     manifest = next((recipe.parent / "work" / stage).glob("*/manifest.json"))
     content = json.loads(manifest.read_bytes())
     manifest.write_text(json.dumps({**content, "format": 2}))
-    message = told(warm.run(recipe))
+    message = told(curations.run(recipe))
     assert message.startswith(
         f"{manifest}: expected a manifest of format 1 or older, got format 2; "
     )
     assert "upgrade Penstock or use another work directory" in message
-    the_same(warm.run(recipe, ALONE, (), "work=other"), recipe, finished, work="other")
+    the_same(curations.run(recipe, ALONE, (), "work=other"), recipe, finished, work="other")
 
 
 @pytest.mark.parametrize("stage", [*STAGES, "tokens"] if WHOLE else ["corpus", "tokens"])
-def test_a_manifest_that_was_cut_off(warm: Warm, finished: Path, recipe: Path, stage: str) -> None:
+def test_a_manifest_that_was_cut_off(
+    curations: Curations, finished: Path, recipe: Path, stage: str
+) -> None:
     manifest = next((recipe.parent / "work" / stage).glob("*/manifest.json"))
     with open(manifest, "r+b") as file:
         file.truncate(manifest.stat().st_size // 2)
     if stage == "tokens":  # which goes by its records
         shutil.rmtree(recipe.parent / "work" / "cut")
         shutil.rmtree(recipe.parent / "work" / "shards")
-        the_same(warm.run(recipe, ALONE, (), "budget.tokens=5_000"), recipe, finished)
+        the_same(curations.run(recipe, ALONE, (), "budget.tokens=5_000"), recipe, finished)
         return
-    message = told(warm.run(recipe))
+    message = told(curations.run(recipe))
     assert message.startswith(f"{manifest}: not a manifest (")
     follow(message)
-    the_same(warm.run(recipe), recipe, finished)
+    the_same(curations.run(recipe), recipe, finished)
 
 
 RECORDED = ["corpus", "columns", "tokens", "cut", "shards"]
 
 
 @pytest.mark.parametrize("stage", RECORDED if WHOLE else ["tokens", "cut"])
-def test_a_record_that_was_cut_off(warm: Warm, finished: Path, fresh: Path, stage: str) -> None:
-    place = AnyPath(role="driver", stage=stage, what="record", kind="link", when="after")
-    assert warm.run(fresh, ALONE, [Inside(place=place, nth=5)]).status == -9
+def test_a_record_that_was_cut_off(
+    curations: Curations, finished: Path, fresh: Path, stage: str
+) -> None:
+    call = Call(role="driver", stage=stage, what="record", kind="link", when="after")
+    assert curations.run(fresh, ALONE, [Inside(call=call, nth=5)]).status == -9
     work = fresh.parent / "work"
     record = sorted(work.glob(f"{stage}/*/records/*.json"))[-1]
     with open(record, "r+b") as file:
         file.truncate(record.stat().st_size // 2)
-    message = told(warm.run(fresh))
+    message = told(curations.run(fresh))
     assert message.startswith(f"{record}: not a record of files (")
     assert not (record.parents[1] / "manifest.json").exists()
     follow(message)
-    the_same(warm.run(fresh), fresh, finished)
+    the_same(curations.run(fresh), fresh, finished)
 
 
 def test_a_recorded_file_that_is_gone_is_not_published(
-    warm: Warm, finished: Path, fresh: Path
+    curations: Curations, finished: Path, fresh: Path
 ) -> None:
-    place = AnyPath(role="driver", stage="columns", what="record", kind="link", when="after")
-    assert warm.run(fresh, ALONE, [Inside(place=place, nth=5)]).status == -9
+    call = Call(role="driver", stage="columns", what="record", kind="link", when="after")
+    assert curations.run(fresh, ALONE, [Inside(call=call, nth=5)]).status == -9
     record = sorted((fresh.parent / "work").glob("columns/*/records/*.json"))[0]
     column = record.parents[1] / f"{record.stem}.parquet"
     column.unlink()
-    message = told(warm.run(fresh))
+    message = told(curations.run(fresh))
     assert message.startswith(f"{column}: recorded but missing; ")
     assert not (column.parent / "manifest.json").exists()
     follow(message)
-    the_same(warm.run(fresh), fresh, finished)
+    the_same(curations.run(fresh), fresh, finished)
 
 
-def test_an_artefact_in_the_place_of_another(warm: Warm, finished: Path, recipe: Path) -> None:
+def test_an_artefact_in_the_place_of_another(
+    curations: Curations, finished: Path, recipe: Path
+) -> None:
     """As a careless copy of directories leaves it."""
     work = recipe.parent / "work"
     first, second = sorted((work / "columns").iterdir())
     shutil.rmtree(first)
     shutil.copytree(second, first)
-    message = told(warm.run(recipe))
+    message = told(curations.run(recipe))
     named = Artefact.open(first).fingerprint
     assert message.startswith(f"{first}: expected the artefact ")
     assert f", got {named}; " in message
     shutil.rmtree(first)
-    the_same(warm.run(recipe), recipe, finished)
+    the_same(curations.run(recipe), recipe, finished)

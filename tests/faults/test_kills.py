@@ -1,8 +1,8 @@
-"""SIGKILL anywhere, then run again: the same bytes, nothing lost, nothing done twice.
+"""SIGKILL at any call, then run again: the same bytes, nothing lost, nothing done twice.
 
-Every seed is a work directory that meets one to three kills in a row and is then run to its end.
-A few seeds are part of the ordinary suite; ``PENSTOCK_FAULTS=all`` runs all of them, and
-``PENSTOCK_FAULT_SEED=137`` the one that is to be looked at again.
+Every seed is a work directory whose runs are killed one to three times and then run to the end. A
+few seeds are part of the ordinary suite; ``PENSTOCK_FAULTS=all`` runs all of them, and
+``PENSTOCK_FAULT_SEED=137`` repeats one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 
 from penstock.lease import Lease
-from tests.faults.kills import (
+from tests.harness import WHOLE
+from tests.harness.campaign import (
     ALONE,
     STAGES,
-    AnyPath,
+    Call,
     Inside,
     Outside,
     Way,
@@ -32,9 +33,9 @@ from tests.faults.kills import (
     table,
     way_of,
 )
-from tests.faults.kills_after import check_committed, digests, redone, strays, tokens_of
-from tests.faults.kills_project import make_project
-from tests.faults.kills_runs import Ended, Warm
+from tests.harness.committed import check_committed, digests, redone, strays, tokens_of
+from tests.harness.curation import Curations, Ended
+from tests.harness.rich_project import make_project
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -48,16 +49,16 @@ FEW = (0, 1, 5, 9, 10, 12, 15, 19, 22, 23)
 def _seeds() -> list[int]:
     if os.environ.get("PENSTOCK_FAULT_SEED"):
         return [int(seed) for seed in os.environ["PENSTOCK_FAULT_SEED"].split(",")]
-    return list(range(ALL)) if os.environ.get("PENSTOCK_FAULTS") == "all" else list(FEW)
+    return list(range(ALL)) if WHOLE else list(FEW)
 
 
 @dataclass
 class Campaign:
-    """The project, what an undisturbed run makes of it, and what has been struck so far."""
+    """The project, the results of an undisturbed run, and the kills so far."""
 
-    warm: Warm
+    curations: Curations
     recipe: Path
-    censuses: dict[Way, Counter[AnyPath]] = field(default_factory=dict)
+    censuses: dict[Way, Counter[Call]] = field(default_factory=dict)
     usual: dict[Way, float] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -74,10 +75,10 @@ class Campaign:
         shutil.rmtree(self.work, ignore_errors=True)
 
     def run(self, way: Way, kills: Sequence[Inside] | Outside = (), **more: Any) -> Ended:
-        return self.warm.run(self.recipe, way, kills, usual=self.usual.get(way, 10.0), **more)
+        return self.curations.run(self.recipe, way, kills, usual=self.usual.get(way, 10.0), **more)
 
-    def census(self, way: Way) -> Counter[AnyPath]:
-        """Every call at which a run of this kind may die, and how often it is made."""
+    def census(self, way: Way) -> Counter[Call]:
+        """Return every call at which a run can be killed, and how often it is made."""
         if way not in self.censuses:
             for again in range(2):  # the first one loads what the second one finds loaded
                 self.begin()
@@ -91,16 +92,16 @@ class Campaign:
                     self.tokens = tokens_of(self.work)
                 assert (summary, digests(self.work)) == (self.summary, self.digests)
                 assert tokens_of(self.work) == self.tokens, again
-            self.censuses[way] = self.warm.census()
+            self.censuses[way] = self.curations.census()
         return self.censuses[way]
 
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     directory = tmp_path_factory.mktemp("kills")
-    made = Campaign(Warm(directory), make_project(directory))
+    made = Campaign(Curations(directory), make_project(directory))
     yield made
-    made.warm.close()
+    made.curations.close()
 
 
 @pytest.mark.parametrize("seed", _seeds(), ids=lambda seed: f"seed-{seed}")
@@ -120,7 +121,7 @@ def test_after_kills_a_run_goes_on_to_the_same_end(campaign: Campaign, seed: int
         assert ended.lingering == 0, "workers outlive their driver"
         if any(item["role"] == "driver" for item in ended.struck):
             assert ended.status == -9
-        elif ended.status:  # the same item met all three: it is given up, and nothing else is
+        elif ended.status:  # all three kills hit the same item, so the run gives up on it alone
             assert ended.status == 1 and len(ended.struck) == 3
             assert "its worker was killed by SIGKILL, 3 times" in ended.err
         check_committed(campaign.work)
@@ -136,7 +137,7 @@ def test_after_kills_a_run_goes_on_to_the_same_end(campaign: Campaign, seed: int
     assert documents["read"] == sum(documents[key] for key in ("kept", "dropped", "quarantined"))
     assert digests(campaign.work) == campaign.digests
     assert tokens_of(campaign.work) == campaign.tokens
-    # A kill between two names of a file leaves one for the next driver that makes something.
+    # A kill between link and unlink leaves a temporary name, which the next driver removes.
     lease = Lease(campaign.work)
     lease.hold()
     lease.release()
@@ -159,9 +160,8 @@ EVERYWHERE = {
 def test_the_kills_struck_everywhere(
     campaign: Campaign, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That the tests above prove something: most kills were carried out, in every stage."""
-    whole = os.environ.get("PENSTOCK_FAULTS") == "all"
-    with capsys.disabled() if whole else nullcontext():
+    """The tests above are not vacuous: most kills were carried out, in every stage."""
+    with capsys.disabled() if WHOLE else nullcontext():
         count = f"{len(campaign.struck)} of {campaign.planned} kills struck"
         print(f"\n{campaign.seeds} seeds, {count}\n{table(campaign.struck)}")
     if os.environ.get("PENSTOCK_FAULT_SEED"):
@@ -169,7 +169,7 @@ def test_the_kills_struck_everywhere(
     assert len(campaign.struck) >= 0.6 * campaign.planned
     met = Counter((item["role"], item["stage"]) for item in campaign.struck)
     assert {role for role, _ in met} == {"driver", "worker"}
-    if whole:
+    if WHOLE:
         assert len(campaign.struck) >= 200
         places = {(item["what"], item["kind"], item.get("when")) for item in campaign.struck}
         assert places >= EVERYWHERE

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.curating import ROOT, WHOLE, digest, make_project
+from tests.harness import ROOT, WHOLE
+from tests.harness.project import digest, make_project
 
 RUNNERS = [("local", 1), ("local", 2), ("ray", 1), ("ray", 2), ("ray", 4)]
 CASES = list(itertools.product((1, 4), (False, True)))

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from penstock.artefact import Workspace
-from tests.faults.curating import ROOT, WHOLE, Project, digest, make_project, running
-from tests.faults.hosts import Host, Network, missing, network
-from tests.faults.nodes import HEALTH
+from tests.harness import ROOT
+from tests.harness.commands import running
+from tests.harness.hosts import Host, Network, missing, network
+from tests.harness.nodes import HEALTH
+from tests.harness.project import Project, digest, make_project
 
 PORT = 6379
 MEMORY = 80 * 2**20
-whole = pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ def scoring(project: Project, host: str) -> set[str]:
     return at
 
 
-@pytest.mark.parametrize("back", [False, pytest.param(True, marks=whole)])
+@pytest.mark.parametrize("back", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_host_that_is_cut_off_in_the_middle(tmp_path: Path, cluster: Network, back: bool) -> None:
     project = make_project(tmp_path)
     project.keep_a_diary(slow=0.3)
@@ -89,8 +90,8 @@ def test_a_host_that_is_cut_off_in_the_middle(tmp_path: Path, cluster: Network, 
         assert lost
         assert not list(project.work_directory.glob("columns/*/manifest.json"))
         if back:  # when it was given up
-            run.until(lambda: "a worker was lost" in run.told)
-            cluster.mend("two")
+            run.until(lambda: "a worker was lost" in run.stderr)
+            cluster.reconnect("two")
         done = run.wait()
     assert done.digest == digest(), done.stderr
 

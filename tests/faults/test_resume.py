@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.curating import WHOLE, Project, Running, digest, make_project, running
+from tests.harness.commands import Running, running
+from tests.harness.project import Project, digest, make_project
 
 WORKERS = 2
 IN_FLIGHT = 2 * WORKERS
@@ -94,18 +95,18 @@ def test_a_second_driver_is_refused_and_a_dead_one_is_replaced_at_once(project: 
         first.until(lambda: len(project.records("columns")) >= 3)
         second = project.curate("--workers", "1")
         assert second.status == 1
-        assert f"{project.work_directory} is in use by small.py curate" in second.stderr
+        assert f"{project.work_directory} is in use by penstock curate" in second.stderr
         assert f"(process {first.process.pid} on " in second.stderr
         assert "Traceback" not in second.stderr and not second.stdout
         assert first.process.poll() is None
         first.kill()
     project.keep_a_diary(slow=0)
     with running(started(project)) as third:
-        third.until(lambda: "scored" in third.told, seconds=20)
+        third.until(lambda: "scored" in third.stderr, seconds=20)
         assert third.wait().digest == digest()
 
 
-@pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_says_so_and_goes_on(project: Project) -> None:
     project.keep_a_diary(slow=0.05)
     with running(started(project)) as first:

@@ -13,13 +13,13 @@ from s3fs import S3FileSystem
 
 from penstock.artefact import Artefact
 from penstock.storage import as_path
-from tests.faults.curating import WHOLE, Done, Project, digest, make_project, running
+from tests.harness import WHOLE
+from tests.harness.commands import Done, running
+from tests.harness.project import Project, digest, make_project
 from tests.s3 import BUCKET, Trouble, environment, troubled
 
 UNIT_BYTES = 60_000
 """Few units, for each request takes its time: 690 of them make 6 units, 17 s on a busy machine."""
-
-whole = pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_the_whole_job_and_a_look_at_it(project: Project) -> None:
     assert done.digest in S3FileSystem().read_text(page)
 
 
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=whole)])
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_store_that_fails_and_dawdles(project: Project, s3: str, runner: str) -> None:
     # A request that failed is sent again after a second or so, and most wait for one another.
     trouble = Trouble(errors=0.15 if WHOLE else 0.05, slow=0.1, delay=0.1, seed=11)
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on(project: Project) -> None:
     project = replace(project, unit_bytes=16_000)
     project.keep_a_diary(slow=0.1)
     with running(project.start("--runner", "local", "--workers", "2")) as run:
-        run.until(lambda: run.told.count("scored") >= 5)
+        run.until(lambda: run.stderr.count("scored") >= 5)
         run.kill()
     done = project.curate("--workers", "2")
     assert done.digest == digest(16_000)
@@ -134,7 +134,7 @@ def test_what_is_wrong_with_a_store_is_said(
     assert "Traceback" not in done.stderr and not done.stdout
 
 
-@whole
+@pytest.mark.slow
 def test_a_store_that_is_not_there(project: Project) -> None:
     with running(project.start("--workers", "1", AWS_ENDPOINT_URL="http://127.0.0.1:9")) as run:
         done = run.wait(200)

@@ -1,4 +1,4 @@
-"""One warm process for all tests that run workers."""
+"""One process that forks the workers of all tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.trainers.checkpoints.runs import Warm
+from tests.harness.training import Trainings
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    """Forks workers; starting it takes six seconds."""
-    made = Warm(tmp_path_factory.mktemp("warm"))
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    """Fork workers of training runs from one process, which takes six seconds to start."""
+    made = Trainings(tmp_path_factory.mktemp("trainings"))
     yield made
     made.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trainers.checkpoints.runs import WHOLE, Run, Warm
+from tests.harness.training import Run, Trainings
 
 STEPS = 19
 """Four epochs of 37 sequences; checkpoints after 8 and 16 steps."""
@@ -18,31 +18,31 @@ LONGER = {
     "checkpoint": {"minutes": None, "tokens": 8 * 8 * 32, "keep": 2},
 }
 
-whole = pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
-
 
 @pytest.fixture(scope="module")
-def undisturbed(warm: Warm, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def undisturbed(
+    trainings: Trainings, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Run]:
     """Of two workers, by ZeRO stage."""
     runs = []
     for stage in range(4):
         train = {**LONGER, "deepspeed": {"zero_optimization": {"stage": stage}}}
         work = tmp_path_factory.mktemp("undisturbed")
         runs.append(Run(shards=shards, work=work, train=train))
-        warm.run(runs[-1], 2).well()
+        trainings.run(runs[-1], 2).well()
     return runs
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=whole), 1, 2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1, 2, 3])
 def test_fewer_or_more_workers_go_on(
-    warm: Warm, undisturbed: list[Run], tmp_path: Path, stage: int, workers: int
+    trainings: Trainings, undisturbed: list[Run], tmp_path: Path, stage: int, workers: int
 ) -> None:
     run = replace(undisturbed[stage], work=tmp_path)
-    died = warm.run(run, 2, {"rank": 1, "point": "step, after", "nth": 12})
+    died = trainings.run(run, 2, {"rank": 1, "point": "step, after", "nth": 12})
     assert died.statuses[1] == -9
     assert run.checkpoints == ["step-00000008"]
-    warm.run(run, workers).well()
+    trainings.run(run, workers).well()
     assert run.notes[0].endswith("checkpoints/step-00000008, written by 2 workers")
     expected = undisturbed[stage].lines()
     assert len(expected) == STEPS
@@ -56,12 +56,12 @@ def test_fewer_or_more_workers_go_on(
 BF16 = {"deepspeed": {"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}}}
 
 
-def test_bf16_without_zero_goes_on(warm: Warm, shards: Path, tmp_path: Path) -> None:
+def test_bf16_without_zero_goes_on(trainings: Trainings, shards: Path, tmp_path: Path) -> None:
     """Float32 weights are in DeepSpeed's wrapper of the optimiser there, and must not be lost."""
     runs = [Run(shards=shards, work=tmp_path / name, train=BF16) for name in ("whole", "killed")]
-    warm.run(runs[0], 1).well()
-    assert warm.run(runs[1], 1, {"rank": 0, "point": "step, after", "nth": 4}).statuses == [-9]
-    warm.run(runs[1], 1).well()
+    trainings.run(runs[0], 1).well()
+    assert trainings.run(runs[1], 1, {"rank": 0, "point": "step, after", "nth": 4}).statuses == [-9]
+    trainings.run(runs[1], 1).well()
     assert runs[1].notes and not runs[0].notes
     losses = [[line["loss"] for line in run.lines()] for run in runs]
     assert losses[0] == losses[1]

@@ -1,7 +1,7 @@
 """SIGKILL at a point of a worker, then the same run again: the same steps, losses and weights.
 
-What an undisturbed run passes is counted first; every point of it is a place to die. A dozen are
-tried by the ordinary suite, ``PENSTOCK_FAULTS=all`` tries each of them on both workers.
+An undisturbed run records the points that it passes. The ordinary suite kills at a dozen of them,
+``PENSTOCK_FAULTS=all`` at each of them on both workers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from penstock.trainers.checkpoints.folder import Folder
-from tests.trainers.checkpoints.runs import WHOLE, Run, Warm
+from tests.harness.training import Run, Trainings
 
 ZERO_2 = {"deepspeed": {"zero_optimization": {"stage": 2}}}
 
@@ -42,18 +42,20 @@ FEW: dict[str, tuple[int, str, int]] = {
 
 
 @pytest.fixture(scope="module")
-def undisturbed(warm: Warm, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(
+    trainings: Trainings, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
     """What all others must come to, and the census of its points."""
     run = Run(shards=shards, work=tmp_path_factory.mktemp("undisturbed"), train=ZERO_2)
-    warm.run(run, 2, census=True).well()
+    trainings.run(run, 2, census=True).well()
     assert [line["step"] for line in run.lines()] == list(range(5))
     return run
 
 
 @pytest.fixture(scope="module")
-def points(warm: Warm, undisturbed: Run) -> list[Counter[str]]:
+def points(trainings: Trainings, undisturbed: Run) -> list[Counter[str]]:
     """How often each worker passes each point."""
-    return [warm.census(rank) for rank in range(2)]
+    return [trainings.census(rank) for rank in range(2)]
 
 
 def weights(run: Run) -> str:
@@ -67,11 +69,13 @@ def whole(run: Run) -> list[int]:
     return [one.step for one in found]
 
 
-def kill_and_go_on(warm: Warm, run: Run, undisturbed: Run, kills: list[dict[str, Any]]) -> None:
+def kill_and_go_on(
+    trainings: Trainings, run: Run, undisturbed: Run, kills: list[dict[str, Any]]
+) -> None:
     said = 0
     for kill in kills:
         before = whole(run)
-        ended = warm.run(run, 2, kill)
+        ended = trainings.run(run, 2, kill)
         assert ended.statuses[kill["rank"]] == -9, f"{kill} never happened: {ended}"
         assert said == len(run.notes) or before or "point" in kill
         said = len(run.notes)
@@ -80,7 +84,7 @@ def kill_and_go_on(warm: Warm, run: Run, undisturbed: Run, kills: list[dict[str,
     kept = whole(run)
     assert len(kept) <= 2, "one more than is kept, while the old one goes"
     if not run.finished:
-        warm.run(run, 2).well()
+        trainings.run(run, 2).well()
         going_on = [
             progress for progress in run.notes[said:] if progress.startswith("going on at step")
         ]
@@ -96,7 +100,7 @@ def kill_and_go_on(warm: Warm, run: Run, undisturbed: Run, kills: list[dict[str,
 
 @pytest.mark.parametrize("rank, begins, nth", FEW.values(), ids=FEW.keys())
 def test_a_killed_run_goes_on(
-    warm: Warm,
+    trainings: Trainings,
     undisturbed: Run,
     points: list[Counter[str]],
     tmp_path: Path,
@@ -106,10 +110,12 @@ def test_a_killed_run_goes_on(
 ) -> None:
     point = next(name for name in points[rank] if name.startswith(begins))
     run = replace(undisturbed, work=tmp_path)
-    kill_and_go_on(warm, run, undisturbed, [{"rank": rank, "point": point, "nth": nth}])
+    kill_and_go_on(trainings, run, undisturbed, [{"rank": rank, "point": point, "nth": nth}])
 
 
-def test_a_run_is_killed_while_it_goes_on(warm: Warm, undisturbed: Run, tmp_path: Path) -> None:
+def test_a_run_is_killed_while_it_goes_on(
+    trainings: Trainings, undisturbed: Run, tmp_path: Path
+) -> None:
     """Twice in a row: with a half-written checkpoint there, and while the metrics are cut back."""
     kills = [
         {"rank": 0, "point": "rename checkpoints/step, before", "nth": 2},
@@ -120,13 +126,13 @@ def test_a_run_is_killed_while_it_goes_on(warm: Warm, undisturbed: Run, tmp_path
         {"rank": 1, "point": "forward, before", "nth": 4},
     ]
     run = replace(undisturbed, work=tmp_path)
-    kill_and_go_on(warm, run, undisturbed, kills)
+    kill_and_go_on(trainings, run, undisturbed, kills)
 
 
-@pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_point_is_survived(
-    warm: Warm,
+    trainings: Trainings,
     undisturbed: Run,
     points: list[Counter[str]],
     tmp_path: Path,
@@ -141,7 +147,7 @@ def test_every_point_is_survived(
             run = replace(undisturbed, work=tmp_path / f"{rank}-{number}")
             kill = {"rank": rank, "point": point, "nth": chance.randint(1, times)}
             print(kill)
-            kill_and_go_on(warm, run, undisturbed, [kill])
+            kill_and_go_on(trainings, run, undisturbed, [kill])
             struck["of a save" if "checkpoints" in point else "elsewhere"] += 1
     with capsys.disabled():
         print(f"\nkilled at {struck.total()} points, {struck['of a save']} of them of a save")

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.curating import ROOT, WHOLE, Done, Running, running
+from tests.harness import ROOT
+from tests.harness.commands import Done, Running, running
 from tests.pools import documents, write_jsonl
 
 RECIPE: dict[str, Any] = {
@@ -103,13 +104,11 @@ def worker(run: Running) -> None:
     os.kill(workers[0], signal.SIGKILL)
 
 
-whole = pytest.mark.skipif(not WHOLE, reason="only with PENSTOCK_FAULTS=all")
-
 CASES = [
     (everything, 2),
-    pytest.param(everything, 1, marks=whole),
-    pytest.param(driver, 2, marks=whole),
-    pytest.param(worker, 2, marks=whole),
+    pytest.param(everything, 1, marks=pytest.mark.slow),
+    pytest.param(driver, 2, marks=pytest.mark.slow),
+    pytest.param(worker, 2, marks=pytest.mark.slow),
 ]
 
 

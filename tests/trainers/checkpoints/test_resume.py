@@ -18,7 +18,7 @@ from penstock.recipe import Train
 from penstock.trainers.checkpoints.saving import Checkpoints
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
-from tests.trainers.checkpoints.runs import TRAIN, Run, Warm
+from tests.harness.training import TRAIN, Run, Trainings
 from tests.trainers.conftest import write_shards
 
 KEEP_2 = {"checkpoint": {**TRAIN["checkpoint"], "keep": 2}}
@@ -28,18 +28,20 @@ DIES = {"rank": 0, "point": "step, after", "nth": 5}
 
 
 @pytest.fixture
-def stopped(warm: Warm, shards: Path, tmp_path: Path) -> Run:
+def stopped(trainings: Trainings, shards: Path, tmp_path: Path) -> Run:
     """A run of one worker with the checkpoints 2 and 4."""
     run = Run(shards=shards, work=tmp_path / "work", train=KEEP_2)
-    assert warm.run(run, 1, DIES).statuses == [-9]
+    assert trainings.run(run, 1, DIES).statuses == [-9]
     assert run.checkpoints == ["step-00000002", "step-00000004"]
     return run
 
 
 @pytest.fixture(scope="module")
-def undisturbed(warm: Warm, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(
+    trainings: Trainings, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
     run = Run(shards=shards, work=tmp_path_factory.mktemp("undisturbed"), train=KEEP_2)
-    warm.run(run, 1).well()
+    trainings.run(run, 1).well()
     return run
 
 
@@ -56,11 +58,11 @@ def same(run: Run, expected: Run) -> None:
 
 
 def test_a_damaged_one_is_not_gone_on_from(
-    warm: Warm, stopped: Run, undisturbed: Run, tmp_path: Path
+    trainings: Trainings, stopped: Run, undisturbed: Run, tmp_path: Path
 ) -> None:
     folder = stopped.directory / "checkpoints"
     flip(folder / "step-00000004/deepspeed/mp_rank_00_model_states.pt")
-    warm.run(stopped, 1).well()
+    trainings.run(stopped, 1).well()
     damaged, going_on = stopped.notes
     assert damaged.startswith("the checkpoint of step 4 is damaged (")
     assert "mp_rank_00_model_states.pt: expected sha256 " in damaged
@@ -69,19 +71,21 @@ def test_a_damaged_one_is_not_gone_on_from(
     assert stopped.checkpoints == ["step-00000004", "step-00000005"]
 
 
-def test_none_is_whole(warm: Warm, stopped: Run, undisturbed: Run) -> None:
+def test_none_is_whole(trainings: Trainings, stopped: Run, undisturbed: Run) -> None:
     for path in stopped.directory.glob("checkpoints/step-*/cursor.json"):
         flip(path)
-    warm.run(stopped, 1).well()
+    trainings.run(stopped, 1).well()
     assert stopped.notes[-1] == "no checkpoint is whole; beginning anew"
     same(stopped, undisturbed)
 
 
-def test_other_shards_are_refused(warm: Warm, stopped: Run, tokenizer: Any, tmp_path: Path) -> None:
+def test_other_shards_are_refused(
+    trainings: Trainings, stopped: Run, tokenizer: Any, tmp_path: Path
+) -> None:
     other = replace(stopped, shards=write_shards(tmp_path, tokenizer, sequences=40).path)
     shutil.copytree(stopped.directory / "checkpoints", other.directory / "checkpoints")
     before = other.checkpoints
-    ended = warm.run(other, 1)
+    ended = trainings.run(other, 1)
     assert ended.statuses == [70]
     assert "a checkpoint of the shards " in ended.logs[0]
     assert "train with the shards it began with, or delete" in ended.logs[0]
@@ -89,12 +93,12 @@ def test_other_shards_are_refused(warm: Warm, stopped: Run, tokenizer: Any, tmp_
 
 
 def test_workers_and_what_else_changes_no_batch_may_be_changed(
-    warm: Warm, stopped: Run, undisturbed: Run
+    trainings: Trainings, stopped: Run, undisturbed: Run
 ) -> None:
     """The same command with other settings is the same run; the checkpoints of step 4 serve it."""
     other = replace(stopped, train={"micro_batch": 4, "workers": 2, "checkpoint": False})
     assert other.directory == stopped.directory
-    warm.run(other, 2).well()
+    trainings.run(other, 2).well()
     assert "going on at step 4" in other.notes[0]
     assert [line["data"] for line in other.lines()] == [
         line["data"] for line in undisturbed.lines()
@@ -116,28 +120,34 @@ def test_the_kept_ones_are_part_of_the_run(undisturbed: Run) -> None:
 
 
 @pytest.mark.parametrize("setting", [False, {}, {"minutes": 0.1}])
-def test_a_small_run_has_none(warm: Warm, shards: Path, tmp_path: Path, setting: Any) -> None:
+def test_a_small_run_has_none(
+    trainings: Trainings, shards: Path, tmp_path: Path, setting: Any
+) -> None:
     run = Run(shards=shards, work=tmp_path, train={"checkpoint": setting})
-    warm.run(run, 1).well()
+    trainings.run(run, 1).well()
     assert not (run.directory / "checkpoints").exists()
 
 
-def test_the_clock_decides_for_all_workers(warm: Warm, shards: Path, tmp_path: Path) -> None:
+def test_the_clock_decides_for_all_workers(
+    trainings: Trainings, shards: Path, tmp_path: Path
+) -> None:
     run = Run(shards=shards, work=tmp_path, train={"checkpoint": {"minutes": 1e-9, "keep": 9}})
-    warm.run(run, 2).well()
+    trainings.run(run, 2).well()
     assert run.checkpoints == [f"step-{step:08d}" for step in range(1, 6)]
 
 
-def test_weights_are_the_same_after_a_kill(warm: Warm, shards: Path, tmp_path: Path) -> None:
+def test_weights_are_the_same_after_a_kill(
+    trainings: Trainings, shards: Path, tmp_path: Path
+) -> None:
     """The reweighter's state goes on, and the journal has a row for each sample of each step."""
     reweight = {"use": "loss", "strategy": "linupper"}
     runs = [
         Run(shards=shards, work=tmp_path / name, train={"reweight": reweight})
         for name in ("whole", "killed")
     ]
-    warm.run(runs[0], 2).well()
-    assert warm.run(runs[1], 2, {**DIES, "nth": 4}).statuses[0] == -9
-    warm.run(runs[1], 2).well()
+    trainings.run(runs[0], 2).well()
+    assert trainings.run(runs[1], 2, {**DIES, "nth": 4}).statuses[0] == -9
+    trainings.run(runs[1], 2).well()
     assert runs[1].notes[0].startswith("going on at step 2 ")
     same(runs[1], runs[0])
     whole, killed = (pq.read_table(run.directory / "weights") for run in runs)

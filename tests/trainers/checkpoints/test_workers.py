@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.trainers.checkpoints.runs import Run, Warm
+from tests.harness.training import Run, Trainings
 
 AWKWARD = [(1, 1), (33, 3), (257, 16), (1000, 2), (37 * 32 + 7, 5)]
 """Tokens, and sequences of a micro-batch: nothing to predict, a token over, into a second epoch."""
@@ -16,14 +16,14 @@ AWKWARD = [(1, 1), (33, 3), (257, 16), (1000, 2), (37 * 32 + 7, 5)]
 
 @pytest.mark.parametrize(("tokens", "micro_batch"), AWKWARD)
 def test_workers_and_accumulation_change_no_token(
-    warm: Warm, shards: Path, tmp_path: Path, tokens: int, micro_batch: int
+    trainings: Trainings, shards: Path, tmp_path: Path, tokens: int, micro_batch: int
 ) -> None:
     train: dict[str, Any] = {"tokens": tokens, "checkpoint": False}
     found: list[list[dict[str, Any]]] = []
     for workers, micro in ((1, 8), (1, micro_batch), (2, micro_batch), (4, micro_batch)):
         work = tmp_path / f"{workers}-{micro}"
         run = Run(shards=shards, work=work, train={**train, "micro_batch": micro})
-        warm.run(run, workers).well()
+        trainings.run(run, workers).well()
         found.append(run.lines())
         assert found[-1][-1]["tokens"] == tokens
     for lines in found[1:]:

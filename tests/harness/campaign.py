@@ -1,4 +1,4 @@
-"""Kills by seed: where a process of a run dies, and what was struck in the end."""
+"""Kills of ``penstock curate`` by seed: where processes are killed, and a table of it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 STAGES = ("root", "corpus", "model", "columns", "tokenizer", "tokens", "cut", "shards")
-"""In the order in which a run comes to them; ``root`` is what belongs to no artefact."""
+"""In the order of a run; ``root`` is for files that belong to no artefact."""
 
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
-class AnyPath:
-    """A call at which a process can die."""
+class Call:
+    """A call at which a process can be killed."""
 
     role: str
-    """``driver``, or ``worker``; a driver with one worker does the work itself."""
+    """``driver`` or ``worker``; with one worker the driver does all work."""
     stage: str
     what: str
     """``data``, ``record``, ``manifest``, ``scratch``; of the root ``lease`` and ``memory``."""
     kind: str
-    """``write``, ``sync``, ``rename``, ``link`` or ``remove``."""
+    """``write``, ``fsync``, ``rename``, ``replace``, ``link`` or ``unlink``."""
     when: str
     """``before``, ``half`` (of the bytes of a write) or ``after``."""
 
@@ -32,18 +32,18 @@ class AnyPath:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
-    """A process kills itself at the ``nth`` call of a kind."""
+    """A process kills itself at the ``nth`` of its calls."""
 
-    place: AnyPath
+    call: Call
     nth: int
 
     def __str__(self) -> str:
-        return f"{self.place} {self.nth}"
+        return f"{self.call} {self.nth}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """Somebody kills the driver or one of its workers."""
+    """The driver, or one of its workers, is killed by another process."""
 
     role: str
     share: float
@@ -56,7 +56,7 @@ class Outside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How victims are run."""
+    """The runner of a run and its number of workers."""
 
     runner: str
     workers: int
@@ -72,16 +72,16 @@ RAY = Way(runner="ray", workers=2)
 
 
 def way_of(seed: int) -> Way:
-    """Mostly one process, which is quick; every third a pool, a few on Ray."""
+    """Return one process for most seeds, which is fast; for every third a pool, for a few Ray."""
     if seed % 40 == 38:
         return RAY
     return POOL if seed % 3 == 2 else ALONE
 
 
-def attempts_of(seed: int, census: Mapping[AnyPath, int]) -> list[list[Inside] | Outside]:
-    """What befalls one run after another: kills at places that an undisturbed run passes.
+def attempts_of(seed: int, census: Mapping[Call, int]) -> list[list[Inside] | Outside]:
+    """Return the kills of one run after another, at calls that an undisturbed run makes.
 
-    A driver dies once a run, in up to three runs; workers die up to three times in one run.
+    A driver is killed once a run, in up to three runs; workers up to three times in one run.
     """
     chance = random.Random(seed)
     way = way_of(seed)
@@ -94,19 +94,19 @@ def attempts_of(seed: int, census: Mapping[AnyPath, int]) -> list[list[Inside] |
     kills: list[Inside] = []
     first = 0
     for _ in range(number):
-        there = {place.stage for place in census if place.role == role}
+        there = {call.stage for call in census if call.role == role}
         stage = chance.choice([stage for stage in STAGES[first:] if stage in there])
-        calls = sorted({(p.what, p.kind) for p in census if (p.role, p.stage) == (role, stage)})
+        calls = sorted({(c.what, c.kind) for c in census if (c.role, c.stage) == (role, stage)})
         what, kind = chance.choice(calls)
         whens = ["before", "half", "after"] if kind == "write" else ["before", "after"]
-        place = AnyPath(role=role, stage=stage, what=what, kind=kind, when=chance.choice(whens))
-        kills.append(Inside(place=place, nth=chance.randint(1, census[place])))
-        first = STAGES.index(stage)  # what is before it is done by then
+        call = Call(role=role, stage=stage, what=what, kind=kind, when=chance.choice(whens))
+        kills.append(Inside(call=call, nth=chance.randint(1, census[call])))
+        first = STAGES.index(stage)  # earlier stages are finished by then
     return [kills] if role == "worker" else [[kill] for kill in kills]
 
 
 def table(struck: Sequence[Mapping[str, Any]]) -> str:
-    """Kind of place by stage, how many kills each."""
+    """Return a table of kills: kind of call by stage."""
     counts: Counter[tuple[str, str]] = Counter()
     whens = Counter(item.get("when", "at any time") for item in struck)
     for item in struck:

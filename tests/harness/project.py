@@ -1,4 +1,4 @@
-"""A small, complete project, and ``penstock curate`` run over it in a process of its own."""
+"""A small project with a scorer that keeps a diary, and ``penstock`` commands run on it."""
 
 from __future__ import annotations
 
@@ -6,31 +6,24 @@ import functools
 import gzip
 import json
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from tests.harness import ROOT
+from tests.harness.commands import Done, Running
 from tests.pools import documents, write_jsonl
 
-ROOT = Path(__file__).resolve().parents[2]
-
-WHOLE = os.environ.get("PENSTOCK_FAULTS") == "all"
-"""Whether the long tests run too."""
-
 SCORER = '''\
-"""How many of a document's words the target has. Keeps a diary where there is one to write in."""
+"""Compute the share of a document's words that the target has; log calls to a file ``diary``."""
 
 import json
 import os
@@ -57,14 +50,14 @@ class Near:
         return {"words": len(words), "sample": fitting.sample(100).num_rows}
 
     def score(self, documents):
-        told = {"first": documents.column("id")[0].as_py(), "pid": os.getpid()}
-        told["host"] = socket.gethostname()
-        note(told, "begin")
+        call = {"first": documents.column("id")[0].as_py(), "pid": os.getpid()}
+        call["host"] = socket.gethostname()
+        log(call, "begin")
         if (HERE / "slow").exists():
             time.sleep(float((HERE / "slow").read_text()))
         known = set(self.words)
         texts = [text.split() for text in documents.column("text").to_pylist()]
-        note(told, "end")
+        log(call, "end")
         shares = [sum(word in known for word in words) / len(words) for words in texts]
         return np.array(shares, np.float32)
 
@@ -75,77 +68,12 @@ class Near:
         self.words = json.loads((directory / "words.json").read_text())
 
 
-def note(told, event):
+def log(call, event):
     if (HERE / "diary").exists():
-        line = json.dumps({**told, "event": event, "at": time.time()}) + "\\n"
+        line = json.dumps({**call, "event": event, "at": time.time()}) + "\\n"
         with open(HERE / "diary", "ab", 0) as diary:
             diary.write(line.encode())
 '''
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        assert self.status == 0, self.stderr
-        (line,) = self.stdout.splitlines()  # whatever libraries had to say
-        value: dict[str, Any] = json.loads(line)
-        return value
-
-    @property
-    def digest(self) -> str:
-        return str(self.summary["digest"])
-
-
-class Running:
-    """A command under way, in a process group of its own."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        self._files = [log.with_suffix(".out"), log.with_suffix(".err")]
-        with open(self._files[0], "wb") as out, open(self._files[1], "wb") as err:
-            self.process = subprocess.Popen(
-                command, env=dict(environment), stdout=out, stderr=err, start_new_session=True
-            )
-
-    @property
-    def told(self) -> str:
-        """What it wrote to stderr so far."""
-        return self._files[1].read_text()
-
-    def wait(self, seconds: float = 240) -> Done:
-        status = self.process.wait(seconds)
-        return Done(status, self._files[0].read_text(), self.told)
-
-    def until(self, happened: Callable[[], Any], seconds: float = 60) -> Any:
-        """Wait for something to happen while the command runs; gives what it was."""
-        end = time.monotonic() + seconds
-        while not (what := happened()):
-            assert self.process.poll() is None, f"ended before it happened: {self.told}"
-            assert time.monotonic() < end, f"it never happened: {self.told}"
-            time.sleep(0.003)
-        return what
-
-    def kill(self) -> None:
-        """SIGKILL to the driver alone; its workers must see to themselves."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def sweep(self) -> None:
-        """Nothing of it goes on."""
-        alive = [self.process.pid]
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            alive += [child.pid for child in children]
-        for pid in alive:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @dataclass(frozen=True)
@@ -179,13 +107,13 @@ class Project:
     def start(
         self, *arguments: str, on: Callable[[list[str]], list[str]] = list, **environment: str
     ) -> Running:
-        """``penstock curate`` with the given options; ``on`` says how a command is run."""
+        """Start ``penstock curate`` with options; ``on`` maps its command to another one."""
         recipe = self.directory / "recipe.yaml"
         recipe.write_text(self.recipe)
         return self.command("curate", str(recipe), "--json", *arguments, on=on, **environment)
 
     def curate(self, *arguments: str, **environment: str) -> Done:
-        """``penstock curate`` to its end."""
+        """Run ``penstock curate`` to its end."""
         running = self.start(*arguments, **environment)
         try:
             return running.wait()
@@ -195,9 +123,9 @@ class Project:
     def command(
         self, *arguments: str, on: Callable[[list[str]], list[str]] = list, **environment: str
     ) -> Running:
-        """Any command of Penstock, with small units."""
+        """Start a command of Penstock, with small units."""
         return Running(
-            on([sys.executable, "-m", "tests.faults.small", *arguments]),
+            on([sys.executable, "-m", "tests.harness.small", *arguments]),
             {
                 **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
                 "PYTHONPATH": str(ROOT),
@@ -209,22 +137,22 @@ class Project:
         )
 
     def diary(self) -> list[dict[str, Any]]:
-        """What the scorer's calls noted."""
+        """Return the events of the scorer's calls."""
         lines = (self.directory / "diary").read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in lines]
 
     def keep_a_diary(self, slow: float = 0) -> None:
-        """Have each call of the scorer noted, and take so many seconds more."""
+        """Log each call of the scorer, and let it take ``slow`` seconds longer."""
         (self.directory / "diary").touch()
         (self.directory / "slow").write_text(str(slow))
 
     def records(self, stage: str) -> list[Path]:
-        """Records of the parts of a stage that are committed."""
+        """Return the records of the committed parts of a stage."""
         return [path for path in self.work_directory.glob(f"{stage}/*/records/*.json")]
 
 
 def make_project(directory: Path, count: int = 900) -> Project:
-    """A project of about ``count`` documents, 250 bytes each."""
+    """Write a project of about ``count`` documents, 250 bytes each."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = documents(count, longest=60)
     share = count // 6
@@ -251,16 +179,7 @@ def make_project(directory: Path, count: int = 900) -> Project:
 
 @functools.cache
 def digest(unit_bytes: int = Project.unit_bytes) -> str:
-    """Of the project's shards, by one process and undisturbed."""
+    """Return the digest of the project's shards, made by one undisturbed process."""
     with tempfile.TemporaryDirectory() as directory:
         project = replace(make_project(Path(directory)), unit_bytes=unit_bytes)
         return project.curate("--workers", "1").digest
-
-
-@contextmanager
-def running(started: Running) -> Iterator[Running]:
-    """A command that is not left behind."""
-    try:
-        yield started
-    finally:
-        started.sweep()

@@ -1,4 +1,4 @@
-"""Hosts of their own on this machine: network, process, mount and name spaces, and a switch.
+"""Hosts on one machine, made of network, process, mount and name spaces, and a switch.
 
 Each host has its own address, process ids, host name, shared memory and temporary directory; they
 share the disk below the test's directory, as machines share a network file system. Needs root.
@@ -21,7 +21,7 @@ import psutil
 
 _PREFIX = "penstock"
 _PRIVATE = "/tmp/ray"
-"""Where Ray puts its sockets, whose paths may be no longer than 107 bytes."""
+"""Directory of Ray's sockets, whose paths may be no longer than 107 bytes."""
 
 _BOOT = f"""
 hostname $0
@@ -33,19 +33,19 @@ mount --bind {_PRIVATE}/hosts /etc/hosts
 mount --bind /dev/null /etc/resolv.conf
 sleep infinity
 """
-"""What a host does first. Names are found in a file: to ask where nobody answers takes seconds."""
+"""What a host does first. Names come from a file: a lookup without a name server takes seconds."""
 
 
 def missing() -> str | None:
-    """Why there can be no hosts here, or None."""
+    """Return why hosts cannot be made on this machine, or None."""
     if os.name != "posix" or os.geteuid() != 0:
         return "needs root, for network namespaces"
     for tool in ("ip", "unshare", "nsenter"):
         if shutil.which(tool) is None:
             return f"needs the command {tool}"
     name = f"{_PREFIX}-{os.getpid()}-try"
-    made = _quietly("ip", "netns", "add", name)
-    _quietly("ip", "netns", "del", name)
+    made = _command("ip", "netns", "add", name)
+    _command("ip", "netns", "del", name)
     return f"no network namespaces: {made.stderr.strip()}" if made.returncode else None
 
 
@@ -58,17 +58,17 @@ class Host:
     space: str
     """Its network namespace."""
     init: subprocess.Popen[bytes]
-    """Everything on the host ends with it."""
+    """The host's first process; everything on the host ends with it."""
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The command that runs another one on this host."""
+        """Return the command that runs another one on this host."""
         [inside] = psutil.Process(self.init.pid).children()
         spaces = ["--mount", "--uts", "--net", "--pid"]
         return ["nsenter", "--target", str(inside.pid), *spaces, "--", *command]
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Run a command on this host to its end."""
-        done = _quietly(*self.command(command), environment=environment)
+        done = _command(*self.command(command), environment=environment)
         assert done.returncode == 0, f"{self.name}: {done.stdout}\n{done.stderr}"
 
 
@@ -80,17 +80,17 @@ class Network:
     hosts: Mapping[str, Host]
 
     def cut(self, name: str) -> None:
-        """Pull a host's cable out of the switch: nothing arrives, and nobody is told."""
+        """Disconnect a host from the switch: packets are lost, without a notice."""
         _ip("-n", self.switch, "link", "set", name, "down")
 
-    def mend(self, name: str) -> None:
-        """Put it back."""
+    def reconnect(self, name: str) -> None:
+        """Connect a host to the switch again."""
         _ip("-n", self.switch, "link", "set", name, "up")
 
 
 @contextmanager
 def network(*names: str) -> Iterator[Network]:
-    """Hosts 10.77.0.1, 10.77.0.2, ... by these names; nothing of them is left afterwards."""
+    """Make hosts 10.77.0.1, 10.77.0.2, ... of these names; remove them when the block ends."""
     _sweep()
     Path(_PRIVATE).mkdir(exist_ok=True)
     base = f"{_PREFIX}-{os.getpid()}"
@@ -115,7 +115,7 @@ def network(*names: str) -> Iterator[Network]:
             host.init.kill()
             host.init.wait()
         for space in spaces:
-            _quietly("ip", "netns", "del", space)
+            _command("ip", "netns", "del", space)
 
 
 def _started(space: str, name: str, known: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -125,7 +125,7 @@ def _started(space: str, name: str, known: Mapping[str, str]) -> subprocess.Pope
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        preexec_fn=_die_with_us,  # noqa: PLW1509  nothing but a system call
+        preexec_fn=_end_with_parent,  # noqa: PLW1509  nothing but a system call
     )
     while not _is_up(process.pid):
         assert process.poll() is None, f"{name} did not start"
@@ -134,14 +134,14 @@ def _started(space: str, name: str, known: Mapping[str, str]) -> subprocess.Pope
 
 
 def _is_up(pid: int) -> bool:
-    """Whether the last command of the boot is under way; those before it come and go."""
+    """Return whether the last command of the boot is running."""
     with suppress(psutil.NoSuchProcess):
         below = psutil.Process(pid).children(recursive=True)
         return any(child.name() == "sleep" for child in below)
     return False
 
 
-def _die_with_us() -> None:
+def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
@@ -152,21 +152,21 @@ def _space(name: str, spaces: list[str]) -> str:
 
 
 def _sweep() -> None:
-    """Remove what a killed test run has left."""
-    for name in _quietly("ip", "netns", "list").stdout.split():
+    """Remove namespaces that a killed test run has left."""
+    for name in _command("ip", "netns", "list").stdout.split():
         prefix, _, rest = name.partition("-")
         owner = rest.partition("-")[0]
         with suppress(ValueError):
             if prefix == _PREFIX and not psutil.pid_exists(int(owner)):
-                _quietly("ip", "netns", "del", name)
+                _command("ip", "netns", "del", name)
 
 
 def _ip(*arguments: str) -> None:
-    done = _quietly("ip", *arguments)
+    done = _command("ip", *arguments)
     assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
 
 
-def _quietly(
+def _command(
     *command: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, env=environment, capture_output=True, text=True)

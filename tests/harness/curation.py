@@ -1,4 +1,4 @@
-"""Runs of ``penstock curate`` that may be struck, one after another from a warm process."""
+"""Run ``penstock curate`` in forks of one process, and kill it: at a planned call, or any time."""
 
 from __future__ import annotations
 
@@ -19,15 +19,42 @@ from typing import Any
 
 import psutil
 
-from tests.faults.kills import ALONE, RAY, AnyPath, Inside, Outside, Way
-from tests.faults.kills_project import UNIT_BYTES
+from tests.harness import ROOT
+from tests.harness.campaign import ALONE, RAY, Call, Inside, Outside, Way
+from tests.harness.forks import ForkServer
+from tests.harness.points import DIRECTORY, Plan
+from tests.harness.rich_project import UNIT_BYTES
 
-HERE = Path(__file__).resolve().parent
+SITE = Path(__file__).resolve().parent / "site"
+
+
+def prepare() -> None:
+    """Import what a run needs, and compile."""
+    import pyarrow as pa
+    import zstandard  # noqa: F401
+
+    from penstock.hashing import hash_ids
+
+    hash_ids(pa.array(["compiled code is loaded by its first call"]), 0)
+
+
+def run(order: dict[str, Any], rank: int) -> int:
+    """Be the driver of one run; return its exit status."""
+    from tests.harness import curation_points, small
+
+    os.environ.update(order["environment"])
+    os.environ[curation_points.DRIVER] = str(os.getpid())
+    curation_points.watch()
+    try:
+        small.main(order["arguments"], UNIT_BYTES)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    return 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Ended:
-    """What a run came to."""
+    """What a run left."""
 
     status: int
     """Negative: the signal that ended it."""
@@ -36,35 +63,22 @@ class Ended:
     struck: list[dict[str, Any]] = field(default_factory=list)
     """Kills that were carried out."""
     lingering: int = 0
-    """Processes of it that were still there five seconds after the driver."""
+    """Its processes that were still there five seconds after the driver."""
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The JSON of a run that came to its end."""
+        """The JSON of a run that succeeded."""
         assert self.status == 0, f"status {self.status}: {self.err[-3000:]}"
         return dict(json.loads(self.out.splitlines()[-1]))
 
 
-class Warm:
-    """Runs ``penstock curate`` in forks of a process that has imported it already."""
+class Curations:
+    """Start runs of ``penstock curate``, one after another."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        places = [str(HERE / "site"), str(HERE.parents[1])]
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "kills_warm.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=directory,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(places),
-                "OPENBLAS_NUM_THREADS": "1",
-                "OMP_NUM_THREADS": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-            },
-        )
+        self._plan = Plan(directory / "kills")
+        self._forks = ForkServer("tests.harness.curation", directory, [SITE])
         self._ray = 0
         self._address = ""
 
@@ -78,79 +92,57 @@ class Warm:
         usual: float = 10.0,
         timeout: float = 120.0,
     ) -> Ended:
-        """Run to the end, or to the kill.
+        """Run until it ends or is killed.
 
         Args:
             recipe: In its own directory.
-            way: With what runner.
-            kills: What befalls it.
+            way: The runner.
+            kills: At calls, or from outside.
             settings: Keys of the recipe to override, as ``key=value``.
-            census: Whether to write down every call at which it might have died.
+            census: Record every call at which a process could be killed.
             usual: Seconds that an undisturbed run takes, for kills from outside.
-            timeout: Seconds after which it counts as hung.
+            timeout: Seconds after which the run counts as hung.
         """
-        files = self._directory / "kills"
-        files.mkdir(exist_ok=True)
-        for file in files.iterdir():
-            file.unlink()
-        inside = [] if isinstance(kills, Outside) else kills
-        plan = {
-            "work": str(recipe.parent / "work"),
-            "census": census,
-            "kills": [{**asdict(kill.place), "nth": kill.nth} for kill in inside],
-        }
-        (files / "plan.json").write_text(json.dumps(plan))
-        out, err = files / "out", files / "err"
+        outside = isinstance(kills, Outside)
+        planned = [] if outside else [(asdict(kill.call), kill.nth) for kill in kills]
+        self._plan.write(planned, census=census, work=str(recipe.parent / "work"))
         scratch = self._directory / "tmp"
         scratch.mkdir(exist_ok=True)
         overrides = [argument for setting in settings for argument in ("--set", setting)]
-        reaching = {"RAY_AUTH_MODE": "disabled"}
+        environment = {
+            DIRECTORY: str(self._plan.directory),
+            "TMPDIR": str(scratch),
+            "RAY_AUTH_MODE": "disabled",
+        }
         if way == RAY:
-            reaching["RAY_ADDRESS"] = self._ray_address()
-        pid = self._ask(
-            {
-                "run": ["curate", str(recipe), "--json", *way.arguments, *overrides],
-                "out": str(out),
-                "err": str(err),
-                "unit_bytes": UNIT_BYTES,
-                "environment": {
-                    "PENSTOCK_KILLS": str(files),
-                    "TMPDIR": str(scratch),
-                    **reaching,
-                },
-            }
-        )
+            environment["RAY_ADDRESS"] = self._ray_address()
+        arguments = ["curate", str(recipe), "--json", *way.arguments, *overrides]
+        [pid] = self._forks.fork({"arguments": arguments, "environment": environment})
         struck = _strike(pid, kills, usual) if isinstance(kills, Outside) else []
         with _limit(pid, timeout):
-            status = self._ask({"wait": pid})
+            [status] = self._forks.wait([pid])
         lingering = _outlived(pid)
-        if (files / "struck").exists():
-            struck = [json.loads(line) for line in (files / "struck").read_text().splitlines()]
         return Ended(
             status=status,
-            out=out.read_text(),
-            err=err.read_text(),
-            struck=struck,
+            out=self._forks.output("out"),
+            err=self._forks.output("err"),
+            struck=struck or self._plan.struck,
             lingering=lingering,
         )
 
-    def census(self) -> Counter[AnyPath]:
-        """What the last run, asked for it, wrote down."""
-        lines = (self._directory / "kills" / "census").read_text().splitlines()
-        return Counter(AnyPath(**json.loads(line)) for line in lines)
+    def census(self) -> Counter[Call]:
+        """Return the calls that the last run made, where a census was asked for."""
+        return Counter(Call(**point) for point in self._plan.census)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        """End all processes, Ray's among them."""
+        self._forks.close()
         for process in _session(self._ray) if self._ray else ():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def _ray_address(self) -> str:
-        """Of a Ray whose workers can be struck as well; started where it is first asked for."""
+        """Return the address of a Ray whose workers have points; start it the first time."""
         if not self._address:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -166,25 +158,19 @@ class Warm:
                 stderr=subprocess.DEVNULL,
                 env={
                     **os.environ,
-                    "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(HERE.parents[1])]),
-                    "PENSTOCK_KILLS": str(self._directory / "kills"),
+                    "PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}",
+                    DIRECTORY: str(self._plan.directory),
                     "RAY_AUTH_MODE": "disabled",
                 },
             )
-            self._ray = start.pid  # of the session in which Ray stays when its starter is done
+            self._ray = start.pid  # the session in which Ray remains when its starter has ended
             assert start.wait(60) == 0, "Ray did not start"
             self._address = f"127.0.0.1:{port}"
         return self._address
 
-    def _ask(self, order: dict[str, Any]) -> int:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
 
 def _strike(pid: int, kill: Outside, usual: float) -> list[dict[str, Any]]:
-    """Wait for the moment, then kill; where no worker is there yet, wait for one."""
+    """Wait for the moment, then kill; where there is no worker yet, wait for one."""
     driver = psutil.Process(pid)
     time.sleep(kill.share * usual)
     deadline = time.monotonic() + usual
@@ -192,9 +178,9 @@ def _strike(pid: int, kill: Outside, usual: float) -> list[dict[str, Any]]:
         try:
             found = [driver] if kill.role == "driver" else _workers(driver)
             if found:
-                victim = found[kill.pick % len(found)]
+                process = found[kill.pick % len(found)]
                 if driver.status() != psutil.STATUS_ZOMBIE:
-                    victim.kill()
+                    process.kill()
                     return [{"role": kill.role, "stage": "any", "what": "any", "kind": "outside"}]
         except psutil.NoSuchProcess:
             pass
@@ -205,7 +191,7 @@ def _strike(pid: int, kill: Outside, usual: float) -> list[dict[str, Any]]:
 
 
 def _workers(driver: psutil.Process) -> list[psutil.Process]:
-    """Processes of the pool, without those that keep its accounts."""
+    """Return the processes of the pool, without Python's resource tracker."""
     return [
         child
         for child in driver.children(recursive=True)
@@ -215,7 +201,7 @@ def _workers(driver: psutil.Process) -> list[psutil.Process]:
 
 @contextmanager
 def _limit(pid: int, seconds: float) -> Iterator[None]:
-    """SIGKILL, and a failure, for a run that does not end."""
+    """Kill a run that does not end, and fail."""
     hung = threading.Event()
 
     def end() -> None:
@@ -232,7 +218,7 @@ def _limit(pid: int, seconds: float) -> Iterator[None]:
 
 
 def _outlived(pid: int) -> int:
-    """How many processes of a run are there five seconds after its driver; they end here."""
+    """Return how many processes of a run exist five seconds after its driver; kill them."""
     deadline = time.monotonic() + 5
     while (left := _session(pid)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,8 +1,8 @@
-"""A Ray cluster of several nodes on this machine: ``python -m tests.faults.nodes`` for a process.
+"""A Ray cluster of several nodes on one machine, in a process ``python -m tests.harness.nodes``.
 
-Ray tells nodes of one machine apart by their raylets, so killing one is losing a node. A process
-of its own, for a process has one Ray at a time. It adds a node for each line it is sent, and tells
-the process ids of all workers' raylets in answer.
+Ray distinguishes nodes of one machine by their raylets, so killing a raylet is losing a node. The
+cluster has a process of its own, because a process has one Ray at a time. It adds a node for each
+line on stdin, and answers with the process ids of all workers' raylets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from tests.faults.curating import ROOT
+from tests.harness import ROOT
 
 HEALTH = {
     "health_check_initial_delay_ms": 0,
@@ -26,27 +26,27 @@ HEALTH = {
     "health_check_timeout_ms": 400,
     "health_check_failure_threshold": 10,
 }
-"""A dead node is noticed after 1 s and one that is cut off after 5 s; by default it may take more
-than a minute, for each of five questions waits ten seconds for an answer."""
+"""Ray notices a dead node after 1 s and one that is cut off after 5 s; with its defaults it can
+take more than a minute, because each of five health checks waits ten seconds."""
 
 
 class Nodes:
-    """A head without CPUs and worker nodes of one CPU, seen from the test."""
+    """A head without CPUs and worker nodes of one CPU each."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        first = self._hear()
+        first = self._receive()
         self.address: str = first["address"]
         self.raylets: list[psutil.Process] = self._known(first)
 
     def add(self) -> None:
-        """One node more."""
+        """Add a node."""
         assert self._process.stdin is not None
         print("add", file=self._process.stdin, flush=True)
-        self.raylets = self._known(self._hear())
+        self.raylets = self._known(self._receive())
 
     def kill(self, raylet: psutil.Process) -> set[int]:
-        """SIGKILL to a node: its raylet, and its workers, whose process ids it gives."""
+        """Send SIGKILL to a raylet and its workers; return the workers' process ids."""
         workers = raylet.children(recursive=True)
         for process in (raylet, *workers):
             with suppress(psutil.NoSuchProcess):
@@ -55,7 +55,7 @@ class Nodes:
         return {worker.pid for worker in workers}
 
     def stop(self, busy: Callable[[psutil.Process], bool]) -> psutil.Process | None:
-        """The raylet of a worker that is busy, with the worker stopped there by SIGSTOP."""
+        """Return the raylet of a busy worker, which SIGSTOP holds there; None if all are idle."""
         for raylet in self.raylets:
             for worker in raylet.children():
                 with suppress(psutil.NoSuchProcess):
@@ -65,23 +65,23 @@ class Nodes:
                     worker.resume()
         return None
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "the cluster did not start"
-        told: dict[str, Any] = json.loads(line)
-        return told
+        state: dict[str, Any] = json.loads(line)
+        return state
 
-    def _known(self, told: dict[str, Any]) -> list[psutil.Process]:
-        found = (psutil.Process(pid) for pid in told["raylets"] if psutil.pid_exists(pid))
+    def _known(self, state: dict[str, Any]) -> list[psutil.Process]:
+        found = (psutil.Process(pid) for pid in state["raylets"] if psutil.pid_exists(pid))
         return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
 
 
 @contextmanager
 def ray_nodes(count: int) -> Iterator[Nodes]:
-    """A cluster with so many worker nodes, of one CPU each."""
+    """Start a cluster of ``count`` worker nodes, of one CPU each."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.nodes", str(count)],
+        [sys.executable, "-m", "tests.harness.nodes", str(count)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
         stdin=subprocess.PIPE,
@@ -110,7 +110,7 @@ def main() -> None:
     """Serve until stdin ends."""
     from ray.cluster_utils import Cluster
 
-    said, sys.stdout = sys.stdout, sys.stderr
+    answers, sys.stdout = sys.stdout, sys.stderr
     memory = 80 * 2**20
     cluster = Cluster(
         initialize_head=True,
@@ -126,16 +126,18 @@ def main() -> None:
     def add() -> None:
         nodes.append(cluster.add_node(num_cpus=1, object_store_memory=memory))
 
-    def tell() -> None:
+    def answer() -> None:
         raylets = [info.process.pid for node in nodes for info in node.all_processes["raylet"]]
-        print(json.dumps({"address": cluster.address, "raylets": raylets}), file=said, flush=True)
+        print(
+            json.dumps({"address": cluster.address, "raylets": raylets}), file=answers, flush=True
+        )
 
     for _ in range(int(sys.argv[1])):
         add()
-    tell()
+    answer()
     for _ in sys.stdin:
         add()
-        tell()
+        answer()
     cluster.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""A small project with something of everything: what the runs work on that are struck."""
+"""A small project with something of everything, for runs that are killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def words(part, texts):
 
 
 class Common:
-    """How common a document's words are in the target, less in the pool: fitted side by side."""
+    """Compute how common words are in the target, less in the pool; fit in parallel."""
 
     summary, paper, version = "common words", "none", 1
 
@@ -82,7 +82,7 @@ shards: {sequence_length: 32, tokens_per_shard: 1_000}
 
 
 def make_project(directory: Path) -> Path:
-    """A pool of four files with something of everything, and a recipe for it; its path."""
+    """Write a pool of four files with something of everything; return the path of its recipe."""
     rows = documents(150, seed=3, longest=60)
     bad = ['{"id": "torn", "text": "wat', json.dumps({"id": "none"}), "\ufeffno json"]
     long = {"id": "long", "text": "water " * 1_000, "source": "web"}

@@ -1,4 +1,4 @@
-"""What must hold of a work directory after a kill, and at the end."""
+"""Checks of a work directory after a kill, and at the end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from penstock.artefact import FileRecord, Workspace, sha256_file
 
 
 def check_committed(work: Path) -> dict[Path, tuple[int, int]]:
-    """What is committed is there and is what it says, now, whatever was struck.
+    """Check every committed file against its checksum.
 
     Returns:
-        Inode and time of every file that is recorded: none may be made again.
+        Inode and time of every recorded file: none may be made again.
     """
     if not work.exists():
         return {}
@@ -24,14 +24,14 @@ def check_committed(work: Path) -> dict[Path, tuple[int, int]]:
     for record in work.glob("*/*/records/[!.]*.json"):
         for item in recorded(record):
             path = record.parents[1] / item.path
-            assert sha256_file(path) == item.sha256, f"{path} is not what {record.name} says"
+            assert sha256_file(path) == item.sha256, f"{path} differs from its record {record.name}"
             kept[path] = _made(path)
         kept[record] = _made(record)
     return kept
 
 
 def recorded(record: Path) -> list[FileRecord]:
-    """The files that a part's record names."""
+    """Return the files that a record names."""
     return [FileRecord(**item) for item in json.loads(record.read_bytes())]
 
 
@@ -41,12 +41,12 @@ def _made(path: Path) -> tuple[int, int]:
 
 
 def redone(kept: Mapping[Path, tuple[int, int]]) -> list[Path]:
-    """Recorded files that were made again; scratch may be gone, what is missed is missed later."""
+    """Return the recorded files that were made again; scratch files may be gone."""
     return [path for path, made in kept.items() if path.exists() and _made(path) != made]
 
 
 def strays(work: Path) -> list[str]:
-    """Files below a work directory that no manifest and no record names."""
+    """Return files below a work directory that no manifest and no record names."""
     named = {work / "inputs.json"}
     for artefact in Workspace(work).artefacts():
         named.add(artefact.path / "manifest.json")
@@ -64,7 +64,7 @@ def strays(work: Path) -> list[str]:
 
 
 def digests(work: Path) -> dict[str, str]:
-    """Of every artefact but the token store, whose parts tell how often it was added to."""
+    """Return digests of artefacts, without the token store: its parts depend on its history."""
     return {
         artefact.path.relative_to(work).as_posix(): artefact.digest
         for artefact in Workspace(work).artefacts()
@@ -73,7 +73,7 @@ def digests(work: Path) -> dict[str, str]:
 
 
 def tokens_of(work: Path) -> dict[str, int]:
-    """What the token store holds of each unit."""
+    """Return the number of tokens that the token store has of each unit."""
     total: Counter[str] = Counter()
     for artefact in Workspace(work).artefacts():
         if artefact.manifest["stage"] == "tokens":

@@ -1,0 +1,254 @@
+"""Run the workers of a training run in forks of one process, without Ray, and kill them.
+
+A point is ``{"rank": r, "point": name}``; a name is the kind of a call, the file below the run's
+directory (without step number and random parts) and the moment, such as ``rename checkpoints/step,
+before``, or that of a collective or of a part of a step, such as ``forward, after``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import os
+import re
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.artefact import Workspace
+from penstock.recipe import Train
+from penstock.selectors.reweighting.planned import PlannedReweighter
+from penstock.trainers import worker
+from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.spec import RunSpec
+from tests.harness.forks import ForkServer
+from tests.harness.points import Plan, Points, path_of
+
+TRAIN: dict[str, Any] = {
+    "model": {"layers": 1, "width": 32, "heads": 2},
+    "batch_tokens": 8 * 32,
+    "micro_batch": 2,
+    "lr": 1e-2,
+    "warmup": 0.0,
+    "checkpoint": {"minutes": None, "tokens": 2 * 8 * 32, "keep": 1},
+}
+"""37 sequences make 5 steps; checkpoints after 2 and 4, and one at the end."""
+
+LATE = (
+    "deepspeed.checkpoint.ds_to_universal",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.runtime.superoffload.superoffload_stage3",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "functorch.compile",
+    "pandas",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.event_file_writer",
+    "torch._dynamo",
+    "transformers.models.llama.modeling_llama",
+)
+"""Modules that a worker imports late."""
+
+
+def prepare() -> None:
+    """Import what a worker needs, late imports too."""
+    from penstock.trainers.backend import load_deepspeed
+
+    load_deepspeed()
+    for module in LATE:
+        importlib.import_module(module)
+    torch.set_num_threads(1)
+
+
+def run(order: dict[str, Any], rank: int) -> int:
+    """Be one worker of a run; return its exit status."""
+    workers = order["workers"]
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers))
+    torch.distributed.init_process_group(
+        "gloo",
+        f"file://{order['store']}",
+        rank=rank,
+        world_size=workers,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    spec, workspace = spec_of(order), Workspace(Path(order["work"]))
+    _WorkerPoints(order["plan"], f"{spec.draft(workspace).path}/", rank).watch()
+    worker.run_one(spec, workspace, device=torch.device("cpu"), rank=rank, workers=workers)
+    torch.distributed.barrier()
+    return 0
+
+
+class _WorkerPoints:
+    _RANDOM = re.compile(r"\.[0-9a-f]{32}\.tmp$|(?<=/events)\.out\.tfevents\..*$")
+
+    def __init__(self, plan: str, directory: str, rank: int) -> None:
+        self._directory = directory
+        self._rank = rank
+        self._points = Points(plan, self._of_file)
+
+    def watch(self) -> None:
+        from deepspeed.runtime.engine import DeepSpeedEngine
+
+        from penstock.trainers.engine import Engine
+        from penstock.trainers.evaluation.evaluator import Evaluator
+
+        self._points.watch_files()
+        self._watch_torch_save()
+        for name in ("barrier", "all_gather_object", "broadcast"):
+            self._around(torch.distributed, name, name)
+        for name in ("forward", "backward", "step", "save_checkpoint", "load_checkpoint"):
+            self._around(DeepSpeedEngine, name, name)
+        self._around(Engine, "save", "export")
+        self._around(Evaluator, "scores", "evaluation")
+
+    def _around(self, owner: Any, attribute: str, name: str) -> None:
+        self._points.around(owner, attribute, lambda moment: self._named(f"{name}, {moment}"))
+
+    def _watch_torch_save(self) -> None:
+        """Count writes of :func:`torch.save`, which opens files in C++."""
+        real, meet = torch.save, self._points.meet_file
+
+        def save(value: Any, file: Any, *args: Any, **named: Any) -> None:
+            path = path_of(file)
+            meet("write", path, "before")
+            real(value, file, *args, **named)
+            meet("write", path, "half", lambda: os.truncate(path, os.path.getsize(path) // 2))
+            meet("write", path, "after")
+
+        torch.save = save
+
+    def _of_file(self, kind: str, path: str, moment: str) -> dict[str, Any] | None:
+        if not path.startswith(self._directory):
+            return None
+        name = self._RANDOM.sub("", path[len(self._directory) :])
+        name = re.sub(r"step-\d+(\.[0-9a-f]{8}(?=\.tmp))?", "step", name)
+        return self._named(f"{kind} {name}, {moment}")
+
+    def _named(self, name: str) -> dict[str, Any]:
+        return {"rank": self._rank, "point": name}
+
+
+def spec_of(order: dict[str, Any]) -> RunSpec:
+    """Return the specification of the run that an order describes."""
+    train = Train.model_validate(order["train"])
+    return RunSpec(
+        train=train,
+        shards=Path(order["shards"]),
+        seed=order["seed"],
+        reweighter=PlannedReweighter(train.reweight, []) if train.reweight else None,
+        evaluations=(Evaluation("water", ("water flows to the turbine", "hello " * 30)),),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run in a work directory of its own."""
+
+    shards: Path
+    work: Path
+    seed: int = 1
+    train: dict[str, Any] = field(default_factory=dict)
+    """Settings that differ from :data:`TRAIN`."""
+
+    @property
+    def order(self) -> dict[str, Any]:
+        return {
+            "train": {**TRAIN, **self.train},
+            "shards": str(self.shards),
+            "seed": self.seed,
+            "work": str(self.work),
+        }
+
+    @property
+    def spec(self) -> RunSpec:
+        return spec_of(self.order)
+
+    @property
+    def directory(self) -> Path:
+        """The run's draft, which becomes its artefact."""
+        return Path(self.spec.draft(Workspace(self.work)).path)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Entries of the directory of checkpoints, without the name of the last attempt."""
+        found = {path.name for path in (self.directory / "checkpoints").glob("*")}
+        return sorted(found - {".attempt"})
+
+    @property
+    def finished(self) -> bool:
+        return self.spec.find(Workspace(self.work)) is not None
+
+    def lines(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        path = self.directory / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def notes(self) -> list[str]:
+        return [line["note"] for line in self.lines("notes.jsonl")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How the workers of a run ended."""
+
+    statuses: list[int]
+    """Negative: the signal that ended one."""
+    logs: list[str]
+
+    def well(self) -> None:
+        """Check that all of them succeeded."""
+        assert not any(self.statuses), f"{self.statuses}\n{self.logs[0][-3000:]}"
+
+
+class Trainings:
+    """Start runs, one after another."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._plan = Plan(directory / "kills")
+        self._forks = ForkServer(
+            "tests.harness.training", directory, DS_ACCELERATOR="cpu", LOCAL_SIZE="1"
+        )
+
+    def run(
+        self,
+        run: Run,
+        workers: int,
+        kill: dict[str, Any] | None = None,
+        *,
+        census: bool = False,
+        patience: float = 10.0,
+    ) -> Workers:
+        """Run until it ends or is killed.
+
+        Args:
+            run: The run.
+            workers: Their number.
+            kill: ``rank``, ``point`` and ``nth``.
+            census: Record the points that every worker passes.
+            patience: Seconds after the first worker has failed when the others are killed.
+        """
+        kills = [({"rank": kill["rank"], "point": kill["point"]}, kill["nth"])] if kill else []
+        self._plan.write(kills, census=census)
+        order = {
+            **run.order,
+            "workers": workers,
+            "plan": str(self._plan.directory),
+            "store": str(self._directory / f"store-{uuid.uuid4().hex}"),
+        }
+        statuses = self._forks.wait(self._forks.fork(order, workers), patience)
+        outputs = [
+            (self._forks.output("out", i), self._forks.output("err", i)) for i in range(workers)
+        ]
+        return Workers(statuses=statuses, logs=["".join(output) for output in outputs])
+
+    def census(self, rank: int) -> Counter[str]:
+        """Return the points that a worker of the last run passed, in order, and how often."""
+        return Counter(point["point"] for point in self._plan.census if point["rank"] == rank)
+
+    def close(self) -> None:
+        self._forks.close()
