@@ -1,4 +1,4 @@
-"""A killed run goes on where it was, and one driver at a time has a work directory."""
+"""A killed run continues from its records, and a work directory has one driver at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.harness.project import Project, digest, make_project
 
 WORKERS = 2
 IN_FLIGHT = 2 * WORKERS
-"""Items that the local runner has handed out at a time."""
+"""Items that the local runner hands out at a time."""
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def project(tmp_path: Path) -> Project:
 
 
 def stamps(paths: list[Path]) -> dict[Path, tuple[int, int]]:
-    """What changes when a file is written again."""
+    """Return inode and time of files: they change when a file is written again."""
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
 def part(path: Path) -> str:
-    """The part of the corpus that a file is of, be it finished or not."""
+    """Return the number of the part of the corpus that a file belongs to."""
     found = re.search(r"\d{5}", path.name)
     assert found, path
     return found[0]
@@ -39,7 +39,7 @@ def started(project: Project) -> Running:
 
 
 def killed(project: Project, pattern: str, count: int) -> None:
-    """A run that dies by SIGKILL as soon as it has so many files of a pattern."""
+    """Run until ``count`` files match a pattern, then send SIGKILL."""
     with running(started(project)) as run:
         run.until(lambda: len(list(project.work_directory.glob(pattern))) >= count)
         run.kill()
@@ -89,10 +89,11 @@ def test_documents_that_were_scored_are_not_scored_again(project: Project) -> No
     assert stamps(list(kept)) == kept
 
 
-def test_a_second_driver_is_refused_and_a_dead_one_is_replaced_at_once(project: Project) -> None:
+def test_a_second_driver_is_refused_and_a_dead_one_is_replaced(project: Project) -> None:
     project.keep_a_diary(slow=0.1)
     with running(started(project)) as first:
         first.until(lambda: len(project.records("columns")) >= 3)
+        project.keep_a_diary(slow=2)  # so that it does not end before the second one
         second = project.curate("--workers", "1")
         assert second.status == 1
         assert f"{project.work_directory} is in use by penstock curate" in second.stderr
@@ -102,12 +103,12 @@ def test_a_second_driver_is_refused_and_a_dead_one_is_replaced_at_once(project: 
         first.kill()
     project.keep_a_diary(slow=0)
     with running(started(project)) as third:
-        third.until(lambda: "scored" in third.stderr, seconds=20)
+        third.until(lambda: "scored" in third.stderr)
         assert third.wait().digest == digest()
 
 
 @pytest.mark.slow
-def test_a_run_that_is_interrupted_says_so_and_goes_on(project: Project) -> None:
+def test_an_interrupted_run_reports_it_and_continues(project: Project) -> None:
     project.keep_a_diary(slow=0.05)
     with running(started(project)) as first:
         first.until(lambda: len(project.records("columns")) >= 10)
