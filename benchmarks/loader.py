@@ -36,6 +36,7 @@ from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.loader import Loader
 from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.group import Group
 
 _PEER = """
 import json, os, sys, time, zlib
@@ -216,7 +217,7 @@ def _serve(path: Path, batch: int) -> None:
     def batches() -> Iterator[np.ndarray]:
         train = Train(batch_tokens=2**19, micro_batch=batch)
         plan = BatchPlan.of(train, shards, next(seeds))
-        loader = Loader(shards, plan, rank=0, workers=1, micro_batch=batch)
+        loader = Loader(shards, plan, Group(), batch)
         for step in loader.steps():
             for made in step.micro_batches:
                 yield made.input_ids.numpy()

@@ -30,6 +30,7 @@ from penstock.recipe import ModelShape, ReweightSpec, Train
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 
 WAYS: dict[str, dict[str, Any] | None] = {
     "plain": None,
@@ -135,9 +136,7 @@ def _engine(
         train,
         shards,
         1,
-        device=torch.device("cpu"),
-        rank=0,
-        workers=1,
+        Group(),
         reweighter=PlannedReweighter(spec)() if spec else None,
         journal=journal,
     )

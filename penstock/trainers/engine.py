@@ -23,6 +23,7 @@ from penstock.trainers.backend import deepspeed_config, forget_dry_run, load_dee
 from penstock.trainers.data.loader import LoadedStep, Loader
 from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.flops import Arithmetic, Parameters, Utilisation, peak_flops
 from penstock.trainers.modelling.model import LanguageModel, build_model
@@ -40,9 +41,7 @@ class Engine:
         train: The recipe's training settings.
         shards: What to train on.
         seed: Of the initial weights and the order.
-        device: Where this worker computes.
-        rank: This worker.
-        workers: All of them.
+        group: The workers.
         reweighter: A new one, where ``train.reweight`` asks for it.
         journal: Directory in which the weights of a reweighted run are kept; rank 0's.
     """
@@ -52,31 +51,25 @@ class Engine:
         train: Train,
         shards: ShardSet,
         seed: int,
+        group: Group,
         *,
-        device: torch.device,
-        rank: int,
-        workers: int,
         reweighter: Reweighter | None = None,
         journal: Path | None = None,
     ) -> None:
         self.train = train
         self.seed = seed
         self.shards = shards
-        self.device = device
-        self.rank = rank
-        self.workers = workers
+        self.group = group
         self.plan = BatchPlan.of(train, shards, seed)
-        self.loader = Loader(
-            shards, self.plan, rank=rank, workers=workers, micro_batch=train.micro_batch
-        )
+        self.loader = Loader(shards, self.plan, group, train.micro_batch)
         self.rate = LearningRate.of(train, self.plan.tokens)
         self._model = build_model(train.model, shards, seed)
         self.parameters = Parameters.of(self._model)
         arithmetic = Arithmetic.of(self._model)
-        apply_options(self._model, train, device)
+        apply_options(self._model, train, group.device)
         self.deepspeed = self._start()
         dtype = next(self._model.parameters()).dtype
-        self._utilisation = Utilisation(arithmetic, peak_flops(device, dtype))
+        self._utilisation = Utilisation(arithmetic, peak_flops(group.device, dtype))
         assert (train.reweight is None) == (reweighter is None)
         self.reweighting: Reweighting | None = None
         if train.reweight and reweighter:
@@ -85,9 +78,8 @@ class Engine:
                 reweighter,
                 engine=self.deepspeed,
                 loader=self.loader,
-                device=device,
                 trained=self._utilisation.add,
-                directory=journal if rank == 0 else None,
+                directory=journal if group.rank == 0 else None,
             )
 
     def run(self, start: int = 0) -> Iterator[StepMetrics]:
@@ -118,9 +110,9 @@ class Engine:
         if self.deepspeed.zero_optimization_partition_weights():
             deepspeed = load_deepspeed()
             with deepspeed.zero.GatheredParameters(list(model.parameters())):
-                if self.rank == 0:
+                if self.group.rank == 0:
                     model.save_pretrained(directory)
-        elif self.rank == 0:
+        elif self.group.rank == 0:
             model.save_pretrained(directory)
 
     def close(self) -> None:
@@ -129,8 +121,8 @@ class Engine:
 
     def _start(self) -> Any:
         deepspeed = load_deepspeed()
-        accumulation = -(-self.plan.batch // (self.workers * self.train.micro_batch))
-        on_gpu = self.device.type == "cuda"
+        accumulation = -(-self.plan.batch // (self.group.workers * self.train.micro_batch))
+        on_gpu = self.group.device.type == "cuda"
         config = deepspeed_config(self.train, accumulation=accumulation, bf16=on_gpu)
         engine, *_ = deepspeed.initialize(
             model=self._model,
@@ -143,7 +135,7 @@ class Engine:
     def _step(self, loaded: LoadedStep) -> dict[str, Any]:
         engine, batch = self.deepspeed, loaded.batch
         # What a model draws (dropout) belongs to the step, so a resumed run draws the same.
-        torch.manual_seed(mix("step", self.seed, batch.step, self.rank))
+        torch.manual_seed(mix("step", self.seed, batch.step, self.group.rank))
         rate = self.rate.at(batch.before + batch.tokens / 2)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
@@ -170,18 +162,16 @@ class Engine:
     def _accumulate(self, loaded: LoadedStep) -> torch.Tensor:
         """Gradients of the mean over the global batch's labels, and that mean: () float64."""
         engine = self.deepspeed
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         last = len(loaded.pieces) - 1
         for number, micro_batch in enumerate(loaded.micro_batches):
             engine.set_gradient_accumulation_boundary(number == last)
             self._utilisation.add(micro_batch)
-            loss = engine(micro_batch.to(self.device)) / max(1, loaded.predicted)
+            loss = engine(micro_batch.to(self.group.device)) / max(1, loaded.predicted)
             total += loss.detach()
             # Gradients are averaged over workers; ours are parts of one mean.
-            engine.backward(loss * self.workers, scale_wrt_gas=False)
-        if self.workers > 1:
-            torch.distributed.all_reduce(total)
-        return total
+            engine.backward(loss * self.group.workers, scale_wrt_gas=False)
+        return self.group.all_sum(total)
 
     def _gradient_norm(self) -> float | None:
         """The norm where DeepSpeed keeps none: stage 0 in float32."""

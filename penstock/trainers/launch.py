@@ -145,22 +145,17 @@ def _session_loop(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
+    from penstock.trainers.group import Group
     from penstock.trainers.worker import run_one
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     context = ray.train.get_context()
     os.environ["LOCAL_SIZE"] = str(context.get_local_world_size())
+    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     for spec in config["lane"]:
-        run_one(
-            spec,
-            config["workspace"],
-            device=get_device(),
-            rank=context.get_world_rank(),
-            workers=context.get_world_size(),
-        )
-    if context.get_world_size() > 1:
-        # Without it 3 of 30 sessions aborted when the process group was destroyed.
-        torch.distributed.barrier()
+        run_one(spec, config["workspace"], group)
+    # Without it 3 of 30 sessions aborted when the process group was destroyed.
+    group.barrier()
 
 
 class _Tail:

@@ -9,10 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
-
-import torch
-import torch.distributed
+from typing import Any
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.storage import atomic_file, is_remote
@@ -20,6 +17,7 @@ from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.judging import RunEvaluator
+from penstock.trainers.group import Group
 from penstock.trainers.metrics import FILE, NOTES, MetricsLog, add_note
 from penstock.trainers.reweighting.journal import FOLDER as WEIGHTS
 from penstock.trainers.spec import RunSpec
@@ -29,9 +27,7 @@ __all__ = ["run_one"]
 PART = "run"
 
 
-def run_one(
-    spec: RunSpec, workspace: Workspace, *, device: torch.device, rank: int, workers: int
-) -> None:
+def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
     """Train, save, evaluate what was saved, and commit; all workers call this together.
 
     Goes on from the newest checkpoint that an earlier attempt left.
@@ -40,17 +36,16 @@ def run_one(
     draft = spec.draft(workspace)
     shards = ShardSet.open(spec.shards)
     directory = draft.staging()
-    share: _Share = {"device": device, "rank": rank, "workers": workers}
     checkpoints = Checkpoints(
         directory,
         spec.train.checkpoint or None,
         shards=shards.artefact.digest,
         seed=spec.seed,
+        group=group,
         say=functools.partial(add_note, directory),
-        **share,
     )
-    judge = RunEvaluator(spec, shards, **share)
-    log, facts = _train(spec, shards, directory, checkpoints, judge, share)
+    judge = RunEvaluator(spec, shards, group)
+    log, facts = _train(spec, shards, directory, checkpoints, judge, group)
     scores = judge.finish(directory)
     if log:
         last = log.last
@@ -68,19 +63,13 @@ def run_one(
         _commit(draft, facts, judge.files)
 
 
-class _Share(TypedDict):
-    device: torch.device
-    rank: int
-    workers: int
-
-
 def _train(
     spec: RunSpec,
     shards: ShardSet,
     directory: Path,
     checkpoints: Checkpoints,
     judge: RunEvaluator,
-    share: _Share,
+    group: Group,
 ) -> tuple[MetricsLog | None, dict[str, Any]]:
     """The log of rank 0, still open, and what is known of model and data before any training."""
     cursor = checkpoints.find()
@@ -88,16 +77,16 @@ def _train(
         spec.train,
         shards,
         spec.seed,
+        group,
         reweighter=spec.reweighter() if spec.reweighter else None,
         journal=directory,
-        **share,
     )
     step, tokens = (cursor.step, cursor.tokens) if cursor else (0, 0)
     if cursor:
         files = checkpoints.load(cursor, engine.deepspeed)
         if engine.reweighting:
             engine.reweighting.restore(files)
-    log = MetricsLog(directory, step) if share["rank"] == 0 else None
+    log = MetricsLog(directory, step) if group.rank == 0 else None
     during = judge.during(engine.deepspeed)
 
     def save() -> None:
@@ -129,8 +118,7 @@ def _train(
     engine.close()
     if log:
         _save_tokenizer(shards, directory / "model")
-    if share["workers"] > 1:
-        torch.distributed.barrier()
+    group.barrier()
     return log, {
         "parameters": asdict(engine.parameters),
         "batch_tokens": engine.plan.batch * engine.plan.length,

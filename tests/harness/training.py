@@ -25,6 +25,7 @@ from penstock.recipe import Train
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers import worker
 from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.group import Group
 from penstock.trainers.spec import RunSpec
 from tests.harness.forks import ForkServer
 from tests.harness.points import Plan, Points, path_of
@@ -77,7 +78,7 @@ def run(order: dict[str, Any], rank: int) -> int:
     )
     spec, workspace = spec_of(order), Workspace(Path(order["work"]))
     _WorkerPoints(order["plan"], f"{spec.draft(workspace).path}/", rank).watch()
-    worker.run_one(spec, workspace, device=torch.device("cpu"), rank=rank, workers=workers)
+    worker.run_one(spec, workspace, Group(rank, workers))
     torch.distributed.barrier()
     return 0
 

@@ -14,6 +14,7 @@ from penstock.recipe import ModelShape, Train
 from penstock.trainers.backend import deepspeed_config
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -35,7 +36,7 @@ def configured(stage: int, bf16: bool) -> dict[str, Any]:
 def engine(shards: Path, **changes: Any) -> Engine:
     train = TRAIN.model_copy(update=changes)
     opened = ShardSet.open(shards)
-    return Engine(train, opened, 1, device=torch.device("cpu"), rank=0, workers=1)
+    return Engine(train, opened, 1, Group())
 
 
 def trained(shards: Path, **changes: Any) -> np.ndarray:

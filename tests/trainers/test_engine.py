@@ -14,6 +14,7 @@ from penstock.trainers.backend import check_overrides, deepspeed_config
 from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.model import build_model
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("process_group")
 
 def engine(shards: Path, train: Train = TRAIN, seed: int = 1) -> Engine:
     opened = ShardSet.open(shards)
-    return Engine(train, opened, seed, device=torch.device("cpu"), rank=0, workers=1)
+    return Engine(train, opened, seed, Group())
 
 
 def losses(made: Engine) -> list[StepMetrics]:

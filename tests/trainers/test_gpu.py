@@ -102,13 +102,13 @@ import torch
 from penstock.recipe import Train
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 
 shards, store, train = sys.argv[1:]
 torch.distributed.init_process_group("nccl", f"file://{store}", rank=0, world_size=1)
 device = torch.device("cuda", 0)
 engine = Engine(
-    Train.model_validate_json(train), ShardSet.open(Path(shards)), 1,
-    device=device, rank=0, workers=1,
+    Train.model_validate_json(train), ShardSet.open(Path(shards)), 1, Group(device=device)
 )
 steps = [(step.loss, step.grad_norm, step.tokens_per_second, step.mfu) for step in engine.run()]
 dtype = str(next(engine._model.parameters()).dtype)

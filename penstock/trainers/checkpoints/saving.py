@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed
-
 from penstock.artefact import FileRecord
 from penstock.recipe import Checkpoint
 from penstock.storage import atomic_file
@@ -17,6 +14,7 @@ from penstock.trainers.checkpoints.cursor import Cursor
 from penstock.trainers.checkpoints.folder import Committed, Folder, record_durably
 from penstock.trainers.checkpoints.schedule import CheckpointSchedule
 from penstock.trainers.checkpoints.state import load_state, save_state
+from penstock.trainers.group import Group
 
 __all__ = ["Checkpoints", "records_of"]
 
@@ -32,9 +30,7 @@ class Checkpoints:
         settings: The recipe's ``train.checkpoint``; None to save none.
         shards: Digest of the shards artefact.
         seed: Of the run.
-        device: Where this worker's collectives want their tensors.
-        rank: This worker.
-        workers: All of them.
+        group: The workers.
         say: Told in a line what the user should know of, and the step at which the run goes on
             where that is said; by rank 0 only.
     """
@@ -46,20 +42,17 @@ class Checkpoints:
         *,
         shards: str,
         seed: int,
-        device: torch.device,
-        rank: int,
-        workers: int,
+        group: Group,
         say: Callable[[str, int | None], None],
     ) -> None:
         self.folder = Folder(directory / "checkpoints")
-        self.pace = CheckpointSchedule(settings, device=device, rank=rank, workers=workers)
+        self.pace = CheckpointSchedule(settings, group)
         self.ever = False
         """Whether this run has saved, or goes on from what an earlier attempt saved."""
         self._keep = (settings or Checkpoint()).keep
         self._shards = shards
         self._seed = seed
-        self._rank = rank
-        self._workers = workers
+        self._group = group
         self._say = say
 
     def find(self) -> Cursor | None:
@@ -69,22 +62,22 @@ class Checkpoints:
             TrainingError: It is of other shards, another seed, or a newer format.
         """
         found: tuple[str, list[Committed]] = ("", [])
-        if self._rank == 0:
+        if self._group.rank == 0:
             found = self.folder.claim(), self.folder.committed()
             self.folder.sweep()
-        self.folder.attempt, candidates = self._gather(found)[0]
+        self.folder.attempt, candidates = self._group.gather(found)[0]
         for candidate in candidates:
-            faults = self._gather(candidate.fault(self._rank, self._workers))
+            faults = self._group.gather(candidate.fault(self._group.rank, self._group.workers))
             fault = next(filter(None, faults), None)
             if fault is None:
                 cursor = candidate.cursor()
                 cursor.check(candidate.path, self._shards, self._seed)
                 self.ever = True
-                if self._rank == 0:  # an attempt may have died between the newest and this
+                if self._group.rank == 0:  # an attempt may have died between the newest and this
                     self.folder.keep(self._keep)
                 return cursor
             self._tell(f"the checkpoint of step {candidate.step} is damaged ({fault})")
-            if self._rank == 0:
+            if self._group.rank == 0:
                 self.folder.set_aside(candidate)
         if candidates:
             self._tell("no checkpoint is whole; beginning anew")
@@ -100,13 +93,12 @@ class Checkpoints:
         load_state(
             engine,
             path,
-            rank=self._rank,
-            workers=self._workers,
+            self._group,
             wrote=cursor.workers,
             stage=cursor.stage,
         )
         by = f", written by {cursor.workers} worker{'s' * (cursor.workers > 1)}"
-        others = by * (cursor.workers != self._workers)
+        others = by * (cursor.workers != self._group.workers)
         self._tell(f"going on at step {cursor.step} from {path}{others}", cursor.step)
         self.pace.saved()
         files = sorted((path / STATE).glob("*"))
@@ -122,37 +114,29 @@ class Checkpoints:
             files: Whatever else is to be found again, by name; rank 0's are written.
         """
         directory = self.folder.temporary(step)
-        if self._rank == 0:
+        if self._group.rank == 0:
             self.folder.begin(step)
-        names = save_state(engine, directory, self._rank)  # which waits for rank 0
-        if self._rank == 0:
+        names = save_state(engine, directory, self._group.rank)  # which waits for rank 0
+        if self._group.rank == 0:
             cursor = Cursor(
                 step=step,
                 tokens=tokens,
                 shards=self._shards,
                 seed=self._seed,
-                workers=self._workers,
+                workers=self._group.workers,
                 stage=int(engine.zero_optimization_stage()),
             )
             names += [cursor.write(directory), *_write(directory, files)]
         # Whoever cannot write raises, so nothing is gathered and nothing published.
-        gathered = self._gather(record_durably(directory, names))
-        if self._rank == 0:
+        gathered = self._group.gather(record_durably(directory, names))
+        if self._group.rank == 0:
             self.folder.publish(step, [record for records in gathered for record in records])
             self.folder.keep(self._keep)
         self.ever = True
         self.pace.saved()
 
-    def _gather(self, value: Any) -> list[Any]:
-        """Every worker's value, by rank."""
-        if self._workers == 1:
-            return [value]
-        values: list[Any] = [None] * self._workers
-        torch.distributed.all_gather_object(values, value)
-        return values
-
     def _tell(self, line: str, step: int | None = None) -> None:
-        if self._rank == 0:
+        if self._group.rank == 0:
             self._say(line, step)
 
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import torch
-import torch.distributed
-
 from penstock.recipe import Checkpoint
+from penstock.trainers.group import Group
 
 __all__ = ["CheckpointSchedule"]
 
@@ -24,27 +22,20 @@ class CheckpointSchedule:
 
     Args:
         settings: The recipe's ``train.checkpoint``; None for never.
-        device: Where this worker's collectives want their tensors.
-        rank: This worker.
-        workers: All of them.
+        group: The workers.
         clock: Seconds; only rank 0's counts.
     """
 
     def __init__(
         self,
         settings: Checkpoint | None,
-        *,
-        device: torch.device,
-        rank: int,
-        workers: int,
+        group: Group,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tokens = settings.tokens if settings else None
         minutes = settings.minutes if settings else None
         self._seconds = None if minutes is None else 60 * minutes
-        self._device = device
-        self._rank = rank
-        self._workers = workers
+        self._group = group
         self._clock = clock
         self._since = clock()
         self._steps = 0
@@ -65,7 +56,7 @@ class CheckpointSchedule:
         self._wait -= 1
         if self._wait:
             return False
-        self._wait = self._told(self._steps_left(self._seconds))
+        self._wait = self._group.broadcast(self._steps_left(self._seconds))
         return self._wait == 0
 
     def saved(self) -> None:
@@ -80,11 +71,3 @@ class CheckpointSchedule:
         if gone >= seconds:
             return 0
         return max(1, int((seconds - gone) / (gone / self._steps) / 2)) if gone else 1
-
-    def _told(self, steps: int) -> int:
-        """Rank 0's number, on every worker."""
-        if self._workers == 1:
-            return steps
-        number = torch.tensor([steps], device=self._device)
-        torch.distributed.broadcast(number, src=0)
-        return int(number)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 
 from penstock.errors import TrainingError
 from penstock.storage import files_under
+from penstock.trainers.group import Group
 
 __all__ = ["load_state", "save_state"]
 
@@ -50,35 +50,30 @@ def save_state(engine: Any, directory: Path, rank: int) -> list[str]:
     return [name for name in names if _writer(name) == rank]
 
 
-def load_state(
-    engine: Any, directory: Path, *, rank: int, workers: int, wrote: int, stage: int
-) -> None:
+def load_state(engine: Any, directory: Path, group: Group, *, wrote: int, stage: int) -> None:
     """Read model and optimiser back; every worker must call this.
 
     Args:
         engine: DeepSpeed's, which has not trained yet.
         directory: Of the checkpoint.
-        rank: This worker.
-        workers: All of them.
+        group: The workers.
         wrote: Workers that wrote the checkpoint.
         stage: Of ZeRO.
 
     Raises:
         TrainingError: DeepSpeed does not take it.
     """
-    if wrote == workers or stage == 0:
+    if wrote == group.workers or stage == 0:
         _load(engine, directory)
         return
     scratch = directory.parent / ".universal.tmp"
-    if rank == 0:
+    if group.rank == 0:
         _convert(directory / TAG, scratch / TAG)
-    if workers > 1:
-        torch.distributed.barrier()
+    group.barrier()
     with _universal(engine):
         _load(engine, scratch)
-    if workers > 1:
-        torch.distributed.barrier()
-    if rank == 0:
+    group.barrier()
+    if group.rank == 0:
         shutil.rmtree(scratch)
 
 

@@ -23,6 +23,7 @@ import torch
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.plan import BatchPlan, GlobalBatch
 from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.group import Group
 
 __all__ = ["LoadedStep", "Loader", "split_micro_batches"]
 
@@ -31,16 +32,14 @@ TOGETHER = 4
 one. Twice as many are held at most."""
 
 
-def split_micro_batches(
-    count: int, *, rank: int, workers: int, micro_batch: int
-) -> list[np.ndarray]:
-    """Places 0 to ``count`` of a global batch that ``rank`` takes, in micro-batches.
+def split_micro_batches(count: int, group: Group, micro_batch: int) -> list[np.ndarray]:
+    """Deal places 0 to ``count`` of a global batch: those of one worker, in micro-batches.
 
     Every rank gets equally many pieces, since each is a collective operation; their sizes differ
     by at most one and may be 0.
     """
-    pieces = max(1, -(-count // (workers * micro_batch)))
-    mine = np.arange(rank, count, workers)
+    pieces = max(1, -(-count // (group.workers * micro_batch)))
+    mine = np.arange(group.rank, count, group.workers)
     ends = [-(-len(mine) * piece // pieces) for piece in range(pieces + 1)]
     return [mine[begin:end] for begin, end in itertools.pairwise(ends)]
 
@@ -66,18 +65,14 @@ class Loader:
     Args:
         shards: What is read.
         plan: Which sequences, when.
-        rank: This worker.
-        workers: All of them.
+        group: The workers.
         micro_batch: Sequences that go through the model at once.
     """
 
-    def __init__(
-        self, shards: ShardSet, plan: BatchPlan, *, rank: int, workers: int, micro_batch: int
-    ) -> None:
+    def __init__(self, shards: ShardSet, plan: BatchPlan, group: Group, micro_batch: int) -> None:
         self.shards = shards
         self.plan = plan
-        self.rank = rank
-        self.workers = workers
+        self.group = group
         self.micro_batch = micro_batch
         self.waited = 0.0
         """Seconds that the trainer has waited for batches."""
@@ -117,10 +112,9 @@ class Loader:
 
     def _read(self, start: int) -> Iterator[Any]:
         """Of each step what :class:`LoadedStep` says of it, then its micro-batches."""
-        share = {"rank": self.rank, "workers": self.workers, "micro_batch": self.micro_batch}
         for step in range(start, self.plan.steps):
             batch = self.plan.global_batch(step)
-            pieces = split_micro_batches(len(batch), **share)
+            pieces = split_micro_batches(len(batch), self.group, self.micro_batch)
             yield {
                 "batch": batch,
                 "predicted": int(self.shards.predicted(batch.sequences, batch.counted).sum()),

@@ -23,6 +23,7 @@ import torch
 
 from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
 __all__ = ["FILE", "SCHEMA", "write_document_losses"]
@@ -63,24 +64,20 @@ def write_document_losses(
     path: Path,
     *,
     micro_batch: int,
-    device: torch.device,
-    rank: int = 0,
-    workers: int = 1,
+    group: Group,
 ) -> None:
     """Read all sequences once and write a row for each document; all workers call this together.
 
     Args:
-        model: In evaluation mode, on ``device``.
+        model: In evaluation mode, on the group's device.
         shards: What it was trained on.
         path: The Parquet file, as :data:`SCHEMA`; rank 0 writes it.
         micro_batch: Sequences that go through the model at once.
-        device: Where the model is.
-        rank: This worker.
-        workers: All of them.
+        group: The workers.
     """
-    reader = _Reader(model, shards, micro_batch, device, rank, workers)
+    reader = _Reader(model, shards, micro_batch, group)
     chunks = reader.chunks()
-    if rank:
+    if group.rank:
         for _ in chunks:
             pass
         return
@@ -94,9 +91,7 @@ class _Reader:
     model: LanguageModel
     shards: ShardSet
     micro_batch: int
-    device: torch.device
-    rank: int
-    workers: int
+    group: Group
 
     def chunks(self) -> Iterator[_Spans]:
         """All spans in order, the same on every rank."""
@@ -112,22 +107,19 @@ class _Reader:
         ends = np.concatenate([[0], np.cumsum(counts)])
         sums = np.zeros((2, ends[-1]))
         blocks = range(first, last, self.micro_batch)
-        for start in blocks[self.rank :: self.workers]:
+        for start in blocks[self.group.rank :: self.group.workers]:
             stop = min(start + self.micro_batch, last)
             place = slice(ends[start - first], ends[stop - first])
             sums[:, place] = self._read(start, stop)
-        if self.workers > 1:
-            total = torch.from_numpy(sums).to(self.device)
-            torch.distributed.all_reduce(total)
-            sums = total.cpu().numpy()
-        return sums[0], sums[1].astype(np.int64)
+        nats, tokens = self.group.all_sum(torch.from_numpy(sums)).cpu().numpy()
+        return nats, tokens.astype(np.int64)
 
     @torch.inference_mode()
     def _read(self, start: int, stop: int) -> np.ndarray:
         """Of each span in these sequences its nats and predicted tokens: (2, spans) float64."""
         batch = collate([self.shards[index] for index in range(start, stop)])
         predicted = np.diff(batch.spans.numpy()) - 1
-        tokens = self.model.label_nats(batch.to(self.device)).double().cpu().numpy()
+        tokens = self.model.label_nats(batch.to(self.group.device)).double().cpu().numpy()
         # bincount adds in the order of the tokens.
         owners = np.repeat(np.arange(len(predicted)), predicted)
         return np.stack([np.bincount(owners, tokens, minlength=len(predicted)), predicted])

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from penstock.recipe import ModelFrom
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.during import TrainingEvaluator
 from penstock.trainers.evaluation.evaluator import Evaluator, Scores
 from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import build_model
 from penstock.trainers.spec import RunSpec
 
@@ -25,19 +24,13 @@ class RunEvaluator:
     Args:
         spec: Of the run.
         shards: What it trains on.
-        device: Where this worker computes.
-        rank: This worker.
-        workers: All of them.
+        group: The workers.
     """
 
-    def __init__(
-        self, spec: RunSpec, shards: ShardSet, *, device: torch.device, rank: int, workers: int
-    ) -> None:
+    def __init__(self, spec: RunSpec, shards: ShardSet, group: Group) -> None:
         self.spec = spec
         self.shards = shards
-        self.device = device
-        self.rank = rank
-        self.workers = workers
+        self.group = group
 
     @property
     def files(self) -> list[str]:
@@ -66,21 +59,19 @@ class RunEvaluator:
             return Scores(bits_per_byte={}, accuracy={})
         # As a model to go on from, so that documents are kept apart as in training.
         saved = ModelFrom(hf=str(directory / "model"))
-        model = build_model(saved, self.shards, self.spec.seed).eval().to(self.device)
+        model = build_model(saved, self.shards, self.spec.seed).eval().to(self.group.device)
         if train.document_losses:
             documents.write_document_losses(
                 model,
                 self.shards,
                 directory / documents.FILE,
                 micro_batch=train.micro_batch,
-                device=self.device,
-                rank=self.rank,
-                workers=self.workers,
+                group=self.group,
             )
         evaluator = self._evaluator(model, directory / "model" / "tokenizer.json")
         return evaluator.scores(self.spec.evaluations)
 
     def _evaluator(self, model: Any, tokenizer: Path) -> Evaluator:
-        reader = Reader(model, device=self.device, rank=self.rank, workers=self.workers)
+        reader = Reader(model, self.group)
         context = self.shards.sequence_length
         return Evaluator(reader, tokenizer, eos=self.shards.eos, context=context)

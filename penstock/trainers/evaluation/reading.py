@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from penstock.trainers.data.batch import IGNORED
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import Windows
 
 __all__ = ["Reader", "Window"]
@@ -45,38 +46,25 @@ class Reader:
     Args:
         model: Windows to nats, as :meth:`~penstock.trainers.modelling.model.LanguageModel.forward`
             does it: a model, or the DeepSpeed engine around one.
-        device: Where the model is.
-        rank: This worker.
-        workers: All of them; they call :meth:`nats` together, with the same windows.
+        group: The workers, which call :meth:`nats` together, with the same windows; the model is
+            on its device.
     """
 
-    def __init__(
-        self,
-        model: Callable[[Windows], torch.Tensor],
-        *,
-        device: torch.device,
-        rank: int = 0,
-        workers: int = 1,
-    ) -> None:
+    def __init__(self, model: Callable[[Windows], torch.Tensor], group: Group) -> None:
         self._model = model
-        self._device = device
-        self._rank = rank
-        self._workers = workers
+        self._group = group
 
     def nats(self, windows: Sequence[Window]) -> np.ndarray:
         """The sum of -ln p over what each window counts: (windows,) float64, on every rank."""
         nats = np.zeros(len(windows))
         batches = list(_batches(windows))
-        own = batches[self._rank :: self._workers]
+        own = batches[self._group.rank :: self._group.workers]
         for rows in own:
             nats[rows] = self._read([windows[row] for row in rows])
-        if len(own) < -(-len(batches) // self._workers):
+        if len(own) < -(-len(batches) // self._group.workers):
             self._read([windows[row] for row in batches[0]])
-        if self._workers > 1:
-            total = torch.from_numpy(nats).to(self._device)
-            torch.distributed.all_reduce(total)
-            nats = total.cpu().numpy()
-        return nats
+        summed: np.ndarray = self._group.all_sum(torch.from_numpy(nats)).cpu().numpy()
+        return summed
 
     @torch.no_grad()
     def _read(self, windows: Sequence[Window]) -> np.ndarray:
@@ -87,7 +75,7 @@ class Reader:
         for row, window in enumerate(windows):
             inputs[row, : window.length] = window.inputs
             targets[row, window.counted : window.length] = window.targets[window.counted :]
-        tensors = (torch.from_numpy(one).to(self._device) for one in (inputs, targets))
+        tensors = (torch.from_numpy(one).to(self._group.device) for one in (inputs, targets))
         batch = Windows(**dict(zip(("inputs", "targets"), tensors)))
         values = np.zeros(targets.shape)
         values[targets != IGNORED] = self._model(batch).double().cpu().numpy()

@@ -63,7 +63,6 @@ class Reweighting:
         reweighter: A new one.
         engine: DeepSpeed's, of a :class:`~penstock.trainers.modelling.model.LanguageModel`.
         loader: Reads this worker's share.
-        device: Where this worker computes.
         trained: Told of each micro-batch that gradients were made of.
         directory: Of the run, for the journal; None where none is kept, as on all but rank 0.
     """
@@ -75,7 +74,6 @@ class Reweighting:
         *,
         engine: Any,
         loader: Loader,
-        device: torch.device,
         trained: Callable[[Batch], None],
         directory: Path | None = None,
     ) -> None:
@@ -84,7 +82,7 @@ class Reweighting:
         self.journal = WeightJournal(directory) if directory else None
         self._engine = engine
         self._loader = loader
-        self._device = device
+        self._group = loader.group
         self._trained = trained
 
     def step(self, loaded: LoadedStep) -> Reweighted:
@@ -165,7 +163,7 @@ class Reweighting:
 
     def _score(self, own: Batch, features: list[torch.Tensor]) -> torch.Tensor:
         """(rows, length) nats of a micro-batch; its features are appended."""
-        reweighter, own = self.reweighter, own.to(self._device)
+        reweighter, own = self.reweighter, own.to(self._group.device)
         if not is_describing(reweighter):
             nats: torch.Tensor = self._engine(own, tokens=True)
             return nats
@@ -188,7 +186,7 @@ class Reweighting:
         found = []
         for number, (places, own) in enumerate(pairs):
             counts = self._on_device(samples.over_tokens(shares, places))
-            total, nats = self._engine(own.to(self._device), counts)
+            total, nats = self._engine(own.to(self._group.device), counts)
             self._backward(total, samples, is_last=number == count - 1)
             self._trained(own)
             found.append((places, nats))
@@ -197,7 +195,7 @@ class Reweighting:
     def _backward(self, total: torch.Tensor, samples: Samples, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
         # Gradients are averaged over workers; ours are parts of one sum.
-        scale = self._loader.workers / max(1, int(samples.predicted.sum()))
+        scale = self._group.workers / max(1, int(samples.predicted.sum()))
         self._engine.backward(total * scale, scale_wrt_gas=False)
 
     def _shares(self, samples: Samples, weights: np.ndarray) -> np.ndarray:
@@ -253,18 +251,14 @@ class Reweighting:
         Each worker fills in its own, and nobody else has anything but zeros to add to them, so
         the sums are exact, and the same on every worker, whatever the order they are made in.
         """
-        table = torch.zeros(count, rows.shape[1], dtype=torch.float64, device=self._device)
-        table[torch.from_numpy(numbers).to(self._device)] = rows.to(self._device, torch.float64)
-        if self._loader.workers > 1:
-            torch.distributed.all_reduce(table)
-        return table.cpu().numpy()
+        device = self._group.device
+        table = torch.zeros(count, rows.shape[1], dtype=torch.float64, device=device)
+        table[torch.from_numpy(numbers).to(device)] = rows.to(device, torch.float64)
+        return self._group.all_sum(table).cpu().numpy()
 
     def _dealt(self, chosen: np.ndarray) -> list[np.ndarray]:
         """Places of the global batch that this worker trains on, of those that count."""
-        loader = self._loader
-        dealt = split_micro_batches(
-            len(chosen), rank=loader.rank, workers=loader.workers, micro_batch=loader.micro_batch
-        )
+        dealt = split_micro_batches(len(chosen), self._group, self._loader.micro_batch)
         return [chosen[piece] for piece in dealt]
 
     def _reweighted(
@@ -304,4 +298,4 @@ class Reweighting:
         )
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return torch.from_numpy(values).to(self._group.device)

@@ -11,6 +11,7 @@ import torch
 from penstock.recipe import ModelShape, Train
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 
 TRAIN = Train(
     model=ModelShape(layers=2, width=32, heads=2), batch_tokens=320, micro_batch=4, lr=1e-2
@@ -30,7 +31,7 @@ def test_transformers_loads_the_export_and_gives_equal_logits(
     overrides: dict[str, Any] = {"zero_optimization": {"stage": stage}, "bf16": {"enabled": bf16}}
     train = TRAIN.model_copy(update={"deepspeed": overrides})
     opened = ShardSet.open(shards)
-    engine = Engine(train, opened, 1, device=torch.device("cpu"), rank=0, workers=1)
+    engine = Engine(train, opened, 1, Group())
     losses = [step.loss for step in engine.run()]
     assert losses[-1] < losses[0] - 0.05, "an export of what was trained, not of what it began as"
     tokens = torch.arange(1, 41).view(2, 20)

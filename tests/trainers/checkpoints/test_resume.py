@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from penstock.artefact import Artefact
 from penstock.errors import TrainingError
@@ -18,6 +17,7 @@ from penstock.recipe import Train
 from penstock.trainers.checkpoints.saving import Checkpoints
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 from tests.harness.training import TRAIN, Run, Trainings
 from tests.trainers.conftest import write_shards
 
@@ -159,8 +159,8 @@ def test_weights_are_the_same_after_a_kill(
 @pytest.mark.usefixtures("process_group")
 def test_files_of_others_are_found_again(shards: Path, tmp_path: Path) -> None:
     """A reweighter's state and journal: any bytes by name."""
-    opened, cpu = ShardSet.open(shards), torch.device("cpu")
-    engine = Engine(Train.model_validate(TRAIN), opened, 1, device=cpu, rank=0, workers=1)
+    opened = ShardSet.open(shards)
+    engine = Engine(Train.model_validate(TRAIN), opened, 1, Group())
     said: list[tuple[str, int | None]] = []
 
     def checkpoints(seed: int = 1) -> Checkpoints:
@@ -169,9 +169,7 @@ def test_files_of_others_are_found_again(shards: Path, tmp_path: Path) -> None:
             None,
             shards=opened.artefact.digest,
             seed=seed,
-            device=cpu,
-            rank=0,
-            workers=1,
+            group=Group(),
             say=lambda line, step=None: said.append((line, step)),
         )
 

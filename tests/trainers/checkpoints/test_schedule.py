@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from penstock.recipe import Checkpoint
 from penstock.trainers.checkpoints.schedule import CheckpointSchedule
+from penstock.trainers.group import Group
 
 
 class Clock:
@@ -29,8 +29,7 @@ def clock() -> Clock:
 @pytest.fixture
 def pace(clock: Clock) -> Callable[..., CheckpointSchedule]:
     def made(settings: Checkpoint | None) -> CheckpointSchedule:
-        cpu = torch.device("cpu")
-        return CheckpointSchedule(settings, device=cpu, rank=0, workers=1, clock=clock)
+        return CheckpointSchedule(settings, Group(), clock)
 
     return made
 

@@ -12,6 +12,7 @@ from penstock.trainers.data.batch import IGNORED
 from penstock.trainers.data.loader import Loader
 from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.group import Group
 
 TRAIN = Train(batch_tokens=10 * 32, tokens=2000)
 """62 and a half sequences of 37: 7 steps, into a second epoch."""
@@ -20,7 +21,7 @@ TRAIN = Train(batch_tokens=10 * 32, tokens=2000)
 def loader(shards: Path, rank: int = 0, workers: int = 1, micro: int = 3) -> Loader:
     opened = ShardSet.open(shards)
     made = BatchPlan.of(TRAIN, opened, seed=5)
-    return Loader(opened, made, rank=rank, workers=workers, micro_batch=micro)
+    return Loader(opened, made, Group(rank, workers), micro)
 
 
 def read(made: Loader, start: int = 0) -> list[tuple[str, int, list[list[int]]]]:
@@ -109,7 +110,7 @@ def test_all_workers_together_train_on_the_budget(shards: Path, tokens: int, mic
         counted = sum(
             int(batch.counted.sum())
             for rank in range(workers)
-            for step in Loader(opened, made, rank=rank, workers=workers, micro_batch=micro).steps()
+            for step in Loader(opened, made, Group(rank, workers), micro).steps()
             for batch in step.micro_batches
         )
         assert counted == tokens

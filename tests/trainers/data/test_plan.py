@@ -14,6 +14,7 @@ from penstock.trainers.data.loader import split_micro_batches
 from penstock.trainers.data.mixture import Mixture, Phase
 from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardGroup, ShardSet
+from penstock.trainers.group import Group
 from tests.trainers.conftest import write_shards
 
 
@@ -50,10 +51,7 @@ def test_each_epoch_reads_everything_once_in_an_order_of_its_own() -> None:
 @settings(max_examples=50)
 @given(count=st.integers(1, 300), workers=st.integers(1, 8), micro=st.integers(1, 7))
 def test_workers_change_only_the_slicing(count: int, workers: int, micro: int) -> None:
-    shares = [
-        split_micro_batches(count, rank=rank, workers=workers, micro_batch=micro)
-        for rank in range(workers)
-    ]
+    shares = [split_micro_batches(count, Group(rank, workers), micro) for rank in range(workers)]
     assert len({len(share) for share in shares}) == 1
     assert max(len(piece) for share in shares for piece in share) <= micro
     places = np.concatenate([piece for share in shares for piece in share])

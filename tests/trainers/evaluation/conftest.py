@@ -14,6 +14,7 @@ from penstock.recipe import ModelShape
 from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel, build_model
 from tests.pools import documents, write_jsonl
 
@@ -33,7 +34,7 @@ def model(opened: ShardSet) -> LanguageModel:
 
 @pytest.fixture(scope="session")
 def reader(model: LanguageModel) -> Reader:
-    return Reader(model, device=torch.device("cpu"))
+    return Reader(model, Group())
 
 
 @pytest.fixture(scope="session")

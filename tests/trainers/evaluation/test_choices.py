@@ -13,6 +13,7 @@ from penstock.trainers.evaluation import reading
 from penstock.trainers.evaluation.choices import Question, choice_nats, score_choices
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
 from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
 from .conftest import CONTEXT, READING, log_p
@@ -123,19 +124,14 @@ def test_accuracy_by_hand(tokenizer: Any) -> None:
 def test_company_and_padding_change_no_score(
     model: LanguageModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = Reader(model, device=torch.device("cpu"))
+    reader = Reader(model, Group())
     together = np.concatenate(choice_nats(QUESTIONS, reader, tokenizer, **READING))
     monkeypatch.setattr(reading, "BATCH_TOKENS", 1)
     alone = np.concatenate(choice_nats(QUESTIONS, reader, tokenizer, **READING))
     assert together == pytest.approx(alone, rel=1e-6)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total)
-    cpu = torch.device("cpu")
     shares = [
-        np.concatenate(
-            choice_nats(
-                QUESTIONS, Reader(model, device=cpu, rank=rank, workers=3), tokenizer, **READING
-            )
-        )
+        np.concatenate(choice_nats(QUESTIONS, Reader(model, Group(rank, 3)), tokenizer, **READING))
         for rank in range(3)
     ]
     assert np.array_equal(sum(shares), alone)

@@ -20,6 +20,7 @@ from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.documents import write_document_losses
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.evaluation.texts import text_nats
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel, build_model
 
 from .conftest import CONTEXT, log_p
@@ -36,7 +37,7 @@ def trained(packed: ShardSet) -> LanguageModel:
 
 
 def losses(model: LanguageModel, shards: ShardSet, path: Path, **share: Any) -> dict[str, Any]:
-    share = {"micro_batch": 5, "device": torch.device("cpu"), **share}
+    share = {"micro_batch": 5, "group": Group(), **share}
     write_document_losses(model, shards, path, **share)
     table = pq.read_table(path)
     assert table.schema.equals(documents.SCHEMA)
@@ -118,7 +119,7 @@ def test_a_document_in_one_span_costs_what_evaluation_says_of_its_text(
         for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist())
     }
     tokenizer = Tokenizer.from_file(str(packed.tokenizer))
-    reader = Reader(trained, device=torch.device("cpu"))
+    reader = Reader(trained, Group())
     checked = 0
     for name, nats, count in zip(found["doc_id"], found["nats"], found["tokens"]):
         ids = [0, *tokenizer.encode(texts[name]).ids, 0]
@@ -150,9 +151,7 @@ def test_ranks_and_chunks_give_the_same_bytes(
             packed,
             path,
             micro_batch=5,
-            device=torch.device("cpu"),
-            rank=rank,
-            workers=workers,
+            group=Group(rank, workers),
         )
         assert path.exists() == (rank == 0)
     sums = [sum(parts[1:], parts[0].clone()) for parts in zip(*shares)]
@@ -162,7 +161,7 @@ def test_ranks_and_chunks_give_the_same_bytes(
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.copy_(next(waiting)))
     # Micro-batches are cut from chunks, so those of one rank in the same chunks are the measure.
     alone = losses(trained, packed, tmp_path / "alone.parquet")
-    assert losses(trained, packed, tmp_path / "all.parquet", workers=workers) == alone
+    assert losses(trained, packed, tmp_path / "all.parquet", group=Group(0, workers)) == alone
     assert alone["nats"] == pytest.approx(found["nats"], rel=1e-6)
 
 

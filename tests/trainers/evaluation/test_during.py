@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from penstock.recipe import Train
 from penstock.trainers.data.plan import GlobalBatch
@@ -18,6 +17,7 @@ from penstock.trainers.evaluation.documents import write_document_losses
 from penstock.trainers.evaluation.during import TrainingEvaluator
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
 from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel, load_model
 from penstock.trainers.modelling.options import compile_inner
 from tests.trainers.test_engine import TRAIN, engine
@@ -36,7 +36,7 @@ def of_stage(stage: int, **changes: Any) -> Train:
 
 
 def evaluator(made: Engine, model: Any) -> Evaluator:
-    reader = Reader(model, device=torch.device("cpu"))
+    reader = Reader(model, Group())
     return Evaluator(reader, made.shards.tokenizer, **READING)
 
 
@@ -130,7 +130,7 @@ def test_a_steps_loss_is_that_of_its_documents(shards: Path, tmp_path: Path) -> 
         ShardSet.open(shards),
         tmp_path / "losses.parquet",
         micro_batch=3,
-        device=torch.device("cpu"),
+        group=Group(),
     )
     table = pq.read_table(tmp_path / "losses.parquet")
     own = {name: cost for name, cost in zip(*table.select(["doc_id", "nats"]).to_pydict().values())}

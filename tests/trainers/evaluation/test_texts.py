@@ -13,6 +13,7 @@ from penstock.trainers.evaluation import reading, texts
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.evaluation.texts import score_texts, text_nats
+from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
 from .conftest import CONTEXT, READING, log_p
@@ -56,7 +57,7 @@ def test_small_batches_and_many_ranks_give_the_same(
             return model(windows)
 
         passes.append(0)
-        reader = Reader(counting, device=torch.device("cpu"), rank=rank, workers=workers)
+        reader = Reader(counting, Group(rank, workers))
         return text_nats(TEXTS, reader, tokenizer, **READING)
 
     alone = share(0, 1)

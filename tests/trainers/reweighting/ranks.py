@@ -15,6 +15,7 @@ from penstock.recipe import ModelShape, ReweightSpec, Train
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 
 HERE = Path(__file__).parent
 LINUPPER = {"use": "loss", "warmup": {"steps": 1}, "temperature": 1.0}
@@ -48,9 +49,7 @@ def main(shards: str, directory: str, rank: int, workers: int) -> None:
             train,
             ShardSet.open(Path(shards)),
             1,
-            device=torch.device("cpu"),
-            rank=rank,
-            workers=workers,
+            Group(rank, workers),
             reweighter=PlannedReweighter(spec, [HERE])(),
             journal=kept,
         )

@@ -11,6 +11,7 @@ from penstock.trainers.data.batch import IGNORED
 from penstock.trainers.data.loader import Loader
 from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.group import Group
 from penstock.trainers.reweighting.samples import Samples
 
 TOKENS = 35 * 32 + 9
@@ -21,7 +22,7 @@ TOKENS = 35 * 32 + 9
 def loader(shards: Path) -> Loader:
     opened = ShardSet.open(shards)
     plan = BatchPlan.of(Train(tokens=TOKENS, batch_tokens=9 * 32), opened, seed=1)
-    return Loader(opened, plan, rank=0, workers=1, micro_batch=4)
+    return Loader(opened, plan, Group(), 4)
 
 
 @pytest.mark.parametrize("sample", ["sequence", "document"])

@@ -19,6 +19,7 @@ from penstock.selectors.reweighting import LossReweighter, ScoredBatch, Training
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.model import build_model
 from penstock.trainers.reweighting.samples import Samples
@@ -61,9 +62,7 @@ def engine(
         TRAIN.model_copy(update={"reweight": spec, **changes}),
         ShardSet.open(shards),
         1,
-        device=torch.device("cpu"),
-        rank=0,
-        workers=1,
+        Group(),
         reweighter=planned() if planned else None,
         journal=directory,
     )

@@ -1,0 +1,57 @@
+"""Rank, number of workers and device in one object, with the collectives that training uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+
+__all__ = ["Group"]
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The workers of a run, as one of them sees them.
+
+    Every method is a collective: all workers call it together. With one worker none needs a
+    process group.
+    """
+
+    rank: int = 0
+    """This worker, from 0."""
+    workers: int = 1
+    """All of them."""
+    device: torch.device = _CPU
+    """Where this worker computes, and where the backend of the process group takes tensors."""
+
+    def all_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over workers; the result, on :attr:`device`, may share its memory."""
+        total = values.to(self.device)
+        if self.workers > 1:
+            torch.distributed.all_reduce(total)
+        return total
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every worker's value, by rank. Values cross as pickles: only plain data."""
+        if self.workers == 1:
+            return [value]
+        values: list[Any] = [None] * self.workers
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, number: int) -> int:
+        """Return rank 0's number, below 2**63, on every worker."""
+        if self.workers == 1:
+            return number
+        tensor = torch.tensor([number], device=self.device)
+        torch.distributed.broadcast(tensor, src=0)
+        return int(tensor)
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        if self.workers > 1:
+            torch.distributed.barrier()
