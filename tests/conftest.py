@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""Marks and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -9,35 +9,47 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from tests.harness import WHOLE
+from tests.harness import ROOT, WHOLE
 from tests.s3 import s3_server
 
-# A shell starts what it puts in the background, such as a run of these tests under nohup, with
-# SIGINT ignored, and the processes of tests that send one would inherit that.
+# A shell starts background commands, such as a run of these tests under nohup, with SIGINT
+# ignored, and the processes to which tests send SIGINT would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What an example takes says how busy the machine is, and whether numba had to compile for it.
+# The time of an example depends on the load of the machine, and on whether numba compiles for it.
 hypothesis.settings.register_profile("penstock", deadline=None)
 hypothesis.settings.load_profile("penstock")
 
 
+MARKS = {
+    # Fixtures, and files or folders.
+    "ray_session": ["ray"],
+    "cluster": ["ray"],
+    "process_group": ["deepspeed"],
+    "trainings": ["deepspeed", "faults"],
+    "tests/faults": ["faults"],
+    "tests/trainers/checkpoints/test_ray.py": ["deepspeed", "faults", "ray"],
+    "tests/trainers/reweighting/test_ranks.py": ["deepspeed"],
+}
+"""Marks of the tests that use a fixture, or that lie in a file or folder."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures that they use; skip ``slow`` ones unless all faults are wanted."""
+    """Mark tests; skip ``slow`` ones unless all faults are wanted."""
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "ray_session" in fixtures:
-            item.add_marker("ray")
-        if {"process_group", "trainings"} & set(fixtures):
-            item.add_marker("deepspeed")
+        path = item.path.relative_to(ROOT)
+        names = {*getattr(item, "fixturenames", ()), *map(str, [path, *path.parents])}
+        for mark in {mark for name in names & MARKS.keys() for mark in MARKS[name]}:
+            item.add_marker(mark)
         if not WHOLE and item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="only with PENSTOCK_FAULTS=all"))
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One Ray of two CPUs for the whole test run: starting one takes 8 s."""
+    """Start one Ray of two CPUs for the whole test run, which takes 8 s."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
@@ -54,6 +66,6 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The address of a real S3 API on loopback, which the environment names from then on."""
+    """Start an S3 API on loopback, which the environment names from then on; return its address."""
     with s3_server() as address:
         yield address
