@@ -61,10 +61,8 @@ def test_a_driver_that_died_here_is_succeeded_at_once(tmp_path: Path) -> None:
     with pytest.raises(LeaseError, match=f"process {driver.pid}"):
         mine.hold()
     driver.send_signal(signal.SIGKILL)
-    time.sleep(0.2)  # dead, and not even buried
-    began = time.monotonic()
-    mine.hold()
-    assert time.monotonic() - began < 2
+    time.sleep(0.2)  # a zombie: nothing has waited for it
+    mine.hold()  # else it would be refused until the lease expires
     driver.wait()
     driver.stdout.close()
     mine.release()

@@ -13,7 +13,6 @@ import random
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -255,10 +254,8 @@ def test_a_large_document_is_kept_and_one_over_the_limit_is_quarantined(tmp_path
             {"id": "small", "text": "small"},
         ],
     )
-    start = time.perf_counter()
     with peak_memory(12 * 50):
         made = make(tmp_path, max_document_bytes=limit)
-    spent = time.perf_counter() - start
     check_accounting(made)
     assert [(row["id"], row["bytes"]) for row in documents(made)] == [("fits", limit), ("small", 5)]
     (bad,) = quarantined(made)
@@ -267,7 +264,6 @@ def test_a_large_document_is_kept_and_one_over_the_limit_is_quarantined(tmp_path
     record = json.loads(raw(bad))
     assert (record["id"], json.loads(record["meta"])) == ("over", {"n": 1})
     assert record["text"] == line.decode() + "x"
-    assert spent < 20
 
 
 def test_a_bad_record_never_stops_a_run_but_no_good_one_does(tmp_path: Path) -> None:

@@ -276,8 +276,7 @@ def test_usage_adds_up(make: Callable[[str], Runner], name: str) -> None:
         assert list(runner.run(spend, [300]))
         usage = runner.usage
     assert usage.items == 9
-    assert 0.9 <= usage.busy_seconds < 3
-    assert usage.busy_seconds <= usage.wall_seconds * slots
+    assert 9 * 0.1 <= usage.busy_seconds <= usage.wall_seconds * slots
     assert usage.peak_worker_bytes >= 300 << 20
     if name == "local-2":
         assert 10 << 20 < before < 300 << 20
