@@ -25,8 +25,9 @@ from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
+from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.flops import Arithmetic, Parameters, Utilisation, peak_flops
-from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.model import LanguageModel
 from penstock.trainers.modelling.options import apply_options
 from penstock.trainers.reweighting.steps import Reweighting
 from penstock.trainers.schedule import LearningRate

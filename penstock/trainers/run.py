@@ -39,12 +39,15 @@ def train_all(
     Runs that finish before another fails are kept, and found when this is called again.
 
     Raises:
-        RecipeError: ``train.deepspeed`` contradicts the recipe; nothing was started.
+        RecipeError: ``train.deepspeed`` contradicts the recipe, or the model to continue has
+            another tokenizer than the shards; nothing was started.
         TrainingError: A worker failed; its own message, in one line.
     """
     for spec in specs:
         check_overrides(spec.train.deepspeed)
     missing = {spec.fingerprint: spec for spec in specs if spec.find(workspace) is None}
+    for spec in missing.values():
+        spec.check_tokenizer()
     if missing:
         launch(_lanes(list(missing.values()), parallel), workspace, on_metrics)
     results = [spec.find(workspace) for spec in specs]

@@ -14,6 +14,7 @@ from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
 from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.modelling.vocabulary import check_tokenizer
 
 __all__ = ["OnMetrics", "RunResult", "RunSpec"]
 
@@ -50,6 +51,17 @@ class RunSpec:
     def fingerprint(self) -> str:
         """The name of the run's artefact."""
         return fingerprint(STAGE, VERSION, self._config(), self._inputs)
+
+    def check_tokenizer(self) -> None:
+        """Compare the shards' tokenizer with that of the model to continue from, if there is one.
+
+        Raises:
+            RecipeError: As :func:`~penstock.trainers.modelling.vocabulary.check_tokenizer`.
+        """
+        if isinstance(self.train.model, ModelFrom):
+            shards = Artefact.open(self.shards)
+            (record,) = shards.named("tokenizer/tokenizer.json")
+            check_tokenizer(self.train.model.hf, shards.verified(record))
 
     def find(self, workspace: Workspace) -> RunResult | None:
         """The finished run, if there is one."""

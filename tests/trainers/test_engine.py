@@ -16,7 +16,7 @@ from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
-from penstock.trainers.modelling.model import build_model
+from penstock.trainers.modelling.build import build_model
 
 TRAIN = Train(
     model=ModelShape(layers=1, width=32, heads=2),

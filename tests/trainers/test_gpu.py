@@ -22,7 +22,7 @@ from penstock.recipe import ModelShape
 from penstock.trainers.data.batch import Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
 from penstock.trainers.modelling.attention import _has_kernel, span_arguments, span_attention
-from penstock.trainers.modelling.model import build_model
+from penstock.trainers.modelling.build import build_model
 from tests.trainers.conftest import write_shards
 
 pytestmark = [

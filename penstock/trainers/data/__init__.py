@@ -1,1 +1,17 @@
-"""What a step trains on: shards and a step's number in, isolated batches out."""
+"""Training data: from a step's number to batches whose documents do not see each other.
+
+::
+
+    BatchPlan           step -> sequences of the global batch         plan.py
+      ├─ Mixture        position -> source, by exact shares           mixture.py
+      └─ permute        index in an epoch -> sequence                 order.py
+    Loader              step -> this rank's micro-batches             loader.py
+      ├─ ShardSet       sequence numbers -> tokens, documents         shards.py
+      │    ├─ Rows      mapped rows -> arrays, in compiled code       reading.py
+      │    └─ Spans     sequences -> ids of their documents           spans.py
+      └─ Batch          tokens and spans -> positions, labels, mask   batch.py
+
+A *position* counts the sequences that a run reads, from 0; a *sequence* is a row of the shards; a
+*span* is the part of a document that lies in one sequence. :class:`~.plan.GlobalBatch` and
+:class:`~.loader.LoadedStep` are what a step is made of, for all workers and for one.
+"""

@@ -1,16 +1,16 @@
-"""Packed sequences as tensors, such that no document sees another.
+"""Batches: packed sequences as tensors, in which no document sees another.
 
-Several documents share a sequence, so that no token is padding. They are kept apart three times:
-attention is causal within a document only, positions begin again at 0, and a document's first token
-has no label. All of it follows from where documents begin, so that is what a batch carries; the
-rest is derived on the device where it is used. The dense mask is for models that know no spans: at
-4,096 tokens it is 16 MiB a sequence.
+Several documents share a sequence, so that no token is padding. Three things keep them apart:
+attention is causal within a document only, positions restart at 0 in each document, and the first
+token of a document has no label. All three follow from where documents begin. So a batch carries
+only that, and the rest is derived on the device that uses it. The dense mask is for models that
+cannot attend by spans: at 4,096 tokens it takes 16 MiB a sequence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from penstock.trainers.data.shards import PackedSequence
 __all__ = ["IGNORED", "Batch", "collate"]
 
 IGNORED = -100
-"""The label of a token that is not predicted; what PyTorch and transformers call ignore_index."""
+"""The label of a token that is not predicted: ``ignore_index`` in PyTorch and transformers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,44 +31,44 @@ class Batch:
     """(n, L) int64."""
     spans: torch.Tensor
     """(documents + 1,) int32: where each document begins in the n * L tokens, in order, and the
-    end; what flash attention calls cumulative sequence lengths."""
+    end; the cumulative sequence lengths of flash attention."""
     counted: torch.Tensor
     """(n,) int64: how many tokens of each sequence are trained on, from its beginning."""
 
     @property
     def positions(self) -> torch.Tensor:
-        """(n, L) int64, from 0 in each document."""
+        """(n, L) int64: positions, from 0 in each document."""
         lengths = self.spans.diff()
         first = self.spans[:-1].repeat_interleave(lengths, output_size=self.input_ids.numel())
-        place = torch.arange(self.input_ids.numel(), device=self.spans.device)
-        return (place - first).view(self.input_ids.shape)
+        index = torch.arange(self.input_ids.numel(), device=self.spans.device)
+        return (index - first).view(self.input_ids.shape)
 
     @property
     def labels(self) -> torch.Tensor:
-        """(n, L) int64: the token itself, to be predicted from those before it, or IGNORED."""
-        place = torch.arange(self.input_ids.shape[1], device=self.spans.device)
-        labels = self.input_ids.masked_fill(place >= self.counted[:, None], IGNORED)
+        """(n, L) int64: each token itself, to be predicted from those before it, or IGNORED."""
+        index = torch.arange(self.input_ids.shape[1], device=self.spans.device)
+        labels = self.input_ids.masked_fill(index >= self.counted[:, None], IGNORED)
         labels.view(-1)[self.spans[:-1].long()] = IGNORED
         return labels
 
     @property
     def mask(self) -> torch.Tensor:
         """(n, 1, L, L) bool: whether query i may attend to key j."""
-        place = torch.arange(self.input_ids.shape[1], device=self.spans.device)
-        first = place - self.positions
-        return ((place >= first[:, :, None]) & (place <= place[:, None]))[:, None]
+        index = torch.arange(self.input_ids.shape[1], device=self.spans.device)
+        first = index - self.positions
+        return ((index >= first[:, :, None]) & (index <= index[:, None]))[:, None]
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True)
-            for field in fields(self)
-        }
-        return Batch(**moved)
+        """Copy the batch to ``device``."""
+        return Batch(
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            spans=self.spans.to(device, non_blocking=True),
+            counted=self.counted.to(device, non_blocking=True),
+        )
 
 
 def collate(sequences: Sequence[PackedSequence]) -> Batch:
-    """Sequences of equal length, all of whose tokens count."""
+    """Build a batch of sequences of equal length, all of whose tokens count."""
     ids = np.stack([sequence.tokens for sequence in sequences]).astype(np.int64)
     length = ids.shape[1]
     starts = [sequence.starts + row * length for row, sequence in enumerate(sequences)]

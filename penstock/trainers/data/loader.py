@@ -1,8 +1,8 @@
-"""Global batches as tensors: each rank's part of a step, made while the step before it runs.
+"""Loader: each rank's part of a global batch as tensors, read ahead of the step that uses it.
 
-Reading a sequence is a view into a mapped file and the comparison of its checksum; the one copy is
-the cast of its tokens into the batch. One thread does it ahead of the trainer, which tells in its
-metrics what it waits.
+Reading a sequence compares its checksum and casts its tokens from the mapped file into the batch,
+the only copy. One thread reads ahead of the trainer; the metrics hold the seconds that the trainer
+waited.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from penstock.trainers.group import Group
 
 __all__ = ["LoadedStep", "Loader", "split_micro_batches"]
 
-TOGETHER = 4
-"""Micro-batches that the thread hands over at a time: to wake somebody costs as much as to make
-one. Twice as many are held at most."""
+HANDED_OVER = 4
+"""Micro-batches that the thread hands over at a time, because waking a thread costs as much as
+reading one (docs/lab.md). At most twice as many are held."""
 
 
 def split_micro_batches(count: int, group: Group, micro_batch: int) -> list[np.ndarray]:
-    """Deal places 0 to ``count`` of a global batch: those of one worker, in micro-batches.
+    """Split the indices 0 to ``count`` of a global batch: the micro-batches of one rank.
 
-    Every rank gets equally many pieces, since each is a collective operation; their sizes differ
-    by at most one and may be 0.
+    Every rank gets equally many micro-batches, since each is a collective operation; their sizes
+    differ by at most one and may be 0.
     """
     pieces = max(1, -(-count // (group.workers * micro_batch)))
     mine = np.arange(group.rank, count, group.workers)
@@ -46,27 +46,27 @@ def split_micro_batches(count: int, group: Group, micro_batch: int) -> list[np.n
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedStep:
-    """A step as one rank sees it."""
+    """One rank's part of a step."""
 
     batch: GlobalBatch
     predicted: int
-    """Labels of the whole global batch."""
+    """Number of labels in the whole global batch."""
     digest: str
-    """Names the global batch's token ids, in order: 16 hexadecimal digits."""
+    """Digest of the global batch's token ids, in order: 16 hexadecimal digits."""
     pieces: list[np.ndarray]
-    """This rank's places in the global batch, for each micro-batch."""
+    """This rank's indices into the global batch, for each micro-batch."""
     micro_batches: Iterator[Batch]
-    """This rank's, in the order of ``pieces``, once; before the next step is asked for."""
+    """This rank's micro-batches, in the order of ``pieces``: read once, before the next step."""
 
 
 class Loader:
     """Reads a plan's steps for one rank.
 
     Args:
-        shards: What is read.
-        plan: Which sequences, when.
+        shards: Where sequences are read from.
+        plan: The global batches.
         group: The workers.
-        micro_batch: Sequences that go through the model at once.
+        micro_batch: Sequences in a forward pass.
     """
 
     def __init__(self, shards: ShardSet, plan: BatchPlan, group: Group, micro_batch: int) -> None:
@@ -78,28 +78,29 @@ class Loader:
         """Seconds that the trainer has waited for batches."""
 
     def steps(self, start: int = 0) -> Iterator[LoadedStep]:
-        """Every step from ``start`` on.
+        """Read every step from ``start`` on.
 
         Raises:
-            ArtefactError: A sequence is not what was written.
+            ArtefactError: A sequence does not match its checksum.
         """
         with closing(_ahead(self._read(start))) as made:
             timed = self._timed(made)
             for facts in timed:
                 taken = itertools.islice(timed, len(facts["pieces"]))
                 yield LoadedStep(**facts, micro_batches=taken)
-                for _ in taken:  # what the trainer left
+                for _ in taken:  # micro-batches that the trainer did not read
                     pass
 
     def collate(self, batch: GlobalBatch, places: np.ndarray) -> Batch:
-        """Sequences of a global batch as tensors; with none asked for, one that counts for nothing.
+        """Read sequences of a global batch as tensors.
 
         Args:
-            batch: The step's.
-            places: (n,) integers below ``len(batch)``.
+            batch: The global batch.
+            places: (n,) integers below ``len(batch)``; if empty, the batch holds one sequence of
+                which no token counts.
 
         Raises:
-            ArtefactError: A sequence is not what was written.
+            ArtefactError: A sequence does not match its checksum.
         """
         chosen = places if len(places) else np.zeros(1, np.int64)
         ids, spans = self.shards.read(batch.sequences[chosen])
@@ -111,7 +112,7 @@ class Loader:
         )
 
     def _read(self, start: int) -> Iterator[Any]:
-        """Of each step what :class:`LoadedStep` says of it, then its micro-batches."""
+        """Yield for each step the fields of :class:`LoadedStep`, then its micro-batches."""
         for step in range(start, self.plan.steps):
             batch = self.plan.global_batch(step)
             pieces = split_micro_batches(len(batch), self.group, self.micro_batch)
@@ -139,13 +140,13 @@ class Loader:
 
 
 def _ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
-    """The same items, made by a thread while the one who asks is busy."""
+    """Yield the same items, made ahead by a thread."""
     made: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
     room: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def make() -> None:
         try:
-            while room.get() and (some := list(itertools.islice(items, TOGETHER))):
+            while room.get() and (some := list(itertools.islice(items, HANDED_OVER))):
                 made.put(some)
             made.put([])
         except Exception as error:
@@ -163,6 +164,6 @@ def _ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
                 yield item
             room.put(True)
     finally:
-        while thread.is_alive():  # it may have room left to fill before it sees this
+        while thread.is_alive():  # it may still fill the room that it was given
             room.put(False)
             thread.join(0.01)

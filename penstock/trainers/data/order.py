@@ -1,6 +1,7 @@
-"""A permutation that nobody stores: an index goes through a keyed network and comes out elsewhere.
+"""Stateless pseudo-random permutation: a Feistel network with cycle walking.
 
-So any place of any epoch can be asked for at once, by any worker. It costs about 0.1 µs an index.
+Any index of any epoch can be computed by any worker at any time, so nothing is stored. It costs
+about 0.1 µs an index.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from penstock.hashing import avalanche, mix
 __all__ = ["permute"]
 
 ROUNDS = 8
-"""Four make a pseudorandom permutation (Luby and Rackoff 1988); small domains want more."""
+"""Four rounds make a pseudorandom permutation (Luby and Rackoff 1988); small domains need more."""
 
 
 def permute(places: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Send each place to another, one to one, by a Feistel network with cycle-walking.
+    """Map indices to indices, one to one.
 
-    The network permutes a power of four that is at most four times ``size``; a place that lands
-    outside walks on until it is inside (Black and Rogaway 2002), fewer than four times on average.
+    The network permutes a power of four that is at most four times ``size``; a value outside the
+    domain is passed through it again until it is inside (cycle walking, Black and Rogaway 2002),
+    fewer than four times on average.
 
     Args:
         places: (n,) integers in [0, size).
-        size: How many places there are.
-        key: Any integer; another key is another permutation.
+        size: Size of the domain.
+        key: Any integer; each key gives another permutation.
 
     Returns:
         (n,) int64 in [0, size).

@@ -1,10 +1,10 @@
-"""Which sequences make up a step: a pure function of (shards, seed, step).
+"""Global batches: which sequences make up a step, as a pure function of (shards, seed, step).
 
-A run reads a stream of positions, one sequence each, until its budget is spent to the token: the
-last sequence counts as far as the budget reaches. A position leads to a source by the mixture, to
-a place in that source's epoch by counting, and to a sequence by that epoch's own permutation. None
-of it is stored, so resuming needs a step's number and nothing else, and the number of workers
-changes only who takes which part of a step.
+A run reads a stream of positions, one sequence each, until its token budget is spent exactly: of
+the last sequence only the first tokens count. The mixture gives a position's source, counting gives
+its index in that source's epoch, and the permutation of that epoch gives the sequence. Nothing is
+stored, so a run resumes from a step's number alone, and the number of workers changes only which
+worker takes which part of a step.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from penstock.trainers.data.shards import ShardGroup, ShardSet
 __all__ = ["BatchPlan", "GlobalBatch"]
 
 WHOLE = "all"
-"""The name of all sequences together, where no mixture tells them apart."""
+"""The name of the one group that holds all sequences, where there is no mixture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalBatch:
-    """What all workers together train on in a step."""
+    """The sequences that all workers together train on in a step."""
 
     step: int
     before: int
-    """Tokens that earlier steps trained on."""
+    """Tokens of all earlier steps."""
     tokens: int
-    """Tokens of this step that count."""
+    """Tokens of this step, within the budget."""
     sequences: np.ndarray
-    """(n,) int64, their numbers in the shards."""
+    """(n,) int64: numbers of sequences in the shards."""
     counted: np.ndarray
-    """(n,) int64: how many tokens of each count, from its beginning. Only a run's last sequence
-    may be cut short."""
+    """(n,) int64: how many tokens of each sequence count, from its beginning. It is less than the
+    length only for a run's last sequence."""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -51,12 +51,12 @@ class BatchPlan:
     """The global batches of a run.
 
     Args:
-        groups: Sequences that are read in an order of their own; together, all that is read.
-        mixture: Over the groups, in their order.
-        tokens: The budget.
-        batch: Sequences of a global batch.
-        length: Tokens of a sequence.
-        seed: Of the order.
+        groups: Ranges of sequences, each read in its own order; together, all that is read.
+        mixture: Shares of the groups, in their order.
+        tokens: The token budget.
+        batch: Sequences in a global batch.
+        length: Tokens in a sequence.
+        seed: Seed of the order.
     """
 
     def __init__(
@@ -78,10 +78,11 @@ class BatchPlan:
 
     @classmethod
     def of(cls, train: Train, shards: ShardSet, seed: int) -> BatchPlan:
-        """The plan that a recipe asks for.
+        """Build the plan of a recipe's ``train`` part.
 
         Raises:
-            RecipeError: The mixture names a source that the shards do not hold apart.
+            RecipeError: The mixture names a source that has no shards of its own, or its phases do
+                not end in order within the budget.
         """
         tokens = train.tokens or shards.tokens
         length = shards.sequence_length
@@ -102,16 +103,16 @@ class BatchPlan:
 
     @property
     def positions(self) -> int:
-        """Sequences that are read, the last perhaps in part."""
+        """Sequences that the run reads; the last may count in part."""
         return -(-self.tokens // self.length)
 
     @property
     def steps(self) -> int:
-        """Global batches of the run; the last may be smaller."""
+        """Number of global batches; the last may be smaller."""
         return -(-self.positions // self.batch)
 
     def global_batch(self, step: int) -> GlobalBatch:
-        """What ``step`` trains on."""
+        """Return the batch of ``step``."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of {self.steps}")
         first = step * self.batch
@@ -128,12 +129,12 @@ class BatchPlan:
         )
 
     def epochs(self) -> dict[str, float]:
-        """How many times the run reads each group; all sequences together without a mixture."""
+        """Compute how many times the run reads each group, by the group's name."""
         read = self.mixture.read(self.positions)
         return {group.name: count / group.size for group, count in zip(self.groups, read.tolist())}
 
     def repeated(self) -> int:
-        """Tokens that the run reads for a second time or more, whole sequences."""
+        """Count the tokens that the run reads a second time or more, in whole sequences."""
         read = self.mixture.read(self.positions).tolist()
         again = [max(0, count - group.size) for group, count in zip(self.groups, read)]
         return sum(again) * self.length
@@ -159,13 +160,14 @@ def _name(group: ShardGroup) -> tuple[str, ...]:
 
 
 def _phases(mixture: Sequence[MixturePhase], tokens: int, length: int) -> list[Phase]:
-    """Phases by position: one begins with the first sequence that lies wholly behind its count."""
+    """Convert phases to positions: one begins at the first sequence wholly after its count."""
     ends = [phase.ends_at(tokens) for phase in mixture]
     for before, end in itertools.pairwise([0, *ends]):
         if end <= before:
             raise RecipeError(
-                f"train.mixture: expected `until` to rise and to stay below the budget of "
-                f"{tokens:,} tokens, got {end:,} after {before:,}"
+                key="train.mixture",
+                expected=f"`until` to rise and to stay below the budget of {tokens:,} tokens",
+                got=f"{end:,} after {before:,}",
             )
     starts = [0, *(-(-end // length) for end in ends[:-1])]
     return [Phase(first=first, weights=phase.weights) for first, phase in zip(starts, mixture)]
@@ -177,6 +179,7 @@ def _check_sources(mixture: Sequence[MixturePhase], groups: Sequence[ShardGroup]
         for name in phase.weights:
             if name not in names:
                 raise RecipeError(
-                    f"train.mixture: expected sources that the shards hold apart, {names}, got "
-                    f"{name!r}"
+                    key="train.mixture",
+                    expected=f"sources with shards of their own (`budget.shares`), {names}",
+                    got=repr(name),
                 )

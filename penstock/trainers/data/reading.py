@@ -1,8 +1,8 @@
-"""Rows of mapped files into a batch, in one call that holds no lock.
+"""Read rows of mapped files into a batch, in one compiled call that releases the GIL.
 
-Python takes microseconds to find a row, view it and copy it, more than the copying itself; here
-all rows of a batch are found, compared with their checksums and cast in compiled code, while the
-trainer's own thread runs.
+To find, view and copy a row takes Python microseconds, longer than the copy itself. Here all rows
+of a batch are found, compared with their checksums and cast in compiled code, while the trainer's
+thread runs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["Columns", "Rows"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns of a record batch, mapped."""
+    """The columns of a mapped record batch."""
 
     tokens: np.ndarray
     """(rows * L,) uint16 or uint32."""
     starts: np.ndarray
     """(documents,) int32: where each document begins in its row."""
     offsets: np.ndarray
-    """(rows + 1,) int32: which of ``starts`` belong to a row."""
+    """(rows + 1,) int32: where the ``starts`` of each row begin."""
     checksums: np.ndarray
     """(rows,) uint64."""
 
@@ -39,14 +39,14 @@ class Rows:
     """The rows of several record batches, by number.
 
     Args:
-        batches: Their columns, with tokens of one type.
-        length: L.
+        batches: The columns of each, with tokens of one type.
+        length: L, the tokens of a row.
     """
 
     def __init__(self, batches: Sequence[Columns], length: int) -> None:
         self._length = length
         self._batches = tuple(batches)
-        """Kept, so that what the addresses point to stays mapped."""
+        """Kept, so that the files stay mapped while their addresses are in use."""
         self._first = np.cumsum([0, *(len(each.checksums) for each in batches)], dtype=np.int64)
         columns = [(each.tokens, each.starts, each.offsets, each.checksums) for each in batches]
         addresses = [[column.ctypes.data for column in each] for each in columns]
@@ -57,44 +57,44 @@ class Rows:
         return int(self._first[-1])
 
     def batch(self, row: int) -> int:
-        """Which record batch holds a row."""
+        """Return the number of the record batch that holds a row."""
         return int(np.searchsorted(self._first, row, side="right")) - 1
 
     def starts(self, row: int) -> np.ndarray:
-        """Where documents begin in a row, as a view: (documents,) int32."""
+        """Return where documents begin in a row, as a view: (documents,) int32."""
         number = self.batch(row)
         place, columns = row - int(self._first[number]), self._batches[number]
         first, last = columns.offsets[place : place + 2]
         return columns.starts[first:last]
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Rows as arrays of their own.
+        """Copy rows into new arrays.
 
         Args:
             rows: (n,) int64.
 
         Returns:
             (n, L) int64 tokens; (documents + 1,) int32, where each document begins in the n * L
-            tokens, and their end; and the first place of ``rows`` whose checksum is not that of
-            what was read, or -1.
+            tokens, and their end; and the first index into ``rows`` whose checksum does not match,
+            or -1.
         """
         keys = factors(self._length)
         return _read(rows, self._first, self._addresses, self._like, keys, self._length)
 
     def predicted(self, rows: np.ndarray, counted: np.ndarray) -> np.ndarray:
-        """Of the first ``counted`` tokens of each row, those that begin no document: (n,) int64."""
+        """Count the first ``counted`` tokens of each row that begin no document: (n,) int64."""
         found: np.ndarray = _predicted(rows, counted, self._first, self._addresses)
         return found
 
     def checksums(self, rows: np.ndarray) -> np.ndarray:
-        """As recorded: (n,) uint64."""
+        """Return the recorded checksums: (n,) uint64."""
         sums: np.ndarray = _checksums(rows, self._first, self._addresses)
         return sums
 
 
 @intrinsic
 def _pointer(typing: Any, address: Any, like: Any) -> Any:
-    """An address as a pointer to values of the type of ``like``."""
+    """Cast an address to a pointer to values of the type of ``like``."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))

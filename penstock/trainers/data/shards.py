@@ -1,9 +1,9 @@
-"""Packed sequences by number, straight from mapped Arrow files.
+"""Shards: packed sequences by number, from mapped Arrow files.
 
-The files are mapped, not read: opening one takes about a millisecond, and a sequence goes from the
-page cache into a batch. A flipped token passes every check Arrow has, so every file is hashed
-when it is opened (1.6 GB/s a core), and every sequence is compared with its own checksum when it
-is read: days may lie between the two, in which pages are dropped and read from the disk again.
+The files are mapped, not read: opening one takes about a millisecond, and a sequence is copied from
+the page cache into a batch. Arrow does not detect a flipped token, so every file is hashed when it
+is opened (1.6 GB/s a core), and every sequence is compared with its own checksum when it is read:
+between the two, days may pass in which pages are dropped and read from the disk again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from penstock.errors import ArtefactError
 from penstock.recipe import REST
 from penstock.storage import AnyPath
 from penstock.trainers.data.reading import Columns, Rows
-from penstock.trainers.data.spans import Spans, spans_between, where
+from penstock.trainers.data.spans import Spans, describe_sequences, spans_between
 
 __all__ = ["PackedSequence", "ShardGroup", "ShardSet"]
 
@@ -33,15 +33,15 @@ class PackedSequence:
     tokens: np.ndarray
     """(L,) integers."""
     starts: np.ndarray
-    """(documents,) int32: where each document's span begins; the first is 0, rising."""
+    """(documents,) int32, rising from 0: where each document's span begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardGroup:
-    """Sequences that follow each other and hold no source but their own."""
+    """A range of sequences that hold one source, or :data:`REST`."""
 
     name: str
-    """The source, or :data:`REST`."""
+    """The source, or :data:`REST` for the sources that are packed together."""
     first: int
     size: int
 
@@ -66,13 +66,15 @@ class ShardSet:
         self.groups = _groups(records)
         if len(self) != artefact.facts["sequences"]:
             raise ArtefactError(
-                f"{artefact.path}: expected {artefact.facts['sequences']} sequences, found "
-                f"{len(self)}; delete the directory and run again"
+                file=artefact.path,
+                expected=f"{artefact.facts['sequences']} sequences",
+                got=len(self),
+                fix="delete the directory and run again",
             )
 
     @classmethod
     def open(cls, path: AnyPath) -> ShardSet:
-        """Open the shards at ``path``, comparing every file with its checksum.
+        """Open the shards at ``path`` and compare every file with its checksum.
 
         Raises:
             ArtefactError: A file is missing or changed, or this is not a shards artefact.
@@ -80,8 +82,9 @@ class ShardSet:
         artefact = Artefact.open(path)
         if artefact.manifest["stage"] != "shards":
             raise ArtefactError(
-                f"{path}: expected an artefact of stage 'shards', got "
-                f"{artefact.manifest['stage']!r}"
+                file=path,
+                expected="an artefact of stage 'shards'",
+                got=repr(artefact.manifest["stage"]),
             )
         return cls(artefact)
 
@@ -89,7 +92,7 @@ class ShardSet:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> PackedSequence:
-        """One sequence; many are read faster together.
+        """Read one sequence; :meth:`read` is faster for many.
 
         Raises:
             IndexError, ArtefactError: As :meth:`read`.
@@ -98,7 +101,7 @@ class ShardSet:
         return PackedSequence(ids[0], spans[:-1])
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sequences, each compared with its checksum.
+        """Read sequences and compare each with its checksum.
 
         Args:
             indices: (n,) int64.
@@ -109,59 +112,61 @@ class ShardSet:
 
         Raises:
             IndexError: There is no such sequence.
-            ArtefactError: One is not what was written.
+            ArtefactError: One does not match its checksum.
         """
         ids, spans, bad = self._rows.read(indices)
         if bad >= 0:
             path = self._files[self._rows.batch(int(indices[bad]))]
             raise ArtefactError(
-                f"{path}: changed since it was written: sequence {indices[bad]} is not what its "
-                f"checksum says; delete {path.parent} and run again to make it anew"
+                f"sequence {indices[bad]} does not match its checksum: the file changed since it "
+                "was written",
+                file=path,
+                fix=f"delete {path.parent} and run again to make it anew",
             )
         return ids, spans
 
     def checksums(self, indices: np.ndarray) -> np.ndarray:
-        """Of sequences' tokens and documents, as recorded: (n,) int64 to (n,) uint64."""
+        """Return the recorded checksums of sequences, over tokens and spans: (n,) uint64."""
         return self._rows.checksums(indices)
 
     def predicted(self, indices: np.ndarray, counted: np.ndarray) -> np.ndarray:
-        """How many of each sequence's first ``counted`` tokens have context to be predicted from.
+        """Count the predicted tokens among the first ``counted`` of each sequence.
 
-        All but the first of each document's span; read from the spans alone. All (n,) int64.
+        These are all but the first of each span; only the spans are read. All (n,) int64.
         """
         return self._rows.predicted(indices, counted)
 
     def starts(self, index: int) -> np.ndarray:
-        """Where each document's span of a sequence begins: (documents,) int32, not compared."""
+        """Return where each span of a sequence begins: (documents,) int32, without a checksum."""
         return self._rows.starts(index)
 
     @property
     def tokens(self) -> int:
-        """Tokens of one pass."""
+        """Tokens of one pass over all sequences."""
         return len(self) * self.sequence_length
 
     @property
     def tokenizer(self) -> Path:
-        """The ``tokenizer.json`` that the tokens came from."""
+        """The ``tokenizer.json`` that made the tokens, after comparing it with its checksum."""
         (record,) = self.artefact.named("tokenizer/tokenizer.json")
         return self.artefact.verified(record)
 
     def documents(self, first: int, last: int) -> Spans:
-        """Whose the spans of the sequences ``first`` to before ``last`` are."""
+        """Read the spans of the sequences from ``first`` to before ``last``, with document ids."""
         return spans_between(self._batches, first, last)
 
     def where(self, indices: Sequence[int]) -> str:
-        """Sequences in words: their numbers, shard files and first documents, a few of each."""
-        return where(self._batches, self._files, indices)
+        """Describe sequences for a message: numbers, shard files and first documents."""
+        return describe_sequences(self._batches, self._files, indices)
 
 
 def _columns(batch: pa.RecordBatch, length: int, path: AnyPath) -> Columns:
-    """What training needs of a record batch, as views of the mapped file."""
+    """Return the columns that training reads, as views of the mapped file."""
     tokens, starts = batch.column("tokens"), batch.column("doc_start")
     offsets = tokens.offsets.to_numpy()
     if not np.array_equal(offsets, offsets[0] + np.arange(batch.num_rows + 1) * length):
         raise ArtefactError(
-            f"{path}: expected {length} tokens in every sequence, found rows of other lengths"
+            file=path, expected=f"{length} tokens in every sequence", got="rows of other lengths"
         )
     return Columns(
         tokens=tokens.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]],
@@ -172,7 +177,7 @@ def _columns(batch: pa.RecordBatch, length: int, path: AnyPath) -> Columns:
 
 
 def _groups(records: Sequence[FileRecord]) -> list[ShardGroup]:
-    """Shards of a group follow each other."""
+    """Find the groups; the shards of a group follow each other."""
     sizes: dict[str, int] = {}
     for record in records:
         name = record.facts["group"] or REST

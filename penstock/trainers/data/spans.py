@@ -1,7 +1,7 @@
-"""Whose tokens a sequence holds: read when somebody asks, straight from the mapped files.
+"""Spans with document ids, read on demand from the mapped files.
 
-Training needs only where documents begin. Who they are is for what comes after it, their losses,
-and for messages, so nothing of it is kept in memory.
+Training needs only where documents begin. Their ids are needed afterwards, for losses by document,
+and in messages, so they are never kept in memory.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import pyarrow as pa
 
 from penstock.storage import AnyPath
 
-__all__ = ["Spans", "spans_between", "where"]
+__all__ = ["Spans", "describe_sequences", "spans_between"]
 
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Whose the spans of ``n`` sequences are, in the order of the sequences."""
+    """The documents of all spans of ``n`` sequences, in the order of the sequences."""
 
     ids: pa.StringArray
-    """(spans,) the documents' ids; a view of the mapped file where it is one record batch's."""
+    """(spans,) ids of documents; a view of the mapped file if all lie in one record batch."""
     offsets: np.ndarray
-    """(spans,) int64: where each begins in its document; 0 where the document begins."""
+    """(spans,) int64: where each span begins in its document; 0 if the document begins here."""
     counts: np.ndarray
-    """(n,) int64: how many there are in each sequence."""
+    """(n,) int64: number of spans in each sequence."""
 
 
 def spans_between(batches: Sequence[pa.RecordBatch], first: int, last: int) -> Spans:
-    """The spans of the sequences ``first`` to before ``last`` of these record batches."""
+    """Read the spans of the sequences from ``first`` to before ``last``."""
     parts, start = [], 0
     for batch in batches:
         begin, end = max(first - start, 0), min(last - start, batch.num_rows)
@@ -50,24 +50,24 @@ def _spans(batch: pa.RecordBatch) -> Spans:
     return Spans(ids.flatten(), offsets.flatten().to_numpy(), counts)
 
 
-def where(
+def describe_sequences(
     batches: Sequence[pa.RecordBatch],
     files: Sequence[AnyPath],
     indices: Sequence[int],
     most: int = 3,
 ) -> str:
-    """Sequences in words: their numbers, files and first documents, a few of each.
+    """Describe sequences for a message: their numbers, files and first documents.
 
     Args:
-        batches: The record batches in which sequences are numbered from 0.
-        files: Of each batch, the file it lies in.
-        indices: The sequences.
-        most: How many files and documents are told; of sequences, twice as many.
+        batches: Record batches, whose sequences are numbered from 0.
+        files: The file of each batch.
+        indices: Numbers of sequences.
+        most: How many files and documents to name; of sequences, twice as many.
     """
     shown = list(indices[: 2 * most])
     ends = np.cumsum([batch.num_rows for batch in batches])
-    places = np.searchsorted(ends, shown, side="right").tolist()
-    names = dict.fromkeys(files[place].name for place in places)
+    numbers = np.searchsorted(ends, shown, side="right").tolist()
+    names = dict.fromkeys(files[number].name for number in numbers)
     ids = dict.fromkeys(
         name for index in shown for name in spans_between(batches, index, index + 1).ids.to_pylist()
     )
@@ -79,6 +79,6 @@ def where(
 
 
 def _few(items: Iterable[str], most: int, more: bool) -> str:
-    """At most so many of them, shortened."""
+    """Join at most ``most`` items, each cut at 80 characters."""
     shown = [item if len(item) <= 80 else f"{item[:79]}…" for item in items]
     return ", ".join([*shown[:most], *(["…"] if more or len(shown) > most else [])])

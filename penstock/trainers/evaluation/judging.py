@@ -12,7 +12,7 @@ from penstock.trainers.evaluation.during import TrainingEvaluator
 from penstock.trainers.evaluation.evaluator import Evaluator, Scores
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.group import Group
-from penstock.trainers.modelling.model import build_model
+from penstock.trainers.modelling.build import build_model
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["RunEvaluator"]

@@ -1,10 +1,10 @@
-"""Attention within documents, from the spans of documents instead of a mask.
+"""Attention within documents, computed from the spans of documents instead of a mask.
 
-A dense mask costs L² for every sequence, however short the documents in it. Told where documents
-begin, attention costs the sum of their squares: on a CPU 1.2, 1.9, 3 and 4 to 5 times faster at
-512, 1,024, 2,048 and 4,096 tokens of the web pool, forward and backward (docs/lab.md); on a GPU
-one variable-length kernel takes all documents of a batch. A model is told by the keywords that
-transformers passes for flash attention (``cu_seq_lens_q`` and its companions); without them each
+A dense mask costs L² for every sequence, however short its documents. With spans, attention costs
+the sum of the squares of their lengths: on a CPU 1.2, 1.9, 3 and 4 to 5 times faster at 512, 1,024,
+2,048 and 4,096 tokens of the web pool, forward and backward (docs/lab.md); on a GPU one
+variable-length kernel takes all documents of a batch. Spans are passed in the keywords that
+transformers uses for flash attention (``cu_seq_lens_q`` and its companions); without them each
 sequence is one document, and with a mask attention is the ``sdpa`` of transformers.
 """
 
@@ -24,14 +24,14 @@ from penstock.trainers.data.batch import Batch
 __all__ = ["NAME", "register", "span_arguments", "span_attention"]
 
 NAME = "penstock_spans"
-"""What the attention is called in transformers' registry; never written to a saved model."""
+"""Its name in the registry of transformers; never written to a saved model."""
 
 _UNKNOWN = ("softcap", "s_aux", "position_bias")
-"""What some models ask of their attention and this one does not do."""
+"""Keywords of some models that this attention does not implement."""
 
 
 def register() -> str:
-    """Make the attention known to transformers; returns its name."""
+    """Register the attention with transformers; returns its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, span_attention)
@@ -40,9 +40,9 @@ def register() -> str:
 
 
 def span_arguments(batch: Batch) -> dict[str, Any]:
-    """The keywords that tell a model's attention where the batch's documents are.
+    """Return the keywords that pass the spans of a batch to a model's attention.
 
-    The lengths are upper bounds; one number for every batch keeps compiled code valid.
+    The lengths are upper bounds; the same number for every batch keeps compiled code valid.
     """
     length = batch.input_ids.shape[1]
     return {
@@ -66,26 +66,26 @@ def span_attention(
     max_length_q: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each span; what transformers' attention modules call.
+    """Compute causal attention within each span; called by transformers' attention modules.
 
     Args:
         module: The attention module that calls.
         query: (n, heads, L, d), any float type.
         key: (n, key-value heads, L, d); the heads are a multiple of these.
         value: As ``key``.
-        attention_mask: If given, it says all, and spans are not looked at.
-        dropout: Probability, of attention weights.
-        scaling: Of the products; 1/sqrt(d) if not given.
-        sliding_window: How many tokens up to and with itself a token sees; all if not given.
+        attention_mask: If given, it is used alone and spans are ignored.
+        dropout: Probability that an attention weight is dropped.
+        scaling: Factor of the products; 1/sqrt(d) if not given.
+        sliding_window: Tokens that a token attends to, itself included; all if not given.
         cu_seq_lens_q: (documents + 1,) int32, as :attr:`Batch.spans`; each row if not given.
-        max_length_q: At least the longest span.
+        max_length_q: An upper bound of the span lengths.
         others: Further keywords of the model; used by ``sdpa`` only.
 
     Returns:
         (n, L, heads, d), and no weights.
 
     Raises:
-        NotImplementedError: The model wants of its attention what is not done here.
+        NotImplementedError: The model passes a keyword that is not implemented here.
     """
     rows, heads, length, width = query.shape
     if attention_mask is not None or key.shape[2] != length:
@@ -105,12 +105,12 @@ def span_attention(
         longest = max_length_q or length
         result = _in_one_kernel(query, key, value, cu_seq_lens_q, longest, scaling, window)
     else:
-        result = _one_by_one(query, key, value, cu_seq_lens_q, dropout, scaling, window)
+        result = _run_by_run(query, key, value, cu_seq_lens_q, dropout, scaling, window)
     return result.view(rows, length, heads, width), None
 
 
 @torch.compiler.disable
-def _one_by_one(
+def _run_by_run(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -119,9 +119,9 @@ def _one_by_one(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """Each run of spans of equal length by PyTorch's own attention.
+    """Compute each run of spans of equal length by PyTorch's own attention.
 
-    Not compiled: the spans are other numbers in every batch.
+    Not compiled, because the spans differ in every batch.
 
     Args:
         query: (tokens, heads, d); the others likewise. See :func:`span_attention`.
@@ -149,9 +149,9 @@ def _one_by_one(
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """(length, length) bool: causal, and at most ``window`` tokens back, itself included."""
-    place = torch.arange(length, device=device)
-    back = place[:, None] - place
+    """Return the (length, length) bool mask: causal, ``window`` tokens with itself."""
+    index = torch.arange(length, device=device)
+    back = index[:, None] - index
     return (back >= 0) & (back < window)
 
 
@@ -164,7 +164,7 @@ def _in_one_kernel(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """All spans at once by ``torch.nn.attention.varlen`` (flash attention); shapes as above."""
+    """Compute all spans by ``torch.nn.attention.varlen`` (flash attention); shapes as above."""
     from torch.nn.attention.varlen import varlen_attn
 
     result = varlen_attn(
@@ -184,7 +184,7 @@ def _in_one_kernel(
 
 
 def _fits_kernel(query: torch.Tensor, dropout: float) -> bool:
-    """Whether the variable-length kernel can be used: it knows neither float32 nor dropout."""
+    """Return whether the variable-length kernel can be used: no float32, no dropout."""
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
@@ -196,7 +196,7 @@ def _fits_kernel(query: torch.Tensor, dropout: float) -> bool:
 
 @cache
 def _has_kernel(device: torch.device) -> bool:
-    """Whether this PyTorch has the kernel with windows and grouped heads, for this GPU."""
+    """Return whether this PyTorch has the kernel, with windows and grouped heads, for this GPU."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -206,7 +206,7 @@ def _has_kernel(device: torch.device) -> bool:
 
 
 def _mask(*arguments: Any, **keywords: Any) -> torch.Tensor | None:
-    """No mask where there is no padding; else the one that ``sdpa`` gets, windows included."""
+    """Return no mask where there is no padding; else that of ``sdpa``, windows included."""
     from transformers import AttentionMaskInterface
 
     if keywords.get("attention_mask") is None:

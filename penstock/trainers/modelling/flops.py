@@ -1,9 +1,9 @@
-"""How large a model is, how much arithmetic its training takes, and how well a device is used.
+"""Size of a model, arithmetic of its training, and utilisation of a device.
 
 Model FLOPs utilisation (Chowdhery et al. 2022, "PaLM", app. B) is the arithmetic that the model
-needs, over what the device could have done meanwhile. Activations that are made again are not
-needed, so they do not count. Where PaLM counts attention as if each token saw the whole sequence,
-here it is what tokens do see: those before them in their own document.
+needs over the arithmetic that the device could have done in the same time. Recomputed activations
+do not count. PaLM counts attention as if each token attended to the whole sequence; here it is
+counted over the tokens before it in its own document.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ PEAKS = {
     "NVIDIA L40": 181e12,
     "NVIDIA L40S": 362e12,
 }
-"""Dense bf16 FLOP/s by the beginning of a device's name, the longest that fits: NVIDIA's data
-sheets, halved where they quote sparsity."""
+"""Dense bf16 FLOP/s by the longest matching prefix of a device's name: NVIDIA's data sheets, halved
+where they quote sparsity."""
 
 _SIDE = {"cpu": 1024, "cuda": 8192}
-"""Of the square matrices by which a rate is measured: 25 ms a product on one core."""
+"""Side of the square matrices by which a rate is measured: 25 ms a product on one core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """How many numbers a model has; a matrix used twice counts once."""
+    """Numbers of parameters; a matrix used twice counts once."""
 
     total: int
     without_embeddings: int
-    """Neither tables of tokens and positions nor the head: N of Kaplan et al. 2020."""
+    """Without token and position tables and the head: N of Kaplan et al. 2020."""
 
     @classmethod
     def of(cls, model: LanguageModel) -> Parameters:
-        """Count, before DeepSpeed takes the weights apart."""
+        """Count, before a back end partitions the weights."""
         tables = _tables(model)
         every = list(model.parameters())
         return cls(
@@ -66,25 +66,25 @@ class Parameters:
 class Arithmetic:
     """Floating-point operations of training on a batch, forward and backward.
 
-    Every weight of a matrix takes 2 forward and 4 backward for each token (Kaplan et al. 2020,
-    sec. 2.1); the head for each token that it is asked of. A token that sees k others, itself
-    included, takes 12 k times the width of all heads in each layer: two products, forward and
-    twice backward. A document of s tokens thus takes 6 s (s + 1) widths. Sliding windows are not
-    subtracted, and of a mixture of experts every expert counts.
+    Every weight of a matrix takes 2 operations forward and 4 backward for each token (Kaplan et al.
+    2020, sec. 2.1); weights of the head for each token whose logits are made. A token that attends
+    to k tokens, itself included, takes 12 k times the width of all heads in each layer: two
+    products, forward and twice backward. So a document of s tokens takes 6 s (s + 1) widths.
+    Sliding windows are not subtracted, and in a mixture of experts every expert counts.
     """
 
     matrices: int
-    """Weights of matrices, tables and head left out."""
+    """Weights of matrices, without tables and head."""
     head: int
     """Weights of the head."""
     attention: int
     """Layers times heads times the width of a head."""
     every_token: bool
-    """Whether the head is asked of all tokens, or of labelled ones only."""
+    """Whether the head is applied to all tokens, or to labelled ones only."""
 
     @classmethod
     def of(cls, model: LanguageModel) -> Arithmetic:
-        """Read from the model, before DeepSpeed takes the weights apart."""
+        """Read from the model, before a back end partitions the weights."""
         config = model.causal.config.get_text_config()
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -99,7 +99,7 @@ class Arithmetic:
         )
 
     def flops(self, batch: Batch) -> int:
-        """Of one micro-batch, as it goes through the model."""
+        """Count the operations of one micro-batch."""
         spans = batch.spans.diff().long()
         asked = batch.labels.numel() if self.every_token else int((batch.labels != IGNORED).sum())
         attended = int((spans * (spans + 1)).sum())
@@ -111,7 +111,7 @@ class Utilisation:
     """Model FLOPs utilisation of one worker, step by step.
 
     Args:
-        arithmetic: Of the model.
+        arithmetic: The model's.
         peak: FLOP/s that count as 1, as :func:`peak_flops`.
     """
 
@@ -121,21 +121,21 @@ class Utilisation:
         self._flops = 0
 
     def add(self, batch: Batch) -> None:
-        """This batch, still on the CPU, is trained on."""
+        """Count a batch that is trained on, while it is still on the CPU."""
         self._flops += self._arithmetic.flops(batch)
 
     def take(self, seconds: float) -> float:
-        """The utilisation since the last call, which was ``seconds`` ago."""
+        """Return the utilisation since the last call, ``seconds`` ago."""
         flops, self._flops = self._flops, 0
         return flops / seconds / self._peak
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that a device could do.
+    """Return the peak FLOP/s of a device.
 
-    Of a GPU in :data:`PEAKS` what is published for dense bf16, whatever is used. Of a CPU, and of
-    other GPUs, what a large matrix product in ``dtype`` does in this process with its threads,
-    measured once: such a device is never seen to be idle for reasons that products share.
+    For a GPU in :data:`PEAKS` it is the published value for dense bf16, whatever type is used. For
+    a CPU and other GPUs it is the rate of a large matrix product in ``dtype`` in this process with
+    its threads, measured once; so what slows matrix products too does not lower the utilisation.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -146,19 +146,19 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 @cache
 def _measured(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """The best of five products after a first: other work on the machine only slows them."""
+    """Return the best of five products after a warm-up: other load only slows them."""
     side = _SIDE.get(device.type, _SIDE["cuda"])
     factor = torch.ones(side, side, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(6):
         began = time.perf_counter()
-        # The sum is read, so that a GPU must be done.
+        # Reading a value waits for the GPU.
         float((factor @ factor)[0, 0])
         best = min(best, time.perf_counter() - began)
     return 2 * side**3 / best
 
 
 def _tables(model: LanguageModel) -> set[int]:
-    """The identities of weights that are looked up in, and of the head."""
+    """Return the identities of the embedding tables and of the head."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return tables | {id(model.causal.get_output_embeddings().weight)}

@@ -1,11 +1,11 @@
-"""Cross-entropy of a language model without its logits.
+"""Cross-entropy of a language model without storing its logits.
 
-At 4,096 tokens and a vocabulary of 4,096 the logits are 64 MiB, and autograd passes over them six
-times; they cost more than the layers of a small model. Here they live for a few hundred rows at a
-time: the forward pass turns each piece of logits into its own gradient and is done with it.
+At 4,096 tokens and a vocabulary of 4,096 the logits take 64 MiB, and autograd passes over them six
+times; they cost more than the layers of a small model. Here they exist for a few hundred rows at a
+time: the forward pass turns each block of logits into its own gradient.
 
-That takes knowing how much each row counts. Where it is known only when all rows' losses are,
-:func:`token_cross_entropy` makes the logits once more in the backward pass: four matrix products
+For that the weight of each row must be known. Where it is known only after all losses are,
+:func:`token_cross_entropy` computes the logits again in the backward pass: four matrix products
 instead of three.
 """
 
@@ -19,14 +19,14 @@ import torch
 __all__ = ["summed_cross_entropy", "token_cross_entropy", "weighted_cross_entropy"]
 
 PIECE = {"cpu": 2**20, "cuda": 2**26}
-"""Logits held at a time: 4 MiB in float32 on a CPU, whose cache is what matters; 256 MiB on a GPU,
-which wants large products."""
+"""Logits held at a time: 4 MiB in float32 on a CPU, to stay in its cache; 256 MiB on a GPU, which
+needs large products."""
 
 
 def summed_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """The sum over rows of -log softmax(hidden @ weight.T)[target].
+    """Compute the sum over rows of -log softmax(hidden @ weight.T)[target].
 
     Args:
         hidden: (n, width), any float type.
@@ -46,13 +46,13 @@ def weighted_cross_entropy(
     targets: torch.Tensor,
     counts: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum over rows of ``counts`` times -log softmax(hidden @ weight.T)[target].
+    """Compute the sum over rows of ``counts`` times -log softmax(hidden @ weight.T)[target].
 
     Args:
         hidden: (n, width), any float type.
         weight: (vocabulary, width), of the same type.
         targets: (n,) int64.
-        counts: (n,) float32, how much each row counts, without gradient; None for 1 each.
+        counts: (n,) float32, the weight of each row, without gradient; None for 1 each.
 
     Returns:
         The sum, () float32 in nats, and (n,) float32: each row's own nats, without gradient.
@@ -66,7 +66,7 @@ def weighted_cross_entropy(
 def token_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Row by row: (n,) float32, in nats. Arguments as in :func:`summed_cross_entropy`."""
+    """Compute it row by row: (n,) float32, in nats. Arguments as :func:`summed_cross_entropy`."""
     nats: torch.Tensor = _TokenCrossEntropy.apply(hidden, weight, targets)
     return nats
 
@@ -77,7 +77,7 @@ def _pieces(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
-    """Gradients are found in the forward pass, while a piece of logits is in the cache."""
+    """Gradients are computed in the forward pass, while a block of logits is in the cache."""
 
     @staticmethod
     def forward(
@@ -116,7 +116,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 
 
 class _TokenCrossEntropy(torch.autograd.Function):
-    """Logits are made again in the backward pass, when it is known how much each row counts."""
+    """Logits are computed again in the backward pass, when the weight of each row is known."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""What a recipe may ask of a model besides its shape: less memory, or compiled code."""
+"""Options of a model besides its shape: recomputed activations, compiled code."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["apply_options", "check_compiler", "compile_inner", "recompute_activa
 
 
 def apply_options(model: LanguageModel, train: Train, device: torch.device) -> None:
-    """Do what ``train.activation_checkpointing`` and ``train.compile`` ask.
+    """Apply ``train.activation_checkpointing`` and ``train.compile``.
 
     Raises:
-        InputError: The model cannot, or there is no compiler.
+        InputError: The model does not support it, or there is no compiler.
     """
     if train.activation_checkpointing:
         recompute_activations(model)
@@ -29,19 +29,20 @@ def apply_options(model: LanguageModel, train: Train, device: torch.device) -> N
 
 
 def recompute_activations(model: LanguageModel) -> None:
-    """Keep each layer's input only and run the layer again for its gradients.
+    """Store only the input of each layer and run the layer again for its gradients.
 
-    In PyTorch's non-reentrant form, which works under every ZeRO stage as long as all weights are
-    trained. The loss has nothing to run again: its gradients are found in the forward pass.
+    This uses PyTorch's non-reentrant form, which works under every ZeRO stage as long as all
+    weights are trained. The loss is not run again: its gradients come from the forward pass.
 
     Raises:
-        InputError: The model cannot.
+        InputError: The model does not support it.
     """
     causal = model.causal
     if not causal.supports_gradient_checkpointing:
         raise InputError(
-            f"train.activation_checkpointing: models of type {causal.config.model_type!r} cannot; "
-            "leave it out"
+            f"models of type {causal.config.model_type!r} do not support it",
+            key="train.activation_checkpointing",
+            fix="leave it out",
         )
     # Renamed in transformers 5; the older name goes in 6.
     renamed = getattr(causal, "activation_checkpointing_enable", None)
@@ -49,26 +50,29 @@ def recompute_activations(model: LanguageModel) -> None:
 
 
 def compile_inner(model: LanguageModel, backend: str = "inductor") -> None:
-    """Let torch.compile make code for all but the loss, when the model first runs.
+    """Compile all but the loss with torch.compile, when the model first runs.
 
-    Sizes are variables from the start, since micro-batches differ by a sequence and each has
-    another number of documents: code is made once. Names of weights stay as they are. On a CPU
-    attention is left out, because its spans are numbers that differ in every batch.
+    Sizes are dynamic from the start, because micro-batches differ by a sequence and in their number
+    of documents; so code is compiled once. Names of weights do not change. On a CPU attention is
+    not compiled, because its spans differ in every batch.
     """
     model.inner.compile(dynamic=True, backend=backend)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse a machine on which torch.compile would fail at the first step.
+    """Check for what torch.compile needs, which would otherwise fail at the first step.
 
     Raises:
-        InputError: Names what is missing.
+        InputError: A compiler or triton is missing.
     """
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise InputError(
-            f"train.compile: no C++ compiler {compiler!r} on this worker; install one, name one "
-            "in CXX, or leave train.compile out"
+            f"no C++ compiler {compiler!r} on this worker",
+            key="train.compile",
+            fix="install one, name one in CXX, or leave train.compile out",
         )
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise InputError("train.compile: no triton on this worker; pip install triton")
+        raise InputError(
+            "no triton on this worker", key="train.compile", fix="run `pip install triton`"
+        )

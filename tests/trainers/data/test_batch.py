@@ -9,7 +9,8 @@ import torch
 from penstock.recipe import ModelShape
 from penstock.trainers.data.batch import IGNORED, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
-from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.build import build_model
+from penstock.trainers.modelling.model import LanguageModel
 
 
 def packed(tokens: list[int], starts: list[int]) -> PackedSequence:
@@ -44,8 +45,11 @@ def logits(model: LanguageModel, sequence: PackedSequence, mask: bool = True) ->
         ).logits[0]
 
 
-def test_no_document_sees_another(model: LanguageModel, shards: Path) -> None:
-    """Changing any one document leaves the logits of all others equal to the last bit."""
+def test_no_document_attends_to_another(model: LanguageModel, shards: Path) -> None:
+    """Changing any one document leaves the logits of all others equal to the bit.
+
+    Both times the batch has the same shape, so every number is made by the same instructions.
+    """
     opened = ShardSet.open(shards)
     boundaries = 0
     for index in range(12):
@@ -61,16 +65,16 @@ def test_no_document_sees_another(model: LanguageModel, shards: Path) -> None:
             assert torch.equal(before[others], after[others])
             assert not torch.equal(before[~others], after[~others])
             boundaries += start > 0
-    assert boundaries > 6, "hardly any sequence held two documents"
+    assert boundaries > 6, "hardly any sequence holds two documents"
 
 
-def test_without_the_mask_they_would_see_each_other(model: LanguageModel) -> None:
+def test_without_the_mask_documents_attend_to_each_other(model: LanguageModel) -> None:
     one = packed([1, 2, 3, 4, 5, 6], [0, 3])
     other = packed([9, 2, 3, 4, 5, 6], [0, 3])
     assert not torch.equal(logits(model, one, mask=False)[3:], logits(model, other, mask=False)[3:])
 
 
-def test_a_document_is_read_as_if_it_were_alone(model: LanguageModel) -> None:
+def test_a_document_has_the_logits_that_it_has_alone(model: LanguageModel) -> None:
     together = logits(model, packed([1, 2, 3, 4, 5, 6, 7, 8], [0, 3]))
     alone = logits(model, packed([4, 5, 6, 7, 8], [0]))
     torch.testing.assert_close(together[3:], alone)

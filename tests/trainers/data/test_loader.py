@@ -25,7 +25,7 @@ def loader(shards: Path, rank: int = 0, workers: int = 1, micro: int = 3) -> Loa
 
 
 def read(made: Loader, start: int = 0) -> list[tuple[str, int, list[list[int]]]]:
-    """Of each step its digest, its labels, and the token ids of this rank's sequences."""
+    """For each step: its digest, its number of labels, the token ids of this rank's sequences."""
     return [
         (
             step.digest,
@@ -37,7 +37,7 @@ def read(made: Loader, start: int = 0) -> list[tuple[str, int, list[list[int]]]]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
-def test_any_number_of_workers_sees_the_same_global_batches(shards: Path, workers: int) -> None:
+def test_any_number_of_workers_reads_the_same_global_batches(shards: Path, workers: int) -> None:
     expected = read(loader(shards))
     ranks = [read(loader(shards, rank, workers)) for rank in range(workers)]
     for number, (digest, predicted, rows) in enumerate(expected):
@@ -50,11 +50,11 @@ def test_any_number_of_workers_sees_the_same_global_batches(shards: Path, worker
     assert len({digest for digest, _, _ in expected}) == 7
 
 
-def test_a_resumed_loader_goes_on_where_it_was(shards: Path) -> None:
+def test_a_resumed_loader_continues_at_its_step(shards: Path) -> None:
     assert read(loader(shards), start=4) == read(loader(shards))[4:]
 
 
-def test_a_token_of_difference_is_another_digest(shards: Path) -> None:
+def test_a_token_of_difference_changes_the_digest(shards: Path) -> None:
     made = loader(shards)
     batch = made.plan.global_batch(0)
     digest = made._digest(batch)
@@ -80,7 +80,7 @@ def test_labels_are_counted_without_reading_tokens(shards: Path) -> None:
         assert sum(int((each != IGNORED).sum()) for each in labels) == step.predicted
 
 
-def test_a_worker_with_nothing_left_gets_a_batch_that_counts_for_nothing(shards: Path) -> None:
+def test_a_worker_without_sequences_gets_a_batch_without_labels(shards: Path) -> None:
     made = loader(shards, rank=7, workers=8)
     *_, last = ([*step.micro_batches] for step in made.steps())
     assert len(last) == 1 and bool((last[0].labels == IGNORED).all())
@@ -89,11 +89,11 @@ def test_a_worker_with_nothing_left_gets_a_batch_that_counts_for_nothing(shards:
 def test_an_error_while_reading_ahead_reaches_the_trainer(shards: Path) -> None:
     made = loader(shards)
     made.shards._rows._length -= 1
-    with pytest.raises(ArtefactError, match="is not what its checksum says"):
+    with pytest.raises(ArtefactError):
         read(made)
 
 
-def test_a_loader_that_is_left_ends_its_thread(shards: Path) -> None:
+def test_a_closed_loader_ends_its_thread(shards: Path) -> None:
     steps = loader(shards).steps()
     next(steps)
     assert any(thread.name == "loader" for thread in threading.enumerate())

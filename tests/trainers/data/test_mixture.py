@@ -33,7 +33,7 @@ def test_every_source_is_read_in_order_and_in_its_share(
         drift = np.cumsum(taken, axis=0) - shares * np.arange(1, len(taken) + 1)[:, None]
         assert np.abs(drift).max() <= len(weights)
         assert not taken[:, shares == 0].any()
-    # Asked for by itself, any piece is the same: what a restart relies on.
+    # Any range computed alone is the same, which a resumed run relies on.
     again, ranks = made.sources_at(begin, 700)
     assert np.array_equal(again, source[begin:]) and np.array_equal(ranks, rank[begin:])
     assert made.read(begin).tolist() == np.bincount(source[:begin], minlength=len(first)).tolist()

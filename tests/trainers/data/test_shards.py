@@ -46,7 +46,7 @@ def test_many_are_read_at_once(shards: Path, tmp_path: Path, tokenizer: object) 
         starts = [each.starts + 32 * row for row, each in enumerate(alone)]
         assert spans.tolist() == [*np.concatenate(starts).tolist(), 5 * 32]
     for beyond in (37, -1):
-        with pytest.raises(IndexError, match="no such sequence"):
+        with pytest.raises(IndexError):
             narrow.read(np.array([3, beyond]))
 
 
@@ -69,7 +69,7 @@ def test_groups_are_the_shards_of_a_source(tmp_path: Path, tokenizer: object) ->
 
 
 @pytest.mark.parametrize("column", ["tokens", "doc_start"])
-def test_a_bit_that_flips_after_opening_is_seen_before_it_is_used(
+def test_a_bit_that_flips_after_opening_is_detected_when_it_is_read(
     shards: Path, tmp_path: Path, column: str
 ) -> None:
     copy = tmp_path / "copy"
@@ -85,8 +85,9 @@ def test_a_bit_that_flips_after_opening_is_seen_before_it_is_used(
         (byte,) = file.read(1)
         file.seek(at)
         file.write(bytes([byte ^ 4]))
-    with pytest.raises(ArtefactError, match=r"shard-00001.*sequence 20 is not what its checksum"):
+    with pytest.raises(ArtefactError) as info:
         opened[20]
+    assert info.value.file == str(path) and "sequence 20 " in info.value.problem
     assert opened[0].tokens is not None
 
 
@@ -103,5 +104,6 @@ def test_a_flipped_byte_is_refused(shards: Path, tmp_path: Path) -> None:
 
 def test_another_stage_is_refused(tmp_path: Path) -> None:
     made = Workspace(tmp_path).draft("cut", 1, {}, {}).publish([], {})
-    with pytest.raises(ArtefactError, match="expected an artefact of stage 'shards', got 'cut'"):
+    with pytest.raises(ArtefactError) as info:
         ShardSet.open(made.path)
+    assert (info.value.file, info.value.got) == (str(made.path), "'cut'")

@@ -15,7 +15,8 @@ from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.group import Group
-from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.build import build_model
+from penstock.trainers.modelling.model import LanguageModel
 from tests.pools import documents, write_jsonl
 
 CONTEXT = 32

@@ -21,7 +21,8 @@ from penstock.trainers.evaluation.documents import write_document_losses
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.evaluation.texts import text_nats
 from penstock.trainers.group import Group
-from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.build import build_model
+from penstock.trainers.modelling.model import LanguageModel
 
 from .conftest import CONTEXT, log_p
 

@@ -18,7 +18,8 @@ from penstock.trainers.evaluation.during import TrainingEvaluator
 from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.group import Group
-from penstock.trainers.modelling.model import LanguageModel, load_model
+from penstock.trainers.modelling.build import load_model
+from penstock.trainers.modelling.model import LanguageModel
 from penstock.trainers.modelling.options import compile_inner
 from tests.trainers.test_engine import TRAIN, engine
 

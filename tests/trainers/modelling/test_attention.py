@@ -1,4 +1,4 @@
-"""No token of one document sees another, whatever the model and the way it attends."""
+"""No token attends to another document, for every model and kind of attention."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
 from penstock.trainers.modelling.attention import NAME, _has_kernel, span_arguments, span_attention
-from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.build import build_model
+from penstock.trainers.modelling.model import LanguageModel
 from penstock.trainers.modelling.options import recompute_activations
 
 LENGTH = 32
 CUTS = [(0, 9, 17), (0, 1, 2, 20), (0,), (0, 16), (0, 5, 10, 15, 31)]
-"""Where documents begin in each sequence: of one token, of equal lengths, one over all."""
+"""Where documents begin in each sequence: of one token, of equal lengths, one document."""
 
 
 def packed(seed: int = 0) -> list[PackedSequence]:
@@ -77,7 +78,7 @@ def test_values_and_gradients_are_those_of_a_dense_mask(
         torch.testing.assert_close(mine, theirs)
 
 
-def test_dropout_is_of_attention_weights() -> None:
+def test_dropout_drops_attention_weights() -> None:
     inputs = [torch.ones(len(CUTS), 2, LENGTH, 4)] * 3
     arguments = span_arguments(collate(packed()))
     torch.manual_seed(0)
@@ -87,7 +88,7 @@ def test_dropout_is_of_attention_weights() -> None:
     torch.testing.assert_close(kept, inputs[2].transpose(1, 2))
 
 
-def test_what_it_does_not_know_is_refused() -> None:
+def test_keywords_that_are_not_implemented_are_refused() -> None:
     inputs = [torch.ones(len(CUTS), 2, LENGTH, 4)] * 3
     arguments = span_arguments(collate(packed()))
     with pytest.raises(NotImplementedError, match="no softcap"):
@@ -96,7 +97,7 @@ def test_what_it_does_not_know_is_refused() -> None:
 
 @pytest.mark.parametrize("groups", [4, 2])
 @pytest.mark.parametrize("window", [None, 4])
-def test_the_kernel_of_gpus_is_called_as_it_asks_to_be(
+def test_the_gpu_kernel_is_called_with_its_signature(
     groups: int, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a GPU only shapes and types can be checked; numbers are in test_gpu.py."""
@@ -116,7 +117,9 @@ def test_the_kernel_of_gpus_is_called_as_it_asks_to_be(
     assert found.shape == (len(CUTS), LENGTH, 4, 8) and found.dtype == torch.bfloat16
 
 
-# Whole models: changing one document leaves every other document's logits equal to the last bit.
+# Whole models: changing one document leaves every other document's logits equal to the bit. The
+# batch keeps its shape, so on one machine with one number of threads every number is made by the
+# same instructions.
 
 
 def _gpt2() -> Any:
@@ -145,20 +148,20 @@ def _grouped() -> Any:
 
 
 def _windowed() -> Any:
-    """Its layers see 20 tokens back, more than the trial at the start can tell."""
+    """Its layers attend to 20 tokens, more than the trial at the start has."""
     from transformers import MistralConfig, MistralForCausalLM
 
     return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=20))
 
 
-def _deaf() -> Any:
-    """Passes nothing on to its attention but a mask."""
+def _mask_only() -> Any:
+    """Passes only a mask on to its attention."""
     from transformers import StableLmConfig, StableLmForCausalLM
 
     return StableLmForCausalLM(StableLmConfig(**SIZES))
 
 
-MODELS = {"gpt2": _gpt2, "grouped": _grouped, "windowed": _windowed, "deaf": _deaf}
+MODELS = {"gpt2": _gpt2, "grouped": _grouped, "windowed": _windowed, "mask-only": _mask_only}
 
 
 @pytest.fixture(scope="module", params=["ours", *MODELS])
@@ -172,7 +175,7 @@ def model(
     torch.manual_seed(0)
     MODELS[request.param]().save_pretrained(directory)
     made = build_model(ModelFrom(hf=str(directory)), opened, seed=1).eval()
-    assert made.by_spans == (request.param != "deaf")
+    assert made.by_spans == (request.param != "mask-only")
     return made
 
 
@@ -216,7 +219,7 @@ def test_no_gradient_crosses_documents(model: LanguageModel) -> None:
         assert not others.any()
 
 
-def test_a_document_is_read_as_if_it_were_alone(model: LanguageModel) -> None:
+def test_a_document_has_the_logits_that_it_has_alone(model: LanguageModel) -> None:
     sequences = packed()
     together = logits(model, sequences)
     for start, end in spans(collate(sequences)):
@@ -226,8 +229,8 @@ def test_a_document_is_read_as_if_it_were_alone(model: LanguageModel) -> None:
         torch.testing.assert_close(together[start:end], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_without_spans_and_mask_documents_do_see_each_other(model: LanguageModel) -> None:
-    """What the tests above would find if nothing kept documents apart."""
+def test_without_spans_and_mask_documents_attend_to_each_other(model: LanguageModel) -> None:
+    """The result of the tests above if nothing kept documents apart."""
     one, other = packed(0)[0], packed(1)[0]
     mixed = PackedSequence(np.concatenate([other.tokens[:9], one.tokens[9:]]), one.starts)
     batches = [collate([one]), collate([mixed])]
@@ -237,18 +240,18 @@ def test_without_spans_and_mask_documents_do_see_each_other(model: LanguageModel
     )
     if model.by_spans:
         assert not torch.equal(first[0, 9:], second[0, 9:])
-    else:  # transformers finds the documents from positions where nobody says otherwise
+    else:  # transformers finds the documents from positions where there is no mask
         assert torch.equal(first[0, 9:], second[0, 9:])
 
 
-def test_activations_that_are_made_again_give_the_same_gradients(model: LanguageModel) -> None:
+def test_recomputed_activations_give_the_same_gradients(model: LanguageModel) -> None:
     batch = collate(packed())
     model.train()
     found = []
     for again in (False, True):
         if again:
             recompute_activations(model)
-        torch.manual_seed(0)  # of gpt2's dropout
+        torch.manual_seed(0)  # for the dropout of gpt2
         loss = model(batch)
         found.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
     model.eval()
@@ -274,7 +277,7 @@ def test_a_padding_mask_is_honoured(model: LanguageModel) -> None:
     assert (unmasked[0] - unmasked[1]).abs().max() > 1e-4, "the mask made no difference"
 
 
-def test_the_exported_model_answers_alike_and_names_no_attention_of_ours(
+def test_the_exported_model_has_the_same_logits_and_an_attention_of_transformers(
     model: LanguageModel, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -285,7 +288,7 @@ def test_the_exported_model_answers_alike_and_names_no_attention_of_ours(
     assert loaded.config._attn_implementation != NAME
     ids = collate(packed()).input_ids
     with torch.inference_mode():
-        # The exported model attends as a dense mask does, which rounds differently.
+        # The exported model attends by a dense mask, which rounds differently.
         torch.testing.assert_close(
             loaded(ids).logits, model.causal(ids).logits, rtol=1e-5, atol=1e-6
         )

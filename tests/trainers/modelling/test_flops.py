@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.flops import (
     PEAKS,
     Arithmetic,
@@ -17,7 +18,7 @@ from penstock.trainers.modelling.flops import (
     Utilisation,
     peak_flops,
 )
-from penstock.trainers.modelling.model import LanguageModel, build_model
+from penstock.trainers.modelling.model import LanguageModel
 
 MATRICES = 4 * 32 * 32 + 3 * 32 * 96
 HEAD = 320 * 32
@@ -46,7 +47,7 @@ def test_a_golden_batch(model: LanguageModel) -> None:
     assert arithmetic.flops(batch()) == 6 * (8 * MATRICES + 4 * HEAD + 32 * attended)
 
 
-def test_pytorch_counts_as_many_in_products_with_weights(model: LanguageModel) -> None:
+def test_pytorch_counts_the_same_operations_in_products_with_weights(model: LanguageModel) -> None:
     with FlopCounterMode(display=False) as counter:
         model(batch()).backward()
     counts = counter.get_flop_counts()["Global"]
@@ -54,7 +55,9 @@ def test_pytorch_counts_as_many_in_products_with_weights(model: LanguageModel) -
     assert products == pytest.approx(6 * (8 * MATRICES + 4 * HEAD), rel=1e-3)
 
 
-def test_another_kind_of_model_is_asked_for_every_token(shards: Path, tmp_path: Path) -> None:
+def test_the_head_of_another_architecture_is_applied_to_every_token(
+    shards: Path, tmp_path: Path
+) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
@@ -71,7 +74,7 @@ def test_another_kind_of_model_is_asked_for_every_token(shards: Path, tmp_path: 
     assert Arithmetic.of(found).flops(batch()) == 6 * (8 * matrices + 8 * HEAD + 3 * 32 * 28)
 
 
-def test_utilisation_is_work_over_time_and_peak(model: LanguageModel) -> None:
+def test_utilisation_is_flops_over_seconds_and_peak(model: LanguageModel) -> None:
     arithmetic = Arithmetic.of(model)
     used = Utilisation(arithmetic, peak=1e9)
     used.add(batch())
@@ -80,7 +83,7 @@ def test_utilisation_is_work_over_time_and_peak(model: LanguageModel) -> None:
     assert used.take(0.5) == 0
 
 
-def test_a_cpus_peak_is_what_a_product_does_here() -> None:
+def test_the_peak_of_a_cpu_is_measured_by_a_product() -> None:
     cpu = torch.device("cpu")
     rate = peak_flops(cpu, torch.float32)
     assert 1e9 < rate < 1e14
@@ -97,7 +100,7 @@ def test_a_cpus_peak_is_what_a_product_does_here() -> None:
         ("NVIDIA L4", 121e12),
     ],
 )
-def test_a_gpus_peak_is_what_is_published(
+def test_the_peak_of_a_gpu_is_the_published_value(
     name: str, peak: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)

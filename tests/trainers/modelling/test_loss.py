@@ -7,7 +7,7 @@ from penstock.trainers.modelling import loss
 
 
 @pytest.mark.parametrize("piece", [1, 50, 2**20])
-def test_value_and_gradients_are_those_of_pytorch(
+def test_value_and_gradients_equal_those_of_pytorch(
     piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(loss.PIECE, "cpu", piece)
@@ -27,8 +27,8 @@ def test_value_and_gradients_are_those_of_pytorch(
 
 
 @pytest.mark.parametrize("piece", [1, 50, 2**20])
-def test_rows_may_count_differently(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Known before (weighted) or after (token): the same value and gradients as PyTorch's."""
+def test_rows_may_have_weights(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights known before (weighted) or after (token): PyTorch's value and gradients."""
     monkeypatch.setitem(loss.PIECE, "cpu", piece)
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(13, 6, generator=generator, requires_grad=True)
@@ -49,7 +49,7 @@ def test_rows_may_count_differently(piece: int, monkeypatch: pytest.MonkeyPatch)
             torch.testing.assert_close(mine, theirs)
 
 
-def test_no_rows_cost_nothing() -> None:
+def test_without_rows_the_loss_is_0() -> None:
     hidden = torch.zeros(0, 4, requires_grad=True)
     weight = torch.ones(5, 4, requires_grad=True)
     found = loss.summed_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.int64))

@@ -9,7 +9,8 @@ from penstock.errors import InputError
 from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.modelling.model import LanguageModel, build_model, load_model
+from penstock.trainers.modelling.build import build_model, load_model
+from penstock.trainers.modelling.model import LanguageModel
 
 SHAPE = ModelShape(layers=1, width=32, heads=2)
 
@@ -34,7 +35,7 @@ def test_weights_come_from_the_seed_alone(opened: ShardSet) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(first.causal.lm_head.weight, other.causal.lm_head.weight)
     torch.manual_seed(123)
-    assert torch.equal(drawn, torch.rand(1)), "building a model disturbed the global generator"
+    assert torch.equal(drawn, torch.rand(1)), "building a model changed the global generator"
 
 
 def test_input_and_output_embeddings_are_one(opened: ShardSet) -> None:
@@ -43,7 +44,7 @@ def test_input_and_output_embeddings_are_one(opened: ShardSet) -> None:
     assert causal.config.intermediate_size == 96
 
 
-def test_the_short_way_to_the_loss_gives_the_same(opened: ShardSet) -> None:
+def test_the_loss_without_logits_equals_that_of_the_logits(opened: ShardSet) -> None:
     model = build_model(SHAPE, opened, seed=0)
     batch = collate([opened[0], opened[1]])
     short = model(batch)
@@ -52,7 +53,7 @@ def test_the_short_way_to_the_loss_gives_the_same(opened: ShardSet) -> None:
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_labels_may_count_differently(opened: ShardSet, plain: bool) -> None:
+def test_labels_may_have_weights(opened: ShardSet, plain: bool) -> None:
     model = build_model(SHAPE, opened, seed=0)
     model._plain_head = plain
     batch = collate([opened[0], opened[1], opened[2]])
@@ -74,7 +75,7 @@ def test_labels_may_count_differently(opened: ShardSet, plain: bool) -> None:
     late, described = model(batch, tokens=True, describe=describe)
     torch.testing.assert_close(late, expected)
     assert described.tolist() == [0, 1, 2]
-    # A place's logits are those that predict the label after it.
+    # The logits of a token predict the label after it.
     labelled = torch.nn.functional.pad(batch.labels[:, 1:] != -100, (0, 1))
     torch.testing.assert_close(seen["logits"], (logits * labelled[..., None]).detach())
     wanted = torch.autograd.grad((expected * counts).sum(), list(model.parameters()))
@@ -92,32 +93,36 @@ def test_a_saved_model_can_be_continued(opened: ShardSet, tmp_path: Path) -> Non
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a causal language model"):
+    with pytest.raises(InputError) as info:
         load_model(tmp_path)
+    assert (info.value.key, info.value.file) == ("train.model.hf", str(tmp_path))
 
 
 def test_a_smaller_vocabulary_is_refused(opened: ShardSet, tmp_path: Path) -> None:
     build_model(SHAPE, opened, seed=0).causal.save_pretrained(tmp_path)
     opened = ShardSet(opened.artefact)
     opened.vocab_size = 5000
-    with pytest.raises(InputError, match="expected a vocabulary of at least 5000"):
+    with pytest.raises(InputError) as info:
         build_model(ModelFrom(hf=str(tmp_path)), opened, seed=0)
+    assert (info.value.key, info.value.got) == ("train.model.hf", "320")
+    assert "5000" in (info.value.expected or "")
 
 
-def test_a_model_that_lets_documents_see_each_other_is_refused(
+def test_a_model_that_cannot_keep_documents_apart_is_refused(
     opened: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_model(SHAPE, opened, seed=0).causal.save_pretrained(tmp_path)
     whole = type(build_model(SHAPE, opened, seed=0).causal).forward
 
-    def deaf(self: object, attention_mask: object = None, **inputs: object) -> object:
+    def without_mask(self: object, attention_mask: object = None, **inputs: object) -> object:
         return whole(self, **inputs | {"position_ids": None})
 
     def load(path: str) -> LanguageModel:
         model = load_model(path)
-        monkeypatch.setattr(type(model.causal), "forward", deaf)
+        monkeypatch.setattr(type(model.causal), "forward", without_mask)
         return model
 
-    monkeypatch.setattr("penstock.trainers.modelling.model.load_model", load)
-    with pytest.raises(InputError, match="packed documents would see each other"):
+    monkeypatch.setattr("penstock.trainers.modelling.build.load_model", load)
+    with pytest.raises(InputError) as info:
         build_model(ModelFrom(hf=str(tmp_path)), opened, seed=0)
+    assert "mask" in info.value.problem
