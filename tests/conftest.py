@@ -28,10 +28,10 @@ MARKS = {
     "ray_session": ["ray"],
     "cluster": ["ray"],
     "process_group": ["deepspeed"],
-    "trainings": ["deepspeed", "faults"],
+    "trainings": ["deepspeed"],
     "tests/faults": ["faults"],
+    "tests/trainers/checkpoints/test_kills.py": ["faults"],
     "tests/trainers/checkpoints/test_ray.py": ["deepspeed", "faults", "ray"],
-    "tests/trainers/reweighting/test_ranks.py": ["deepspeed"],
 }
 """Marks of the tests that use a fixture, or that lie in a file or folder."""
 

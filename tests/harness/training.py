@@ -69,6 +69,10 @@ def run(order: dict[str, Any], rank: int) -> int:
     """Be one worker of a run; return its exit status."""
     workers = order["workers"]
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers))
+    if "call" in order:
+        module, _, function = order["call"].partition(":")
+        getattr(importlib.import_module(module), function)(*order["arguments"], rank, workers)
+        return 0
     torch.distributed.init_process_group(
         "gloo",
         f"file://{order['store']}",
@@ -241,6 +245,21 @@ class Trainings:
             "plan": str(self._plan.directory),
             "store": str(self._directory / f"store-{uuid.uuid4().hex}"),
         }
+        return self._ended(order, patience)
+
+    def call(self, function: str, arguments: list[str], workers: int) -> Workers:
+        """Call ``function(*arguments, rank, workers)`` in a fork for each rank.
+
+        Args:
+            function: ``module:function``.
+            arguments: Those before rank and workers.
+            workers: Their number.
+        """
+        order = {"call": function, "arguments": arguments, "workers": workers}
+        return self._ended(order, patience=10.0)
+
+    def _ended(self, order: dict[str, Any], patience: float) -> Workers:
+        workers = order["workers"]
         statuses = self._forks.wait(self._forks.fork(order, workers), patience)
         outputs = [
             (self._forks.output("out", i), self._forks.output("err", i)) for i in range(workers)

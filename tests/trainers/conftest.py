@@ -13,6 +13,7 @@ import torch
 
 from penstock.artefact import Artefact, FileRecord, Workspace
 from penstock.checksum import sequence_checksums
+from tests.harness.training import Trainings
 
 EOS = 0
 VOCABULARY = 320
@@ -111,6 +112,14 @@ def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any, sou
 def shards(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """37 sequences of 32 tokens: no power of two, no multiple of a batch."""
     return write_shards(tmp_path_factory.mktemp("shards"), tokenizer, sequences=37).path
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    """Fork workers of training runs from one process, which takes six seconds to start."""
+    made = Trainings(tmp_path_factory.mktemp("trainings"))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

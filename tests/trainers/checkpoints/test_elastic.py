@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 from tests.harness.training import Run, Trainings
+
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 STEPS = 19
 """Four epochs of 37 sequences; checkpoints after 8 and 16 steps."""
@@ -22,29 +26,35 @@ LONGER = {
 @pytest.fixture(scope="module")
 def undisturbed(
     trainings: Trainings, shards: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[Run]:
-    """Of two workers, by ZeRO stage."""
-    runs = []
-    for stage in range(4):
+) -> Callable[[int], Run]:
+    """Return the undisturbed run of two workers for a ZeRO stage."""
+
+    @functools.cache
+    def run_of(stage: int) -> Run:
         train = {**LONGER, "deepspeed": {"zero_optimization": {"stage": stage}}}
-        work = tmp_path_factory.mktemp("undisturbed")
-        runs.append(Run(shards=shards, work=work, train=train))
-        trainings.run(runs[-1], 2).well()
-    return runs
+        run = Run(shards=shards, work=tmp_path_factory.mktemp("undisturbed"), train=train)
+        trainings.run(run, 2).well()
+        return run
+
+    return run_of
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1, 2, 3])
+@pytest.mark.parametrize("stage", [SLOW(0), 1, SLOW(2), 3])
 def test_fewer_or_more_workers_go_on(
-    trainings: Trainings, undisturbed: list[Run], tmp_path: Path, stage: int, workers: int
+    trainings: Trainings,
+    undisturbed: Callable[[int], Run],
+    tmp_path: Path,
+    stage: int,
+    workers: int,
 ) -> None:
-    run = replace(undisturbed[stage], work=tmp_path)
+    run = replace(undisturbed(stage), work=tmp_path)
     died = trainings.run(run, 2, {"rank": 1, "point": "step, after", "nth": 12})
     assert died.statuses[1] == -9
     assert run.checkpoints == ["step-00000008"]
     trainings.run(run, workers).well()
     assert run.notes[0].endswith("checkpoints/step-00000008, written by 2 workers")
-    expected = undisturbed[stage].lines()
+    expected = undisturbed(stage).lines()
     assert len(expected) == STEPS
     assert [line["data"] for line in run.lines()] == [line["data"] for line in expected]
     losses = np.array([line["loss"] for line in run.lines()])

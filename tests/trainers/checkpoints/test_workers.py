@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from tests.harness.training import Run, Trainings
 
-AWKWARD = [(1, 1), (33, 3), (257, 16), (1000, 2), (37 * 32 + 7, 5)]
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+AWKWARD = [(1, 1), SLOW(33, 3), (257, 16), SLOW(1000, 2), (37 * 32 + 7, 5)]
 """Tokens, and sequences of a micro-batch: nothing to predict, a token over, into a second epoch."""
 
 

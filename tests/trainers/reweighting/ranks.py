@@ -1,10 +1,8 @@
-"""One rank of several: whole runs with DeepSpeed over gloo, one after another; see test_ranks."""
+"""One rank of several: whole runs over gloo, one after another, in a fork; see test_ranks."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +64,3 @@ def main(shards: str, directory: str, rank: int, workers: int) -> None:
         made.close()
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

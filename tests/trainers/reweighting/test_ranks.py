@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .ranks import CASES
+from tests.harness.training import Trainings
 
-# Seven processes that import PyTorch and DeepSpeed, on however few cores.
-pytestmark = pytest.mark.timeout(900)
+from .ranks import CASES
 
 WORKERS = (1, 2, 4)
 
 
 @pytest.fixture(scope="module")
-def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The directory of each number of workers, whose cases have all been run."""
+def runs(
+    trainings: Trainings, shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    """Run all cases with each number of workers; return their directories."""
     found = {}
     for workers in WORKERS:
-        directory = tmp_path_factory.mktemp(f"workers-{workers}")
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.trainers.reweighting.ranks"]
-                + [str(item) for item in (shards, directory, rank, workers)],
-                env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-                | {"LOCAL_RANK": str(rank), "LOCAL_SIZE": str(workers)},
-                cwd=Path(__file__).parents[3],
-                stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-            )
-            for rank in range(workers)
-        ]
-        errors = [rank.communicate()[1] for rank in ranks]
-        for rank, error in zip(ranks, errors):
-            assert rank.returncode == 0, error[-3000:]
-        found[workers] = directory
+        found[workers] = tmp_path_factory.mktemp(f"workers-{workers}")
+        arguments = [str(shards), str(found[workers])]
+        trainings.call("tests.trainers.reweighting.ranks:main", arguments, workers).well()
     return found
 
 
