@@ -1,4 +1,4 @@
-"""A chat-completions API on loopback that can be busy, broken, slow or rude."""
+"""A chat-completions API on loopback, with faults: busy, broken, slow or malformed answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Fault = Callable[["Handler"], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a prompt with its capitals, or as the next fault in the prompt's list says."""
+    """Answer a prompt with its capitals, or with the next fault in the prompt's list."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -40,13 +40,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.under_way -= 1
 
     def answer(self, text: Any, finish: str = "stop", **message: Any) -> None:
-        self.say(200, {
+        self.send(200, {
             "choices": [{"message": {"role": "assistant", "content": text, **message},
                          "finish_reason": finish}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3},
         })  # fmt: skip
 
-    def say(self, status: int, body: Any, **headers: str) -> None:
+    def send(self, status: int, body: Any, **headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
@@ -75,7 +75,7 @@ class Server(ThreadingHTTPServer):
         self.under_way = self.most = 0
 
     def handle_error(self, *_: Any) -> None:
-        """A client that gave up is no news."""
+        """Print nothing: clients of these tests close connections."""
 
     @property
     def url(self) -> str:
@@ -87,7 +87,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def chat_server() -> Iterator[Server]:
-    """A server that listens until the end."""
+    """Run a server while the block runs."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

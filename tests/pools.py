@@ -1,4 +1,4 @@
-"""Small pools, and what the engine makes of them: every artefact by the real stage."""
+"""Small pools, and artefacts that the real stages make of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from penstock.selectors.base import Documents, Fitting
 from penstock.storage import AnyPath
 
 UNIT_BYTES = 12_000
-"""Small units, so that every pool has several."""
+"""Bytes of a unit: small, so that every pool has several."""
 
 _SENTENCE = (
     "water flows through the gate to turbine and river wheel stone bridge law gravity "
@@ -44,7 +44,7 @@ def text(chance: random.Random, words: int) -> str:
 
 
 def documents(count: int, seed: int = 0, longest: int = 120) -> list[dict[str, str]]:
-    """Distinct texts of three sources: most of them web, few of them code."""
+    """Return distinct texts of three sources: most of them web, few of them code."""
     chance = random.Random(seed)
     return [
         {
@@ -65,7 +65,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 def recipe_of(
     directory: Path, tokens: int = 2_000, rank: Any = "random", length: int = 16, **tree: Any
 ) -> Recipe:
-    """A recipe for ``directory/pool``, with small everything; ``tree`` is merged over it.
+    """Return a small recipe for ``directory/pool``; ``tree`` is merged over it.
 
     Keys ``budget`` and ``shards`` are merged, others replaced.
     """
@@ -83,7 +83,7 @@ def recipe_of(
 
 @dataclass
 class Given:
-    """A scorer that looks scores up by id; an id that is not listed gets NaN."""
+    """A scorer with given scores by id; an id that is not listed gets NaN."""
 
     scores: Mapping[str, float]
 
@@ -110,7 +110,7 @@ class Given:
 
 @dataclass
 class Made:
-    """What became of a recipe."""
+    """The artefacts that were made of a recipe."""
 
     recipe: Recipe
     corpus: Artefact
@@ -128,7 +128,7 @@ class Made:
         )
 
     def taken(self) -> list[dict[str, Any]]:
-        """The rows of the cut, in the corpus's order."""
+        """Return the rows of the cut, in the corpus's order."""
         return [
             row
             for record in self.cut.files
@@ -142,7 +142,7 @@ def make(
     runner: Runner | None = None,
     work: AnyPath | None = None,
 ) -> Made:
-    """Corpus to cut. ``scores`` gives, for each column, the score of each id."""
+    """Make corpus to cut. ``scores`` gives, for each column, the score of each id."""
     runner = runner or LocalRunner(1)
     workspace = Workspace(work or recipe.work_directory)
     corpus = make_corpus(recipe, workspace, runner, unit_bytes=UNIT_BYTES)
@@ -161,7 +161,7 @@ def make(
 
 @dataclass(frozen=True)
 class Known:
-    """A document of the corpus, with the tokens that a direct call of the tokenizer gives it."""
+    """A document of the corpus, with its tokens by a direct call of the tokenizer."""
 
     unit: int
     row: int
@@ -172,7 +172,7 @@ class Known:
 
 
 def all_documents(corpus: Artefact, tokenizer: Artefact) -> list[Known]:
-    """The corpus in its own order, tokenised without the store."""
+    """Return the corpus in its own order, tokenised without the store."""
     model = tokenizers.Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
     end = tokenizer.facts["eos"]
     return [
@@ -200,7 +200,7 @@ def brute_force(
     quotas: Mapping[str | None, int],
     group: Callable[[str], str | None] = lambda source: None,
 ) -> dict[tuple[int, int], int]:
-    """Tokens taken of each document, by (unit, row): sort everything, fill each quota in turn."""
+    """Return tokens taken of each document, by (unit, row): sort all, fill each quota in turn."""
     tie = ties([known.id for known in pool], seed)
     allowed = np.flatnonzero(~np.isnan(scores)).tolist()
     best = sorted(allowed, key=lambda i: (-scores[i], -int(tie[i]), i))

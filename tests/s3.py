@@ -1,4 +1,4 @@
-"""A real S3 API on loopback: moto's server in a process of its own, and a proxy that misbehaves."""
+"""An S3 API on loopback: moto's server in a process of its own, and a proxy that adds faults."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _ENVIRONMENT = {
 
 @dataclass
 class Trouble:
-    """How a server misbehaves; counts what it did."""
+    """Faults to add, and a count of those that were added."""
 
     errors: float = 0.0
     """Share of requests answered with 500 or 503."""
     slow: float = 0.0
-    """Share of requests that are held back by ``delay``."""
+    """Share of requests that are delayed by ``delay`` seconds."""
     delay: float = 0.3
     seed: int = 0
     requests: int = 0
@@ -45,7 +45,7 @@ class Trouble:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self) -> tuple[int | None, float]:
-        """A status to answer with instead, and seconds to wait."""
+        """Return a status to answer with instead, or None, and seconds to wait."""
         with self._lock:
             self.requests += 1
             chance = random.Random(self.seed * 1_000_003 + self.requests)
@@ -66,7 +66,7 @@ def free_port() -> int:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of a server with an empty bucket; the environment names it and credentials."""
+    """Start a server with an empty bucket; set its address and credentials in the environment."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -84,7 +84,7 @@ def s3_server() -> Iterator[str]:
 
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Environment variables for this process and those it starts."""
+    """Set environment variables for this process and those that it starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -99,7 +99,7 @@ def environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def troubled(address: str, trouble: Trouble) -> Iterator[str]:
-    """A proxy before ``address`` with errors and delays; the environment names it meanwhile."""
+    """Start a proxy before ``address`` that adds faults, and set its address in the environment."""
     handler = type("Handler", (_Proxy,), {"address": address, "trouble": trouble})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
@@ -107,7 +107,7 @@ def troubled(address: str, trouble: Trouble) -> Iterator[str]:
     proxy = f"http://127.0.0.1:{server.server_address[1]}"
     try:
         with environment(AWS_ENDPOINT_URL=proxy):
-            S3FileSystem.clear_instance_cache()  # one that exists keeps the address it began with
+            S3FileSystem.clear_instance_cache()  # an existing instance keeps its address
             yield proxy
     finally:
         S3FileSystem.clear_instance_cache()
@@ -130,7 +130,7 @@ class _Proxy(BaseHTTPRequestHandler):
             self._answer(status, {"Content-Type": "application/xml"}, text)
             return
         headers = {k: v for k, v in self.headers.items() if k.lower() != "content-length"}
-        # Else urllib says that it is a form, which the server takes apart and so stores nothing.
+        # With urllib's default, a form, the server parses the body and stores nothing.
         headers.setdefault("Content-Type", "application/octet-stream")
         request = urllib.request.Request(
             self.address + self.path, body or None, headers, method=self.command

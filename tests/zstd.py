@@ -12,7 +12,7 @@ from penstock.pipeline.reading.frames import frames_of
 
 
 def frame(data: bytes, sized: bool = False) -> bytes:
-    """One frame, whose header has the size of its content or not."""
+    """Return one frame; its header has the size of its content if ``sized``."""
     if sized:
         return bytes(pa.compress(data, "zstd", asbytes=True))
     sink = pa.BufferOutputStream()
@@ -22,12 +22,12 @@ def frame(data: bytes, sized: bool = False) -> bytes:
 
 
 def skippable(length: int, number: int = 0) -> bytes:
-    """A frame without content."""
+    """Return a skippable frame, which has no content."""
     return struct.pack("<II", 0x184D2A50 + number, length) + b"s" * length
 
 
 def content_size(data: bytes) -> int | None:
-    """What the header of one frame says of its content."""
+    """Return the content size in the header of one frame; None where it has none."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "x.zst"
         path.write_bytes(data)

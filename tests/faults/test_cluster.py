@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes: those that are lost in the middle of a stage change nothing."""
+"""A Ray cluster of three nodes: nodes lost in the middle of a stage change no byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.harness.nodes import Nodes, ray_nodes
 from tests.harness.project import Project, digest, make_project
 
 
-def test_nodes_that_die_in_the_middle_of_stages(tmp_path: Path) -> None:
+def test_nodes_that_are_lost_in_the_middle_of_stages(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     project.keep_a_diary(slow=0.1)
     with ray_nodes(2) as nodes, running(start(project, nodes)) as run:
@@ -25,7 +25,7 @@ def test_nodes_that_die_in_the_middle_of_stages(tmp_path: Path) -> None:
 
         run.until(lambda: len(project.records("columns")) >= 15)
         victim = run.until(lambda: nodes.stop(lambda worker: worker.pid in scoring(project)))
-        at_work = scoring(project)  # while it stands still: another worker's entries go on
+        at_work = scoring(project)  # while the worker is stopped; others add entries
         dead = nodes.kill(victim)
         lost = {first for pid, first in at_work.items() if pid in dead}
         assert lost
@@ -44,12 +44,12 @@ def start(project: Project, nodes: Nodes) -> Running:
 
 
 def writes(worker: psutil.Process, directory: Path) -> bool:
-    """Whether a process has a file below a directory open."""
+    """Return whether a process has an open file below a directory."""
     return any(Path(file.path).is_relative_to(directory) for file in worker.open_files())
 
 
 def scoring(project: Project) -> dict[int, str]:
-    """By worker, the first document of the batch that it is at."""
+    """Return the first document of each worker's current batch, by process id."""
     at: dict[int, str] = {}
     for entry in project.diary():
         if entry["event"] == "begin":

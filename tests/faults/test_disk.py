@@ -1,7 +1,7 @@
-"""What a disk can do: be full, be read-only, lose a file, change a byte, hold what is too new.
+"""Faults of a disk: full, read-only, lost files, changed bytes, files of a newer version.
 
-Each time the command ends with status 1 and a line that names the place and what helps; nothing
-is published; and when that is done, the same command comes to the same end.
+Each time the command ends with status 1 and a line that names the path and a fix; nothing is
+published; and after the fix, the same command gives the same result.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def curations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curations]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, curations: Curations) -> Path:
-    """The recipe of a project that was curated; only to be copied."""
+    """Return the recipe of a curated project; only to be copied."""
     recipe = make_project(tmp_path_factory.mktemp("finished"))
     assert curations.run(recipe).status == 0
     return recipe
@@ -47,20 +47,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory, curations: Curations) -> 
 
 @pytest.fixture
 def recipe(finished: Path, tmp_path: Path) -> Path:
-    """Of a copy of the project, curated."""
+    """Return the recipe of a copy of the curated project."""
     shutil.copytree(finished.parent, tmp_path / "project")
     return tmp_path / "project" / finished.name
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
-    """The recipe of a project of which nothing was made yet."""
+    """Return the recipe of a project without artefacts."""
     return make_project(tmp_path / "project")
 
 
 @pytest.fixture
 def mounted(fresh: Path) -> Iterator[Callable[[str], None]]:
-    """``mounted(options)``: a file system of its own for the work directory, or other options."""
+    """Return ``mounted(options)``: mount a file system for the work directory, or remount it."""
     work = fresh.parent / "work"
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("a file system can be mounted by root on Linux only")
@@ -81,8 +81,8 @@ def mounted(fresh: Path) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", str(work)], check=True)
 
 
-def told(ended: Ended) -> str:
-    """What a run that failed had to say."""
+def failure_of(ended: Ended) -> str:
+    """Return the message of a run that failed."""
     assert ended.status == 1, ended.err
     assert "Traceback" not in ended.err
     assert not ended.out
@@ -92,7 +92,7 @@ def told(ended: Ended) -> str:
 
 
 def the_same(ended: Ended, recipe: Path, finished: Path, work: str = "work") -> None:
-    """That a run came to the same end as an undisturbed one."""
+    """Check that a run gave the result of an undisturbed one."""
     assert ended.summary["digest"]
     assert digests(recipe.parent / work) == digests(finished.parent / "work")
     check_committed(recipe.parent / work)
@@ -106,7 +106,7 @@ def flipped(path: Path) -> None:
 
 
 def follow(message: str) -> None:
-    """Do what a message says."""
+    """Apply the fix of a message."""
     named = re.search(r"delete (?:the directory )?(/\S+) and run again", message)
     assert named, message
     shutil.rmtree(named[1])
@@ -128,14 +128,14 @@ def test_a_full_disk(
     share: float,
     way: Way,
 ) -> None:
-    """At whatever stage it comes: free some space, and the run goes on where it was."""
+    """At any stage: free some space, and the run continues from its records."""
     whole = sum(
         -(-path.stat().st_size // 4096)
         for path in (finished.parent / "work").rglob("*")
         if path.is_file()
     )
     mounted(f"size={int(share * whole) * 4096}")
-    message = told(curations.run(fresh, way))
+    message = failure_of(curations.run(fresh, way))
     print(message)
     work = fresh.parent / "work"
     assert str(work) in message and "no space is left there; free some" in message
@@ -151,7 +151,7 @@ def test_a_read_only_file_system(
     curations: Curations, finished: Path, fresh: Path, mounted: Callable[[str], None]
 ) -> None:
     mounted("ro,size=64m")
-    message = told(curations.run(fresh))
+    message = failure_of(curations.run(fresh))
     work = fresh.parent / "work"
     assert str(work) in message and "is read-only; give another `work`" in message
     the_same(curations.run(fresh, ALONE, (), "work=other"), fresh, finished, work="other")
@@ -159,7 +159,7 @@ def test_a_read_only_file_system(
     the_same(curations.run(fresh), fresh, finished)
 
 
-def test_what_is_finished_can_be_looked_at_where_nothing_can_be_written(
+def test_a_finished_run_is_found_on_a_read_only_file_system(
     curations: Curations, finished: Path, fresh: Path, mounted: Callable[[str], None]
 ) -> None:
     mounted("size=64m")
@@ -171,7 +171,7 @@ def test_what_is_finished_can_be_looked_at_where_nothing_can_be_written(
 def test_a_work_directory_below_a_file(curations: Curations, finished: Path, fresh: Path) -> None:
     work = fresh.parent / "work"
     work.write_text("a note\n")
-    message = told(curations.run(fresh))
+    message = failure_of(curations.run(fresh))
     assert str(work) in message
     assert "a file stands where a directory is needed; remove it, or give another" in message
     work.unlink()
@@ -181,7 +181,7 @@ def test_a_work_directory_below_a_file(curations: Curations, finished: Path, fre
 # -- files that changed, or are gone ------------------------------------------------------------
 
 DAMAGE = [
-    # The file that changes, and the stages to be made again so that it is read.
+    # The file that changes, and the stages that are deleted so that it is read again.
     ("corpus/*/unit-00004-000.parquet", ["columns"]),
     ("model/*/state/weights.npy", ["columns"]),
     ("columns/*/unit-00004-000.parquet", ["cut"]),
@@ -203,22 +203,22 @@ def test_a_file_that_is_not_what_was_recorded(
     for stage in again:
         shutil.rmtree(work / stage)
     before = digests(work)
-    message = told(curations.run(recipe))
+    message = failure_of(curations.run(recipe))
     print(message)
     assert message.startswith(f"{path}: "), message
     if kind == "flipped":
-        assert re.search(r"expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}", message)
-    assert digests(work).keys() - before.keys() <= {"columns"}, "made of what was damaged"
+        assert re.search(r"expected sha256 [0-9a-f]{64}, got [0-9a-f]{64}", message)
+    assert digests(work).keys() - before.keys() <= {"columns"}, "made from a damaged file"
     follow(message)
     ended = curations.run(recipe)
-    if ended.status == 1:  # without the store of tokens, the cut made of it has to go too
-        follow(told(ended))
+    if ended.status == 1:  # the cut that was made with the token store must be deleted too
+        follow(failure_of(ended))
         ended = curations.run(recipe)
     the_same(ended, recipe, finished)
 
 
 def test_a_shard_that_changed_is_not_trained_on(recipe: Path) -> None:
-    """Who reads shards compares them first."""
+    """Shards are compared with their checksums when they are opened."""
     (artefact,) = [
         found
         for found in Workspace(recipe.parent / "work").artefacts()
@@ -248,7 +248,7 @@ def test_a_manifest_of_a_newer_version(
     manifest = next((recipe.parent / "work" / stage).glob("*/manifest.json"))
     content = json.loads(manifest.read_bytes())
     manifest.write_text(json.dumps({**content, "format": 2}))
-    message = told(curations.run(recipe))
+    message = failure_of(curations.run(recipe))
     assert message.startswith(
         f"{manifest}: expected a manifest of format 1 or older, got format 2; "
     )
@@ -268,7 +268,7 @@ def test_a_manifest_that_was_cut_off(
         shutil.rmtree(recipe.parent / "work" / "shards")
         the_same(curations.run(recipe, ALONE, (), "budget.tokens=5_000"), recipe, finished)
         return
-    message = told(curations.run(recipe))
+    message = failure_of(curations.run(recipe))
     assert message.startswith(f"{manifest}: not a manifest (")
     follow(message)
     the_same(curations.run(recipe), recipe, finished)
@@ -287,7 +287,7 @@ def test_a_record_that_was_cut_off(
     record = sorted(work.glob(f"{stage}/*/records/*.json"))[-1]
     with open(record, "r+b") as file:
         file.truncate(record.stat().st_size // 2)
-    message = told(curations.run(fresh))
+    message = failure_of(curations.run(fresh))
     assert message.startswith(f"{record}: not a record of files (")
     assert not (record.parents[1] / "manifest.json").exists()
     follow(message)
@@ -302,22 +302,22 @@ def test_a_recorded_file_that_is_gone_is_not_published(
     record = sorted((fresh.parent / "work").glob("columns/*/records/*.json"))[0]
     column = record.parents[1] / f"{record.stem}.parquet"
     column.unlink()
-    message = told(curations.run(fresh))
+    message = failure_of(curations.run(fresh))
     assert message.startswith(f"{column}: recorded but missing; ")
     assert not (column.parent / "manifest.json").exists()
     follow(message)
     the_same(curations.run(fresh), fresh, finished)
 
 
-def test_an_artefact_in_the_place_of_another(
+def test_an_artefact_at_the_path_of_another(
     curations: Curations, finished: Path, recipe: Path
 ) -> None:
-    """As a careless copy of directories leaves it."""
+    """As a wrong copy of directories leaves it."""
     work = recipe.parent / "work"
     first, second = sorted((work / "columns").iterdir())
     shutil.rmtree(first)
     shutil.copytree(second, first)
-    message = told(curations.run(recipe))
+    message = failure_of(curations.run(recipe))
     named = Artefact.open(first).fingerprint
     assert message.startswith(f"{first}: expected the artefact ")
     assert f", got {named}; " in message

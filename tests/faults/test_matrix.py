@@ -1,4 +1,4 @@
-"""Whoever does the work, however much of it at a time and in whatever order: one digest."""
+"""Any runner, any number of workers and items in flight, any order of inputs: one digest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness.project import digest, make_project
 
 RUNNERS = [("local", 1), ("local", 2), ("ray", 1), ("ray", 2), ("ray", 4)]
 CASES = list(itertools.product((1, 4), (False, True)))
-"""Items in flight for each slot, and whether the inputs are listed in reverse."""
+"""Items in flight for each slot, and whether inputs are listed in reverse."""
 
 DIAGONAL = {
     ("local", 1): [(4, True)],
@@ -47,7 +47,7 @@ def test_one_digest(tmp_path: Path, kind: str, workers: int) -> None:
 
 
 def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
-    """The digests of all cases, each begun from nothing, by one process with its own Ray."""
+    """Print the digests of all cases, each from an empty work directory, on one runner."""
     from penstock.jobs import curate
     from penstock.pipeline.runner import LocalRunner, RayRunner
     from penstock.recipe_file import load_recipe

@@ -1,4 +1,4 @@
-"""Separate hosts: a Ray head and two workers, of which one is cut off in the middle of a stage."""
+"""Separate hosts: a Ray head and two workers; one is disconnected in the middle of a stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _needs_root() -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[Network]:
-    """A head without CPUs, and two workers of one CPU."""
+    """Start a head without CPUs, and two workers of one CPU."""
     with network("head", "one", "two") as hosts:
         head, *workers = hosts.hosts.values()
         options = ["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false"]
@@ -51,7 +51,7 @@ def ray(host: Host, *options: str) -> None:
 
 
 def environment() -> Mapping[str, str]:
-    """No host has another's temporary files."""
+    """Return an environment in which hosts share no temporary files."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -61,7 +61,7 @@ def environment() -> Mapping[str, str]:
 
 
 def scoring(project: Project, host: str) -> set[str]:
-    """First documents of the batches that a host has begun and not ended."""
+    """Return the first documents of the batches that a host has begun and not ended."""
     at: set[str] = set()
     for entry in project.diary():
         if entry["host"] == host:
@@ -70,7 +70,9 @@ def scoring(project: Project, host: str) -> set[str]:
 
 
 @pytest.mark.parametrize("back", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_host_that_is_cut_off_in_the_middle(tmp_path: Path, cluster: Network, back: bool) -> None:
+def test_a_host_that_is_disconnected_in_the_middle(
+    tmp_path: Path, cluster: Network, back: bool
+) -> None:
     project = make_project(tmp_path)
     project.keep_a_diary(slow=0.3)
     head = cluster.hosts["head"]
@@ -89,13 +91,13 @@ def test_a_host_that_is_cut_off_in_the_middle(tmp_path: Path, cluster: Network, 
         lost = scoring(project, "two")
         assert lost
         assert not list(project.work_directory.glob("columns/*/manifest.json"))
-        if back:  # when it was given up
+        if back:  # after Ray has given it up
             run.until(lambda: "a worker was lost" in run.stderr)
             cluster.reconnect("two")
         done = run.wait()
     assert done.digest == digest(), done.stderr
 
-    # It was cut off and not dead: what it had begun it went on with, beside those that took over.
+    # The host was disconnected, not dead: it continued its batches beside those that took over.
     diary = project.diary()
     after = [entry for entry in diary if entry["host"] == "two" and entry["at"] > cut]
     assert {entry["first"] for entry in after if entry["event"] == "end"} >= lost
@@ -114,7 +116,7 @@ def test_a_host_that_is_cut_off_in_the_middle(tmp_path: Path, cluster: Network, 
 
 
 def test_hosts_are_hosts() -> None:
-    """They have names and temporary files of their own, and nothing of them stays."""
+    """Hosts have names and temporary files of their own, and are removed at the end."""
     with network("one", "two") as made:
         for host in made.hosts.values():
             host.run(["sh", "-c", f"test $(hostname) = {host.name}; touch /tmp/ray/here"], {})

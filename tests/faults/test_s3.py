@@ -1,4 +1,4 @@
-"""The whole job on S3, and on an S3 that fails and dawdles."""
+"""The whole job on S3, and on an S3 with errors and delays."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.harness.project import Project, digest, make_project
 from tests.s3 import BUCKET, Trouble, environment, troubled
 
 UNIT_BYTES = 60_000
-"""Few units, for each request takes its time: 690 of them make 6 units, 17 s on a busy machine."""
+"""Bytes of a unit: few units, because requests are slow: 690 of them for 6 units."""
 
 
 @pytest.fixture
 def project(s3: str, tmp_path: Path) -> Iterator[Project]:
-    """Inputs, target and work directory on S3; the recipe and the scorer are here."""
+    """Write inputs and target to S3; the recipe and the scorer are on this machine."""
     project = make_project(tmp_path)
     root = f"{BUCKET}/{tmp_path.name}"
     store = S3FileSystem()
@@ -46,7 +46,7 @@ def ended(project: Project, *arguments: str) -> Done:
         return run.wait()
 
 
-def test_the_whole_job_and_a_look_at_it(project: Project) -> None:
+def test_the_whole_job_and_its_reports(project: Project) -> None:
     done = project.curate("--runner", "local", "--workers", "2")
     assert done.digest == digest(UNIT_BYTES)
     assert done.summary["shards"].startswith(f"{project.work}/shards/")
@@ -64,8 +64,8 @@ def test_the_whole_job_and_a_look_at_it(project: Project) -> None:
 
 
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_store_that_fails_and_dawdles(project: Project, s3: str, runner: str) -> None:
-    # A request that failed is sent again after a second or so, and most wait for one another.
+def test_a_store_with_errors_and_delays(project: Project, s3: str, runner: str) -> None:
+    # A failed request is sent again after about a second, and most requests wait for another.
     trouble = Trouble(errors=0.15 if WHOLE else 0.05, slow=0.1, delay=0.1, seed=11)
     with troubled(s3, trouble):
         done = project.curate("--runner", runner, "--workers", "2")
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on(project: Project) -> None:
     done = project.curate("--workers", "2")
     assert done.digest == digest(16_000)
     cut = Artefact.open(as_path(done.summary["cut"]))
-    assert not all(record.facts["documents"] for record in cut.files), "no unit is left out whole"
+    assert not all(record.facts["documents"] for record in cut.files), "no empty unit"
     calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
     assert len(calls) > 10
     assert calls.total() - len(calls) <= 4
@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[Any, dict[str, str], int, str]] = {
 
 
 @pytest.mark.parametrize("change, setting, status, message", WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_with_a_store_is_said(
+def test_errors_of_a_store_name_the_key_and_the_path(
     project: Project, change: Any, setting: dict[str, str], status: int, message: str
 ) -> None:
     done = change(project).curate("--workers", "1", **setting)
@@ -135,7 +135,7 @@ def test_what_is_wrong_with_a_store_is_said(
 
 
 @pytest.mark.slow
-def test_a_store_that_is_not_there(project: Project) -> None:
+def test_a_store_that_cannot_be_reached(project: Project) -> None:
     with running(project.start("--workers", "1", AWS_ENDPOINT_URL="http://127.0.0.1:9")) as run:
         done = run.wait(200)
     assert done.status in (1, 2) and "Traceback" not in done.stderr

@@ -257,7 +257,7 @@ def test_an_outage_is_told_and_no_answer_is_lost(
     corpus: Artefact, space: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(handler: Handler) -> None:
-        handler.say(503, {"error": "down"})
+        handler.send(503, {"error": "down"})
 
     asked = sum(2 for row in all_of(corpus) if "wheel" in row["text"])
     seen = asked // 2

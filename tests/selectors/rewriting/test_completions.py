@@ -54,7 +54,7 @@ def endpoint(server: Server, **parameters: Any) -> Endpoint:
 
 
 def status(code: int, said: Any = "busy", **headers: str) -> Fault:
-    return lambda handler: handler.say(code, {"error": {"message": said}}, **headers)
+    return lambda handler: handler.send(code, {"error": {"message": said}}, **headers)
 
 
 def cut(handler: Handler) -> None:
@@ -145,11 +145,11 @@ def test_the_key_travels_with_nothing_and_is_said_nowhere(
 @pytest.mark.parametrize(
     "fault",
     [status(429), status(500), status(502), status(503), status(408), cut, hang_up,
-     lambda handler: handler.say(200, b"<html>bad gateway</html>"),
-     lambda handler: handler.say(200, {"error": "overloaded"}),
-     lambda handler: handler.say(200, {"choices": []}),
-     lambda handler: handler.say(200, {"choices": [{"message": None}]}),
-     lambda handler: handler.say(200, b"[" * 100_000),
+     lambda handler: handler.send(200, b"<html>bad gateway</html>"),
+     lambda handler: handler.send(200, {"error": "overloaded"}),
+     lambda handler: handler.send(200, {"choices": []}),
+     lambda handler: handler.send(200, {"choices": [{"message": None}]}),
+     lambda handler: handler.send(200, b"[" * 100_000),
      late, drip],
 )  # fmt: skip
 def test_what_passes_is_tried_again(server: Server, fault: Fault) -> None:
@@ -187,7 +187,7 @@ def test_a_server_that_says_when_to_come_back_is_obeyed(server: Server, dated: b
 @pytest.mark.parametrize("value", ["soon", "-5", "", "1e3", "٣"])
 def test_an_odd_time_to_come_back_is_nothing(server: Server, value: str) -> None:
     server.faults["a"] = [
-        lambda handler: handler.say(429, {}, **({"Retry_After": value} if value.isascii() else {}))
+        lambda handler: handler.send(429, {}, **({"Retry_After": value} if value.isascii() else {}))
     ]
     assert len(list(endpoint(server).answers(asked("a")))) == 1
 
@@ -277,7 +277,7 @@ def test_wrong_requests_after_an_answer_are_only_counted(server: Server) -> None
         (lambda handler: handler.answer("half \ud83d and \ude00"),
          Answer(text="half \ufffd and \ufffd")),
         (lambda handler: handler.answer("whole \ud83d\ude00 \x00"), Answer(text="whole 😀 \x00")),
-        (lambda handler: handler.say(200, {"choices": [{"message": {"content": "bare"}}]}),
+        (lambda handler: handler.send(200, {"choices": [{"message": {"content": "bare"}}]}),
          Answer(text="bare")),
     ],
 )  # fmt: skip
