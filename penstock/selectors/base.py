@@ -238,7 +238,7 @@ class SetSelector(Protocol):
 
 def is_set_selector(selector: object) -> TypeGuard[SetSelector]:
     """Whether a selector sees documents together: whether it has a place for each."""
-    return callable(getattr(selector, "place", None))
+    return callable(getattr(selector, "assign", None))
 
 
 @runtime_checkable
