@@ -15,9 +15,5 @@
                      │    └─ LearningRate   tokens -> rate             schedule.py
                      ├─ Checkpoints what a killed run goes on from     checkpoints/
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
-                     └─ Judge       of a run's model                   evaluation/judging.py
-                          ├─ Evaluator      texts -> bits per byte     evaluation/texts.py
-                          │                 choices -> accuracy        evaluation/choices.py
-                          ├─ During         the same, between steps    evaluation/during.py
-                          └─ write_document_losses                     evaluation/documents.py
+                     └─ RunEvaluator  during a run, at its end     evaluation/
 """

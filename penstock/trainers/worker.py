@@ -16,7 +16,7 @@ from penstock.storage import atomic_file, is_remote
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
-from penstock.trainers.evaluation.judging import RunEvaluator
+from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import FILE, NOTES, MetricsLog, add_note
 from penstock.trainers.reweighting.journal import FOLDER as WEIGHTS
@@ -44,9 +44,9 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
         group=group,
         say=functools.partial(add_note, directory),
     )
-    judge = RunEvaluator(spec, shards, group)
-    log, facts = _train(spec, shards, directory, checkpoints, judge, group)
-    scores = judge.finish(directory)
+    evaluator = RunEvaluator(spec, shards, group)
+    log, facts = _train(spec, shards, directory, checkpoints, evaluator, group)
+    scores = evaluator.finish(directory)
     if log:
         last = log.last
         if spec.train.evaluate_every:
@@ -60,7 +60,7 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
             "seconds": round(time.perf_counter() - began, 3),
         }
         checkpoints.folder.check()
-        _commit(draft, facts, judge.files)
+        _commit(draft, facts, evaluator.files)
 
 
 def _train(
@@ -68,7 +68,7 @@ def _train(
     shards: ShardSet,
     directory: Path,
     checkpoints: Checkpoints,
-    judge: RunEvaluator,
+    evaluator: RunEvaluator,
     group: Group,
 ) -> tuple[MetricsLog | None, dict[str, Any]]:
     """The log of rank 0, still open, and what is known of model and data before any training."""
@@ -87,7 +87,6 @@ def _train(
         if engine.reweighting:
             engine.reweighting.restore(files)
     log = MetricsLog(directory, step) if group.rank == 0 else None
-    during = judge.during(engine.deepspeed)
 
     def save() -> None:
         if log:
@@ -99,8 +98,8 @@ def _train(
     for metrics in engine.run(step):
         if log:
             log.write(metrics)
-        if during and during.due(engine.plan.global_batch(metrics.step)):
-            scores = during.scores()
+        if evaluator.due(tokens, metrics.tokens):
+            scores = evaluator.evaluate_live(engine.deepspeed)
             if log:
                 log.evaluated(metrics.step, metrics.tokens, scores)
         due = checkpoints.pace.due(tokens, metrics.tokens)

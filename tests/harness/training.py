@@ -99,7 +99,7 @@ class _WorkerPoints:
         from deepspeed.runtime.engine import DeepSpeedEngine
 
         from penstock.trainers.engine import Engine
-        from penstock.trainers.evaluation.evaluator import Evaluator
+        from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 
         self._points.watch_files()
         self._watch_torch_save()
@@ -108,7 +108,7 @@ class _WorkerPoints:
         for name in ("forward", "backward", "step", "save_checkpoint", "load_checkpoint"):
             self._around(DeepSpeedEngine, name, name)
         self._around(Engine, "save", "export")
-        self._around(Evaluator, "scores", "evaluation")
+        self._around(RunEvaluator, "_evaluate", "evaluation")
 
     def _around(self, owner: Any, attribute: str, name: str) -> None:
         self._points.around(owner, attribute, lambda moment: self._named(f"{name}, {moment}"))

@@ -1,20 +1,19 @@
-"""Multiple-choice accuracy: is the right choice the one that the model finds likeliest?
+"""Multiple-choice accuracy: how often the right choice has the highest likelihood.
 
-Each choice is read as the answer to the question, in the very text whose bits per byte are taken,
-and only the choice itself is scored. A long choice is less likely than a short one whatever it
-says, so the likelihood is divided by its length: **in bytes**, as for bits per byte, because a
-length in tokens belongs to a tokenizer, and one that happens to know a word would change the
-answer (Gao, *Multiple Choice Normalization in LM Evaluation*, 2021; ``acc_norm`` of lm-eval counts
-characters, which are bytes in English). Accuracy without the division is given beside it.
+Each choice is read as the answer to the question, in the same text as for bits per byte, and only
+the choice is scored. A long choice is less likely than a short one whatever its meaning, so the log
+likelihood is divided by its length **in bytes**, as for bits per byte: a length in tokens depends
+on the words in a tokenizer's vocabulary (Gao, *Multiple Choice Normalization in LM Evaluation*,
+2021; ``acc_norm`` of lm-eval counts characters, which are bytes in English). Accuracy without the
+division is reported too.
 
-**The boundary.** Question and choice are tokenised as one text, as the model was trained on it,
-not apart and joined; what is scored begins at the first token that holds a byte of the choice. A
-token that holds both (a space and the choice's first word, most often) is scored whole. The gap
-between question and choice is the question's, so a newline in front of the choice, the same for
-all, is not scored.
+**The boundary.** Question and choice are tokenised as one text, as in training, not apart and
+joined. The score begins at the first token that holds a byte of the choice. A token that holds
+bytes of both (most often a space and the choice's first word) is scored whole. The characters
+between question and choice belong to the question, so a newline before every choice is not scored.
 
 A text longer than the model's context keeps its end: the question loses its beginning, and a choice
-that is itself longer is scored on its end.
+that is longer than the context is scored on its end.
 """
 
 from __future__ import annotations
@@ -34,38 +33,38 @@ __all__ = ["Accuracy", "Question", "choice_nats", "score_choices"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question with the choices of which one is right."""
+    """A question with choices, one of them right."""
 
     context: str
-    """Everything before the choice, the gap included."""
+    """Everything before the choice, with the characters between them."""
     choices: tuple[str, ...]
     """Each continues ``context``; none is empty."""
     answer: int
-    """The place of the right one."""
+    """Index of the right choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """How many questions a model answered right."""
+    """Share of questions that a model answers right."""
 
     mean: float
-    """Where the likelihood of a choice is divided by its bytes."""
+    """With the log likelihood of a choice divided by its bytes."""
     stderr: float
-    """Of a share: sqrt(p (1 - p) / n)."""
+    """Standard error of a share: sqrt(p (1 - p) / n)."""
     plain: float
-    """Where it is not divided."""
+    """Without the division."""
     plain_stderr: float
     chance: float
-    """What guessing reaches: the mean of one over the number of choices."""
+    """Accuracy of guessing: the mean of one over the number of choices."""
     examples: int
 
 
 def score_choices(
     questions: Sequence[Question], reader: Reader, tokenizer: Any, *, eos: int, context: int
 ) -> Accuracy:
-    """Accuracy on at least one question; arguments as of :func:`choice_nats`.
+    """Compute accuracy on at least one question; arguments as :func:`choice_nats`.
 
-    Of choices that are equally likely the first is taken.
+    The first of equally likely choices is taken.
     """
     nats = choice_nats(questions, reader, tokenizer, eos=eos, context=context)
     right = np.zeros(2)
@@ -90,20 +89,20 @@ def score_choices(
 def choice_nats(
     questions: Sequence[Question], reader: Reader, tokenizer: Any, *, eos: int, context: int
 ) -> list[np.ndarray]:
-    """-ln p of each choice given its question: (choices,) float64 for each question.
+    """Compute -ln p of each choice given its question: (choices,) float64 for each question.
 
     Args:
         questions: With their choices.
-        reader: Of the model.
-        tokenizer: The model's own, of the tokenizers library.
-        eos: The token that every text is conditioned on.
-        context: Tokens the model sees at once.
+        reader: Reads the model.
+        tokenizer: The model's tokenizer, of the tokenizers library.
+        eos: The token on which every text is conditioned.
+        context: Tokens in a forward pass.
 
     Raises:
-        InputError: The tokenizer makes nothing of a choice.
+        InputError: A choice gives no token.
     """
     pairs = [(question.context, choice) for question in questions for choice in question.choices]
-    # Not encode_batch_fast, which leaves offsets out.
+    # encode_batch_fast computes no offsets.
     encodings = tokenizer.encode_batch([a + b for a, b in pairs], add_special_tokens=False)
     windows = [
         _window([eos, *encoding.ids], 1 + _first(encoding.offsets, *pair), context)
@@ -114,21 +113,21 @@ def choice_nats(
 
 
 def _first(offsets: Sequence[tuple[int, int]], question: str, choice: str) -> int:
-    """The first token that reaches beyond the question.
+    """Return the index of the first token that ends after the question.
 
-    Offsets are of characters, and a token that holds a part of one has all of it, so this is also
-    the first token that holds a byte of the choice.
+    Offsets count characters, and a token with a part of a character has the offsets of all of it.
+    So this is also the first token that holds a byte of the choice.
     """
-    for place, (_, end) in enumerate(offsets):
+    for index, (_, end) in enumerate(offsets):
         if end > len(question):
-            return place
+            return index
     raise InputError(
-        f"evaluate: the tokenizer makes no token of the choice {choice!r}; leave it out"
+        f"the tokenizer makes no token of the choice {choice!r}", key="evaluate", fix="leave it out"
     )
 
 
 def _window(ids: list[int], first: int, context: int) -> Window:
-    """The last tokens that fit, of which those from ``ids[first]`` are counted."""
+    """Build a window of the last tokens that fit; those from ``ids[first]`` are counted."""
     begin = max(0, len(ids) - 1 - context)
     return Window(ids[begin:-1], ids[begin + 1 :], max(0, first - 1 - begin))
 

@@ -1,19 +1,18 @@
-"""What each document cost the model that was trained on it, through packing.
+"""Losses of documents: the nats of every document of the shards under a trained model.
 
-One pass over the shards: the very sequences that were trained on, documents kept apart as there,
-so a document that lies in several sequences is read span by span, each without the ones before it.
-A document's nats are the sum over the predicted tokens of all of its spans. A pass costs about a
-third of training on the same tokens.
+The sequences that were trained on are read once, with documents kept apart as in training. So a
+document in several sequences is read span by span, each without the spans before it; its nats are
+the sum over the predicted tokens of all its spans. A pass costs about a third of training on the
+same tokens.
 
-The documents of a shard set follow each other in its stream and so do their spans, which makes one
-pass in order enough: held at a time are the sums of :data:`CHUNK_TOKENS` tokens, whatever the
-corpus. Micro-batches are dealt to ranks, and are the same for any number of them.
+Documents lie in the shards one after another, and so do their spans. So one pass in order is
+enough, and memory holds the sums of :data:`CHUNK_TOKENS` tokens, whatever the corpus. Ranks take
+turns with micro-batches, which are the same for any number of ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,24 +37,11 @@ SCHEMA = pa.schema(
         pa.field("loss", pa.float32(), nullable=False),
     ]
 )
-"""Rows in the order of the shards. ``tokens`` counts predicted ones: all but the first of each
-span; ``loss`` is nats over tokens, NaN for a document of which none is predicted."""
+"""One row a document, in the order of the shards. ``tokens`` counts predicted tokens, all but
+the first of each span; ``loss`` is nats over tokens, NaN if no token is predicted."""
 
 CHUNK_TOKENS = 2**20
-"""Tokens between two sums over ranks."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Spans:
-    """Sums of some documents, or of parts of them, in order."""
-
-    ids: pa.StringArray
-    begins: np.ndarray
-    """(n,) bool: whether a document begins here, or the one before goes on."""
-    nats: np.ndarray
-    """(n,) float64."""
-    tokens: np.ndarray
-    """(n,) int64."""
+"""Tokens between two all-reduces."""
 
 
 def write_document_losses(
@@ -70,105 +56,87 @@ def write_document_losses(
 
     Args:
         model: In evaluation mode, on the group's device.
-        shards: What it was trained on.
+        shards: Its training data.
         path: The Parquet file, as :data:`SCHEMA`; rank 0 writes it.
-        micro_batch: Sequences that go through the model at once.
+        micro_batch: Sequences in a forward pass.
         group: The workers.
     """
-    reader = _Reader(model, shards, micro_batch, group)
-    chunks = reader.chunks()
+    chunks = _chunks(model, shards, micro_batch, group)
     if group.rank:
         for _ in chunks:
             pass
         return
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for whole in _joined(chunks):
-            writer.write_table(_table(whole))
+        for documents in _whole_documents(chunks):
+            nats, tokens = (documents[name].to_numpy() for name in ("nats", "tokens"))
+            with np.errstate(invalid="ignore"):
+                losses = (nats / tokens).astype(np.float32)
+            columns = [documents["doc_id"], nats, tokens, losses]
+            writer.write_table(pa.table(columns, schema=SCHEMA))
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    model: LanguageModel
-    shards: ShardSet
-    micro_batch: int
-    group: Group
+def _chunks(
+    model: LanguageModel, shards: ShardSet, micro_batch: int, group: Group
+) -> Iterator[pa.Table]:
+    """Read all spans in order, the same on every rank.
 
-    def chunks(self) -> Iterator[_Spans]:
-        """All spans in order, the same on every rank."""
-        size = max(1, CHUNK_TOKENS // self.shards.sequence_length)
-        for first in range(0, len(self.shards), size):
-            last = min(first + size, len(self.shards))
-            spans = self.shards.documents(first, last)
-            nats, tokens = self._sums(first, last, spans.counts)
-            yield _Spans(spans.ids, spans.offsets == 0, nats, tokens)
-
-    def _sums(self, first: int, last: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nats and predicted tokens of the spans of these sequences, ``counts`` of each."""
-        ends = np.concatenate([[0], np.cumsum(counts)])
+    Returns:
+        Tables of ``doc_id``, ``begins`` (bool: the span begins its document), ``nats`` (float64)
+        and ``tokens`` (int64), a row for each span.
+    """
+    size = max(1, CHUNK_TOKENS // shards.sequence_length)
+    for first in range(0, len(shards), size):
+        last = min(first + size, len(shards))
+        spans = shards.documents(first, last)
+        ends = np.concatenate([[0], np.cumsum(spans.counts)])
         sums = np.zeros((2, ends[-1]))
-        blocks = range(first, last, self.micro_batch)
-        for start in blocks[self.group.rank :: self.group.workers]:
-            stop = min(start + self.micro_batch, last)
-            place = slice(ends[start - first], ends[stop - first])
-            sums[:, place] = self._read(start, stop)
-        nats, tokens = self.group.all_sum(torch.from_numpy(sums)).cpu().numpy()
-        return nats, tokens.astype(np.int64)
-
-    @torch.inference_mode()
-    def _read(self, start: int, stop: int) -> np.ndarray:
-        """Of each span in these sequences its nats and predicted tokens: (2, spans) float64."""
-        batch = collate([self.shards[index] for index in range(start, stop)])
-        predicted = np.diff(batch.spans.numpy()) - 1
-        tokens = self.model.label_nats(batch.to(self.group.device)).double().cpu().numpy()
-        # bincount adds in the order of the tokens.
-        owners = np.repeat(np.arange(len(predicted)), predicted)
-        return np.stack([np.bincount(owners, tokens, minlength=len(predicted)), predicted])
+        for start in range(first, last, micro_batch)[group.rank :: group.workers]:
+            stop = min(start + micro_batch, last)
+            part = slice(ends[start - first], ends[stop - first])
+            sums[:, part] = _span_sums(model, shards, start, stop, group.device)
+        nats, tokens = group.all_sum(torch.from_numpy(sums)).cpu().numpy()
+        yield _table(spans.ids, spans.offsets == 0, nats, tokens.astype(np.int64))
 
 
-def _joined(chunks: Iterator[_Spans]) -> Iterator[_Spans]:
-    """The same spans, so that no document goes on from one piece to the next."""
-    left: _Spans | None = None
+@torch.inference_mode()
+def _span_sums(
+    model: LanguageModel, shards: ShardSet, start: int, stop: int, device: torch.device
+) -> np.ndarray:
+    """Compute nats and predicted tokens of each span in these sequences: (2, spans) float64."""
+    batch = collate([shards[index] for index in range(start, stop)])
+    predicted = np.diff(batch.spans.numpy()) - 1
+    tokens = model.label_nats(batch.to(device)).double().cpu().numpy()
+    # bincount adds in the order of the tokens.
+    owners = np.repeat(np.arange(len(predicted)), predicted)
+    return np.stack([np.bincount(owners, tokens, minlength=len(predicted)), predicted])
+
+
+def _whole_documents(chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Sum spans to documents; the last document of a chunk waits for the next chunk."""
+    left: pa.Table | None = None
     for chunk in chunks:
-        spans = chunk if left is None else _after(left, chunk)
-        begins = np.flatnonzero(spans.begins)
+        spans = chunk if left is None else pa.concat_tables([left, chunk])
+        begins = np.flatnonzero(spans["begins"].to_numpy())
         cut = int(begins[-1]) if len(begins) else 0
         if cut:
-            yield _part(spans, 0, cut)
-        left = _sum(_part(spans, cut, len(spans.nats)))
+            yield _documents(spans.slice(0, cut))
+        left = _documents(spans.slice(cut))
     if left is not None:
         yield left
 
 
-def _after(left: _Spans, right: _Spans) -> _Spans:
-    return _Spans(
-        pa.concat_arrays([left.ids, right.ids]),
-        *(
-            np.concatenate([getattr(left, name), getattr(right, name)])
-            for name in ("begins", "nats", "tokens")
-        ),
-    )
-
-
-def _part(spans: _Spans, first: int, last: int) -> _Spans:
-    rows = slice(first, last)
-    return _Spans(spans.ids[rows], spans.begins[rows], spans.nats[rows], spans.tokens[rows])
-
-
-def _sum(spans: _Spans) -> _Spans:
-    """Spans, of which the first begins a document, as one span for each document."""
-    begins = spans.begins.copy()
+def _documents(spans: pa.Table) -> pa.Table:
+    """Sum spans, of which the first counts as the beginning of a document."""
+    begins = spans["begins"].to_numpy().copy()
     begins[:1] = True
     owners = np.cumsum(begins) - 1
-    return _Spans(
-        spans.ids.filter(pa.array(begins)),
+    return _table(
+        spans["doc_id"].filter(pa.array(begins)).combine_chunks(),
         begins[begins],
-        np.bincount(owners, spans.nats),
-        np.bincount(owners, spans.tokens).astype(np.int64),
+        np.bincount(owners, spans["nats"].to_numpy()),
+        np.bincount(owners, spans["tokens"].to_numpy()).astype(np.int64),
     )
 
 
-def _table(spans: _Spans) -> pa.Table:
-    documents = _sum(spans)
-    with np.errstate(invalid="ignore"):
-        losses = (documents.nats / documents.tokens).astype(np.float32)
-    return pa.table([documents.ids, documents.nats, documents.tokens, losses], schema=SCHEMA)
+def _table(ids: pa.Array, begins: np.ndarray, nats: np.ndarray, tokens: np.ndarray) -> pa.Table:
+    return pa.table({"doc_id": ids, "begins": begins, "nats": nats, "tokens": tokens})

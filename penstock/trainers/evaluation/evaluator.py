@@ -1,4 +1,4 @@
-"""What a model is judged on, and the judge: of a saved model, or of one that is being trained."""
+"""Evaluate a model on benchmarks: bits per byte, and accuracy where there are choices."""
 
 from __future__ import annotations
 
@@ -12,71 +12,66 @@ from penstock.trainers.evaluation.choices import Accuracy, Question, score_choic
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.evaluation.texts import Score, score_texts
 
-__all__ = ["Evaluation", "Evaluator", "Scores"]
+__all__ = ["Evaluation", "Scores", "evaluate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Examples of one benchmark, already rendered."""
+    """Rendered examples of one benchmark."""
 
     name: str
     texts: tuple[str, ...]
-    """Of all examples: bits per byte are taken of them."""
+    """All examples, for bits per byte."""
     questions: tuple[Question, ...] = ()
-    """Of those that have choices: accuracy is taken of them."""
+    """The examples with choices, for accuracy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a model scored, by the names of the evaluations."""
+    """Scores of a model, by the names of the evaluations."""
 
     bits_per_byte: dict[str, Score]
     accuracy: dict[str, Accuracy]
-    """Of the evaluations that have questions."""
+    """For evaluations with questions."""
 
     def to_json(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """As plain data."""
+        """Return plain data."""
         return asdict(self)
 
 
-class Evaluator:
-    """Scores a model on evaluations; all workers call it together and get the same.
+def evaluate(
+    evaluations: Sequence[Evaluation], reader: Reader, tokenizer: Path, *, eos: int, context: int
+) -> Scores:
+    """Compute bits per byte on every evaluation, and accuracy where there are questions.
+
+    All workers call it together and get the same.
 
     Args:
-        reader: Of the model.
-        tokenizer: Its ``tokenizer.json``.
-        eos: The token that every text is conditioned on.
-        context: Tokens the model sees at once.
+        evaluations: Each with at least one text that is not empty.
+        reader: Reads the model.
+        tokenizer: The model's ``tokenizer.json``.
+        eos: The token on which every text is conditioned.
+        context: Tokens in a forward pass.
+
+    Raises:
+        InputError: An evaluation has no text.
     """
+    from tokenizers import Tokenizer
 
-    def __init__(self, reader: Reader, tokenizer: Path, *, eos: int, context: int) -> None:
-        from tokenizers import Tokenizer
-
-        self._reader = reader
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        # As the shards were made: who writes <|endoftext|> gets its letters, not the token.
-        self._tokenizer.encode_special_tokens = True
-        self._eos = eos
-        self._context = context
-
-    def scores(self, evaluations: Sequence[Evaluation]) -> Scores:
-        """Bits per byte on every evaluation, and accuracy where there are questions.
-
-        Raises:
-            InputError: An evaluation has no text.
-        """
-        reading: dict[str, Any] = {"eos": self._eos, "context": self._context}
-        for item in evaluations:
-            if not any(item.texts):
-                raise InputError(f"evaluate: {item.name}: expected texts, got none")
-        return Scores(
-            bits_per_byte={
-                item.name: score_texts(item.texts, self._reader, self._tokenizer, **reading)
-                for item in evaluations
-            },
-            accuracy={
-                item.name: score_choices(item.questions, self._reader, self._tokenizer, **reading)
-                for item in evaluations
-                if item.questions
-            },
-        )
+    loaded = Tokenizer.from_file(str(tokenizer))
+    # As in the shards: the characters <|endoftext|> in a text are encoded as ordinary text.
+    loaded.encode_special_tokens = True
+    reading: dict[str, Any] = {"eos": eos, "context": context}
+    for item in evaluations:
+        if not any(item.texts):
+            raise InputError(key="evaluate", file=item.name, expected="texts", got="none")
+    return Scores(
+        bits_per_byte={
+            item.name: score_texts(item.texts, reader, loaded, **reading) for item in evaluations
+        },
+        accuracy={
+            item.name: score_choices(item.questions, reader, loaded, **reading)
+            for item in evaluations
+            if item.questions
+        },
+    )

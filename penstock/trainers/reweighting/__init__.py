@@ -1,1 +1,10 @@
-"""Steps whose samples do not count the same: losses gathered, weighed, trained on, journalled."""
+"""Reweighted training: losses of samples -> weights -> a weighted step, and a journal of weights.
+
+::
+
+    Reweighting         a step: score, weigh, train                 steps.py
+      ├─ Samples        sequences or documents of a global batch    samples.py
+      ├─ Reweighter     losses -> weights                           ../../selectors/reweighting
+      ├─ WeightJournal  weights/*.parquet of a run                  journal.py
+      └─ pack, unpack   a reweighter's arrays in a checkpoint       state.py
+"""

@@ -1,9 +1,9 @@
-"""Which weight every sample had, and from which loss: the record of a reweighted run.
+"""Weight journal: the loss and the weight of every sample of a reweighted run.
 
-Rows wait in memory until a checkpoint, or until there are a million, and become a Parquet file in
-the run's directory ``weights``, which any reader of Parquet takes as one table: about 12 bytes a
-sample. A checkpoint names the files that were there by their checksums; what was written after it
-is removed when a run goes on from it, and written again.
+Rows are held in memory until a checkpoint, or until there are a million, and then written as a
+Parquet file in the run's directory ``weights``, which Parquet readers take as one table: about 12
+bytes a sample. A checkpoint lists the files by their checksums. When a run resumes from it, files
+written later are removed, and their steps are written again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["FOLDER", "SCHEMA", "WeightJournal"]
 FOLDER = "weights"
 
 ROWS = 2**20
-"""Held in memory, about 24 MiB."""
+"""Rows held in memory, about 24 MiB."""
 
 SCHEMA = pa.schema(
     [
@@ -37,27 +37,27 @@ SCHEMA = pa.schema(
         pa.field("weight", pa.float32(), nullable=False),
     ]
 )
-"""A row for each sample, in the order of the run's stream. ``position`` is its sequence's place in
+"""One row a sample, in the order of the run's stream. ``position`` is its sequence's position in
 the stream and ``sequence`` the sequence's number in the shards; ``start`` is its first token there.
-``loss`` is in nats, NaN where nothing is predicted."""
+``loss`` is in nats, NaN where no token is predicted."""
 
 
 class WeightJournal:
-    """The journal of one run; rank 0 keeps it.
+    """The weight journal of one run, kept by rank 0.
 
     Args:
-        directory: Of the run; what an earlier attempt left there goes with the first file that
-            is written, unless :meth:`restore` takes it up.
+        directory: The run's. Files of an earlier attempt are removed when the first file is
+            written, unless :meth:`restore` has kept them.
     """
 
     def __init__(self, directory: Path) -> None:
         self._folder = directory / FOLDER
         self._files: dict[str, str] = {}
         self._waiting: list[pa.Table] = []
-        self._swept = False
+        self._is_clean = False
 
     def add(self, **columns: Any) -> None:
-        """Add the samples of a step: arrays of equal length, or one number, as :data:`SCHEMA`."""
+        """Add the samples of a step: arrays of equal length, or single numbers, by column."""
         count = len(columns["weight"])
         arrays = [
             pa.array(np.broadcast_to(columns[field.name], count), field.type) for field in SCHEMA
@@ -67,9 +67,9 @@ class WeightJournal:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait."""
-        if not self._swept:
-            self._sweep()
+        """Write the rows held in memory."""
+        if not self._is_clean:
+            self._clean()
         if not self._waiting:
             return
         table = pa.concat_tables(self._waiting).combine_chunks()
@@ -83,29 +83,30 @@ class WeightJournal:
         self._waiting = []
 
     def save(self) -> bytes:
-        """Write the rows that wait, and name all files: what :meth:`restore` takes."""
+        """Write the rows held in memory; returns the list of files, for :meth:`restore`."""
         self.flush()
         return json.dumps(self._files, indent=1).encode()
 
     def restore(self, saved: bytes) -> None:
-        """Take up the files that a checkpoint names.
+        """Keep the files that a checkpoint lists, and remove all others.
 
         Raises:
-            TrainingError: One is gone or changed.
+            TrainingError: A listed file is missing or changed.
         """
         self._files = json.loads(saved)
         for name, sha256 in self._files.items():
             path = self._folder / name
             if not path.is_file() or sha256_file(path) != sha256:
                 raise TrainingError(
-                    f"{path}: not the file that the checkpoint tells of; delete "
-                    f"{self._folder.parent} to begin the run anew"
+                    "missing, or changed since the checkpoint",
+                    file=path,
+                    fix=f"delete {self._folder.parent} to start the run again",
                 )
-        self._sweep()
+        self._clean()
 
-    def _sweep(self) -> None:
-        """Remove what is not ours."""
-        self._swept = True
+    def _clean(self) -> None:
+        """Remove files that are not listed."""
+        self._is_clean = True
         for found in self._folder.glob("*"):
             if found.name not in self._files:
                 found.unlink()

@@ -1,7 +1,7 @@
-"""The samples of a global batch: what has a loss of its own, and a weight.
+"""Samples of a global batch: the sequences or documents that have one loss and one weight each.
 
-Samples are numbered in the order of the global batch, which has nothing to do with who trains on
-what; every worker can number them all, from the spans of the shards alone.
+Samples are numbered in the order of the global batch, which does not depend on the split over
+workers. Every worker numbers all of them from the spans of the shards alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Samples:
     first: np.ndarray
     """(n + 1,) int64: the number of each sequence's first sample, and S."""
     starts: np.ndarray
-    """(S,) int64: where each begins in its sequence."""
+    """(S,) int64: where each sample begins in its sequence."""
     predicted: np.ndarray
-    """(S,) int64: how many of its tokens are predicted."""
+    """(S,) int64: number of predicted tokens of each sample."""
 
     @classmethod
     def of(
@@ -53,16 +53,16 @@ class Samples:
 
     @property
     def real(self) -> np.ndarray:
-        """(S,) bool: which have a token that is predicted."""
+        """(S,) bool: whether a sample has a predicted token."""
         return self.predicted > 0
 
     @property
     def sequences(self) -> np.ndarray:
-        """(S,) int64: the place of each sample's sequence in the global batch."""
+        """(S,) int64: index of each sample's sequence in the global batch."""
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
 
     def of_places(self, places: np.ndarray) -> np.ndarray:
-        """The numbers of some sequences' samples, one sequence after another: (k,) int64."""
+        """Return the numbers of the samples of some sequences, in their order: (k,) int64."""
         ranges = [np.arange(*self.first[place : place + 2]) for place in places.tolist()]
         return np.concatenate([np.zeros(0, np.int64), *ranges])
 
@@ -71,10 +71,10 @@ class Samples:
 
         Args:
             values: (places, length), a number for each token.
-            places: Of the sequences in the global batch, in the order of the rows.
+            places: Index of each row's sequence in the global batch.
 
         Returns:
-            (k,) float64, as :meth:`of_places`.
+            (k,) float64, in the order of :meth:`of_places`.
         """
         if not len(places):
             return np.zeros(0)
@@ -82,11 +82,11 @@ class Samples:
         return found
 
     def over_tokens(self, shares: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Each token's share of its sample's: (places, length) float32.
+        """Repeat a number of each sample for its tokens: (places, length) float32.
 
         Args:
             shares: (S,), a number for each sample of the global batch.
-            places: As in :meth:`sums`; with none, the row of zeros that stands for no sequence.
+            places: As in :meth:`sums`; if empty, the result is one row of zeros.
         """
         if not len(places):
             return np.zeros((1, self.length), np.float32)
@@ -95,7 +95,7 @@ class Samples:
         return np.repeat(own, spans).reshape(len(places), self.length)
 
     def _begins(self, places: np.ndarray) -> np.ndarray:
-        """Where samples of these sequences begin in all of their tokens."""
+        """Return where the samples of these sequences begin in the tokens of all of them."""
         rows = np.repeat(np.arange(len(places)), np.diff(self.first)[places])
         begins: np.ndarray = rows * self.length + self.starts[self.of_places(places)]
         return begins

@@ -1,4 +1,4 @@
-"""A reweighter's arrays as the bytes of one file; nothing in it is ever unpickled."""
+"""A reweighter's arrays as the bytes of one file, without pickles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["pack", "unpack"]
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays of plain numbers, as NumPy's ``.npz``.
+    """Pack arrays of plain numbers as NumPy's ``.npz``.
 
     Raises:
         ValueError: An array holds objects.
@@ -22,6 +22,6 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, np.ndarray]:
-    """What :func:`pack` was given."""
+    """Return the arrays that :func:`pack` was given."""
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
         return {name: found[name] for name in found.files}

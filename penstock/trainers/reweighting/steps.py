@@ -1,14 +1,14 @@
-"""A reweighted step: score the global batch, weigh its samples, train on those that count.
+"""Reweighted steps: score the global batch, weigh its samples, train on those with a weight.
 
-The loss of a step is the sum of ``w_i l_i`` over its samples, w_i of a sum of 1 and without
-gradient, l_i a sample's mean over its predicted tokens. Each worker scores its part without
-gradients; the losses are put together in the global batch's order, and every worker calls the
-reweighter with all of them. So a step costs a forward pass more, but for its last micro-batch: its
-scores are kept with what backpropagation needs, and it is trained on first. A step of a single
-micro-batch is scored for the price of its logits, which are made twice.
+The loss of a step is the sum of ``w_i l_i`` over its samples: the weights w_i sum to 1 and have no
+gradient, and l_i is a sample's mean loss over its predicted tokens. Each worker scores its part
+without gradients; the losses are gathered in the order of the global batch, and every worker calls
+the reweighter with all of them. So a step costs one more forward pass, except for its last
+micro-batch: its scores are kept with their graph, and it is trained on first. Scoring a step of one
+micro-batch costs only its logits, which are computed twice.
 
-Where at most half of the sequences have a weight, the others are left out, and these are dealt to
-the workers anew. While weights are uniform by definition there is no scoring.
+If at most half of the sequences have a weight, the others are left out, and the sequences with a
+weight are split over the workers again. While weights are uniform by definition nothing is scored.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ from penstock.trainers.reweighting.state import pack, unpack
 
 __all__ = ["Reweighted", "Reweighting"]
 
-FEW = 0.5
-"""Share of sequences with a weight up to which the others are left out. A forward pass costs one, a
-backward pass two: at a single micro-batch, scored with its graph, dealing anew pays below 2/3; at
-many, below 1. Between, the graph that is at hand is used."""
+MAX_SHARE_SPLIT_AGAIN = 0.5
+"""Up to this share of sequences with a weight, the others are left out. A forward pass costs 1, a
+backward pass 2: with one micro-batch, which is scored with its graph, a new split pays below 2/3;
+with many, below 1. Above this share the existing graph is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reweighted:
-    """What a step came to."""
+    """Loss and facts of a step."""
 
     loss: float
-    """Mean over the global batch's predicted tokens, as of a step that is not reweighted."""
+    """Mean over the global batch's predicted tokens, as in a step that is not reweighted."""
     facts: Mapping[str, float]
-    """For the metrics: ``weighted_loss``; ``effective_samples``, the share of samples that would
-    have the same weights' spread if equal, (1 / sum of w²) / n; ``trained_tokens``, those of the
-    batch whose sample has a weight; and what the reweighter tells."""
+    """For the metrics: ``weighted_loss``; ``effective_samples``, (1 / sum of w²) / n, the share of
+    samples that equal weights of the same sum of squares would have; ``trained_tokens``, predicted
+    tokens of samples with a weight; and the reweighter's own facts."""
 
 
 class Reweighting:
-    """Takes one worker's part in reweighted steps.
+    """One worker's part of reweighted steps.
 
     Args:
-        spec: What the recipe says.
+        spec: The recipe's ``train.reweight``.
         reweighter: A new one.
         engine: DeepSpeed's, of a :class:`~penstock.trainers.modelling.model.LanguageModel`.
-        loader: Reads this worker's share.
-        trained: Told of each micro-batch that gradients were made of.
-        directory: Of the run, for the journal; None where none is kept, as on all but rank 0.
+        loader: Reads this worker's part.
+        trained: Called with each micro-batch whose gradients were computed.
+        directory: The run's, for the journal; None on all ranks but 0, which keep none.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Reweighting:
         self._trained = trained
 
     def step(self, loaded: LoadedStep) -> Reweighted:
-        """Accumulate the gradients of a step, up to and without the optimiser's own step.
+        """Accumulate the gradients of a step; the caller takes the optimiser's step.
 
         Raises:
-            ScoringError: The weights are not what weights must be; names the step.
+            ScoringError: The weights are invalid; it names the step.
             FloatingPointError: A loss is not finite.
         """
         batch = loaded.batch
@@ -106,35 +106,35 @@ class Reweighting:
         else:
             losses, weights = self._scored_step(loaded, samples, moment)
         if self.journal:
-            self._note(self.journal, batch.before, loaded, samples, losses, weights)
+            self._add_to_journal(self.journal, batch.before, loaded, samples, losses, weights)
         return self._reweighted(samples, losses, weights, moment)
 
     def save(self) -> dict[str, bytes]:
-        """What a checkpoint keeps: the reweighter's state, and the journal's."""
+        """Return the files of a checkpoint: the state of the reweighter and of the journal."""
         kept = {"reweighter.npz": pack(self.reweighter.state())}
         if self.journal:
             kept["weights.json"] = self.journal.save()
         return kept
 
     def restore(self, kept: Mapping[str, bytes]) -> None:
-        """Take up what :meth:`save` gave on rank 0.
+        """Restore the files that :meth:`save` returned on rank 0.
 
         Raises:
-            TrainingError: A file of the journal is gone or changed.
+            TrainingError: A file of the journal is missing or changed.
         """
         self.reweighter.restore(unpack(kept["reweighter.npz"]))
         if self.journal:
             self.journal.restore(kept["weights.json"])
 
     def finish(self) -> None:
-        """Write what the journal still holds."""
+        """Write the rows that the journal holds in memory."""
         if self.journal:
             self.journal.flush()
 
     def _scored_step(
         self, loaded: LoadedStep, samples: Samples, moment: TrainingProgress
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Losses and weights of a step that was scored and trained on: (S,) float64 each."""
+        """Score and train on a step; returns losses and weights: (S,) float64 each."""
         *others, last = loaded.pieces
         scored = []
         features: list[torch.Tensor] = []
@@ -147,11 +147,12 @@ class Reweighting:
         weights = self._weights(samples, losses, moment, loaded.pieces, features)
         shares = self._shares(samples, weights)
         counting = np.unique(samples.sequences[weights > 0])
-        if len(counting) <= FEW * len(loaded.batch):
+        if len(counting) <= MAX_SHARE_SPLIT_AGAIN * len(loaded.batch):
             del kept
-            dealt = self._dealt(counting)
-            pairs = ((places, self._loader.collate(loaded.batch, places)) for places in dealt)
-            self._train(pairs, len(dealt), samples, shares)
+            split = split_micro_batches(len(counting), self._group, self._loader.micro_batch)
+            pieces = [counting[piece] for piece in split]
+            pairs = ((places, self._loader.collate(loaded.batch, places)) for places in pieces)
+            self._train(pairs, len(pieces), samples, shares)
         else:
             counts = self._on_device(samples.over_tokens(shares, last))
             self._backward((kept * counts).sum(), samples, is_last=not others)
@@ -162,7 +163,7 @@ class Reweighting:
         return losses, weights
 
     def _score(self, own: Batch, features: list[torch.Tensor]) -> torch.Tensor:
-        """(rows, length) nats of a micro-batch; its features are appended."""
+        """Compute (rows, length) nats of a micro-batch; append its features."""
         reweighter, own = self.reweighter, own.to(self._group.device)
         if not is_describing(reweighter):
             nats: torch.Tensor = self._engine(own, tokens=True)
@@ -181,7 +182,7 @@ class Reweighting:
         """Accumulate the gradients of micro-batches, the last of them also the step's last.
 
         Returns:
-            Their places and (rows, length) nats.
+            Their indices and (rows, length) nats.
         """
         found = []
         for number, (places, own) in enumerate(pairs):
@@ -194,14 +195,14 @@ class Reweighting:
 
     def _backward(self, total: torch.Tensor, samples: Samples, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
-        # Gradients are averaged over workers; ours are parts of one sum.
+        # The engine averages gradients over workers; these are parts of one sum.
         scale = self._group.workers / max(1, int(samples.predicted.sum()))
         self._engine.backward(total * scale, scale_wrt_gas=False)
 
     def _shares(self, samples: Samples, weights: np.ndarray) -> np.ndarray:
-        """What a token of each sample counts, 1 where all count the same: (S,) float64.
+        """Compute the weight of a token of each sample, 1 if all are equal: (S,) float64.
 
-        Of a size that any float type holds; :meth:`_backward` divides by the number of tokens.
+        Any float type can hold it; :meth:`_backward` divides by the number of tokens.
         """
         shares: np.ndarray = weights / np.maximum(1, samples.predicted) * samples.predicted.sum()
         return shares
@@ -232,7 +233,7 @@ class Reweighting:
     def _losses(
         self, samples: Samples, scored: list[tuple[np.ndarray, torch.Tensor]]
     ) -> np.ndarray:
-        """Every sample's mean loss, known to every worker: (S,) float64, NaN without a label."""
+        """Gather the mean loss of every sample: (S,) float64, NaN without a label."""
         nats = torch.cat([own for _, own in scored]).cpu().numpy()
         rows = np.concatenate([np.full(len(own), len(places) > 0) for places, own in scored])
         places = np.concatenate([places for places, _ in scored])
@@ -246,20 +247,15 @@ class Reweighting:
         return losses
 
     def _gathered(self, count: int, numbers: np.ndarray, rows: torch.Tensor) -> np.ndarray:
-        """Rows of all workers by the numbers of their samples: (count, columns) float64.
+        """Gather rows of all workers by the numbers of their samples: (count, columns) float64.
 
-        Each worker fills in its own, and nobody else has anything but zeros to add to them, so
-        the sums are exact, and the same on every worker, whatever the order they are made in.
+        Each row comes from one worker, and all others add zeros. So the sums are exact and the same
+        on every worker, in any order of addition.
         """
         device = self._group.device
         table = torch.zeros(count, rows.shape[1], dtype=torch.float64, device=device)
         table[torch.from_numpy(numbers).to(device)] = rows.to(device, torch.float64)
         return self._group.all_sum(table).cpu().numpy()
-
-    def _dealt(self, chosen: np.ndarray) -> list[np.ndarray]:
-        """Places of the global batch that this worker trains on, of those that count."""
-        dealt = split_micro_batches(len(chosen), self._group, self._loader.micro_batch)
-        return [chosen[piece] for piece in dealt]
 
     def _reweighted(
         self, samples: Samples, losses: np.ndarray, weights: np.ndarray, moment: TrainingProgress
@@ -278,7 +274,7 @@ class Reweighting:
             },
         )
 
-    def _note(
+    def _add_to_journal(
         self,
         journal: WeightJournal,
         before: int,

@@ -11,7 +11,7 @@ from penstock.errors import InputError
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import reading
 from penstock.trainers.evaluation.choices import Question, choice_nats, score_choices
-from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
+from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
@@ -26,7 +26,7 @@ QUESTIONS = [
 
 
 def by_hand(model: LanguageModel, tokenizer: Any, question: Question, choice: str) -> float:
-    """The boundary found by decoding: tokens are scored from the first that adds to the choice."""
+    """Find the boundary by decoding: the first token that adds bytes to the choice."""
     ids = tokenizer.encode(question.context + choice).ids
     before = len(question.context.encode())
     first = next(
@@ -37,7 +37,7 @@ def by_hand(model: LanguageModel, tokenizer: Any, question: Question, choice: st
 
 
 def _bytes(tokenizer: Any, ids: list[int]) -> str:
-    """One character for each byte, as byte-level BPE writes them."""
+    """One character for each byte, as in byte-level BPE."""
     return "".join(tokenizer.id_to_token(one) for one in ids)
 
 
@@ -54,11 +54,13 @@ def test_parity_with_one_choice_at_a_time(
     long = [
         len(tokenizer.encode(QUESTIONS[2].context + choice).ids) for choice in QUESTIONS[2].choices
     ]
-    assert long[0] > CONTEXT, "one whose question loses its beginning"
-    assert len(tokenizer.encode(QUESTIONS[2].choices[1]).ids) > CONTEXT, "one that is cut itself"
+    assert long[0] > CONTEXT, "a question that loses its beginning"
+    assert len(tokenizer.encode(QUESTIONS[2].choices[1]).ids) > CONTEXT, (
+        "a choice that loses its beginning"
+    )
 
 
-def test_the_space_before_a_choice_is_scored_only_where_it_is_the_choices_token(
+def test_the_space_before_a_choice_is_scored_only_within_the_first_token_of_the_choice(
     model: LanguageModel, reader: Reader, tokenizer: Any
 ) -> None:
     """`Ġthe` is one token; before `water` the space is a token of its own."""
@@ -72,8 +74,8 @@ def test_the_space_before_a_choice_is_scored_only_where_it_is_the_choices_token(
     assert second == pytest.approx(-log_p(model, ids[1])[-1], rel=1e-6)
 
 
-def test_offsets_that_leave_blanks_out_give_the_same(reader: Reader, tokenizer: Any) -> None:
-    """As the tokenizers of GPT-2 and its kin have them."""
+def test_trimmed_offsets_give_the_same(reader: Reader, tokenizer: Any) -> None:
+    """GPT-2 and similar tokenizers trim white space from offsets."""
     from tokenizers import Tokenizer, processors
 
     trimmed = Tokenizer.from_str(tokenizer.to_str())
@@ -86,17 +88,18 @@ def test_offsets_that_leave_blanks_out_give_the_same(reader: Reader, tokenizer: 
     assert np.array_equal(ours, theirs)
 
 
-def test_a_choice_of_which_the_tokenizer_makes_nothing_is_refused(reader: Reader) -> None:
+def test_a_choice_without_tokens_is_refused(reader: Reader) -> None:
     from tokenizers import Tokenizer, models
 
     letters = Tokenizer(models.BPE({"<eos>": 0, "i": 1, "s": 2}, []))
     quiz = Question(context="is ", choices=("水",), answer=0)
-    with pytest.raises(InputError, match="no token of the choice '水'"):
+    with pytest.raises(InputError) as info:
         choice_nats([quiz], reader, letters, **READING)
+    assert info.value.key == "evaluate" and "'水'" in info.value.problem
 
 
 class _Given:
-    """A reader of known costs, in the order of the choices."""
+    """A reader of known nats, in the order of the choices."""
 
     def __init__(self, nats: list[float]) -> None:
         self._nats = np.array(nats)
@@ -121,7 +124,7 @@ def test_accuracy_by_hand(tokenizer: Any) -> None:
     assert (found.chance, found.examples) == (0.5, 3)
 
 
-def test_company_and_padding_change_no_score(
+def test_batches_padding_and_ranks_change_no_score(
     model: LanguageModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = Reader(model, Group())
@@ -138,21 +141,25 @@ def test_company_and_padding_change_no_score(
     assert sum(bool(share.any()) for share in shares) == 3
 
 
-def test_an_evaluator_tells_accuracy_where_there_are_questions(
-    reader: Reader, opened: ShardSet
-) -> None:
-    evaluator = Evaluator(reader, opened.tokenizer, **READING)
-    scores = evaluator.scores(
-        [Evaluation("plain", ("water",)), Evaluation("quiz", ("water",), tuple(QUESTIONS))]
-    ).to_json()
+def test_accuracy_is_computed_where_there_are_questions(reader: Reader, opened: ShardSet) -> None:
+    evaluations = [
+        Evaluation("plain", ("water",)),
+        Evaluation("quiz", ("water",), tuple(QUESTIONS)),
+    ]
+    scores = evaluate(evaluations, reader, opened.tokenizer, **READING).to_json()
     assert set(scores["bits_per_byte"]) == {"plain", "quiz"}
     assert set(scores["accuracy"]) == {"quiz"}
     assert scores["accuracy"]["quiz"]["examples"] == 3
 
 
-def test_a_stranger_who_writes_the_end_of_text_gets_its_letters(
-    reader: Reader, opened: ShardSet
-) -> None:
-    evaluator = Evaluator(reader, opened.tokenizer, **READING)
-    letters = evaluator._tokenizer.encode("a<|endoftext|>", add_special_tokens=False)
-    assert 0 not in letters.ids and len(letters.ids) > 5
+def test_the_name_of_the_end_of_text_is_ordinary_text(reader: Reader, opened: ShardSet) -> None:
+    """Of one token, the text would have one loss; its 13 characters have several."""
+    alone, longer = (
+        evaluate([Evaluation("x", (text,))], reader, opened.tokenizer, **READING)
+        for text in ("a", "a<|endoftext|>")
+    )
+    nats = [
+        scores.bits_per_byte["x"].mean * scores.bits_per_byte["x"].bytes
+        for scores in (alone, longer)
+    ]
+    assert nats[1] - nats[0] > 4 * nats[0]

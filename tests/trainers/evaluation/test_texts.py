@@ -10,7 +10,7 @@ import torch
 from penstock.errors import InputError
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import reading, texts
-from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
+from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
 from penstock.trainers.evaluation.reading import Reader
 from penstock.trainers.evaluation.texts import score_texts, text_nats
 from penstock.trainers.group import Group
@@ -73,7 +73,7 @@ def test_standard_error_by_hand() -> None:
     assert (score.mean, score.stderr) == (1.5, 0.25)
 
 
-def test_no_texts_are_refused(reader: Reader, opened: ShardSet) -> None:
-    evaluator = Evaluator(reader, opened.tokenizer, **READING)
-    with pytest.raises(InputError, match="evaluate: none: expected texts"):
-        evaluator.scores([Evaluation("none", ("",))])
+def test_an_evaluation_without_text_is_refused(reader: Reader, opened: ShardSet) -> None:
+    with pytest.raises(InputError) as info:
+        evaluate([Evaluation("none", ("",))], reader, opened.tokenizer, **READING)
+    assert (info.value.key, info.value.file) == ("evaluate", "none")

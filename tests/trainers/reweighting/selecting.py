@@ -1,4 +1,4 @@
-"""A reweighter of the user's: the three greatest losses, by how great they are."""
+"""A user's reweighter: weights of the three greatest losses, in proportion to them."""
 
 from __future__ import annotations
 

@@ -41,19 +41,19 @@ def journal(directory: Path, case: str) -> pa.Table:
 
 @pytest.mark.parametrize("workers", WORKERS[1:])
 @pytest.mark.parametrize("case", CASES)
-def test_as_on_one(runs: dict[int, Path], workers: int, case: str) -> None:
+def test_several_workers_train_like_one(runs: dict[int, Path], workers: int, case: str) -> None:
     one, many = runs[1], runs[workers]
     expected, found = journal(one, case), journal(many, case)
     for name in ("step", "position", "sequence", "start"):
         assert found[name].equals(expected[name])
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
     np.testing.assert_allclose(found["weight"], expected["weight"], rtol=1e-4, atol=1e-9)
-    # Before a gradient is summed, only the shapes of batches differ: the last bits.
+    # Before gradients are summed only the shapes of batches differ, so only rounding does.
     first = np.array(expected["step"]) <= (1 if "warmup" in CASES[case][0] else 0)
     np.testing.assert_allclose(
         np.array(found["weight"])[first], np.array(expected["weight"])[first], rtol=1e-5
     )
-    assert np.ptp(np.array(expected["weight"])[~first]) > 0.01, "nothing was weighed"
+    assert np.ptp(np.array(expected["weight"])[~first]) > 0.01, "all weights are equal"
     for mine, theirs in zip(lines(many, case), lines(one, case), strict=True):
         assert mine.pop("data") == theirs.pop("data")
         assert mine == pytest.approx(theirs, rel=1e-4)
@@ -61,7 +61,7 @@ def test_as_on_one(runs: dict[int, Path], workers: int, case: str) -> None:
 
 @pytest.mark.parametrize("workers", WORKERS[1:])
 def test_every_rank_holds_the_same(runs: dict[int, Path], workers: int) -> None:
-    """To the bit: what weights a rank trains with are its own, never told by another."""
+    """To the bit: each rank computes the weights itself from the same losses."""
     for case in CASES:
         facts = [
             [(line["weighted_loss"], line["effective_samples"]) for line in lines(own, case, rank)]

@@ -1,4 +1,4 @@
-"""A function of the user's through Ray Train: two workers that have to find it, one journal."""
+"""A user's function through Ray Train: two workers import it, one journal."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_function_beside_the_recipe(
     assert spec(asked, shards).fingerprint != wanted.fingerprint
 
 
-def test_runs_are_named_by_what_weighs_their_samples(shards: Path, tmp_path: Path) -> None:
+def test_the_reweighter_is_part_of_a_runs_fingerprint(shards: Path, tmp_path: Path) -> None:
     plain = spec(recipe(tmp_path, use="loss"), shards).fingerprint
     same = spec(recipe(tmp_path, use="loss", strategy="linupper"), shards).fingerprint
     other = spec(recipe(tmp_path, use="loss", strategy="extremes"), shards).fingerprint
@@ -80,14 +80,14 @@ def test_runs_are_named_by_what_weighs_their_samples(shards: Path, tmp_path: Pat
     assert len({plain, other, documents}) == 3
 
 
-def test_a_mistake_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_wrong_parameter_is_refused_before_any_work(tmp_path: Path) -> None:
     from penstock.jobs.curate import curate
     from penstock.pipeline.runner import open_runner
 
     (tmp_path / "pool.txt").write_text("water flows\n")
     asked = recipe(tmp_path, use="loss", strategi="linupper")
     runner = open_runner("local", 1)
-    with pytest.raises(SelectorError, match=r"^train\.reweight\.strategi: .*mean 'strategy'"):
+    with pytest.raises(SelectorError, match="train.reweight.strategi"):
         curate(asked, runner)
     runner.close()
     assert not list((tmp_path / "work").glob("corpus/*/manifest.json"))

@@ -33,7 +33,7 @@ def test_against_labels_one_by_one(loader: Loader, sample: str, step: int) -> No
     labels = loader.collate(batch, np.arange(len(batch))).labels.numpy()
     documents = [loader.shards[index].starts for index in batch.sequences.tolist()]
     assert max(map(len, documents)) > 1
-    owner = []  # (place, first, end) of every sample, by hand
+    owner = []  # (index of the sequence, first, end) of every sample, by hand
     for place, starts in enumerate(documents):
         cuts = [*starts.tolist(), 32] if sample == "document" else [0, 32]
         owner += [(place, first, end) for first, end in itertools.pairwise(cuts)]
@@ -44,7 +44,7 @@ def test_against_labels_one_by_one(loader: Loader, sample: str, step: int) -> No
     np.testing.assert_array_equal(samples.starts, [first for _, first, _ in owner])
     assert samples.predicted.sum() == loader.shards.predicted(batch.sequences, batch.counted).sum()
     if step == 3 and sample == "document":
-        assert not samples.real.all(), "no document behind the end of the budget: nothing tested"
+        assert not samples.real.all(), "no document lies after the end of the budget"
 
     random = np.random.default_rng(0)
     places = random.permutation(len(batch))[:5]

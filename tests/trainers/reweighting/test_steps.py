@@ -1,4 +1,4 @@
-"""Reweighted steps with DeepSpeed in this process, against the definition; one worker."""
+"""Reweighted steps with DeepSpeed in this process, on one worker, against the definition."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LINUPPER = {"use": "loss", "temperature": 0.4, "warmup": 0}
 
 @pytest.fixture
 def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """Writes a module; gives ``use`` for its ``reweight``."""
+    """Write a module; returns ``use`` for its ``reweight``."""
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def write(body: str) -> str:
@@ -83,7 +83,7 @@ def journal(directory: Path) -> pa.Table:
 
 
 def naive_losses(made: Engine, step: int, sample: str) -> tuple[Any, list[torch.Tensor], Samples]:
-    """A fresh model and its mean loss of each sample, with gradient, one by one."""
+    """A new model and its mean loss of each sample, with gradient, one by one."""
     model = build_model(TRAIN.model, made.shards, seed=1)
     batch = made.plan.global_batch(step)
     samples = Samples.of(made.shards, batch, sample)
@@ -113,18 +113,18 @@ SELECTING = (
 
 @pytest.mark.parametrize("sample", ["sequence", "document"])
 @pytest.mark.parametrize("micro_batch", [4, 16])
-@pytest.mark.parametrize("who", ["linupper", "uniform", "selecting"])
+@pytest.mark.parametrize("kind", ["linupper", "uniform", "selecting"])
 def test_the_gradient_is_that_of_the_weighted_sum(
     shards: Path, tmp_path: Path, functions: Callable[[str], str], sample: str, micro_batch: int,
-    who: str,
+    kind: str,
 ) -> None:  # fmt: skip
-    """Of several micro-batches and of one; step 3 ends in a sequence that counts in part."""
+    """With several micro-batches and with one; step 3 ends in a sequence that counts in part."""
     specs = {
         "linupper": LINUPPER,
         "uniform": {"use": "loss", "strategy": "uniform"},
         "selecting": {"use": functions(SELECTING)},
     }
-    made = engine(shards, {**specs[who], "sample": sample}, tmp_path, micro_batch=micro_batch)
+    made = engine(shards, {**specs[kind], "sample": sample}, tmp_path, micro_batch=micro_batch)
     steps = made.loader.steps(3)
     loaded = next(steps)
     model, losses, samples = naive_losses(made, 3, sample)
@@ -135,11 +135,11 @@ def test_the_gradient_is_that_of_the_weighted_sum(
         losses=values[real], moment=TrainingProgress(step=3, tokens=960, budget=1129)
     )
     weights = np.zeros(len(values))
-    if who == "selecting":
+    if kind == "selecting":
         kept = values >= np.sort(values[real])[-3]
         weights[kept] = values[kept] / values[kept].sum()
     else:
-        maker = LossReweighter(strategy=who, temperature=0.4, warmup=0)
+        maker = LossReweighter(strategy=kind, temperature=0.4, warmup=0)
         weights[real] = maker.weights(scored)
     expected = sum(weight * loss for weight, loss in zip(weights.tolist(), losses))
     expected.backward()
@@ -147,7 +147,7 @@ def test_the_gradient_is_that_of_the_weighted_sum(
     made.deepspeed.train()
     found = made.reweighting.step(loaded)
     for (name, mine), theirs in zip(made._model.named_parameters(), model.parameters()):
-        # A softmax at 0.4 over losses that differ by 0.1 makes 25 times as much of a last bit.
+        # A softmax at 0.4 over losses that differ by 0.1 makes rounding 25 times larger.
         error = (mine.grad - theirs.grad).norm() / theirs.grad.norm()
         assert error < 1e-5, name
     made.reweighting.finish()
@@ -169,7 +169,7 @@ def test_the_gradient_is_that_of_the_weighted_sum(
     np.testing.assert_array_equal(table["position"], 30 + samples.sequences)
 
 
-def test_a_whole_run_is_journalled_and_learns(shards: Path, tmp_path: Path) -> None:
+def test_a_whole_run_is_in_the_journal_and_learns(shards: Path, tmp_path: Path) -> None:
     steps = run(engine(shards, {**LINUPPER, "warmup": {"steps": 1}}, tmp_path))
     assert [step.tokens for step in steps] == [320, 640, 960, 35 * 32 + 9], "the budget"
     assert steps[-1].loss < steps[0].loss - 0.05
@@ -185,7 +185,7 @@ def test_a_whole_run_is_journalled_and_learns(shards: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("sample", ["sequence", "document"])
-def test_weights_by_length_are_no_weights(
+def test_weights_by_length_train_like_a_plain_step(
     shards: Path, tmp_path: Path, functions: Callable[[str], str], sample: str
 ) -> None:
     """A sample's weight in a plain step is its share of the predicted tokens."""
@@ -204,9 +204,9 @@ def test_weights_by_length_are_no_weights(
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("who", ["linupper", "selecting", "uds"])
+@pytest.mark.parametrize("kind", ["linupper", "selecting", "uds"])
 def test_zero_stages_train_as_stage_0(
-    shards: Path, tmp_path: Path, functions: Callable[[str], str], stage: int, who: str
+    shards: Path, tmp_path: Path, functions: Callable[[str], str], stage: int, kind: str
 ) -> None:
     specs = {
         "linupper": LINUPPER,
@@ -217,8 +217,8 @@ def test_zero_stages_train_as_stage_0(
     found, expected = (
         [(step.loss, step.grad_norm, step.reweighting["weighted_loss"]) for step in run(made)]
         for made in (
-            engine(shards, specs[who], tmp_path, deepspeed=overrides),
-            engine(shards, specs[who], tmp_path),
+            engine(shards, specs[kind], tmp_path, deepspeed=overrides),
+            engine(shards, specs[kind], tmp_path),
         )
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -228,7 +228,7 @@ def test_zero_stages_train_as_stage_0(
 def test_a_resumed_run_has_the_same_weights(
     shards: Path, tmp_path: Path, reweight: dict[str, Any]
 ) -> None:
-    """Model and optimiser are the checkpoint's business; the rest is saved and taken up here."""
+    """Model and optimiser are in the checkpoint; state and journal are saved and restored here."""
     whole = run(engine(shards, reweight, tmp_path / "whole"))
     killed = engine(shards, reweight, tmp_path / "cut")
     assert killed.reweighting
@@ -268,12 +268,12 @@ def test_uniform_weights_need_no_scores(
         seen.append(tuple(calls))
         calls.clear()
     made.close()
-    # Three micro-batches; scored ones first, without gradients but for the last.
+    # Three micro-batches: they are scored first, without gradients except for the last.
     weighed = (False, False, True, True, True)
     assert seen[:3] == [(True,) * 3, (True,) * 3, weighed]
 
 
-def test_what_has_no_weight_is_not_passed_through(
+def test_sequences_without_weight_are_left_out(
     shards: Path, tmp_path: Path, functions: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = engine(shards, {"use": functions(SELECTING)}, tmp_path)
@@ -291,25 +291,27 @@ def test_what_has_no_weight_is_not_passed_through(
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("body", "got"),
     [
-        ("return losses[1:]", "ScoringError: train.reweight: step 0: weigh_here:reweight: .*got 9"),
-        ("return losses * np.nan", "train.reweight: step 0: .*got nan for sample 0"),
-        ("return 0 * losses", "train.reweight: step 0: .*positive sum, got 0"),
-        ("return 1 / 0", "weigh_here:reweight raised ZeroDivisionError"),
+        ("return losses[1:]", "got 9"),
+        ("return losses * np.nan", "got nan"),
+        ("return 0 * losses", "got 0"),
+        ("return 1 / 0", "ZeroDivisionError"),
     ],
 )
-def test_bad_weights_stop_the_run(
-    shards: Path, tmp_path: Path, functions: Callable[[str], str], body: str, message: str
+def test_invalid_weights_stop_the_run(
+    shards: Path, tmp_path: Path, functions: Callable[[str], str], body: str, got: str
 ) -> None:
     made = engine(shards, {"use": functions(f"def reweight(losses):\n    {body}\n")}, tmp_path)
-    with pytest.raises(TrainingError, match=f"^step 0, sequences .*{message}"):
+    with pytest.raises(TrainingError) as info:
         run(made)
+    message = str(info.value)
+    assert "step 0" in message and "weigh_here:reweight" in message and got in message
 
 
-def test_a_loss_that_is_not_finite_is_told_before_weights_are_asked(
+def test_a_loss_that_is_not_finite_stops_the_run_before_weights_are_computed(
     shards: Path, tmp_path: Path
 ) -> None:
     wild = engine(shards, LINUPPER, tmp_path, lr=1e30, clip=1e30)
-    with pytest.raises(TrainingError, match=r"step \d, .*the loss is nan; lower train.lr"):
+    with pytest.raises(TrainingError, match=r"step \d.*loss is nan"):
         run(wild)

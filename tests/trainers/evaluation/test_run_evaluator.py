@@ -1,26 +1,26 @@
-"""A model that is being trained, judged between two steps, on every stage of ZeRO."""
+"""Evaluation of a model in training, between two steps, on every stage of ZeRO."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from penstock.recipe import Train
-from penstock.trainers.data.plan import GlobalBatch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.documents import write_document_losses
-from penstock.trainers.evaluation.during import TrainingEvaluator
-from penstock.trainers.evaluation.evaluator import Evaluation, Evaluator
+from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
 from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import load_model
 from penstock.trainers.modelling.model import LanguageModel
 from penstock.trainers.modelling.options import compile_inner
+from penstock.trainers.spec import RunSpec
 from tests.trainers.test_engine import TRAIN, engine
 
 from .conftest import READING
@@ -36,43 +36,35 @@ def of_stage(stage: int, **changes: Any) -> Train:
     return TRAIN.model_copy(update={"deepspeed": zero, **changes})
 
 
-def evaluator(made: Engine, model: Any) -> Evaluator:
-    reader = Reader(model, Group())
-    return Evaluator(reader, made.shards.tokenizer, **READING)
-
-
-def during(made: Engine, every: int) -> TrainingEvaluator:
-    return TrainingEvaluator(
-        deepspeed=made.deepspeed,
-        evaluator=evaluator(made, made.deepspeed),
-        evaluations=EVALUATIONS,
-        every=every,
-        tokens=made.plan.tokens,
-    )
+def evaluator(made: Engine, **train: Any) -> RunEvaluator:
+    asked = TRAIN.model_copy(update={"evaluate_every": 1, "tokens": made.plan.tokens, **train})
+    spec = RunSpec(train=asked, shards=made.shards.artefact.path, seed=1, evaluations=EVALUATIONS)
+    return RunEvaluator(spec, made.shards, Group())
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_live_model_scores_as_it_does_when_saved_and_trains_on_as_if_alone(
+def test_a_model_in_training_scores_like_the_saved_one_and_training_does_not_change(
     shards: Path, tmp_path: Path, stage: int
 ) -> None:
     alone = engine(shards, of_stage(stage))
     expected = [(step.loss, step.grad_norm) for step in alone.run()]
     alone.close()
     made = engine(shards, of_stage(stage))
-    judge = during(made, every=1)
-    found, curve = [], [judge.scores()]
+    live = evaluator(made)
+    found, curve = [], [live.evaluate_live(made.deepspeed)]
     for step in made.run():
         found.append((step.loss, step.grad_norm))
-        curve.append(judge.scores())
+        curve.append(live.evaluate_live(made.deepspeed))
         assert made.deepspeed.module.training
     assert found == expected, "to the bit"
     made.save(tmp_path / "model")
-    saved = evaluator(made, load_model(tmp_path / "model").eval()).scores(EVALUATIONS)
+    reader = Reader(load_model(tmp_path / "model").eval(), Group())
+    saved = evaluate(EVALUATIONS, reader, made.shards.tokenizer, **READING)
     made.close()
     bits = [scores.bits_per_byte["quiz"].mean for scores in curve]
     assert bits[-1] == pytest.approx(saved.bits_per_byte["quiz"].mean, rel=1e-6)
     assert curve[-1].accuracy == saved.accuracy
-    assert len(set(bits)) == len(bits), "the model did change between them"
+    assert len(set(bits)) == len(bits), "the model did not change between them"
 
 
 def test_nothing_is_compiled_for_it(shards: Path) -> None:
@@ -84,41 +76,32 @@ def test_nothing_is_compiled_for_it(shards: Path) -> None:
         return graph.forward
 
     compile_inner(made.deepspeed.module, backend)  # type: ignore[arg-type]
-    judge = during(made, every=1)
-    before = judge.scores()
+    live = evaluator(made)
+    before = live.evaluate_live(made.deepspeed)
     assert not compiled
     next(made.run())
     trained = len(compiled)
     assert trained
-    assert judge.scores() != before and len(compiled) == trained
+    assert live.evaluate_live(made.deepspeed) != before and len(compiled) == trained
     made.close()
 
 
 def test_when_it_is_due(shards: Path) -> None:
-    def due(every: int) -> list[int]:
-        judge = TrainingEvaluator(
-            deepspeed=None,
-            evaluator=None,
-            evaluations=(),
-            every=every,
-            tokens=1000,  # type: ignore[arg-type]
-        )
-        none = np.empty(0, np.int64)
-        steps = [
-            GlobalBatch(step=step, before=before, tokens=300, sequences=none, counted=none)
-            for step, before in enumerate((0, 300, 600))
-        ]
-        last = GlobalBatch(step=3, before=900, tokens=100, sequences=none, counted=none)
-        return [step.step for step in [*steps, last] if judge.due(step)]
+    def due(every: int | None, evaluations: tuple[Evaluation, ...] = EVALUATIONS) -> list[int]:
+        asked = Train(tokens=1000, evaluate_every=every)
+        spec = RunSpec(train=asked, shards=shards, seed=1, evaluations=evaluations)
+        run = RunEvaluator(spec, ShardSet.open(shards), Group())
+        edges = [0, 300, 600, 900, 1000]
+        return [step for step, pair in enumerate(pairwise(edges)) if run.due(*pair)]
 
     assert due(300) == [0, 1, 2]
-    assert due(500) == [1], "the last step is judged from what was saved"
+    assert due(500) == [1], "after the last step the saved model is evaluated"
     assert due(1) == [0, 1, 2]
-    assert due(10_000) == []
+    assert due(10_000) == due(None) == due(1, ()) == []
 
 
 def test_a_steps_loss_is_that_of_its_documents(shards: Path, tmp_path: Path) -> None:
-    """Over one pass of a model that does not learn: the sum of steps is the sum of documents."""
+    """In one pass of a model that does not learn, the steps have the losses of their documents."""
     made = engine(shards, of_stage(0, lr=1e-30, weight_decay=0.0))
     model: LanguageModel = made.deepspeed.module
     nats = [

@@ -1,0 +1,103 @@
+"""Evaluation of a run: a learning curve while it trains, and the saved model at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.recipe import ModelFrom
+from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.evaluation import documents
+from penstock.trainers.evaluation.evaluator import Scores, evaluate
+from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.group import Group
+from penstock.trainers.modelling.build import build_model
+from penstock.trainers.spec import RunSpec
+
+__all__ = ["RunEvaluator"]
+
+
+class RunEvaluator:
+    """Evaluates the model of a run.
+
+    All workers call :meth:`evaluate_live` and :meth:`finish` together.
+
+    Args:
+        spec: The run.
+        shards: Its training data.
+        group: The workers.
+    """
+
+    def __init__(self, spec: RunSpec, shards: ShardSet, group: Group) -> None:
+        self.spec = spec
+        self.shards = shards
+        self.group = group
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that :meth:`finish` writes into the run's directory."""
+        return [documents.FILE] if self.spec.train.document_losses else []
+
+    def due(self, before: int, after: int) -> bool:
+        """Return whether to evaluate after a step: it passes a multiple of ``evaluate_every``.
+
+        It is False for the last step, after which the saved model is evaluated.
+
+        Args:
+            before: Tokens trained on before the step.
+            after: Tokens trained on after it.
+        """
+        every = self.spec.train.evaluate_every
+        if not every or not self.spec.evaluations:
+            return False
+        return before // every < after // every and after < self.spec.tokens
+
+    def evaluate_live(self, engine: Any) -> Scores:
+        """Evaluate a model between two steps of its training.
+
+        The model is read as it is trained: in its own type (bfloat16 on a GPU) and partitioned as
+        ZeRO has it. The saved model is evaluated in float32, so the end of the curve may differ
+        from it in the last digits. Training does not change: no random number is drawn.
+
+        Args:
+            engine: The model, or DeepSpeed's engine around it.
+        """
+        engine.eval()
+        try:
+            # Compiled code has the shapes of training; others would be compiled for a few batches.
+            with torch.compiler.set_stance("force_eager"):
+                return self._evaluate(engine, self.shards.tokenizer)
+        finally:
+            engine.train()
+
+    def finish(self, directory: Path) -> Scores:
+        """Evaluate the model saved below ``directory``, and write the losses of its documents.
+
+        Every worker loads the whole model, in float32.
+        """
+        train = self.spec.train
+        if not self.spec.evaluations and not train.document_losses:
+            return Scores(bits_per_byte={}, accuracy={})
+        # Loaded like a model to continue, so that documents are kept apart as in training.
+        saved = ModelFrom(hf=str(directory / "model"))
+        model = build_model(saved, self.shards, self.spec.seed).eval().to(self.group.device)
+        if train.document_losses:
+            documents.write_document_losses(
+                model,
+                self.shards,
+                directory / documents.FILE,
+                micro_batch=train.micro_batch,
+                group=self.group,
+            )
+        return self._evaluate(model, directory / "model" / "tokenizer.json")
+
+    def _evaluate(self, model: Any, tokenizer: Path) -> Scores:
+        return evaluate(
+            self.spec.evaluations,
+            Reader(model, self.group),
+            tokenizer,
+            eos=self.shards.eos,
+            context=self.shards.sequence_length,
+        )
