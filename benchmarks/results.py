@@ -26,8 +26,9 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, Workspace
+from penstock.jobs.arms import SELECTED
 from penstock.jobs.asked import ranked_columns
-from penstock.jobs.compare import SELECTED, Comparison, Point, compare
+from penstock.jobs.compare import Comparison, Point, compare
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.ladder import climb
 from penstock.pipeline.runner import LocalRunner

@@ -1,3 +1,114 @@
-"""Penstock: decide which documents a language model is trained on, and prove that it paid."""
+"""Penstock: decide which documents a language model is trained on, and prove that it paid.
+
+The front door: a recipe in, a result out, in a script or a notebook::
+
+    import penstock
+
+    curated = penstock.curate("recipe.yaml", progress=print)
+    curated.summary()["tokens"]
+
+Names are imported when they are first used, so ``import penstock`` loads neither PyTorch, Ray nor
+numba. Packages that add a selector, a rewriter or a reweighter implement a protocol of this page;
+docs/plugins.md says what may change in them.
+
+::
+
+    penstock/
+      recipe*.py     YAML to validated models
+      errors.py      the exception tree
+      extras.py      optional libraries, and the extra that installs each
+      artefact.py, storage.py, lease.py, ...   what every stage stands on
+      pipeline/      corpus -> columns -> cut -> shards
+      selectors/     documents -> a column of scores
+      trainers/      shards -> a trained model under a token budget
+      jobs/          the front door, the command line, Ray jobs, comparison, report, demo
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import (
+    ArtefactError,
+    BadInput,
+    BudgetError,
+    CompletionError,
+    Failure,
+    InputError,
+    JobError,
+    LeaseError,
+    PenstockError,
+    RecipeError,
+    ScoringError,
+    SelectorError,
+    StorageError,
+    TrainingError,
+    UnmadeError,
+    WorkerError,
+)
+
+if TYPE_CHECKING:
+    from penstock.jobs.api import compare, curate, open, train
+    from penstock.recipe import Recipe
+    from penstock.recipe_file import load_recipe
+    from penstock.selectors.base import Scorer, SetSelector
+    from penstock.selectors.reweighting import Reweighter
+    from penstock.selectors.rewriting import Rewriter
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArtefactError",
+    "BadInput",
+    "BudgetError",
+    "CompletionError",
+    "Failure",
+    "InputError",
+    "JobError",
+    "LeaseError",
+    "PenstockError",
+    "Recipe",
+    "RecipeError",
+    "Reweighter",
+    "Rewriter",
+    "Scorer",
+    "ScoringError",
+    "SelectorError",
+    "SetSelector",
+    "StorageError",
+    "TrainingError",
+    "UnmadeError",
+    "WorkerError",
+    "compare",
+    "curate",
+    "load_recipe",
+    "open",
+    "train",
+]
+
+_LAZY = {
+    "Recipe": "penstock.recipe",
+    "Reweighter": "penstock.selectors.reweighting",
+    "Rewriter": "penstock.selectors.rewriting",
+    "Scorer": "penstock.selectors.base",
+    "SetSelector": "penstock.selectors.base",
+    "compare": "penstock.jobs.api",
+    "curate": "penstock.jobs.api",
+    "load_recipe": "penstock.recipe_file",
+    "open": "penstock.jobs.api",
+    "train": "penstock.jobs.api",
+}
+"""The module of each name that is imported when it is first used (PEP 562)."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

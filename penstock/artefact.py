@@ -148,6 +148,11 @@ class Artefact:
     manifest: dict[str, Any]
     files: tuple[FileRecord, ...]
 
+    def __repr__(self) -> str:
+        size = sum(record.bytes for record in self.files)
+        stage, digest = self.manifest["stage"], self.fingerprint
+        return f"<{stage} {digest[:16]}: {len(self.files):,} files, {size:,} bytes, {self.path}>"
+
     @classmethod
     def open(cls, path: AnyPath) -> Artefact:
         """Open the artefact at ``path``.

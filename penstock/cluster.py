@@ -1,11 +1,14 @@
-"""The one place that connects to Ray: passes over the corpus and training sessions share it."""
+"""Connect to Ray, in one place for passes over the corpus and for training sessions."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from penstock import extras
 from penstock.errors import JobError
 
 __all__ = ["connect", "cpus"]
@@ -15,17 +18,22 @@ _OBJECT_STORE = 512 * 2**20
 
 
 def connect(cpus: int | None = None) -> Any:
-    """The ``ray`` module, connected: this process's Ray, else that of ``RAY_ADDRESS``, else one
-    started on this machine, with neither dashboard nor usage reports, which ends with the process.
+    """Connect to this process's Ray, else that of ``RAY_ADDRESS``, else start one here.
+
+    One that is started here has neither dashboard nor usage reports, and ends with the process.
 
     Args:
-        cpus: Of a Ray started here; all by default. A cluster decides its own.
+        cpus: CPUs of a Ray started here; all by default. A cluster has its own number.
+
+    Returns:
+        The ``ray`` module.
 
     Raises:
+        BadInput: Ray is not installed; ``fix`` names the extra.
         JobError: There is no Ray at ``RAY_ADDRESS``, or none can be started.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    with extras.named("ray", "--runner ray"):
+        import ray
 
     if ray.is_initialized():
         return ray
@@ -35,15 +43,14 @@ def connect(cpus: int | None = None) -> Any:
         "include_dashboard": False,
         "object_store_memory": _OBJECT_STORE,
     }
-    # A Ray started here guards itself with a token, which is no news to who runs a recipe.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level="warning",
-            **({} if address else started_here),
-        )
+        with _quiet_start():
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level="warning",
+                **({} if address else started_here),
+            )
     except (ConnectionError, RuntimeError) as error:
         raise JobError(
             f"RAY_ADDRESS: no Ray at {address} ({error}); start one with "
@@ -54,8 +61,23 @@ def connect(cpus: int | None = None) -> Any:
     return ray
 
 
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Start Ray without usage reports, and without a warning that it made a token for itself."""
+    logger = logging.getLogger("ray._private.authentication")
+    level, reports = logger.level, os.environ.get("RAY_USAGE_STATS_ENABLED")
+    logger.setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if reports is None:
+            del os.environ["RAY_USAGE_STATS_ENABLED"]
+
+
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

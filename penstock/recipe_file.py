@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from penstock.errors import RecipeError, did_you_mean
 from penstock.recipe import Recipe, SelectorSpec
 
-__all__ = ["load_recipe", "override", "parse_recipe"]
+__all__ = ["load_recipe", "override", "parse_recipe", "validate"]
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -57,14 +57,15 @@ def parse_recipe(tree: Mapping[str, Any], directory: Path, where: str = "recipe"
     Raises:
         RecipeError: One line for each problem: the key, what was expected, the fix.
     """
-    recipe = _validated(tree, directory, where)
+    recipe = validate(tree, directory, where)
     plain = recipe.model_dump(mode="json")
     for arm, changes in recipe.compare.arms.items():
-        _validated(override(plain, changes), directory, f"{where}: compare.arms.{arm}")
+        validate(override(plain, changes), directory, f"{where}: compare.arms.{arm}")
     return recipe
 
 
-def _validated(tree: Mapping[str, Any], directory: Path, where: str) -> Recipe:
+def validate(tree: Mapping[str, Any], directory: Path, where: str) -> Recipe:
+    """Validate a recipe without its arms; otherwise as :func:`parse_recipe`."""
     if "directory" in tree:
         raise RecipeError(f"{where}: directory: not a key of a recipe; remove it")
     try:

@@ -1,4 +1,4 @@
-"""The command line: one command a job, exit status 0 done, 1 failed, 2 bad input."""
+"""The command line: one command a job; exit status 0 done, 1 failed, 2 bad input."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from penstock import __version__
+import penstock
+from penstock import extras
 from penstock.errors import PenstockError, SelectorError, did_you_mean
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
+
+if TYPE_CHECKING:  # commands import what they use: starting takes 0.3 s less
+    from penstock.jobs.compare import Comparison
+    from penstock.jobs.console import Console
 
 __all__ = ["main"]
 
 Command = Callable[..., Any]
 
 
-class _Group(click.Group):
-    """Turns our errors into a line on stderr and their exit status."""
+class CommandGroup(click.Group):
+    """Commands whose errors become a line on stderr and an exit status."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with extras.named():
+                return super().invoke(context)
         except PenstockError as error:
             print(f"penstock: {error}", file=sys.stderr)
             context.exit(error.exit_status)
@@ -35,22 +41,22 @@ class _Group(click.Group):
             print(f"penstock: {error}", file=sys.stderr)
             context.exit(1)
         except KeyboardInterrupt:
-            print("\npenstock: interrupted; the same command goes on where it was", file=sys.stderr)
+            print("\npenstock: interrupted; run the same command to continue", file=sys.stderr)
             context.exit(130)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="penstock")
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(penstock.__version__, prog_name="penstock")
 def main() -> None:
     """Decide which documents a language model is trained on, and prove that it paid."""
-    # A scorer in the user's own file is found from the directory they stand in.
+    # A scorer in a file of the user's is imported from the current directory.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
 
 
 def _alone_on_stdout(context: click.Context, _: click.Parameter, as_json: bool) -> bool:
-    """With --json, what scorers and libraries print goes to stderr: Ray tells of lost nodes, and
-    goes on telling when the command is done."""
+    """With --json, send to stderr what scorers and libraries print: Ray reports lost nodes, also
+    after the command is done."""
     if as_json:
         context.meta[_OUT] = sys.stdout
         sys.stdout = sys.stderr
@@ -71,7 +77,7 @@ _json_option = click.option(
 
 
 def _on_recipe(command: Command) -> Command:
-    """A command over a recipe: RECIPE, --set, --json."""
+    """Give a command the argument RECIPE and the options --set and --json."""
 
     @click.argument("recipe", type=click.Path(path_type=Path))
     @click.option(
@@ -86,7 +92,7 @@ def _on_recipe(command: Command) -> Command:
 
 
 def _on_runner(command: Command) -> Command:
-    """A command that does work: --runner and --workers."""
+    """Give a command that does work the options --runner and --workers."""
 
     @click.option(
         "--runner",
@@ -116,7 +122,7 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False), file=out)
 
 
-def _console(as_json: bool) -> Any:
+def _console(as_json: bool) -> Console:
     from penstock.jobs.console import Console
 
     return Console(quiet=as_json)
@@ -127,10 +133,8 @@ def _console(as_json: bool) -> Any:
 @_on_runner
 def curate(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """Raw text to shards: score, cut to the budget, tokenise, pack."""
-    from penstock.jobs.curate import curate as run
-
     console = _console(as_json)
-    curated = run(recipe, runner, console.progress)
+    curated = penstock.curate(recipe, runner=runner, progress=console.progress)
     console.curated(curated)
     if as_json:
         _print_json(curated.summary())
@@ -141,22 +145,12 @@ def curate(recipe: Recipe, runner: Any, as_json: bool) -> None:
 @_on_runner
 def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """Train on the curated shards, curating first what is missing."""
-    from penstock.artefact import Workspace
-    from penstock.jobs.curate import curate as run
-    from penstock.jobs.train import check_model, evaluations_of, run_spec
-    from penstock.trainers.run import train_all
-
     console = _console(as_json)
-    check_model(recipe)
-    evaluations = evaluations_of(recipe)
-    curated = run(recipe, runner, console.progress)
-    runner.close()
-    console.progress("train: starting the workers, which takes half a minute")
-    with console.training() as on_metrics, Workspace.driving(recipe.work_directory) as workspace:
-        (result,) = train_all([run_spec(curated, evaluations)], workspace, on_metrics=on_metrics)
-    bits = {name: values["mean"] for name, values in result.bits_per_byte.items()}
+    with console.training() as on_metrics:
+        result = penstock.train(
+            recipe, runner=runner, progress=console.progress, on_metrics=on_metrics
+        )
     console.trained(result)
-    console.say(f"run  {result.path}")
     if as_json:
         _print_json(
             {
@@ -165,7 +159,9 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
                 "loss": result.loss,
                 "epochs": result.epochs,
                 "repeated_tokens": result.repeated_tokens,
-                "bits_per_byte": bits,
+                "bits_per_byte": {
+                    name: values["mean"] for name, values in result.bits_per_byte.items()
+                },
                 "accuracy": result.accuracy,
             }
         )
@@ -177,28 +173,22 @@ def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
 def compare(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """Train the arms at equal tokens and show whether the selection paid."""
     console = _console(as_json)
-    comparison, files = _compared(recipe, runner, console)
-    for file in files:
-        console.say(f"written  {file}")
+    comparison = _compared(recipe, runner, console)
+    for file in comparison.files:
+        console.write(f"written  {file}")
     if as_json:
         _print_json(comparison.summary())
 
 
-def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Any]]:
-    """Run a comparison, show it, and write its summary, plots and report."""
-    from penstock.jobs.compare import compare as run
-    from penstock.jobs.compare import save
-    from penstock.jobs.plot import plot
-    from penstock.jobs.report import report_directory, write_report
-
+def _compared(recipe: Recipe, runner: Any, console: Console) -> Comparison:
+    """Run a comparison and print it."""
     with console.training() as on_metrics:
-        comparison = run(recipe, runner, console.progress, on_metrics)
-    directory = report_directory(comparison.selected)
-    files = [save(comparison, directory), *plot(comparison, directory)]
-    files.append(write_report(comparison.selected))
+        comparison = penstock.compare(
+            recipe, runner=runner, progress=console.progress, on_metrics=on_metrics
+        )
     console.curated(comparison.selected)
     console.compared(comparison)
-    return comparison, files
+    return comparison
 
 
 @main.command()
@@ -206,13 +196,13 @@ def _compared(recipe: Recipe, runner: Any, console: Any) -> tuple[Any, list[Any]
 @_on_runner
 def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
     """One page of HTML on a curated dataset: counts, sources, documents, proof."""
-    from penstock.jobs.compare import as_compared
-    from penstock.jobs.curate import Curated, PartiallyCurated, look
+    from penstock.jobs.arms import as_compared
+    from penstock.jobs.curate import Curated, PartiallyCurated, inspect
     from penstock.jobs.report import has_comparison, write_report
     from penstock.pipeline.checking import check_files
 
     console = _console(as_json)
-    curated, compared = look(recipe, runner), look(as_compared(recipe), runner)
+    curated, compared = inspect(recipe, runner), inspect(as_compared(recipe), runner)
     if isinstance(compared, Curated) and has_comparison(compared):
         curated = compared
     if isinstance(curated, PartiallyCurated):
@@ -220,8 +210,8 @@ def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
     check_files(curated.shards, runner)
     path = write_report(curated)
     console.curated(curated)
-    console.looked(curated)
-    console.say(f"\nreport  {path}")
+    console.excerpts(curated)
+    console.write(f"\nreport  {path}")
     if as_json:
         _print_json({"report": str(path)})
 
@@ -232,11 +222,11 @@ def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
 @click.argument("doc_id")
 def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
     """The fate of one document: its scores, its rank, and where it ended up."""
-    from penstock.jobs.curate import PartiallyCurated, look
+    from penstock.jobs.curate import PartiallyCurated, inspect
     from penstock.jobs.why import fates_of
 
     console = _console(as_json)
-    curated = look(recipe, runner)
+    curated = inspect(recipe, runner)
     fates = fates_of(curated, doc_id)
     for fate in fates:
         console.fate(fate)
@@ -269,7 +259,7 @@ def ls(work: str, as_json: bool) -> None:
     )
     for row in rows:
         if "fault" in row:
-            console.say(row["fault"])
+            console.write(row["fault"])
     if as_json:
         _print_json({"artefacts": rows})
 
@@ -298,13 +288,13 @@ def selectors(name: str | None, as_json: bool) -> None:
             for key, value in row["parameters"].items()
         }
         under = _UNDER.get(row["kind"], "")
-        console.say(f"{row['name']}{under}: {row['summary']}")
+        console.write(f"{row['name']}{under}: {row['summary']}")
         if row["paper"]:
-            console.say(f"    {row['paper']}")
+            console.write(f"    {row['paper']}")
         for key, value in row["parameters"].items():
-            console.say(f"    {key}: {value}")
+            console.write(f"    {key}: {value}")
         if name is not None:
-            console.say(f"\n{row['doc']}")
+            console.write(f"\n{row['doc']}")
     if as_json:
         _print_json({"selectors": rows})
 
@@ -341,7 +331,7 @@ def submit(
         settings=settings,
         submission_id=submission_id,
         follow=not no_wait,
-        echo=click.echo,
+        on_line=click.echo,
         progress=lambda line: click.echo(line, err=True),
     )
     sys.exit(status)
@@ -363,10 +353,10 @@ def demo(runner: Any, directory: Path, as_json: bool) -> None:
 
     console = _console(as_json)
     recipe_path = prepare(directory, console.progress)
-    comparison, files = _compared(load_recipe(recipe_path), runner, console)
-    console.looked(comparison.selected)
-    console.say("")
-    for file in (recipe_path, comparison.selected.shards.path, *files):
-        console.say(f"written  {file}")
+    comparison = _compared(load_recipe(recipe_path), runner, console)
+    console.excerpts(comparison.selected)
+    console.write("")
+    for file in (recipe_path, comparison.selected.shards.path, *comparison.files):
+        console.write(f"written  {file}")
     if as_json:
         _print_json(comparison.summary())

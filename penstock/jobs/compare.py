@@ -11,27 +11,32 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.artefact import Workspace, canonical
 from penstock.cluster import cpus
+from penstock.display import html_table
 from penstock.errors import RecipeError, TrainingError
+from penstock.jobs.arms import SELECTED, Arm, recipes_of_arms
 from penstock.jobs.asked import reweighter_of
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.train import check_model, evaluations_of, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
-from penstock.recipe_file import override, parse_recipe
 from penstock.storage import AnyPath, atomic_file
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import OnMetrics, RunResult
 
-__all__ = ["SELECTED", "Comparison", "Point", "as_compared", "compare", "token_multiplier"]
-
-SELECTED = "selected"
-"""The arm that is the recipe as it stands."""
+__all__ = [
+    "Comparison",
+    "Point",
+    "compare",
+    "save",
+    "token_multiplier",
+    "with_spread",
+]
 
 Progress = Callable[[str], None]
 
@@ -46,6 +51,11 @@ class Point:
     runs: tuple[RunResult, ...]
     """In the order of ``compare.seeds``."""
     shards: tuple[AnyPath, ...]
+
+    @property
+    def label(self) -> str:
+        """The arm, and the multiple of the budget where it is not 1."""
+        return self.arm if self.multiple == 1 else f"{self.arm} {self.multiple:g}x"
 
     def values(self, target: str) -> list[float]:
         """Bits per byte, seed by seed."""
@@ -75,6 +85,8 @@ class Comparison:
     """The recipe's own cut, at the first seed."""
     targets: tuple[str, ...]
     points: tuple[Point, ...]
+    files: tuple[AnyPath, ...] = ()
+    """The summary, plots and report, where they were written."""
 
     def at_equal_tokens(self) -> list[Point]:
         """Every arm at the recipe's budget, ``selected`` first."""
@@ -98,8 +110,40 @@ class Comparison:
             point.mean(target),
         )
 
+    def __repr__(self) -> str:
+        lines = [f"  {' | '.join(map(str, row))}" for row in self._rows()]
+        return "\n".join(["Comparison: arm | tokens | target | bits per byte | multiplier", *lines])
+
+    def _repr_html_(self) -> str:
+        names = ("arm", "tokens", "target", "bits per byte", "token multiplier")
+        return html_table("Comparison", names, self._rows())
+
+    def _rows(self) -> list[tuple[str, str, str, str, str]]:
+        return [
+            (
+                point.label,
+                f"{point.tokens:,}",
+                target,
+                with_spread(point.mean(target), point.std(target), ".4f"),
+                self.shown_multiplier(point, target),
+            )
+            for target in self.targets
+            for point in self.shown()
+        ]
+
+    def shown(self) -> list[Point]:
+        """Return every arm at equal tokens, then the baseline at its multiples."""
+        return [*self.at_equal_tokens(), *self.baseline()[1:]]
+
+    def shown_multiplier(self, point: Point, target: str) -> str:
+        """Return an arm's multiplier as text; empty for the baseline."""
+        if point.arm == self.recipe.compare.baseline:
+            return ""
+        multiplier = self.multiplier(target, point.arm)
+        return f"{multiplier:.2f}" if isinstance(multiplier, float) else multiplier
+
     def summary(self) -> dict[str, Any]:
-        """What ``penstock compare --json`` prints."""
+        """Return the object that ``penstock compare --json`` prints."""
         arms: dict[str, Any] = {}
         for point in self.at_equal_tokens():
             arms[point.arm] = {**self._measured(point), "seeds": list(self.recipe.compare.seeds)}
@@ -127,6 +171,11 @@ class Comparison:
             "tokens": point.tokens,
             "runs": [str(run.path) for run in point.runs],
         }
+
+
+def with_spread(mean: float, spread: float | None, form: str) -> str:
+    """Format a mean, with its standard deviation where there is one."""
+    return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
 
 
 def _std(values: Sequence[float]) -> float | None:
@@ -182,72 +231,40 @@ def compare(
     if not recipe.evaluate:
         raise RecipeError("evaluate: missing; a comparison needs at least one held-out file")
     check_model(recipe)
-    arms = [(name, multiple) for name, multiple in _arms(recipe)]
-    recipes = {
-        (arm, multiple, seed): _arm_recipe(recipe, arm, multiple, seed)
-        for arm, multiple in arms
-        for seed in recipe.compare.seeds
-    }
+    recipes = recipes_of_arms(recipe)
     for arm_recipe in recipes.values():
         reweighter_of(arm_recipe)
     evaluations = evaluations_of(recipe)
-    curated: dict[tuple[str, float, int], Curated] = {}
+    curated: dict[Arm, Curated] = {}
     with Workspace.driving(recipe.work_directory) as workspace:
-        for key, arm_recipe in recipes.items():
-            progress(f"cut: arm {key[0]} at {key[1]:g}x, seed {key[2]}")
-            curated[key] = curate(arm_recipe, runner)
+        for arm, arm_recipe in recipes.items():
+            progress(f"cut: arm {arm.name} at {arm.multiple:g}x, seed {arm.seed}")
+            curated[arm] = curate(arm_recipe, runner)
         runner.close()
-        specs = [run_spec(curated[key], evaluations) for key in recipes]
+        specs = [run_spec(curated[arm], evaluations) for arm in recipes]
         each = recipe.train.workers * recipe.train.cpus
         parallel = recipe.compare.parallel or max(1, cpus() // each)
         progress(f"train: {len(specs)} runs, {parallel} at a time")
         trained = train_all(specs, workspace, parallel=parallel, on_metrics=on_metrics)
     results = dict(zip(recipes, trained))
-    points = tuple(
-        Point(
-            arm=arm,
-            multiple=multiple,
-            tokens=results[arm, multiple, recipe.compare.seeds[0]].tokens,
-            runs=tuple(results[arm, multiple, seed] for seed in recipe.compare.seeds),
-            shards=tuple(curated[arm, multiple, seed].shards.path for seed in recipe.compare.seeds),
-        )
-        for arm, multiple in arms
-    )
+    points: dict[tuple[str, float], list[Arm]] = {}
+    for arm in recipes:
+        points.setdefault((arm.name, arm.multiple), []).append(arm)
     return Comparison(
         recipe=recipe,
-        selected=curated[SELECTED, 1.0, recipe.compare.seeds[0]],
+        selected=curated[Arm(SELECTED, 1.0, recipe.compare.seeds[0])],
         targets=tuple(item.name for item in evaluations),
-        points=points,
+        points=tuple(
+            Point(
+                arm=name,
+                multiple=multiple,
+                tokens=results[arms[0]].tokens,
+                runs=tuple(results[arm] for arm in arms),
+                shards=tuple(curated[arm].shards.path for arm in arms),
+            )
+            for (name, multiple), arms in points.items()
+        ),
     )
-
-
-def _arms(recipe: Recipe) -> list[tuple[str, float]]:
-    """Every arm and multiple that is trained."""
-    settings = recipe.compare
-    return [
-        (SELECTED, 1.0),
-        *((name, 1.0) for name in settings.arms),
-        *((settings.baseline, float(multiple)) for multiple in settings.baseline_multiples[1:]),
-    ]
-
-
-def _arm_recipe(recipe: Recipe, arm: str, multiple: float, seed: int) -> Recipe:
-    """The recipe of one arm, at one multiple of the budget, with one seed of draw and training."""
-    tree: Mapping[str, Any] = recipe.model_dump(mode="json", by_alias=True)
-    changes = {} if arm == SELECTED else recipe.compare.arms[arm]
-    where = f"compare.arms.{arm}"
-    arm_tree = override(tree, changes)
-    own = parse_recipe(arm_tree, recipe.directory, where)
-    seeds = {
-        "budget": {"seed": seed, "tokens": round(own.budget.tokens * multiple)},
-        "train": {"seed": seed, "tokens": own.train.tokens and round(own.train.tokens * multiple)},
-    }
-    return parse_recipe(override(arm_tree, seeds), recipe.directory, where)
-
-
-def as_compared(recipe: Recipe) -> Recipe:
-    """The recipe with the first seed of its comparison, whose cut a report is of."""
-    return _arm_recipe(recipe, SELECTED, 1.0, recipe.compare.seeds[0])
 
 
 def save(comparison: Comparison, directory: AnyPath) -> AnyPath:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
+from penstock.display import html_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.asked import evaluation_files, ranked_columns, reweighter_of, rewrites_of
 from penstock.pipeline.columns import Column, make_columns
@@ -33,16 +34,16 @@ __all__ = [
     "Curated",
     "PartiallyCurated",
     "curate",
-    "look",
-    "said_of",
+    "describe_rewrite",
+    "inspect",
 ]
 
 Progress = Callable[[str], None]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Curated:
-    """What a recipe became."""
+    """The artefacts of a recipe, from its corpus to its shards."""
 
     recipe: Recipe
     corpus: Artefact
@@ -52,8 +53,49 @@ class Curated:
     shards: Artefact
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return "\n".join(["Curated", *(f"  {name}: {value}" for name, value in self._rows())])
+
+    def _repr_html_(self) -> str:
+        sources = html_table(
+            "sources",
+            ("source", "of the pool", "of the cut", "documents"),
+            (
+                (row["source"], f"{row['pool']:.1%}", f"{row['cut']:.1%}", f"{row['documents']:,}")
+                for row in self.source_shares()
+            ),
+        )
+        return html_table("Curated", (), self._rows()) + sources
+
+    def _rows(self) -> list[tuple[str, str]]:
+        counts, cut = self.corpus.facts["documents"], self.cut.facts
+        return [
+            ("documents", f"{counts['kept']:,} of {counts['read']:,} kept"),
+            ("taken", f"{cut['documents']:,}"),
+            ("tokens", f"{cut['delivered']:,} of {cut['requested']:,} delivered"),
+            ("ranked by", ", ".join(self.columns) or "random"),
+            ("shards", str(self.shards.path)),
+            ("digest", self.shards.digest),
+        ]
+
+    def source_shares(self) -> list[dict[str, Any]]:
+        """Return each source's share of the pool's bytes and of the cut's tokens, largest first."""
+        pool, taken = self.corpus.facts["by_source"], self.cut.facts["by_source"]
+        all_bytes = sum(tally["bytes"] for tally in pool.values())
+        delivered = max(1, self.cut.facts["delivered"])
+        rows = [
+            {
+                "source": source,
+                "pool": tally["bytes"] / all_bytes,
+                "cut": taken.get(source, {"tokens": 0})["tokens"] / delivered,
+                "documents": taken.get(source, {"documents": 0})["documents"],
+            }
+            for source, tally in pool.items()
+        ]
+        return sorted(rows, key=lambda row: (-row["cut"], row["source"]))
+
     def summary(self) -> dict[str, Any]:
-        """What ``penstock curate --json`` prints."""
+        """Return the object that ``penstock curate --json`` prints."""
         return {
             "cut": str(self.cut.path),
             "shards": str(self.shards.path),
@@ -70,7 +112,7 @@ class Curated:
         }
 
     def filter_rate(self) -> dict[str, float] | None:
-        """What BETR's law would keep of the pool for this training run, and what the budget keeps.
+        """Return the share of the pool that BETR's law keeps, and the share that the budget keeps.
 
         None where no BETR ranks, or where the model's size is not in the recipe.
         """
@@ -88,16 +130,19 @@ class Curated:
         }
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartiallyCurated:
-    """As much of a recipe as is made, where that is not all."""
+    """The artefacts of a recipe of which not all are made."""
 
     recipe: Recipe
     corpus: Artefact
     columns: dict[str, Artefact]
     """All of them, or none."""
     lacks: UnmadeError
-    """Says what comes next, and how it is made."""
+    """Names the first artefact that is missing, and the command that makes it."""
+
+    def __repr__(self) -> str:
+        return f"PartiallyCurated: {', '.join(('corpus', *self.columns))}; {self.lacks}"
 
 
 def curate(recipe: Recipe, runner: Runner, progress: Progress = lambda line: None) -> Curated:
@@ -116,8 +161,8 @@ def curate(recipe: Recipe, runner: Runner, progress: Progress = lambda line: Non
         return _curate(recipe, workspace, runner, progress, {})
 
 
-def look(recipe: Recipe, runner: Runner) -> Curated | PartiallyCurated:
-    """What is made of a recipe; nothing is made or written, whoever may be at work there.
+def inspect(recipe: Recipe, runner: Runner) -> Curated | PartiallyCurated:
+    """Return what is made of a recipe; write nothing, also while another driver works there.
 
     Raises:
         BadInput: Something the user gave cannot be used.
@@ -164,7 +209,7 @@ def _curate(
             corpus = rewrite_corpus(rewrite, corpus, workspace, runner, progress)
             made["corpus"] = corpus
             made_of_it = corpus.facts["rewrites"][rewrite.name]
-            progress(said_of(rewrite.name, made_of_it))
+            progress(describe_rewrite(rewrite.name, made_of_it))
         if rewrite.name in recipe.budget.shares and not made_of_it["accepted"]:
             raise InputError(
                 f"rewrite.{rewrite.name}: expected texts for budget.shares.{rewrite.name}, got "
@@ -218,8 +263,8 @@ def _train_for(
         find_weights(recipe, column, cut, models)
 
 
-def said_of(name: str, made: Mapping[str, Any]) -> str:
-    """What a rewriter made, in one line."""
+def describe_rewrite(name: str, made: Mapping[str, Any]) -> str:
+    """Describe in one line how many texts a rewriter made."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in made["rejected"].items())
     changed = f", {made['changed']:,} of them changed" if "changed" in made else ""
     return (

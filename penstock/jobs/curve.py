@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+from penstock import extras
 from penstock.artefact import Artefact, Workspace
 from penstock.jobs.curate import Curated
 
@@ -37,10 +38,8 @@ def _evaluations(run: Artefact) -> list[dict[str, Any]]:
 
 
 def _drawn(runs: dict[str, list[dict[str, Any]]]) -> bytes:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    with extras.named("train", "report"):
+        from matplotlib.figure import Figure  # and not pyplot, which keeps state
 
     panels = sorted(
         {
@@ -51,9 +50,8 @@ def _drawn(runs: dict[str, list[dict[str, Any]]]) -> bytes:
         },
         key=lambda panel: (panel[0], panel[1] != "bits_per_byte"),
     )
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(4 * len(panels), 3), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (target, measure) in zip(axes[0], panels):
         for name, lines in runs.items():
             scores = [line["evaluation"][measure][target] for line in lines]
@@ -70,5 +68,4 @@ def _drawn(runs: dict[str, list[dict[str, Any]]]) -> bytes:
         axis.legend(fontsize="small")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=144)
-    pyplot.close(figure)
     return picture.getvalue()

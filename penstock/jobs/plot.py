@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import IO, cast
+
+from penstock import extras
 from penstock.jobs.compare import Comparison
 from penstock.storage import AnyPath, atomic_file
 
@@ -10,15 +13,12 @@ __all__ = ["plot"]
 
 def plot(comparison: Comparison, directory: AnyPath) -> list[AnyPath]:
     """Write ``comparison.png`` and ``comparison.svg``: means over seeds, bars of one deviation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    with extras.named("train", "compare"):
+        from matplotlib.figure import Figure  # and not pyplot, which keeps state
 
     targets = comparison.targets
-    figure, axes = pyplot.subplots(
-        1, len(targets), figsize=(5 * len(targets), 4), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(5 * len(targets), 4), layout="constrained")
+    axes = figure.subplots(1, len(targets), squeeze=False)
     baseline = comparison.baseline()
     for axis, target in zip(axes[0], targets):
         axis.errorbar(
@@ -48,6 +48,5 @@ def plot(comparison: Comparison, directory: AnyPath) -> list[AnyPath]:
         kind = path.suffix[1:]
         with atomic_file(path) as sink:
             metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(sink, format=kind, dpi=144, metadata=metadata)
-    pyplot.close(figure)
+            figure.savefig(cast(IO[bytes], sink), format=kind, dpi=144, metadata=metadata)
     return paths

@@ -1,6 +1,6 @@
-"""A curated dataset as one page of HTML that stands alone: counts, sources, documents, proof.
+"""A curated dataset as one page of HTML that loads nothing: counts, sources, documents, proof.
 
-Document text is a stranger's: the template escapes everything, and the page loads nothing.
+Document text comes from strangers: the template escapes everything.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jinja2
 
@@ -17,41 +17,36 @@ from penstock.jobs.curve import learning_curve
 from penstock.jobs.excerpts import first_taken, some_left
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["has_comparison", "report_directory", "source_shares", "write_report"]
+if TYPE_CHECKING:  # it needs the extra `train`
+    from penstock.jobs.compare import Comparison
 
-_LOOKS = 10
+__all__ = ["has_comparison", "report_directory", "write_comparison", "write_report"]
+
+_EXCERPTS = 10
 
 
 def report_directory(curated: Curated) -> AnyPath:
-    """Where a cut's report and comparison go."""
+    """Return the directory of a cut's report and comparison."""
     return curated.recipe.work_directory / "report" / curated.cut.fingerprint[:16]
 
 
 def has_comparison(curated: Curated) -> bool:
-    """Whether ``penstock compare`` has judged this cut."""
+    """Return whether ``penstock compare`` has evaluated this cut."""
     return (report_directory(curated) / "comparison.json").exists()
 
 
-def source_shares(curated: Curated) -> list[dict[str, Any]]:
-    """For each source its share of the pool's bytes and of the cut's tokens, largest cut first."""
-    pool = curated.corpus.facts["by_source"]
-    taken = curated.cut.facts["by_source"]
-    all_bytes = sum(tally["bytes"] for tally in pool.values())
-    delivered = max(1, curated.cut.facts["delivered"])
-    rows = [
-        {
-            "source": source,
-            "pool": tally["bytes"] / all_bytes,
-            "cut": taken.get(source, {"tokens": 0})["tokens"] / delivered,
-            "documents": taken.get(source, {"documents": 0})["documents"],
-        }
-        for source, tally in pool.items()
-    ]
-    return sorted(rows, key=lambda row: (-row["cut"], row["source"]))
+def write_comparison(comparison: Comparison) -> list[AnyPath]:
+    """Write a comparison's summary and plots, and the report of its selected cut."""
+    from penstock.jobs.compare import save
+    from penstock.jobs.plot import plot
+
+    directory = report_directory(comparison.selected)
+    written = [save(comparison, directory), *plot(comparison, directory)]
+    return [*written, write_report(comparison.selected)]
 
 
 def write_report(curated: Curated) -> AnyPath:
-    """Write ``report.html``, with a comparison and learning curves of the same cut if there are."""
+    """Write ``report.html``, with the comparison and learning curves of the same cut if any."""
     directory = report_directory(curated)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("penstock.jobs").joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -62,9 +57,9 @@ def write_report(curated: Curated) -> AnyPath:
         summary=curated.summary(),
         columns={name: column.facts for name, column in curated.columns.items()},
         recipe=curated.recipe.to_yaml(),
-        sources=source_shares(curated),
-        taken=first_taken(curated, _LOOKS),
-        left=some_left(curated, _LOOKS),
+        sources=curated.source_shares(),
+        taken=first_taken(curated, _EXCERPTS),
+        left=some_left(curated, _EXCERPTS),
         comparison=json.loads(comparison.read_bytes()) if comparison.exists() else None,
         curve=base64.b64encode(curve).decode() if curve else None,
         picture=base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,

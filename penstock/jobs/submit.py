@@ -70,7 +70,7 @@ def submit(
     submission_id: str | None = None,
     entrypoint_cpus: float = 0,
     follow: bool = True,
-    echo: Callable[[str], None],
+    on_line: Callable[[str], None],
     progress: Callable[[str], None] | None = None,
 ) -> int:
     """Run a command of Penstock on a cluster, as a Ray Job.
@@ -84,8 +84,8 @@ def submit(
             recipe and code is followed instead of started again.
         entrypoint_cpus: CPUs reserved for the driver; see the module on why none.
         follow: Wait for the job and pass its log on.
-        echo: Takes the job's log, line by line.
-        progress: Takes what Penstock itself has to say; ``echo`` if not given.
+        on_line: Called with each line of the job's log.
+        progress: Called with each message of Penstock itself; ``on_line`` by default.
 
     Returns:
         0 if the job succeeded (or was only submitted), 2 if it found its input to be bad, 130 if
@@ -97,7 +97,7 @@ def submit(
     """
     if command not in COMMANDS:
         raise BadInput(f"--job: expected one of {', '.join(COMMANDS)}, got {command!r}")
-    progress = progress or echo
+    progress = progress or on_line
     with tempfile.TemporaryDirectory(prefix="penstock-job-") as directory:
         staged = stage(recipe_path, Path(directory), settings)
         for line in staged.notes:
@@ -115,7 +115,7 @@ def submit(
             },
             entrypoint_cpus=entrypoint_cpus,
             follow=follow,
-            echo=echo,
+            on_line=on_line,
             progress=progress,
         )
 
@@ -175,7 +175,7 @@ def run_job(
     metadata: Mapping[str, str] | None = None,
     entrypoint_cpus: float = 0,
     follow: bool = True,
-    echo: Callable[[str], None],
+    on_line: Callable[[str], None],
     progress: Callable[[str], None] | None = None,
 ) -> int:
     """Run a command line as a Ray Job in a copy of ``working_dir``; returns as :func:`submit`.
@@ -185,7 +185,7 @@ def run_job(
         JobError: The job server refuses, a job of this id is another one, or the job never ran to
             an end.
     """
-    progress = progress or echo
+    progress = progress or on_line
     metadata = dict(metadata or {})
     name = submission_id or f"penstock-{secrets.token_hex(8)}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
@@ -220,7 +220,7 @@ def run_job(
         progress(_ways(client, name))
         return 0
     try:
-        return follow_job(client, name, echo, progress)
+        return follow_job(client, name, on_line, progress)
     except KeyboardInterrupt:
         progress(f"stopped following; job {name} goes on. {_ways(client, name)}")
         return INTERRUPTED
@@ -266,7 +266,7 @@ def _ways(client: JobSubmissionClient, name: str) -> str:
 def follow_job(
     client: JobSubmissionClient,
     name: str,
-    echo: Callable[[str], None],
+    on_line: Callable[[str], None],
     progress: Callable[[str], None],
 ) -> int:
     """Pass a job's log on until the job has ended; returns as :func:`submit`.
@@ -277,7 +277,7 @@ def follow_job(
     Raises:
         JobError: The job was stopped or could not be started, or its server is gone.
     """
-    log = _Log(echo)
+    log = _Log(on_line)
     wait, stuck, lost = 1.0, False, None
     while True:
         try:
@@ -336,9 +336,9 @@ def _fetch_rest(
 class _Log:
     """A log that is read in pieces, several times from its beginning, and passed on once."""
 
-    def __init__(self, echo: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Callable[[str], None]) -> None:
         self.passed_on = 0
-        self._echo = echo
+        self._on_line = on_line
         self._position = 0
         self._line = ""
 
@@ -353,7 +353,7 @@ class _Log:
         self.passed_on = max(self.passed_on, self._position)
         *lines, self._line = (self._line + new).split("\n")
         for line in lines:
-            self._echo(line)
+            self._on_line(line)
 
     def catch_up(self, whole: str) -> None:
         """The whole log, as it is now."""
@@ -363,7 +363,7 @@ class _Log:
     def close(self) -> None:
         """The last line, if nothing ended it."""
         if self._line:
-            self._echo(self._line)
+            self._on_line(self._line)
             self._line = ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Artefact, Draft, Workspace, canonical, fingerprint
+from penstock.display import html_table
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
@@ -106,6 +107,23 @@ class RunResult:
     """Of :attr:`tokens`, those in sequences that had been read before."""
     seconds: float
     """Of training and evaluation, without starting processes."""
+
+    def __repr__(self) -> str:
+        return "\n".join(["RunResult", *(f"  {name}: {value}" for name, value in self._rows())])
+
+    def _repr_html_(self) -> str:
+        return html_table("RunResult", (), self._rows())
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [
+            ("tokens", f"{self.tokens:,}"),
+            ("loss", f"{self.loss:.4f}"),
+            *(
+                (name, f"{bits['mean']:.4f} bits per byte")
+                for name, bits in self.bits_per_byte.items()
+            ),
+            ("model", str(self.model)),
+        ]
 
     @classmethod
     def of(cls, artefact: Artefact) -> RunResult:

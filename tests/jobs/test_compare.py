@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
-from penstock.jobs.compare import as_compared, compare, token_multiplier
+from penstock.jobs.arms import as_compared
+from penstock.jobs.compare import compare, token_multiplier
 from penstock.jobs.console import Console
 from penstock.recipe import ModelFrom, Recipe
 from penstock.trainers.spec import RunResult

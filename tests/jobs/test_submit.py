@@ -36,7 +36,7 @@ from tests.pools import documents, write_jsonl
 
 def test_submit_refuses_an_unknown_command(project: Path) -> None:
     with pytest.raises(BadInput, match="--job: expected one of curate, train, compare, got 'rm'"):
-        submit(project / "recipe.yaml", "rm", "http://127.0.0.1:1", echo=print)
+        submit(project / "recipe.yaml", "rm", "http://127.0.0.1:1", on_line=print)
 
 
 # The log -----------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ print('{{"last": 1}}' if os.path.exists({str(followed)!r}) else "not followed", 
                 followed.touch()
 
         client = connect(proxy.address)
-        assert run_job(client, _python(code), empty, echo=echo, progress=notes.append) == 0
+        assert run_job(client, _python(code), empty, on_line=echo, progress=notes.append) == 0
         assert proxy.cuts == 2
     numbered = [f"line {n}" for n in range(40)]
     assert lines[-42:] == [*numbered, "to stderr, in UTF-8: \u00e9", '{"last": 1}']
@@ -182,7 +182,7 @@ def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
             submission_id=f"exits-{code}",
             metadata={"staged": sent},
             follow=follow,
-            echo=lines.append,
+            on_line=lines.append,
             progress=notes.append,
         )
 
@@ -223,7 +223,7 @@ print("RESULT", recipe.work_directory, len(list(recipe.resolve("pool").glob("*")
 print("STANDARD", standard)
 """
     lines: list[str] = []
-    assert run_job(connect(cluster), _python(code), staged.directory, echo=lines.append) == 0
+    assert run_job(connect(cluster), _python(code), staged.directory, on_line=lines.append) == 0
     assert f"RESULT {project}/out 0 [2, 1, 9]" in lines
     [standard] = [line for line in lines if line.startswith("STANDARD")]
     assert "_ray_pkg" not in standard
@@ -246,20 +246,20 @@ def test_ctrl_c_stops_following_and_not_the_job(cluster: str, empty: Path) -> No
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     code = _python("import time; print('started'); time.sleep(60)")
-    status = run_job(client, code, empty, submission_id="long", echo=echo, progress=notes.append)
+    status = run_job(client, code, empty, submission_id="long", on_line=echo, progress=notes.append)
     assert status == module.INTERRUPTED
     assert client.get_job_status("long") == "RUNNING"
     assert "stopped following; job long goes on." in notes[-1]
     assert f"`ray job stop long --address {cluster}`" in notes[-1]
     assert client.stop_job("long")
     with pytest.raises(JobError, match="job long: STOPPED"):
-        run_job(client, code, empty, submission_id="long", echo=print, progress=notes.append)
+        run_job(client, code, empty, submission_id="long", on_line=print, progress=notes.append)
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "a b", "-rf", "x" * 101])
 def test_an_id_that_could_be_a_path_is_refused(empty: Path, name: str) -> None:
     with pytest.raises(BadInput, match="--id: expected"):
-        run_job(None, "true", empty, submission_id=name, echo=print)  # type: ignore[arg-type]
+        run_job(None, "true", empty, submission_id=name, on_line=print)  # type: ignore[arg-type]
 
 
 def test_the_address_given_is_the_one_used(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_a_submitted_recipe_gives_the_digest_of_a_local_run(
         "shards: {sequence_length: 32}\n"
     )
     lines: list[str] = []
-    status = submit(recipe, "curate", cluster, echo=lines.append, progress=print)
+    status = submit(recipe, "curate", cluster, on_line=lines.append, progress=print)
     assert status == 0, "\n".join(lines)
     local = curate(load_recipe(recipe, ["work=here"]), LocalRunner(1))
     summary = json.loads(lines[-1])
@@ -376,7 +376,7 @@ def test_a_submitted_recipe_gives_the_digest_of_a_local_run(
         "curate",
         cluster,
         settings=["budget.tokens=1_000_000"],
-        echo=lines.append,
+        on_line=lines.append,
         progress=print,
     )
     assert status == 2

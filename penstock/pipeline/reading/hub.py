@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from penstock import extras
 from penstock.errors import InputError
 from penstock.recipe import CorpusSource
 
@@ -23,7 +24,8 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
     Raises:
         InputError: There is no such dataset or split.
     """
-    import datasets
+    with extras.named("hf", spec.path):
+        import datasets
 
     name = spec.path.removeprefix("hf:")
     try:

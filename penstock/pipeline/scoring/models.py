@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from penstock import extras
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.errors import PenstockError, ScoringError
 from penstock.pipeline.runner import Runner, in_order
@@ -72,7 +73,8 @@ class Models:
             # A copy is fitted: workers get what the model says, not what this process came to hold.
             fitted = copy.deepcopy(selector)
             try:
-                facts = fitted.fit(self._fitting(column))
+                with extras.named():
+                    facts = fitted.fit(self._fitting(column))
                 fitted.save(state)
             except PenstockError as error:  # begins with the parameter at fault
                 raise type(error)(f"select.{column.name}.{error}") from error.__cause__

@@ -19,7 +19,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import CompletionError, InputError, ScoringError, SelectorError
-from penstock.jobs.curate import Curated, curate, look
+from penstock.jobs.curate import Curated, curate, inspect
 from penstock.jobs.report import write_report
 from penstock.jobs.why import fates_of
 from penstock.pipeline.corpus import make_corpus
@@ -342,7 +342,7 @@ def test_killed_halfway_and_resumed_without_repeating_a_request(
 def test_why_a_document_is_there_and_where_it_went(tmp_path: Path, server: Server) -> None:
     recipe = load_recipe(project(tmp_path, server))
     made = curate(recipe, ONE)
-    found = look(recipe, ONE)
+    found = inspect(recipe, ONE)
     assert isinstance(found, Curated)
     (fate,) = fates_of(found, "d0001+wrap.0")
     assert fate["parent"] == "d0001"

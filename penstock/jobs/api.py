@@ -1,0 +1,190 @@
+"""The functions of the front door: ``penstock.curate``, ``train``, ``compare`` and ``open``.
+
+Each takes a recipe or the path of its file, raises Penstock's errors, and leaves no setting of the
+process behind; results print their main numbers, as a table in a notebook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from penstock import extras
+from penstock.artefact import Artefact, Workspace
+from penstock.errors import InputError
+from penstock.jobs import curate as curating
+from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.progress import follow_in_log
+from penstock.pipeline.runner import Runner, open_runner
+from penstock.recipe import Recipe
+from penstock.recipe_file import load_recipe
+from penstock.storage import as_path, is_uri
+
+if TYPE_CHECKING:  # they need the extra `train`
+    from penstock.jobs.compare import Comparison
+    from penstock.trainers.spec import OnMetrics, RunResult
+
+__all__ = ["compare", "curate", "open", "train"]
+
+RecipeLike: TypeAlias = Recipe | str | Path
+"""A recipe, or the path of its file."""
+
+RunnerLike: TypeAlias = Runner | str
+"""``local``, ``ray``, ``auto`` (Ray where ``RAY_ADDRESS`` is set, else local), or a runner that the
+caller closes."""
+
+Progress: TypeAlias = Callable[[str], None]
+
+
+def _ignore(line: str) -> None:
+    """The callback of a caller that gives none."""
+
+
+def curate(
+    recipe: RecipeLike,
+    *,
+    settings: Sequence[str] = (),
+    runner: RunnerLike = "auto",
+    workers: int | None = None,
+    progress: Progress = _ignore,
+) -> Curated:
+    """Make everything from the corpus to the shards of a recipe; what exists is not made again.
+
+    Args:
+        recipe: A recipe, or the path of its file.
+        settings: ``key.path=value`` overrides of a recipe's file.
+        runner: ``local``, ``ray``, ``auto``, or a runner of the caller's.
+        workers: Processes of a local runner, or CPUs of a Ray started here; all CPUs by default.
+        progress: Called with a line for each event.
+
+    Raises:
+        BadInput: The recipe or something that it names cannot be used.
+        Failure: The work did not succeed; what was finished is kept.
+    """
+    recipe = _recipe(recipe, settings)
+    with _running(runner, workers) as opened:
+        return curating.curate(recipe, opened, progress)
+
+
+def train(
+    recipe: RecipeLike,
+    *,
+    settings: Sequence[str] = (),
+    runner: RunnerLike = "auto",
+    workers: int | None = None,
+    progress: Progress = _ignore,
+    on_metrics: OnMetrics | None = None,
+) -> RunResult:
+    """Train a model on a recipe's shards, curating first what is missing.
+
+    Args:
+        recipe, settings, runner, workers, progress: As of :func:`curate`.
+        on_metrics: Called with the run and each line of its ``metrics.jsonl``; by default
+            ``progress`` gets a line every 15 seconds.
+
+    Raises:
+        BadInput: As :func:`curate`; the extra ``train`` is not installed.
+        Failure: The work did not succeed; what was finished is kept.
+    """
+    recipe = _recipe(recipe, settings)
+    with extras.named("train", "train"):
+        from penstock.jobs.train import check_model, evaluations_of, run_spec
+        from penstock.trainers.run import train_all
+
+        check_model(recipe)
+        evaluations = evaluations_of(recipe)
+        with _running(runner, workers) as opened:
+            curated = curating.curate(recipe, opened, progress)
+            opened.close()
+            progress("train: starting the workers, which takes half a minute")
+            with ExitStack() as stack:
+                on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
+                workspace = stack.enter_context(Workspace.driving(recipe.work_directory))
+                (result,) = train_all(
+                    [run_spec(curated, evaluations)], workspace, on_metrics=on_metrics
+                )
+    return result
+
+
+def compare(
+    recipe: RecipeLike,
+    *,
+    settings: Sequence[str] = (),
+    runner: RunnerLike = "auto",
+    workers: int | None = None,
+    progress: Progress = _ignore,
+    on_metrics: OnMetrics | None = None,
+) -> Comparison:
+    """Train the arms of a recipe at equal tokens, and write the summary, the plot and the report.
+
+    Args:
+        recipe, settings, runner, workers, progress, on_metrics: As of :func:`train`.
+
+    Raises:
+        BadInput: As :func:`train`; there is nothing to evaluate on, or an arm is wrong.
+        Failure: The work did not succeed; what was finished is kept.
+    """
+    recipe = _recipe(recipe, settings)
+    with extras.named("train", "compare"):
+        from penstock.jobs.compare import compare as run
+        from penstock.jobs.report import write_comparison
+
+        with _running(runner, workers) as opened, ExitStack() as stack:
+            on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
+            comparison = run(recipe, opened, progress, on_metrics)
+        return replace(comparison, files=tuple(write_comparison(comparison)))
+
+
+def open(
+    what: RecipeLike, *, settings: Sequence[str] = ()
+) -> Curated | PartiallyCurated | RunResult | Artefact:
+    """Open what is made already: of a recipe, or the artefact in a directory. Writes nothing.
+
+    Args:
+        what: A recipe, the path of its file, or the directory or URI of an artefact.
+        settings: ``key.path=value`` overrides of a recipe's file.
+
+    Returns:
+        Of a recipe everything from its corpus to its shards, as far as it is made; of a run's
+        directory its result; of another artefact's directory the artefact.
+
+    Raises:
+        BadInput: There is no such file or directory, or the recipe cannot be used.
+        UnmadeError: Not even the corpus of the recipe is made.
+        ArtefactError: The directory's manifest cannot be read.
+    """
+    if not isinstance(what, Recipe) and (is_uri(str(what)) or Path(what).is_dir()):
+        path = as_path(str(what))
+        if not (path / "manifest.json").exists():
+            raise InputError(
+                file=path, expected="a recipe's file, or an artefact's directory with a manifest"
+            )
+        artefact = Artefact.open(path)
+        if artefact.manifest["stage"] != "run":
+            return artefact
+        with extras.named("train", "open"):
+            from penstock.trainers.spec import RunResult
+        return RunResult.of(artefact)
+    with closing(open_runner("local", 1)) as runner:
+        return curating.inspect(_recipe(what, settings), runner)
+
+
+def _recipe(recipe: RecipeLike, settings: Sequence[str]) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, settings)
+    if settings:
+        raise InputError("settings: expected none beside a recipe; use load_recipe(path, settings)")
+    return recipe
+
+
+@contextmanager
+def _running(runner: RunnerLike, workers: int | None) -> Iterator[Runner]:
+    """Open the runner of this name and close it; a runner of the caller's is left open."""
+    if not isinstance(runner, str):
+        yield runner
+        return
+    with closing(open_runner(runner, workers)) as opened:
+        yield opened

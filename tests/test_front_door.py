@@ -1,0 +1,142 @@
+"""``import penstock`` as a script or a notebook uses it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import penstock
+from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.pipeline.runner import LocalRunner
+from tests.pools import documents, write_jsonl
+
+HEAVY = ("torch", "ray", "numba", "deepspeed", "transformers", "pyarrow", "numpy", "matplotlib")
+
+NAMES = [
+    "ArtefactError",
+    "BadInput",
+    "BudgetError",
+    "CompletionError",
+    "Failure",
+    "InputError",
+    "JobError",
+    "LeaseError",
+    "PenstockError",
+    "Recipe",
+    "RecipeError",
+    "Reweighter",
+    "Rewriter",
+    "Scorer",
+    "ScoringError",
+    "SelectorError",
+    "SetSelector",
+    "StorageError",
+    "TrainingError",
+    "UnmadeError",
+    "WorkerError",
+    "compare",
+    "curate",
+    "load_recipe",
+    "open",
+    "train",
+]
+
+RECIPE = """\
+work: out
+corpus: [{path: pool.jsonl}]
+select: {length: {use: "lengths:score"}}
+budget: {tokens: 2_000, rank: length}
+tokenizer: {train: {vocab_size: 384}}
+shards: {sequence_length: 32}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rows = documents(150)
+    for row in rows[::3]:
+        row["source"] = "<b>web</b>"
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    (tmp_path / "lengths.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules of a new process after ``code``."""
+    code += "; import sys; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_the_public_names_are_these() -> None:
+    assert penstock.__all__ == NAMES
+    assert set(NAMES) <= set(dir(penstock))
+    for name in NAMES:
+        assert getattr(penstock, name).__module__.startswith("penstock.")
+    with pytest.raises(AttributeError, match="no attribute 'curat'"):
+        _ = penstock.curat
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    assert not loaded_by("import penstock").intersection(HEAVY)
+    every = "import penstock; [getattr(penstock, name) for name in penstock.__all__]"
+    assert not loaded_by(every).intersection(
+        ("torch", "ray", "deepspeed", "transformers", "sentence_transformers", "faiss", "datasets",
+         "tensorboard", "matplotlib")
+    )  # fmt: skip
+
+
+def test_types_are_shipped() -> None:
+    assert files("penstock").joinpath("py.typed").is_file()
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    assert 'penstock = ["py.typed"]' in project.read_text()
+
+
+def test_curate_and_open_give_results_that_print(recipe: Path) -> None:
+    with pytest.raises(penstock.UnmadeError):
+        penstock.open(recipe)
+    lines: list[str] = []
+    made = penstock.curate(recipe, workers=1, progress=lines.append)
+    assert any("documents kept" in line for line in lines)
+    assert "1,984 of 2,000 delivered" in repr(made) and made.shards.digest in repr(made)
+    page = made._repr_html_()
+    assert "&lt;b&gt;web&lt;/b&gt;" in page and "<b>web</b>" not in page
+    found = penstock.open(str(recipe))
+    assert isinstance(found, Curated) and found.shards.digest == made.shards.digest
+    shards = penstock.open(made.shards.path)
+    assert repr(shards).startswith(f"<shards {made.shards.fingerprint[:16]}: ")
+    (made.shards.path / "manifest.json").unlink()
+    part = penstock.open(recipe)
+    assert isinstance(part, PartiallyCurated) and "length" in repr(part)
+    with pytest.raises(penstock.InputError):
+        penstock.open(made.shards.path)
+
+
+def test_a_recipe_object_and_an_open_runner_are_taken_too(recipe: Path) -> None:
+    loaded = penstock.load_recipe(recipe, ["budget.tokens=1000"])
+    runner = LocalRunner(1)
+    assert penstock.curate(loaded, runner=runner).cut.facts["delivered"] == 992
+    assert isinstance(penstock.open(loaded), Curated)
+    with pytest.raises(penstock.InputError, match="settings"):
+        penstock.curate(loaded, settings=["seed=3"])
+
+
+def test_nothing_of_the_process_is_changed(recipe: Path) -> None:
+    before = dict(os.environ), list(logging.getLogger().handlers), os.getcwd()
+    penstock.curate(recipe, workers=1)
+    with pytest.raises(penstock.RecipeError):
+        penstock.curate(recipe, settings=["budget.tokens=-5"])
+    after = dict(os.environ), list(logging.getLogger().handlers), os.getcwd()
+    assert after == before
