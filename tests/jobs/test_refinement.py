@@ -11,7 +11,7 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import SelectorError, UnmadeError
 from penstock.jobs.asked import ranked_columns
-from penstock.jobs.curate import curate, look
+from penstock.jobs.curate import curate, inspect
 from penstock.jobs.refinement import find_weights
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.sample import FIT, sample_documents
@@ -105,7 +105,7 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
         one for one in Workspace(recipe.work_directory).artefacts() if one.path.parent.name == "run"
     ]
     assert len(again) == 2
-    assert look(recipe, ONE).cut.digest == made.cut.digest  # type: ignore[union-attr]
+    assert inspect(recipe, ONE).cut.digest == made.cut.digest  # type: ignore[union-attr]
 
 
 def _ids(shards: Any) -> set[str]:
@@ -122,7 +122,7 @@ def _ids(shards: Any) -> set[str]:
 def test_what_was_not_run_is_not_looked_at(project: Path) -> None:
     curate(recipe_of(project).model_copy(update={"select": {}, "budget": _random()}), ONE)
     other = recipe_of(project, lr=0.03)
-    found = look(other, ONE)
+    found = inspect(other, ONE)
     assert isinstance(found.lacks, UnmadeError)  # type: ignore[union-attr]
     with pytest.raises(SelectorError, match="refine: expected weights"):
         ranked_columns(other)[0].selector.identity()
