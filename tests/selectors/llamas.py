@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from penstock.selectors.encoders.encoders import one_thread
+from penstock.language_models.devices import one_thread
 
 CONTEXT = 48
 VOCABULARY = 360

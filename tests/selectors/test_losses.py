@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from penstock.errors import InputError, SelectorError
-from penstock.selectors.encoders.encoders import one_thread
+from penstock.language_models.devices import one_thread
 from penstock.selectors.losses import CausalModel, read_losses
 from tests.selectors.llamas import CONTEXT, VOCABULARY, byte_tokenizer, write_model
 
@@ -173,7 +173,7 @@ def test_logits_in_pieces_and_whole_are_the_same(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = CausalModel(str(model)).losses(array(documents())).nats
-    monkeypatch.setattr("penstock.selectors.losses._PIECE", 3 * VOCABULARY)
+    monkeypatch.setattr("penstock.language_models.causal.PIECE", 3 * VOCABULARY)
     pieces = CausalModel(str(model)).losses(array(documents())).nats
     assert whole.tobytes() == pieces.tobytes()
 

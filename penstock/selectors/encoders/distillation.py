@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.language_models.devices import one_thread
 from penstock.selectors.base import ParallelMap, serial_map
 from penstock.selectors.encoders.encoders import (
     SentenceEncoder,
     StaticEncoder,
-    one_thread,
     token_ids,
 )
 

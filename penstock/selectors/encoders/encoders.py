@@ -17,8 +17,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ArtefactError, InputError
+from penstock.language_models.devices import check_gpu, one_thread
 from penstock.resources import Resources
 from penstock.selectors.base import Encoder
 from penstock.selectors.kernels.wordpiece import WordPiece
@@ -38,12 +38,10 @@ __all__ = [
     "EncoderName",
     "SentenceEncoder",
     "StaticEncoder",
-    "check_gpu",
     "contents_of",
     "load_encoder",
     "normalised",
     "on_lattice",
-    "one_thread",
     "token_ids",
 ]
 
@@ -264,14 +262,6 @@ def _load_sentence_model(name: str, device: str) -> Any:
             logging.enable_progress_bar()
 
 
-def check_gpu(key: str) -> None:
-    """Refuse where torch finds no GPU; the message begins with ``key``."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InputError(f"{key}: expected a GPU that torch can use, got none; use the CPU")
-
-
 def _locate(name: str) -> Path | str:
     """The directory of a model that a package carries, or the name itself."""
     if name in _OFFLINE and not Path(name).is_dir():
@@ -335,18 +325,3 @@ def normalised(vectors: np.ndarray) -> np.ndarray:
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     lengths[lengths == 0] = 1
     return (vectors / lengths[:, None]).astype(np.float32)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread in torch and BLAS, whose last bits can depend on how many there are."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)

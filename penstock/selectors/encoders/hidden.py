@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import InputError
+from penstock.language_models.devices import check_gpu, one_thread
 from penstock.resources import Resources
-from penstock.selectors.encoders.encoders import check_gpu, normalised, one_thread
+from penstock.selectors.encoders.encoders import normalised
 from penstock.selectors.parameters import one_of
 
 __all__ = ["HiddenEncoder"]

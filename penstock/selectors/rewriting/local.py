@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import SelectorError
+from penstock.language_models.devices import one_thread
 from penstock.resources import Resources
-from penstock.selectors.encoders.encoders import contents_of, one_thread
+from penstock.selectors.encoders.encoders import contents_of
 from penstock.selectors.parameters import one_of
 from penstock.selectors.rewriting.base import GREEDY, Answer, Request, Sampling
 

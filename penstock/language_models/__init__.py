@@ -1,0 +1,17 @@
+"""Causal language models as readers: windows of tokens in, nats (-ln p) out.
+
+Selectors measure documents with a model that the user names; trainers evaluate the model they
+train. Both cut token sequences into windows, batch them and sum losses with this package.
+
+::
+
+    token ids of a text
+      └─ text_windows     (tokens,) -> windows                    windows.py
+           └─ batch_windows    windows of about equal length      windows.py
+                └─ pad_windows      -> WindowBatch, padded        windows.py
+                     └─ window_nats      model -> nats a window   reading.py
+                          └─ text_nats        -> nats a text      reading.py
+
+    LoadedModel        a transformers model and its tokenizer     causal.py
+    one_thread         one thread in PyTorch and BLAS             devices.py
+"""

@@ -1,0 +1,175 @@
+"""A causal language model from a transformers directory or the hub, loaded to read with.
+
+Weights are safetensors and code that comes with a model never runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock.errors import InputError
+from penstock.language_models.devices import check_gpu
+from penstock.language_models.windows import IGNORED, WindowBatch
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoadedModel", "load_causal_model"]
+
+PIECE = 2**22
+"""Logits whose cross-entropy is taken at a time: 16 MiB in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in evaluation mode and its tokenizer."""
+
+    causal: Any
+    tokenizer: Any
+    context: int | None
+    """Tokens the model can see at once; None without a limit, as in a recurrent model."""
+    begin: int
+    """The token that a text is conditioned on: the model's beginning of a text, or its end."""
+    keeps_logits: bool
+    """Whether the model can leave out the logits of leading positions (``logits_to_keep``)."""
+
+    def token_ids(self, strings: Sequence[str]) -> list[np.ndarray]:
+        """Tokenise texts, each after :attr:`begin`: (1 + t,) int64 of each."""
+        encoded = self.tokenizer.encode_batch_fast(list(strings), add_special_tokens=False)
+        return [np.array([self.begin, *encoding.ids], np.int64) for encoding in encoded]
+
+    def __call__(self, batch: WindowBatch) -> torch.Tensor:
+        """Compute -ln p of each target that counts, row by row: (targets,) float32."""
+        kept = batch.targets.shape[1]
+        options: dict[str, Any] = {"logits_to_keep": kept} if self.keeps_logits else {}
+        if batch.is_padded:
+            options["attention_mask"] = batch.mask
+        output = self.causal(input_ids=batch.inputs, use_cache=False, **options)
+        counted = batch.targets != IGNORED
+        return _cross_entropy(output.logits[:, -kept:][counted], batch.targets[counted])
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Compute (t,) float32 nats of (t, vocabulary) logits and (t,) int64 targets."""
+    import torch
+
+    rows = max(1, PIECE // logits.shape[1])
+    pieces = [
+        torch.nn.functional.cross_entropy(
+            logits[start : start + rows].float(), targets[start : start + rows], reduction="none"
+        )
+        for start in range(0, len(targets), rows)
+    ]
+    return torch.cat(pieces)
+
+
+def load_causal_model(name: str, *, key: str, device: str, dtype: str) -> LoadedModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        name: A directory with ``config.json``, ``tokenizer.json`` and safetensors, or a hub name.
+        key: The recipe key of errors.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``float32`` or ``bfloat16``.
+
+    Raises:
+        InputError: The model or its tokenizer cannot be loaded, weights are missing, the tokenizer
+            belongs to another model, or the config names no token to begin a text with.
+    """
+    import torch
+
+    if device == "cuda":
+        check_gpu("device")
+    tokenizer = _load_tokenizer(name, key)
+    causal = _load_weights(name, key, getattr(torch, dtype)).to(device)
+    entries = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    table = causal.get_input_embeddings().num_embeddings
+    if entries > table:
+        raise InputError(
+            key=key,
+            expected=f"the model's own tokenizer in {name}",
+            got=f"one of {entries} tokens for a table of {table}",
+        )
+    config = causal.config.get_text_config()
+    begin = getattr(config, "bos_token_id", None)
+    begin = getattr(config, "eos_token_id", None) if begin is None else begin
+    begin = begin[0] if isinstance(begin, list) and begin else begin
+    if not isinstance(begin, int):
+        raise InputError(
+            key=key,
+            expected=f"a bos_token_id or an eos_token_id in the config.json of {name}, to begin "
+            "texts with",
+            got="neither",
+        )
+    return LoadedModel(
+        causal=causal,
+        tokenizer=tokenizer,
+        context=getattr(config, "max_position_embeddings", None) or None,
+        begin=begin,
+        keeps_logits="logits_to_keep" in inspect.signature(causal.forward).parameters,
+    )
+
+
+def _load_tokenizer(name: str, key: str) -> Any:
+    from huggingface_hub import hf_hub_download
+    from tokenizers import Tokenizer
+
+    path = Path(name) / "tokenizer.json"
+    try:
+        if not path.is_file():
+            path = Path(hf_hub_download(name, "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # any transport or name error; tokenizers raises bare Exceptions
+        raise _cannot_load(name, key, error) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # <|endoftext|> in a document is read as its letters, not as the token.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _load_weights(name: str, key: str, dtype: torch.dtype) -> Any:
+    """Load the model in evaluation mode, with every weight from its files."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        causal, found = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _cannot_load(name, key, error) from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    if found["missing_keys"]:  # transformers would draw them at random, and only warn
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise InputError(
+            key=key,
+            expected="a causal language model",
+            got=f"{name}, whose files lack {missing}",
+        )
+    return causal
+
+
+def _cannot_load(name: str, key: str, error: Exception) -> InputError:
+    reason = str(error).strip().partition("\n")[0]
+    return InputError(
+        key=key,
+        expected="a causal language model with safetensors and a tokenizer.json",
+        got=f"{name}, which cannot be loaded ({reason})",
+        fix="give a local directory",
+    )

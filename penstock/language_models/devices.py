@@ -1,0 +1,35 @@
+"""PyTorch's threads and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from penstock.errors import InputError
+
+__all__ = ["check_gpu", "one_thread"]
+
+
+def check_gpu(key: str) -> None:
+    """Raise InputError for the recipe's ``key`` where PyTorch finds no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            key=key, expected="a GPU that torch can use", got="none", fix="use the CPU"
+        )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit PyTorch and BLAS to one thread: their last bits can depend on the number of threads."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
