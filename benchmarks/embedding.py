@@ -34,7 +34,8 @@ from model2vec import StaticModel
 from scoring import _docstrings, _jsonl
 
 from penstock.selectors.encoders.distillation import distil
-from penstock.selectors.encoders.encoders import SentenceEncoder, StaticEncoder
+from penstock.selectors.encoders.sentence import SentenceEncoder
+from penstock.selectors.encoders.static import StaticEncoder
 
 ALIKE = 0.999
 DISTIL_TEXTS = 4096

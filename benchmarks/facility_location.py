@@ -42,7 +42,7 @@ from threadpoolctl import threadpool_limits
 
 from penstock.hashing import hash_ids
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.ingenious import Ingenious
 from penstock.selectors.kernels.facility_location import Similarities, lazy_greedy
 

@@ -164,7 +164,7 @@ class EmbeddingScorer(Scorer, Protocol):
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
         """What ``score(documents)`` returns, from (n, d) int16 vectors of the texts' beginnings.
 
-        Vectors are on the lattice (:func:`penstock.selectors.encoders.encoders.on_lattice`), of
+        Vectors are on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`), of
         :data:`penstock.selectors.encoders.embedding.CHARACTERS` characters of each text.
         """
         ...
@@ -178,7 +178,7 @@ class Partition:
     hashes: np.ndarray
     """(n,) uint64, ascending: of (seed, id). Ties and draws are by hash, never by position."""
     vectors: np.ndarray
-    """(n, d) int16 on the lattice (:func:`penstock.selectors.encoders.encoders.on_lattice`); zero
+    """(n, d) int16 on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`); zero
     where
     the text has no token."""
     quality: np.ndarray | None

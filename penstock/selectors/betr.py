@@ -39,12 +39,8 @@ from penstock.selectors.classifiers.classifier import (
 )
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders.encoders import (
-    EncoderName,
-    StaticEncoder,
-    contents_of,
-    load_encoder,
-)
+from penstock.selectors.encoders.encoders import EncoderName, contents_of, load_encoder
+from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
 from penstock.selectors.parameters import flag, listed, model_name, number, one_of, whole
 

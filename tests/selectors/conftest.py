@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from penstock.selectors.encoders.distillation import distil
-from penstock.selectors.encoders.encoders import SentenceEncoder, StaticEncoder
+from penstock.selectors.encoders.sentence import SentenceEncoder
+from penstock.selectors.encoders.static import StaticEncoder
 
 SENTENCES = [
     "Plants make sugar from light and water.",

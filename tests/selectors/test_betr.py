@@ -19,7 +19,8 @@ from penstock.selectors.betr import Betr, filter_rate
 from penstock.selectors.classifiers.classifier import shrunk_log_odds
 from penstock.selectors.encoders import distillation
 from penstock.selectors.encoders.embedding import make_encoder
-from penstock.selectors.encoders.encoders import on_lattice, token_ids
+from penstock.selectors.encoders.lattice import on_lattice
+from penstock.selectors.encoders.static import token_ids
 from penstock.selectors.kernels.ranking import RankedSample, Ranker
 
 # Documents about three things, and questions about one of them.

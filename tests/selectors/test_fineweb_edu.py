@@ -16,7 +16,7 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.base import Fitting, Scorer
 from penstock.selectors.classifiers.classifier import area_under_curve
 from penstock.selectors.encoders.embedding import beginning, embed
-from penstock.selectors.encoders.encoders import StaticEncoder
+from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.fineweb_edu import FineWebEdu, _f1, _Moments, grade
 
 WORDS = {"leaf": 1.0, "soil": 1.0, "atom": 2.0, "goal": -1.0, "club": -2.0, "the": 0.0, "and": 0.0}

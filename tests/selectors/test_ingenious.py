@@ -13,7 +13,7 @@ import pytest
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids
 from penstock.selectors.base import Fitting, MergingSetSelector, Partition
-from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.ingenious import Ingenious, taylor_softmax
 from penstock.selectors.kernels.facility_location import Similarities, lazy_greedy
 

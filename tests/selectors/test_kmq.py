@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from penstock.errors import SelectorError
 from penstock.selectors.base import Partition, is_set_selector
-from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels.kmeans import Clusters, fit_clusters
 from penstock.selectors.kmq import Kmq, refine, silhouette
 from tests.selectors.kernels.test_kmeans import directions, fitting_of

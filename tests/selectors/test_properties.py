@@ -34,7 +34,7 @@ from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import EmbeddingScorer
 from penstock.selectors.classifiers.fasttext_training import train
-from penstock.selectors.encoders.encoders import StaticEncoder
+from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.registry import _BUILT_IN
 from tests.pools import write_jsonl
 from tests.selectors.llamas import byte_tokenizer, write_model

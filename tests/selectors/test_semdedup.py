@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors import semdedup as module
 from penstock.selectors.base import Partition, is_set_selector
-from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels.kmeans import Clusters
 from penstock.selectors.semdedup import Deduplicator, SemDeDup, farthest_first, near_copies
 from tests.selectors.kernels.test_kmeans import directions, fitting_of, unit

@@ -1,7 +1,7 @@
 """The pool's vectors: one pass over the text, shared by all selectors that want them.
 
 A unit's vectors are int16 on the lattice
-(:func:`penstock.selectors.encoders.encoders.on_lattice`), half
+(:func:`penstock.selectors.encoders.lattice.on_lattice`), half
 the size of float32 and exact in every product; rows without a token are zero.
 """
 

@@ -25,11 +25,8 @@ import pyarrow as pa
 
 from penstock.language_models.devices import one_thread
 from penstock.selectors.base import ParallelMap, serial_map
-from penstock.selectors.encoders.encoders import (
-    SentenceEncoder,
-    StaticEncoder,
-    token_ids,
-)
+from penstock.selectors.encoders.sentence import SentenceEncoder
+from penstock.selectors.encoders.static import StaticEncoder, token_ids
 
 __all__ = ["distil"]
 

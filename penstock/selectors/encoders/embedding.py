@@ -16,14 +16,11 @@ import pyarrow.compute as pc
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.base import Encoder, ParallelMap, serial_map
 from penstock.selectors.encoders.distillation import distil
-from penstock.selectors.encoders.encoders import (
-    EncoderName,
-    SentenceEncoder,
-    StaticEncoder,
-    load_encoder,
-    on_lattice,
-)
+from penstock.selectors.encoders.encoders import EncoderName, load_encoder
 from penstock.selectors.encoders.hidden import HiddenEncoder
+from penstock.selectors.encoders.lattice import on_lattice
+from penstock.selectors.encoders.sentence import SentenceEncoder
+from penstock.selectors.encoders.static import StaticEncoder
 
 __all__ = ["CHARACTERS", "beginning", "embed", "embed_texts", "make_encoder"]
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, one_thread
 from penstock.resources import Resources
-from penstock.selectors.encoders.encoders import normalised
+from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.parameters import one_of
 
 __all__ = ["HiddenEncoder"]

@@ -7,7 +7,7 @@ Fisher 1978). Gains only fall, so an old one bounds the new: **lazy** greedy (Mi
 them in a heap, looks again only at what is on top, and picks exactly what looking at all would.
 
 **Exact.** Similarities of lattice vectors
-(:func:`penstock.selectors.encoders.encoders.on_lattice`) are
+(:func:`penstock.selectors.encoders.lattice.on_lattice`) are
 integers up to 2^24, held as float32; gains are sums of them in float64, exact below 2^29
 documents. So order of summation, SIMD width and threads change nothing, a tie is a tie, and it
 goes to the first row: rows come in the order of their hashes. A matrix of other floats is

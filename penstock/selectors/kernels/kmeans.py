@@ -2,7 +2,7 @@
 
 Lloyd's algorithm (1982) as faiss runs it (Johnson et al. 2017): centres drawn from the sample,
 assign, average, and so on. The one change is that centroids are rounded to integers like the
-documents (:func:`penstock.selectors.encoders.encoders.on_lattice`), in every iteration. Products
+documents (:func:`penstock.selectors.encoders.lattice.on_lattice`), in every iteration. Products
 are then
 exact in float32, and which centroid is nearest cannot depend on the batch, the threads, the
 processor or the library: NumPy on a CPU and faiss on a GPU make the same clusters to the last

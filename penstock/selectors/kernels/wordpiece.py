@@ -1,7 +1,7 @@
 """BERT's tokens straight from Arrow's buffers: the same ids as ``tokenizers``, 20 times as fast.
 
 ``tokenizers`` keeps the way back from every token to the characters it came from, which takes
-nearly all of its time. A static encoder (:mod:`penstock.selectors.encoders.encoders`) wants the
+nearly all of its time. A static encoder (:mod:`penstock.selectors.encoders.static`) needs the
 ids alone.
 
 **The tables are the library's own.** All that BERT's normaliser (``clean_text``,

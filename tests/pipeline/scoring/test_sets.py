@@ -22,7 +22,7 @@ from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
 from penstock.selectors.base import Documents, Fitting, Partition
-from penstock.selectors.encoders.encoders import StaticEncoder
+from penstock.selectors.encoders.static import StaticEncoder
 from tests.pools import documents, recipe_of, write_jsonl
 
 SEED = 17

@@ -11,7 +11,8 @@ import torch
 from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors.encoders import distillation
 from penstock.selectors.encoders.distillation import distil
-from penstock.selectors.encoders.encoders import SentenceEncoder, StaticEncoder, token_ids
+from penstock.selectors.encoders.sentence import SentenceEncoder
+from penstock.selectors.encoders.static import StaticEncoder, token_ids
 
 
 def test_the_same_bytes_on_any_threads_and_workers(

