@@ -41,8 +41,8 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext_panel import FastTextPanel
 from penstock.selectors.classifiers.fasttext_training import train
-from penstock.selectors.kernels.fasttext_panel import FastTextPanel
 
 POSITIVE = "__label__1"
 QUIRK = 1e-5  # what predict adds to a probability

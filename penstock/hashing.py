@@ -10,10 +10,11 @@ import numba
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["avalanche", "hash_ids", "mix", "uniform"]
+__all__ = ["FNV_OFFSET", "FNV_PRIME", "avalanche", "hash_ids", "mix", "uniform"]
 
-_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
+FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+FNV_PRIME = np.uint64(0x100000001B3)
+"""FNV-1a of 64 bits (Fowler, Noll & Vo): ``state = (state ^ item) * FNV_PRIME``."""
 
 
 @numba.njit(inline="always")
@@ -29,16 +30,16 @@ def _hash_strings(data: np.ndarray, offsets: np.ndarray, start: np.uint64, out: 
     for row in range(out.shape[0]):
         state = start
         for position in range(offsets[row], offsets[row + 1]):
-            state = (state ^ np.uint64(data[position])) * _FNV_PRIME
+            state = (state ^ np.uint64(data[position])) * FNV_PRIME
         out[row] = avalanche(state)
 
 
 def mix(*parts: int | str) -> int:
     """Fold seeds and purposes into one 64-bit seed, so that two uses never share their draws."""
-    state = int(_FNV_OFFSET)
+    state = int(FNV_OFFSET)
     for part in parts:
         for byte in f"{part}\x1f".encode():
-            state = ((state ^ byte) * int(_FNV_PRIME)) & 0xFFFFFFFFFFFFFFFF
+            state = ((state ^ byte) * int(FNV_PRIME)) & 0xFFFFFFFFFFFFFFFF
     return state
 
 

@@ -2,7 +2,7 @@
 
 The scorers of a recipe are fastText classifiers more often than not, and most of what they do is
 the same: K of them together cost little more than one
-(:mod:`penstock.selectors.kernels.fasttext_panel`).
+(:mod:`penstock.selectors.classifiers.fasttext_panel`).
 A scorer takes part by saying which classifier is its own and what it makes of the scores; who
 runs scorers asks :class:`BatchScorer` for each one's scores, and need not know who takes part.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from penstock.selectors.base import Documents, Scorer
 from penstock.selectors.classifiers.classifier import Texts
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.kernels.fasttext_panel import score_together
+from penstock.selectors.classifiers.fasttext_panel import score_together
 
 __all__ = ["BatchScorer", "FastTextBased"]
 

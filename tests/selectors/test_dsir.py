@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, uniform
 from penstock.selectors.base import Fitting, Scorer, Target
-from penstock.selectors.dsir import Dsir, hash_buckets
+from penstock.selectors.dsir import Dsir
+from penstock.selectors.kernels.hashed_ngrams import hash_buckets
 
 # The algorithm as the paper and its code have it, a line for each step.
 

@@ -25,6 +25,7 @@ from penstock.hashing import uniform
 from penstock.selectors.base import Documents, Fitting, ParallelMap
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_training import train
+from penstock.selectors.kernels.distinct_words import count_distinct_words
 from penstock.selectors.parameters import flag
 from penstock.storage import sha256_file
 
@@ -272,44 +273,12 @@ class Texts:
     @cached_property
     def distinct_words(self) -> np.ndarray:
         """(n,) int64: how many distinct words each has, exact up to a few hundred."""
-        texts = self.array.cast(pa.large_string())
-        _, offsets, data = texts.buffers()
-        counts = np.zeros(len(texts), np.int64)
-        if data is not None:
-            own = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-            _count_words(np.frombuffer(data, np.uint8), own, counts)
-        return counts
+        return count_distinct_words(self.array)
 
 
 def shrink(scores: np.ndarray, texts: Texts, prior_words: float) -> np.ndarray:
     """:func:`shrunk_log_odds` of a classifier's ``scores``, (n,) float32."""
     return _shrunk(scores, texts.distinct_words, float(prior_words))
-
-
-@numba.njit(cache=True, nogil=True)
-def _count_words(data: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> None:
-    """Distinct words, parted as by fastText at ASCII white space and NUL.
-
-    They are marked in 4,096 places by FNV-1a: two in one place count as one, which matters only
-    where there are hundreds, and there the count no longer does.
-    """
-    marked_by = np.full(4096, -1, np.int64)
-    for row in range(counts.shape[0]):
-        inside = False
-        state = np.uint64(0)
-        for position in range(offsets[row], offsets[row + 1] + 1):
-            byte = data[position] if position < offsets[row + 1] else np.uint8(32)
-            if byte == 32 or 9 <= byte <= 13 or byte == 0:
-                place = np.int64((state ^ (state >> np.uint64(32))) & np.uint64(4095))
-                if inside and marked_by[place] != row:
-                    marked_by[place] = row
-                    counts[row] += 1
-                inside = False
-            else:
-                if not inside:
-                    state = np.uint64(0xCBF29CE484222325)
-                state = (state ^ np.uint64(byte)) * np.uint64(0x100000001B3)
-                inside = True
 
 
 @numba.njit(cache=True, nogil=True)

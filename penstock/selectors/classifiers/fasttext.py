@@ -10,8 +10,8 @@ difference of two logits matters, and both steps are linear, so they commute::
 
 That turns a model of 890 MB (2M buckets, 100 dimensions) into a table of 9 MB that ships to a
 worker in a hundredth of the time, and scores more than ten times as many documents a second on a
-core as ``predict`` does (``benchmarks/scoring.py``). What is traded away: only binary softmax
-models without character n-grams.
+core as ``predict`` does (``benchmarks/scoring.py``). Trade-off: only binary softmax models without
+character n-grams can be collapsed.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.selectors.kernels.fasttext import (
+from penstock.selectors.kernels.arrow_text import read_only, text_view
+from penstock.selectors.kernels.fasttext_sums import CollapsedTable, score_documents
+from penstock.selectors.kernels.fasttext_words import (
     EOS,
     SLOT,
-    Scratch,
-    Table,
     Text,
     Vocabulary,
+    WordScratch,
     fill_slots,
-    score_documents,
 )
 
-__all__ = ["CollapsedFastText", "read_only", "score_texts", "vocabulary_of"]
+__all__ = ["CollapsedFastText", "score_texts", "vocabulary_of"]
 
 _FORMAT = 1
 
@@ -69,10 +69,11 @@ class CollapsedFastText:
 
     def __post_init__(self) -> None:
         if len(self.weights) == 0:
-            raise SelectorError("expected a model of at least one word, got none")
+            raise SelectorError(expected="a model of at least one word", got="none")
         vocabulary = vocabulary_of(self.words, self.starts, self.label_prefix)
-        for name in ("slots", "tails", "eos_row"):
-            object.__setattr__(self, name, getattr(vocabulary, name))
+        object.__setattr__(self, "slots", vocabulary.slots)
+        object.__setattr__(self, "tails", vocabulary.tails)
+        object.__setattr__(self, "eos_row", vocabulary.eos_row)
 
     @classmethod
     def from_model(
@@ -112,7 +113,7 @@ class CollapsedFastText:
         )
 
     def score(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """p(positive) of each document: (n,) string or large_string -> (n,) float32.
+        """Compute p(positive) of each document: (n,) string or large_string to (n,) float32.
 
         A null scores NaN. A document is one line: newlines are spaces, as in training.
         Otherwise this is ``predict``, less the 1e-5 that fastText adds to each probability
@@ -123,7 +124,7 @@ class CollapsedFastText:
         """
         table = self._table()
 
-        def kernel(text: Text, offsets: np.ndarray, scratch: Scratch, out: np.ndarray) -> None:
+        def kernel(text: Text, offsets: np.ndarray, scratch: WordScratch, out: np.ndarray) -> None:
             score_documents(text, offsets, table, scratch, out[0])
 
         return score_texts(texts, 1, kernel)[0]
@@ -145,22 +146,24 @@ class CollapsedFastText:
 
     @classmethod
     def load(cls, directory: str | PathLike[str]) -> CollapsedFastText:
-        """Read what :meth:`save` wrote. The kernel trusts its arrays, so they are checked here."""
+        """Read what :meth:`save` wrote, and check it: the kernel does not check its arrays."""
         directory = Path(directory)
         try:
             model = json.loads((directory / "fasttext.json").read_text())
             for name in ("weights", "words", "starts"):
                 model[name] = np.load(directory / f"{name}.npy", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise ArtefactError(f"{directory}: not a collapsed fastText model: {error}") from error
+            raise ArtefactError(
+                f"not a collapsed fastText model: {error}", file=directory
+            ) from error
         version = model.pop("format", None)
         if version != _FORMAT:
-            raise ArtefactError(f"{directory}: expected format {_FORMAT}, got {version}")
+            raise ArtefactError(file=directory, expected=f"format {_FORMAT}", got=version)
         _check_saved(directory, model)
         return cls(**model)
 
-    def _table(self) -> Table:
-        return Table(
+    def _table(self) -> CollapsedTable:
+        return CollapsedTable(
             vocabulary=Vocabulary(
                 words=Text.of(read_only(self.words)),
                 starts=read_only(self.starts),
@@ -195,7 +198,7 @@ def vocabulary_of(words: np.ndarray, starts: np.ndarray, label_prefix: str) -> V
 def score_texts(
     texts: pa.Array | pa.ChunkedArray,
     n_models: int,
-    kernel: Callable[[Text, np.ndarray, Scratch, np.ndarray], None],
+    kernel: Callable[[Text, np.ndarray, WordScratch, np.ndarray], None],
 ) -> np.ndarray:
     """Run ``kernel(text, offsets, scratch, out)`` over Arrow's buffers, a chunk at a time.
 
@@ -204,22 +207,15 @@ def score_texts(
     if isinstance(texts, pa.ChunkedArray):
         parts = [score_texts(chunk, n_models, kernel) for chunk in texts.chunks]
         return np.concatenate([np.empty((n_models, 0), np.float32), *parts], axis=1)
-    offsets, text = _buffers(texts)
-    longest = int(np.diff(offsets).max(initial=0))
-    if longest > np.iinfo(np.int32).max:
-        raise SelectorError(f"documents of up to 2 GiB can be scored, got {longest} bytes")
+    view = text_view(texts)
+    if view.longest > np.iinfo(np.int32).max:
+        raise SelectorError(expected="documents of up to 2 GiB", got=f"{view.longest} bytes")
     scores = np.empty((n_models, len(texts)), np.float32)
-    kernel(Text.of(read_only(text)), offsets, Scratch.for_document_of(longest), scores)
+    scratch = WordScratch.for_document_of(view.longest)
+    kernel(Text.of(view.data.view(np.int8)), view.offsets, scratch, scores)
     if texts.null_count:
         scores[:, texts.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return scores
-
-
-def read_only(array: np.ndarray) -> np.ndarray:
-    """A read-only view, so that numba compiles one kernel however an array came about."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def _prefix_bytes(label_prefix: str) -> np.ndarray:
@@ -233,32 +229,32 @@ def _load_model(path: str) -> Any:
         return fasttext.load_model(path)
     except ValueError as error:
         raise SelectorError(
-            f"model: expected a fastText .bin model, got {path}: {error}"
+            key="model", expected="a fastText .bin model", got=f"{path}: {error}"
         ) from error
 
 
 def _check_collapsible(model: Any, positive: str) -> None:
     """Refuse every model whose probability is not a sigmoid of a sum over words and n-grams."""
     if model.is_quantized():
-        raise SelectorError("expected a full fastText model, got a quantised one (.ftz)")
+        raise SelectorError(expected="a full fastText model", got="a quantised one (.ftz)")
     args = model.f.getArgs()
     if args.model.name != "supervised":
-        raise SelectorError(f"expected a supervised fastText model, got {args.model.name}")
+        raise SelectorError(expected="a supervised fastText model", got=args.model.name)
     if args.loss.name != "softmax":
-        raise SelectorError(f"expected a fastText model with softmax loss, got {args.loss.name}")
+        raise SelectorError(expected="a fastText model with softmax loss", got=args.loss.name)
     if args.maxn > 0:
         raise SelectorError(
-            f"expected a fastText model without character n-grams, got maxn={args.maxn}"
+            expected="a fastText model without character n-grams", got=f"maxn={args.maxn}"
         )
     if args.wordNgrams > 1 and args.bucket < 1:
-        raise SelectorError("expected buckets for the word n-grams, got bucket=0")
+        raise SelectorError(expected="buckets for the word n-grams", got="bucket=0")
     if EOS.decode().startswith(args.label):
         raise SelectorError(f"a label prefix of {args.label!r} makes the end of a line a label")
     labels = model.get_labels()
     if len(labels) != 2:
-        raise SelectorError(f"expected a fastText model with two labels, got {len(labels)}")
+        raise SelectorError(expected="a fastText model with two labels", got=len(labels))
     if positive not in labels:
-        raise SelectorError(f"positive: expected one of {', '.join(labels)}, got {positive}")
+        raise SelectorError(key="positive", expected=f"one of {', '.join(labels)}", got=positive)
 
 
 def _check_saved(directory: Path, model: dict[str, Any]) -> None:
@@ -275,23 +271,13 @@ def _check_saved(directory: Path, model: dict[str, Any]) -> None:
         and model["label_prefix"] != ""
     )
     if not consistent:
-        raise ArtefactError(f"{directory}: the arrays do not fit together; collapse it again")
-
-
-def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(n + 1,) int64 offsets of the array's own slice, and the int8 bytes they point into."""
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise SelectorError(f"expected an array of string or large_string, got {texts.type}")
-    if len(texts) == 0:
-        return np.zeros(1, np.int64), np.empty(0, np.int8)
-    _, offsets, data = texts.buffers()
-    dtype = np.int64 if pa.types.is_large_string(texts.type) else np.int32
-    own = slice(texts.offset, texts.offset + len(texts) + 1)
-    return np.frombuffer(offsets, dtype)[own].astype(np.int64), np.frombuffer(data or b"", np.int8)
+        raise ArtefactError(
+            "the arrays do not fit together", file=directory, fix="collapse the model again"
+        )
 
 
 def _row_of(word: bytes, words: np.ndarray, starts: np.ndarray) -> int:
-    """The row of ``word``, or -1."""
+    """Return the row of ``word``, or -1."""
     packed = words.tobytes()
     of_its_length = np.flatnonzero(np.diff(starts) == len(word))
     matches = (row for row in of_its_length if packed.startswith(word, starts[row]))

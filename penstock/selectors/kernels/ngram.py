@@ -19,9 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
+from penstock import hashing
 from penstock.errors import ArtefactError, SelectorError
+from penstock.hashing import FNV_OFFSET, FNV_PRIME, avalanche
+from penstock.selectors.kernels import arrow_text
+from penstock.selectors.kernels.arrow_text import (
+    decode_utf8,
+    read_only,
+    text_view,
+)
+from penstock.selectors.kernels.compiling import compiler
 
 __all__ = ["NgramModel", "hash_tokens", "hashes_of", "perplexity"]
 
@@ -123,19 +131,15 @@ class NgramModel:
     def log10_sums(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Read documents: (n,) large_string to log10 p in all, (n,) float64, and (n,) int64, how
         many tokens and ends of sentence it is the sum over."""
-        texts = texts.cast(pa.large_string())
-        data, offsets = _buffers(texts)
+        view = text_view(texts)
         sums, lengths = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
-        room = np.empty(int(np.diff(offsets).max(initial=0)) + 1, np.int64)
+        room = np.empty(view.longest + 1, np.int64)
         context = np.zeros(len(self.starts), np.int64)
-        # A table mapped from a file is read-only: all are, so that one version is compiled.
-        cells = self.cells.view()
-        cells.flags.writeable = False
         _read(
-            data,
-            offsets,
+            view.data,
+            view.offsets,
             _characters(),
-            cells,
+            read_only(self.cells),
             self.starts,
             self.unknown,
             context,
@@ -351,29 +355,16 @@ def _normalised(character: str) -> int:
     return code | (_SINGLE if unparted else _WORD) << 24
 
 
-def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Of (n,) large_string the bytes, (b,) uint8, and (n + 1,) int64 offsets into them."""
-    if not len(texts):
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = texts.buffers()
-    own = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(data or b"", np.uint8), own
-
-
 def hashes_of(texts: pa.Array, most: int) -> np.ndarray:
     """The texts' tokens, one after the other, up to the text in which they are ``most``."""
-    data, offsets = _buffers(texts)
-    room = np.empty(int(offsets[-1] - offsets[0]) + len(texts), np.int64)
-    return room[: _hash_all(data, offsets, _characters(), most, room)].copy()
+    view = text_view(texts)
+    room = np.empty(int(view.offsets[-1] - view.offsets[0]) + len(texts), np.int64)
+    return room[: _hash_all(view.data, view.offsets, _characters(), most, room)].copy()
 
 
-# The inner loops. All is in one file, since numba's cache does not see that a function of another
-# file has changed.
+# The inner loops.
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-
-_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
+_compiled = compiler(arrow_text, hashing)
 
 
 @_compiled
@@ -449,7 +440,7 @@ def _cell(cells: np.ndarray, begin: int, end: int, key: int) -> int:
 
 @_compiled
 def _first_place(begin: int, end: int, key: int) -> np.int64:
-    high = _avalanche(np.uint64(key)) >> np.uint64(32)
+    high = avalanche(np.uint64(key)) >> np.uint64(32)
     return begin + np.int64(high * np.uint64(end - begin) >> np.uint64(32))
 
 
@@ -490,27 +481,27 @@ def _tokenise(
 ) -> int:
     """Write the tokens of ``data[at:end]``, valid UTF-8, to ``room[n_tokens:]``, and an end after
     each line that has any; how many are there then. At most one for each byte, and one."""
-    state = _FNV_OFFSET
+    state = FNV_OFFSET
     inside = False  # of a word
     n_before = n_tokens
     while at < end:
-        code, at = _decode(data, at)
+        code, at = decode_utf8(data, at)
         entry = characters[code]
         kind = entry >> 24 & 7
         if kind == _DROPPED:
             continue
         if kind == _WORD:
-            state = (state ^ np.uint64(entry & 0xFFFFFF)) * _FNV_PRIME
+            state = (state ^ np.uint64(entry & 0xFFFFFF)) * FNV_PRIME
             inside = True
             continue
         if inside:
             room[n_tokens] = _finished(state)
             n_tokens += 1
-            state = _FNV_OFFSET
+            state = FNV_OFFSET
             inside = False
         if kind == _SINGLE:
             for _ in range(3 if entry & _THREE else 1):
-                room[n_tokens] = _finished((state ^ np.uint64(entry & 0xFFFFFF)) * _FNV_PRIME)
+                room[n_tokens] = _finished((state ^ np.uint64(entry & 0xFFFFFF)) * FNV_PRIME)
                 n_tokens += 1
         elif kind == _NEWLINE and n_tokens > n_before:
             room[n_tokens] = _END
@@ -528,29 +519,5 @@ def _tokenise(
 @_compiled
 def _finished(state: np.uint64) -> np.int64:
     """A hash of 63 bits, so that it sorts, and above what stands for no word."""
-    bits = np.int64(_avalanche(state) >> np.uint64(1))
+    bits = np.int64(avalanche(state) >> np.uint64(1))
     return bits if bits > _END else np.int64(_END + 1)
-
-
-@_compiled
-def _avalanche(value: np.uint64) -> np.uint64:
-    """As :mod:`penstock.hashing`, the finaliser of splitmix64."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@_compiled
-def _decode(data: np.ndarray, at: int) -> tuple[int, int]:
-    """The code point at ``at``, and where the next begins."""
-    first = data[at]
-    if first < 0x80:
-        return first, at + 1
-    second = data[at + 1] & 0x3F
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | second, at + 2
-    third = data[at + 2] & 0x3F
-    if first < 0xF0:
-        return (first & 0x0F) << 12 | second << 6 | third, at + 3
-    fourth = data[at + 3] & 0x3F
-    return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, at + 4

@@ -31,7 +31,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+
+from penstock.selectors.kernels.arrow_text import read_only, text_view
+from penstock.selectors.kernels.compiling import compiler
 
 __all__ = ["WordPiece"]
 
@@ -64,7 +66,7 @@ _FIRST_FREE = 256
 _ROOM = 1024
 """Nodes to begin with, beside one for each byte of the tokens, which alone is twice too many."""
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+_compiled = compiler()
 
 
 class Characters(NamedTuple):
@@ -76,14 +78,14 @@ class Characters(NamedTuple):
     pool: np.ndarray  # (bytes,) uint8
 
 
-class Scratch(NamedTuple):
-    """Room for a normalised text."""
+class NormalisedText(NamedTuple):
+    """A buffer for a normalised text."""
 
     bytes: np.ndarray  # (n,) uint8
     windows: np.ndarray  # (n - 3,) uint32, a view: windows[i] has bytes[i] lowest
 
     @classmethod
-    def of(cls, size: int) -> Scratch:
+    def of(cls, size: int) -> NormalisedText:
         text = np.empty(size + 4, np.uint8)
         return cls(text, np.ndarray((size + 1,), np.uint32, text, strides=(1,)))
 
@@ -126,19 +128,18 @@ class WordPiece:
             All texts' tokens, (t,) int32; where each text's begin, (n + 1,) int64; and which texts
             are left to the library, ascending, int64: they have no tokens here.
         """
-        offsets, text = _buffers(texts)
-        longest = int(np.diff(offsets).max(initial=0))
-        tokens = np.empty(offsets[-1] - offsets[0], np.int32)  # no character is two tokens
+        view = text_view(texts)
+        size = view.offsets[-1] - view.offsets[0]
+        tokens = np.empty(size, np.int32)  # no character is two tokens
         ends = np.zeros(len(texts) + 1, np.int64)
         left = np.empty(len(texts), np.bool_)
         n = _tokenise(
-            _read_only(text),
-            _read_only(offsets),
-            Characters(*map(_read_only, self.characters)),
-            (_read_only(self.added), _read_only(self.added_starts)),
-            _read_only(self.nodes),
+            *view,
+            Characters(*map(read_only, self.characters)),
+            (read_only(self.added), read_only(self.added_starts)),
+            read_only(self.nodes),
             (self.unknown, self.max_characters),
-            Scratch.of(self.growth * longest),
+            NormalisedText.of(self.growth * view.longest),
             (tokens, ends, left),
         )
         return tokens[:n], ends, np.flatnonzero(left)
@@ -297,22 +298,6 @@ def _trie(vocabulary: dict[str, int], prefix: str) -> np.ndarray:
         size *= 2
 
 
-def _buffers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(n + 1,) int64 offsets of the array's own slice, and the bytes they point into."""
-    if len(texts) == 0:
-        return np.zeros(1, np.int64), np.empty(0, np.uint8)
-    _, offsets, data = texts.buffers()
-    own = slice(texts.offset, texts.offset + len(texts) + 1)
-    return np.frombuffer(offsets, np.int64)[own], np.frombuffer(data or b"", np.uint8)
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """A read-only view, so that numba compiles one kernel however an array came about."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
 @_compiled
 def _grow(
     text: np.ndarray,
@@ -374,7 +359,7 @@ def _tokenise(
     added: tuple[np.ndarray, np.ndarray],
     nodes: np.ndarray,
     model: tuple[int, int],
-    scratch: Scratch,
+    scratch: NormalisedText,
     out: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> int:
     """Fill ``out``: tokens, (n + 1,) ends, (n,) whether left to the library. The tokens' number."""
@@ -395,7 +380,7 @@ def _normalise(
     end: int,
     characters: Characters,
     added: tuple[np.ndarray, np.ndarray],
-    scratch: Scratch,
+    scratch: NormalisedText,
 ) -> int:
     """Write words between spaces to ``scratch``; how many bytes, or -1: ask the library."""
     n = 0

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import ArtefactError, SelectorError
+from penstock.selectors.classifiers import fasttext_panel
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext_panel import FastTextPanel, score_together
 from penstock.selectors.classifiers.fasttext_training import train, zeroed_malloc
-from penstock.selectors.kernels import fasttext_panel
-from penstock.selectors.kernels.fasttext_panel import FastTextPanel, score_together
 
 QUIRK = 1e-5  # fastText reports log(p + 1e-5), exponentiated
 TOLERANCE = 2e-5  # its float32 sums against our float64 ones

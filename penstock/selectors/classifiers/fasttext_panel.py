@@ -1,10 +1,10 @@
-"""Several binary fastText classifiers over a text that is read once.
+"""Several binary fastText classifiers that read each text once.
 
-Finding words, hashing them and their n-grams, and looking words up is most of what scoring costs,
-and the same whoever asks. So the classifiers' vocabularies are merged, the weights of a row are
-laid side by side, one cache miss for all, and each document passes through the kernel once
-(:mod:`penstock.selectors.kernels.fasttext`). What is traded away: memory, 16 bytes a bucket for up
-to four classifiers and 32 for up to eight, beside the classifiers' own 4.
+Finding words, hashing them and their n-grams, and looking words up is most of the cost of scoring,
+and is the same for all classifiers. So their vocabularies are merged, the weights of a row lie side
+by side (one cache miss for all), and each document passes through the kernel once
+(:mod:`penstock.selectors.kernels.fasttext_sums`). Trade-off: memory, 16 bytes a bucket for up to
+four classifiers and 32 for up to eight, beside the classifiers' own 4.
 """
 
 from __future__ import annotations
@@ -15,21 +15,16 @@ from functools import lru_cache, partial
 import numpy as np
 import pyarrow as pa
 
-from penstock.selectors.classifiers.fasttext import (
-    CollapsedFastText,
-    read_only,
-    score_texts,
-    vocabulary_of,
-)
-from penstock.selectors.kernels.fasttext import (
+from penstock.selectors.classifiers.fasttext import CollapsedFastText, score_texts, vocabulary_of
+from penstock.selectors.kernels.arrow_text import read_only
+from penstock.selectors.kernels.fasttext_sums import (
     BLOCK,
     LANES,
     Panel,
-    Scratch,
-    Tally,
-    Text,
+    PanelSums,
     score_documents_together,
 )
+from penstock.selectors.kernels.fasttext_words import Text, WordScratch
 
 __all__ = ["FastTextPanel", "score_together"]
 
@@ -40,8 +35,8 @@ _LINE = 16
 class FastTextPanel:
     """K classifiers that score together, with a copy of their weights.
 
-    Any classifiers do. Those of another ``bucket`` share all but the buckets and their cache
-    misses; those of another label prefix read other words, so they have a pass of their own.
+    Classifiers with different ``bucket`` share all but the buckets and their cache misses. Those
+    with another label prefix read other words, so they have a pass of their own.
     """
 
     def __init__(self, classifiers: Sequence[CollapsedFastText]) -> None:
@@ -56,7 +51,7 @@ class FastTextPanel:
             self._passes.append((members, score))
 
     def score(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """p(positive) by each: (n,) string or large_string -> (K, n) float32.
+        """Compute p(positive) by each: (n,) string or large_string to (K, n) float32.
 
         Bit for bit what each classifier's own :meth:`CollapsedFastText.score` returns.
         """
@@ -69,10 +64,10 @@ class FastTextPanel:
 def score_together(
     classifiers: Sequence[CollapsedFastText], texts: pa.Array | pa.ChunkedArray
 ) -> np.ndarray:
-    """p(positive) by each: (n,) string or large_string -> (K, n) float32.
+    """Compute p(positive) by each: (n,) string or large_string to (K, n) float32.
 
-    As a :class:`FastTextPanel`, which is made for the first of the batches that the same
-    classifiers score one after another (0.1 s a classifier), and kept until others come.
+    The :class:`FastTextPanel` is built for the first of the batches that the same classifiers
+    score in a row (0.1 s a classifier), and kept until other classifiers score.
     """
     return _panel(tuple(classifiers)).score(texts)
 
@@ -83,9 +78,9 @@ def _panel(classifiers: tuple[CollapsedFastText, ...]) -> FastTextPanel:
 
 
 def _score(panel: Panel, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    def kernel(text: Text, offsets: np.ndarray, scratch: Scratch, out: np.ndarray) -> None:
-        tally = Tally.of(LANES * len(panel.blocks), scratch)
-        score_documents_together(text, offsets, panel, scratch, tally, out)
+    def kernel(text: Text, offsets: np.ndarray, scratch: WordScratch, out: np.ndarray) -> None:
+        sums = PanelSums.of(LANES * len(panel.blocks), scratch)
+        score_documents_together(text, offsets, panel, scratch, sums, out)
 
     return score_texts(texts, len(panel.lanes), kernel)
 
@@ -127,9 +122,9 @@ def _side_by_side(classifiers: Sequence[CollapsedFastText]) -> Panel:
 def _merged(
     classifiers: Sequence[CollapsedFastText],
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """The words that any of them knows, as ``words`` and ``starts``; and the row of each's words.
+    """Merge vocabularies: all words, as ``words`` and ``starts``, and the row of each's words.
 
-    The most frequent of each come first: to be found at once they need the slot of their hash.
+    The most frequent words of each come first: they are found at once in the slot of their hash.
     """
     sizes = [len(one.starts) - 1 for one in classifiers]
     vocabularies = [
@@ -142,7 +137,7 @@ def _merged(
     encoded = pa.concat_arrays(vocabularies).take(pa.array(by_rank)).dictionary_encode()
     rows = np.empty(len(by_rank), np.int64)
     rows[by_rank] = encoded.indices.to_numpy()
-    _, starts, words = encoded.dictionary.buffers()
+    _, starts, words = encoded.dictionary.buffers()  # large_binary, which text_view does not take
     n_words = len(encoded.dictionary)
     return (
         np.frombuffer(words, np.int8),
@@ -152,9 +147,9 @@ def _merged(
 
 
 def _zeros(length: int) -> np.ndarray:
-    """(length,) float32 from the beginning of a cache line, so that a row lies on few.
+    """Return (length,) float32 zeros that begin at a cache line, so that a row is on few lines.
 
-    Written to, since numpy asks for huge pages for an empty array but not for one of zeros.
+    Zeros are written, since NumPy requests huge pages for an empty array but not for one of zeros.
     """
     padded = np.empty(length + _LINE, np.float32)
     padded[:] = 0.0
@@ -163,5 +158,5 @@ def _zeros(length: int) -> np.ndarray:
 
 
 def _whole(count: int, of: int) -> int:
-    """The least multiple that is not less."""
+    """Return the least multiple of ``of`` that is not less than ``count``."""
     return -(-count // of) * of

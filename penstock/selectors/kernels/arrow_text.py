@@ -1,0 +1,90 @@
+"""Texts of Arrow arrays for compiled loops: views of the buffers, UTF-8, white space."""
+
+# mypy: disable-error-code=no-any-return
+# (numba's decorated functions are Any to mypy)
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.errors import SelectorError
+from penstock.selectors.kernels.compiling import compiler
+
+__all__ = [
+    "TextView",
+    "decode_utf8",
+    "is_white_space",
+    "read_only",
+    "text_view",
+]
+
+_compiled = compiler()
+
+
+class TextView(NamedTuple):
+    """The buffers of ``n`` texts, not copied and read-only."""
+
+    data: np.ndarray
+    """(b,) uint8: UTF-8 of all texts; of a sliced array also of the texts before and after."""
+    offsets: np.ndarray
+    """(n + 1,) int64: text ``i`` is ``data[offsets[i]:offsets[i + 1]]``."""
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest text; 0 of none."""
+        return int(np.diff(self.offsets).max(initial=0))
+
+
+def text_view(texts: pa.Array) -> TextView:
+    """View (n,) string or large_string, which may be a slice. The text of a null is arbitrary.
+
+    Raises:
+        SelectorError: The array is of another type.
+    """
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise SelectorError(expected="an array of string or large_string", got=texts.type)
+    if len(texts) == 0:
+        return TextView(read_only(np.empty(0, np.uint8)), read_only(np.zeros(1, np.int64)))
+    _, offsets, data = texts.buffers()
+    dtype = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    own = np.frombuffer(offsets, dtype)[texts.offset : texts.offset + len(texts) + 1]
+    return TextView(
+        read_only(np.frombuffer(data or b"", np.uint8)),
+        read_only(own.astype(np.int64, copy=False)),
+    )
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return a read-only view, so that numba compiles one version for every origin of an array."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@_compiled
+def decode_utf8(data: np.ndarray, at: int) -> tuple[int, int]:
+    """Return the code point at ``at`` of valid UTF-8, and the index of the next."""
+    first = data[at]
+    if first < 0x80:
+        return first, at + 1
+    second = data[at + 1] & 0x3F
+    if first < 0xE0:
+        return (first & 0x1F) << 6 | second, at + 2
+    third = data[at + 2] & 0x3F
+    if first < 0xF0:
+        return (first & 0x0F) << 12 | second << 6 | third, at + 3
+    fourth = data[at + 3] & 0x3F
+    return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, at + 4
+
+
+@_compiled
+def is_white_space(byte: int) -> bool:
+    """Test for the seven bytes at which fastText splits; Unicode's other spaces are part of a word.
+
+    ``byte`` is int8 or uint8.
+    """
+    is_tab_to_return = np.uint8(byte - 9) < np.uint8(5)  # \t \n \v \f \r
+    return is_tab_to_return | (byte == 32) | (byte == 0)
