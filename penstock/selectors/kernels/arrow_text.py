@@ -1,7 +1,7 @@
 """Texts of Arrow arrays for compiled loops: views of the buffers, UTF-8, white space."""
 
-# mypy: disable-error-code=no-any-return
-# (numba's decorated functions are Any to mypy)
+# mypy: disable-error-code="no-any-return, return-value"
+# (numba's decorated functions are Any to mypy, and NumPy's booleans bool)
 
 from __future__ import annotations
 

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from penstock.language_models.windows import IGNORED
 from penstock.trainers.data.shards import PackedSequence
 
 __all__ = ["IGNORED", "Batch", "collate"]
-
-IGNORED = -100
-"""The label of a token that is not predicted: ``ignore_index`` in PyTorch and transformers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,6 @@
       ├─ evaluate               evaluations -> Scores                  evaluator.py
       │    ├─ score_texts       texts -> bits per byte                 texts.py
       │    ├─ score_choices     questions -> accuracy                  choices.py
-      │    └─ Reader            windows of tokens -> nats              reading.py
+      │    └─ WindowReader      windows of tokens -> nats              reading.py
       └─ write_document_losses  shards -> nats of every document       documents.py
 """

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import InputError
-from penstock.trainers.evaluation.reading import Reader, Window
+from penstock.language_models.windows import Window
+from penstock.trainers.evaluation.reading import WindowReader
 
 __all__ = ["Accuracy", "Question", "choice_nats", "score_choices"]
 
@@ -60,7 +61,7 @@ class Accuracy:
 
 
 def score_choices(
-    questions: Sequence[Question], reader: Reader, tokenizer: Any, *, eos: int, context: int
+    questions: Sequence[Question], reader: WindowReader, tokenizer: Any, *, eos: int, context: int
 ) -> Accuracy:
     """Compute accuracy on at least one question; arguments as :func:`choice_nats`.
 
@@ -87,7 +88,7 @@ def score_choices(
 
 
 def choice_nats(
-    questions: Sequence[Question], reader: Reader, tokenizer: Any, *, eos: int, context: int
+    questions: Sequence[Question], reader: WindowReader, tokenizer: Any, *, eos: int, context: int
 ) -> list[np.ndarray]:
     """Compute -ln p of each choice given its question: (choices,) float64 for each question.
 

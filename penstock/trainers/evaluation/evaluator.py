@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock.errors import InputError
 from penstock.trainers.evaluation.choices import Accuracy, Question, score_choices
-from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.evaluation.reading import WindowReader
 from penstock.trainers.evaluation.texts import Score, score_texts
 
 __all__ = ["Evaluation", "Scores", "evaluate"]
@@ -40,7 +40,12 @@ class Scores:
 
 
 def evaluate(
-    evaluations: Sequence[Evaluation], reader: Reader, tokenizer: Path, *, eos: int, context: int
+    evaluations: Sequence[Evaluation],
+    reader: WindowReader,
+    tokenizer: Path,
+    *,
+    eos: int,
+    context: int,
 ) -> Scores:
     """Compute bits per byte on every evaluation, and accuracy where there are questions.
 

@@ -11,7 +11,7 @@ from penstock.recipe import ModelFrom
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.evaluator import Scores, evaluate
-from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.evaluation.reading import WindowReader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.spec import RunSpec
@@ -96,7 +96,7 @@ class RunEvaluator:
     def _evaluate(self, model: Any, tokenizer: Path) -> Scores:
         return evaluate(
             self.spec.evaluations,
-            Reader(model, self.group),
+            WindowReader(model, self.group),
             tokenizer,
             eos=self.shards.eos,
             context=self.shards.sequence_length,

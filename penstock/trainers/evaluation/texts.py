@@ -1,8 +1,8 @@
 """Bits per byte on target texts: the number by which arms are compared.
 
-Bytes, not tokens, so that models with other tokenizers can be compared. Every byte is counted once:
-a text longer than the model's context is read in windows that follow each other, which costs the
-tokens at a window's beginning some of their context and saves reading anything twice.
+Bytes, not tokens, so that models with different tokenizers can be compared. Every byte counts once:
+a text longer than the model's context is read in consecutive windows. So the tokens at a window's
+beginning have less context, and no token is read twice.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from penstock.trainers.evaluation.reading import Reader, Window
+from penstock.language_models import reading
+from penstock.trainers.evaluation.reading import WindowReader
 
 __all__ = ["Score", "score_texts", "text_nats"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What a model scored on the texts of one evaluation."""
+    """A model's score on the texts of one evaluation."""
 
     mean: float
     """Bits per byte."""
@@ -32,42 +33,33 @@ class Score:
 
 
 def score_texts(
-    texts: Sequence[str], reader: Reader, tokenizer: Any, *, eos: int, context: int
+    texts: Sequence[str], reader: WindowReader, tokenizer: Any, *, eos: int, context: int
 ) -> Score:
-    """Bits per byte of texts that are not all empty; arguments as of :func:`text_nats`."""
+    """Compute bits per byte of texts, not all empty; arguments as for :func:`text_nats`."""
     sizes = np.array([len(text.encode()) for text in texts], np.float64)
     nats = text_nats(texts, reader, tokenizer, eos=eos, context=context)
     return _ratio(nats / math.log(2), sizes)
 
 
 def text_nats(
-    texts: Sequence[str], reader: Reader, tokenizer: Any, *, eos: int, context: int
+    texts: Sequence[str], reader: WindowReader, tokenizer: Any, *, eos: int, context: int
 ) -> np.ndarray:
-    """-ln p of each text given ``eos``: (n,) float64.
+    """Compute -ln p of each text given ``eos``: (n,) float64.
 
     Args:
         texts: (n,).
-        reader: Of the model.
+        reader: Reads with the model.
         tokenizer: The model's own, of the tokenizers library.
         eos: The token that every text is conditioned on.
         context: Tokens the model sees at once.
     """
     encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    windows = [
-        (number, Window([eos, *ids][start : start + context][: len(ids) - start], part))
-        for number, encoding in enumerate(encodings)
-        for ids in [encoding.ids]
-        for start in range(0, len(ids), context)
-        for part in [ids[start : start + context]]
-    ]
-    nats = reader.nats([window for _, window in windows])
-    # bincount adds in the order of the windows, however they were batched.
-    numbers = np.array([number for number, _ in windows], np.int64)
-    return np.bincount(numbers, nats, minlength=len(texts))
+    ids = [np.array([eos, *encoding.ids], np.int64) for encoding in encodings]
+    return reading.text_nats(ids, reader.nats, window=context, stride=context)
 
 
 def _ratio(bits: np.ndarray, sizes: np.ndarray) -> Score:
-    """The ratio of sums and its standard error: both (n,) float64."""
+    """Compute the ratio of sums and its standard error from two (n,) float64."""
     count, total = len(sizes), float(sizes.sum())
     ratio = float(bits.sum()) / total
     spread = float(np.square(bits - ratio * sizes).sum())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from penstock.language_models.windows import WindowBatch
 from penstock.trainers.data.batch import IGNORED, Batch
 from penstock.trainers.modelling.attention import register, span_arguments
 from penstock.trainers.modelling.loss import (
@@ -17,21 +17,11 @@ from penstock.trainers.modelling.loss import (
     weighted_cross_entropy,
 )
 
-__all__ = ["LanguageModel", "Windows"]
+__all__ = ["LanguageModel"]
 
 Describe = Callable[[Sequence[torch.Tensor], "torch.Tensor | None"], torch.Tensor]
 """Features of each sequence from its states and the head, or from its logits and None; as
 ``DescribingReweighter.describe``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
-    """``n`` rows of tokens, each an independent text, padded on the right to length ``L``."""
-
-    inputs: torch.Tensor
-    """(n, L) int64."""
-    targets: torch.Tensor
-    """(n, L) int64: the token that follows each input, or IGNORED where no loss is computed."""
 
 
 class LanguageModel(nn.Module):
@@ -59,7 +49,7 @@ class LanguageModel(nn.Module):
 
     def forward(
         self,
-        batch: Batch | Windows,
+        batch: Batch | WindowBatch,
         counts: torch.Tensor | None = None,
         *,
         tokens: bool = False,
@@ -81,7 +71,7 @@ class LanguageModel(nn.Module):
             sum, and the nats of each label without gradient. For windows, -log p of each target
             that is not IGNORED: (targets,) float32.
         """
-        if isinstance(batch, Windows):
+        if isinstance(batch, WindowBatch):
             return self.token_nats(batch.inputs, batch.targets, batch.targets != IGNORED)
         states, labels, labelled = self._predicting(batch)
         hidden, targets, head = states[labelled], labels[labelled], self._head

@@ -18,7 +18,7 @@ from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.documents import write_document_losses
-from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.evaluation.reading import WindowReader
 from penstock.trainers.evaluation.texts import text_nats
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
@@ -120,7 +120,7 @@ def test_a_document_in_one_span_costs_what_evaluation_says_of_its_text(
         for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist())
     }
     tokenizer = Tokenizer.from_file(str(packed.tokenizer))
-    reader = Reader(trained, Group())
+    reader = WindowReader(trained, Group())
     checked = 0
     for name, nats, count in zip(found["doc_id"], found["nats"], found["tokens"]):
         ids = [0, *tokenizer.encode(texts[name]).ids, 0]

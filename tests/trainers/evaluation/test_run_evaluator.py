@@ -14,7 +14,7 @@ from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.documents import write_document_losses
 from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
-from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.evaluation.reading import WindowReader
 from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import load_model
@@ -58,7 +58,7 @@ def test_a_model_in_training_scores_like_the_saved_one_and_training_does_not_cha
         assert made.deepspeed.module.training
     assert found == expected, "to the bit"
     made.save(tmp_path / "model")
-    reader = Reader(load_model(tmp_path / "model").eval(), Group())
+    reader = WindowReader(load_model(tmp_path / "model").eval(), Group())
     saved = evaluate(EVALUATIONS, reader, made.shards.tokenizer, **READING)
     made.close()
     bits = [scores.bits_per_byte["quiz"].mean for scores in curve]

@@ -11,7 +11,7 @@ from penstock.errors import InputError
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import reading, texts
 from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
-from penstock.trainers.evaluation.reading import Reader
+from penstock.trainers.evaluation.reading import WindowReader
 from penstock.trainers.evaluation.texts import score_texts, text_nats
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
@@ -29,7 +29,7 @@ def by_hand(model: LanguageModel, tokenizer: Any, text: str) -> float:
 
 
 def test_parity_with_one_text_at_a_time(
-    model: LanguageModel, reader: Reader, tokenizer: Any
+    model: LanguageModel, reader: WindowReader, tokenizer: Any
 ) -> None:
     assert len(tokenizer.encode(TEXTS[2]).ids) > 2 * CONTEXT
     expected = [by_hand(model, tokenizer, text) for text in TEXTS]
@@ -57,7 +57,7 @@ def test_small_batches_and_many_ranks_give_the_same(
             return model(windows)
 
         passes.append(0)
-        reader = Reader(counting, Group(rank, workers))
+        reader = WindowReader(counting, Group(rank, workers))
         return text_nats(TEXTS, reader, tokenizer, **READING)
 
     alone = share(0, 1)
@@ -73,7 +73,7 @@ def test_standard_error_by_hand() -> None:
     assert (score.mean, score.stderr) == (1.5, 0.25)
 
 
-def test_an_evaluation_without_text_is_refused(reader: Reader, opened: ShardSet) -> None:
+def test_an_evaluation_without_text_is_refused(reader: WindowReader, opened: ShardSet) -> None:
     with pytest.raises(InputError) as info:
         evaluate([Evaluation("none", ("",))], reader, opened.tokenizer, **READING)
     assert (info.value.key, info.value.file) == ("evaluate", "none")
