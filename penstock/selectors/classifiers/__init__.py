@@ -1,1 +1,10 @@
-"""Text classifiers that several selectors train or load."""
+"""fastText classifiers: trained, chosen among trials, collapsed, and scored.
+
+::
+
+    train_classifier      a grid of trials on labelled texts            training.py
+      └─ train            one repeatable fastText training              fasttext_training.py
+           └─ CollapsedFastText   one float a row, p(positive)          fasttext.py
+                └─ FastTextPanel  several classifiers, texts read once  fasttext_panel.py
+    Texts, shrink         what scorers compute of a batch's texts       texts.py
+"""

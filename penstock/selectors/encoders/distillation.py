@@ -1,18 +1,18 @@
-"""A static encoder out of a sentence encoder, as model2vec makes one, with the pool's help.
+"""Distillation of a static encoder from a sentence encoder, by model2vec with a pool's statistics.
 
 model2vec (Tulkens & van Dongen 2024) needs no texts: each token goes through the teacher alone,
-PCA shortens what comes out, and frequent tokens are quieted by the weight a / (a + p) of Arora et
-al. 2017 (*A Simple but Tough-to-Beat Baseline for Sentence Embeddings*, eq. 3). A selector has a
-pool to look at, hence two changes:
+PCA shortens the outputs, and frequent tokens are weighted down by a / (a + p) of Arora et al. 2017
+(*A Simple but Tough-to-Beat Baseline for Sentence Embeddings*, eq. 3). A selector has a pool, hence
+two changes:
 
-- p is the token's frequency in the pool. model2vec guesses it by Zipf's law from the order of the
+- p is the token's frequency in the pool. model2vec estimates it by Zipf's law from the order of the
   vocabulary, and BERT's lists a thousand single characters, most of them rare, before "the".
-- What all texts have in common is removed: the mean of the pool's vectors, where Arora et al.
-  take their first singular vector and model2vec takes nothing.
+- The mean of the pool's vectors, which all texts have in common, is subtracted. Arora et al.
+  subtract their first singular vector, model2vec nothing.
 
-Mean rank correlation with the teacher's similarities, over 800 questions: 0.16 as model2vec has
-it, 0.29 with frequencies, 0.41 with both. What is traded away: the encoder is the pool's own, and
-another pool needs another (17 s on one core).
+Mean rank correlation with the teacher's similarities, over 800 questions: 0.16 for model2vec, 0.29
+with frequencies, 0.41 with both. Trade-off: the encoder is specific to the pool, and another pool
+needs another one (17 s on one core).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _SIF = 1e-4
 """a, as in model2vec."""
 
 _TOKENS_AT_ONCE = 256
-"""Tokens side by side in the teacher: sequences of one length, so no padding. Bits were equal for
-128 and 256, and for 1 and 2 threads; one thread is used all the same."""
+"""Tokens of a batch of the teacher: sequences of one length, so no padding. Bits were equal for 128
+and 256, and for 1 and 2 threads; one thread is used nevertheless."""
 
 _PART = 16 * _TOKENS_AT_ONCE
 """Tokens of an item of work: the 30,000 of BERT's English vocabulary are 8 items."""
@@ -53,10 +53,10 @@ def distil(
     """Distil ``teacher`` into one vector a token.
 
     Args:
-        teacher: Whose token outputs are taken.
+        teacher: The encoder whose token outputs are taken.
         texts: (n,) large_string, some thousands of the pool's texts.
-        dim: Of the vectors; 128, 256 and 384 agreed with the teacher equally well.
-        spread: Tokens are encoded side by side.
+        dim: Dimensions of the vectors; 128, 256 and 384 agreed with the teacher equally well.
+        spread: Encodes tokens in parallel.
     """
     from tokenizers import Tokenizer
 
@@ -82,7 +82,7 @@ def distil(
 
 
 def _text_tokens(tokenizer: Any) -> np.ndarray:
-    """Ids of the tokens that texts can hold: neither special nor ``[unused7]``; (t,) ascending."""
+    """List the tokens that texts can hold, neither special nor ``[unused7]``: (t,) ascending."""
     special = {
         index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special
     }
@@ -96,9 +96,10 @@ def _text_tokens(tokenizer: Any) -> np.ndarray:
 
 
 def _encode_tokens(ids: np.ndarray, teacher: SentenceEncoder) -> np.ndarray:
-    """What the teacher makes of single tokens: (t,) ids to (t, d) float32.
+    """Encode single tokens by the teacher: (t,) ids to (t, d) float32.
 
-    Each stands between the teacher's own marks, ``[CLS] token [SEP]`` in BERT; mean over outputs.
+    Each is between the teacher's special tokens, ``[CLS] token [SEP]`` in BERT. Returns the mean of
+    the outputs.
     """
     import torch
 
@@ -119,7 +120,7 @@ def _encode_tokens(ids: np.ndarray, teacher: SentenceEncoder) -> np.ndarray:
 
 
 def _principal(vectors: np.ndarray, dim: int) -> np.ndarray:
-    """(t, d) float32 to their first ``dim`` principal components, (t, min(dim, d)) float64.
+    """Project (t, d) float32 on the first ``dim`` principal components: (t, min(dim, d)) float64.
 
     In float64 on one thread; each component's largest loading is positive.
     """

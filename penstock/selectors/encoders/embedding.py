@@ -1,7 +1,7 @@
-"""The encoder that a name stands for, and a pool's texts as vectors on the lattice.
+"""Encoders by name, and embeddings of a pool's texts on the lattice.
 
-What a text is to an encoder is its beginning: the first 2,048 characters are twice what MiniLM
-reads and 43 % of a web pool's text.
+Only the beginning of a text is embedded: the first 2,048 characters are twice what MiniLM reads and
+43 % of a web pool's text.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from penstock.selectors.encoders.static import StaticEncoder
 __all__ = ["CHARACTERS", "beginning", "embed", "embed_texts", "make_encoder"]
 
 CHARACTERS = 2048
-"""Of a text that are embedded, unless a selector says otherwise."""
+"""Characters of a text that are embedded by default."""
 
 _DISTIL_TEXTS = 8192
-"""Texts whose token frequencies and mean direction a static encoder takes over."""
+"""Texts that give a static encoder its token frequencies and mean direction."""
 
 _STATIC_TEXTS, _SENTENCE_TEXTS = 2048, 64
 """Texts of an item of work: about a second for a static encoder, three for a sentence encoder.
-Vectors depend on their text alone and products are exact, so no block size shows in a score."""
+Vectors depend on their text alone and products are exact, so the size changes no score."""
 
 
 def make_encoder(
@@ -43,17 +43,17 @@ def make_encoder(
     spread: ParallelMap = serial_map,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Encoder:
-    """The encoder that ``name`` stands for.
+    """Make the encoder of a name.
 
     Args:
         name: ``sentence`` (all-MiniLM-L6-v2), ``static`` (distilled from it on this pool), the
             directory of a sentence-transformers model or of a saved static encoder, a hub name.
             ``DIRECTORY@9`` is hidden layer 9 of a transformers model. With ``@cuda`` behind it, all
             but static encoders run on a GPU.
-        sample: As :attr:`penstock.selectors.base.Fitting.sample`; what is distilled on.
-        seed: Of the choice of those texts.
-        spread: Distilling works side by side.
-        progress: Told that it distils.
+        sample: As :attr:`penstock.selectors.base.Fitting.sample`: the texts for distillation.
+        seed: The seed of the choice of those texts.
+        spread: Distils in parallel.
+        progress: Called before a distillation.
 
     Raises:
         InputError: There is no such model.
@@ -77,13 +77,13 @@ def make_encoder(
 
 
 def beginning(texts: pa.Array | pa.ChunkedArray, characters: int = CHARACTERS) -> pa.Array:
-    """What is embedded of each text, in an array of its own."""
+    """Cut each text to its beginning, in an array of its own."""
     cut = pc.utf8_slice_codeunits(texts, 0, characters)
     return cut.combine_chunks() if isinstance(cut, pa.ChunkedArray) else cut
 
 
 def embed(texts: pa.Array, encoder: Encoder) -> np.ndarray:
-    """(n,) large_string, as they are, to (n, d) int16 on the lattice."""
+    """Embed whole texts: (n,) large_string to (n, d) int16 on the lattice."""
     return on_lattice(encoder.encode(texts))
 
 
@@ -94,7 +94,7 @@ def embed_texts(
     characters: int = CHARACTERS,
     spread: ParallelMap = serial_map,
 ) -> np.ndarray:
-    """The beginnings of texts, side by side: (n, d) int16 on the lattice."""
+    """Embed the beginnings of texts in parallel: (n, d) int16 on the lattice."""
     size = _STATIC_TEXTS if isinstance(encoder, StaticEncoder) else _SENTENCE_TEXTS
     if getattr(encoder, "device", "cpu") == "cuda":
         size, spread = _STATIC_TEXTS, serial_map  # workers may see no GPU

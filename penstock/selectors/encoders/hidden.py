@@ -1,9 +1,8 @@
-"""A text as a hidden layer of a language model sees it: INGENIOUS's own features.
+"""Hidden states of a language model as vectors of texts: the features of INGENIOUS.
 
-The states of one layer, averaged over the text's tokens, those that the tokenizer adds included
-(Renduchintala et al. 2023: layer 9 of BERT-base, layer 12 of GPT-2). What is traded away against
-a sentence encoder: nothing taught such a mean to be near where meanings are near; it is what the
-model that is to be trained makes of the text.
+The states of one layer are averaged over the text's tokens, including those that the tokenizer adds
+(Renduchintala et al. 2023: layer 9 of BERT-base, layer 12 of GPT-2). Trade-off against a sentence
+encoder: the model was not trained to put texts of similar meaning near each other.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ __all__ = ["HiddenEncoder"]
 
 
 class HiddenEncoder:
-    """A layer of a transformers model; weights are safetensors, and its own code is never run.
+    """A layer of a transformers model; weights are safetensors, and its own code never runs.
 
     Args:
         name: A directory with ``config.json``, ``tokenizer.json`` and safetensors.
-        layer: 0 is the embeddings, 1 what the first layer gives, and so on.
-        max_tokens: What is read of a text.
+        layer: 0 for the embeddings, 1 for the output of the first layer, and so on.
+        max_tokens: Tokens read of a text.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -47,11 +46,11 @@ class HiddenEncoder:
 
     @property
     def needs(self) -> Resources:
-        """What a worker must have to load it."""
+        """Return what a worker needs to load it."""
         return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
 
     def encode(self, texts: pa.Array) -> np.ndarray:
-        """(n,) large_string to (n, d) float32, L2-normalised; blank texts to zero vectors.
+        """Encode (n,) large_string as (n, d) float32, L2-normalised; blank texts as zeros.
 
         Raises:
             InputError: The model cannot be loaded, or has no such layer.
@@ -62,7 +61,7 @@ class HiddenEncoder:
             self._loaded = self._load()
         model, tokenizer = self._loaded
         vectors = np.zeros((len(texts), model.config.get_text_config().hidden_size), np.float32)
-        # One at a time: padding and the neighbours move the last bits.
+        # One at a time: padding and other texts of a batch change the last bits.
         with one_thread() if self.device == "cpu" else nullcontext(), torch.inference_mode():
             for row, text in enumerate(texts.to_pylist()):
                 ids = tokenizer.encode(text).ids[: self.max_tokens]
@@ -74,7 +73,7 @@ class HiddenEncoder:
         return normalised(vectors)
 
     def save(self, directory: Path) -> None:
-        """Only the name: the model is not ours to copy."""
+        """Write the name and settings, without a copy of the model."""
         state = {key: value for key, value in vars(self).items() if key != "_loaded"}
         (directory / "encoder.json").write_text(json.dumps(state))
 
@@ -92,13 +91,14 @@ class HiddenEncoder:
         except Exception as error:  # tokenizers raises bare Exceptions
             reason = str(error).strip().partition("\n")[0]
             raise InputError(
-                "encoder: expected a directory with a transformers model and its tokenizer.json, "
-                f"got {self.name}, which cannot be loaded ({reason})"
+                key="encoder",
+                expected="a directory with a transformers model and its tokenizer.json",
+                got=f"{self.name}, which cannot be loaded ({reason})",
             ) from None
         layers = model.config.get_text_config().num_hidden_layers
         if self.layer > layers:
             raise InputError(
-                f"encoder: expected a layer from 0 to {layers} of {self.name}, got {self.layer}"
+                key="encoder", expected=f"a layer from 0 to {layers} of {self.name}", got=self.layer
             )
         tokenizer.no_truncation()
         tokenizer.no_padding()

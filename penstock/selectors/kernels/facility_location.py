@@ -1,23 +1,24 @@
-"""Facility location: documents in the order in which each best stands for those not yet stood for.
+"""Facility location: order documents by how well each represents those not yet represented.
 
-f(X) = sum_i max_{j in X} s_ij, the similarities s below zero counting as zero and f of nothing
-being zero. With m_i = max_{j in X} s_ij, adding e gains sum_i max(0, s_ie - m_i). Taking the
-largest gain each time comes within 1 - 1/e of the best set of any size (Nemhauser, Wolsey &
-Fisher 1978). Gains only fall, so an old one bounds the new: **lazy** greedy (Minoux 1978) keeps
-them in a heap, looks again only at what is on top, and picks exactly what looking at all would.
+f(X) = sum_i max_{j in X} s_ij, where similarities s below zero count as zero and f of the empty set
+is zero. With m_i = max_{j in X} s_ij, adding e gains sum_i max(0, s_ie - m_i). Taking the largest
+gain each time comes within 1 - 1/e of the best set of any size (Nemhauser, Wolsey & Fisher 1978).
+Gains only fall, so an old gain is an upper bound: **lazy** greedy (Minoux 1978) keeps them in a
+heap, computes again only the gain at the top, and picks exactly what computing all would pick.
 
 **Exact.** Similarities of lattice vectors
 (:func:`penstock.selectors.encoders.lattice.on_lattice`) are
 integers up to 2^24, held as float32; gains are sums of them in float64, exact below 2^29
-documents. So order of summation, SIMD width and threads change nothing, a tie is a tie, and it
-goes to the first row: rows come in the order of their hashes. A matrix of other floats is
-maximised to within its rounding.
+documents. So the order of summation, SIMD width and threads change nothing, and equal gains are
+exactly equal. Of these the first row is picked: rows are in the order of their hashes. A matrix of
+other floats is maximised to within its rounding.
 
-**Memory.** A similarity below m_i never counts again. Once an eighth of a row is left, what is
-left is copied out, and copied over itself whenever it is looked at: 8,192 documents are ordered to
-the last in 0.2 s on one core, after 1.0 s for the matrix. It takes 4 n^2 bytes, at most n^2 more
-for what is copied: 320 MiB for 8,192. Beyond :data:`DENSE` documents each keeps only its nearest
-(Lindgren, Wu & Dimakis 2016, *Leveraging Sparsity for Efficient Submodular Data Summarization*).
+**Memory.** A similarity below m_i never counts again. Once an eighth of a row is left, the rest is
+copied to a list, which is compacted in place each time it is read: 8,192 documents are ordered to
+the last in 0.2 s on one core, after 1.0 s for the matrix. The matrix takes 4 n^2 bytes and the
+lists at most n^2 more: 320 MiB for 8,192. Beyond :data:`DENSE` documents each keeps only its
+nearest (Lindgren, Wu & Dimakis 2016, *Leveraging Sparsity for Efficient Submodular Data
+Summarization*).
 """
 
 from __future__ import annotations
@@ -39,20 +40,20 @@ DENSE = 12_288
 """Documents whose similarities are all kept: 576 MiB, and 144 MiB at most beside them."""
 
 _ROWS = 1024
-"""Rows of similarities computed at once; products are exact, so no block size shows."""
+"""Rows of similarities computed at once; products are exact, so any number gives the same."""
 
 _FAST = {"reassoc", "nsz", "nnan"}
-"""What lets LLVM sum in SIMD lanes: 2.5 times faster, and for integers no bit different."""
+"""Flags that let LLVM sum in SIMD lanes: 2.5 times faster, and sums of integers stay equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picks:
-    """What a maximiser picked, best first."""
+    """The picks of a maximiser, best first."""
 
     order: np.ndarray
     """(k,) int64 rows."""
     gains: np.ndarray
-    """(k,) float64: what each added to f when it was picked; they sum to f."""
+    """(k,) float64: the gain in f of each pick; they sum to f."""
 
     def __len__(self) -> int:
         return len(self.order)
@@ -60,34 +61,34 @@ class Picks:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Similarities:
-    """How well each candidate stands for each document: all of it, or the nearest of each."""
+    """Similarities of candidates and documents: all of them, or each document's nearest."""
 
     dense: np.ndarray
-    """(n, n) float32 or float64, row e being candidate e's; (0, 0) where ``starts`` tells."""
+    """(n, n) float32 or float64, row e for candidate e; (0, 0) where the lists are used."""
     starts: np.ndarray
-    """(n + 1,) int64: where candidate e's begin in ``rows`` and ``values``; or (1,)."""
+    """(n + 1,) int64: where candidate e's list begins in ``rows`` and ``values``; or (1,)."""
     rows: np.ndarray
     """(t,) int32: the documents that have candidate e among their nearest, ascending."""
     values: np.ndarray
     """(t,) float32."""
     unit: float = 1.0
-    """What counts as 1: a cosine's, squared scale of the lattice."""
+    """The value of a similarity of 1: for cosines, the squared scale of the lattice."""
 
     @classmethod
     def given(cls, matrix: np.ndarray) -> Similarities:
-        """A matrix computed elsewhere: (n, n) float32 or float64, finite, symmetric."""
+        """Wrap a matrix computed elsewhere: (n, n) float32 or float64, finite, symmetric."""
         nothing = np.empty(0, np.int32), np.empty(0, matrix.dtype)
         dense = np.ascontiguousarray(matrix)
         return cls(dense=dense, starts=np.zeros(1, np.int64), rows=nothing[0], values=nothing[1])
 
     @classmethod
     def of(cls, vectors: np.ndarray, *, neighbours: int, dense: int = DENSE) -> Similarities:
-        """Cosines of vectors on the lattice.
+        """Compute the cosines of vectors on the lattice.
 
         Args:
             vectors: (n, d) int16, on the lattice.
-            neighbours: What each document keeps, itself among them, of more than ``dense``; of
-                equally near ones the first.
+            neighbours: Similarities that each of more than ``dense`` documents keeps, its own
+                included; of equally near documents the first.
             dense: The most documents whose similarities are all kept.
         """
         unit = (4095 - math.sqrt(vectors.shape[1]) / 2) ** 2
@@ -119,16 +120,16 @@ class Similarities:
         return max(len(self.dense), len(self.starts) - 1)
 
     def value(self, rows: np.ndarray) -> float:
-        """f of some rows, (k,) int64."""
+        """Compute f of some rows, (k,) int64."""
         state = self._state(packed=False)
         return float(_value(state, np.asarray(rows, np.int64)) / self.unit)
 
     def _state(self, packed: bool = True) -> _State:
-        """A beginning; ``packed`` where the lists will be written to."""
+        """Return the state before the first pick; ``packed`` if lists will be written."""
         count = len(self)
         covered = np.zeros(count, self.dense.dtype)
         if len(self.dense):
-            spare = count * (count // 8) + 1 if packed else 1  # paged in as it is written to
+            spare = count * (count // 8) + 1 if packed else 1  # pages are touched as written
             return _State(
                 dense=self.dense,
                 covered=covered,
@@ -156,11 +157,11 @@ def lazy_greedy(
 
     Args:
         similarities: Of n documents.
-        picks: How many, or all.
+        picks: Number of picks; by default all.
         first: Rows that are picked before all others, in this order.
     """
     ahead = np.asarray(first, np.int64)
-    order, gains = _room(len(similarities), picks)
+    order, gains = _empty_picks(len(similarities), picks)
     _lazy(similarities._state(), ahead, order, gains)
     return Picks(order=order, gains=gains / similarities.unit)
 
@@ -171,15 +172,15 @@ def lazier_greedy(
     """Pick the largest gain of (n / k) ln(1 / epsilon) candidates drawn anew each time.
 
     *Lazier than lazy greedy* (Mirzasoleiman et al. 2015): 1 - 1/e - epsilon in expectation. With
-    k near n it draws two candidates, and the order is mostly chance.
+    k near n it draws two candidates a pick, and the order is mostly random.
 
     Args:
         similarities: Of n documents.
-        picks: k, or all.
-        key: Of the draws (:func:`penstock.hashing.mix`).
+        picks: k; by default all.
+        key: The seed of the draws (:func:`penstock.hashing.mix`).
         epsilon: As above.
     """
-    order, gains = _room(len(similarities), picks)
+    order, gains = _empty_picks(len(similarities), picks)
     drawn = max(1, int(len(similarities) / max(1, len(order)) * math.log(1 / epsilon)))
     numbers = pa.array(np.arange(len(order) * drawn).astype(str))
     chances = uniform(hash_ids(numbers, key)).reshape(len(order), drawn)
@@ -187,7 +188,7 @@ def lazier_greedy(
     return Picks(order=order, gains=gains / similarities.unit)
 
 
-def _room(count: int, picks: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _empty_picks(count: int, picks: int | None) -> tuple[np.ndarray, np.ndarray]:
     size = count if picks is None else min(picks, count)
     return np.empty(size, np.int64), np.empty(size, np.float64)
 
@@ -202,7 +203,7 @@ class _State(NamedTuple):
     begin: np.ndarray
     """(n,) int64: where a candidate's list begins, -1 while its row is read whole."""
     length: np.ndarray
-    """(n,) int64: and how long it is."""
+    """(n,) int64: the length of that list."""
     rows: np.ndarray
     values: np.ndarray
     top: np.ndarray
@@ -211,7 +212,7 @@ class _State(NamedTuple):
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def _gain_of_row(similarities: np.ndarray, covered: np.ndarray) -> tuple[float, int]:
-    """What a whole row gains, and how many entries gain."""
+    """Return the gain of a whole row, and the number of entries that gain."""
     total = 0.0
     alive = 0
     for row in range(similarities.shape[0]):
@@ -225,7 +226,7 @@ def _gain_of_row(similarities: np.ndarray, covered: np.ndarray) -> tuple[float, 
 def _pack_row(
     similarities: np.ndarray, covered: np.ndarray, rows: np.ndarray, values: np.ndarray, to: int
 ) -> int:
-    """Copy out what gains, without a branch to guess wrong: where the next list begins."""
+    """Copy the entries that gain, without a branch; return where the next list begins."""
     for row in range(similarities.shape[0]):
         rows[to] = row
         values[to] = similarities[row]
@@ -237,7 +238,7 @@ def _pack_row(
 def _gain_of_list(
     rows: np.ndarray, values: np.ndarray, begin: int, length: int, covered: np.ndarray
 ) -> tuple[float, int]:
-    """What a list gains, and how long it is without what gains no more."""
+    """Return the gain of a list, and its length after dropping entries that gain nothing."""
     total = 0.0
     to = begin
     for at in range(begin, begin + length):
@@ -271,7 +272,7 @@ def _gain(state: _State, candidate: int) -> float:
 
 @numba.njit(cache=True, nogil=True)
 def _cover(state: _State, candidate: int) -> None:
-    """Raise m to what the candidate gives."""
+    """Raise m to the candidate's similarities."""
     covered = state.covered
     begin = state.begin[candidate]
     if begin >= 0:
@@ -296,7 +297,7 @@ def _value(state: _State, rows: np.ndarray) -> float:
 
 @numba.njit(inline="always")
 def _ahead(bounds: np.ndarray, one: int, other: int) -> bool:
-    """The order of the heap: larger bounds first, of equal ones the first row."""
+    """Order the heap: larger bounds first, of equal bounds the first row."""
     return bounds[one] > bounds[other] or (bounds[one] == bounds[other] and one < other)
 
 
@@ -329,7 +330,7 @@ def _lazy(state: _State, first: np.ndarray, order: np.ndarray, gains: np.ndarray
     heap = np.flatnonzero(~taken)
     size = heap.shape[0]
     bounds = np.zeros(count, np.float64)
-    seen = np.full(count, picked, np.int64)  # how many were picked when the gain was taken
+    seen = np.full(count, picked, np.int64)  # the number of picks when the gain was computed
     if picked < order.shape[0]:
         for candidate in heap:
             bounds[candidate] = _gain(state, candidate)
@@ -371,11 +372,11 @@ def _lazier(state: _State, chances: np.ndarray, order: np.ndarray, gains: np.nda
 
 
 def _nearest(vectors: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each document's nearest, itself among them: (n, kept) int32 and float32; -1 is none.
+    """Find each document's nearest, itself included: (n, kept) int32, float32; -1 for none.
 
     Args:
         vectors: (n, d) float32 of integers.
-        kept: At most n. Those at a right angle or beyond are not kept.
+        kept: At most n. Documents with a cosine of 0 or less are not kept.
     """
     rows = np.full((len(vectors), kept), -1, np.int32)
     values = np.zeros((len(vectors), kept), np.float32)
@@ -389,7 +390,7 @@ def _nearest(vectors: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
 def _keep_nearest(
     similarities: np.ndarray, start: int, rows: np.ndarray, values: np.ndarray
 ) -> None:
-    """The last place is the document's own; the others are a heap with the farthest on top."""
+    """Keep each document itself in the last column, its nearest in a heap, farthest on top."""
     room = rows.shape[1] - 1
     for line in range(similarities.shape[0]):
         own = start + line
@@ -399,7 +400,7 @@ def _keep_nearest(
             continue
         for row in range(similarities.shape[1]):
             value = similarities[line, row]
-            # Rows ascend, so one as far as the farthest comes too late.
+            # Rows ascend, so of equally near documents the first stays.
             if not value > far[0] or row == own:
                 continue
             at = 0
@@ -418,7 +419,7 @@ def _keep_nearest(
 
 @numba.njit(inline="always")
 def _farther(near: np.ndarray, far: np.ndarray, one: int, other: int) -> bool:
-    """The order of that heap: smaller similarities first, of equal ones the last row."""
+    """Order that heap: smaller similarities first, of equal ones the last row."""
     return far[one] < far[other] or (far[one] == far[other] and near[one] > near[other])
 
 
@@ -426,7 +427,7 @@ def _farther(near: np.ndarray, far: np.ndarray, one: int, other: int) -> bool:
 def _by_candidate(
     near: np.ndarray, similarities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lists of each document's nearest to lists of the documents that each is near to."""
+    """Turn each document's nearest into a list, for each candidate, of documents it is near."""
     starts = np.zeros(near.shape[0] + 2, np.int64)
     for row in range(near.shape[0]):
         for at in range(near.shape[1]):

@@ -1,17 +1,16 @@
 """k-means of documents, with centroids on the lattice so that every assignment is exact.
 
-Lloyd's algorithm (1982) as faiss runs it (Johnson et al. 2017): centres drawn from the sample,
-assign, average, and so on. The one change is that centroids are rounded to integers like the
-documents (:func:`penstock.selectors.encoders.lattice.on_lattice`), in every iteration. Products
-are then
-exact in float32, and which centroid is nearest cannot depend on the batch, the threads, the
-processor or the library: NumPy on a CPU and faiss on a GPU make the same clusters to the last
-bit, which faiss's own training, over centroids in float32, does not promise. Rounding costs
-nothing to speak of: over 65,686 documents the sum of squared distances was within 0.2 % of
-faiss's from the same number of clusters, less than two seeds differ by.
+Lloyd's algorithm (1982) as in faiss (Johnson et al. 2017): draw centres from the sample, then
+assign and average in turn. The one change: in every iteration centroids are rounded to integers
+like the documents (:func:`penstock.selectors.encoders.lattice.on_lattice`). Products are then exact
+in float32, so the nearest centroid does not depend on the batch, the threads, the processor or the
+library. NumPy on a CPU and faiss on a GPU make the same clusters to the last bit; faiss's own
+training, with float32 centroids, does not promise that. Rounding costs little: over 65,686
+documents the sum of squared distances was within 0.2 % of faiss's with as many clusters, less than
+the difference between two seeds.
 
-What is traded away: centres are drawn at random and not by k-means++, which takes k passes over
-the sample for a start that twenty iterations make up for.
+Trade-off: centres are drawn at random, not by k-means++, whose k passes over the sample give a
+better start, which twenty iterations make up for.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ _ROWS_ON_GPU = 1 << 18
 """Documents of one search on a GPU: 256 MiB of float32 at 256 dimensions."""
 
 _FOR_EACH_CLUSTER = 39
-"""Documents that a cluster is to be averaged from at least; faiss warns below that number."""
+"""The least documents for each cluster of a sample; faiss warns below that number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,27 +61,27 @@ class Nearest:
     numbers: np.ndarray
     """(n,) int64; of centroids equally near, the lowest."""
     values: np.ndarray
-    """(n,) float32, whole numbers, higher is nearer: x·c if spherical, else x·m - m·m."""
+    """(n,) float32, integers, higher is nearer: x·c if spherical, else x·m - m·m."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Clusters:
     """k centroids; a document belongs to the nearest.
 
-    Spherical clusters go by the highest x·c. Euclidean ones go by the lowest ``|x - 2m|^2``, that
-    is, by the highest x·m - m·m: centroids are kept at half length, so that this too stays below
-    2^24 in whatever order it is summed, by Cauchy-Schwarz 2^23 + 2^22 at most.
+    In spherical clusters the highest x·c is nearest. In Euclidean ones the lowest ``|x - 2m|^2``
+    is, which is the highest x·m - m·m: centroids are kept at half length, so that this too stays
+    below 2^24 in any order of summation, by Cauchy-Schwarz 2^23 + 2^22 at most.
     """
 
     centroids: np.ndarray
-    """(k, d) int16 on the lattice: c of the length of a document, or m of half a mean."""
+    """(k, d) int16 on the lattice: c of a document's length, or m, half of a mean."""
     spherical: bool
 
     def __len__(self) -> int:
         return len(self.centroids)
 
     def nearest(self, vectors: np.ndarray, gpu: bool = False) -> Nearest:
-        """(n, d) int16 on the lattice to the nearest centroids, on a GPU if so asked."""
+        """Find the nearest centroids of (n, d) int16 on the lattice, on a GPU if ``gpu``."""
         numbers = np.empty(len(vectors), np.int64)
         values = np.empty(len(vectors), np.float32)
         search = _search_on_gpu if gpu else _search
@@ -111,17 +110,19 @@ class Clusters:
         try:
             centroids = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ArtefactError(f"{path}: no centroids: {error}") from error
+            raise ArtefactError(f"no centroids: {error}", file=path) from error
         if centroids.dtype != np.int16 or centroids.ndim != 2 or not len(centroids):
             raise ArtefactError(
-                f"{path}: expected centroids (k, d) int16, got {centroids.shape} {centroids.dtype}"
+                file=path,
+                expected="centroids (k, d) int16",
+                got=f"{centroids.shape} {centroids.dtype}",
             )
         return cls(centroids=centroids, spherical=spherical)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Clustering:
-    """What comes of clustering a sample."""
+    """The clustering of a sample."""
 
     clusters: Clusters
     labels: np.ndarray
@@ -132,7 +133,7 @@ class Clustering:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For a report."""
+        """Return the facts for a report."""
         sizes = np.bincount(self.labels, minlength=len(self.clusters))
         return {
             "sample": len(self.labels),
@@ -144,7 +145,7 @@ class Clustering:
         }
 
     def members(self) -> list[np.ndarray]:
-        """The sample's rows in each cluster, ascending."""
+        """List the sample's rows in each cluster, ascending."""
         by_cluster = np.argsort(self.labels, kind="stable")
         ends = np.cumsum(np.bincount(self.labels, minlength=len(self.clusters)))[:-1]
         return np.split(by_cluster, ends)
@@ -154,15 +155,15 @@ class Clustering:
 
 
 def clusters_parameter(key: str, value: Any) -> int | str:
-    """``auto``, or how many clusters."""
+    """Check ``auto`` or a number of clusters."""
     return value if value == "auto" else whole(key, value)
 
 
 def cluster_count(clusters: int | str, pool_size: int, sampled: int) -> int:
-    """How many clusters are meant; ``auto`` is the square root of the pool.
+    """Return the number of clusters; ``auto`` is the square root of the pool's documents.
 
-    Then there are as many clusters as documents in one, so a tenfold pool has clusters three
-    times as large; and no more than the sample can support.
+    Then there are as many clusters as documents in a cluster, so a pool ten times as large has
+    clusters three times as large. There are at most as many as the sample can support.
 
     Raises:
         SelectorError: More clusters are asked for than the sample has documents.
@@ -171,14 +172,16 @@ def cluster_count(clusters: int | str, pool_size: int, sampled: int) -> int:
         return max(1, min(round(math.sqrt(pool_size)), sampled // _FOR_EACH_CLUSTER))
     if clusters > sampled:
         raise SelectorError(
-            f"clusters: expected at most as many as the {sampled:,} documents of the sample, got "
-            f"{clusters:,}; use a larger sample or fewer clusters"
+            key="clusters",
+            expected=f"at most as many as the {sampled:,} documents of the sample",
+            got=f"{clusters:,}",
+            fix="use a larger sample or fewer clusters",
         )
     return clusters
 
 
 def sample_vectors(fitting: Fitting, encoder: str, count: int) -> np.ndarray:
-    """About ``count`` documents of the pool as vectors, in an order drawn by hash.
+    """Embed about ``count`` documents of the pool, in the order of a hash of their ids.
 
     Returns:
         (n, d) int16 on the lattice; texts without a token are left out.
@@ -194,14 +197,14 @@ def sample_vectors(fitting: Fitting, encoder: str, count: int) -> np.ndarray:
     vectors = vectors[np.argsort(hashes, kind="stable")]
     vectors = vectors[vectors.any(axis=1)]
     if not len(vectors):
-        raise SelectorError("sample: expected documents with text to fit on, got none")
+        raise SelectorError(key="sample", expected="documents with text to fit on", got="none")
     return vectors
 
 
 def lengths(vectors: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """Of (n, d) int16 on the lattice, or of (m,) rows of them: (n,) or (m,) float64.
+    """Compute lengths of (n, d) int16 on the lattice, or of (m,) rows: (n,) or (m,) float64.
 
-    Squares are whole and below 2^24, so exact.
+    Squares are integers below 2^24, so exact.
     """
     count = len(vectors) if rows is None else len(rows)
     squares = np.empty(count, np.float64)
@@ -224,19 +227,18 @@ def fit_clusters(
     restarts: int = 1,
     gpu: bool | None = None,
 ) -> Clustering:
-    """Cluster a sample by k-means, until no centroid moves or the iterations are over.
+    """Cluster a sample by k-means, until no centroid moves or all iterations are done.
 
-    A cluster that is left empty takes the document that is farthest from its own centroid, as in
-    scikit-learn. Where documents are too alike for so many clusters, those that stay empty are
-    dropped, and there are fewer.
+    An empty cluster takes the document that is farthest from its own centroid, as in scikit-learn.
+    Where documents are too similar for so many clusters, clusters that stay empty are dropped.
 
     Args:
         vectors: (n, d) int16 on the lattice, none zero, in an order drawn at random: the first
             ``count`` are the first centres.
         count: k, at most n.
         spherical: Whether centroids have the length of documents, as for cosines.
-        iterations: At most; 0 leaves the first centres.
-        restarts: From how many draws of centres the best clustering is taken, the first of equals.
+        iterations: The most iterations; 0 keeps the first centres.
+        restarts: Draws of centres, of which the best clustering is taken, the first of equals.
         gpu: Search on a GPU with faiss; by default, if faiss reports one. The result is the same.
     """
     gpu = has_gpu() if gpu is None else gpu
@@ -284,7 +286,7 @@ def _lloyd(
 
 
 def _squared_distances(nearest: Nearest, squares: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """``|x - c|^2`` to the nearest centroid, exactly: (n,) int64."""
+    """Compute ``|x - c|^2`` to the nearest centroid, exactly: (n,) int64."""
     values = nearest.values.astype(np.int64)
     if not clusters.spherical:
         return squares - 4 * values
@@ -293,7 +295,7 @@ def _squared_distances(nearest: Nearest, squares: np.ndarray, clusters: Clusters
 
 
 def _none_empty(numbers: np.ndarray, distances: np.ndarray, count: int) -> np.ndarray:
-    """(n,) int64 cluster numbers, of which those without a document take the farthest ones."""
+    """Give each empty cluster one of the farthest documents: (n,) int64 cluster numbers."""
     empty = np.flatnonzero(np.bincount(numbers, minlength=count) == 0)
     if not len(empty):
         return numbers
@@ -304,7 +306,7 @@ def _none_empty(numbers: np.ndarray, distances: np.ndarray, count: int) -> np.nd
 
 
 def _averages(vectors: np.ndarray, labels: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """(k, d) int16: of each cluster's documents, on the lattice; where there is none, as before."""
+    """Average each cluster's documents on the lattice, (k, d) int16; an empty one stays."""
     sums = np.zeros(clusters.centroids.shape, np.int64)
     _add_up(vectors, labels, sums)
     centroids = clusters.centroids.copy()

@@ -1,8 +1,8 @@
-"""An interpolated modified Kneser-Ney n-gram model over hashed words, and what a word is.
+"""An interpolated modified Kneser-Ney n-gram model over hashed words, and its tokeniser.
 
-p(w | h) as in :mod:`penstock.selectors.ccnet`. Orders are counted with
-numpy and kept as hash tables side by side; texts are read from Arrow buffers, normalised and parted
-into words in one pass.
+p(w | h) as in :mod:`penstock.selectors.ccnet`. Orders are counted with NumPy and kept as hash
+tables one after another. Texts are read from Arrow's buffers, normalised and split into words in
+one pass.
 """
 
 # mypy: disable-error-code=no-any-return
@@ -34,7 +34,7 @@ from penstock.selectors.kernels.compiling import compiler
 __all__ = ["NgramModel", "hash_tokens", "hashes_of", "perplexity"]
 
 _STEPS = 2**20
-"""Logarithms are whole multiples of its inverse."""
+"""Logarithms are integer multiples of its inverse."""
 
 _FALLBACK = (0.5, 1.0, 1.5)
 """Discounts where counts of counts give none: lmplz's --discount_fallback."""
@@ -43,16 +43,16 @@ _MOST_CELLS = 2**31
 
 
 def perplexity(log10_total: float, length: int) -> float:
-    """10^(-total / length): of log10 p summed over a document's tokens and ends of sentence."""
+    """Return 10^(-total / length) for log10 p summed over a document's tokens and line ends."""
     return 10.0 ** (-log10_total / length)
 
 
 def hash_tokens(text: str) -> np.ndarray:
-    """The normalised text's tokens as the model sees them: (t,) int64, 2 after each line.
+    """Hash a text's normalised tokens as the model reads them: (t,) int64, 2 after each line.
 
-    Lines end at a newline; a line without a token is no line. A token is a run of letters, digits
-    and combining marks that are no accents; or a single other mark or symbol; or a single Han
-    character or kana.
+    Lines end at a newline; a line without a token does not count. A token is a run of letters,
+    digits and combining marks other than accents; or one other mark or symbol; or one Han character
+    or kana.
     """
     return hashes_of(pa.array([text], pa.large_string()), len(text) + 1)
 
@@ -75,9 +75,9 @@ class NgramModel:
         """Estimate a model of a reference.
 
         Args:
-            hashes: (t,) int64, as :func:`hash_tokens`, of one line and more.
+            hashes: (t,) int64 of at least one line, as :func:`hash_tokens` returns.
             order: Words of the longest n-grams.
-            prune: N-grams of three and more words are kept if they occur more often.
+            prune: N-grams of three and more words are kept if they occur more often than this.
 
         Returns:
             The model, and facts: ``lines``, ``tokens``, ``ngrams`` by order, ``discounts`` by
@@ -92,8 +92,10 @@ class NgramModel:
         starts = np.cumsum([0, *sizes])
         if starts[-1] >= _MOST_CELLS:
             raise SelectorError(
-                f"max_tokens: expected at most {_MOST_CELLS * 2 // 3:,} n-grams, got "
-                f"{sum(int(one.sum()) for one in kept):,}; use a smaller one, or prune"
+                key="max_tokens",
+                expected=f"at most {_MOST_CELLS * 2 // 3:,} n-grams",
+                got=f"{sum(int(one.sum()) for one in kept):,}",
+                fix="use fewer tokens, or prune",
             )
         found = [_discounts(level.adjusted) for level in levels]
         gammas = [
@@ -101,8 +103,8 @@ class NgramModel:
             for k, (level, (discounts, _), keep) in enumerate(zip(levels, found, kept))
         ]
         cells = np.zeros((starts[-1], 2), np.int64)
-        # The empty context backs off to one of the words, the end, or the unknown word: <s>, of
-        # which there is one, is never predicted.
+        # The empty context backs off to one of the words, the end, or the unknown word; the one <s>
+        # is never predicted.
         lower = np.full(1, 1 / len(vocabulary))
         unknown = float(gammas[0][0] * lower[0])
         places: list[np.ndarray] = []
@@ -110,7 +112,7 @@ class NgramModel:
             p = level.probabilities(discounts, gammas[k], lower)
             backoffs = gammas[k + 1] if k + 1 < order else np.ones(len(p))
             if k == 0:
-                p[_START - 1] = 1.0  # of no use, but its logarithm is taken
+                p[_START - 1] = 1.0  # never read, but its logarithm is taken
                 keys = vocabulary
             else:
                 keys = places[k - 1][level.prefixes] << 32 | places[0][level.words] + 1
@@ -129,8 +131,10 @@ class NgramModel:
         }
 
     def log10_sums(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Read documents: (n,) large_string to log10 p in all, (n,) float64, and (n,) int64, how
-        many tokens and ends of sentence it is the sum over."""
+        """Sum log10 p over each document of (n,) large_string: (n,) float64.
+
+        The second array, (n,) int64, is the number of terms: tokens and ends of sentence.
+        """
         view = text_view(texts)
         sums, lengths = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
         room = np.empty(view.longest + 1, np.int64)
@@ -150,7 +154,7 @@ class NgramModel:
         return sums / _STEPS, lengths
 
     def nats_per_token(self, texts: pa.Array) -> np.ndarray:
-        """The logarithm of each document's perplexity: (n,) float64; NaN without a word."""
+        """Compute the logarithm of each document's perplexity: (n,) float64; NaN without a word."""
         sums, lengths = self.log10_sums(texts)
         return -sums * math.log(10) / np.where(lengths, lengths, np.nan)
 
@@ -162,13 +166,13 @@ class NgramModel:
 
     @classmethod
     def load(cls, directory: Path, order: int) -> NgramModel:
-        """Read what :meth:`save` wrote; the tables stay in the file, shared by all who read it."""
+        """Read what :meth:`save` wrote; the tables stay in the file, shared by all processes."""
         try:
             state = json.loads((directory / "ngrams.json").read_text())
             starts, unknown = np.array(state["starts"], np.int64), int(state["unknown"])
             cells = np.asarray(np.load(directory / "ngrams.npy", mmap_mode="r", allow_pickle=False))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtefactError(f"{directory}: not a fitted ccnet: {error}") from error
+            raise ArtefactError(f"not a fitted ccnet: {error}", file=directory) from error
         if (
             cells.dtype != np.int64
             or starts.shape != (order + 1,)
@@ -177,15 +181,17 @@ class NgramModel:
             or cells.shape != (starts[-1], 2)
         ):
             raise ArtefactError(
-                f"{directory}: expected tables of {order} orders, got {cells.dtype} of shape "
-                f"{cells.shape} parted at {starts.tolist()}; fit it again"
+                file=directory,
+                expected=f"tables of {order} orders",
+                got=f"{cells.dtype} of shape {cells.shape} split at {starts.tolist()}",
+                fix="fit it again",
             )
         return cls(cells=cells, starts=starts, unknown=unknown)
 
 
 _START, _END = 1, 2
-"""What stands for the beginning and the end of a sentence among hashes of words: less than them,
-so in this order the first of the sorted vocabulary."""
+"""The tokens for the beginning and the end of a sentence: below all hashes of words, so the first
+two of the sorted vocabulary."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,7 +212,7 @@ class _Level:
     """(n,) int64: the adjusted count; 0 for <s> alone."""
 
     def gamma(self, discounts: np.ndarray, kept: np.ndarray, contexts: int) -> np.ndarray:
-        """(contexts,) float64: what each leaves to the order below; 1 where it has no n-gram."""
+        """Return each context's share for the order below: (contexts,) float64, 1 if empty."""
         left = np.where(kept, discounts[np.minimum(self.adjusted, 3)], self.adjusted)
         total = np.bincount(self.prefixes, self.adjusted, contexts)
         gamma = np.bincount(self.prefixes, left, contexts) / np.where(total > 0, total, 1)
@@ -215,15 +221,14 @@ class _Level:
     def probabilities(
         self, discounts: np.ndarray, gamma: np.ndarray, lower: np.ndarray
     ) -> np.ndarray:
-        """(n,) float64: p of the last word after the others, as if nothing were pruned but in
-        ``gamma``."""
+        """Return p of the last word after the others, (n,) float64; pruning shows in ``gamma``."""
         total = np.bincount(self.prefixes, self.adjusted, len(gamma))
         own = self.adjusted - discounts[np.minimum(self.adjusted, 3)]
         return own / total[self.prefixes] + gamma[self.prefixes] * lower[self.suffixes]
 
 
 def _count(hashes: np.ndarray, order: int) -> tuple[list[_Level], np.ndarray]:
-    """All orders' n-grams, and the sorted hashes of the words, <s> and the end among them."""
+    """Count all orders' n-grams; return them and the sorted hashes of words, <s> and the end."""
     ends = np.flatnonzero(hashes == _END)
     line_starts = np.concatenate([[0], ends[:-1] + 1])
     words = np.insert(hashes, line_starts, _START)
@@ -267,8 +272,11 @@ def _count(hashes: np.ndarray, order: int) -> tuple[list[_Level], np.ndarray]:
 
 
 def _discounts(adjusted: np.ndarray) -> tuple[np.ndarray, bool]:
-    """D of 0, 1, 2 and 3 or more, (4,) float64 (Chen & Goodman 1998, equation 26), and whether it
-    is the fallback, since counts of counts are 0 or give one that is not in (0, its count]."""
+    """Return D of counts 0, 1, 2 and 3 or more, (4,) float64, and whether it is the fallback.
+
+    Chen & Goodman 1998, equation 26. The fallback is used where counts of counts are 0, or give a
+    discount that is not in (0, its count].
+    """
     t = np.bincount(np.minimum(adjusted, 5), minlength=6).astype(np.float64)
     if t[1:4].all():
         y = t[1] / (t[1] + 2 * t[2])
@@ -279,11 +287,11 @@ def _discounts(adjusted: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _fixed(p: np.ndarray) -> np.ndarray:
-    """log10 in units of 2^-20, so that the last bit of a logarithm shows in none: (n,) int64."""
+    """Round log10 to units of 2^-20, which hides the last bits of a logarithm: (n,) int64."""
     return np.rint(np.log10(p) * _STEPS).astype(np.int64)
 
 
-# Characters, as the running Python knows them: kind and normalised form in one table.
+# Characters as the running Python classifies them: kind and normalised form in one table.
 
 _SPACE, _WORD, _SINGLE, _NEWLINE, _DROPPED = range(5)
 _THREE = 1 << 28
@@ -308,16 +316,16 @@ _PUNCTUATION = {
     "%": "％",
     "~": "～",
 }
-"""What CCNet writes for punctuation beyond ASCII, and the left single quote, which it leaves."""
+"""CCNet's replacements of punctuation beyond ASCII; and of the left single quote, unlike CCNet."""
 
-_UNPARTED = ((0x3041, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF))
-_UNPARTED_ASTRAL = (0x20000, 0x323AF)
-"""Kana and Han, which part no words."""
+_UNSPACED = ((0x3041, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF))
+_UNSPACED_ASTRAL = (0x20000, 0x323AF)
+"""Kana and Han: scripts without spaces between words."""
 
 
 @cache
 def _characters() -> np.ndarray:
-    """(0x110000,) int32: of each code point the normalised one, and its kind from bit 24 on."""
+    """Tabulate code points' normalised forms, and their kinds from bit 24: (0x110000,) int32."""
     table = np.empty(0x110000, np.int32)
     for code in range(0x110000):
         table[code] = _normalised(chr(code))
@@ -330,10 +338,10 @@ def _characters() -> np.ndarray:
 
 
 def _normalised(character: str) -> int:
-    """In lower case, without accents, 0 for a digit; with its kind.
+    """Return a character in lower case, without accents, 0 for a digit; with its kind.
 
-    Characters are taken one by one: of the few that become several, as Hangul's do, the first
-    stands for all if they are a letter and accents, and they stay themselves if not.
+    Characters are normalised one by one. Of the few that become several, a letter with accents
+    becomes the letter; any other, as Hangul's, stays itself.
     """
     category = unicodedata.category(character)
     if character.isspace():
@@ -351,12 +359,12 @@ def _normalised(character: str) -> int:
         code = ord(bare) if len(bare) == 1 else code
     else:
         code = ord(character.lower())
-    unparted = any(low <= code <= high for low, high in (*_UNPARTED, _UNPARTED_ASTRAL))
-    return code | (_SINGLE if unparted else _WORD) << 24
+    unspaced = any(low <= code <= high for low, high in (*_UNSPACED, _UNSPACED_ASTRAL))
+    return code | (_SINGLE if unspaced else _WORD) << 24
 
 
 def hashes_of(texts: pa.Array, most: int) -> np.ndarray:
-    """The texts' tokens, one after the other, up to the text in which they are ``most``."""
+    """Hash the texts' tokens, one text after the other, until they are ``most``: (t,) int64."""
     view = text_view(texts)
     room = np.empty(int(view.offsets[-1] - view.offsets[0]) + len(texts), np.int64)
     return room[: _hash_all(view.data, view.offsets, _characters(), most, room)].copy()
@@ -383,7 +391,7 @@ def _read(
     """Write each document's log10 p in units of 2^-20, (n,) int64, and its tokens, (n,) int64.
 
     ``context[j]`` is the cell of the last j words, of which the first ``known`` are in the tables:
-    where an n-gram is, all its suffixes are. So orders are climbed until one has no cell.
+    if an n-gram is there, so are all its suffixes. So orders are tried upwards until one fails.
     """
     order = len(starts) - 1
     sentence = _cell(cells, starts[0], starts[1], _START)
@@ -408,7 +416,7 @@ def _read(
                     if reached < order:
                         carried, context[reached] = context[reached], found
             total += value >> 32
-            if reached <= known:  # contexts that know no such n-gram leave it to shorter ones
+            if reached <= known:  # contexts without this n-gram back off to shorter ones
                 total += _backoff(cells[carried, 1])
                 for j in range(reached + 1, known + 1):
                     total += _backoff(cells[context[j], 1])
@@ -427,7 +435,7 @@ def _backoff(value: int) -> int:
 
 @_compiled
 def _cell(cells: np.ndarray, begin: int, end: int, key: int) -> int:
-    """Where a key is in the table ``cells[begin:end]``, or -1."""
+    """Return the index of a key in the table ``cells[begin:end]``, or -1."""
     place = _first_place(begin, end, key)
     while cells[place, 0] != key:
         if cells[place, 0] == 0:
@@ -448,8 +456,8 @@ def _first_place(begin: int, end: int, key: int) -> np.int64:
 def _insert(
     cells: np.ndarray, begin: int, end: int, keys: np.ndarray, values: np.ndarray
 ) -> np.ndarray:
-    """Put different keys and their values into a table with room: the cell of each."""
-    # The keys' array is no longer needed, and becomes the answer.
+    """Insert distinct keys and their values into a table with room; return the cell of each."""
+    # The keys' array is no longer needed, and becomes the result.
     for i in range(len(keys)):
         place = _first_place(begin, end, keys[i])
         while cells[place, 0] != 0:
@@ -466,7 +474,7 @@ def _insert(
 def _hash_all(
     data: np.ndarray, offsets: np.ndarray, characters: np.ndarray, most: int, room: np.ndarray
 ) -> int:
-    """Write the tokens of one document after the other, up to the one where they are ``most``."""
+    """Write the tokens of documents in turn until they are ``most``; return their number."""
     n_tokens = 0
     for row in range(len(offsets) - 1):
         if n_tokens >= most:
@@ -479,8 +487,11 @@ def _hash_all(
 def _tokenise(
     data: np.ndarray, at: int, end: int, characters: np.ndarray, room: np.ndarray, n_tokens: int
 ) -> int:
-    """Write the tokens of ``data[at:end]``, valid UTF-8, to ``room[n_tokens:]``, and an end after
-    each line that has any; how many are there then. At most one for each byte, and one."""
+    """Write the tokens of ``data[at:end]``, valid UTF-8, to ``room[n_tokens:]``.
+
+    An end follows each line that has a token. There is at most one token for each byte, and one.
+    Returns the number of tokens in ``room``.
+    """
     state = FNV_OFFSET
     inside = False  # of a word
     n_before = n_tokens
@@ -518,6 +529,6 @@ def _tokenise(
 
 @_compiled
 def _finished(state: np.uint64) -> np.int64:
-    """A hash of 63 bits, so that it sorts, and above what stands for no word."""
+    """Finish a hash of 63 bits, so that it sorts as int64, above the tokens that are no word."""
     bits = np.int64(avalanche(state) >> np.uint64(1))
     return bits if bits > _END else np.int64(_END + 1)

@@ -1,19 +1,18 @@
-"""BERT's tokens straight from Arrow's buffers: the same ids as ``tokenizers``, 20 times as fast.
+"""BERT's tokens from Arrow's buffers: the same ids as ``tokenizers``, 20 times as fast.
 
-``tokenizers`` keeps the way back from every token to the characters it came from, which takes
-nearly all of its time. A static encoder (:mod:`penstock.selectors.encoders.static`) needs the
-ids alone.
+``tokenizers`` records the characters of every token, which takes nearly all of its time. A static
+encoder (:mod:`penstock.selectors.encoders.static`) needs only the ids.
 
-**The tables are the library's own.** All that BERT's normaliser (``clean_text``,
-``handle_chinese_chars``, ``strip_accents``, ``lowercase``) and its pre-tokeniser do, they do to
-one character at a time, but for the order in which NFD puts combining marks. So each code point
-is put through the library once (0.4 s), and what comes out is looked up from then on, with a
-space on either side of what is a word by itself. Python's ``unicodedata`` is not asked: its
-Unicode is another version than the library's, whose parts disagree among themselves.
+**The tables are the library's own.** BERT's normaliser (``clean_text``, ``handle_chinese_chars``,
+``strip_accents``, ``lowercase``) and its pre-tokeniser treat one character at a time, but for the
+order of combining marks in NFD. So each code point goes through the library once (0.4 s), and its
+output is kept in a table, with a space on either side of a character that is a word by itself.
+Python's ``unicodedata`` is not used: its version of Unicode differs from the library's, whose own
+parts have different versions.
 
-**What is left to the library**: a text that has a code point from U+30000 on, a mark that NFD may
-put elsewhere and that is not then stripped (83 of them, none in a language of the web's first
-hundred), the name of an added token such as ``[SEP]``, or bytes that are not UTF-8.
+**The library still tokenises** texts with a code point from U+30000 on, a mark that NFD may move
+and that is not then stripped (83 marks, none in the web's hundred most frequent languages), the
+name of an added token such as ``[SEP]``, or bytes that are not UTF-8.
 
 WordPiece (Wu et al. 2016, arXiv:1609.08144; BERT's longest match first) walks a double-array trie
 (Aoe 1989): two loads and a comparison a byte, and no hash of a word.
@@ -44,33 +43,33 @@ _SURROGATES = range(0xD800, 0xE000)
 
 _LIBRARY = 0xFF
 _ADDED = 0x80
-"""In the place of a length: the text is the library's; an added token may begin here."""
+"""In place of a length: the library tokenises the text; an added token may begin here."""
 
 _SPACE = np.uint8(0x20)
 _BAR = "|"
-"""Stands between characters on their way through the library, where it changes no other."""
+"""The separator of characters that go through the library; it changes no other character."""
 
 _FIRST = "\u0345"
-"""Of all marks the one that NFD puts last: whatever overtakes it is a mark that moves."""
+"""The mark that NFD puts last: a mark that NFD puts before it is one that moves."""
 
 _NODE = np.dtype([("base", np.int32), ("parent", np.int32), ("token", np.int32)])
-"""A node's child by ``byte`` is node ``base + byte``, if that one's parent is this node."""
+"""A node's child for ``byte`` is node ``base + byte``, if its parent is this node."""
 
 _WORD, _REST = 0, 1
-"""Roots of the trie: tokens that begin a word, tokens that go on with one."""
+"""Roots of the trie: tokens that begin a word, tokens that continue one."""
 
-_NOBODY = -1
+_NONE = -1
 _FIRST_FREE = 256
-"""Children are from here on, so that no base is negative and a leaf's, 0, leads to nobody."""
+"""The first index of children, so that no base is negative and a leaf's base, 0, has none."""
 
 _ROOM = 1024
-"""Nodes to begin with, beside one for each byte of the tokens, which alone is twice too many."""
+"""Spare nodes at first, beside one for each byte of the tokens, which is twice the need."""
 
 _compiled = compiler()
 
 
 class Characters(NamedTuple):
-    """What normaliser and pre-tokeniser make of each code point: UTF-8, words between spaces."""
+    """The normalised form of each code point: UTF-8, with words between spaces."""
 
     ascii: np.ndarray  # (128,) uint32, up to three bytes, the first lowest; above them the length
     starts: np.ndarray  # (_KNOWN,) int32, where in the pool
@@ -92,41 +91,41 @@ class NormalisedText(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class WordPiece:
-    """A BERT tokeniser as plain arrays. It pickles as them, and they may be read-only."""
+    """A BERT tokeniser as plain arrays, which it pickles as and which may be read-only."""
 
     characters: Characters
     growth: int
-    """Bytes that one byte of text becomes, at most."""
+    """The most bytes that one byte of text becomes."""
     nodes: np.ndarray
     """(n,) of ``_NODE``: the vocabulary."""
     unknown: int
-    """The id of a word that is not made of tokens."""
+    """The id of a word that no tokens make up."""
     max_characters: int
-    """Of a word; a longer one is unknown."""
+    """Characters of the longest word; a longer one is unknown."""
     added: np.ndarray
-    """(bytes,) uint8: added tokens, one after another, which the library looks for first."""
+    """(bytes,) uint8: added tokens, one after another, which the library matches first."""
     added_starts: np.ndarray
     """(a + 1,) int64: where each begins."""
 
     @classmethod
     def of(cls, tokenizer: Any) -> WordPiece | None:
-        """What does the work of a ``tokenizers.Tokenizer``, or None if this one is not BERT's.
+        """Convert a ``tokenizers.Tokenizer``, or return None if it is not BERT's.
 
-        It is if the model is WordPiece, the pre-tokeniser BERT's, the normaliser BERT's or
-        ``Lowercase`` or none, no added token is sought in the normalised text, and nothing is
-        cut off or filled up.
+        It is BERT's if the model is WordPiece, the pre-tokeniser BERT's, the normaliser BERT's or
+        ``Lowercase`` or none, no added token is matched in the normalised text, and texts are
+        neither truncated nor padded.
         """
         return _wordpiece(tokenizer.to_str())
 
     def token_ids(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens of texts, special ones not added.
+        """Tokenise texts without special tokens.
 
         Args:
             texts: (n,) large_string without nulls.
 
         Returns:
-            All texts' tokens, (t,) int32; where each text's begin, (n + 1,) int64; and which texts
-            are left to the library, ascending, int64: they have no tokens here.
+            All texts' tokens, (t,) int32; where each text's begin, (n + 1,) int64; and the texts
+            that the library must tokenise, ascending, int64: they have no tokens here.
         """
         view = text_view(texts)
         size = view.offsets[-1] - view.offsets[0]
@@ -179,11 +178,11 @@ def _wordpiece(serialised: str) -> WordPiece | None:
 
 @lru_cache(maxsize=8)
 def _characters(serialised: str) -> tuple[Characters, int] | None:
-    """The tables of a normaliser, and how many bytes one byte becomes at most.
+    """Return the tables of a normaliser, and the most bytes that one byte becomes.
 
-    None if what comes out is not what the compiled functions count on: of an ASCII character three
-    bytes, of any other 127, and no more characters than it has bytes. It is, of every Unicode so
-    far.
+    None if an output breaks a limit of the compiled functions: three bytes for an ASCII character,
+    127 for any other, and no more characters than the input has bytes. No version of Unicode so
+    far breaks one.
     """
     from tokenizers import normalizers
 
@@ -225,7 +224,7 @@ def _characters(serialised: str) -> tuple[Characters, int] | None:
 
 
 def _words(text: str) -> dict[int, str]:
-    """How ``str.translate`` sets the characters of ``text`` that are words by themselves apart."""
+    """Return a ``str.translate`` table that puts spaces around characters that are words."""
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
     characters = [*({*text} - {_BAR})]
@@ -237,10 +236,10 @@ def _words(text: str) -> dict[int, str]:
 
 
 def _moving(text: str) -> np.ndarray:
-    """Which characters of ``text`` have a mark that NFD may move and that is not then stripped.
+    """Find the characters of ``text`` with a mark that NFD may move and that is not then stripped.
 
-    What becomes of such a character depends on its neighbours. ``text`` has bars between
-    characters; (m,) int64, ascending.
+    The output for such a character depends on its neighbours. ``text`` has bars between characters.
+    Returns (m,) int64, ascending.
     """
     from tokenizers.normalizers import NFD, BertNormalizer
 
@@ -260,7 +259,7 @@ def _moving(text: str) -> np.ndarray:
 
 
 def _flagged(characters: Characters, begin_added: set[int]) -> Characters:
-    """With the lengths of ASCII, and the code points marked with which an added token begins."""
+    """Add the lengths of ASCII, and mark the code points with which an added token begins."""
     lengths = characters.lengths.copy()
     lengths[[code for code in begin_added if code < _KNOWN]] |= _ADDED
     ascii_lengths = lengths[:128].astype(np.uint32) << np.uint32(24)
@@ -268,7 +267,7 @@ def _flagged(characters: Characters, begin_added: set[int]) -> Characters:
 
 
 def _trie(vocabulary: dict[str, int], prefix: str) -> np.ndarray:
-    """Two tries in one array: whole tokens, and what follows ``prefix`` in those that have it."""
+    """Build two tries in one array: of whole tokens, and of the rest of tokens with ``prefix``."""
     words = sorted((token.encode(), index) for token, index in vocabulary.items())
     mark = prefix.encode()
     rest = [(token[len(mark) :], index) for token, index in words if token.startswith(mark)]
@@ -276,7 +275,7 @@ def _trie(vocabulary: dict[str, int], prefix: str) -> np.ndarray:
     size = most + _ROOM
     while True:
         nodes = np.zeros(size, _NODE)
-        nodes["parent"] = nodes["token"] = _NOBODY
+        nodes["parent"] = nodes["token"] = _NONE
         free = _FIRST_FREE
         for root, entries in ((_WORD, words), (_REST, rest)):
             # A word is not empty and has no space in it.
@@ -293,7 +292,7 @@ def _trie(vocabulary: dict[str, int], prefix: str) -> np.ndarray:
             if free < 0:
                 break
         else:
-            last = np.flatnonzero(nodes["parent"] != _NOBODY).max(initial=_FIRST_FREE)
+            last = np.flatnonzero(nodes["parent"] != _NONE).max(initial=_FIRST_FREE)
             return nodes[: last + 257].copy()  # a base and any byte added to it are inside
         size *= 2
 
@@ -310,9 +309,9 @@ def _grow(
 ) -> int:
     """Add the sorted tokens ``text[starts[i]:starts[i + 1]]`` under ``root``, level by level.
 
-    Where the children of a node go is the first place where all of them fit, from ``free`` on.
-    ``queue`` has for each node yet to be seen: itself, its first token and the one after its last,
-    its depth. Returns the first free place, or -1 if there is too little room.
+    The children of a node go to the first place, from ``free`` on, where all of them fit. ``queue``
+    holds for each node to come: itself, its first token, the one after its last, and its depth.
+    Returns the first free place, or -1 if there are too few nodes.
     """
     head, tail = 0, 1
     queue[0, 0], queue[0, 1], queue[0, 2], queue[0, 3] = root, 0, len(ids), 0
@@ -331,7 +330,7 @@ def _grow(
                 queue[tail, 0], queue[tail, 1], queue[tail, 3] = byte, i, depth + 1
                 tail += 1
             queue[tail - 1, 2] = i + 1
-        while free < len(nodes) and nodes[free].parent != _NOBODY:
+        while free < len(nodes) and nodes[free].parent != _NONE:
             free += 1
         place = free
         while True:
@@ -340,7 +339,7 @@ def _grow(
                 return -1
             fits = True
             for child in range(begin, tail):
-                fits &= nodes[base + queue[child, 0]].parent == _NOBODY
+                fits &= nodes[base + queue[child, 0]].parent == _NONE
             if fits:
                 break
             place += 1
@@ -362,7 +361,7 @@ def _tokenise(
     scratch: NormalisedText,
     out: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> int:
-    """Fill ``out``: tokens, (n + 1,) ends, (n,) whether left to the library. The tokens' number."""
+    """Fill ``out``: tokens, (n + 1,) ends, (n,) bool for the library. Return the tokens' number."""
     tokens, ends, left = out
     n = 0
     for i in range(len(left)):
@@ -382,7 +381,7 @@ def _normalise(
     added: tuple[np.ndarray, np.ndarray],
     scratch: NormalisedText,
 ) -> int:
-    """Write words between spaces to ``scratch``; how many bytes, or -1: ask the library."""
+    """Write words between spaces to ``scratch``; return the bytes, or -1 for the library."""
     n = 0
     at = begin
     while at < end:
@@ -393,7 +392,7 @@ def _normalise(
                 if length == _LIBRARY or _begins_added(text, at, end, added):
                     return -1
                 length -= _ADDED
-            # Four bytes at once; the next character overwrites what is not of this one.
+            # Four bytes at once; the next character overwrites those beyond ``length``.
             scratch.windows[n] = entry
             n += length
             at += 1
@@ -416,7 +415,7 @@ def _normalise(
 
 @_compiled
 def _code_point(text: np.ndarray, at: int, end: int) -> tuple[int, int]:
-    """Decode two to four bytes of UTF-8; a code point of no plane where they are not."""
+    """Decode two to four bytes of UTF-8; return 0x110000, which is none, where they are not."""
     lead = np.int64(text[at])
     width = 2 + (lead >= 0xE0) + (lead >= 0xF0)
     if lead < 0xC2 or lead > 0xF4 or at + width > end:
@@ -455,7 +454,7 @@ def _walk(
     tokens: np.ndarray,
     n: int,
 ) -> int:
-    """Write the tokens of ``text[:size]`` from ``tokens[n]`` on; where the next ones go."""
+    """Write the tokens of ``text[:size]`` from ``tokens[n]`` on; return the index of the next."""
     unknown, max_characters = model
     text[size] = _SPACE
     at = 0
@@ -466,21 +465,21 @@ def _walk(
         begin, n_before, root, known = at, n, _WORD, True
         while known and text[at] != _SPACE:
             # The longest token that begins here.
-            node, token, stop = root, _NOBODY, at
+            node, token, stop = root, _NONE, at
             while True:
                 child = nodes[node].base + text[at]
                 if nodes[child].parent != node:
                     break
                 node = child
                 at += 1
-                ends = nodes[node].token != _NOBODY
+                ends = nodes[node].token != _NONE
                 token = nodes[node].token if ends else token
                 stop = at if ends else stop
             tokens[n] = token
             n += 1
             at = stop
             root = _REST
-            known = token != _NOBODY
+            known = token != _NONE
         while text[at] != _SPACE:
             at += 1
         if not known or (at - begin > max_characters and _count(text, begin, at) > max_characters):
@@ -491,7 +490,7 @@ def _walk(
 
 @_compiled
 def _count(text: np.ndarray, begin: int, end: int) -> int:
-    """Characters of UTF-8."""
+    """Count the characters of UTF-8."""
     n = 0
     for i in range(begin, end):
         n += text[i] & 0xC0 != 0x80
