@@ -1,4 +1,4 @@
-"""Losses of documents: parity with transformers' own, windows, batches, and models to refuse."""
+"""Losses of documents: parity with transformers, windows, batches, and models that are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def documents() -> list[str]:
-    """Short ones, one of exactly a window, long ones, and what strangers send."""
+    """Short ones, one of exactly a window, long ones, and unusual ones."""
     random = np.random.default_rng(3)
     texts = [
         " ".join(random.choice(LESSON.split(), int(count))) for count in random.integers(1, 90, 14)
@@ -56,7 +56,7 @@ def array(texts: list[str]) -> pa.Array:
 
 
 def transformers_nats(directory: Path, texts: list[str], window: int, stride: int) -> np.ndarray:
-    """A naive reading, by transformers' own loss: one call for each window, labels masked."""
+    """Compute losses naively by transformers: one call for each window, with labels masked."""
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
@@ -89,7 +89,7 @@ def test_parity_with_transformers_own_loss(model: Path, window: int, stride: int
         model, documents(), min(window, CONTEXT), min(stride, window, CONTEXT)
     )
     np.testing.assert_allclose(losses.nats, expected, rtol=1e-6, atol=1e-9)
-    assert losses.nats.std() > 1  # there is something to agree about
+    assert losses.nats.std() > 1  # losses differ, so agreement means something
 
 
 def test_a_stride_gives_more_context_and_lower_losses_only_to_long_texts(model: Path) -> None:
@@ -178,12 +178,12 @@ def test_logits_in_pieces_and_whole_are_the_same(
     assert whole.tobytes() == pieces.tobytes()
 
 
-def test_a_strangers_end_of_text_is_letters(model: Path) -> None:
+def test_an_end_of_text_in_a_document_is_letters(model: Path) -> None:
     losses = CausalModel(str(model)).losses(array(["<|endoftext|>"]))
     assert losses.tokens[0] > 1
 
 
-def test_the_text_begins_with_what_the_config_names(tmp_path: Path) -> None:
+def test_a_text_begins_with_the_token_of_the_config(tmp_path: Path) -> None:
     nats = {}
     for name, begin in {
         "begin": {"bos_token_id": 7, "eos_token_id": 0},
@@ -195,8 +195,9 @@ def test_the_text_begins_with_what_the_config_names(tmp_path: Path) -> None:
         nats[name] = CausalModel(str(directory)).losses(array(["the dam"])).nats[0]
     assert nats["begin"] == nats["end"] == nats["ends"] != nats["other"]
     nothing = write_model(tmp_path / "neither", tokenizer(), bos_token_id=None, eos_token_id=None)
-    with pytest.raises(InputError, match="^model: expected a bos_token_id or an eos_token_id"):
+    with pytest.raises(InputError) as info:
         CausalModel(str(nothing)).losses(array(["the dam"]))
+    assert (info.value.key, info.value.got) == ("model", "neither")
 
 
 def test_no_documents(model: Path) -> None:
@@ -206,7 +207,7 @@ def test_no_documents(model: Path) -> None:
     assert CausalModel(str(model)).losses(chunks).nats.shape == (2,)
 
 
-def test_a_loaded_model_travels_as_its_name(model: Path) -> None:
+def test_a_loaded_model_pickles_as_its_name(model: Path) -> None:
     reader = CausalModel(str(model), stride=20)
     nats = reader.losses(array(documents())).nats
     carried = pickle.dumps(reader)
@@ -214,7 +215,7 @@ def test_a_loaded_model_travels_as_its_name(model: Path) -> None:
     assert pickle.loads(carried).losses(array(documents())).nats.tobytes() == nats.tobytes()
 
 
-def test_read_side_by_side_and_released(model: Path) -> None:
+def test_reading_in_parallel_releases_the_model(model: Path) -> None:
     texts = documents() * 5  # more than one item of work
     reader = CausalModel(str(model))
     whole = reader.losses(array(texts))
@@ -254,20 +255,18 @@ def pickled(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (no_config, "^models: .*has no config.json$"),
-        (no_tokenizer, "^models: .*has no tokenizer.json$"),
-        (pickled, r"^models: .*has no \*.safetensors$"),
-    ],
+    ("spoil", "missing"),
+    [(no_config, "config.json"), (no_tokenizer, "tokenizer.json"), (pickled, "*.safetensors")],
 )
 def test_a_directory_that_is_no_model_is_refused_before_any_work(
-    model: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+    model: Path, tmp_path: Path, spoil: Callable[[Path], None], missing: str
 ) -> None:
     shutil.copytree(model, tmp_path / "spoilt")
     spoil(tmp_path / "spoilt")
-    with pytest.raises(SelectorError, match=message):
+    with pytest.raises(SelectorError) as info:
         CausalModel(str(tmp_path / "spoilt"), key="models")
+    assert info.value.key == "models"
+    assert str(info.value.got) == f"{tmp_path / 'spoilt'}, which has no {missing}"
 
 
 def truncated(directory: Path) -> None:
@@ -304,47 +303,50 @@ def another_tokenizer(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "expected"),
     [
-        (truncated, "^model: .*cannot be loaded"),
-        (no_architecture, "^model: .*cannot be loaded"),
-        (not_json, "^model: .*cannot be loaded"),
-        (other_architecture, "^model: .*(lack|cannot be loaded)"),
-        (diverged, "^model: .*finite"),
-        (another_tokenizer, "^model: expected the model's own tokenizer"),
+        (truncated, "a causal language model with safetensors and a tokenizer.json"),
+        (no_architecture, "a causal language model with safetensors and a tokenizer.json"),
+        (not_json, "a causal language model with safetensors and a tokenizer.json"),
+        (other_architecture, "a causal language model"),
+        (diverged, "a model whose losses are finite numbers"),
+        (another_tokenizer, "the model's own tokenizer"),
     ],
 )
-def test_a_model_that_cannot_be_trusted_is_refused(
-    model: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+def test_a_model_that_cannot_be_used_is_refused(
+    model: Path, tmp_path: Path, spoil: Callable[[Path], None], expected: str
 ) -> None:
     shutil.copytree(model, tmp_path / "spoilt")
     spoil(tmp_path / "spoilt")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as info:
         CausalModel(str(tmp_path / "spoilt")).losses(array(["the dam"]))
+    assert info.value.key == "model"
+    assert str(info.value.expected).startswith(expected)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"name": ""}, "^model: "),
-        ({"name": 3}, "^model: "),
-        ({"name": "/no/such/model"}, "^model: .*no such directory"),
-        ({"name": "./runs/x"}, "^model: .*no such directory"),
-        ({"window": 0}, "^window: "),
-        ({"stride": 0}, "^stride: "),
-        ({"device": "tpu"}, "^device: expected cpu or cuda"),
-        ({"dtype": "float16"}, "^dtype: "),
+        ({"name": ""}, "model"),
+        ({"name": 3}, "model"),
+        ({"name": "/no/such/model"}, "model"),
+        ({"name": "./runs/x"}, "model"),
+        ({"window": 0}, "window"),
+        ({"stride": 0}, "stride"),
+        ({"device": "tpu"}, "device"),
+        ({"dtype": "float16"}, "dtype"),
     ],
 )
-def test_bad_parameters(model: Path, parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(SelectorError, match=message):
+def test_bad_parameters(model: Path, parameters: dict[str, Any], key: str) -> None:
+    with pytest.raises(SelectorError, match=f"^{key}: "):
         CausalModel(**{"name": str(model), **parameters})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu_is_said(model: Path) -> None:
-    with pytest.raises(InputError, match="^device: expected a GPU"):
+def test_a_missing_gpu_is_an_error(model: Path) -> None:
+    with pytest.raises(InputError) as info:
         CausalModel(str(model), device="cuda").losses(array(["the dam"]))
+    assert (info.value.key, info.value.got) == ("device", "none")
 
 
 @pytest.mark.gpu

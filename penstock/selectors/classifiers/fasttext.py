@@ -249,7 +249,10 @@ def _check_collapsible(model: Any, positive: str) -> None:
     if args.wordNgrams > 1 and args.bucket < 1:
         raise SelectorError(expected="buckets for the word n-grams", got="bucket=0")
     if EOS.decode().startswith(args.label):
-        raise SelectorError(f"a label prefix of {args.label!r} makes the end of a line a label")
+        raise SelectorError(
+            expected=f"a label prefix that the end of a line, {EOS.decode()}, does not begin with",
+            got=repr(args.label),
+        )
     labels = model.get_labels()
     if len(labels) != 2:
         raise SelectorError(expected="a fastText model with two labels", got=len(labels))

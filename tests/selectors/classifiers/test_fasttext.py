@@ -320,8 +320,9 @@ def test_together_on_slices_nulls_and_chunks(classifiers, panel, type_):
     assert_same_as_alone(classifiers, chunks, panel)
     assert_same_as_alone(classifiers, chunks[4:9], panel)
     assert_same_as_alone(classifiers, pa.chunked_array([], type_), panel)
-    with pytest.raises(SelectorError, match="string or large_string, got int64"):
+    with pytest.raises(SelectorError) as info:
         panel.score(pa.array([1]))
+    assert info.value.got == "int64"
 
 
 # Arrow
@@ -350,8 +351,9 @@ def test_empty_arrays(bigrams):
 
 
 def test_other_types_are_refused(bigrams):
-    with pytest.raises(SelectorError, match="string or large_string, got int64"):
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(bigrams).score(pa.array([1]))
+    assert info.value.got == "int64"
 
 
 # Fitted state is data
@@ -377,36 +379,40 @@ def test_from_a_model_file(bigrams, tmp_path):
         CollapsedFastText.from_model(path).score(texts),
         CollapsedFastText.from_model(bigrams).score(texts),
     )
-    with pytest.raises(SelectorError, match=r"absent\.bin"):
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(tmp_path / "absent.bin")
+    assert info.value.key == "model" and "absent.bin" in str(info.value.got)
 
 
 def test_load_refuses_what_would_read_out_of_bounds(bigrams, tmp_path):
     table = CollapsedFastText.from_model(bigrams)
     table.save(tmp_path)
     np.save(tmp_path / "weights.npy", table.weights[:-1])
-    with pytest.raises(ArtefactError, match="do not fit together"):
+    with pytest.raises(ArtefactError) as info:
         CollapsedFastText.load(tmp_path)
+    assert info.value.file == str(tmp_path)
     (tmp_path / "fasttext.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(ArtefactError, match="expected format 1, got 2"):
+    with pytest.raises(ArtefactError) as info:
         CollapsedFastText.load(tmp_path)
-    with pytest.raises(ArtefactError, match="not a collapsed fastText model"):
+    assert (info.value.expected, info.value.got) == ("format 1", "2")
+    with pytest.raises(ArtefactError) as info:
         CollapsedFastText.load(tmp_path / "nowhere")
+    assert info.value.file == str(tmp_path / "nowhere")
 
 
 # Models that cannot be collapsed
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "got"),
     [
-        ({"loss": "ova"}, "softmax loss, got ova"),
-        ({"loss": "hs"}, "softmax loss, got hs"),
+        ({"loss": "ova"}, "ova"),
+        ({"loss": "hs"}, "hs"),
         ({"minn": 2, "maxn": 3}, "maxn=3"),
-        ({"label": "</"}, "label prefix"),
+        ({"label": "</"}, "'</'"),
     ],
 )
-def test_refuses_other_models(tmp_path, options, message):
+def test_refuses_other_models(tmp_path, options, got):
     path = tmp_path / "train.txt"
     prefix = options.get("label", "__label__")
     path.write_text(f"{prefix}1 a b c\n{prefix}0 d e f\n" * 5)
@@ -414,13 +420,16 @@ def test_refuses_other_models(tmp_path, options, message):
         model = fasttext.train_supervised(
             str(path), dim=4, bucket=100, wordNgrams=2, thread=1, verbose=0, **options
         )
-    with pytest.raises(SelectorError, match=message):
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(model)
+    assert info.value.got == got
 
 
 def test_refuses_other_labels_and_kinds(tmp_path, bigrams):
-    with pytest.raises(SelectorError, match="expected one of __label__0, __label__1, got spam"):
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(bigrams, "spam")
+    assert (info.value.key, info.value.got) == ("positive", "spam")
+    assert info.value.expected == "one of __label__0, __label__1"
     path = tmp_path / "train.txt"
     path.write_text("__label__1 a\n__label__2 b\n__label__3 c\n" * 5)
     with zeroed_malloc():
@@ -428,19 +437,23 @@ def test_refuses_other_labels_and_kinds(tmp_path, bigrams):
         words = fasttext.train_unsupervised(
             str(path), dim=4, minCount=1, bucket=100, thread=1, verbose=0
         )
-    with pytest.raises(SelectorError, match="two labels, got 3"):
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(three)
-    with pytest.raises(SelectorError, match="supervised fastText model, got skipgram"):
+    assert info.value.got == "3"
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(words)
+    assert info.value.got == "skipgram"
 
 
 def test_refuses_a_model_without_words():
-    with pytest.raises(SelectorError, match="at least one word"):
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(tiny(word_ngrams=1, min_count=1000))
+    assert (info.value.expected, info.value.got) == ("a model of at least one word", "none")
 
 
 def test_refuses_a_quantised_model():
     model = tiny()
     model.quantize()
-    with pytest.raises(SelectorError, match="quantised"):
+    with pytest.raises(SelectorError) as info:
         CollapsedFastText.from_model(model)
+    assert info.value.got == "a quantised one (.ftz)"

