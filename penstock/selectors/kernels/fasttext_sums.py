@@ -7,7 +7,7 @@ fastText's ``predict`` gathers a ``dim``-wide row for every word and word n-gram
 ``predict``'s speed, the small loops of that module at 10 to 14 times.
 
 Several models (a :class:`Panel`) share all but the additions: their vocabularies are merged into
-one, and what a row adds to each of them lies side by side, so that it comes with one cache miss.
+one, and a row's weights in all models are adjacent in memory, so they cost one cache miss.
 Each model's additions are those of the model alone, in the same order. Sums are float64 in text
 order, so a score does not depend on the batch it was computed in.
 """

@@ -225,7 +225,7 @@ def _has_prefix(word: np.ndarray, prefix: np.ndarray) -> bool:
 def _eight_bytes(text: Text, begin: int, end: int) -> np.uint64:
     """Return up to eight bytes from ``begin``, the first lowest, and zeros from ``end`` on.
 
-    No word has a zero byte, so this tells words of up to eight bytes apart exactly.
+    No word has a zero byte, so different words of up to eight bytes give different results.
     """
     if begin < len(text.windows):
         n_unused_bits = np.uint64(8 * max(8 - (end - begin), 0))

@@ -166,7 +166,7 @@ def cluster_count(clusters: int | str, pool_size: int, sampled: int) -> int:
     clusters three times as large. There are at most as many as the sample can support.
 
     Raises:
-        SelectorError: More clusters are asked for than the sample has documents.
+        SelectorError: ``clusters`` is higher than the number of sampled documents.
     """
     if isinstance(clusters, str):
         return max(1, min(round(math.sqrt(pool_size)), sampled // _FOR_EACH_CLUSTER))
@@ -328,7 +328,7 @@ def _add_up(vectors: np.ndarray, labels: np.ndarray, sums: np.ndarray) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _point(sums: np.ndarray, scale: float, centroids: np.ndarray) -> None:
-    """Directions of sums at the lattice's length, added up in one order; zero has none."""
+    """Scale sums to the lattice's length, adding squares in one order; a zero sum changes nothing."""
     for row in range(sums.shape[0]):
         square = 0.0
         for column in range(sums.shape[1]):
@@ -343,7 +343,7 @@ def _point(sums: np.ndarray, scale: float, centroids: np.ndarray) -> None:
 
 
 def has_gpu() -> bool:
-    """Whether faiss was built for GPUs and sees one."""
+    """Return whether faiss was built for GPUs and finds one."""
     import faiss
 
     return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
@@ -352,10 +352,10 @@ def has_gpu() -> bool:
 def _search(
     documents: np.ndarray, centroids: np.ndarray, offsets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the highest x·c - offset, the lowest of equals, and its value.
+    """Return the number of the highest x·c - offset, of equals the lowest, and its value.
 
     NumPy takes as long as faiss on a CPU (65,686 documents, 256 and 1,000 centroids: 0.12 s each,
-    faiss 0.18), and says which of equals it takes.
+    faiss 0.18), and documents that it takes the first of equals.
     """
     products = documents @ centroids.T
     if offsets.any():
@@ -367,9 +367,10 @@ def _search(
 def _search_on_gpu(
     documents: np.ndarray, centroids: np.ndarray, offsets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`_search`. A GPU may take any of equals, so where the best two are, a CPU says.
+    """Search as :func:`_search`; where the best two are equal, the CPU searches again.
 
-    A GPU that multiplies in less than float32 gives itself away by its values, and is not used.
+    A GPU may take any of equals. One that multiplies in less than float32 returns other values; its
+    result is not used.
     """
     import faiss
 
