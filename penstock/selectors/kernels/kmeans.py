@@ -328,7 +328,7 @@ def _add_up(vectors: np.ndarray, labels: np.ndarray, sums: np.ndarray) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _point(sums: np.ndarray, scale: float, centroids: np.ndarray) -> None:
-    """Scale sums to the lattice's length, adding squares in one order; a zero sum changes nothing."""
+    """Scale sums to the lattice's length, adding squares in one order; zero sums are left out."""
     for row in range(sums.shape[0]):
         square = 0.0
         for column in range(sums.shape[1]):
