@@ -85,7 +85,7 @@ def test_a_batch_costs_what_its_documents_do(
         batch = collate([packed[index] for index in range(start, stop)])
         with torch.no_grad():
             loss = float(trained(batch))
-        assert float(trained.label_nats(batch).double().sum()) == pytest.approx(loss, rel=1e-5)
+        assert trained.label_nats(batch).double().sum().item() == pytest.approx(loss, rel=1e-5)
         total += loss
         predicted += int((batch.labels != -100).sum())
     assert sum(found["nats"]) == pytest.approx(total, rel=1e-5)

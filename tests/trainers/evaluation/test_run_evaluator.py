@@ -67,6 +67,8 @@ def test_a_model_in_training_scores_like_the_saved_one_and_training_does_not_cha
     assert len(set(bits)) == len(bits), "the model did not change between them"
 
 
+# torch._dynamo reads .grad of the tensors that it traces.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_nothing_is_compiled_for_it(shards: Path) -> None:
     made = engine(shards, of_stage(0))
     compiled: list[Any] = []

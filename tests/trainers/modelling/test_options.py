@@ -21,6 +21,11 @@ from penstock.trainers.modelling.options import (
     recompute_activations,
 )
 
+# torch._dynamo reads .grad of the tensors that it traces.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
+
 CPU = torch.device("cpu")
 
 
