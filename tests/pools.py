@@ -17,11 +17,11 @@ import tokenizers
 from penstock.artefact import Artefact, Workspace
 from penstock.hashing import hash_ids, mix
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import make_corpus
-from penstock.pipeline.cut import make_cut
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.cut import CutSettings, make_cut
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.shards import make_shards
-from penstock.pipeline.tokenizer import make_tokenizer
+from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
@@ -124,7 +124,7 @@ class Made:
 
     def shards(self) -> Artefact:
         return make_shards(
-            self.recipe, self.cut, self.store, self.tokenizer, self.workspace, self.runner
+            self.recipe.shards, self.cut, self.store, self.tokenizer, self.workspace, self.runner
         )
 
     def taken(self) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def make(
     """Make corpus to cut. ``scores`` gives, for each column, the score of each id."""
     runner = runner or LocalRunner(1)
     workspace = Workspace(work or recipe.work_directory)
-    corpus = make_corpus(recipe, workspace, runner, unit_bytes=UNIT_BYTES)
+    corpus = make_corpus(CorpusSettings.of(recipe, UNIT_BYTES), workspace, runner)
     columns = make_columns(
         [Column(name=name, selector=Given(given)) for name, given in (scores or {}).items()],
         corpus,
@@ -153,9 +153,9 @@ def make(
         runner,
         recipe.seed,
     )
-    tokenizer = make_tokenizer(recipe, corpus, workspace)
+    tokenizer = make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace)
     store = TokenStore(corpus, tokenizer, workspace)
-    cut = make_cut(recipe, corpus, columns, store, tokenizer, workspace, runner)
+    cut = make_cut(CutSettings.of(recipe), corpus, columns, store, tokenizer, workspace, runner)
     return Made(recipe, corpus, columns, tokenizer, store, cut, workspace, runner)
 
 

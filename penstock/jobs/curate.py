@@ -17,15 +17,14 @@ from penstock.display import html_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.asked import evaluation_files, ranked_columns, reweighter_of, rewrites_of
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import make_corpus
-from penstock.pipeline.cut import make_cut
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.cut import CutSettings, make_cut
 from penstock.pipeline.cutting.budget import check_shares
-from penstock.pipeline.reading.inputs import find_inputs
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
-from penstock.pipeline.tokenizer import find_tokenizer, make_tokenizer
+from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.recipe import ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
@@ -192,14 +191,14 @@ def _curate(
         yield
         seconds[name] = time.perf_counter() - start
 
-    find_inputs(recipe)
-    find_tokenizer(recipe)
+    corpus_settings = CorpusSettings.of(recipe)
+    tokenizer_settings = TokenizerSettings.of(recipe)
     evaluation_files(recipe)
     reweighter_of(recipe)
     rewrites = rewrites_of(recipe)
     wanted = ranked_columns(recipe, progress)
     with stage("corpus"):
-        made["corpus"] = corpus = make_corpus(recipe, workspace, runner)
+        made["corpus"] = corpus = make_corpus(corpus_settings, workspace, runner)
         kept = corpus.facts["documents"]
         progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
     added = [rewrite.name for rewrite in rewrites if not type(rewrite.rewriter).replaces]
@@ -229,14 +228,15 @@ def _curate(
             wanted, corpus, workspace, runner, recipe.seed, progress
         )
     with stage("tokenizer"):
-        tokenizer = make_tokenizer(recipe, corpus, workspace)
+        tokenizer = make_tokenizer(tokenizer_settings, corpus, workspace)
     with stage("cut"):
         tokens = TokenStore(corpus, tokenizer, workspace)
-        cut = make_cut(recipe, corpus, columns, tokens, tokenizer, workspace, runner)
+        settings = CutSettings.of(recipe)
+        cut = make_cut(settings, corpus, columns, tokens, tokenizer, workspace, runner)
         taken = cut.facts
         progress(f"{taken['documents']:,} documents, {taken['delivered']:,} tokens taken")
     with stage("shards"):
-        shards = make_shards(recipe, cut, tokens, tokenizer, workspace, runner)
+        shards = make_shards(recipe.shards, cut, tokens, tokenizer, workspace, runner)
     return Curated(
         recipe=recipe,
         corpus=corpus,

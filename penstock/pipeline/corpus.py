@@ -41,7 +41,7 @@ from penstock.pipeline.units import UNIT_BYTES, UnitWriter
 from penstock.recipe import Clean, Recipe
 from penstock.storage import AnyPath
 
-__all__ = ["STAGE", "VERSION", "make_corpus", "normalise"]
+__all__ = ["STAGE", "VERSION", "CorpusSettings", "make_corpus", "normalise"]
 
 STAGE = "corpus"
 VERSION = 2
@@ -50,6 +50,31 @@ _CAP_TIMES, _CAP_PLUS = 4, 2**20
 """A line is read up to this many times ``max_document_bytes`` and this more: room for escapes and
 for other fields. (Were every character of the largest document written as ``\\u0041``, six bytes
 for one, it would be over the cap and quarantined.)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSettings:
+    """All that the corpus stage needs of a recipe."""
+
+    inputs: tuple[Input, ...]
+    """The files, found and not yet hashed."""
+    clean: Clean = Clean()
+    unit_bytes: int = UNIT_BYTES
+    """Bytes of text after which a unit ends. No key of a recipe sets it; tests do."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, unit_bytes: int = UNIT_BYTES) -> CorpusSettings:
+        """Find the recipe's input files.
+
+        Raises:
+            InputError: As :func:`~penstock.pipeline.reading.inputs.find_inputs`.
+        """
+        inputs = tuple(find_inputs(recipe))
+        return cls(inputs=inputs, clean=recipe.clean, unit_bytes=unit_bytes)
+
+    def config(self) -> dict[str, Any]:
+        """Return the stage's part of the fingerprint, beside the hashes of the inputs."""
+        return {"clean": self.clean.model_dump(mode="json"), "unit_bytes": self.unit_bytes}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,25 +92,23 @@ class _Stage:
         return _CAP_TIMES * self.clean.max_document_bytes + _CAP_PLUS
 
 
-def make_corpus(
-    recipe: Recipe, workspace: Workspace, runner: Runner, unit_bytes: int = UNIT_BYTES
-) -> Artefact:
-    """The corpus that a recipe names, found or made.
+def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) -> Artefact:
+    """Find the corpus of these input files, or make it.
 
     Raises:
         InputError: A file is missing, truncated or unreadable, lacks the text field, or no
             document is left.
         ArtefactError: The records that were read are not all accounted for.
     """
-    inputs = hash_inputs(find_inputs(recipe), workspace, runner)
-    config = {"clean": recipe.clean.model_dump(mode="json"), "unit_bytes": unit_bytes}
+    clean, unit_bytes = settings.clean, settings.unit_bytes
+    inputs = hash_inputs(settings.inputs, workspace, runner)
     names = {"files": [[item.digest, item.reading] for item in inputs]}
 
     def work(draft: Draft) -> Artefact:
-        stage = _Stage(directory=draft.path, clean=recipe.clean, unit_bytes=unit_bytes)
+        stage = _Stage(directory=draft.path, clean=clean, unit_bytes=unit_bytes)
         splits = plan_splits(inputs, draft.path, unit_bytes, runner)
         parts = [split.part for split in splits]
-        if recipe.clean.dedup.exact and any(draft.done(part) is None for part in parts):
+        if clean.dedup.exact and any(draft.done(part) is None for part in parts):
             splits = _surveyed(splits, stage, draft, runner)
             stage = replace(stage, ranges=_compared(splits, draft, runner))
         left = [split for split in splits if draft.done(split.part) is None]
@@ -96,7 +119,7 @@ def make_corpus(
             raise InputError(_nothing_kept(facts["documents"]))
         return draft.publish(parts, facts)
 
-    return workspace.make(STAGE, VERSION, config, names, work)
+    return workspace.make(STAGE, VERSION, settings.config(), names, work)
 
 
 # -- reading ----------------------------------------------------------------------------------

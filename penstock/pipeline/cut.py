@@ -30,17 +30,45 @@ from penstock.pipeline.cutting.search import Found, Search
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
-from penstock.recipe import Recipe
+from penstock.recipe import Budget, Recipe
 from penstock.storage import AnyPath, atomic_file, remove_tree
 
-__all__ = ["make_cut", "write_units"]
+__all__ = ["CutSettings", "make_cut", "write_units"]
 
 STAGE = "cut"
 VERSION = 2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutSettings:
+    """All that the cut stage needs of a recipe."""
+
+    budget: Budget
+    seed: int
+    """Of random ranks, ties and noise."""
+    sequence_length: int
+    """Tokens of a sequence: a cut is a whole number of them."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> CutSettings:
+        """Take the budget and what it is counted in."""
+        return cls(
+            budget=recipe.budget,
+            seed=recipe.draw_seed,
+            sequence_length=recipe.shards.sequence_length,
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return the stage's part of the fingerprint."""
+        return {
+            "budget": self.budget.model_dump(mode="json", exclude={"seed"}),
+            "seed": self.seed,
+            "sequence_length": self.sequence_length,
+        }
+
+
 def make_cut(
-    recipe: Recipe,
+    settings: CutSettings,
     corpus: Artefact,
     columns: Mapping[str, Artefact],
     tokens: TokenStore,
@@ -48,17 +76,12 @@ def make_cut(
     workspace: Workspace,
     runner: Runner,
 ) -> Artefact:
-    """The cut that a recipe's budget asks for, found or made.
+    """Find the cut that a budget asks for, or make it.
 
     Raises:
         BudgetError: The pool, or a share of it, holds fewer tokens than asked for, or none.
     """
-    length = recipe.shards.sequence_length
-    config = {
-        "budget": recipe.budget.model_dump(mode="json", exclude={"seed"}),
-        "seed": recipe.draw_seed,
-        "sequence_length": length,
-    }
+    budget, length = settings.budget, settings.sequence_length
     inputs = {
         "corpus": corpus.fingerprint,
         "tokenizer": tokenizer.fingerprint,
@@ -67,26 +90,26 @@ def make_cut(
 
     def work(draft: Draft) -> Artefact:
         _refuse_unscored(columns)
-        quotas = quotas_of(recipe.budget, length, corpus.facts["by_source"])
+        quotas = quotas_of(budget, length, corpus.facts["by_source"])
         # Of this attempt alone: one that lost the work directory removes no other's.
         scratch = draft.path / f"scratch-{uuid.uuid4().hex[:12]}"
         try:
             orders = make_orders(
                 corpus,
                 columns,
-                recipe.budget,
-                recipe.draw_seed,
+                budget,
+                settings.seed,
                 [quota.name for quota in quotas if quota.name is not None],
                 scratch,
                 runner,
             )
             search = Search(orders, quotas, length, tokens, runner, scratch)
-            found = search.cutoffs(recipe.budget.allow_short)
+            found = search.cutoffs(budget.allow_short)
             names = [ordered.unit.name for ordered in orders]
             done = {name for name in names if draft.done(name) is not None}
             for ordered, record in write_units(orders, found, scratch, draft.path, runner, done):
                 draft.record(ordered.unit.name, [record])
-            facts = _facts(draft, names, quotas, found.cutoffs, recipe)
+            facts = _facts(draft, names, quotas, found.cutoffs, budget.tokens)
             pool = sum(ordered.unit.documents for ordered in orders)
             check_sum(
                 f"{draft.path}",
@@ -97,7 +120,7 @@ def make_cut(
         finally:
             remove_tree(scratch)
 
-    return workspace.make(STAGE, VERSION, config, inputs, work)
+    return workspace.make(STAGE, VERSION, settings.config(), inputs, work)
 
 
 def _refuse_unscored(columns: Mapping[str, Artefact]) -> None:
@@ -253,7 +276,7 @@ def _facts(
     names: Sequence[str],
     quotas: Sequence[Quota],
     cutoffs: Sequence[Cutoff],
-    recipe: Recipe,
+    requested: int,
 ) -> dict[str, Any]:
     records = [record for name in names for record in draft.done(name) or ()]
     by_source: dict[str, dict[str, int]] = {}
@@ -270,7 +293,7 @@ def _facts(
     )
     lowest = [record.facts["lowest"] for record in records if record.facts["documents"]]
     return {
-        "requested": recipe.budget.tokens,
+        "requested": requested,
         "delivered": sum(delivered),
         "documents": sum(record.facts["documents"] for record in records),
         "groups": [

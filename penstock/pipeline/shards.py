@@ -25,7 +25,7 @@ from penstock.pipeline.checking import check_files
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of
-from penstock.recipe import Recipe
+from penstock.recipe import Shards
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["make_shards"]
@@ -77,24 +77,24 @@ class _Shared:
 
 
 def make_shards(
-    recipe: Recipe,
+    settings: Shards,
     cut: Artefact,
     tokens: TokenStore,
     tokenizer: Artefact,
     workspace: Workspace,
     runner: Runner,
 ) -> Artefact:
-    """The shards of a cut, found or made; their digest is what two runs are compared by.
+    """Find the shards of a cut, or make them; two runs are compared by their digest.
 
     Raises:
         ArtefactError: Shards were found that are not what was recorded of them.
     """
-    length = recipe.shards.sequence_length
-    config = recipe.shards.model_dump(mode="json")
+    length = settings.sequence_length
+    config = settings.model_dump(mode="json")
     inputs = {"cut": cut.fingerprint, "tokenizer": tokenizer.fingerprint}
 
     def work(draft: Draft) -> Artefact:
-        jobs = list(_plan(recipe, cut, tokens))
+        jobs = list(_plan(settings, cut, tokens))
         left = [job for job in jobs if draft.done(job.name) is None]
         shared = _Shared(
             cut=cut.path,
@@ -138,10 +138,10 @@ def make_shards(
     return workspace.make(STAGE, VERSION, config, inputs, work)
 
 
-def _plan(recipe: Recipe, cut: Artefact, tokens: TokenStore) -> Iterator[_Job]:
+def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_Job]:
     """Shards and the pieces of units that fill them, by prefix sums over the cut."""
-    length = recipe.shards.sequence_length
-    per_shard = max(1, recipe.shards.tokens_per_shard // length)
+    length = settings.sequence_length
+    per_shard = max(1, settings.tokens_per_shard // length)
     units = units_of(tokens.corpus)
     number = 0
     for group, facts in enumerate(cut.facts["groups"]):

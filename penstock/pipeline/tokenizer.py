@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
 from penstock.storage import atomic_file, is_uri, sha256_file
 
-__all__ = ["END_OF_TEXT", "find_tokenizer", "make_tokenizer"]
+__all__ = ["END_OF_TEXT", "TokenizerSettings", "find_tokenizer", "make_tokenizer"]
 
 END_OF_TEXT = "<|endoftext|>"
 """Stands before and after every document: what a trained tokenizer calls it.
@@ -59,38 +60,68 @@ def find_tokenizer(recipe: Recipe) -> Path | None:
         ) from None
 
 
-def make_tokenizer(recipe: Recipe, corpus: Artefact, workspace: Workspace) -> Artefact:
-    """The recipe's tokenizer as an artefact: ``tokenizer.json`` and what was measured of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerSettings:
+    """All that the tokenizer stage needs of a recipe: what to train, or the file to load."""
+
+    train: TrainTokenizer | None = None
+    """None where there is a file."""
+    path: Path | None = None
+    """The local ``tokenizer.json`` to load; None where one is trained."""
+    seed: int = 0
+    """Of the texts that are drawn to train on and to measure."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> TokenizerSettings:
+        """Find the file of the tokenizer that a recipe names, on disk or on the hub.
+
+        Raises:
+            InputError: As :func:`find_tokenizer`.
+        """
+        choice = recipe.tokenizer
+        if isinstance(choice, TrainTokenizer):
+            return cls(train=choice, seed=recipe.seed)
+        return cls(path=find_tokenizer(recipe), seed=recipe.seed)
+
+    def config(self) -> dict[str, Any]:
+        """Return the stage's part of the fingerprint: how it is trained, or the file's sha256."""
+        if self.train is not None:
+            return self.train.model_dump(mode="json")
+        assert self.path is not None
+        return {"sha256": sha256_file(self.path)}
+
+    def load(self, corpus: Artefact) -> tokenizers.Tokenizer:
+        """Train the tokenizer on texts of the corpus, or load its file.
+
+        Raises:
+            InputError: The file is not a tokenizer.
+        """
+        if self.train is not None:
+            train = self.train.train
+            return _train(_sampled(corpus, train.sample_bytes, self.seed, "tokenizer"), train)
+        try:
+            return tokenizers.Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(
+                f"not a tokenizer.json: {error}", key="tokenizer", file=self.path
+            ) from None
+
+
+def make_tokenizer(settings: TokenizerSettings, corpus: Artefact, workspace: Workspace) -> Artefact:
+    """Find or make the tokenizer of a corpus: ``tokenizer.json`` and what was measured of it.
 
     A trained one is byte-level BPE, from documents drawn by hash of id.
 
     Raises:
         InputError: A tokenizer was named that cannot be loaded or has no end-of-text token.
     """
-    choice = recipe.tokenizer
-    if isinstance(choice, TrainTokenizer):
-        config: dict[str, Any] = choice.model_dump(mode="json")
-
-        def load() -> tokenizers.Tokenizer:
-            texts = _sampled(corpus, choice.train.sample_bytes, recipe.seed, "tokenizer")
-            return _train(texts, choice.train)
-    else:
-        path = find_tokenizer(recipe)
-        assert path is not None
-        config = {"sha256": sha256_file(path)}
-
-        def load() -> tokenizers.Tokenizer:
-            try:
-                return tokenizers.Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises bare Exception
-                raise InputError(f"tokenizer: {path}: not a tokenizer.json: {error}") from None
 
     def write(draft: Draft) -> FileRecord:
-        tokenizer = load()
+        tokenizer = settings.load(corpus)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         end = _end_of_text(tokenizer)
-        sample = list(_sampled(corpus, _MEASURED_BYTES, recipe.seed, "measure"))
+        sample = list(_sampled(corpus, _MEASURED_BYTES, settings.seed, "measure"))
         encoded = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
         facts = {
             # Ids may have holes: what a trainer's table must hold is the highest of them.
@@ -112,8 +143,8 @@ def make_tokenizer(recipe: Recipe, corpus: Artefact, workspace: Workspace) -> Ar
         (record,) = draft.done("tokenizer") or ()
         return draft.publish(["tokenizer"], record.facts)
 
-    inputs = {"corpus": corpus.fingerprint, "seed": recipe.seed}
-    return workspace.make("tokenizer", 1, config, inputs, work)
+    inputs = {"corpus": corpus.fingerprint, "seed": settings.seed}
+    return workspace.make("tokenizer", 1, settings.config(), inputs, work)
 
 
 def _sampled(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:

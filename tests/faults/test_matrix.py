@@ -53,7 +53,8 @@ def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
     from penstock.recipe_file import load_recipe
 
     project = make_project(Path.cwd())
-    curate.make_corpus = functools.partial(curate.make_corpus, unit_bytes=project.unit_bytes)
+    settings_of = curate.CorpusSettings.of
+    curate.CorpusSettings.of = functools.partial(settings_of, unit_bytes=project.unit_bytes)
     digests = []
     for in_flight, backwards in cases:
         inputs = project.inputs[:: -1 if backwards else 1]

@@ -12,7 +12,9 @@ from penstock.jobs import cli, curate
 
 def main(arguments: Sequence[str], unit_bytes: int) -> None:
     """Run a command of Penstock; nothing but the size of a unit differs."""
-    curate.make_corpus = functools.partial(curate.make_corpus, unit_bytes=unit_bytes)
+    CorpusSettings.of = functools.partial(  # type: ignore[method-assign]
+        CorpusSettings.of, unit_bytes=unit_bytes
+    )
     sys.argv = ["penstock", *arguments]
     cli.main(list(arguments))
 

@@ -16,7 +16,7 @@ from penstock.jobs.asked import ranked_columns
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.held_out import OutsideSample
 from penstock.jobs.ladder import climb
-from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column
@@ -147,7 +147,7 @@ def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
 
 def test_outside_sample_keeps_what_it_was_told(project: Path, tmp_path: Path) -> None:
     recipe = recipe_of(project)
-    corpus = make_corpus(recipe, Workspace(recipe.work_directory), ONE)
+    corpus = make_corpus(CorpusSettings.of(recipe), Workspace(recipe.work_directory), ONE)
     scorer = OutsideSample(sample=150)
     kept = corpus.facts["documents"]["kept"]
     scorer.fit(Fitting(sample=lambda n: None, pool_size=kept, seed=recipe.seed))  # type: ignore

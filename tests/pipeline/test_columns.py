@@ -16,7 +16,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, PenstockError, ScoringError, SelectorError
 from penstock.pipeline import columns as columns_module
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring import documents as documents_module
 from penstock.pipeline.scoring.scores import read_scores
@@ -90,7 +90,9 @@ def pool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def corpus(pool: Path) -> Artefact:
-    return make_corpus(recipe_of(pool), Workspace(pool / "work"), ONE, unit_bytes=UNIT_BYTES)
+    return make_corpus(
+        CorpusSettings.of(recipe_of(pool), UNIT_BYTES), Workspace(pool / "work"), ONE
+    )
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_batches_are_fixed_by_the_format(tmp_path: Path) -> None:
     rows = [{"id": f"d{number}", "text": f"text {number}"} for number in range(2_500)]
     write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
     space = Workspace(tmp_path / "work")
-    corpus = make_corpus(recipe_of(tmp_path), space, ONE)
+    corpus = make_corpus(CorpusSettings.of(recipe_of(tmp_path)), space, ONE)
     sizes: list[int] = []
 
     def progress(batch: Documents) -> list[float]:

@@ -30,7 +30,7 @@ from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.pipeline import corpus as module
 from penstock.pipeline.cleaning import duplicates, fates
 from penstock.pipeline.cleaning.fates import Dropped
-from penstock.pipeline.corpus import make_corpus, normalise
+from penstock.pipeline.corpus import CorpusSettings, make_corpus, normalise
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.pipeline.units import BATCH, SCHEMA, UNIT_BYTES, UnitWriter, iter_documents, units_of
@@ -61,10 +61,9 @@ def make(
     **clean: Any,
 ) -> Artefact:
     return make_corpus(
-        recipe(directory, *corpus, **clean),
+        CorpusSettings.of(recipe(directory, *corpus, **clean), unit_bytes),
         Workspace(directory / work),
         runner or LocalRunner(1),
-        unit_bytes,
     )
 
 

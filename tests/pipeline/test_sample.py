@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from penstock.artefact import Artefact, Workspace
-from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.sample import sample_documents, sample_texts
 from penstock.pipeline.units import units_of
@@ -30,7 +30,9 @@ def corpus(root: Path, unit_bytes: int) -> Artefact:
     recipe = parse_recipe(
         {"corpus": {"path": "pool.jsonl"}, "budget": {"tokens": 1, "rank": "random"}}, root
     )
-    return make_corpus(recipe, Workspace(root / "work"), LocalRunner(1), unit_bytes)
+    return make_corpus(
+        CorpusSettings.of(recipe, unit_bytes), Workspace(root / "work"), LocalRunner(1)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, InputError
 from penstock.pipeline import tokenizer as tokenizer_module
 from penstock.pipeline import tokens as tokens_module
-from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.tokenizer import END_OF_TEXT, make_tokenizer
+from penstock.pipeline.tokenizer import END_OF_TEXT, TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Recipe
@@ -55,8 +55,8 @@ def pool(tmp_path: Path) -> Path:
 
 def begin(recipe: Recipe) -> tuple[Artefact, Artefact, Workspace]:
     workspace = Workspace(recipe.work_directory)
-    corpus = make_corpus(recipe, workspace, ONE, unit_bytes=UNIT_BYTES)
-    return corpus, make_tokenizer(recipe, corpus, workspace), workspace
+    corpus = make_corpus(CorpusSettings.of(recipe, UNIT_BYTES), workspace, ONE)
+    return corpus, make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace), workspace
 
 
 def read_all(store: TokenStore) -> dict[tuple[int, int], np.ndarray]:

@@ -23,11 +23,11 @@ import pytest
 from penstock.artefact import Artefact, Draft, Workspace
 from penstock.jobs.asked import ranked_columns
 from penstock.pipeline.columns import make_columns
-from penstock.pipeline.corpus import make_corpus
-from penstock.pipeline.cut import make_cut
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.cut import CutSettings, make_cut
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.scoring.scores import read_scores
-from penstock.pipeline.tokenizer import make_tokenizer
+from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe
@@ -234,7 +234,7 @@ def recipe_of(ground: Path, use: str, work: Path, pool: str = "pool", **budget: 
 
 def columns_of(recipe: Recipe, runner: Runner) -> tuple[Artefact, dict[str, Artefact]]:
     workspace = Workspace(recipe.work_directory)
-    corpus = make_corpus(recipe, workspace, runner, unit_bytes=8000)
+    corpus = make_corpus(CorpusSettings.of(recipe, 8000), workspace, runner)
     wanted = ranked_columns(recipe)
     return corpus, make_columns(wanted, corpus, workspace, runner, recipe.seed)
 
@@ -347,9 +347,9 @@ def test_the_budget_is_met(ground: Path, work: Path, use: str) -> None:
     workspace = Workspace(recipe.work_directory)
     with closing(LocalRunner(1)) as runner:
         corpus, found = columns_of(recipe, runner)
-        tokenizer = make_tokenizer(recipe, corpus, workspace)
+        tokenizer = make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace)
         store = TokenStore(corpus, tokenizer, workspace)
-        cut = make_cut(recipe, corpus, found, store, tokenizer, workspace, runner)
+        cut = make_cut(CutSettings.of(recipe), corpus, found, store, tokenizer, workspace, runner)
     assert cut.facts["delivered"] == 1500 // 32 * 32
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +49,7 @@ class _Block:
         return f"{self.path}, bytes {self.start:,}–{self.end:,}"
 
 
-def hash_inputs(inputs: list[Input], workspace: Workspace, runner: Runner) -> list[Input]:
+def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -> list[Input]:
     """The inputs with their content hashes, in the order of those hashes.
 
     Hashes are remembered in ``work/inputs.json`` by path, size and version, so a second run reads

@@ -14,7 +14,7 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cutting.ordering import OrderedUnit, batches, make_orders
 from penstock.pipeline.cutting.radix import order_bits
 from penstock.pipeline.runner import LocalRunner
@@ -32,7 +32,7 @@ def corpus_of(directory: Path, ids: list[str], sources: list[str] | None = None)
     ]
     write_jsonl(directory / "pool" / "a.jsonl", rows)
     recipe = recipe_of(directory)
-    return make_corpus(recipe, Workspace(directory / "work"), RUNNER, unit_bytes=400)
+    return make_corpus(CorpusSettings.of(recipe, 400), Workspace(directory / "work"), RUNNER)
 
 
 def columns_of(
@@ -187,7 +187,9 @@ def finishes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     directory = tmp_path_factory.mktemp("races")
     ids = [f"{name}{race}" for race in range(RACES) for name in STRENGTH]
     write_jsonl(directory / "pool" / "a.jsonl", [{"id": name, "text": name} for name in ids])
-    corpus = make_corpus(recipe_of(directory), Workspace(directory / "work"), RUNNER)
+    corpus = make_corpus(
+        CorpusSettings.of(recipe_of(directory)), Workspace(directory / "work"), RUNNER
+    )
     columns = columns_of(corpus, directory, {"s": {name: STRENGTH[name[0]] for name in ids}})
     budget = Budget(tokens=9, rank="s", draw={"gumbel": {"temperature": TEMPERATURE}})
     noisy = scores_of(ordered(corpus, directory, budget, columns)).reshape(RACES, len(STRENGTH))

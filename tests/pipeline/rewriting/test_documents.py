@@ -22,7 +22,7 @@ from penstock.errors import CompletionError, InputError, ScoringError, SelectorE
 from penstock.jobs.curate import Curated, curate, inspect
 from penstock.jobs.report import write_report
 from penstock.jobs.why import fates_of
-from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.rewriting import answers as answers_module
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
@@ -99,7 +99,7 @@ def space(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def corpus(tmp_path: Path, space: Workspace) -> Artefact:
     write_jsonl(tmp_path / "pool" / "a.jsonl", documents(120, seed=4))
-    return make_corpus(recipe_of(tmp_path, 1000), space, ONE, UNIT_BYTES)
+    return make_corpus(CorpusSettings.of(recipe_of(tmp_path, 1000), UNIT_BYTES), space, ONE)
 
 
 def rewrite(rewriter: Any, server: Server, name: str = "echo", **given: Any) -> Rewrite:
@@ -246,7 +246,7 @@ def test_the_same_bytes_in_whatever_order_answers_come(
     alone = rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE)
     server.slowness = 0.003
     other = Workspace(tmp_path / "other")
-    again = make_corpus(recipe_of(tmp_path, 1000), other, ONE, UNIT_BYTES)
+    again = make_corpus(CorpusSettings.of(recipe_of(tmp_path, 1000), UNIT_BYTES), other, ONE)
     with closing(LocalRunner(workers)) as runner:
         made = rewrite_corpus(rewrite(Echo(), server, concurrency=9), again, other, runner)
     assert made.digest == alone.digest

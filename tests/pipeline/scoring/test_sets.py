@@ -15,7 +15,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import ScoringError, SelectorError
 from penstock.hashing import hash_ids, mix
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner, RayRunner
 from penstock.pipeline.scoring import sets
 from penstock.pipeline.scoring.embeddings import read_vectors
@@ -117,7 +117,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def corpus(pool: Path) -> Artefact:
     with closing(LocalRunner(1)) as runner:
-        return make_corpus(recipe_of(pool), Workspace(pool / "work"), runner, unit_bytes=4000)
+        return make_corpus(
+            CorpusSettings.of(recipe_of(pool), 4000), Workspace(pool / "work"), runner
+        )
 
 
 def made(corpus: Artefact, work: Path, runner: Any, **selectors: Any) -> dict[str, np.ndarray]:
