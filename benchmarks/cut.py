@@ -1,9 +1,9 @@
 """The cut under a token budget: our radix search against DuckDB's sort and window, on two cores.
 
 Both get the same rows (score, hash, source, tokens) and leave the same table as Parquet: which
-documents fill a budget of a tenth of the pool's tokens, the last one shortened, each with its rank.
-Ours is the product's own path from the orders on: plan by bytes, candidates, search by tokens,
-exact ranks, one file a unit; only the tokenizer is left out, token counts being given. DuckDB sorts
+documents fill a budget of a tenth of the pool's tokens, the last one shortened. Ours is the
+product's own path from the orders on: plan by bytes, candidates, search by tokens, one file a unit;
+only the tokenizer is left out, token counts being given. DuckDB sorts
 and sums over a window, ``threads=2``, ``memory_limit='4GB'``, from Parquet files and from a table
 of its own, and is given the better of the two.
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,14 +35,14 @@ import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import FileRecord
+from penstock.artefact import Draft, FileRecord
 from penstock.pipeline.cut import write_units
 from penstock.pipeline.cutting.budget import Quota
+from penstock.pipeline.cutting.candidates import Candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
 from penstock.pipeline.cutting.radix import Order, order_bits
-from penstock.pipeline.cutting.search import Search
+from penstock.pipeline.cutting.search import BudgetSearch
 from penstock.pipeline.runner import LocalRunner, Runner
-from penstock.pipeline.tokens import Wanted
 from penstock.pipeline.units import Unit
 
 LENGTH = 2048
@@ -79,7 +80,7 @@ def main() -> None:
         "peer": round(pool.rows / seconds[form] / 1e6, 2),
         "ratio": round(statistics.median(ratios), 2),
         "checked": f"{taken:,} of {pool.rows:,} documents in {pool.groups} group(s): unit, row, "
-        f"rank and tokens {'equal' if equal else 'DIFFERENT'}; the peer reads its {form}",
+        f"score and tokens {'equal' if equal else 'DIFFERENT'}; the peer reads its {form}",
         "seconds": seconds,
         "memory_gib": {
             name: {
@@ -191,7 +192,7 @@ class Pool:
 
 
 def _tokens(ordered: OrderedUnit) -> Path:
-    return Path(str(ordered.place)).with_suffix(".npy")
+    return Path(str(ordered.path)).with_suffix(".npy")
 
 
 def _splitmix(state: np.ndarray) -> np.ndarray:
@@ -227,48 +228,54 @@ def _timed(work: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Given:
-    """Token counts that are known, in the place of the token store."""
+class KnownTokens:
+    """Writes tables of candidates from token counts that are known, in place of a token store."""
 
     orders: list[OrderedUnit]
-    bytes_per_token: float = BYTES_PER_TOKEN
 
-    def add(self, wanted: Wanted, runner: Runner) -> int:
-        for _ in runner.run(_tell, self.orders, wanted):
+    def __call__(self, candidates: Candidates, runner: Runner) -> None:
+        for _ in runner.run(_write_table, self.orders, candidates):
             pass
-        return 0
 
 
-def _tell(ordered: OrderedUnit, wanted: Wanted) -> None:
-    rows = wanted.rows(ordered.unit)
+def _write_table(ordered: OrderedUnit, candidates: Candidates) -> None:
+    rows = candidates.rows(ordered.unit)
     tokens = np.load(_tokens(ordered), mmap_mode="r")
-    wanted.sized(ordered.unit, rows, tokens[rows].astype(np.int64))
+    candidates.write(ordered.unit, rows, tokens[rows].astype(np.int64))
 
 
 def _ours(pool: Pool, runner: Runner) -> None:
     orders = pool.orders
     quotas = [
-        Quota(name=str(number), sequences=size // LENGTH, pool_bytes=10**18, pool_documents=0)
+        Quota(name=str(number), tokens=size, pool_bytes=10**18, pool_documents=0)
         for number, size in enumerate(pool.quotas)
     ]
-    scratch = pool.directory / "scratch"
-    found = Search(orders, quotas, LENGTH, Given(orders), runner, scratch).cutoffs(False)
-    for _ in write_units(orders, found, scratch, pool.directory / "ours", runner, carried=()):
-        pass
+    search = BudgetSearch(
+        orders=orders,
+        quotas=quotas,
+        length=LENGTH,
+        bytes_per_token=BYTES_PER_TOKEN,
+        write_candidates=KnownTokens(orders),
+        runner=runner,
+        directory=pool.directory / "scratch",
+    )
+    found = search.cutoffs(allow_short=False)
+    ours = pool.directory / "ours"
+    shutil.rmtree(ours, ignore_errors=True)  # else the draft would find its parts done
+    write_units(orders, found, Draft(ours, {}), runner, carried=())
 
 
 _PEER = """
 copy (
     with filled as (
-        select *, sum(tokens) over fill - tokens as before, {rank_here} as rank
+        select *, sum(tokens) over fill - tokens as before
         from {source}
         window fill as ({partition} order by score desc, tie desc
                         rows between unbounded preceding and current row)
     ), taken as (
         select *, list_value({quotas})[grp + 1] as quota from filled where before < quota
     )
-    select unit, row, score, {rank_then} as rank, 1::float as weight,
-           least(tokens, quota - before) as tokens, grp as "group"
+    select unit, row, score, least(tokens, quota - before) as tokens, grp as "group"
     from taken
 ) to '{target}' (format parquet, compression zstd)
 """
@@ -276,12 +283,9 @@ copy (
 
 def _peer(pool: Pool, form: str) -> None:
     own = form == "table"
-    one = pool.groups == 1  # then the rank comes from the same sort
     statement = _PEER.format(
         source="pool" if own else f"'{pool.directory}/peer/*.parquet'",
-        partition="" if one else "partition by grp",
-        rank_here="row_number() over fill" if one else "0",
-        rank_then="rank" if one else "row_number() over (order by score desc, tie desc)",
+        partition="" if pool.groups == 1 else "partition by grp",
         quotas=", ".join(map(str, pool.quotas)),
         target=pool.directory / f"{form}.parquet",
     )
@@ -324,7 +328,7 @@ def _measured(name: str, pool: Pool) -> dict[str, Any]:
 
 def _compared(pool: Pool, form: str) -> tuple[int, bool]:
     """Documents taken, and whether both took the same, unit by unit."""
-    columns = ["unit", "row", "rank", "tokens"]
+    columns = ["unit", "row", "score", "tokens"]
     peer = pq.read_table(pool.directory / f"{form}.parquet", columns=columns)
     peer = peer.sort_by([("unit", "ascending"), ("row", "ascending")])
     start, equal = 0, True

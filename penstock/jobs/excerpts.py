@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.hashing import hash_ids, mix
 from penstock.jobs.curate import Curated
+from penstock.pipeline.cutting.ranks import first_ranked
 from penstock.pipeline.units import Unit, units_of
 
 __all__ = ["Excerpt", "excerpt", "first_taken", "some_left"]
@@ -38,14 +38,10 @@ def excerpt(text: str, length: int = 240) -> str:
 
 
 def first_taken(curated: Curated, count: int) -> list[Excerpt]:
-    """The ``count`` documents of the highest ranks."""
-    best: list[tuple[int, int, int]] = []
+    """Read the ``count`` documents that the cut takes first, in the order of their ranks."""
     units = units_of(curated.corpus)
-    for unit, record in zip(units, curated.cut.files):
-        table = pq.read_table(curated.cut.verified(record), columns=["row", "rank"])
-        few = table.filter(pc.less_equal(table.column("rank"), count)).to_pylist()
-        best.extend((entry["rank"], unit.number, entry["row"]) for entry in few)
-    return [_look(units[number], row, rank) for rank, number, row in sorted(best)]
+    first = first_ranked(curated.cut, count)
+    return [_look(units[number], row, rank) for rank, (number, row) in enumerate(first, 1)]
 
 
 def some_left(curated: Curated, count: int) -> list[Excerpt]:

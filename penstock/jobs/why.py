@@ -15,6 +15,7 @@ from penstock.artefact import Artefact
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.jobs.provenance import Origins, part_of
+from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, generations, units_of
 
@@ -123,10 +124,11 @@ def _choice(curated: Curated, unit: Unit, row: int, source: str) -> dict[str, An
     length = curated.recipe.shards.sequence_length
     offset = sum(item["tokens"] for item in facts["groups"][:group]) // length
     first, last = start // length, (start + entry["tokens"] - 1) // length
+    rank = rank_of(cut, unit.number, row)
     return {
         "fate": "taken",
-        "why": f"rank {entry['rank']:,} of {facts['documents']:,} taken",
-        "rank": entry["rank"],
+        "why": f"rank {rank:,} of {facts['documents']:,} taken",
+        "rank": rank,
         "tokens": entry["tokens"],
         "sequences": [offset + first, offset + last],
         "shards": _shards_with(curated, offset + first, offset + last),

@@ -1,24 +1,25 @@
-"""The accounting of an artefact: what went in is what came out, or nothing is published."""
+"""Accounting of an artefact: it is published only if all counts add up."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.artefact import FileRecord
 from penstock.errors import ArtefactError
 
-__all__ = ["Tally", "check_sum"]
+__all__ = ["RecordTally", "check_sum", "sum_by_source"]
 
 
 def check_sum(place: str, whole: tuple[str, int], parts: Mapping[str, int]) -> None:
-    """Refuse counts that do not add up.
+    """Check that counts add up.
 
     Args:
-        place: What was counted, for the message.
-        whole: Its name and count.
-        parts: Names and counts of what it was divided into.
+        place: The artefact or unit that was counted, for the message.
+        whole: Name and count of the whole.
+        parts: Names and counts of the parts.
 
     Raises:
         ArtefactError: The parts are not the whole.
@@ -27,26 +28,44 @@ def check_sum(place: str, whole: tuple[str, int], parts: Mapping[str, int]) -> N
     if count != sum(parts.values()):
         listed = " + ".join(f"{number:,} {part}" for part, number in parts.items()) or "0"
         raise ArtefactError(
-            f"{place}: {count:,} {name}, but {listed} = {sum(parts.values()):,}: documents were "
-            "lost or counted twice, and nothing was published; run again, and report it if it "
-            "comes back"
+            "documents were lost or counted twice, and nothing was published",
+            file=place,
+            expected=f"{count:,} {name}",
+            got=f"{listed} = {sum(parts.values()):,}",
+            fix="run again, and report it if it comes back",
         )
 
 
+def sum_by_source(
+    records: Iterable[FileRecord], before: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, dict[str, int]]:
+    """Add up the counts that files have of each source, in the order of the sources' names.
+
+    Args:
+        records: Each has the counts of its file in its fact ``sources``.
+        before: Counts to add to.
+    """
+    sums = {source: Counter(counts) for source, counts in (before or {}).items()}
+    for record in records:
+        for source, counts in record.facts["sources"].items():
+            sums.setdefault(source, Counter()).update(counts)
+    return {source: dict(counts) for source, counts in sorted(sums.items())}
+
+
 @dataclass(slots=True)
-class Tally:
-    """What became of the records that were read."""
+class RecordTally:
+    """Counts of the records that were read, by their fate."""
 
     read: int = 0
     added: int = 0
-    """By rewriters."""
+    """Documents that rewriters added."""
     kept: int = 0
     quarantined: int = 0
     dropped_by: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Tally:
-        """From :meth:`facts`."""
+    def of(cls, facts: Mapping[str, Any]) -> RecordTally:
+        """Read the counts from :meth:`facts`."""
         return cls(
             read=facts["read"],
             added=facts.get("added", 0),
@@ -55,8 +74,8 @@ class Tally:
             dropped_by=Counter(facts["dropped_by"]),
         )
 
-    def add(self, other: Tally) -> None:
-        """Count another's records too."""
+    def add(self, other: RecordTally) -> None:
+        """Add the counts of another tally."""
         self.read += other.read
         self.added += other.added
         self.kept += other.kept
@@ -64,14 +83,14 @@ class Tally:
         self.dropped_by.update(other.dropped_by)
 
     def check(self, place: str) -> None:
-        """read + added = kept + dropped + quarantined; raises as :func:`check_sum`."""
+        """Check that read + added = kept + dropped + quarantined; raises as :func:`check_sum`."""
         parts = {"kept": self.kept, "quarantined": self.quarantined}
         dropped = {f"dropped ({rule})": count for rule, count in self.dropped_by.items()}
         what = "records read and documents added" if self.added else "records read"
         check_sum(place, (what, self.read + self.added), {**parts, **dropped})
 
     def facts(self) -> dict[str, Any]:
-        """For a manifest; ``added`` only where there are some."""
+        """Return the counts for a manifest; ``added`` only where it is not 0."""
         return {
             "read": self.read,
             **({"added": self.added} if self.added else {}),

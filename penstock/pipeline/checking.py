@@ -1,10 +1,10 @@
-"""Whether what was made before is still what was recorded, before it is handed over again.
+"""Verify an artefact that was found, before it is used again.
 
-What a run makes was hashed as it was written. What it finds may have lain there for a year, so on
+Files that a run makes are hashed as they are written. Files that it finds may be a year old, so on
 a file system every byte is compared, by all workers, at 1.6 GB/s a core. In a store only names and
-sizes are, for a thousand files a request: a store replaces objects whole and keeps checksums of
-its own, and fetching all shards to one's machines is more than a second look should cost. Who
-reads them, as our trainer, compares their bytes there too.
+sizes are compared, a thousand files a request: a store replaces objects whole and keeps checksums
+of its own, and downloading all shards costs too much for a check. Readers of the shards, as the
+trainer, compare the bytes there, too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from penstock.storage import AnyPath, is_remote
 
 __all__ = ["check_files"]
 
-_HERE = 256 << 20
-"""Bytes in all that the driver compares by itself: workers take as long to start."""
+_IN_DRIVER = 256 << 20
+"""Bytes in all up to which the driver compares the files itself: workers take as long to start."""
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _ArtefactFile:
     artefact: AnyPath
     record: FileRecord
 
@@ -40,8 +40,8 @@ def check_files(artefact: Artefact, runner: Runner) -> None:
     artefact.check_sizes()
     if is_remote(artefact.path):
         return
-    files = [_File(artefact.path, record) for record in artefact.files]
-    if sum(record.bytes for record in artefact.files) <= _HERE:
+    files = [_ArtefactFile(artefact.path, record) for record in artefact.files]
+    if sum(record.bytes for record in artefact.files) <= _IN_DRIVER:
         for file in files:
             _compare(file, None)
         return
@@ -49,5 +49,5 @@ def check_files(artefact: Artefact, runner: Runner) -> None:
         pass
 
 
-def _compare(file: _File, _: object) -> None:
-    Artefact(file.artefact, {}, ()).verified(file.record)
+def _compare(file: _ArtefactFile, _: object) -> None:
+    file.record.verified(file.artefact)

@@ -1,9 +1,9 @@
-"""Corpus to columns: a float32 for every document, from each selector that was asked for.
+"""The columns stage: a float32 score for every document, from each selector of a recipe.
 
 A selector is fitted once (the *model*, an artefact of its own) and then scores every document of
 every unit, row-aligned with the unit. All scorers that have no column yet share one pass over the
-text; a set selector sees vectors, which are an artefact that all of them share. Columns are what a
-cut reads; cutting again at another budget touches no text.
+text; set selectors read vectors, an artefact that all of them share. A cut reads columns alone, so
+cutting again at another budget reads no text.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ __all__ = ["Column", "in_dependence", "make_columns"]
 
 VERSION = 1
 
+_COUNTED = ("documents", "excluded")
+
 
 def make_columns(
     columns: Sequence[Column],
@@ -35,7 +37,7 @@ def make_columns(
     seed: int,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Artefact]:
-    """A column for each selector, found or made.
+    """Find or make the column of each selector.
 
     Raises:
         SelectorError: A selector cannot be fitted on this sample and target.
@@ -58,7 +60,7 @@ def make_columns(
     if scorers:
         score_documents(drafts, scorers, units, _embedded(scorers, models), runner, progress)
     for name, draft in drafts.items():
-        finished[name] = _published(draft, units, corpus)
+        finished[name] = _publish(draft, units, corpus)
     for column in in_dependence(columns):
         if is_set_selector(column.selector):
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
@@ -69,10 +71,10 @@ def make_columns(
 
 
 def in_dependence(columns: Sequence[Column]) -> list[Column]:
-    """The columns in an order in which each comes after the one that it is made from.
+    """Sort columns so that each comes after the column that it is made from.
 
     Raises:
-        SelectorError: A column that is named is not there, or depends on itself.
+        SelectorError: A column that is named does not exist, or depends on itself.
     """
     known = {column.name: column for column in columns}
     ordered: dict[str, Column] = {}
@@ -83,16 +85,18 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
             if upon in path:
                 circle = " -> ".join(each.name for each in [*path, upon])
                 raise SelectorError(
-                    f"select.{upon.name}.quality: expected a column that does not depend on this "
-                    f"one, got {circle}"
+                    key=f"select.{upon.name}.quality",
+                    expected="a column that does not depend on this one",
+                    got=circle,
                 )
             path.append(upon)
             if upon.quality is None:
                 break
             if upon.quality not in known:
                 raise SelectorError(
-                    f"select.{upon.name}.quality: expected the name of another selector of the "
-                    f"recipe, got {upon.quality!r}"
+                    key=f"select.{upon.name}.quality",
+                    expected="the name of another selector of the recipe",
+                    got=f"{upon.quality!r}",
                 )
             upon = known[upon.quality]
         ordered.update({each.name: each for each in reversed(path)})
@@ -100,7 +104,7 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
 
 
 def _embedded(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
-    """The vectors of each column whose scorer looks at some."""
+    """Find or make the vectors of each column whose scorer reads vectors."""
     found: dict[str, Artefact] = {}
     for column in columns:
         if isinstance(column.selector, EmbeddingScorer) and column.selector.embeds is not None:
@@ -136,13 +140,13 @@ def _set_column(
         models.seed,
         models.progress,
     )
-    return _published(draft, units, models.corpus)
+    return _publish(draft, units, models.corpus)
 
 
 def _draft(
     column: Column, models: Models, inputs: Mapping[str, Any]
 ) -> tuple[Artefact | None, Draft | None]:
-    """A column that is finished, or one to go on with, whose selector is then loaded."""
+    """Find a finished column, or open a draft of it and load its selector's model."""
     model = models.fitted(column)
     inputs = {"corpus": models.corpus.fingerprint, "model": model.fingerprint, **inputs}
     config = {"selector": column.name}
@@ -153,12 +157,13 @@ def _draft(
     return None, models.workspace.draft("columns", VERSION, config, inputs)
 
 
-def _published(draft: Draft, units: Sequence[Unit], corpus: Artefact) -> Artefact:
-    done = [record for unit in units for record in draft.done(unit.name) or ()]
-    counts = {key: sum(record.facts[key] for record in done) for key in ("documents", "excluded")}
+def _publish(draft: Draft, units: Sequence[Unit], corpus: Artefact) -> Artefact:
+    parts = [unit.name for unit in units]
+    records = draft.files(parts)
+    counts = {key: sum(record.facts[key] for record in records) for key in _COUNTED}
     check_sum(
         f"{draft.path}",
         ("documents kept in the corpus", corpus.facts["documents"]["kept"]),
         {"scored": counts["documents"] - counts["excluded"], "excluded": counts["excluded"]},
     )
-    return draft.publish([unit.name for unit in units], counts)
+    return draft.publish(parts, counts)

@@ -1,13 +1,13 @@
-"""Files to corpus: read, quarantine, drop duplicates, write units.
+"""The corpus stage: read input files, quarantine bad records, drop duplicates, write units.
 
-Inputs are read twice rather than kept in between. The first pass leaves a hash of each document's
-normalised text and counts records and lines; duplicates are found among the hashes; the second
-pass writes what stays. Reading is cheap (about 300 MB/s a core decompressed) next to a second
-copy of the text. Both passes work on splits, parts of the input of about one unit, so one large
-file is read by many workers and a resume goes on inside it.
+Inputs are read twice; no copy is kept in between. The first pass writes a hash of each document's
+normalised text and counts records and lines; duplicates are found among the hashes; the second pass
+writes the documents that are kept. Reading is cheap (about 300 MB/s a core decompressed) next to a
+second copy of the text. Both passes work on splits, parts of the input of about one unit, so one
+large file is read by many workers, and a resumed run goes on inside it.
 
-Every record has a fate: kept in a unit, dropped with the rule that dropped it, or quarantined
-with its error and its bytes. A worker holds a row group and a document, however large its split.
+Every record has one fate: kept in a unit, dropped by a named rule, or quarantined with its error
+and its bytes. A worker holds a row group and a document, for a split of any size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
-from penstock.pipeline.accounting import Tally, check_sum
+from penstock.pipeline.accounting import RecordTally, check_sum
+from penstock.pipeline.cleaning.dropped import Dropped, Quarantine
 from penstock.pipeline.cleaning.duplicates import (
     Hashes,
     Range,
@@ -30,12 +31,11 @@ from penstock.pipeline.cleaning.duplicates import (
     normalise,
     ranges_for,
 )
-from penstock.pipeline.cleaning.fates import Dropped, Quarantine
 from penstock.pipeline.reading.digests import hash_inputs, stamp
 from penstock.pipeline.reading.inputs import Input, find_inputs
 from penstock.pipeline.reading.records import Bad, Record
 from penstock.pipeline.reading.spans import Extent
-from penstock.pipeline.reading.splits import Piece, Split, plan_splits
+from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import UNIT_BYTES, UnitWriter
 from penstock.recipe import Clean, Recipe
@@ -47,9 +47,9 @@ STAGE = "corpus"
 VERSION = 2
 
 _CAP_TIMES, _CAP_PLUS = 4, 2**20
-"""A line is read up to this many times ``max_document_bytes`` and this more: room for escapes and
-for other fields. (Were every character of the largest document written as ``\\u0041``, six bytes
-for one, it would be over the cap and quarantined.)"""
+"""A line is read up to this many times ``max_document_bytes`` and this much more: room for escapes
+and for other fields. (A largest document with every character written as ``\\u0041``, six bytes
+for one, would be over the cap and quarantined.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class CorpusSettings:
 
     inputs: tuple[Input, ...]
     """The files, found and not yet hashed."""
-    clean: Clean = Clean()
+    clean: Clean
     unit_bytes: int = UNIT_BYTES
     """Bytes of text after which a unit ends. No key of a recipe sets it; tests do."""
 
@@ -79,13 +79,13 @@ class CorpusSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
-    """What every task of this stage is told."""
+    """The state that every task of the stage shares."""
 
     directory: AnyPath
     clean: Clean
     unit_bytes: int
     ranges: Range | None = None
-    """Where repeats were found; None before they are, or where they stay."""
+    """The ranges in which repeats were found; None before that, and without deduplication."""
 
     @property
     def cap(self) -> int:
@@ -109,14 +109,14 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
         splits = plan_splits(inputs, draft.path, unit_bytes, runner)
         parts = [split.part for split in splits]
         if clean.dedup.exact and any(draft.done(part) is None for part in parts):
-            splits = _surveyed(splits, stage, draft, runner)
-            stage = replace(stage, ranges=_compared(splits, draft, runner))
+            splits = _run_hash_pass(splits, stage, draft, runner)
+            stage = replace(stage, ranges=_find_duplicates(splits, draft, runner))
         left = [split for split in splits if draft.done(split.part) is None]
         for index, files in runner.run(_write_split, left, stage):
             draft.record(left[index].part, files)
         facts = _facts(draft, parts)
         if not facts["documents"]["kept"]:
-            raise InputError(_nothing_kept(facts["documents"]))
+            raise _nothing_kept(facts["documents"])
         return draft.publish(parts, facts)
 
     return workspace.make(STAGE, VERSION, settings.config(), names, work)
@@ -127,18 +127,18 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
 
 @dataclass(slots=True)
 class _Judged:
-    """A record of a split, with what can be said of it by itself."""
+    """A record of a split, with the verdict that depends on it alone."""
 
-    piece: Piece
+    piece: InputPiece
     record: Record | Bad
     size: int = 0
     """Bytes of a good record's text in UTF-8."""
     rule: str | None = None
-    """The rule that drops it."""
+    """The rule that drops it, or None."""
 
 
-def _judged(split: Split, stage: _Stage, extents: list[Extent]) -> Iterator[_Judged]:
-    """The records of a split, in order; ``extents`` gets what was found in each piece."""
+def _judge_records(split: Split, stage: _Stage, extents: list[Extent]) -> Iterator[_Judged]:
+    """Yield the records of a split, in order; ``extents`` gets the counts of each piece."""
     limit = stage.clean.max_document_bytes
     for piece in split.pieces:
         _check_unchanged(piece.item)
@@ -165,11 +165,11 @@ def _judged(split: Split, stage: _Stage, extents: list[Extent]) -> Iterator[_Jud
 
 def _check_unchanged(item: Input) -> None:
     if stamp(item.path) != item.stamp:
-        raise InputError(f"{item.path}: changed since its bytes were hashed; run again")
+        raise InputError("changed since its bytes were hashed", file=item.path, fix="run again")
 
 
-def _refused(piece: Piece, record: Record, error: str) -> Bad:
-    """With the whole record in ASCII, which lone surrogates survive."""
+def _refused(piece: InputPiece, record: Record, error: str) -> Bad:
+    """Make a bad record of the whole record in ASCII, which keeps lone surrogates."""
     place = piece.span.place(piece.reader.noun, record.number)
     return Bad(place, error, json.dumps(asdict(record)).encode())
 
@@ -177,8 +177,10 @@ def _refused(piece: Piece, record: Record, error: str) -> Bad:
 # -- the first pass ---------------------------------------------------------------------------
 
 
-def _surveyed(splits: Sequence[Split], stage: _Stage, draft: Draft, runner: Runner) -> list[Split]:
-    """The splits with what the first pass counted in them; their hashes are in scratch."""
+def _run_hash_pass(
+    splits: Sequence[Split], stage: _Stage, draft: Draft, runner: Runner
+) -> list[Split]:
+    """Run the first pass; returns the splits with its counts. The hashes are in scratch."""
     fresh = [split for split in splits if draft.done(f"hashes-{split.part}") is None]
     for index, record in runner.run(_hash_split, fresh, stage):
         draft.record(f"hashes-{fresh[index].part}", [record])
@@ -199,11 +201,11 @@ def _surveyed(splits: Sequence[Split], stage: _Stage, draft: Draft, runner: Runn
 
 
 def _hash_split(split: Split, stage: _Stage) -> FileRecord:
-    """The first pass over a split: hashes of what may be kept, and counts."""
+    """Hash the texts of a split that may be kept, and count its records."""
     hashes = Hashes()
     extents: list[Extent] = []
     read = 0
-    for judged in _judged(split, stage, extents):
+    for judged in _judge_records(split, stage, extents):
         if isinstance(judged.record, Record) and not judged.rule:
             hashes.add(read, judged.record.text)
         read += 1
@@ -211,8 +213,8 @@ def _hash_split(split: Split, stage: _Stage) -> FileRecord:
     return hashes.write(stage.directory, split.number, read=read, pieces=counts)
 
 
-def _compared(splits: Sequence[Split], draft: Draft, runner: Runner) -> Range:
-    """Leave in scratch which records repeat which; the first of the ranges this took."""
+def _find_duplicates(splits: Sequence[Split], draft: Draft, runner: Runner) -> Range:
+    """Find duplicates, written to scratch; returns the first of the ranges."""
     count = ranges_for(sum(split.read or 0 for split in splits))
     first = Range(number=0, ranges=count, splits=len(splits), draft=draft.path)
     for _ in runner.run(find_repeats, [replace(first, number=n) for n in range(count)]):
@@ -224,7 +226,7 @@ def _compared(splits: Sequence[Split], draft: Draft, runner: Runner) -> Range:
 
 
 def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
-    """The second pass over a split: units, the dropped, the quarantined."""
+    """Write a split: its units, its dropped documents and its quarantine."""
     repeats = None
     if stage.ranges is not None and split.read is not None:
         repeats = Repeats(stage.ranges, split.number, split.read)
@@ -235,7 +237,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
         Dropped(stage.directory, split.part, stage.clean.keep_dropped) as dropped,
         Quarantine(stage.directory, split.part) as quarantine,
     ):
-        for row, judged in enumerate(_judged(split, stage, [])):
+        for row, judged in enumerate(_judge_records(split, stage, [])):
             record, rule, of = judged.record, judged.rule, None
             read_of[judged.piece.input] += 1
             if isinstance(record, Bad):
@@ -255,7 +257,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
         check_sum(
             split.label, ("records in the first pass", split.read), {"in the second": row + 1}
         )
-    tally = Tally(
+    tally = RecordTally(
         read=row + 1,
         kept=sum(record.facts["documents"] for record in units.records),
         quarantined=quarantine.count,
@@ -270,7 +272,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
 
 
 def _name_of(text: str) -> str:
-    """The id of a document that has none: a hash of its text, so it is the same wherever found."""
+    """Make the id of a document that has none: a hash of its text, equal in any input."""
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
@@ -278,14 +280,14 @@ def _name_of(text: str) -> str:
 
 
 def _facts(draft: Draft, parts: Sequence[str]) -> dict[str, Any]:
-    """The accounting over all splits."""
-    whole = Tally()
+    """Add up the accounting of all splits."""
+    whole = RecordTally()
     sources: dict[str, dict[str, int]] = {}
     units = 0
     for part in parts:
         for record in draft.done(part) or ():
             if record.path.startswith("dropped-"):
-                whole.add(Tally.of(record.facts))
+                whole.add(RecordTally.of(record.facts))
             elif record.path.startswith("unit-"):
                 units += record.facts["documents"]
                 for source, tally in record.facts["sources"].items():
@@ -297,11 +299,13 @@ def _facts(draft: Draft, parts: Sequence[str]) -> dict[str, Any]:
     return {"documents": whole.facts(), "by_source": dict(sorted(sources.items()))}
 
 
-def _nothing_kept(documents: dict[str, Any]) -> str:
+def _nothing_kept(documents: dict[str, Any]) -> InputError:
     rules = documents["dropped_by"].items()
-    said = ", ".join(f"{count:,} by the rule {rule}" for rule, count in rules)
-    return (
-        f"corpus: no document is left of {documents['read']:,} read: "
+    by_rule = ", ".join(f"{count:,} by the rule {rule}" for rule, count in rules)
+    return InputError(
+        f"no document is left of {documents['read']:,} read: "
         f"{documents['quarantined']:,} quarantined, {documents['dropped']:,} dropped"
-        f"{f' ({said})' if said else ''}; check corpus.text and the files"
+        f"{f' ({by_rule})' if by_rule else ''}",
+        key="corpus",
+        fix="check corpus.text and the files",
     )

@@ -1,15 +1,16 @@
-"""Columns to cut: which documents fill the budget, to the token.
+"""The cut stage: columns to the documents that fill the budget, exactly.
 
-What stands above the cutoff of its group (:mod:`penstock.pipeline.cutting.search`) is taken whole,
-and the document on it is shortened, so that the cut is whole sequences, for each share. The driver
-holds numbers for each unit and group, and no document.
+Documents above the cutoff of their group (:mod:`penstock.pipeline.cutting.search`) are taken whole,
+and the document on it is shortened, so that each share of the cut is whole sequences. The driver
+holds numbers for each unit and group, and no document. Ranks are not stored; they are computed by
+:mod:`penstock.pipeline.cutting.ranks`.
 """
 
 from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,13 +21,12 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
-from penstock.pipeline.accounting import check_sum
+from penstock.pipeline.accounting import check_sum, sum_by_source
 from penstock.pipeline.cutting.budget import Quota, quotas_of
-from penstock.pipeline.cutting.candidates import Taken
-from penstock.pipeline.cutting.ordering import OrderedUnit, batches, make_orders
-from penstock.pipeline.cutting.radix import Cutoff, Order, score_of
-from penstock.pipeline.cutting.ranks import Ranks, make_ranks
-from penstock.pipeline.cutting.search import Found, Search
+from penstock.pipeline.cutting.candidates import write_candidates
+from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
+from penstock.pipeline.cutting.radix import Cutoff, score_of
+from penstock.pipeline.cutting.search import BudgetSearch, Found
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
@@ -36,7 +36,7 @@ from penstock.storage import AnyPath, atomic_file, remove_tree
 __all__ = ["CutSettings", "make_cut", "write_units"]
 
 STAGE = "cut"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class CutSettings:
 
     budget: Budget
     seed: int
-    """Of random ranks, ties and noise."""
+    """Seed of random ranks, ties and noise."""
     sequence_length: int
     """Tokens of a sequence: a cut is a whole number of them."""
 
@@ -94,29 +94,27 @@ def make_cut(
         # Of this attempt alone: one that lost the work directory removes no other's.
         scratch = draft.path / f"scratch-{uuid.uuid4().hex[:12]}"
         try:
-            orders = make_orders(
-                corpus,
-                columns,
-                budget,
-                settings.seed,
-                [quota.name for quota in quotas if quota.name is not None],
-                scratch,
-                runner,
+            groups = [quota.name for quota in quotas if quota.name is not None]
+            orders = make_orders(corpus, columns, budget, settings.seed, groups, scratch, runner)
+            search = BudgetSearch(
+                orders=orders,
+                quotas=quotas,
+                length=length,
+                bytes_per_token=tokens.bytes_per_token,
+                write_candidates=partial(write_candidates, store=tokens),
+                runner=runner,
+                directory=scratch,
             )
-            search = Search(orders, quotas, length, tokens, runner, scratch)
             found = search.cutoffs(budget.allow_short)
-            names = [ordered.unit.name for ordered in orders]
-            done = {name for name in names if draft.done(name) is not None}
-            for ordered, record in write_units(orders, found, scratch, draft.path, runner, done):
-                draft.record(ordered.unit.name, [record])
-            facts = _facts(draft, names, quotas, found.cutoffs, budget.tokens)
+            records = write_units(orders, found, draft, runner)
+            facts = _facts(draft, records, quotas, found.cutoffs, budget.tokens)
             pool = sum(ordered.unit.documents for ordered in orders)
             check_sum(
                 f"{draft.path}",
                 ("documents kept in the corpus", corpus.facts["documents"]["kept"]),
                 {"taken": facts["documents"], "left": pool - facts["documents"]},
             )
-            return draft.publish(names, facts)
+            return draft.publish([ordered.unit.name for ordered in orders], facts)
         finally:
             remove_tree(scratch)
 
@@ -127,37 +125,22 @@ def _refuse_unscored(columns: Mapping[str, Artefact]) -> None:
     for name, column in columns.items():
         if column.facts["excluded"] == column.facts["documents"]:
             raise BudgetError(
-                f"budget.rank: {name} excludes all {column.facts['documents']:,} documents of the "
-                f"pool (every score is NaN or infinite); mend select.{name}, or rank by another "
-                "column"
+                f"{name} excludes all {column.facts['documents']:,} documents of the pool (every "
+                "score is NaN or infinite)",
+                key="budget.rank",
+                fix=f"fix select.{name}, or rank by another column",
             )
 
 
 # -- choosing ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """A unit, and what it may take of the documents on the cutoffs."""
-
-    ordered: OrderedUnit
-    allowed: Sequence[int]
-    """Tokens, for each group."""
-
-    @property
-    def label(self) -> str:
-        return self.ordered.label
-
-    def taken(self, found: Found) -> Taken:
-        return found.candidates.read(self.ordered.unit).take(found.cutoffs, self.allowed)
-
-
 def _allowances(
     orders: Sequence[OrderedUnit], found: Found, runner: Runner
 ) -> Iterator[Sequence[int]]:
-    """For each unit, the tokens that each group may take there of documents on its cutoff.
+    """Yield, for each unit, the tokens that each group may take there of documents on its cutoff.
 
-    Where score and hash are equal to the last bit, the earlier document of the corpus goes first.
+    Where score and hash are equal to the last bit, the earlier document of the corpus is taken.
     """
     left = [cutoff.quota - cutoff.above for cutoff in found.cutoffs]
     if all(cutoff.inside <= 1 for cutoff in found.cutoffs):
@@ -174,53 +157,47 @@ def _tied_tokens(ordered: OrderedUnit, found: Found) -> list[int]:
     return found.candidates.read(ordered.unit).on_cutoff(prefixes)
 
 
-def _order_of(found: Found, choice: _Choice) -> Order:
-    return choice.taken(found).order
-
-
 # -- writing ----------------------------------------------------------------------------------
 
 
 def write_units(
     orders: Sequence[OrderedUnit],
     found: Found,
-    scratch: AnyPath,
-    directory: AnyPath,
+    draft: Draft,
     runner: Runner,
-    done: Collection[str] = (),
     carried: Sequence[str] = ("id", "source"),
-) -> Iterator[tuple[OrderedUnit, FileRecord]]:
-    """Rank what is taken and write it, unit by unit, in the order of completion.
+) -> list[FileRecord]:
+    """Write the documents that are taken: a file for each unit, recorded in the draft.
 
     Args:
         orders: All units.
-        found: The cutoffs, and the candidates in ``scratch``.
-        scratch: Readable and writable for every worker.
-        directory: Where the files of the cut go.
-        runner: Who does it.
-        done: Names of units whose files are there from an earlier attempt.
+        found: The cutoffs, and the candidates.
+        draft: Of the cut; units that an earlier attempt wrote are not written again.
+        runner: Runs a task for each unit.
         carried: Columns of the corpus that are repeated in the cut.
+
+    Returns:
+        The record of each unit's file, in the order of the units.
     """
-    choices = [_Choice(*both) for both in zip(orders, _allowances(orders, found, runner))]
-    left = iter(choices)
-    runs = [list(itertools.islice(left, len(batch))) for batch in batches(orders, runner.slots)]
-    ranks = make_ranks(runs, partial(_order_of, found), scratch, runner)
-    jobs = [job for job in zip(choices, ranks) if job[0].ordered.unit.name not in done]
-    for index, record in runner.run(_write_unit, jobs, _Writing(found, directory, carried)):
-        yield jobs[index][0].ordered, record
+    pairs = zip(orders, _allowances(orders, found, runner))
+    items = {pair[0].unit.name: pair for pair in pairs}
+    return draft.fill(runner.run, _write_unit, items, _CutWriting(found, draft.path, carried))
 
 
 @dataclass(frozen=True, slots=True)
-class _Writing:
+class _CutWriting:
+    """The state that every task of :func:`write_units` shares."""
+
     found: Found
     directory: AnyPath
     carried: Sequence[str]
 
 
-def _write_unit(job: tuple[_Choice, Ranks], shared: _Writing) -> FileRecord:
-    choice, ranks = job
-    unit = choice.ordered.unit
-    taken = choice.taken(shared.found)
+def _write_unit(item: tuple[OrderedUnit, Sequence[int]], shared: _CutWriting) -> FileRecord:
+    """Write the file of a unit, given the tokens that each group may take on its cutoff."""
+    ordered, allowed = item
+    unit = ordered.unit
+    taken = shared.found.candidates.read(unit).take(shared.found.cutoffs, allowed)
     scores = score_of(taken.order.key)
     count = len(taken.row)
     columns = {
@@ -228,8 +205,6 @@ def _write_unit(job: tuple[_Choice, Ranks], shared: _Writing) -> FileRecord:
         "row": taken.row,
         **_carried(unit, taken.row, shared.carried),
         "score": scores,
-        "rank": ranks.read(),
-        "weight": np.ones(count, dtype=np.float32),
         "tokens": taken.tokens,
         "group": taken.order.group,
     }
@@ -240,7 +215,7 @@ def _write_unit(job: tuple[_Choice, Ranks], shared: _Writing) -> FileRecord:
             table,
             sink,
             compression="zstd",
-            use_dictionary=["unit", "source", "weight", "group"],
+            use_dictionary=["unit", "source", "group"],
             write_statistics=False,
         )
     tokens = np.zeros(max(1, int(taken.order.group.max(initial=0)) + 1), dtype=np.int64)
@@ -273,18 +248,12 @@ def _by_source(table: pa.Table) -> dict[str, dict[str, int]]:
 
 def _facts(
     draft: Draft,
-    names: Sequence[str],
+    records: Sequence[FileRecord],
     quotas: Sequence[Quota],
     cutoffs: Sequence[Cutoff],
     requested: int,
 ) -> dict[str, Any]:
-    records = [record for name in names for record in draft.done(name) or ()]
-    by_source: dict[str, dict[str, int]] = {}
-    for record in records:
-        for source, counts in record.facts["sources"].items():
-            total = by_source.setdefault(source, {"documents": 0, "tokens": 0})
-            total["documents"] += counts["documents"]
-            total["tokens"] += counts["tokens"]
+    by_source = sum_by_source(records)
     delivered = [min(cutoff.quota, cutoff.total) for cutoff in cutoffs]
     check_sum(
         f"{draft.path}",
@@ -299,6 +268,6 @@ def _facts(
         "groups": [
             {"source": quota.name, "tokens": tokens} for quota, tokens in zip(quotas, delivered)
         ],
-        "by_source": dict(sorted(by_source.items())),
+        "by_source": by_source,
         "lowest_score": min(lowest, default=None),
     }

@@ -1,8 +1,8 @@
-"""Rows in a file by group, of which a reader fetches only the groups it wants.
+"""Files of rows sorted by group, of which a reader fetches single groups.
 
-The scratch of a shuffle: a first task leaves its rows sorted by the group they belong to, a second
-reads one group from each first task's file. The file is the number of groups, where each begins,
-and the rows, in little-endian bytes; a group costs two small reads, also of a remote file.
+They are the scratch of a shuffle: a first task writes its rows sorted by group, a second task reads
+one group from the file of each first task. A file has the number of groups, the offset of each, and
+the rows, in little-endian bytes. Reading a group takes two small reads, also of a remote file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WIDTH = 8
 
 
 def grouped_bytes(rows: np.ndarray, groups: np.ndarray, count: int) -> tuple[bytes, bytes]:
-    """Header and body of a file.
+    """Encode rows as the header and body of a file.
 
     Args:
         rows: (n,) of any record type, sorted by group.
@@ -29,7 +29,7 @@ def grouped_bytes(rows: np.ndarray, groups: np.ndarray, count: int) -> tuple[byt
 
 
 def read_groups(where: AnyPath, dtype: np.dtype, first: int, last: int | None = None) -> np.ndarray:
-    """The rows of groups ``first`` up to but not including ``last``; one group by default."""
+    """Read the rows of groups ``first`` up to but not including ``last``; one by default."""
     last = first + 1 if last is None else last
     width = (last - first + 1) * _WIDTH
     head = _read(where, 0, _WIDTH, (1 + first) * _WIDTH, width)

@@ -1,10 +1,10 @@
-"""Who does the work: one protocol, worker processes on this machine, tasks and actors on Ray.
+"""Runners: one protocol for parallel work, by local worker processes or by Ray tasks and actors.
 
-A stage hands a runner a module-level function and a list of small items; the runner calls
-``function(item, state)`` for each, side by side, and yields results as they complete. What a
-function writes and returns may depend on its item and the state alone, so that every runner
-leaves the same bytes, and so that an item can be done again, even twice at once. Results are small
-records, never tables. What is done about failures is in :mod:`penstock.pipeline.runners.schedule`.
+A stage gives a runner a module-level function and a list of small items. The runner calls
+``function(item, state)`` for each item, in parallel, and yields results as they complete. The
+output of a function must depend on its item and the state alone: then every runner leaves the same
+bytes, and an item can be run again, even twice at once. Results are small records, never tables.
+Failures are handled in :mod:`penstock.pipeline.runners.schedule`.
 
 Why not Ray Data: over 16 files on two CPUs it took 2.6 s warm where a ``ray.wait`` loop over tasks
 took 0.2-0.65 s, and it neither keeps row order through a write nor resumes a whole pipeline.
@@ -27,16 +27,16 @@ Result = TypeVar("Result")
 
 
 class Runner(Protocol):
-    """Calls a function for many items, wherever there is room."""
+    """Runs a function for many items in parallel."""
 
     name: str
 
     usage: Usage
-    """What the work has cost so far."""
+    """Counters of the work so far."""
 
     @property
     def slots(self) -> int:
-        """Items that can be worked on at once."""
+        """Items that can run at the same time."""
         ...
 
     def run(
@@ -44,42 +44,42 @@ class Runner(Protocol):
         function: Callable[[Any, Any], Result],
         items: Sequence[Any],
         shared: Any = None,
-        setup: Callable[[Any], Any] | None = None,
+        keep_state: bool = False,
         needs: Resources | None = None,
         ordered: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         """Yield ``(index, function(items[index], state))`` in the order of completion.
 
-        Errors of the network and of busy stores are waited for; an item whose worker was lost is
-        done again, three times. An item that fails for good does not stop the others.
+        A transient error of the network or of a store is retried. An item whose worker was lost
+        is run again, at most three times in all. An item that fails does not stop the others.
 
         Args:
             function: Module-level; called with an item and the state.
             items: Small and picklable. An item, or the first element of one, may have a ``label``
-                by which messages call it.
-            shared: Travels once to each node; it is the state where there is no ``setup``. Its
-                arrays are shared by the workers of a node, and read-only in them.
-            setup: ``setup(shared)`` makes the state, once in each worker, for work that keeps a
-                model loaded.
-            needs: Of each worker; a CPU by default.
-            ordered: The caller wants the results in the items' order and has no use for some of
-                them: little is done ahead of the first unfinished item, and the first failure ends
-                the run. Results still come as they complete; see :func:`in_order`.
+                that names it in messages.
+            shared: The state. It is sent once to each node; its arrays are shared by the workers
+                of a node, and read-only in them.
+            keep_state: Whether a worker must not be given up between items, because it has loaded
+                a model: on Ray an actor, not a task.
+            needs: Resources of each worker; one CPU by default.
+            ordered: The caller needs all results, in the items' order: few items are started
+                ahead of the first unfinished one, and the first failure ends the run. Results are
+                still yielded as they complete; see :func:`in_order`.
 
         Raises:
-            Exception: After the last result, what the first item that failed raised; at once,
-                what ``setup`` raised.
-            WorkerError: An item was the end of three workers.
+            Exception: After the last result, the error of the first item that failed; at once,
+                an error in unpickling the state.
+            WorkerError: An item crashed three workers.
         """
         ...
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Stop the workers."""
         ...
 
 
 def in_order(runner: Runner) -> Callable[..., Iterator[Any]]:
-    """A runner as a selector's ``ParallelMap``: results in the items' order, few of them held."""
+    """Make a selector's ``ParallelMap`` of a runner: results in the items' order, few held."""
 
     def spread(function: Any, items: Sequence[Any], shared: Any = None) -> Iterator[Any]:
         waiting: dict[int, Any] = {}
@@ -94,7 +94,7 @@ def in_order(runner: Runner) -> Callable[..., Iterator[Any]]:
 
 
 def open_runner(kind: str = "auto", workers: int | None = None) -> Runner:
-    """The runner that a command asked for.
+    """Open the runner that a command names.
 
     Args:
         kind: ``local``, ``ray``, or ``auto``: Ray where ``RAY_ADDRESS`` is set, else local.

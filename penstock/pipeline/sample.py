@@ -1,4 +1,4 @@
-"""Documents drawn from a corpus by hash of id: the same ones however the work is divided."""
+"""Draw documents from a corpus by hash of id, independent of how the work is divided."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _COLUMNS = ("id", "text", "source")
 
 
 def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> pa.Table:
-    """About ``count`` documents, or all of a smaller corpus, in the order of their hashes.
+    """Draw about ``count`` documents, or all of a smaller corpus, in the order of their hashes.
 
-    That order is random, as training wants it, and the same wherever in the inputs they stand.
+    That order is random, as training needs it, and independent of the order of the inputs.
 
     Returns:
         ``id`` and ``source`` string, ``text`` large_string.
     """
     kept = int(corpus.facts["documents"]["kept"])
-    batches = list(_drawn(corpus, count, kept, seed, purpose))
+    batches = list(_draw(corpus, count, kept, seed, purpose))
     schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
     sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
     hashes = hash_ids(sample["id"], mix(seed, purpose, "order"))
@@ -37,28 +37,26 @@ def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> p
 
 
 def sample_texts(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
-    """Texts of about ``size`` bytes in all, in corpus order."""
+    """Draw texts of about ``size`` bytes in all, in corpus order."""
     total = sum(tally["bytes"] for tally in corpus.facts["by_source"].values())
-    for batch in _drawn(corpus, size, total, seed, purpose):
+    for batch in _draw(corpus, size, total, seed, purpose):
         yield from batch.column("text").to_pylist()
 
 
 def inside(
     ids: pa.Array | pa.ChunkedArray, count: int, of: int, seed: int, purpose: str
 ) -> np.ndarray:
-    """Which documents :func:`sample_documents` draws, by id: (n,) to (n,) bool.
+    """Tell by their ids which documents :func:`sample_documents` draws: (n,) to (n,) bool.
 
     Args:
         ids: Of documents of the corpus.
-        count: As there.
-        of: Documents of the corpus.
-        seed: As there.
-        purpose: As there.
+        count: Of :func:`sample_documents`, as are ``seed`` and ``purpose``.
+        of: Number of documents of the corpus.
     """
     return np.asarray(uniform(hash_ids(ids, mix(seed, purpose))) < count / max(1, of))
 
 
-def _drawn(
+def _draw(
     corpus: Artefact, count: int, of: int, seed: int, purpose: str
 ) -> Iterator[pa.RecordBatch]:
     for unit in units_of(corpus):

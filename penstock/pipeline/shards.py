@@ -1,11 +1,11 @@
-"""Cut to shards: packed sequences in Arrow files that a trainer maps and never copies.
+"""The shards stage: a cut to packed sequences, in Arrow files that a trainer maps without a copy.
 
 The chosen documents of a group, in the corpus's order, are one stream of tokens, each document
-between two ends of text; every ``sequence_length`` tokens of it are a sequence. Where a document
-falls is known from prefix sums, so each shard is written by a task of its own. A row is a
-sequence: its tokens, and for each span of a document in it where the span begins, in the sequence
-and in the document, which no later stage may attend or predict across; and a checksum of the two,
-by which a trainer sees a changed bit whenever it reads the row.
+between two ends of text; every ``sequence_length`` tokens of the stream are a sequence. The
+position of a document follows from prefix sums, so each shard is written by a task of its own. A
+row is a sequence: its tokens; for each span of a document, its start in the sequence and in the
+document, its id, source and score; and a checksum of tokens and starts, by which a trainer detects
+a changed bit whenever it reads the row. No stage may attend or predict across spans.
 """
 
 from __future__ import annotations
@@ -31,32 +31,34 @@ from penstock.storage import AnyPath, atomic_file
 __all__ = ["make_shards"]
 
 STAGE = "shards"
-VERSION = 2
+VERSION = 3
 
 _BATCH_TOKENS = 4 * 2**20
-"""Tokens of a record batch: large enough to read fast, small enough for int32 offsets."""
+"""Tokens of a record batch: many enough to read fast, few enough for int32 offsets."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """Documents of one unit and group that reach into a shard."""
+class _StreamPiece:
+    """The documents of one unit and group of which a shard has tokens."""
 
     cut: FileRecord
     parts: Sequence[FileRecord]
     group: int
     start: int
-    """Where the unit's tokens begin in the group's stream."""
+    """Offset of the unit's tokens in the group's stream."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _ShardTask:
+    """The work of one task: a shard, and the pieces of units that fill it."""
+
     number: int
     group: str | None
-    """The source that the group is of, or None for all without a share of their own."""
+    """The group's source, or None for the group of all sources without a share of their own."""
     first: int
     """Sequences ``first`` to ``last`` of the group's stream."""
     last: int
-    pieces: Sequence[_Piece]
+    pieces: Sequence[_StreamPiece]
 
     @property
     def name(self) -> str:
@@ -68,7 +70,9 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Shared:
+class _ShardWriting:
+    """The state that every task of the stage shares."""
+
     cut: AnyPath
     tokens: AnyPath
     dtype: str
@@ -87,36 +91,31 @@ def make_shards(
     """Find the shards of a cut, or make them; two runs are compared by their digest.
 
     Raises:
-        ArtefactError: Shards were found that are not what was recorded of them.
+        ArtefactError: A file of shards that were found differs from its record.
     """
     length = settings.sequence_length
     config = settings.model_dump(mode="json")
     inputs = {"cut": cut.fingerprint, "tokenizer": tokenizer.fingerprint}
 
     def work(draft: Draft) -> Artefact:
-        jobs = list(_plan(settings, cut, tokens))
-        left = [job for job in jobs if draft.done(job.name) is None]
-        shared = _Shared(
+        shards = {shard.name: shard for shard in _plan(settings, cut, tokens)}
+        shared = _ShardWriting(
             cut=cut.path,
             tokens=tokens.directory,
             dtype=tokens.dtype,
             length=length,
             directory=draft.path,
         )
-        for index, record in runner.run(_write_shard, left, shared):
-            draft.record(left[index].name, [record])
+        records = draft.fill(runner.run, _write_shard, shards, shared)
         if draft.done("tokenizer") is None:
             source = tokenizer.verified(tokenizer.files[0])
             with atomic_file(draft.path / "tokenizer" / "tokenizer.json") as sink:
                 sink.write(source.read_bytes())
             draft.record("tokenizer", [FileRecord.of("tokenizer/tokenizer.json", sink)])
-        written = sum(
-            record.facts["sequences"] for job in jobs for record in draft.done(job.name) or ()
-        )
         check_sum(
             f"{draft.path}",
             ("sequences of the cut", cut.facts["delivered"] // length),
-            {"written": written},
+            {"written": sum(record.facts["sequences"] for record in records)},
         )
         facts = {
             "sequence_length": length,
@@ -128,7 +127,7 @@ def make_shards(
             "vocab_size": tokens.vocab_size,
             "eos": tokens.eos,
         }
-        return draft.publish([*(job.name for job in jobs), "tokenizer"], facts)
+        return draft.publish([*shards, "tokenizer"], facts)
 
     found = workspace.find(STAGE, fingerprint(STAGE, VERSION, config, inputs))
     if found is not None:
@@ -138,14 +137,14 @@ def make_shards(
     return workspace.make(STAGE, VERSION, config, inputs, work)
 
 
-def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_Job]:
-    """Shards and the pieces of units that fill them, by prefix sums over the cut."""
+def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_ShardTask]:
+    """Divide the cut into shards, by prefix sums over its units."""
     length = settings.sequence_length
     per_shard = max(1, settings.tokens_per_shard // length)
     units = units_of(tokens.corpus)
     number = 0
     for group, facts in enumerate(cut.facts["groups"]):
-        pieces: list[_Piece] = []
+        pieces: list[_StreamPiece] = []
         starts: list[int] = []
         ends: list[int] = []
         start = 0
@@ -153,7 +152,7 @@ def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_Job]
             by_group = record.facts["tokens"]
             size = by_group[group] if group < len(by_group) else 0
             if size:
-                pieces.append(_Piece(record, tokens.parts(unit), group, start))
+                pieces.append(_StreamPiece(record, tokens.parts(unit), group, start))
                 starts.append(start)
                 start += size
                 ends.append(start)
@@ -162,30 +161,29 @@ def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_Job]
             last = min(first + per_shard, sequences)
             begin = bisect_right(ends, first * length)
             end = bisect_left(starts, last * length)
-            yield _Job(number, facts["source"], first, last, pieces[begin:end])
+            yield _ShardTask(number, facts["source"], first, last, pieces[begin:end])
             number += 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """The n documents that reach into a shard, in stream order."""
+    """The n documents of which a shard has tokens, in stream order."""
 
     starts: np.ndarray
-    """(n,) int64, where each begins in the group's stream."""
+    """(n,) int64, offset of each document in the group's stream."""
     tokens: Sequence[np.ndarray]
-    """Of each, mapped, not copied."""
+    """The tokens of each document, mapped, not copied."""
     facts: pa.Table
-    """``doc_id``, ``source``, ``weight``, ``score`` of each: what a trainer may want to know."""
+    """``doc_id``, ``source`` and ``score`` of each document."""
 
 
-def _read(job: _Job, shared: _Shared) -> _Stream:
-    lower, upper = job.first * shared.length, job.last * shared.length
-    cut = Artefact(shared.cut, {}, ())
+def _read(shard: _ShardTask, shared: _ShardWriting) -> _Stream:
+    lower, upper = shard.first * shared.length, shard.last * shared.length
     starts: list[np.ndarray] = []
     tokens: list[np.ndarray] = []
     facts: list[pa.Table] = []
-    for piece in job.pieces:
-        table = pq.read_table(cut.verified(piece.cut))
+    for piece in shard.pieces:
+        table = pq.read_table(piece.cut.verified(shared.cut))
         table = table.filter(pa.array(table.column("group").to_numpy() == piece.group))
         sizes = table.column("tokens").to_numpy()
         ends = piece.start + np.cumsum(sizes)
@@ -195,12 +193,12 @@ def _read(job: _Job, shared: _Shared) -> _Stream:
         rows = table.column("row").to_numpy()[first:last].tolist()
         tokens += [known.read(row)[:size] for row, size in zip(rows, sizes[first:last].tolist())]
         starts.append((ends - sizes)[first:last])
-        table = table.slice(first, last - first).select(["id", "source", "weight", "score"])
-        facts.append(table.rename_columns(["doc_id", "source", "weight", "score"]))
+        table = table.slice(first, last - first).select(["id", "source", "score"])
+        facts.append(table.rename_columns(["doc_id", "source", "score"]))
     return _Stream(np.concatenate(starts), tokens, pa.concat_tables(facts).combine_chunks())
 
 
-def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
+def _write_shard(shard: _ShardTask, shared: _ShardWriting) -> FileRecord:
     token_type = pa.uint16() if shared.dtype == "uint16" else pa.uint32()
     schema = pa.schema(
         [
@@ -209,30 +207,29 @@ def _write_shard(job: _Job, shared: _Shared) -> FileRecord:
             pa.field("doc_start", pa.list_(pa.int32())),
             pa.field("doc_offset", pa.list_(pa.int64())),
             pa.field("source", pa.list_(pa.string())),
-            pa.field("weight", pa.list_(pa.float32())),
             pa.field("score", pa.list_(pa.float32())),
             pa.field("checksum", pa.uint64()),
         ]
     )
-    stream = _read(job, shared)
-    name = f"{job.name}.arrow"
+    stream = _read(shard, shared)
+    name = f"{shard.name}.arrow"
     per_batch = max(1, _BATCH_TOKENS // shared.length)
     with (
         atomic_file(shared.directory / name) as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
-        for first in range(job.first, job.last, per_batch):
-            last = min(first + per_batch, job.last)
+        for first in range(shard.first, shard.last, per_batch):
+            last = min(first + per_batch, shard.last)
             writer.write_batch(_batch(stream, first, last, shared.length, schema))
     return FileRecord.of(
-        name, sink, sequences=job.last - job.first, spans=len(stream.starts), group=job.group
+        name, sink, sequences=shard.last - shard.first, spans=len(stream.starts), group=shard.group
     )
 
 
 def _batch(
     stream: _Stream, first: int, last: int, length: int, schema: pa.Schema
 ) -> pa.RecordBatch:
-    """Sequences ``first`` to ``last`` of the stream."""
+    """Make the record batch of sequences ``first`` to ``last`` of the stream."""
     lower, upper = first * length, last * length
     begin = int(np.searchsorted(stream.starts, lower, side="right")) - 1
     end = int(np.searchsorted(stream.starts, upper, side="left"))

@@ -1,4 +1,4 @@
-"""Tokenizers: trained on the pool, or loaded; as an artefact with what was measured of them."""
+"""The tokenizer stage: train or load a tokenizer, and measure it on the pool."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from penstock.storage import atomic_file, is_uri, sha256_file
 __all__ = ["END_OF_TEXT", "TokenizerSettings", "find_tokenizer", "make_tokenizer"]
 
 END_OF_TEXT = "<|endoftext|>"
-"""Stands before and after every document: what a trained tokenizer calls it.
+"""The end-of-text token of a trained tokenizer; it stands before and after every document.
 
-Before it, because nothing is predicted across documents: without it no model would learn how a
-text begins, which evaluation asks. After it, so that a model learns to end. It costs one token
-a document, 0.2 % of web text."""
+Before it, because nothing is predicted across documents: without it no model would learn how a text
+begins, which evaluation tests. After it, so that a model learns to end. It costs one token a
+document, 0.2 % of web text."""
 
 _ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 """End-of-text tokens that loaded tokenizers use, in the order they are tried."""
 
 _MEASURED_BYTES = 2**20
-"""Text on which bytes per token are measured, to plan how much to tokenise."""
+"""Bytes of text on which bytes per token are measured, to plan how much to tokenise."""
 
 
 def find_tokenizer(recipe: Recipe) -> Path | None:
-    """The file of the tokenizer that a recipe names, or None where one is to be trained.
+    """Find the file of the tokenizer that a recipe names; None where one is trained.
 
     Raises:
-        InputError: There is no such file, nor a name on the hub that can be reached.
+        InputError: It is neither a file nor a name on the hub that can be reached.
     """
     choice = recipe.tokenizer
     if isinstance(choice, TrainTokenizer):
@@ -48,15 +48,17 @@ def find_tokenizer(recipe: Recipe) -> Path | None:
     if path.is_file():
         return local_file(path)
     if is_uri(choice) or choice.startswith((".", "/", "~")) or choice.endswith(".json"):
-        raise InputError(f"tokenizer: {path}: no such file; expected a tokenizer.json")
+        raise InputError("no such file", key="tokenizer", file=path, expected="a tokenizer.json")
     try:
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(choice, "tokenizer.json"))
     except Exception as error:  # any transport or name error
         raise InputError(
-            f"tokenizer: {choice}: neither a tokenizer.json, nor a directory that holds one, nor "
-            f"a name on the hub that can be reached ({type(error).__name__})"
+            key="tokenizer",
+            file=choice,
+            expected="a tokenizer.json, a directory that holds one, or a name on the hub",
+            got=f"no answer from the hub ({type(error).__name__})",
         ) from None
 
 
@@ -69,7 +71,7 @@ class TokenizerSettings:
     path: Path | None = None
     """The local ``tokenizer.json`` to load; None where one is trained."""
     seed: int = 0
-    """Of the texts that are drawn to train on and to measure."""
+    """Seed of the texts that are drawn to train on and to measure."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> TokenizerSettings:
@@ -98,7 +100,7 @@ class TokenizerSettings:
         """
         if self.train is not None:
             train = self.train.train
-            return _train(_sampled(corpus, train.sample_bytes, self.seed, "tokenizer"), train)
+            return _train(_sample(corpus, train.sample_bytes, self.seed, "tokenizer"), train)
         try:
             return tokenizers.Tokenizer.from_file(str(self.path))
         except Exception as error:  # the library raises bare Exception
@@ -121,7 +123,7 @@ def make_tokenizer(settings: TokenizerSettings, corpus: Artefact, workspace: Wor
         tokenizer.no_padding()
         tokenizer.no_truncation()
         end = _end_of_text(tokenizer)
-        sample = list(_sampled(corpus, _MEASURED_BYTES, settings.seed, "measure"))
+        sample = list(_sample(corpus, _MEASURED_BYTES, settings.seed, "measure"))
         encoded = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
         facts = {
             # Ids may have holes: what a trainer's table must hold is the highest of them.
@@ -147,8 +149,8 @@ def make_tokenizer(settings: TokenizerSettings, corpus: Artefact, workspace: Wor
     return workspace.make("tokenizer", 1, settings.config(), inputs, work)
 
 
-def _sampled(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
-    """Texts of about ``size`` bytes; the first one where a few long ones leave none drawn."""
+def _sample(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
+    """Draw texts of about ``size`` bytes; the first text where none of a few long ones is drawn."""
     nothing = True
     for text in sample_texts(corpus, size, seed, purpose):
         nothing = False
@@ -178,5 +180,7 @@ def _end_of_text(tokenizer: tokenizers.Tokenizer) -> int:
         if found is not None:
             return int(found)
     raise InputError(
-        f"tokenizer: no end-of-text token; expected one of {', '.join(_ENDS)} in its vocabulary"
+        "no end-of-text token",
+        key="tokenizer",
+        expected=f"one of {', '.join(_ENDS)} in its vocabulary",
     )

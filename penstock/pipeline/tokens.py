@@ -1,9 +1,9 @@
-"""The tokens of those documents that some cut has looked at.
+"""The token store: the tokens of those documents that were candidates of some cut.
 
-Tokenising is slow (about 1.3 MB/s a core) and a cut takes a small part of a pool, so a document
-is tokenised when its rank brings it near a budget, and never again: the store of (corpus,
-tokenizer) grows by parts. Unlike other artefacts its manifest is rewritten as it grows; what it
-says of a document never changes, so nothing that is made from it depends on its history.
+Tokenising is slow (about 1.3 MB/s a core) and a cut takes a small part of a pool, so a document is
+tokenised when its score brings it near a budget, and never again: the store of (corpus, tokenizer)
+grows file by file. Unlike that of other artefacts its manifest is rewritten as it grows. The tokens
+of a document never change, so no artefact made from the store depends on its history.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +21,13 @@ import tokenizers
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError
-from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, units_of
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["TokenStore", "TokensOf", "Wanted", "open_tokens"]
+__all__ = ["TokenStore", "Tokenising", "TokensOf", "UnitTokens", "open_tokens"]
 
 _BATCH_BYTES = 2**20
-"""Text that is tokenised at a time: the library's result takes about 35 bytes for one of text."""
+"""Bytes of text in a call of the tokenizer, whose result takes about 35 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +37,15 @@ class TokensOf:
     rows: np.ndarray
     """(k,) int64, ascending."""
     sizes: np.ndarray
-    """(k,) int64, tokens of each, the ends of text included."""
+    """(k,) int64, tokens of each, both ends of text included."""
     read: Callable[[int], np.ndarray]
     """``read(row)``: (size,) uint16 or uint32, mapped, not copied."""
 
 
-class Wanted(Protocol):
-    """Documents whose tokens are asked for. It travels to the workers; the driver sees no rows."""
-
-    def rows(self, unit: Unit) -> np.ndarray:
-        """(k,) int64 rows of a unit, ascending."""
-        ...
-
-    def sized(self, unit: Unit, rows: np.ndarray, sizes: np.ndarray) -> None:
-        """Told, in the same task, that the documents ``rows`` have (k,) int64 tokens."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shared:
-    wanted: Wanted
-    tokenizer: str
-    eos: int
-    dtype: str
-    directory: AnyPath
-
-
 @dataclass(frozen=True, slots=True)
-class _Job:
+class UnitTokens:
+    """A unit and the store's files of its tokens: an item for a task."""
+
     unit: Unit
     parts: tuple[FileRecord, ...]
 
@@ -76,7 +55,7 @@ class _Job:
 
     @property
     def part(self) -> str:
-        """The name under which what is tokenised now will be recorded."""
+        """The name under which the next file will be recorded."""
         return _part(self.unit, len(self.parts))
 
 
@@ -84,8 +63,39 @@ def _part(unit: Unit, number: int) -> str:
     return f"{unit.name}-{number:03d}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenising:
+    """The state of tasks that count the tokens of documents; sent once to each node."""
+
+    tokenizer: str
+    """The content of ``tokenizer.json``."""
+    eos: int
+    dtype: str
+    directory: AnyPath
+    """Directory of the store."""
+
+    def sizes(self, held: UnitTokens, rows: np.ndarray) -> tuple[np.ndarray, FileRecord | None]:
+        """Count the tokens of documents; those that the store lacks are tokenised first.
+
+        Args:
+            held: Their unit, and what the store has of it.
+            rows: (k,) int64, ascending.
+
+        Returns:
+            (k,) int64 tokens of each, both ends of text included, and the record of the new file
+            of tokens, if one was needed.
+        """
+        known = open_tokens(self.directory, held.parts, self.dtype)
+        missing = np.setdiff1d(rows, known.rows, assume_unique=True)
+        part, new = _write_part(held, missing, self) if len(missing) else (None, missing)
+        every = np.concatenate([known.rows, missing])
+        order = np.argsort(every, kind="stable")
+        sizes = np.concatenate([known.sizes, new])[order]
+        return sizes[np.searchsorted(every[order], rows)], part
+
+
 class TokenStore:
-    """What is tokenised of a corpus with one tokenizer, and the way to add to it."""
+    """The tokens of a corpus under one tokenizer, as far as they are made; in the driver."""
 
     def __init__(self, corpus: Artefact, tokenizer: Artefact, workspace: Workspace) -> None:
         self.corpus = corpus
@@ -95,17 +105,17 @@ class TokenStore:
         self.dtype = "uint16" if self.vocab_size <= 2**16 else "uint32"
         self._tokenizer = tokenizer
         self._workspace = workspace
-        self._published = False
+        self._changed = True  # an attempt may have been killed before it published its parts
 
     @functools.cached_property
     def _draft(self) -> Draft:
-        """Begun when it is asked for something: who only looks at what is finished needs none."""
+        """Open the draft at the first use: finished shards are read without one."""
         inputs = {"corpus": self.corpus.fingerprint, "tokenizer": self._tokenizer.fingerprint}
         return self._workspace.draft("tokens", 1, {}, inputs)
 
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[FileRecord, ...]]:
-        """By record, not by manifest: what was finished before a crash is not done again."""
+        """By their records: a killed attempt may not have written them into the manifest."""
         parts: dict[str, tuple[FileRecord, ...]] = {}
         for unit in units_of(self.corpus):
             while found := self._draft.done(_part(unit, len(parts.get(unit.name, ())))):
@@ -113,68 +123,59 @@ class TokenStore:
         return parts
 
     def parts(self, unit: Unit) -> tuple[FileRecord, ...]:
-        """The files that hold tokens of ``unit``; hand them to :func:`open_tokens` in a task."""
+        """Return the files of a unit's tokens; a task opens them by :func:`open_tokens`."""
         return self._parts.get(unit.name, ())
+
+    def units(self) -> list[UnitTokens]:
+        """Return every unit of the corpus, in order, with the files of its tokens."""
+        return [UnitTokens(unit, self.parts(unit)) for unit in units_of(self.corpus)]
 
     @property
     def directory(self) -> AnyPath:
         return self._draft.path
 
-    def add(self, wanted: Wanted, runner: Runner) -> int:
-        """Tokenise documents that are not yet there.
-
-        Args:
-            wanted: Asked once for each unit, in a task of its own.
-            runner: Who does it.
-
-        Returns:
-            Documents tokenised now.
-        """
-        jobs = [_Job(unit, self.parts(unit)) for unit in units_of(self.corpus)]
+    def tokenising(self) -> Tokenising:
+        """Return the state that tasks tokenise with."""
         path = self._tokenizer.verified(self._tokenizer.files[0])
-        shared = _Shared(
-            wanted=wanted,
+        return Tokenising(
             tokenizer=path.read_text(encoding="utf-8"),
             eos=self.eos,
             dtype=self.dtype,
             directory=self.directory,
         )
-        added = 0
-        for index, record in runner.run(_tokenise, jobs, shared):
-            if record is not None:
-                job = jobs[index]
-                self._draft.record(job.part, [record])
-                self._parts[job.unit.name] = (*job.parts, record)
-                added += record.facts["documents"]
-        if added or (self._parts and not self._published):  # a crash may have come between
-            names = [
-                _part(job.unit, number)
-                for job in jobs
-                for number in range(len(self.parts(job.unit)))
-            ]
+
+    def add(self, held: UnitTokens, part: FileRecord) -> int:
+        """Record a file of tokens that a task wrote for a unit; returns its documents."""
+        self._draft.record(held.part, [part])
+        self._parts[held.unit.name] = (*held.parts, part)
+        self._changed = True
+        return int(part.facts["documents"])
+
+    def publish(self) -> None:
+        """Write the manifest anew, if files were added to it."""
+        if self._changed and self._parts:
+            names = [_part(held.unit, n) for held in self.units() for n in range(len(held.parts))]
             self._draft.publish(sorted(names), {}, growing=True)
-            self._published = True
-        return added
+            self._changed = False
 
 
 def open_tokens(
     directory: AnyPath, parts: Sequence[FileRecord], dtype: str, cut: AnyPath | None = None
 ) -> TokensOf:
-    """Map the tokens of one unit from its parts, after comparing checksums.
+    """Map the tokens of one unit from its files, after comparing checksums.
 
     Args:
         directory: Of the store.
-        parts: What the store has of the unit.
+        parts: The store's files of the unit.
         dtype: ``uint16`` or ``uint32``.
-        cut: Whose documents are to be read, for the message where they are gone.
+        cut: The cut whose documents are read, for the message where they are gone.
     """
-    artefact = Artefact(directory, {}, ())
     rows: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     sizes: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     views: list[tuple[np.ndarray, np.ndarray]] = []
     part_of: list[np.ndarray] = [np.empty((0, 2), dtype=np.int64)]
     for record in parts:
-        with pa.memory_map(str(artefact.verified(record))) as source:
+        with pa.memory_map(str(record.verified(directory))) as source:
             reader = pa.ipc.open_file(source)
             for index in range(reader.num_record_batches):
                 batch = reader.get_batch(index)
@@ -194,8 +195,9 @@ def open_tokens(
         place = int(np.searchsorted(sorted_rows, row))
         if place == len(sorted_rows) or sorted_rows[place] != row:
             raise ArtefactError(
-                f"{directory}: the tokens of a document that was cut are gone; delete "
-                f"{cut or 'the cut'} and run again to make both anew"
+                "the tokens of a document of the cut are gone",
+                file=directory,
+                fix=f"delete {cut or 'the cut'} and run again to make both anew",
             )
         view, position = where[order[place]]
         offsets, values = views[view]
@@ -204,21 +206,10 @@ def open_tokens(
     return TokensOf(sorted_rows, all_sizes[order], read)
 
 
-def _tokenise(job: _Job, shared: _Shared) -> FileRecord | None:
-    """Tokenise what is wanted of a unit and not there; the new part's record, if there is one."""
-    wanted = shared.wanted.rows(job.unit)
-    known = open_tokens(shared.directory, job.parts, shared.dtype)
-    missing = np.setdiff1d(wanted, known.rows, assume_unique=True)
-    record, new = _write_part(job, missing, shared) if len(missing) else (None, missing)
-    rows = np.concatenate([known.rows, missing])
-    order = np.argsort(rows, kind="stable")
-    sizes = np.concatenate([known.sizes, new])[order]
-    shared.wanted.sized(job.unit, wanted, sizes[np.searchsorted(rows[order], wanted)])
-    return record
-
-
-def _write_part(job: _Job, rows: np.ndarray, shared: _Shared) -> tuple[FileRecord, np.ndarray]:
-    """One Arrow file of the tokens of ``rows``, a batch of documents at a time; their sizes."""
+def _write_part(
+    held: UnitTokens, rows: np.ndarray, shared: Tokenising
+) -> tuple[FileRecord, np.ndarray]:
+    """Write a file of the tokens of ``rows``, a batch at a time; returns their sizes, too."""
     tokenizer = _tokenizer(shared.tokenizer)
     token_type = pa.uint16() if shared.dtype == "uint16" else pa.uint32()
     schema = pa.schema(
@@ -227,15 +218,15 @@ def _write_part(job: _Job, rows: np.ndarray, shared: _Shared) -> tuple[FileRecor
             pa.field("tokens", pa.large_list(pa.field("item", token_type, nullable=False))),
         ]
     )
-    # Named by what is in it: a driver that comes late cannot replace it by other documents.
+    # Named by its rows: a late driver cannot replace it by a file of other documents.
     digest = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:12]
-    name = f"{job.part}-{digest}.arrow"
+    name = f"{held.part}-{digest}.arrow"
     sizes = [np.empty(0, dtype=np.int64)]
     with (
         atomic_file(shared.directory / name) as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
-        for some, texts in _texts_of(job.unit, rows):
+        for some, texts in _texts_of(held.unit, rows):
             encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             documents = [
                 np.asarray([shared.eos, *encoding.ids, shared.eos], dtype=shared.dtype)
@@ -249,21 +240,21 @@ def _write_part(job: _Job, rows: np.ndarray, shared: _Shared) -> tuple[FileRecor
             )
             writer.write_batch(pa.record_batch([pa.array(some), lists], schema=schema))
     written = np.concatenate(sizes)
-    facts = {"unit": job.unit.name, "documents": len(rows), "tokens": int(written.sum())}
+    facts = {"unit": held.unit.name, "documents": len(rows), "tokens": int(written.sum())}
     return FileRecord.of(name, sink, **facts), written
 
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer(text: str) -> tokenizers.Tokenizer:
-    """A tokenizer, read once by each worker: a large vocabulary takes half a second."""
+    """Read a tokenizer, once in each worker: a large vocabulary takes half a second."""
     tokenizer = tokenizers.Tokenizer.from_str(text)
-    # A stranger who writes <|endoftext|> gets its letters, not the token.
+    # A text that contains "<|endoftext|>" gets the tokens of its letters, not the special one.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def _texts_of(unit: Unit, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """``rows`` with their texts, reading only the row groups that hold any."""
+    """Yield rows with their texts, reading only the row groups that hold any of them."""
     with pq.ParquetFile(unit.path()) as file:
         start = 0
         for group in range(file.num_row_groups):

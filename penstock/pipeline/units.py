@@ -1,4 +1,4 @@
-"""Units: the corpus in Parquet files of about 64 MiB of text, the grain of work and of retry."""
+"""Units: the corpus in Parquet files of about 64 MiB of text, the unit of work and of retry."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 UNIT_BYTES = 64 * 2**20
-"""Text of a unit before the next one is begun."""
+"""Bytes of text after which a unit ends."""
 
 BATCH = 1024
-"""Documents of a batch, fixed by the format: results never depend on who asks for how many."""
+"""Documents of a batch, fixed by the format, so that no result depends on a batch size."""
 
 _GROUP = 4
-"""Batches of a row group: what a writer holds."""
+"""Batches of a row group, which a writer holds in memory."""
 
 SCHEMA = pa.schema(
     [
@@ -46,17 +46,17 @@ SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
     ]
 )
-"""``bytes`` is the text's length in UTF-8, so that a cut can plan without reading text."""
+"""``bytes`` is the text's length in UTF-8, by which a cut plans without reading text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One unit of a corpus, as a task is told of it: small, and enough to find everything."""
+    """One unit of a corpus: a small item for a task."""
 
     number: int
     """Position in the corpus."""
     name: str
-    """``unit-00000-000``: of the split, and within it."""
+    """``unit-00000-000``: number of the split, and of the unit within it."""
     corpus: AnyPath
     record: FileRecord
 
@@ -66,17 +66,17 @@ class Unit:
 
     @property
     def label(self) -> str:
-        """What an error calls it."""
+        """Its name in messages."""
         size = self.record.facts["bytes"] / 2**20
         return f"{self.name} ({self.documents:,} documents, {size:,.1f} MiB of text)"
 
     def path(self) -> Path:
-        """The Parquet file, local, after its checksum was compared."""
-        return Artefact(self.corpus, {}, ()).verified(self.record)
+        """Return the local path of the Parquet file, after comparing its checksum."""
+        return self.record.verified(self.corpus)
 
 
 def units_of(corpus: Artefact) -> list[Unit]:
-    """The units of a corpus, in order; those that a rewriter added come after the others."""
+    """List the units of a corpus, in order; those that a rewriter added come last."""
     base = base_of(corpus) if corpus.facts.get("adds") else None
     before = units_of(base) if base is not None else []
     own = [
@@ -87,7 +87,7 @@ def units_of(corpus: Artefact) -> list[Unit]:
 
 
 def base_of(corpus: Artefact) -> Artefact | None:
-    """The corpus that a rewriter made this one of; None where it was made of files.
+    """Open the corpus that a rewriter made this one from; None where it was read from files.
 
     Raises:
         ArtefactError: It is gone.
@@ -97,7 +97,7 @@ def base_of(corpus: Artefact) -> Artefact | None:
 
 
 def generations(corpus: Artefact) -> list[Artefact]:
-    """The corpus and those it was made of by rewriters, the one that was read from files last."""
+    """List a corpus and those that rewriters made it from; the one read from files is last."""
     found = [corpus]
     while (base := base_of(found[-1])) is not None:
         found.append(base)
@@ -107,7 +107,7 @@ def generations(corpus: Artefact) -> list[Artefact]:
 def iter_documents(
     unit: Unit, columns: Sequence[str] = ("id", "text", "source")
 ) -> Iterator[pa.RecordBatch]:
-    """The unit's documents in batches of exactly :data:`BATCH` (the last may be smaller)."""
+    """Read the unit's documents in batches of exactly :data:`BATCH`; the last may be smaller."""
     with pq.ParquetFile(unit.path()) as file:
         yield from file.iter_batches(batch_size=BATCH, columns=list(columns), use_threads=False)
 
@@ -118,7 +118,7 @@ class UnitWriter:
     Args:
         directory: Of the corpus in the making.
         part: Name of the split within the corpus; units are ``unit-<part>-<k>``.
-        unit_bytes: Text of a unit before the next is begun.
+        unit_bytes: Bytes of text after which a unit ends.
     """
 
     def __init__(self, directory: AnyPath, part: str, unit_bytes: int = UNIT_BYTES) -> None:
@@ -168,7 +168,7 @@ class UnitWriter:
             self._finish()
 
     def _batch(self) -> None:
-        """Text in Arrow takes half the memory that it takes in Python."""
+        """Convert rows to an Arrow batch, which takes half the memory of Python strings."""
         columns = [pa.array(column, kind) for column, kind in zip(zip(*self._rows), SCHEMA.types)]
         self._rows = []
         if columns:
@@ -196,7 +196,7 @@ class UnitWriter:
         self._batches = []
 
     def _finish(self) -> None:
-        with self._unit:  # what cannot be written closes it, too, so that no half a file stays
+        with self._unit:  # an error closes it, too, so that no partial file stays
             self._batch()
             self._flush()
         self.records.append(

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from penstock.jobs import cli, curate
+from penstock.jobs import cli
+from penstock.pipeline.corpus import CorpusSettings
 
 
 def main(arguments: Sequence[str], unit_bytes: int) -> None:

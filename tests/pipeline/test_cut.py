@@ -13,16 +13,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.artefact import FileRecord
+from penstock.artefact import Draft, FileRecord
 from penstock.errors import ArtefactError, BudgetError
 from penstock.pipeline import cut as cut_module
 from penstock.pipeline.cut import write_units
 from penstock.pipeline.cutting.budget import Quota
+from penstock.pipeline.cutting.candidates import Candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
 from penstock.pipeline.cutting.radix import Order, order_bits
-from penstock.pipeline.cutting.search import Search
+from penstock.pipeline.cutting.ranks import first_ranked, rank_of
+from penstock.pipeline.cutting.search import BudgetSearch
 from penstock.pipeline.runner import LocalRunner, Runner
-from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
 from tests.pools import (
     Made,
@@ -120,31 +121,29 @@ def test_dozens_of_shares_are_each_met_exactly(tmp_path: Path, tokens: int) -> N
     values = np.array([given[document.id] for document in known])
     expected = brute_force(known, values, 0, quotas, lambda s: s if s in shares else None)
     assert taken_of(made) == expected
-    best = sorted(made.taken(), key=lambda row: row["rank"])
-    assert [row["score"] for row in best] == sorted((row["score"] for row in best), reverse=True)
 
 
-def test_rows_of_the_cut_say_what_was_taken(pool: Path, scores: dict[str, float]) -> None:
+def test_rows_of_the_cut_have_documents_scores_and_tokens(
+    pool: Path, scores: dict[str, float]
+) -> None:
     made = make(recipe_of(pool, 2_345, "s"), {"s": scores})
     known = {(d.unit, d.row): d for d in all_documents(made.corpus, made.tokenizer)}
     rows = made.taken()
-    assert sorted(row["rank"] for row in rows) == list(range(1, len(rows) + 1))
     assert [(row["unit"], row["row"]) for row in rows] == sorted(taken_of(made))
     for row in rows:
         document = known[row["unit"], row["row"]]
         assert (row["id"], row["source"]) == (document.id, document.source)
         assert row["score"] == scores[document.id]
-        assert row["weight"] == 1.0
-    best_first = sorted(rows, key=lambda row: row["rank"])
-    values = [row["score"] for row in best_first]
-    assert values == sorted(values, reverse=True)
+        assert row.keys() == {"unit", "row", "id", "source", "score", "tokens", "group"}
     shortened = [
-        row["rank"] for row in rows if row["tokens"] < len(known[row["unit"], row["row"]].tokens)
+        rank_of(made.cut, row["unit"], row["row"])
+        for row in rows
+        if row["tokens"] < len(known[row["unit"], row["row"]].tokens)
     ]
     assert shortened in ([], [len(rows)]), "only the last document in may be shortened"
     counted = Counter(row["source"] for row in rows)
     assert {s: t["documents"] for s, t in made.cut.facts["by_source"].items()} == counted
-    assert made.cut.facts["lowest_score"] == min(values)
+    assert made.cut.facts["lowest_score"] == min(row["score"] for row in rows)
 
 
 def test_documents_that_are_equal_to_the_last_bit_go_in_corpus_order(tmp_path: Path) -> None:
@@ -161,7 +160,8 @@ def test_documents_that_are_equal_to_the_last_bit_go_in_corpus_order(tmp_path: P
             left -= expected[document.unit, document.row]
     assert taken_of(made) == expected
     assert len({unit for unit, _ in expected}) > 1
-    assert [row["rank"] for row in made.taken()] == list(range(1, len(expected) + 1))
+    ranks = [rank_of(made.cut, row["unit"], row["row"]) for row in made.taken()]
+    assert ranks == list(range(1, len(expected) + 1))
 
 
 def test_a_mixture_of_columns_is_cut_by_weighted_quantiles(pool: Path) -> None:
@@ -201,9 +201,8 @@ def test_random_is_reproducible_and_differs_by_seed(pool: Path, tmp_path: Path) 
 def test_a_larger_random_budget_contains_the_smaller(pool: Path) -> None:
     small, large = (make(recipe_of(pool, tokens)) for tokens in (2_000, 6_000))
     assert names(small) < names(large)
-    ranks = {(row["unit"], row["row"]): row["rank"] for row in large.taken()}
-    for row in small.taken():
-        assert ranks[row["unit"], row["row"]] == row["rank"]
+    count = small.cut.facts["documents"]
+    assert first_ranked(small.cut, count) == first_ranked(large.cut, count)
 
 
 def test_gumbel_is_between_the_top_and_the_lot(pool: Path, scores: dict[str, float]) -> None:
@@ -236,8 +235,10 @@ def test_gumbel_with_a_budget_of_everything_takes_everything(
 def test_far_too_large_a_budget_is_refused_before_anything_is_tokenised(
     pool: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(BudgetError, match=r"asked for 1,000,000 tokens of the pool, which holds"):
+    with pytest.raises(BudgetError) as caught:
         make(recipe_of(pool, 1_000_000), work=tmp_path)
+    assert caught.value.key == "budget.tokens"
+    assert " 1,000,000 tokens of the pool" in caught.value.problem
     assert not list(tmp_path.glob("tokens/*/*.arrow"))
 
 
@@ -248,10 +249,11 @@ def size_of(made: Made, source: str | None = None) -> int:
 
 def test_a_slightly_too_large_budget_is_refused_with_the_size_of_the_pool(pool: Path) -> None:
     size = size_of(make(recipe_of(pool, 100)))
-    with pytest.raises(BudgetError, match=f"which holds {size:,} that may be taken") as caught:
+    with pytest.raises(BudgetError) as caught:
         make(recipe_of(pool, size + 16))
-    assert str(caught.value).startswith("budget.tokens: asked for ")
-    assert "budget.allow_short: true" in str(caught.value)
+    assert caught.value.key == "budget.tokens"
+    assert f" {size:,} " in caught.value.problem
+    assert "budget.allow_short: true" in str(caught.value.fix)
 
 
 def test_a_budget_of_exactly_the_pool_takes_all_of_it(pool: Path) -> None:
@@ -265,10 +267,10 @@ def test_a_share_larger_than_its_source_is_refused_with_its_size(pool: Path) -> 
     size = size_of(make(recipe_of(pool, 100)), "code")
     shares = {"code": 0.9}
     tokens = int(size * 1.1 / 0.9)
-    with pytest.raises(
-        BudgetError, match=rf"budget.shares: .* tokens of code, which holds {size:,}"
-    ):
+    with pytest.raises(BudgetError) as caught:
         make(recipe_of(pool, tokens, budget={"shares": shares}))
+    assert caught.value.key == "budget.shares"
+    assert f" of code, which holds {size:,} " in caught.value.problem
 
 
 def test_allow_short_takes_every_whole_sequence_of_a_share(pool: Path) -> None:
@@ -312,8 +314,9 @@ def test_excluded_documents_do_not_count_as_pool(pool: Path, scores: dict[str, f
         for document in all_documents(made.corpus, made.tokenizer)
         if not np.isnan(scores[document.id])
     )
-    with pytest.raises(BudgetError, match=f"holds {size:,} that may be taken"):
+    with pytest.raises(BudgetError) as caught:
         make(recipe_of(pool, size + 16, "s"), {"s": scores})
+    assert f" {size:,} " in caught.value.problem
 
 
 @pytest.mark.parametrize("allow_short", [False, True])
@@ -322,16 +325,19 @@ def test_a_column_that_excludes_everything_is_an_error_that_names_it(
     pool: Path, rank: str | Mapping[str, float], allow_short: bool
 ) -> None:
     recipe = recipe_of(pool, 100, rank, budget={"allow_short": allow_short})
-    with pytest.raises(BudgetError, match=r"budget.rank: s excludes all 240 documents"):
+    with pytest.raises(BudgetError) as caught:
         make(recipe, {"s": {}})
+    assert caught.value.key == "budget.rank"
+    assert caught.value.problem.startswith("s excludes all 240 documents")
 
 
 def test_columns_that_exclude_everything_between_them_are_an_error(pool: Path) -> None:
     ids = [row["id"] for row in documents(240)]
     given = {"one": dict.fromkeys(ids[:100], 1.0), "two": dict.fromkeys(ids[100:], 1.0)}
     recipe = recipe_of(pool, 100, {"one": 1, "two": 1}, budget={"allow_short": True})
-    with pytest.raises(BudgetError, match="holds 0 that may be taken"):
+    with pytest.raises(BudgetError) as caught:
         make(recipe, given)
+    assert " 0 that may be taken" in caught.value.problem
 
 
 def test_a_pool_of_less_than_a_sequence_is_an_error_even_if_short_is_allowed(
@@ -339,9 +345,10 @@ def test_a_pool_of_less_than_a_sequence_is_an_error_even_if_short_is_allowed(
 ) -> None:
     write_jsonl(tmp_path / "pool" / "a.jsonl", [{"id": "a", "text": "water"}])
     recipe = recipe_of(tmp_path, 10_000, length=512, budget={"allow_short": True})
-    with pytest.raises(BudgetError, match="not one sequence of 512 tokens: add") as caught:
+    with pytest.raises(BudgetError) as caught:
         make(recipe)
-    assert "allow_short" not in str(caught.value), "which is said already"
+    assert "512 tokens" in str(caught.value.fix)
+    assert "allow_short" not in str(caught.value), "the recipe has it already"
 
 
 # -- what is tokenised ------------------------------------------------------------------------
@@ -349,16 +356,16 @@ def test_a_pool_of_less_than_a_sequence_is_an_error_even_if_short_is_allowed(
 
 @pytest.fixture
 def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What each call of ``TokenStore.add`` returned."""
-    calls: list[int] = []
-    add = TokenStore.add
+    """The number of documents that each round of the search tokenised."""
+    rounds: list[int] = []
+    whole = cut_module.write_candidates
 
-    def counted(self: TokenStore, wanted: Any, runner: Any) -> int:
-        calls.append(add(self, wanted, runner))
-        return calls[-1]
+    def counted(*args: Any, **options: Any) -> int:
+        rounds.append(whole(*args, **options))
+        return rounds[-1]
 
-    monkeypatch.setattr(TokenStore, "add", counted)
-    return calls
+    monkeypatch.setattr(cut_module, "write_candidates", counted)
+    return rounds
 
 
 def test_only_the_candidates_are_tokenised_and_only_once(
@@ -416,7 +423,7 @@ def test_a_cut_leaves_no_scratch_whether_it_succeeds_or_not(
     assert resumed.cut.digest == make(recipe).cut.digest
 
 
-def _crash(job: object, shared: object) -> None:
+def _crash(item: object, shared: object) -> None:
     raise RuntimeError("power cut")
 
 
@@ -426,12 +433,12 @@ def test_units_that_were_written_before_a_crash_are_not_written_again(
     recipe = recipe_of(pool, 6_000)
     write, written = cut_module._write_unit, []
 
-    def counted(job: Any, shared: Any) -> FileRecord:
-        number = job[0].ordered.unit.number
+    def counted(item: Any, shared: Any) -> FileRecord:
+        number = item[0].unit.number
         if number >= 2 and 2 not in written:
             raise RuntimeError("power cut")
         written.append(number)
-        return write(job, shared)
+        return write(item, shared)
 
     monkeypatch.setattr(cut_module, "_write_unit", counted)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -444,19 +451,19 @@ def test_units_that_were_written_before_a_crash_are_not_written_again(
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Token counts that are a function of the row: what stands for a tokenised store."""
+class BytesAsTokens:
+    """Writes tables of candidates that have a token for each byte, in place of a token store."""
 
     units: Sequence[OrderedUnit]
-    bytes_per_token: float = 1.0
 
-    def add(self, wanted: Any, runner: Runner) -> int:
-        return sum(1 for _ in runner.run(_tell, self.units, wanted))
+    def __call__(self, candidates: Candidates, runner: Runner) -> None:
+        for _ in runner.run(_write_table, self.units, candidates):
+            pass
 
 
-def _tell(ordered: OrderedUnit, wanted: Any) -> None:
-    rows = wanted.rows(ordered.unit)
-    wanted.sized(ordered.unit, rows, ordered.read()[1][rows])
+def _write_table(ordered: OrderedUnit, candidates: Candidates) -> None:
+    rows = candidates.rows(ordered.unit)
+    candidates.write(ordered.unit, rows, ordered.read()[1][rows])
 
 
 def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
@@ -471,25 +478,32 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
         ties = chance.integers(0, 2**63, count).astype(np.uint64)
         order = Order(order_bits(scores), ties, np.zeros(count, np.int16))
         write_order(units[-1], order, np.full(count, 10))
-    quota = Quota(name=None, sequences=150_000, pool_bytes=10**9, pool_documents=0)
+    quota = Quota(name=None, tokens=15_000_000, pool_bytes=10**9, pool_documents=0)
     runner = LocalRunner(2)
     try:
         tracemalloc.start()
-        search = Search(units, [quota], 100, Lengths(units), runner, tmp_path / "scratch")
+        search = BudgetSearch(
+            orders=units,
+            quotas=[quota],
+            length=100,
+            bytes_per_token=1.0,
+            write_candidates=BytesAsTokens(units),
+            runner=runner,
+            directory=tmp_path / "scratch",
+        )
         found = search.cutoffs(allow_short=False)
-        out = tmp_path / "cut"
-        written = write_units(units, found, tmp_path / "scratch", out, runner, carried=())
-        taken = sum(record.facts["documents"] for _, record in written)
+        draft = Draft(tmp_path / "cut", {})
+        written = write_units(units, found, draft, runner, carried=())
+        taken = sum(record.facts["documents"] for record in written)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
         runner.close()
     assert taken == 1_500_000
-    table = pq.read_table(out)
-    ranks = table.column("rank").to_numpy()
-    best = table.column("score").to_numpy()[np.argsort(ranks)]
-    assert np.sort(ranks).tolist() == list(range(1, 1_500_001))
-    assert (np.diff(best) <= 0).all()
+    files = [record.verified(tmp_path / "cut") for record in written]
+    best = np.concatenate([pq.read_table(file)["score"].to_numpy() for file in files])
+    every = np.concatenate([ordered.scores() for ordered in units])
+    assert np.array_equal(np.sort(best), np.sort(every)[-1_500_000:])
     assert peak < 4e6, f"the driver held {peak / 1e6:.1f} MB"
 
 
@@ -512,6 +526,6 @@ def test_a_cut_of_fewer_units_than_the_corpus_has_is_not_published(
 ) -> None:
     whole = cut_module.make_orders
     monkeypatch.setattr(cut_module, "make_orders", lambda *args: whole(*args)[:-1])
-    with pytest.raises(ArtefactError, match=r"documents kept in the corpus, but .* left"):
+    with pytest.raises(ArtefactError, match=r"documents kept in the corpus, got .* left"):
         make(recipe_of(pool, 500), work=tmp_path)
     assert not list(tmp_path.glob("cut/*/manifest.json"))

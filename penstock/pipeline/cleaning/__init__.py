@@ -1,1 +1,7 @@
-"""What is taken out of the pool before anything is scored, and the account of it."""
+"""Cleaning: documents that are removed before anything is scored.
+
+::
+
+    duplicates.py  find_repeats: exact duplicates, by a shuffle of hashes
+    dropped.py     Dropped, Quarantine: files of the documents that were not kept
+"""

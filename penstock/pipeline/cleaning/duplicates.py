@@ -1,9 +1,9 @@
-"""Which documents repeat an earlier one: a shuffle of hashes, 20 bytes for each document.
+"""Find documents that repeat an earlier one: a shuffle of hashes, 20 bytes for each document.
 
-The task that reads a split leaves the 128-bit hashes of its texts sorted by value. A task for each
-range of values then reads its slice of every split and finds the repeats, and a split reads what
-was found of its own documents. No task holds more than a range (20 million documents, about 1 GB
-with the sort) or a split, and the driver holds no hashes. What it costs is
+The task that reads a split writes the 128-bit hashes of its texts sorted by value. A task for each
+range of values then reads its slice of every split and finds the repeats, and the second pass over
+a split reads the results for its own documents. No task holds more than a range (20 million
+documents, about 1 GB with the sort) or a split, and the driver holds no hashes. The cost is
 splits x ranges small reads.
 """
 
@@ -22,22 +22,22 @@ from penstock.storage import AnyPath, atomic_file
 __all__ = ["Hashes", "Range", "Repeats", "find_repeats", "normalise", "ranges_for"]
 
 _BUCKETS = 1024
-"""Groups of a file of hashes, by the upper ten bits; a range is one of them or more."""
+"""Groups of a file of hashes, by the upper ten bits; a range is one or more groups."""
 
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
 _REPEAT = np.dtype([("row", "<u4"), ("of_split", "<u4"), ("of_row", "<u4")])
 
 _DOCUMENTS = 20_000_000
-"""Documents of a range, at most about."""
+"""Most documents of a range, about."""
 
 
 def normalise(text: str) -> str:
-    """The form in which texts are compared: lower case, runs of white space as one space."""
+    """Normalise a text for comparison: lower case, runs of white space as one space."""
     return " ".join(text.lower().split())
 
 
 def ranges_for(documents: int) -> int:
-    """How many ranges a corpus of so many documents is compared in: a power of two."""
+    """Return the number of ranges for a corpus of so many documents: a power of two."""
     ranges = 1
     while ranges < _BUCKETS and documents > ranges * _DOCUMENTS:
         ranges *= 2
@@ -53,20 +53,20 @@ def _hashes_name(split: int) -> str:
 
 
 class Hashes:
-    """The hashes of a split's documents, as they are read."""
+    """Collects the hashes of a split's documents as they are read."""
 
     def __init__(self) -> None:
         self._digests = bytearray()
         self._rows = array("Q")
 
     def add(self, row: int, text: str) -> None:
-        """Of the document that is record ``row`` of the split."""
+        """Add the hash of the document that is record ``row`` of the split."""
         digest = hashlib.blake2b(normalise(text).encode(), digest_size=16)
         self._digests += digest.digest()
         self._rows.append(row)
 
     def write(self, draft: AnyPath, split: int, **facts: object) -> FileRecord:
-        """Leave them for the ranges."""
+        """Write the file of hashes, sorted by value."""
         pairs = np.frombuffer(self._digests, dtype="<u8").reshape(-1, 2)
         entries = np.empty(len(pairs), dtype=_ENTRY)
         entries["high"], entries["low"] = pairs[:, 0], pairs[:, 1]
@@ -81,7 +81,7 @@ class Hashes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """One range of hash values, over all splits."""
+    """A range of hash values over all splits: the item of a task."""
 
     number: int
     ranges: int
@@ -90,16 +90,16 @@ class Range:
 
     @property
     def label(self) -> str:
-        """What an error calls it."""
+        """Its name in messages."""
         return f"range {self.number + 1} of {self.ranges} of the documents' hashes"
 
     def found(self, number: int) -> AnyPath:
-        """Where range ``number`` leaves what it found."""
+        """Return the path of the repeats that range ``number`` found."""
         return self.draft / f"scratch/repeats/{number:04d}-of-{self.ranges:04d}"
 
 
 def find_repeats(item: Range, _: object = None) -> None:
-    """Find the repeats within one range; the first in corpus order stays."""
+    """Find the repeats within a range; the first in corpus order is kept."""
     where = item.found(item.number)
     if where.exists():
         return
@@ -107,13 +107,13 @@ def find_repeats(item: Range, _: object = None) -> None:
     parts, lengths = [], []
     for split in range(item.splits):
         entries = read_groups(_hashes_of(item.draft, split), _ENTRY, first, last)
-        parts.append(entries[_fresh(entries)])  # a split knows its own repeats
+        parts.append(entries[_fresh(entries)])  # repeats within a split are found there
         lengths.append(len(parts[-1]))
     entries = np.concatenate(parts)
     splits = np.repeat(np.arange(len(lengths), dtype="<u4"), lengths)
     order = _order(entries)
     fresh = _fresh(entries[order])
-    # Of each run of equal hashes the first stays, and the others repeat it.
+    # In each run of equal hashes the first is kept, and the others repeat it.
     original = order[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]] if len(order) else order
     repeat, original = order[~fresh], original[~fresh]
     found = np.empty(len(repeat), dtype=_REPEAT)
@@ -127,7 +127,7 @@ def find_repeats(item: Range, _: object = None) -> None:
 
 
 class Repeats:
-    """For the records of one split, which earlier document each repeats."""
+    """For each record of a split, the earlier document that it repeats."""
 
     def __init__(self, ranges: Range, split: int, records: int) -> None:
         self._split = np.full(records, -1, dtype=np.int64)
@@ -145,18 +145,18 @@ class Repeats:
         self._row[rows[~fresh]] = np.where(elsewhere, self._row[original], original)
 
     def of(self, row: int) -> str | None:
-        """``part:row`` of the document that record ``row`` repeats, or None."""
+        """Return the ``part:row`` of the document that record ``row`` repeats, or None."""
         split = self._split[row]
         return None if split < 0 else f"{split:05d}:{self._row[row]}"
 
 
 def _order(entries: np.ndarray) -> np.ndarray:
-    """By hash, and in the order given within equal ones."""
+    """Sort by hash, stable for equal hashes."""
     return np.lexsort((entries["low"], entries["high"]))
 
 
 def _fresh(entries: np.ndarray) -> np.ndarray:
-    """Whether each of some sorted entries has another hash than the one before: (n,) bool."""
+    """Mark the entries whose hash differs from the one before, of sorted entries: (n,) bool."""
     fresh = np.ones(len(entries), dtype=bool)
     fresh[1:] = (entries["high"][1:] != entries["high"][:-1]) | (
         entries["low"][1:] != entries["low"][:-1]

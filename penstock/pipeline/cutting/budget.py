@@ -1,4 +1,4 @@
-"""A token budget as whole sequences, for each group of sources that has a share of its own."""
+"""Divide a token budget into quotas of whole sequences, one for each source with a share."""
 
 from __future__ import annotations
 
@@ -13,38 +13,44 @@ __all__ = ["Quota", "check_shares", "quotas_of"]
 
 
 _WHOLE = 1 - Fraction(1, 10**9)
-"""Shares of at least this sum are meant to be everything: thirds do not add up in decimals."""
+"""Shares with at least this sum are taken as 1: three decimal thirds do not add up to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What one group may take."""
+    """The tokens that one group of sources may take."""
 
     name: str | None
-    """A source, or None for all sources without a share of their own."""
-    sequences: int
+    """A source, or None for the group of all sources without a share of their own."""
+    tokens: int
+    """A whole number of sequences."""
     pool_bytes: int
-    """Text that the group has in the pool."""
+    """Text of the group in the pool."""
     pool_documents: int
 
 
 def check_shares(budget: Budget, sources: Collection[str]) -> None:
-    """Refuse a share of a source that is not there.
+    """Check a budget's shares against the sources of the pool, which are known after cleaning.
+
+    Args:
+        budget: Its shares name sources.
+        sources: Those of the corpus and those that rewriters will add.
 
     Raises:
-        RecipeError: Names it, and the nearest one.
+        RecipeError: A share names a source that the pool does not have.
     """
     for source in budget.shares:
         if source not in sources:
             raise RecipeError(
-                f"budget.shares: the pool has no source {source!r}{did_you_mean(source, sources)}"
+                f"the pool has no source {source!r}{did_you_mean(source, sources)}",
+                key="budget.shares",
             )
 
 
 def quotas_of(
     budget: Budget, sequence_length: int, by_source: Mapping[str, Mapping[str, int]]
 ) -> list[Quota]:
-    """Divide a budget: each share rounded down to whole sequences, the total exact.
+    """Divide a budget into quotas: each share rounded down to whole sequences, the total exact.
 
     Sources without a share compete for what is left; where shares leave nothing, sequences lost
     to rounding go to the shares that were cut most. Shares come by name, so that the order in
@@ -62,8 +68,9 @@ def quotas_of(
     total = budget.tokens // sequence_length
     if total == 0:
         raise BudgetError(
-            f"budget.tokens: expected at least one sequence of {sequence_length} tokens "
-            f"(shards.sequence_length), got {budget.tokens}"
+            key="budget.tokens",
+            expected=f"at least one sequence of {sequence_length} tokens (shards.sequence_length)",
+            got=budget.tokens,
         )
     check_shares(budget, by_source)
     shares = {name: Fraction(repr(share)) for name, share in sorted(budget.shares.items())}
@@ -83,7 +90,7 @@ def quotas_of(
         *(
             Quota(
                 name=name,
-                sequences=sequences[name],
+                tokens=sequences[name] * sequence_length,
                 pool_bytes=by_source[name]["bytes"],
                 pool_documents=by_source[name]["documents"],
             )
@@ -91,7 +98,7 @@ def quotas_of(
         ),
         Quota(
             name=None,
-            sequences=left,
+            tokens=left * sequence_length,
             pool_bytes=sum(tally["bytes"] for tally in others),
             pool_documents=sum(tally["documents"] for tally in others),
         ),

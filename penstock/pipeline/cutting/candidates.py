@@ -1,8 +1,8 @@
-"""Candidates: the documents of a pool that a budget may reach, each with its tokens.
+"""Candidates: the documents of a pool that a budget may reach, each with its number of tokens.
 
-A budget is a small part of a pool, so what is decided by tokens is decided over a table of the
-candidates alone: 30 bytes each, a tenth of the pool where the budget is a tenth. The table of a
-unit is written by the task that tokenises it; no row passes through the driver.
+A budget is a small part of a pool, so the passes by tokens read a table of the candidates alone:
+30 bytes each, a tenth of the pool where the budget is a tenth. The table of a unit is written by
+the task that tokenises it; no row passes through the driver.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from penstock.artefact import FileRecord
 from penstock.node_cache import local_file
 from penstock.pipeline.cutting.ordering import OrderedUnit
 from penstock.pipeline.cutting.radix import ABOVE, INSIDE, Cutoff, Order, Prefix
+from penstock.pipeline.runner import Runner
+from penstock.pipeline.tokens import Tokenising, TokenStore, UnitTokens
 from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["Candidates", "Table", "Taken"]
+__all__ = ["CandidateTable", "Candidates", "Taken", "write_candidates"]
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is taken of a unit: k documents, in its order."""
+    """The documents that are taken of a unit: k of them, in its order."""
 
     row: np.ndarray
     """(k,) int64."""
     tokens: np.ndarray
-    """(k,) int64; less than the document has where it is shortened."""
+    """(k,) int64; fewer than the document has where it is shortened."""
     order: Order
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class CandidateTable:
     """The candidates of a unit: c documents, in its order."""
 
     row: np.ndarray
@@ -44,14 +47,14 @@ class Table:
     order: Order
 
     def on_cutoff(self, prefixes: Sequence[Prefix]) -> list[int]:
-        """Tokens inside the prefix of each group."""
+        """Sum the tokens of the documents inside the prefix of each group."""
         inside = self.order.against(prefixes) == INSIDE
         found = np.zeros(len(prefixes), dtype=np.int64)
         np.add.at(found, self.order.group[inside], self.tokens[inside])
         return found.tolist()
 
     def take(self, cutoffs: Sequence[Cutoff], allowed: Sequence[int]) -> Taken:
-        """Whole what stands above its cutoff; of what stands on it, ``allowed`` tokens a group."""
+        """Take documents above the cutoff whole, and of those on it ``allowed`` tokens a group."""
         stands = self.order.against([cutoff.prefix for cutoff in cutoffs])
         taken = np.where(stands == ABOVE, self.tokens, 0)
         inside = np.flatnonzero(stands == INSIDE)
@@ -66,19 +69,21 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Those at or above a prefix for each group; a :class:`penstock.pipeline.tokens.Wanted`."""
+    """The documents at or above a prefix for each group."""
 
     directory: AnyPath
-    """Where the orders are, and the tables will be."""
+    """Scratch of the cut: it has the orders and takes the tables."""
     number: int
-    """Of the attempt: a table is never replaced by another."""
+    """Number of the round of the search: a table is never replaced by another."""
     prefixes: Sequence[Prefix]
 
     def rows(self, unit: Unit) -> np.ndarray:
+        """Find the candidates of a unit: (c,) int64 rows, ascending."""
         order, _ = OrderedUnit(unit, self.directory).read()
         return np.flatnonzero(order.against(self.prefixes))
 
-    def sized(self, unit: Unit, rows: np.ndarray, sizes: np.ndarray) -> None:
+    def write(self, unit: Unit, rows: np.ndarray, sizes: np.ndarray) -> None:
+        """Write the table of a unit, whose candidates ``rows`` have (c,) int64 tokens."""
         order, _ = OrderedUnit(unit, self.directory).read()
         batch = pa.record_batch(
             {
@@ -90,17 +95,41 @@ class Candidates:
             }
         )
         with (
-            atomic_file(self._place(unit), durable=False) as sink,
+            atomic_file(self._path(unit), durable=False) as sink,
             pa.ipc.new_file(sink, batch.schema) as writer,
         ):
             writer.write_batch(batch)
 
-    def read(self, unit: Unit) -> Table:
-        """The table of a unit, mapped, not copied."""
-        with pa.memory_map(str(local_file(self._place(unit)))) as source:
+    def read(self, unit: Unit) -> CandidateTable:
+        """Map the table of a unit; nothing is copied."""
+        with pa.memory_map(str(local_file(self._path(unit)))) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
         row, tokens, key, tie, group = (column.to_numpy() for column in batch.columns)
-        return Table(row, tokens, Order(key, tie, group))
+        return CandidateTable(row, tokens, Order(key, tie, group))
 
-    def _place(self, unit: Unit) -> AnyPath:
+    def _path(self, unit: Unit) -> AnyPath:
         return self.directory / f"{unit.name}.{self.number}.arrow"
+
+
+def write_candidates(candidates: Candidates, runner: Runner, store: TokenStore) -> int:
+    """Write the table of every unit, tokenising the candidates whose tokens the store lacks.
+
+    Returns:
+        Documents tokenised now.
+    """
+    units = store.units()
+    added = 0
+    for index, part in runner.run(_write_table, units, (candidates, store.tokenising())):
+        if part is not None:
+            added += store.add(units[index], part)
+    store.publish()
+    return added
+
+
+def _write_table(held: UnitTokens, shared: tuple[Candidates, Tokenising]) -> FileRecord | None:
+    """Write a unit's table; returns the record of the file of new tokens, if there is one."""
+    candidates, tokenising = shared
+    rows = candidates.rows(held.unit)
+    sizes, part = tokenising.sizes(held, rows)
+    candidates.write(held.unit, rows, sizes)
+    return part

@@ -1,10 +1,10 @@
-"""Columns to an order: what a recipe's ``budget.rank`` and ``budget.draw`` say of each document.
+"""Order the documents of a pool by a recipe's ``budget.rank`` and ``budget.draw``.
 
-One column ranks by its own values. Several are mixed by their quantiles in the pool, so that
-weights mean the same whatever the scale of a score; a quantile is read from counts by the top 24
+A single column orders by its values. Several columns are mixed by their quantiles in the pool, so
+that a weight means the same for every scale of scores; a quantile is read from counts by the top 24
 bits of the value (16 bits of precision), gathered in one pass. ``random`` is the uniform draw and
-needs no column. Each unit's order, 22 bytes a document, is kept beside the cut while it is made,
-mapped by every pass.
+needs no column. Each unit's order, 22 bytes a document, is kept in the cut's scratch and mapped by
+every pass.
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Budget, GumbelDraw
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["OrderedUnit", "Ordering", "batches", "make_orders", "write_order"]
+__all__ = ["TIE", "OrderedUnit", "Ordering", "batches", "make_orders", "write_order"]
 
-_TOGETHER = 1 << 20
-"""Documents that a pass takes for one task: 60 real units, so that neither tasks nor their results
-are as many as units."""
+TIE = "tie"
+"""Purpose of the hash of (seed, id) that orders documents of equal scores."""
+
+_TASK_DOCUMENTS = 1 << 20
+"""Documents of one task of a pass: 60 real units, so that there are fewer tasks and results than
+units."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrderedUnit:
-    """A unit and where its order lies."""
+    """A unit and the directory of its order."""
 
     unit: Unit
     directory: AnyPath
@@ -45,12 +48,12 @@ class OrderedUnit:
         return self.unit.label
 
     @property
-    def place(self) -> AnyPath:
+    def path(self) -> AnyPath:
         return self.directory / f"{self.unit.name}.arrow"
 
     def read(self) -> tuple[Order, np.ndarray]:
-        """The order of its n documents, and (n,) int64 bytes of text; mapped, not copied."""
-        with pa.memory_map(str(local_file(self.place))) as source:
+        """Map the order of its n documents, and (n,) int64 bytes of text; nothing is copied."""
+        with pa.memory_map(str(local_file(self.path))) as source:
             batch = pa.ipc.open_file(source).get_batch(0)
         key, tie, group, size = (
             batch.column(name).to_numpy() for name in ("key", "tie", "group", "bytes")
@@ -58,27 +61,28 @@ class OrderedUnit:
         return Order(key, tie, group), size
 
     def scores(self) -> np.ndarray:
-        """(n,) float32, what the documents were ordered by; NaN where one may not be taken."""
+        """Return the scores that documents are ordered by: (n,) float32, NaN where excluded."""
         order, _ = self.read()
         return np.where(order.group < 0, np.float32(np.nan), score_of(order.key))
 
 
 def write_order(ordered: OrderedUnit, order: Order, sizes: np.ndarray) -> None:
-    """Leave a unit's order and the (n,) int64 bytes of its texts where the passes map them."""
+    """Write a unit's order and the (n,) int64 bytes of its texts, for the passes to map."""
     batch = pa.record_batch(
         {"key": order.key, "tie": order.tie, "group": order.group, "bytes": sizes}
     )
     with (
-        atomic_file(ordered.place, durable=False) as sink,
+        atomic_file(ordered.path, durable=False) as sink,
         pa.ipc.new_file(sink, batch.schema) as writer,
     ):
         writer.write_batch(batch)
 
 
 def batches(orders: Sequence[OrderedUnit], slots: int) -> list[Sequence[OrderedUnit]]:
-    """Consecutive units for one task each: several tasks a slot, or :data:`_TOGETHER`."""
+    """Group consecutive units, a group for each task: at least eight tasks a slot, and at most
+    :data:`_TASK_DOCUMENTS` a task."""
     total = sum(ordered.unit.documents for ordered in orders)
-    return list(_batches(orders, min(_TOGETHER, total // (8 * slots) + 1)))
+    return list(_batches(orders, min(_TASK_DOCUMENTS, total // (8 * slots) + 1)))
 
 
 def _batches(orders: Sequence[OrderedUnit], limit: int) -> Iterator[Sequence[OrderedUnit]]:
@@ -94,7 +98,7 @@ def _batches(orders: Sequence[OrderedUnit], limit: int) -> Iterator[Sequence[Ord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ordering:
-    """How documents are ordered: what every unit's task is told."""
+    """The state that every task of ordering shares."""
 
     ranks: Mapping[str, float]
     columns: Mapping[str, AnyPath]
@@ -120,13 +124,14 @@ def make_orders(
     """Write the order of every unit under ``directory``.
 
     Args:
-        corpus: Whose documents are ordered.
-        columns: By name, for all that ``budget.rank`` names but ``random``.
+        corpus: Its documents are ordered.
+        columns: By name, all that ``budget.rank`` names but ``random``.
         budget: Its rank and draw.
         seed: Of random ranks, ties and noise.
-        groups: Sources with shares of their own, groups 0, 1, ...; the rest come after them.
+        groups: Sources with shares of their own: groups 0, 1, ...; the group of the other sources
+            comes after them.
         directory: Scratch of the cut.
-        runner: Who does it.
+        runner: Runs a task for each unit.
     """
     units = units_of(corpus)
     items = [
@@ -158,7 +163,7 @@ Item = tuple[Unit, Mapping[str, FileRecord]]
 def _values(
     name: str, item: Item, columns: Mapping[str, AnyPath], ids: pa.ChunkedArray | None, seed: int
 ) -> np.ndarray:
-    """(n,) float32: a column as it is, or the uniform draw."""
+    """Read a unit's scores in a column, or draw them: (n,) float32."""
     if name == "random":
         return uniform(hash_ids(ids, mix(seed, "random"))).astype(np.float32)
     return read_scores(columns[name], item[1][name])
@@ -171,8 +176,8 @@ def _quantiles(
     seed: int,
     runner: Runner,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each column, values (top 24 bits) and their mid-quantile in the pool."""
-    counts = {name: _Counts() for name in ranks}
+    """Compute, for each column, its values (top 24 bits) and their mid-quantiles in the pool."""
+    counts = {name: _ValueCounts() for name in ranks}
     for _, found in runner.run(_count_values, items, (tuple(ranks), columns, seed)):
         for name, (values, number) in found.items():
             counts[name].add(values, number)
@@ -184,10 +189,10 @@ def _quantiles(
     return quantiles
 
 
-class _Counts:
-    """Counts by 24-bit value, in pages of 512 KiB that are made when first counted in.
+class _ValueCounts:
+    """Counts by 24-bit value, in pages of 512 KiB that are allocated on first use.
 
-    A page is two octaves of one sign, so that the scores of a selector touch 5 to 20 of the 256.
+    A page is two octaves of one sign, so the scores of a selector use 5 to 20 of the 256 pages.
     """
 
     def __init__(self) -> None:
@@ -204,7 +209,7 @@ class _Counts:
             self._pages[page][some & np.uint32(0xFFFF)] += count
 
     def present(self) -> tuple[np.ndarray, np.ndarray]:
-        """The values that were counted, ascending, and their counts: (m,) int64 each."""
+        """Return the values that were counted, ascending, and their counts: (m,) int64 each."""
         values, counts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         for page, count in sorted(self._pages.items()):
             here = np.flatnonzero(count)
@@ -261,7 +266,7 @@ def _order_unit(item: Item, plan: Ordering) -> None:
     group = of_source[sources.indices.to_numpy()]
     order = Order(
         key=order_bits(np.where(excluded, np.float32(0), scores)),
-        tie=hash_ids(ids, mix(plan.seed, "tie")),
+        tie=hash_ids(ids, mix(plan.seed, TIE)),
         group=np.where(excluded, np.int16(-1), group),
     )
     write_order(OrderedUnit(unit, plan.directory), order, table.column("bytes").to_numpy())

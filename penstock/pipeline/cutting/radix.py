@@ -1,11 +1,11 @@
-"""The exact cut of an ordered pool under a budget, without sorting it.
+"""Find the exact cutoff of a budget in a pool by radix selection, without sorting the pool.
 
 Documents are ordered by score, then by a hash of their id: 96 bits, read a digit at a time. A pass
-over the units sums document sizes by the next digit, only for documents whose bits so far are those
+over the units sums document sizes by the next digit, only for documents whose first bits are those
 of the bin in which the budget is crossed. Sums are of integers, so they do not depend on the order
 of units. With digits of 16 bits two passes fix the score to the last bit, and a third or fourth
 separates equal scores. A digit has 16 bits for up to 16 groups and 8 bits for more: a pass holds at
-most 16 MiB of sums (or 4 KiB for each group), whatever the size of the pool, for twice the passes.
+most 16 MiB of sums (or 4 KiB for each group) for a pool of any size; 8 bits take twice the passes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = [
     "INSIDE",
     "NONE",
     "Cutoff",
+    "DigitSums",
     "Order",
     "Prefix",
-    "Tally",
     "find_cutoffs",
     "order_bits",
     "score_of",
-    "tally",
+    "sum_by_digit",
 ]
 
 BITS = 96
@@ -39,7 +39,7 @@ _FEW = 16
 """Groups up to which a digit has 16 bits: 1 MiB of sums for each."""
 
 BELOW, INSIDE, ABOVE = 0, 1, 2
-"""How a document stands to the prefix of its group."""
+"""Position of a document relative to the prefix of its group."""
 
 
 def order_bits(scores: np.ndarray) -> np.ndarray:
@@ -58,14 +58,14 @@ def order_bits(scores: np.ndarray) -> np.ndarray:
 
 
 def score_of(keys: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`order_bits`: (n,) uint32 to (n,) float32."""
+    """Invert :func:`order_bits`: (n,) uint32 to (n,) float32."""
     positive = (keys.view(np.int32) >> np.int32(31)).view(np.uint32)
     return (keys ^ (~positive | np.uint32(0x80000000))).view(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A bin of documents: those whose first ``bits`` of 96 are these."""
+    """A bin of documents: those whose first ``bits`` of 96 bits are these."""
 
     bits: int = 0
     key: int = 0
@@ -74,7 +74,7 @@ class Prefix:
     """uint64, the other 64."""
 
     def then(self, digit: int, width: int) -> Prefix:
-        """This prefix with ``width`` bits more; no digit straddles key and tie."""
+        """Append ``width`` bits to this prefix; no digit straddles key and tie."""
         bits = self.bits + width
         if bits <= 32:
             return Prefix(bits, self.key | digit << (32 - bits), 0)
@@ -82,31 +82,32 @@ class Prefix:
 
     @property
     def masks(self) -> tuple[int, int]:
-        """Of key and tie: ones where the bits are fixed."""
+        """Bit masks of key and tie: ones where the bits are fixed."""
         left = (1 << BITS) - (1 << (BITS - self.bits))
         return left >> 64, left & 0xFFFFFFFFFFFFFFFF
 
 
 ALL = Prefix(32, 0)
-"""Every document stands above this bin, and none inside: no score has these bits."""
+"""Every document is above this bin, and none inside: no score has these bits."""
 
 NONE = Prefix(32, 0xFFFFFFFF)
-"""No document stands above this bin or inside it."""
+"""No document is above this bin or inside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Where the documents of a unit stand: higher is taken earlier."""
+    """Sort keys of the documents of a unit: higher is taken earlier."""
 
     key: np.ndarray
     """(n,) uint32, :func:`order_bits` of the score."""
     tie: np.ndarray
     """(n,) uint64, hash of (seed, id)."""
     group: np.ndarray
-    """(n,) int16, the group whose budget it draws on, or -1 where it may not be taken."""
+    """(n,) int16, the group whose quota it counts against, or -1 where it may not be taken."""
 
     def against(self, prefixes: Sequence[Prefix]) -> np.ndarray:
-        """(n,) uint8: ABOVE, INSIDE or BELOW the prefix of its group; BELOW without a group."""
+        """Compare each document with the prefix of its group: (n,) uint8 of ABOVE, INSIDE, BELOW;
+        BELOW without a group."""
         masks = [prefix.masks for prefix in prefixes]
         return _against(
             self.key,
@@ -138,7 +139,7 @@ def _against(
         if high > prefix_key[mine]:
             stands[row] = ABOVE
         elif high == prefix_key[mine]:
-            # Most documents are told apart by their score: the hash is seldom read.
+            # The score separates most documents: the hash is seldom read.
             low = tie[row] & tie_mask[mine]
             if low > prefix_tie[mine]:
                 stands[row] = ABOVE
@@ -148,8 +149,8 @@ def _against(
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Sums by digit of those bins that hold anything: as small as a task's result should be."""
+class DigitSums:
+    """Sums by digit, of the non-empty bins only: a small result of a task."""
 
     bins: np.ndarray
     """(b,) int64, search * 2**width + digit, ascending."""
@@ -157,15 +158,15 @@ class Tally:
     """(b, 2) int64: size, documents."""
 
 
-def tally(
+def sum_by_digit(
     orders: Iterable[tuple[Order, np.ndarray]], prefixes: Sequence[Prefix | None], width: int
-) -> Tally:
+) -> DigitSums:
     """Sum sizes by the next digit, for each group inside its prefix.
 
     Args:
-        orders: Of some units, each with the (n,) int64 sizes of its documents; one of size 0 is
-            not there.
-        prefixes: For each group the bits so far, or None where it needs no more; all as long.
+        orders: Of some units, each with the (n,) int64 sizes of its documents; documents of
+            size 0 are left out.
+        prefixes: For each group its bits so far, all of one length, or None where it is done.
         width: Bits of the digit.
     """
     wanted = [prefix for prefix in prefixes if prefix is not None]
@@ -178,7 +179,7 @@ def tally(
     shift = (BITS if of_tie else 32) - bits - width
     sums = np.zeros((len(wanted) << width, 2), dtype=np.int64)
     for order, sizes in orders:
-        _tally(
+        _sum_by_digit(
             order.key,
             order.tie,
             order.group,
@@ -194,11 +195,11 @@ def tally(
             sums,
         )
     bins = np.flatnonzero(sums[:, 1])
-    return Tally(bins, sums[bins])
+    return DigitSums(bins, sums[bins])
 
 
 @numba.njit(cache=True, nogil=True)
-def _tally(
+def _sum_by_digit(
     key: np.ndarray,
     tie: np.ndarray,
     group: np.ndarray,
@@ -213,7 +214,7 @@ def _tally(
     width: np.int64,
     sums: np.ndarray,
 ) -> None:
-    """One pass over a unit: group, prefix, digit and sums of a document while it is at hand."""
+    """Make one pass over a unit: group, prefix, digit and sums of each document in turn."""
     low = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
     for row in range(key.shape[0]):
         if group[row] < 0:
@@ -235,12 +236,12 @@ def _tally(
 
 @dataclass(frozen=True, slots=True)
 class Cutoff:
-    """Where a group's budget is crossed."""
+    """The point in the order at which a group's quota is crossed."""
 
     prefix: Prefix
     """The bin in which it is crossed; ALL where the whole group fits, NONE where nothing does."""
     above: int
-    """Size of what stands above that bin: taken whole."""
+    """Size of the documents above that bin: they are taken whole."""
     inside: int
     """Documents in that bin: one, unless score and hash are equal to the last bit."""
     total: int
@@ -249,7 +250,7 @@ class Cutoff:
 
     @property
     def short(self) -> int:
-        """What the group lacks to fill its quota."""
+        """Size that the group lacks to fill its quota."""
         return max(0, self.quota - self.total)
 
     @property
@@ -260,18 +261,19 @@ class Cutoff:
 
 def find_cutoffs(
     quotas: Sequence[int],
-    tallies: Callable[[Sequence[Prefix | None], int], Iterable[Tally]],
+    tallies: Callable[[Sequence[Prefix | None], int], Iterable[DigitSums]],
     slack: float = 0,
 ) -> list[Cutoff]:
     """Find, for each group, where its quota is crossed.
 
     Args:
-        quotas: Of each group, in the unit of the sizes; a group with 0 gives nothing.
-        tallies: ``tallies(prefixes, width)`` gives :func:`tally` of all units, in any order.
-        slack: A bin of at most this share of the quota is not looked into, so that a cutoff may
-            have many documents inside; for a plan that need not be exact.
+        quotas: Of each group, in the unit of the sizes; from a group with 0 nothing is taken.
+        tallies: ``tallies(prefixes, width)`` yields :func:`sum_by_digit` of all units, in any
+            order.
+        slack: A bin of at most this share of the quota is not divided further, so that a cutoff
+            may have many documents inside; for a plan that need not be exact.
     """
-    searches = [_Search(quota, slack) for quota in quotas]
+    searches = [_GroupSearch(quota, slack) for quota in quotas]
     width = 16 if len(quotas) <= _FEW else 8
     for _ in range(BITS // width):
         left = [search for search in searches if not search.done]
@@ -285,7 +287,7 @@ def find_cutoffs(
     return [search.cutoff() for search in searches]
 
 
-class _Search:
+class _GroupSearch:
     """The state of one group's search."""
 
     def __init__(self, quota: int, slack: float) -> None:
@@ -296,7 +298,7 @@ class _Search:
         self.done = not quota
 
     def narrow(self, sums: np.ndarray, width: int) -> None:
-        """Go one digit further: (2**width, 2) sums inside the prefix."""
+        """Take one digit more, by the (2**width, 2) sums inside the prefix."""
         from_top = np.cumsum(sums[::-1, 0])
         if not self.prefix.bits:
             self.total = int(from_top[-1])

@@ -1,9 +1,9 @@
-"""The search for the cutoffs of a budget: plan by bytes of text, decide by tokens.
+"""Search the cutoffs of a budget: plan by bytes of text, decide by tokens.
 
-Two exact radix selections (:mod:`penstock.pipeline.cutting.radix`). The first is by bytes of text,
-and only plans: it names the candidates that should hold the budget and a margin, so that no more
-than those are tokenised; where the margin was too thin it is widened. The second is by tokens and
-decides.
+It makes two radix selections (:mod:`penstock.pipeline.cutting.radix`). The first is by bytes of
+text and only a plan: it selects candidates that should hold the budget and a margin, so that no
+other document is tokenised; where the margin was too thin it is widened. The second is by tokens,
+exact, and decides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -19,74 +18,72 @@ from penstock.errors import BudgetError
 from penstock.pipeline.cutting.budget import Quota
 from penstock.pipeline.cutting.candidates import Candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, batches
-from penstock.pipeline.cutting.radix import Cutoff, Order, Prefix, Tally, find_cutoffs, tally
+from penstock.pipeline.cutting.radix import (
+    Cutoff,
+    DigitSums,
+    Order,
+    Prefix,
+    find_cutoffs,
+    sum_by_digit,
+)
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.tokens import Wanted
 from penstock.storage import AnyPath
 
-__all__ = ["Found", "Search", "Sizes"]
+__all__ = ["BudgetSearch", "Found"]
 
 _MARGIN = 1.05
-"""Candidates' text over what the budget is expected to need. Bytes per token of a selection
-differ from the pool's by a few per cent; a thin margin costs a second, small round at worst."""
+"""Text of the candidates over the text that the budget is expected to need. Bytes per token of a
+selection differ from the pool's by a few per cent; a thin margin costs a second, small round."""
 
 _SLACK = 0.01
-"""The plan is not made finer than this part of a budget: most often two passes."""
+"""The plan is exact to this part of a budget, which most often takes two passes."""
 
 _CERTAINLY_SHORT = 1.3
-"""A budget this many times the pool's estimated tokens is refused before tokenising the pool."""
+"""A budget of this many times the pool's estimated tokens is refused before tokenising."""
 
-Tallies = Callable[[Sequence[Prefix | None], int], Iterator[Tally]]
-
-
-class Sizes(Protocol):
-    """Where the tokens of documents are known from, or found out: the token store."""
-
-    @property
-    def bytes_per_token(self) -> float: ...
-
-    def add(self, wanted: Wanted, runner: Runner, /) -> int:
-        """Find out what is wanted and not known yet, and tell ``wanted`` all of it."""
-        ...
+Tallies = Callable[[Sequence[Prefix | None], int], Iterator[DigitSums]]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found."""
+    """The result of a search."""
 
     cutoffs: Sequence[Cutoff]
-    """Of each group, in tokens."""
+    """The cutoff of each group, in tokens."""
     candidates: Candidates
-    """Where the documents at or above the cutoffs are, with their tokens."""
+    """The documents at or above the cutoffs, with their tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A search, with all it needs to know."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSearch:
+    """The search of one cut: orders and quotas to cutoffs in tokens."""
 
     orders: Sequence[OrderedUnit]
     quotas: Sequence[Quota]
     length: int
-    tokens: Sizes
+    """Tokens of a sequence."""
+    bytes_per_token: float
+    """Bytes of text for each token, over the whole pool."""
+    write_candidates: Callable[[Candidates, Runner], object]
+    """Writes the table of each unit's candidates, with their tokens."""
     runner: Runner
     directory: AnyPath
     """Scratch of the cut."""
 
     def cutoffs(self, allow_short: bool) -> Found:
-        """Where each group's budget of tokens is crossed; leaves the candidates beside the orders.
+        """Find the cutoff of each group's quota; writes the candidates beside the orders.
 
         Raises:
-            BudgetError: A group holds fewer tokens than asked for, or there is nothing at all.
+            BudgetError: A group holds fewer tokens than its quota, or no document may be taken.
         """
-        wanted = [quota.sequences * self.length for quota in self.quotas]
+        wanted = [quota.tokens for quota in self.quotas]
         if not allow_short:
             self._refuse_hopeless(wanted)
-        per_token = self.tokens.bytes_per_token
-        bytes_wanted = [int(count * per_token * _MARGIN) for count in wanted]
+        bytes_wanted = [int(count * self.bytes_per_token * _MARGIN) for count in wanted]
         for number in itertools.count():
             planned = find_cutoffs(bytes_wanted, self._tallies(None), _SLACK)
             candidates = Candidates(self.directory, number, [plan.prefix for plan in planned])
-            self.tokens.add(candidates, self.runner)
+            self.write_candidates(candidates, self.runner)
             found = find_cutoffs(wanted, self._tallies(candidates))
             thin = [
                 group
@@ -102,35 +99,35 @@ class Search:
         if not short:
             return Found(found, candidates)
         if not allow_short:
-            raise BudgetError(self._too_small(short, [cutoff.total for cutoff in found], ""))
+            raise self._too_small(short, [cutoff.total for cutoff in found], "")
         wanted = [
             min(count, cutoff.total // self.length * self.length)
             for count, cutoff in zip(wanted, found)
         ]
         if not any(wanted):
-            raise BudgetError(self._too_small(short, [cutoff.total for cutoff in found], ""))
+            raise self._too_small(short, [cutoff.total for cutoff in found], "")
         return Found(find_cutoffs(wanted, self._tallies(candidates)), candidates)
 
     def _tallies(self, candidates: Candidates | None) -> Tallies:
-        """Tallies of the candidates by tokens, or of all documents by bytes of text."""
+        """Sum the candidates by tokens, or all documents by bytes of text, for a radix search."""
         items = batches(self.orders, self.runner.slots)
 
-        def tallies(prefixes: Sequence[Prefix | None], width: int) -> Iterator[Tally]:
+        def tallies(prefixes: Sequence[Prefix | None], width: int) -> Iterator[DigitSums]:
             shared = (candidates, prefixes, width)
-            for _, sums in self.runner.run(_tally_units, items, shared):
+            for _, sums in self.runner.run(_sum_units, items, shared):
                 yield sums
 
         return tallies
 
     def _refuse_hopeless(self, wanted: Sequence[int]) -> None:
-        """Refuse, before tokenising a pool, what it cannot hold by any estimate.
+        """Refuse, before tokenising, a budget that the pool cannot hold by any estimate.
 
-        Bytes per token are measured over the whole pool; one source may take several times the
-        tokens for its bytes, so a share is refused early only above one token a byte
-        (and its two ends a document).
+        Bytes per token are measured over the whole pool; a single source may have several times
+        as many tokens for its bytes, so a share is refused early only above one token a byte (and
+        two ends of text a document).
         """
         estimates = [
-            int(quota.pool_bytes / self.tokens.bytes_per_token) + quota.pool_documents
+            int(quota.pool_bytes / self.bytes_per_token) + quota.pool_documents
             for quota in self.quotas
         ]
         most = (
@@ -142,20 +139,20 @@ class Search:
             group for group, count in enumerate(wanted) if count > most[group] * _CERTAINLY_SHORT
         ]
         if hopeless:
-            raise BudgetError(self._too_small(hopeless, estimates, "about "))
+            raise self._too_small(hopeless, estimates, "about ")
 
-    def _too_small(self, groups: Sequence[int], sizes: Sequence[int], about: str) -> str:
+    def _too_small(self, groups: Sequence[int], sizes: Sequence[int], about: str) -> BudgetError:
         parts = []
         for group in groups:
             quota = self.quotas[group]
-            whose = "the pool" if len(self.quotas) == 1 else quota.name or "the rest of the pool"
+            pool = "the pool" if len(self.quotas) == 1 else quota.name or "the rest of the pool"
             parts.append(
-                f"asked for {quota.sequences * self.length:,} tokens of {whose}, which holds "
+                f"asked for {quota.tokens:,} tokens of {pool}, which holds "
                 f"{about}{sizes[group]:,} that may be taken ({quota.pool_documents:,} documents, "
                 f"{quota.pool_bytes:,} bytes)"
             )
         key = "budget.shares" if any(self.quotas[g].name for g in groups) else "budget.tokens"
-        if any(quota.sequences and size >= self.length for quota, size in zip(self.quotas, sizes)):
+        if any(quota.tokens and size >= self.length for quota, size in zip(self.quotas, sizes)):
             fix = (
                 "lower it, add documents, or set budget.allow_short: true to take the whole "
                 f"sequences of {self.length} tokens that there are"
@@ -165,13 +162,13 @@ class Search:
                 f"not one sequence of {self.length} tokens: add or allow documents, or lower "
                 "shards.sequence_length"
             )
-        return f"{key}: {'; '.join(parts)}; {fix}"
+        return BudgetError("; ".join(parts), key=key, fix=fix)
 
 
-def _tally_units(
+def _sum_units(
     orders: Sequence[OrderedUnit],
     shared: tuple[Candidates | None, Sequence[Prefix | None], int],
-) -> Tally:
+) -> DigitSums:
     candidates, prefixes, width = shared
 
     def read(ordered: OrderedUnit) -> tuple[Order, np.ndarray]:
@@ -180,4 +177,4 @@ def _tally_units(
         found = candidates.read(ordered.unit)
         return found.order, found.tokens
 
-    return tally((read(ordered) for ordered in orders), prefixes, width)
+    return sum_by_digit((read(ordered) for ordered in orders), prefixes, width)

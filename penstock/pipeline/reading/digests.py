@@ -1,7 +1,7 @@
-"""What is in the inputs: a hash of their bytes, found by all workers and remembered.
+"""Content hashes of the input files, computed by all workers and cached in the work directory.
 
-The hash is that of the sha256 of each 256 MiB of a file, so that one large file is read by many
-workers, and it is the same on a disk and in a store.
+The hash of a file is the sha256 over the sha256 of each of its 256 MiB blocks. So one large file is
+read by many workers, and the hash is the same on a disk and in a store.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from penstock.storage import AnyPath, atomic_file, is_remote, read_file
 
 __all__ = ["hash_inputs", "stamp"]
 
-_MEMORY = 2
-"""Version of ``inputs.json``; another one is forgotten."""
+_CACHE_VERSION = 2
+"""Version of ``inputs.json``; a file of another version is ignored."""
 
-_HASHED = 256 << 20
-"""Bytes of a file that are hashed together; part of what its hash is."""
+_BLOCK_BYTES = 256 << 20
+"""Bytes of a block; the hash of a file depends on it."""
 
-_TOGETHER = 32 << 20
+_TASK_BYTES = 32 << 20
 """Bytes of small files that one task hashes."""
 
 _CHUNK = 4 << 20
@@ -37,7 +37,7 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Some bytes of a file of an input."""
+    """A block of an input file."""
 
     path: AnyPath
     start: int
@@ -45,22 +45,22 @@ class _Block:
 
     @property
     def label(self) -> str:
-        """What an error calls it."""
+        """Its name in messages."""
         return f"{self.path}, bytes {self.start:,}–{self.end:,}"
 
 
 def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -> list[Input]:
-    """The inputs with their content hashes, in the order of those hashes.
+    """Hash the content of input files, and sort the inputs by their hashes.
 
-    Hashes are remembered in ``work/inputs.json`` by path, size and version, so a second run reads
-    no input.
+    Hashes are cached in ``work/inputs.json`` by path, size and version, so a second run reads no
+    input.
 
     Raises:
         InputError: A file cannot be read.
-        UnmadeError: A file has to be read, and the workspace is for looking only.
+        UnmadeError: A file has to be read, and the workspace is read-only.
     """
-    memory = workspace.root / "inputs.json"
-    known = _remembered(memory)
+    cache = workspace.root / "inputs.json"
+    known = _read_cache(cache)
     stamps = [stamp(item.path) for item in inputs]
     digests: dict[int, str] = {}
     fresh: dict[int, list[tuple[str, AnyPath]]] = {}
@@ -70,19 +70,20 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
             digests[index] = digest
         elif workspace.looking and stamps[index]:
             raise UnmadeError(
-                f"{item.path}: not read into {workspace.root} as it is now; run `penstock curate "
-                "RECIPE`"
+                f"not read into {workspace.root} as it is now",
+                file=item.path,
+                fix="run `penstock curate RECIPE`",
             )
         else:
             fresh[index] = _parts(item)
-    hashes = _hashes([path for parts in fresh.values() for _, path in parts], runner)
+    hashes = _hash_files([path for parts in fresh.values() for _, path in parts], runner)
     for index, parts in fresh.items():
-        digests[index] = _combined(inputs[index], [(name, hashes[path]) for name, path in parts])
+        digests[index] = _combine(inputs[index], [(name, hashes[path]) for name, path in parts])
         if stamps[index]:
             known[str(inputs[index].path)] = [*stamps[index], digests[index]]
     if fresh and not workspace.looking:
-        with atomic_file(memory) as sink:
-            sink.write(canonical({"version": _MEMORY, "files": known}))
+        with atomic_file(cache) as sink:
+            sink.write(canonical({"version": _CACHE_VERSION, "files": known}))
     hashed = [
         replace(item, digest=digests[index], stamp=stamps[index])
         for index, item in enumerate(inputs)
@@ -91,10 +92,10 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
 
 
 def stamp(path: AnyPath) -> tuple[int | str, ...]:
-    """Size and version of a plain file, which change when it does; empty for what has none.
+    """Return the size and version of a plain file, which change with its content; else ().
 
-    The version is the times of modification and change of a local file, as a copy may carry over
-    the first, and the entity tag of a remote one.
+    The version of a local file is its times of modification and of status change, as a copy may
+    keep the first; that of a remote file is its entity tag.
     """
     try:
         if is_remote(path):
@@ -111,19 +112,19 @@ def stamp(path: AnyPath) -> tuple[int | str, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _remembered(memory: AnyPath) -> dict[str, list[Any]]:
-    """Hashes by path; none where the file cannot be used, as they can be found again."""
+def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
+    """Read the cached hashes by path; none where the file cannot be used."""
     try:
-        known = json.loads(read_file(memory))
+        known = json.loads(read_file(cache))
     except (OSError, ValueError):
         return {}
-    if not isinstance(known, dict) or known.get("version") != _MEMORY:
+    if not isinstance(known, dict) or known.get("version") != _CACHE_VERSION:
         return {}
     return dict(known["files"])
 
 
 def _parts(item: Input) -> list[tuple[str, AnyPath]]:
-    """The files of an input, by name within it; none where it is on the hub."""
+    """List the files of an input, by name within it; none where it is on the hub."""
     if not item.spec.path.startswith("hf:"):
         return [("", item.path)]
     if is_remote(item.path) or not item.path.is_dir():
@@ -131,7 +132,7 @@ def _parts(item: Input) -> list[tuple[str, AnyPath]]:
     return [(file.relative_to(item.path).as_posix(), file) for file in files_of(item.path)]
 
 
-def _combined(item: Input, hashes: list[tuple[str, str]]) -> str:
+def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:
     if not hashes:
         return hashlib.sha256(identity(item.spec).encode()).hexdigest()
     if not hashes[0][0]:
@@ -139,27 +140,27 @@ def _combined(item: Input, hashes: list[tuple[str, str]]) -> str:
     return hashlib.sha256(canonical(hashes)).hexdigest()
 
 
-def _hashes(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
-    """The hash of each file's bytes."""
+def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
+    """Hash the bytes of each file."""
     found: dict[AnyPath, list[str]] = {}
     items: list[list[_Block]] = []
     room = 0
     for path in dict.fromkeys(paths):
         size = path.stat().st_size
         blocks = [
-            _Block(path, start, min(start + _HASHED, size))
-            for start in range(0, max(1, size), _HASHED)
+            _Block(path, start, min(start + _BLOCK_BYTES, size))
+            for start in range(0, max(1, size), _BLOCK_BYTES)
         ]
         found[path] = [""] * len(blocks)
-        for block in blocks:  # small files together: a task for each would be all hand-over
+        for block in blocks:  # small files share a task: a task for each would mostly be overhead
             if not items or block.end - block.start > room:
                 items.append([])
-                room = _TOGETHER
+                room = _TASK_BYTES
             items[-1].append(block)
             room -= block.end - block.start
     for index, digests in runner.run(_digests, items):
         for block, digest in zip(items[index], digests):
-            found[block.path][block.start // _HASHED] = digest
+            found[block.path][block.start // _BLOCK_BYTES] = digest
     return {
         path: hashlib.sha256("".join(digests).encode()).hexdigest()
         for path, digests in found.items()
@@ -167,7 +168,7 @@ def _hashes(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
 
 
 def _digests(blocks: list[_Block], _: object) -> list[str]:
-    """The sha256 of each block."""
+    """Compute the sha256 of each block."""
     digests = []
     for block in blocks:
         digest = hashlib.sha256()
@@ -179,8 +180,8 @@ def _digests(blocks: list[_Block], _: object) -> list[str]:
                     digest.update(chunk)
                     left -= len(chunk)
         except FileNotFoundError:
-            raise InputError(f"{block.path}: no such file") from None
+            raise InputError("no such file", file=block.path) from None
         except PermissionError:
-            raise InputError(f"{block.path}: permission denied; make it readable") from None
+            raise InputError("permission denied", file=block.path, fix="make it readable") from None
         digests.append(digest.hexdigest())
     return digests

@@ -1,8 +1,8 @@
-"""The frames of a Zstandard file, found without decompressing (RFC 8878, section 3.1).
+"""Find the frames of a Zstandard file without decompressing it (RFC 8878, section 3.1).
 
-A file that was written in parallel or to be entered in the middle (pzstd, the seekable format,
-concatenated files) has many frames, each of which can be decompressed by itself. Block headers
-give the lengths, so walking reads 3 bytes for each 128 KiB of text: 50 GB in seconds on a disk.
+A file that was written in parallel or for random access (pzstd, the seekable format, concatenated
+files) has many frames, each of which can be decompressed by itself. Block headers give the lengths,
+so the scan reads 3 bytes for each 128 KiB of text: 50 GB in seconds on a disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RLE, _RESERVED = 1, 3
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: its bytes in the file and, where its header says so, its bytes of content."""
+    """One frame: its byte range in the file and, where its header has it, its size of content."""
 
     start: int
     end: int
@@ -32,10 +32,10 @@ class Frame:
 
 
 def frames_of(where: AnyPath) -> Iterator[Frame]:
-    """The frames of a file in order; skippable ones, which hold no content, are passed over.
+    """Yield the frames of a file in order, without skippable ones, which hold no content.
 
     Raises:
-        InputError: What stands where a frame should begin is none, or the file ends in one.
+        InputError: There is no frame where one should begin, or the file ends inside one.
     """
     with where.open("rb") as file:
         size = file.seek(0, 2)
@@ -47,16 +47,18 @@ def frames_of(where: AnyPath) -> Iterator[Frame]:
                 start += 8 + _number(file, 4)
                 continue
             if magic != _MAGIC:
-                raise InputError(f"{where}: no zstd frame at byte {start:,}; fetch the file again")
-            end, content = _walk(file, start, where)
+                raise InputError(
+                    f"no zstd frame at byte {start:,}", file=where, fix="fetch the file again"
+                )
+            end, content = _scan(file, start, where)
             if end > size:
-                raise InputError(f"{where}: ends inside a zstd frame; fetch the file again")
+                raise InputError("ends inside a zstd frame", file=where, fix="fetch the file again")
             yield Frame(start, end, content)
             start = end
 
 
-def _walk(file: Any, start: int, where: AnyPath) -> tuple[int, int | None]:
-    """Where the frame at ``start`` ends, and the size of its content where the header has it."""
+def _scan(file: Any, start: int, where: AnyPath) -> tuple[int, int | None]:
+    """Find the end of the frame at ``start``, and the size of its content if the header has it."""
     descriptor = _number(file, 1)
     single = descriptor >> 5 & 1
     window = 1 - single
@@ -72,7 +74,9 @@ def _walk(file: Any, start: int, where: AnyPath) -> tuple[int, int | None]:
         kind, length = header >> 1 & 3, header >> 3
         if len(raw) < _BLOCK_HEADER or kind == _RESERVED:
             raise InputError(
-                f"{where}: truncated or damaged at byte {position:,}; fetch the file again"
+                f"truncated or damaged at byte {position:,}",
+                file=where,
+                fix="fetch the file again",
             )
         position += _BLOCK_HEADER + (1 if kind == _RLE else length)
         if header & 1:

@@ -1,4 +1,4 @@
-"""Hugging Face datasets as corpus files: a directory on disk, or a name on the hub."""
+"""Hugging Face datasets as corpus inputs: a directory on disk, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FIX = "give a directory made by save_to_disk, or a dataset name that can be rea
 
 
 def open_dataset(spec: CorpusSource, path: Path) -> Any:
-    """The rows of ``hf:`` data: a ``datasets.Dataset``, or an ``IterableDataset`` when streamed.
+    """Open ``hf:`` data: a ``datasets.Dataset``, or an ``IterableDataset`` when streamed.
 
     Args:
-        spec: Whose ``path`` begins with ``hf:``.
+        spec: An item of ``corpus`` whose ``path`` begins with ``hf:``.
         path: The dataset's directory, resolved; where there is none, the name is looked up.
 
     Raises:
@@ -36,31 +36,33 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # `datasets` raises whatever its transports raise
         raise InputError(
-            f"{spec.path}: not a dataset that can be opened ({error}); {_FIX}"
+            f"not a dataset that can be opened ({error})", file=spec.path, fix=_FIX
         ) from None
     if isinstance(found, datasets.DatasetDict):
         if spec.split not in found:
             raise InputError(
-                f"{spec.path}: no split {spec.split!r}; it has {', '.join(sorted(found))}"
+                file=spec.path,
+                expected=f"one of the splits {', '.join(sorted(found))}",
+                got=f"{spec.split!r}",
             )
         found = found[spec.split]
     return found
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a dataset's directory, sorted."""
+    """List the files of a dataset's directory, sorted."""
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def identity(spec: CorpusSource) -> str:
-    """What a hub dataset is, as a fingerprint can use it: name, subset, split and commit."""
+    """Identify a hub dataset for a fingerprint: name, subset, split and commit."""
     from huggingface_hub import HfApi
 
     name = spec.path.removeprefix("hf:")
     try:
         commit = HfApi().dataset_info(name).sha
     except Exception as error:  # any transport error, see above
-        raise InputError(f"{spec.path}: not found ({error}); {_FIX}") from None
+        raise InputError(f"not found ({error})", file=spec.path, fix=_FIX) from None
     return f"hub:{name}:{spec.subset}:{spec.split}:{commit}"
 
 

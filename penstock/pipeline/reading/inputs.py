@@ -1,8 +1,7 @@
-"""Which files a recipe's corpus is, and what is in them: found before any work starts.
+"""Find the input files that a recipe's ``corpus`` names, before any work starts.
 
-Inputs are ordered by the hash of their bytes, not by name or place, so that a corpus is the same
-wherever its files lie and in whatever order they are listed; see
-:mod:`penstock.pipeline.reading.digests`.
+Inputs are ordered by the hash of their bytes, not by path, so that a corpus is the same in any
+directory and in any order of the list; see :mod:`penstock.pipeline.reading.digests`.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ class Input:
     digest: str = ""
     """The hash of its bytes: 64 hexadecimal digits."""
     stamp: tuple[int | str, ...] = ()
-    """Size and version of a plain file when it was hashed; empty for what has no single ones."""
+    """Size and version of a plain file when it was hashed; empty for a dataset."""
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How it is read, without where it is: what a fingerprint may contain."""
+        """The keys that say how it is read, without its path: part of fingerprints."""
         return self.spec.model_dump(exclude={"path"})
 
     @property
     def key(self) -> tuple[str, bytes, str]:
-        """Its place among the inputs; the name tells equal files apart in the quarantine."""
+        """Its sort key among the inputs; the name tells equal files apart in the quarantine."""
         return self.digest, canonical(self.reading), self.path.name
 
     @property
     def size(self) -> int:
-        """Bytes of a plain file; 0 for what has no single size."""
+        """Bytes of a plain file; 0 for a dataset."""
         return int(self.stamp[0]) if self.stamp else 0
 
 
 def find_inputs(recipe: Recipe) -> list[Input]:
-    """The files that ``corpus`` names, each once.
+    """Find the files that ``corpus`` names, each once.
 
     Raises:
         InputError: A file is missing, a glob or directory holds nothing, or a kind is unknown.
@@ -67,7 +66,7 @@ def find_inputs(recipe: Recipe) -> list[Input]:
 
 
 def _with_source(spec: CorpusSource, path: AnyPath) -> CorpusSource:
-    """The name of a plain-text file is its source, and so part of how it is read."""
+    """Make the name of a plain-text file its source, which is part of how it is read."""
     if not isinstance(spec.source, str) or not is_plain_text(path) or spec.path.startswith("hf:"):
         return spec
     return spec.model_copy(update={"source": LiteralSource(name=path.name.partition(".")[0])})
@@ -83,15 +82,18 @@ def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
         if kind == "file":
             files, unknown = [path], [path] if reader_of(path) is None else []
             if unknown:
-                raise InputError(f"{key}: {path}: unknown kind of file; expected {KINDS}")
+                raise InputError("unknown kind of file", key=key, file=path, expected=KINDS)
         elif kind == "directory":
             files = [file for file in _inside(path) if reader_of(file)]
             if not files:
                 raise InputError(
-                    f"{key}: {path}: no file in this directory can be read as documents"
+                    "no file in this directory can be read as documents",
+                    key=key,
+                    file=path,
+                    expected=KINDS,
                 )
         elif not glob.has_magic(spec.path):
-            raise InputError(f"{key}: {path}: no such file; {_fix(path)}")
+            raise InputError("no such file", key=key, file=path, fix=_fix(path))
         else:
             files = _matching(recipe, spec, path)
             unknown = [file for file in files if reader_of(file) is None]
@@ -100,7 +102,11 @@ def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
                     f"matches {unknown[0].name}, of unknown kind" if unknown else "matches no file"
                 )
                 raise InputError(
-                    f"{key}: {path}: the pattern {found}; expected only {KINDS}; {_fix(path)}"
+                    f"the pattern {found}",
+                    key=key,
+                    file=path,
+                    expected=f"only {KINDS}",
+                    fix=_fix(path),
                 )
     yield from sorted(files, key=str)
 
@@ -133,20 +139,22 @@ def _of_store(path: UPath, name: str) -> AnyPath:
 
 @contextlib.contextmanager
 def _reachable(path: AnyPath, key: str) -> Iterator[None]:
-    """Names the key and the place where the store does not answer, or refuses."""
+    """Turn errors of a file system or store into InputError with the key and the path."""
     try:
         with translate_os_errors(path):
             yield
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{key}: {path}: no such file or bucket; {_fix(path)}") from None
+        raise InputError("no such file or bucket", key=key, file=path, fix=_fix(path)) from None
     except StorageError as error:
-        raise InputError(f"{key}: {error}") from error
+        raise InputError(str(error), key=key) from error
     except Exception as error:  # fsspec's stores raise whatever their clients raise
         if not is_remote(path):
             raise
         raise InputError(
-            f"{key}: {path}: the store cannot be asked ({type(error).__name__}: {error}); check "
-            "its address (AWS_ENDPOINT_URL), the credentials and the network"
+            f"the store cannot be reached ({type(error).__name__}: {error})",
+            key=key,
+            file=path,
+            fix="check its address (AWS_ENDPOINT_URL), the credentials and the network",
         ) from error

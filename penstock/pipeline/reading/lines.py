@@ -1,9 +1,9 @@
-"""Files of lines as records, from any byte on and in bounded memory.
+"""Read files of lines as records, from any byte on and in bounded memory.
 
 A span owns the lines that follow a line feed inside it, and the file's first line where it begins
-the file. So a line that runs over the end of its span is read to its end, one that begins exactly
-at the end belongs to the span before, and no span needs to see the byte in front of it, which of
-a compressed frame it could not. A line over the cap is counted and not held.
+the file. So a line that runs over the end of its span is read to its end, a line that begins
+exactly at the end belongs to the span before, and no span needs the byte in front of it, which is
+out of reach in a compressed frame. A line over the cap is counted and not held in memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from penstock.storage import AnyPath
 
 __all__ = ["json_lines", "plain_text"]
 
-_TELLING = 10
-"""Records of which none has the text field before that is taken for a mistake in the recipe."""
+_ENOUGH_WITHOUT_TEXT = 10
+"""Records without the text field at a file's beginning that are taken for a wrong recipe."""
 
 _decode = msgspec.json.Decoder().decode
 
 
 class _Line:
-    """A line under way: its bytes, or its beginning and length once it is over the cap."""
+    """A line being read: its bytes, or its beginning and its length once it is over the cap."""
 
     __slots__ = ("_cap", "_parts", "length", "start")
 
@@ -51,14 +51,14 @@ class _Line:
         return self.length > self._cap
 
     def joined(self) -> bytes:
-        """The line, or its first 64 KiB where it is long."""
+        """Return the line, or its first 64 KiB where it is long."""
         return b"".join(self._parts)
 
 
 def _lines(
     inside: Iterator[bytes], beyond: Iterator[bytes], first: bool, cap: int, extent: Extent
 ) -> Iterator[bytes | _Line]:
-    """The lines that ``inside`` owns, without their line feeds; ``_Line`` where one is long."""
+    """Yield the lines that ``inside`` owns, without line feeds; a ``_Line`` where one is long."""
     line = _Line(0, cap)
     for block in inside:
         *ended, rest = block.split(b"\n")
@@ -99,7 +99,7 @@ def _lines_of(where: AnyPath, span: Span, cap: int, extent: Extent) -> Iterator[
 
 
 def _unmarked(number: int, raw: bytes) -> bytes:
-    """A file's line or text number ``number`` without the byte order mark that may begin a file."""
+    """Remove the byte order mark that may begin a file from its line or text number ``number``."""
     return raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
 
 
@@ -109,7 +109,7 @@ def _long_line(line: _Line, place: str, span: Span, cap: int) -> Bad:
 
 
 def json_lines(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    """Objects, one a line; blank lines are none.
+    """Read a JSON object from each line; blank lines are skipped.
 
     Raises:
         InputError: The file is damaged, or no object at its beginning has the text field.
@@ -144,15 +144,17 @@ def json_lines(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent:
             yield Bad(
                 span.place("line", number), f"expected text in {spec.text!r}, got nothing", line
             )
-    if begins and records == without_text >= _TELLING:
+    if begins and records == without_text >= _ENOUGH_WITHOUT_TEXT:
         raise InputError(
-            f"{where}: no field {spec.text!r} (corpus.text) in any of the first {records:,} "
-            f"records; the last of them has {', '.join(map(repr, last))}"
+            file=where,
+            expected=f"a field {spec.text!r} (corpus.text)",
+            got=f"{', '.join(map(repr, last))} in the last of the first {records:,} records, "
+            "and none with it",
         )
 
 
 def plain_text(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    """Each line, or the whole file, as a document."""
+    """Read each line, or the whole file, as a document."""
     source = "unknown" if isinstance(spec.source, str) else spec.source.name
     begins = not (span.start or span.rows)
     by_line = spec.per == "line"

@@ -1,8 +1,8 @@
-"""Pieces of a compressed stream that cannot be entered in the middle: gzip, one zstd frame.
+"""Cut a compressed stream without random access (gzip, a single zstd frame) into files of lines.
 
-One task decompresses the stream once and leaves it in scratch as files of whole lines, which then
-are read like any others, by many tasks. It costs a second copy of the text at zstd level 1 (a
-third to a quarter of its size) while the corpus is made, and a pass at the speed of one core.
+One task decompresses the stream once and writes it to scratch as files of whole lines, which many
+tasks then read like any other file. This costs a second copy of the text at zstd level 1 (a third
+to a quarter of its size) while the corpus is made, and one pass at the speed of one core.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ __all__ = ["cut_out"]
 def cut_out(where: AnyPath, root: AnyPath, directory: str, size: int) -> list[Span]:
     """Cut a file of lines into files of about ``size`` bytes that end where a line ends.
 
-    A piece that an earlier attempt finished is passed over, not written again.
+    A piece that an earlier attempt finished is not written again.
 
     Args:
         where: The compressed file.
-        root: Where the pieces go, below ``directory``.
+        root: Directory that holds ``directory``.
         directory: Relative to ``root``.
         size: Decompressed bytes after which a piece ends with its line.
 
     Returns:
-        A span for each piece, in order; ``file`` is relative to ``root``.
+        A span for each piece, in order; its ``file`` is relative to ``root``.
     """
     spans: list[Span] = []
-    piece: _Writing | None = None
+    piece: _PieceWriter | None = None
     rows = done = 0
-    ending = PurePath(where.stem).suffix  # by which a piece is read like the file it is of
+    ending = PurePath(where.stem).suffix  # a piece is read like the file that it is cut from
     with contextlib.ExitStack() as stack:
         for block in blocks(where):
             view = memoryview(block)
             while view:
                 if piece is None:
                     name = f"{directory}/{len(spans):05d}{ending}.zst"
-                    piece = stack.enter_context(_Writing(root, name))
+                    piece = stack.enter_context(_PieceWriter(root, name))
                 end = _end(block, len(block) - len(view), size - piece.bytes)
                 taken = view[: (end or len(block)) - (len(block) - len(view))]
                 piece.write(taken)
@@ -57,15 +57,15 @@ def cut_out(where: AnyPath, root: AnyPath, directory: str, size: int) -> list[Sp
 
 
 def _end(block: bytes, start: int, room: int) -> int | None:
-    """Where in ``block`` the piece at ``start`` ends: after the line feed that fills it."""
+    """Find where in ``block`` the piece at ``start`` ends: after the line feed that fills it."""
     if start + room > len(block):
         return None
     found = block.find(b"\n", max(start, start + room - 1))
     return None if found < 0 else found + 1
 
 
-class _Writing:
-    """A piece under way; it counts, and writes only where no earlier attempt has."""
+class _PieceWriter:
+    """Counts the bytes and lines of a piece, and writes it unless an earlier attempt has."""
 
     def __init__(self, root: AnyPath, name: str) -> None:
         self._place = root / name
@@ -74,7 +74,7 @@ class _Writing:
         self._stream: Any = None
         self.bytes = self.lines = 0
 
-    def __enter__(self) -> _Writing:
+    def __enter__(self) -> _PieceWriter:
         if not self._place.exists():
             sink = self._stack.enter_context(atomic_file(self._place))
             target = pa.PythonFile(sink, mode="w")

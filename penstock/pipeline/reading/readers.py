@@ -1,9 +1,12 @@
-"""Input files as a stream of records, good and bad.
+"""Readers of input files: one for each file format, by the ending of the file's name.
 
-A reader never judges: it turns bytes into :class:`Record` or, where the bytes are not a document,
-into :class:`Bad` with the error and the raw bytes, so that nothing is lost. What stops a run is
-only what would lose documents silently: a file that is truncated, unreadable, or without the
-column that was named.
+A reader turns bytes into a :class:`Record` or, where they are not a document, into a :class:`Bad`
+with the error and the raw bytes, so that nothing is lost. It filters nothing. A run stops only
+where documents would be lost silently: at a file that is truncated, unreadable, or without the
+column that the recipe names.
+
+To add a format, write its ``read`` function in a module of this package (and ``spans``, unless its
+files may be divided at any byte), and list it in ``_READERS`` and :data:`KINDS`.
 """
 
 from __future__ import annotations
@@ -42,15 +45,15 @@ _Spans: TypeAlias = Callable[[AnyPath, CorpusSource, int], list[Span]]
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How one kind of file is read and, where the file itself knows, divided."""
+    """How files of one format are read and, where the format has an index, divided."""
 
     noun: str
-    """What a record is in the file: its line or its row."""
+    """The word for a record's position in messages: ``line`` or ``row``."""
     read: _Read
     spans: _Spans | None = None
-    """None for what is divided by bytes."""
+    """Divides a file into spans; None for files that are divided at bytes."""
     counts: str = "bytes"
-    """What the numbers of its spans count."""
+    """The unit of its spans' ``start`` and ``end``."""
 
 
 _LINES = Reader("line", json_lines)
@@ -66,7 +69,7 @@ _READERS = {
 
 
 def reader_of(where: AnyPath | PurePath, spec: CorpusSource | None = None) -> Reader | None:
-    """What reads a file of this name, or None."""
+    """Return the reader for a file of this name, or None."""
     if spec is not None and spec.path.startswith("hf:"):
         return _HUGGING_FACE
     name = where.name.lower().removesuffix(".gz").removesuffix(".zst")
@@ -74,7 +77,7 @@ def reader_of(where: AnyPath | PurePath, spec: CorpusSource | None = None) -> Re
 
 
 def is_plain_text(where: AnyPath | PurePath) -> bool:
-    """Whether a file has neither fields nor columns."""
+    """Whether a file is plain text, without fields or columns."""
     return reader_of(where) is _READERS["txt"]
 
 
@@ -89,16 +92,16 @@ def read_records(
 
     Args:
         where: The file.
-        spec: How it is read.
-        span: Which part of it.
-        cap: Bytes of a line, a plain-text file or a row's text over which it is not held.
-        extent: Counts the lines and bytes of the span as they are read, where it is of lines.
+        spec: The item of ``corpus`` that says how to read it.
+        span: The part to read.
+        cap: Most bytes of a line, a plain-text file or a row's text that are held in memory.
+        extent: Counts the lines and bytes of the span as they are read, in files of lines.
 
     Raises:
         InputError: The file is missing, truncated, of an unknown kind, or lacks a column.
     """
     reader = reader_of(where, spec)
     if reader is None:
-        raise InputError(f"{where}: unknown kind of file; expected {KINDS}")
+        raise InputError("unknown kind of file", file=where, expected=KINDS)
     with readable(where, "file"):
         yield from reader.read(where, spec, span, cap, extent or Extent())

@@ -1,4 +1,4 @@
-"""What a reader gives: a document, or what should have been one with its error and its bytes."""
+"""Records that readers yield: a document, or a bad record with its error and its bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from penstock.recipe import CorpusSource
 __all__ = ["HEAD", "Bad", "Record", "Records", "as_json", "record_of", "too_long"]
 
 HEAD = 64 * 2**10
-"""Bytes that are kept of what is too long to be held."""
+"""Bytes that are kept of a line or text over the cap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A document as the file has it; ``id`` is None where the file names none."""
+    """A document of an input file; ``id`` is None where the file has none."""
 
     text: str
     id: str | None
@@ -29,12 +29,12 @@ class Record:
     meta: str
     """The record's other fields, as JSON; empty where there are none."""
     number: int = field(default=0, compare=False)
-    """Its line or row, counted from 1."""
+    """Number of its line or row, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """Something that should have been a document."""
+    """A record that is not a document, for the quarantine."""
 
     place: str
     """``line 17`` or ``row 17``, counted from 1."""
@@ -55,7 +55,7 @@ def record_of(
     number: int,
     raw: bytes | None,
 ) -> Record | Bad:
-    """The document in the fields of a line or row; ``raw`` is the line where there is one."""
+    """Make a document of the fields of a line or row; ``raw`` is the line where there is one."""
     text = fields.pop(spec.text, None)
     if not isinstance(text, str):
         came = "nothing" if text is None else type(text).__name__
@@ -76,7 +76,7 @@ def record_of(
 
 
 def too_long(place: str, size: int, cap: int, what: str, head: bytes) -> Bad:
-    """What is over the cap that keeps a worker's memory bounded."""
+    """Make the bad record of a line or text over the cap, which bounds a worker's memory."""
     return Bad(
         place,
         f"{size:,} bytes in this {what}, more than the {cap:,} that clean.max_document_bytes "
@@ -86,7 +86,7 @@ def too_long(place: str, size: int, cap: int, what: str, head: bytes) -> Bad:
 
 
 def as_json(value: Any) -> bytes:
-    """A row for the quarantine: bytes exactly, anything else that JSON lacks as text."""
+    """Encode a row for the quarantine: bytes in base64, other types that JSON lacks as text."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain).encode(
         "utf-8", "backslashreplace"
     )

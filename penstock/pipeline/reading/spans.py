@@ -1,7 +1,7 @@
-"""A part of an input file that can be read by itself, about as large as a unit.
+"""Spans: parts of an input file that can be read by themselves, each about as large as a unit.
 
-The reader of each kind of file says what its numbers count: bytes of a file of lines, compressed
-bytes at frame boundaries, row groups, record batches, or rows.
+The unit of a span's ``start`` and ``end`` depends on the format: bytes of a file of lines,
+compressed bytes at frame boundaries, row groups, record batches, or rows.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ class Span:
     bytes: int = 0
     """Decompressed bytes of the input before it; 0 where rows are counted."""
     counted: bool = True
-    """Whether ``rows`` and ``bytes`` are known: lines before it are found by reading them."""
+    """Whether ``rows`` and ``bytes`` are known: the lines before a span are counted by reading."""
     file: str = ""
-    """The file that this part was cut out into, where the input cannot be entered in the middle."""
+    """The file that this part was written to, where the input has no random access."""
 
     def place(self, noun: str, number: int) -> str:
-        """``line 17``: where in the input its record ``number``, counted over the input, is."""
+        """Name the position of record ``number``, counted over the whole input: ``line 17``."""
         return f"{noun} {number}" if self.counted else f"{noun} {number} after byte {self.start:,}"
 
 
 @dataclass(slots=True)
 class Extent:
-    """What was found in a span of lines when it was read."""
+    """Counts of a span of lines, as it is read."""
 
     lines: int = 0
     bytes: int = 0
 
 
 def gathered(parts: Iterable[Span], size: int) -> Iterator[Span]:
-    """Neighbouring spans as one, up to ``size`` uncompressed bytes; a larger one stays alone."""
+    """Merge neighbouring spans up to ``size`` uncompressed bytes; a larger one stays alone."""
     held: Span | None = None
     for part in parts:
         if held is not None and held.size + part.size <= size:

@@ -1,8 +1,8 @@
-"""The corpus as splits: parts of input files, each about one unit of work and of resume.
+"""Divide the inputs of a corpus into splits: parts of files, each about one unit of work.
 
-A large file is several splits and many small ones are one, so that neither a 50 GB file nor
-10,000 of 5 kB is a special case to whatever works on splits. What they are depends on the bytes of
-the inputs and on the size asked for, never on workers, places or the order of the recipe.
+A large file is several splits and many small files are one, so that neither a 50 GB file nor 10,000
+files of 5 kB are a special case for the stages. Splits depend on the bytes of the inputs and on the
+requested size, never on workers, paths or the order of the recipe.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from penstock.pipeline.reading.streams import EXPANSION, compression_of
 from penstock.pipeline.runner import Runner
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["Piece", "Split", "plan_splits"]
+__all__ = ["InputPiece", "Split", "plan_splits"]
 
 _PACKED = 4
-"""Small parts are put together up to this part of a split: enough to make hand-over cheap, little
-enough that a pool of a few files still keeps several workers busy."""
+"""Small parts are merged up to this fraction of a split: enough to make tasks worth their overhead,
+little enough that a pool of a few files still keeps several workers busy."""
 
 _LARGE = 2
-"""A stream with more compressed bytes than this many splits, and no way into its middle, is cut."""
+"""A stream without random access is cut into files above this many splits of compressed bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class InputPiece:
     """A span of one input."""
 
     input: int
@@ -42,23 +42,23 @@ class Piece:
     item: Input
     span: Span
     place: AnyPath
-    """What is read: the input's file, or one that was cut out of it."""
+    """The file to read: the input's, or one that was cut from it."""
 
     @property
     def reader(self) -> Reader:
-        """What reads it."""
+        """The reader of its format."""
         reader = reader_of(self.item.path, self.item.spec)
-        assert reader is not None, self.item.path  # else it would be no input
+        assert reader is not None, self.item.path  # find_inputs refuses others
         return reader
 
     def records(self, cap: int, extent: Extent) -> Records:
-        """Its records; see :func:`~penstock.pipeline.reading.readers.read_records`."""
+        """Read its records; see :func:`~penstock.pipeline.reading.readers.read_records`."""
         try:
             yield from read_records(self.place, self.item.spec, self.span, cap, extent)
         except InputError as error:
-            if not self.span.file:
-                raise
-            raise InputError(f"{self.item.path}: in the piece {error}") from None
+            if self.span.file:
+                error.file = f"{self.item.path}, in the piece {error.file}"
+            raise
 
     @property
     def label(self) -> str:
@@ -74,49 +74,49 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """What a task of the corpus stage works on."""
+    """The work of one task of the corpus stage."""
 
     number: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[InputPiece, ...]
     read: int | None = None
-    """Records that the first pass found in it, where there was one."""
+    """Records that the first pass counted in it; None where there was no such pass."""
 
     @property
     def part(self) -> str:
-        """Its name within the corpus."""
+        """Its name within the corpus, as in ``unit-<part>-000``."""
         return f"{self.number:05d}"
 
     @property
     def label(self) -> str:
-        """What an error calls it."""
+        """Its name in messages."""
         first, more = self.pieces[0].label, len(self.pieces) - 1
         return f"part {self.part}: {first}{f' and {more:,} more' if more else ''}"
 
 
 def plan_splits(inputs: Sequence[Input], draft: AnyPath, size: int, runner: Runner) -> list[Split]:
-    """The splits of a corpus, in its order.
+    """Divide inputs into splits, in the order of the corpus.
 
     Args:
         inputs: In the corpus's order.
-        draft: Of the corpus, whose scratch takes what has to be cut out of compressed streams.
+        draft: Directory of the corpus; pieces of compressed streams are written to its scratch.
         size: Uncompressed bytes of a split, about.
-        runner: Looks into files whose size alone does not say how they divide.
+        runner: Runs a task for each file that must be opened to be divided.
 
     Raises:
         InputError: A file is damaged, or lacks the text column.
     """
     found: dict[int, list[Span]] = {}
-    looks = []
+    inspections = []
     for number, item in enumerate(inputs):
         spans = _by_size(item, size)
         if spans is None:
-            looks.append(_Look(number=number, item=item, draft=draft, size=size))
+            inspections.append(_Inspection(number=number, item=item, draft=draft, size=size))
         else:
             found[number] = spans
-    for index, spans in runner.run(_look, looks):
-        found[looks[index].number] = spans
+    for index, spans in runner.run(_inspect, inspections):
+        found[inspections[index].number] = spans
     pieces = (
-        Piece(
+        InputPiece(
             input=number,
             item=item,
             span=span,
@@ -129,8 +129,8 @@ def plan_splits(inputs: Sequence[Input], draft: AnyPath, size: int, runner: Runn
     return [Split(number=number, pieces=tuple(group)) for number, group in enumerate(packed)]
 
 
-def _packed(pieces: Iterable[Piece], limit: int) -> Iterator[list[Piece]]:
-    group: list[Piece] = []
+def _packed(pieces: Iterable[InputPiece], limit: int) -> Iterator[list[InputPiece]]:
+    group: list[InputPiece] = []
     room = limit
     for piece in pieces:
         if group and piece.span.size > room:
@@ -143,7 +143,7 @@ def _packed(pieces: Iterable[Piece], limit: int) -> Iterator[list[Piece]]:
 
 
 def _by_size(item: Input, size: int) -> list[Span] | None:
-    """The spans of an input, or None where it has to be looked into."""
+    """Divide an input by its size alone, or return None where it must be opened."""
     reader = reader_of(item.path, item.spec)
     if reader is None or reader.spans:
         return None
@@ -163,8 +163,8 @@ def _by_size(item: Input, size: int) -> list[Span] | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """An input to look into."""
+class _Inspection:
+    """An input that must be opened to be divided."""
 
     number: int
     item: Input
@@ -176,35 +176,35 @@ class _Look:
         return f"{self.item.path} ({self.item.size:,} bytes)"
 
 
-def _look(look: _Look, _: object) -> list[Span]:
-    """How an input divides: remembered in scratch, so that going on asks no file again."""
-    memory = look.draft / "scratch" / "spans" / f"{look.number:05d}.json"
+def _inspect(wanted: _Inspection, _: object) -> list[Span]:
+    """Divide an input; the spans are kept in scratch, so that a resumed run opens no file again."""
+    cache = wanted.draft / "scratch" / "spans" / f"{wanted.number:05d}.json"
     try:
-        return [Span(**fields) for fields in json.loads(memory.read_bytes())]
+        return [Span(**fields) for fields in json.loads(cache.read_bytes())]
     except FileNotFoundError:
         pass
-    reader = reader_of(look.item.path, look.item.spec)
+    reader = reader_of(wanted.item.path, wanted.item.spec)
     if reader and reader.spans:
-        spans = reader.spans(look.item.path, look.item.spec, look.size)
+        spans = reader.spans(wanted.item.path, wanted.item.spec, wanted.size)
     else:
-        spans = _divided_stream(look)
-    with atomic_file(memory) as sink:
+        spans = _divide_stream(wanted)
+    with atomic_file(cache) as sink:
         sink.write(canonical([asdict(span) for span in spans]))
     return spans
 
 
-def _divided_stream(look: _Look) -> list[Span]:
-    """A compressed stream at its frames, or cut into files where one of them is too large."""
+def _divide_stream(wanted: _Inspection) -> list[Span]:
+    """Divide a compressed stream at its frames, or cut it into files where a frame is too large."""
     frames: list[Frame] = []
-    largest = look.item.size
-    if compression_of(look.item.path) == "zstd":
-        frames = list(frames_of(look.item.path))
+    largest = wanted.item.size
+    if compression_of(wanted.item.path) == "zstd":
+        frames = list(frames_of(wanted.item.path))
         largest = max((frame.end - frame.start for frame in frames), default=0)
-    if largest <= _LARGE * look.size:
-        spans = list(gathered(map(_span_of, frames), look.size))
+    if largest <= _LARGE * wanted.size:
+        spans = list(gathered(map(_span_of, frames), wanted.size))
         return [replace(span, counted=not span.start) for span in spans]
-    directory = f"scratch/pieces/{look.number:05d}"
-    return cut_out(look.item.path, look.draft, directory, look.size)
+    directory = f"scratch/pieces/{wanted.number:05d}"
+    return cut_out(wanted.item.path, wanted.draft, directory, wanted.size)
 
 
 def _span_of(frame: Frame) -> Span:

@@ -1,4 +1,4 @@
-"""The bytes of an input file, wherever it lies and however it is compressed."""
+"""Read the bytes of an input file, local or remote, plain or compressed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penstock.storage import AnyPath, is_remote
 __all__ = ["EXPANSION", "blocks", "compression_of", "open_bytes", "readable"]
 
 EXPANSION = 4
-"""Bytes of text for each compressed one, where a file does not say: 3.0 to 4.5 in web text."""
+"""Bytes of text for each compressed byte, where a file has no count: 3.0 to 4.5 in web text."""
 
 _BLOCK = 4 << 20
 
@@ -24,23 +24,23 @@ _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
 def compression_of(where: AnyPath | PurePath) -> str | None:
-    """The compression that a file's name says, or None."""
+    """Return the compression by the ending of a file's name, or None."""
     return _COMPRESSIONS.get(where.suffix.lower())
 
 
 def open_bytes(where: AnyPath) -> pa.NativeFile:
-    """A file for reading at any place in it."""
+    """Open a file for random access."""
     if is_remote(where):
         return pa.PythonFile(where.open("rb"), mode="r")
     return pa.OSFile(str(where))
 
 
 def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """Decompressed bytes from ``start`` to ``end`` of a file, about 4 MiB at a time.
+    """Yield the decompressed bytes from ``start`` to ``end`` of a file, about 4 MiB at a time.
 
     Args:
-        where: Its name says how it is compressed.
-        start: A byte of the file; of a compressed one, where a frame begins.
+        where: The file; the ending of its name gives the compression.
+        start: Offset in the file, in bytes; in a compressed file, the beginning of a frame.
         end: Likewise; the end of the file by default.
 
     Raises:
@@ -51,7 +51,9 @@ def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[b
     with readable(where, "file"), open_bytes(where) as file:
         size = file.size()
         if compression and not size:
-            raise InputError(f"{where}: 0 bytes, which no {compression} file has; fetch it again")
+            raise InputError(
+                f"0 bytes, which is no {compression} file", file=where, fix="fetch it again"
+            )
         stream = file.get_stream(start, max(0, (size if end is None else end) - start))
         if start < size and compression:
             stream = pa.CompressedInputStream(stream, compression)
@@ -63,24 +65,28 @@ def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[b
             if error.errno is not None:  # the disk or the network, not the bytes
                 raise
             after = f"after {count:,} decompressed bytes" if count else f"within {_FIRST}"
+            begin = f" from byte {start:,}" if start else ""
             raise InputError(
-                f"{where}: truncated or damaged {after}{f' from byte {start:,}' if start else ''} "
-                f"({error}); fetch the file again, or recompress what can be read of it"
+                f"truncated or damaged {after}{begin} ({error})",
+                file=where,
+                fix="fetch the file again, or recompress the part that can be read",
             ) from None
 
 
 @contextlib.contextmanager
 def readable(where: AnyPath | str, kind: str) -> Iterator[None]:
-    """Names the file where it cannot be opened, or Arrow finds that it cannot go on."""
+    """Turn errors of opening and of Arrow into InputError with the file's path."""
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{where}: no such file") from None
+        raise InputError("no such file", file=where) from None
     except PermissionError:
-        raise InputError(f"{where}: permission denied; make it readable") from None
+        raise InputError("permission denied", file=where, fix="make it readable") from None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(
-            f"{where}: not a readable {kind}, or damaged: {error}; fetch or write it again"
+            f"not a readable {kind}, or damaged: {error}",
+            file=where,
+            fix="fetch or write it again",
         ) from None

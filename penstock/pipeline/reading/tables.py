@@ -1,4 +1,4 @@
-"""Files of columns as records: Parquet, Arrow, and Hugging Face datasets.
+"""Read files of columns as records: Parquet, Arrow, and Hugging Face datasets.
 
 Parquet is divided at row groups and Arrow at record batches, since both are read whole; a dataset
 saved to disk is divided at rows. One group or batch is at least one span, however large it is.
@@ -28,14 +28,16 @@ from penstock.storage import AnyPath, is_remote
 __all__ = [
     "arrow",
     "arrow_spans",
+    "from_batches",
     "hugging_face",
     "hugging_face_spans",
     "parquet",
     "parquet_spans",
+    "require_text",
 ]
 
 _ROWS = 1024
-"""Rows that are turned into records at a time, or fewer where they are long."""
+"""Most rows that are turned into records at a time; fewer where they are long."""
 
 _BATCH = 16 << 20
 """Bytes of rows that are turned into records at a time."""
@@ -45,7 +47,7 @@ _BATCH = 16 << 20
 
 
 def parquet_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
-    """Row groups of up to about ``size`` uncompressed bytes together."""
+    """Divide a file at row groups, into spans of up to about ``size`` uncompressed bytes."""
     with _parquet_file(where, spec) as file:
         rows = 0
         groups = []
@@ -57,14 +59,14 @@ def parquet_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
 
 
 def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    """The rows of some row groups."""
+    """Read the rows of some row groups."""
     with _parquet_file(where, spec) as file:
         numbers = range(span.start, file.metadata.num_row_groups if span.end is None else span.end)
         groups = [file.metadata.row_group(number) for number in numbers]
         longest = max((-(-g.total_byte_size // max(1, g.num_rows)) for g in groups), default=1)
         rows = max(1, min(_ROWS, _BATCH // max(1, longest)))
         batches = file.iter_batches(batch_size=rows, row_groups=list(numbers))
-        yield from _from_batches(batches, spec, span, cap)
+        yield from from_batches(batches, spec, span, cap)
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[pq.ParquetFile
         open_bytes(where) as source,
         pq.ParquetFile(source, page_checksum_verification=True, **how) as file,
     ):
-        _require_text(where, spec, file.schema_arrow.names)
+        require_text(where, spec, file.schema_arrow.names)
         yield file
 
 
@@ -84,7 +86,7 @@ def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[pq.ParquetFile
 
 
 def arrow_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
-    """Record batches of up to about ``size`` bytes together."""
+    """Divide a file at record batches, into spans of up to about ``size`` bytes."""
     rows = 0
     parts = []
     with _arrow_batches(where, spec, 0) as batches:
@@ -95,18 +97,18 @@ def arrow_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
 
 
 def arrow(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    """The rows of some record batches."""
+    """Read the rows of some record batches."""
     count = None if span.end is None else span.end - span.start
     with _arrow_batches(where, spec, span.start) as batches:
         chosen = batches if count is None else (batch for _, batch in zip(range(count), batches))
-        yield from _from_batches(chosen, spec, span, cap)
+        yield from from_batches(chosen, spec, span, cap)
 
 
 @contextmanager
 def _arrow_batches(
     where: AnyPath, spec: CorpusSource, start: int
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """The batches from ``start`` on; a remote file is fetched, so that it can be mapped."""
+    """Map the batches from ``start`` on; a remote file is fetched first."""
     with readable(where, "Arrow file"), pa.memory_map(str(local_file(where))) as file:
         # The file format has a footer; `datasets` writes the stream format.
         if file.read(6) == b"ARROW1":
@@ -118,7 +120,7 @@ def _arrow_batches(
             batches = iter(reader)
             for _ in zip(range(start), batches):  # mapped, so that nothing is read
                 pass
-        _require_text(where, spec, reader.schema.names)
+        require_text(where, spec, reader.schema.names)
         yield batches
 
 
@@ -126,7 +128,7 @@ def _arrow_batches(
 
 
 def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
-    """Rows of about ``size`` bytes together, where the dataset was saved to disk; else one span."""
+    """Divide a dataset saved to disk into spans of about ``size`` bytes; others are one span."""
     path = _local(spec, where)
     if not saved_to_disk(path):
         return [Span(size=size)]
@@ -134,7 +136,7 @@ def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Sp
     total = dataset.num_rows
     if not total:
         return []
-    _require_text(spec.path, spec, dataset.column_names)
+    require_text(spec.path, spec, dataset.column_names)
     row = max(1, dataset.data.nbytes // dataset.data.num_rows)
     step = max(1, size // row)
     return [
@@ -147,8 +149,9 @@ def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Sp
 def _local(spec: CorpusSource, where: AnyPath) -> Path:
     if is_remote(where):
         raise InputError(
-            f"{spec.path}: expected a directory of this machine or a name on the hub; give a "
-            "store's Parquet or Arrow files by a path without hf:"
+            file=spec.path,
+            expected="a local directory or a name on the hub",
+            fix="give a store's Parquet or Arrow files by a path without hf:",
         )
     return where
 
@@ -156,11 +159,11 @@ def _local(spec: CorpusSource, where: AnyPath) -> Path:
 def hugging_face(
     where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
 ) -> Records:
-    """The rows of a dataset."""
+    """Read the rows of a dataset."""
     dataset = open_dataset(spec, _local(spec, where))
     names = dataset.column_names
     if names:
-        _require_text(spec.path, spec, names)
+        require_text(spec.path, spec, names)
     if span.end is not None:
         dataset = dataset.select(range(span.start, span.end))
     batches = (
@@ -169,22 +172,37 @@ def hugging_face(
         for batch in table.to_batches()
     )
     with readable(spec.path, "dataset"):
-        yield from _from_batches(batches, spec, span, cap)
+        yield from from_batches(batches, spec, span, cap)
 
 
 # -- rows -------------------------------------------------------------------------------------
 
 
-def _require_text(where: AnyPath | str, spec: CorpusSource, names: list[str]) -> None:
+def require_text(where: AnyPath | str, spec: CorpusSource, names: list[str]) -> None:
+    """Check that a file has the column that ``corpus.text`` names.
+
+    Raises:
+        InputError: It has not.
+    """
     if spec.text not in names:
         raise InputError(
-            f"{where}: no column {spec.text!r} (corpus.text); it has {', '.join(names)}"
+            file=where,
+            expected=f"a column {spec.text!r} (corpus.text)",
+            got=", ".join(names),
         )
 
 
-def _from_batches(
+def from_batches(
     batches: Iterable[pa.RecordBatch], spec: CorpusSource, span: Span, cap: int
 ) -> Records:
+    """Turn the rows of record batches into records, the way of every format of columns.
+
+    Args:
+        batches: With the columns of the file, in file order.
+        spec: Names the columns of text, id and source.
+        span: The part that is read; rows are counted on from it.
+        cap: Most bytes of a row's text that are held in memory.
+    """
     number = span.rows
     for batch in batches:
         rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, batch.nbytes)))
@@ -204,7 +222,7 @@ def _from_batches(
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """A row with a value that Python cannot hold."""
+    """A row with a value that Python cannot represent."""
 
     error: str
     values: dict[str, Any]
@@ -236,7 +254,7 @@ def _rows(batch: pa.RecordBatch, text: str, cap: int) -> Iterator[dict[str, Any]
 
 
 def _row(batch: pa.RecordBatch) -> dict[str, Any] | _Broken:
-    """One row, value by value: invalid UTF-8 becomes its bytes, a date beyond Python's its text."""
+    """Convert one row value by value: invalid UTF-8 to bytes, a date out of range to its text."""
     values: dict[str, Any] = {}
     errors = []
     for name, column in zip(batch.schema.names, batch.columns):

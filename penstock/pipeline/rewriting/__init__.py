@@ -1,1 +1,8 @@
-"""Documents to more, or cleaner, documents: prompts out, answers journalled, a corpus back."""
+"""Rewriting: the documents of a corpus to prompts, answers, and a new corpus.
+
+::
+
+    answers.py    Rewrite, make_answers: prompts to answers of a language model
+    journal.py    AnswerJournal: answers on disk as they arrive
+    documents.py  rewrite_corpus: answers to documents with a parent
+"""

@@ -1,8 +1,8 @@
-"""Prompts to answers: what a language model said of each document, an artefact of its own.
+"""The answers stage: prompts of a rewriter to answers of a language model, as an artefact.
 
-An answer is expensive and never the same twice, so it is asked for once: the texts that are made
-of answers are a function of this artefact. A worker asks for a unit's answers, with as many
-requests under way as it was given, and writes them into a journal as they come.
+An answer is expensive and differs each time, so it is requested once: the rewritten texts are a
+function of this artefact. A worker requests a unit's answers, with a bounded number of requests
+under way, and writes them into a journal as they arrive.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
-from penstock.errors import PenstockError, ScoringError
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.rewriting.journal import Asked, Journal, journalled
+from penstock.pipeline.plugin_calls import call_plugin
+from penstock.pipeline.rewriting.journal import AnswerJournal, RequestKey, journal_bytes
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
@@ -37,11 +37,11 @@ from penstock.selectors.rewriting.base import (
 )
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["Rewrite", "answers_of", "drawn", "make_answers", "named"]
+__all__ = ["Rewrite", "answers_of", "draw", "make_answers"]
 
 _VERSION = 1
 
-SECONDS_BETWEEN_NOTES = 60.0
+REPORT_SECONDS = 60.0
 
 _SCHEMA = pa.schema(
     [
@@ -60,18 +60,18 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
-    """A rewriter that was asked for, and who answers it."""
+    """A rewriter of the recipe, with the language model that answers its prompts."""
 
     name: str
-    """The recipe's key."""
+    """Key of the rewriter under ``rewrite``."""
     rewriter: Rewriter
     completions: Completions
     share: float
-    """Of the documents that are rewritten, drawn by hash of id."""
+    """Share of the documents that are rewritten, drawn by hash of id."""
     seed: int
 
     def identity(self) -> dict[str, Any]:
-        """What the answers depend on besides the documents and the model."""
+        """Identify what the answers depend on besides the documents and the model."""
         return {
             "rewriter": type(self.rewriter).__qualname__,
             "identity": dict(self.rewriter.identity()),
@@ -88,27 +88,36 @@ def make_answers(
     runner: Runner,
     progress: Callable[[str], None],
 ) -> Artefact:
-    """The answers for the documents of these units of a corpus, found or made.
+    """Find or request the answers for the documents of some units of a corpus.
 
     Raises:
-        CompletionError: The model cannot be asked; what it had answered is kept.
+        CompletionError: The model cannot be reached; the answers so far are kept.
     """
     inputs = {"corpus": corpus.fingerprint, "model": dict(rewrite.completions.identity())}
 
     def work(draft: Draft) -> Artefact:
-        left = [unit for unit in units if draft.done(unit.name) is None]
-        state = (rewrite, draft.path, min(runner.slots, max(1, len(left))))
-        with _progress(rewrite.name, draft.path, progress):
-            for index, record in runner.run(_ask, left, state, _ready, _needs_of(rewrite)):
-                draft.record(left[index].name, [record])
-                count = record.facts["requests"]
-                progress(f"{rewrite.name}: {count:,} answers for {left[index].name}")
-        done = [record for unit in units for record in draft.done(unit.name) or ()]
+        by_name = {unit.name: unit for unit in units}
+        left = sum(draft.done(name) is None for name in by_name)
+        worker = replace(
+            rewrite, completions=_divided(rewrite.completions, min(runner.slots, max(1, left)))
+        )
+        with _reported(rewrite.name, draft.path, progress):
+            records = draft.fill(
+                runner.run,
+                _request_answers,
+                by_name,
+                (worker, draft.path),
+                lambda unit, files: progress(
+                    f"{rewrite.name}: {files[0].facts['requests']:,} answers for {unit.name}"
+                ),
+                keep_state=True,
+                needs=_needs_of(rewrite),
+            )
         facts = {
-            key: sum(record.facts[key] for record in done)
+            key: sum(record.facts[key] for record in records)
             for key in ("documents", "requests", "errors", "prompt_tokens", "completion_tokens")
         }
-        return draft.publish([unit.name for unit in units], facts)
+        return draft.publish(by_name, facts)
 
     return workspace.make("answers", _VERSION, rewrite.identity(), inputs, work)
 
@@ -116,8 +125,8 @@ def make_answers(
 def answers_of(
     answers: AnyPath, record: FileRecord
 ) -> Iterator[tuple[int, list[tuple[str, Answer]]]]:
-    """A unit's answers: the row of each document that was asked about, and (digest, answer)."""
-    with pq.ParquetFile(Artefact(answers, {}, ()).verified(record)) as file:
+    """Read a unit's answers: the row of each document with requests, and (digest, answer)s."""
+    with pq.ParquetFile(record.verified(answers)) as file:
         at = -1
         found: list[tuple[str, Answer]] = []
         for batch in file.iter_batches(1024, use_threads=False):
@@ -133,39 +142,27 @@ def answers_of(
             yield at, found
 
 
-def drawn(ids: pa.Array, rewrite: Rewrite) -> np.ndarray:
-    """(n,) bool: which documents are rewritten; a larger share adds to a smaller one's."""
+def draw(ids: pa.Array, rewrite: Rewrite) -> np.ndarray:
+    """Draw the documents to rewrite: (n,) bool; a larger share contains a smaller one."""
     return np.asarray(uniform(hash_ids(ids, mix(rewrite.seed, "rewrite"))) < rewrite.share)
 
 
-def named(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a rewriter, which may be anyone's code; errors begin with ``place``."""
-    try:
-        return function(*arguments)
-    except PenstockError as error:
-        raise type(error)(f"{place}: {error}") from None
-    except Exception as error:
-        raise ScoringError(
-            f"{place}: the rewriter raised {type(error).__name__}: {error}"
-        ) from error
-
-
 @contextmanager
-def _progress(name: str, directory: AnyPath, progress: Callable[[str], None]) -> Iterator[None]:
-    """Tell now and then how much was answered: a unit may take hours."""
+def _reported(name: str, directory: AnyPath, progress: Callable[[str], None]) -> Iterator[None]:
+    """Report once a minute how much was answered: a unit may take hours."""
     ended = threading.Event()
 
-    def tell() -> None:
-        before = journalled(directory)
+    def report() -> None:
+        before = journal_bytes(directory)
         if before:
             progress(f"{name}: {before / 2**20:,.2f} MiB of answers are there already")
-        while not ended.wait(SECONDS_BETWEEN_NOTES):
-            now = journalled(directory)
+        while not ended.wait(REPORT_SECONDS):
+            now = journal_bytes(directory)
             if now != before:
                 progress(f"{name}: {now / 2**20:,.2f} MiB of answers so far")
             before = now
 
-    thread = threading.Thread(target=tell, name="answers", daemon=True)
+    thread = threading.Thread(target=report, name="answers", daemon=True)
     thread.start()
     try:
         yield
@@ -178,69 +175,63 @@ def _needs_of(rewrite: Rewrite) -> Resources | None:
     return getattr(rewrite.completions, "needs", None)
 
 
-def _ready(state: tuple[Rewrite, AnyPath, int]) -> tuple[Rewrite, AnyPath]:
-    """Setup: a worker's part of the requests that may be under way, and its own model."""
-    rewrite, directory, workers = state
-    completions = rewrite.completions
+def _divided(completions: Completions, workers: int) -> Completions:
+    """Give each of some workers its part of the requests that may be under way."""
     limit = getattr(completions, "concurrency", None)
     if limit is not None:
         completions = copy.copy(completions)
         completions.concurrency = max(1, limit // workers)  # type: ignore[attr-defined]
-    return Rewrite(
-        name=rewrite.name,
-        rewriter=rewrite.rewriter,
-        completions=completions,
-        share=rewrite.share,
-        seed=rewrite.seed,
-    ), directory
+    return completions
 
 
-def _ask(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
+def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
     rewrite, directory = state
-    wanted: list[Asked] = []
+    wanted: list[RequestKey] = []
     documents = 0
 
-    def missing() -> Iterator[tuple[Asked, Request, int]]:
+    def missing() -> Iterator[tuple[RequestKey, Request, int]]:
         nonlocal documents
         for row, document in _documents(unit, rewrite):
             documents += 1
-            place = f"rewrite.{rewrite.name}: document {document.id} of {unit.name}"
-            for index, request in enumerate(named(place, rewrite.rewriter.requests, document)):
-                asked = Asked(row, index, request.digest)
-                wanted.append(asked)
-                if asked not in journal.answers:
-                    yield asked, request, request_seed(rewrite.seed, document.id, index)
+            key, at = f"rewrite.{rewrite.name}", f"document {document.id} of {unit.name}"
+            requests = call_plugin(key, at, rewrite.rewriter.requests, document)
+            for index, request in enumerate(requests):
+                wanted.append(request_key := RequestKey(row, index, request.digest))
+                if request_key not in journal.answers:
+                    yield request_key, request, request_seed(rewrite.seed, document.id, index)
 
-    with Journal(directory, unit.name) as journal:
-        for asked, answer in rewrite.completions.answers(missing()):
-            journal.add(asked, answer)
-        found = [journal.answers.get(asked) for asked in wanted]
+    with AnswerJournal(directory, unit.name) as journal:
+        for key, answer in rewrite.completions.answers(missing()):
+            journal.add(key, answer)
+        found = [journal.answers.get(key) for key in wanted]
     answered = [answer for answer in found if answer is not None]
     check_sum(unit.label, ("requests", len(wanted)), {"answered": len(answered)})
-    return _written(directory, unit, wanted, answered, documents)
+    return _write_answers(directory, unit, wanted, answered, documents)
 
 
 def _documents(unit: Unit, rewrite: Rewrite) -> Iterator[tuple[int, Document]]:
     start = 0
     for batch in iter_documents(unit, ("id", "text")):
         ids, texts = batch.column("id"), batch.column("text")
-        for row in np.flatnonzero(drawn(ids, rewrite)).tolist():
+        for row in np.flatnonzero(draw(ids, rewrite)).tolist():
             yield start + row, Document(id=ids[row].as_py(), text=texts[row].as_py())
         start += len(batch)
 
 
-def _written(
-    directory: AnyPath, unit: Unit, wanted: list[Asked], answers: list[Answer], documents: int
+def _write_answers(
+    directory: AnyPath, unit: Unit, wanted: list[RequestKey], answers: list[Answer], documents: int
 ) -> FileRecord:
-    """Under a name of their content: two attempts at a unit may have got different answers."""
+    """Write a unit's answers under a name that depends on them: attempts may get different ones."""
     columns: Mapping[str, list[Any]] = {
-        **{key: [getattr(asked, key) for asked in wanted] for key in ("row", "index", "digest")},
+        **{name: [getattr(key, name) for key in wanted] for name in ("row", "index", "digest")},
         **{name: [getattr(answer, name) for answer in answers] for name in _SCHEMA.names[3:]},
     }
     table = pa.table(columns, _SCHEMA)
     content = hashlib.sha256()
-    for asked, answer in zip(wanted, answers):
-        content.update(repr((asked, answer)).encode())
+    for key, answer in zip(wanted, answers):
+        # Spelt out, so that names do not depend on the name of a class.
+        key_text = f"Asked(row={key.row}, index={key.index}, digest={key.digest!r})"
+        content.update(f"({key_text}, {answer!r})".encode())
     name = f"answers-{unit.name}-{content.hexdigest()[:12]}.parquet"
     with atomic_file(directory / name) as sink:
         pq.write_table(table, sink, compression="zstd", row_group_size=4096)

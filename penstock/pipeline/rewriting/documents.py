@@ -1,14 +1,15 @@
-"""Answers to documents: a corpus that has what a rewriter made, with its ``parent``.
+"""The rewriting stage: answers to a corpus that has the rewritten documents with their ``parent``.
 
-A rewriter that adds leaves the corpus as it is: the new one has units of its own beside the old
-one's, which are not copied. One that replaces writes every unit anew, and documents that nothing
-is left of are dropped by a rule of its name. Both passes are functions of the answers.
+A rewriter that adds keeps the corpus: the new corpus has units of its own beside the old ones,
+which are not copied. A rewriter that replaces writes every unit anew; a document of which nothing
+is left is dropped by a rule of the rewriter's name. Both passes are functions of the answers.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,11 +17,12 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError, InputError, ScoringError
-from penstock.pipeline.accounting import Tally, check_sum
-from penstock.pipeline.cleaning.fates import Dropped
+from penstock.pipeline.accounting import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.cleaning.dropped import Dropped
 from penstock.pipeline.corpus import STAGE
+from penstock.pipeline.plugin_calls import call_plugin
 from penstock.pipeline.reading.records import Record
-from penstock.pipeline.rewriting.answers import Rewrite, answers_of, drawn, make_answers, named
+from penstock.pipeline.rewriting.answers import Rewrite, answers_of, draw, make_answers
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import UNIT_BYTES, Unit, UnitWriter, iter_documents, units_of
 from penstock.selectors.rewriting.base import Document, Rewritten
@@ -36,7 +38,7 @@ REJECTED = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-"""An answer that was not used, or a document that nothing was asked about."""
+"""An answer that was not used, or a document without a request."""
 
 
 def rewrite_corpus(
@@ -46,20 +48,22 @@ def rewrite_corpus(
     runner: Runner,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Artefact:
-    """The corpus with what a rewriter made of it, found or made.
+    """Find or make the corpus that a rewriter makes of a corpus.
 
-    A rewriter that adds is not shown what others added; its documents' source is its name.
+    A rewriter that adds does not get documents that others added; the source of its own documents
+    is its name.
 
     Raises:
-        CompletionError: The model cannot be asked; what it had answered is kept.
+        CompletionError: The model cannot be reached; the answers so far are kept.
         InputError: A source of the corpus has the rewriter's name already.
         ScoringError: The rewriter raised.
     """
     replaces = type(rewrite.rewriter).replaces
     if not replaces and rewrite.name in corpus.facts["by_source"]:
         raise InputError(
-            f"rewrite.{rewrite.name}: the corpus has a source of this name already; call the "
-            "rewriter by another, so that budget.shares can tell the two apart"
+            "the corpus has a source of this name already",
+            key=f"rewrite.{rewrite.name}",
+            fix="give the rewriter another name, by which budget.shares can tell the two apart",
         )
     units = [unit for unit in units_of(corpus) if replaces or not unit.record.facts.get("added")]
     answers = make_answers(rewrite, corpus, units, workspace, runner, progress)
@@ -72,80 +76,82 @@ def rewrite_corpus(
 
     def work(draft: Draft) -> Artefact:
         state = (rewrite, answers.path, draft.path)
-        items = list(zip(units, answers.files))
-        left = [item for item in items if draft.done(item[0].name) is None]
-        for index, files in runner.run(_replace if replaces else _add, left, state):
-            draft.record(left[index][0].name, files)
-        parts = [unit.name for unit in units]
-        facts = _facts(draft, parts, rewrite, corpus, answers)
+        items = {pair[0].name: pair for pair in zip(units, answers.files)}
+        records = draft.fill(runner.run, _replace if replaces else _add, items, state)
+        facts = _facts(draft, records, rewrite, corpus, answers)
         if not facts["documents"]["kept"]:
-            raise InputError(f"rewrite.{rewrite.name}: no document is left of the corpus")
-        return draft.publish(parts, facts)
+            raise InputError("no document is left of the corpus", key=f"rewrite.{rewrite.name}")
+        return draft.publish(items, facts)
 
     return workspace.make(STAGE, 0, config, inputs, work)
 
 
-def _assembled(
+def _assemble_unit(
     unit: Unit, record: FileRecord, state: tuple[Rewrite, AnyPath, AnyPath]
 ) -> Iterator[tuple[int, dict[str, Any], Rewritten | None]]:
-    """The documents of a unit with what became of them; None for those that were not drawn."""
+    """Yield the documents of a unit with their rewritten texts; None for those not drawn."""
     rewrite, answers, _ = state
     rewriter = rewrite.rewriter
     found = answers_of(answers, record)
     following = next(found, None)
     start = 0
     for batch in iter_documents(unit, ("id", "text", "source", "meta", "parent")):
-        chosen = drawn(batch.column("id"), rewrite).tolist()
+        chosen = draw(batch.column("id"), rewrite).tolist()
         for row, fields in enumerate(batch.to_pylist(), start):
             if not chosen[row - start]:
                 yield row, fields, None
                 continue
             document = Document(id=fields["id"], text=fields["text"])
-            place = f"rewrite.{rewrite.name}: document {document.id} of {unit.name}"
-            digests = [ask.digest for ask in named(place, rewriter.requests, document)]
+            key, at = f"rewrite.{rewrite.name}", f"document {document.id} of {unit.name}"
+            requests = call_plugin(key, at, rewriter.requests, document)
+            digests = [request.digest for request in requests]
             mine = []
             if following is not None and following[0] == row:
                 mine, following = following[1], next(found, None)
             if digests != [digest for digest, _ in mine]:
                 raise ArtefactError(
-                    f"{place}: its answers are to other requests than are made now; the rewriter "
-                    f"changed without its identity: delete {answers} and run again"
+                    "its answers are to other requests than are made now: the rewriter changed and "
+                    "its identity did not",
+                    key=key,
+                    file=at,
+                    fix=f"delete {answers} and run again",
                 )
-            yield (
-                row,
-                fields,
-                _checked(
-                    place, named(place, rewriter.assemble, document, [answer for _, answer in mine])
-                ),
-            )
+            own = [answer for _, answer in mine]
+            rewritten = call_plugin(key, at, rewriter.assemble, document, own)
+            yield row, fields, _check_texts(rewritten, key, at)
         start += len(batch)
     check_sum(unit.label, ("rows answered", 0), {"left over": int(following is not None)})
 
 
-def _checked(place: str, rewritten: Any) -> Rewritten:
-    if not isinstance(rewritten, Rewritten):
-        raise ScoringError(f"{place}: expected a Rewritten, got {type(rewritten).__name__}")
-    for text in rewritten.texts:
-        try:
-            if not text.strip():
-                raise ScoringError(f"{place}: expected texts that are not blank, got {text!r}")
-            text.encode()
-        except (AttributeError, UnicodeEncodeError) as error:
-            raise ScoringError(f"{place}: expected texts in Unicode: {error}") from None
+def _check_texts(rewritten: Any, key: str, at: str) -> Rewritten:
+    wrong: str | None = type(rewritten).__name__
+    if isinstance(rewritten, Rewritten):
+        wrong = next((repr(text) for text in rewritten.texts if not _is_text(text)), None)
+    if wrong is not None:
+        expected = "a Rewritten with texts in Unicode that are not blank"
+        raise ScoringError(key=key, file=at, expected=expected, got=wrong)
     return rewritten
+
+
+def _is_text(text: Any) -> bool:
+    """Whether a value is a text that is not blank and can be encoded: lone surrogates cannot."""
+    try:
+        return isinstance(text, str) and bool(text.strip()) and bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _add(
     item: tuple[Unit, FileRecord], state: tuple[Rewrite, AnyPath, AnyPath]
 ) -> list[FileRecord]:
-    """The units of what was made of one, and its rejections."""
+    """Write the units of the texts that were made of a unit, and its rejections."""
     unit, record = item
     rewrite, _, directory = state
     rejected = _Rejected(directory, unit)
     part = f"{unit.name.removeprefix('unit-')}-{rewrite.name}"
     tally = Counter(documents=0, accepted=0)
     with UnitWriter(directory, part, UNIT_BYTES) as units:
-        for _, fields, rewritten in _assembled(unit, record, state):
+        for _, fields, rewritten in _assemble_unit(unit, record, state):
             if rewritten is None:
                 continue
             tally["documents"] += 1
@@ -156,24 +162,24 @@ def _add(
                 added = Record(text=text, id=name, source=rewrite.name, meta="")
                 units.add(name, added, len(text.encode()), parent=fields["id"])
     added_by = [_with(own, added=rewrite.name) for own in units.records]
-    return [*added_by, rejected.written(**tally)]
+    return [*added_by, rejected.write(**tally)]
 
 
 def _replace(
     item: tuple[Unit, FileRecord], state: tuple[Rewrite, AnyPath, AnyPath]
 ) -> list[FileRecord]:
-    """The unit with its documents as they are now, those that are gone, and the rejections."""
+    """Write a unit with its rewritten documents, the dropped documents, and the rejections."""
     unit, record = item
     rewrite, _, directory = state
     rejected = _Rejected(directory, unit)
     part = unit.name.removeprefix("unit-")
     tally = Counter(documents=0, accepted=0, changed=0)
     with (
-        # A unit stays one: rows of others' columns are counted by it.
+        # A unit stays one unit: columns are row-aligned with it.
         UnitWriter(directory, part, 2**62) as units,
         Dropped(directory, part, keep=False) as dropped,
     ):
-        for row, fields, rewritten in _assembled(unit, record, state):
+        for row, fields, rewritten in _assemble_unit(unit, record, state):
             name, text, parent = fields["id"], fields["text"], fields["parent"]
             own = Record(text=text, id=name, source=fields["source"], meta=fields["meta"] or "")
             if rewritten is None:
@@ -188,8 +194,10 @@ def _replace(
                 continue
             if len(rewritten.texts) > 1:
                 raise ScoringError(
-                    f"rewrite.{rewrite.name}: document {name}: expected one text in its place, "
-                    f"got {len(rewritten.texts)}"
+                    key=f"rewrite.{rewrite.name}",
+                    file=f"document {name}",
+                    expected="one text in its place",
+                    got=len(rewritten.texts),
                 )
             (new,) = rewritten.texts
             tally["accepted"] += 1
@@ -202,21 +210,16 @@ def _replace(
     return [
         *(_with(own, **inherited) for own in units.records),
         dropped.record(read=unit.documents, kept=kept, dropped_by=dict(dropped.rules)),
-        rejected.written(**tally),
+        rejected.write(**tally),
     ]
 
 
 def _with(record: FileRecord, **facts: Any) -> FileRecord:
-    return FileRecord(
-        path=record.path,
-        bytes=record.bytes,
-        sha256=record.sha256,
-        facts={**record.facts, **facts},
-    )
+    return replace(record, facts={**record.facts, **facts})
 
 
 class _Rejected:
-    """The file of a unit's rejections."""
+    """Collects and writes a unit's rejections."""
 
     def __init__(self, directory: AnyPath, unit: Unit) -> None:
         self._directory = directory
@@ -228,7 +231,7 @@ class _Rejected:
         self._ids.extend([name] * len(rewritten.rejected))
         self._reasons.extend(rewritten.rejected)
 
-    def written(self, **facts: int) -> FileRecord:
+    def write(self, **facts: int) -> FileRecord:
         table = pa.table([self._ids, self._reasons], REJECTED)
         with atomic_file(self._directory / self._name) as sink:
             pq.write_table(table, sink, compression="zstd")
@@ -237,37 +240,34 @@ class _Rejected:
 
 
 def _facts(
-    draft: Draft, parts: Sequence[str], rewrite: Rewrite, corpus: Artefact, answers: Artefact
+    draft: Draft,
+    records: Sequence[FileRecord],
+    rewrite: Rewrite,
+    corpus: Artefact,
+    answers: Artefact,
 ) -> dict[str, Any]:
-    """The accounting: that of the corpus before, and what was added to it or dropped from it."""
+    """Count the documents: those of the corpus before, with those added to it or dropped."""
     replaces = type(rewrite.rewriter).replaces
-    whole = Tally.of(corpus.facts["documents"])
-    sources: dict[str, dict[str, int]] = {}
+    whole = RecordTally.of(corpus.facts["documents"])
+    units = [record for record in records if record.path.startswith("unit-")]
+    in_units = sum(record.facts["documents"] for record in units)
     if not replaces:
-        sources = {name: dict(tally) for name, tally in corpus.facts["by_source"].items()}
-    done = [record for part in parts for record in draft.done(part) or ()]
+        in_units += whole.kept
     counts: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
-    units = 0 if replaces else whole.kept
-    for record in done:
-        if record.path.startswith("unit-"):
-            units += record.facts["documents"]
-            for source, tally in record.facts["sources"].items():
-                total = sources.setdefault(source, {"documents": 0, "bytes": 0})
-                total["documents"] += tally["documents"]
-                total["bytes"] += tally["bytes"]
-        elif record.path.startswith("dropped-"):
+    for record in records:
+        if record.path.startswith("dropped-"):
             gone: Mapping[str, int] = record.facts["dropped_by"]
             whole.dropped_by.update(gone)
             whole.kept -= sum(gone.values())
-        else:
+        elif record.path.startswith("rejected-"):
             counts.update({key: n for key, n in record.facts.items() if key != "rejected"})
             rejected.update(record.facts["rejected"])
     if not replaces:
         whole.added += counts["accepted"]
         whole.kept += counts["accepted"]
     whole.check(str(draft.path))
-    check_sum(str(draft.path), ("documents kept", whole.kept), {"in units": units})
+    check_sum(str(draft.path), ("documents kept", whole.kept), {"in units": in_units})
     made = {
         "rewriter": type(rewrite.rewriter).__qualname__,
         **counts,
@@ -276,7 +276,7 @@ def _facts(
     }
     return {
         "documents": whole.facts(),
-        "by_source": dict(sorted(sources.items())),
+        "by_source": sum_by_source(units, None if replaces else corpus.facts["by_source"]),
         "adds": not replaces,
         "rewrites": {**corpus.facts.get("rewrites", {}), rewrite.name: made},
     }

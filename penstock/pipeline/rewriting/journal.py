@@ -1,8 +1,8 @@
-"""Answers written down as they come, so that a run that was killed asks nothing twice.
+"""A journal of answers, written as they arrive, so that a killed run requests nothing twice.
 
-Locally a line is handed to the system as soon as it is there, which no SIGKILL undoes. A store
-takes whole objects only, so there a few answers go together. Every attempt at a unit writes files
-of its own; what was torn at the end of one is left out when they are read.
+On a disk each line is written to the operating system at once, so that a SIGKILL loses none. A
+store takes whole objects only, so several answers share an object there. Every attempt at a unit
+writes files of its own; an incomplete line at the end of one is ignored.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from typing import BinaryIO
 from penstock.selectors.rewriting.base import Answer
 from penstock.storage import AnyPath, atomic_file, files_under, is_remote, read_file, sizes_under
 
-__all__ = ["Asked", "Journal", "journalled"]
+__all__ = ["AnswerJournal", "RequestKey", "journal_bytes"]
 
 _JOURNAL = "journal"
 
-_TOGETHER, _SECONDS = 32, 10.0
-"""Answers, or seconds, that a store may be behind."""
+_FLUSH_ANSWERS, _FLUSH_SECONDS = 32, 10.0
+"""Answers, or seconds, after which answers are written to a store."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which request of a unit: what an answer belongs to."""
+class RequestKey:
+    """Identifies a request of a unit, to which an answer belongs."""
 
     row: int
-    """Of the document in its unit."""
+    """Row of the document in its unit."""
     index: int
-    """Of the request among its document's."""
+    """Number of the request among those of its document."""
     digest: str
-    """Of the request itself."""
+    """Digest of the request."""
 
 
-class Journal:
-    """The answers of one unit, open for more.
+class AnswerJournal:
+    """The journal of one unit: reads the answers of earlier attempts, and appends new ones.
 
     Args:
-        directory: Of the answers in the making.
+        directory: Of the draft of the answers.
         unit: Name of the unit.
     """
 
@@ -55,13 +55,13 @@ class Journal:
         self._since = time.monotonic()
         self._file: BinaryIO | None = None
         self._stack = ExitStack()
-        self.answers: dict[Asked, Answer] = {}
-        """All that are known, of earlier attempts too."""
+        self.answers: dict[RequestKey, Answer] = {}
+        """All answers, those of earlier attempts included."""
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> AnswerJournal:
         for name in sorted(files_under(self._directory)):
-            for asked, answer in _entries(read_file(self._directory / name)):
-                self.answers.setdefault(asked, answer)
+            for key, answer in _entries(read_file(self._directory / name)):
+                self.answers.setdefault(key, answer)
         if not is_remote(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / f"{self._attempt}.jsonl"
@@ -72,16 +72,16 @@ class Journal:
         with self._stack:
             self._flush()
 
-    def add(self, asked: Asked, answer: Answer) -> None:
-        """Write an answer down."""
-        self.answers[asked] = answer
-        content = json.dumps([asdict(asked), asdict(answer)]).encode()
+    def add(self, key: RequestKey, answer: Answer) -> None:
+        """Append an answer."""
+        self.answers[key] = answer
+        content = json.dumps([asdict(key), asdict(answer)]).encode()
         line = b"%08x %s\n" % (zlib.crc32(content), content)
         if self._file is not None:
             self._file.write(line)
             return
         self._held.append(line)
-        if len(self._held) >= _TOGETHER or time.monotonic() - self._since > _SECONDS:
+        if len(self._held) >= _FLUSH_ANSWERS or time.monotonic() - self._since > _FLUSH_SECONDS:
             self._flush()
 
     def _flush(self) -> None:
@@ -94,16 +94,16 @@ class Journal:
         self._since = time.monotonic()
 
 
-def journalled(directory: AnyPath) -> int:
-    """Bytes of the journals of answers in the making."""
+def journal_bytes(directory: AnyPath) -> int:
+    """Add up the sizes of the journals in a draft of answers."""
     return sum(sizes_under(directory / _JOURNAL).values())
 
 
-def _entries(content: bytes) -> Iterator[tuple[Asked, Answer]]:
-    """The whole lines of a file, up to the first that is torn."""
+def _entries(content: bytes) -> Iterator[tuple[RequestKey, Answer]]:
+    """Read the lines of a file up to the first incomplete one."""
     for line in content.split(b"\n")[:-1]:
         crc, _, body = line.partition(b" ")
         if crc != b"%08x" % zlib.crc32(body):
             return
-        asked, answer = json.loads(body)
-        yield Asked(**asked), Answer(**answer)
+        key, answer = json.loads(body)
+        yield RequestKey(**key), Answer(**answer)

@@ -1,10 +1,11 @@
-"""One try at one item, in whatever process does it: its answer is a result or an error, and a cost.
+"""One attempt at one item, in the process that runs it: a result or an error, and its cost.
 
-Errors that pass are waited for here, beside the work, so that no other item stands still for them.
+Transient errors are retried here, in the worker, so that no other item waits for them.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pickle
@@ -20,7 +21,7 @@ from typing import Any
 from penstock.errors import Failure, PenstockError, StorageError, WorkerError
 from penstock.pipeline.runners.transient import delays, is_transient
 
-__all__ = ["MORE_MEMORY", "Answer", "attempt", "label", "portable"]
+__all__ = ["MORE_MEMORY", "AttemptResult", "attempt", "label", "portable"]
 
 MORE_MEMORY = (
     "run again with fewer --workers, give it more memory (machine, ulimit, cgroup), or lower "
@@ -29,82 +30,84 @@ MORE_MEMORY = (
 
 _WIDTH = 80
 
-_QUIET = 30.0
-"""Seconds in which a process says once that something is tried again."""
+_QUIET_SECONDS = 30.0
+"""A process logs at most one retry in this time."""
 
 _log = logging.getLogger("penstock.runner")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of an item."""
+class AttemptResult:
+    """The outcome of one attempt at an item."""
 
     result: Any = None
     error: Exception | None = None
     trace: str = ""
-    """Where the error was raised, if that was in another process."""
+    """Traceback of the error, if it was raised in another process."""
 
     fatal: bool = False
-    """The state could not be made: no item can be done."""
+    """The state could not be read: no item can be run."""
 
     seconds: float = 0.0
-    """In the function, in making its state, and in waiting for what passes."""
+    """Time in the function, in reading its state, and in waiting between retries."""
 
     peak_bytes: int = 0
-    """The most memory that the process has held so far."""
+    """Peak resident memory of the process so far."""
 
     retries: int = 0
 
 
-def attempt(prepare: Callable[[], tuple[Callable[[Any, Any], Any], Any]], item: Any) -> Answer:
-    """Call a function for an item; nothing but a signal to stop gets out.
+def attempt(
+    prepare: Callable[[], tuple[Callable[[Any, Any], Any], Any]], item: Any
+) -> AttemptResult:
+    """Call a function for an item and catch everything but KeyboardInterrupt.
 
     Args:
-        prepare: Gives the function and the state; asked each time, it keeps them.
-        item: What the function is called with, beside the state.
+        prepare: Returns the function and the state; called for each item, so it caches them.
+        item: First argument of the function; the second is the state.
     """
     began = time.perf_counter()
-    tries = _Tries()
+    retries = _Retries()
     fatal = True
     result: Any = None
     failure: Exception | None = None
     try:
-        function, state = tries.call(prepare, lambda: "the state of the workers")
+        function, state = retries.call(prepare, lambda: "the state of the workers")
         fatal = False
-        result = tries.call(lambda: function(item, state), lambda: label(item))
+        result = retries.call(lambda: function(item, state), lambda: label(item))
     except MemoryError as error:
-        failure = WorkerError(f"{label(item)}: out of memory ({error}); {MORE_MEMORY}")
+        failure = WorkerError(f"{label(item)}: out of memory ({error})", fix=MORE_MEMORY)
         failure.__cause__ = error
     except SystemExit as error:
-        failure = Failure(f"{label(item)}: the function asked its process to exit ({error.code})")
+        failure = Failure(f"{label(item)}: the function called exit ({error.code})")
     except Exception as error:
         failure = error
-    return Answer(
+    return AttemptResult(
         result=result,
         error=failure,
         fatal=fatal,
         seconds=time.perf_counter() - began,
         peak_bytes=_peak_bytes(),
-        retries=tries.retries,
+        retries=retries.count,
     )
 
 
-_said = -_QUIET
-"""When this process last said that something is tried again."""
+_logged = -_QUIET_SECONDS
+"""Monotonic time of the last log line about a retry."""
 
 
-def _say(name: str, error: Exception) -> None:
-    global _said
-    if time.monotonic() - _said >= _QUIET:
-        _said = time.monotonic()
+def _log_retry(name: str, error: Exception) -> None:
+    global _logged
+    if time.monotonic() - _logged >= _QUIET_SECONDS:
+        _logged = time.monotonic()
         _log.warning("%s: %s: %s; trying again", name, type(error).__name__, error)
 
 
-class _Tries:
-    """Calls again what fails for a reason that passes."""
+class _Retries:
+    """Retries calls that fail with a transient error, and counts the retries."""
 
     def __init__(self) -> None:
-        self.retries = 0
+        self.count = 0
 
     def call(self, function: Callable[[], Any], name: Callable[[], str]) -> Any:
         try:
@@ -113,39 +116,42 @@ class _Tries:
             if not is_transient(error):
                 raise
             last = error
-        _say(name(), last)
+        _log_retry(name(), last)
         for delay in delays(name()):
             time.sleep(delay)
-            self.retries += 1
+            self.count += 1
             try:
                 return function()
             except Exception as error:
                 if not is_transient(error):
                     raise
                 last = error
-        tried = f"tried {self.retries + 1} times"
+        tried = f"tried {self.count + 1} times"
         if isinstance(last, PenstockError):
-            raise type(last)(f"{last} ({tried})") from last
+            final = copy.copy(last)
+            final.problem = f"{last.problem} ({tried})".strip()
+            raise final from last
         raise StorageError(
-            f"{name()}: {type(last).__name__}: {last} ({tried}); run again when it answers"
+            f"{name()}: {type(last).__name__}: {last} ({tried})",
+            fix="run again when the store or network answers",
         ) from last
 
 
-def portable(answer: Answer) -> Answer:
-    """The answer as another process can read it: an error that cannot be becomes its text."""
-    error = answer.error
+def portable(outcome: AttemptResult) -> AttemptResult:
+    """Make an outcome that can be pickled: an error that cannot be is replaced by its text."""
+    error = outcome.error
     if error is None:
-        return answer
+        return outcome
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  made here
     except Exception:
         error = Failure(f"{type(error).__name__}: {error}")
-    return replace(answer, error=error, trace=trace)
+    return replace(outcome, error=error, trace=trace)
 
 
 def label(item: Any) -> str:
-    """What to call an item in a message: its ``label``, its first element's, else its repr."""
+    """Name an item in a message: by its ``label``, that of its first element, or its repr."""
     first = item[0] if isinstance(item, (tuple, list)) and item else None
     for candidate in (item, first):
         name = getattr(candidate, "label", None)

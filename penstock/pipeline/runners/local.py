@@ -1,8 +1,8 @@
-"""Work on this machine: a plain loop where one worker is asked for, else worker processes.
+"""The local runner: worker processes, or a plain loop in the driver for one worker.
 
-A stranger's scorer may take its process down, so even a single item goes to a worker: 0.2 to 0.4 s
-to start one, once a command. One worker is the way to have everything in the driver, for a debugger
-or where no process may be started; there what ends the process ends the driver.
+A user's scorer may crash its process, so even a single item is sent to a worker: starting one takes
+0.2 to 0.4 s, once a command. With one worker everything runs in the driver, for a debugger or where
+no process may be started; a crash there ends the driver.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ __all__ = ["LocalRunner"]
 
 Result = TypeVar("Result")
 
-_PULSE = 1.0
-"""Seconds after which workers are looked at that said nothing."""
+_POLL_SECONDS = 1.0
+"""Time without a message after which the processes are checked."""
 
-_PATIENCE = 5.0
-"""Seconds for a process that has closed its pipe to be gone."""
+_EXIT_SECONDS = 5.0
+"""Time for a process that has closed its pipe to exit."""
 
 _FAILED_STARTS = 10
-"""Workers in a row that may end before they are up; each takes a tenth of a second."""
+"""Workers in a row that may end before they are ready; each takes a tenth of a second."""
 
 
 class LocalRunner:
     """Worker processes on this machine, kept from run to run; none where one worker is asked for.
 
     Args:
-        workers: Processes; as many as this process may use CPUs by default.
-        in_flight: Items that each is given at once, while many are left: the second hides the
-            hand-over of 0.1 ms and what the caller does with a result.
+        workers: Processes; by default one for each CPU that this process may use.
+        in_flight: Items queued at each worker while many are left: the second item hides the
+            hand-over of 0.1 ms and the caller's work on a result.
     """
 
     name = "local"
@@ -60,20 +60,20 @@ class LocalRunner:
         function: Callable[[Any, Any], Result],
         items: Sequence[Any],
         shared: Any = None,
-        setup: Callable[[Any], Any] | None = None,
+        keep_state: bool = False,  # local workers always do
         needs: Resources | None = None,
         ordered: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return
         if self.slots == 1:
-            yield from drain(_InlinePool(function, shared, setup), items, self.usage, ordered)
+            yield from drain(_InlinePool(function, shared), items, self.usage, ordered)
             return
         with tempfile.TemporaryDirectory(prefix="penstock-") as directory:
-            parcel = Path(directory) / "state"
-            SharedState.of((function, shared, setup)).save(parcel)
-            crew = _Processes(self.slots, self._in_flight, self._idle, parcel)
-            yield from drain(crew, items, self.usage, ordered, isolate=True)
+            state_file = Path(directory) / "state"
+            SharedState.of((function, shared)).save(state_file)
+            pool = _Processes(self.slots, self._in_flight, self._idle, state_file)
+            yield from drain(pool, items, self.usage, ordered, isolate=True)
 
     def close(self) -> None:
         while self._idle:
@@ -81,21 +81,14 @@ class LocalRunner:
 
 
 class _InlinePool:
-    """The driver itself, for one item after another."""
+    """The driver itself, as a pool that runs one item after another."""
 
     slots = 1
     in_flight = 1
 
-    def __init__(self, function: Any, shared: Any, setup: Any) -> None:
-        self._made: list[tuple[Any, Any]] = []
-        self._parts = function, shared, setup
+    def __init__(self, function: Any, shared: Any) -> None:
+        self._parts = function, shared
         self._given: list[tuple[int, Any]] = []
-
-    def _prepare(self) -> tuple[Any, Any]:
-        if not self._made:
-            function, shared, setup = self._parts
-            self._made.append((function, setup(shared) if setup else shared))
-        return self._made[0]
 
     def room(self, left: int) -> bool:
         return not self._given
@@ -105,20 +98,20 @@ class _InlinePool:
 
     def next(self) -> Completed:
         index, item = self._given.pop()
-        return Completed(index, attempt(self._prepare, item))
+        return Completed(index, attempt(lambda: self._parts, item))
 
     def stop(self) -> None:
         pass
 
 
 class _Processes:
-    """Worker processes for one run: taken from the idle ones, made as needed, given back."""
+    """Worker processes of one run: idle ones are reused, others started, all kept afterwards."""
 
-    def __init__(self, slots: int, in_flight: int, idle: list[Worker], parcel: Path) -> None:
+    def __init__(self, slots: int, in_flight: int, idle: list[Worker], state_file: Path) -> None:
         self.slots = slots
         self.in_flight = in_flight
         self._idle = idle
-        self._parcel = parcel
+        self._state_file = state_file
         self._workers: list[Worker] = []
         self._readable: collections.deque[Worker] = collections.deque()
         self._failed_starts = 0
@@ -126,7 +119,7 @@ class _Processes:
     def room(self, left: int) -> bool:
         if any(not worker.given for worker in self._workers) or len(self._workers) < self.slots:
             return True
-        # The last items go to whoever is free first, and never wait behind a long one.
+        # The last items go to the first free worker, and never wait behind a long item.
         return left > self.slots and len(self._least().given) < self.in_flight
 
     def give(self, index: int, item: Any) -> None:
@@ -134,7 +127,7 @@ class _Processes:
         if worker is None or (worker.given and len(self._workers) < self.slots):
             worker = self._acquire()
             self._workers.append(worker)
-        worker.give(index, item, self._parcel)
+        worker.give(index, item, self._state_file)
 
     def _acquire(self) -> Worker:
         while self._idle:
@@ -149,32 +142,34 @@ class _Processes:
 
     def next(self) -> Completed | WorkerLost | None:
         while not self._readable:
-            ready = set(wait([worker.connection for worker in self._workers], timeout=_PULSE))
+            ready = set(
+                wait([worker.connection for worker in self._workers], timeout=_POLL_SECONDS)
+            )
             self._readable.extend(w for w in self._workers if w.connection in ready)
             if not ready:
                 dead = [w for w in self._workers if w.dead and not w.connection.poll()]
-                return self._lost(dead[0]) if dead else None
+                return self._remove_dead(dead[0]) if dead else None
         worker = self._readable.popleft()
         if worker not in self._workers:
             return None
         index = worker.given[0] if worker.given else None
         try:
-            answer = worker.receive()
+            outcome = worker.receive()
         except EOFError:
-            return self._lost(worker)
+            return self._remove_dead(worker)
         self._failed_starts = 0
-        return None if answer is None else Completed(index, answer)
+        return None if outcome is None else Completed(index, outcome)
 
-    def _lost(self, worker: Worker) -> WorkerLost:
+    def _remove_dead(self, worker: Worker) -> WorkerLost:
         self._workers.remove(worker)
-        ending = worker.end(_PATIENCE)
+        ending = worker.end(_EXIT_SECONDS)
         given = tuple(worker.given)
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts == _FAILED_STARTS:
                 raise Failure(
-                    f"a worker process {ending.reason} before it was up, {_FAILED_STARTS} times; "
-                    "stderr may say why; or run with --workers 1, which starts none"
+                    f"a worker process {ending.reason} before it was ready, {_FAILED_STARTS} times",
+                    fix="see stderr for the reason, or run with --workers 1, which starts none",
                 )
             return WorkerLost(ending.reason, queued=given)
         return WorkerLost(

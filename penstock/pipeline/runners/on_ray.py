@@ -1,7 +1,7 @@
-"""Work on Ray: tasks, and actors where a model must stay loaded.
+"""The Ray runner: tasks, or actors where a model must stay loaded.
 
-Ray only places and carries. It is told to retry nothing: whether an item is done again is for the
-one policy of :mod:`penstock.pipeline.runners.schedule`.
+Ray only places and transports. Its own retries are off: whether an item is run again is decided by
+:mod:`penstock.pipeline.runners.schedule`, as for every runner.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from penstock.cluster import connect
 from penstock.errors import Failure
-from penstock.pipeline.runners.attempt import Answer, attempt, portable
+from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 from penstock.pipeline.runners.placement import Placement
 from penstock.pipeline.runners.schedule import drain
 from penstock.pipeline.runners.shared_state import SharedState
@@ -31,22 +31,22 @@ __all__ = ["RayRunner"]
 
 Result = TypeVar("Result")
 
-_PULSE = 1.0
-"""Seconds between looks where nothing happens."""
+_POLL_SECONDS = 1.0
+"""Time to wait for an event."""
 
-_STOPPING = 10.0
-"""Seconds for work to end when it is interrupted, before its process is killed."""
+_STOP_SECONDS = 10.0
+"""Time for work to end when it is interrupted, before its process is killed."""
 
 _FAILED_STARTS = 3
-"""Actors in a row that may end before they are up."""
+"""Actors in a row that may end before they are ready."""
 
 
 class RayRunner:
-    """Attaches to ``RAY_ADDRESS``, else starts Ray on this machine.
+    """Runs items on the cluster at ``RAY_ADDRESS``, or on a Ray that it starts on this machine.
 
     Args:
         workers: CPUs of a Ray started here; all by default.
-        in_flight: Items handed over for each slot.
+        in_flight: Items queued for each slot.
     """
 
     name = "ray"
@@ -58,7 +58,7 @@ class RayRunner:
 
     @property
     def slots(self) -> int:
-        """CPUs of the cluster as it is now; one while an autoscaled cluster has none yet."""
+        """CPUs of the cluster now; 1 while an autoscaled cluster has none yet."""
         return Placement(self._ray, Resources()).slots
 
     def run(
@@ -66,33 +66,35 @@ class RayRunner:
         function: Callable[[Any, Any], Result],
         items: Sequence[Any],
         shared: Any = None,
-        setup: Callable[[Any], Any] | None = None,
+        keep_state: bool = False,
         needs: Resources | None = None,
         ordered: bool = False,
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return
-        parcel = self._ray.put(SharedState.of((function, shared, setup)))
+        state = self._ray.put(SharedState.of((function, shared)))
         placement = Placement(self._ray, needs or Resources())
-        crew = (_Actors if setup else _Tasks)(placement, self._in_flight, parcel)
+        pool = (_Actors if keep_state else _Tasks)(placement, self._in_flight, state)
         try:
-            yield from drain(crew, items, self.usage, ordered)
+            yield from drain(pool, items, self.usage, ordered)
         except self._ray.exceptions.RayError as error:
-            raise Failure(f"Ray stopped answering: {_short(error)}; run again to go on") from error
+            raise Failure(
+                f"Ray does not answer: {_short(error)}", fix="run again to go on"
+            ) from error
 
     def close(self) -> None:
-        """Nothing is held between runs; Ray itself stays for what this process does next."""
+        """Do nothing: no worker is held between runs, and Ray itself stays for later runs."""
 
 
 class _Tasks:
-    """A Ray task for each item."""
+    """A pool that runs each item as a Ray task."""
 
-    def __init__(self, placement: Placement, in_flight: int, parcel: Any) -> None:
+    def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
         self._placement = placement
         self._ray = placement.ray
         self.in_flight = in_flight
         self._task = self._ray.remote(max_retries=0, **placement.options())(_in_task)
-        self._parcel = parcel
+        self._state = state
         self._run = uuid.uuid4().hex
         self._running: dict[Any, int] = {}
         self._ready: collections.deque[Any] = collections.deque()
@@ -107,7 +109,7 @@ class _Tasks:
 
     def give(self, index: int, item: Any) -> None:
         packed = cloudpickle.dumps(item, protocol=5)
-        self._running[self._task.remote(self._run, sys.path, self._parcel, packed)] = index
+        self._running[self._task.remote(self._run, sys.path, self._state, packed)] = index
 
     def next(self) -> Completed | WorkerLost | None:
         if not self._ready:
@@ -119,41 +121,41 @@ class _Tasks:
         self._placed = True
         done = self._ready.popleft()
         index = self._running.pop(done)
-        answer = _fetched(self._ray, done)
-        if isinstance(answer, Answer):
-            return Completed(index, answer)
-        return _lost(answer, at=index)
+        outcome = _fetch(self._ray, done)
+        if isinstance(outcome, AttemptResult):
+            return Completed(index, outcome)
+        return _worker_lost(outcome, at=index)
 
     def stop(self) -> None:
-        # Nothing of a run that was given up may still write when the next one begins.
+        # No item of an abandoned run may still write when the next run begins.
         left = list(self._running)
         for force in (False, True):
             for unwanted in left:
                 self._ray.cancel(unwanted, force=force)
             if left:
-                _, left = self._ray.wait(left, num_returns=len(left), timeout=_STOPPING)
+                _, left = self._ray.wait(left, num_returns=len(left), timeout=_STOP_SECONDS)
 
 
 class _Actors:
-    """Actors that keep the state: as many as there is room for, replaced when they die."""
+    """A pool of actors that keep the state: as many as fit, replaced when they die."""
 
-    def __init__(self, placement: Placement, in_flight: int, parcel: Any) -> None:
+    def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
         self._placement = placement
         self._ray = placement.ray
         self.in_flight = in_flight
         options = {"max_restarts": 0, "max_task_retries": 0, **placement.options()}
-        self._keeper = self._ray.remote(**options)(_StateActor)
-        self._parcel = parcel
+        self._actor = self._ray.remote(**options)(_StateActor)
+        self._state = state
         self._calls: dict[Any, Any] = {}
-        """A reference to the actor that will answer it."""
+        """From the reference of a call to the actor that runs it."""
 
         self._given: dict[Any, dict[Any, int]] = {}
-        """Of each actor that is up: references to items, in the order of being given."""
+        """For each ready actor, its calls and their items, in the order they were sent."""
 
-        self._coming: set[Any] = set()
+        self._starting: set[Any] = set()
         self._ready: collections.deque[Any] = collections.deque()
         self._events: collections.deque[Completed | WorkerLost] = collections.deque()
-        """Of an actor that died, what there is to say beside the first."""
+        """Events that :meth:`next` has not returned yet: a dead actor gives several at once."""
 
         self._failed_starts = 0
 
@@ -163,12 +165,12 @@ class _Actors:
 
     def room(self, left: int) -> bool:
         wanted = min(self.slots, left + sum(map(len, self._given.values())))
-        while len(self._coming) + len(self._given) < wanted:
-            actor = self._keeper.remote(sys.path, self._parcel)
-            self._coming.add(actor)
+        while len(self._starting) + len(self._given) < wanted:
+            actor = self._actor.remote(sys.path, self._state)
+            self._starting.add(actor)
             self._calls[actor.ready.remote()] = actor
-        # Work goes only to actors that are up: a full cluster may never place them all. And the
-        # last items go to whoever is free first, and never wait behind a long one.
+        # Items go only to ready actors: a full cluster may never place them all. And the last
+        # items go to the first free actor, and never wait behind a long item.
         depth = self.in_flight if left > len(self._given) else 1
         return any(len(given) < depth for given in self._given.values())
 
@@ -184,70 +186,71 @@ class _Actors:
             if not self._ready and not self._given:
                 self._placement.check()
         if not self._events and self._ready:
-            self._settle(self._ready.popleft())
+            self._handle(self._ready.popleft())
         return self._events.popleft() if self._events else None
 
-    def _settle(self, call: Any) -> None:
+    def _handle(self, call: Any) -> None:
         actor = self._calls.pop(call, None)
-        if actor is None:  # its actor was found dead
+        if actor is None:  # it was removed as dead
             return
-        answer = _fetched(self._ray, call)
-        if not isinstance(answer, Answer):
-            self._remove_dead(actor, call, answer)
-        elif actor in self._coming:
-            self._coming.remove(actor)
+        outcome = _fetch(self._ray, call)
+        if not isinstance(outcome, AttemptResult):
+            self._remove_dead(actor, call, outcome)
+        elif actor in self._starting:
+            self._starting.remove(actor)
             self._given[actor] = {}
             self._failed_starts = 0
-            self._events.append(Completed(None, answer))
+            self._events.append(Completed(None, outcome))
         else:
-            self._events.append(Completed(self._given[actor].pop(call), answer))
+            self._events.append(Completed(self._given[actor].pop(call), outcome))
 
     def _remove_dead(self, actor: Any, call: Any, error: Exception) -> None:
-        """An actor is dead: what it had finished counts, and the first thing it had not is what
-        it was at."""
+        """Remove a dead actor; its finished items count, and the first unfinished one ran."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(actor)
         self._calls = {ref: one for ref, one in self._calls.items() if one != actor}
-        if actor in self._coming:
-            self._coming.remove(actor)
+        if actor in self._starting:
+            self._starting.remove(actor)
             self._failed_starts += 1
             if self._failed_starts == _FAILED_STARTS:
-                raise Failure(f"an actor ended before it was up, {_FAILED_STARTS} times: {error}")
-            self._events.append(_lost(error, at=None))
+                raise Failure(
+                    f"an actor ended before it was ready, {_FAILED_STARTS} times: {error}"
+                )
+            self._events.append(_worker_lost(error, at=None))
             return
-        unanswered = []
+        unfinished = []
         for one, index in self._given.pop(actor).items():
             ready, _ = self._ray.wait([one], timeout=0) if one != call else ([], None)
-            answer = _fetched(self._ray, one) if ready else error
-            if isinstance(answer, Answer):
-                self._events.append(Completed(index, answer))
+            outcome = _fetch(self._ray, one) if ready else error
+            if isinstance(outcome, AttemptResult):
+                self._events.append(Completed(index, outcome))
             else:
-                unanswered.append(index)
-        first, *queued = unanswered
-        self._events.append(_lost(error, at=first, queued=tuple(queued)))
+                unfinished.append(index)
+        first, *queued = unfinished
+        self._events.append(_worker_lost(error, at=first, queued=tuple(queued)))
 
     def stop(self) -> None:
-        for actor in (*self._coming, *self._given):
+        for actor in (*self._starting, *self._given):
             self._ray.kill(actor)
         left = [call for given in self._given.values() for call in given]
         if left:
-            self._ray.wait(left, num_returns=len(left), timeout=_STOPPING)
+            self._ray.wait(left, num_returns=len(left), timeout=_STOP_SECONDS)
 
 
-# -- what Ray says ----------------------------------------------------------------------------
+# -- results and errors of Ray ----------------------------------------------------------------
 
 
 def _finished(ray: Any, calls: list[Any]) -> list[Any]:
-    """Those that have an answer; waits for the first."""
+    """Wait for the first call that is finished, and return all that are."""
     if not calls:
-        time.sleep(_PULSE)
+        time.sleep(_POLL_SECONDS)
         return []
     done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
-    return done or ray.wait(calls, num_returns=1, timeout=_PULSE)[0]
+    return done or ray.wait(calls, num_returns=1, timeout=_POLL_SECONDS)[0]
 
 
-def _fetched(ray: Any, call: Any) -> Answer | Exception:
-    """The answer, or Ray's error where its worker was lost.
+def _fetch(ray: Any, call: Any) -> AttemptResult | Exception:
+    """Get the outcome of a call, or Ray's error where its worker was lost.
 
     Raises:
         Failure: The work cannot be run at all.
@@ -258,17 +261,17 @@ def _fetched(ray: Any, call: Any) -> Answer | Exception:
     except (errors.RuntimeEnvSetupError, errors.TaskCancelledError) as error:
         raise Failure(f"Ray could not run the work: {_short(error)}") from error
     except errors.RayTaskError as error:
-        # The function's own errors are answers; this is what Ray met in carrying them.
+        # The function's own errors are outcomes; this one was raised in transporting them.
         cause = error.cause if isinstance(error.cause, Exception) else error
-        return portable(Answer(error=cause))
+        return portable(AttemptResult(error=cause))
     except errors.RayError as error:
         return error
 
 
-def _lost(error: Exception, at: int | None, queued: tuple[int, ...] = ()) -> WorkerLost:
+def _worker_lost(error: Exception, at: int | None, queued: tuple[int, ...] = ()) -> WorkerLost:
     kind = type(error).__name__
     machine = kind in _MACHINE or "node has died" in str(error)
-    # Of other deaths Ray lists all that they may be, SIGKILL for memory among them.
+    # For other deaths Ray lists all possible causes, SIGKILL for memory among them.
     memory = True if kind == "OutOfMemoryError" else None
     reason = f"was lost ({kind}: {_short(error)})"
     return WorkerLost(reason, at, queued, blamed=not machine, memory=memory)
@@ -284,7 +287,7 @@ _MACHINE = {
     "RaySystemError",
     "RpcError",
 }
-"""What Ray raises where a machine went, whatever the item was."""
+"""Names of the errors that Ray raises where a machine was lost, whatever the item was."""
 
 
 def _short(error: Exception) -> str:
@@ -296,16 +299,15 @@ def _short(error: Exception) -> str:
 
 
 _state: tuple[str, Any] | None = None
-"""The state of the run at hand, after what tells that run from others."""
+"""The identifier of the current run, and its state."""
 
 
-def _in_task(run: str, path: list[str], parcel: SharedState, item: bytes) -> Answer:
+def _in_task(run: str, path: list[str], state: SharedState, item: bytes) -> AttemptResult:
     def prepare() -> tuple[Any, Any]:
         global _state
         if _state is None or _state[0] != run:
-            _state = None  # what is held of the last run goes before the next comes
-            function, shared, _ = parcel.open()
-            _state = (run, (function, shared))
+            _state = None  # the last run's state is freed before this one's is read
+            _state = (run, state.open())
         return _state[1]
 
     _find_modules(path)
@@ -313,31 +315,30 @@ def _in_task(run: str, path: list[str], parcel: SharedState, item: bytes) -> Ans
 
 
 class _StateActor:
-    """A Ray actor that keeps the state of a run.
+    """A Ray actor that keeps the function and the state of a run.
 
-    The state is made by the first call, not by the constructor: Ray reports what a constructor
-    raises as a dead actor, and not as the error that it was.
+    They are unpickled by the first call, not by the constructor: Ray reports an error of a
+    constructor as a dead actor, and the error itself is lost.
     """
 
-    def __init__(self, path: list[str], parcel: SharedState) -> None:
+    def __init__(self, path: list[str], state: SharedState) -> None:
         _find_modules(path)
-        self._parcel: SharedState | None = parcel
+        self._state: SharedState | None = state
 
     @functools.cached_property
-    def _made(self) -> tuple[Any, Any]:
-        assert self._parcel is not None
-        function, shared, setup = self._parcel.open()
-        state = setup(shared)
-        self._parcel = None
-        return function, state
+    def _opened(self) -> tuple[Any, Any]:
+        assert self._state is not None
+        opened: tuple[Any, Any] = self._state.open()
+        self._state = None
+        return opened
 
-    def ready(self) -> Answer:
-        return portable(attempt(lambda: (lambda *_: None, self._made), None))
+    def ready(self) -> AttemptResult:
+        return portable(attempt(lambda: (lambda *_: None, self._opened), None))
 
-    def call(self, item: bytes) -> Answer:
-        return portable(attempt(lambda: self._made, pickle.loads(item)))  # noqa: S301
+    def call(self, item: bytes) -> AttemptResult:
+        return portable(attempt(lambda: self._opened, pickle.loads(item)))  # noqa: S301
 
 
 def _find_modules(path: list[str]) -> None:
-    """Let modules be found where the driver finds them."""
+    """Add the driver's module path to this process's."""
     sys.path.extend(place for place in path if place not in sys.path)

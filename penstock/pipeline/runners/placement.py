@@ -1,7 +1,7 @@
-"""Where on a Ray cluster there is room for workers, counted anew every second.
+"""Placement of workers on a Ray cluster: the number that its nodes can hold, counted each second.
 
-A run so grows and shrinks with its cluster. What no node can hold is waited for, as it may be on
-its way, but not for ever.
+So a run grows and shrinks with its cluster. Resources that no node has are waited for, as a node
+may be starting, up to a limit.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from penstock.resources import Resources
 
 __all__ = ["Placement"]
 
-_PULSE = 1.0
-"""Seconds for which a count of the cluster holds."""
+_COUNT_SECONDS = 1.0
+"""Time for which a count of the cluster is reused."""
 
 _PLACING_HERE = 20.0
-"""Seconds for which a Ray of our own, which cannot grow, may lack what is needed."""
+"""Seconds to wait for resources on a local Ray, which cannot grow."""
 
 _PLACING = 900.0
-"""The same where machines may be on their way: a cloud's GPU node takes minutes to come up."""
+"""Seconds to wait on a cluster, which may grow: a cloud's GPU node takes minutes to start."""
 
 
 class Placement:
-    """What there is of what is needed, now."""
+    """The resources of a Ray cluster against the needs of a worker."""
 
     def __init__(self, ray: Any, needs: Resources) -> None:
         self.ray = ray
         self.needs = needs
-        self._counted = -_PULSE
+        self._counted = -_COUNT_SECONDS
         self._slots = 0
         self._without_since: float | None = None
 
     @property
     def slots(self) -> int:
-        """Workers with these needs that the live nodes can hold; one where they can hold none."""
+        """Workers with these needs that the live nodes can hold; 1 where they can hold none."""
         now = time.monotonic()
-        if now - self._counted >= _PULSE:
+        if now - self._counted >= _COUNT_SECONDS:
             self._counted = now
             self._slots = sum(self._fit(node) for node in self._nodes())
         return max(1, self._slots)
@@ -48,19 +48,19 @@ class Placement:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def _fit(self, node: dict[str, float]) -> int:
-        asked = self.needs.resources() or {"CPU": 1}
-        return min(int(node.get(name, 0) / amount) for name, amount in asked.items())
+        wanted = self.needs.resources() or {"CPU": 1}
+        return min(int(node.get(name, 0) / amount) for name, amount in wanted.items())
 
     def options(self) -> dict[str, Any]:
-        """Of a task or an actor."""
+        """Return the resource options of a Ray task or actor."""
         needs = self.needs
         return {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": needs.memory}
 
     def check(self) -> None:
-        """Asked while nothing has been placed.
+        """Check, while no worker was placed, whether to wait longer.
 
         Raises:
-            Failure: The cluster has had no room for one worker for long enough.
+            Failure: The cluster has had no room for one worker for too long.
         """
         now = time.monotonic()
         _ = self.slots
@@ -69,18 +69,20 @@ class Placement:
             return
         since = self._without_since = self._without_since or now
         if now - since > (_PLACING if os.environ.get("RAY_ADDRESS") else _PLACING_HERE):
-            raise Failure(self._missing(now - since))
+            raise self._missing(now - since)
 
-    def _missing(self, seconds: float) -> str:
+    def _missing(self, seconds: float) -> Failure:
         nodes = self._nodes()
-        asked = self.needs.resources()
-        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in asked}
-        lacking = {name for name in asked if most[name] < asked[name]} or set(asked)
-        wants = ", ".join(_amount(name, asked[name]) for name in sorted(lacking))
-        has = ", ".join(_amount(name, most[name]) for name in sorted(lacking))
-        return (
-            f"{self.needs.by} asks for {wants}, and for {seconds:.0f} s no node of the cluster has "
-            f"had more than {has}; add such a node, or ask for less"
+        wanted = self.needs.resources()
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in wanted}
+        lacking = {name for name in wanted if most[name] < wanted[name]} or set(wanted)
+        needed = ", ".join(_amount(name, wanted[name]) for name in sorted(lacking))
+        there = ", ".join(_amount(name, most[name]) for name in sorted(lacking))
+        return Failure(
+            key=self.needs.by,
+            expected=f"a node of the cluster with {needed}",
+            got=f"no more than {there} for {seconds:.0f} s",
+            fix="add such a node, or ask for less",
         )
 
 

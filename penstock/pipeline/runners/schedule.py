@@ -1,17 +1,18 @@
-"""Which item is done next, and what becomes of those that fail: one policy for every runner.
+"""The schedule of a run: which item runs next, and how failures are handled, for every runner.
 
-A runner is a :class:`~penstock.pipeline.runners.worker_pool.WorkerPool`, which carries items to
-workers and
-answers back; everything it does not decide is here. An item that fails for good does not stop the
-others: they are done and handed to the caller, who commits them, and its error is raised at the
-end. A worker that is lost costs an attempt only of the item that it was at, and where memory is
-shared that item is then done with nothing beside it.
+A :class:`~penstock.pipeline.runners.worker_pool.WorkerPool` sends items to workers and receives
+their outcomes; every decision is made here. An item that fails does not stop the others: they run
+and are yielded to the caller, who commits them, and the error is raised at the end. A lost worker
+costs an attempt only of the item that it was running; where workers share memory, that item then
+runs alone.
 """
 
 from __future__ import annotations
 
+import copy
 import heapq
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,35 +24,36 @@ from penstock.pipeline.runners.worker_pool import Usage, WorkerLost, WorkerPool
 __all__ = ["Schedule", "drain"]
 
 _ATTEMPTS = 3
-"""Workers that one item may take down: a second death may still be chance, a third is not."""
+"""Workers that one item may crash: a second crash may still be chance, a third is not."""
 
 _LOSSES = 10
-"""Workers lost over an item without its doing, as when machines are taken away."""
+"""Workers that may be lost while they run an item for another reason, as with spot machines."""
 
 _WINDOW = 8
-"""Times the items in flight that an ordered run goes ahead of its first unfinished item."""
+"""How far an ordered run goes ahead of its first unfinished item, in multiples of the items in
+flight."""
 
 _NAMED = 5
-"""Failed items that are named in a message."""
+"""Failed items that a message names."""
 
 _log = logging.getLogger("penstock.runner")
 
 
 class WorkerTracebackError(Exception):
-    """The traceback in a worker, as the cause of the error that is raised here."""
+    """The traceback in a worker, as the cause of the error that is raised in the driver."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"\n{text}")
 
 
 class Schedule:
-    """The items of one run: to be done, in flight, done, failed.
+    """The states of a run's items: waiting, in flight, succeeded, failed.
 
     Args:
-        items: All of them.
-        ordered: The caller wants results in the items' order, and all of them: the first failure
-            ends the run, and nothing is done far ahead of the first unfinished item.
-        isolate: An item whose worker was lost is tried again with nothing beside it.
+        items: All items.
+        ordered: The caller needs all results, in the items' order: the first failure ends the run,
+            and no item starts far ahead of the first unfinished one.
+        isolate: An item whose worker was lost is run again while no other item runs.
     """
 
     def __init__(self, items: Sequence[Any], ordered: bool = False, isolate: bool = False) -> None:
@@ -84,10 +86,10 @@ class Schedule:
         return not self._in_flight and not self.left
 
     def take(self, window: int) -> int | None:
-        """The next item to hand out, if one may be now.
+        """Take the next item to send, or None if none may start now.
 
         Args:
-            window: How far beyond the first unfinished item an ordered run may go.
+            window: How many items beyond the first unfinished one an ordered run may start.
         """
         if self._halted or self._alone is not None:
             return None
@@ -109,15 +111,15 @@ class Schedule:
         return index
 
     def succeeded(self, index: int) -> None:
-        """An item's result is there."""
+        """Mark an item as succeeded."""
         self._finished(index)
         self._succeeded += 1
 
     def failed(self, index: int, error: Exception, slots: int) -> None:
-        """An item failed for good.
+        """Mark an item as failed, not to be run again.
 
         Raises:
-            Exception: The error, where the run ends with the first.
+            Exception: The error, where the run ends with the first one.
         """
         self._finished(index)
         if self._ordered:
@@ -131,8 +133,8 @@ class Schedule:
         self._halted = not self._succeeded and len(self._failed) >= max(4, 2 * slots)
 
     def lost(self, event: WorkerLost, slots: int) -> None:
-        """A worker was lost: its items are done again, but not one that has taken too many."""
-        _log.warning("a worker %s; what it was given will be done again", event.reason)
+        """Requeue the items of a lost worker, or fail the one that has crashed too many."""
+        _log.warning("a worker %s; its items will run again", event.reason)
         for index in event.queued:
             self._requeue(index)
         if event.at is None:
@@ -148,7 +150,7 @@ class Schedule:
         """Raise the error of the first item that failed, if one did.
 
         Raises:
-            Exception: The error, naming others that failed where it is one of ours.
+            Exception: The error; it names the other failed items if it is a PenstockError.
         """
         if self._first is not None:
             raise self._summary(*self._first)
@@ -173,15 +175,15 @@ class Schedule:
     def _worker_error(self, index: int, event: WorkerLost, times: int) -> WorkerError:
         held = f" (it held up to {event.peak_bytes / 2**30:.2f} GiB)" if event.peak_bytes else ""
         if event.memory:
-            text = f", most likely for memory{held}; {MORE_MEMORY}"
+            cause, fix = f", most likely out of memory{held}", MORE_MEMORY
         elif not event.blamed:
-            text = "; run again to go on when the machines are there"
+            cause, fix = "", "run again to go on when the machines are there"
         elif event.memory is None:
-            text = f"; what it called broke, or memory did not suffice: {MORE_MEMORY}"
+            cause, fix = ", by a crash or for lack of memory", MORE_MEMORY
         else:
-            text = f"{held}; what it called broke, and may have said why on stderr"
+            cause, fix = f", by a crash{held}", "see stderr for the reason"
         return WorkerError(
-            f"{label(self._items[index])}: its worker {event.reason}, {times} times{text}"
+            f"{label(self._items[index])}: its worker {event.reason}, {times} times{cause}", fix=fix
         )
 
     def _summary(self, index: int, error: Exception) -> Exception:
@@ -192,59 +194,60 @@ class Schedule:
         more = f" and {len(others) - _NAMED + 1} more" if len(others) >= _NAMED else ""
         text = f"{len(others)} of {len(self._items) - 1} others failed too: {names}{more}"
         if self._halted:
-            text += "; none had succeeded, so the rest was not begun"
+            text += "; none had succeeded, so the rest was not started"
         if isinstance(error, PenstockError):
-            said = type(error)(f"{error}; {text}")
-            said.__cause__ = error.__cause__
-            return said
-        if hasattr(error, "add_note"):
+            summary = copy.copy(error)
+            summary.fix = "; ".join(part for part in (error.fix, text) if part)
+            summary.__cause__ = error.__cause__
+            return summary
+        if sys.version_info >= (3, 11):
             error.add_note(text)
         return error
 
 
 def drain(
-    crew: WorkerPool,
+    pool: WorkerPool,
     items: Sequence[Any],
     usage: Usage,
     ordered: bool = False,
     isolate: bool = False,
 ) -> Iterator[tuple[int, Any]]:
-    """Yield ``(index, result)`` as a crew finishes items; see :class:`Schedule`.
+    """Run items in a pool and yield ``(index, result)`` as they complete; see :class:`Schedule`.
 
     Raises:
-        Exception: At the end, the error of the first item that failed; at once, one in making
-            the state.
+        Exception: At the end, the error of the first item that failed; at once, an error in
+            reading the state.
     """
     schedule = Schedule(items, ordered, isolate)
     began = time.perf_counter()
     try:
         while not schedule.over:
-            while schedule.left and crew.room(schedule.left):
-                index = schedule.take(_WINDOW * crew.slots * crew.in_flight)
+            while schedule.left and pool.room(schedule.left):
+                index = schedule.take(_WINDOW * pool.slots * pool.in_flight)
                 if index is None:
                     break
-                crew.give(index, items[index])
-            event = crew.next()
+                pool.give(index, items[index])
+            event = pool.next()
             if isinstance(event, WorkerLost):
                 usage.lost_workers += 1
                 usage.peak_worker_bytes = max(usage.peak_worker_bytes, event.peak_bytes)
-                schedule.lost(event, crew.slots)
+                schedule.lost(event, pool.slots)
             elif event is not None:
-                usage.add(event.answer)
-                error = event.answer.error
-                if error is not None and event.answer.trace:
-                    error.__cause__ = WorkerTracebackError(event.answer.trace)
-                if error is not None and event.answer.fatal:
+                usage.add(event.outcome)
+                error = event.outcome.error
+                if error is not None and event.outcome.trace:
+                    error.__cause__ = WorkerTracebackError(event.outcome.trace)
+                if error is not None and event.outcome.fatal:
                     raise error
                 if event.index is None:
                     continue
                 usage.items += 1
                 if error is not None:
-                    schedule.failed(event.index, error, crew.slots)
+                    schedule.failed(event.index, error, pool.slots)
                 else:
                     schedule.succeeded(event.index)
-                    yield event.index, event.answer.result
+                    yield event.index, event.outcome.result
         schedule.end()
     finally:
         usage.wall_seconds += time.perf_counter() - began
-        crew.stop()
+        pool.stop()

@@ -1,8 +1,8 @@
-"""State that travels once to a node: its arrays are shared by every worker there, not copied.
+"""State that is sent once to a node: its arrays are shared by all workers there, not copied.
 
-Pickle's protocol 5 hands over the bytes of arrays (NumPy, Arrow) apart from the rest. A local
-parcel is a file, which workers map; on Ray it lies in the object store of the node. Either way
-two workers with a state of 200 MB hold 200 MB between them, where a plain pickle took 200 MB each.
+Pickle's protocol 5 serialises the bytes of arrays (NumPy, Arrow) apart from the rest. The local
+runner writes them to a file, which workers map; Ray keeps them in the node's object store. Either
+way two workers with a state of 200 MB hold 200 MB together; a plain pickle takes 200 MB each.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from penstock.errors import StorageError
 __all__ = ["SharedState"]
 
 _ALIGNMENT = 64
-"""Bytes; what Arrow and vector instructions like best."""
+"""Bytes; the alignment that Arrow and vector instructions work best with."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedState:
-    """A value as bytes. Opened, its arrays are views of them, and read-only."""
+    """A value as bytes. When opened, its arrays are read-only views of them."""
 
     head: Any
-    """Everything but the contents of arrays: (n,) uint8, or bytes."""
+    """The pickle without the contents of arrays: (n,) uint8, or bytes."""
 
     buffers: Sequence[Any]
     """The contents of arrays: each (n,) uint8, or a memoryview."""
 
     @classmethod
     def of(cls, value: Any) -> SharedState:
-        """Pack a value; functions and classes of a script's own travel with it."""
+        """Pickle a value, with the functions and classes of ``__main__`` that it uses."""
         buffers: list[pickle.PickleBuffer] = []
         head = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
         return cls(_array(head), [_array(buffer.raw()) for buffer in buffers])
 
     def open(self) -> Any:
-        """The value. Only what our own driver packed may be opened: it is a pickle."""
+        """Unpickle the value. Only a state that our own driver made may be opened."""
         buffers = [memoryview(buffer).toreadonly() for buffer in self.buffers]
         return pickle.loads(self.head, buffers=buffers)  # noqa: S301  our driver made it
 
@@ -51,7 +51,7 @@ class SharedState:
         """Write a file for :meth:`load`.
 
         Raises:
-            StorageError: It does not fit there.
+            StorageError: It cannot be written, mostly for lack of space.
         """
         sizes = [len(self.head), *(len(buffer) for buffer in self.buffers)]
         index = np.array([len(sizes), *sizes], dtype=np.int64)
@@ -62,8 +62,9 @@ class SharedState:
                     file.write(bytes(-file.tell() % _ALIGNMENT))
         except OSError as error:
             raise StorageError(
-                f"{path}: what workers share could not be written there ({error.strerror}); free "
-                "some space, or set TMPDIR to a directory with more"
+                f"the workers' shared state could not be written ({error.strerror})",
+                file=path,
+                fix="free some space, or set TMPDIR to a directory with more",
             ) from error
 
     @classmethod

@@ -1,8 +1,8 @@
-"""Errors that pass: what a busy store or a shaken network raises, and how long to wait for it.
+"""Transient errors of busy stores and of networks, and the delays between retries.
 
-A store that is slow for a second must not cost a unit of work, and an error that will not pass
-must not cost eight seconds a unit, so the list is explicit: what is not on it is for good.
-Libraries' own errors are told by name, so that none of them need be imported.
+A store that is slow for a second must not cost a unit of work, and a permanent error must not cost
+eight seconds a unit. So the list is explicit: an error that is not on it is permanent. Errors of
+libraries are recognised by name, so that no library need be imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 __all__ = ["delays", "is_transient"]
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each further try: 7.5 in all, above what S3 asks for after a SlowDown."""
+"""Seconds before each retry: 7.5 in all, more than S3 asks for after a SlowDown."""
 
 _ERRNOS = {
     errno.EAGAIN,
@@ -34,7 +34,7 @@ _ERRNOS = {
     errno.EPIPE,
     errno.ESTALE,
     errno.ETIMEDOUT,
-    getattr(errno, "EREMOTEIO", errno.EIO),  # Linux; s3fs says so of an InternalError
+    getattr(errno, "EREMOTEIO", errno.EIO),  # Linux; s3fs raises it for an InternalError
 }
 
 _LIBRARIES = {
@@ -76,26 +76,27 @@ _CODES = {
 
 
 def delays(label: str) -> Iterator[float]:
-    """Seconds to wait before each further try; spread by a hash, so that workers do not march."""
+    """Yield the seconds to wait before each retry: jittered by a hash of the label and the attempt,
+    so that workers do not retry in lockstep."""
     for attempt, wait in enumerate(_WAITS):
         draw = zlib.crc32(f"{label}\x1f{attempt}".encode()) / 2**32
         yield wait * (0.75 + draw / 2)
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether the same call may well succeed in a moment.
+    """Whether the same call may succeed in a moment.
 
-    What an error was raised ``from`` counts; what was merely being handled then does not.
+    The error that it was raised ``from`` counts, too; one that was only being handled does not.
     """
     seen = 0
     while error is not None and seen < 16:
-        if _passes(error):
+        if _is_listed(error):
             return True
         error, seen = error.__cause__, seen + 1
     return False
 
 
-def _passes(error: BaseException) -> bool:
+def _is_listed(error: BaseException) -> bool:
     if isinstance(error, (TimeoutError, ConnectionError)):
         return True
     if isinstance(error, socket.gaierror):
@@ -105,11 +106,11 @@ def _passes(error: BaseException) -> bool:
     kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     if any(home in _LIBRARIES and name in _NAMES for home, name in kinds):
         return True
-    return any(home in _LIBRARIES for home, _ in kinds) and _answered(error)
+    return any(home in _LIBRARIES for home, _ in kinds) and _is_busy_response(error)
 
 
-def _answered(error: BaseException) -> bool:
-    """Whether a server said that it is busy or broken, by an HTTP status or an S3 code."""
+def _is_busy_response(error: BaseException) -> bool:
+    """Whether a server answered that it is busy or broken, by an HTTP status or an S3 code."""
     response = getattr(error, "response", None)
     status = getattr(error, "status", None) or getattr(response, "status_code", None)
     code = None

@@ -1,9 +1,9 @@
-"""A worker process: one pipe to the driver, one item at a time, and an end when the driver ends.
+"""A worker process: one pipe to the driver, one item at a time; it ends when the driver ends.
 
-Each worker has a pipe of its own, so the driver knows which item one was at when it died, and the
-others go on. A shared queue cannot tell: with the pool we had before, a killed worker took the
-whole pool down, or hung it where it died with the queue's lock in its hand. Handing an empty item
-over takes 0.09 ms, where it took 0.2.
+Each worker has a pipe of its own, so the driver can tell which item a worker was running when it
+died, and the others go on. With a shared queue it cannot: there a killed worker took down the whole
+pool, or blocked it where it died while it held the queue's lock. Sending an empty item takes
+0.09 ms through a pipe, 0.2 ms through a queue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from penstock.pipeline.runners.attempt import Answer, attempt, portable
+from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 from penstock.pipeline.runners.shared_state import SharedState
 
 __all__ = ["Ending", "Worker", "serve"]
@@ -42,7 +42,7 @@ _SINGLE_THREADED = {
 }
 """One thread a worker: slots already fill the cores, and sums never depend on the thread count."""
 
-# The path comes first: a module of the working directory may bear a name of the standard library's.
+# The path is set first: a module of the working directory may have a name of the standard library.
 _BOOT = """\
 import sys
 sys.path[:] = sys.argv[2:]
@@ -57,12 +57,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Ending:
-    """How a worker process ended.
+    """The end of a worker process.
 
     Attributes:
-        reason: After "its worker": ``was killed by SIGKILL``.
-        by: The signal that killed it, if one did.
-        peak_bytes: The most memory it had held, or 0 where that is not known.
+        reason: A clause for messages, such as ``was killed by SIGKILL``.
+        by: The signal that killed it, or None.
+        peak_bytes: Its peak resident memory, or 0 where that is not known.
     """
 
     def __init__(self, code: int | None, peak_bytes: int) -> None:
@@ -72,39 +72,39 @@ class Ending:
 
 
 class Worker:
-    """A worker process, seen from the driver."""
+    """The driver's handle of a worker process."""
 
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
-        # A process starts with the peak of the one that forked it: below this we know nothing.
+        # A process starts with the peak of the one that forked it: a lower peak is not known.
         self._floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         path = [place for place in sys.path if isinstance(place, str)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, str(theirs.fileno()), *path],
             env={**os.environ, **_SINGLE_THREADED},
             stdin=subprocess.DEVNULL,
-            stdout=2,  # what a scorer prints is no part of a command's answer
+            stdout=2,  # a scorer's prints must not mix with a command's JSON
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
         self.given: collections.deque[int] = collections.deque()
-        """The items it has, in the order of being given; it is at the first."""
+        """The indices of its items, in the order they were sent; it is running the first."""
         self.ready = False
-        """Whether it has come up."""
+        """Whether it has sent its first message."""
         self._ending: Ending | None = None
 
-    def give(self, index: int, item: Any, parcel: Path) -> None:
-        """Send an item. A worker that is dead does not say so here, but to :meth:`receive`."""
-        message = cloudpickle.dumps((str(parcel), item), protocol=5)
+    def give(self, index: int, item: Any, state_file: Path) -> None:
+        """Send an item. A dead worker is noticed by :meth:`receive`, not here."""
+        message = cloudpickle.dumps((str(state_file), item), protocol=5)
         self.given.append(index)
         with contextlib.suppress(OSError):
             self.connection.send_bytes(message)
 
-    def receive(self) -> Answer | None:
-        """The next message: an answer to the first item given, or None, said once when it is up.
+    def receive(self) -> AttemptResult | None:
+        """Receive the outcome of the first item given, or None, sent once when it is ready.
 
         Raises:
-            EOFError: It is dead, and everything it had said was heard.
+            EOFError: It is dead, and all its messages were received.
         """
         try:
             message = self.connection.recv_bytes()
@@ -118,12 +118,12 @@ class Worker:
 
     @property
     def dead(self) -> bool:
-        """Whether the process has ended, though a process of its own may hold its pipe open."""
+        """Whether the process has ended, even if a child of it holds its pipe open."""
         self._reap(os.WNOHANG)
         return self._ending is not None
 
     def end(self, wait: float = 0.0) -> Ending:
-        """Wait for its end, and kill it if that does not come within ``wait`` seconds."""
+        """Wait until it has ended; kill it after ``wait`` seconds."""
         deadline = time.monotonic() + wait
         while not self.dead and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -135,12 +135,12 @@ class Worker:
         return self._ending
 
     def _reap(self, options: int) -> None:
-        """Ask how it ended; by ``wait4``, which also says how much memory it had held."""
+        """Collect its exit status by ``wait4``, which returns its peak memory, too."""
         if self._ending is not None:
             return
         try:
             pid, status, used = os.wait4(self._process.pid, options)
-        except ChildProcessError:  # somebody else has asked
+        except ChildProcessError:  # already collected elsewhere
             self._process.returncode = 0
             self._ending = Ending(None, 0)
             return
@@ -155,55 +155,55 @@ class Worker:
 
 
 def serve(descriptor: int) -> None:
-    """Do what comes through the pipe until the driver ends."""
+    """Run the items that come through the pipe until the driver ends."""
     sys.argv = sys.argv[:1]
     os.set_inheritable(descriptor, False)
-    # The driver decides what an interrupt ends. To ignore it would be inherited by what we start.
+    # The driver decides what an interrupt ends. SIG_IGN would be inherited by child processes.
     signal.signal(signal.SIGINT, lambda *_: None)
     faulthandler.enable()
     _die_with_parent()
     connection = Connection(descriptor)
-    orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, orders), daemon=True).start()
+    messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
     state: dict[str, Any] = {}
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the driver was killed
         connection.send_bytes(b"")
         while True:
-            answer = _answer(state, orders.get())
-            connection.send_bytes(answer)
+            connection.send_bytes(_run_item(state, messages.get()))
 
 
-def _answer(state: dict[str, Any], order: bytes) -> bytes:
+def _run_item(state: dict[str, Any], message: bytes) -> bytes:
+    """Run the item of a message and pickle its outcome; ``state`` caches the run's state."""
+
     def prepare() -> Any:
-        if parcel not in state:
-            state.clear()  # what is held of the last run goes before the next comes
-            function, shared, setup = SharedState.load(Path(parcel)).open()
-            state[parcel] = function, setup(shared) if setup else shared
-        return state[parcel]
+        if state_file not in state:
+            state.clear()  # the last run's state is freed before this one's is read
+            state[state_file] = SharedState.load(Path(state_file)).open()
+        return state[state_file]
 
-    answer = Answer()
+    outcome = AttemptResult()
     try:
-        parcel, item = pickle.loads(order)  # noqa: S301  our driver made it
-        answer = portable(attempt(prepare, item))
-        return cloudpickle.dumps(answer, protocol=5)
+        state_file, item = pickle.loads(message)  # noqa: S301  our driver made it
+        outcome = portable(attempt(prepare, item))
+        return cloudpickle.dumps(outcome, protocol=5)
     except Exception as error:  # an item that cannot be read here, a result that cannot be sent
-        return cloudpickle.dumps(portable(replace(answer, result=None, error=error)), protocol=5)
+        return cloudpickle.dumps(portable(replace(outcome, result=None, error=error)), protocol=5)
 
 
-def _listen(connection: Connection, orders: queue.SimpleQueue[bytes]) -> None:
-    """Take orders at once, whatever the worker is at, and end it when there is no driver."""
+def _listen(connection: Connection, messages: queue.SimpleQueue[bytes]) -> None:
+    """Receive messages while an item runs, and exit the process when the driver is gone."""
     while True:
         try:
-            orders.put(connection.recv_bytes())
+            messages.put(connection.recv_bytes())
         except (EOFError, OSError):
             os._exit(0)
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this process with the driver, even in a call that holds Python's lock.
+    """Ask the kernel to kill this process with the driver, even in a call that holds the GIL.
 
-    Elsewhere than on Linux the end of the pipe must do. Linux means the driver's thread that
-    started us: a worker that goes with one is replaced when it is next needed.
+    On other systems than Linux the end of the pipe must do. Linux watches the driver's thread that
+    started this process: a worker that ends with its thread is replaced when one is next needed.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,96 +1,96 @@
-"""What lies between workers, wherever they are, and the schedule of a run: items and answers."""
+"""The interface between the schedule of a run and the workers that carry out its items."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from penstock.pipeline.runners.attempt import Answer
+from penstock.pipeline.runners.attempt import AttemptResult
 
 __all__ = ["Completed", "Usage", "WorkerLost", "WorkerPool"]
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """An item was tried to its end; without an index, a worker just got ready."""
+    """An item was attempted; without an index, a worker became ready."""
 
     index: int | None
-    answer: Answer
+    outcome: AttemptResult
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker is gone, and with it what it had been given."""
+    """A worker ended before it had finished its items."""
 
     reason: str
-    """After "its worker": ``was killed by SIGKILL``."""
+    """A clause for messages, such as ``was killed by SIGKILL``."""
 
     at: int | None = None
-    """The item that it was at."""
+    """The item that it was running."""
 
     queued: tuple[int, ...] = ()
-    """Items that it had been given and had not begun."""
+    """Items that it had been sent and had not begun."""
 
     blamed: bool = True
-    """Whether the item it was at may be the cause; not where the whole machine went."""
+    """Whether the item it was running may be the cause; False where the whole machine was lost."""
 
     memory: bool | None = False
-    """Whether memory is the likeliest cause; None where nobody can tell."""
+    """Whether memory is the likeliest cause; None where that is not known."""
 
     peak_bytes: int = 0
-    """The most it had held, where that is known."""
+    """Its peak resident memory, or 0 where that is not known."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """What a runner's work has cost since it was made."""
+    """Counters of a runner's work since it was opened."""
 
     busy_seconds: float = 0.0
-    """Spent in functions and in making their state, summed over workers."""
+    """Time in functions and in reading their state, summed over workers."""
 
     wall_seconds: float = 0.0
-    """From the first result asked for to the end of each run, so with what the caller does between
-    results: 1 - busy / (slots x wall) is what scheduling and manifests cost."""
+    """Time from the first request for a result to the end of each run, the caller's work between
+    results included: 1 - busy / (slots x wall) is the cost of scheduling and manifests."""
 
     items: int = 0
     peak_worker_bytes: int = 0
-    """Resident, of the largest process that did items, shared pages included."""
+    """Peak resident memory of the largest process that ran items, shared pages included."""
 
     retries: int = 0
-    """Further tries after errors that pass."""
+    """Further attempts after transient errors."""
 
     lost_workers: int = 0
 
-    def add(self, answer: Answer) -> None:
-        """Count an answer."""
-        self.busy_seconds += answer.seconds
-        self.retries += answer.retries
-        self.peak_worker_bytes = max(self.peak_worker_bytes, answer.peak_bytes)
+    def add(self, outcome: AttemptResult) -> None:
+        """Count an outcome."""
+        self.busy_seconds += outcome.seconds
+        self.retries += outcome.retries
+        self.peak_worker_bytes = max(self.peak_worker_bytes, outcome.peak_bytes)
 
 
 class WorkerPool(Protocol):
-    """Carries items to workers, and answers back."""
+    """Sends items to workers, and receives their outcomes."""
 
     in_flight: int
-    """Items for each slot that may be handed over."""
+    """Items that may be queued for each slot."""
 
     @property
     def slots(self) -> int:
-        """Items that can be worked on at once, as of now."""
+        """Items that can run at the same time now."""
         ...
 
     def room(self, left: int) -> bool:
-        """Whether another item should be given, where ``left`` are not handed out."""
+        """Whether to send another item now, where ``left`` items are not yet sent."""
         ...
 
     def give(self, index: int, item: Any) -> None:
-        """Hand an item over; after :meth:`room` said yes."""
+        """Send an item; call it only after :meth:`room` returned True."""
         ...
 
     def next(self) -> Completed | WorkerLost | None:
-        """What happened; None if that was nothing for about a second."""
+        """Wait for the next event; None if there was none for about a second."""
         ...
 
     def stop(self) -> None:
-        """End what is under way, at once, and wait until nothing can write any more."""
+        """Stop the running items at once, and wait until none of them can write any more."""
         ...

@@ -1,8 +1,8 @@
-"""The pass of scorers: a unit's text is read once for all that have not scored it."""
+"""The pass of scorers: the text of a unit is read once for all scorers that still need it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from penstock.artefact import Artefact, Draft, FileRecord
-from penstock.errors import PenstockError, ScoringError
+from penstock.errors import ScoringError
+from penstock.pipeline.plugin_calls import call_plugin
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.scoring.scores import write_scores
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
-from penstock.selectors.base import Documents, EmbeddingScorer, Scorer
+from penstock.selectors.base import EmbeddingScorer, Scorer
 from penstock.selectors.batch_scorer import BatchScorer
 from penstock.storage import AnyPath
 
@@ -32,9 +33,15 @@ def score_documents(
     runner: Runner,
     progress: Any,
 ) -> None:
-    """Record every unit's scores in the drafts of these columns, whose scorers are loaded.
+    """Score every unit and record the scores in the drafts of the columns.
 
-    ``embeddings`` has the vectors of the columns that want some.
+    Args:
+        drafts: Of the columns, by name.
+        columns: Their scorers are loaded.
+        units: Of the corpus.
+        embeddings: The vectors of each column whose scorer reads vectors.
+        runner: Runs a task for each unit.
+        progress: Called with a line for each unit.
     """
     missing = [
         (unit, [name for name, draft in drafts.items() if draft.done(unit.name) is None])
@@ -54,33 +61,39 @@ def score_documents(
         if names
     ]
     state = [(column.name, column.selector, drafts[column.name].path) for column in columns]
-    for index, records in runner.run(_score_unit, left, state, _as_it_is, _needs_of(columns)):
+    needs = _needs_of(columns)
+    for index, records in runner.run(_score_unit, left, state, keep_state=True, needs=needs):
         unit, *_ = left[index]
         for name, record in records.items():
             drafts[name].record(unit.name, [record])
         progress(f"scored {unit.documents:,} documents of {unit.name}")
 
 
-def scores_of(returned: Any, count: int, place: str) -> np.ndarray:
-    """What a selector returned, as (count,) float32.
+def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
+    """Convert the return value of a selector to (count,) float32.
+
+    Args:
+        returned: By the selector.
+        count: Documents that it scored.
+        key: The selector's in the recipe.
+        at: The documents at hand, for messages.
 
     Raises:
-        ScoringError: It is something else; the message begins with ``place``.
+        ScoringError: It is not one float for each document.
     """
+    expected = f"{count} scores, one float for each document"
     try:
         scores = np.asarray(returned, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ScoringError(f"{place}: expected one float for each document: {error}") from None
+        raise ScoringError(key=key, file=at, expected=expected, got=error) from None
     if scores.shape != (count,):
-        raise ScoringError(
-            f"{place}: expected {count} scores, one for each document, got an array of shape "
-            f"{scores.shape}"
-        )
+        got = f"an array of shape {scores.shape}"
+        raise ScoringError(key=key, file=at, expected=expected, got=got)
     return scores
 
 
 def _needs_of(columns: Sequence[Column]) -> Resources:
-    """What one worker must have that runs all of these scorers."""
+    """Add up the resources of one worker that runs all of these scorers."""
     asked = [
         replace(needs, by=f"select.{column.name}")
         for column in columns
@@ -94,13 +107,8 @@ def _needs_of(columns: Sequence[Column]) -> Resources:
     )
 
 
-def _as_it_is(state: Any) -> Any:
-    """Setup of the pass: the fitted scorers, kept loaded by each worker."""
-    return state
-
-
 Embedded = Mapping[str, tuple[AnyPath, FileRecord]]
-"""Where a unit's vectors are, for each column that wants some."""
+"""For each column whose scorer reads vectors, the artefact of the vectors and a unit's file."""
 
 
 def _score_unit(
@@ -120,21 +128,11 @@ def _score_unit(
                 work = partial(scorer.score_vectors, documents, vectors[name][rows])
             else:
                 work = partial(together.score, scorer)
-            parts[name].append(_score(name, work, documents, unit))
+            ids = documents.column("id")
+            at = f"documents {ids[0]} to {ids[-1]} of {unit.name}"
+            returned = call_plugin(f"select.{name}", at, work)
+            parts[name].append(scores_of(returned, len(documents), f"select.{name}", at))
     return {
         name: write_scores(directory, unit.name, np.concatenate(parts[name]))
         for name, _, directory in wanted
     }
-
-
-def _score(name: str, work: Callable[[], Any], documents: Documents, unit: Unit) -> np.ndarray:
-    """One batch by the scorer's ``work``: (n,) float32."""
-    ids = documents.column("id")
-    place = f"select.{name}: documents {ids[0]} to {ids[-1]} of {unit.name}"
-    try:
-        returned = work()
-    except PenstockError as error:
-        raise type(error)(f"{place}: {error}") from None
-    except Exception as error:  # a selector may be anyone's code
-        raise ScoringError(f"{place}: the scorer raised {type(error).__name__}: {error}") from error
-    return scores_of(returned, len(documents), place)

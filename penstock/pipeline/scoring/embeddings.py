@@ -1,4 +1,4 @@
-"""The pool's vectors: one pass over the text, shared by all selectors that want them.
+"""The embeddings stage: vectors of the pool, in one pass over the text for all selectors.
 
 A unit's vectors are int16 on the lattice
 (:func:`penstock.selectors.encoders.lattice.on_lattice`), half
@@ -28,41 +28,40 @@ _VERSION = 1
 def make_embeddings(
     name: str, models: Models, progress: Callable[[str], None] = lambda line: None
 ) -> Artefact:
-    """The vectors of a corpus under an encoder, found or made."""
+    """Find or make the vectors of a corpus under an encoder."""
     encoder = models.encoder(name)
     config = {"characters": CHARACTERS}
     inputs = {"corpus": models.corpus.fingerprint, "encoder": encoder.fingerprint}
 
     def work(draft: Draft) -> Artefact:
-        units = units_of(models.corpus)
-        left = [unit for unit in units if draft.done(unit.name) is None]
-        state = (models.load_encoder(name), draft.path) if left else None
-        needs = getattr(state[0], "needs", None) if state else None
-        for index, record in models.runner.run(_embed_unit, left, state, _as_it_is, needs):
-            draft.record(left[index].name, [record])
-            progress(f"embedded {left[index].documents:,} documents of {left[index].name}")
-        done = [record for unit in units for record in draft.done(unit.name) or ()]
+        units = {unit.name: unit for unit in units_of(models.corpus)}
+        state = None
+        if any(draft.done(part) is None for part in units):
+            state = (models.load_encoder(name), draft.path)
+        records = draft.fill(
+            models.runner.run,
+            _embed_unit,
+            units,
+            state,
+            lambda unit, _: progress(f"embedded {unit.documents:,} documents of {unit.name}"),
+            keep_state=True,
+            needs=getattr(state[0], "needs", None) if state else None,
+        )
         kept = models.corpus.facts["documents"]["kept"]
-        embedded = sum(record.facts["documents"] for record in done)
+        embedded = sum(record.facts["documents"] for record in records)
         check_sum(f"{draft.path}", ("documents kept in the corpus", kept), {"embedded": embedded})
-        width = max((record.facts["width"] for record in done), default=0)
+        width = max((record.facts["width"] for record in records), default=0)
         facts = {"encoder": encoder.facts["encoder"], "documents": embedded, "width": width}
-        return draft.publish([unit.name for unit in units], facts)
+        return draft.publish(units, facts)
 
     return models.workspace.make("embeddings", _VERSION, config, inputs, work)
 
 
 def read_vectors(embeddings: AnyPath, record: FileRecord) -> np.ndarray:
-    """A unit's vectors, after comparing the checksum: (n, d) int16, mapped, not copied."""
-    path = Artefact(embeddings, {}, ()).verified(record)
-    with pa.memory_map(str(path)) as source:
+    """Map a unit's vectors, after comparing the checksum: (n, d) int16, not copied."""
+    with pa.memory_map(str(record.verified(embeddings))) as source:
         vectors = pa.ipc.open_file(source).get_batch(0).column("vector")
     return vectors.flatten().to_numpy().reshape(len(vectors), -1)
-
-
-def _as_it_is(state: tuple[Encoder, AnyPath]) -> tuple[Encoder, AnyPath]:
-    """Setup of the pass: the encoder, kept loaded by each worker."""
-    return state
 
 
 def _embed_unit(unit: Unit, state: tuple[Encoder, AnyPath]) -> FileRecord:

@@ -1,8 +1,8 @@
-"""What is learned from a corpus before its documents are scored: an artefact of data files.
+"""The model stage: fitted selectors and encoders of a corpus, as artefacts of data files.
 
-A model is named by what it depends on: the selector's identity and version, the corpus, the target
-files and the seed; so columns that differ in name only share one, and all selectors of a corpus
-share its encoders.
+A model's fingerprint has the selector's identity and version, the corpus, the target files and the
+seed. So columns that differ in name alone share a model, and all selectors of a corpus share its
+encoders.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STATE = "state"
 """Directory of a model that belongs to the selector."""
 
 _FACTS = "facts.json"
-"""What the selector said of its fit, beside its state: there is always one file to a model."""
+"""The facts that the fit returned, beside the state: so a model always has a file."""
 
 _VERSION = 2
 
@@ -41,7 +41,7 @@ _ENCODER = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A selector that was asked for, and what it is to aim at."""
+    """A selector of the recipe, with its targets."""
 
     name: str
     selector: Scorer | SetSelector
@@ -57,7 +57,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """The models of a corpus, found or made."""
+    """Finds or makes the models of a corpus."""
 
     corpus: Artefact
     workspace: Workspace
@@ -66,21 +66,23 @@ class Models:
     progress: Callable[[str], None] = lambda line: None
 
     def fitted(self, column: Column) -> Artefact:
-        """A selector's fitted state as data files, and the facts of the fit."""
+        """Find or fit a selector: its fitted state as data files, and the facts of the fit."""
         selector = column.selector
 
         def fit(state: Path) -> Mapping[str, Any]:
-            # A copy is fitted: workers get what the model says, not what this process came to hold.
+            # A copy is fitted: workers load the model's files, and nothing else of this process.
             fitted = copy.deepcopy(selector)
             try:
                 with extras.named():
                     facts = fitted.fit(self._fitting(column))
                 fitted.save(state)
             except PenstockError as error:  # begins with the parameter at fault
-                raise type(error)(f"select.{column.name}.{error}") from error.__cause__
-            except Exception as error:  # a selector may be anyone's code
+                if error.key is None:
+                    raise type(error)(f"select.{column.name}.{error}") from error.__cause__
+                raise error.under(f"select.{column.name}") from error.__cause__
+            except Exception as error:  # a selector may be a user's code
                 raise ScoringError(
-                    f"select.{column.name}: fitting raised {type(error).__name__}: {error}"
+                    f"fitting raised {type(error).__name__}: {error}", key=f"select.{column.name}"
                 ) from error
             return facts
 
@@ -88,7 +90,7 @@ class Models:
         return self._made({**config, "seed": self.seed}, list(column.target_hashes), fit)
 
     def encoder(self, name: str) -> Artefact:
-        """The encoder that the corpus is embedded with under this name."""
+        """Find or make the encoder of this name for the corpus."""
 
         def fit(state: Path) -> Mapping[str, Any]:
             encoder = make_encoder(
@@ -101,11 +103,11 @@ class Models:
         return self._made(config, [], fit)
 
     def load(self, column: Column, model: Artefact) -> None:
-        """Give the column's selector the state of its model."""
+        """Load the model into the column's selector."""
         column.selector.load(model.local() / _STATE)
 
     def load_encoder(self, name: str) -> Encoder:
-        """The encoder itself."""
+        """Load an encoder."""
         return load_encoder(self.encoder(name).local() / _STATE)
 
     def _fitting(self, column: Column) -> Fitting:
@@ -128,18 +130,18 @@ class Models:
     ) -> Artefact:
         def work(draft: Draft) -> Artefact:
             if draft.done("model") is None:
-                draft.record("model", _files(draft, fit))
-            said, *_ = draft.done("model") or ()
-            return draft.publish(["model"], said.facts)
+                draft.record("model", _fit_files(draft, fit))
+            facts, *_ = draft.files(["model"])
+            return draft.publish(["model"], facts.facts)
 
         inputs = {"corpus": self.corpus.fingerprint, "target": target}
         return self.workspace.make("model", _VERSION, config, inputs, work)
 
 
-def _files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[FileRecord]:
-    """Fit into an empty directory, and the records of what lies there then."""
+def _fit_files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[FileRecord]:
+    """Fit into an empty directory, and record the files that are written there."""
     state = draft.staging() / _STATE
-    shutil.rmtree(state, ignore_errors=True)  # what a killed attempt may have left
+    shutil.rmtree(state, ignore_errors=True)  # files of a killed attempt
     state.mkdir()
     facts = fit(state)
     names = sorted(

@@ -1,4 +1,4 @@
-"""The files of a column: a unit's scores, row-aligned with the unit."""
+"""Read and write the files of a column: a unit's scores, row-aligned with the unit."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, FileRecord
+from penstock.artefact import FileRecord
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["read_scores", "write_scores"]
 
 
 def read_scores(columns: AnyPath, record: FileRecord) -> np.ndarray:
-    """A unit's scores, after comparing the checksum: (n,) float32, NaN where excluded."""
-    path = Artefact(columns, {}, ()).verified(record)
-    return pq.read_table(path, columns=["score"]).column("score").to_numpy()
+    """Read a unit's scores, after comparing the checksum: (n,) float32, NaN where excluded."""
+    return pq.read_table(record.verified(columns), columns=["score"]).column("score").to_numpy()
 
 
 def write_scores(directory: AnyPath, unit: str, scores: np.ndarray) -> FileRecord:
-    """Write a unit's (n,) float32, where whatever is not finite becomes NaN: never taken."""
+    """Write a unit's scores, (n,) float32; those that are not finite become NaN: never taken."""
     scores = np.where(np.isfinite(scores), scores, np.float32(np.nan))
     name = f"{unit}.parquet"
     with atomic_file(directory / name) as sink:

@@ -1,10 +1,10 @@
-"""The pass of set selectors: a shuffle of vectors to partitions, and of scores back to units.
+"""The passes of set selectors: a shuffle of vectors to partitions, and of scores back to units.
 
-The task of a unit places its documents and leaves them sorted by partition; the task of some
-partitions reads its part of every unit, scores them one by one, and leaves the scores sorted by
-unit; the task of a unit gathers its own. No task holds more than a partition, or 128 MiB of smaller
-ones, or a unit, and the driver holds no document. Where partitions merge, one more task sees the
-candidates of all.
+The task of a unit assigns its documents to partitions and writes them sorted by partition; the task
+of some partitions reads its part of every unit, scores the partitions one by one, and writes the
+scores sorted by unit; the task of a unit gathers its own. No task holds more than a partition, or
+128 MiB of smaller ones, or a unit, and the driver holds no document. Where partitions merge, one
+more task reads the candidates of all.
 
 A document without a vector (a text without a token) or without a quality (NaN) is in no partition
 and never taken.
@@ -21,9 +21,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord
-from penstock.errors import PenstockError, ScoringError
+from penstock.errors import ScoringError
 from penstock.hashing import hash_ids, mix
 from penstock.pipeline.grouped import grouped_bytes, read_groups
+from penstock.pipeline.plugin_calls import call_plugin
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.documents import scores_of
 from penstock.pipeline.scoring.embeddings import read_vectors
@@ -34,7 +35,7 @@ from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["score_sets"]
 
-_TOGETHER = 128 * 2**20
+_TASK_BYTES = 128 * 2**20
 """Bytes of vectors that one task of partitions reads, unless a single partition has more."""
 
 _SCORE = np.dtype([("unit", "<u4"), ("row", "<u4"), ("score", "<f4")])
@@ -42,7 +43,7 @@ _SCORE = np.dtype([("unit", "<u4"), ("row", "<u4"), ("score", "<f4")])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Set:
-    """What every task of the pass is told."""
+    """The state that every task of the passes shares."""
 
     name: str
     selector: SetSelector
@@ -56,8 +57,13 @@ class _Set:
     quality: AnyPath | None
 
     @property
+    def key(self) -> str:
+        """The selector's in the recipe."""
+        return f"select.{self.name}"
+
+    @property
     def dtype(self) -> np.dtype:
-        """A document on its way to its partition."""
+        """The record of a document in the shuffle to partitions."""
         return np.dtype(
             [
                 ("partition", "<u4"),
@@ -82,27 +88,13 @@ class _Set:
 
     @property
     def merges(self) -> bool:
-        """Whether candidates of all partitions compete once more."""
+        """Whether the candidates of all partitions compete once more."""
         return self.partitions > 1 and isinstance(self.selector, MergingSetSelector)
 
 
 @dataclass(frozen=True, slots=True)
-class _Vectors:
-    """A unit with the records of its vectors and of its quality."""
-
-    unit: Unit
-    vectors: FileRecord
-    quality: FileRecord | None
-
-    @property
-    def label(self) -> str:
-        """What an error calls it."""
-        return self.unit.label
-
-
-@dataclass(frozen=True, slots=True)
-class _Some:
-    """Partitions that one task scores."""
+class _PartitionRange:
+    """The partitions that one task scores."""
 
     task: int
     first: int
@@ -111,7 +103,7 @@ class _Some:
 
     @property
     def label(self) -> str:
-        """What an error calls it."""
+        """Its name in messages."""
         return f"partitions {self.first} to {self.last - 1}"
 
 
@@ -126,9 +118,8 @@ def score_sets(
     seed: int,
     progress: Callable[[str], None],
 ) -> None:
-    """Record every unit's scores in the draft of a column, whose selector is loaded."""
-    left = [unit for unit in units if draft.done(unit.name) is None]
-    if not left:
+    """Score every unit and record the scores in the draft of a column; its selector is loaded."""
+    if all(draft.done(unit.name) is not None for unit in units):
         return
     documents, width = (int(embeddings.facts[key]) for key in ("documents", "width"))
     size = documents * 2 * width
@@ -140,81 +131,54 @@ def score_sets(
         width=width,
         units=len(units),
         partitions=partitions,
-        tasks=min(partitions, -(-size // _TOGETHER) or 1),
+        tasks=min(partitions, -(-size // _TASK_BYTES) or 1),
         directory=draft.path,
         embeddings=embeddings.path,
         quality=None if quality is None else quality.path,
     )
     progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
-    _step(
-        draft,
-        runner,
-        _place,
-        [
-            _Vectors(unit, vectors, None if quality is None else quality.files[unit.number])
-            for unit, vectors in zip(units, embeddings.files)
-        ],
-        [f"placed-{unit.name}" for unit in units],
-        shared,
-    )
+    placed = {
+        f"placed-{unit.name}": (unit, vectors, quality and quality.files[unit.number])
+        for unit, vectors in zip(units, embeddings.files)
+    }
+    draft.fill(runner.run, _place, placed, shared)
     bounds = [partitions * task // shared.tasks for task in range(shared.tasks + 1)]
     names = [unit.name for unit in units]
-    _step(
-        draft,
-        runner,
-        _score_some,
-        [
-            _Some(task, first, last, names)
-            for task, (first, last) in enumerate(itertools.pairwise(bounds))
-        ],
-        [f"scored-{task:05d}" for task in range(shared.tasks)],
-        shared,
-    )
+    scored = {
+        f"scored-{task:05d}": _PartitionRange(task, first, last, names)
+        for task, (first, last) in enumerate(itertools.pairwise(bounds))
+    }
+    draft.fill(runner.run, _score_some, scored, shared)
     if shared.merges:
-        _step(draft, runner, _merge, [0], ["merged"], shared)
-    for index, record in runner.run(_gather, left, shared):
-        draft.record(left[index].name, [record])
+        draft.fill(runner.run, _merge, {"merged": 0}, shared)
+    draft.fill(runner.run, _gather, {unit.name: unit for unit in units}, shared)
 
 
-def _step(
-    draft: Draft,
-    runner: Runner,
-    function: Callable[[Any, _Set], list[FileRecord]],
-    items: Sequence[Any],
-    parts: Sequence[str],
-    shared: _Set,
-) -> None:
-    """Do what is not recorded yet."""
-    missing = [number for number, part in enumerate(parts) if draft.done(part) is None]
-    for index, records in runner.run(function, [items[number] for number in missing], shared):
-        draft.record(parts[missing[index]], records)
-
-
-def _place(item: _Vectors, shared: _Set) -> list[FileRecord]:
-    """A unit's documents, sorted by partition and hash."""
-    unit = item.unit
-    vectors = read_vectors(shared.embeddings, item.vectors)
+def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> list[FileRecord]:
+    """Write a unit's documents, sorted by partition and hash."""
+    unit, vectors_record, quality = item
+    vectors = read_vectors(shared.embeddings, vectors_record)
     ids = pq.read_table(unit.path(), columns=["id"]).column("id")
     hashes = hash_ids(ids, mix(shared.seed, "sets"))
     placed = vectors.any(axis=1)
     rows = np.zeros(len(vectors), dtype=shared.dtype)
     rows["unit"], rows["row"], rows["hash"] = unit.number, np.arange(len(rows)), hashes
-    if item.quality is not None and shared.quality is not None:
-        rows["quality"] = read_scores(shared.quality, item.quality)
+    if quality is not None and shared.quality is not None:
+        rows["quality"] = read_scores(shared.quality, quality)
         placed &= ~np.isnan(rows["quality"])
     rows["vector"] = vectors
     rows = rows[placed]
     if len(rows):
-        place = f"select.{shared.name}: {unit.label}"
-        numbers = _asked(place, shared.selector.assign, rows["vector"], rows["hash"])
-        rows["partition"] = _checked(numbers, len(rows), shared, place)
+        assign = shared.selector.assign
+        numbers = call_plugin(shared.key, unit.label, assign, rows["vector"], rows["hash"])
+        rows["partition"] = _check_numbers(numbers, len(rows), shared, unit.label)
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
     name = shared.placed(unit.name)
-    return [_written(shared.directory, name, rows, rows["partition"], shared.partitions)]
+    return [_write_groups(shared.directory, name, rows, rows["partition"], shared.partitions)]
 
 
-def _score_some(item: _Some, shared: _Set) -> list[FileRecord]:
-    """Some partitions, one after the other."""
+def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
+    """Score some partitions, one after the other."""
     parts = [
         read_groups(shared.directory / shared.placed(unit), shared.dtype, item.first, item.last)
         for unit in item.units
@@ -232,23 +196,24 @@ def _score_some(item: _Some, shared: _Set) -> list[FileRecord]:
             continue
         own = rows[order[start:end]]
         partition = _partition(own, number, shared)
-        place = f"select.{shared.name}: partition {number}, {end - start:,} documents"
-        scores = scores_of(_asked(place, shared.selector.score, partition), len(own), place)
+        at = f"partition {number}, {end - start:,} documents"
+        returned = call_plugin(shared.key, at, shared.selector.score, partition)
+        scores = scores_of(returned, len(own), shared.key, at)
         found["unit"][start:end], found["row"][start:end] = own["unit"], own["row"]
         found["score"][start:end] = scores
         if shared.merges and isinstance(shared.selector, MergingSetSelector):
-            chosen = _asked(place, shared.selector.candidates, partition, scores)
+            chosen = call_plugin(shared.key, at, shared.selector.candidates, partition, scores)
             kept.append(_with_scores(own[chosen], scores[chosen]))
-    records = [_sorted_by_unit(shared, shared.scored(item.task), found)]
+    records = [_write_by_unit(shared, shared.scored(item.task), found)]
     if shared.merges:
         name = shared.candidates(item.task)
         rows = np.concatenate([_with_scores(rows[:0], np.empty(0, np.float32)), *kept])
-        records.append(_written(shared.directory, name, rows, np.zeros(len(rows)), 1))
+        records.append(_write_groups(shared.directory, name, rows, np.zeros(len(rows)), 1))
     return records
 
 
 def _merge(_: int, shared: _Set) -> list[FileRecord]:
-    """The candidates of all partitions, together."""
+    """Score the candidates of all partitions together."""
     assert isinstance(shared.selector, MergingSetSelector)
     dtype = _scored_dtype(shared.dtype)
     rows = np.concatenate(
@@ -258,18 +223,17 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
         ]
     )
     rows = rows[np.argsort(rows["hash"], kind="stable")]
-    place = f"select.{shared.name}: merging {len(rows):,} candidates"
+    at = f"merging {len(rows):,} candidates"
     partition = _partition(rows, 0, shared)
     found = np.empty(len(rows), dtype=_SCORE)
     found["unit"], found["row"] = rows["unit"], rows["row"]
-    found["score"] = scores_of(
-        _asked(place, shared.selector.merge, partition, rows["score"]), len(rows), place
-    )
-    return [_sorted_by_unit(shared, shared.merged, found)]
+    returned = call_plugin(shared.key, at, shared.selector.merge, partition, rows["score"])
+    found["score"] = scores_of(returned, len(rows), shared.key, at)
+    return [_write_by_unit(shared, shared.merged, found)]
 
 
 def _gather(unit: Unit, shared: _Set) -> FileRecord:
-    """A unit's scores, in its order."""
+    """Write a unit's scores, in its order."""
     scores = np.full(unit.documents, np.nan, dtype=np.float32)
     files = [shared.scored(task) for task in range(shared.tasks)]
     for name in [*files, shared.merged] if shared.merges else files:
@@ -292,7 +256,7 @@ def _scored_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def _with_scores(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Candidates on their way to the merge."""
+    """Append the scores to the records of candidates, for the merge."""
     found = np.empty(len(rows), dtype=_scored_dtype(rows.dtype))
     for name in rows.dtype.names or ():
         found[name] = rows[name]
@@ -300,12 +264,12 @@ def _with_scores(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def _sorted_by_unit(shared: _Set, name: str, found: np.ndarray) -> FileRecord:
+def _write_by_unit(shared: _Set, name: str, found: np.ndarray) -> FileRecord:
     found = found[np.argsort(found["unit"], kind="stable")]
-    return _written(shared.directory, name, found, found["unit"], shared.units)
+    return _write_groups(shared.directory, name, found, found["unit"], shared.units)
 
 
-def _written(
+def _write_groups(
     directory: AnyPath, name: str, rows: np.ndarray, groups: np.ndarray, count: int
 ) -> FileRecord:
     header, body = grouped_bytes(rows, groups, count)
@@ -315,23 +279,14 @@ def _written(
     return FileRecord.of(name, sink)
 
 
-def _asked(place: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except PenstockError as error:
-        raise type(error)(f"{place}: {error}") from None
-    except Exception as error:  # a selector may be anyone's code
-        raise ScoringError(
-            f"{place}: the selector raised {type(error).__name__}: {error}"
-        ) from error
-
-
-def _checked(numbers: Any, count: int, shared: _Set, place: str) -> np.ndarray:
+def _check_numbers(numbers: Any, count: int, shared: _Set, at: str) -> np.ndarray:
     numbers = np.asarray(numbers)
     right = numbers.shape == (count,) and np.issubdtype(numbers.dtype, np.integer)
     if not right or numbers.min() < 0 or numbers.max() >= shared.partitions:
         raise ScoringError(
-            f"{place}: expected place() to return {count} partition numbers below "
-            f"{shared.partitions}, got {numbers.dtype} of shape {numbers.shape}"
+            key=shared.key,
+            file=at,
+            expected=f"{count} partition numbers below {shared.partitions} from assign()",
+            got=f"{numbers.dtype} of shape {numbers.shape}",
         )
     return numbers

@@ -21,20 +21,20 @@ POOL = {
 
 def sequences(tokens: int, length: int, shares: dict[str, float]) -> dict[str | None, int]:
     quotas = quotas_of(Budget(tokens=tokens, rank="random", shares=shares), length, POOL)
-    return {quota.name: quota.sequences for quota in quotas}
+    return {quota.name: quota.tokens // length for quota in quotas}
 
 
 def test_without_shares_all_sources_are_one_pool() -> None:
     (quota,) = quotas_of(Budget(tokens=1_999, rank="random"), 100, POOL)
-    assert (quota.name, quota.sequences) == (None, 19)
+    assert (quota.name, quota.tokens) == (None, 1_900)
     assert (quota.pool_bytes, quota.pool_documents) == (600, 15)
 
 
 def test_the_rest_of_the_pool_competes_for_the_rest_of_the_tokens() -> None:
     budget = Budget(tokens=10_000, rank="random", shares={"wiki": 0.25})
     wiki, rest = quotas_of(budget, 100, POOL)
-    assert (wiki.name, wiki.sequences, wiki.pool_bytes, wiki.pool_documents) == ("wiki", 25, 70, 7)
-    assert (rest.name, rest.sequences, rest.pool_bytes, rest.pool_documents) == (None, 75, 530, 8)
+    assert (wiki.name, wiki.tokens, wiki.pool_bytes, wiki.pool_documents) == ("wiki", 2_500, 70, 7)
+    assert (rest.name, rest.tokens, rest.pool_bytes, rest.pool_documents) == (None, 7_500, 530, 8)
 
 
 def test_shares_are_decimals_not_binary_fractions() -> None:
@@ -93,8 +93,9 @@ def test_the_total_is_exact_and_no_share_is_off_by_a_sequence(
 
 
 def test_less_than_a_sequence_is_refused() -> None:
-    with pytest.raises(BudgetError, match=r"one sequence of 512 tokens .* got 511"):
+    with pytest.raises(BudgetError) as caught:
         sequences(511, 512, {})
+    assert (caught.value.key, caught.value.got) == ("budget.tokens", "511")
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from penstock.pipeline.cutting.radix import (
     INSIDE,
     NONE,
     Cutoff,
+    DigitSums,
     Order,
     Prefix,
-    Tally,
     find_cutoffs,
     order_bits,
     score_of,
-    tally,
+    sum_by_digit,
 )
 
 SMALLEST = float(np.nextafter(np.float32(0), np.float32(1)))
@@ -89,7 +89,7 @@ def some(pool: Pool, rows: np.ndarray) -> Pool:
 def cutoffs(units: Sequence[Pool], quotas: Sequence[int], slack: float = 0) -> list[Cutoff]:
     return find_cutoffs(
         quotas,
-        lambda prefixes, width: [tally([unit], prefixes, width) for unit in units],
+        lambda prefixes, width: [sum_by_digit([unit], prefixes, width) for unit in units],
         slack,
     )
 
@@ -149,7 +149,7 @@ def test_cutoffs_are_those_of_a_sort(pool: Pool, data: st.DataObject) -> None:
     units = [some(pool, part) for part in np.split(rows, edges)]
     found = cutoffs(units, quotas)
     assert found == cutoffs([pool], quotas), "the division into units changed the cut"
-    batched = find_cutoffs(quotas, lambda *how: [tally(units, *how)])
+    batched = find_cutoffs(quotas, lambda *how: [sum_by_digit(units, *how)])
     assert found == batched, "the division into tasks changed the cut"
     many = cutoffs(units, [*quotas, *[0] * 20])
     assert [(c.above, c.inside, c.total, c.quota) for c in many[:3]] == [
@@ -213,9 +213,9 @@ def test_no_pass_is_made_that_is_not_needed(
     pool = (pool_of(scores, [2**60, 2**62, 2**63], [0] * 3), np.full(3, 10, np.int64))
     levels = []
 
-    def tallies(prefixes: Sequence[Prefix | None], width: int) -> list[Tally]:
+    def tallies(prefixes: Sequence[Prefix | None], width: int) -> list[DigitSums]:
         levels.extend(prefix.bits for prefix in prefixes if prefix is not None)
-        return [tally([pool], prefixes, width)]
+        return [sum_by_digit([pool], prefixes, width)]
 
     find_cutoffs([quota], tallies)
     assert levels == passes
@@ -237,7 +237,7 @@ def test_a_plan_stops_where_a_bin_is_small_enough_and_holds_what_the_cut_takes()
 
 def test_a_tally_holds_no_more_bins_than_documents() -> None:
     order = pool_of([1.0, 1.0, 2.0, 3.0], [0] * 4, [0, 0, 1, 1])
-    found = tally([(order, np.array([5, 6, 0, 7]))], [Prefix()] * 2, 16)
+    found = sum_by_digit([(order, np.array([5, 6, 0, 7]))], [Prefix()] * 2, 16)
     one, three = (int(order_bits(np.float32([score]))[0]) >> 16 for score in (1, 3))
     assert found.bins.tolist() == [one, (1 << 16) + three]
     assert found.sums.tolist() == [[11, 2], [7, 1]]

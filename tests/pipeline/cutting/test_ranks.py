@@ -1,115 +1,83 @@
-"""Ranks by ranges against a plain sort, with ranges of a few documents."""
+"""Ranks computed from a cut against a plain sort of all documents that it takes."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from penstock.pipeline.cutting.radix import Order
-from penstock.pipeline.cutting.ranks import descending, make_ranks
-from penstock.pipeline.runner import LocalRunner
-from penstock.storage import AnyPath, as_path
+from penstock.artefact import Artefact
+from penstock.pipeline.cutting.ranks import first_ranked, rank_of
+from penstock.storage import as_path
+from tests.pools import Made, documents, make, recipe_of, ties, write_jsonl
 
-ONE = LocalRunner(1)
+IDS = [f"d{number:04d}" for number in range(200)]
 
 
-def order_of(keys: Sequence[int], ties: Sequence[int]) -> Order:
-    return Order(
-        np.array(keys, np.uint32), np.array(ties, np.uint64), np.zeros(len(keys), np.int16)
-    )
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Several units; five documents of different units have one id."""
+    directory = tmp_path_factory.mktemp("ranks")
+    rows = documents(200, seed=3)
+    for number in (4, 5, 90, 130, 199):
+        rows[number]["id"] = "same"
+    write_jsonl(directory / "pool" / "a.jsonl", rows)
+    return directory
 
 
-def itself(order: Order) -> Order:
-    return order
+def coarse(distinct: int) -> dict[str, float]:
+    """Scores of few distinct values, so that the hash of the id decides; both zeros are there."""
+    chance = np.random.default_rng(distinct)
+    values = chance.integers(-(distinct // 2), distinct - distinct // 2, len(IDS) + 1)
+    return {
+        name: -0.0 if not value and number % 2 else float(value) / 4
+        for number, (name, value) in enumerate(zip([*IDS, "same"], values))
+    }
 
 
-def ranks_of(
-    batches: Sequence[Sequence[Order]], directory: AnyPath, limit: int, runner: LocalRunner = ONE
-) -> list[list[int]]:
-    found = make_ranks(batches, itself, directory, runner, limit)
-    return [ranks.read().tolist() for ranks in found]
+def sorted_by_hand(made: Made) -> list[tuple[int, int]]:
+    """(unit, row) of every document taken: best score, best hash, then the corpus's order."""
+    rows = made.taken()
+    tie = ties([row["id"] for row in rows], made.recipe.draw_seed).tolist()
+    order = sorted(range(len(rows)), key=lambda n: (-rows[n]["score"], -tie[n], n))
+    return [(rows[n]["unit"], rows[n]["row"]) for n in order]
 
 
-def expected(batches: Sequence[Sequence[Order]]) -> list[list[int]]:
-    """Sort everything: best score, then best hash, then the units' order."""
-    units = [unit for batch in batches for unit in batch]
-    every = [
-        (-int(key), -int(tie), number, row)
-        for number, unit in enumerate(units)
-        for row, (key, tie) in enumerate(zip(unit.key, unit.tie))
-    ]
-    ranks = [[0] * len(unit.key) for unit in units]
-    for rank, (_, _, number, row) in enumerate(sorted(every), 1):
-        ranks[number][row] = rank
-    return ranks
+BUDGETS: dict[str, Any] = {
+    "one column": {"rank": "s"},
+    "one value": {"rank": "flat", "tokens": 10**6, "allow_short": True},
+    "mixture": {"rank": {"s": 0.5, "flat": 0.2, "random": 0.3}},
+    "noise": {"rank": "s", "draw": {"gumbel": {"temperature": 0.5}}, "seed": 9},
+    "shares": {"rank": "s", "shares": {"wiki": 0.3, "code": 0.1}},
+}
 
 
-KEYS = st.one_of(st.sampled_from([0, 7, 2**16, 2**31, 2**32 - 1]), st.integers(0, 2**32 - 1))
-# The lowest 32 bits are not among those that are sorted first.
-TIES = st.one_of(st.sampled_from([0, 1, 2, 2**32, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))
-ORDERS = st.lists(st.tuples(KEYS, TIES), max_size=12).map(
-    lambda rows: order_of([key for key, _ in rows], [tie for _, tie in rows])
-)
+@pytest.mark.parametrize("name", BUDGETS)
+def test_ranks_are_those_of_a_sort(pool: Path, name: str) -> None:
+    budget = dict(BUDGETS[name])
+    scores = {"s": coarse(7), "flat": coarse(1)}
+    recipe = recipe_of(pool, 5_000, budget.pop("rank"), budget=budget)
+    made = make(recipe, {key: scores[key] for key in recipe.select})
+    expected = sorted_by_hand(made)
+    assert [rank_of(made.cut, *place) for place in expected] == [*range(1, len(expected) + 1)]
+    for count in (0, 1, 2, 7, len(expected) - 1, len(expected), 10**6):
+        assert first_ranked(made.cut, count) == expected[:count]
+    assert len({unit for unit, _ in expected[:20]}) > 2
+    if name == "one value":
+        assert sum(row["id"] == "same" for row in made.taken()) == 5, "no hashes were equal"
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(ORDERS, min_size=1, max_size=3), min_size=1, max_size=4), st.data())
-def test_ranks_are_those_of_a_sort_whatever_the_ranges(
-    batches: list[list[Order]], data: st.DataObject
+def test_a_cut_in_a_store_is_ranked_from_local_copies(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = data.draw(st.sampled_from([1, 2, 5, 10**6]), label="limit")
-    with tempfile.TemporaryDirectory() as directory:
-        assert ranks_of(batches, Path(directory), limit) == expected(batches)
-
-
-@given(ORDERS)
-def test_descending_is_stable_to_the_last_bit(order: Order) -> None:
-    assert descending(order).tolist() == np.lexsort((~order.tie, ~order.key)).tolist()
-
-
-def pool(units: int, rows: int, scores: int) -> list[list[Order]]:
-    chance = np.random.default_rng(0)
-    orders = [
-        order_of(chance.integers(0, scores, rows), chance.integers(0, 2**63, rows))
-        for _ in range(units)
-    ]
-    return [orders[start : start + 2] for start in range(0, units, 2)]
-
-
-@pytest.mark.parametrize("scores", [1, 3, 10**9])
-def test_no_range_is_much_larger_than_the_limit(tmp_path: Path, scores: int) -> None:
-    """Not even where all have one score: then the hash divides them."""
-    batches = pool(8, 2_500, scores)
-    assert ranks_of(batches, tmp_path, limit=1_000) == expected(batches)
-    sizes = [path.stat().st_size // 8 for path in sorted(tmp_path.glob("range-*"))]
-    assert sum(sizes) == 20_000
-    assert 20 <= len(sizes) <= 22
-    assert max(sizes) <= 1_100
-
-
-def test_two_workers_give_the_same_ranks(tmp_path: Path) -> None:
-    batches = pool(5, 300, 40)
-    runner = LocalRunner(2)
-    try:
-        both = ranks_of(batches, tmp_path / "two", 100, runner)
-    finally:
-        runner.close()
-    assert both == ranks_of(batches, tmp_path / "one", 100)
-
-
-def test_scratch_may_lie_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
-    batches = pool(6, 200, 40)
+    made = make(recipe_of(pool, 3_000, "s"), {"s": coarse(7)})
     store = as_path(f"memory://{tmp_path.name}")
-    assert ranks_of(batches, store, 100) == expected(batches)
-    assert not list(tmp_path.rglob("range-*")), "only slices of ranges are fetched"
-
-
-def test_nothing_has_no_ranks(tmp_path: Path) -> None:
-    assert ranks_of([[order_of([], [])] * 2], tmp_path, 10) == [[], []]
+    for record in made.cut.files:
+        (store / record.path).write_bytes((made.cut.path / record.path).read_bytes())
+    remote = Artefact(store, made.cut.manifest, made.cut.files)
+    expected = sorted_by_hand(made)
+    assert first_ranked(remote, 9) == expected[:9]
+    assert rank_of(remote, *expected[-1]) == len(expected) > 9

@@ -78,27 +78,31 @@ def test_brackets_in_a_file_s_name_or_the_recipe_s_directory_are_no_pattern(
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
+    ("path", "named"),
     [
-        ("pool/none.jsonl", r"corpus\.0\.path: .*none\.jsonl: no such file"),
-        ("pool/*.arrow", r"corpus\.0\.path: .*the pattern matches no file"),
-        ("pool/README.md", r"corpus\.0\.path: .*README\.md: unknown kind of file"),
-        ("pool/*", r"corpus\.0\.path: .*the pattern matches README\.md, of unknown kind"),
-        ("empty", r"corpus\.0\.path: .*no file in this directory can be read"),
+        ("pool/none.jsonl", "no such file"),
+        ("pool/*.arrow", "no file"),
+        ("pool/README.md", "unknown kind"),
+        ("pool/*", "README.md"),
+        ("empty", "no file"),
     ],
 )
-def test_what_cannot_be_found_is_refused_with_its_key(pool: Path, path: str, message: str) -> None:
+def test_a_path_without_input_files_is_refused_with_its_key(
+    pool: Path, path: str, named: str
+) -> None:
     (pool / "empty").mkdir()
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         names(pool, path)
+    assert (caught.value.key, caught.value.file) == ("corpus.0.path", str(pool / path))
+    assert named in caught.value.problem
 
 
 def test_a_directory_that_is_named_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").mkdir()
-    with pytest.raises(InputError, match="no file in this directory"):
-        names(tmp_path, "x.jsonl")
-    with pytest.raises(InputError, match="matches no file"):
-        names(tmp_path, "*.jsonl")
+    for path in ("x.jsonl", "*.jsonl"):
+        with pytest.raises(InputError) as caught:
+            names(tmp_path, path)
+        assert caught.value.file == str(tmp_path / path)
 
 
 def test_a_plain_text_file_s_name_is_its_source_and_part_of_its_reading(tmp_path: Path) -> None:
@@ -190,8 +194,8 @@ def test_a_damaged_memory_is_made_anew(pool: Path, hashed: list[str], damage: by
 def test_a_large_file_is_hashed_in_blocks_and_small_ones_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_HASHED", 100)
-    monkeypatch.setattr(module, "_TOGETHER", 50)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(module, "_TASK_BYTES", 50)
     content = bytes(range(250))
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "large.jsonl").write_bytes(content)
@@ -242,5 +246,6 @@ def test_a_dataset_s_directory_is_hashed_by_names_and_bytes(tmp_path: Path) -> N
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_an_unreadable_file_is_named(pool: Path) -> None:
     (pool / "pool" / "a.jsonl").chmod(0)
-    with pytest.raises(InputError, match=r"a\.jsonl: permission denied"):
+    with pytest.raises(InputError) as caught:
         hashes(pool, "pool/a.jsonl")
+    assert caught.value.file == str(pool / "pool" / "a.jsonl")

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.readers import Bad, Record, read_records, reader_of
+from penstock.pipeline.reading.readers import KINDS, Bad, Record, read_records, reader_of
 from penstock.recipe import CorpusSource, LiteralSource
 
 ROWS = [
@@ -202,9 +202,9 @@ def test_a_truncated_file_is_refused_by_name(file: Write, ending: str, keep: flo
     path = file(f"x.jsonl{ending}", whole[:end])
     with pytest.raises(InputError) as caught:
         read(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "fetch" in str(caught.value)
-    assert "after 0 " not in str(caught.value)
+    assert caught.value.file == str(path)
+    assert caught.value.fix
+    assert "after 0 " not in caught.value.problem
 
 
 @pytest.mark.parametrize(
@@ -219,17 +219,20 @@ def test_a_truncated_file_is_refused_by_name(file: Write, ending: str, keep: flo
 )
 def test_a_damaged_file_is_refused_by_name(file: Write, name: str, content: bytes) -> None:
     path = file(name, content)
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert caught.value.file == str(path)
 
 
 def test_a_missing_file_and_an_unknown_kind_are_refused(file: Write, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.jsonl: no such file"):
+    with pytest.raises(InputError) as caught:
         read(tmp_path / "none.jsonl")
+    assert caught.value.file == str(tmp_path / "none.jsonl")
     for name in ("x.csv", "x", "x.jsonl.bz2", ".gz"):
         assert reader_of(Path(name)) is None
-        with pytest.raises(InputError, match=r"unknown kind of file; expected \.jsonl"):
+        with pytest.raises(InputError) as caught:
             read(file(name, b""))
+        assert caught.value.expected == KINDS
 
 
 def test_an_empty_file_has_no_records(file: Write) -> None:
@@ -316,9 +319,11 @@ def test_a_missing_text_column_is_named_with_what_there_is(
     tmp_path: Path, write: Callable[[pa.Table, Path], Path]
 ) -> None:
     path = write(TABLE, tmp_path / "x")
-    with pytest.raises(InputError, match=r"no column 'body'.*it has id, text, source") as caught:
+    with pytest.raises(InputError) as caught:
         read(path, text="body")
-    assert str(path) in str(caught.value)
+    assert caught.value.file == str(path)
+    assert caught.value.expected is not None and "'body'" in caught.value.expected
+    assert caught.value.got == "id, text, source"
 
 
 @pytest.mark.parametrize("write", COLUMNAR)
@@ -332,8 +337,9 @@ def test_a_truncated_columnar_file_is_refused_by_name(
     if write is write_arrow_stream and keep in (-9, -2):
         pytest.skip("the last eight bytes of a stream are a mark that it may lack")
     path.write_bytes(whole[: int(keep) if keep < 0 or keep > 1 else int(len(whole) * keep)])
-    with pytest.raises(InputError, match=str(path)):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert caught.value.file == str(path)
 
 
 @pytest.mark.parametrize("damaged", [slice(5, 25), slice(200, 400)], ids=["header", "data"])
@@ -344,8 +350,9 @@ def test_a_damaged_parquet_page_is_refused_by_name(tmp_path: Path, damaged: slic
     whole = bytearray(path.read_bytes())
     whole[damaged] = bytes(damaged.stop - damaged.start)
     path.write_bytes(whole)
-    with pytest.raises(InputError, match=str(path)):
+    with pytest.raises(InputError) as caught:
         read(path)
+    assert caught.value.file == str(path)
 
 
 def invalid(strings: list[bytes]) -> pa.Array:
@@ -453,18 +460,24 @@ def test_a_split_of_a_dataset(datasets_directory: Path) -> None:
     assert [record.id for record in read_hf(datasets_directory / "parts")] == ["0", "1", "2"]
     found = read_hf(datasets_directory / "parts", split="test")
     assert [record.id for record in found] == ["5", "4"]
-    with pytest.raises(InputError, match="no split 'dev'; it has test, train"):
+    with pytest.raises(InputError) as caught:
         read_hf(datasets_directory / "parts", split="dev")
+    assert caught.value.got == "'dev'"
+    assert caught.value.expected is not None and "test, train" in caught.value.expected
 
 
 def test_a_dataset_without_the_text_column(datasets_directory: Path) -> None:
-    with pytest.raises(InputError, match=r"hf:.*no column 'body'.*it has text, id"):
+    with pytest.raises(InputError) as caught:
         read_hf(datasets_directory / "saved", text="body")
+    assert caught.value.file == f"hf:{datasets_directory / 'saved'}"
+    assert caught.value.got == "text, id"
 
 
-def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"hf:.*not a dataset that can be opened.*save_to_disk"):
+def test_a_directory_without_a_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
         read_hf(tmp_path)
+    assert caught.value.file == f"hf:{tmp_path}"
+    assert caught.value.fix is not None and "save_to_disk" in caught.value.fix
 
 
 def test_a_damaged_dataset_is_refused(datasets_directory: Path, tmp_path: Path) -> None:
@@ -476,5 +489,6 @@ def test_a_damaged_dataset_is_refused(datasets_directory: Path, tmp_path: Path) 
     whole = bytearray(path.read_bytes())
     whole[100:600] = bytes(500)
     path.write_bytes(whole)
-    with pytest.raises(InputError, match="hf:"):
+    with pytest.raises(InputError) as caught:
         read_hf(copy)
+    assert caught.value.file == f"hf:{copy}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.rewriting import answers as answers_module
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
-from penstock.pipeline.rewriting.journal import Asked, Journal
+from penstock.pipeline.rewriting.journal import AnswerJournal, RequestKey
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import generations, iter_documents, units_of
 from penstock.recipe import Recipe
@@ -118,7 +119,7 @@ def all_of(corpus: Artefact) -> list[dict[str, Any]]:
     ]
 
 
-def test_what_is_added_stands_beside_its_parents(
+def test_added_documents_stand_beside_their_parents(
     corpus: Artefact, space: Workspace, server: Server
 ) -> None:
     notes: list[str] = []
@@ -176,7 +177,7 @@ def test_what_is_added_stands_beside_its_parents(
     assert len(server.prompts()) == 2 * asked, "what is made is not made again"
 
 
-def test_what_replaces_keeps_the_place_and_accounts_for_what_is_gone(
+def test_a_replacing_rewriter_keeps_rows_and_accounts_for_dropped_documents(
     corpus: Artefact, space: Workspace, server: Server
 ) -> None:
     made = rewrite_corpus(rewrite(Clean(), server, "clean"), corpus, space, ONE)
@@ -253,7 +254,7 @@ def test_the_same_bytes_in_whatever_order_answers_come(
     assert server.most < 20, "the limit is shared out; an answered request counts a little longer"
 
 
-def test_an_outage_is_told_and_no_answer_is_lost(
+def test_an_outage_is_an_error_and_no_answer_is_lost(
     corpus: Artefact, space: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(handler: Handler) -> None:
@@ -273,7 +274,7 @@ def test_an_outage_is_told_and_no_answer_is_lost(
 
     server.always = Down()
     notes: list[str] = []
-    monkeypatch.setattr(answers_module, "SECONDS_BETWEEN_NOTES", 0.01)
+    monkeypatch.setattr(answers_module, "REPORT_SECONDS", 0.01)
     with pytest.raises(CompletionError, match="expected an answer, got HTTP 503"):
         rewrite_corpus(rewrite(Echo(), server, concurrency=1, retries=0), corpus, space, ONE)
     answered = server.prompts()[:seen]
@@ -358,32 +359,32 @@ def test_why_a_document_is_there_and_where_it_went(tmp_path: Path, server: Serve
     assert "rewritten: wrap" in page and ">150<" in page
 
 
-def test_a_journal_reads_what_is_whole(tmp_path: Path) -> None:
-    asked = [Asked(row, 0, f"digest {row}") for row in range(5)]
-    with Journal(tmp_path, "unit-1") as journal:
+def test_a_journal_reads_whole_lines(tmp_path: Path) -> None:
+    asked = [RequestKey(row, 0, f"digest {row}") for row in range(5)]
+    with AnswerJournal(tmp_path, "unit-1") as journal:
         for one in asked[:3]:
             journal.add(one, Answer(text=f"täxt\n{one.row}"))
     (path,) = (tmp_path / "journal" / "unit-1").iterdir()
     path.write_bytes(path.read_bytes()[:-3])
-    with Journal(tmp_path, "unit-1") as journal:
+    with AnswerJournal(tmp_path, "unit-1") as journal:
         assert journal.answers == {one: Answer(text=f"täxt\n{one.row}") for one in asked[:2]}
         journal.add(asked[4], Answer(text="x", error="too long"))
-    with Journal(tmp_path, "unit-1") as journal:
+    with AnswerJournal(tmp_path, "unit-1") as journal:
         assert set(journal.answers) == {*asked[:2], asked[4]}
-    with Journal(tmp_path, "unit-10") as journal:
+    with AnswerJournal(tmp_path, "unit-10") as journal:
         assert not journal.answers
 
 
 def test_a_journal_in_a_store(s3: str) -> None:
     directory: AnyPath = as_path(f"s3://pool/{time.time_ns()}/answers")
-    asked = [Asked(row, 1, f"digest {row}") for row in range(70)]
-    with Journal(directory, "unit-1") as journal:
+    asked = [RequestKey(row, 1, f"digest {row}") for row in range(70)]
+    with AnswerJournal(directory, "unit-1") as journal:
         for one in asked:
             journal.add(one, Answer(text=str(one.row)))
         assert len(list((directory / "journal" / "unit-1").iterdir())) == 2, (
             "a few answers an object"
         )
-    with Journal(directory, "unit-1") as journal:
+    with AnswerJournal(directory, "unit-1") as journal:
         assert set(journal.answers) == set(asked)
 
 
@@ -398,20 +399,24 @@ class Rude(Echo):
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "named"),
     [
-        (lambda document: 1 / 0, "the rewriter raised ZeroDivisionError"),
-        (["x"], "expected a Rewritten, got list"),
-        (Rewritten(texts=("  ",)), "expected texts that are not blank"),
-        (Rewritten(texts=(7,)), "expected texts in Unicode"),
-        (Rewritten(texts=("\ud800",)), "expected texts in Unicode"),
+        (lambda document: 1 / 0, "ZeroDivisionError"),
+        (["x"], "list"),
+        (Rewritten(texts=("  ",)), "'  '"),
+        (Rewritten(texts=(7,)), "7"),  # type: ignore[arg-type]
+        (Rewritten(texts=("\ud800",)), r"'\ud800'"),
     ],
 )
-def test_strangers_mistakes(
-    corpus: Artefact, space: Workspace, server: Server, texts: Any, said: str
+def test_errors_of_a_users_rewriter_are_named(
+    corpus: Artefact, space: Workspace, server: Server, texts: Any, named: str
 ) -> None:
-    with pytest.raises(ScoringError, match=rf"rewrite\.echo: document d\d+ of unit-.*{said}"):
+    with pytest.raises(ScoringError) as caught:
         rewrite_corpus(rewrite(Rude(texts), server), corpus, space, ONE)
+    error = caught.value
+    assert error.key == "rewrite.echo"
+    assert error.file is not None and re.match(r"document d\d+ of unit-", error.file)
+    assert named in f"{error.problem} {error.got}"
 
 
 def test_two_texts_cannot_stand_in_one_place(
@@ -421,23 +426,26 @@ def test_two_texts_cannot_stand_in_one_place(
         replaces = True
 
     wrong = rewrite(Two(Rewritten(texts=("a", "b"))), server)
-    with pytest.raises(ScoringError, match="expected one text in its place, got 2"):
+    with pytest.raises(ScoringError) as caught:
         rewrite_corpus(wrong, corpus, space, ONE)
+    assert (caught.value.key, caught.value.got) == ("rewrite.echo", "2")
 
 
 def test_a_source_cannot_have_a_rewriters_name(
     corpus: Artefact, space: Workspace, server: Server
 ) -> None:
-    with pytest.raises(InputError, match=r"rewrite\.wiki: the corpus has a source of this name"):
+    with pytest.raises(InputError) as caught:
         rewrite_corpus(rewrite(Echo(), server, "wiki"), corpus, space, ONE)
+    assert caught.value.key == "rewrite.wiki"
 
 
 def test_nothing_may_be_left(corpus: Artefact, space: Workspace, server: Server) -> None:
     class Drop(Rude):
         replaces = True
 
-    with pytest.raises(InputError, match=r"rewrite\.echo: no document is left"):
+    with pytest.raises(InputError) as caught:
         rewrite_corpus(rewrite(Drop(Rewritten(rejected=("no",))), server), corpus, space, ONE)
+    assert caught.value.key == "rewrite.echo"
 
 
 def spec_of(**spec: Any) -> Recipe:
@@ -446,7 +454,7 @@ def spec_of(**spec: Any) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ({"use": "rewird"}, r"rewrite\.r\.use: expected a rewriter.*did you mean 'rewire'"),
         ({"use": "betr"}, r"rewrite\.r\.use: 'betr' goes under `select`"),
@@ -458,13 +466,13 @@ def spec_of(**spec: Any) -> Recipe:
         ({"use": "rewire", "by": {"local": "/nowhere"}}, r"by\.local: expected the directory"),
     ],
 )
-def test_mistakes_of_a_recipe(spec: dict[str, Any], said: str) -> None:
+def test_mistakes_of_a_recipe(spec: dict[str, Any], message: str) -> None:
     given = {"by": {"url": "http://a/v1", "model": "m"}, **spec}
-    with pytest.raises(SelectorError, match=said):
+    with pytest.raises(SelectorError, match=message):
         build_rewriter("r", spec_of(**given).rewrite["r"])
 
 
-def test_rewrites_that_are_all_rejected_are_told_before_they_are_missed(
+def test_a_share_of_a_rewriter_whose_texts_are_all_rejected_is_refused(
     tmp_path: Path, server: Server
 ) -> None:
     server.answer_with = "\n"

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -26,6 +25,7 @@ import pytest
 from penstock.errors import Failure, WorkerError
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.pipeline.runners import placement
+from penstock.pipeline.runners.attempt import MORE_MEMORY
 from penstock.resources import Resources
 
 PARALLEL = ["local-2", "ray"]
@@ -69,22 +69,17 @@ def spans(directory: Path, kind: str) -> list[tuple[int, float, float]]:
     return [(int(n), float(begin), float(end)) for n, what, begin, end in found if what == kind]
 
 
-def same(shared: Any) -> Any:
-    return shared
-
-
 @pytest.mark.parametrize("name", PARALLEL)
-@pytest.mark.parametrize("setup", [None, same])
+@pytest.mark.parametrize("keep", [False, True])
 def test_an_item_that_kills_its_workers_fails_alone_and_last(
-    make: Callable[[str], Runner], name: str, setup: Any, tmp_path: Path
+    make: Callable[[str], Runner], name: str, keep: bool, tmp_path: Path
 ) -> None:
     deadly = (4, 9) if name == "local-2" else (4,)  # Ray takes 2 s to replace a worker
     units = [Unit(number, str(tmp_path), number in deadly) for number in range(20)]
     done = []
-    message = r"^unit-00004-000 \(7 documents, 1 MiB of text\): its worker .*, 3 times"
     with closing(make(name)) as runner:
-        with pytest.raises(WorkerError, match=message) as caught:
-            for index, result in runner.run(work, units, None, setup):
+        with pytest.raises(WorkerError) as caught:
+            for index, result in runner.run(work, units, None, keep):
                 assert index == result
                 done.append(index)
         assert runner.usage.lost_workers == 3 * len(deadly)
@@ -92,13 +87,13 @@ def test_an_item_that_kills_its_workers_fails_alone_and_last(
     assert sorted(done) == [n for n in range(20) if n not in deadly]
     deaths = spans(tmp_path, "died")
     assert sorted(number for number, _, _ in deaths) == sorted(3 * deadly)
-    if name == "ray":
-        assert "or memory did not suffice: run again with fewer --workers" in str(caught.value)
-    else:
-        assert "was killed by SIGKILL, 3 times, most likely for memory" in str(caught.value)
-        assert "fewer --workers" in str(caught.value)
-        assert "clean.max_document_bytes" in str(caught.value)
-        assert "; 1 of 19 others failed too: unit-00009-000 (7 documents" in str(caught.value)
+    error = caught.value
+    assert error.problem.startswith("unit-00004-000 (7 documents, 1 MiB of text): ")
+    assert "3 times" in error.problem
+    assert error.fix is not None and MORE_MEMORY in error.fix
+    if name != "ray":
+        assert "SIGKILL" in error.problem
+        assert "1 of 19" in error.fix and "unit-00009-000 (7 documents" in error.fix
         first = {n: min(b for m, b, _ in deaths if m == n) for n in deadly}
         for number, begin, end in deaths:
             if begin > first[number]:
@@ -116,17 +111,20 @@ def crash(_: int, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how, kind, message",
+    "how, kind, named",
     [
-        ("segfault", WorkerError, r"^0: its worker was killed by SIGSEGV, 3 times.*stderr"),
-        ("exit", WorkerError, r"^0: its worker exited with status 7, 3 times"),
-        ("sys.exit", Failure, r"^0: the function asked its process to exit \(3\)"),
+        ("segfault", WorkerError, "SIGSEGV"),
+        ("exit", WorkerError, "status 7"),
+        ("sys.exit", Failure, "exit (3)"),
     ],
 )
-def test_how_a_worker_ended_is_said(how: str, kind: type, message: str) -> None:
-    for items in ([0, 1], [0]):  # a single one is no reason to do it in the driver
-        with closing(LocalRunner(2)) as runner, pytest.raises(kind, match=message) as caught:
+def test_the_error_names_how_a_worker_ended(how: str, kind: type[Failure], named: str) -> None:
+    for items in ([0, 1], [0]):  # a single item runs in a worker, too
+        with closing(LocalRunner(2)) as runner, pytest.raises(kind) as caught:
             list(runner.run(crash, items, how))
+        assert type(caught.value) is kind
+        assert caught.value.problem.startswith("0: ")
+        assert named in caught.value.problem
         assert "memory" not in str(caught.value)
 
 
@@ -137,10 +135,11 @@ def exhaust(number: int, _: object) -> int:
     return number
 
 
-def test_memory_that_is_refused_says_what_to_set() -> None:
-    message = r"^1: out of memory .*fewer --workers"
-    with closing(LocalRunner(2)) as runner, pytest.raises(WorkerError, match=message) as caught:
+def test_an_allocation_that_fails_names_the_settings_to_lower() -> None:
+    with closing(LocalRunner(2)) as runner, pytest.raises(WorkerError) as caught:
         list(runner.run(exhaust, [0, 1, 2, 3]))
+    assert caught.value.problem.startswith("1: out of memory")
+    assert caught.value.fix == MORE_MEMORY
     assert "_ArrayMemoryError" in str(caught.value.__cause__)
 
 
@@ -196,9 +195,10 @@ def test_workers_killed_at_any_moment_change_no_result(in_flight: int) -> None:
 
 def test_workers_that_cannot_start_are_a_clear_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
-    message = r"worker process exited with status 1 before it was up"
-    with closing(LocalRunner(2)) as runner, pytest.raises(Failure, match=message):
+    with closing(LocalRunner(2)) as runner, pytest.raises(Failure) as caught:
         list(runner.run(pid, [1, 2, 3]))
+    assert "status 1" in caught.value.problem
+    assert caught.value.fix is not None and "--workers 1" in caught.value.fix
 
 
 DRIVER = """
@@ -241,24 +241,28 @@ def test_workers_end_with_their_driver(how: str, by: signal.Signals, tmp_path: P
 # -- what Ray cannot place --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setup", [None, same])
-def test_what_no_node_has_is_named(
-    ray_session: None, setup: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keep", [False, True])
+def test_resources_that_no_node_has_are_named(
+    ray_session: None, keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "_PLACING_HERE", 0.5)
     monkeypatch.setattr(placement, "_PLACING", 0.5)
     needs = Resources(gpus=1, by="select.x")
-    with pytest.raises(Failure, match=r"^select\.x asks for 1 GPU, .*had more than 0 GPUs; add"):
-        list(RayRunner().run(pid, [1, 2], None, setup, needs=needs))
+    with pytest.raises(Failure) as caught:
+        list(RayRunner().run(pid, [1, 2], None, keep, needs=needs))
+    assert caught.value.key == "select.x"
+    assert "1 GPU" in str(caught.value.expected) and "0 GPUs" in str(caught.value.got)
     needs = Resources(cpus=64, memory=1 << 50)
-    with pytest.raises(Failure, match=r"asks for 64 CPUs, 1048576\.0 GiB of memory, .* 2 CPUs, "):
-        list(RayRunner().run(pid, [1, 2], None, setup, needs=needs))
+    with pytest.raises(Failure) as caught:
+        list(RayRunner().run(pid, [1, 2], None, keep, needs=needs))
+    assert "64 CPUs, 1048576.0 GiB of memory" in str(caught.value.expected)
+    assert "2 CPUs, " in str(caught.value.got)
 
 
-@pytest.mark.parametrize("setup", [None, same])
-def test_needs_limit_what_runs_at_once(ray_session: None, setup: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_needs_limit_what_runs_at_once(ray_session: None, keep: bool, tmp_path: Path) -> None:
     units = [Unit(number, str(tmp_path)) for number in range(8)]
-    assert len(list(RayRunner().run(work, units, None, setup, needs=Resources(cpus=2)))) == 8
+    assert len(list(RayRunner().run(work, units, None, keep, needs=Resources(cpus=2)))) == 8
     done = sorted((begin, end) for _, begin, end in spans(tmp_path, "done"))
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(done))
 

@@ -44,7 +44,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[str], Runner]:
     return made
 
 
-# -- what the workers are told to do ----------------------------------------------------------
+# -- functions and states of the runs -------------------------------------------------------
 
 
 def add(item: int, state: int) -> tuple[int, int]:
@@ -81,21 +81,34 @@ def fail_unportably(item: int, _: object) -> int:
     raise UnportableError(item, item)
 
 
-def load(directory: str) -> dict[str, Any]:
-    """A setup that leaves a mark each time it is called."""
-    handle, _ = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=directory)
-    os.close(handle)
-    return {"pid": os.getpid()}
+class Marking:
+    """A state that leaves a file each time it is read."""
+
+    pid = 0
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = str(directory)
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        handle, _ = tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=state["directory"])
+        os.close(handle)
+        self.pid = os.getpid()
 
 
-def use(item: int, state: dict[str, Any]) -> int:
+def use(item: int, state: Marking) -> int:
     time.sleep(0.02)
-    assert state["pid"] == os.getpid()
+    assert state.pid == os.getpid()
     return item * 2
 
 
-def fail_to_load(_: object) -> None:
-    raise InputError("model.bin: no such file")
+class Unreadable:
+    """A state that cannot be read in a worker."""
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"x": 1}
+
+    def __setstate__(self, state: object) -> None:
+        raise InputError("model.bin: no such file")
 
 
 def die_once(item: tuple[int, str], state: object) -> int:
@@ -104,10 +117,6 @@ def die_once(item: tuple[int, str], state: object) -> int:
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number
-
-
-def same_state(shared: Any) -> Any:
-    return shared
 
 
 def mark(item: tuple[int, str], _: object) -> int:
@@ -136,21 +145,18 @@ def test_each_item_is_done_once(make: Callable[[str], Runner], name: str, count:
     assert again == [(item, (item, item + 7)) for item in range(count)]
 
 
-@pytest.mark.parametrize("name", RUNNERS)
-def test_setup_is_called_once_in_each_worker(
+@pytest.mark.parametrize("name", PARALLEL)
+def test_a_state_that_is_kept_is_read_once_in_each_worker(
     make: Callable[[str], Runner], name: str, tmp_path: Path
 ) -> None:
     with closing(make(name)) as runner:
-        found = sorted(runner.run(use, list(range(12)), str(tmp_path), load))
+        found = sorted(runner.run(use, list(range(12)), Marking(tmp_path), keep_state=True))
         slots = runner.slots
     assert found == [(item, item * 2) for item in range(12)]
     pids = [mark.name.partition("-")[0] for mark in tmp_path.iterdir()]
     assert len(pids) == len(set(pids))
     assert 1 <= len(pids) <= slots
-    if name == "local-1":
-        assert pids == [str(os.getpid())]
-    else:
-        assert str(os.getpid()) not in pids
+    assert str(os.getpid()) not in pids
 
 
 @pytest.mark.parametrize("name", RUNNERS)
@@ -163,13 +169,14 @@ def test_our_errors_arrive_as_themselves(make: Callable[[str], Runner], name: st
         assert sorted(runner.run(add, [1, 2], 0)) == [(0, (1, 1)), (1, (2, 2))]  # still usable
 
 
-@pytest.mark.parametrize("name", RUNNERS)
-def test_our_errors_arrive_from_setup_too(make: Callable[[str], Runner], name: str) -> None:
-    with (
-        closing(make(name)) as runner,
-        pytest.raises(InputError, match=r"^model\.bin: no such file$"),
-    ):
-        list(runner.run(add, [1, 2, 3], None, fail_to_load))
+@pytest.mark.parametrize("name", PARALLEL)
+@pytest.mark.parametrize("keep", [False, True])
+def test_our_errors_arrive_from_reading_the_state_too(
+    make: Callable[[str], Runner], name: str, keep: bool
+) -> None:
+    with closing(make(name)) as runner, pytest.raises(InputError) as caught:
+        list(runner.run(add, [1, 2, 3], Unreadable(), keep))
+    assert str(caught.value) == "model.bin: no such file"
 
 
 @pytest.mark.parametrize("name", RUNNERS)
@@ -216,12 +223,12 @@ class Watched(Sequence[int]):
 
 
 @pytest.mark.parametrize("name", RUNNERS)
-@pytest.mark.parametrize("setup", [None, same_state])
-def test_few_items_are_in_flight(make: Callable[[str], Runner], name: str, setup: Any) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_few_items_are_in_flight(make: Callable[[str], Runner], name: str, keep: bool) -> None:
     items = Watched(40)
     most = 0
     with closing(make(name)) as runner:
-        for done, _ in enumerate(runner.run(add, items, 1, setup)):
+        for done, _ in enumerate(runner.run(add, items, 1, keep)):
             most = max(most, items.asked - done)
         assert 1 <= most <= runner.slots * 2
         if name == "local-2":
@@ -238,13 +245,13 @@ def test_workers_use_one_thread(make: Callable[[str], Runner], name: str) -> Non
 
 
 @pytest.mark.parametrize("name", PARALLEL)
-@pytest.mark.parametrize("setup", [None, same_state])
+@pytest.mark.parametrize("keep", [False, True])
 def test_the_items_of_a_killed_worker_are_done_again(
-    make: Callable[[str], Runner], name: str, tmp_path: Path, setup: Any
+    make: Callable[[str], Runner], name: str, tmp_path: Path, keep: bool
 ) -> None:
     items = [(number, str(tmp_path / "killed")) for number in range(6)]
     with closing(make(name)) as runner:
-        assert sorted(runner.run(die_once, items, None, setup)) == [(n, n) for n in range(6)]
+        assert sorted(runner.run(die_once, items, None, keep)) == [(n, n) for n in range(6)]
         assert (tmp_path / "killed").exists()
         assert runner.usage.lost_workers == 1
         assert runner.usage.items == 6
@@ -358,15 +365,15 @@ def test_an_address_without_a_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     import ray
 
     def refuse(**_: Any) -> None:
-        raise ConnectionError("nobody there")
+        raise ConnectionError("no answer")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(JobError, match=r"RAY_ADDRESS: no Ray at 10\.0\.0\.1:6379 \(nobody there\)"):
+    with pytest.raises(JobError, match=r"RAY_ADDRESS: no Ray at 10\.0\.0\.1:6379 \(no answer\)"):
         RayRunner()
     monkeypatch.delenv("RAY_ADDRESS")
-    with pytest.raises(JobError, match=r"^Ray could not be started on this machine: nobody there"):
+    with pytest.raises(JobError, match=r"^Ray could not be started on this machine: no answer"):
         RayRunner()
 
 

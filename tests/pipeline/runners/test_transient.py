@@ -1,4 +1,4 @@
-"""What passes is waited for; what does not fails at once and is told apart."""
+"""Transient errors are recognised, and permanent ones are not taken for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from penstock.pipeline.runners import transient
 from penstock.pipeline.runners.transient import delays, is_transient
 
 
-def said(code: str, status: int) -> ClientError:
+def client_error(code: str, status: int) -> ClientError:
     response: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return ClientError(response, "PutObject")
 
@@ -51,11 +51,11 @@ def handled(context: Exception) -> InputError:
         asyncio.TimeoutError("late"),
         concurrent.futures.TimeoutError("late"),
         socket.gaierror(socket.EAI_AGAIN, "try again"),
-        said("SlowDown", 503),
-        said("InternalError", 500),
-        said("Whatever", 502),
-        translate_boto_error(said("SlowDown", 503)),
-        translate_boto_error(said("InternalError", 500)),
+        client_error("SlowDown", 503),
+        client_error("InternalError", 500),
+        client_error("Whatever", 502),
+        translate_boto_error(client_error("SlowDown", 503)),
+        translate_boto_error(client_error("InternalError", 500)),
         EndpointConnectionError(endpoint_url="http://x"),
         ReadTimeoutError(endpoint_url="http://x"),
         aiohttp.ServerDisconnectedError(),
@@ -65,7 +65,7 @@ def handled(context: Exception) -> InputError:
     ],
     ids=repr,
 )
-def test_what_passes(error: Exception) -> None:
+def test_transient_errors(error: Exception) -> None:
     assert is_transient(error)
 
 
@@ -78,10 +78,10 @@ def test_what_passes(error: Exception) -> None:
         FileNotFoundError(errno.ENOENT, "none"),
         OSError("no number"),
         socket.gaierror(socket.EAI_NONAME, "no such host"),
-        said("AccessDenied", 403),
-        said("NoSuchKey", 404),
-        translate_boto_error(said("AccessDenied", 403)),
-        translate_boto_error(said("NoSuchBucket", 404)),
+        client_error("AccessDenied", 403),
+        client_error("NoSuchKey", 404),
+        translate_boto_error(client_error("AccessDenied", 403)),
+        translate_boto_error(client_error("NoSuchBucket", 404)),
         status(404),
         ValueError("5xx"),
         handled(OSError(errno.EIO, "i/o")),
@@ -89,7 +89,7 @@ def test_what_passes(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_what_does_not(error: Exception) -> None:
+def test_permanent_errors(error: Exception) -> None:
     assert not is_transient(error)
 
 

@@ -1,4 +1,4 @@
-"""What was not kept, written as it comes: dropped documents by rule, bad records by error."""
+"""Files of documents that were not kept: dropped documents by rule, bad records by error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["DROPPED", "Dropped", "Quarantine"]
 
 _ROWS = 65_536
 _BYTES = 16 << 20
-"""Dropped documents, and bytes of their text, held before they are written as a row group."""
+"""Dropped documents, and bytes of their text, of a row group, which is held in memory."""
 
 DROPPED = pa.schema(
     [
@@ -40,12 +40,12 @@ _WITH_TEXT = [
 
 
 class Dropped:
-    """The file of a part's dropped documents.
+    """Writes the file of a part's dropped documents.
 
     Args:
-        directory: Of the corpus in the making.
-        part: Which part.
-        keep: Whether text and meta are written too.
+        directory: Of the corpus draft.
+        part: Name of the part.
+        keep: Whether to write text and meta, too.
     """
 
     def __init__(self, directory: AnyPath, part: str, keep: bool) -> None:
@@ -73,7 +73,7 @@ class Dropped:
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            with self._stack:  # what cannot be written closes it, too, so that no half a file stays
+            with self._stack:  # an error closes it, too, so that no partial file stays
                 self._flush()
         else:
             self._stack.__exit__(kind, error, trace)
@@ -81,7 +81,7 @@ class Dropped:
     def add(
         self, name: str, record: Record, size: int, rule: str, row: int, of: str | None
     ) -> None:
-        """A document of ``size`` bytes that ``rule`` dropped."""
+        """Add a document of ``size`` bytes that ``rule`` dropped."""
         self.rules[rule] += 1
         own = (record.text, record.meta or None) if self._keep else ()
         self._rows.append((name, record.source, rule, row, of, *own))
@@ -98,12 +98,12 @@ class Dropped:
             self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
     def record(self, **facts: Any) -> FileRecord:
-        """Of the finished file."""
+        """Record the finished file."""
         return FileRecord.of(self._name, self._sink, **facts)
 
 
 class Quarantine:
-    """The file of a part's bad records, as JSON lines; none is written where there are none."""
+    """Writes the file of a part's bad records, as JSON lines; no file where there are none."""
 
     def __init__(self, directory: AnyPath, part: str) -> None:
         self.count = 0
@@ -119,7 +119,7 @@ class Quarantine:
         self._stack.__exit__(*error)
 
     def add(self, file: str, row: int, bad: Bad) -> None:
-        """A record of the input called ``file``, the part's ``row``-th."""
+        """Add a bad record of the input ``file``, number ``row`` of the part."""
         if self._sink is None:
             self._sink = self._stack.enter_context(atomic_file(self._directory / self._name))
         raw: dict[str, str]
@@ -132,7 +132,7 @@ class Quarantine:
         self.count += 1
 
     def records(self) -> list[FileRecord]:
-        """Of the finished file, if there is one."""
+        """Record the finished file, if there is one."""
         if self._sink is None:
             return []
         return [FileRecord.of(self._name, self._sink, documents=self.count)]

@@ -1,0 +1,36 @@
+"""Calls of plug-ins, whose errors are given the recipe's key and the documents at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from penstock.errors import PenstockError, ScoringError
+
+__all__ = ["call_plugin"]
+
+Result = TypeVar("Result")
+
+
+def call_plugin(key: str, at: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a method of a plug-in, which may be a user's code.
+
+    Args:
+        key: The plug-in's in the recipe, as ``select.mine``.
+        at: The documents at hand, for messages.
+        function: The method.
+        arguments: Of the method.
+
+    Raises:
+        PenstockError: The plug-in raised it; key and documents are put in front.
+        ScoringError: The plug-in raised another error, which is its cause.
+    """
+    try:
+        return function(*arguments)
+    except PenstockError as error:
+        error.file = at if error.file is None else f"{at}: {error.file}"
+        raise error.under(key) from None
+    except Exception as error:
+        raise ScoringError(
+            f"the plug-in raised {type(error).__name__}: {error}", key=key, file=at
+        ) from error
