@@ -20,6 +20,7 @@ from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
 from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
@@ -148,10 +149,7 @@ def make(
     corpus = make_corpus(CorpusSettings.of(recipe, UNIT_BYTES), workspace, runner)
     columns = make_columns(
         [Column(name=name, selector=Given(given)) for name, given in (scores or {}).items()],
-        corpus,
-        workspace,
-        runner,
-        recipe.seed,
+        Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed),
     )
     tokenizer = make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace)
     store = TokenStore(corpus, tokenizer, workspace)

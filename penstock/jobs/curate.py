@@ -224,9 +224,7 @@ def _curate(
         )
         for column in wanted:
             _train_for(column, recipe, shards_of, models)
-        made["columns"] = columns = make_columns(
-            wanted, corpus, workspace, runner, recipe.seed, progress
-        )
+        made["columns"] = columns = make_columns(wanted, models)
     with stage("tokenizer"):
         tokenizer = make_tokenizer(tokenizer_settings, corpus, workspace)
     with stage("cut"):

@@ -8,13 +8,12 @@ cutting again at another budget reads no text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.artefact import Artefact, Draft, Workspace, fingerprint
+from penstock.artefact import Artefact, Draft, fingerprint
 from penstock.errors import SelectorError
 from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.documents import score_documents
 from penstock.pipeline.scoring.embeddings import make_embeddings
 from penstock.pipeline.scoring.models import Column, Models
@@ -29,26 +28,23 @@ VERSION = 1
 _COUNTED = ("documents", "excluded")
 
 
-def make_columns(
-    columns: Sequence[Column],
-    corpus: Artefact,
-    workspace: Workspace,
-    runner: Runner,
-    seed: int,
-    progress: Callable[[str], None] = lambda line: None,
-) -> dict[str, Artefact]:
+def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
     """Find or make the column of each selector.
+
+    Args:
+        columns: In any order.
+        models: Of the corpus whose documents are scored.
 
     Raises:
         SelectorError: A selector cannot be fitted on this sample and target.
         ScoringError: A selector raised, or returned something other than one float a document.
     """
-    models = Models(corpus=corpus, workspace=workspace, runner=runner, seed=seed, progress=progress)
-    units = units_of(corpus)
+    ordered = in_dependence(columns)
+    units = units_of(models.corpus)
     finished: dict[str, Artefact] = {}
     scorers: list[Column] = []
     drafts: dict[str, Draft] = {}
-    for column in in_dependence(columns):
+    for column in ordered:
         if is_set_selector(column.selector):
             continue
         found, draft = _draft(column, models, {})
@@ -58,15 +54,16 @@ def make_columns(
             scorers.append(column)
             drafts[column.name] = draft
     if scorers:
-        score_documents(drafts, scorers, units, _embedded(scorers, models), runner, progress)
+        embeddings = _embedded(scorers, models)
+        score_documents(drafts, scorers, units, embeddings, models.runner, models.progress)
     for name, draft in drafts.items():
-        finished[name] = _publish(draft, units, corpus)
-    for column in in_dependence(columns):
+        finished[name] = _publish(draft, units, models.corpus)
+    for column in ordered:
         if is_set_selector(column.selector):
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
     for name, artefact in finished.items():
         if excluded := artefact.facts["excluded"]:
-            progress(f"{name}: {excluded:,} documents have no score and are never taken")
+            models.progress(f"{name}: {excluded:,} documents have no score and are never taken")
     return {column.name: finished[column.name] for column in columns}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,8 +29,9 @@ def call_plugin(key: str, at: str, function: Callable[..., Result], *arguments: 
     try:
         return function(*arguments)
     except PenstockError as error:
-        error.file = at if error.file is None else f"{at}: {error.file}"
-        raise error.under(key) from None
+        placed = copy.copy(error).under(key)  # a plug-in may raise one object again and again
+        placed.file = at if error.file is None else f"{at}: {error.file}"
+        raise placed from None
     except Exception as error:
         raise ScoringError(
             f"the plug-in raised {type(error).__name__}: {error}", key=key, file=at

@@ -19,6 +19,7 @@ from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring import documents as documents_module
+from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
 from penstock.resources import Resources
@@ -104,7 +105,7 @@ def columns_of(
     corpus: Artefact, space: Workspace, runner: LocalRunner = ONE, **scorers: Scorer
 ) -> dict[str, Artefact]:
     wanted = [Column(name=name, selector=scorer) for name, scorer in scorers.items()]
-    return make_columns(wanted, corpus, space, runner, 17)
+    return make_columns(wanted, Models(corpus=corpus, workspace=space, runner=runner, seed=17))
 
 
 def all_scores(column: Artefact) -> np.ndarray:
@@ -171,7 +172,9 @@ def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Artefact, space: 
     target = [Target(benchmark="arc", text="What turns? A wheel.")]
     scorer = Length()
     column = Column(name="mine", selector=scorer, target=target, target_hashes=["abc"])
-    make_columns([column], corpus, space, ONE, 17, notes.append)
+    make_columns(
+        [column], Models(corpus=corpus, workspace=space, runner=ONE, seed=17, progress=notes.append)
+    )
     fitting = scorer.seen[-1]
     assert fitting.pool_size == 150
     assert (fitting.target, fitting.seed) == (target, 17)
@@ -197,7 +200,7 @@ def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
     def model(place: Workspace, name: str, **given: Any) -> list[bytes]:
         seed = given.pop("seed", 17)
         column = Column(name=name, selector=Length(given.pop("wanted", 40)), **given)
-        make_columns([column], corpus, place, ONE, seed)
+        make_columns([column], Models(corpus=corpus, workspace=place, runner=ONE, seed=seed))
         return sorted(path.read_bytes() for path in place.root.glob("model/*/manifest.json"))
 
     fresh = Workspace(tmp_path / "fresh")
@@ -409,7 +412,7 @@ def test_a_worker_has_the_resources_of_all_scorers_of_its_pass(
         for name, scorer in (("a", plain), ("b", large), ("c", seeing))
     ]
     runner = Asking()
-    make_columns(columns, corpus, space, runner, 0)
+    make_columns(columns, Models(corpus=corpus, workspace=space, runner=runner, seed=0))
     (asked,) = [needs for needs in runner.asked if needs is not None]
     assert asked == Resources(cpus=2, gpus=0.5, memory=1500, by="select.b, select.c")
 

@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.pipeline import corpus as module
-from penstock.pipeline.cleaning import duplicates, fates
+from penstock.pipeline.cleaning import dropped as dropped_module
+from penstock.pipeline.cleaning import duplicates
 from penstock.pipeline.cleaning.dropped import Dropped
 from penstock.pipeline.corpus import CorpusSettings, make_corpus, normalise
 from penstock.pipeline.reading.records import Record
@@ -369,7 +370,7 @@ def test_dropped_documents_are_written_in_any_number_of_row_groups(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make(pool)
-    monkeypatch.setattr(fates, "_ROWS", 1)
+    monkeypatch.setattr(dropped_module, "_ROWS", 1)
     many = make(pool, work="other")
     assert dropped(many) == dropped(one)
     assert check_accounting(many) == check_accounting(one)
@@ -409,12 +410,12 @@ def test_a_duplicate_names_the_document_that_it_repeats(
     good = [row for row in rows if isinstance(row, dict)]
     first = {row["text"]: row["id"] for row in reversed(good)}
     assert [row["id"] for row in documents(made)] == sorted(first.values(), key=int)
-    fates_ = {row["id"]: row for row in dropped(made)}
-    assert len(fates_) == len(good) - len(first) > 30
+    by_id = {row["id"]: row for row in dropped(made)}
+    assert len(by_id) == len(good) - len(first) > 30
     for row in good:
-        if row["id"] in fates_:
-            assert fates_[row["id"]]["rule"] == "duplicate"
-            assert fates_[row["id"]]["of"] == place_of(made, first[row["text"]])
+        if row["id"] in by_id:
+            assert by_id[row["id"]]["rule"] == "duplicate"
+            assert by_id[row["id"]]["of"] == place_of(made, first[row["text"]])
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -423,7 +424,7 @@ def test_dropped_documents_are_kept_where_they_are_wanted(
 ) -> None:
     rows = [{"id": str(n), "text": f"same {n % 2}" + " " * n, "n": n} for n in range(40)]
     jsonl(tmp_path / "pool" / "x.jsonl", [*rows, {"id": "e", "text": " "}])
-    monkeypatch.setattr(fates, "_BYTES", 100)
+    monkeypatch.setattr(dropped_module, "_BYTES", 100)
     made = make(tmp_path, keep_dropped=keep)
     check_accounting(made)
     gone = [*rows[2:], {"id": "e", "text": " "}]

@@ -26,6 +26,7 @@ from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
 from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
@@ -236,7 +237,9 @@ def columns_of(recipe: Recipe, runner: Runner) -> tuple[Artefact, dict[str, Arte
     workspace = Workspace(recipe.work_directory)
     corpus = make_corpus(CorpusSettings.of(recipe, 8000), workspace, runner)
     wanted = ranked_columns(recipe)
-    return corpus, make_columns(wanted, corpus, workspace, runner, recipe.seed)
+    return corpus, make_columns(
+        wanted, Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed)
+    )
 
 
 def column_of(recipe: Recipe, runner: Runner) -> dict[str, float]:

@@ -79,7 +79,7 @@ class Models:
             except PenstockError as error:  # begins with the parameter at fault
                 if error.key is None:
                     raise type(error)(f"select.{column.name}.{error}") from error.__cause__
-                raise error.under(f"select.{column.name}") from error.__cause__
+                raise copy.copy(error).under(f"select.{column.name}") from error.__cause__
             except Exception as error:  # a selector may be a user's code
                 raise ScoringError(
                     f"fitting raised {type(error).__name__}: {error}", key=f"select.{column.name}"

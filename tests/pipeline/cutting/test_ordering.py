@@ -18,6 +18,7 @@ from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cutting.ordering import OrderedUnit, batches, make_orders
 from penstock.pipeline.cutting.radix import order_bits
 from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.units import units_of
 from penstock.recipe import Budget
 from tests.pools import Given, recipe_of, write_jsonl
@@ -39,7 +40,10 @@ def columns_of(
     corpus: Artefact, directory: Path, scores: dict[str, dict[str, float]]
 ) -> dict[str, Artefact]:
     columns = [Column(name=name, selector=Given(given)) for name, given in scores.items()]
-    return make_columns(columns, corpus, Workspace(directory / "work"), RUNNER, 0)
+    return make_columns(
+        columns,
+        Models(corpus=corpus, workspace=Workspace(directory / "work"), runner=RUNNER, seed=0),
+    )
 
 
 def ordered(

@@ -19,6 +19,7 @@ from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner, RayRunner
 from penstock.pipeline.scoring import sets
 from penstock.pipeline.scoring.embeddings import read_vectors
+from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
 from penstock.selectors.base import Documents, Fitting, Partition
@@ -124,7 +125,9 @@ def corpus(pool: Path) -> Artefact:
 
 def made(corpus: Artefact, work: Path, runner: Any, **selectors: Any) -> dict[str, np.ndarray]:
     columns = [Column(name=name, selector=selector) for name, selector in selectors.items()]
-    found = make_columns(columns, corpus, Workspace(work), runner, SEED)
+    found = make_columns(
+        columns, Models(corpus=corpus, workspace=Workspace(work), runner=runner, seed=SEED)
+    )
     assert not list(work.rglob("scratch"))
     return {
         name: np.concatenate([read_scores(column.path, record) for record in column.files])
