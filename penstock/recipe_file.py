@@ -123,7 +123,7 @@ def _setting(text: str) -> tuple[list[str], Any]:
         raise RecipeError(f"--set {text}: the value: {_yaml_problem(error)}") from None
 
 
-class _Loader(yaml.SafeLoader):
+class _RecipeLoader(yaml.SafeLoader):
     """YAML 1.1 as people write it: ``3e-3`` is a number, and no key may be given twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -141,7 +141,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
+_RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
@@ -149,7 +149,7 @@ _Loader.add_implicit_resolver(
 
 
 def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
+    return yaml.load(text, _RecipeLoader)  # a SafeLoader: builds plain data only
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

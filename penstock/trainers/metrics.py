@@ -1,4 +1,4 @@
-"""What a run tells while it trains: JSON lines for programs, TensorBoard for people.
+"""Metrics of a run: JSON lines for programs, TensorBoard event files for people.
 
 Event files are written with tensorboard's own writer; PyTorch's wrapper does the same.
 """
@@ -23,41 +23,41 @@ __all__ = ["FILE", "NOTES", "MetricsLog", "StepMetrics", "add_note"]
 FILE = "metrics.jsonl"
 
 NOTES = "notes.jsonl"
-"""What else is to be known of a run: that it was stopped, and where it went on."""
+"""Notes for the user, such as the step and the checkpoint from which a run resumed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """A line of ``metrics.jsonl``.
+    """The line of a step in ``metrics.jsonl``.
 
-    The others, with ``train.evaluate_every``, hold ``step``, ``tokens`` and ``evaluation``, as
-    :meth:`penstock.trainers.evaluation.evaluator.Scores.to_json` has it, and whether it is of the
-    ``saved`` model, as the last one is.
+    With ``train.evaluate_every`` there are lines of evaluations too: ``step``, ``tokens``,
+    ``evaluation`` (:meth:`penstock.trainers.evaluation.evaluator.Scores.to_json`), and ``saved``,
+    which is true for the last one, of the saved model.
     """
 
     step: int
     tokens: int
-    """Trained on so far, this step included."""
+    """Tokens trained on so far, with this step."""
     loss: float
     """Nats per predicted token, over the global batch."""
     lr: float
     tokens_per_second: float
-    """Of this step, over all workers."""
+    """Tokens a second in this step, over all workers."""
     grad_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     data: str
-    """Names the token ids of the global batch, in order: equal for any number of workers, and for
-    a run that was resumed."""
+    """Digest of the token ids of the global batch, in order: equal for any number of workers, on
+    any processor, and in a resumed run."""
     loader_seconds: float
-    """Of this step, that this worker waited for its batches."""
+    """Seconds of this step in which this worker waited for its batches."""
     mfu: float
     """Model FLOPs utilisation of this worker; see :mod:`penstock.trainers.modelling.flops`."""
     reweighting: Mapping[str, float] = field(default_factory=dict)
-    """Of a reweighted step, as :class:`penstock.trainers.reweighting.steps.Reweighted` says; its
-    numbers stand beside the others."""
+    """Facts of a reweighted step (:class:`penstock.trainers.reweighting.steps.Reweighted`), written
+    beside the other numbers."""
 
     def line(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         values = asdict(self)
         values.update(values.pop("reweighting"))
         return values
@@ -68,8 +68,8 @@ class MetricsLog:
 
     Args:
         directory: The run's.
-        start: The first step to come. What an earlier attempt told of those before it is kept, in
-            both files; what it told of later ones, and of the saved model, is made again.
+        start: The first step to be written. Lines of an earlier attempt are kept if their step is
+            before it, in both files; lines of later steps and of the saved model are removed.
     """
 
     def __init__(self, directory: Path, start: int = 0) -> None:
@@ -77,29 +77,31 @@ class MetricsLog:
 
         path = directory / FILE
         kept = [line for line in _read(path) if line["step"] < start and not line.get("saved")]
-        # A new file in the place of the old one: whoever follows it can tell them apart.
+        # A new file replaces the old one, so that a reader that follows it can tell them apart.
         with atomic_file(path, durable=False) as sink:
             sink.write(b"".join(json.dumps(line).encode() + b"\n" for line in kept))
         shutil.rmtree(directory / "tensorboard", ignore_errors=True)
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = EventFileWriter(str(directory / "tensorboard"), flush_secs=10)
         self.last: Mapping[str, Any] = {}
-        """The line of the last step that is told of."""
+        """The line of the last step."""
         for line, at in _timed(kept):
             self._show(line, at)
 
     def write(self, metrics: StepMetrics) -> None:
-        """Append one step; readers see it at once in the JSON lines, soon in TensorBoard."""
+        """Append the line of a step: at once to the JSON lines, within 10 s to TensorBoard."""
         self._append(metrics.line())
 
-    def evaluated(self, step: int, tokens: int, scores: Scores, *, saved: bool = False) -> None:
-        """Append a line of its own for an evaluation after ``step``.
+    def write_evaluation(
+        self, step: int, tokens: int, scores: Scores, *, saved: bool = False
+    ) -> None:
+        """Append the line of an evaluation after ``step``.
 
         Args:
-            step: The last one that was taken.
-            tokens: Trained on until then.
-            scores: What the model scored.
-            saved: Whether it was the model that was saved, at the end.
+            step: The last step that was taken.
+            tokens: Tokens trained on until then.
+            scores: Of the model.
+            saved: Whether the model is the saved one, at the end of the run.
         """
         line = {"step": step, "tokens": tokens, "evaluation": scores.to_json(), "saved": saved}
         self._append(line)
@@ -121,7 +123,7 @@ class MetricsLog:
         )
 
     def sync(self) -> None:
-        """Have the lines outlive the machine's power: a checkpoint is about to count on them."""
+        """Fsync the lines, before a checkpoint that relies on them is committed."""
         os.fsync(self._lines.fileno())
 
     def close(self) -> None:
@@ -131,26 +133,26 @@ class MetricsLog:
 
 
 def add_note(directory: Path, line: str, step: int | None = None) -> None:
-    """Tell, in one line, what the user should know of a run.
+    """Append a note for the user of a run.
 
     Args:
         directory: The run's.
-        line: What is told.
-        step: At which it goes on, where it does.
+        line: The note, one line.
+        step: The step from which the run resumes, if the note is about that.
     """
-    told = {"note": line} if step is None else {"note": line, "step": step}
+    note = {"note": line} if step is None else {"note": line, "step": step}
     with open(directory / NOTES, "a", encoding="utf-8") as notes:
-        notes.write(json.dumps(told) + "\n")
+        notes.write(json.dumps(note) + "\n")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file, if there is one."""
+    """Read the complete lines of a metrics file, if it exists."""
     data = path.read_bytes() if path.exists() else b""
     return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
 
 def _timed(lines: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
-    """Lines with times as if the last step had ended now and none had been waited for."""
+    """Give lines times, as if the last step ended now and no time passed between steps."""
     seconds, tokens = [], 0
     for line in lines:
         taken = line["tokens"] - tokens
@@ -161,7 +163,7 @@ def _timed(lines: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], 
 
 
 def _scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a line, by their names in TensorBoard."""
+    """Yield the numbers of a line by their tags in TensorBoard."""
     if "evaluation" in line:
         for measure, targets in line["evaluation"].items():
             for target, score in targets.items():

@@ -50,7 +50,7 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
     if log:
         last = log.last
         if spec.train.evaluate_every:
-            log.evaluated(last["step"], last["tokens"], scores, saved=True)
+            log.write_evaluation(last["step"], last["tokens"], scores, saved=True)
         log.close()
         facts |= {
             "tokens": last["tokens"],
@@ -101,7 +101,7 @@ def _train(
         if evaluator.due(tokens, metrics.tokens):
             scores = evaluator.evaluate_live(engine.deepspeed)
             if log:
-                log.evaluated(metrics.step, metrics.tokens, scores)
+                log.write_evaluation(metrics.step, metrics.tokens, scores)
         due = checkpoints.pace.due(tokens, metrics.tokens)
         step, tokens = metrics.step + 1, metrics.tokens
         if due:

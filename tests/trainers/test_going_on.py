@@ -77,7 +77,7 @@ def test_evaluations_of_steps_that_are_not_taken_again_are_kept(tmp_path: Path) 
     log = MetricsLog(tmp_path)
     for step in range(5):
         log.write(metrics(step))
-        log.evaluated(step, 10 * step + 10, scores, saved=step == 4)
+        log.write_evaluation(step, 10 * step + 10, scores, saved=step == 4)
     log.close()
     for start, expected in ((5, [0, 1, 2, 3]), (2, [0, 1])):
         log = MetricsLog(tmp_path, start)

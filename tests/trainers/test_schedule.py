@@ -16,11 +16,11 @@ def test_golden_numbers() -> None:
     assert [wsd(z, 0.2) for z in (0, 0.8, 0.85, 0.9, 1)] == pytest.approx([1, 1, 0.75, 0.5, 0])
 
 
-def test_uba_with_phi_2_is_the_cosine_and_less_holds_the_rate_high() -> None:
-    places = [number / 50 for number in range(51)]
-    assert [uba(z, 2) for z in places] == pytest.approx([cosine(z) for z in places], abs=1e-12)
+def test_uba_with_phi_2_is_the_cosine_and_a_smaller_phi_keeps_the_rate_higher() -> None:
+    points = [number / 50 for number in range(51)]
+    assert [uba(z, 2) for z in points] == pytest.approx([cosine(z) for z in points], abs=1e-12)
     for phi in (0.1, 0.5, 5):
-        values = [uba(z, phi) for z in places]
+        values = [uba(z, phi) for z in points]
         assert values == sorted(values, reverse=True)
         assert (values[0], values[-1]) == pytest.approx((1, 0), abs=1e-12)
         assert uba(0.5, phi) > uba(0.5, phi + 0.1)
@@ -45,7 +45,7 @@ def test_wsd_decays_over_a_share_of_all_tokens_to_the_floor() -> None:
     )
 
 
-def test_every_schedule_of_the_recipe_can_be_had() -> None:
+def test_every_schedule_of_the_recipe_ends_at_0() -> None:
     for schedule in ("rex", "uba", "cosine", "linear", "wsd", ScheduleOf(uba=Uba())):
         rate = LearningRate.of(Train(lr=1.0, warmup=0.1, schedule=schedule), 100)
         assert rate.at(10) == pytest.approx(1) and rate.at(100) == pytest.approx(0, abs=1e-12)

@@ -62,7 +62,7 @@ class RunEvaluator:
         from it in the last digits. Training does not change: no random number is drawn.
 
         Args:
-            engine: The model, or DeepSpeed's engine around it.
+            engine: The model, or the back end around it.
         """
         engine.eval()
         try:

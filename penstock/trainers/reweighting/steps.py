@@ -61,7 +61,7 @@ class Reweighting:
     Args:
         spec: The recipe's ``train.reweight``.
         reweighter: A new one.
-        engine: DeepSpeed's, of a :class:`~penstock.trainers.modelling.model.LanguageModel`.
+        engine: The back end's, around a :class:`~penstock.trainers.modelling.model.LanguageModel`.
         loader: Reads this worker's part.
         trained: Called with each micro-batch whose gradients were computed.
         directory: The run's, for the journal; None on all ranks but 0, which keep none.

@@ -18,9 +18,9 @@ SCORES = Scores(
 )
 
 
-def test_evaluations_are_lines_and_scalars_of_their_own(tmp_path: Path) -> None:
+def test_an_evaluation_is_a_line_and_scalars(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
-    log.evaluated(7, 4096, SCORES)
+    log.write_evaluation(7, 4096, SCORES)
     (line,) = (tmp_path / FILE).read_text().splitlines()
     assert json.loads(line) == {
         "step": 7,
