@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
+from common import peer_module
 
 from penstock.artefact import Draft, FileRecord
 from penstock.pipeline.cut import write_units
@@ -53,6 +53,7 @@ GIB = 2**30
 def main() -> None:
     """Run both sides and print what was found, the JSON object as the last line."""
     arguments = _arguments()
+    peer_module("duckdb")  # before anything is made or timed
     if arguments.side:
         print(json.dumps(_side(arguments.side, Pool.read(arguments.directory))))
         return
@@ -161,7 +162,7 @@ class Pool:
             tokens += self._make_unit(ordered)
         pool = {"rows": self.rows, "groups": self.groups, "unit_rows": self.unit_rows}
         (self.directory / "pool.json").write_text(json.dumps({"pool": pool, "tokens": tokens}))
-        with duckdb.connect(str(self.directory / "peer.duckdb")) as peer:
+        with peer_module("duckdb").connect(str(self.directory / "peer.duckdb")) as peer:
             peer.execute("set threads=2; set memory_limit='4GB'")
             peer.execute(f"create table pool as from '{self.directory}/peer/*.parquet'")
 
@@ -290,7 +291,7 @@ def _peer(pool: Pool, form: str) -> None:
         target=pool.directory / f"{form}.parquet",
     )
     database = str(pool.directory / "peer.duckdb") if own else ":memory:"
-    with duckdb.connect(database, read_only=own) as peer:
+    with peer_module("duckdb").connect(database, read_only=own) as peer:
         peer.execute("set threads=2; set memory_limit='4GB'; set preserve_insertion_order=false")
         peer.execute(f"set temp_directory='{pool.directory}/spill'")
         peer.execute(statement)

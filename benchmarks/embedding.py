@@ -27,11 +27,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from model2vec import StaticModel
-from scoring import _docstrings, _jsonl
+from common import docstrings, jsonl, peer_module
 
 from penstock.selectors.encoders.distillation import distil
 from penstock.selectors.encoders.sentence import SentenceEncoder
@@ -50,7 +50,9 @@ CLOCKS: dict[str, Callable[[], float]] = {
 def main() -> None:
     """Run both, print what was found, and the JSON object as the last line."""
     arguments = _arguments()
-    source = _jsonl(arguments.data) if arguments.data else _docstrings()
+    peer_module("model2vec")  # before anything is made or timed
+    given = arguments.data
+    source = (document["text"] for document in jsonl(given)) if given else docstrings()
     texts = sorted({*source}, key=lambda text: hashlib.sha256(text.encode()).digest())
     texts = [text[: arguments.characters or None] for text in texts[: arguments.documents]]
     array = pa.array(texts, pa.large_string())
@@ -113,13 +115,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _encoders(texts: list[str]) -> tuple[StaticEncoder, StaticModel]:
+def _encoders(texts: list[str]) -> tuple[StaticEncoder, Any]:
     """Both sides over one table."""
     beginnings = [text[:DISTIL_CHARACTERS] for text in texts]
     distilled = distil(SentenceEncoder(), pa.array(beginnings, pa.large_string()))
     table, tokenizer = distilled.table, distilled.tokenizer
     ours = StaticEncoder(distilled.name, tokenizer, table, np.zeros(table.shape[1]))
-    return ours, StaticModel(table, tokenizer, normalize=True, max_length=None)
+    peer = peer_module("model2vec").StaticModel
+    return ours, peer(table, tokenizer, normalize=True, max_length=None)
 
 
 if __name__ == "__main__":

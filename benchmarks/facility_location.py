@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from common import refuse_without_peer
 from threadpoolctl import threadpool_limits
 
 from penstock.hashing import hash_ids
@@ -80,7 +81,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not (arguments.peer_python or arguments.documents or arguments.side):
-        parser.error("give --peer-python, or --documents")
+        others = "; or give --documents for a pool without a peer"
+        refuse_without_peer("/tmp/apricot", "'numpy<2' scikit-learn apricot-select", others)
     return arguments
 
 

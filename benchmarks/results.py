@@ -80,12 +80,18 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="with pool/, targets/ and labels/, as above")
     parser.add_argument("--work", type=Path, default=Path("runs/results"))
     parser.add_argument("--tokens", type=int, default=800_000, help="of each arm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        sys.exit(
+            "the data is missing: give --data DIRECTORY with pool/*.zst, targets/*.jsonl of the "
+            "benchmarks, and labels/dclm_quality.jsonl; `penstock demo` needs no data"
+        )
+    return arguments
 
 
 def _recipe(

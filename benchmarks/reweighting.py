@@ -5,8 +5,9 @@ CPU time of the whole process. With one micro-batch a step, scoring costs the lo
 with several, a forward pass of all but the last. Where few samples have a weight, the others are
 not passed backward, and a step can cost less than a plain one.
 
-    penstock curate examples/reweight.yaml
-    python benchmarks/reweighting.py --json --shards runs/reweight/shards/NAME
+    python benchmarks/reweighting.py --json
+
+``--shards`` takes an artefact of ``penstock curate`` instead of docstrings of installed packages.
 
 ``ratio`` is of LinUpper at one micro-batch a step.
 """
@@ -25,8 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import write_pool
 
+from penstock.jobs.curate import curate
+from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import ModelShape, ReweightSpec, Train
+from penstock.recipe_file import parse_recipe
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
@@ -77,7 +82,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
-    parser.add_argument("--shards", type=Path, required=True, help="an artefact of penstock curate")
+    parser.add_argument("--shards", type=Path, help="of penstock curate; made if not given")
     parser.add_argument("--steps", type=int, default=15, help="that are timed, of each way")
     parser.add_argument("--batch", type=int, default=32, help="sequences of a step")
     parser.add_argument(
@@ -88,7 +93,7 @@ def _arguments() -> argparse.Namespace:
 
 def _measure(arguments: argparse.Namespace, pieces: int, place: Path) -> dict[str, dict[str, Any]]:
     """For each way: CPU seconds of a step, and the ratio to the plain step of the same round."""
-    shards = ShardSet.open(arguments.shards)
+    shards = ShardSet.open(arguments.shards or _make_shards(place))
     engines = {
         name: _engine(arguments, spec, pieces, shards, place / f"{name}-{pieces}")
         for name, spec in WAYS.items()
@@ -115,6 +120,22 @@ def _measure(arguments: argparse.Namespace, pieces: int, place: Path) -> dict[st
         }
         for name, own in seconds.items()
     }
+
+
+def _make_shards(place: Path) -> Path:
+    """Curate docstrings of installed packages, once for all ways."""
+    recipe = parse_recipe(
+        {
+            "work": str(place / "work"),
+            "corpus": [{"path": str(write_pool(place / "pool", 1000) / "*.jsonl.zst")}],
+            "budget": {"tokens": 400_000, "rank": "random", "allow_short": True},
+            "tokenizer": {"train": {"vocab_size": 8192}},
+            "shards": {"sequence_length": 256},
+        },
+        place,
+    )
+    with closing(LocalRunner(1)) as runner:
+        return Path(str(curate(recipe, runner).shards.path))
 
 
 def _engine(

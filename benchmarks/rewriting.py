@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
 import hashlib
-import io
 import json
 import os
 import signal
@@ -36,8 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import yaml
+from common import docstrings, jsonl
 
 from penstock.jobs.asked import rewrites_of
 from penstock.recipe_file import load_recipe
@@ -175,7 +173,7 @@ def _drawn(data: str | None, count: int, longest: int) -> list[dict[str, str]]:
     """So many documents, each text once, by the hash of their ids."""
     fit = {
         document["text"]: document
-        for document in (_jsonl(data) if data else _pages(longest))
+        for document in (jsonl(data) if data else _pages(longest))
         if SHORTEST <= len(document["text"]) <= longest
     }
     if len(fit) < count:
@@ -184,18 +182,8 @@ def _drawn(data: str | None, count: int, longest: int) -> list[dict[str, str]]:
     return documents[:count]
 
 
-def _jsonl(pattern: str) -> Iterator[dict[str, str]]:
-    for path in sorted(glob.glob(pattern)):
-        with pa.input_stream(path, compression="zstd") as stream:
-            for line in io.TextIOWrapper(stream, "utf-8"):
-                document = json.loads(line)
-                yield {"id": document["id"], "text": document["text"]}
-
-
 def _pages(longest: int) -> Iterator[dict[str, str]]:
-    from benchmarks.scoring import _docstrings
-
-    for number, text in enumerate(_docstrings()):
+    for number, text in enumerate(docstrings()):
         head = text[:longest]
         yield {"id": f"page-{number}", "text": head[: head.rfind(".") + 1] or head}
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
-import io
 import json
 import resource
 import subprocess
@@ -31,8 +29,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
+from common import docstrings, jsonl
 
 _MIB = 2**20
 
@@ -76,11 +74,10 @@ def _measured(size: int, directory: Path, arguments: argparse.Namespace) -> dict
     """One point of the curve."""
     pool = directory / f"pool-{size}.jsonl"
     text = _write_pool(pool, size, arguments.data)
-    select = {"use": "betr", "target": str(Path(arguments.target).absolute())}
     recipe = {
         "work": str(directory / f"work-{size}"),
         "corpus": [{"path": str(pool)}],
-        "select": {"betr": select} if arguments.target else {},
+        "select": _select(arguments.target),
         # One token in twenty of what the pool holds, at some four bytes each.
         "budget": {"tokens": text // 80, "rank": "betr" if arguments.target else "random"},
         "tokenizer": {"train": {"vocab_size": 4096, "sample_bytes": 8_000_000}},
@@ -95,6 +92,12 @@ def _measured(size: int, directory: Path, arguments: argparse.Namespace) -> dict
     subprocess.run(["rm", "-rf", recipe["work"]], check=True)
     print(json.dumps(point), file=sys.stderr)
     return point
+
+
+def _select(target: str | None) -> dict[str, Any]:
+    if target is None:
+        return {}
+    return {"betr": {"use": "betr", "target": str(Path(target).absolute())}}
 
 
 def _write_pool(path: Path, size: int, data: str | None) -> int:
@@ -113,19 +116,10 @@ def _write_pool(path: Path, size: int, data: str | None) -> int:
 
 def _forever(data: str | None) -> Iterator[dict[str, str]]:
     while True:
-        yield from _jsonl(data) if data else _docstrings()
+        yield from jsonl(data) if data else _pages()
 
 
-def _jsonl(pattern: str) -> Iterator[dict[str, str]]:
-    for path in sorted(glob.glob(pattern)):
-        with pa.input_stream(path, compression="zstd") as stream:
-            for line in io.TextIOWrapper(stream, encoding="utf-8"):
-                yield json.loads(line)
-
-
-def _docstrings() -> Iterator[dict[str, str]]:
-    from benchmarks.scoring import _docstrings as docstrings
-
+def _pages() -> Iterator[dict[str, str]]:
     for text in docstrings():
         yield {"source": "docs", "text": text}
 

@@ -22,23 +22,18 @@ median's, or one of its words more frequent, which gives the model weights of a 
 from __future__ import annotations
 
 import argparse
-import glob
 import hashlib
-import io
 import json
 import random
-import re
 import statistics
 import sys
-import sysconfig
 import time
-from collections.abc import Callable, Iterable, Iterator
-from inspect import cleandoc
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from common import docstrings, jsonl
 
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_panel import FastTextPanel
@@ -47,13 +42,13 @@ from penstock.selectors.classifiers.fasttext_training import train
 POSITIVE = "__label__1"
 QUIRK = 1e-5  # what predict adds to a probability
 _WORDS = ("and", "of", "a", "in", "to", "is", "that")
-_DOCSTRING = re.compile(r'(?:\A|:\n)\s*[rR]?"""(.+?)"""', re.DOTALL)
 
 
 def main() -> None:
     """Run both, print what was found, and the JSON object as the last line."""
     arguments = _arguments()
-    source = _jsonl(arguments.data) if arguments.data else _docstrings()
+    given = arguments.data
+    source = (document["text"] for document in jsonl(given)) if given else docstrings()
     documents = _shuffled(source)[: 2 * arguments.documents]
     seen, held_out = documents[::2], documents[1::2]
     print(f"training on {len(seen)} documents", file=sys.stderr)
@@ -151,23 +146,6 @@ def _shuffled(texts: Iterable[str]) -> list[str]:
     """Distinct, one line each, in an order that depends on the texts alone."""
     lines = {text.replace("\n", " ") for text in texts}
     return sorted(lines, key=lambda line: hashlib.sha256(line.encode()).digest())
-
-
-def _jsonl(pattern: str) -> Iterator[str]:
-    for path in sorted(glob.glob(pattern)):
-        with pa.input_stream(path, compression="zstd") as stream:
-            for line in io.TextIOWrapper(stream, "utf-8"):
-                yield json.loads(line)["text"]
-
-
-def _docstrings() -> Iterator[str]:
-    """The docstrings of each installed source file as one document, from 1,000 characters on."""
-    for root in sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")}):
-        for path in sorted(Path(root).rglob("*.py")):
-            source = path.read_bytes().decode("utf-8", "replace")
-            page = "\n".join(map(cleandoc, _DOCSTRING.findall(source)))
-            if len(page) >= 1000:
-                yield page
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the user asked for: one YAML file, validated before any work starts.
+"""The models of a recipe: one YAML file, validated before any work starts.
 
-Every model is frozen and refuses unknown keys, naming the nearest valid one. Values are checked
-here as far as they can be without reading data; a selector checks its own parameters when it is
-built, which is also before any work. Relative paths are relative to the recipe's directory.
+Every model is frozen and refuses unknown keys. Values are checked here as far as that is possible
+without reading data; a selector checks its own parameters when it is built, which is also before
+any work. Relative paths are relative to the recipe's directory.
 
-Training has its own file, :mod:`penstock.recipe_training`; its models are found here, too.
+:mod:`penstock.recipe_training` has the models of ``train``, which this module exports too.
 """
 
 from __future__ import annotations
@@ -78,34 +78,36 @@ class CorpusSource(Model):
     """A path, a glob, or ``hf:`` and the name or directory of a Hugging Face dataset."""
     text: str = "text"
     id: str = "id"
-    """A document without one is named by a hash of its text."""
+    """A document without one gets a hash of its text as id."""
     source: Annotated[Annotated[str, PLAIN] | Annotated[LiteralSource, MAPPING], shaped] = "source"
-    """A column, or a literal; plain text has no columns, so a file's name is its source."""
+    """A column, or a literal; the source of a plain-text file is its name."""
     per: Literal["file", "line"] = "file"
-    """What is a document in a plain-text file."""
+    """The unit of a plain-text file that is a document."""
     split: str = "train"
-    """Of a Hugging Face dataset."""
+    """The split of a Hugging Face dataset."""
     subset: str | None = None
     """The configuration of a Hugging Face dataset."""
 
 
 class Dedup(Model):
+    """Deduplication of the pool."""
+
     exact: bool = True
     """Drop all but one of the documents whose normalised texts are equal."""
 
 
 class Clean(Model):
-    """What is taken out of the pool before anything is scored."""
+    """Cleaning of the pool, before anything is scored."""
 
     dedup: Dedup = Dedup()
     max_document_bytes: PositiveInt = 64 * 2**20
-    """A longer document is quarantined: it would be a unit of its own."""
+    """UTF-8 bytes; a longer document is quarantined, since it would be a unit of its own."""
     keep_dropped: bool = False
-    """Whether dropped documents are written out with their text, beside the rule."""
+    """Whether dropped documents are written with their text, beside the rule."""
 
 
 class SelectorSpec(BaseModel):
-    """A selector by name, its target files, and whatever parameters it declares itself."""
+    """A selector: its name, its target files, and the parameters that it declares."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -121,12 +123,12 @@ class SelectorSpec(BaseModel):
 
 def _plain_word(name: str) -> str:
     if not re.fullmatch("[A-Za-z0-9_]+", name):
-        raise ValueError(f"expected a name of letters, digits and _, got {name!r}")
+        raise RecipeError(expected="a name of letters, digits and _", got=repr(name))
     return name
 
 
 class RewriteSpec(BaseModel):
-    """A rewriter by name, the model that answers it, and whatever parameters it declares itself."""
+    """A rewriter: its name, the model that answers it, and the parameters that it declares."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -136,7 +138,7 @@ class RewriteSpec(BaseModel):
     """``{url: ..., model: ...}`` of an OpenAI-compatible server, ``{vllm: model}`` on GPUs of the
     workers, or ``{local: directory}``."""
     share: Fraction = 1.0
-    """Of the documents that are rewritten, drawn by hash of id."""
+    """Share of the documents that are rewritten, drawn by hash of id."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -145,6 +147,8 @@ class RewriteSpec(BaseModel):
 
 
 class Gumbel(Model):
+    """Parameters of the Gumbel draw."""
+
     temperature: float = Field(gt=0)
 
 
@@ -155,7 +159,7 @@ class GumbelDraw(Model):
 
 
 class Budget(Model):
-    """How many tokens are taken, and by what order."""
+    """The number of tokens to take, and the order in which documents are taken."""
 
     tokens: PositiveInt
     rank: Annotated[Annotated[str, PLAIN] | Annotated[dict[str, float], MAPPING], shaped]
@@ -166,41 +170,45 @@ class Budget(Model):
     shares: dict[str, Fraction] = {}
     """Fixed shares of the tokens by source; the other sources compete for the rest."""
     allow_short: bool = False
-    """Deliver the whole pool when it holds fewer tokens than asked, instead of failing."""
+    """Deliver the whole pool where it holds fewer tokens than the budget, instead of failing."""
     seed: int | None = None
-    """Of random ranks, ties and Gumbel noise; the recipe's seed if not given."""
+    """Seed of random ranks, ties and Gumbel noise; the recipe's by default."""
 
     @field_validator("rank")
     @classmethod
     def _weights_are_positive(cls, rank: str | dict[str, float]) -> str | dict[str, float]:
         if isinstance(rank, dict):
             if not rank:
-                raise ValueError("expected a name or at least one weight, got {}")
+                raise RecipeError(expected="a name or at least one weight", got="{}")
             for name, weight in rank.items():
                 if not weight > 0:
-                    raise ValueError(f"expected a positive weight for {name!r}, got {weight}")
+                    raise RecipeError(expected=f"a positive weight for {name!r}", got=weight)
         return rank
 
     @field_validator("shares")
     @classmethod
     def _shares_fit(cls, shares: dict[str, float]) -> dict[str, float]:
-        if sum(shares.values()) > 1 + 1e-9:
-            raise ValueError(f"expected shares of at most 1 in sum, got {sum(shares.values()):g}")
+        if (total := sum(shares.values())) > 1 + 1e-9:
+            raise RecipeError(expected="shares of at most 1 in sum", got=f"{total:g}")
         return shares
 
     @property
     def ranks(self) -> dict[str, float]:
-        """The columns that rank documents, with their weights."""
+        """The weight of each column that ranks documents."""
         return {self.rank: 1.0} if isinstance(self.rank, str) else dict(self.rank)
 
 
 class TrainedTokenizer(Model):
+    """A byte-level BPE tokenizer that is trained on the pool."""
+
     vocab_size: int = Field(default=8192, ge=320, le=2**31 - 1)
     sample_bytes: PositiveInt = 16 * 2**20
-    """Text it is trained on, drawn from the pool by hash of id."""
+    """UTF-8 bytes of text to train on, drawn from the pool by hash of id."""
 
 
 class TrainTokenizer(Model):
+    """``tokenizer: {train: {...}}``, the other shape than a file's name."""
+
     train: TrainedTokenizer
 
 
@@ -208,16 +216,16 @@ Tokenizer = Annotated[Annotated[TrainTokenizer, MAPPING] | Annotated[Location, P
 
 
 class Shards(Model):
-    """The shape of what a trainer reads."""
+    """The shape of the shards that a trainer reads."""
 
     sequence_length: int = Field(default=512, ge=8)
     """Tokens of a packed sequence."""
     tokens_per_shard: PositiveInt = 16 * 2**20
-    """A shard file's size, about; also the cap of one record batch."""
+    """Tokens of a shard file, about; also the cap of one record batch."""
 
 
 class Compare(Model):
-    """Which arms are trained against each other, how often and at which budgets."""
+    """A comparison: its arms, seeds and budgets."""
 
     arms: dict[str, dict[str, Any]] = {"random": {"budget": {"rank": "random"}}}
     """Named overrides of this recipe; the recipe itself is the arm ``selected``."""
@@ -227,40 +235,44 @@ class Compare(Model):
     baseline_multiples: tuple[float, ...] = (1, 2, 4)
     """Budgets at which the baseline is trained, in multiples of ``budget.tokens``."""
     parallel: PositiveInt | None = None
-    """Runs at a time; by default as many as there are CPUs for their workers."""
+    """Runs trained at a time; by default as many as there are CPUs for their workers."""
 
     @field_validator("seeds")
     @classmethod
     def _some_seed(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError(f"expected at least one seed, each once, got {list(seeds)}")
+            raise RecipeError(expected="at least one seed, each once", got=list(seeds))
         return seeds
 
     @field_validator("baseline_multiples")
     @classmethod
     def _multiples_begin_at_one(cls, multiples: tuple[float, ...]) -> tuple[float, ...]:
         if multiples[:1] != (1,) or any(b <= a for a, b in itertools.pairwise(multiples)):
-            raise ValueError(f"expected rising numbers that begin with 1, got {list(multiples)}")
+            raise RecipeError(expected="rising numbers that begin with 1", got=list(multiples))
         return multiples
 
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> Compare:
         if self.baseline not in self.arms:
-            raise ValueError(f"expected a baseline of {sorted(self.arms)}, got {self.baseline!r}")
+            raise RecipeError(
+                expected=f"a baseline of {sorted(self.arms)}", got=repr(self.baseline)
+            )
         if "selected" in self.arms:
-            raise ValueError("the arm 'selected' is the recipe itself; give yours another name")
+            raise RecipeError(
+                "the arm 'selected' is the recipe itself", fix="give yours another name"
+            )
         return self
 
 
 class Recipe(Model):
-    """A whole recipe; see the README for an annotated one."""
+    """A whole recipe; docs/recipe.md annotates one."""
 
     seed: int = 0
     work: Location = "work"
     corpus: Annotated[tuple[CorpusSource, ...], BeforeValidator(listed)]
     clean: Clean = Clean()
     rewrite: dict[Annotated[str, AfterValidator(_plain_word)], RewriteSpec] = {}
-    """Rewriters, one after another; what one adds has its key as source."""
+    """Rewriters, in the order of the file; documents that one adds have its key as source."""
     select: dict[str, SelectorSpec] = {}
     budget: Budget
     tokenizer: Tokenizer = TrainTokenizer(train=TrainedTokenizer())
@@ -269,14 +281,14 @@ class Recipe(Model):
     evaluate: Names = ()
     compare: Compare = Compare()
     directory: Path = Field(default=Path("."), exclude=True)
-    """Where the recipe lies; relative paths start here. Not a key of the file."""
+    """The recipe's directory, where relative paths start. Not a key of the file."""
 
     @field_validator("corpus")
     @classmethod
     def _some_source(cls, corpus: tuple[CorpusSource, ...]) -> tuple[CorpusSource, ...]:
         # Not `min_length`, which also complains where the only entry has a mistake of its own.
         if not corpus:
-            raise ValueError("expected at least one entry with a path, got none")
+            raise RecipeError(expected="at least one entry with a path", got="none")
         return corpus
 
     @model_validator(mode="after")
@@ -284,9 +296,12 @@ class Recipe(Model):
         known = [*self.select, "random"]
         for name in self.budget.ranks:
             if name not in known:
-                raise ValueError(f"budget.rank: no column {name!r}{did_you_mean(name, known)}")
+                hint = did_you_mean(name, known).removeprefix("; ")
+                raise RecipeError(f"no column {name!r}", key="budget.rank", fix=hint)
         if "random" in self.select:
-            raise ValueError("select.random: the name is taken by the uniform draw; rename it")
+            raise RecipeError(
+                "the name is taken by the uniform draw", key="select.random", fix="rename it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -294,9 +309,12 @@ class Recipe(Model):
         known = [*self.budget.shares, REST]
         for name in {name for phase in self.train.mixture for name in phase.weights}:
             if name not in known:
-                raise ValueError(
-                    f"train.mixture: expected sources that have a share in budget.shares, or "
-                    f"{REST!r} for all others, got {name!r}{did_you_mean(name, known)}"
+                raise RecipeError(
+                    key="train.mixture",
+                    expected="sources that have a share in budget.shares, or "
+                    f"{REST!r} for all others",
+                    got=repr(name),
+                    fix=did_you_mean(name, known).removeprefix("; "),
                 )
         return self
 
@@ -305,10 +323,11 @@ class Recipe(Model):
         budget, before = self.train.tokens or self.budget.tokens, 0
         for number, phase in enumerate(self.train.mixture):
             if (end := phase.ends_at(budget)) <= before or (phase.until and end >= budget):
-                raise ValueError(
-                    f"train.mixture.{number}.until: expected more than {before:,} tokens, where "
-                    f"the phase begins, and less than the budget of {budget:,}, got "
-                    f"{phase.until:g}, which is {end:,}"
+                raise RecipeError(
+                    key=f"train.mixture.{number}.until",
+                    expected=f"more than {before:,} tokens, where the phase begins, and less than "
+                    f"the budget of {budget:,}",
+                    got=f"{phase.until:g}, which is {end:,}",
                 )
             before = end
         return self
@@ -317,28 +336,31 @@ class Recipe(Model):
     def _a_batch_holds_a_sequence(self) -> Recipe:
         batch, length = self.train.batch_tokens, self.shards.sequence_length
         if batch < length:
-            raise ValueError(
-                f"train.batch_tokens: expected at least one sequence of {length} tokens "
-                f"(shards.sequence_length), got {batch}"
+            raise RecipeError(
+                key="train.batch_tokens",
+                expected=f"at least one sequence of {length} tokens (shards.sequence_length)",
+                got=batch,
             )
         return self
 
     @model_validator(mode="after")
     def _evaluations_have_files(self) -> Recipe:
         if self.train.evaluate_every and not self.evaluate:
-            raise ValueError("train.evaluate_every: expected files under `evaluate`, got none")
+            raise RecipeError(
+                key="train.evaluate_every", expected="files under `evaluate`", got="none"
+            )
         return self
 
     def resolve(self, path: str) -> AnyPath:
-        """A path of the recipe as an absolute one, or a URI as the place it names."""
+        """Return a path of the recipe as an absolute path, or a URI as a path in its store."""
         return as_path(path if is_uri(path) else self.directory / Path(path).expanduser())
 
     @property
     def work_directory(self) -> AnyPath:
-        """Where artefacts go.
+        """The directory of the artefacts.
 
         Raises:
-            RecipeError: It is a URI of a store that cannot be used from here.
+            RecipeError: It is a URI of a store that cannot be used.
         """
         try:
             return self.resolve(self.work)
@@ -356,5 +378,5 @@ class Recipe(Model):
         return self.seed if self.train.seed is None else self.train.seed
 
     def to_yaml(self) -> str:
-        """The recipe as a file that loads back to an equal one."""
+        """Return the text of a recipe file that loads back to an equal recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,7 +1,7 @@
-"""A recipe's file: YAML to a validated recipe, and what is wrong with it in the recipe's words.
+"""Read a recipe's file: YAML to a validated recipe, and its problems in the recipe's words.
 
-A problem is one line that begins with the file and the key: what was expected, what came, and the
-nearest valid name. Pydantic finds the problems; the wording is ours.
+A problem is one line: the key, the file, what was expected, what came, and the nearest valid name.
+Pydantic finds the problems; :func:`_explain` words them, and one table in the tests pins the words.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from penstock.recipe import Recipe, SelectorSpec
 
 __all__ = ["load_recipe", "override", "parse_recipe", "validate"]
 
+_RECIPE = "a recipe in YAML"
+
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe file.
@@ -35,44 +37,65 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     try:
         tree = _read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file; expected a recipe in YAML") from None
+        raise RecipeError("no such file", file=path, expected=_RECIPE) from None
     except IsADirectoryError:
-        raise RecipeError(f"{path}: is a directory; expected a recipe in YAML") from None
+        raise RecipeError("is a directory", file=path, expected=_RECIPE) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable: {error}") from None
+        raise RecipeError(f"not readable: {error}", file=path) from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}:{_yaml_problem(error)}") from None
-    if tree is None:
-        raise RecipeError(f"{path}: is empty; expected a mapping of recipe keys")
+        line, problem = _yaml_problem(error)
+        raise RecipeError(problem, file=path if line is None else f"{path}:{line}") from None
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(tree).__name__}")
+        got = "an empty file" if tree is None else type(tree).__name__
+        raise RecipeError(file=path, expected="a mapping of recipe keys", got=got)
     for setting in settings:
         tree = _set(tree, *_setting(setting))
-    return parse_recipe(tree, path.parent, where=str(path))
+    return parse_recipe(tree, path.parent, file=path)
 
 
-def parse_recipe(tree: Mapping[str, Any], directory: Path, where: str = "recipe") -> Recipe:
-    """Validate a recipe given as plain data.
+def parse_recipe(
+    tree: Mapping[str, Any], directory: Path, file: Path | str | None = None
+) -> Recipe:
+    """Validate a recipe given as plain data, and its arms.
+
+    Args:
+        tree: The recipe.
+        directory: Where relative paths start.
+        file: The file that errors name.
 
     Raises:
-        RecipeError: One line for each problem: the key, what was expected, the fix.
+        RecipeError: A key or value is wrong; a line for each where there are several.
     """
-    recipe = validate(tree, directory, where)
-    plain = recipe.model_dump(mode="json")
+    recipe = validate(tree, directory, file)
+    plain = recipe.model_dump(mode="json", exclude={"compare"})
     for arm, changes in recipe.compare.arms.items():
-        validate(override(plain, changes), directory, f"{where}: compare.arms.{arm}")
+        validate(override(plain, changes), directory, file, under=f"compare.arms.{arm}")
     return recipe
 
 
-def validate(tree: Mapping[str, Any], directory: Path, where: str) -> Recipe:
-    """Validate a recipe without its arms; otherwise as :func:`parse_recipe`."""
+def validate(
+    tree: Mapping[str, Any], directory: Path, file: Path | str | None = None, under: str = ""
+) -> Recipe:
+    """Validate a recipe without its arms; ``under`` is put in front of the keys of errors.
+
+    Raises:
+        RecipeError: As :func:`parse_recipe`.
+    """
+    problems = []
     if "directory" in tree:
-        raise RecipeError(f"{where}: directory: not a key of a recipe; remove it")
-    try:
-        return Recipe.model_validate({**tree, "directory": directory.absolute()})
-    except ValidationError as error:
-        lines = dict.fromkeys(_explain(problem) for problem in _telling(error.errors()))
-        raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from None
+        problems = [RecipeError("not a key of a recipe", key="directory", fix="remove it")]
+    else:
+        try:
+            return Recipe.model_validate({**tree, "directory": directory.absolute()})
+        except ValidationError as error:
+            problems = [_explain(problem) for problem in _without_echoes(error.errors())]
+    for problem in problems:
+        problem.file = None if file is None else str(file)
+        if under:
+            problem.under(under)
+    if len(lines := list(dict.fromkeys(map(str, problems)))) == 1:
+        raise problems[0] from None
+    raise RecipeError("\n".join(lines)) from None
 
 
 _WHOLE = frozenset({"rank", "shares", "draw", "model", "tokenizer", "mixture", "schedule"})
@@ -116,11 +139,13 @@ def _setting(text: str) -> tuple[list[str], Any]:
     key, sign, value = text.partition("=")
     names = [name.strip() for name in key.split(".")]
     if not sign or not all(names):
-        raise RecipeError(f"--set {text}: expected key.path=value, as in budget.tokens=1_000_000")
+        raise RecipeError(
+            key=f"--set {text}", expected="key.path=value, as in budget.tokens=1_000_000"
+        )
     try:
         return names, _read_yaml(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text}: the value: {_yaml_problem(error)}") from None
+        raise RecipeError(f"the value: {_yaml_problem(error)[1]}", key=f"--set {text}") from None
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -128,7 +153,7 @@ class _RecipeLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
-        for key, _ in getattr(node, "value", ()):
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
                 continue
             if key.value in lines:
@@ -152,14 +177,12 @@ def _read_yaml(text: str) -> Any:
     return yaml.load(text, _RecipeLoader)  # a SafeLoader: builds plain data only
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """``line: what is wrong``, without the excerpt that YAML adds."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return f" not YAML: {' '.join(str(error).split())}"
-    context = getattr(error, "context", None)
-    problem = ", ".join(part for part in (getattr(error, "problem", None), context) if part)
-    return f"{mark.line + 1}: {problem}"
+def _yaml_problem(error: yaml.YAMLError) -> tuple[int | None, str]:
+    """Return the line and the problem, without the excerpt that YAML adds."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return None, f"not YAML: {' '.join(str(error).split())}"
+    problem = ", ".join(part for part in (error.problem, error.context) if part)
+    return error.problem_mark.line + 1, problem
 
 
 _BRANCH = re.compile(r"<\w+>|\[key\]")
@@ -167,12 +190,12 @@ _BRANCH = re.compile(r"<\w+>|\[key\]")
 
 
 def _names(problem: Any) -> list[Any]:
-    """The keys that lead to a pydantic problem."""
+    """Return the keys that lead to a pydantic problem."""
     return [part for part in problem["loc"] if not _BRANCH.fullmatch(str(part))]
 
 
-def _telling(problems: Sequence[Any]) -> list[Any]:
-    """The problems without the missing keys that a misspelt one explains."""
+def _without_echoes(problems: Sequence[Any]) -> list[Any]:
+    """Leave out each missing key that a misspelt key explains."""
     misspelt = [_names(problem) for problem in problems if problem["type"] == "extra_forbidden"]
     meant = [
         [*above, near]
@@ -186,24 +209,29 @@ def _telling(problems: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _explain(problem: Any) -> str:
-    """One line for one pydantic problem, in the words of the recipe."""
+def _explain(problem: Any) -> RecipeError:
+    """Turn a pydantic problem into an error in the words of a recipe."""
     names = _names(problem)
-    key = ".".join(str(part) for part in names)
+    key = ".".join(map(str, names)) or None
     if problem["type"] == "extra_forbidden":
         known = _keys_at(names[:-1])
         if names[-1] in known:
-            return f"{key}: cannot stand beside the other keys here; remove it or them"
-        return f"{key}: unknown key{did_you_mean(str(names[-1]), known)}"
+            return RecipeError(
+                "cannot stand beside the other keys here", key=key, fix="remove it or them"
+            )
+        hint = did_you_mean(str(names[-1]), known).removeprefix("; ")
+        return RecipeError("unknown key", key=key, fix=hint)
     if problem["type"] == "missing":
-        return f"{key}: missing; it is required"
-    message = problem["msg"].removeprefix("Value error, ")
+        return RecipeError("missing", key=key, fix="it is required")
     if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    expected = message.removeprefix("Input should be ")
+        error = problem["ctx"]["error"]  # what our validator raised
+        if isinstance(error, RecipeError):
+            return error.under(key) if key else error
+        return RecipeError(str(error), key=key)
+    expected = problem["msg"].removeprefix("Input should be ")
     for theirs, ours in _WORDS.items():
         expected = re.sub(theirs, ours, expected)
-    return f"{key}: expected {expected}, got {problem['input']!r}"
+    return RecipeError(key=key, expected=expected, got=f"{problem['input']!r}")
 
 
 _WORDS = {
@@ -217,27 +245,27 @@ _WORDS = {
     ", (got|unable|unexpected) .*": "",
     " or instance of .*": "",
 }
-"""Pydantic's words and ours."""
+"""Patterns in pydantic's messages, and the recipe's words for them."""
 
 
 def _keys_at(names: Sequence[Any]) -> list[str]:
-    """The valid keys of the mapping at a place in the recipe, over all branches of a union."""
-    models: list[Any] = [Recipe]
+    """Return the valid keys of the mapping under ``names``, over all branches of a union."""
+    models: list[type[BaseModel]] = [Recipe]
     for name in names:
-        below: list[Any] = []
+        below: list[type[BaseModel]] = []
         for model in models:
             if isinstance(name, int):
                 below.append(model)
-            elif name in getattr(model, "model_fields", {}):
+            elif name in model.model_fields:
                 below.extend(_models_in(model.model_fields[name].annotation))
-            elif isinstance(model, type) and model in (SelectorSpec,):
+            elif model is SelectorSpec:
                 below.append(model)
         models = below or models
     keys = {key for model in models for key in model.model_fields}
     return sorted(keys - {"directory"})
 
 
-def _models_in(annotation: Any) -> list[Any]:
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,7 +1,7 @@
-"""What the parts of a recipe are built from: paths, shares, and keys that take two shapes.
+"""Types that a recipe's models share: paths, shares, and keys that take two shapes.
 
-Where a key takes one of two shapes, the value itself says which (see ``shaped``), so that a
-mistake is explained in the shape that was meant and in no other.
+Where a key takes a mapping or a plain value, the value's own type selects the shape (``shaped``),
+so that a mistake is explained for that shape alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 def listed(value: Any) -> Any:
-    """One item as a list of it."""
+    """Wrap a single item in a list."""
     return [value] if isinstance(value, (str, Mapping)) else value
 
 
@@ -41,7 +41,7 @@ Location = Annotated[str, AfterValidator(_well_written)]
 """A path or a URI."""
 
 Names = Annotated[tuple[Location, ...], BeforeValidator(listed)]
-"""Paths or patterns; one may stand without a list."""
+"""Paths or patterns; a single one needs no list."""
 
 
 def _shape(value: Any) -> str:
@@ -49,7 +49,7 @@ def _shape(value: Any) -> str:
 
 
 shaped = Discriminator(_shape)
-"""Tells the mapping from the plain value where a key takes either."""
+"""Selects the mapping or the plain value where a key takes either."""
 
 MAPPING, PLAIN = Tag("<mapping>"), Tag("<plain>")
 

@@ -235,7 +235,6 @@ def test_benchmarks_and_examples_import_what_exists() -> None:
     assert wrong == []
 
 
-@pytest.mark.xfail(strict=True, reason="duckdb and model2vec are imported too early")
 def test_benchmarks_start_without_their_peers() -> None:
     """So that ``--help``, and a line that says how to get a peer, need none of them."""
     wrong = []

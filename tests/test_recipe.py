@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +54,12 @@ def tree(**changes: Any) -> dict[str, Any]:
 
 
 def refusal(**changes: Any) -> list[str]:
-    """The lines in which a recipe is refused, without the file they begin with."""
+    """The lines in which a recipe is refused, without the file that each of them names."""
     with pytest.raises(RecipeError) as caught:
-        parse_recipe(tree(**changes), Path("."), where="R")
+        parse_recipe(tree(**changes), Path("."), file="R")
     lines = str(caught.value).split("\n")
-    assert all(line.startswith("R: ") for line in lines)
-    return [line.removeprefix("R: ") for line in lines]
+    assert all(": R: " in line for line in lines)
+    return [line.replace(": R: ", ": ", 1) for line in lines]
 
 
 @pytest.fixture
@@ -204,10 +203,10 @@ UNKNOWN_KEYS = [
     ({"train": {"schedule": {"uba": {"pih": 1}}}}, "train.schedule.uba.pih", "phi"),
     ({"train": {"checkpoint": {"minuts": 2}}}, "train.checkpoint.minuts", "minutes"),
     ({"compare": {"arm": {}}}, "compare.arm", "arms"),
-    ({"compare": {"arms": {"random": {"budgt": {}}}}}, "compare.arms.random: budgt", "budget"),
+    ({"compare": {"arms": {"random": {"budgt": {}}}}}, "compare.arms.random.budgt", "budget"),
     (
         {"compare": {"arms": {"random": {"budget": {"draw": {"gumbl": 1}}}}}},
-        "compare.arms.random: budget.draw.gumbl",
+        "compare.arms.random.budget.draw.gumbl",
         "gumbel",
     ),
     (
@@ -347,7 +346,7 @@ WRONG_VALUES = [
     ({"compare": {"arms": {"random": 3}}}, "compare.arms.random: expected a mapping, got 3"),
     (
         {"compare": {"arms": {"random": {"budget": {"rank": "betr"}}}}},
-        "compare.arms.random: budget.rank: no column",
+        "compare.arms.random.budget.rank: no column",
     ),
     ({"directory": "/tmp"}, "directory: not a key"),
 ]
@@ -378,8 +377,9 @@ def test_a_rank_that_no_selector_has_is_refused_with_the_nearest() -> None:
 
 
 def test_keys_that_are_not_text_are_refused() -> None:
-    with pytest.raises(RecipeError, match="1: expected a string as key"):
+    with pytest.raises(RecipeError) as info:
         parse_recipe({**tree(), 1: 2}, Path("."))  # type: ignore[dict-item]
+    assert (info.value.key, info.value.expected) == ("1", "a string as key")
 
 
 @pytest.mark.parametrize(
@@ -428,8 +428,9 @@ def test_a_store_that_needs_a_package_is_refused_with_its_name() -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"none\.yaml: no such file"):
+    with pytest.raises(RecipeError) as info:
         load_recipe(tmp_path / "none.yaml")
+    assert info.value.file == str(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(
@@ -450,8 +451,8 @@ def test_bad_yaml_is_refused_with_its_line(
     path.write_text(content)
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
-    assert str(caught.value).startswith(f"{path}:{line}: ")
-    assert problem in str(caught.value)
+    assert caught.value.file == f"{path}:{line}"
+    assert problem in caught.value.problem
     assert "\n" not in str(caught.value)
 
 
@@ -470,20 +471,23 @@ def test_merge_keys_may_repeat_what_they_merge(tmp_path: Path) -> None:
 def test_what_is_not_a_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match=re.escape(str(path))):
+    with pytest.raises(RecipeError) as info:
         load_recipe(path)
+    assert info.value.file == str(path)
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="is a directory; expected a recipe in YAML$"):
+    with pytest.raises(RecipeError) as info:
         load_recipe(tmp_path)
+    assert (info.value.problem, info.value.file) == ("is a directory", str(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["", "# to be written\n"])
 def test_an_empty_recipe_is_said_to_be_empty(tmp_path: Path, content: str) -> None:
     (tmp_path / "r.yaml").write_text(content)
-    with pytest.raises(RecipeError, match=r"r\.yaml: is empty; expected a mapping of recipe keys$"):
+    with pytest.raises(RecipeError) as info:
         load_recipe(tmp_path / "r.yaml")
+    assert info.value.got == "an empty file"
 
 
 # -- overrides --------------------------------------------------------------------------------
@@ -517,14 +521,17 @@ def test_null_takes_a_key_away(full: Path) -> None:
     recipe = load_recipe(full, ["budget.rank.spread=null", "work="])
     assert recipe.budget.ranks == {"betr": 0.7}
     assert recipe.work == "work"
-    with pytest.raises(RecipeError, match=r"budget\.tokens: missing"):
+    with pytest.raises(RecipeError) as info:
         load_recipe(full, ["budget.tokens=null"])
+    assert (info.value.key, info.value.problem) == ("budget.tokens", "missing")
+    assert info.value.file == str(full)
 
 
 @pytest.mark.parametrize("setting", ["budget.tokens", "=3", ".seed=3", "budget..tokens=3", ""])
 def test_a_setting_without_key_or_value_is_refused(full: Path, setting: str) -> None:
-    with pytest.raises(RecipeError, match=r"--set .*expected key\.path=value"):
+    with pytest.raises(RecipeError) as info:
         load_recipe(full, [setting])
+    assert info.value.key == f"--set {setting}"
 
 
 @pytest.mark.parametrize("setting", ["seed=[", "select={a: 1, a: 2}", "seed=@"])
@@ -536,8 +543,9 @@ def test_a_setting_that_is_not_yaml_is_refused_in_one_line(full: Path, setting: 
 
 
 def test_a_setting_with_an_unknown_key_is_refused(full: Path) -> None:
-    with pytest.raises(RecipeError, match=r"budget\.token: unknown key; did you mean 'tokens'"):
+    with pytest.raises(RecipeError) as info:
         load_recipe(full, ["budget.token=3"])
+    assert (info.value.key, info.value.fix) == ("budget.token", "did you mean 'tokens'?")
 
 
 _trees = st.recursive(
@@ -601,8 +609,10 @@ def test_a_mixture_is_of_sources_that_are_packed_apart() -> None:
     tree = {"corpus": [{"path": "x.txt"}], "budget": budget, "train": {"mixture": mixture}}
     assert len(parse_recipe(tree, Path()).train.mixture) == 2
     tree["train"] = {"mixture": {"wkii": 1}}
-    with pytest.raises(RecipeError, match=r"train\.mixture: expected .*got 'wkii'.*mean 'wiki'"):
+    with pytest.raises(RecipeError) as info:
         parse_recipe(tree, Path())
+    assert (info.value.key, info.value.got) == ("train.mixture", "'wkii'")
+    assert info.value.fix == "did you mean 'wiki'?"
     falling = [{"weights": {"wiki": 1}, "until": share} for share in (0.8, 0.5)]
     for phases, message in (
         (

@@ -57,14 +57,14 @@ def _at_multiple(recipe: Recipe, tree: dict[str, Any], name: str, multiple: floa
     if name == SELECTED:
         return recipe
     arm = override(tree, recipe.compare.arms[name])
-    where = f"compare.arms.{name}"
-    own = validate(arm, recipe.directory, where)
+    under = f"compare.arms.{name}"
+    own = validate(arm, recipe.directory, under=under)
     if multiple == 1:
         return own
     tokens: dict[str, Any] = {"budget": {"tokens": round(own.budget.tokens * multiple)}}
     if own.train.tokens:
         tokens["train"] = {"tokens": round(own.train.tokens * multiple)}
-    return validate(override(arm, tokens), recipe.directory, where)
+    return validate(override(arm, tokens), recipe.directory, under=under)
 
 
 def _seeded(recipe: Recipe, seeds: tuple[int, ...]) -> Iterator[tuple[int, Recipe]]:

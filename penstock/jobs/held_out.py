@@ -76,4 +76,4 @@ def random_outside(recipe: Recipe, sample: int, tokens: int) -> Recipe:
     tree["select"] = {"outside": outside(sample)}
     tree["compare"] = {}  # arms may name columns that are not here
     tree["budget"] = {"tokens": tokens, "rank": "outside", "seed": recipe.seed}
-    return parse_recipe(tree, recipe.directory, "ladder")
+    return parse_recipe(tree, recipe.directory)

@@ -125,7 +125,7 @@ def _round(
         "rank": {name: 1.0, "outside": _TRIFLE},
         "seed": recipe.seed,
     }
-    return parse_recipe(tree, recipe.directory, "refine")
+    return parse_recipe(tree, recipe.directory)
 
 
 def _train(plan: Refinement, before: RunResult | None) -> Train:
