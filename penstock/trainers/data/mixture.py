@@ -19,8 +19,8 @@ import numpy as np
 
 __all__ = ["Mixture", "Phase"]
 
-_SCALE = 28
-_HALF = 1 << (_SCALE - 1)
+_SHARE_BITS = 28
+_HALF = 1 << (_SHARE_BITS - 1)
 """Shares are whole multiples of 2^-28: integers have no rounding that depends on a machine, and
 leave room for 2^35 positions."""
 
@@ -96,14 +96,16 @@ class Mixture:
         left = [sum(weight for _, weight in positive[n:]) for n in range(len(positive))]
         shares = [weight / rest for (_, weight), rest in zip(positive, left)]
         shares[-1] = 1.0
-        return [(source, round(share * 2**_SCALE)) for (source, _), share in zip(positive, shares)]
+        return [
+            (source, round(share * 2**_SHARE_BITS)) for (source, _), share in zip(positive, shares)
+        ]
 
 
 def _counts(shares: Sequence[tuple[int, int]], length: int, sources: int) -> np.ndarray:
     """Count the sequences of each source in the first ``length`` of a phase: (sources,) int64."""
     counts = np.zeros(sources, np.int64)
     for source, share in shares:
-        counts[source] = (length * share + _HALF) >> _SCALE
+        counts[source] = (length * share + _HALF) >> _SHARE_BITS
         length -= int(counts[source])
     return counts
 
@@ -114,8 +116,8 @@ def _assign(shares: Sequence[tuple[int, int]], local: np.ndarray) -> tuple[np.nd
     rank = np.empty(len(local), np.int64)
     left = local.copy()
     for number, share in shares:
-        read = (left * share + _HALF) >> _SCALE
-        taken = (source < 0) & (((left + 1) * share + _HALF) >> _SCALE > read)
+        read = (left * share + _HALF) >> _SHARE_BITS
+        taken = (source < 0) & (((left + 1) * share + _HALF) >> _SHARE_BITS > read)
         source[taken], rank[taken] = number, read[taken]
         left -= read
     return source, rank

@@ -15,7 +15,7 @@ from penstock.hashing import avalanche, mix
 
 __all__ = ["permute"]
 
-ROUNDS = 8
+FEISTEL_ROUNDS = 8
 """Four rounds make a pseudorandom permutation (Luby and Rackoff 1988); small domains need more."""
 
 
@@ -43,7 +43,7 @@ def permute(places: np.ndarray, size: int, key: int) -> np.ndarray:
 
 @functools.lru_cache(64)
 def _round_keys(key: int) -> np.ndarray:
-    return np.array([mix(key, number) for number in range(ROUNDS)], np.uint64)
+    return np.array([mix(key, number) for number in range(FEISTEL_ROUNDS)], np.uint64)
 
 
 @numba.njit(cache=True, nogil=True)

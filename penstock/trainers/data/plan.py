@@ -24,7 +24,7 @@ from penstock.trainers.data.shards import ShardGroup, ShardSet
 
 __all__ = ["BatchPlan", "GlobalBatch"]
 
-WHOLE = "all"
+ALL_SEQUENCES = "all"
 """The name of the one group that holds all sequences, where there is no mixture."""
 
 
@@ -86,8 +86,8 @@ class BatchPlan:
         """
         tokens = train.tokens or shards.tokens
         length = shards.sequence_length
-        groups: Sequence[ShardGroup] = [ShardGroup(WHOLE, 0, len(shards))]
-        phases = [Phase(first=0, weights={WHOLE: 1.0})]
+        groups: Sequence[ShardGroup] = [ShardGroup(ALL_SEQUENCES, 0, len(shards))]
+        phases = [Phase(first=0, weights={ALL_SEQUENCES: 1.0})]
         if train.mixture:
             groups = shards.groups
             _check_sources(train.mixture, groups)
@@ -156,7 +156,7 @@ class BatchPlan:
 
 
 def _name(group: ShardGroup) -> tuple[str, ...]:
-    return () if group.name == WHOLE else (group.name,)
+    return () if group.name == ALL_SEQUENCES else (group.name,)
 
 
 def _phases(mixture: Sequence[MixturePhase], tokens: int, length: int) -> list[Phase]:

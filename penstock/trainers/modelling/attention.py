@@ -26,7 +26,7 @@ __all__ = ["NAME", "register", "span_arguments", "span_attention"]
 NAME = "penstock_spans"
 """Its name in the registry of transformers; never written to a saved model."""
 
-_UNKNOWN = ("softcap", "s_aux", "position_bias")
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Keywords of some models that this attention does not implement."""
 
 
@@ -94,7 +94,7 @@ def span_attention(
         sdpa: Callable[..., tuple[torch.Tensor, None]] = AttentionInterface()["sdpa"]
         others |= {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window}
         return sdpa(module, query, key, value, attention_mask, **others)
-    if wanted := [name for name in _UNKNOWN if others.get(name) is not None]:
+    if wanted := [name for name in _UNSUPPORTED if others.get(name) is not None]:
         raise NotImplementedError(f"attention over spans has no {', '.join(wanted)}")
     if cu_seq_lens_q is None:
         ends = torch.arange(rows + 1, dtype=torch.int32, device=query.device)

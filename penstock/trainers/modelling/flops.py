@@ -20,7 +20,7 @@ from penstock.trainers.modelling.model import LanguageModel
 
 __all__ = ["Arithmetic", "Parameters", "Utilisation", "peak_flops"]
 
-PEAKS = {
+PEAK_FLOPS = {
     "NVIDIA A10": 125e12,
     "NVIDIA A30": 165e12,
     "NVIDIA A40": 149.7e12,
@@ -39,7 +39,7 @@ PEAKS = {
 """Dense bf16 FLOP/s by the longest matching prefix of a device's name: NVIDIA's data sheets, halved
 where they quote sparsity."""
 
-_SIDE = {"cpu": 1024, "cuda": 8192}
+_MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 """Side of the square matrices by which a rate is measured: 25 ms a product on one core."""
 
 
@@ -133,21 +133,22 @@ class Utilisation:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Return the peak FLOP/s of a device.
 
-    For a GPU in :data:`PEAKS` it is the published value for dense bf16, whatever type is used. For
-    a CPU and other GPUs it is the rate of a large matrix product in ``dtype`` in this process with
-    its threads, measured once; so what slows matrix products too does not lower the utilisation.
+    For a GPU in :data:`PEAK_FLOPS` it is the published value for dense bf16, whatever type is used.
+    For a CPU and other GPUs it is the rate of a large matrix product in ``dtype`` in this process
+    with its threads, measured once. So anything that slows matrix products too does not lower the
+    utilisation.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        if fitting := [start for start in PEAKS if name.startswith(start)]:
-            return PEAKS[max(fitting, key=len)]
+        if fitting := [start for start in PEAK_FLOPS if name.startswith(start)]:
+            return PEAK_FLOPS[max(fitting, key=len)]
     return _measured(device, dtype, torch.get_num_threads())
 
 
 @cache
 def _measured(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     """Return the best of five products after a warm-up: other load only slows them."""
-    side = _SIDE.get(device.type, _SIDE["cuda"])
+    side = _MATRIX_SIDE.get(device.type, _MATRIX_SIDE["cuda"])
     factor = torch.ones(side, side, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(6):

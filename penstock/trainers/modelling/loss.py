@@ -18,7 +18,7 @@ import torch
 
 __all__ = ["summed_cross_entropy", "token_cross_entropy", "weighted_cross_entropy"]
 
-PIECE = {"cpu": 2**20, "cuda": 2**26}
+LOGITS_PER_BLOCK = {"cpu": 2**20, "cuda": 2**26}
 """Logits held at a time: 4 MiB in float32 on a CPU, to stay in its cache; 256 MiB on a GPU, which
 needs large products."""
 
@@ -71,8 +71,10 @@ def token_cross_entropy(
     return nats
 
 
-def _pieces(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
-    rows = max(1, PIECE.get(hidden.device.type, PIECE["cuda"]) // weight.shape[0])
+def _blocks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
+    rows = max(
+        1, LOGITS_PER_BLOCK.get(hidden.device.type, LOGITS_PER_BLOCK["cuda"]) // weight.shape[0]
+    )
     return (slice(start, start + rows) for start in range(0, hidden.shape[0], rows))
 
 
@@ -91,20 +93,20 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         nats = hidden.new_empty(len(targets), dtype=torch.float32)
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for piece in _pieces(hidden, weight):
-            wanted = targets[piece, None]
-            log_p = torch.log_softmax((hidden[piece] @ weight.T).float(), dim=1)
-            own = nats[piece] = -log_p.gather(1, wanted)[:, 0]
+        for block in _blocks(hidden, weight):
+            wanted = targets[block, None]
+            log_p = torch.log_softmax((hidden[block] @ weight.T).float(), dim=1)
+            own = nats[block] = -log_p.gather(1, wanted)[:, 0]
             errors = log_p.exp_()
             errors.scatter_add_(1, wanted, errors.new_full((), -1.0).expand_as(wanted))
             if counts is None:
                 total += own.sum()
             else:
-                total += own @ counts[piece]
-                errors *= counts[piece, None]
+                total += own @ counts[block]
+                errors *= counts[block, None]
             errors = errors.to(hidden.dtype)
-            torch.mm(errors, weight, out=to_hidden[piece])
-            to_weight += errors.T @ hidden[piece]
+            torch.mm(errors, weight, out=to_hidden[block])
+            to_weight += errors.T @ hidden[block]
         context.save_for_backward(to_hidden, to_weight.to(weight.dtype))
         context.mark_non_differentiable(nats)
         return total, nats
@@ -124,12 +126,12 @@ class _TokenCrossEntropy(torch.autograd.Function):
     ) -> torch.Tensor:
         nats = hidden.new_empty(len(targets), dtype=torch.float32)
         normaliser = torch.empty_like(nats)
-        for piece in _pieces(hidden, weight):
-            wanted = targets[piece, None]
-            logits = (hidden[piece] @ weight.T).float()
+        for block in _blocks(hidden, weight):
+            wanted = targets[block, None]
+            logits = (hidden[block] @ weight.T).float()
             own = torch.log_softmax(logits, dim=1).gather(1, wanted)
-            nats[piece] = -own[:, 0]
-            normaliser[piece] = (logits.gather(1, wanted) - own)[:, 0]
+            nats[block] = -own[:, 0]
+            normaliser[block] = (logits.gather(1, wanted) - own)[:, 0]
         context.save_for_backward(hidden, weight, targets, normaliser)
         return nats
 
@@ -138,12 +140,12 @@ class _TokenCrossEntropy(torch.autograd.Function):
         hidden, weight, targets, normaliser = context.saved_tensors
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for piece in _pieces(hidden, weight):
-            wanted = targets[piece, None]
-            errors = (hidden[piece] @ weight.T).float()
-            errors.sub_(normaliser[piece, None]).exp_()
+        for block in _blocks(hidden, weight):
+            wanted = targets[block, None]
+            errors = (hidden[block] @ weight.T).float()
+            errors.sub_(normaliser[block, None]).exp_()
             errors.scatter_add_(1, wanted, errors.new_full((), -1.0).expand_as(wanted))
-            errors = errors.mul_(counts[piece, None]).to(hidden.dtype)
-            torch.mm(errors, weight, out=to_hidden[piece])
-            to_weight += errors.T @ hidden[piece]
+            errors = errors.mul_(counts[block, None]).to(hidden.dtype)
+            torch.mm(errors, weight, out=to_hidden[block])
+            to_weight += errors.T @ hidden[block]
         return to_hidden, to_weight.to(weight.dtype), None

@@ -24,7 +24,7 @@ __all__ = ["FOLDER", "SCHEMA", "WeightJournal"]
 
 FOLDER = "weights"
 
-ROWS = 2**20
+ROWS_IN_MEMORY = 2**20
 """Rows held in memory, about 24 MiB."""
 
 SCHEMA = pa.schema(
@@ -63,7 +63,7 @@ class WeightJournal:
             pa.array(np.broadcast_to(columns[field.name], count), field.type) for field in SCHEMA
         ]
         self._waiting.append(pa.table(arrays, schema=SCHEMA))
-        if sum(table.num_rows for table in self._waiting) >= ROWS:
+        if sum(table.num_rows for table in self._waiting) >= ROWS_IN_MEMORY:
             self.flush()
 
     def flush(self) -> None:

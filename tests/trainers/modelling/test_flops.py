@@ -12,7 +12,7 @@ from penstock.trainers.data.batch import Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.flops import (
-    PEAKS,
+    PEAK_FLOPS,
     Arithmetic,
     Parameters,
     Utilisation,
@@ -105,4 +105,4 @@ def test_the_peak_of_a_gpu_is_the_published_value(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_flops(torch.device("cuda"), torch.bfloat16) == peak
-    assert peak in PEAKS.values()
+    assert peak in PEAK_FLOPS.values()

@@ -6,11 +6,11 @@ import torch
 from penstock.trainers.modelling import loss
 
 
-@pytest.mark.parametrize("piece", [1, 50, 2**20])
+@pytest.mark.parametrize("block", [1, 50, 2**20])
 def test_value_and_gradients_equal_those_of_pytorch(
-    piece: int, monkeypatch: pytest.MonkeyPatch
+    block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loss.PIECE, "cpu", piece)
+    monkeypatch.setitem(loss.LOGITS_PER_BLOCK, "cpu", block)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(13, 6, generator=generator, requires_grad=True)
     weight = torch.randn(11, 6, generator=generator, requires_grad=True)
@@ -26,10 +26,10 @@ def test_value_and_gradients_equal_those_of_pytorch(
     )
 
 
-@pytest.mark.parametrize("piece", [1, 50, 2**20])
-def test_rows_may_have_weights(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [1, 50, 2**20])
+def test_rows_may_have_weights(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights known before (weighted) or after (token): PyTorch's value and gradients."""
-    monkeypatch.setitem(loss.PIECE, "cpu", piece)
+    monkeypatch.setitem(loss.LOGITS_PER_BLOCK, "cpu", block)
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(13, 6, generator=generator, requires_grad=True)
     weight = torch.randn(11, 6, generator=generator, requires_grad=True)

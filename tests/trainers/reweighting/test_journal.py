@@ -81,7 +81,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 6)
+    monkeypatch.setattr(module, "ROWS_IN_MEMORY", 6)
     journal = WeightJournal(tmp_path)
     write(journal, 0, 1, 2)
     assert steps(tmp_path) == [0, 1]
