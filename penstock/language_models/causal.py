@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock.errors import InputError
-from penstock.language_models.devices import check_gpu
+from penstock.language_models.devices import check_gpu, no_progress_bars
 from penstock.language_models.windows import IGNORED, WindowBatch
 
 if TYPE_CHECKING:
@@ -138,23 +138,18 @@ def _load_weights(name: str, key: str, dtype: torch.dtype) -> Any:
     """Load the model in evaluation mode, with every weight from its files."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        causal, found = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with no_progress_bars():
+            causal, found = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _cannot_load(name, key, error) from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     if found["missing_keys"]:  # transformers would draw them at random, and only warn
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise InputError(

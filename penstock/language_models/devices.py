@@ -1,4 +1,4 @@
-"""PyTorch's threads and GPUs."""
+"""PyTorch's threads and GPUs, and the progress bars of transformers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from penstock.errors import InputError
 
-__all__ = ["check_gpu", "one_thread"]
+__all__ = ["check_gpu", "no_progress_bars", "one_thread"]
 
 
 def check_gpu(key: str) -> None:
@@ -33,3 +33,17 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Load models without the progress bars of transformers."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()

@@ -50,7 +50,7 @@ from penstock.hashing import hash_ids, mix
 from penstock.selectors.bands import Band
 from penstock.selectors.base import Documents, Fitting
 from penstock.selectors.classifiers.classifier import blank
-from penstock.selectors.kernels.ngram import NgramModel, hashes_of
+from penstock.selectors.kernels.ngram import NgramModel, hash_tokens
 from penstock.selectors.parameters import whole
 from penstock.selectors.targets import examples_in, opened, render
 from penstock.storage import sha256_file
@@ -226,7 +226,7 @@ class NgramPerplexity:
         parts, left = [np.empty(0, np.int64)], self.max_tokens
         texts = iter(texts)
         while left > 0 and (block := list(islice(texts, _BLOCK))):
-            parts.append(hashes_of(pa.array(block, pa.large_string()), left))
+            parts.append(hash_tokens(pa.array(block, pa.large_string()), left))
             left -= len(parts[-1])
         return np.concatenate(parts)
 

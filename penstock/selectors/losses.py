@@ -60,18 +60,11 @@ class Losses:
     """(n,) int64: predicted tokens."""
     characters: np.ndarray
     """(n,) int64: Unicode code points."""
-    bytes: np.ndarray
-    """(n,) int64: in UTF-8."""
 
     @property
     def bits_per_character(self) -> np.ndarray:
         """Return (n,) float64; NaN for an empty document."""
         return self.nats / math.log(2) / np.where(self.characters, self.characters, np.nan)
-
-    @property
-    def bits_per_byte(self) -> np.ndarray:
-        """Return (n,) float64; NaN for an empty document."""
-        return self.nats / math.log(2) / np.where(self.bytes, self.bytes, np.nan)
 
     @property
     def nats_per_token(self) -> np.ndarray:
@@ -170,7 +163,6 @@ class CausalModel:
             nats=nats,
             tokens=np.array([len(tokens) - 1 for tokens in ids], np.int64),
             characters=np.array([len(string) for string in strings], np.int64),
-            bytes=np.array([len(string.encode()) for string in strings], np.int64),
         )
 
 
@@ -191,7 +183,7 @@ def read_losses(
         nats=np.concatenate([np.empty(0), *(one.nats for one in found)]),
         **{
             name: np.concatenate([np.empty(0, np.int64), *(getattr(one, name) for one in found)])
-            for name in ("tokens", "characters", "bytes")
+            for name in ("tokens", "characters")
         },
     )
 

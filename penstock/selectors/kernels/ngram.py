@@ -31,7 +31,7 @@ from penstock.selectors.kernels.arrow_text import (
 )
 from penstock.selectors.kernels.compiling import compiler
 
-__all__ = ["NgramModel", "hash_tokens", "hashes_of", "perplexity"]
+__all__ = ["NgramModel", "hash_tokens"]
 
 _STEPS = 2**20
 """Logarithms are integer multiples of its inverse."""
@@ -40,21 +40,6 @@ _FALLBACK = (0.5, 1.0, 1.5)
 """Discounts where counts of counts give none: lmplz's --discount_fallback."""
 
 _MOST_CELLS = 2**31
-
-
-def perplexity(log10_total: float, length: int) -> float:
-    """Return 10^(-total / length) for log10 p summed over a document's tokens and line ends."""
-    return 10.0 ** (-log10_total / length)
-
-
-def hash_tokens(text: str) -> np.ndarray:
-    """Hash a text's normalised tokens as the model reads them: (t,) int64, 2 after each line.
-
-    Lines end at a newline; a line without a token does not count. A token is a run of letters,
-    digits and combining marks other than accents; or one other mark or symbol; or one Han character
-    or kana.
-    """
-    return hashes_of(pa.array([text], pa.large_string()), len(text) + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,8 +348,13 @@ def _normalised(character: str) -> int:
     return code | (_SINGLE if unspaced else _WORD) << 24
 
 
-def hashes_of(texts: pa.Array, most: int) -> np.ndarray:
-    """Hash the texts' tokens, one text after the other, until they are ``most``: (t,) int64."""
+def hash_tokens(texts: pa.Array, most: int) -> np.ndarray:
+    """Hash the normalised tokens of one text after another, until they are ``most``: (t,) int64.
+
+    An end of sentence, 2, follows each line with a token; lines end at a newline. A token is a run
+    of letters, digits and combining marks other than accents; or one other mark or symbol; or one
+    Han character or kana.
+    """
     view = text_view(texts)
     room = np.empty(int(view.offsets[-1] - view.offsets[0]) + len(texts), np.int64)
     return room[: _hash_all(view.data, view.offsets, _characters(), most, room)].copy()

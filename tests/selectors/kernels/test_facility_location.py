@@ -68,11 +68,11 @@ def products(vectors: np.ndarray) -> np.ndarray:
 
 
 def test_golden_order_gains_and_value() -> None:
-    picks = lazy_greedy(Similarities.given(GOLDEN))
+    picks = lazy_greedy(Similarities(dense=GOLDEN))
     assert picks.order.tolist() == [1, 2, 0]
     np.testing.assert_allclose(picks.gains, [2.1, 0.8, 0.1], atol=1e-12)
-    assert picks.gains.sum() == pytest.approx(3.0) == Similarities.given(GOLDEN).value(picks.order)
-    assert len(lazy_greedy(Similarities.given(GOLDEN), 2)) == 2
+    assert picks.gains.sum() == pytest.approx(3.0) == Similarities(dense=GOLDEN).value(picks.order)
+    assert len(lazy_greedy(Similarities(dense=GOLDEN), 2)) == 2
 
 
 @given(matrices, st.data())
@@ -82,15 +82,15 @@ def test_lazy_greedy_equals_naive_greedy(matrix: np.ndarray, data: st.DataObject
         : data.draw(st.integers(0, picks))
     ]
     for dtype in (np.float32, np.float64):
-        got = lazy_greedy(Similarities.given(matrix.astype(dtype)), picks, first=first)
+        got = lazy_greedy(Similarities(dense=matrix.astype(dtype)), picks, first=first)
         same(got, naive(matrix, picks, first))
-    assert Similarities.given(matrix).value(got.order) == f(matrix, got.order) == got.gains.sum()
+    assert Similarities(dense=matrix).value(got.order) == f(matrix, got.order) == got.gains.sum()
 
 
 @settings(deadline=None)
 @given(matrices)
 def test_greedy_keeps_its_bound_and_gains_never_rise(matrix: np.ndarray) -> None:
-    picks = lazy_greedy(Similarities.given(matrix))
+    picks = lazy_greedy(Similarities(dense=matrix))
     assert (np.diff(picks.gains) <= 0).all()
     for size in range(1, len(matrix) + 1):
         best = max(f(matrix, rows) for rows in itertools.combinations(range(len(matrix)), size))
