@@ -86,7 +86,7 @@ class Betr:
         aggregate: ``max`` (as published) or ``mean`` over examples.
         value: ``rank``, ``log2`` or ``reciprocal``; under max they rank documents alike.
         top_share: Of the sample: what the classifier learns to find, as published.
-        rungs: R at first; doubled until ``top_share`` of the sample is on some ladder.
+        rungs: R at first; doubled until ``top_share`` of the sample is in some top R.
         balanced: Equal numbers of examples for each benchmark, drawn by hash, as published where
             the benchmarks are the goal.
         lr, epoch: The classifier's grid, chosen from on a held-out tenth. Published: 0.03 and 5,
@@ -205,7 +205,7 @@ class Betr:
         ranked = rank_sample(
             examples,
             documents,
-            rungs=self.rungs,
+            top_r=self.rungs,
             coverage=self.top_share,
             aggregate=self.aggregate,
             value=self.value,
@@ -217,7 +217,7 @@ class Betr:
             "examples": dict(Counter(target.benchmark for target in targets)),
             "encoder": encoder.name,
             "encoder_kind": "static" if isinstance(encoder, StaticEncoder) else "sentence",
-            "rungs": ranked.ranker.rungs,
+            "rungs": ranked.ranker.kept,
             "coverage": round(ranked.coverage, 4),
         }
         if mode == "direct":
@@ -258,14 +258,14 @@ class Betr:
         return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
 
     def save(self, directory: Path) -> None:
-        """Write the classifier, or the encoder with the examples and their ladders."""
+        """Write the classifier, or the encoder with the examples and their top R."""
         if self.classifier_ is not None:
             self.classifier_.save(directory)
         elif self.ranking_ is not None:
             encoder, ranker = self.ranking_
             encoder.save(directory)
             np.save(directory / "examples.npy", ranker.examples)
-            np.save(directory / "ladders.npy", ranker.ladders)
+            np.save(directory / "ladders.npy", ranker.top_r)
             # By name only where it is one of ours: a directory may lie elsewhere for others.
             chosen = self.chosen_ if self.encoder == "auto" else None
             (directory / "betr.json").write_text(json.dumps({"encoder": chosen}) + "\n")
@@ -279,7 +279,7 @@ class Betr:
         try:
             ranker = Ranker(
                 examples=np.load(directory / "examples.npy", allow_pickle=False),
-                ladders=np.load(directory / "ladders.npy", allow_pickle=False),
+                top_r=np.load(directory / "ladders.npy", allow_pickle=False),
                 aggregate=self.aggregate,
                 value=self.value,
             )

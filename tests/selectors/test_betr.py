@@ -200,7 +200,7 @@ def test_a_classifier_near_chance_is_refused(fitted: Any, monkeypatch: pytest.Mo
     scorer = Betr(mode="classifier", encoder="static", top_share=0.3, **SMALL)
     encoder = fitted("direct")[0].ranking_[0]
     noise = np.random.default_rng(1).random(599)  # a top that no text can tell
-    ranker = Ranker(examples=np.zeros((20, 4)), ladders=np.zeros((20, 8)))
+    ranker = Ranker(examples=np.zeros((20, 4)), top_r=np.zeros((20, 8)))
     ranked = RankedSample(ranker=ranker, scores=noise, coverage=1.0)
     monkeypatch.setattr(betr, "rank_sample", lambda *_, **__: ranked)
     with pytest.raises(SelectorError, match="rank by chance; add learning rates"):

@@ -1,12 +1,12 @@
-"""Documents ranked by examples, and what a document's ranks are worth (BETR step 4).
+"""Ranks of documents by examples, and scores from ranks (BETR step 4).
 
-Each example ranks all documents by similarity (Mizrahi et al. 2025). What it keeps of its ranking
-is a **ladder**: its R highest similarities. A rank is one more than the rungs above a similarity,
-so any document can be ranked against the sample later, and equal similarities share a rank: no
-tie to break, and no trace of order, blocks or workers.
+Each example ranks all documents by similarity (Mizrahi et al. 2025) and keeps its R highest
+similarities, its **top R**. A document's rank is one more than the number of kept similarities
+above its own, so any document can be ranked against the sample later, and equal similarities share
+a rank: there is no tie to break, and order, blocks and workers change nothing.
 
-Memory is R floats an example (15 MB for 7,000 of them) plus the sample's vectors, a fifth of its
-text. What is traded away: ranks beyond R are all R + 1, so a mean over examples is truncated there.
+Memory: R floats an example (15 MB for 7,000 examples), and the sample's vectors, a fifth of its
+text. Trade-off: all ranks beyond R are R + 1, so a mean over examples is truncated there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock.selectors.base import ParallelMap
 
-__all__ = ["RankedSample", "Ranker", "ladders", "merge_ladders", "rank_sample", "rank_scores"]
+__all__ = ["RankedSample", "Ranker", "highest", "merge_highest", "rank_sample", "rank_scores"]
 
 _DOCUMENTS = 32_768
 """Documents ranked at once; in blocks of 8,192 faiss took nearly twice as long."""
@@ -28,81 +28,81 @@ _EXAMPLES = 256
 """Examples multiplied at once with a block of documents: 32 MiB of similarities."""
 
 _FIXED = float(1 << 32)
-"""Values are summed in units of 2^-32, as integers, so that no order of examples shows."""
+"""Values are summed in units of 2^-32, as integers, so that the order of examples is irrelevant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranker:
-    """Examples, what each has kept of its ranking, and how ranks become one score."""
+    """Examples, the top R of each, and the way from ranks to one score."""
 
     examples: np.ndarray
     """(e, d) int16, on the lattice."""
-    ladders: np.ndarray
+    top_r: np.ndarray
     """(e, R) float32, each descending; -inf where documents ran out."""
     aggregate: str = "max"
-    """Over examples: ``max`` or ``mean``."""
+    """The aggregate over examples: ``max`` or ``mean``."""
     value: str = "rank"
     """v(r) of a rank r: ``rank`` is -r, ``log2`` is log2(1/r), ``reciprocal`` is 1/r."""
 
     @property
-    def rungs(self) -> int:
-        """R."""
-        return int(self.ladders.shape[1])
+    def kept(self) -> int:
+        """Return R."""
+        return int(self.top_r.shape[1])
 
     @property
     def values(self) -> np.ndarray:
-        """v(r), which falls with r, for r = 1 to R + 1: (R + 1,) int64 in units of 2^-32."""
-        ranks = np.arange(1, self.rungs + 2, dtype=np.float64)
+        """Return v(r) for r = 1 to R + 1, falling: (R + 1,) int64 in units of 2^-32."""
+        ranks = np.arange(1, self.kept + 2, dtype=np.float64)
         values = {"rank": -ranks, "log2": -np.log2(ranks), "reciprocal": 1 / ranks}[self.value]
         return np.rint(values * _FIXED).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RankedSample:
-    """What comes of ranking a sample."""
+    """The ranking of a sample."""
 
     ranker: Ranker
     scores: np.ndarray
     """(n,) float64, in the order of S; under ``max`` the best rank, negated, whatever v is."""
     coverage: float
-    """The share of the documents that are on some ladder."""
+    """The share of the documents in the top R of some example."""
 
 
 def rank_sample(
     examples: np.ndarray,
     documents: np.ndarray,
     *,
-    rungs: int,
+    top_r: int,
     coverage: float,
     aggregate: str,
     value: str,
     spread: ParallelMap,
 ) -> RankedSample:
-    """Let every example rank a sample of documents.
+    """Rank a sample of documents by every example.
 
     Args:
         examples: (e, d) int16, on the lattice.
         documents: (n, d) int16, on the lattice.
-        rungs: R at first; doubled until ``coverage`` is reached.
-        coverage: The least share of the documents that is to be on some ladder.
+        top_r: R at first; doubled until ``coverage`` is reached.
+        coverage: The least share of the documents in the top R of some example.
         aggregate: As in :class:`Ranker`.
         value: As in :class:`Ranker`.
-        spread: Blocks of documents are ranked side by side.
+        spread: Ranks blocks of documents in parallel.
     """
     blocks = [documents[at : at + _DOCUMENTS] for at in range(0, len(documents), _DOCUMENTS)]
 
     def scores_by(ranker: Ranker) -> np.ndarray:
         return np.concatenate(list(spread(rank_scores, blocks, ranker)))
 
-    rungs = min(rungs, len(documents))
+    top_r = min(top_r, len(documents))
     while True:
-        tops = functools.reduce(merge_ladders, spread(_climb, blocks, (examples, rungs)))
-        ranker = Ranker(examples=examples, ladders=tops)
+        tops = functools.reduce(merge_highest, spread(_search_highest, blocks, (examples, top_r)))
+        ranker = Ranker(examples=examples, top_r=tops)
         scores = scores_by(ranker)
-        covered = float((scores >= -rungs).mean())
-        if covered >= coverage or rungs == len(documents):
+        covered = float((scores >= -top_r).mean())
+        if covered >= coverage or top_r == len(documents):
             break
-        rungs = min(2 * rungs, len(documents))
+        top_r = min(2 * top_r, len(documents))
     ranker = replace(ranker, aggregate=aggregate, value=value)
     if aggregate == "mean":
         scores = scores_by(ranker)
@@ -110,9 +110,9 @@ def rank_sample(
 
 
 def rank_scores(documents: np.ndarray, ranker: Ranker) -> np.ndarray:
-    """S_j = max_i v(r_ij) or mean_i v(r_ij): (n, d) int16 on the lattice to (n,) float64."""
+    """Compute S_j = max_i or mean_i of v(r_ij): (n, d) int16 on the lattice to (n,) float64."""
     columns = documents.astype(np.float32).T
-    # A text without a token is near to nothing, not a right angle away from everything.
+    # A text without a token is similar to nothing; its similarities are not 0.
     nowhere = ~documents.any(axis=1)
     values = ranker.values
     best = np.full(len(documents), len(values), np.int64)
@@ -122,76 +122,76 @@ def rank_scores(documents: np.ndarray, ranker: Ranker) -> np.ndarray:
         similarities = ranker.examples[block].astype(np.float32) @ columns
         similarities[:, nowhere] = -np.inf
         if ranker.aggregate == "max":
-            _lower(best, similarities, ranker.ladders[block])
+            _lower(best, similarities, ranker.top_r[block])
         else:
-            _add(total, similarities, ranker.ladders[block], values)
+            _add(total, similarities, ranker.top_r[block], values)
     if ranker.aggregate == "max":
         return values[best - 1] / _FIXED
     return total / _FIXED / len(ranker.examples)
 
 
 @numba.njit(cache=True, nogil=True)
-def _lower(best: np.ndarray, similarities: np.ndarray, ladder: np.ndarray) -> None:
+def _lower(best: np.ndarray, similarities: np.ndarray, top_r: np.ndarray) -> None:
     """Lower ``best`` (n,) int64 to each document's best rank among these examples.
 
-    Most similarities are told by one rung that they are no better.
+    Most similarities need one comparison to be found no better.
     """
     for example in range(similarities.shape[0]):
         for document in range(similarities.shape[1]):
             similarity = similarities[example, document]
-            # Better than the best so far, if no more than best - 2 rungs are above.
-            while best[document] > 1 and not ladder[example, best[document] - 2] > similarity:
+            # Better than the best so far, if at most best - 2 kept similarities are above.
+            while best[document] > 1 and not top_r[example, best[document] - 2] > similarity:
                 best[document] -= 1
 
 
 @numba.njit(cache=True, nogil=True)
 def _add(
-    total: np.ndarray, similarities: np.ndarray, ladder: np.ndarray, values: np.ndarray
+    total: np.ndarray, similarities: np.ndarray, top_r: np.ndarray, values: np.ndarray
 ) -> None:
     """Add v(rank) under each of these examples to ``total`` (n,) int64."""
     for example in range(similarities.shape[0]):
         for document in range(similarities.shape[1]):
-            low, high = 0, ladder.shape[1]
+            low, high = 0, top_r.shape[1]
             while low < high:
                 middle = (low + high) // 2
-                if ladder[example, middle] > similarities[example, document]:
+                if top_r[example, middle] > similarities[example, document]:
                     low = middle + 1
                 else:
                     high = middle
             total[document] += values[low]
 
 
-# Ladders
+# The top R
 
 
-def ladders(similarities: np.ndarray, rungs: int) -> np.ndarray:
-    """The highest similarities of each example, descending; -inf where documents run out.
+def highest(similarities: np.ndarray, count: int) -> np.ndarray:
+    """Return the highest similarities of each example, descending; -inf where documents run out.
 
     Args:
         similarities: (e, n) float32.
-        rungs: R.
+        count: R.
 
     Returns:
         (e, R) float32.
     """
-    top = np.sort(similarities, axis=1)[:, ::-1][:, :rungs]
-    short = rungs - top.shape[1]
+    top = np.sort(similarities, axis=1)[:, ::-1][:, :count]
+    short = count - top.shape[1]
     return np.pad(top, [(0, 0), (0, short)], constant_values=-np.inf)
 
 
-def merge_ladders(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The ladders over two sets of documents, from those over each: (e, R) float32."""
-    return ladders(np.concatenate([first, second], axis=1), first.shape[1])
+def merge_highest(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Merge the top R over two sets of documents: (e, R) float32."""
+    return highest(np.concatenate([first, second], axis=1), first.shape[1])
 
 
-def _climb(documents: np.ndarray, shared: tuple[np.ndarray, int]) -> np.ndarray:
-    """The ladders of examples over one block: (e, R) float32, as :func:`ladders`."""
+def _search_highest(documents: np.ndarray, shared: tuple[np.ndarray, int]) -> np.ndarray:
+    """Search the top R of examples in one block: (e, R) float32, as :func:`highest`."""
     import faiss
 
-    examples, rungs = shared
+    examples, count = shared
     documents = documents[documents.any(axis=1)].astype(np.float32)
-    top = np.full((len(examples), rungs), -np.inf, np.float32)
-    kept = min(rungs, len(documents))
+    top = np.full((len(examples), count), -np.inf, np.float32)
+    kept = min(count, len(documents))
     if kept:
         metric = faiss.METRIC_INNER_PRODUCT
         top[:, :kept], _ = faiss.knn(examples.astype(np.float32), documents, kept, metric=metric)

@@ -1,4 +1,4 @@
-"""Ranking: golden ranks, and ladders against a full sort whatever the blocks."""
+"""Ranking: golden ranks, and the top R against a full sort for any blocks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels import ranking
 from penstock.selectors.kernels.ranking import (
     Ranker,
-    ladders,
-    merge_ladders,
+    highest,
+    merge_highest,
     rank_sample,
     rank_scores,
 )
@@ -31,12 +31,10 @@ similarities = arrays.arrays(
 )
 
 
-def scores_of(matrix: np.ndarray, aggregate: str, value: str, rungs: int = 99) -> np.ndarray:
-    """Of documents along the axes, to which an example's coordinates are its similarities."""
-    rungs = min(rungs, matrix.shape[1])
-    ranker = Ranker(
-        examples=matrix, ladders=ladders(matrix, rungs), aggregate=aggregate, value=value
-    )
+def scores_of(matrix: np.ndarray, aggregate: str, value: str, count: int = 99) -> np.ndarray:
+    """Score documents along the axes, whose similarities are an example's coordinates."""
+    count = min(count, matrix.shape[1])
+    ranker = Ranker(examples=matrix, top_r=highest(matrix, count), aggregate=aggregate, value=value)
     return rank_scores(np.eye(matrix.shape[1]), ranker)
 
 
@@ -55,13 +53,13 @@ def test_golden_best_ranks_and_mean_log_scores() -> None:
 
 
 @given(similarities, st.integers(1, 12), st.sampled_from(["rank", "log2", "reciprocal"]))
-def test_ladders_agree_with_a_full_sort(matrix: np.ndarray, rungs: int, value: str) -> None:
-    rungs = min(rungs, matrix.shape[1])
-    ranks = np.minimum(ranks_by_full_sort(matrix), rungs + 1)
+def test_the_top_r_agree_with_a_full_sort(matrix: np.ndarray, count: int, value: str) -> None:
+    count = min(count, matrix.shape[1])
+    ranks = np.minimum(ranks_by_full_sort(matrix), count + 1)
     worth = {"rank": -ranks, "log2": -np.log2(ranks), "reciprocal": 1 / ranks}[value]
-    np.testing.assert_allclose(scores_of(matrix, "max", value, rungs), worth.max(axis=0), atol=1e-9)
+    np.testing.assert_allclose(scores_of(matrix, "max", value, count), worth.max(axis=0), atol=1e-9)
     np.testing.assert_allclose(
-        scores_of(matrix, "mean", value, rungs), worth.mean(axis=0), atol=1e-9
+        scores_of(matrix, "mean", value, count), worth.mean(axis=0), atol=1e-9
     )
 
 
@@ -92,11 +90,11 @@ def test_only_ranks_count(matrix: np.ndarray, aggregate: str) -> None:
 
 
 @given(similarities, st.integers(0, 12), st.integers(1, 12))
-def test_ladders_of_parts_merge_into_that_of_the_whole(
-    matrix: np.ndarray, at: int, rungs: int
+def test_the_top_r_of_parts_merge_into_that_of_the_whole(
+    matrix: np.ndarray, at: int, count: int
 ) -> None:
-    merged = merge_ladders(ladders(matrix[:, :at], rungs), ladders(matrix[:, at:], rungs))
-    np.testing.assert_array_equal(merged, ladders(matrix, rungs))
+    merged = merge_highest(highest(matrix[:, :at], count), highest(matrix[:, at:], count))
+    np.testing.assert_array_equal(merged, highest(matrix, count))
 
 
 @pytest.mark.parametrize("block", [700, 256, 33])
@@ -108,7 +106,7 @@ def test_a_sample_in_blocks_is_ranked_as_by_the_whole_product(
     vectors = random.normal(size=(700, 24)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[[5, 300, 301]] = vectors[7]  # ties, also across blocks
-    vectors[11] = 0  # a text without a token is on no ladder
+    vectors[11] = 0  # a text without a token is in no top R
     documents = on_lattice(vectors)
     examples = documents[:10]
     product = examples.astype(np.float32) @ documents.astype(np.float32).T
@@ -117,17 +115,17 @@ def test_a_sample_in_blocks_is_ranked_as_by_the_whole_product(
     ranked = rank_sample(
         examples,
         documents,
-        rungs=5,
+        top_r=5,
         coverage=0.2,
         aggregate=aggregate,
         value="reciprocal",
         spread=serial_map,
     )
     ranks = ranks_by_full_sort(product)
-    covered = {rungs: np.mean(ranks.min(axis=0) <= rungs) for rungs in (5, 10, 20)}
-    assert covered[10] < 0.2 <= covered[20]  # so the rungs were doubled twice
-    assert (ranked.ranker.rungs, ranked.coverage) == (20, covered[20])
-    np.testing.assert_array_equal(ranked.ranker.ladders, ladders(product, 20))
+    covered = {count: np.mean(ranks.min(axis=0) <= count) for count in (5, 10, 20)}
+    assert covered[10] < 0.2 <= covered[20]  # so R was doubled twice
+    assert (ranked.ranker.kept, ranked.coverage) == (20, covered[20])
+    np.testing.assert_array_equal(ranked.ranker.top_r, highest(product, 20))
     kept = np.minimum(ranks, 21)
     expected = -kept.min(axis=0) if aggregate == "max" else (1 / kept).mean(axis=0)
     np.testing.assert_allclose(ranked.scores, expected, atol=1e-9)
