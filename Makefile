@@ -1,14 +1,15 @@
 # make demo   set up, then the main job on text found on this machine
+# make quick  set up, then the tests that start neither Ray nor DeepSpeed and kill nothing
 # make test   set up, then all tests
 # make check  formatting, lint and types
-# make faults kill, cut off and fill up: every fault at every stage, some thirty minutes
+# make faults whole campaigns of kills, disconnected hosts and full disks, about thirty minutes
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install demo test faults check bench clean
+.PHONY: install demo quick test faults check bench clean
 
 install: $(READY)
 
@@ -23,6 +24,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/penstock demo
+
+quick: install
+	$(BIN)/python -m pytest -m "not ray and not deepspeed and not faults and not slow"
 
 test: install
 	$(BIN)/python -m pytest

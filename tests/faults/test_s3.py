@@ -21,6 +21,9 @@ from tests.s3 import BUCKET, Trouble, environment, troubled
 UNIT_BYTES = 60_000
 """Bytes of a unit: few units, because requests are slow: 690 of them for 6 units."""
 
+INPUTS = ("a.jsonl", "d.jsonl.zst", "e.parquet")
+"""Files of the project that are used, for the same reason."""
+
 
 @pytest.fixture
 def project(s3: str, tmp_path: Path) -> Iterator[Project]:
@@ -28,8 +31,8 @@ def project(s3: str, tmp_path: Path) -> Iterator[Project]:
     project = make_project(tmp_path)
     root = f"{BUCKET}/{tmp_path.name}"
     store = S3FileSystem()
-    for name in (*project.inputs, project.target):
-        store.put_file(str(tmp_path / name), f"{root}/{'pool/' * (name in project.inputs)}{name}")
+    for name in (*INPUTS, project.target):
+        store.put_file(str(tmp_path / name), f"{root}/{'pool/' * (name in INPUTS)}{name}")
         (tmp_path / name).unlink()
     with environment(PENSTOCK_CACHE=str(tmp_path / "cache")):
         yield replace(
@@ -48,7 +51,7 @@ def ended(project: Project, *arguments: str) -> Done:
 
 def test_the_whole_job_and_its_reports(project: Project) -> None:
     done = project.curate("--runner", "local", "--workers", "2")
-    assert done.digest == digest(UNIT_BYTES)
+    assert done.digest == digest(UNIT_BYTES, INPUTS)
     assert done.summary["shards"].startswith(f"{project.work}/shards/")
     assert not (project.directory / "s3:").exists() and not project.work_directory.exists()
     recipe = str(project.directory / "recipe.yaml")
@@ -69,8 +72,8 @@ def test_a_store_with_errors_and_delays(project: Project, s3: str, runner: str) 
     trouble = Trouble(errors=0.15 if WHOLE else 0.05, slow=0.1, delay=0.1, seed=11)
     with troubled(s3, trouble):
         done = project.curate("--runner", runner, "--workers", "2")
-    assert done.digest == digest(UNIT_BYTES), done.stderr
-    assert trouble.failed > 20 and trouble.delayed > 30
+    assert done.digest == digest(UNIT_BYTES, INPUTS), done.stderr
+    assert trouble.failed > 10 and trouble.delayed > 20
     print(f"{trouble.requests} requests, {trouble.failed} failed, {trouble.delayed} delayed")
 
 
@@ -81,11 +84,11 @@ def test_a_killed_run_goes_on(project: Project) -> None:
         run.until(lambda: run.stderr.count("scored") >= 5)
         run.kill()
     done = project.curate("--workers", "2")
-    assert done.digest == digest(16_000)
+    assert done.digest == digest(16_000, INPUTS)
     cut = Artefact.open(as_path(done.summary["cut"]))
     assert not all(record.facts["documents"] for record in cut.files), "no empty unit"
     calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
-    assert len(calls) > 10
+    assert len(calls) > 6
     assert calls.total() - len(calls) <= 4
 
 

@@ -178,8 +178,9 @@ def make_project(directory: Path, count: int = 900) -> Project:
 
 
 @functools.cache
-def digest(unit_bytes: int = Project.unit_bytes) -> str:
+def digest(unit_bytes: int = Project.unit_bytes, inputs: Sequence[str] | None = None) -> str:
     """Return the digest of the project's shards, made by one undisturbed process."""
     with tempfile.TemporaryDirectory() as directory:
         project = replace(make_project(Path(directory)), unit_bytes=unit_bytes)
+        project = replace(project, inputs=inputs or project.inputs)
         return project.curate("--workers", "1").digest
