@@ -22,7 +22,7 @@ from tests.harness import WHOLE
 from tests.harness.campaign import ALONE, POOL, Call, Inside, Way
 from tests.harness.committed import check_committed, digests, strays
 from tests.harness.curation import Curations, Ended
-from tests.harness.rich_project import make_project
+from tests.harness.project import make_project
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -37,10 +37,14 @@ def curations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curations]:
     made.close()
 
 
+def small_project(directory: Path) -> Path:
+    return make_project(directory, count=150, tokens=5_000, length=True).recipe
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, curations: Curations) -> Path:
     """Return the recipe of a curated project; only to be copied."""
-    recipe = make_project(tmp_path_factory.mktemp("finished"))
+    recipe = small_project(tmp_path_factory.mktemp("finished"))
     assert curations.run(recipe).status == 0
     return recipe
 
@@ -55,7 +59,7 @@ def recipe(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
     """Return the recipe of a project without artefacts."""
-    return make_project(tmp_path / "project")
+    return small_project(tmp_path / "project")
 
 
 @pytest.fixture
@@ -83,11 +87,11 @@ def mounted(fresh: Path) -> Iterator[Callable[[str], None]]:
 
 def failure_of(ended: Ended) -> str:
     """Return the message of a run that failed."""
-    assert ended.status == 1, ended.err
-    assert "Traceback" not in ended.err
-    assert not ended.out
+    assert ended.status == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not ended.stdout
     assert ended.lingering == 0
-    (line,) = [line for line in ended.err.splitlines() if line.startswith("penstock: ")]
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("penstock: ")]
     return line.removeprefix("penstock: ")
 
 

@@ -35,7 +35,7 @@ from tests.harness.campaign import (
 )
 from tests.harness.committed import check_committed, digests, redone, strays, tokens_of
 from tests.harness.curation import Curations, Ended
-from tests.harness.rich_project import make_project
+from tests.harness.project import make_project
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -99,7 +99,9 @@ class Campaign:
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     directory = tmp_path_factory.mktemp("kills")
-    made = Campaign(Curations(directory), make_project(directory))
+    made = Campaign(
+        Curations(directory), make_project(directory, 150, tokens=5_000, length=True).recipe
+    )
     yield made
     made.curations.close()
 
@@ -114,16 +116,16 @@ def test_after_kills_a_run_goes_on_to_the_same_end(campaign: Campaign, seed: int
         print(f"seed {seed}, {way.runner} {way.workers}: {', '.join(map(str, planned))}")
         before = check_committed(campaign.work)
         ended = campaign.run(way, kills)
-        print(f"  -> status {ended.status}, {len(ended.struck)} struck\n{ended.err}")
+        print(f"  -> status {ended.status}, {len(ended.struck)} struck\n{ended.stderr}")
         campaign.planned += len(planned)
         campaign.struck += ended.struck
-        assert "Traceback" not in ended.err
+        assert "Traceback" not in ended.stderr
         assert ended.lingering == 0, "workers outlive their driver"
         if any(item["role"] == "driver" for item in ended.struck):
             assert ended.status == -9
         elif ended.status:  # all three kills hit the same item, so the run gives up on it alone
             assert ended.status == 1 and len(ended.struck) == 3
-            assert "its worker was killed by SIGKILL, 3 times" in ended.err
+            assert "its worker was killed by SIGKILL, 3 times" in ended.stderr
         check_committed(campaign.work)
         assert not redone(before)
         if ended.status == 0:
@@ -146,14 +148,14 @@ def test_after_kills_a_run_goes_on_to_the_same_end(campaign: Campaign, seed: int
 
 EVERYWHERE = {
     ("data", "write", "half"),
-    ("data", "rename", "after"),  # between the file and its record
+    ("data", "replace", "after"),  # between the file and its record
     ("record", "link", "before"),
     ("record", "link", "after"),  # between the record and the manifest
     ("manifest", "write", "half"),
     ("manifest", "link", "before"),
     ("manifest", "link", "after"),
     ("scratch", "write", "half"),
-    ("scratch", "remove", "before"),
+    ("scratch", "unlink", "before"),
 }
 
 

@@ -59,11 +59,9 @@ def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
     for in_flight, backwards in cases:
         inputs = project.inputs[:: -1 if backwards else 1]
         case = replace(project, work=f"work-{in_flight}-{backwards}", inputs=inputs)
-        recipe = case.directory / f"{case.work}.yaml"
-        recipe.write_text(case.recipe)
         runner = (RayRunner if kind == "ray" else LocalRunner)(workers, in_flight=in_flight)
         assert runner.slots == workers
-        curated = curate.curate(load_recipe(recipe), runner)
+        curated = curate.curate(load_recipe(case.recipe), runner)
         runner.close()
         digests.append(curated.shards.digest)
     print("\n" + json.dumps(digests))

@@ -40,6 +40,7 @@ def project(s3: str, tmp_path: Path) -> Iterator[Project]:
             inputs=[f"s3://{root}/pool/*.jsonl*", f"s3://{root}/pool/e.parquet"],
             target=f"s3://{root}/{project.target}",
             work=f"s3://{root}/work",
+            by_line=False,
             unit_bytes=UNIT_BYTES,
         )
 
@@ -51,7 +52,7 @@ def ended(project: Project, *arguments: str) -> Done:
 
 def test_the_whole_job_and_its_reports(project: Project) -> None:
     done = project.curate("--runner", "local", "--workers", "2")
-    assert done.digest == digest(UNIT_BYTES, INPUTS)
+    assert done.digest == digest(UNIT_BYTES, INPUTS, by_line=False)
     assert done.summary["shards"].startswith(f"{project.work}/shards/")
     assert not (project.directory / "s3:").exists() and not project.work_directory.exists()
     recipe = str(project.directory / "recipe.yaml")
@@ -72,7 +73,7 @@ def test_a_store_with_errors_and_delays(project: Project, s3: str, runner: str) 
     trouble = Trouble(errors=0.15 if WHOLE else 0.05, slow=0.1, delay=0.1, seed=11)
     with troubled(s3, trouble):
         done = project.curate("--runner", runner, "--workers", "2")
-    assert done.digest == digest(UNIT_BYTES, INPUTS), done.stderr
+    assert done.digest == digest(UNIT_BYTES, INPUTS, by_line=False), done.stderr
     assert trouble.failed > 10 and trouble.delayed > 20
     print(f"{trouble.requests} requests, {trouble.failed} failed, {trouble.delayed} delayed")
 
@@ -84,7 +85,7 @@ def test_a_killed_run_goes_on(project: Project) -> None:
         run.until(lambda: run.stderr.count("scored") >= 5)
         run.kill()
     done = project.curate("--workers", "2")
-    assert done.digest == digest(16_000, INPUTS)
+    assert done.digest == digest(16_000, INPUTS, by_line=False)
     cut = Artefact.open(as_path(done.summary["cut"]))
     assert not all(record.facts["documents"] for record in cut.files), "no empty unit"
     calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")

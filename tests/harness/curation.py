@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ import psutil
 
 from tests.harness import ROOT
 from tests.harness.campaign import ALONE, RAY, Call, Inside, Outside, Way
+from tests.harness.commands import Done
 from tests.harness.forks import ForkServer
 from tests.harness.points import DIRECTORY, Plan
-from tests.harness.rich_project import UNIT_BYTES
+
+UNIT_BYTES = 5_000
 
 SITE = Path(__file__).resolve().parent / "site"
 
@@ -52,24 +53,14 @@ def run(order: dict[str, Any], rank: int) -> int:
     return 0
 
 
-@dataclass(slots=True, kw_only=True)
-class Ended:
+@dataclass(frozen=True, kw_only=True)
+class Ended(Done):
     """What a run left."""
 
-    status: int
-    """Negative: the signal that ended it."""
-    out: str
-    err: str
-    struck: list[dict[str, Any]] = field(default_factory=list)
+    struck: list[dict[str, Any]]
     """Kills that were carried out."""
-    lingering: int = 0
+    lingering: int
     """Its processes that were still there five seconds after the driver."""
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The JSON of a run that succeeded."""
-        assert self.status == 0, f"status {self.status}: {self.err[-3000:]}"
-        return dict(json.loads(self.out.splitlines()[-1]))
 
 
 class Curations:
@@ -124,8 +115,8 @@ class Curations:
         lingering = _outlived(pid)
         return Ended(
             status=status,
-            out=self._forks.output("out"),
-            err=self._forks.output("err"),
+            stdout=self._forks.output("out"),
+            stderr=self._forks.output("err"),
             struck=struck or self._plan.struck,
             lingering=lingering,
         )

@@ -1,4 +1,4 @@
-"""A small project with a scorer that keeps a diary, and ``penstock`` commands run on it."""
+"""A small project with every feature of a recipe for text, and ``penstock`` commands on it."""
 
 from __future__ import annotations
 
@@ -22,32 +22,44 @@ from tests.harness import ROOT
 from tests.harness.commands import Done, Running
 from tests.pools import documents, write_jsonl
 
-SCORER = '''\
-"""Compute the share of a document's words that the target has; log calls to a file ``diary``."""
-
+SCORERS = '''\
 import json
 import os
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).parent
+PARTS = 4
+
+
+def words(part, texts):
+    return Counter(word for text in texts[part::PARTS] for word in text.split())
 
 
 class Near:
-    summary = "share of words that the target has"
-    paper = "none"
-    version = 1
+    """Compute how common words are in the target, less in the pool; fit in parallel.
+
+    Calls are logged to a file ``diary``, where there is one.
+    """
+
+    summary, paper, version = "words of the target", "none", 1
 
     def identity(self):
         return {}
 
     def fit(self, fitting):
-        words = {word for target in fitting.target for word in target.text.split()}
-        self.words = sorted(words)
-        return {"words": len(words), "sample": fitting.sample(100).num_rows}
+        texts = fitting.sample(100).column("text").to_pylist()
+        counts = Counter()
+        for part in fitting.spread(words, range(PARTS), texts):
+            counts.subtract(part)
+        for target in fitting.target:
+            counts.update({word: 40 for word in target.text.split()})
+        self.weights = dict(sorted(counts.items()))
+        return {"words": len(counts)}
 
     def score(self, documents):
         call = {"first": documents.column("id")[0].as_py(), "pid": os.getpid()}
@@ -55,17 +67,18 @@ class Near:
         log(call, "begin")
         if (HERE / "slow").exists():
             time.sleep(float((HERE / "slow").read_text()))
-        known = set(self.words)
-        texts = [text.split() for text in documents.column("text").to_pylist()]
+        texts = documents.column("text").to_pylist()
+        found = [[self.weights.get(word, 0) for word in text.split()] for text in texts]
         log(call, "end")
-        shares = [sum(word in known for word in words) / len(words) for words in texts]
-        return np.array(shares, np.float32)
+        return np.array([np.mean(numbers or [0]) for numbers in found], np.float32)
 
     def save(self, directory):
-        (directory / "words.json").write_text(json.dumps(self.words))
+        (directory / "words.json").write_text(json.dumps(list(self.weights)))
+        np.save(directory / "weights.npy", np.array(list(self.weights.values())))
 
     def load(self, directory):
-        self.words = json.loads((directory / "words.json").read_text())
+        names = json.loads((directory / "words.json").read_text())
+        self.weights = dict(zip(names, np.load(directory / "weights.npy").tolist()))
 
 
 def log(call, event):
@@ -73,44 +86,63 @@ def log(call, event):
         line = json.dumps({**call, "event": event, "at": time.time()}) + "\\n"
         with open(HERE / "diary", "ab", 0) as diary:
             diary.write(line.encode())
+
+
+def length(texts):
+    return [float(len(text)) if len(text) > 40 else float("nan") for text in texts]
 '''
+
+INPUTS = ("a.jsonl", "b.jsonl", "c.jsonl.gz", "d.jsonl.zst", "e.parquet")
 
 
 @dataclass(frozen=True)
 class Project:
-    """Files of several kinds with repeats, records that cannot be read, and a fitted scorer."""
+    """Files of several kinds with repeats, records that cannot be read, and two scorers."""
 
     directory: Path
     work: str = "work"
     unit_bytes: int = 6_000
-    inputs: Sequence[str] = ()
+    tokens: int = 20_000
+    inputs: Sequence[str] = INPUTS
     target: str = "target.jsonl"
+    by_line: bool = True
+    """A file of one document a line is an input too."""
+    length: bool = False
+    """A second column, by a function, is a part of the ranking."""
 
     @property
     def work_directory(self) -> Path:
         return self.directory / self.work
 
     @property
-    def recipe(self) -> str:
-        return json.dumps(  # YAML too
-            {
-                "seed": 5,
-                "work": self.work,
-                "corpus": [{"path": path} for path in self.inputs],
-                "select": {"near": {"use": "scorer:Near", "target": [self.target]}},
-                "budget": {"tokens": 20_000, "rank": {"near": 0.8, "random": 0.2}},
-                "tokenizer": {"train": {"vocab_size": 384}},
-                "shards": {"sequence_length": 32},
-            }
-        )
+    def recipe(self) -> Path:
+        """The recipe's file, as JSON, which is YAML too."""
+        corpus: list[dict[str, str]] = [{"path": path} for path in self.inputs]
+        near = {"use": "penstock_faults_scorers:Near", "target": [self.target]}
+        length = {"use": "penstock_faults_scorers:length"}
+        plain = {
+            "seed": 5,
+            "work": self.work,
+            "corpus": corpus + [{"path": "lines.txt", "per": "line"}] * self.by_line,
+            "clean": {"max_document_bytes": 4_000},
+            "select": {"near": near, **({"length": length} if self.length else {})},
+            "budget": {
+                "tokens": self.tokens,
+                "rank": {"near": 0.7, ("length" if self.length else "random"): 0.3},
+                "shares": {"wiki": 0.25},
+            },
+            "tokenizer": {"train": {"vocab_size": 384, "sample_bytes": 20_000}},
+            "shards": {"sequence_length": 32, "tokens_per_shard": 1_000},
+        }
+        path = self.directory / "recipe.yaml"
+        path.write_text(json.dumps(plain))
+        return path
 
     def start(
         self, *arguments: str, on: Callable[[list[str]], list[str]] = list, **environment: str
     ) -> Running:
         """Start ``penstock curate`` with options; ``on`` maps its command to another one."""
-        recipe = self.directory / "recipe.yaml"
-        recipe.write_text(self.recipe)
-        return self.command("curate", str(recipe), "--json", *arguments, on=on, **environment)
+        return self.command("curate", str(self.recipe), "--json", *arguments, on=on, **environment)
 
     def curate(self, *arguments: str, **environment: str) -> Done:
         """Run ``penstock curate`` to its end."""
@@ -151,13 +183,16 @@ class Project:
         return [path for path in self.work_directory.glob(f"{stage}/*/records/*.json")]
 
 
-def make_project(directory: Path, count: int = 900) -> Project:
-    """Write a project of about ``count`` documents, 250 bytes each."""
+def make_project(directory: Path, count: int = 900, **settings: Any) -> Project:
+    """Write a project of about ``count`` documents, 250 bytes each, with settings of the recipe."""
     directory.mkdir(parents=True, exist_ok=True)
     rows = documents(count, longest=60)
     share = count // 6
     bad = [{"id": "bad", "text": 3}, {"id": "lone", "text": "\ud800"}, {"id": "e", "text": " "}]
-    write_jsonl(directory / "a.jsonl", rows[: 2 * share])
+    long = {"id": "long", "text": "water " * 1_000, "source": "web"}
+    write_jsonl(directory / "a.jsonl", [*rows[: 2 * share], long])
+    with open(directory / "a.jsonl", "a") as file:
+        file.write('{"id": "torn", "text": "wat\n\ufeffno json\n')
     write_jsonl(directory / "b.jsonl", [*rows[2 * share : 3 * share], *bad, *rows[: share // 3]])
     plain = "".join(json.dumps(row) + "\n" for row in rows[3 * share : 4 * share]).encode()
     (directory / "c.jsonl.gz").write_bytes(gzip.compress(plain, mtime=0))
@@ -170,17 +205,22 @@ def make_project(directory: Path, count: int = 900) -> Project:
     pq.write_table(
         pa.Table.from_pylist(rows[5 * share :]), directory / "e.parquet", row_group_size=40
     )
+    texts = [row["text"] for row in documents(20, seed=4, longest=20)]
+    (directory / "lines.txt").write_text("\n".join(texts), encoding="utf-8")
     target = [{"text": rows[index]["text"]} for index in range(0, count, count // 7)]
     write_jsonl(directory / "target.jsonl", target)
-    (directory / "scorer.py").write_text(SCORER)
-    names = ("a.jsonl", "b.jsonl", "c.jsonl.gz", "d.jsonl.zst", "e.parquet")
-    return Project(directory, inputs=names)
+    (directory / "penstock_faults_scorers.py").write_text(SCORERS)
+    return Project(directory, **settings)
 
 
 @functools.cache
-def digest(unit_bytes: int = Project.unit_bytes, inputs: Sequence[str] | None = None) -> str:
+def digest(
+    unit_bytes: int = Project.unit_bytes,
+    inputs: Sequence[str] = INPUTS,
+    by_line: bool = True,
+) -> str:
     """Return the digest of the project's shards, made by one undisturbed process."""
     with tempfile.TemporaryDirectory() as directory:
-        project = replace(make_project(Path(directory)), unit_bytes=unit_bytes)
-        project = replace(project, inputs=inputs or project.inputs)
+        project = make_project(Path(directory))
+        project = replace(project, unit_bytes=unit_bytes, inputs=inputs, by_line=by_line)
         return project.curate("--workers", "1").digest
