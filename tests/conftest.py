@@ -37,13 +37,13 @@ MARKS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests; skip ``slow`` ones unless all faults are wanted."""
+    """Mark tests; skip those of whole campaigns unless PENSTOCK_FAULTS=all."""
     for item in items:
         path = item.path.relative_to(ROOT)
         names = {*getattr(item, "fixturenames", ()), *map(str, [path, *path.parents])}
         for mark in {mark for name in names & MARKS.keys() for mark in MARKS[name]}:
             item.add_marker(mark)
-        if not WHOLE and item.get_closest_marker("slow"):
+        if not WHOLE and item.get_closest_marker("whole"):
             item.add_marker(pytest.mark.skip(reason="only with PENSTOCK_FAULTS=all"))
 
 

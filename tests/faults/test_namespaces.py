@@ -69,7 +69,7 @@ def scoring(project: Project, host: str) -> set[str]:
     return at
 
 
-@pytest.mark.parametrize("back", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("back", [False, pytest.param(True, marks=pytest.mark.whole)])
 def test_a_host_that_is_disconnected_in_the_middle(
     tmp_path: Path, cluster: Network, back: bool
 ) -> None:

@@ -107,7 +107,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_is_replaced(project: Project)
         assert third.wait().digest == digest()
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_an_interrupted_run_reports_it_and_continues(project: Project) -> None:
     project.keep_a_diary(slow=0.05)
     with running(started(project)) as first:

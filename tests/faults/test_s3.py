@@ -67,7 +67,7 @@ def test_the_whole_job_and_its_reports(project: Project) -> None:
     assert done.digest in S3FileSystem().read_text(page)
 
 
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.whole)])
 def test_a_store_with_errors_and_delays(project: Project, s3: str, runner: str) -> None:
     # A failed request is sent again after about a second, and most requests wait for another.
     trouble = Trouble(errors=0.15 if WHOLE else 0.05, slow=0.1, delay=0.1, seed=11)
@@ -138,7 +138,7 @@ def test_errors_of_a_store_name_the_key_and_the_path(
     assert "Traceback" not in done.stderr and not done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_a_store_that_cannot_be_reached(project: Project) -> None:
     with running(project.start("--workers", "1", AWS_ENDPOINT_URL="http://127.0.0.1:9")) as run:
         done = run.wait(200)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness.training import Run, Trainings
 
-SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
+WHOLE_ONLY = functools.partial(pytest.param, marks=pytest.mark.whole)
 
 STEPS = 19
 """Four epochs of 37 sequences; checkpoints after 8 and 16 steps."""
@@ -40,7 +40,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("stage", [SLOW(0), 1, SLOW(2), 3])
+@pytest.mark.parametrize("stage", [WHOLE_ONLY(0), 1, WHOLE_ONLY(2), 3])
 def test_fewer_or_more_workers_go_on(
     trainings: Trainings,
     undisturbed: Callable[[int], Run],

@@ -129,7 +129,7 @@ def test_a_run_is_killed_while_it_goes_on(
     kill_and_go_on(trainings, run, undisturbed, kills)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.timeout(3600)
 def test_every_point_is_survived(
     trainings: Trainings,

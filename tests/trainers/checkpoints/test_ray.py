@@ -108,9 +108,9 @@ def worker(run: Running) -> None:
 
 CASES = [
     (everything, 2),
-    pytest.param(everything, 1, marks=pytest.mark.slow),
-    pytest.param(driver, 2, marks=pytest.mark.slow),
-    pytest.param(worker, 2, marks=pytest.mark.slow),
+    pytest.param(everything, 1, marks=pytest.mark.whole),
+    pytest.param(driver, 2, marks=pytest.mark.whole),
+    pytest.param(worker, 2, marks=pytest.mark.whole),
 ]
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from tests.harness.training import Run, Trainings
 
-SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
+WHOLE_ONLY = functools.partial(pytest.param, marks=pytest.mark.whole)
 
-AWKWARD = [(1, 1), SLOW(33, 3), (257, 16), SLOW(1000, 2), (37 * 32 + 7, 5)]
+AWKWARD = [(1, 1), WHOLE_ONLY(33, 3), (257, 16), WHOLE_ONLY(1000, 2), (37 * 32 + 7, 5)]
 """Tokens, and sequences of a micro-batch: nothing to predict, a token over, into a second epoch."""
 
 
