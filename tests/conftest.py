@@ -37,12 +37,18 @@ MARKS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests; skip those of whole campaigns unless PENSTOCK_FAULTS=all."""
+    """Mark tests; skip those of whole campaigns unless PENSTOCK_FAULTS=all.
+
+    With several processes (``pytest -n 2 --dist loadgroup``), one of them runs all tests of Ray,
+    and each file's tests stay together, so that they share fixtures.
+    """
     for item in items:
         path = item.path.relative_to(ROOT)
         names = {*getattr(item, "fixturenames", ()), *map(str, [path, *path.parents])}
         for mark in {mark for name in names & MARKS.keys() for mark in MARKS[name]}:
             item.add_marker(mark)
+        group = "ray" if item.get_closest_marker("ray") else str(path)
+        item.add_marker(pytest.mark.xdist_group(group))
         if not WHOLE and item.get_closest_marker("whole"):
             item.add_marker(pytest.mark.skip(reason="only with PENSTOCK_FAULTS=all"))
 
