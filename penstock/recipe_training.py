@@ -1,4 +1,4 @@
-"""What a recipe says of training: the model, the order and weight of the data, the optimiser."""
+"""The training section of a recipe: model, order and weight of the data, optimiser."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ __all__ = [
 ]
 
 REST = "rest"
-"""What ``train.mixture`` calls all sources together that have no share of their own."""
+"""The name in ``train.mixture`` of all sources that have no share of their own."""
 
 
 class ReweightSpec(BaseModel):
-    """A reweighter by name, and whatever parameters it declares itself."""
+    """A reweighter by name, with the parameters that it declares."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     use: str
     """A built-in or registered name, or ``package.module:function``."""
     sample: Literal["sequence", "document"] = "sequence"
-    """What has a loss and a weight: a packed sequence, or each document's span in one."""
+    """The unit that has a loss and a weight: a packed sequence, or each document's span in one."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The reweighter's own keywords."""
+        """Return the reweighter's own keywords."""
         return dict(self.model_extra or {})
 
 
@@ -63,7 +63,7 @@ class ModelShape(Model):
 
     @property
     def parameters(self) -> int:
-        """Weights without the embedding, rounding of the MLP's width left out."""
+        """Estimate the weights without embeddings; the MLP's width is not rounded."""
         return round(self.layers * self.width**2 * (4 + 3 * self.mlp_ratio))
 
     @model_validator(mode="after")
@@ -102,29 +102,29 @@ class MixturePhase(Model):
         return self
 
     def ends_at(self, budget: int) -> int:
-        """Tokens of ``budget`` after which the next phase begins; of the last, all."""
+        """Return the tokens of ``budget`` at which the phase ends; all for the last phase."""
         if self.until is None:
             return budget
         return int(self.until) if self.until >= 1 else round(self.until * budget)
 
 
 def _phases(value: Any) -> Any:
-    """Weights alone are one phase."""
+    """Make one phase of weights alone."""
     return [{"weights": value}] if isinstance(value, Mapping) else value
 
 
 class Uba(Model):
-    """Between cosine and a rate that holds on; see :func:`penstock.trainers.schedule.uba`."""
+    """A schedule between cosine and constant; see :func:`penstock.trainers.schedule.uba`."""
 
     phi: float = Field(default=0.5, gt=0)
-    """How early the rate falls; 2 is the cosine, less holds it high for longer."""
+    """How early the rate falls; 2 is the cosine, a smaller value keeps it high for longer."""
 
 
 class Wsd(Model):
     """Warm-up, a steady rate, and a straight fall at the end."""
 
     decay: Fraction = 0.2
-    """Share of the tokens, the last ones, over which the rate falls."""
+    """Share of the tokens, at the end, over which the rate falls."""
 
 
 class ScheduleOf(Model):
@@ -141,12 +141,12 @@ class ScheduleOf(Model):
 
 
 class Checkpoint(Model):
-    """How often a run saves what it can go on from: at whichever of the two is due first."""
+    """The interval between checkpoints: minutes or tokens, whichever is due first."""
 
     minutes: float | None = Field(default=15.0, gt=0)
     tokens: PositiveInt | None = None
     keep: PositiveInt = 2
-    """The newest ones; they become part of the run."""
+    """Number of the newest checkpoints that are kept and become part of the run."""
 
     @model_validator(mode="after")
     def _some_interval(self) -> Checkpoint:
@@ -162,7 +162,7 @@ def _switched_off(value: Any) -> Any:
 
 
 class Train(Model):
-    """What is trained on the shards, and how."""
+    """Model, data order and optimiser of a run on the shards."""
 
     model: Annotated[
         Annotated[ModelShape, Tag("<shape>")] | Annotated[ModelFrom, Tag("<named>")],
@@ -171,12 +171,12 @@ class Train(Model):
     tokens: PositiveInt | None = None
     """The budget, met to the token; all tokens of the shards once if not given."""
     mixture: Annotated[tuple[MixturePhase, ...], BeforeValidator(_phases)] = ()
-    """Shares of the sources that have one in ``budget.shares``, and of ``rest``; phases in order.
+    """Shares of the sources named in ``budget.shares``, and of ``rest``; phases in order.
     Without it every sequence is read equally often."""
     batch_tokens: PositiveInt = 65_536
     """Tokens of a global batch; rounded down to whole sequences."""
     micro_batch: PositiveInt = 8
-    """Sequences that one worker puts through the model at once."""
+    """Sequences in one forward pass of a worker."""
     lr: float = Field(default=3.0e-3, gt=0)
     min_lr: float = Field(default=0.0, ge=0)
     warmup: float = Field(default=0.02, ge=0, lt=1)
@@ -186,24 +186,26 @@ class Train(Model):
         | Annotated[ScheduleOf, MAPPING],
         shaped,
     ] = "rex"
-    """How the rate falls after the warm-up, by tokens."""
+    """The fall of the learning rate after the warm-up, by tokens."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0)
     clip: float = Field(default=1.0, gt=0)
     activation_checkpointing: bool = False
-    """Whether each layer keeps its input only and is run again for its gradients: about a third
-    more work for a fraction of the memory."""
+    """Keep only each layer's input and run the layer again for its gradients: about a third more
+    arithmetic for a fraction of the memory."""
     compile: bool = False
-    """Whether torch.compile makes code for the model first; needs a C++ compiler on the workers."""
+    """Compile the model with torch.compile; needs a C++ compiler on the workers."""
     reweight: ReweightSpec | None = None
-    """Who gives each sample of a global batch its weight; without, each token counts the same."""
+    """The reweighter of a global batch's samples; without one, each token counts the same."""
+    backend: str = "deepspeed"
+    """The library that updates weights and shares gradients: ``deepspeed`` or ``torch``."""
     deepspeed: dict[str, Any] = {}
     """Merged over the DeepSpeed configuration that Penstock writes."""
     workers: PositiveInt = 1
     cpus: PositiveInt = 1
-    """CPUs of each worker: as many threads where it computes on them."""
+    """CPUs of each worker, and its number of threads where it computes on CPUs."""
     evaluate_every: PositiveInt | None = None
-    """Tokens between two evaluations during training; without it there is one, at the end."""
+    """Tokens between two evaluations during training; without it the only one is at the end."""
     document_losses: bool = False
     """Read the shards once more with the trained model and write each document's loss."""
     checkpoint: Annotated[
@@ -212,7 +214,7 @@ class Train(Model):
         shaped,
     ] = Checkpoint()
     seed: int | None = None
-    """Of the initial weights and of the order; the recipe's seed if not given."""
+    """Seed of the initial weights and of the order; the recipe's seed if not given."""
 
     @field_validator("deepspeed")
     @classmethod

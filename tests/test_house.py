@@ -134,7 +134,6 @@ def test_plugs_are_examined_in_the_adapter_alone() -> None:
     assert found == []
 
 
-@pytest.mark.xfail(strict=True, reason="the back end is to get a folder")
 def test_deepspeed_is_named_by_its_back_end() -> None:
     """Four files more: the back end's name in the recipe, in the list of back ends, in maps."""
     named = [

@@ -10,6 +10,7 @@ from penstock.jobs.curate import Curated
 from penstock.node_cache import local_file
 from penstock.recipe import ModelFrom, Recipe
 from penstock.selectors.targets import read_choices, read_targets
+from penstock.trainers.backends import find_backend
 from penstock.trainers.evaluation.choices import Question
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.spec import RunSpec
@@ -53,11 +54,13 @@ def run_spec(curated: Curated, evaluations: tuple[Evaluation, ...]) -> RunSpec:
 
 
 def check_model(recipe: Recipe) -> None:
-    """Refuse a model directory that is not there before anything is made.
+    """Refuse a back end or a model that cannot be trained with, before anything is made.
 
     Raises:
-        RecipeError: ``train.model.hf`` is a path, and nothing is there.
+        RecipeError: The back end refuses ``train``, or ``train.model.hf`` is a path, and nothing
+            is there.
     """
+    find_backend(recipe.train.backend).check(recipe.train)
     model = recipe.train.model
     if not isinstance(model, ModelFrom) or not model.hf.startswith(("/", ".", "~")):
         return

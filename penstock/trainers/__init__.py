@@ -6,14 +6,16 @@
       └─ train / train_all      a run artefact, found or made    run.py, spec.py
            └─ launch            Ray Train sessions, lanes of runs      launch.py
                 └─ run_one      train, save, evaluate, commit          worker.py
-                     ├─ Engine      DeepSpeed steps                    engine.py, backend.py
+                     ├─ Group       rank, workers, device, collectives group.py
+                     ├─ Engine      optimiser steps                    engine.py
+                     │    ├─ Backend        losses -> updated weights  backends/
                      │    ├─ BatchPlan      step -> sequences          data/plan.py, mixture.py
                      │    ├─ Loader         step -> isolated batches   data/loader.py, batch.py
                      │    │    └─ ShardSet  sequence -> token views    data/shards.py
                      │    ├─ LanguageModel  batch -> summed loss       modelling/
                      │    ├─ Reweighting    losses -> weighted step    reweighting/
                      │    └─ LearningRate   tokens -> rate             schedule.py
-                     ├─ Checkpoints what a killed run goes on from     checkpoints/
+                     ├─ Checkpoints save, and resume after a kill      checkpoints/
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
-                     └─ RunEvaluator  during a run, at its end     evaluation/
+                     └─ RunEvaluator  during a run and at its end       evaluation/
 """

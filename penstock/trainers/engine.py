@@ -1,8 +1,8 @@
-"""One worker's training: DeepSpeed steps over global batches, until the budget is spent.
+"""One worker's training: optimiser steps over global batches, until the budget is spent.
 
 The loss of a step is the mean over the global batch's predicted tokens, whichever worker and
-micro-batch they fell to. Each worker can count them all from the shards' offsets, so the sums are
-weighted right without a word between workers.
+micro-batch read them. Each worker counts all of them from the shards' offsets, so the sums are
+weighted right without communication.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from penstock.errors import TrainingError
 from penstock.hashing import mix
 from penstock.recipe import Train
 from penstock.selectors.reweighting import Reweighter
-from penstock.trainers.backend import deepspeed_config, forget_dry_run, load_deepspeed
+from penstock.trainers.backends import find_backend
 from penstock.trainers.data.loader import LoadedStep, Loader
 from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
@@ -27,7 +27,6 @@ from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.flops import Arithmetic, Parameters, Utilisation, peak_flops
-from penstock.trainers.modelling.model import LanguageModel
 from penstock.trainers.modelling.options import apply_options
 from penstock.trainers.reweighting.steps import Reweighting
 from penstock.trainers.schedule import LearningRate
@@ -40,11 +39,11 @@ class Engine:
 
     Args:
         train: The recipe's training settings.
-        shards: What to train on.
-        seed: Of the initial weights and the order.
+        shards: The training data.
+        seed: Seed of the initial weights and of the order.
         group: The workers.
-        reweighter: A new one, where ``train.reweight`` asks for it.
-        journal: Directory in which the weights of a reweighted run are kept; rank 0's.
+        reweighter: A new one, if ``train.reweight`` is set.
+        journal: Directory for the weights of a reweighted run; rank 0 writes it.
     """
 
     def __init__(
@@ -68,7 +67,8 @@ class Engine:
         self.parameters = Parameters.of(self._model)
         arithmetic = Arithmetic.of(self._model)
         apply_options(self._model, train, group.device)
-        self.deepspeed = self._start()
+        accumulation = -(-self.plan.batch // (group.workers * train.micro_batch))
+        self.backend = find_backend(train.backend).start(self._model, train, group, accumulation)
         dtype = next(self._model.parameters()).dtype
         self._utilisation = Utilisation(arithmetic, peak_flops(group.device, dtype))
         assert (train.reweight is None) == (reweighter is None)
@@ -77,19 +77,18 @@ class Engine:
             self.reweighting = Reweighting(
                 train.reweight,
                 reweighter,
-                engine=self.deepspeed,
+                backend=self.backend,
                 loader=self.loader,
                 trained=self._utilisation.add,
                 directory=journal if group.rank == 0 else None,
             )
 
     def run(self, start: int = 0) -> Iterator[StepMetrics]:
-        """Train from step ``start`` until the budget is spent, telling of each step.
+        """Train from step ``start`` until the budget is spent, and yield every step's metrics.
 
         Raises:
             TrainingError: A step failed; the message names it and the worker's sequences.
         """
-        self.deepspeed.train()
         began, waited = time.perf_counter(), 0.0
         for loaded in self.loader.steps(start):
             try:
@@ -106,47 +105,27 @@ class Engine:
             began, waited = time.perf_counter(), self.loader.waited
 
     def save(self, directory: Path) -> None:
-        """Write the model as transformers reads it; every worker must call this."""
+        """Write the model for transformers; a collective."""
         model: Any = self._model.causal
-        if self.deepspeed.zero_optimization_partition_weights():
-            deepspeed = load_deepspeed()
-            with deepspeed.zero.GatheredParameters(list(model.parameters())):
-                if self.group.rank == 0:
-                    model.save_pretrained(directory)
-        elif self.group.rank == 0:
-            model.save_pretrained(directory)
+        with self.backend.gathered():
+            if self.group.rank == 0:
+                model.save_pretrained(directory)
 
     def close(self) -> None:
-        """Free what DeepSpeed holds, so that another run can follow in this process."""
-        self.deepspeed.destroy()
-
-    def _start(self) -> Any:
-        deepspeed = load_deepspeed()
-        accumulation = -(-self.plan.batch // (self.group.workers * self.train.micro_batch))
-        on_gpu = self.group.device.type == "cuda"
-        config = deepspeed_config(self.train, accumulation=accumulation, bf16=on_gpu)
-        engine, *_ = deepspeed.initialize(
-            model=self._model,
-            optimizer=_optimizer(self._model, self.train),
-            config=config,
-        )
-        forget_dry_run(engine)
-        return engine
+        """Free memory, so that another run can follow in this process."""
+        self.backend.close()
 
     def _step(self, loaded: LoadedStep) -> dict[str, Any]:
-        engine, batch = self.deepspeed, loaded.batch
-        # What a model draws (dropout) belongs to the step, so a resumed run draws the same.
+        batch = loaded.batch
+        # Random numbers of the model (dropout) depend on the step, so a resumed run draws the same.
         torch.manual_seed(mix("step", self.seed, batch.step, self.group.rank))
         rate = self.rate.at(batch.before + batch.tokens / 2)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
         if self.reweighting:
             reweighted = self.reweighting.step(loaded)
             total, facts = torch.tensor(reweighted.loss), reweighted.facts
         else:
             total, facts = self._accumulate(loaded), {}
-        norm = self._gradient_norm()
-        engine.step()
+        norm = self.backend.step(rate)
         mean = float(total)
         if not np.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean}; lower train.lr or train.clip")
@@ -155,49 +134,24 @@ class Engine:
             "tokens": batch.before + batch.tokens,
             "loss": mean,
             "lr": rate,
-            "grad_norm": self._known_norm() if norm is None else norm,
+            "grad_norm": norm,
             "data": loaded.digest,
             "reweighting": facts,
         }
 
     def _accumulate(self, loaded: LoadedStep) -> torch.Tensor:
-        """Gradients of the mean over the global batch's labels, and that mean: () float64."""
-        engine = self.deepspeed
+        """Add the gradient of the mean over the global batch's labels; return it: () float64."""
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         last = len(loaded.pieces) - 1
         for number, micro_batch in enumerate(loaded.micro_batches):
-            engine.set_gradient_accumulation_boundary(number == last)
             self._utilisation.add(micro_batch)
-            loss = engine(micro_batch.to(self.group.device)) / max(1, loaded.predicted)
+            summed = self.backend.forward(micro_batch.to(self.group.device))
+            loss = summed / max(1, loaded.predicted)
             total += loss.detach()
-            # Gradients are averaged over workers; ours are parts of one mean.
-            engine.backward(loss * self.group.workers, scale_wrt_gas=False)
+            self.backend.accumulate(loss, last=number == last)
         return self.group.all_sum(total)
-
-    def _gradient_norm(self) -> float | None:
-        """The norm where DeepSpeed keeps none: stage 0 in float32."""
-        engine = self.deepspeed
-        if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
-            return None
-        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads))
-
-    def _known_norm(self) -> float:
-        norm = self.deepspeed.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
 
     def _step_error(self, loaded: LoadedStep, error: Exception) -> TrainingError:
         where = self.shards.where(loaded.batch.sequences[np.concatenate(loaded.pieces)].tolist())
         what = " ".join(str(error).split())
         return TrainingError(f"step {loaded.batch.step}, {where}: {type(error).__name__}: {what}")
-
-
-def _optimizer(model: LanguageModel, train: Train) -> torch.optim.Optimizer:
-    """AdamW in PyTorch's own fused loop; matrices decay, gains do not."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    gains = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": train.weight_decay},
-        {"params": gains, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)

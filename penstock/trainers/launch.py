@@ -1,8 +1,8 @@
-"""Ray Train sessions: where and with what a run's workers start, and what is told while they run.
+"""Ray Train sessions: start the workers of runs, and report progress to the driver.
 
-A session is one ``TorchTrainer.fit``: a controller and a group of workers, which take the runs of
-one lane in turn. The driver learns of progress from the runs' own ``metrics.jsonl``, which is on
-the disk that all machines share.
+A session is one ``TorchTrainer.fit``: a controller and a group of workers, which make the runs of
+one lane one after another. The driver reads progress from the runs' ``metrics.jsonl``, on the disk
+that all machines share.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-"""Ray Train's settings, which it reads from the environment; the user's own win.
+"""Environment variables of Ray Train; those that the user has set stay.
 
-The controller looks at its workers every 2 s by default, which a run of 10 s would wait for twice.
+The controller checks its workers every 2 s by default, and a run of 10 s would wait for that twice.
 """
 
 POLL_SECONDS = 0.2
@@ -42,7 +42,7 @@ POLL_SECONDS = 0.2
 def launch(
     lanes: Sequence[Sequence[RunSpec]], workspace: Workspace, on_metrics: OnMetrics | None
 ) -> None:
-    """Make all runs of all lanes, the lanes at the same time.
+    """Make all runs of all lanes, with the lanes in parallel.
 
     Raises:
         RecipeError: There are fewer CPUs than workers.
@@ -51,7 +51,7 @@ def launch(
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     connect()
-    _check_room(lane[0].train for lane in lanes)
+    _check_cpus(lane[0].train for lane in lanes)
     sessions = [_Session(lane, workspace) for lane in lanes]
     tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if on_metrics else []
     for session in sessions:
@@ -71,22 +71,24 @@ def launch(
             raise session.error
 
 
-def _check_room(settings: Iterable[Train]) -> None:
-    """Refuse what Ray would wait for without end."""
+def _check_cpus(settings: Iterable[Train]) -> None:
+    """Refuse more CPUs than there are, for which Ray would wait without end."""
     import ray
 
     cpus = int(ray.cluster_resources().get("CPU", 0))
     for train in settings:
-        # A cluster that scales may have none yet.
+        # An autoscaling cluster may have none yet.
         if 0 < cpus < train.workers * train.cpus:
             raise RecipeError(
-                f"train.workers: expected at most {cpus // train.cpus} of {train.cpus} CPUs each, "
-                f"for Ray has {cpus}, got {train.workers}"
+                f"Ray has {cpus} CPUs",
+                key="train.workers",
+                expected=f"at most {cpus // train.cpus} of {train.cpus} CPUs each",
+                got=train.workers,
             )
 
 
 class _Session(threading.Thread):
-    """One ``fit``. In a thread of its own, where Ray leaves the handling of Ctrl-C alone."""
+    """One ``fit``, in a thread, because Ray changes the handling of Ctrl-C in the main thread."""
 
     def __init__(self, lane: Sequence[RunSpec], workspace: Workspace) -> None:
         super().__init__(daemon=True)
@@ -99,12 +101,12 @@ class _Session(threading.Thread):
         try:
             self._fit(scratch)
         except Exception as error:
-            self.error = _explain(error)
+            self.error = _worker_error(error)
         finally:
             remove_tree(scratch)
 
     def _scratch(self) -> AnyPath:
-        """Where Ray Train keeps its own state, which all nodes must see."""
+        """Name a directory for Ray Train's own state, which all nodes must see."""
         return self.workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
 
     def _fit(self, scratch: AnyPath) -> None:
@@ -126,21 +128,20 @@ class _Session(threading.Thread):
             run_config=RunConfig(
                 name="session",
                 storage_path=str(scratch),
-                worker_runtime_env={"env_vars": _worker_environment(gpu, train.cpus)},
+                worker_runtime_env={"env_vars": _worker_environment(train.cpus)},
             ),
         ).fit()
 
 
-def _worker_environment(gpu: bool, cpus: int) -> dict[str, str]:
+def _worker_environment(cpus: int) -> dict[str, str]:
     return {
-        "DS_ACCELERATOR": "cuda" if gpu else "cpu",
         "OMP_NUM_THREADS": str(cpus),
         "TOKENIZERS_PARALLELISM": "false",
     }
 
 
 def _session_loop(config: dict[str, Any]) -> None:
-    """The function that every worker of a session runs."""
+    """Make the runs of a lane, as one worker of a session."""
     import ray.train
     import torch
     from ray.train.torch import get_device
@@ -159,11 +160,11 @@ def _session_loop(config: dict[str, Any]) -> None:
 
 
 class _Tail:
-    """The lines that the files of a run have gained since it was asked for.
+    """Lines that were appended to the files of a run since it was requested.
 
-    A run that goes on puts a new metrics file in the place of the old one, with the lines of the
-    steps it does not take again. Until then what is there is an earlier attempt's, and not told;
-    of the steps that are not taken again the last one is, so that who follows knows where it is.
+    A run that resumes replaces the metrics file by one with the lines of the steps it does not
+    repeat. Until then the file is of an earlier attempt, and its lines are not returned. Of the
+    steps that are not repeated the last one is returned, for the position of a progress bar.
     """
 
     def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
@@ -176,15 +177,15 @@ class _Tail:
         self._start = 0
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        for line in self._gained(self._notes):
+        for line in self._appended(self._notes):
             self._start = line.get("step", self._start)
             yield line
         if _identity(self._metrics) != self._before:
-            for line in self._gained(self._metrics):
+            for line in self._appended(self._metrics):
                 if line["step"] >= self._start - 1:
                     yield line
 
-    def _gained(self, path: Path) -> Iterator[dict[str, Any]]:
+    def _appended(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
             with open(path, "rb") as source:
                 source.seek(self._offsets[path])
@@ -197,7 +198,7 @@ class _Tail:
 
 
 def _identity(path: Path) -> int | None:
-    """What tells a file from the one that took its place; None where there is none."""
+    """Return a number that differs between a file and its replacement; None without a file."""
     return path.stat().st_ino if path.exists() else None
 
 
@@ -205,8 +206,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _explain(error: Exception) -> Exception:
-    """The worker's own error, in one line, instead of Ray's account of it."""
+def _worker_error(error: Exception) -> Exception:
+    """Return the worker's own error in one line, without Ray's traceback."""
     failures = getattr(error, "worker_failures", None) or {}
     for _, failure in sorted(failures.items()):
         cause = getattr(failure, "cause", None) or getattr(failure, "_base_exc", None) or failure

@@ -1,8 +1,8 @@
 """Runs: shards and settings in, a trained and evaluated model out, as an artefact.
 
-A run that exists is not made again. Starting a training session costs some ten seconds (two new
-processes that import PyTorch), so runs that follow each other share one: :func:`train_all` pays it
-once for each lane of runs, not once for each run.
+A run that exists is not made again. The start of a training session takes some ten seconds (two new
+processes that import PyTorch), so consecutive runs share one: :func:`train_all` starts one session
+for each lane of runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.artefact import Workspace
-from penstock.trainers.backend import check_overrides
+from penstock.trainers.backends import find_backend
 from penstock.trainers.launch import launch
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
@@ -18,7 +18,7 @@ __all__ = ["train", "train_all"]
 
 
 def train(spec: RunSpec, workspace: Workspace, on_metrics: OnMetrics | None = None) -> RunResult:
-    """Make a run, or find it; may be called from several threads at once.
+    """Make a run, or find it; thread-safe.
 
     Raises:
         TrainingError: A worker failed; its own message, in one line.
@@ -34,17 +34,20 @@ def train_all(
     parallel: int = 1,
     on_metrics: OnMetrics | None = None,
 ) -> list[RunResult]:
-    """Make the runs that do not exist, up to ``parallel`` at a time; results in the order given.
+    """Make the runs that do not exist, up to ``parallel`` at a time.
 
-    Runs that finish before another fails are kept, and found when this is called again.
+    Runs that finish before another fails are kept, and found by the next call.
+
+    Returns:
+        Results in the order of ``specs``.
 
     Raises:
-        RecipeError: ``train.deepspeed`` contradicts the recipe, or the model to continue has
-            another tokenizer than the shards; nothing was started.
+        RecipeError: The back end refuses the settings or the machine, or the model to continue
+            has another tokenizer than the shards; nothing was started.
         TrainingError: A worker failed; its own message, in one line.
     """
     for spec in specs:
-        check_overrides(spec.train.deepspeed)
+        find_backend(spec.train.backend).check(spec.train)
     missing = {spec.fingerprint: spec for spec in specs if spec.find(workspace) is None}
     for spec in missing.values():
         spec.check_tokenizer()
@@ -56,13 +59,13 @@ def train_all(
 
 
 def _lanes(specs: Sequence[RunSpec], parallel: int) -> list[list[RunSpec]]:
-    """Runs dealt to lanes so that all finish at about the same time: the longest first.
+    """Deal runs to lanes, the longest first, so that all lanes finish at about the same time.
 
-    A lane is one session, so its runs have equally many workers, of equally many CPUs.
+    A lane is one session, so its runs have equal numbers of workers and of CPUs for each.
     """
     lanes: list[list[RunSpec]] = []
     for spec in sorted(specs, key=lambda spec: -spec.tokens):
-        fitting = [lane for lane in lanes if _room(lane[0]) == _room(spec)]
+        fitting = [lane for lane in lanes if _resources(lane[0]) == _resources(spec)]
         if len(lanes) < parallel or not fitting:
             lanes.append([spec])
         else:
@@ -70,5 +73,5 @@ def _lanes(specs: Sequence[RunSpec], parallel: int) -> list[list[RunSpec]]:
     return lanes
 
 
-def _room(spec: RunSpec) -> tuple[int, int]:
+def _resources(spec: RunSpec) -> tuple[int, int]:
     return spec.train.workers, spec.train.cpus

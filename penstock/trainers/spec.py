@@ -1,4 +1,4 @@
-"""What a run is: its specification, the name that follows from it, and its result."""
+"""A run's specification, its name, and its result."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ STAGE = "run"
 VERSION = 1
 
 NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint"})
-"""Settings of ``train`` that say where and how a run is computed, and change no batch of it.
+"""Settings of ``train`` that change no batch of a run, only where and how it is computed.
 
-They are no part of its name, so that a run that was stopped goes on when they are changed.
+They are not part of its name, so that a stopped run resumes when they are changed.
 """
 
 OnMetrics = Callable[["RunSpec", dict[str, Any]], None]
-"""Called with each line of ``metrics.jsonl`` as it is written, in the thread that waits."""
+"""Called with each line of ``metrics.jsonl`` as it is written, in the thread that called
+:func:`~penstock.trainers.run.train_all`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One run: what to train, on which shards, from which seed, and how to judge it."""
+    """One run: training settings, shards, seed and evaluations."""
 
     train: Train
     shards: AnyPath
@@ -45,12 +46,12 @@ class RunSpec:
 
     @cached_property
     def tokens(self) -> int:
-        """The budget; if none is given, every token of the shards once."""
+        """Return the budget; if none is given, every token of the shards once."""
         return self.train.tokens or int(Artefact.open(self.shards).facts["tokens"])
 
     @cached_property
     def fingerprint(self) -> str:
-        """The name of the run's artefact."""
+        """Return the name of the run's artefact."""
         return fingerprint(STAGE, VERSION, self._config(), self._inputs)
 
     def check_tokenizer(self) -> None:
@@ -65,7 +66,7 @@ class RunSpec:
             check_tokenizer(self.train.model.hf, shards.verified(record))
 
     def find(self, workspace: Workspace) -> RunResult | None:
-        """The finished run, if there is one."""
+        """Return the finished run, or None."""
         found = workspace.find(STAGE, self.fingerprint)
         return None if found is None else RunResult.of(found)
 
@@ -75,6 +76,8 @@ class RunSpec:
 
     def _config(self) -> dict[str, Any]:
         train = self.train.model_dump(mode="json", exclude={"seed", "reweight", *NOT_NAMED})
+        if train["backend"] == Train.model_fields["backend"].default:
+            del train["backend"]  # runs from before there was a choice keep their names
         reweighter = {"reweighter": self.reweighter.identity} if self.reweighter else {}
         return {"train": train, "seed": self.seed, **reweighter}
 
@@ -93,7 +96,7 @@ class RunResult:
 
     path: AnyPath
     tokens: int
-    """Trained on."""
+    """Tokens trained on."""
     loss: float
     """Of the last step, in nats per predicted token."""
     bits_per_byte: dict[str, dict[str, float]]
@@ -106,7 +109,7 @@ class RunResult:
     repeated_tokens: int = 0
     """Of :attr:`tokens`, those in sequences that had been read before."""
     seconds: float
-    """Of training and evaluation, without starting processes."""
+    """Seconds of training and evaluation, without the start of processes."""
 
     def __repr__(self) -> str:
         return "\n".join(["RunResult", *(f"  {name}: {value}" for name, value in self._rows())])
@@ -127,7 +130,7 @@ class RunResult:
 
     @classmethod
     def of(cls, artefact: Artefact) -> RunResult:
-        """What the manifest of a run says."""
+        """Read the manifest of a run."""
         facts = artefact.facts
         return cls(
             path=artefact.path,
@@ -142,11 +145,11 @@ class RunResult:
 
     @property
     def model(self) -> AnyPath:
-        """A directory that ``AutoModelForCausalLM.from_pretrained`` reads."""
+        """Return the directory that ``AutoModelForCausalLM.from_pretrained`` reads."""
         return self.path / "model"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         return {**asdict(self), "path": str(self.path)}
 
 
@@ -155,7 +158,7 @@ def _digest(evaluation: Evaluation) -> str:
 
 
 def _model_files(train: Train) -> dict[str, str]:
-    """Checksums of the model to continue from, when it is a directory here."""
+    """Return checksums of the model to continue from, where it is a local directory."""
     if not isinstance(train.model, ModelFrom) or not Path(train.model.hf).is_dir():
         return {}
     files = sorted(path for path in Path(train.model.hf).iterdir() if path.is_file())

@@ -1,4 +1,4 @@
-"""What happens inside a Ray Train worker: one run after another, each committed when done."""
+"""One run in a Ray Train worker: train, save, evaluate, commit."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PART = "run"
 
 
 def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
-    """Train, save, evaluate what was saved, and commit; all workers call this together.
+    """Train, export, evaluate the export, and commit; all workers call this together.
 
-    Goes on from the newest checkpoint that an earlier attempt left.
+    Resumes from the newest checkpoint of an earlier attempt.
     """
     began = time.perf_counter()
     draft = spec.draft(workspace)
@@ -41,8 +41,9 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
         spec.train.checkpoint or None,
         shards=shards.artefact.digest,
         seed=spec.seed,
+        backend=spec.train.backend,
         group=group,
-        say=functools.partial(add_note, directory),
+        progress=functools.partial(add_note, directory),
     )
     evaluator = RunEvaluator(spec, shards, group)
     log, facts = _train(spec, shards, directory, checkpoints, evaluator, group)
@@ -71,7 +72,7 @@ def _train(
     evaluator: RunEvaluator,
     group: Group,
 ) -> tuple[MetricsLog | None, dict[str, Any]]:
-    """The log of rank 0, still open, and what is known of model and data before any training."""
+    """Train and export; return the log of rank 0, still open, and facts of model and data."""
     cursor = checkpoints.find()
     engine = Engine(
         spec.train,
@@ -83,7 +84,7 @@ def _train(
     )
     step, tokens = (cursor.step, cursor.tokens) if cursor else (0, 0)
     if cursor:
-        files = checkpoints.load(cursor, engine.deepspeed)
+        files = checkpoints.load(cursor, engine.backend)
         if engine.reweighting:
             engine.reweighting.restore(files)
     log = MetricsLog(directory, step) if group.rank == 0 else None
@@ -92,21 +93,21 @@ def _train(
         if log:
             log.sync()
         files = engine.reweighting.save() if engine.reweighting else {}
-        checkpoints.save(engine.deepspeed, step, tokens, files)
+        checkpoints.save(engine.backend, step, tokens, files)
 
     due = cursor is not None
     for metrics in engine.run(step):
         if log:
             log.write(metrics)
         if evaluator.due(tokens, metrics.tokens):
-            scores = evaluator.evaluate_live(engine.deepspeed)
+            scores = evaluator.evaluate_live(engine.backend)
             if log:
                 log.write_evaluation(metrics.step, metrics.tokens, scores)
-        due = checkpoints.pace.due(tokens, metrics.tokens)
+        due = checkpoints.schedule.due(tokens, metrics.tokens)
         step, tokens = metrics.step + 1, metrics.tokens
         if due:
             save()
-    # What comes now can be killed, too, and is not worth the training again.
+    # Export and evaluation can be killed, too; a checkpoint spares the training.
     if checkpoints.ever and not due:
         save()
     if engine.reweighting:
@@ -127,7 +128,7 @@ def _train(
 
 
 def _save_tokenizer(shards: ShardSet, directory: Path) -> None:
-    """Beside a model, as transformers looks for it."""
+    """Write the tokenizer beside a model, under the names that transformers reads."""
     from tokenizers import Tokenizer
 
     shutil.copyfile(shards.tokenizer, directory / "tokenizer.json")
@@ -155,10 +156,9 @@ def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> Artefac
 
 
 def _checkpoint_files(draft: Draft) -> list[FileRecord]:
-    """Those of the checkpoints that are kept, so that a finished run can be gone on from.
+    """Record the kept checkpoints, so that a finished run can be resumed from.
 
-    Their checksums are known. Reading gigabytes again would find nothing that is not found when
-    they are read.
+    Their checksums are known, and a resumed run verifies them: to read gigabytes here is no use.
     """
     records = records_of(draft.staging())
     return draft.adopt([item.path for item in records]) if is_remote(draft.path) else records

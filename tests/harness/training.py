@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ LATE = (
 
 def prepare() -> None:
     """Import what a worker needs, late imports too."""
-    from penstock.trainers.backend import load_deepspeed
+    from penstock.trainers.backends.deepspeed.engine import load_deepspeed
 
-    load_deepspeed()
+    load_deepspeed(torch.device("cpu"))
     for module in LATE:
         importlib.import_module(module)
     torch.set_num_threads(1)
@@ -98,6 +99,7 @@ class _WorkerPoints:
     def watch(self) -> None:
         from deepspeed.runtime.engine import DeepSpeedEngine
 
+        from penstock.trainers.backends.torch import Torch
         from penstock.trainers.engine import Engine
         from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 
@@ -107,6 +109,8 @@ class _WorkerPoints:
             self._around(torch.distributed, name, name)
         for name in ("forward", "backward", "step", "save_checkpoint", "load_checkpoint"):
             self._around(DeepSpeedEngine, name, name)
+        for method, name in (("forward", "forward"), ("accumulate", "backward"), ("step", "step")):
+            self._around(Torch, method, name)
         self._around(Engine, "save", "export")
         self._around(RunEvaluator, "_evaluate", "evaluation")
 
@@ -114,17 +118,22 @@ class _WorkerPoints:
         self._points.around(owner, attribute, lambda moment: self._named(f"{name}, {moment}"))
 
     def _watch_torch_save(self) -> None:
-        """Count writes of :func:`torch.save`, which opens files in C++."""
-        real, meet = torch.save, self._points.meet_file
+        """Count writes of PyTorch and safetensors, which open files outside of Python."""
+        import safetensors.torch
 
-        def save(value: Any, file: Any, *args: Any, **named: Any) -> None:
-            path = path_of(file)
-            meet("write", path, "before")
-            real(value, file, *args, **named)
-            meet("write", path, "half", lambda: os.truncate(path, os.path.getsize(path) // 2))
-            meet("write", path, "after")
+        def watched(real: Callable[..., None]) -> Callable[..., None]:
+            def save(value: Any, file: Any, *args: Any, **named: Any) -> None:
+                path = path_of(file)
+                meet("write", path, "before")
+                real(value, file, *args, **named)
+                meet("write", path, "half", lambda: os.truncate(path, os.path.getsize(path) // 2))
+                meet("write", path, "after")
 
-        torch.save = save
+            return save
+
+        meet = self._points.meet_file
+        torch.save = watched(torch.save)
+        safetensors.torch.save_file = watched(safetensors.torch.save_file)
 
     def _of_file(self, kind: str, path: str, moment: str) -> dict[str, Any] | None:
         if not path.startswith(self._directory):

@@ -22,7 +22,7 @@ VOCABULARY = 320
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    """Byte-level BPE over a few sentences: ids below VOCABULARY, every byte covered."""
+    """Train byte-level BPE on a few sentences: ids below VOCABULARY, every byte covered."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE())
@@ -49,7 +49,7 @@ def write_shards(
     dtype: Any = None,
     groups: Sequence[str | None] = (None, None),
 ) -> Artefact:
-    """Sequences of learnable documents: each repeats a short random phrase.
+    """Write sequences of learnable documents: each repeats a short random phrase.
 
     ``groups`` has the source of each file, None where sources are packed together.
     """
@@ -110,7 +110,7 @@ def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any, sou
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """37 sequences of 32 tokens: no power of two, no multiple of a batch."""
+    """Write 37 sequences of 32 tokens: no power of two, no multiple of a batch."""
     return write_shards(tmp_path_factory.mktemp("shards"), tokenizer, sequences=37).path
 
 
@@ -124,7 +124,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 @pytest.fixture(scope="session")
 def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Up to the end: DeepSpeed keeps the groups of the first one that it sees."""
+    """Start one process group for the session: DeepSpeed keeps the groups of the first one."""
     patch = pytest.MonkeyPatch()
     patch.setenv("DS_ACCELERATOR", "cpu")
     patch.setenv("LOCAL_RANK", "0")
@@ -137,7 +137,7 @@ def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def process_group(_one_rank: None) -> Iterator[None]:
-    """DeepSpeed in this process: one rank, one thread."""
+    """Train in this process: one rank, one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

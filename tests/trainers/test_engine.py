@@ -1,16 +1,16 @@
-"""DeepSpeed in this process, on one worker; several workers are in test_run."""
+"""Optimiser steps with DeepSpeed on one worker, in this process."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from penstock.errors import RecipeError, TrainingError
+from penstock.errors import TrainingError
 from penstock.recipe import ModelShape, Train
-from penstock.trainers.backend import check_overrides, deepspeed_config
 from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
@@ -91,45 +91,22 @@ def test_a_failing_step_names_itself_its_shards_and_documents(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = engine(shards)
-    monkeypatch.setattr(made, "_gradient_norm", lambda: 1 / 0)
+    monkeypatch.setattr(made.backend, "step", lambda rate: 1 / 0)
     batch = made.plan.global_batch(0).sequences
     shown = ", ".join(map(str, batch[:3]))
     file = f"shard-0000{batch[0] // 19}"
     document = f"'{file}-{batch[0] % 19}-0'"
     told = f"step 0, sequences {shown}, .* of {file}.*, documents {document}.*: ZeroDivisionError"
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(TrainingError) as info:
         losses(made)
+    assert re.match(told, info.value.problem)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(shards: Path) -> None:
     wild = TRAIN.model_copy(update={"lr": 1e30, "clip": 1e30})
-    with pytest.raises(TrainingError, match=r"step \d, .*the loss is nan; lower train.lr"):
+    with pytest.raises(TrainingError) as info:
         losses(engine(shards, wild))
-
-
-def test_the_users_deepspeed_keys_are_merged_over_ours() -> None:
-    train = TRAIN.model_copy(update={"deepspeed": {"zero_optimization": {"stage": 2}, "x": 1}})
-    config = deepspeed_config(train, accumulation=3, bf16=True)
-    assert config["zero_optimization"] == {"stage": 2}
-    assert config["gradient_accumulation_steps"] == 3
-    assert (config["bf16"], config["x"]) == ({"enabled": True}, 1)
-
-
-def test_keys_that_contradict_the_recipe_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"train\.deepspeed\.optimizer: set by Penstock; use"):
-        check_overrides({"optimizer": {"type": "Lamb"}})
-    with pytest.raises(RecipeError, match=r"zero_optimisation: .*did you mean 'zero_optimization'"):
-        check_overrides({"zero_optimisation": {"stage": 3}})
-    check_overrides({"zero_optimization": {"stage": 3}, "some_key_of_its_own": 1})
-    with pytest.raises(RecipeError, match=r"train\.deepspeed\.checkpoint: set by .* train\.checkp"):
-        check_overrides({"checkpoint": {"load_universal": True}})
-
-
-def test_nothing_is_compiled(shards: Path) -> None:
-    import deepspeed
-
-    engine(shards).close()
-    assert not any(deepspeed.ops.__compatible_ops__.values())
+    assert re.match(r"step \d, .*: FloatingPointError: the loss is nan", info.value.problem)
 
 
 @pytest.mark.parametrize("tokens", [1, 31, 320, 1000, 37 * 32 + 7])
@@ -141,7 +118,7 @@ def test_the_budget_is_spent_to_the_token(shards: Path, tokens: int, micro_batch
     assert [step.tokens for step in steps[:-1]] == list(range(320, tokens, 320))
 
 
-def test_what_lies_behind_the_budget_changes_nothing(shards: Path) -> None:
+def test_tokens_beyond_the_budget_change_nothing(shards: Path) -> None:
     """The gradient of the last step is that of the counted tokens alone."""
     train = TRAIN.model_copy(update={"tokens": 45})
     made = engine(shards, train)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: its attention kernel, ZeRO in bf16, and how well it is used.
+"""Tests that need a GPU: its attention kernel, training in bf16, and utilisation.
 
 ``pytest -m gpu`` runs these where there is one. A subprocess trains, because DeepSpeed decides for
 a process once whether it computes on a CPU.
@@ -158,16 +158,22 @@ def test_zero_1_to_3_in_bf16_train_as_float32_does(shards: Path, tmp_path: Path)
         np.testing.assert_allclose(steps[:, 1], wanted[:, 1], rtol=5e-2)
 
 
-def test_bf16_is_what_a_gpu_trains_in(shards: Path, tmp_path: Path) -> None:
-    assert trained(shards, tmp_path / "0", **SMALL)["dtype"] == "torch.bfloat16"
+@pytest.mark.parametrize("backend", ["deepspeed", "torch"])
+def test_a_gpu_trains_in_bf16(shards: Path, tmp_path: Path, backend: str) -> None:
+    found = trained(shards, tmp_path / "0", backend=backend, **SMALL)
+    assert found["dtype"] == "torch.bfloat16"
+    float32 = trained(shards, tmp_path / "1", deepspeed=staged(0, bf16=False), **SMALL)
+    steps = np.array(found["steps"])
+    wanted = np.array(float32["steps"])
+    np.testing.assert_allclose(steps[:, 0], wanted[:, 0], rtol=3e-3)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("options", [{}, {"activation_checkpointing": True}, {"compile": True}])
-def test_how_well_the_gpu_is_used_by_350_million_parameters(
+def test_gpu_utilisation_with_350_million_parameters(
     tokenizer: Any, tmp_path: Path, options: dict[str, bool]
 ) -> None:
-    """Prints tokens/s, MFU and memory: 24 layers of width 1024, 2,048 tokens, 16 a step."""
+    """Print tokens/s, MFU and memory: 24 layers of width 1024, 2,048 tokens, 16 a step."""
     made = write_shards(tmp_path, tokenizer, sequences=16 * 12, length=2048)
     train = {
         "model": {"layers": 24, "width": 1024, "heads": 16, "mlp_ratio": 3.3},

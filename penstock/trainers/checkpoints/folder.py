@@ -1,17 +1,17 @@
-"""Checkpoints as directories: written beside their place, renamed when whole, read only then.
+"""Checkpoints as directories: written under a temporary name, renamed when whole, read only then.
 
 ::
 
-    checkpoints/.step-00000400.9c1e.tmp being written; swept at the next start
+    checkpoints/.step-00000400.9c1e.tmp being written; removed at the next start
     checkpoints/step-00000400/          committed: one rename made it so
         manifest.json                   bytes and sha256 of every other file
-        cursor.json  deepspeed/...  state/...
+        cursor.json  state/...      and the back end's directory
     checkpoints/.step-00000200.old      no longer kept, being removed
     checkpoints/.attempt                names the attempt that may write here
 
-A process that dies leaves names with a dot, which nobody reads. Every file and directory is synced
-before the rename, so the name outlives the machine's power only with its content. Verifying costs
-one reading of every byte before PyTorch unpickles any (sha256 runs at 1.6 GB/s a core).
+A process that dies leaves names with a dot, which are never read. Every file and directory is
+fsynced before the rename, so after a power loss the name has its content. Verification reads every
+byte once before PyTorch unpickles any (sha256 runs at 1.6 GB/s a core).
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from penstock.storage import (
     sync_directory,
     translate_os_errors,
 )
-from penstock.trainers.checkpoints.cursor import Cursor
 
 __all__ = ["Committed", "Folder", "record_durably"]
 
@@ -47,7 +46,7 @@ _OURS = re.compile(r"\.(step-\d{8,}|universal)(\.[0-9a-f]+)?\.(tmp|old|damaged)"
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A checkpoint that was written whole; whether it still is, :meth:`fault` says."""
+    """A checkpoint that was written whole; :meth:`fault` checks whether it still is."""
 
     path: Path
     files: tuple[FileRecord, ...]
@@ -58,12 +57,13 @@ class Committed:
         """The first step that was not yet taken."""
         return int(self.path.name.partition("-")[2])
 
-    def cursor(self) -> Cursor:
-        """Where in the data it is; raises as :meth:`Cursor.read`."""
-        return Cursor.read(self.path)
-
     def fault(self, share: int = 0, of: int = 1) -> str | None:
-        """What is wrong with the files of one share, each of which is read; None if nothing."""
+        """Read every file of one share and return the first difference, or None.
+
+        Args:
+            share: Below ``of``; the files are dealt to this many shares.
+            of: Number of shares, one for each worker.
+        """
         for record in self.files[share::of]:
             path = self.path / record.path
             try:
@@ -80,8 +80,8 @@ class Committed:
 class Folder:
     """The ``checkpoints`` directory of a run. Only one process changes it: rank 0.
 
-    The workers of a driver that was killed may live on for a second or two while the next attempt
-    begins. They find that :meth:`claim` has been called again, and end.
+    The workers of a killed driver may run for a second or two while the next attempt begins. Their
+    next :meth:`check` raises, because :meth:`claim` was called again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,71 +90,78 @@ class Folder:
         """This attempt's own name, from :meth:`claim`; the same on all workers."""
 
     def claim(self) -> str:
-        """Take the directory over for this attempt; gives its name."""
+        """Take over the directory for a new attempt, and return its name."""
         self.attempt = uuid.uuid4().hex
         with atomic_file(self.path / ATTEMPT, durable=False) as sink:
             sink.write(self.attempt.encode())
         return self.attempt
 
     def check(self) -> None:
-        """Make sure that this attempt is still the one that may write.
+        """Check that this attempt may still write.
 
         Raises:
             TrainingError: A later one has begun.
         """
         if (self.path / ATTEMPT).read_bytes() != self.attempt.encode():
             raise TrainingError(
-                f"{self.path.parent}: another attempt at this run has begun; this one ends"
+                "another attempt at this run has begun; this one ends", file=self.path.parent
             )
 
     def sweep(self) -> None:
-        """Remove what processes that died have left."""
+        """Remove temporary directories of processes that died."""
         for path in self.path.glob(".*"):
             if _OURS.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
 
     def committed(self) -> list[Committed]:
-        """The checkpoints that are there, the newest first."""
+        """Return the checkpoints, the newest first."""
         found = [path for path in self.path.glob("step-*") if _COMMITTED.fullmatch(path.name)]
         ordered = sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
         return [Committed(path, _records(path)) for path in ordered]
 
     def at(self, step: int) -> Committed:
-        """The checkpoint of ``step``."""
+        """Return the checkpoint of ``step``."""
         path = self.path / _name(step)
         return Committed(path, _records(path))
 
     def begin(self, step: int) -> Path:
-        """An empty directory to write the checkpoint of ``step`` to."""
+        """Make an empty directory for the checkpoint of ``step``."""
         self.check()
         path = self.temporary(step)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         return path
 
+    @property
+    def scratch(self) -> Path:
+        """A directory for the conversion of a checkpoint."""
+        return self.path / ".universal.tmp"
+
     def temporary(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` is being written."""
+        """Return the directory in which the checkpoint of ``step`` is written."""
         return self.path / f".{_name(step)}.{self.attempt[:8]}.tmp"
 
     def publish(self, step: int, files: Sequence[FileRecord]) -> Committed:
-        """Commit what was written to :meth:`begin`'s directory.
+        """Commit the directory that :meth:`begin` returned.
 
         Args:
-            step: As it was begun.
-            files: All of them, each already synced.
+            step: The step given to :meth:`begin`.
+            files: All of its files, each already fsynced.
 
         Raises:
-            ArtefactError: A file that a worker wrote cannot be seen from here, or nobody told of
-                one that can.
+            ArtefactError: A recorded file is not visible here, or a visible one is not recorded.
         """
         source, target = self.temporary(step), self.path / _name(step)
         there = {name: (source / name).stat().st_size for name in files_under(source)}
-        told = {record.path: record.bytes for record in files}
-        if there != told:
-            odd = min(there.items() ^ told.items())[0]
+        written = {record.path: record.bytes for record in files}
+        if there != written:
+            odd = min(there.items() ^ written.items())[0]
             raise ArtefactError(
-                f"{source / odd}: {told.get(odd, 'no')} bytes were written, {there.get(odd, 'no')} "
-                "are found by the first worker; `work` must be on a disk that all workers share"
+                "the first worker does not see what the workers wrote",
+                file=source / odd,
+                expected=f"{written.get(odd, 'no')} bytes",
+                got=there.get(odd, "none"),
+                fix="set `work` to a directory on a disk that all workers share",
             )
         self.check()
         with translate_os_errors(source):
@@ -172,12 +179,12 @@ class Folder:
         return Committed(target, tuple(files))
 
     def keep(self, count: int) -> None:
-        """Remove all but the newest ``count``: out of sight first, so none is ever half there."""
+        """Remove all but the newest ``count``, each renamed first, so that none is half there."""
         for old in self.committed()[count:]:
             self._discard(old.path, "old")
 
     def set_aside(self, damaged: Committed) -> None:
-        """Take a checkpoint that is no longer whole out of sight, until the next sweep."""
+        """Rename a damaged checkpoint, so that the next :meth:`sweep` removes it."""
         target = self._hidden(damaged.path, "damaged")
         shutil.rmtree(target, ignore_errors=True)
         os.rename(damaged.path, target)
@@ -193,7 +200,7 @@ class Folder:
 
 
 def record_durably(directory: Path, names: Iterable[str]) -> list[FileRecord]:
-    """Sync files that this process wrote, and record them."""
+    """Fsync files that this process wrote, and return their records."""
     records = []
     for name in names:
         with translate_os_errors(directory / name), open(directory / name, "rb") as file:
@@ -207,7 +214,7 @@ def _name(step: int) -> str:
 
 
 def _records(path: Path) -> tuple[FileRecord, ...]:
-    """The manifest's; of one that cannot be read, a record that no file matches."""
+    """Read the manifest; if that fails, return a record that no file matches."""
     try:
         return tuple(FileRecord(**item) for item in json.loads((path / MANIFEST).read_bytes()))
     except (OSError, ValueError, TypeError):

@@ -1,25 +1,98 @@
-"""When to save, what is saved, and what a run goes on from."""
+"""The times of saving, the content of a checkpoint, and the choice of the one to resume from."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from penstock.artefact import FileRecord
-from penstock.recipe import Checkpoint
+from penstock.artefact import FileRecord, canonical
+from penstock.errors import TrainingError
+from penstock.recipe import Checkpoint, Train
 from penstock.storage import atomic_file
-from penstock.trainers.checkpoints.cursor import Cursor
+from penstock.trainers.backends import find_backend
+from penstock.trainers.backends.base import Backend
 from penstock.trainers.checkpoints.folder import Committed, Folder, record_durably
 from penstock.trainers.checkpoints.schedule import CheckpointSchedule
-from penstock.trainers.checkpoints.state import load_state, save_state
 from penstock.trainers.group import Group
 
-__all__ = ["Checkpoints", "records_of"]
+__all__ = ["FORMAT", "Checkpoints", "Cursor", "records_of"]
+
+FORMAT = 2
+"""Of a checkpoint's directory; a larger number is refused. Format 1 did not name the back end."""
+
+CURSOR = "cursor.json"
 
 STATE = "state"
-"""The directory within a checkpoint for what is not DeepSpeed's."""
+"""The directory within a checkpoint for files that are not the back end's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """The data cursor. Batches are a pure function of (shards, seed, step), so this is all."""
+
+    step: int
+    """The first step that was not yet taken."""
+    tokens: int
+    """Trained on before it."""
+    shards: str
+    """Digest of the shards artefact: the dataset."""
+    seed: int
+    workers: int
+    """Number of workers that wrote the checkpoint."""
+    backend: str
+    """Name of the back end that wrote it."""
+    format: int = FORMAT
+
+    def write(self, directory: Path) -> str:
+        """Write it into a checkpoint's directory; return the file's name."""
+        with atomic_file(directory / CURSOR, durable=False) as sink:
+            sink.write(canonical(asdict(self)))
+        return CURSOR
+
+    @classmethod
+    def read(cls, directory: Path) -> Cursor:
+        """Read it from a checkpoint's directory.
+
+        Raises:
+            TrainingError: A newer Penstock wrote the checkpoint.
+        """
+        values = json.loads((directory / CURSOR).read_bytes())
+        if values["format"] > FORMAT:
+            raise TrainingError(
+                file=directory,
+                expected=f"a checkpoint of format {FORMAT} or lower",
+                got=values["format"],
+                fix="upgrade Penstock, or delete the checkpoint to start from the first step",
+            )
+        if values["format"] == 1:
+            values["backend"] = Train.model_fields["backend"].default
+            del values["stage"]
+        return cls(**values)
+
+    def check(self, directory: Path, shards: str, seed: int) -> None:
+        """Refuse a checkpoint of another run.
+
+        Raises:
+            TrainingError: It was trained on other shards, or in another order.
+        """
+        if self.shards != shards:
+            raise TrainingError(
+                "resuming would repeat and skip data",
+                file=directory,
+                expected=f"a checkpoint of the shards {shards[:16]}",
+                got=self.shards[:16],
+                fix=f"train with the shards it began with, or delete {directory.parent}",
+            )
+        if self.seed != seed:
+            raise TrainingError(
+                file=directory,
+                expected=f"a checkpoint of seed {seed}",
+                got=self.seed,
+                fix=f"delete {directory.parent} to start from the first step",
+            )
 
 
 class Checkpoints:
@@ -30,9 +103,10 @@ class Checkpoints:
         settings: The recipe's ``train.checkpoint``; None to save none.
         shards: Digest of the shards artefact.
         seed: Of the run.
+        backend: Name of the back end.
         group: The workers.
-        say: Told in a line what the user should know of, and the step at which the run goes on
-            where that is said; by rank 0 only.
+        progress: Called on rank 0 with a line for the user, and with the step at which the run
+            resumes where the line is about that.
     """
 
     def __init__(
@@ -42,21 +116,23 @@ class Checkpoints:
         *,
         shards: str,
         seed: int,
+        backend: str,
         group: Group,
-        say: Callable[[str, int | None], None],
+        progress: Callable[[str, int | None], None],
     ) -> None:
         self.folder = Folder(directory / "checkpoints")
-        self.pace = CheckpointSchedule(settings, group)
+        self.schedule = CheckpointSchedule(settings, group)
         self.ever = False
-        """Whether this run has saved, or goes on from what an earlier attempt saved."""
+        """Whether this run has saved, or resumes from a checkpoint of an earlier attempt."""
         self._keep = (settings or Checkpoint()).keep
         self._shards = shards
         self._seed = seed
+        self._backend = backend
         self._group = group
-        self._say = say
+        self._progress = progress
 
     def find(self) -> Cursor | None:
-        """Where the newest whole checkpoint is, after reading every byte of it; None without one.
+        """Find the newest whole checkpoint, reading every byte of it; None without one.
 
         Raises:
             TrainingError: It is of other shards, another seed, or a newer format.
@@ -70,53 +146,51 @@ class Checkpoints:
             faults = self._group.gather(candidate.fault(self._group.rank, self._group.workers))
             fault = next(filter(None, faults), None)
             if fault is None:
-                cursor = candidate.cursor()
+                cursor = Cursor.read(candidate.path)
                 cursor.check(candidate.path, self._shards, self._seed)
                 self.ever = True
                 if self._group.rank == 0:  # an attempt may have died between the newest and this
                     self.folder.keep(self._keep)
                 return cursor
-            self._tell(f"the checkpoint of step {candidate.step} is damaged ({fault})")
+            self._report(f"the checkpoint of step {candidate.step} is damaged ({fault})")
             if self._group.rank == 0:
                 self.folder.set_aside(candidate)
         if candidates:
-            self._tell("no checkpoint is whole; beginning anew")
+            self._report("no checkpoint is whole; beginning anew")
         return None
 
-    def load(self, cursor: Cursor, engine: Any) -> dict[str, bytes]:
-        """Bring DeepSpeed's engine to where the checkpoint of :meth:`find` is.
+    def load(self, cursor: Cursor, backend: Backend) -> dict[str, bytes]:
+        """Give a back end the state of the checkpoint that :meth:`find` returned.
 
         Returns:
             The files that :meth:`save` was given.
         """
         path = self.folder.at(cursor.step).path
-        load_state(
-            engine,
-            path,
-            self._group,
-            wrote=cursor.workers,
-            stage=cursor.stage,
-        )
+        if cursor.backend == self._backend:
+            backend.load(path, cursor.workers)
+        else:
+            self._restore(cursor, path, backend)
         by = f", written by {cursor.workers} worker{'s' * (cursor.workers > 1)}"
         others = by * (cursor.workers != self._group.workers)
-        self._tell(f"going on at step {cursor.step} from {path}{others}", cursor.step)
-        self.pace.saved()
+        others += f", written by {cursor.backend}" * (cursor.backend != self._backend)
+        self._report(f"going on at step {cursor.step} from {path}{others}", cursor.step)
+        self.schedule.saved()
         files = sorted((path / STATE).glob("*"))
         return {file.name: file.read_bytes() for file in files}
 
-    def save(self, engine: Any, step: int, tokens: int, files: Mapping[str, bytes]) -> None:
-        """Save, and remove what need not be kept any more.
+    def save(self, backend: Backend, step: int, tokens: int, files: Mapping[str, bytes]) -> None:
+        """Save, and remove checkpoints beyond the number to keep.
 
         Args:
-            engine: DeepSpeed's.
+            backend: Its state is saved.
             step: The first that was not yet taken.
             tokens: Trained on before it.
-            files: Whatever else is to be found again, by name; rank 0's are written.
+            files: Further files, by name; those of rank 0 are written.
         """
         directory = self.folder.temporary(step)
         if self._group.rank == 0:
             self.folder.begin(step)
-        names = save_state(engine, directory, self._group.rank)  # which waits for rank 0
+        names = backend.save(directory)
         if self._group.rank == 0:
             cursor = Cursor(
                 step=step,
@@ -124,24 +198,34 @@ class Checkpoints:
                 shards=self._shards,
                 seed=self._seed,
                 workers=self._group.workers,
-                stage=int(engine.zero_optimization_stage()),
+                backend=self._backend,
             )
             names += [cursor.write(directory), *_write(directory, files)]
-        # Whoever cannot write raises, so nothing is gathered and nothing published.
+        # A worker that cannot write raises, so nothing is gathered and nothing published.
         gathered = self._group.gather(record_durably(directory, names))
         if self._group.rank == 0:
             self.folder.publish(step, [record for records in gathered for record in records])
             self.folder.keep(self._keep)
         self.ever = True
-        self.pace.saved()
+        self.schedule.saved()
 
-    def _tell(self, line: str, step: int | None = None) -> None:
+    def _restore(self, cursor: Cursor, path: Path, backend: Backend) -> None:
+        """Read a checkpoint that another back end wrote; rank 0 converts it, if need be."""
+        writer, scratch = find_backend(cursor.backend), self.folder.scratch
+        state = writer.read_state(path, scratch) if self._group.rank == 0 else None
+        self._group.barrier()
+        backend.restore(state or writer.read_state(path, scratch))
+        self._group.barrier()
         if self._group.rank == 0:
-            self._say(line, step)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _report(self, line: str, step: int | None = None) -> None:
+        if self._group.rank == 0:
+            self._progress(line, step)
 
 
 def records_of(directory: Path) -> list[FileRecord]:
-    """The files of every checkpoint of a run, as their manifests have them; nothing is read."""
+    """Return the files of every checkpoint of a run from their manifests, without reading them."""
     records = []
     for kept in Folder(directory / "checkpoints").committed():
         prefix = kept.path.relative_to(directory).as_posix()

@@ -1,9 +1,9 @@
-"""When a checkpoint is due, such that every worker comes to the same answer.
+"""The steps after which a checkpoint is saved, equal on every worker.
 
-Tokens are the same everywhere, clocks are not: rank 0's counts, and the others have to be told.
-Telling costs a collective, so with the answer goes the number of steps until the question is worth
-asking again, half of those that fit into what is left of the time. A run of a minute asks about
-once, one of an hour ten times between two checkpoints.
+Tokens are the same on all workers, clocks are not: rank 0's counts, and is broadcast. A broadcast
+is a collective, so it carries the number of steps until the next one, half of those that fit into
+the rest of the interval. A run of a minute broadcasts about once, one of an hour ten times between
+two checkpoints.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["CheckpointSchedule"]
 
 
 class CheckpointSchedule:
-    """Asked after every step whether to save now.
+    """Decide after every step whether to save.
 
     Args:
         settings: The recipe's ``train.checkpoint``; None for never.
         group: The workers.
-        clock: Seconds; only rank 0's counts.
+        clock: Returns seconds; only rank 0's counts.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CheckpointSchedule:
         self._wait = 1
 
     def due(self, before: int, after: int) -> bool:
-        """Whether a checkpoint is due after a step.
+        """Return whether a checkpoint is due after a step.
 
         Args:
             before: Tokens trained on before it.
@@ -60,13 +60,13 @@ class CheckpointSchedule:
         return self._wait == 0
 
     def saved(self) -> None:
-        """A checkpoint was written; from here on the next one is waited for."""
+        """Begin the next interval, after a checkpoint was written or loaded."""
         self._since = self._clock()
         self._steps = 0
         self._wait = 1
 
     def _steps_left(self, seconds: float) -> int:
-        """Steps until the question is worth asking again; 0 if it is due now."""
+        """Return the steps until the next broadcast; 0 if a checkpoint is due now."""
         gone = self._clock() - self._since
         if gone >= seconds:
             return 0

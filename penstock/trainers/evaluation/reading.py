@@ -28,7 +28,7 @@ class WindowReader:
 
     Args:
         model: Windows to nats, as :meth:`~penstock.trainers.modelling.model.LanguageModel.forward`
-            computes them: a model, or a back end's engine around one.
+            computes them: a model, or the back end around one.
         group: The workers, which call :meth:`nats` together, with the same windows; the model is
             on its device.
     """

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from penstock.recipe import ModelFrom
+from penstock.trainers.backends.base import Backend
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.evaluator import Scores, evaluate
@@ -54,23 +55,21 @@ class RunEvaluator:
             return False
         return before // every < after // every and after < self.spec.tokens
 
-    def evaluate_live(self, engine: Any) -> Scores:
+    def evaluate_live(self, backend: Backend) -> Scores:
         """Evaluate a model between two steps of its training.
 
-        The model is read as it is trained: in its own type (bfloat16 on a GPU) and partitioned as
-        ZeRO has it. The saved model is evaluated in float32, so the end of the curve may differ
-        from it in the last digits. Training does not change: no random number is drawn.
-
-        Args:
-            engine: The model, or the back end around it.
+        The model is read as it is trained: in its own type (bfloat16 on a GPU), and partitioned if
+        the back end partitions it. The saved model is evaluated in float32, so the end of the
+        curve may differ from it in the last digits. Training does not change: no random number is
+        drawn.
         """
-        engine.eval()
+        backend.model.eval()
         try:
             # Compiled code has the shapes of training; others would be compiled for a few batches.
             with torch.compiler.set_stance("force_eager"):
-                return self._evaluate(engine, self.shards.tokenizer)
+                return self._evaluate(backend.forward, self.shards.tokenizer)
         finally:
-            engine.train()
+            backend.model.train()
 
     def finish(self, directory: Path) -> Scores:
         """Evaluate the model saved below ``directory``, and write the losses of its documents.

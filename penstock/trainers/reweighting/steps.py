@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from penstock.selectors.reweighting import (
     checked_weights,
     is_describing,
 )
+from penstock.trainers.backends.base import Backend
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.loader import LoadedStep, Loader, split_micro_batches
 from penstock.trainers.reweighting.journal import WeightJournal
@@ -61,7 +61,7 @@ class Reweighting:
     Args:
         spec: The recipe's ``train.reweight``.
         reweighter: A new one.
-        engine: The back end's, around a :class:`~penstock.trainers.modelling.model.LanguageModel`.
+        backend: Of a :class:`~penstock.trainers.modelling.model.LanguageModel`.
         loader: Reads this worker's part.
         trained: Called with each micro-batch whose gradients were computed.
         directory: The run's, for the journal; None on all ranks but 0, which keep none.
@@ -72,7 +72,7 @@ class Reweighting:
         spec: ReweightSpec,
         reweighter: Reweighter,
         *,
-        engine: Any,
+        backend: Backend,
         loader: Loader,
         trained: Callable[[Batch], None],
         directory: Path | None = None,
@@ -80,7 +80,7 @@ class Reweighting:
         self.spec = spec
         self.reweighter = reweighter
         self.journal = WeightJournal(directory) if directory else None
-        self._engine = engine
+        self._backend = backend
         self._loader = loader
         self._group = loader.group
         self._trained = trained
@@ -166,9 +166,9 @@ class Reweighting:
         """Compute (rows, length) nats of a micro-batch; append its features."""
         reweighter, own = self.reweighter, own.to(self._group.device)
         if not is_describing(reweighter):
-            nats: torch.Tensor = self._engine(own, tokens=True)
+            nats: torch.Tensor = self._backend.forward(own, tokens=True)
             return nats
-        nats, described = self._engine(own, tokens=True, describe=reweighter.describe)
+        nats, described = self._backend.forward(own, tokens=True, describe=reweighter.describe)
         features.append(described)
         return nats
 
@@ -187,17 +187,14 @@ class Reweighting:
         found = []
         for number, (places, own) in enumerate(pairs):
             counts = self._on_device(samples.over_tokens(shares, places))
-            total, nats = self._engine(own.to(self._group.device), counts)
+            total, nats = self._backend.forward(own.to(self._group.device), counts)
             self._backward(total, samples, is_last=number == count - 1)
             self._trained(own)
             found.append((places, nats))
         return found
 
     def _backward(self, total: torch.Tensor, samples: Samples, is_last: bool) -> None:
-        self._engine.set_gradient_accumulation_boundary(is_last)
-        # The engine averages gradients over workers; these are parts of one sum.
-        scale = self._group.workers / max(1, int(samples.predicted.sum()))
-        self._engine.backward(total * scale, scale_wrt_gas=False)
+        self._backend.accumulate(total * (1 / max(1, int(samples.predicted.sum()))), last=is_last)
 
     def _shares(self, samples: Samples, weights: np.ndarray) -> np.ndarray:
         """Compute the weight of a token of each sample, 1 if all are equal: (S,) float64.

@@ -1,4 +1,4 @@
-"""Going on with another number of workers than wrote the checkpoint."""
+"""Resume with another number of workers than wrote the checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def undisturbed(
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("stage", [WHOLE_ONLY(0), 1, WHOLE_ONLY(2), 3])
-def test_fewer_or_more_workers_go_on(
+def test_fewer_or_more_workers_resume(
     trainings: Trainings,
     undisturbed: Callable[[int], Run],
     tmp_path: Path,
@@ -66,7 +66,7 @@ def test_fewer_or_more_workers_go_on(
 BF16 = {"deepspeed": {"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}}}
 
 
-def test_bf16_without_zero_goes_on(trainings: Trainings, shards: Path, tmp_path: Path) -> None:
+def test_bf16_without_zero_resumes(trainings: Trainings, shards: Path, tmp_path: Path) -> None:
     """Float32 weights are in DeepSpeed's wrapper of the optimiser there, and must not be lost."""
     runs = [Run(shards=shards, work=tmp_path / name, train=BF16) for name in ("whole", "killed")]
     trainings.run(runs[0], 1).well()

@@ -1,17 +1,18 @@
-"""Only what was renamed is read, and only while every byte is what was written."""
+"""A checkpoint is read once it was renamed, and as long as every byte is unchanged."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from penstock.errors import ArtefactError, TrainingError
-from penstock.trainers.checkpoints.cursor import Cursor
 from penstock.trainers.checkpoints.folder import Folder, record_durably
+from penstock.trainers.checkpoints.saving import Cursor
 
-CURSOR = Cursor(step=4, tokens=99, shards="a" * 64, seed=1, workers=2, stage=1)
+CURSOR = Cursor(step=4, tokens=99, shards="a" * 64, seed=1, workers=2, backend="torch")
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def publish(folder: Folder, step: int) -> None:
     folder.publish(step, record_durably(directory, ["deepspeed/weights.pt"]))
 
 
-def test_what_was_not_renamed_is_not_there(folder: Folder) -> None:
+def test_a_directory_counts_once_it_is_renamed(folder: Folder) -> None:
     written(folder, 4)
     assert folder.committed() == []
     publish(folder, 4)
@@ -53,7 +54,7 @@ def test_the_newest_are_kept(folder: Folder) -> None:
     assert names(folder) == ["step-100000000", "step-99999999"]
 
 
-def test_a_sweep_takes_what_was_left_and_nothing_else(folder: Folder) -> None:
+def test_a_sweep_removes_temporary_directories_only(folder: Folder) -> None:
     publish(folder, 2)
     written(folder, 4)
     for name in (".step-00000001.old", ".step-00000001.damaged", ".universal.tmp", ".mine", "x"):
@@ -92,7 +93,7 @@ def test_each_worker_reads_its_share(folder: Folder) -> None:
     assert faults[0] is None and "cursor.json" in (faults[1] or "")
 
 
-def test_a_damaged_one_is_out_of_sight_until_it_is_swept(folder: Folder) -> None:
+def test_a_damaged_one_is_hidden_until_it_is_swept(folder: Folder) -> None:
     publish(folder, 2)
     publish(folder, 4)
     folder.set_aside(folder.committed()[0])
@@ -112,27 +113,32 @@ def test_a_file_that_the_first_worker_cannot_see_is_refused(folder: Folder) -> N
     directory = written(folder, 4)
     records = record_durably(directory, ["deepspeed/weights.pt"])
     (directory / "deepspeed" / "weights.pt").unlink()
-    with pytest.raises(ArtefactError, match=r"weights\.pt: 1024 bytes were written, no are found"):
+    with pytest.raises(ArtefactError) as info:
         folder.publish(4, records)
+    assert (info.value.file or "").endswith("deepspeed/weights.pt")
+    assert (info.value.expected, info.value.got) == ("1024 bytes", "none")
     assert folder.committed() == []
 
 
-def test_a_file_that_nobody_told_of_is_refused(folder: Folder) -> None:
+def test_a_file_without_a_record_is_refused(folder: Folder) -> None:
     directory = written(folder, 4)
     records = record_durably(directory, ["deepspeed/weights.pt"])
     (directory / "other").touch()
-    with pytest.raises(ArtefactError, match=r"other: no bytes were written, 0 are found"):
+    with pytest.raises(ArtefactError) as info:
         folder.publish(4, records)
+    assert (info.value.file or "").endswith("/other")
+    assert (info.value.expected, info.value.got) == ("no bytes", "0")
 
 
-def test_an_attempt_that_was_taken_over_writes_nothing_more(folder: Folder) -> None:
+def test_an_earlier_attempt_cannot_write(folder: Folder) -> None:
     directory = written(folder, 4)
     records = record_durably(directory, ["deepspeed/weights.pt"])
     later = Folder(folder.path)
     later.claim()
     for call in (lambda: folder.begin(6), lambda: folder.publish(4, records), folder.check):
-        with pytest.raises(TrainingError, match="another attempt at this run has begun"):
+        with pytest.raises(TrainingError) as info:
             call()
+        assert info.value.file == str(folder.path.parent)
     publish(later, 4)
     later.sweep()
     assert names(later) == ["step-00000004"]
@@ -143,19 +149,28 @@ def test_the_cursor_reads_back(tmp_path: Path) -> None:
     assert Cursor.read(tmp_path) == CURSOR
 
 
+def test_a_cursor_of_format_1_is_read(tmp_path: Path) -> None:
+    """It named DeepSpeed's stage, and no back end, since there was one only."""
+    old = {"format": 1, "step": 4, "tokens": 99, "shards": "a" * 64, "seed": 1, "workers": 2}
+    (tmp_path / "cursor.json").write_text(json.dumps({**old, "stage": 1}))
+    assert Cursor.read(tmp_path) == Cursor(**{**old, "backend": "deepspeed"})
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     CURSOR.write(tmp_path)
     path = tmp_path / "cursor.json"
-    path.write_text(path.read_text().replace('"format":1', '"format":2'))
-    with pytest.raises(TrainingError, match=r"of format 2, this Penstock reads up to 1; upgrade"):
+    path.write_text(path.read_text().replace('"format":2', '"format":3'))
+    with pytest.raises(TrainingError) as info:
         Cursor.read(tmp_path)
+    assert (info.value.file, info.value.got) == (str(tmp_path), "3")
+    assert "format 2" in (info.value.expected or "") and "upgrade" in (info.value.fix or "")
 
 
 def test_other_shards_and_another_seed_are_refused(tmp_path: Path) -> None:
     CURSOR.check(tmp_path, "a" * 64, 1)
-    with pytest.raises(
-        TrainingError, match=r"of the shards a{16}, this run is on b{16}; .* repeat"
-    ):
+    with pytest.raises(TrainingError) as info:
         CURSOR.check(tmp_path, "b" * 64, 1)
-    with pytest.raises(TrainingError, match="of seed 1, this run has 2"):
+    assert info.value.got == "a" * 16 and "b" * 16 in (info.value.expected or "")
+    with pytest.raises(TrainingError) as info:
         CURSOR.check(tmp_path, "a" * 64, 2)
+    assert info.value.got == "1" and "seed 2" in (info.value.expected or "")

@@ -38,14 +38,14 @@ FEW: dict[str, tuple[int, str, int]] = {
     "in the export": (0, "write model/config.json, half", 1),
     "in the evaluation": (0, "evaluation, before", 1),
 }
-"""By rank, the beginning of a point's name, and which of those."""
+"""Rank, beginning of the point's name, and number among the points of that name."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
     trainings: Trainings, shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
-    """What all others must come to, and the census of its points."""
+    """Make the run that all others must equal, with the census of its points."""
     run = Run(shards=shards, work=tmp_path_factory.mktemp("undisturbed"), train=ZERO_2)
     trainings.run(run, 2, census=True).well()
     assert [line["step"] for line in run.lines()] == list(range(5))
@@ -54,7 +54,7 @@ def undisturbed(
 
 @pytest.fixture(scope="module")
 def points(trainings: Trainings, undisturbed: Run) -> list[Counter[str]]:
-    """How often each worker passes each point."""
+    """Return how often each worker passes each point."""
     return [trainings.census(rank) for rank in range(2)]
 
 
@@ -63,30 +63,34 @@ def weights(run: Run) -> str:
 
 
 def whole(run: Run) -> list[int]:
-    """The steps of the checkpoints that would be read; each must be what its manifest says."""
+    """Return the steps of the checkpoints; each must be as its manifest says."""
     found = Folder(run.directory / "checkpoints").committed()
     assert [one.fault() for one in found] == [None] * len(found)
     return [one.step for one in found]
 
 
 def kill_and_go_on(
-    trainings: Trainings, run: Run, undisturbed: Run, kills: list[dict[str, Any]]
+    trainings: Trainings,
+    run: Run,
+    undisturbed: Run,
+    kills: list[dict[str, Any]],
+    workers: int = 2,
 ) -> None:
-    said = 0
+    noted = 0
     for kill in kills:
         before = whole(run)
-        ended = trainings.run(run, 2, kill)
+        ended = trainings.run(run, workers, kill)
         assert ended.statuses[kill["rank"]] == -9, f"{kill} never happened: {ended}"
-        assert said == len(run.notes) or before or "point" in kill
-        said = len(run.notes)
+        assert noted == len(run.notes) or before or "point" in kill
+        noted = len(run.notes)
         if run.finished:
             break
     kept = whole(run)
     assert len(kept) <= 2, "one more than is kept, while the old one goes"
     if not run.finished:
-        trainings.run(run, 2).well()
+        trainings.run(run, workers).well()
         going_on = [
-            progress for progress in run.notes[said:] if progress.startswith("going on at step")
+            progress for progress in run.notes[noted:] if progress.startswith("going on at step")
         ]
         assert [int(progress.split()[4]) for progress in going_on] == kept[:1]
     assert run.finished
@@ -99,7 +103,7 @@ def kill_and_go_on(
 
 
 @pytest.mark.parametrize("rank, begins, nth", FEW.values(), ids=FEW.keys())
-def test_a_killed_run_goes_on(
+def test_a_killed_run_resumes(
     trainings: Trainings,
     undisturbed: Run,
     points: list[Counter[str]],
@@ -113,7 +117,7 @@ def test_a_killed_run_goes_on(
     kill_and_go_on(trainings, run, undisturbed, [{"rank": rank, "point": point, "nth": nth}])
 
 
-def test_a_run_is_killed_while_it_goes_on(
+def test_a_run_is_killed_while_it_resumes(
     trainings: Trainings, undisturbed: Run, tmp_path: Path
 ) -> None:
     """Twice in a row: with a half-written checkpoint there, and while the metrics are cut back."""
@@ -131,7 +135,7 @@ def test_a_run_is_killed_while_it_goes_on(
 
 @pytest.mark.whole
 @pytest.mark.timeout(3600)
-def test_every_point_is_survived(
+def test_a_run_resumes_from_a_kill_at_every_point(
     trainings: Trainings,
     undisturbed: Run,
     points: list[Counter[str]],
@@ -142,7 +146,7 @@ def test_every_point_is_survived(
     struck: Counter[str] = Counter()
     for rank, passed in enumerate(points):
         for number, (point, times) in enumerate(passed.items()):
-            if point.startswith("write tensorboard"):  # by a thread, whenever it likes
+            if point.startswith("write tensorboard"):  # from a thread, at times that differ
                 continue
             run = replace(undisturbed, work=tmp_path / f"{rank}-{number}")
             kill = {"rank": rank, "point": point, "nth": chance.randint(1, times)}

@@ -1,4 +1,4 @@
-"""What a run goes on from, what it refuses, and what is left of checkpoints in the end."""
+"""Checkpoints that a run resumes from, that it refuses, and that it keeps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.trainers.conftest import write_shards
 KEEP_2 = {"checkpoint": {**TRAIN["checkpoint"], "keep": 2}}
 
 DIES = {"rank": 0, "point": "step, after", "nth": 5}
-"""When steps 2 and 4 are saved and the fifth is taken."""
+"""After the checkpoints of steps 2 and 4, in the fifth step."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def same(run: Run, expected: Run) -> None:
             assert mine[key] == theirs[key]
 
 
-def test_a_damaged_one_is_not_gone_on_from(
+def test_a_damaged_checkpoint_is_passed_over(
     trainings: Trainings, stopped: Run, undisturbed: Run, tmp_path: Path
 ) -> None:
     folder = stopped.directory / "checkpoints"
@@ -71,7 +71,9 @@ def test_a_damaged_one_is_not_gone_on_from(
     assert stopped.checkpoints == ["step-00000004", "step-00000005"]
 
 
-def test_none_is_whole(trainings: Trainings, stopped: Run, undisturbed: Run) -> None:
+def test_a_run_without_a_whole_checkpoint_starts_over(
+    trainings: Trainings, stopped: Run, undisturbed: Run
+) -> None:
     for path in stopped.directory.glob("checkpoints/step-*/cursor.json"):
         flip(path)
     trainings.run(stopped, 1).well()
@@ -92,7 +94,7 @@ def test_other_shards_are_refused(
     assert other.checkpoints == before and not other.lines()
 
 
-def test_workers_and_what_else_changes_no_batch_may_be_changed(
+def test_settings_that_change_no_batch_may_change(
     trainings: Trainings, stopped: Run, undisturbed: Run
 ) -> None:
     """The same command with other settings is the same run; the checkpoints of step 4 serve it."""
@@ -105,11 +107,11 @@ def test_workers_and_what_else_changes_no_batch_may_be_changed(
     ]
     for mine, theirs in zip(other.lines(), undisturbed.lines(), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
-    # Whoever goes on from one saves the end, too: an evaluation can be killed as well.
+    # A resumed run saves at its end, too: an evaluation can be killed as well.
     assert other.checkpoints == ["step-00000004", "step-00000005"]
 
 
-def test_the_kept_ones_are_part_of_the_run(undisturbed: Run) -> None:
+def test_kept_checkpoints_are_part_of_the_run(undisturbed: Run) -> None:
     artefact = Artefact.open(undisturbed.directory)
     artefact.verify()
     kept = [record.path for record in artefact.named("checkpoints/")]
@@ -120,7 +122,7 @@ def test_the_kept_ones_are_part_of_the_run(undisturbed: Run) -> None:
 
 
 @pytest.mark.parametrize("setting", [False, {}, {"minutes": 0.1}])
-def test_a_small_run_has_none(
+def test_a_short_run_has_no_checkpoint(
     trainings: Trainings, shards: Path, tmp_path: Path, setting: Any
 ) -> None:
     run = Run(shards=shards, work=tmp_path, train={"checkpoint": setting})
@@ -139,7 +141,7 @@ def test_the_clock_decides_for_all_workers(
 def test_weights_are_the_same_after_a_kill(
     trainings: Trainings, shards: Path, tmp_path: Path
 ) -> None:
-    """The reweighter's state goes on, and the journal has a row for each sample of each step."""
+    """The reweighter's state is restored, the journal has a row for each sample of each step."""
     reweight = {"use": "loss", "strategy": "linupper"}
     runs = [
         Run(shards=shards, work=tmp_path / name, train={"reweight": reweight})
@@ -157,11 +159,11 @@ def test_weights_are_the_same_after_a_kill(
 
 
 @pytest.mark.usefixtures("process_group")
-def test_files_of_others_are_found_again(shards: Path, tmp_path: Path) -> None:
+def test_further_files_are_returned(shards: Path, tmp_path: Path) -> None:
     """A reweighter's state and journal: any bytes by name."""
     opened = ShardSet.open(shards)
     engine = Engine(Train.model_validate(TRAIN), opened, 1, Group())
-    said: list[tuple[str, int | None]] = []
+    noted: list[tuple[str, int | None]] = []
 
     def checkpoints(seed: int = 1) -> Checkpoints:
         return Checkpoints(
@@ -169,22 +171,24 @@ def test_files_of_others_are_found_again(shards: Path, tmp_path: Path) -> None:
             None,
             shards=opened.artefact.digest,
             seed=seed,
+            backend="deepspeed",
             group=Group(),
-            say=lambda line, step=None: said.append((line, step)),
+            progress=lambda line, step=None: noted.append((line, step)),
         )
 
     first = checkpoints()
     assert first.find() is None and not first.ever
     files = {"journal": bytes(range(256)), "state.json": b"{}"}
-    first.save(engine.deepspeed, 3, 99, files)
+    first.save(engine.backend, 3, 99, files)
     later = checkpoints()
     cursor = later.find()
     assert cursor and (cursor.step, cursor.tokens) == (3, 99) and later.ever
-    assert later.load(cursor, engine.deepspeed) == files
+    assert later.load(cursor, engine.backend) == files
     engine.close()
-    assert said == [(f"going on at step 3 from {tmp_path}/checkpoints/step-00000003", 3)]
-    with pytest.raises(TrainingError, match="of seed 1, this run has 2"):
+    assert noted == [(f"going on at step 3 from {tmp_path}/checkpoints/step-00000003", 3)]
+    with pytest.raises(TrainingError) as info:
         checkpoints(seed=2).find()
+    assert (info.value.got, "seed 2" in (info.value.expected or "")) == ("1", True)
     flip(tmp_path / "checkpoints/step-00000003/state/journal")
     assert checkpoints().find() is None
-    assert "state/journal: expected sha256" in said[-2][0]
+    assert "state/journal: expected sha256" in noted[-2][0]

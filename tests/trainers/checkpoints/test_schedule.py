@@ -1,4 +1,4 @@
-"""When a checkpoint is due, by tokens and by a clock that the test turns."""
+"""Checkpoints by tokens, and by a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def pace(clock: Clock) -> Callable[..., CheckpointSchedule]:
     return made
 
 
-def test_never(pace: Callable[..., CheckpointSchedule], clock: Clock) -> None:
+def test_without_an_interval_none_is_due(
+    pace: Callable[..., CheckpointSchedule], clock: Clock
+) -> None:
     never = pace(None)
     clock.now = 1e9
     assert not never.due(0, 10**12)
 
 
-def test_every_so_many_tokens(pace: Callable[..., CheckpointSchedule]) -> None:
+def test_an_interval_of_tokens(pace: Callable[..., CheckpointSchedule]) -> None:
     """Counted from the run's first token, so that one that was resumed saves at the same steps."""
     every = pace(Checkpoint(minutes=None, tokens=100))
     steps = [(30 * step, 30 * step + 30) for step in range(12)]
@@ -49,10 +51,10 @@ def test_every_so_many_tokens(pace: Callable[..., CheckpointSchedule]) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.09, 7.0, 70.0, 1000.0])
-def test_every_so_many_minutes(
+def test_an_interval_of_minutes(
     pace: Callable[..., CheckpointSchedule], clock: Clock, seconds: float
 ) -> None:
-    """The first step whose end lies behind the interval saves; few are asked about."""
+    """The first step that ends after the interval saves; few steps need a broadcast."""
     paced = pace(Checkpoint(minutes=1))
     for last in (0.0, 500.0):
         clock.now, clock.asked = last, 0
@@ -67,10 +69,10 @@ def test_every_so_many_minutes(
         assert clock.asked < 40 or clock.asked <= steps + 2
 
 
-def test_steps_that_slow_down_are_not_waited_for(
+def test_steps_that_slow_down_do_not_delay_a_checkpoint(
     pace: Callable[..., CheckpointSchedule], clock: Clock
 ) -> None:
-    """Asked again in half of the steps that seem to fit: one twice as slow comes in time."""
+    """The next broadcast is after half of the steps that fit: twice as slow ones are in time."""
     paced = pace(Checkpoint(minutes=1))
     step = 0
     clock.now = 0.1
@@ -80,7 +82,9 @@ def test_steps_that_slow_down_are_not_waited_for(
     assert 60 <= clock.now <= 60.5
 
 
-def test_whichever_is_first(pace: Callable[..., CheckpointSchedule], clock: Clock) -> None:
+def test_the_shorter_interval_decides(
+    pace: Callable[..., CheckpointSchedule], clock: Clock
+) -> None:
     both = pace(Checkpoint(minutes=1, tokens=100))
     clock.now = 1
     assert both.due(90, 110)

@@ -51,11 +51,11 @@ def test_a_model_in_training_scores_like_the_saved_one_and_training_does_not_cha
     alone.close()
     made = engine(shards, of_stage(stage))
     live = evaluator(made)
-    found, curve = [], [live.evaluate_live(made.deepspeed)]
+    found, curve = [], [live.evaluate_live(made.backend)]
     for step in made.run():
         found.append((step.loss, step.grad_norm))
-        curve.append(live.evaluate_live(made.deepspeed))
-        assert made.deepspeed.module.training
+        curve.append(live.evaluate_live(made.backend))
+        assert made.backend.model.training
     assert found == expected, "to the bit"
     made.save(tmp_path / "model")
     reader = WindowReader(load_model(tmp_path / "model").eval(), Group())
@@ -77,14 +77,14 @@ def test_nothing_is_compiled_for_it(shards: Path) -> None:
         compiled.append(graph)
         return graph.forward
 
-    compile_inner(made.deepspeed.module, backend)  # type: ignore[arg-type]
+    compile_inner(made.backend.model, backend)  # type: ignore[arg-type]
     live = evaluator(made)
-    before = live.evaluate_live(made.deepspeed)
+    before = live.evaluate_live(made.backend)
     assert not compiled
     next(made.run())
     trained = len(compiled)
     assert trained
-    assert live.evaluate_live(made.deepspeed) != before and len(compiled) == trained
+    assert live.evaluate_live(made.backend) != before and len(compiled) == trained
     made.close()
 
 
@@ -105,7 +105,7 @@ def test_when_it_is_due(shards: Path) -> None:
 def test_a_steps_loss_is_that_of_its_documents(shards: Path, tmp_path: Path) -> None:
     """In one pass of a model that does not learn, the steps have the losses of their documents."""
     made = engine(shards, of_stage(0, lr=1e-30, weight_decay=0.0))
-    model: LanguageModel = made.deepspeed.module
+    model: LanguageModel = made._model
     nats = [
         step.loss * made.shards.predicted(batch.sequences, batch.counted).sum()
         for step in made.run()

@@ -1,9 +1,9 @@
 """DeepSpeed's part of a checkpoint: written by all workers, read by as many or by others.
 
 At the same number of workers each reads back the file that its rank wrote. At another, rank 0 first
-has DeepSpeed convert the files to its universal format, in which every parameter lies by itself;
-that reads and writes the whole checkpoint once more. Without ZeRO every worker holds everything,
-and nothing is converted. PyTorch unpickles what it reads, so only verified files come here.
+converts the files to DeepSpeed's universal format, which has every parameter by itself; that reads
+and writes the whole checkpoint once more. Without ZeRO every worker holds everything, and nothing
+is converted. PyTorch unpickles the files, so they must have been verified.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import torch
 
 from penstock.errors import TrainingError
 from penstock.storage import files_under
+from penstock.trainers.backends.base import State
 from penstock.trainers.group import Group
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["load_state", "read_state", "save_state"]
 
 TAG = "deepspeed"
-"""DeepSpeed's name for what it writes, which is a directory's."""
+"""DeepSpeed's name for its files, and their directory in a checkpoint."""
 
 _RANK = re.compile(r"(?:zero_pp_rank_|offloaded_tensors/rank)(\d+)")
 
@@ -36,11 +37,11 @@ def save_state(engine: Any, directory: Path, rank: int) -> list[str]:
 
     Args:
         engine: DeepSpeed's.
-        directory: Of the checkpoint; rank 0 has made it.
+        directory: Of the checkpoint; rank 0 has made it, or makes it before it calls this.
         rank: This worker.
 
     Returns:
-        The files that this worker wrote, relative to ``directory``.
+        Files that this worker wrote, relative to ``directory``.
     """
     engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
     if rank == 0:
@@ -50,7 +51,7 @@ def save_state(engine: Any, directory: Path, rank: int) -> list[str]:
     return [name for name in names if _writer(name) == rank]
 
 
-def load_state(engine: Any, directory: Path, group: Group, *, wrote: int, stage: int) -> None:
+def load_state(engine: Any, directory: Path, group: Group, wrote: int) -> None:
     """Read model and optimiser back; every worker must call this.
 
     Args:
@@ -58,12 +59,11 @@ def load_state(engine: Any, directory: Path, group: Group, *, wrote: int, stage:
         directory: Of the checkpoint.
         group: The workers.
         wrote: Workers that wrote the checkpoint.
-        stage: Of ZeRO.
 
     Raises:
-        TrainingError: DeepSpeed does not take it.
+        TrainingError: DeepSpeed cannot read it.
     """
-    if wrote == group.workers or stage == 0:
+    if wrote == group.workers or engine.zero_optimization_stage() == 0:
         _load(engine, directory)
         return
     scratch = directory.parent / ".universal.tmp"
@@ -77,6 +77,50 @@ def load_state(engine: Any, directory: Path, group: Group, *, wrote: int, stage:
         shutil.rmtree(scratch)
 
 
+def read_state(directory: Path, scratch: Path) -> State:
+    """Read a checkpoint without an engine; that of a ZeRO stage is converted into ``scratch``."""
+    file = min((directory / TAG).glob("*mp_rank_00_model_states.pt"))  # stage 3: one of each rank
+    own = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+    if any(_RANK.search(name) for name in files_under(directory / TAG)):
+        if not (scratch / TAG).exists():
+            _convert(directory / TAG, scratch / TAG)
+        return State(
+            step=int(own["global_steps"]),
+            read=lambda name, kind: _universal_tensor(scratch / TAG / "zero" / name, kind),
+        )
+    optimizer = own["optimizer"]
+    states = optimizer.get("optimizer_state_dict", optimizer)["state"]
+    places = {name: place for place, name in enumerate(_in_groups(own))}
+    masters = [one for group in optimizer.get("fp32_groups", ()) for one in group]
+
+    def read(name: str, kind: str) -> torch.Tensor:
+        if kind == "weight":
+            found = masters[places[name]] if masters else own["module"][name]
+        else:
+            found = states[places[name]][kind]
+        return torch.as_tensor(found).float()
+
+    return State(step=int(own["global_steps"]), read=read)
+
+
+def _in_groups(own: dict[str, Any]) -> list[str]:
+    """Names of the parameters in the order of the optimiser's groups: matrices, then gains."""
+    named = {
+        weight.data_ptr(): name  # of tied weights one, the first
+        for name, weight in reversed(own["module"].items())
+        if name not in own["buffer_names"]
+    }
+    weights = own["module"]
+    kept = [name for name in weights if name in set(named.values())]
+    return sorted(kept, key=lambda name: weights[name].dim() <= 1)
+
+
+def _universal_tensor(directory: Path, kind: str) -> torch.Tensor:
+    file = directory / f"{'fp32' if kind == 'weight' else kind}.pt"
+    found = torch.load(file, map_location="cpu", weights_only=False)
+    return torch.as_tensor(found["param"] if isinstance(found, dict) else found).float()
+
+
 def _writer(name: str) -> int:
     found = _RANK.search(name)
     return int(found[1]) if found else 0
@@ -86,7 +130,9 @@ def _load(engine: Any, directory: Path) -> None:
     loaded, _ = engine.load_checkpoint(str(directory), tag=TAG)
     if loaded is None:
         raise TrainingError(
-            f"{directory}: DeepSpeed found no checkpoint of its own in it; delete it to begin anew"
+            "DeepSpeed found no checkpoint of its own",
+            file=directory,
+            fix="delete the directory to start from the first step",
         )
 
 
@@ -95,7 +141,7 @@ def _convert(source: Path, target: Path) -> None:
 
     shutil.rmtree(target.parent, ignore_errors=True)
     target.mkdir(parents=True)
-    # It tells its progress on both, which here are Ray's logs.
+    # It writes its progress to both, which here are Ray's logs.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         main(
             Namespace(
@@ -112,7 +158,7 @@ def _convert(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _universal(engine: Any) -> Iterator[None]:
-    """Have the engine load the universal format, and mend what DeepSpeed 0.19 does for ZeRO 3.
+    """Make the engine load the universal format, and repair what DeepSpeed 0.19 does for ZeRO 3.
 
     It gives every parameter group the settings of the first, so gains would begin to decay, and
     one counter of steps to all, which each then advances: with two groups losses were 0.2 % off

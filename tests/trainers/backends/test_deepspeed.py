@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from penstock.errors import RecipeError
 from penstock.recipe import ModelShape, Train
-from penstock.trainers.backend import deepspeed_config
+from penstock.trainers.backends.deepspeed import check
+from penstock.trainers.backends.deepspeed.config import deepspeed_config
+from penstock.trainers.backends.deepspeed.engine import DeepSpeed
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
@@ -74,20 +77,22 @@ def test_the_accumulated_gradient_is_clipped_to_its_norm(
     """Adam's first moment after one step is a tenth of the gradient that it was given."""
     made = engine(shards, deepspeed=configured(stage, bf16), clip=clip)
     step = next(made.run())
-    states = _states(made.deepspeed.optimizer)
+    states = _states(made)
     given = torch.nn.utils.get_total_norm([state["exp_avg"].float() for state in states]) / 0.1
     made.close()
     assert step.grad_norm == pytest.approx(expected(shards)[0, 1], rel=1e-2)
     assert float(given) == pytest.approx(min(clip, step.grad_norm), rel=1e-3)
 
 
-def _states(optimizer: Any) -> list[dict[str, Any]]:
-    """Of Adam, inside whatever DeepSpeed wraps it in."""
+def _states(made: Engine) -> list[dict[str, Any]]:
+    """Return the states of Adam, inside whatever DeepSpeed wraps it in."""
+    assert isinstance(made.backend, DeepSpeed)
+    optimizer = made.backend.engine.optimizer
     return list(getattr(optimizer, "optimizer", optimizer).state.values())
 
 
 @pytest.mark.parametrize(("stage", "bf16"), STAGES)
-def test_nothing_is_left_of_a_dry_run(shards: Path, stage: int, bf16: bool) -> None:
+def test_a_dry_run_leaves_no_state(shards: Path, stage: int, bf16: bool) -> None:
     """A first step of Adam moves each weight by the learning rate, whatever its gradient."""
     made = engine(shards, deepspeed=configured(stage, bf16), weight_decay=0.0)
     initial = made._model.causal.model.embed_tokens.weight.detach().clone()
@@ -97,12 +102,12 @@ def test_nothing_is_left_of_a_dry_run(shards: Path, stage: int, bf16: bool) -> N
         weight = made._model.causal.model.embed_tokens.weight.detach()
         moved = (weight - initial).abs().float()
         assert float(moved[moved > 0].median()) == pytest.approx(step.lr, rel=1e-2)
-    steps = [int(state["step"]) for state in _states(made.deepspeed.optimizer)]
+    steps = [int(state["step"]) for state in _states(made)]
     made.close()
     assert steps and set(steps) == {1}
 
 
-def test_bf16_takes_stage_1_unless_told_otherwise() -> None:
+def test_bf16_takes_stage_1_unless_the_recipe_names_one() -> None:
     def stage(**changes: Any) -> int:
         config = deepspeed_config(TRAIN.model_copy(update=changes), accumulation=1, bf16=False)
         return int(config["zero_optimization"]["stage"])
@@ -114,7 +119,7 @@ def test_bf16_takes_stage_1_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_activations_that_are_made_again_change_nothing(shards: Path, stage: int) -> None:
+def test_recomputed_activations_change_nothing(shards: Path, stage: int) -> None:
     made = engine(shards, deepspeed=configured(stage, bf16=False), activation_checkpointing=True)
     calls = []
     layer = made._model.causal.model.layers[1]
@@ -125,10 +130,81 @@ def test_activations_that_are_made_again_change_nothing(shards: Path, stage: int
     assert len(calls) == 2 * (3 * 3 + 2), "each micro-batch should run a layer twice"
 
 
-def test_metrics_tell_how_well_the_machine_is_used(shards: Path) -> None:
+def test_metrics_contain_the_utilisation(shards: Path) -> None:
     made = engine(shards)
     steps = list(made.run())
     made.close()
     assert all(0 < step.mfu < 1 for step in steps)
     assert made.parameters.total == 2 * 13_312 + 320 * 32 + 5 * 32
     assert made.parameters.without_embeddings == 2 * 13_312 + 5 * 32
+
+
+def test_the_users_deepspeed_keys_are_merged_over_ours() -> None:
+    train = TRAIN.model_copy(update={"deepspeed": {"zero_optimization": {"stage": 2}, "x": 1}})
+    config = deepspeed_config(train, accumulation=3, bf16=True)
+    assert config["zero_optimization"] == {"stage": 2}
+    assert config["gradient_accumulation_steps"] == 3
+    assert (config["bf16"], config["x"]) == ({"enabled": True}, 1)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    # name: (train.deepspeed, key below it, got, fix)
+    "owned": ({"optimizer": {"type": "Lamb"}}, "optimizer", "", "use train.lr, train.betas"),
+    "owned clip": ({"gradient_clipping": None}, "gradient_clipping", "", "use train.clip"),
+    "owned checkpoint": (
+        {"checkpoint": {"load_universal": True}},
+        "checkpoint",
+        "",
+        "train.checkp",
+    ),
+    "slip": ({"zero_optimisation": {"stage": 3}}, "zero_optimisation", "", "'zero_optimization'"),
+    "bf16 null": ({"bf16": None}, "bf16", "null", "write {enabled: true}"),
+    "bf16 true": ({"bf16": True}, "bf16", "true", "write {enabled: true}"),
+    "bf16 false": ({"bf16": False}, "bf16", "false", "write {enabled: false}"),
+    "fp16 true": ({"fp16": True}, "fp16", "true", "write {enabled: true}"),
+    "stage alone": ({"zero_optimization": 2}, "zero_optimization", "2", "write {stage: 2}"),
+    "zero null": ({"zero_optimization": None}, "zero_optimization", "null", "write {stage: 1}"),
+    "stage 4": ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage", "4", ""),
+    "stage word": ({"zero_optimization": {"stage": "2"}}, "zero_optimization.stage", "'2'", ""),
+    "stage null": ({"zero_optimization": {"stage": None}}, "zero_optimization.stage", "null", ""),
+    "enabled word": ({"bf16": {"enabled": "yes"}}, "bf16.enabled", "'yes'", ""),
+    "enabled null": ({"bf16": {"enabled": None}}, "bf16.enabled", "null", ""),
+    "profiler": ({"flops_profiler": True}, "flops_profiler", "true", "write {enabled: true}"),
+    "both": (
+        {"bf16": {"enabled": True}, "fp16": {"enabled": True}},
+        "fp16.enabled",
+        "both",
+        "leave one out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "key", "got", "fix"), REFUSED.values(), ids=REFUSED)
+def test_keys_that_would_fail_in_a_worker_are_refused(
+    overrides: dict[str, Any], key: str, got: str, fix: str
+) -> None:
+    with pytest.raises(RecipeError) as info:
+        check(Train(deepspeed=overrides))
+    assert info.value.key == f"train.deepspeed.{key}"
+    assert (info.value.got or "") == got
+    assert fix in (info.value.fix or "")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"zero_optimization": {"stage": 3}, "some_key_of_its_own": 1},
+        {"bf16": {"enabled": False}, "zero_optimization": {"overlap_comm": True}},
+        {"bf16": {}, "wall_clock_breakdown": True},
+    ],
+)
+def test_keys_of_deepspeed_are_accepted(overrides: dict[str, Any]) -> None:
+    check(Train(deepspeed=overrides))
+    deepspeed_config(Train(deepspeed=overrides), accumulation=1, bf16=False)
+
+
+def test_nothing_is_compiled(shards: Path) -> None:
+    import deepspeed
+
+    engine(shards).close()
+    assert not any(deepspeed.ops.__compatible_ops__.values())

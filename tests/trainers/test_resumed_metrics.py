@@ -1,4 +1,4 @@
-"""A run that goes on leaves one line for each step, in both files."""
+"""A resumed run has one line for each step, in JSON lines and in TensorBoard."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def lines(directory: Path) -> list[tuple[int, float]]:
 
 
 def events(directory: Path) -> list[tuple[int, float]]:
-    """Steps and losses in every event file, as TensorBoard reads them."""
+    """Return steps and losses of the event file, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (file,) = (directory / "tensorboard").iterdir()
     read = EventAccumulator(str(file))
     read.Reload()
-    told = read.Scalars("train/loss")
-    assert [one.wall_time for one in told] == sorted(one.wall_time for one in told)
-    return [(one.step, one.value) for one in told]
+    points = read.Scalars("train/loss")
+    assert [one.wall_time for one in points] == sorted(one.wall_time for one in points)
+    return [(one.step, one.value) for one in points]
 
 
-def test_a_run_that_goes_on(tmp_path: Path) -> None:
+def test_a_run_that_resumes(tmp_path: Path) -> None:
     write(tmp_path, 0, range(5), 2.0)
     with open(tmp_path / FILE, "a") as file:  # killed while it wrote
         file.write('{"step": 5, "lo')
@@ -65,14 +65,14 @@ def test_a_run_that_goes_on(tmp_path: Path) -> None:
     assert log.last["step"] == 5
 
 
-def test_nothing_more_to_train(tmp_path: Path) -> None:
+def test_a_finished_run_resumes_without_a_step(tmp_path: Path) -> None:
     write(tmp_path, 0, range(5), 2.0)
     log = write(tmp_path, 5, [], 1.0)
     assert (log.last["step"], log.last["tokens"]) == (4, 50)
     assert len(lines(tmp_path)) == len(events(tmp_path)) == 5
 
 
-def test_evaluations_of_steps_that_are_not_taken_again_are_kept(tmp_path: Path) -> None:
+def test_evaluations_of_steps_that_are_not_repeated_are_kept(tmp_path: Path) -> None:
     scores = Scores(bits_per_byte={}, accuracy={})
     log = MetricsLog(tmp_path)
     for step in range(5):
@@ -88,7 +88,7 @@ def test_evaluations_of_steps_that_are_not_taken_again_are_kept(tmp_path: Path) 
         assert log.last["step"] == start - 1
 
 
-def test_a_run_that_begins_anew(tmp_path: Path) -> None:
+def test_a_run_that_starts_over(tmp_path: Path) -> None:
     write(tmp_path, 0, range(5), 2.0)
     write(tmp_path, 0, range(2), 1.0)
     assert lines(tmp_path) == events(tmp_path) == [(0, 1.0), (1, 1.0)]
@@ -99,8 +99,8 @@ def spec(shards: Path) -> RunSpec:
     return RunSpec(train=Train(), shards=shards, seed=1)
 
 
-def test_what_a_driver_tells_of_a_run_that_goes_on(spec: RunSpec, tmp_path: Path) -> None:
-    """Nothing of the attempt before; where it goes on; then every step as it comes, once."""
+def test_lines_of_a_resumed_run_reach_the_driver(spec: RunSpec, tmp_path: Path) -> None:
+    """No line of the earlier attempt; the step of resumption; then each step once."""
     workspace = Workspace(tmp_path)
     directory = spec.draft(workspace).staging()
     add_note(directory, "an old note", 1)
@@ -119,7 +119,7 @@ def test_what_a_driver_tells_of_a_run_that_goes_on(spec: RunSpec, tmp_path: Path
     log.close()
 
 
-def test_what_a_driver_tells_of_a_run_that_begins(spec: RunSpec, tmp_path: Path) -> None:
+def test_lines_of_a_new_run_reach_the_driver(spec: RunSpec, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     directory = spec.draft(workspace).staging()
     tail = _Tail(spec, workspace)

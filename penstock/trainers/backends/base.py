@@ -1,0 +1,127 @@
+"""The protocol between the trainer and its back ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from penstock.recipe import Train
+from penstock.trainers.group import Group
+from penstock.trainers.modelling.model import LanguageModel
+
+__all__ = ["MOMENTS", "Backend", "BackendModule", "State", "adamw"]
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's moments: the running means of the gradient and of its square."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Weights and optimiser of a checkpoint in a form that every back end can read.
+
+    The same for any number of workers. Tensors are read one at a time, so that a model need not
+    fit into memory once more.
+    """
+
+    step: int
+    """Steps that the optimiser has taken."""
+    read: Callable[[str, str], torch.Tensor]
+    """``read(name, kind)``: a float32 tensor of the parameter's shape, on the CPU. ``name`` is of
+    the model's ``named_parameters``, ``kind`` is ``weight`` or one of :data:`MOMENTS`."""
+
+
+class Backend(Protocol):
+    """A model and its optimiser on all workers; every method is called by all of them together."""
+
+    model: LanguageModel
+    """Its weights may be partitioned; :meth:`forward` and :meth:`gathered` put them together."""
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Call the model, as :meth:`.modelling.model.LanguageModel.forward`."""
+
+    def accumulate(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Add the gradient of a loss to those of the step.
+
+        Args:
+            loss: (), this worker's part of a sum over micro-batches and workers.
+            last: Whether the step has no further micro-batch.
+        """
+
+    def step(self, rate: float) -> float:
+        """Clip the summed gradient, move the weights at a learning rate, and forget the gradient.
+
+        Returns:
+            The norm of the gradient before clipping.
+        """
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Have rank 0 hold all weights for a while, to export them."""
+
+    def save(self, directory: Path) -> list[str]:
+        """Write the state into a checkpoint's directory, which rank 0 has made.
+
+        Returns:
+            Files that this worker wrote, relative to ``directory``.
+        """
+
+    def load(self, directory: Path, workers: int) -> None:
+        """Read what :meth:`save` wrote, to the bit at an equal number of workers.
+
+        Args:
+            directory: Of the checkpoint, whose files were verified.
+            workers: Workers that wrote it.
+
+        Raises:
+            TrainingError: The back end cannot read it.
+        """
+
+    def restore(self, state: State) -> None:
+        """Take over the state of a checkpoint that another back end wrote."""
+
+    def close(self) -> None:
+        """Free memory, so that another run can follow in this process."""
+
+
+class BackendModule(Protocol):
+    """The module of a back end. Importing it needs none of the back end's own libraries."""
+
+    def check(self, train: Train) -> None:
+        """Refuse settings, or a machine, with which this back end cannot start.
+
+        Raises:
+            RecipeError: Names key, value and fix.
+        """
+
+    def start(self, model: LanguageModel, train: Train, group: Group, accumulation: int) -> Backend:
+        """Put the model on the group's device, in training mode, with an optimiser.
+
+        Args:
+            model: In float32; changed in place.
+            train: The recipe's settings.
+            group: The workers, whose process group is up.
+            accumulation: Micro-batches of a whole step on each worker.
+        """
+
+    def read_state(self, directory: Path, scratch: Path) -> State:
+        """Read a checkpoint that this back end wrote, without a model.
+
+        Args:
+            directory: Of the checkpoint, whose files were verified.
+            scratch: A directory that may be filled. Rank 0 calls this first; the others find what
+                it has written.
+        """
+
+
+def adamw(parameters: Iterable[torch.nn.Parameter], train: Train) -> torch.optim.Optimizer:
+    """Return AdamW in PyTorch's fused loop; matrices decay, gains do not."""
+    found = list(parameters)
+    groups = [
+        {"params": [p for p in found if p.dim() > 1], "weight_decay": train.weight_decay},
+        {"params": [p for p in found if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)

@@ -1,0 +1,136 @@
+"""DeepSpeed's engine behind the trainer's protocol.
+
+Only operators built when DeepSpeed was installed are used. Left alone it would compile a
+shared-memory one when a process group starts: 157 s, or an error where there is no compiler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penstock.errors import TrainingError
+from penstock.recipe import Train
+from penstock.trainers.backends.base import MOMENTS, State, adamw
+from penstock.trainers.backends.deepspeed.config import deepspeed_config
+from penstock.trainers.backends.deepspeed.state import load_state, save_state
+from penstock.trainers.group import Group
+from penstock.trainers.modelling.model import LanguageModel
+
+__all__ = ["DeepSpeed", "load_deepspeed"]
+
+
+class DeepSpeed:
+    """A :class:`~penstock.trainers.backends.base.Backend` around DeepSpeed's engine."""
+
+    def __init__(self, model: LanguageModel, train: Train, group: Group, accumulation: int) -> None:
+        self._deepspeed = load_deepspeed(group.device)
+        self.model = model
+        self._group = group
+        self.engine, *_ = self._deepspeed.initialize(
+            model=model,
+            optimizer=adamw(model.parameters(), train),
+            config=deepspeed_config(
+                train, accumulation=accumulation, bf16=group.device.type == "cuda"
+            ),
+        )
+        _undo_dry_run(self.engine)
+        self.engine.train()
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Call the model."""
+        return self.engine(*inputs, **options)
+
+    def accumulate(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Run the backward pass. DeepSpeed averages over workers; the trainer's losses add up."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * self._group.workers, scale_wrt_gas=False)
+
+    def step(self, rate: float) -> float:
+        """Clip, update and forget; returns the norm of the gradient."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        norm = self._float32_norm()
+        self.engine.step()
+        if norm is None:
+            norm = self.engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
+        """Gather the weights that ZeRO 3 has partitioned."""
+        gathered: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.engine.zero_optimization_partition_weights():
+            gathered = self._deepspeed.zero.GatheredParameters(list(self.model.parameters()))
+        return gathered
+
+    def save(self, directory: Path) -> list[str]:
+        """Write DeepSpeed's files, after waiting for rank 0."""
+        return save_state(self.engine, directory, self._group.rank)
+
+    def load(self, directory: Path, workers: int) -> None:
+        """Read DeepSpeed's files, converted where another number of workers wrote them."""
+        load_state(self.engine, directory, self._group, workers)
+
+    def restore(self, state: State) -> None:
+        """Take over weights and moments; with ZeRO stage 0 in float32.
+
+        Raises:
+            TrainingError: DeepSpeed partitions weights or moments, or keeps copies of them.
+        """
+        optimizer = self.engine.optimizer
+        if not isinstance(optimizer, torch.optim.AdamW):
+            raise TrainingError(
+                "the checkpoint of another back end cannot be partitioned",
+                key="train.deepspeed",
+                expected="stage 0 in float32",
+                got=f"stage {self.engine.zero_optimization_stage()}",
+            )
+        for name, parameter in self.model.named_parameters():
+            parameter.data.copy_(state.read(name, "weight"))
+            moments = {kind: state.read(name, kind).to(parameter.device) for kind in MOMENTS}
+            step = torch.tensor(float(state.step), device=parameter.device)
+            optimizer.state[parameter] = {"step": step, **moments}
+
+    def close(self) -> None:
+        """Free DeepSpeed's engine."""
+        self.engine.destroy()
+
+    def _float32_norm(self) -> float | None:
+        """Compute the norm at stage 0 in float32, where DeepSpeed keeps none."""
+        engine = self.engine
+        if engine.zero_optimization() or engine.bfloat16_enabled() or engine.fp16_enabled():
+            return None
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))
+
+
+def load_deepspeed(device: torch.device) -> Any:
+    """Import ``deepspeed`` without its log lines and its just-in-time operators."""
+    os.environ["DS_ACCELERATOR"] = device.type
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    from deepspeed.git_version_info import installed_ops
+
+    deepspeed.ops.__compatible_ops__ = dict(installed_ops)
+    return deepspeed
+
+
+def _undo_dry_run(engine: Any) -> None:
+    """Undo the step without gradients by which stage 0 in bfloat16 allocates memory.
+
+    It decays the weights and counts as Adam's first: the first real update came out 0.735 times
+    as large as it should be, and the next ones too small as well.
+    """
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    if isinstance(engine.optimizer, FP16_UnfusedOptimizer):
+        pairs = zip(engine.optimizer.fp32_groups, engine.optimizer.fp16_groups)
+        for masters, weights in pairs:
+            for master, weight in zip(masters, weights):
+                master.data.copy_(weight.data)
+        engine.optimizer.optimizer.state.clear()
