@@ -84,10 +84,13 @@ def read_state(directory: Path, scratch: Path) -> State:
     if any(_RANK.search(name) for name in files_under(directory / TAG)):
         if not (scratch / TAG).exists():
             _convert(directory / TAG, scratch / TAG)
-        return State(
-            step=int(own["global_steps"]),
-            read=lambda name, kind: _universal_tensor(scratch / TAG / "zero" / name, kind),
-        )
+        shapes = {name: shape for group in own["param_shapes"] for name, shape in group.items()}
+
+        def read_converted(name: str, kind: str) -> torch.Tensor:
+            found = _universal_tensor(scratch / TAG / "zero" / name, kind)
+            return found.flatten()[: shapes[name].numel()].view(shapes[name])  # ZeRO 3: flat
+
+        return State(step=int(own["global_steps"]), read=read_converted)
     optimizer = own["optimizer"]
     states = optimizer.get("optimizer_state_dict", optimizer)["state"]
     places = {name: place for place, name in enumerate(_in_groups(own))}
