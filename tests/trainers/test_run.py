@@ -59,13 +59,13 @@ def metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> None:
-    told: list[tuple[int, int]] = []
+    lines: list[tuple[int, int]] = []
     first, second = train_all(
         [spec(shards, 1), spec(shards, 2)],
         workspace,
-        progress=lambda spec, line: told.append((spec.seed, line["step"])),
+        on_metrics=lambda spec, line: lines.append((spec.seed, line["step"])),
     )
-    assert told == [(seed, step) for seed in (1, 2) for step in range(5)]
+    assert lines == [(seed, step) for seed in (1, 2) for step in range(5)]
     assert first.tokens == second.tokens == 37 * 32
     assert first.epochs == {"all": 1.0} and first.repeated_tokens == 0
     assert first.loss == metrics(first.path)[-1]["loss"] != second.loss
