@@ -67,8 +67,10 @@ def test_a_model_in_training_scores_like_the_saved_one_and_training_does_not_cha
     assert len(set(bits)) == len(bits), "the model did not change between them"
 
 
-# torch._dynamo reads .grad of the tensors that it traces.
+# torch._dynamo reads .grad of the tensors that it traces, and instantiates the linear function that
+# DeepSpeed puts in the place of PyTorch's once a process has run ZeRO 3.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*Function.. should not be instantiated:DeprecationWarning")
 def test_nothing_is_compiled_for_it(shards: Path) -> None:
     made = engine(shards, of_stage(0))
     compiled: list[Any] = []
