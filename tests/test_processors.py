@@ -1,7 +1,7 @@
 """Results on other processors: kernels of another instruction set, and other numbers of threads.
 
-One processor stands for several: PyTorch, NumPy, OpenBLAS and numba can be told to use the
-instructions of an older one.
+One processor stands for several: environment variables make PyTorch, NumPy, OpenBLAS and numba use
+the instructions of an older one.
 """
 
 from __future__ import annotations

@@ -16,28 +16,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["summed_cross_entropy", "token_cross_entropy", "weighted_cross_entropy"]
+__all__ = ["token_cross_entropy", "weighted_cross_entropy"]
 
 LOGITS_PER_BLOCK = {"cpu": 2**20, "cuda": 2**26}
 """Logits held at a time: 4 MiB in float32 on a CPU, to stay in its cache; 256 MiB on a GPU, which
 needs large products."""
-
-
-def summed_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """Compute the sum over rows of -log softmax(hidden @ weight.T)[target].
-
-    Args:
-        hidden: (n, width), any float type.
-        weight: (vocabulary, width), of the same type.
-        targets: (n,) int64.
-
-    Returns:
-        () float32, in nats.
-    """
-    total, _ = weighted_cross_entropy(hidden, weight, targets, None)
-    return total
 
 
 def weighted_cross_entropy(
@@ -66,7 +49,7 @@ def weighted_cross_entropy(
 def token_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Compute it row by row: (n,) float32, in nats. Arguments as :func:`summed_cross_entropy`."""
+    """Compute it row by row: (n,) float32, in nats. Arguments as :func:`weighted_cross_entropy`."""
     nats: torch.Tensor = _TokenCrossEntropy.apply(hidden, weight, targets)
     return nats
 

@@ -11,11 +11,7 @@ from torch import nn
 from penstock.language_models.windows import WindowBatch
 from penstock.trainers.data.batch import IGNORED, Batch
 from penstock.trainers.modelling.attention import register, span_arguments
-from penstock.trainers.modelling.loss import (
-    summed_cross_entropy,
-    token_cross_entropy,
-    weighted_cross_entropy,
-)
+from penstock.trainers.modelling.loss import token_cross_entropy, weighted_cross_entropy
 
 __all__ = ["LanguageModel"]
 
@@ -72,7 +68,9 @@ class LanguageModel(nn.Module):
             that is not IGNORED: (targets,) float32.
         """
         if isinstance(batch, WindowBatch):
-            return self.token_nats(batch.inputs, batch.targets, batch.targets != IGNORED)
+            counted = batch.targets != IGNORED
+            hidden = self._hidden(input_ids=batch.inputs)[counted]
+            return _nats(hidden, self._head, batch.targets[counted])
         states, labels, labelled = self._predicting(batch)
         hidden, targets, head = states[labelled], labels[labelled], self._head
         if tokens:
@@ -82,17 +80,15 @@ class LanguageModel(nn.Module):
             with torch.no_grad():
                 real = torch.nn.functional.pad(states * labelled[..., None], (0, 0, 0, 1))
                 return nats, describe(list(real), head)
-        if counts is None:
-            if head is not None:
-                return summed_cross_entropy(hidden, head, targets)
-            return nn.functional.cross_entropy(hidden.float(), targets, reduction="sum")
-        own = counts[:, 1:][labelled]
+        own = None if counts is None else counts[:, 1:][labelled]
         if head is not None:
             total, nats = weighted_cross_entropy(hidden, head, targets, own)
+        elif own is None:
+            return nn.functional.cross_entropy(hidden.float(), targets, reduction="sum")
         else:
             nats = _nats(hidden, head, targets)
             total, nats = nats @ own, nats.detach()
-        return total, _spread(nats, labelled)
+        return total if counts is None else (total, _spread(nats, labelled))
 
     def label_nats(self, batch: Batch) -> torch.Tensor:
         """Compute -log p of each labelled token of the batch, row by row: (labelled,) float32."""
@@ -112,24 +108,6 @@ class LanguageModel(nn.Module):
         """
         self.causal.set_attn_implementation(register() if wanted else "sdpa")
         self.by_spans = wanted
-
-    def token_nats(
-        self, inputs: torch.Tensor, targets: torch.Tensor, real: torch.Tensor
-    ) -> torch.Tensor:
-        """Compute -log p of targets, each given the inputs up to its own index.
-
-        Args:
-            inputs: (n, L) int64, padded on the right.
-            targets: (n, L) int64, the token that follows each input.
-            real: (n, L) bool, False for padding.
-
-        Returns:
-            (real tokens,) float32 in nats, row by row.
-        """
-        device = self.causal.device
-        inputs, targets, real = inputs.to(device), targets.to(device), real.to(device)
-        hidden = self._hidden(input_ids=inputs)[real]
-        return _nats(hidden, self._head, targets[real])
 
     @property
     def _head(self) -> torch.Tensor | None:

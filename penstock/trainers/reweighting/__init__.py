@@ -4,7 +4,7 @@
 
     Reweighting         a step: score, weigh, train                 steps.py
       ├─ Samples        sequences or documents of a global batch    samples.py
-      ├─ Reweighter     losses -> weights                           ../../selectors/reweighting
-      ├─ WeightJournal  weights/*.parquet of a run                  journal.py
+      ├─ Reweighter     losses -> weights, in penstock.selectors.reweighting
+      ├─ WeightJournal  Parquet files of losses and weights         journal.py
       └─ pack, unpack   a reweighter's arrays in a checkpoint       state.py
 """

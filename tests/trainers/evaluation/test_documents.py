@@ -1,4 +1,4 @@
-"""What documents cost, against the loss of the batch and against each document read alone."""
+"""Losses of documents, against the loss of the batch and against each document read alone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def found(
 
 
 def spans(packed: ShardSet) -> list[tuple[str, int, int, list[int]]]:
-    """Every span: its document, where in it it begins, its sequence, its tokens."""
+    """Every span: its document, its offset there, its sequence, its tokens."""
     found = []
     for index in range(len(packed)):
         sequence, owners = packed[index], packed.documents(index, index + 1)
@@ -64,7 +64,7 @@ def spans(packed: ShardSet) -> list[tuple[str, int, int, list[int]]]:
     return found
 
 
-def test_the_pool_has_what_is_hard(packed: ShardSet) -> None:
+def test_the_pool_has_the_hard_cases(packed: ShardSet) -> None:
     """Documents in one sequence and in many, several shards, two groups, a span of one token."""
     all_spans = spans(packed)
     counts = np.unique([name for name, *_ in all_spans], return_counts=True)[1]
@@ -75,10 +75,10 @@ def test_the_pool_has_what_is_hard(packed: ShardSet) -> None:
     assert any(len(tokens) == 1 for *_, tokens in all_spans)
 
 
-def test_a_batch_costs_what_its_documents_do(
+def test_the_loss_of_a_batch_is_the_sum_of_its_documents(
     trained: LanguageModel, packed: ShardSet, found: dict[str, Any]
 ) -> None:
-    """Within 1e-5 of the loss that training would take, in one batch and over all of them."""
+    """Within 1e-5 of the loss in training, for each batch and over all of them."""
     total, predicted = 0.0, 0
     for start in range(0, len(packed), 7):
         stop = min(start + 7, len(packed))
@@ -92,10 +92,10 @@ def test_a_batch_costs_what_its_documents_do(
     assert sum(found["tokens"]) == predicted
 
 
-def test_a_document_costs_what_its_spans_cost_alone(
+def test_a_document_has_the_sum_of_its_spans_read_alone(
     trained: LanguageModel, packed: ShardSet, found: dict[str, Any]
 ) -> None:
-    """Each span as a text of its own, through the full logits, one at a time: within 1e-5."""
+    """Each span as an independent text, through the full logits, one at a time: within 1e-5."""
     nats: dict[str, float] = {}
     tokens: dict[str, int] = {}
     for name, _, _, ids in spans(packed):
@@ -109,10 +109,10 @@ def test_a_document_costs_what_its_spans_cost_alone(
     assert np.std(found["loss"]) > 0.05
 
 
-def test_a_document_in_one_span_costs_what_evaluation_says_of_its_text(
+def test_a_document_in_one_span_has_the_nats_that_evaluation_computes(
     trained: LanguageModel, packed: ShardSet, curated: Curated, found: dict[str, Any]
 ) -> None:
-    """The text given the end of text before it, as bits per byte have it, and the end after it."""
+    """The text after an end of text, as for bits per byte, and the end of text after it."""
     texts = {
         name: text
         for unit in units_of(curated.corpus)
@@ -140,7 +140,7 @@ def test_ranks_and_chunks_give_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:
-    """Each rank's sums are taken first, then rank 0 gets the sum of them all."""
+    """The sums of each rank are recorded first; then rank 0 is given their total."""
     monkeypatch.setattr(documents, "CHUNK_TOKENS", 11 * CONTEXT)
     shares: list[list[torch.Tensor]] = []
     for rank in range(workers):
@@ -160,17 +160,17 @@ def test_ranks_and_chunks_give_the_same_bytes(
     assert all(any(bool(part.any()) for part in share) for share in shares)
     waiting = iter(sums)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.copy_(next(waiting)))
-    # Micro-batches are cut from chunks, so those of one rank in the same chunks are the measure.
+    # Micro-batches are cut from chunks, so one rank with the same chunks has the same ones.
     alone = losses(trained, packed, tmp_path / "alone.parquet")
     assert losses(trained, packed, tmp_path / "all.parquet", group=Group(0, workers)) == alone
     assert alone["nats"] == pytest.approx(found["nats"], rel=1e-6)
 
 
-def test_where_sequences_are(packed: ShardSet) -> None:
-    told = packed.where([0, 9])
+def test_sequences_are_described_by_files_and_documents(packed: ShardSet) -> None:
+    text = packed.where([0, 9])
     files = [record.path for record in packed.artefact.named("shard-")]
-    assert told.startswith(f"sequences 0, 9 of {files[0]}, {files[1]}, documents '")
-    assert repr(packed.documents(0, 1).ids[0].as_py()) in told
+    assert text.startswith(f"sequences 0, 9 of {files[0]}, {files[1]}, documents '")
+    assert repr(packed.documents(0, 1).ids[0].as_py()) in text
     many = packed.where(range(len(packed)))
     assert len(many) < 400 and many.count("…") == 3
 

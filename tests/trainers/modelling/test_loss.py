@@ -17,7 +17,7 @@ def test_value_and_gradients_equal_those_of_pytorch(
     targets = torch.randint(0, 11, (13,), generator=generator)
     expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
     wanted = torch.autograd.grad(expected.sum() * 0.3, [hidden, weight])
-    found = loss.summed_cross_entropy(hidden, weight, targets)
+    found, _ = loss.weighted_cross_entropy(hidden, weight, targets, None)
     torch.testing.assert_close(found, expected.sum())
     for mine, theirs in zip(torch.autograd.grad(found * 0.3, [hidden, weight]), wanted):
         torch.testing.assert_close(mine, theirs)
@@ -52,7 +52,7 @@ def test_rows_may_have_weights(block: int, monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_rows_the_loss_is_0() -> None:
     hidden = torch.zeros(0, 4, requires_grad=True)
     weight = torch.ones(5, 4, requires_grad=True)
-    found = loss.summed_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.int64))
+    found, _ = loss.weighted_cross_entropy(hidden, weight, torch.zeros(0, dtype=torch.int64), None)
     found.backward()
     assert found.item() == 0 and not weight.grad.any()
 
@@ -60,5 +60,5 @@ def test_without_rows_the_loss_is_0() -> None:
 def test_large_logits_do_not_overflow() -> None:
     hidden = torch.tensor([[1000.0]])
     weight = torch.tensor([[1.0], [-1.0]])
-    found = loss.summed_cross_entropy(hidden, weight, torch.tensor([1]))
+    found, _ = loss.weighted_cross_entropy(hidden, weight, torch.tensor([1]), None)
     assert found.item() == 2000
