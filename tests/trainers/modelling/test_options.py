@@ -21,10 +21,8 @@ from penstock.trainers.modelling.options import (
     recompute_activations,
 )
 
-# torch._dynamo reads .grad of the tensors that it traces.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
-)
+# torch._dynamo warns of what it traces, in PyTorch itself.
+pytestmark = pytest.mark.filterwarnings("default")
 
 CPU = torch.device("cpu")
 
