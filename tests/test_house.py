@@ -21,8 +21,6 @@ KERNEL = "one numba kernel, whose cache is invalidated file by file"
 
 LONG: dict[str, str] = {
     "penstock/artefact.py": "store, draft and workspace of one format",
-    "penstock/selectors/dsir.py": "the selector and its hashed n-gram kernel",
-    "penstock/selectors/kernels/fasttext.py": KERNEL,
     "penstock/selectors/kernels/ngram.py": KERNEL,
     "penstock/selectors/kernels/wordpiece.py": KERNEL,
 }
@@ -176,7 +174,6 @@ def test_rooms_open_with_a_map() -> None:
     assert wrong == []
 
 
-@pytest.mark.xfail(strict=True, reason="the front door is to be written")
 def test_every_module_lists_what_it_exports() -> None:
     wrong = []
     for path, tree in trees().items():
