@@ -2,7 +2,7 @@
 # make quick  set up, then the tests that start neither Ray nor DeepSpeed and kill nothing
 # make test   set up, then all tests
 # make check  formatting, lint and types
-# make faults whole campaigns of kills, disconnected hosts and full disks, about thirty minutes
+# make faults whole campaigns of kills, disconnected hosts and full disks (time: docs/lab.md)
 
 PYTHON ?= python3
 VENV   := .venv
