@@ -14,9 +14,8 @@ import torch
 
 from penstock.recipe import ModelShape, Train
 from penstock.trainers.data.batch import Batch, collate
-from penstock.trainers.data.loader import Loader
-from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.model import LanguageModel
@@ -80,29 +79,24 @@ def _measurements(shards: ShardSet) -> dict[str, Any]:
         "weights": model.causal.lm_head.weight[:4].flatten().tolist(),
         "isolated": _isolated(model, shards),
         "nats": model.label_nats(batch).tolist(),
-        "data": [digest for digest, _ in first],
-        "losses": [loss for _, loss in first],
+        "data": [digest for digest, *_ in first],
+        "losses": [loss for _, loss, _ in first],
         "repeated": first == again,
     }
 
 
-def _train(shards: ShardSet) -> list[tuple[str, float]]:
-    """Digest and loss of every step of three epochs."""
-    settings = Train(model=SHAPE, batch_tokens=8 * 32, micro_batch=4, tokens=3 * shards.tokens)
-    plan = BatchPlan.of(settings, shards, seed=2)
-    model = build_model(SHAPE, shards, seed=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
-    steps = []
-    for loaded in Loader(shards, plan, Group(), settings.micro_batch).steps():
-        optimizer.zero_grad()
-        total = 0.0
-        for micro_batch in loaded.micro_batches:
-            loss = model(micro_batch) / loaded.predicted
-            loss.backward()
-            total += float(loss.detach())
-        optimizer.step()
-        steps.append((loaded.digest, total))
-    return steps
+def _train(shards: ShardSet) -> list[tuple[str, float, float]]:
+    """Digest, loss and gradient norm of every step of three epochs."""
+    settings = Train(
+        model=SHAPE,
+        backend="torch",
+        batch_tokens=8 * 32,
+        micro_batch=4,
+        tokens=3 * shards.tokens,
+        lr=3e-3,
+    )
+    with closing(Engine(settings, shards, 2, Group())) as engine:
+        return [(step.data, step.loss, step.grad_norm) for step in engine.run()]
 
 
 def _isolated(model: LanguageModel, shards: ShardSet) -> bool:
