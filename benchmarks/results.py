@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from penstock.artefact import Artefact, Workspace
 from penstock.jobs.arms import SELECTED
-from penstock.jobs.asked import ranked_columns
+from penstock.jobs.build import build_columns
 from penstock.jobs.compare import Comparison, Point, compare
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.ladder import climb
@@ -159,7 +159,7 @@ def _selectors(data: Path, model: str) -> dict[str, Any]:
 
 
 def _climb(recipe: Recipe, runner: LocalRunner, progress: Any) -> tuple[str, ...]:
-    (column,) = ranked_columns(recipe)
+    (column,) = build_columns(recipe)
     with Workspace.driving(recipe.work_directory) as workspace:
         climb(recipe, column, lambda own: curate(own, runner).shards, workspace, runner, progress)
     assert isinstance(column.selector, PreSelect)
@@ -284,7 +284,7 @@ def _agreement(
 def _columns(recipe: Recipe, name: str) -> Sequence[Any]:
     tree = recipe.model_dump(mode="json", by_alias=True)
     tree["budget"]["rank"] = name
-    return ranked_columns(parse_recipe(tree, Path()))
+    return build_columns(parse_recipe(tree, Path()))
 
 
 def _agreed(agreement: Mapping[str, float]) -> Iterator[str]:

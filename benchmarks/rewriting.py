@@ -37,7 +37,7 @@ import psutil
 import yaml
 from common import docstrings, jsonl
 
-from penstock.jobs.asked import rewrites_of
+from penstock.jobs.build import build_rewrites
 from penstock.recipe_file import load_recipe
 from penstock.selectors.rewriting import Document
 
@@ -190,7 +190,7 @@ def _pages(longest: int) -> Iterator[dict[str, str]]:
 
 def _expected(recipe: Path) -> int:
     """Requests that the rewriter makes of the documents."""
-    (rewrite,) = rewrites_of(load_recipe(recipe))
+    (rewrite,) = build_rewrites(load_recipe(recipe))
     lines = (recipe.parent / "pool.jsonl").read_text().splitlines()
     documents = [Document(**json.loads(line)) for line in lines]
     return sum(len(rewrite.rewriter.requests(document)) for document in documents)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from penstock.errors import BadInput
@@ -28,7 +28,7 @@ EXTRAS = {
 """The modules that each extra installs, as ``pyproject.toml`` lists their packages."""
 
 
-def require(extra: str, key: str, modules: tuple[str, ...] | None = None) -> None:
+def require(extra: str, key: str, modules: Sequence[str] | None = None) -> None:
     """Check that the modules of an extra are installed, without importing them.
 
     Args:

@@ -17,6 +17,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import InputError
 from penstock.jobs import curate as curating
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.plan import Plan
 from penstock.jobs.progress import follow_in_log
 from penstock.pipeline.runner import Runner, open_runner
 from penstock.recipe import Recipe
@@ -91,21 +92,21 @@ def train(
     """
     recipe = _recipe(recipe, settings)
     with extras.named("train", "train"):
-        from penstock.jobs.train import check_model, evaluations_of, run_spec
+        from penstock.jobs.train import check_training, read_evaluations, run_spec
         from penstock.trainers.run import train_all
 
-        check_model(recipe)
-        evaluations = evaluations_of(recipe)
+        plan = Plan.of(recipe)
+        check_training(recipe.train)
+        evaluations = read_evaluations(plan.evaluate)
         with _running(runner, workers) as opened:
-            curated = curating.curate(recipe, opened, progress)
+            curated = curating.curate(plan, opened, progress)
             opened.close()
             progress("train: starting the workers, which takes half a minute")
             with ExitStack() as stack:
                 on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
-                workspace = stack.enter_context(Workspace.driving(recipe.work_directory))
-                (result,) = train_all(
-                    [run_spec(curated, evaluations)], workspace, on_metrics=on_metrics
-                )
+                workspace = stack.enter_context(Workspace.driving(plan.work))
+                spec = run_spec(plan.train, curated.shards.path, evaluations)
+                (result,) = train_all([spec], workspace, on_metrics=on_metrics)
     return result
 
 

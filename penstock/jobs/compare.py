@@ -18,11 +18,11 @@ from typing import Any
 from penstock.artefact import Workspace, canonical
 from penstock.cluster import cpus
 from penstock.display import html_table
-from penstock.errors import RecipeError, TrainingError
+from penstock.errors import BadInput, RecipeError, TrainingError
 from penstock.jobs.arms import SELECTED, Arm, recipes_of_arms
-from penstock.jobs.asked import reweighter_of
 from penstock.jobs.curate import Curated, curate
-from penstock.jobs.train import check_model, evaluations_of, run_spec
+from penstock.jobs.plan import Plan
+from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
 from penstock.storage import AnyPath, atomic_file
@@ -33,6 +33,7 @@ __all__ = [
     "Comparison",
     "Point",
     "compare",
+    "plan_arms",
     "save",
     "token_multiplier",
     "with_spread",
@@ -229,26 +230,28 @@ def compare(
         BadInput, Failure: As :func:`penstock.jobs.curate.curate` and training do.
     """
     if not recipe.evaluate:
-        raise RecipeError("evaluate: missing; a comparison needs at least one held-out file")
-    check_model(recipe)
-    recipes = recipes_of_arms(recipe)
-    for arm_recipe in recipes.values():
-        reweighter_of(arm_recipe)
-    evaluations = evaluations_of(recipe)
+        raise RecipeError(key="evaluate", expected="at least one held-out file", got="none")
+    plans = plan_arms(recipe)
+    plan = next(iter(plans.values()))
+    for own in plans.values():
+        check_training(own.train.train)
+    evaluations = read_evaluations(plan.evaluate)
     curated: dict[Arm, Curated] = {}
-    with Workspace.driving(recipe.work_directory) as workspace:
-        for arm, arm_recipe in recipes.items():
+    with Workspace.driving(plan.work) as workspace:
+        for arm, own in plans.items():
             progress(f"cut: arm {arm.name} at {arm.multiple:g}x, seed {arm.seed}")
-            curated[arm] = curate(arm_recipe, runner)
+            curated[arm] = curate(own, runner)
         runner.close()
-        specs = [run_spec(curated[arm], evaluations) for arm in recipes]
+        specs = [
+            run_spec(own.train, curated[arm].shards.path, evaluations) for arm, own in plans.items()
+        ]
         each = recipe.train.workers * recipe.train.cpus
         parallel = recipe.compare.parallel or max(1, cpus() // each)
         progress(f"train: {len(specs)} runs, {parallel} at a time")
         trained = train_all(specs, workspace, parallel=parallel, on_metrics=on_metrics)
-    results = dict(zip(recipes, trained))
+    results = dict(zip(plans, trained))
     points: dict[tuple[str, float], list[Arm]] = {}
-    for arm in recipes:
+    for arm in plans:
         points.setdefault((arm.name, arm.multiple), []).append(arm)
     return Comparison(
         recipe=recipe,
@@ -265,6 +268,22 @@ def compare(
             for (name, multiple), arms in points.items()
         ),
     )
+
+
+def plan_arms(recipe: Recipe) -> dict[Arm, Plan]:
+    """Plan every arm, building a part again only where an arm changes its keys.
+
+    Raises:
+        BadInput: As :meth:`~penstock.jobs.plan.Plan.of`; the key begins with the arm's.
+    """
+    plan = Plan.of(recipe)
+    plans = {}
+    for arm, own in recipes_of_arms(recipe).items():
+        try:
+            plans[arm] = plan.derive(own)
+        except BadInput as error:
+            raise error.under(f"compare.arms.{arm.name}") from error.__cause__
+    return plans
 
 
 def save(comparison: Comparison, directory: AnyPath) -> AnyPath:

@@ -1,30 +1,27 @@
-"""The main job: recipe to shards, each stage found or made.
-
-Everything that can be wrong with a recipe is looked at first: files, selectors and their
-parameters, targets. Only then does work start.
-"""
+"""Curate: run a plan's stages from corpus to shards, each found or made."""
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table
 from penstock.errors import InputError, UnmadeError
-from penstock.jobs.asked import evaluation_files, ranked_columns, reweighter_of, rewrites_of
+from penstock.jobs.plan import Plan
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
-from penstock.pipeline.cut import CutSettings, make_cut
+from penstock.pipeline.corpus import make_corpus
+from penstock.pipeline.cut import make_cut
 from penstock.pipeline.cutting.budget import check_shares
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
-from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
+from penstock.pipeline.tokenizer import make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.recipe import ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
@@ -144,44 +141,54 @@ class PartiallyCurated:
         return f"PartiallyCurated: {', '.join(('corpus', *self.columns))}; {self.lacks}"
 
 
-def curate(recipe: Recipe, runner: Runner, progress: Progress = lambda line: None) -> Curated:
-    """Make, or find, everything from the corpus to the shards of a recipe.
+def curate(plan: Plan | Recipe, runner: Runner, progress: Progress = lambda line: None) -> Curated:
+    """Find or make everything from the corpus to the shards.
 
     Args:
-        recipe: Validated.
-        runner: Who does the work.
-        progress: Told, line by line, what is going on.
+        plan: Of a recipe, or a recipe to plan.
+        runner: Runs the tasks of the stages.
+        progress: Called with a line for each event.
 
     Raises:
         BadInput: Something the user gave cannot be used.
         Failure: The work did not succeed; what was finished is kept.
     """
-    with Workspace.driving(recipe.work_directory) as workspace:
-        return _curate(recipe, workspace, runner, progress, {})
+    plan = _planned(plan)
+    with Workspace.driving(plan.work) as workspace:
+        return _curate(plan, workspace, runner, progress, {})
 
 
-def inspect(recipe: Recipe, runner: Runner) -> Curated | PartiallyCurated:
+def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
     """Return what is made of a recipe; write nothing, also while another driver works there.
 
     Raises:
         BadInput: Something the user gave cannot be used.
         UnmadeError: Not even the corpus is made.
     """
+    plan = _planned(plan)
     made: dict[str, Any] = {}
-    workspace = Workspace(recipe.work_directory, looking=True)
+    workspace = Workspace(plan.work, looking=True)
     try:
-        return _curate(recipe, workspace, runner, lambda line: None, made)
+        return _curate(plan, workspace, runner, lambda line: None, made)
     except UnmadeError as error:
         if "corpus" not in made:
             raise
-        columns = made.get("columns", {})
-        return PartiallyCurated(recipe=recipe, corpus=made["corpus"], columns=columns, lacks=error)
+        return PartiallyCurated(
+            recipe=plan.recipe,
+            corpus=made["corpus"],
+            columns=made.get("columns", {}),
+            lacks=error,
+        )
+
+
+def _planned(plan: Plan | Recipe) -> Plan:
+    return plan if isinstance(plan, Plan) else Plan.of(plan)
 
 
 def _curate(
-    recipe: Recipe, workspace: Workspace, runner: Runner, progress: Progress, made: dict[str, Any]
+    plan: Plan, workspace: Workspace, runner: Runner, progress: Progress, made: dict[str, Any]
 ) -> Curated:
-    """``made`` gets each stage as it is there, for who wants to know how far this came."""
+    """Run the stages; ``made`` gets the corpus and the columns as soon as they exist."""
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -191,52 +198,59 @@ def _curate(
         yield
         seconds[name] = time.perf_counter() - start
 
-    corpus_settings = CorpusSettings.of(recipe)
-    tokenizer_settings = TokenizerSettings.of(recipe)
-    evaluation_files(recipe)
-    reweighter_of(recipe)
-    rewrites = rewrites_of(recipe)
-    wanted = ranked_columns(recipe, progress)
+    for name in plan.unranked:
+        progress(f"select.{name}: budget.rank does not name it, so it is not scored")
     with stage("corpus"):
-        made["corpus"] = corpus = make_corpus(corpus_settings, workspace, runner)
+        made["corpus"] = corpus = make_corpus(plan.corpus, workspace, runner)
         kept = corpus.facts["documents"]
         progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
-    added = [rewrite.name for rewrite in rewrites if not type(rewrite.rewriter).replaces]
-    check_shares(recipe.budget, [*corpus.facts["by_source"], *added])  # before hours of rewriting
-    for rewrite in rewrites:
+    added = [rewrite.name for rewrite in plan.rewrites if not type(rewrite.rewriter).replaces]
+    # Before hours of rewriting: which sources there are is known from here on.
+    check_shares(plan.cut.budget, [*corpus.facts["by_source"], *added])
+    for rewrite in plan.rewrites:
         with stage(f"rewrite {rewrite.name}"):
             corpus = rewrite_corpus(rewrite, corpus, workspace, runner, progress)
             made["corpus"] = corpus
-            made_of_it = corpus.facts["rewrites"][rewrite.name]
-            progress(describe_rewrite(rewrite.name, made_of_it))
-        if rewrite.name in recipe.budget.shares and not made_of_it["accepted"]:
+            counts = corpus.facts["rewrites"][rewrite.name]
+            progress(describe_rewrite(rewrite.name, counts))
+        if rewrite.name in plan.cut.budget.shares and not counts["accepted"]:
             raise InputError(
-                f"rewrite.{rewrite.name}: expected texts for budget.shares.{rewrite.name}, got "
-                f"none: every answer was rejected; look into {corpus.path}/rejected-*"
+                key=f"rewrite.{rewrite.name}",
+                expected=f"texts for budget.shares.{rewrite.name}",
+                got="none: every answer was rejected",
+                fix=f"look into {corpus.path}/rejected-*",
             )
 
-    def shards_of(own: Recipe) -> Artefact:
+    def shards_of(recipe: Recipe) -> Artefact:
+        own = plan.derive(recipe)
         return _curate(own, workspace, runner, lambda line: None, {}).shards
 
     with stage("columns"):
         models = Models(
-            corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed, progress=progress
+            corpus=corpus,
+            workspace=workspace,
+            runner=runner,
+            seed=plan.recipe.seed,
+            progress=progress,
         )
+        # Copies: models are loaded into selectors, and a plan does not change.
+        wanted = [
+            replace(column, selector=copy.deepcopy(column.selector)) for column in plan.columns
+        ]
         for column in wanted:
-            _train_for(column, recipe, shards_of, models)
+            _train_for(column, plan.recipe, shards_of, models)
         made["columns"] = columns = make_columns(wanted, models)
     with stage("tokenizer"):
-        tokenizer = make_tokenizer(tokenizer_settings, corpus, workspace)
+        tokenizer = make_tokenizer(plan.tokenizer, corpus, workspace)
     with stage("cut"):
         tokens = TokenStore(corpus, tokenizer, workspace)
-        settings = CutSettings.of(recipe)
-        cut = make_cut(settings, corpus, columns, tokens, tokenizer, workspace, runner)
+        cut = make_cut(plan.cut, corpus, columns, tokens, tokenizer, workspace, runner)
         taken = cut.facts
         progress(f"{taken['documents']:,} documents, {taken['delivered']:,} tokens taken")
     with stage("shards"):
-        shards = make_shards(recipe.shards, cut, tokens, tokenizer, workspace, runner)
+        shards = make_shards(plan.shards, cut, tokens, tokenizer, workspace, runner)
     return Curated(
-        recipe=recipe,
+        recipe=plan.recipe,
         corpus=corpus,
         columns=columns,
         tokenizer=tokenizer,
@@ -249,7 +263,7 @@ def _curate(
 def _train_for(
     column: Column, recipe: Recipe, cut: Callable[[Recipe], Artefact], models: Models
 ) -> None:
-    """Have trained what a column's selector needs before it can be fitted, and given to it."""
+    """Train the models that a column's selector needs before its fit, and hand them to it."""
     selector = column.selector
     if getattr(selector, "ladder", None) is not None:
         from penstock.jobs.ladder import climb  # imports PyTorch

@@ -1,28 +1,30 @@
-"""Shards to runs: what the recipe says of training, and what runs are judged on."""
+"""Training jobs: a plan's training part and evaluation files as the specification of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from penstock import extras
 from penstock.errors import RecipeError
-from penstock.jobs.asked import evaluation_files, reweighter_of
-from penstock.jobs.curate import Curated
+from penstock.jobs.plan import TrainSettings
 from penstock.node_cache import local_file
-from penstock.recipe import ModelFrom, Recipe
+from penstock.recipe import ModelFrom, Train
 from penstock.selectors.targets import read_choices, read_targets
-from penstock.trainers.backends import find_backend
+from penstock.storage import AnyPath
+from penstock.trainers.backends import BACKENDS, find_backend
 from penstock.trainers.evaluation.choices import Question
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.spec import RunSpec
 
-__all__ = ["check_model", "evaluations_of", "run_spec"]
+__all__ = ["check_training", "read_evaluations", "run_spec"]
 
 
-def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
-    """The examples of the ``evaluate`` files, each file an evaluation named by its stem.
+def read_evaluations(files: Iterable[AnyPath]) -> tuple[Evaluation, ...]:
+    """Read ``evaluate`` files, each as an evaluation named by the file's stem.
 
     Raises:
-        InputError: A file is missing, or has a line that is not an example.
+        InputError: A file has a line that is not an example.
     """
     return tuple(
         Evaluation(
@@ -33,39 +35,41 @@ def evaluations_of(recipe: Recipe) -> tuple[Evaluation, ...]:
                 for found in read_choices(local_file(file))
             ),
         )
-        for file in evaluation_files(recipe)
+        for file in files
     )
 
 
-def run_spec(curated: Curated, evaluations: tuple[Evaluation, ...]) -> RunSpec:
-    """The run of a recipe on its shards.
-
-    Raises:
-        SelectorError: ``train.reweight`` names no reweighter, or gives it a wrong parameter.
-    """
-    recipe = curated.recipe
+def run_spec(
+    settings: TrainSettings, shards: AnyPath, evaluations: tuple[Evaluation, ...]
+) -> RunSpec:
+    """Return the specification of a run on these shards."""
     return RunSpec(
-        train=recipe.train,
-        shards=curated.shards.path,
-        seed=recipe.train_seed,
+        train=settings.train,
+        shards=shards,
+        seed=settings.seed,
         evaluations=evaluations,
-        reweighter=reweighter_of(recipe),
+        reweighter=settings.reweighter,
     )
 
 
-def check_model(recipe: Recipe) -> None:
-    """Refuse a back end or a model that cannot be trained with, before anything is made.
+def check_training(train: Train) -> None:
+    """Check the libraries, the back end's settings and the model, before anything is made.
 
     Raises:
+        BadInput: A library of the extra ``train`` is not installed.
         RecipeError: The back end refuses ``train``, or ``train.model.hf`` is a path, and nothing
             is there.
     """
-    find_backend(recipe.train.backend).check(recipe.train)
-    model = recipe.train.model
+    others = BACKENDS.keys() - {train.backend, "torch"}  # each is named as its library
+    extras.require("train", "train", [m for m in extras.EXTRAS["train"] if m not in others])
+    find_backend(train.backend).check(train)
+    model = train.model
     if not isinstance(model, ModelFrom) or not model.hf.startswith(("/", ".", "~")):
         return
     if not Path(model.hf).expanduser().is_dir():
         raise RecipeError(
-            f"train.model.hf: {model.hf}: no such directory; expected one that save_pretrained "
-            "wrote, or a name on the hub"
+            "no such directory",
+            key="train.model.hf",
+            file=model.hf,
+            expected="one that save_pretrained wrote, or a name on the hub",
         )

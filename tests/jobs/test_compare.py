@@ -17,6 +17,7 @@ from penstock.jobs import compare as compare_module
 from penstock.jobs.arms import as_compared
 from penstock.jobs.compare import compare, token_multiplier
 from penstock.jobs.console import Console
+from penstock.jobs.plan import Plan
 from penstock.recipe import ModelFrom, Recipe
 from penstock.trainers.spec import RunResult
 from tests.pools import recipe_of, write_jsonl
@@ -96,21 +97,19 @@ class Spied:
     judged: bool = False
     """Whether the file of examples has choices."""
 
-    def curate(self, recipe: Recipe, runner: object, *_: object) -> Any:
-        self.recipes.append(recipe)
+    def curate(self, plan: Plan, runner: object, *_: object) -> Any:
+        self.recipes.append(plan.recipe)
 
         class Shards:
             path = Path(f"shards-{len(self.recipes)}")
 
         class Curated:
             shards = Shards
-            of = recipe
 
         return Curated
 
-    def run_spec(self, curated: Any, evaluations: object) -> Recipe:
-        recipe: Recipe = curated.of
-        return recipe
+    def run_spec(self, settings: object, shards: Path, evaluations: object) -> Recipe:
+        return self.recipes[int(shards.name.removeprefix("shards-")) - 1]
 
     def train_all(self, specs: Sequence[Recipe], *_: object, **__: object) -> list[RunResult]:
         """Random falls by 0.1 with each doubling; selected is as random at 2x."""
@@ -151,8 +150,15 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Spied:
 
 def recipe(directory: Path, **comparison: Any) -> Recipe:
     write_jsonl(directory / "arc.jsonl", [{"question": "What turns?", "answer": "A wheel."}])
+    write_jsonl(directory / "pool" / "a.jsonl", [{"text": "a wheel turns"}])
+    (directory / "lengths.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
     return recipe_of(
-        directory, 1_000, "s", evaluate=["arc.jsonl"], compare={"seeds": [1, 2, 3], **comparison}
+        directory,
+        1_000,
+        "s",
+        select={"s": {"use": "lengths:score"}},
+        evaluate=["arc.jsonl"],
+        compare={"seeds": [1, 2, 3], **comparison},
     )
 
 

@@ -117,16 +117,6 @@ def test_a_faulty_scorer_is_told_what_it_did(
         curate(recipe_for(project, function), LocalRunner(1))
 
 
-def test_a_target_may_not_be_an_evaluation(project: Path) -> None:
-    write_jsonl(project / "t.jsonl", [{"text": "what is aimed at"}])
-    recipe = recipe_for(project)
-    tree = recipe.model_dump(mode="json")
-    tree["select"]["length"]["target"] = ["t.jsonl"]
-    tree["evaluate"] = ["./t.jsonl"]
-    with pytest.raises(RecipeError, match="must not see what it is judged by"):
-        curate(parse_recipe(tree, project), LocalRunner(1))
-
-
 @pytest.mark.parametrize("tokens", [33, 100, 777, 1_023, 1_025, 2_222, 3_333, 4_095, 5_001, 6_789])
 def test_ten_odd_budgets_are_met_to_the_sequence(project: Path, tokens: int) -> None:
     made = curate(recipe_for(project, tokens=tokens, shares={"wiki": 0.25}), LocalRunner(1))
@@ -154,8 +144,9 @@ def test_a_missing_target_is_told_before_any_work(project: Path, use: str) -> No
         "select": {"aimed": {"use": use}},
         "budget": {"tokens": 3_001, "rank": "aimed"},
     }
-    with pytest.raises(SelectorError, match=f"select.aimed.target: missing; `{use}` needs"):
+    with pytest.raises(SelectorError) as info:
         curate(parse_recipe(tree, project), LocalRunner(1))
+    assert info.value.key == "select.aimed.target" and use in info.value.problem
     assert not (project / "work").exists()
 
 

@@ -16,8 +16,9 @@ from penstock.artefact import Artefact, Workspace
 from penstock.jobs.cli import main
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.curve import learning_curve
+from penstock.jobs.plan import Plan
 from penstock.jobs.report import write_report
-from penstock.jobs.train import evaluations_of, run_spec
+from penstock.jobs.train import read_evaluations, run_spec
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import iter_documents, units_of
@@ -70,9 +71,12 @@ def recipe_of(project: Path, **changes: Any) -> Recipe:
 
 
 def run_of(recipe: Recipe) -> tuple[Curated, RunResult]:
-    curated = curate(recipe, ONE)
-    with Workspace.driving(recipe.work_directory) as workspace:
-        return curated, train(run_spec(curated, evaluations_of(recipe)), workspace)
+    plan = Plan.of(recipe)
+    curated = curate(plan, ONE)
+    with Workspace.driving(plan.work) as workspace:
+        return curated, train(
+            run_spec(plan.train, curated.shards.path, read_evaluations(plan.evaluate)), workspace
+        )
 
 
 @pytest.fixture(scope="module")

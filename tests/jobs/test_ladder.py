@@ -12,7 +12,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import BudgetError, SelectorError, UnmadeError
-from penstock.jobs.asked import ranked_columns
+from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.held_out import OutsideSample
 from penstock.jobs.ladder import climb
@@ -76,7 +76,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def climbed(recipe: Recipe, workspace: Workspace) -> tuple[Column, list[Curated], list[str]]:
-    (column,) = ranked_columns(recipe)
+    (column,) = build_columns(recipe)
     cuts: list[Curated] = []
     notes: list[str] = []
 
@@ -133,7 +133,7 @@ def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
     with Workspace.driving(long.work_directory) as workspace:
         with pytest.raises(BudgetError, match=r"select\.p\.ladder\.tokens: .*budget"):
             climbed(long, workspace)
-        (column,) = ranked_columns(long)
+        (column,) = build_columns(long)
         aimless = Column(name="p", selector=column.selector)
         with pytest.raises(SelectorError, match=r"select\.p\.target: missing"):
             climb(long, aimless, lambda own: curate(own, ONE).shards, workspace, ONE, print)
@@ -142,7 +142,7 @@ def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UnmadeError, match="not made yet"):
         climbed(other, looking)
     with pytest.raises(SelectorError, match="ladder: expected its models"):
-        ranked_columns(other)[0].selector.identity()
+        build_columns(other)[0].selector.identity()
 
 
 def test_outside_sample_keeps_what_it_was_told(project: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import SelectorError, UnmadeError
-from penstock.jobs.asked import ranked_columns
+from penstock.jobs.build import build_columns
 from penstock.jobs.curate import curate, inspect
 from penstock.jobs.refinement import find_weights
 from penstock.pipeline.runner import LocalRunner
@@ -75,7 +75,7 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
     first, second = sorted(runs, key=lambda run: "hf" in run.manifest["config"]["train"]["model"])
     assert second.manifest["config"]["train"]["model"] == {"hf": str(first.path / "model")}
 
-    (column,) = ranked_columns(recipe)
+    (column,) = build_columns(recipe)
     with Workspace.driving(recipe.work_directory) as workspace:
         models = Models(corpus=made.corpus, workspace=workspace, runner=ONE, seed=recipe.seed)
 
@@ -125,7 +125,7 @@ def test_what_was_not_run_is_not_looked_at(project: Path) -> None:
     found = inspect(other, ONE)
     assert isinstance(found.lacks, UnmadeError)  # type: ignore[union-attr]
     with pytest.raises(SelectorError, match="refine: expected weights"):
-        ranked_columns(other)[0].selector.identity()
+        build_columns(other)[0].selector.identity()
 
 
 def _random() -> Any:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Artefact, Draft, Workspace
-from penstock.jobs.asked import ranked_columns
+from penstock.jobs.build import build_columns
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
@@ -236,7 +236,7 @@ def recipe_of(ground: Path, use: str, work: Path, pool: str = "pool", **budget: 
 def columns_of(recipe: Recipe, runner: Runner) -> tuple[Artefact, dict[str, Artefact]]:
     workspace = Workspace(recipe.work_directory)
     corpus = make_corpus(CorpusSettings.of(recipe, 8000), workspace, runner)
-    wanted = ranked_columns(recipe)
+    wanted = build_columns(recipe)
     return corpus, make_columns(
         wanted, Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed)
     )
@@ -364,7 +364,7 @@ def test_vectors_are_made_once_and_score_as_texts_do(
     recipe = recipe_of(ground, use, work)
     with closing(LocalRunner(1)) as runner:
         corpus, found = columns_of(recipe, runner)
-    (column,) = ranked_columns(recipe)
+    (column,) = build_columns(recipe)
     model = found["s"].manifest["inputs"]["model"]
     column.selector.load(Artefact.open(work / "model" / model[:16]).local() / "state")
     assert isinstance(column.selector, EmbeddingScorer)

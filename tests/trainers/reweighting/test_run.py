@@ -12,7 +12,7 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import SelectorError
-from penstock.jobs.asked import reweighter_of
+from penstock.jobs.build import build_reweighter
 from penstock.recipe import ModelShape, Recipe, Train
 from penstock.trainers.run import train
 from penstock.trainers.spec import RunSpec
@@ -41,7 +41,7 @@ def recipe(directory: Path, **reweight: object) -> Recipe:
 
 
 def spec(asked: Recipe, shards: Path) -> RunSpec:
-    return RunSpec(train=asked.train, shards=shards, seed=1, reweighter=reweighter_of(asked))
+    return RunSpec(train=asked.train, shards=shards, seed=1, reweighter=build_reweighter(asked))
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -1,9 +1,8 @@
-"""What a recipe asks for, built and checked before any work starts."""
+"""Build the selectors, rewriters and reweighter that a recipe names, and find its files."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
 from pathlib import Path
 
 from penstock.errors import InputError, RecipeError, SelectorError
@@ -17,13 +16,11 @@ from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.selectors.targets import read_targets
 from penstock.storage import AnyPath, find_files, is_remote, sha256_file
 
-__all__ = ["evaluation_files", "ranked_columns", "reweighter_of", "rewrites_of"]
-
-Progress = Callable[[str], None]
+__all__ = ["build_columns", "build_reweighter", "build_rewrites", "find_evaluation_files"]
 
 
-def rewrites_of(recipe: Recipe) -> list[Rewrite]:
-    """The recipe's rewriters with those who answer them, in order.
+def build_rewrites(recipe: Recipe) -> list[Rewrite]:
+    """Build the recipe's rewriters and the models that answer them, in the order of the file.
 
     Raises:
         SelectorError: A rewriter, a model or a parameter is not known.
@@ -44,8 +41,8 @@ def rewrites_of(recipe: Recipe) -> list[Rewrite]:
     return found
 
 
-def reweighter_of(recipe: Recipe) -> PlannedReweighter | None:
-    """Who weighs the samples of the recipe's training batches.
+def build_reweighter(recipe: Recipe) -> PlannedReweighter | None:
+    """Build the reweighter of the recipe's training batches; None without one.
 
     Raises:
         SelectorError: There is no such reweighter, or a parameter is not known.
@@ -54,28 +51,28 @@ def reweighter_of(recipe: Recipe) -> PlannedReweighter | None:
     return PlannedReweighter(spec, [recipe.directory, Path.cwd()]) if spec else None
 
 
-def ranked_columns(recipe: Recipe, progress: Progress = lambda line: None) -> list[Column]:
-    """The selectors that ``budget.rank`` names, and those whose columns they are made from.
+def build_columns(recipe: Recipe) -> list[Column]:
+    """Build the selectors that ``budget.rank`` names and those that they depend on; read targets.
 
-    They are built, and their targets read.
+    Returns:
+        Columns in an order in which each comes after those that it depends on.
 
     Raises:
         SelectorError: A selector or a parameter is not known.
         InputError: A target file cannot be used.
         RecipeError: A target file is also an ``evaluate`` file.
     """
-    held_out = {_identity(path) for path in evaluation_files(recipe)}
+    held_out = {_identity(path) for path in find_evaluation_files(recipe)}
     directories = [recipe.directory, Path.cwd()]
     built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
     wanted = list(recipe.budget.ranks)
-    for name in wanted:  # which grows by what a column is made from
+    for name in wanted:  # it grows by the columns that a column depends on
         upon = getattr(built.get(name), "quality", None)
         if upon is not None and upon not in wanted:
             wanted.append(upon)
     columns = []
     for name, spec in recipe.select.items():
         if name not in wanted:
-            progress(f"select.{name}: budget.rank does not name it, so it is not scored")
             continue
         files = [
             file
@@ -85,13 +82,16 @@ def ranked_columns(recipe: Recipe, progress: Progress = lambda line: None) -> li
         for file in files:
             if _identity(file) in held_out:
                 raise RecipeError(
-                    f"select.{name}.target: {file} is also listed under evaluate; a selector must "
-                    "not see what it is judged by: remove it from one of them"
+                    "is also listed under evaluate, and a selector must not see the evaluation",
+                    key=f"select.{name}.target",
+                    file=file,
+                    fix="remove it from one of them",
                 )
         if not files and getattr(built[name], "wants_target", False):
             raise SelectorError(
-                f"select.{name}.target: missing; `{spec.use}` needs examples to aim at, as "
-                "target: [examples.jsonl], lines of question and answer, or of text"
+                f"missing; `{spec.use}` needs examples",
+                key=f"select.{name}.target",
+                fix="write target: [examples.jsonl], lines of question and answer, or of text",
             )
         here = [local_file(file) for file in files]
         columns.append(
@@ -105,8 +105,8 @@ def ranked_columns(recipe: Recipe, progress: Progress = lambda line: None) -> li
     return in_dependence(columns)
 
 
-def evaluation_files(recipe: Recipe) -> list[AnyPath]:
-    """The files that runs are judged on.
+def find_evaluation_files(recipe: Recipe) -> list[AnyPath]:
+    """Find the files that runs are evaluated on.
 
     Raises:
         InputError: One is missing, or a pattern matches none.
@@ -124,6 +124,6 @@ def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:
     path = recipe.resolve(pattern)
     matches = find_files(path)
     if not matches:
-        what = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
-        raise InputError(f"{key}: {path}: {what}; paths are relative to the recipe")
+        problem = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
+        raise InputError(problem, key=key, file=path, fix="paths are relative to the recipe")
     return matches
