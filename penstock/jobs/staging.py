@@ -1,7 +1,7 @@
-"""What travels to a cluster: the recipe, and the user's own scorer modules; nothing else.
+"""Stage a job: copy a recipe and the user's own scorer modules into a directory for a cluster.
 
-Some kilobytes in a directory of their own. Paths are made absolute, so the recipe means the same
-there as here; data stays where it is.
+They are some kilobytes. Paths are made absolute, so the recipe means the same on every machine;
+data is not copied.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from penstock.storage import sha256_file
 __all__ = ["Staged", "stage"]
 
 _MAX_BYTES = 100 * 2**20
-"""Ray 2.60's job server takes no larger request (``DASHBOARD_CLIENT_MAX_SIZE``), although packages
-of up to 512 MiB are allowed elsewhere."""
+"""Largest request of Ray 2.60's job server (``DASHBOARD_CLIENT_MAX_SIZE``), although packages of up
+to 512 MiB are allowed elsewhere."""
 
 _PATHS = (
     "work",
     "corpus.path",
     "corpus.*.path",
-    "clean.decontaminate.*",
     "rewrite.*.by.local",
     "select.*.target.*",
     "evaluate.*",
@@ -49,35 +48,35 @@ _USES = ("select.*.use", "rewrite.*.use", "train.reweight.use")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
-    """A directory with everything that travels."""
+    """A directory with all files of a job."""
 
     directory: Path
     recipe: Recipe
-    """As the user wrote it, with the settings."""
+    """The user's recipe, with the settings."""
     files: tuple[str, ...]
     """Relative to the directory, sorted."""
     digest: str
-    """sha256 over the names and contents of the files: what makes two submissions equal."""
+    """sha256 over the names and contents of the files: submissions of one digest are equal."""
     notes: tuple[str, ...]
-    """What the user should know."""
+    """Lines for the user about files that are not copied."""
 
 
 def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> Staged:
     """Fill an empty directory with the recipe and the scorer modules it names.
 
     Raises:
-        BadInput: The recipe is wrong, a scorer's module is not found or not safe to send along,
-            or there is more than the job server takes.
+        BadInput: The recipe is wrong, a scorer's module is not found or not safe to copy, or the
+            files are larger than the job server takes.
     """
     recipe = load_recipe(recipe_path, settings)
-    _ = recipe.work_directory  # refuses what is no place, before anything is sent
+    _ = recipe.work_directory  # raises where it cannot be used, before anything is sent
     tree = _absolute(recipe)
     notes = list(_relative_parameters(recipe))
-    room = _Room()
+    limit = _SizeLimit()
     for use in dict.fromkeys(_uses(tree)):
-        source = _travels(use, recipe.directory, notes)
+        source = _find_source(use, recipe.directory, notes)
         if source is not None:
-            room.copy(source, directory / source.name)
+            limit.copy(source, directory / source.name)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     (directory / "recipe.yaml").write_text(text, encoding="utf-8")
     files = sorted(
@@ -94,7 +93,7 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
 
 
 def _absolute(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data that means the same in any directory, its arms included."""
+    """Return the recipe as plain data with absolute paths, its arms included."""
 
     def path(value: str) -> str:
         if value.startswith("hf:"):
@@ -108,19 +107,19 @@ def _absolute(recipe: Recipe) -> dict[str, Any]:
         return str(local) if meant or local.exists() else value
 
     tree: Any = recipe.model_dump(mode="json")
-    for places, change in ((_PATHS, path), (_PATHS_OR_NAMES, path_or_name)):
-        for place in places:
+    for patterns, change in ((_PATHS, path), (_PATHS_OR_NAMES, path_or_name)):
+        for pattern in patterns:
             for prefix in ("", "compare.arms.*."):
-                tree = _rewrite(tree, (prefix + place).split("."), change)
+                tree = _rewrite(tree, (prefix + pattern).split("."), change)
     assert isinstance(tree, dict)
     return tree
 
 
-def _rewrite(node: Any, place: Sequence[str], change: Callable[[str], str]) -> Any:
-    """``node`` with every string at ``place`` changed; ``*`` is any key or any item."""
-    if not place:
+def _rewrite(node: Any, keys: Sequence[str], change: Callable[[str], str]) -> Any:
+    """Return ``node`` with every string at ``keys`` changed; ``*`` is any key or any item."""
+    if not keys:
         return change(node) if isinstance(node, str) else node
-    key, *rest = place
+    key, *rest = keys
     if isinstance(node, Mapping):
         return {
             name: _rewrite(below, rest, change) if key in ("*", name) else below
@@ -132,7 +131,7 @@ def _rewrite(node: Any, place: Sequence[str], change: Callable[[str], str]) -> A
 
 
 def _uses(tree: Mapping[str, Any]) -> list[str]:
-    """Every selector that the recipe or an arm names."""
+    """Return every ``use`` of the recipe and its arms."""
     found: list[str] = []
 
     def keep(use: str) -> str:
@@ -146,20 +145,20 @@ def _uses(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _relative_parameters(recipe: Recipe) -> Iterator[str]:
-    """Parameters of selectors that look like files here; only the selector knows what they are."""
+    """Yield a line for each selector parameter that looks like a relative file."""
     for name, spec in recipe.select.items():
         for key, value in spec.parameters.items():
             if not isinstance(value, str) or not re.search(r"[./]", value):
                 continue
             if not Path(value).is_absolute() and recipe.resolve(value).exists():
                 yield (
-                    f"select.{name}.{key}: {value} does not travel and is left as it is; if it is "
-                    "a file, give its absolute path"
+                    f"select.{name}.{key}: {value} is not copied; if it is a file, give its "
+                    "absolute path"
                 )
 
 
-def _travels(use: str, directory: Path, notes: list[str]) -> Path | None:
-    """The file or package of a scorer that the cluster cannot have, or None."""
+def _find_source(use: str, directory: Path, notes: list[str]) -> Path | None:
+    """Find the file or package of a scorer that is not installed; None where nothing is copied."""
     module, colon, _ = use.partition(":")
     if not colon:
         return None  # built in, or registered by a package that is installed
@@ -168,16 +167,18 @@ def _travels(use: str, directory: Path, notes: list[str]) -> Path | None:
     if top == "penstock":
         return None
     if not all(part.isidentifier() for part in parts):
-        raise RecipeError(f"select: use: {use}: expected package.module:function")
+        raise RecipeError(key="use", expected="package.module:function", got=use)
     local = next(
-        (found for place in (directory, Path.cwd()) if (found := _module_at(place, parts))), None
+        (found for root in (directory, Path.cwd()) if (found := _module_at(root, parts))), None
     )
     if top in sys.stdlib_module_names:
         if local is None:
             return None
         raise RecipeError(
-            f"select: use: {use}: {local.name} has the name of a module of the standard library "
-            "and would take its place in every worker; rename it"
+            f"{use}: would replace the module of the standard library in every worker",
+            key="use",
+            file=local.name,
+            fix="rename it",
         )
     if importlib.machinery.PathFinder.find_spec(top, _site_packages()) is not None:
         if local is not None:
@@ -186,16 +187,19 @@ def _travels(use: str, directory: Path, notes: list[str]) -> Path | None:
     local = local or _importable(parts)
     if local is None:
         raise RecipeError(
-            f"select: use: {use}: no module {module} next to the recipe ({directory}), in the "
-            "current directory, or installed; put it next to the recipe"
+            f"no module {module} next to the recipe ({directory}), in the current directory, or "
+            "installed",
+            key="use",
+            got=use,
+            fix="put it next to the recipe",
         )
     return local
 
 
-def _module_at(place: Path, parts: Sequence[str]) -> Path | None:
-    """``place/top.py`` or the package ``place/top``, if it holds the module; Python's own order."""
-    package, single = place / parts[0], place / f"{parts[0]}.py"
-    inside = place.joinpath(*parts)
+def _module_at(root: Path, parts: Sequence[str]) -> Path | None:
+    """Find the package ``root/top`` or ``root/top.py`` with the module, in Python's own order."""
+    package, single = root / parts[0], root / f"{parts[0]}.py"
+    inside = root.joinpath(*parts)
     holds = (inside / "__init__.py").is_file() or inside.with_suffix(".py").is_file()
     if package.is_dir() and holds and (len(parts) > 1 or (package / "__init__.py").is_file()):
         return package
@@ -203,45 +207,46 @@ def _module_at(place: Path, parts: Sequence[str]) -> Path | None:
 
 
 def _importable(parts: Sequence[str]) -> Path | None:
-    """The same where this Python would import it from: PYTHONPATH, an editable install."""
-    spec = importlib.util.find_spec(parts[0])  # a top-level name: found, not run
+    """Find the module where Python would import it from: PYTHONPATH, an editable install."""
+    spec = importlib.util.find_spec(parts[0])  # of a top-level name: nothing is executed
     if spec is None:
         return None
     if spec.submodule_search_locations:
-        place = Path(next(iter(spec.submodule_search_locations))).parent
+        root = Path(next(iter(spec.submodule_search_locations))).parent
     elif spec.origin:
-        place = Path(spec.origin).parent
+        root = Path(spec.origin).parent
     else:
         return None
-    return _module_at(place, parts)
+    return _module_at(root, parts)
 
 
 def _site_packages() -> list[str]:
-    places = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
-    return list(dict.fromkeys([*places, site.getusersitepackages()]))
+    roots = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
+    return list(dict.fromkeys([*roots, site.getusersitepackages()]))
 
 
-class _Room:
-    """Copies files while there is room for them in one request."""
+class _SizeLimit:
+    """Copies files until they exceed one request of the job server."""
 
     def __init__(self) -> None:
         self._left = _MAX_BYTES
 
     def copy(self, source: Path, target: Path) -> None:
-        """A file, or a package without caches and hidden files: Ray obeys a ``.gitignore``."""
+        """Copy a file, or a package without caches and hidden files: Ray obeys a ``.gitignore``."""
         if source.is_file():
             self._copy_file(source, target)
             return
         for parent, directories, names in os.walk(source):
-            directories[:] = sorted(name for name in directories if not _left_behind(name))
+            directories[:] = sorted(name for name in directories if not _is_skipped(name))
             for name in directories:
                 if (Path(parent) / name).is_symlink():
                     raise RecipeError(
-                        f"{Path(parent) / name}: a link to a directory in a scorer's package; "
-                        "put the files there, or name data by absolute paths"
+                        "a link to a directory in a scorer's package",
+                        file=Path(parent) / name,
+                        fix="put the files there, or name data by absolute paths",
                     )
             for name in sorted(names):
-                if not _left_behind(name):
+                if not _is_skipped(name):
                     below = Path(parent).relative_to(source)
                     self._copy_file(Path(parent) / name, target / below / name)
 
@@ -249,13 +254,14 @@ class _Room:
         self._left -= source.stat().st_size
         if self._left < 0:
             raise RecipeError(
-                f"{source}: with this file the scorers' packages are larger than the "
-                f"{_MAX_BYTES // 2**20} MiB that a Ray job server takes; keep data out of the "
-                "package and name it by absolute paths"
+                "with this file the scorers' packages are larger than the "
+                f"{_MAX_BYTES // 2**20} MiB that a Ray job server takes",
+                file=source,
+                fix="keep data out of the package and name it by absolute paths",
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
 
 
-def _left_behind(name: str) -> bool:
+def _is_skipped(name: str) -> bool:
     return name.startswith(".") or name in ("__pycache__", "venv") or name.endswith(".pyc")

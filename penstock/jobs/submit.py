@@ -1,14 +1,14 @@
-"""A recipe as a Ray Job: what travels to the cluster, and what comes back.
+"""Run a recipe as a Ray Job: upload it, follow its log, return its exit status.
 
-Only the recipe and the user's own scorer modules travel, some kilobytes; data stays where it is
-and is named by absolute paths, so every machine must see it, and the work directory, under the
-same path. Penstock itself is installed on the cluster. A Ray Job runs once and dies with its
-cluster: going on after a crash is the work directory's business, so submit the same recipe again.
+Only the recipe and the user's own scorer modules are uploaded, some kilobytes. Data is named by
+absolute paths, so every machine must have it, and the work directory, under the same path. Penstock
+itself is installed on the cluster. A Ray Job runs once and ends with its cluster. After a crash
+submit the same recipe again: what the work directory holds is not made again.
 
-The driver asks for no CPUs. It hands out items and writes manifests, which takes little; and Ray
-pins a driver that asks for nothing to the head node, while one that asks for a CPU may be put on
-any worker: on a spot machine that is taken away, or nowhere while a cluster scaled to zero has
-none (a head with ``CPU: 0`` offers none, by design).
+The driver reserves no CPU. It schedules items and writes manifests, which costs little; and Ray
+pins a driver without resources to the head node, while one that reserves a CPU may be placed on any
+worker: on a spot machine, or nowhere while a cluster scaled to zero has none (a head with ``CPU:
+0`` offers none, by design).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from penstock import __version__
+from penstock import __version__, extras
 from penstock.errors import BadInput, JobError
 from penstock.jobs.staging import stage
 
@@ -37,28 +37,28 @@ __all__ = ["COMMANDS", "connect", "follow_job", "run_job", "submit"]
 
 COMMANDS = ("curate", "train", "compare")
 INTERRUPTED = 130
-"""The shell's status for Ctrl-C (128 + SIGINT): the job goes on, so neither done nor failed."""
+"""The shell's status for Ctrl-C (128 + SIGINT): the job continues, neither done nor failed."""
 
 _ENVIRONMENT = {
-    "PYTHONUNBUFFERED": "1",  # lines are seen when they are printed, the workers' too
+    "PYTHONUNBUFFERED": "1",  # lines appear when they are printed, those of workers too
     "PYTHONUTF8": "1",  # Ray stops streaming a log that is not UTF-8
 }
-_PULSE = 10.0
-"""Seconds of silence after which the job's status is asked for."""
+_SILENCE = 10.0
+"""Seconds without log lines after which the job's status is read."""
 _REOPEN = 30
-"""Silent pulses after which the stream is opened anew: a connection can die without a word."""
-_PATIENCE = 300.0
-"""Seconds that the job server may be out of reach before following is given up."""
+"""Silences after which the stream is opened again: a connection can die without an error."""
+_SERVER_TIMEOUT = 300.0
+"""Seconds without an answer of the job server after which following ends."""
 _LONGEST_WAIT = 30.0
 _TRIES = 5
-"""Of fetching the end of a finished job's log."""
+"""Attempts to fetch the end of a finished job's log."""
 
 _CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""Loggers that tell of every upload and every closed stream."""
+"""Loggers of every upload and every closed stream."""
 
 
 def submit(
@@ -78,25 +78,25 @@ def submit(
     Args:
         recipe_path: The recipe here; relative paths in it are made absolute.
         command: ``curate``, ``train`` or ``compare``.
-        address: Of the job server, as ``http://127.0.0.1:8265``.
+        address: The job server, as ``http://127.0.0.1:8265``.
         settings: ``key.path=value`` overrides.
-        submission_id: Makes submitting idempotent: a job of this name that was given the same
-            recipe and code is followed instead of started again.
-        entrypoint_cpus: CPUs reserved for the driver; see the module on why none.
+        submission_id: Makes submitting idempotent: a job of this name with the same recipe and
+            code is followed instead of started again.
+        entrypoint_cpus: CPUs reserved for the driver; the module says why none are.
         follow: Wait for the job and pass its log on.
         on_line: Called with each line of the job's log.
         progress: Called with each message of Penstock itself; ``on_line`` by default.
 
     Returns:
-        0 if the job succeeded (or was only submitted), 2 if it found its input to be bad, 130 if
-        following was interrupted, else 1.
+        0 if the job succeeded (or was only submitted), 2 for bad input, 130 if following was
+        interrupted, else 1.
 
     Raises:
         BadInput: The recipe, a scorer, the command, the address or the id cannot be used.
         JobError: The job server cannot be reached or refuses, or the job never ran to an end.
     """
     if command not in COMMANDS:
-        raise BadInput(f"--job: expected one of {', '.join(COMMANDS)}, got {command!r}")
+        raise BadInput(key="--job", expected=f"one of {', '.join(COMMANDS)}", got=repr(command))
     progress = progress or on_line
     with tempfile.TemporaryDirectory(prefix="penstock-job-") as directory:
         staged = stage(recipe_path, Path(directory), settings)
@@ -121,20 +121,21 @@ def submit(
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the job server at ``address``, and nowhere else.
+    """Return a client of the job server at ``address``.
 
-    Ray's own client lets ``RAY_ADDRESS`` override what it is told, and waits for ever; this one
-    does neither.
+    Ray's own client lets ``RAY_ADDRESS`` override its argument, and has no timeouts; this one does
+    neither.
 
     Raises:
-        BadInput: The address is not that of an HTTP server.
+        BadInput: The address is not that of an HTTP server, or Ray is not installed.
         JobError: No job server answers.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadInput(f"--address: expected one like http://127.0.0.1:8265, got {address}")
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
+        raise BadInput(key="--address", expected="one like http://127.0.0.1:8265", got=address)
+    with extras.named("ray", "submit"):
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
@@ -142,18 +143,19 @@ def connect(address: str) -> JobSubmissionClient:
             options.setdefault("timeout", (10, 30 if method == "GET" else 300))
             return super()._do_request(method, endpoint, **options)
 
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in _CHATTY:  # until the process ends: the client logs while it is followed
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             return Client(address)
     except AuthenticationError as error:
-        raise JobError(f"{address}: {error}") from None
+        raise JobError(str(error), file=address) from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise JobError(
-            f"{address}: no Ray job server answers ({type(error).__name__}); start one with `ray "
-            "start --head` on the cluster's head, or open a way to it with `ray dashboard "
-            "ray_cluster.yaml`"
+            f"no Ray job server answers ({type(error).__name__})",
+            file=address,
+            fix="start one with `ray start --head` on the cluster's head, or forward its port with "
+            "`ray dashboard ray_cluster.yaml`",
         ) from None
 
 
@@ -190,8 +192,9 @@ def run_job(
     name = submission_id or f"penstock-{secrets.token_hex(8)}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise BadInput(
-            f"--id: expected at most 100 letters, digits and any of _ . -, got {name!r}; it names "
-            "a log file"
+            key="--id",
+            expected="at most 100 letters, digits and any of _ . -, since it names a log file",
+            got=repr(name),
         )
     try:
         found = _find(client, name) if submission_id else None
@@ -205,14 +208,15 @@ def run_job(
             )
             progress(f"job {name} submitted")
     except (OSError, RuntimeError) as error:
-        # Refused, or the answer was lost: it may be there nevertheless.
+        # Refused, or the response was lost and the job exists nevertheless.
         found = _found_after(client, name, error)
     if found is not None:
         if found.entrypoint != entrypoint or _staged(found.metadata) != _staged(metadata):
             raise JobError(
-                f"--id: the cluster has a job {name} already, with another command, recipe or "
-                f"scorer ({found.entrypoint}); choose another id, or see that job's log with "
-                f"`{_ray('logs', client, name)}`"
+                f"the cluster has a job {name} with another command, recipe or scorer "
+                f"({found.entrypoint})",
+                key="--id",
+                fix=f"choose another id, or see that job's log with `{_ray('logs', client, name)}`",
             )
         again = "; another id would run it again" if found.status.is_terminal() else ""
         progress(f"job {name} exists: {found.status}{again}")
@@ -222,7 +226,7 @@ def run_job(
     try:
         return follow_job(client, name, on_line, progress)
     except KeyboardInterrupt:
-        progress(f"stopped following; job {name} goes on. {_ways(client, name)}")
+        progress(f"stopped following; job {name} continues. {_ways(client, name)}")
         return INTERRUPTED
 
 
@@ -243,7 +247,7 @@ def _found_after(client: JobSubmissionClient, name: str, error: Exception) -> Jo
         found = None
     if found is None:
         raise JobError(
-            f"{client.get_address()}: the job server did not take the job: {reason}"
+            f"the job server refused the job: {reason}", file=client.get_address()
         ) from None
     return found
 
@@ -269,13 +273,13 @@ def follow_job(
     on_line: Callable[[str], None],
     progress: Callable[[str], None],
 ) -> int:
-    """Pass a job's log on until the job has ended; returns as :func:`submit`.
+    """Pass each line of a job's log on once, until the job has ended; returns as :func:`submit`.
 
-    Each line of the log is passed on once, whatever happens to the connection: a stream always
-    begins at the log's beginning, so what was passed on already is skipped.
+    A stream always starts at the log's beginning, so after a lost connection the lines that were
+    passed on are skipped.
 
     Raises:
-        JobError: The job was stopped or could not be started, or its server is gone.
+        JobError: The job was stopped or could not be started, or its server does not answer.
     """
     log = _Log(on_line)
     wait, stuck, lost = 1.0, False, None
@@ -286,11 +290,12 @@ def follow_job(
             if lost is None:
                 lost = time.monotonic()
                 progress(f"{client.get_address()}: lost ({type(error).__name__}); trying again")
-            if time.monotonic() - lost > _PATIENCE:
+            if time.monotonic() - lost > _SERVER_TIMEOUT:
                 log.close()
                 raise JobError(
-                    f"{client.get_address()}: out of reach for {_PATIENCE:.0f} s; the job may go "
-                    f"on. {_ways(client, name)}"
+                    f"no answer for {_SERVER_TIMEOUT:.0f} s; the job may still run",
+                    file=client.get_address(),
+                    fix=_ways(client, name),
                 ) from None
             time.sleep(1)
             continue
@@ -298,18 +303,19 @@ def follow_job(
         if job is None:
             log.close()
             raise JobError(
-                f"{client.get_address()}: knows no job {name} any more; was the cluster started "
-                "anew? Submit again: what was finished is not made again"
+                f"job {name} is not there any more; was the cluster restarted?",
+                file=client.get_address(),
+                fix="submit again: finished artefacts are not made again",
             )
         if job.status.is_terminal():
             _fetch_rest(client, name, log, progress)
             log.close()
-            return _verdict(job, name, progress)
-        if stuck:  # where no stream gets through, the log still comes whole
+            return _exit_status(job, name, progress)
+        if stuck:  # without a stream the whole log can still be fetched
             log.catch_up(_whole(client, name) or "")
             time.sleep(wait)
         before = log.passed_on
-        _pour(client, name, log, progress)
+        _read_stream(client, name, log, progress)
         stuck = log.passed_on == before
         wait = min(2 * wait, _LONGEST_WAIT) if stuck else 1.0
 
@@ -334,7 +340,7 @@ def _fetch_rest(
 
 
 class _Log:
-    """A log that is read in pieces, several times from its beginning, and passed on once."""
+    """Passes a log on once, though it is read in pieces and several times from its beginning."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self.passed_on = 0
@@ -343,11 +349,11 @@ class _Log:
         self._line = ""
 
     def rewind(self) -> None:
-        """What is fed next is the log from its beginning."""
+        """Expect the log from its beginning."""
         self._position = 0
 
     def feed(self, text: str) -> None:
-        """The next piece of the log."""
+        """Take the next piece of the log."""
         new = text[max(0, self.passed_on - self._position) :]
         self._position += len(text)
         self.passed_on = max(self.passed_on, self._position)
@@ -356,24 +362,24 @@ class _Log:
             self._on_line(line)
 
     def catch_up(self, whole: str) -> None:
-        """The whole log, as it is now."""
+        """Take the whole log."""
         self.rewind()
         self.feed(whole)
 
     def close(self) -> None:
-        """The last line, if nothing ended it."""
+        """Pass the last line on where no newline ended it."""
         if self._line:
             self._on_line(self._line)
             self._line = ""
 
 
-def _pour(
+def _read_stream(
     client: JobSubmissionClient, name: str, log: _Log, progress: Callable[[str], None]
 ) -> None:
-    """Feed the log from one stream, until the stream or the job ends."""
+    """Read one stream into the log, until the stream or the job ends."""
     log.rewind()
     silence = 0
-    told = False
+    noted = False
     with contextlib.closing(_stream(client, name)) as pieces:
         for piece in pieces:
             if piece:
@@ -387,15 +393,15 @@ def _pour(
                 return
             if job.status.is_terminal() or silence == _REOPEN:
                 return
-            if job.status == "PENDING" and not told:
+            if job.status == "PENDING" and not noted:
                 progress(f"job {name} waits to be started: {job.message}")
-                told = True
+                noted = True
 
 
 def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None]:
-    """Pieces of the log as they come; an empty one after each pulse of silence.
+    """Yield pieces of the log as they come, and an empty one after each :data:`_SILENCE`.
 
-    A stream that breaks just ends: whether the job has ended too is for the caller to ask.
+    A stream that breaks ends without an error; the caller reads whether the job has ended too.
     """
     import aiohttp
 
@@ -405,7 +411,7 @@ def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None
         return await anext(pieces, None)
 
     async def listen(piece: asyncio.Task[str | None]) -> bool:
-        return bool((await asyncio.wait({piece}, timeout=_PULSE))[0])
+        return bool((await asyncio.wait({piece}, timeout=_SILENCE))[0])
 
     async def leave() -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -414,7 +420,7 @@ def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None
         await asyncio.gather(*others, return_exceptions=True)
         await pieces.aclose()
 
-    # A loop of its own, run piece by piece: in between, and on Ctrl-C, this is plain code.
+    # Its own loop runs piece by piece, so that Ctrl-C between pieces is an ordinary exception.
     loop = asyncio.new_event_loop()
     try:
         while True:
@@ -433,12 +439,12 @@ def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None
         loop.close()
 
 
-def _verdict(job: JobDetails, name: str, progress: Callable[[str], None]) -> int:
+def _exit_status(job: JobDetails, name: str, progress: Callable[[str], None]) -> int:
     if job.status == "SUCCEEDED":
         return 0
     if job.driver_exit_code is None:
         reason = (job.message or "no reason given").strip()
-        raise JobError(f"job {name}: {job.status}: {reason}")
+        raise JobError(f"{job.status}: {reason}", key=f"job {name}")
     if job.driver_exit_code == 2:
         return 2
     progress(f"job {name} failed with exit status {job.driver_exit_code}")

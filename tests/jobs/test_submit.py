@@ -35,7 +35,7 @@ from tests.pools import documents, write_jsonl
 
 
 def test_submit_refuses_an_unknown_command(project: Path) -> None:
-    with pytest.raises(BadInput, match="--job: expected one of curate, train, compare, got 'rm'"):
+    with pytest.raises(BadInput, match="^--job: .*'rm'"):
         submit(project / "recipe.yaml", "rm", "http://127.0.0.1:1", on_line=print)
 
 
@@ -197,7 +197,7 @@ def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
     assert notes[-1] == "job exits-2 exists: FAILED; another id would run it again"
     assert [job.submission_id for job in client.list_jobs()].count("exits-2") == 1
     for other in ({"said": "else"}, {"sent": "another digest"}):
-        with pytest.raises(JobError, match="has a job exits-2 already, with another"):
+        with pytest.raises(JobError, match="^--id: .*has a job exits-2 with another"):
             run(2, follow=True, **other)
 
 
@@ -252,13 +252,13 @@ def test_ctrl_c_stops_following_and_not_the_job(cluster: str, empty: Path) -> No
     assert "stopped following; job long goes on." in notes[-1]
     assert f"`ray job stop long --address {cluster}`" in notes[-1]
     assert client.stop_job("long")
-    with pytest.raises(JobError, match="job long: STOPPED"):
+    with pytest.raises(JobError, match="^job long: STOPPED"):
         run_job(client, code, empty, submission_id="long", on_line=print, progress=notes.append)
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "a b", "-rf", "x" * 101])
 def test_an_id_that_could_be_a_path_is_refused(empty: Path, name: str) -> None:
-    with pytest.raises(BadInput, match="--id: expected"):
+    with pytest.raises(BadInput, match="^--id: "):
         run_job(None, "true", empty, submission_id=name, on_line=print)  # type: ignore[arg-type]
 
 
@@ -295,7 +295,7 @@ def test_another_server_is_no_job_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://head:10001", "auto", "os://x", ""])
 def test_an_address_that_is_not_http_is_refused(address: str) -> None:
-    with pytest.raises(BadInput, match="--address: expected one like http://127.0.0.1:8265"):
+    with pytest.raises(BadInput, match="^--address: "):
         connect(address)
 
 
