@@ -31,7 +31,7 @@ import zstandard
 from penstock.errors import InputError
 from penstock.jobs.demo.library import limited, split_library
 from penstock.jobs.demo.packages import fair_share, package_files, read_pool
-from penstock.jobs.demo.pieces import Document
+from penstock.jobs.demo.pieces import Passage
 from penstock.storage import atomic_file
 
 __all__ = ["Count", "Gathered", "Limits", "gather"]
@@ -166,7 +166,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _write(path: Path, documents: Sequence[Document], **label: str) -> Count:
+def _write(path: Path, documents: Sequence[Passage], **label: str) -> Count:
     """Write JSON lines ``id``, the label, ``text``; zstd if the path says so."""
     size = 0
     with contextlib.ExitStack() as stack:

@@ -15,7 +15,7 @@ import numpy as np
 from penstock.errors import InputError
 from penstock.jobs.demo.files import UnreadableError, drawn, read, walk
 from penstock.jobs.demo.pieces import (
-    Document,
+    Passage,
     Piece,
     docstrings,
     documents,
@@ -50,8 +50,8 @@ _TWINS = {
 class Halves:
     """Two halves that share no module and no telling line."""
 
-    aim: list[Document]
-    held_out: list[Document]
+    aim: list[Passage]
+    held_out: list[Passage]
     unseen: frozenset[str]
     """Telling lines and short docstrings of the half held out."""
     copies: int
@@ -93,8 +93,8 @@ def split_library(library: Path, seed: int, longest: int) -> Halves:
         for piece in file.pieces
         for line in telling(piece.text)
     )
-    aim: list[Document] = []
-    held_out: list[Document] = []
+    aim: list[Passage] = []
+    held_out: list[Passage] = []
     copies = 0
     for file in files:
         if file.family in first:
@@ -111,7 +111,7 @@ def split_library(library: Path, seed: int, longest: int) -> Halves:
     return Halves(_distinct(aim), _distinct(held_out), unseen, copies, unread)
 
 
-def limited(examples: list[Document], size: int, seed: int) -> list[Document]:
+def limited(examples: list[Passage], size: int, seed: int) -> list[Passage]:
     """A random draw of at most ``size`` bytes, in the given order; at least one."""
     order = drawn([example.id for example in examples], seed, "limit")
     ends = np.cumsum([len(examples[index].text.encode()) for index in order])
@@ -146,9 +146,9 @@ def _first_half(files: list[_File], seed: int) -> set[str]:
     return first
 
 
-def _distinct(examples: list[Document]) -> list[Document]:
+def _distinct(examples: list[Passage]) -> list[Passage]:
     """The first of each text."""
-    first: dict[str, Document] = {}
+    first: dict[str, Passage] = {}
     for example in examples:
         first.setdefault(example.text, example)
     return list(first.values())

@@ -15,7 +15,7 @@ from penstock.jobs.demo.files import UnreadableError, drawn, read, walk
 from penstock.jobs.demo.pieces import (
     HASHES,
     SLASHES,
-    Document,
+    Passage,
     Piece,
     comments,
     docstrings,
@@ -52,7 +52,7 @@ class PackageFile(NamedTuple):
 class Pool:
     """What the packages say."""
 
-    documents: dict[str, list[Document]]
+    documents: dict[str, list[Passage]]
     """By kind, in the order of :data:`KINDS`."""
     packages: int
     """Packages that gave at least one document."""
@@ -123,7 +123,7 @@ def read_pool(
     files: Sequence[PackageFile], unseen: frozenset[str], longest: int, shortest: int
 ) -> Pool:
     """The documents of ``files``, of ``shortest`` to ``longest`` characters, nothing ``unseen``."""
-    found: dict[str, list[Document]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[Passage]] = {kind: [] for kind in KINDS}
     packages: set[str] = set()
     copies = unread = 0
     for file in files:

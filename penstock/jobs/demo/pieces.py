@@ -18,8 +18,8 @@ __all__ = [
     "HASHES",
     "SLASHES",
     "TELLING",
-    "Document",
     "Marks",
+    "Passage",
     "Piece",
     "comments",
     "docstrings",
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
     text: str
 
 
-class Document(NamedTuple):
+class Passage(NamedTuple):
     """Consecutive pieces of one file."""
 
     id: str
@@ -179,7 +179,7 @@ def without_copies(pieces: Iterable[Piece], unseen: frozenset[str]) -> list[Piec
 
 def documents(
     name: str, pieces: Iterable[Piece], longest: int, shortest: int = 1
-) -> Iterator[Document]:
+) -> Iterator[Passage]:
     """Pieces joined in order into documents of at most ``longest`` characters.
 
     A piece that is longer is cut between lines, a line that is longer stays whole; documents of
@@ -193,7 +193,7 @@ def documents(
             wanted = f"{name}:{title}" if title and called else name
             called[wanted] += 1
             number = called[wanted]
-            yield Document(wanted if number == 1 else f"{wanted}#{number}", text)
+            yield Passage(wanted if number == 1 else f"{wanted}#{number}", text)
 
 
 def _parts(piece: Piece, longest: int) -> Iterable[Piece]:
