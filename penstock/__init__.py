@@ -21,6 +21,7 @@ docs/plugins.md says what may change in them.
       pipeline/      corpus -> columns -> cut -> shards
       selectors/     documents -> a column of scores
       trainers/      shards -> a trained model under a token budget
+      language_models/   readers of causal models, for selectors and evaluation
       jobs/          the front door, the command line, Ray jobs, comparison, report, demo
 """
 

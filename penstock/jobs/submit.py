@@ -68,7 +68,6 @@ def submit(
     *,
     settings: Sequence[str] = (),
     submission_id: str | None = None,
-    entrypoint_cpus: float = 0,
     follow: bool = True,
     on_line: Callable[[str], None],
     progress: Callable[[str], None] | None = None,
@@ -82,7 +81,6 @@ def submit(
         settings: ``key.path=value`` overrides.
         submission_id: Makes submitting idempotent: a job of this name with the same recipe and
             code is followed instead of started again.
-        entrypoint_cpus: CPUs reserved for the driver; the module says why none are.
         follow: Wait for the job and pass its log on.
         on_line: Called with each line of the job's log.
         progress: Called with each message of Penstock itself; ``on_line`` by default.
@@ -113,7 +111,6 @@ def submit(
                 "command": command,
                 "staged": staged.digest,
             },
-            entrypoint_cpus=entrypoint_cpus,
             follow=follow,
             on_line=on_line,
             progress=progress,
@@ -175,7 +172,6 @@ def run_job(
     *,
     submission_id: str | None = None,
     metadata: Mapping[str, str] | None = None,
-    entrypoint_cpus: float = 0,
     follow: bool = True,
     on_line: Callable[[str], None],
     progress: Callable[[str], None] | None = None,
@@ -204,14 +200,15 @@ def run_job(
                 submission_id=name,
                 runtime_env={"working_dir": str(working_dir), "env_vars": dict(_ENVIRONMENT)},
                 metadata=metadata,
-                entrypoint_num_cpus=entrypoint_cpus,
+                entrypoint_num_cpus=0,
             )
             progress(f"job {name} submitted")
     except (OSError, RuntimeError) as error:
         # Refused, or the response was lost and the job exists nevertheless.
         found = _found_after(client, name, error)
     if found is not None:
-        if found.entrypoint != entrypoint or _staged(found.metadata) != _staged(metadata):
+        staged = (found.metadata or {}).get("staged")
+        if (found.entrypoint, staged) != (entrypoint, metadata.get("staged")):
             raise JobError(
                 f"the cluster has a job {name} with another command, recipe or scorer "
                 f"({found.entrypoint})",
@@ -250,10 +247,6 @@ def _found_after(client: JobSubmissionClient, name: str, error: Exception) -> Jo
             f"the job server refused the job: {reason}", file=client.get_address()
         ) from None
     return found
-
-
-def _staged(metadata: Mapping[str, str] | None) -> str | None:
-    return (metadata or {}).get("staged")
 
 
 def _ray(verb: str, client: JobSubmissionClient, name: str) -> str:
@@ -312,7 +305,7 @@ def follow_job(
             log.close()
             return _exit_status(job, name, progress)
         if stuck:  # without a stream the whole log can still be fetched
-            log.catch_up(_whole(client, name) or "")
+            log.feed(_whole(client, name) or "")
             time.sleep(wait)
         before = log.passed_on
         _read_stream(client, name, log, progress)
@@ -333,7 +326,7 @@ def _fetch_rest(
     for _ in range(_TRIES):
         whole = _whole(client, name)
         if whole is not None:
-            log.catch_up(whole)
+            log.feed(whole)
             return
         time.sleep(1)
     progress(f"job {name}: the end of its log cannot be fetched; it is on the cluster's head")
@@ -345,26 +338,16 @@ class _Log:
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self.passed_on = 0
         self._on_line = on_line
-        self._position = 0
         self._line = ""
 
-    def rewind(self) -> None:
-        """Expect the log from its beginning."""
-        self._position = 0
-
-    def feed(self, text: str) -> None:
-        """Take the next piece of the log."""
-        new = text[max(0, self.passed_on - self._position) :]
-        self._position += len(text)
-        self.passed_on = max(self.passed_on, self._position)
+    def feed(self, text: str, start: int = 0) -> int:
+        """Take the piece of the log that starts at a character, and return where it ends."""
+        new = text[max(0, self.passed_on - start) :]
+        self.passed_on = max(self.passed_on, start + len(text))
         *lines, self._line = (self._line + new).split("\n")
         for line in lines:
             self._on_line(line)
-
-    def catch_up(self, whole: str) -> None:
-        """Take the whole log."""
-        self.rewind()
-        self.feed(whole)
+        return start + len(text)
 
     def close(self) -> None:
         """Pass the last line on where no newline ended it."""
@@ -377,13 +360,12 @@ def _read_stream(
     client: JobSubmissionClient, name: str, log: _Log, progress: Callable[[str], None]
 ) -> None:
     """Read one stream into the log, until the stream or the job ends."""
-    log.rewind()
-    silence = 0
+    position = silence = 0
     noted = False
     with contextlib.closing(_stream(client, name)) as pieces:
         for piece in pieces:
             if piece:
-                log.feed(piece)
+                position = log.feed(piece, position)
                 silence = 0
                 continue
             silence += 1
