@@ -32,6 +32,21 @@ MARKS = {
     "tests/faults": ["faults"],
     "tests/trainers/checkpoints/test_kills.py": ["faults"],
     "tests/trainers/checkpoints/test_ray.py": ["deepspeed", "faults", "ray"],
+    "tests/pipeline/rewriting/test_documents.py": ["slow"],
+    "tests/pipeline/runners/test_lost_workers.py": ["slow"],
+    "tests/selectors/classifiers": ["slow"],
+    "tests/selectors/encoders": ["slow"],
+    "tests/selectors/kernels": ["slow"],
+    "tests/selectors/rewriting/test_prox.py": ["slow"],
+    "tests/selectors/test_betr.py": ["slow"],
+    "tests/selectors/test_ccnet.py": ["slow"],
+    "tests/selectors/test_dclm.py": ["slow"],
+    "tests/selectors/test_dsir.py": ["slow"],
+    "tests/selectors/test_preselect.py": ["slow"],
+    "tests/selectors/test_properties.py": ["slow"],
+    "tests/trainers/evaluation/test_documents.py": ["slow"],
+    "tests/trainers/modelling/test_attention.py": ["slow"],
+    "tests/trainers/modelling/test_options.py": ["slow"],
 }
 """Marks of the tests that use a fixture, or that lie in a file or folder."""
 
