@@ -9,8 +9,8 @@
                      ├─ Group       rank, workers, device, collectives group.py
                      ├─ Engine      optimiser steps                    engine.py
                      │    ├─ Backend        losses -> updated weights  backends/
-                     │    ├─ BatchPlan      step -> sequences          data/plan.py, mixture.py
-                     │    ├─ Loader         step -> isolated batches   data/loader.py, batch.py
+                     │    ├─ BatchPlan      step -> sequences          data/plan.py
+                     │    ├─ Loader         step -> isolated batches   data/loader.py
                      │    │    └─ ShardSet  sequence -> token views    data/shards.py
                      │    ├─ LanguageModel  batch -> summed loss       modelling/
                      │    ├─ Reweighting    losses -> weighted step    reweighting/

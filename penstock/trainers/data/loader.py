@@ -83,10 +83,9 @@ class Loader:
         Raises:
             ArtefactError: A sequence does not match its checksum.
         """
-        with closing(_ahead(self._read(start))) as made:
-            timed = self._timed(made)
-            for facts in timed:
-                taken = itertools.islice(timed, len(facts["pieces"]))
+        with closing(self._ahead(self._read(start))) as made:
+            for facts in made:
+                taken = itertools.islice(made, len(facts["pieces"]))
                 yield LoadedStep(**facts, micro_batches=taken)
                 for _ in taken:  # micro-batches that the trainer did not read
                     pass
@@ -129,41 +128,37 @@ class Loader:
         facts = [self.shards.checksums(batch.sequences), batch.counted.astype(np.uint64)]
         return hashlib.blake2b(np.stack(facts).astype("<u8").tobytes(), digest_size=8).hexdigest()
 
-    def _timed(self, made: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            began = time.perf_counter()
-            item = next(made, None)
-            self.waited += time.perf_counter() - began
-            if item is None:
-                return
-            yield item
+    def _ahead(self, items: Iterator[Any]) -> Generator[Any, None, None]:
+        """Yield the same items, read ahead by a thread."""
+        made: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        room: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
+        def read() -> None:
+            try:
+                while room.get() and (some := list(itertools.islice(items, HANDED_OVER))):
+                    made.put(some)
+                made.put([])
+            except Exception as error:
+                made.put([error])
 
-def _ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
-    """Yield the same items, made ahead by a thread."""
-    made: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
-    room: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def make() -> None:
+        thread = threading.Thread(target=read, name="loader", daemon=True)
+        thread.start()
         try:
-            while room.get() and (some := list(itertools.islice(items, HANDED_OVER))):
-                made.put(some)
-            made.put([])
-        except Exception as error:
-            made.put([error])
-
-    thread = threading.Thread(target=make, name="loader", daemon=True)
-    thread.start()
-    try:
-        room.put(True)
-        room.put(True)
-        while some := made.get():
-            for item in some:
-                if isinstance(item, Exception):
-                    raise item
-                yield item
             room.put(True)
-    finally:
-        while thread.is_alive():  # it may still fill the room that it was given
-            room.put(False)
-            thread.join(0.01)
+            room.put(True)
+            while some := self._timed_get(made):
+                for item in some:
+                    if isinstance(item, Exception):
+                        raise item
+                    yield item
+                room.put(True)
+        finally:
+            while thread.is_alive():  # it may still fill the room that it was given
+                room.put(False)
+                thread.join(0.01)
+
+    def _timed_get(self, made: queue.SimpleQueue[list[Any]]) -> list[Any]:
+        began = time.perf_counter()
+        some = made.get()
+        self.waited += time.perf_counter() - began
+        return some

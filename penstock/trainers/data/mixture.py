@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -46,19 +48,20 @@ class Mixture:
 
     sources: Sequence[str]
     phases: Sequence[Phase]
-    _shares: list[list[tuple[int, int]]] = field(init=False, repr=False)
-    """For each phase, (source, share in 2^-28 of the sequences that reach it)."""
-    _before: list[np.ndarray] = field(init=False, repr=False)
-    """For each phase, (sources,) int64: sequences read from each source before it."""
 
-    def __post_init__(self) -> None:
-        shares = [self._relative_shares(phase.weights) for phase in self.phases]
+    @cached_property
+    def _shares(self) -> list[list[tuple[int, int]]]:
+        """For each phase, (source, share in 2^-28 of the sequences that reach it)."""
+        return [self._relative_shares(phase.weights) for phase in self.phases]
+
+    @cached_property
+    def _before(self) -> list[np.ndarray]:
+        """For each phase, (sources,) int64: sequences read from each source before it."""
         before = [np.zeros(len(self.sources), np.int64)]
-        for number, (phase, following) in enumerate(zip(self.phases, self.phases[1:])):
+        for shares, (phase, following) in zip(self._shares, pairwise(self.phases)):
             length = following.first - phase.first
-            before.append(before[-1] + _counts(shares[number], length, len(self.sources)))
-        object.__setattr__(self, "_shares", shares)
-        object.__setattr__(self, "_before", before)
+            before.append(before[-1] + _counts(shares, length, len(self.sources)))
+        return before
 
     def sources_at(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Compute the source of each position from ``first`` to before ``last``.
