@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock import extras
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, no_progress_bars, one_thread
 from penstock.resources import Resources
@@ -87,14 +88,8 @@ class SentenceEncoder:
 
 
 def _load_sentence_model(name: str, device: str) -> Any:
-    try:
+    with extras.named("encoders", "encoder"):
         from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise InputError(
-            f"{name} needs sentence-transformers ({error})",
-            key="encoder",
-            fix="install it with: pip install sentence-transformers",
-        ) from None
     if device == "cuda":
         check_gpu("encoder")
     try:
