@@ -39,8 +39,9 @@ def _count_words(
     for row in range(counts.shape[0]):
         inside = False
         state = FNV_OFFSET
-        for position in range(offsets[row], offsets[row + 1] + 1):
-            byte = data[position] if position < offsets[row + 1] else np.uint8(32)
+        end = offsets[row + 1]
+        for position in range(offsets[row], end + 1):
+            byte = data[position] if position < end else np.uint8(32)
             if is_white_space(byte):
                 place = np.int64((state ^ (state >> np.uint64(32))) & np.uint64(_PLACES - 1))
                 if inside and marked_by[place] != row:
