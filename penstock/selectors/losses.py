@@ -221,7 +221,7 @@ def causal_model_name(key: str, value: Any) -> str:
         raise SelectorError(
             key=key,
             expected="a directory or a name on the hub",
-            got=f"{name}, which is no directory",
+            got=f"{name}: there is no such directory",
             fix="check the path, which is relative to the recipe",
         )
     return name

@@ -99,7 +99,9 @@ def test_a_stride_gives_more_context_and_lower_losses_only_to_long_texts(model: 
     long = whole.tokens > CONTEXT
     assert 2 < long.sum() < len(texts) - 2
     np.testing.assert_array_equal(whole.nats[~long], strided.nats[~long])
-    assert (whole.nats[long] != strided.nats[long]).all()
+    # Of one token repeated, every context is alike: there only the last bits may differ.
+    varied = long & [text != "x" * 200 for text in texts]
+    assert (abs(whole.nats - strided.nats)[varied] > 1e-3).all()
 
 
 def test_bits_are_counted_by_character(model: Path) -> None:
