@@ -8,8 +8,8 @@ The front door: a recipe in, a result out, in a script or a notebook::
     curated.summary()["tokens"]
 
 Names are imported when they are first used, so ``import penstock`` loads neither PyTorch, Ray nor
-numba. Packages that add a selector, a rewriter or a reweighter implement a protocol of this page;
-docs/plugins.md says what may change in them.
+numba (``Backend`` needs PyTorch). Packages that add a selector, a rewriter, a reweighter or a
+trainer back end implement a protocol of this page; docs/plugins.md says what may change in them.
 
 ::
 
@@ -30,6 +30,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from penstock import extras
 from penstock.errors import (
     ArtefactError,
     BadInput,
@@ -56,11 +57,13 @@ if TYPE_CHECKING:
     from penstock.selectors.base import Scorer, SetSelector
     from penstock.selectors.reweighting import Reweighter
     from penstock.selectors.rewriting import Rewriter
+    from penstock.trainers.backends.base import Backend
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArtefactError",
+    "Backend",
     "BadInput",
     "BudgetError",
     "CompletionError",
@@ -89,6 +92,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Backend": "penstock.trainers.backends.base",
     "Recipe": "penstock.recipe",
     "Reweighter": "penstock.selectors.reweighting",
     "Rewriter": "penstock.selectors.rewriting",
@@ -106,7 +110,8 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'penstock' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name]), name)
+    with extras.named():
+        value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
 
