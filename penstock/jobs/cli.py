@@ -241,9 +241,9 @@ def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
 @_json_option
 def ls(work: str, as_json: bool) -> None:
     """The artefacts of a work directory, and whether their files are there."""
-    from penstock.jobs.listing import listed
+    from penstock.jobs.listing import list_artefacts
 
-    rows = listed(work)
+    rows = list_artefacts(work)
     console = _console(as_json)
     console.table(
         ("artefact", "state", "files", "bytes"),

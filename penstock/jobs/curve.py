@@ -1,4 +1,4 @@
-"""How a model learnt: the evaluations during its training, as a picture for the report."""
+"""Learning curves: the evaluations during training, as a picture for the report."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _METRICS = "metrics.jsonl"
 
 
 def learning_curve(curated: Curated) -> bytes | None:
-    """A PNG of every run on these shards that was judged while it trained; None without any.
+    """Draw every run on these shards that was evaluated during training; None without any.
 
-    A panel for each target has bits per byte, and one more accuracy, where there is any.
+    Returns:
+        A PNG: for each target a panel of bits per byte, and one of accuracy where there is any.
     """
     workspace = Workspace(curated.recipe.work_directory, looking=True)
     runs = {
@@ -27,8 +28,8 @@ def learning_curve(curated: Curated) -> bytes | None:
         if run.manifest["stage"] == "run"
         and run.manifest["inputs"]["shards"] == curated.shards.digest
     }
-    judged = {name: lines for name, lines in runs.items() if lines}
-    return _drawn(judged) if judged else None
+    evaluated = {name: lines for name, lines in runs.items() if lines}
+    return _draw(evaluated) if evaluated else None
 
 
 def _evaluations(run: Artefact) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def _evaluations(run: Artefact) -> list[dict[str, Any]]:
     return [line for line in lines if "evaluation" in line]
 
 
-def _drawn(runs: dict[str, list[dict[str, Any]]]) -> bytes:
+def _draw(runs: dict[str, list[dict[str, Any]]]) -> bytes:
     with extras.named("train", "report"):
         from matplotlib.figure import Figure  # and not pyplot, which keeps state
 

@@ -1,4 +1,4 @@
-"""A look at the documents themselves: what a cut takes first, and some of what it leaves."""
+"""Excerpts of documents: those that a cut takes first, and some that it leaves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Excerpt", "excerpt", "first_taken", "some_left"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excerpt:
-    """One document, as a person is shown it."""
+    """One document of a report."""
 
     id: str
     source: str
@@ -27,12 +27,12 @@ class Excerpt:
     rank: int | None = None
 
     def excerpt(self, length: int = 240) -> str:
-        """The beginning of the text, on one line."""
+        """Return the beginning of the text, on one line."""
         return excerpt(self.text, length)
 
 
 def excerpt(text: str, length: int = 240) -> str:
-    """The beginning of a text, on one line."""
+    """Return the beginning of a text, on one line, cut between words."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[:length].rsplit(" ", 1)[0] + " …"
 
@@ -41,11 +41,11 @@ def first_taken(curated: Curated, count: int) -> list[Excerpt]:
     """Read the ``count`` documents that the cut takes first, in the order of their ranks."""
     units = units_of(curated.corpus)
     first = first_ranked(curated.cut, count)
-    return [_look(units[number], row, rank) for rank, (number, row) in enumerate(first, 1)]
+    return [_read(units[number], row, rank) for rank, (number, row) in enumerate(first, 1)]
 
 
 def some_left(curated: Curated, count: int) -> list[Excerpt]:
-    """``count`` documents that were not taken, drawn by hash of id."""
+    """Read ``count`` documents that were not taken, drawn by hash of id."""
     key = mix(curated.recipe.seed, "look")
     drawn: list[tuple[int, int, int]] = []
     units = units_of(curated.corpus)
@@ -58,10 +58,10 @@ def some_left(curated: Curated, count: int) -> list[Excerpt]:
         drawn = heapq.nsmallest(
             count, [*drawn, *((int(hashes[row]), unit.number, int(row)) for row in few)]
         )
-    return [_look(units[number], row) for _, number, row in drawn]
+    return [_read(units[number], row) for _, number, row in drawn]
 
 
-def _look(unit: Unit, row: int, rank: int | None = None) -> Excerpt:
+def _read(unit: Unit, row: int, rank: int | None = None) -> Excerpt:
     with pq.ParquetFile(unit.path()) as file:
         document = file.read(["id", "source", "text"]).take(pa.array([row])).to_pylist()[0]
     return Excerpt(**document, rank=rank)

@@ -1,7 +1,7 @@
-"""What lies in a work directory: finished or not, and whether the files are there.
+"""List the artefacts of a work directory: finished or not, and whether files are missing.
 
-Files are looked at by name and size in one listing and none is read, so this is cheap in a store,
-too; whoever uses a file compares its bytes.
+Files are compared by name and size in one listing and none is read, so this is cheap in a store
+too. Checksums are compared when a file is used.
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ from penstock.artefact import Artefact, Entry, Workspace
 from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.storage import as_path, kind_of
 
-__all__ = ["listed"]
+__all__ = ["list_artefacts"]
 
 
-def listed(work: str) -> list[dict[str, Any]]:
-    """The artefacts of a work directory: what ``penstock ls --json`` prints.
+_EXPECTED = "a recipe's work directory"
 
-    Each has a ``state``: ``finished``; ``unfinished``, which the command that began it goes on
-    with; or ``damaged``, with the ``fault``.
+
+def list_artefacts(work: str) -> list[dict[str, Any]]:
+    """List the artefacts of a work directory, as ``penstock ls --json`` prints them.
+
+    Each has a ``state``: ``finished``; ``unfinished``, which the command that began it continues;
+    or ``damaged``, with the ``fault``.
 
     Raises:
-        InputError: It is no work directory.
+        InputError: This is not a work directory.
     """
     try:
         root = as_path(work)
     except StorageError as error:
         raise InputError(str(error)) from None
     if kind_of(root) != "directory":
-        raise InputError(f"{root}: no such directory; expected a recipe's work directory")
+        raise InputError("no such directory", file=root, expected=_EXPECTED)
     rows = [_row(entry) for entry in Workspace(root).entries()]
     if not rows:
-        raise InputError(f"{root}: holds no artefacts; expected a recipe's work directory")
+        raise InputError("holds no artefacts", file=root, expected=_EXPECTED)
     return rows
 
 

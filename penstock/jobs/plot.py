@@ -1,4 +1,4 @@
-"""The comparison as a picture: bits per byte against tokens, one panel for each target."""
+"""Plot a comparison: bits per byte against tokens, one panel for each target."""
 
 from __future__ import annotations
 

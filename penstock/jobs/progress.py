@@ -1,8 +1,8 @@
-"""Runs as they are trained: a bar for each on a terminal, a line now and then where there is none.
+"""Progress of training runs: a bar for each on a terminal, log lines elsewhere.
 
-Both tell the same: tokens trained on and left of the budget, speed, loss and time to go. The speed
-is a running mean of the seconds that steps took, so pauses for evaluation are not in it; the time
-to go follows from it.
+Both show tokens trained on and left of the budget, speed, loss and remaining time. The speed is a
+running mean of the seconds that steps took, without pauses for evaluation; the remaining time
+follows from it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["follow_in_log", "follow_on_terminal"]
 SECONDS_BETWEEN_LINES = 15
 
 _STEPS = 20
-"""Over which the speed is a mean: long enough to be read, short enough to follow."""
+"""Steps over which the speed is a mean: slow enough to read, fast enough to follow a change."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class _Run:
-    """What is known of a run from the lines of its ``metrics.jsonl``."""
+class _RunProgress:
+    """The state of a run, from the lines of its ``metrics.jsonl``."""
 
     name: str
     total: int
@@ -40,12 +40,12 @@ class _Run:
     loss: float = float("nan")
     steps: int = 0
     pace: float = 0.0
-    """Seconds for a token, all workers together."""
+    """Seconds per token, of all workers together."""
 
     def step(self, line: dict[str, Any]) -> None:
         self.tokens, self.loss = line["tokens"], line["loss"]
         self.steps += 1
-        # The first step also warms up, so the second takes its place.
+        # The first step includes warm-up, so the second replaces it in the mean.
         counted = min(max(1, self.steps - 1), _STEPS)
         self.pace += (1 / line["tokens_per_second"] - self.pace) / counted
 
@@ -58,20 +58,20 @@ class _Run:
         return self.left * self.pace
 
 
-def _named(runs: dict[str, _Run], spec: RunSpec) -> _Run:
+def _named(runs: dict[str, _RunProgress], spec: RunSpec) -> _RunProgress:
     name = f"run {spec.fingerprint[:8]} seed {spec.seed}"
-    return runs.setdefault(spec.fingerprint, _Run(name, spec.tokens))
+    return runs.setdefault(spec.fingerprint, _RunProgress(name, spec.tokens))
 
 
 @contextmanager
 def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Iterator[OnMetrics]:
-    """A bar for each run, as many as there are; evaluations are noted above them."""
-    runs: dict[str, _Run] = {}
+    """Show a bar for each run, and evaluations as lines above the bars."""
+    runs: dict[str, _RunProgress] = {}
     tasks: dict[str, rich.progress.TaskID] = {}
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=None),
-        rich.progress.TextColumn("{task.fields[told]}"),
+        rich.progress.TextColumn("{task.fields[text]}"),
         console=console,
         expand=True,
     ) as bars:
@@ -79,12 +79,12 @@ def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Ite
         def show(spec: RunSpec, line: dict[str, Any]) -> None:
             run = _named(runs, spec)
             if spec.fingerprint not in tasks:
-                tasks[spec.fingerprint] = bars.add_task(run.name, total=run.total, told="")
-            if told := _told(run, line):
-                progress(told)
+                tasks[spec.fingerprint] = bars.add_task(run.name, total=run.total, text="")
+            if event := _event(run, line):
+                progress(event)
             elif "loss" in line:
                 run.step(line)
-                bars.update(tasks[spec.fingerprint], completed=run.tokens, told=_bar(run))
+                bars.update(tasks[spec.fingerprint], completed=run.tokens, text=_bar(run))
 
         yield show
 
@@ -93,26 +93,26 @@ def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Ite
 def follow_in_log(
     progress: Progress, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[OnMetrics]:
-    """A line for each run every :data:`SECONDS_BETWEEN_LINES` seconds, and at its end."""
-    runs: dict[str, _Run] = {}
-    said: dict[str, float] = {}
+    """Log a line for each run every :data:`SECONDS_BETWEEN_LINES` seconds, and at its end."""
+    runs: dict[str, _RunProgress] = {}
+    logged: dict[str, float] = {}
 
     def log(spec: RunSpec, line: dict[str, Any]) -> None:
         run = _named(runs, spec)
-        if told := _told(run, line):
-            progress(told)
+        if event := _event(run, line):
+            progress(event)
         elif "loss" in line:
             run.step(line)
             now = clock()
-            due = now - said.get(run.name, float("-inf")) >= SECONDS_BETWEEN_LINES
+            due = now - logged.get(run.name, float("-inf")) >= SECONDS_BETWEEN_LINES
             if due or not run.left:
-                said[run.name] = now
+                logged[run.name] = now
                 progress(_line(run))
 
     yield log
 
 
-def _bar(run: _Run) -> str:
+def _bar(run: _RunProgress) -> str:
     if not run.left:
         return f"{_short(run.total)} tokens, loss {run.loss:.3f}, trained"
     return (
@@ -121,31 +121,31 @@ def _bar(run: _Run) -> str:
     )
 
 
-def _line(run: _Run) -> str:
-    told = (
+def _line(run: _RunProgress) -> str:
+    text = (
         f"{run.name}: {run.tokens:,} of {run.total:,} tokens, loss {run.loss:.3f}, "
         f"{1 / run.pace:,.0f} tokens/s"
     )
-    return told + (f", {run.left:,} tokens and {_clock(run.seconds_left)} left" if run.left else "")
+    return text + (f", {run.left:,} tokens and {_clock(run.seconds_left)} left" if run.left else "")
 
 
-def _told(run: _Run, line: dict[str, Any]) -> str | None:
-    """What a line says that is not of a step: an evaluation, or a note."""
+def _event(run: _RunProgress, line: dict[str, Any]) -> str | None:
+    """Return the text of an evaluation or a note; None of a step."""
     if "note" in line:
         return f"{run.name}: {line['note']}"
     if "evaluation" not in line:
         return None
     right = line["evaluation"]["accuracy"]
-    told = [
+    scores = [
         f"{name} {bits['mean']:.4f} bits per byte"
         + (f" and {right[name]['mean']:.1%} right" if name in right else "")
         for name, bits in line["evaluation"]["bits_per_byte"].items()
     ]
-    return f"{run.name} after {line['tokens']:,} tokens: {', '.join(told)}"
+    return f"{run.name} after {line['tokens']:,} tokens: {', '.join(scores)}"
 
 
 def _short(number: float) -> str:
-    """Three digits: 1.23M."""
+    """Format with three digits: 1.23M."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:#.3g}".rstrip(".") + unit

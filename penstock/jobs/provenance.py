@@ -1,8 +1,8 @@
-"""Where a document of a corpus came from: a record of a part, and a file of the pool.
+"""Provenance of a document: the record of a part that it was, and its input file.
 
-A corpus knows its inputs by the hashes of their bytes and never by name, so that it is the same
-wherever they lie. Its work directory remembers which files had those hashes; a file that was not
-seen from this work directory has no name here.
+A corpus stores the hashes of its inputs' bytes and not their names, so that it does not depend on
+their directory. The work directory stores which files had those hashes; a file that it has not read
+has no name here.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["Origins", "part_of"]
 
 
 class Origins:
-    """Looks records up by ``part`` and ``row``, the record's number within its part from 0.
+    """Finds the file and the id of a record by ``part`` and ``row``, its number in the part from 0.
 
     Args:
-        corpus: As it was read from files, before any rewriter.
+        corpus: The corpus before any rewriter.
     """
 
     def __init__(self, corpus: Artefact) -> None:
@@ -34,7 +34,7 @@ class Origins:
             self._units.setdefault(part_of(unit.record), []).append(unit)
 
     def file(self, part: str, row: int) -> str | None:
-        """The input file that a record was read from, or None where its name is not known."""
+        """Return the input file of a record, or None where its name is not stored."""
         (record,) = self._corpus.named(f"dropped-{part}.")
         for number, count in record.facts["inputs"]:
             if row < count:
@@ -44,32 +44,34 @@ class Origins:
         return None
 
     def file_of(self, unit: Unit, row: int) -> str | None:
-        """The input file of a unit's document; None, too, where a rewriter wrote the unit."""
+        """Return the input file of a unit's document; None where a rewriter wrote the unit."""
         if unit.corpus != self._corpus.path:
             return None
         return self.file(part_of(unit.record), self.row_of(unit, row))
 
     def row_of(self, unit: Unit, row: int) -> int:
-        """The record, within its part, of a unit's document."""
+        """Return the row, within its part, of a unit's document."""
         part = part_of(unit.record)
-        place = row + sum(u.documents for u in self._units[part] if u.number < unit.number)
-        gone = self._gone(part)
-        # As many records are before it as documents kept and records not kept together.
-        return bisect.bisect_right(range(len(gone)), place, key=lambda k: gone[k] - k) + place
+        position = row + sum(u.documents for u in self._units[part] if u.number < unit.number)
+        dropped = self._dropped(part)
+        # Before it are the kept documents and the dropped records of smaller rows.
+        return position + bisect.bisect_right(
+            range(len(dropped)), position, key=lambda k: dropped[k] - k
+        )
 
     def id_at(self, part: str, row: int) -> str:
-        """The id of the kept document that is record ``row`` of a part."""
-        place = row - bisect.bisect_left(self._gone(part), row)
+        """Return the id of the kept document that is record ``row`` of a part."""
+        position = row - bisect.bisect_left(self._dropped(part), row)
         for unit in self._units[part]:
-            if place < unit.documents:
+            if position < unit.documents:
                 with pq.ParquetFile(unit.path()) as file:
-                    return str(file.read(["id"]).column("id")[place])
-            place -= unit.documents
+                    return str(file.read(["id"]).column("id")[position])
+            position -= unit.documents
         raise LookupError(f"{part}:{row}")
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019  lives as long as one answer
-    def _gone(self, part: str) -> list[int]:
-        """The records of a part that were not kept, in order."""
+    @functools.lru_cache(maxsize=16)  # noqa: B019  an object serves one command
+    def _dropped(self, part: str) -> list[int]:
+        """Return the rows of a part that were not kept, rising."""
         (record,) = self._corpus.named(f"dropped-{part}.")
         rows = pq.read_table(self._corpus.verified(record), columns=["row"])["row"].to_pylist()
         for bad in self._corpus.named(f"quarantine-{part}."):
@@ -79,15 +81,15 @@ class Origins:
 
     @functools.cached_property
     def _paths(self) -> dict[str, str]:
-        """Files of this work directory's memory by the hash of their bytes."""
-        memory = self._corpus.path.parent.parent / "inputs.json"
+        """The input files that this work directory has read, by the hash of their bytes."""
+        stored = self._corpus.path.parent.parent / "inputs.json"
         try:
-            known: dict[str, Any] = json.loads(memory.read_bytes())["files"]
+            known: dict[str, Any] = json.loads(stored.read_bytes())["files"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         return {entry[-1]: path for path, entry in sorted(known.items(), reverse=True)}
 
 
 def part_of(record: FileRecord) -> str:
-    """The part that a file of a corpus belongs to."""
+    """Return the part of a file of a corpus."""
     return record.path.partition(".")[0].split("-")[1]

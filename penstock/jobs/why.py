@@ -1,4 +1,4 @@
-"""The fate of a document: kept and taken, kept and left, dropped, or quarantined, and why."""
+"""Find out what happened to a document: taken, left, dropped or quarantined, and why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["fates_of"]
 
 
 def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
-    """Everything that is known of the documents with an id, one entry for each record.
+    """Return an entry for each record with an id: its fate, scores, rank and sequences.
 
     Where the cut is not made yet, the fate of a document that was not dropped is ``kept``.
 
@@ -40,8 +40,9 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     ]
     if not found:
         raise InputError(
-            f"{name}: no document of the corpus has this id; ids are those of the input's "
-            f"{curated.recipe.corpus[0].id!r} column, or a hash of the text where it has none"
+            f"{name}: no document of the corpus has this id",
+            fix=f"ids are those of the input's {curated.recipe.corpus[0].id!r} column, or a hash "
+            "of the text where it has none",
         )
     return found
 
@@ -79,7 +80,7 @@ def _kept(
 def _scores(
     curated: Curated | PartiallyCurated, unit: Unit, row: int
 ) -> dict[str, dict[str, float | None]]:
-    """The document's score in each column, and the share of the pool that scores lower."""
+    """Read the document's score in each column, and the share of the pool that scores lower."""
     scores: dict[str, dict[str, float | None]] = {}
     for column, artefact in curated.columns.items():
         own = read_scores(artefact.path, artefact.files[unit.number])[row]
@@ -96,7 +97,7 @@ def _scores(
 
 
 def _choice(curated: Curated, unit: Unit, row: int, source: str) -> dict[str, Any]:
-    """Whether the cut takes the document, and where it ends up."""
+    """Return whether the cut takes the document, its rank, and its sequences and shards."""
     cut = curated.cut
     table = pq.read_table(cut.verified(cut.files[unit.number]))
     mine = np.flatnonzero(table.column("row").to_numpy() == row)
@@ -136,7 +137,7 @@ def _choice(curated: Curated, unit: Unit, row: int, source: str) -> dict[str, An
 
 
 def _below(facts: dict[str, Any], source: str) -> str:
-    """Why a document with a rank was left: whose tokens it competed for, and how many there were.
+    """Describe why a document with a rank was left: the tokens of its group, which were filled.
 
     The groups of a cut are the sources with a share, then all others.
     """
@@ -144,15 +145,15 @@ def _below(facts: dict[str, Any], source: str) -> str:
     group = next((own for own in shares if own["source"] == source), rest)
     if not group["tokens"]:
         return f"below the cut: budget.shares leaves no tokens for {source}"
-    whose = "" if not shares else f" for {group['source'] or 'sources without a share'}"
+    group_of = "" if not shares else f" for {group['source'] or 'sources without a share'}"
     return (
-        f"below the cut: the {group['tokens']:,} tokens{whose} were filled by documents that rank "
-        "higher"
+        f"below the cut: the {group['tokens']:,} tokens{group_of} were filled by documents that "
+        "rank higher"
     )
 
 
 def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
-    """The shard files that hold sequences ``first`` to ``last``."""
+    """Return the shard files with the sequences ``first`` to ``last``."""
     names = []
     start = 0
     for record in curated.shards.named("shard-"):
@@ -164,7 +165,7 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
 
 
 def _dropped(corpus: Artefact, name: str, origins: Origins | None) -> Iterator[dict[str, Any]]:
-    """``origins`` is None for a corpus that a rewriter made."""
+    """Yield the dropped records; ``origins`` is None for a corpus that a rewriter made."""
     for record in corpus.named("dropped-"):
         table = pq.read_table(corpus.verified(record))
         for row in table.filter(pc.equal(table.column("id"), name)).to_pylist():

@@ -280,9 +280,9 @@ def test_ls_tells_what_is_finished_and_what_lacks_files(
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        ("pool.jsonl", "pool.jsonl: no such directory; expected a recipe's work directory"),
-        ("empty", "empty: holds no artefacts; expected a recipe's work directory"),
-        ("theirs", "theirs: holds no artefacts; expected a recipe's work directory"),
+        ("pool.jsonl", "pool.jsonl: no such directory, expected a recipe's work directory"),
+        ("empty", "empty: holds no artefacts, expected a recipe's work directory"),
+        ("theirs", "theirs: holds no artefacts, expected a recipe's work directory"),
         ("s3:/bucket/work", "did you mean 's3://bucket/work'?"),
         ("s3://", "expected a bucket, as in s3://bucket/work, got 's3://'"),
     ],

@@ -1,4 +1,4 @@
-"""Files that others wrote: found in a fixed order, read as text, drawn by hash."""
+"""Files of installed packages: found in a fixed order, read as text, drawn by hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnreadableError(ValueError):
 
 
 def walk(root: Path, skip: Collection[str] = ()) -> Iterator[tuple[str, Path]]:
-    """The files below ``root`` in a fixed order, without tests and directories in ``skip``.
+    """Find the files below ``root`` in a fixed order, without tests and directories in ``skip``.
 
     Yields:
         The name, relative to ``root`` and with forward slashes, and the path.
@@ -40,7 +40,7 @@ def walk(root: Path, skip: Collection[str] = ()) -> Iterator[tuple[str, Path]]:
 
 
 def read(path: Path) -> str:
-    """A file's text, its lines ended by ``\\n``.
+    """Read a file's text, with lines that end in ``\\n``.
 
     Raises:
         UnreadableError: It is not UTF-8, or not readable.
@@ -52,7 +52,7 @@ def read(path: Path) -> str:
 
 
 def drawn(names: Sequence[str], seed: int, purpose: str) -> list[int]:
-    """The positions of ``names``, in the order of the hashes of (seed, purpose, name)."""
+    """Return the positions of ``names`` in the order of the hashes of (seed, purpose, name)."""
     hashes = hash_ids(pa.array(names, pa.large_string()), mix(seed, "demo", purpose))
     order: list[int] = np.argsort(hashes, kind="stable").tolist()
     return order

@@ -1,14 +1,14 @@
-"""The demo's text: what the installed Python packages say, and what the standard library says.
+"""Gather the demo's text: documentation of the installed packages and of the standard library.
 
-A demonstration on made-up text proves little, and one that downloads a corpus does not run
-everywhere, so the demo reads what every installation has. The *pool* is the documentation shipped
-with the installed packages: docstrings, comments of Python and C sources, READMEs, licences and
-other prose. The *target* is the docstrings of the standard library, split by module: one half to
-aim at, the other held out for evaluation. Three promises:
+Synthetic text would prove little, and a download does not run everywhere, so the demo reads files
+of every Python installation. The *pool* is the documentation of the installed packages: docstrings,
+comments of Python and C sources, READMEs, licences and other prose. The *target* is the docstrings
+of the standard library, split by module: one half as examples for selection, the other held out for
+evaluation. Three promises:
 
 * the same installation and seed give the same bytes;
 * no line of :data:`~penstock.jobs.demo.pieces.TELLING` or more characters of the held-out half
-  occurs in the half to aim at or in the pool (packages carry copies of the standard library:
+  occurs in the other half or in the pool (packages contain copies of the standard library:
   setuptools has distutils, multiprocess is multiprocessing), and no shorter docstring of it occurs
   as a whole;
 * the files read are capped, not the time, so that a slow machine gathers the same text: 160 MB of
@@ -39,18 +39,18 @@ __all__ = ["Count", "Gathered", "Limits", "gather"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much is read and written."""
+    """Limits of what is read and written."""
 
     read_bytes: int = 160_000_000
     """Of package files; packages share it fairly: none is cut while a larger one is not."""
     document_chars: int = 4096
     """Longer files are divided, between docstrings or paragraphs where possible."""
     min_chars: int = 200
-    """Shorter documents are not worth a place in the pool."""
+    """Shorter documents are left out of the pool."""
     example_chars: int = 2048
     """As ``document_chars``, for an example of the target."""
     aim_bytes: int = 1_000_000
-    """UTF-8 bytes of the half to aim at."""
+    """UTF-8 bytes of the examples for selection."""
     held_out_bytes: int = 400_000
     """UTF-8 bytes of the half for evaluation: every run of the comparison reads all of it."""
 
@@ -65,12 +65,12 @@ class Count:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """Where the text is, and how much of it."""
+    """The files of the gathered text, and their sizes."""
 
     pool: tuple[Path, ...]
     """JSON lines ``id, source, text``, zstd, one file for each kind."""
     aim: Path
-    """JSON lines ``id, benchmark, text``: the half to aim at."""
+    """JSON lines ``id, benchmark, text``: the examples for selection."""
     held_out: Path
     """JSON lines ``id, benchmark, text``: the half for evaluation."""
     by_kind: dict[str, Count]
@@ -80,7 +80,7 @@ class Gathered:
     packages: int
     """Packages that gave at least one document to the pool."""
     copies: dict[str, int]
-    """Pieces left out because they repeat the held-out half, by where: ``pool`` or ``aim``."""
+    """Pieces left out of ``pool`` and of ``aim`` because they repeat the held-out half."""
     unread: int
     """Files that are not UTF-8, or not Python though named so."""
 
@@ -102,17 +102,17 @@ def gather(
     library: Path | None = None,
     limits: Limits | None = None,
 ) -> Gathered:
-    """Write the pool and the two halves of the target into ``directory``.
+    """Write the pool and both halves of the target into ``directory``.
 
     Args:
         directory: Gets ``pool/KIND.jsonl.zst``, ``stdlib.aim.jsonl``, ``stdlib.held_out.jsonl``.
-        seed: Of the split by module, and of what is taken where there is too much.
+        seed: Seed of the split by module, and of the draw where there is too much.
         packages: Directories of installed packages; those of this Python if not given.
         library: The standard library's directory; this Python's if not given.
-        limits: How much to read and write.
+        limits: Limits of what is read and written.
 
     Raises:
-        InputError: There is no text to be found there.
+        InputError: There is no text there.
     """
     limits = limits or Limits()
     here = {name: Path(path) for name, path in sysconfig.get_paths().items()}
@@ -127,8 +127,10 @@ def gather(
         pool = read_pool(files, target.unseen, limits.document_chars, limits.min_chars)
     if not pool.packages:
         raise InputError(
-            f"{', '.join(map(str, packages))}: expected installed packages with documentation, "
-            "found none; run the demo in the environment in which Penstock is installed"
+            file=", ".join(map(str, packages)),
+            expected="installed packages with documentation",
+            got="none",
+            fix="run the demo in the environment in which Penstock is installed",
         )
 
     paths = {kind: directory / "pool" / f"{kind}.jsonl.zst" for kind in pool.documents}
@@ -136,7 +138,7 @@ def gather(
     for kind, documents in pool.documents.items():
         if documents:
             by_kind[kind] = _write(paths[kind], documents, source=kind)
-        else:  # an earlier gathering's file would be read as part of this one
+        else:  # the file of an earlier gathering would be read with this one
             paths[kind].unlink(missing_ok=True)
     aim, held_out = directory / "stdlib.aim.jsonl", directory / "stdlib.held_out.jsonl"
     to_aim_at = limited(target.aim, limits.aim_bytes, seed)
@@ -156,7 +158,7 @@ def gather(
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection: syntax trees are large and have no cycles."""
+    """Switch garbage collection off: syntax trees are large and have no cycles."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -167,7 +169,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _write(path: Path, documents: Sequence[Passage], **label: str) -> Count:
-    """Write JSON lines ``id``, the label, ``text``; zstd if the path says so."""
+    """Write JSON lines ``id``, the label, ``text``; with zstd where the path ends in ``.zst``."""
     size = 0
     with contextlib.ExitStack() as stack:
         sink: Any = stack.enter_context(atomic_file(path))

@@ -1,6 +1,6 @@
-"""The target: the standard library's docstrings, split by module into two halves.
+"""The demo's target: the standard library's docstrings, split by module into two halves.
 
-Modules written in C are left out: nothing is imported, so there is nothing to read.
+Modules written in C are left out, since nothing is imported.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ class Halves:
     unseen: frozenset[str]
     """Telling lines and short docstrings of the half held out."""
     copies: int
-    """Pieces left out of the half to aim at because they repeat the other."""
+    """Pieces left out of ``aim`` because they repeat the other half."""
     unread: int
     """Files that are not UTF-8, or not Python though named so."""
 
 
-class _File(NamedTuple):
+class _LibraryFile(NamedTuple):
     name: str
     family: str
     pieces: list[Piece]
 
 
 def split_library(library: Path, seed: int, longest: int) -> Halves:
-    """The docstrings of the standard library, in documents of at most ``longest`` characters.
+    """Split the standard library's docstrings, in documents of at most ``longest`` characters.
 
     Raises:
         InputError: The directory has fewer than two modules with docstrings.
     """
-    files: list[_File] = []
+    files: list[_LibraryFile] = []
     unread = 0
     for name, path in walk(library, _NOT_LIBRARY):
         if path.suffix != ".py":
@@ -83,7 +83,7 @@ def split_library(library: Path, seed: int, longest: int) -> Halves:
             unread += 1
             continue
         if pieces:
-            files.append(_File(name, _family(name), pieces))
+            files.append(_LibraryFile(name, _family(name), pieces))
     files.sort(key=lambda file: file.family)
     first = _first_half(files, seed)
     unseen = frozenset(
@@ -105,14 +105,16 @@ def split_library(library: Path, seed: int, longest: int) -> Halves:
             held_out.extend(documents(file.name, file.pieces, longest))
     if not aim or not held_out:
         raise InputError(
-            f"{library}: expected the standard library's modules with docstrings, found "
-            f"{len(files)}; run the demo with a Python that has its library as files"
+            file=library,
+            expected="the standard library's modules with docstrings",
+            got=len(files),
+            fix="run the demo with a Python that has its library as files",
         )
     return Halves(_distinct(aim), _distinct(held_out), unseen, copies, unread)
 
 
 def limited(examples: list[Passage], size: int, seed: int) -> list[Passage]:
-    """A random draw of at most ``size`` bytes, in the given order; at least one."""
+    """Draw examples of at most ``size`` bytes, at least one, and keep their order."""
     order = drawn([example.id for example in examples], seed, "limit")
     ends = np.cumsum([len(examples[index].text.encode()) for index in order])
     count = max(1, int(np.searchsorted(ends, size, side="right")))
@@ -120,17 +122,17 @@ def limited(examples: list[Passage], size: int, seed: int) -> list[Passage]:
 
 
 def _family(name: str) -> str:
-    """The module that decides a file's half: its first name, twins in one family.
+    """Return the family that decides a file's half: its top module, twins in one family.
 
-    ``_pydecimal`` and ``decimal``, ``ntpath`` and ``posixpath`` say the same things in nearly the
-    same words; in different halves they would be each other's answers.
+    ``_pydecimal`` and ``decimal``, ``ntpath`` and ``posixpath`` have nearly the same docstrings; in
+    different halves one would reveal the other.
     """
     module = name.partition("/")[0].removesuffix(".py").lstrip("_")
     return _TWINS.get(module, module)
 
 
-def _first_half(files: list[_File], seed: int) -> set[str]:
-    """Families in a random order, up to about half of all characters."""
+def _first_half(files: list[_LibraryFile], seed: int) -> set[str]:
+    """Draw families in a random order, up to about half of all characters."""
     sizes: Counter[str] = Counter()
     for file in files:
         sizes[file.family] += sum(len(piece.text) for piece in file.pieces)
@@ -147,7 +149,7 @@ def _first_half(files: list[_File], seed: int) -> set[str]:
 
 
 def _distinct(examples: list[Passage]) -> list[Passage]:
-    """The first of each text."""
+    """Keep the first passage of each text."""
     first: dict[str, Passage] = {}
     for example in examples:
         first.setdefault(example.text, example)

@@ -1,4 +1,4 @@
-"""The pool: the documentation shipped with the installed packages, by kind."""
+"""The demo's pool: the documentation of the installed packages, by kind."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PackageFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What the packages say."""
+    """The documentation of the packages."""
 
     documents: dict[str, list[Passage]]
     """By kind, in the order of :data:`KINDS`."""
@@ -63,7 +63,7 @@ class Pool:
 
 
 def package_files(roots: Sequence[Path]) -> list[PackageFile]:
-    """The files of the packages installed in ``roots`` that may hold documentation, by name."""
+    """Find the files of the packages in ``roots`` that may hold documentation, sorted by name."""
     found: dict[str, PackageFile] = {}
     for root in roots:
         for name, path in walk(root):
@@ -75,7 +75,7 @@ def package_files(roots: Sequence[Path]) -> list[PackageFile]:
 
 
 def _kind(name: str) -> str | None:
-    """What a file of a package is read as, or None."""
+    """Return the kind that a file is read as, or None."""
     base = name.rpartition("/")[2].lower()
     stem, suffix = os.path.splitext(base)
     about = ".dist-info/" in name
@@ -94,7 +94,7 @@ def _kind(name: str) -> str | None:
 
 
 def fair_share(files: Sequence[PackageFile], size: int, seed: int) -> list[PackageFile]:
-    """Files of at most ``size`` bytes, by name; a package over its share gives a random part."""
+    """Take files of at most ``size`` bytes; of a package over its share a random part."""
     totals: Counter[str] = Counter()
     for file in files:
         totals[file.package] += file.size
@@ -110,7 +110,7 @@ def fair_share(files: Sequence[PackageFile], size: int, seed: int) -> list[Packa
 
 
 def _share(totals: Collection[int], size: float) -> float:
-    """The most that each may take, such that none is cut while a larger one is not."""
+    """Return the most that each may take, such that none is cut while a larger one is not."""
     for rank, total in enumerate(sorted(totals)):
         share = size / (len(totals) - rank)
         if total > share:
@@ -122,7 +122,7 @@ def _share(totals: Collection[int], size: float) -> float:
 def read_pool(
     files: Sequence[PackageFile], unseen: frozenset[str], longest: int, shortest: int
 ) -> Pool:
-    """The documents of ``files``, of ``shortest`` to ``longest`` characters, nothing ``unseen``."""
+    """Read documents of ``shortest`` to ``longest`` characters, without lines in ``unseen``."""
     found: dict[str, list[Passage]] = {kind: [] for kind in KINDS}
     packages: set[str] = set()
     copies = unread = 0
@@ -141,7 +141,7 @@ def read_pool(
 
 
 def _pieces(file: PackageFile) -> Iterator[tuple[str, str, list[Piece]]]:
-    """What a file gives: kind, name for ids, pieces."""
+    """Yield the kind, the name for ids and the pieces of a file."""
     text = read(file.path)
     if file.kind == "docstrings":  # the comments first: they need no syntax tree
         yield "comments", f"{file.name}#comments", comments(text, HASHES)
@@ -156,9 +156,9 @@ def _pieces(file: PackageFile) -> Iterator[tuple[str, str, list[Piece]]]:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text file is written for people: mostly words, and several on a line.
+    """Return whether a text file is prose: mostly words, and several on a line.
 
-    Keeps word lists, tables of numbers and lists of files out of the pool.
+    It keeps word lists, tables of numbers and lists of files out of the pool.
     """
     sample = text[:20_000]
     words = sample.split()

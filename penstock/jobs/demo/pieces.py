@@ -1,6 +1,6 @@
-"""Pieces and documents: what a file says, and how that is divided.
+"""Pieces of a file (docstrings, comments, paragraphs), and passages that are joined from them.
 
-Python is parsed, never imported or executed; the rest is read as text.
+Python is parsed, never imported or executed; other files are read as text.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = [
 ]
 
 TELLING = 32
-"""Characters from which on a line is held to tell where it was copied from."""
+"""Characters from which on a line identifies a copy."""
 
 
 class Piece(NamedTuple):
     """A docstring with its signature, a comment, or a paragraph."""
 
     name: str
-    """Qualified name inside its file; empty for what has none."""
+    """Qualified name inside its file, or empty."""
     text: str
 
 
@@ -57,7 +57,7 @@ _REMARK = re.compile(r"(?:^|\s)#[^'\"]*$")
 
 
 def docstrings(text: str) -> list[Piece]:
-    """The docstrings of a module, its classes and functions, each after its signature.
+    """Return the docstrings of a module, its classes and functions, each after its signature.
 
     Raises:
         UnreadableError: The text is not Python.
@@ -66,7 +66,7 @@ def docstrings(text: str) -> list[Piece]:
         return []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of syntax that others should change
+            warnings.simplefilter("ignore")  # of syntax in files of other projects
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableError(str(error)) from error
@@ -79,9 +79,9 @@ def docstrings(text: str) -> list[Piece]:
 
 
 def _documented(tree: ast.Module) -> Iterator[tuple[str, _Documented]]:
-    """What may have a docstring, in source order, with qualified names.
+    """Yield the nodes that may have a docstring, in source order, with qualified names.
 
-    Functions inside functions are not documentation.
+    Functions inside functions are left out.
     """
     found: list[tuple[str, ast.AST]] = [("", tree)]
     while found:
@@ -105,7 +105,7 @@ def _docstring(node: _Documented) -> str:
 
 
 def _entry(node: _Documented, docstring: str, lines: list[str]) -> str:
-    """A docstring as documentation shows it: the signature on a line, the text indented."""
+    """Format a docstring: the signature on a line, the text indented."""
     if isinstance(node, ast.Module):
         return docstring
     first, last = node.lineno - 1, node.body[0].lineno - 1
@@ -120,32 +120,32 @@ def _entry(node: _Documented, docstring: str, lines: list[str]) -> str:
 
 
 class Marks(NamedTuple):
-    """How a language marks comments."""
+    """Patterns of a language's comments."""
 
     block: re.Pattern[str]
-    """A whole comment: some lines of it."""
+    """A whole comment of several lines."""
     line: re.Pattern[str]
-    """What each of its lines begins with, or ends its last."""
+    """The mark at the beginning of each line, or at the end of the last."""
 
 
 HASHES = Marks(
     re.compile(r"(?:^[ \t]*#(?!!)[^\n]*\n){3,}", re.M),
     re.compile(r"^[ \t]*#+:? ?", re.M),
 )
-"""Python's."""
+"""Comments of Python."""
 
 SLASHES = Marks(
     re.compile(r"/\*.*?\*/|(?:^[ \t]*//[^\n]*\n){3,}", re.M | re.S),
     re.compile(r"^[ \t]*(?:/\*[*!]*|//[/!]*|\*(?!\*)(?!/))? ?|[ \t]*\*+/\s*\Z", re.M),
 )
-"""Those of C, C++ and CUDA."""
+"""Comments of C, C++ and CUDA."""
 
 _NOT_PROSE = re.compile(r"copyright|licen[cs]e|\(c\)|SPDX|<{8}", re.I)
-"""Comments on rights, which a licence file says better, and the sources that Cython copies."""
+"""Comments on rights, which licence files have too, and the sources that Cython copies."""
 
 
 def comments(text: str, marks: Marks) -> list[Piece]:
-    """Comments of some length, without their marks and without what is not prose."""
+    """Return comments of at least 100 characters, without their marks and those on rights."""
     found = [match.group() for match in marks.block.finditer(text)]
     return [
         Piece("", "\n".join(map(str.rstrip, marks.line.sub("", comment).split("\n"))).strip("\n"))
@@ -155,7 +155,7 @@ def comments(text: str, marks: Marks) -> list[Piece]:
 
 
 def paragraphs(text: str) -> list[Piece]:
-    """What stands between empty lines."""
+    """Return the paragraphs between empty lines."""
     found = re.split(r"\n\s*\n", text)
     return [Piece("", paragraph.rstrip()) for paragraph in found if paragraph.strip()]
 
@@ -164,13 +164,13 @@ def paragraphs(text: str) -> list[Piece]:
 
 
 def telling(text: str) -> list[str]:
-    """What a copy of a piece would be known by: its long lines, or all of it if it has none."""
+    """Return the lines that identify a copy of a piece: its long lines, or else all of it."""
     lines = [line for line in map(str.strip, text.split("\n")) if len(line) >= TELLING]
     return lines or [" ".join(text.split())]
 
 
 def without_copies(pieces: Iterable[Piece], unseen: frozenset[str]) -> list[Piece]:
-    """The pieces that share no telling line with ``unseen``."""
+    """Return the pieces that share no identifying line with ``unseen``."""
     return [piece for piece in pieces if unseen.isdisjoint(telling(piece.text))]
 
 
@@ -180,11 +180,11 @@ def without_copies(pieces: Iterable[Piece], unseen: frozenset[str]) -> list[Piec
 def documents(
     name: str, pieces: Iterable[Piece], longest: int, shortest: int = 1
 ) -> Iterator[Passage]:
-    """Pieces joined in order into documents of at most ``longest`` characters.
+    """Join pieces in order into documents of at most ``longest`` characters.
 
-    A piece that is longer is cut between lines, a line that is longer stays whole; documents of
-    less than ``shortest`` characters are left out. The first document is called after its file,
-    a later one also after its first piece.
+    A longer piece is cut between lines, and a longer line stays whole; documents of less than
+    ``shortest`` characters are left out. The first document has the name of its file, a later one
+    also that of its first piece.
     """
     parts = (part for piece in pieces for part in _parts(piece, longest))
     called: Counter[str] = Counter()
@@ -204,7 +204,7 @@ def _parts(piece: Piece, longest: int) -> Iterable[Piece]:
 
 
 def _joined(pieces: Iterable[Piece], joint: str, longest: int) -> Iterator[Piece]:
-    """As many pieces as fit into ``longest`` characters made one, called after the first."""
+    """Join as many pieces as fit into ``longest`` characters, named after the first."""
     held: list[Piece] = []
     size = 0
     for piece in pieces:

@@ -1,6 +1,6 @@
-"""The demo's directory: the text, and a recipe that names it.
+"""Prepare the demo's directory: its text, and a recipe for it.
 
-Sizes are chosen so that the whole comparison, 12 runs, takes minutes on two cores.
+Sizes are such that the whole comparison, 12 runs, takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ compare:
 
 
 def prepare(directory: Path, progress: Callable[[str], None]) -> Path:
-    """Gather the text and write the recipe; both are kept if they are there.
+    """Gather the text and write the recipe; existing ones are kept.
 
     Returns:
         The recipe's path.
