@@ -4,8 +4,8 @@
 
     prepare          a directory with a recipe and its text         prepare.py
       └─ gather      the text, written and counted                  gather.py
-           ├─ Halves    the target: the standard library       library.py
-           └─ Pool      the pool: the installed packages       packages.py
+           ├─ Halves    the target: the standard library            library.py
+           └─ Pool      the pool: the installed packages            packages.py
                 ├─ Piece     docstrings, comments, paragraphs       pieces.py
                 └─ walk      files in a fixed order, read, drawn    files.py
 """
