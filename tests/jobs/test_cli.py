@@ -104,8 +104,8 @@ def test_the_version(project: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["budgt.tokens=3"], "budgt: unknown key; did you mean 'budget'?"),
-        (["budget.tokens=-5"], "budget.tokens: expected"),
+        (["budgt.tokens=3"], "budgt: recipe.yaml: unknown key; did you mean 'budget'?"),
+        (["budget.tokens=-5"], "budget.tokens: recipe.yaml: expected"),
         (["corpus=[{path: gone.jsonl}]"], "gone.jsonl: no such file"),
         (['corpus=[{path: "no-*.jsonl"}]'], "the pattern matches no file"),
         (["select.length.use=scorer:scoer"], "select.length.use:"),
