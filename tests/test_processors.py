@@ -23,6 +23,8 @@ from tests.processors import numpy_features
 from tests.selectors.test_properties import texts, write_encoder
 from tests.trainers.conftest import shards, tokenizer  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 CAPABILITIES = ("default", "avx2", "avx512")
 """Values of ATEN_CPU_CAPABILITY, each with the instructions of those before it."""
 
