@@ -21,7 +21,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
-from penstock.pipeline.accounting import RecordTally, check_sum
+from penstock.pipeline.accounting import RecordTally, check_sum, sum_by_source
 from penstock.pipeline.cleaning.dropped import Dropped, Quarantine
 from penstock.pipeline.cleaning.duplicates import (
     Hashes,
@@ -107,17 +107,15 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
     def work(draft: Draft) -> Artefact:
         stage = _Stage(directory=draft.path, clean=clean, unit_bytes=unit_bytes)
         splits = plan_splits(inputs, draft.path, unit_bytes, runner)
-        parts = [split.part for split in splits]
-        if clean.dedup.exact and any(draft.done(part) is None for part in parts):
+        if clean.dedup.exact and any(draft.done(split.part) is None for split in splits):
             splits = _run_hash_pass(splits, stage, draft, runner)
             stage = replace(stage, ranges=_find_duplicates(splits, draft, runner))
-        left = [split for split in splits if draft.done(split.part) is None]
-        for index, files in runner.run(_write_split, left, stage):
-            draft.record(left[index].part, files)
-        facts = _facts(draft, parts)
+        by_part = {split.part: split for split in splits}
+        records = draft.fill(runner.run, _write_split, by_part, stage)
+        facts = _facts(str(draft.path), records)
         if not facts["documents"]["kept"]:
             raise _nothing_kept(facts["documents"])
-        return draft.publish(parts, facts)
+        return draft.publish(by_part, facts)
 
     return workspace.make(STAGE, VERSION, settings.config(), names, work)
 
@@ -181,13 +179,11 @@ def _run_hash_pass(
     splits: Sequence[Split], stage: _Stage, draft: Draft, runner: Runner
 ) -> list[Split]:
     """Run the first pass; returns the splits with its counts. The hashes are in scratch."""
-    fresh = [split for split in splits if draft.done(f"hashes-{split.part}") is None]
-    for index, record in runner.run(_hash_split, fresh, stage):
-        draft.record(f"hashes-{fresh[index].part}", [record])
-    surveyed = []
+    by_part = {f"hashes-{split.part}": split for split in splits}
+    records = draft.fill(runner.run, _hash_split, by_part, stage)
+    counted = []
     before: dict[int, tuple[int, int]] = {}
-    for split in splits:
-        (record,) = draft.done(f"hashes-{split.part}") or ()
+    for split, record in zip(splits, records):
         pieces = []
         for piece, (lines, size) in zip(split.pieces, record.facts["pieces"]):
             span = piece.span
@@ -196,8 +192,8 @@ def _run_hash_pass(
             if not span.counted:
                 span = replace(span, rows=rows, bytes=start, counted=True)
             pieces.append(replace(piece, span=span))
-        surveyed.append(replace(split, pieces=tuple(pieces), read=record.facts["read"]))
-    return surveyed
+        counted.append(replace(split, pieces=tuple(pieces), read=record.facts["read"]))
+    return counted
 
 
 def _hash_split(split: Split, stage: _Stage) -> FileRecord:
@@ -279,24 +275,17 @@ def _name_of(text: str) -> str:
 # -- the whole --------------------------------------------------------------------------------
 
 
-def _facts(draft: Draft, parts: Sequence[str]) -> dict[str, Any]:
+def _facts(directory: str, records: Sequence[FileRecord]) -> dict[str, Any]:
     """Add up the accounting of all splits."""
     whole = RecordTally()
-    sources: dict[str, dict[str, int]] = {}
-    units = 0
-    for part in parts:
-        for record in draft.done(part) or ():
-            if record.path.startswith("dropped-"):
-                whole.add(RecordTally.of(record.facts))
-            elif record.path.startswith("unit-"):
-                units += record.facts["documents"]
-                for source, tally in record.facts["sources"].items():
-                    total = sources.setdefault(source, {"documents": 0, "bytes": 0})
-                    total["documents"] += tally["documents"]
-                    total["bytes"] += tally["bytes"]
-    whole.check(str(draft.path))
-    check_sum(str(draft.path), ("documents kept", whole.kept), {"in units": units})
-    return {"documents": whole.facts(), "by_source": dict(sorted(sources.items()))}
+    units = [record for record in records if record.path.startswith("unit-")]
+    for record in records:
+        if record.path.startswith("dropped-"):
+            whole.add(RecordTally.of(record.facts))
+    whole.check(directory)
+    in_units = sum(record.facts["documents"] for record in units)
+    check_sum(directory, ("documents kept", whole.kept), {"in units": in_units})
+    return {"documents": whole.facts(), "by_source": sum_by_source(units)}
 
 
 def _nothing_kept(documents: dict[str, Any]) -> InputError:

@@ -147,7 +147,7 @@ def _add(
     """Write the units of the texts that were made of a unit, and its rejections."""
     unit, record = item
     rewrite, _, directory = state
-    rejected = _Rejected(directory, unit)
+    rejected: list[tuple[str, str]] = []
     part = f"{unit.name.removeprefix('unit-')}-{rewrite.name}"
     tally = Counter(documents=0, accepted=0)
     with UnitWriter(directory, part, UNIT_BYTES) as units:
@@ -156,13 +156,13 @@ def _add(
                 continue
             tally["documents"] += 1
             tally["accepted"] += len(rewritten.texts)
-            rejected.add(fields["id"], rewritten)
+            rejected += [(fields["id"], reason) for reason in rewritten.rejected]
             for place, text in enumerate(rewritten.texts):
                 name = f"{fields['id']}+{rewrite.name}.{place}"
                 added = Record(text=text, id=name, source=rewrite.name, meta="")
                 units.add(name, added, len(text.encode()), parent=fields["id"])
     added_by = [_with(own, added=rewrite.name) for own in units.records]
-    return [*added_by, rejected.write(**tally)]
+    return [*added_by, _write_rejected(directory, unit, rejected, tally)]
 
 
 def _replace(
@@ -171,7 +171,7 @@ def _replace(
     """Write a unit with its rewritten documents, the dropped documents, and the rejections."""
     unit, record = item
     rewrite, _, directory = state
-    rejected = _Rejected(directory, unit)
+    rejected: list[tuple[str, str]] = []
     part = unit.name.removeprefix("unit-")
     tally = Counter(documents=0, accepted=0, changed=0)
     with (
@@ -186,7 +186,7 @@ def _replace(
                 units.add(name, own, len(text.encode()), parent=parent)
                 continue
             tally["documents"] += 1
-            rejected.add(name, rewritten)
+            rejected += [(name, reason) for reason in rewritten.rejected]
             if not rewritten.texts:
                 reason = rewritten.rejected[0] if rewritten.rejected else "nothing"
                 rule = f"{rewrite.name}: {reason}"
@@ -210,7 +210,7 @@ def _replace(
     return [
         *(_with(own, **inherited) for own in units.records),
         dropped.record(read=unit.documents, kept=kept, dropped_by=dict(dropped.rules)),
-        rejected.write(**tally),
+        _write_rejected(directory, unit, rejected, tally),
     ]
 
 
@@ -218,25 +218,15 @@ def _with(record: FileRecord, **facts: Any) -> FileRecord:
     return replace(record, facts={**record.facts, **facts})
 
 
-class _Rejected:
-    """Collects and writes a unit's rejections."""
-
-    def __init__(self, directory: AnyPath, unit: Unit) -> None:
-        self._directory = directory
-        self._name = f"rejected-{unit.name.removeprefix('unit-')}.parquet"
-        self._ids: list[str] = []
-        self._reasons: list[str] = []
-
-    def add(self, name: str, rewritten: Rewritten) -> None:
-        self._ids.extend([name] * len(rewritten.rejected))
-        self._reasons.extend(rewritten.rejected)
-
-    def write(self, **facts: int) -> FileRecord:
-        table = pa.table([self._ids, self._reasons], REJECTED)
-        with atomic_file(self._directory / self._name) as sink:
-            pq.write_table(table, sink, compression="zstd")
-        reasons = dict(sorted(Counter(self._reasons).items()))
-        return FileRecord.of(self._name, sink, **facts, rejected=reasons)
+def _write_rejected(
+    directory: AnyPath, unit: Unit, rejected: Sequence[tuple[str, str]], tally: Counter[str]
+) -> FileRecord:
+    """Write (id, reason) of a unit's rejected answers, with the unit's counts as facts."""
+    name = f"rejected-{unit.name.removeprefix('unit-')}.parquet"
+    ids, reasons = [row[0] for row in rejected], [row[1] for row in rejected]
+    with atomic_file(directory / name) as sink:
+        pq.write_table(pa.table([ids, reasons], REJECTED), sink, compression="zstd")
+    return FileRecord.of(name, sink, **tally, rejected=dict(sorted(Counter(reasons).items())))
 
 
 def _facts(
