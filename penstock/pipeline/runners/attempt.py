@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,31 +110,32 @@ class _Retries:
         self.count = 0
 
     def call(self, function: Callable[[], Any], name: Callable[[], str]) -> Any:
-        try:
-            return function()
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            last = error
-        _log_retry(name(), last)
-        for delay in delays(name()):
-            time.sleep(delay)
-            self.count += 1
+        waits: Iterator[float] | None = None
+        while True:
             try:
                 return function()
             except Exception as error:
                 if not is_transient(error):
                     raise
-                last = error
-        tried = f"tried {self.count + 1} times"
-        if isinstance(last, PenstockError):
-            final = copy.copy(last)
-            final.problem = f"{last.problem} ({tried})".strip()
-            raise final from last
-        raise StorageError(
-            f"{name()}: {type(last).__name__}: {last} ({tried})",
+                if waits is None:
+                    _log_retry(name(), error)
+                    waits = delays(name())
+                wait = next(waits, None)
+                if wait is None:
+                    raise self._final(error, name()) from error
+            time.sleep(wait)
+            self.count += 1
+
+    def _final(self, error: Exception, name: str) -> PenstockError:
+        tried = f"(tried {self.count + 1} times)"
+        if isinstance(error, PenstockError):
+            final = copy.copy(error)
+            final.problem = f"{error.problem} {tried}".strip()
+            return final
+        return StorageError(
+            f"{name}: {type(error).__name__}: {error} {tried}",
             fix="run again when the store or network answers",
-        ) from last
+        )
 
 
 def portable(outcome: AttemptResult) -> AttemptResult:
