@@ -526,6 +526,7 @@ def test_a_cut_of_fewer_units_than_the_corpus_has_is_not_published(
 ) -> None:
     whole = cut_module.make_orders
     monkeypatch.setattr(cut_module, "make_orders", lambda *args: whole(*args)[:-1])
-    with pytest.raises(ArtefactError, match=r"documents kept in the corpus, got .* left"):
+    with pytest.raises(ArtefactError) as caught:
         make(recipe_of(pool, 500), work=tmp_path)
+    assert caught.value.expected == "240 documents kept in the corpus"
     assert not list(tmp_path.glob("cut/*/manifest.json"))

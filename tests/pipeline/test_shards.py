@@ -347,7 +347,7 @@ def test_shards_that_lack_sequences_are_not_published(
     plan = shards_module._plan
     monkeypatch.setattr(shards_module, "_plan", lambda *args: list(plan(*args))[:-1])
     made = make(recipe_of(pool, 2_000, length=LENGTH), work=tmp_path)
-    with pytest.raises(ArtefactError, match=r"sequences of the cut, got .* written"):
+    with pytest.raises(ArtefactError, match="sequences of the cut"):
         made.shards()
     assert not list(tmp_path.glob("shards/*/manifest.json"))
 
