@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import os
@@ -48,20 +47,21 @@ def test_one_digest(tmp_path: Path, kind: str, workers: int) -> None:
 
 def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
     """Print the digests of all cases, each from an empty work directory, on one runner."""
-    from penstock.jobs import curate
+    from penstock.jobs.curate import curate
+    from penstock.jobs.plan import Plan
     from penstock.pipeline.runner import LocalRunner, RayRunner
     from penstock.recipe_file import load_recipe
 
     project = make_project(Path.cwd())
-    settings_of = curate.CorpusSettings.of
-    curate.CorpusSettings.of = functools.partial(settings_of, unit_bytes=project.unit_bytes)
     digests = []
     for in_flight, backwards in cases:
         inputs = project.inputs[:: -1 if backwards else 1]
         case = replace(project, work=f"work-{in_flight}-{backwards}", inputs=inputs)
         runner = (RayRunner if kind == "ray" else LocalRunner)(workers, in_flight=in_flight)
         assert runner.slots == workers
-        curated = curate.curate(load_recipe(case.recipe), runner)
+        plan = Plan.of(load_recipe(case.recipe))
+        corpus = replace(plan.corpus, unit_bytes=project.unit_bytes)
+        curated = curate(replace(plan, corpus=corpus), runner)
         runner.close()
         digests.append(curated.shards.digest)
     print("\n" + json.dumps(digests))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Sequence
 
 from penstock.jobs import cli
 from penstock.pipeline.corpus import CorpusSettings
+from penstock.recipe import Recipe
 
 
 def main(arguments: Sequence[str], unit_bytes: int) -> None:
     """Run a command of Penstock; nothing but the size of a unit differs."""
-    CorpusSettings.of = functools.partial(  # type: ignore[method-assign]
-        CorpusSettings.of, unit_bytes=unit_bytes
-    )
+    settings_of = CorpusSettings.of
+
+    def small(recipe: Recipe) -> CorpusSettings:
+        return settings_of(recipe, unit_bytes)
+
+    CorpusSettings.of = small  # type: ignore[method-assign, assignment]
     sys.argv = ["penstock", *arguments]
     cli.main(list(arguments))
 

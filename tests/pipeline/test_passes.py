@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.jobs.curate import curate
-from penstock.pipeline.corpus import CorpusSettings
+from penstock.jobs.plan import Plan
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
 from tests.pools import documents
@@ -61,8 +61,6 @@ def test_a_curation_with_one_scorer_takes_fourteen_passes(
 ) -> None:
     """With the ranks of documents, which are counted when they are asked for, it took 18."""
     monkeypatch.chdir(tmp_path)
-    small = functools.partial(CorpusSettings.of, unit_bytes=6_000)
-    monkeypatch.setattr(CorpusSettings, "of", small)
     (tmp_path / "crc.py").write_text(SCORER)
     lines = [json.dumps(row) + "\n" for row in documents(400)]
     (tmp_path / "pool").mkdir()
@@ -79,11 +77,13 @@ def test_a_curation_with_one_scorer_takes_fourteen_passes(
         },
         tmp_path,
     )
+    plan = Plan.of(recipe)
+    plan = replace(plan, corpus=replace(plan.corpus, unit_bytes=6_000))
     runner = RecordingRunner()
-    made = curate(recipe, runner)
+    made = curate(plan, runner)
     assert len(made.corpus.named("unit-")) > 5
     assert runner.passes == PASSES
     assert len(PASSES) <= 14
     runner.passes.clear()
-    assert curate(recipe, runner).shards.digest == made.shards.digest
+    assert curate(plan, runner).shards.digest == made.shards.digest
     assert runner.passes == []
