@@ -17,7 +17,7 @@ trainer back end implement a protocol of this page; docs/plugins.md says what ma
       recipe*.py     YAML to validated models
       errors.py      the exception tree
       extras.py      optional libraries, and the extra that installs each
-      artefact.py, storage.py, lease.py, ...   what every stage stands on
+      artefact/, storage/, lease.py, ...       what every stage is built on
       pipeline/      corpus -> columns -> cut -> shards
       selectors/     documents -> a column of scores
       trainers/      shards -> a trained model under a token budget

@@ -1,10 +1,10 @@
 """A checksum of a packed sequence that costs less than reading it: multilinear hashing.
 
-The sum of each value, plus one, times an odd 64-bit number of its place, modulo 2^64 (Carter and
+It is the sum of (value + 1) times an odd 64-bit factor of its position, modulo 2^64 (Carter and
 Wegman 1979; Lemire and Kaser 2014, "Strongly universal string hashing is fast"). An odd factor has
-an inverse, so one value that changed, by one bit or by all, always changes the sum; several changes
-cancel with a chance of 2^-32 or less. It is of values, not of bytes, so the width of a token's type
-does not matter.
+an inverse, so a change of one value, in one bit or all, always changes the sum; several changes
+cancel with a probability of 2^-32 or less. It is of values, not of bytes, so it does not depend on
+the width of the token type.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 @functools.lru_cache(8)
 def factors(length: int) -> np.ndarray:
-    """(2 * length,) uint64, odd: of each token's place, then of each document's number.
+    """Return (2 * length,) odd uint64: of each token's position, then of each document's number.
 
-    The sequence of splitmix64 (Steele et al. 2014) from 0.
+    They are the sequence of splitmix64 (Steele et al. 2014) from 0.
     """
     made: np.ndarray = _factors(2 * length)
     made.flags.writeable = False
@@ -42,10 +42,16 @@ def _factors(count: int) -> np.ndarray:
 
 @numba.njit(inline="always")
 def sequence_checksum(tokens: np.ndarray, starts: np.ndarray, factors: np.ndarray) -> np.uint64:
-    """Of one sequence: (L,) uint16, uint32 or int64, (documents,) int32 and its :func:`factors`."""
+    """Compute the checksum of one sequence.
+
+    Args:
+        tokens: (L,) uint16, uint32 or int64.
+        starts: (documents,) int32: where each document begins.
+        factors: :func:`factors` of L.
+    """
     total = np.uint64(0)
-    for place in range(tokens.shape[0]):
-        total += (np.uint64(tokens[place]) + np.uint64(1)) * factors[place]
+    for position in range(tokens.shape[0]):
+        total += (np.uint64(tokens[position]) + np.uint64(1)) * factors[position]
     for number in range(starts.shape[0]):
         factor = factors[tokens.shape[0] + number]
         total += (np.uint64(starts[number]) + np.uint64(1)) * factor
@@ -64,7 +70,7 @@ def _all(
 
 
 def sequence_checksums(tokens: np.ndarray, starts: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Of several sequences.
+    """Compute the checksum of each of n sequences.
 
     Args:
         tokens: (n, L) uint16 or uint32.

@@ -52,11 +52,12 @@ def connect(cpus: int | None = None) -> Any:
                 **({} if address else started_here),
             )
     except (ConnectionError, RuntimeError) as error:
+        if address is None:
+            raise JobError(f"Ray could not be started on this machine: {error}") from None
         raise JobError(
-            f"RAY_ADDRESS: no Ray at {address} ({error}); start one with "
-            "`ray start --head`, or unset RAY_ADDRESS"
-            if address
-            else f"Ray could not be started on this machine: {error}"
+            f"no Ray at {address} ({error})",
+            key="RAY_ADDRESS",
+            fix="start one with `ray start --head`, or unset RAY_ADDRESS",
         ) from None
     return ray
 

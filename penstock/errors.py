@@ -1,26 +1,26 @@
-"""Every error a user can meet, in one tree.
+"""Every error that Penstock raises on purpose, in one tree.
 
 ::
 
     PenstockError
-    ├── BadInput (ValueError)      what the user gave is wrong: exit status 2
+    ├── BadInput (ValueError)      the user's input is wrong: exit status 2
     │   ├── RecipeError            a key or value of the recipe
     │   ├── InputError             a corpus file, a target file, a tokenizer, a model
-    │   ├── SelectorError          a selector's parameters, or what it was given to fit
-    │   └── BudgetError            more tokens asked for than there are
+    │   ├── SelectorError          a selector's parameters, or its documents and targets
+    │   └── BudgetError            the budget is larger than the pool
     └── Failure (RuntimeError)     the work itself failed: exit status 1
         ├── ScoringError           a selector raised, or returned the wrong thing
-        ├── WorkerError            a worker was lost for good
-        ├── ArtefactError          a file of ours is missing, changed, or from a newer version
-        ├── UnmadeError            what was only to be looked at is not made yet
+        ├── WorkerError            an item crashed several workers
+        ├── ArtefactError          a file of an artefact is missing, changed, or of a newer version
+        ├── UnmadeError            an artefact to be read does not exist yet
         ├── StorageError           a place cannot be read or written: full, read-only, denied
         ├── LeaseError             another driver holds, or took over, the work directory
-        ├── CompletionError        a language model's server cannot be reached, or refuses us
+        ├── CompletionError        a language model's server cannot be reached, or refuses
         ├── TrainingError          a training run stopped
         └── JobError               a job on a cluster could not be run
 
 Every error carries its fields (:attr:`~PenstockError.key`, ``file``, ``expected``, ``got``,
-``fix``), and :meth:`PenstockError.__str__` is the one place that makes a sentence of them::
+``fix``), and :meth:`PenstockError.__str__` formats them in one place::
 
     budget.tokens: expected a positive integer, got -5; write a number of tokens
     corpus.0.path: pool/a.jsonl:17: not JSON; remove the line
@@ -56,7 +56,7 @@ __all__ = [
 
 
 class PenstockError(Exception):
-    """The root: catching it catches everything Penstock raises on purpose.
+    """The root of the tree: every error that Penstock raises on purpose.
 
     Args:
         problem: What is wrong, in one clause. Leave it out where ``expected`` and ``got`` say it.
@@ -106,12 +106,12 @@ class PenstockError(Exception):
 
 
 def _rebuilt(kind: type[PenstockError], problem: str) -> PenstockError:
-    """Make an error again from its pickle: errors cross the border between processes."""
+    """Make an error from its pickle, in which it travels between processes."""
     return kind(problem)
 
 
 class BadInput(PenstockError, ValueError):
-    """What the user gave cannot be used; nothing was started."""
+    """The user's input cannot be used; no work was started."""
 
     exit_status = 2
 
@@ -133,7 +133,7 @@ class BudgetError(BadInput):
 
 
 class Failure(PenstockError, RuntimeError):
-    """The work was started and did not succeed."""
+    """The work was started and failed."""
 
 
 class ScoringError(Failure):
@@ -141,7 +141,7 @@ class ScoringError(Failure):
 
 
 class WorkerError(Failure):
-    """A worker was lost again and again over the same item."""
+    """One item crashed several workers."""
 
 
 class StorageError(Failure):
@@ -157,7 +157,7 @@ class ArtefactError(Failure):
 
 
 class UnmadeError(Failure):
-    """What was only to be looked at is not made yet."""
+    """An artefact that a command reads does not exist yet."""
 
 
 class TrainingError(Failure):
@@ -165,7 +165,7 @@ class TrainingError(Failure):
 
 
 class CompletionError(Failure):
-    """A language model's server cannot be reached, does not know us, or goes on failing."""
+    """A language model's server cannot be reached, refuses the credentials, or keeps failing."""
 
 
 class JobError(Failure):
@@ -173,7 +173,7 @@ class JobError(Failure):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, or all."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:

@@ -1,7 +1,7 @@
-"""Randomness that belongs to a document: 64-bit hashes of (seed, id), the same on every worker.
+"""64-bit hashes of (seed, id): randomness of a document that is the same on every worker.
 
-Sampling, ties, random ranks and Gumbel noise all come from here. A seeded generator would repeat
-or diverge with the number of workers; a hash of the id cannot.
+Sampling, ties, random ranks and Gumbel noise all use it. The draws of a seeded generator would
+depend on the number of workers; a hash of the id does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FNV_PRIME = np.uint64(0x100000001B3)
 
 @numba.njit(inline="always")
 def avalanche(value: np.uint64) -> np.uint64:
-    """The finaliser of splitmix64 (Steele et al. 2014): every input bit reaches every output."""
+    """Apply the finaliser of splitmix64 (Steele et al. 2014): each bit affects all bits."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -35,7 +35,7 @@ def _hash_strings(data: np.ndarray, offsets: np.ndarray, start: np.uint64, out: 
 
 
 def mix(*parts: int | str) -> int:
-    """Fold seeds and purposes into one 64-bit seed, so that two uses never share their draws."""
+    """Fold seeds and purposes into one 64-bit seed, so that two purposes have different draws."""
     state = int(FNV_OFFSET)
     for part in parts:
         for byte in f"{part}\x1f".encode():
@@ -53,7 +53,7 @@ def hash_ids(ids: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
     Returns:
         (n,) uint64, uniform.
     """
-    ids = ids.cast(pa.large_string())  # before chunks are joined: offsets of 32 bits may run over
+    ids = ids.cast(pa.large_string())  # before chunks are joined: 32-bit offsets may overflow
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks() if ids.num_chunks != 1 else ids.chunk(0)
     out = np.empty(len(ids), dtype=np.uint64)
@@ -67,7 +67,7 @@ def hash_ids(ids: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
 
 
 def uniform(hashes: np.ndarray) -> np.ndarray:
-    """Hashes as numbers strictly between 0 and 1: (n,) uint64 to (n,) float64.
+    """Return hashes as numbers strictly between 0 and 1: (n,) uint64 to (n,) float64.
 
     The top 52 bits plus one half, so that neither 0 nor 1 occurs and logarithms are finite; with
     one bit more the half would round the largest up to 1.

@@ -1,13 +1,17 @@
 """One driver at a time for a work directory.
 
-A lease is a small file, ``lease/00000007.json``, whose number only ever rises. To take the lease is
-to create the next number, which a file system or S3 grants to exactly one; whoever finds a number
-above its own has lost it. So a driver that slept, or was cut off, learns before it records anything
-that another has taken over. The holder signs every ten seconds; a lease without a sign for a minute
-may be taken over, and at once where its process is on this machine and dead.
+A lease is a small file, ``lease/00000007.json``, whose number only ever rises. A driver takes the
+lease by creating the next number, which succeeds for exactly one driver; a driver that finds a
+number above its own has lost the lease. So a driver that was suspended or cut off finds before it
+records anything that another has taken over. The holder renews its file every 10 s. A lease that
+was not renewed for 60 s may be taken over, or at once where its process was on this machine and
+has ended.
 
-Nothing here trusts clocks of two machines to agree: a signature that looks old is first watched
-for a while, and only one that stays the same is taken over.
+The clocks of two machines need not agree: a renewal that looks old is first observed for 20 s, and
+only a lease that stays the same is taken over.
+
+A single file that is replaced if unchanged would need no numbers. Locally it needs a lock, which
+some cluster file systems lack; to create a file is exclusive on all of them.
 """
 
 from __future__ import annotations
@@ -29,28 +33,30 @@ from penstock.storage import (
     AnyPath,
     atomic_file,
     create_file,
+    delete,
     files_under,
+    kind_of,
     read_file,
     remove_temporaries,
 )
 
 __all__ = ["Lease"]
 
-SIGN = 10.0
-"""Seconds between signatures of the holder."""
+RENEWAL = 10.0
+"""Seconds between renewals by the holder."""
 
 EXPIRY = 60.0
-"""Seconds without one after which a lease may be taken over."""
+"""Seconds without a renewal after which a lease may be taken over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Holder:
-    """Who holds a lease, as its file says."""
+    """The holder of a lease, as written in its file."""
 
     owner: str
     host: str
     machine: str
-    """Host, boot and process namespace: where ``pid`` means something."""
+    """Host, boot and process namespace, within which ``pid`` is unique."""
     pid: int
     started: str
     command: str
@@ -59,7 +65,7 @@ class _Holder:
     released: bool = False
 
     def alive(self) -> bool | None:
-        """Whether its process lives; None where that cannot be known from here."""
+        """Return whether its process is running; None for a process of another machine."""
         if self.machine != _machine():
             return None
         return _started(self.pid) == self.started
@@ -74,14 +80,14 @@ class Lease:
 
     Args:
         root: The work directory.
-        sign: Seconds between signatures.
-        expiry: Seconds without one after which others may take over.
+        renewal: Seconds between renewals.
+        expiry: Seconds without one after which another driver may take over.
     """
 
-    def __init__(self, root: AnyPath, sign: float = SIGN, expiry: float = EXPIRY) -> None:
+    def __init__(self, root: AnyPath, renewal: float = RENEWAL, expiry: float = EXPIRY) -> None:
         self._root = root
         self._directory = root / "lease"
-        self._sign_every = sign
+        self._renewal = renewal
         self._expiry = expiry
         self._number = 0
         self._holder: _Holder | None = None
@@ -91,7 +97,7 @@ class Lease:
     def hold(self) -> None:
         """Take the lease, unless this object holds it.
 
-        After a driver that was killed, what it left half-written is cleared away.
+        Half-written files of a driver that was killed are deleted.
 
         Raises:
             LeaseError: Another driver holds it.
@@ -103,9 +109,11 @@ class Lease:
         holder = self._read(last) if last else None
         if holder and not self._over(last, holder):
             raise LeaseError(
-                f"work: {self._root} is in use by {holder}, which gave a sign "
-                f"{max(0, time.time() - holder.signed):.0f} s ago; wait for it, stop it, or give "
-                f"another `work`. It may be taken over {self._expiry:.0f} s after its last sign"
+                f"in use by {holder}, last renewed {max(0, time.time() - holder.signed):.0f} s ago",
+                key="work",
+                file=self._root,
+                fix="wait for that driver, stop it, or give another `work`; the directory may be "
+                f"taken over {self._expiry:.0f} s after the last renewal",
             )
         now = time.time()
         mine = _Holder(
@@ -120,36 +128,40 @@ class Lease:
         )
         try:
             first = create_file(self._path(last + 1), _encoded(mine))
-        except FileNotFoundError:  # the one that was first has cleared away
+        except FileNotFoundError:  # the driver that was first has deleted temporary files
             first = False
         if not first:
             raise LeaseError(
-                f"work: {self._root}: another driver began at the same moment; wait for it, or "
-                "give another `work`"
+                "another driver began at the same moment",
+                key="work",
+                file=self._root,
+                fix="wait for it, or give another `work`",
             )
         self._number, self._holder = last + 1, mine
-        for number in range(max(1, last - 3), last):  # the last one tells who lost it
-            with contextlib.suppress(FileNotFoundError):
-                self._path(number).unlink()
-        remove_temporaries(self._root, deep=False)  # of before a lease was taken
+        for number in range(max(1, last - 3), last):  # the last one names the previous holder
+            delete(self._path(number))
+        remove_temporaries(self._root, deep=False)  # of files written without a lease
         remove_temporaries(self._directory)
         if last and not (holder and holder.released):
             remove_temporaries(self._root)
         self._stop.clear()
-        self._thread = threading.Thread(target=self._keep_signing, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Make sure, before anything is recorded, that nobody took the lease over.
+        """Check, before anything is recorded, that no other driver took the lease over.
 
         Raises:
-            LeaseError: Somebody did.
+            LeaseError: Another driver did.
         """
-        if self._holder is not None and self._path(self._number + 1).exists():
+        if self._holder is not None and kind_of(self._path(self._number + 1)) is not None:
             by = self._read(self._last())
             raise LeaseError(
-                f"work: {self._root} was taken over by {by} while this driver gave no sign; "
-                "nothing of it was published since. Run again when that one is done"
+                f"taken over by {by} while this driver did not renew its lease; this driver "
+                "published nothing since",
+                key="work",
+                file=self._root,
+                fix="run again when the other driver has finished",
             )
 
     def release(self) -> None:
@@ -159,13 +171,13 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        # A full disk or a lost network must not hide how the work ended; the lease expires.
+        # An error here must not replace the error that ended the work; the lease expires.
         with contextlib.suppress(Exception):
             self._write(replace(self._holder, released=True))
         self._holder = None
 
     def _over(self, number: int, holder: _Holder) -> bool:
-        """Whether a lease was given back, or its holder is gone."""
+        """Return whether a lease was given back, or its holder has ended."""
         if holder.released:
             return True
         alive = holder.alive()
@@ -173,12 +185,12 @@ class Lease:
             return not alive
         if time.time() - holder.signed < self._expiry:
             return False
-        time.sleep(2 * self._sign_every)
+        time.sleep(2 * self._renewal)
         return self._read(number) == holder and self._last() == number
 
-    def _keep_signing(self) -> None:
-        while not self._stop.wait(self._sign_every):
-            # A sign that could not be given is given next time; `check` decides, not this thread.
+    def _keep_renewing(self) -> None:
+        while not self._stop.wait(self._renewal):
+            # A renewal that failed is tried again in 10 s; `check` decides, not this thread.
             with contextlib.suppress(Exception):
                 assert self._holder is not None
                 self._write(replace(self._holder, signed=time.time()))
@@ -194,7 +206,7 @@ class Lease:
             return None
 
     def _last(self) -> int:
-        """The highest number there is, 0 where there is none."""
+        """Return the highest number, 0 where there is none."""
         names = files_under(self._directory)
         return max((int(name[:8]) for name in names if name[:8].isdigit()), default=0)
 
@@ -215,7 +227,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine was started, in its own terms; None where there is none."""
+    """Return the start time of a process of this machine; None if it is not running."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]  # a zombie is dead

@@ -1,8 +1,8 @@
-"""Remote files on this node: fetched once, mapped by every process, checked by every reader.
+"""The cache of remote files on this node: copied once, mapped by every process.
 
-A file whose checksum is known is kept under that checksum, so equal files are one and a changed one
-is never mistaken for it. What was used longest ago goes first when the cache is full; a file that
-is mapped outlives its name.
+A file whose checksum is known is stored under that checksum, so equal files are stored once and a
+changed file is never mistaken for it. When the cache is full, the least recently used files are
+deleted first; a file that a process has mapped stays readable after that.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from upath import UPath
-
-from penstock.storage import AnyPath, is_remote, sha256_file, translate_os_errors
+from penstock.storage import (
+    AnyPath,
+    sha256_file,
+    store_of,
+    translate_os_errors,
+)
 
 __all__ = ["directory", "local_file", "local_tree", "staging"]
 
 _SHARE = 4
-"""The cache takes at most this part of the file system it lies on, unless told otherwise."""
+"""The cache uses at most 1/4 of its file system, unless ``PENSTOCK_CACHE_BYTES`` is set."""
 
 _FRESH = 120.0
-"""Seconds for which nothing that was just asked for is evicted: it is about to be opened."""
+"""Seconds after a use in which an entry is not evicted: it is about to be opened."""
 
 
 def directory() -> Path:
-    """Where the cache lies: ``PENSTOCK_CACHE``, else below the system's directory for such."""
+    """Return the cache's directory: ``PENSTOCK_CACHE``, else one in the temporary directory."""
     chosen = os.environ.get("PENSTOCK_CACHE")
     if chosen:
         return Path(chosen)
@@ -40,68 +43,65 @@ def directory() -> Path:
 
 
 def local_file(where: AnyPath, sha256: str | None = None) -> Path:
-    """A local path of a file: its own, or that of its copy on this node.
+    """Return a local path of a file: its own, or that of its copy on this node.
 
     Args:
         where: The file.
-        sha256: Of its bytes, where that is known; else its size and version are asked for.
+        sha256: Of its bytes, if known; else the copy is named by the size and version of the file.
 
     Raises:
         FileNotFoundError: There is no such file.
     """
-    if not is_remote(where):
-        return where
+    store = store_of(where)
+    here = store.local(where)
+    if here is not None:
+        return here
     if sha256 is not None:
-        return _kept(f"{sha256}{where.suffix}", lambda target: _fetch(where, target), sha256)
-    # Under its own name, which may mean something to who asked.
-    tree = f"tree-{_version(where)}"
-    return _kept(tree, lambda target: _fetch(where, target / where.name), None) / where.name
+        return _entry(f"{sha256}{where.suffix}", lambda target: store.copy(where, target), sha256)
+    version = store.version(where)
+    if not version:
+        raise FileNotFoundError(str(where))
+    key = hashlib.sha256("\n".join(map(str, (where, *version))).encode()).hexdigest()
+    # Under its own name, whose suffix may say how it is read.
+    return (
+        _entry(f"tree-{key}", lambda tree: store.copy(where, tree / where.name), None) / where.name
+    )
 
 
 def local_tree(where: AnyPath, names: list[tuple[str, str]], key: str) -> Path:
-    """A local directory with the given files of ``where``.
+    """Return a local directory with the given files of ``where``.
 
     Args:
         where: A directory.
         names: Relative paths and checksums.
-        key: What tells this content from any other.
+        key: A name of this content.
     """
-    if not is_remote(where):
-        return where
+    here = store_of(where).local(where)
+    if here is not None:
+        return here
 
     def fetch(target: Path) -> None:
         for name, sha256 in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(local_file(where / name, sha256), target / name)
 
-    return _kept(f"tree-{key}", fetch, None)
+    return _entry(f"tree-{key}", fetch, None)
 
 
 def staging(name: str) -> Path:
-    """A local directory for what a library writes by itself and is then sent to its place."""
+    """Return a local directory for files that a library writes, to be copied to a store."""
     path = Path(tempfile.gettempdir()) / f"penstock-staging-{os.getuid()}" / name
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
-def _version(where: UPath) -> str:
-    info = where.fs.info(where.path)
-    version = [str(where), str(info.get("size")), str(info.get("ETag") or info.get("mtime"))]
-    return hashlib.sha256("\n".join(version).encode()).hexdigest()
-
-
-def _fetch(where: UPath, target: Path) -> None:
-    with translate_os_errors(where):
-        where.fs.get_file(where.path, str(target))
-
-
-def _kept(name: str, fetch: Callable[[Path], object], sha256: str | None) -> Path:
-    """The entry ``name``, made by ``fetch`` where it is not there or not what it should be."""
+def _entry(name: str, fetch: Callable[[Path], object], sha256: str | None) -> Path:
+    """Return the entry ``name``; call ``fetch`` if it is missing or its sha256 differs."""
     root = directory()
     with translate_os_errors(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = root / name
-    with _alone(root / f".{name}.lock"):
+    with _locked(root / f".{name}.lock"):
         if path.exists() and (sha256 is None or sha256_file(path) == sha256):
             os.utime(path)
             return path
@@ -111,24 +111,24 @@ def _kept(name: str, fetch: Callable[[Path], object], sha256: str | None) -> Pat
                 if name.startswith("tree-"):
                     temporary.mkdir()
                 fetch(temporary)
-                _forget(path)
+                _remove(path)
                 os.replace(temporary, path)
             finally:
-                _forget(temporary)
+                _remove(temporary)
     _evict(root)
     return path
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process of this node at a time: the others wait for what it fetches."""
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold a lock of this node, so that one process copies a file and others wait for it."""
     with open(lock, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _evict(root: Path) -> None:
-    """Remove what was used longest ago until the cache is as small as it should be."""
+    """Delete the least recently used entries until the cache is within its limit."""
     entries = []
     for path in root.iterdir():
         with contextlib.suppress(OSError):  # another process evicts too
@@ -141,11 +141,11 @@ def _evict(root: Path) -> None:
     for used, size, path in sorted(entries):
         if total <= limit or used > stale:
             return
-        _forget(path)
+        _remove(path)
         total -= size
 
 
-def _forget(path: Path) -> None:
+def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""What a piece of work needs of the machine that does it: the words of selectors and runners."""
+"""The resources that a worker needs, as selectors state them and runners provide them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Resources:
 
     cpus: float = 1
     gpus: float = 0
-    """A part of one lets several workers share a GPU."""
+    """A fraction lets several workers share a GPU."""
 
     memory: int | None = None
     """Bytes."""
 
     by: str = "the stage"
-    """Who asks, for messages: ``select.NAME``."""
+    """The part of the recipe that needs them, for messages: ``select.NAME``."""
 
     def __post_init__(self) -> None:
         for name, value in (("cpus", self.cpus), ("gpus", self.gpus), ("memory", self.memory or 0)):
@@ -27,6 +27,6 @@ class Resources:
                 raise ValueError(f"needs.{name}: expected zero or more, got {value}")
 
     def resources(self) -> dict[str, float]:
-        """What is asked for, by Ray's names, without what is not."""
-        asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory or 0}
-        return {name: amount for name, amount in asked.items() if amount}
+        """Return the amounts above zero by Ray's names."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory or 0}
+        return {name: amount for name, amount in amounts.items() if amount}

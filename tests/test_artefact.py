@@ -1,4 +1,4 @@
-"""Artefacts: named by what made them, whole or absent, and refused when changed."""
+"""Artefacts: named by a fingerprint of their inputs, whole or absent, refused when changed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from penstock.artefact import (
     Draft,
     FileRecord,
     Workspace,
-    atomic_file,
     canonical,
     fingerprint,
-    sha256_file,
 )
 from penstock.errors import ArtefactError
+from penstock.storage import atomic_file, sha256_file
 
 CONFIG = {"b": 1, "a": [1.5, "é"]}
 INPUTS = {"corpus": "f" * 64}
@@ -52,7 +51,7 @@ def leftovers(root: Path) -> list[Path]:
 
 
 def test_fingerprints_are_golden() -> None:
-    """A change here makes every finished artefact of every user again."""
+    """A change here makes every user's finished artefacts again."""
     text = b'["stage",1,{"a":[1.5,"\xc3\xa9"],"b":1},{"corpus":"' + b"f" * 64 + b'"}]'
     assert canonical(["stage", 1, CONFIG, INPUTS]) == text
     assert fingerprint("stage", 1, CONFIG, INPUTS) == hashlib.sha256(text).hexdigest()
@@ -75,7 +74,7 @@ def test_the_order_of_keys_is_no_part_of_a_name_and_everything_else_is() -> None
     assert len(others) == 5
 
 
-def test_what_json_cannot_hold_is_no_configuration() -> None:
+def test_a_value_that_json_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         fingerprint("stage", 1, {"a": float("nan")}, {})
 
@@ -158,7 +157,7 @@ def test_the_order_of_parts_is_the_publisher_s_not_that_of_completion(
     assert len(digests) == 1
 
 
-def test_publishing_refuses_what_was_not_finished(workspace: Workspace) -> None:
+def test_publishing_refuses_an_unfinished_part(workspace: Workspace) -> None:
     draft = workspace.draft("stage", 1, {}, {})
     draft.record("one", [write(draft, "x", b"x")])
     with pytest.raises(ArtefactError) as info:
@@ -168,7 +167,7 @@ def test_publishing_refuses_what_was_not_finished(workspace: Workspace) -> None:
     assert workspace.find("stage", draft.fingerprint) is None
 
 
-def test_resuming_finds_what_was_recorded_and_only_that(workspace: Workspace) -> None:
+def test_resuming_finds_recorded_parts_only(workspace: Workspace) -> None:
     draft = workspace.draft("stage", 1, {}, {})
     recorded = write(draft, "x", b"x", rows=1)
     draft.record("one", [recorded])
@@ -268,7 +267,7 @@ def test_a_newer_format_is_refused(workspace: Workspace) -> None:
         b'{"format": 1, "files": [{"path": "x"}]}',
     ],
 )
-def test_what_is_no_manifest_is_refused(workspace: Workspace, content: bytes) -> None:
+def test_a_file_that_is_no_manifest_is_refused(workspace: Workspace, content: bytes) -> None:
     made = finished(workspace)
     (made.path / "manifest.json").write_bytes(content)
     with pytest.raises(ArtefactError) as info:
@@ -289,7 +288,7 @@ def test_an_unfinished_directory_is_refused(tmp_path: Path) -> None:
 # -- the work directory -----------------------------------------------------------------------
 
 
-def test_what_exists_is_not_made_again(workspace: Workspace) -> None:
+def test_an_artefact_that_exists_is_not_made_again(workspace: Workspace) -> None:
     made = finished(workspace)
 
     def fail(draft: Draft) -> Artefact:
@@ -327,7 +326,7 @@ def test_a_removed_artefact_is_gone_and_can_be_made_anew(workspace: Workspace) -
 def test_an_interrupted_removal_does_not_leave_records_of_deleted_files(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the next attempt would believe the records and publish files that are not there."""
+    """With them the next attempt would publish files that do not exist."""
     import shutil
 
     made = finished(workspace)

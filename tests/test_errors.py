@@ -1,4 +1,4 @@
-"""Errors: their fields, the one sentence made of them, and the way through a pickle."""
+"""Errors: their fields, the sentence of them, and their pickles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashes that belong to a document: golden, uniform, independent, whatever the memory layout."""
+"""Hashes of documents: golden, uniform, independent, equal for every memory layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reference(text: str, seed: int) -> int:
 
 
 def test_golden_values() -> None:
-    """A change here moves every draw of every recipe: it needs a new major version."""
+    """A change here changes every draw of every recipe: it needs a new major version."""
     assert mix(17, "sample") == GOLDEN_MIX
     assert hash_ids(pa.array(["", "a", "doc-1", "é"]), 17).tolist() == GOLDEN_HASHES
 

@@ -20,7 +20,6 @@ ADAPTER = "penstock/selectors/adapter.py"
 KERNEL = "one numba kernel, whose cache is invalidated file by file"
 
 LONG: dict[str, str] = {
-    "penstock/artefact.py": "store, draft and workspace of one format",
     "penstock/selectors/kernels/ngram.py": KERNEL,
     "penstock/selectors/kernels/wordpiece.py": KERNEL,
 }

@@ -14,7 +14,7 @@ from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.selectors.targets import read_targets
-from penstock.storage import AnyPath, find_files, is_remote, sha256_file
+from penstock.storage import AnyPath, find_files, real_path, sha256_file
 
 __all__ = ["build_columns", "build_reweighter", "build_rewrites", "find_evaluation_files"]
 
@@ -117,7 +117,7 @@ def find_evaluation_files(recipe: Recipe) -> list[AnyPath]:
 
 
 def _identity(file: AnyPath) -> str:
-    return str(file if is_remote(file) else file.resolve())
+    return real_path(file)
 
 
 def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:

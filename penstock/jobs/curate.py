@@ -167,7 +167,7 @@ def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
     """
     plan = _planned(plan)
     made: dict[str, Any] = {}
-    workspace = Workspace(plan.work, looking=True)
+    workspace = Workspace(plan.work, read_only=True)
     try:
         return _curate(plan, workspace, runner, lambda line: None, made)
     except UnmadeError as error:

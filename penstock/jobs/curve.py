@@ -21,7 +21,7 @@ def learning_curve(curated: Curated) -> bytes | None:
     Returns:
         A PNG: for each target a panel of bits per byte, and one of accuracy where there is any.
     """
-    workspace = Workspace(curated.recipe.work_directory, looking=True)
+    workspace = Workspace(curated.recipe.work_directory, read_only=True)
     runs = {
         f"{run.fingerprint[:8]} seed {run.manifest['config']['seed']}": _evaluations(run)
         for run in workspace.artefacts()

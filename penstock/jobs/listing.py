@@ -61,10 +61,10 @@ def _row(entry: Entry) -> dict[str, Any]:
         "files": len(artefact.files),
         "bytes": sum(record.bytes for record in artefact.files),
     }
-    if wanting := artefact.wanting(entry.sizes):
+    if damaged := artefact.damaged(entry.sizes):
         row["state"] = "damaged"
         row["fault"] = (
-            f"{entry.path}: {len(wanting):,} of {len(artefact.files):,} files are missing or of "
-            f"another size, {wanting[0].path} first; delete it and run again to make it anew"
+            f"{entry.path}: {len(damaged):,} of {len(artefact.files):,} files are missing or of "
+            f"another size, {damaged[0].path} first; delete it and run again to make it anew"
         )
     return row

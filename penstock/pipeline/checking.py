@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.runner import Runner
-from penstock.storage import AnyPath, is_remote
+from penstock.storage import (
+    AnyPath,
+    store_of,
+)
 
 __all__ = ["check_files"]
 
@@ -38,7 +41,7 @@ def check_files(artefact: Artefact, runner: Runner) -> None:
         ArtefactError: One is missing, or is not the one that was recorded.
     """
     artefact.check_sizes()
-    if is_remote(artefact.path):
+    if store_of(artefact.path).keeps_checksums:
         return
     files = [_ArtefactFile(artefact.path, record) for record in artefact.files]
     if sum(record.bytes for record in artefact.files) <= _IN_DRIVER:

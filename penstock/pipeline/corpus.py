@@ -31,7 +31,7 @@ from penstock.pipeline.cleaning.duplicates import (
     normalise,
     ranges_for,
 )
-from penstock.pipeline.reading.digests import hash_inputs, stamp
+from penstock.pipeline.reading.digests import hash_inputs
 from penstock.pipeline.reading.inputs import Input, find_inputs
 from penstock.pipeline.reading.records import Bad, Record
 from penstock.pipeline.reading.spans import Extent
@@ -39,7 +39,10 @@ from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import UNIT_BYTES, UnitWriter
 from penstock.recipe import Clean, Recipe
-from penstock.storage import AnyPath
+from penstock.storage import (
+    AnyPath,
+    store_of,
+)
 
 __all__ = ["STAGE", "VERSION", "CorpusSettings", "make_corpus", "normalise"]
 
@@ -162,7 +165,7 @@ def _judge_records(split: Split, stage: _Stage, extents: list[Extent]) -> Iterat
 
 
 def _check_unchanged(item: Input) -> None:
-    if stamp(item.path) != item.stamp:
+    if store_of(item.path).version(item.path) != item.stamp:
         raise InputError("changed since its bytes were hashed", file=item.path, fix="run again")
 
 

@@ -31,7 +31,11 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
 from penstock.recipe import Budget, Recipe
-from penstock.storage import AnyPath, atomic_file, remove_tree
+from penstock.storage import (
+    AnyPath,
+    atomic_file,
+    delete,
+)
 
 __all__ = ["CutSettings", "make_cut", "write_units"]
 
@@ -116,7 +120,7 @@ def make_cut(
             )
             return draft.publish([ordered.unit.name for ordered in orders], facts)
         finally:
-            remove_tree(scratch)
+            delete(scratch)
 
     return workspace.make(STAGE, VERSION, settings.config(), inputs, work)
 

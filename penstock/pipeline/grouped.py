@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock.storage import AnyPath, is_remote
+from penstock.storage import (
+    AnyPath,
+    store_of,
+)
 
 __all__ = ["grouped_bytes", "read_groups"]
 
@@ -32,24 +35,10 @@ def read_groups(where: AnyPath, dtype: np.dtype, first: int, last: int | None = 
     """Read the rows of groups ``first`` up to but not including ``last``; one by default."""
     last = first + 1 if last is None else last
     width = (last - first + 1) * _WIDTH
-    head = _read(where, 0, _WIDTH, (1 + first) * _WIDTH, width)
+    offset = (1 + first) * _WIDTH
+    head = b"".join(store_of(where).read_ranges(where, [(0, _WIDTH), (offset, offset + width)]))
     count, *starts = np.frombuffer(head, dtype="<u8").tolist()
     base = (2 + count) * _WIDTH
-    start, end = (base + place * dtype.itemsize for place in (starts[0], starts[-1]))
-    return np.frombuffer(_read(where, start, end - start), dtype=dtype)
-
-
-def _read(where: AnyPath, *parts: int) -> bytes:
-    """Bytes of a file, given as (start, length) pairs."""
-    pairs = list(zip(parts[::2], parts[1::2]))
-    if is_remote(where):
-        spans = [
-            where.fs.cat_file(where.path, start=start, end=start + n) for start, n in pairs if n
-        ]
-        return b"".join(spans)
-    with where.open("rb") as file:
-        found = []
-        for start, length in pairs:
-            file.seek(start)
-            found.append(file.read(length))
-    return b"".join(found)
+    start, end = (base + row * dtype.itemsize for row in (starts[0], starts[-1]))
+    [rows] = store_of(where).read_ranges(where, [(start, end)])
+    return np.frombuffer(rows, dtype=dtype)

@@ -131,7 +131,7 @@ def make_shards(
 
     found = workspace.find(STAGE, fingerprint(STAGE, VERSION, config, inputs))
     if found is not None:
-        if not workspace.looking:
+        if not workspace.read_only:
             check_files(found, runner)
         return found
     return workspace.make(STAGE, VERSION, config, inputs, work)

@@ -19,7 +19,11 @@ from penstock.artefact import Workspace
 from penstock.cluster import connect
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import Train
-from penstock.storage import AnyPath, as_path, remove_tree
+from penstock.storage import (
+    AnyPath,
+    as_path,
+    delete,
+)
 from penstock.trainers import metrics
 from penstock.trainers.spec import OnMetrics, RunSpec
 
@@ -103,7 +107,7 @@ class _Session(threading.Thread):
         except Exception as error:
             self.error = _worker_error(error)
         finally:
-            remove_tree(scratch)
+            delete(scratch)
 
     def _scratch(self) -> AnyPath:
         """Name a directory for Ray Train's own state, which all nodes must see."""

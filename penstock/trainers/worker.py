@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
-from penstock.storage import atomic_file, is_remote
+from penstock.storage import atomic_file
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
@@ -160,5 +160,4 @@ def _checkpoint_files(draft: Draft) -> list[FileRecord]:
 
     Their checksums are known, and a resumed run verifies them: to read gigabytes here is no use.
     """
-    records = records_of(draft.staging())
-    return draft.adopt([item.path for item in records]) if is_remote(draft.path) else records
+    return draft.adopt_known(records_of(draft.staging()))

@@ -96,7 +96,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_is_replaced(project: Project)
         project.keep_a_diary(slow=2)  # so that it does not end before the second one
         second = project.curate("--workers", "1")
         assert second.status == 1
-        assert f"{project.work_directory} is in use by penstock curate" in second.stderr
+        assert f"{project.work_directory}: in use by penstock curate" in second.stderr
         assert f"(process {first.process.pid} on " in second.stderr
         assert "Traceback" not in second.stderr and not second.stdout
         assert first.process.poll() is None

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from penstock.artefact import FileRecord, Workspace, sha256_file
+from penstock.artefact import FileRecord, Workspace
+from penstock.storage import sha256_file
 
 
 def check_committed(work: Path) -> dict[Path, tuple[int, int]]:

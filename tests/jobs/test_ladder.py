@@ -138,7 +138,7 @@ def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
         with pytest.raises(SelectorError, match=r"select\.p\.target: missing"):
             climb(long, aimless, lambda own: curate(own, ONE).shards, workspace, ONE, print)
     other = recipe_of(project, lr=0.02)
-    looking = Workspace(other.work_directory, looking=True)
+    looking = Workspace(other.work_directory, read_only=True)
     with pytest.raises(UnmadeError, match="not made yet"):
         climbed(other, looking)
     with pytest.raises(SelectorError, match="ladder: expected its models"):

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace, canonical
@@ -19,9 +18,14 @@ from penstock.errors import InputError, UnmadeError
 from penstock.pipeline.reading.hub import files_of, identity
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.runner import Runner
-from penstock.storage import AnyPath, atomic_file, is_remote, read_file
+from penstock.storage import (
+    AnyPath,
+    atomic_file,
+    read_file,
+    store_of,
+)
 
-__all__ = ["hash_inputs", "stamp"]
+__all__ = ["hash_inputs"]
 
 _CACHE_VERSION = 2
 """Version of ``inputs.json``; a file of another version is ignored."""
@@ -61,14 +65,14 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
     """
     cache = workspace.root / "inputs.json"
     known = _read_cache(cache)
-    stamps = [stamp(item.path) for item in inputs]
+    stamps = [store_of(item.path).version(item.path) for item in inputs]
     digests: dict[int, str] = {}
     fresh: dict[int, list[tuple[str, AnyPath]]] = {}
     for index, item in enumerate(inputs):
         *then, digest = known.get(str(item.path), [None])
         if stamps[index] and tuple(then) == stamps[index]:
             digests[index] = digest
-        elif workspace.looking and stamps[index]:
+        elif workspace.read_only and stamps[index]:
             raise UnmadeError(
                 f"not read into {workspace.root} as it is now",
                 file=item.path,
@@ -81,7 +85,7 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
         digests[index] = _combine(inputs[index], [(name, hashes[path]) for name, path in parts])
         if stamps[index]:
             known[str(inputs[index].path)] = [*stamps[index], digests[index]]
-    if fresh and not workspace.looking:
+    if fresh and not workspace.read_only:
         with atomic_file(cache) as sink:
             sink.write(canonical({"version": _CACHE_VERSION, "files": known}))
     hashed = [
@@ -89,27 +93,6 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
         for index, item in enumerate(inputs)
     ]
     return sorted(hashed, key=lambda item: item.key)
-
-
-def stamp(path: AnyPath) -> tuple[int | str, ...]:
-    """Return the size and version of a plain file, which change with its content; else ().
-
-    The version of a local file is its times of modification and of status change, as a copy may
-    keep the first; that of a remote file is its entity tag.
-    """
-    try:
-        if is_remote(path):
-            path.fs.invalidate_cache(path.path)
-            info = path.fs.info(path.path)
-            named = (info.get(name) for name in ("ETag", "etag", "LastModified", "mtime"))
-            version = next((str(value) for value in named if value), "")
-            return (int(info["size"]), version) if info["type"] == "file" else ()
-        status = os.stat(path)
-    except FileNotFoundError:
-        return ()
-    if not stat.S_ISREG(status.st_mode):
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
@@ -127,9 +110,8 @@ def _parts(item: Input) -> list[tuple[str, AnyPath]]:
     """List the files of an input, by name within it; none where it is on the hub."""
     if not item.spec.path.startswith("hf:"):
         return [("", item.path)]
-    if is_remote(item.path) or not item.path.is_dir():
-        return []
-    return [(file.relative_to(item.path).as_posix(), file) for file in files_of(item.path)]
+    path = Path(str(item.path))
+    return [(file.relative_to(path).as_posix(), file) for file in files_of(path)]
 
 
 def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:

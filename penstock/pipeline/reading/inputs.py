@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upath import UPath
-
 from penstock.artefact import canonical
 from penstock.errors import InputError, StorageError
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
-from penstock.storage import AnyPath, as_path, is_remote, kind_of, translate_os_errors
+from penstock.storage import (
+    AnyPath,
+    files_under,
+    find_files,
+    is_uri,
+    kind_of,
+    translate_os_errors,
+)
 
 __all__ = ["Input", "find_inputs"]
 
@@ -74,7 +79,15 @@ def _with_source(spec: CorpusSource, path: AnyPath) -> CorpusSource:
 
 def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
     if spec.path.startswith("hf:"):
-        yield recipe.resolve(spec.path.removeprefix("hf:"))
+        name = spec.path.removeprefix("hf:")
+        if is_uri(name):
+            raise InputError(
+                key=key,
+                expected="a local directory or a name on the hub after hf:",
+                got=name,
+                fix="give a store's Parquet or Arrow files by a path without hf:",
+            )
+        yield recipe.resolve(name)
         return
     path = recipe.resolve(spec.path)
     with _reachable(path, key):
@@ -84,7 +97,7 @@ def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
             if unknown:
                 raise InputError("unknown kind of file", key=key, file=path, expected=KINDS)
         elif kind == "directory":
-            files = [file for file in _inside(path) if reader_of(file)]
+            files = [path / name for name in files_under(path) if reader_of(path / name)]
             if not files:
                 raise InputError(
                     "no file in this directory can be read as documents",
@@ -93,9 +106,9 @@ def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
                     expected=KINDS,
                 )
         elif not glob.has_magic(spec.path):
-            raise InputError("no such file", key=key, file=path, fix=_fix(path))
+            raise InputError("no such file", key=key, file=path, fix=_FIX)
         else:
-            files = _matching(recipe, spec, path)
+            files = _matching(recipe, spec)
             unknown = [file for file in files if reader_of(file) is None]
             if unknown or not files:
                 found = (
@@ -106,35 +119,20 @@ def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
                     key=key,
                     file=path,
                     expected=f"only {KINDS}",
-                    fix=_fix(path),
+                    fix=_FIX,
                 )
     yield from sorted(files, key=str)
 
 
-def _fix(path: AnyPath) -> str:
-    if is_remote(path):
-        return "check the bucket and the name"
-    return "paths are relative to the recipe"
+_FIX = "check the name (and the bucket); paths are relative to the recipe"
 
 
-def _inside(path: AnyPath) -> list[AnyPath]:
-    if is_remote(path):
-        return [_of_store(path, name) for name in path.fs.find(path.path)]
-    return [file for file in path.rglob("*") if file.is_file()]
-
-
-def _matching(recipe: Recipe, spec: CorpusSource, path: AnyPath) -> list[AnyPath]:
-    if is_remote(path):
-        names = path.fs.glob(path.path, detail=True)
-        return [_of_store(path, name) for name, info in names.items() if info["type"] == "file"]
+def _matching(recipe: Recipe, spec: CorpusSource) -> list[AnyPath]:
+    if is_uri(spec.path):
+        return find_files(recipe.resolve(spec.path))
     # The recipe's own directory may hold characters that mean something in a pattern.
-    pattern = str(Path(spec.path).expanduser())
-    matches = glob.glob(pattern, root_dir=recipe.directory, recursive=True)
-    return [file for match in matches if (file := recipe.resolve(match)).is_file()]
-
-
-def _of_store(path: UPath, name: str) -> AnyPath:
-    return as_path(path.fs.unstrip_protocol(name))
+    pattern = Path(glob.escape(str(recipe.directory)), Path(spec.path).expanduser())
+    return [recipe.resolve(str(match)) for match in find_files(pattern)]
 
 
 @contextlib.contextmanager
@@ -143,18 +141,7 @@ def _reachable(path: AnyPath, key: str) -> Iterator[None]:
     try:
         with translate_os_errors(path):
             yield
-    except InputError:
-        raise
     except FileNotFoundError:
-        raise InputError("no such file or bucket", key=key, file=path, fix=_fix(path)) from None
+        raise InputError("no such file or bucket", key=key, file=path, fix=_FIX) from None
     except StorageError as error:
-        raise InputError(str(error), key=key) from error
-    except Exception as error:  # fsspec's stores raise whatever their clients raise
-        if not is_remote(path):
-            raise
-        raise InputError(
-            f"the store cannot be reached ({type(error).__name__}: {error})",
-            key=key,
-            file=path,
-            fix="check its address (AWS_ENDPOINT_URL), the credentials and the network",
-        ) from error
+        raise InputError(error.problem, key=key, file=error.file, fix=error.fix) from error

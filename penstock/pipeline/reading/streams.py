@@ -9,7 +9,10 @@ from pathlib import PurePath
 import pyarrow as pa
 
 from penstock.errors import InputError
-from penstock.storage import AnyPath, is_remote
+from penstock.storage import (
+    AnyPath,
+    store_of,
+)
 
 __all__ = ["EXPANSION", "blocks", "compression_of", "open_bytes", "readable"]
 
@@ -30,9 +33,7 @@ def compression_of(where: AnyPath | PurePath) -> str | None:
 
 def open_bytes(where: AnyPath) -> pa.NativeFile:
     """Open a file for random access."""
-    if is_remote(where):
-        return pa.PythonFile(where.open("rb"), mode="r")
-    return pa.OSFile(str(where))
+    return store_of(where).open(where)
 
 
 def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[bytes]:

@@ -23,7 +23,10 @@ from penstock.pipeline.reading.records import HEAD, Bad, Records, as_json, recor
 from penstock.pipeline.reading.spans import Extent, Span, gathered
 from penstock.pipeline.reading.streams import open_bytes, readable
 from penstock.recipe import CorpusSource
-from penstock.storage import AnyPath, is_remote
+from penstock.storage import (
+    AnyPath,
+    store_of,
+)
 
 __all__ = [
     "arrow",
@@ -71,12 +74,11 @@ def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Ex
 
 @contextmanager
 def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[pq.ParquetFile]:
-    # A remote row group in a few large requests; a local one page by page.
-    how: dict[str, Any] = {"pre_buffer": True} if is_remote(where) else {"buffer_size": 1 << 20}
+    options = store_of(where).parquet
     with (
         readable(where, "Parquet file"),
         open_bytes(where) as source,
-        pq.ParquetFile(source, page_checksum_verification=True, **how) as file,
+        pq.ParquetFile(source, page_checksum_verification=True, **options) as file,
     ):
         require_text(where, spec, file.schema_arrow.names)
         yield file
@@ -129,7 +131,7 @@ def _arrow_batches(
 
 def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     """Divide a dataset saved to disk into spans of about ``size`` bytes; others are one span."""
-    path = _local(spec, where)
+    path = Path(str(where))
     if not saved_to_disk(path):
         return [Span(size=size)]
     dataset = open_dataset(spec, path)
@@ -146,21 +148,11 @@ def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Sp
     ]
 
 
-def _local(spec: CorpusSource, where: AnyPath) -> Path:
-    if is_remote(where):
-        raise InputError(
-            file=spec.path,
-            expected="a local directory or a name on the hub",
-            fix="give a store's Parquet or Arrow files by a path without hf:",
-        )
-    return where
-
-
 def hugging_face(
     where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
 ) -> Records:
     """Read the rows of a dataset."""
-    dataset = open_dataset(spec, _local(spec, where))
+    dataset = open_dataset(spec, Path(str(where)))
     names = dataset.column_names
     if names:
         require_text(spec.path, spec, names)

@@ -203,7 +203,10 @@ def record_durably(directory: Path, names: Iterable[str]) -> list[FileRecord]:
     """Fsync files that this process wrote, and return their records."""
     records = []
     for name in names:
-        with translate_os_errors(directory / name), open(directory / name, "rb") as file:
+        with (
+            translate_os_errors(directory / name),
+            open(directory / name, "rb") as file,
+        ):
             os.fsync(file.fileno())
         records.append(FileRecord.found(directory, name))
     return records

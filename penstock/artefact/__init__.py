@@ -1,0 +1,38 @@
+"""An artefact: a directory of data files and one ``manifest.json``, which every stage writes.
+
+::
+
+    artefact/
+      records.py     fingerprint; FileRecord: path, size and sha256 of one committed file
+      finished.py    Artefact: a finished artefact, read through its manifest
+      draft.py       Draft: an artefact in the making; fill() runs what is not recorded yet
+      workspace.py   Workspace: a work directory, where artefacts are found or made
+
+An artefact is named by its *fingerprint*, the sha256 of (stage, stage version, its configuration,
+the fingerprints of its inputs), so resuming, caching and cutting again are the same thing: what
+exists is not made again. The price is that every data file is hashed once when written and once
+when read (sha256 runs at about 1.6 GB/s a core); it buys the promise that a changed byte is
+refused rather than trained on.
+
+Only committed files are read. A data file is written beside its path, synced and renamed; the
+driver then records it in ``records/``; the manifest, written last, makes the artefact exist.
+A file without a record is invisible.
+"""
+
+from __future__ import annotations
+
+from penstock.artefact.draft import Draft
+from penstock.artefact.finished import FORMAT, Artefact
+from penstock.artefact.records import FileRecord, canonical, fingerprint
+from penstock.artefact.workspace import Entry, Workspace
+
+__all__ = [
+    "FORMAT",
+    "Artefact",
+    "Draft",
+    "Entry",
+    "FileRecord",
+    "Workspace",
+    "canonical",
+    "fingerprint",
+]

@@ -1,0 +1,140 @@
+"""Finished artefacts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.artefact.records import (
+    FileRecord,
+    canonical,
+    make_again_fix,
+    missing_file,
+)
+from penstock.errors import ArtefactError
+from penstock.node_cache import local_tree
+from penstock.storage import AnyPath, read_file, sizes_under
+
+__all__ = ["FORMAT", "Artefact"]
+
+FORMAT = 1
+"""Version of the manifest's own layout; a larger number is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A finished artefact, read through its manifest only."""
+
+    path: AnyPath
+    manifest: dict[str, Any]
+    files: tuple[FileRecord, ...]
+
+    def __repr__(self) -> str:
+        size = sum(record.bytes for record in self.files)
+        stage, name = self.manifest["stage"], self.fingerprint[:16]
+        return f"<{stage} {name}: {len(self.files):,} files, {size:,} bytes, {self.path}>"
+
+    @classmethod
+    def open(cls, path: AnyPath) -> Artefact:
+        """Open the artefact at ``path``.
+
+        Raises:
+            ArtefactError: There is no manifest, it cannot be read, or a newer version wrote it.
+        """
+        source = path / "manifest.json"
+        try:
+            manifest = json.loads(read_file(source))
+            written = int(manifest["format"])
+            if written <= FORMAT:
+                files = tuple(FileRecord(**item) for item in manifest["files"])
+                return cls(path, manifest, files)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ArtefactError(
+                "no such file: the artefact was not finished",
+                file=source,
+                fix="run the command again",
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ArtefactError(
+                f"not a manifest ({problem})", file=source, fix=f"delete {path} and run again"
+            ) from None
+        raise ArtefactError(
+            file=source,
+            expected=f"a manifest of format {FORMAT} or older",
+            got=f"format {written}",
+            fix="upgrade Penstock or use another work directory",
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """The artefact's name: 64 hexadecimal digits."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the manifest, and so of every byte of every data file."""
+        return hashlib.sha256(canonical(self.manifest)).hexdigest()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Values of the whole artefact that its stage recorded: counts, accuracy."""
+        facts: dict[str, Any] = self.manifest["facts"]
+        return facts
+
+    def named(self, prefix: str) -> tuple[FileRecord, ...]:
+        """Return the files whose path begins with ``prefix``, in manifest order."""
+        return tuple(record for record in self.files if record.path.startswith(prefix))
+
+    def verified(self, record: FileRecord) -> Path:
+        """Return a recorded file's local path; see :meth:`FileRecord.verified`."""
+        return record.verified(self.path)
+
+    def check_sizes(self) -> None:
+        """Compare the size of every file with its record, without reading any.
+
+        Raises:
+            ArtefactError: A file is missing, or is of another size.
+        """
+        sizes = sizes_under(self.path)
+        for record in self.damaged(sizes):
+            path = self.path / record.path
+            if record.path not in sizes:
+                raise missing_file(path, self.path)
+            raise ArtefactError(
+                "changed since it was written",
+                file=path,
+                expected=f"{record.bytes:,} bytes",
+                got=f"{sizes[record.path]:,}",
+                fix=make_again_fix(self.path),
+            )
+
+    def damaged(self, sizes: Mapping[str, int]) -> list[FileRecord]:
+        """Return the files that are missing or of another size.
+
+        Args:
+            sizes: Bytes of the files that exist, by name.
+        """
+        return [record for record in self.files if sizes.get(record.path) != record.bytes]
+
+    def local(self) -> Path:
+        """Return a local directory that holds every file, each compared with its record.
+
+        Raises:
+            ArtefactError: A file is missing, or is not the one that was recorded.
+        """
+        self.verify()
+        return local_tree(self.path, [(item.path, item.sha256) for item in self.files], self.digest)
+
+    def verify(self) -> None:
+        """Compare every file's bytes with its record.
+
+        Raises:
+            ArtefactError: A file is missing, or is not the one that was recorded.
+        """
+        for record in self.files:
+            self.verified(record)

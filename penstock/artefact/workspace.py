@@ -1,0 +1,184 @@
+"""Work directories."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.artefact.draft import Draft
+from penstock.artefact.finished import FORMAT, Artefact
+from penstock.artefact.records import fingerprint
+from penstock.errors import ArtefactError, UnmadeError
+from penstock.lease import Lease
+from penstock.storage import (
+    AnyPath,
+    delete,
+    kind_of,
+    make_directory,
+    sizes_under,
+    translate_os_errors,
+)
+
+__all__ = ["Entry", "Workspace"]
+
+_STAGE = re.compile("(?!(lease|report)(/|$))[a-z]+")
+_ARTEFACT = re.compile(f"{_STAGE.pattern}/[0-9a-f]{{16}}")
+"""The directory of an artefact within a work directory."""
+
+
+def _may_hold_artefacts(name: str) -> bool:
+    """Return whether to list a directory of a work directory, which may hold anything else too."""
+    depth = name.count("/")
+    pattern = _ARTEFACT if depth else _STAGE
+    return depth > 1 or pattern.fullmatch(name) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The directory of an artefact, finished or not."""
+
+    stage: str
+    path: AnyPath
+    sizes: Mapping[str, int]
+    """Bytes of its files, by name."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a manifest, which is written last."""
+        return "manifest.json" in self.sizes
+
+
+_driven: dict[str, Lease] = {}
+"""The leases of this process, by work directory."""
+
+
+class Workspace:
+    """A work directory, in which artefacts are found, or made if they do not exist.
+
+    Args:
+        root: The recipe's ``work``.
+        lease: The lease of the driver; its workers have none.
+        read_only: Whether to refuse to make or write anything.
+    """
+
+    def __init__(self, root: AnyPath, lease: Lease | None = None, read_only: bool = False) -> None:
+        self.root = root
+        self.read_only = read_only
+        self._lease = lease
+
+    @classmethod
+    @contextlib.contextmanager
+    def driving(cls, root: AnyPath) -> Iterator[Workspace]:
+        """Give the work directory to the one driver that makes artefacts in it.
+
+        The lease is taken when the first artefact has to be made, so that many processes can
+        read finished artefacts, and is given back at the end.
+        """
+        outer = _driven.get(str(root))
+        if outer is not None:
+            yield cls(root, outer)
+            return
+        lease = _driven[str(root)] = Lease(root)
+        try:
+            yield cls(root, lease)
+        finally:
+            del _driven[str(root)]
+            lease.release()
+
+    def directory(self, stage: str, name: str) -> AnyPath:
+        """Return the directory of the artefact of ``stage`` with fingerprint ``name``."""
+        return self.root / stage / name[:16]
+
+    def find(self, stage: str, name: str) -> Artefact | None:
+        """Return the finished artefact with fingerprint ``name``, or None."""
+        path = self.directory(stage, name)
+        with translate_os_errors(self.root):
+            if kind_of(path / "manifest.json") is None:
+                return None
+            found = Artefact.open(path)
+        if found.fingerprint != name:
+            raise ArtefactError(
+                file=path,
+                expected=f"the artefact {name}",
+                got=found.fingerprint,
+                fix="delete the directory",
+            )
+        return found
+
+    def make(
+        self,
+        stage: str,
+        version: int,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        work: Callable[[Draft], Artefact],
+    ) -> Artefact:
+        """Return the artefact of (stage, version, config, inputs): found, or made by ``work``.
+
+        Raises:
+            LeaseError: It has to be made, and another driver holds the work directory.
+            UnmadeError: It has to be made, and this workspace is read-only.
+        """
+        name = fingerprint(stage, version, config, inputs)
+        return self.find(stage, name) or work(self.draft(stage, version, config, inputs))
+
+    def draft(
+        self, stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> Draft:
+        """Begin or resume the artefact of (stage, version, config, inputs).
+
+        Raises:
+            LeaseError: Another driver holds the work directory.
+            UnmadeError: This workspace is read-only.
+        """
+        if self.read_only:
+            raise UnmadeError(
+                f"{stage} of this recipe: not made yet",
+                file=self.root,
+                fix="run `penstock curate RECIPE`",
+            )
+        if self._lease is not None:
+            self._lease.hold()
+        name = fingerprint(stage, version, config, inputs)
+        header = {
+            "format": FORMAT,
+            "stage": stage,
+            "stage_version": version,
+            "fingerprint": name,
+            "config": dict(config),
+            "inputs": dict(inputs),
+        }
+        path = self.directory(stage, name)
+        make_directory(path)
+        return Draft(path, header, self._lease)
+
+    def artefacts(self) -> Iterator[Artefact]:
+        """Yield every finished artefact of the work directory, by stage and name."""
+        for entry in self.entries():
+            if entry.finished:
+                yield Artefact.open(entry.path)
+
+    def entries(self) -> list[Entry]:
+        """Return every artefact of the work directory, finished or not, by stage and name."""
+        sizes: dict[str, dict[str, int]] = {}
+        for path, size in sizes_under(self.root, _may_hold_artefacts).items():
+            stage, _, rest = path.partition("/")
+            name, _, file = rest.partition("/")
+            if file:
+                sizes.setdefault(f"{stage}/{name}", {})[file] = size
+        return [
+            Entry(both.partition("/")[0], self.root / both, found)
+            for both, found in sorted(sizes.items())
+        ]
+
+    def remove(self, artefact: Artefact) -> None:
+        """Delete an artefact: its manifest, then its records, then its data files.
+
+        In this order a half-deleted one is invisible and is not resumed either.
+        """
+        delete(artefact.path / "manifest.json")
+        delete(artefact.path / "records")
+        delete(artefact.path)

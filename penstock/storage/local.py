@@ -1,0 +1,210 @@
+"""Files in a directory of this machine, or of a file system that it has mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import StorageError
+from penstock.storage.errors import os_errors
+from penstock.storage.paths import AnyPath
+from penstock.storage.store import FileVersion, Sink
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["LocalStore", "make_directory", "remove_temporaries", "sync_directory"]
+
+
+class LocalStore:
+    """A directory. A file is written beside its path, synced and renamed."""
+
+    requests = 1
+    keeps_checksums = False
+
+    def __init__(self) -> None:
+        self.parquet: dict[str, Any] = {"buffer_size": 1 << 20}  # page by page
+
+    def read(self, path: AnyPath) -> bytes:
+        return path.read_bytes()
+
+    def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        found = []
+        with open(str(path), "rb") as file:
+            for start, end in ranges:
+                file.seek(start)
+                found.append(file.read(end - start))
+        return found
+
+    def open(self, path: AnyPath) -> pa.NativeFile:
+        import pyarrow as pa
+
+        return pa.OSFile(str(path))
+
+    @contextlib.contextmanager
+    def put(self, path: AnyPath, durable: bool = True) -> Iterator[Sink]:
+        with os_errors(path), _beside(path, durable) as (temporary, file):
+            yield Sink(file)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+            os.replace(temporary, str(path))
+
+    def create(self, path: AnyPath, data: bytes) -> bool:
+        """Of several writers exactly one gets True: a hard link is made by one only."""
+        with os_errors(path), _written_beside(path, data) as temporary:
+            try:
+                os.link(temporary, str(path))
+            except FileExistsError:
+                return False
+            return True
+
+    def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
+        """Of several writers of the same ``old`` exactly one gets True, however they are killed.
+
+        The file that is replaced is locked with ``flock`` while it is compared and renamed over;
+        the lock ends with its process. A writer that waited finds that its file is no longer the
+        one at the path. Where the file system has no locks (Lustre without ``-o flock``), two
+        writers between comparison and renaming may both get True, and the later one's bytes stay.
+        """
+        with os_errors(path), _written_beside(path, new) as temporary:
+            try:
+                with open(str(path), "rb") as file:
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                    same = os.path.samestat(os.fstat(file.fileno()), os.stat(str(path)))
+                    if not same or file.read() != old:
+                        return False
+                    os.replace(temporary, str(path))
+                    return True
+            except FileNotFoundError:
+                return False
+
+    def list(
+        self, path: AnyPath, enter: Callable[[str], bool] = lambda name: True
+    ) -> dict[str, int]:
+        sizes = {}
+        top = str(path)
+        for directory, below, names in os.walk(top, onerror=_raise_unless_gone):
+            prefix = "" if directory == top else f"{os.path.relpath(directory, top)}/"
+            below[:] = [name for name in below if enter(prefix + name)]
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # it was renamed or deleted meanwhile
+                    status = os.stat(os.path.join(directory, name))
+                    if stat.S_ISREG(status.st_mode):
+                        sizes[prefix + name] = status.st_size
+        return dict(sorted(sizes.items()))
+
+    def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
+        found = map(Path, glob.glob(str(pattern), recursive=True))
+        return [path for path in found if path.is_file()]
+
+    def kind(self, path: AnyPath) -> str | None:
+        return "file" if path.is_file() else "directory" if path.is_dir() else None
+
+    def version(self, path: AnyPath) -> FileVersion:
+        """Size and the times of modification and change: a copy may carry over the first time."""
+        try:
+            status = os.stat(str(path))
+        except FileNotFoundError:
+            return ()
+        if not stat.S_ISREG(status.st_mode):
+            return ()
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def delete(self, path: AnyPath) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_dir():
+                shutil.rmtree(Path(str(path)))
+            else:
+                path.unlink()
+
+    def copy(self, path: AnyPath, target: Path) -> None:
+        shutil.copyfile(str(path), target)
+
+    def local(self, path: AnyPath) -> Path | None:
+        return path if isinstance(path, Path) else None
+
+    def errors(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
+        return os_errors(path)
+
+    def is_temporary(self, error: BaseException) -> bool:
+        return False
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+        raise error
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, if they do not exist.
+
+    Raises:
+        StorageError: The directory cannot be made.
+    """
+    with os_errors(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as in /proc
+            raise StorageError(
+                f"no directory can be made there ({error})", file=path, fix="give another `work`"
+            ) from error
+
+
+@contextlib.contextmanager
+def _beside(path: AnyPath, durable: bool) -> Iterator[tuple[Path, Any]]:
+    """Open a temporary file in the directory of ``path``, and sync that directory at the end."""
+    directory = Path(str(path.parent))
+    make_directory(directory)
+    temporary = directory / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            yield temporary, file
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        sync_directory(directory)
+
+
+@contextlib.contextmanager
+def _written_beside(path: AnyPath, data: bytes) -> Iterator[Path]:
+    """Write and sync a temporary file in the directory of ``path``."""
+    with _beside(path, durable=True) as (temporary, file):
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        yield temporary
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+def remove_temporaries(path: Path, deep: bool = True) -> None:
+    """Delete the temporary files of writers that were killed.
+
+    Args:
+        path: A directory without a writer now.
+        deep: Whether to delete those in the directories below it, too.
+    """
+    for found in (path.rglob if deep else path.glob)(".*.tmp"):
+        if _TEMPORARY.fullmatch(found.name):
+            found.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory, so that renames in it survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,217 @@
+"""Files in a store over the network: any file system of fsspec."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import fsspec
+from upath import UPath
+
+from penstock.errors import PenstockError, StorageError
+from penstock.storage.errors import KEPT, os_errors
+from penstock.storage.paths import AnyPath
+from penstock.storage.store import FileVersion, Sink
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["RemoteStore"]
+
+LATE = 5.0
+"""Seconds without an answer to a small request before a warning."""
+
+_log = logging.getLogger("penstock.storage")
+
+
+class RemoteStore:
+    """A store over the network, by its file system of fsspec. Subclasses are in ``stores/``.
+
+    Without a subclass a store works as far as fsspec goes: a file is created exclusively only if
+    the file system does so itself, and :meth:`replace` compares before it writes, which two
+    writers at the same moment may both pass.
+    """
+
+    requests = 16
+    keeps_checksums = True
+
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """Schemes of URIs that belong to the store."""
+    package: ClassVar[str | None] = None
+    """The name to install for it, where that is not what fsspec says."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Options of the file system of fsspec."""
+    credentials: ClassVar[str] = "check the credentials and what they are allowed to do"
+    """What to do where permission is denied or credentials are missing."""
+
+    def __init__(self) -> None:
+        self.parquet: dict[str, Any] = {"pre_buffer": True}  # a row group in few large requests
+
+    def path(self, scheme: str, rest: str) -> UPath:
+        """Return the path of ``scheme://rest``.
+
+        Raises:
+            StorageError: The store is unknown, or its package is not installed.
+        """
+        uri = f"{scheme}://{rest}"
+        try:
+            fsspec.get_filesystem_class(scheme)
+            return UPath(uri, **self.options)
+        except ImportError as error:
+            fix = f"pip install {self.package!r}" if self.package else str(error)
+            raise StorageError(
+                f"{scheme}:// needs a package that is not installed", file=uri, fix=fix
+            ) from None
+        except ValueError as error:
+            raise StorageError(
+                f"unknown store ({error})",
+                file=uri,
+                expected="a directory, or a URI such as s3://bucket/work",
+            ) from None
+
+    def read(self, path: AnyPath) -> bytes:
+        with self._request(path) as (files, name):
+            return bytes(files.cat_file(name))
+
+    def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        with self._request(path) as (files, name):
+            return [  # a store takes an empty range for the whole file
+                bytes(files.cat_file(name, start=start, end=end)) if end > start else b""
+                for start, end in ranges
+            ]
+
+    def open(self, path: AnyPath) -> pa.NativeFile:
+        import pyarrow as pa
+
+        return pa.PythonFile(path.open("rb"), mode="r")
+
+    @contextlib.contextmanager
+    def put(self, path: AnyPath, durable: bool = True) -> Iterator[Sink]:
+        with tempfile.TemporaryDirectory(prefix="penstock-put-") as directory:
+            local = Path(directory) / "file"
+            with os_errors(path), open(local, "wb") as file:
+                yield Sink(file)
+            with self._writing(path) as (files, name):
+                files.put_file(str(local), name)
+
+    def create(self, path: AnyPath, data: bytes) -> bool:
+        with self._writing(path) as (files, name):
+            try:
+                files.pipe_file(name, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+    def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
+        try:
+            if self.read(path) != old:
+                return False
+        except FileNotFoundError:
+            return False
+        with self.put(path) as sink:
+            sink.write(new)
+        return True
+
+    def list(
+        self, path: AnyPath, enter: Callable[[str], bool] = lambda name: True
+    ) -> dict[str, int]:
+        with self._request(path) as (files, name):
+            root = name.rstrip("/")
+            found = files.find(root, detail=True)
+        sizes = {str(key)[len(root) :].lstrip("/"): info["size"] for key, info in found.items()}
+        return {
+            name: sizes[name]
+            for name in sorted(sizes)
+            if all(enter(name[: slash.start()]) for slash in re.finditer("/", name))
+        }
+
+    def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
+        with self._request(pattern) as (files, name):
+            found = files.glob(name, detail=True)
+        scheme = str(pattern).partition("://")[0]
+        names = (str(name) for name, info in found.items() if info["type"] == "file")
+        return [self.path(scheme, name.partition("://")[2] or name) for name in names]
+
+    def kind(self, path: AnyPath) -> str | None:
+        """Make one request and raise its errors: ``is_file`` of fsspec returns False for each."""
+        try:
+            with self._request(path) as (files, name):
+                return str(files.info(name)["type"])
+        except FileNotFoundError:
+            return None
+
+    def version(self, path: AnyPath) -> FileVersion:
+        """Size and entity tag, or the time of modification where there is none."""
+        try:
+            with self._request(path) as (files, name):
+                files.invalidate_cache(name)
+                info = files.info(name)
+        except FileNotFoundError:
+            return ()
+        tags = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime"))
+        version = next((str(tag) for tag in tags if tag), "")
+        return (int(info["size"]), version) if info["type"] == "file" else ()
+
+    def delete(self, path: AnyPath) -> None:
+        with self._request(path) as (files, name), contextlib.suppress(FileNotFoundError):
+            files.rm(name, recursive=True)
+
+    def copy(self, path: AnyPath, target: Path) -> None:
+        with self._request(path) as (files, name):
+            files.get_file(name, str(target))
+
+    def local(self, path: AnyPath) -> Path | None:
+        return None
+
+    def is_temporary(self, error: BaseException) -> bool:
+        """Return whether a request took too long: those errors are the client's own."""
+        homes = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
+        return any((home, "TimeoutError") in homes for home in ("asyncio", "concurrent", "fsspec"))
+
+    @contextlib.contextmanager
+    def errors(self, path: AnyPath) -> Iterator[None]:
+        with os_errors(path, denied=self.credentials):
+            try:
+                yield
+            except (OSError, PenstockError):
+                raise
+            except Exception as error:  # clients raise whatever they like
+                fix = f"check that the store can be reached from here, and run again; {KEPT}"
+                if "Credentials" in type(error).__name__:
+                    fix = self.credentials
+                raise StorageError(
+                    f"the store did not answer as expected ({error})", file=path, fix=fix
+                ) from error
+
+    @contextlib.contextmanager
+    def _request(self, path: AnyPath) -> Iterator[tuple[Any, str]]:
+        """Give the file system and its name of ``path``; warn where an answer is late."""
+        late = threading.Timer(
+            LATE,
+            lambda: _log.warning("%s: no answer for %.0f s; still trying", path, LATE),
+        )
+        late.daemon = True
+        late.start()
+        try:
+            with self.errors(path):
+                assert isinstance(path, UPath)
+                yield path.fs, path.path
+        finally:
+            late.cancel()
+
+    @contextlib.contextmanager
+    def _writing(self, path: AnyPath) -> Iterator[tuple[Any, str]]:
+        try:
+            with self.errors(path):
+                assert isinstance(path, UPath)
+                yield path.fs, path.path
+        except FileNotFoundError as error:
+            raise StorageError(
+                str(error), file=path, fix="make the bucket, or give another `work`"
+            ) from error

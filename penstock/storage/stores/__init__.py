@@ -1,0 +1,6 @@
+"""Stores over the network, one file each.
+
+A file gives ``STORE``, an object of a class derived from
+:class:`~penstock.storage.remote.RemoteStore` that says which schemes of URIs belong to it. It must
+not import the client of the store: every file here is imported with :mod:`penstock.storage`.
+"""
