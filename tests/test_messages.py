@@ -39,7 +39,7 @@ from penstock.storage import (
     atomic_file,
     translate_os_errors,
 )
-from penstock.trainers.checkpoints.cursor import Cursor
+from penstock.trainers.checkpoints.saving import Cursor
 from tests.pools import write_jsonl
 
 GOLDEN = Path(__file__).parent / "golden" / "messages.txt"
@@ -400,7 +400,8 @@ cases("server", curated, {
 
 
 def checkpoint(directory: Path, **changes: Any) -> Cursor:
-    values = {"step": 5, "tokens": 10, "shards": "0" * 64, "seed": 1, "workers": 1, "stage": 0}
+    values = {"step": 5, "tokens": 10, "shards": "0" * 64, "seed": 1, "workers": 1}
+    values["backend"] = "torch"
     (directory / "run").mkdir()
     Cursor(**(values | changes)).write(directory / "run")
     return Cursor.read(directory / "run")
