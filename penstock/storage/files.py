@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 from collections.abc import Callable
@@ -158,6 +157,5 @@ def remove_empty_directories(path: AnyPath) -> None:
     """Delete the empty directories below ``path``; a store has none."""
     if here := store_of(path).local(path):
         for found in sorted(here.rglob("*"), reverse=True):
-            if found.is_dir() and not found.is_symlink():
-                with contextlib.suppress(OSError):  # it is not empty
-                    found.rmdir()
+            if found.is_dir() and not any(found.iterdir()):
+                found.rmdir()

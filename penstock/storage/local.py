@@ -52,12 +52,20 @@ class LocalStore:
 
     @contextlib.contextmanager
     def put(self, path: AnyPath, durable: bool = True) -> Iterator[Sink]:
-        with os_errors(path), _beside(path, durable) as (temporary, file):
-            yield Sink(file)
-            file.flush()
+        with os_errors(path):
+            temporary = _beside(path)
+            try:
+                with open(temporary, "wb") as file:
+                    yield Sink(file)
+                    file.flush()
+                    if durable:
+                        os.fsync(file.fileno())
+                os.replace(temporary, str(path))
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
             if durable:
-                os.fsync(file.fileno())
-            os.replace(temporary, str(path))
+                sync_directory(temporary.parent)
 
     def create(self, path: AnyPath, data: bytes) -> bool:
         """Of several writers exactly one gets True: a hard link is made by one only."""
@@ -66,7 +74,8 @@ class LocalStore:
                 os.link(temporary, str(path))
             except FileExistsError:
                 return False
-            return True
+        sync_directory(temporary.parent)
+        return True
 
     def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
         """Of several writers of the same ``old`` exactly one gets True, however they are killed.
@@ -85,9 +94,10 @@ class LocalStore:
                     if not same or file.read() != old:
                         return False
                     os.replace(temporary, str(path))
-                    return True
             except FileNotFoundError:
                 return False
+        sync_directory(temporary.parent)
+        return True
 
     def list(
         self, path: AnyPath, enter: Callable[[str], bool] = lambda name: True
@@ -161,29 +171,25 @@ def make_directory(path: Path) -> None:
             ) from error
 
 
-@contextlib.contextmanager
-def _beside(path: AnyPath, durable: bool) -> Iterator[tuple[Path, Any]]:
-    """Open a temporary file in the directory of ``path``, and sync that directory at the end."""
+def _beside(path: AnyPath) -> Path:
+    """Return the path of a temporary file in the directory of ``path``, which is made."""
     directory = Path(str(path.parent))
     make_directory(directory)
-    temporary = directory / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            yield temporary, file
-    finally:
-        temporary.unlink(missing_ok=True)
-    if durable:
-        sync_directory(directory)
+    return directory / f".{path.name}.{uuid.uuid4().hex}.tmp"
 
 
 @contextlib.contextmanager
 def _written_beside(path: AnyPath, data: bytes) -> Iterator[Path]:
-    """Write and sync a temporary file in the directory of ``path``."""
-    with _beside(path, durable=True) as (temporary, file):
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write and sync a temporary file in the directory of ``path``; delete it at the end."""
+    temporary = _beside(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
