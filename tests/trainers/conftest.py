@@ -20,8 +20,7 @@ VOCABULARY = 320
 """At least the tokenizer's; the shards declare it."""
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> Any:
+def make_tokenizer() -> Any:
     """Train byte-level BPE on a few sentences: ids below VOCABULARY, every byte covered."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -38,6 +37,12 @@ def tokenizer() -> Any:
     return made
 
 
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """The tokenizer of :func:`make_tokenizer`."""
+    return make_tokenizer()
+
+
 def write_shards(
     root: Path,
     tokenizer: Any,
@@ -48,6 +53,7 @@ def write_shards(
     seed: int = 0,
     dtype: Any = None,
     groups: Sequence[str | None] = (None, None),
+    vocabulary: int = VOCABULARY,
 ) -> Artefact:
     """Write sequences of learnable documents: each repeats a short random phrase.
 
@@ -59,7 +65,7 @@ def write_shards(
         "sequence_length": length,
         "sequences": sequences,
         "tokens": sequences * length,
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "eos": EOS,
     }
     draft = Workspace(root).draft(
@@ -69,7 +75,7 @@ def write_shards(
     for number, rows in enumerate(np.array_split(np.arange(sequences), files)):
         name = f"shard-{number:05d}.arrow"
         group = groups[number % len(groups)]
-        _write_file(draft.path / name, len(rows), length, random, dtype, group or "web")
+        _write_file(draft.path / name, len(rows), length, random, dtype, group or "web", vocabulary)
         parts.append(name)
         facts_of = {"sequences": len(rows), "group": group}
         draft.record(name, [FileRecord.found(draft.path, name, **facts_of)])
@@ -79,12 +85,14 @@ def write_shards(
     return draft.publish([*parts, "tokenizer"], facts)
 
 
-def _write_file(path: Path, rows: int, length: int, random: Any, dtype: Any, source: str) -> None:
+def _write_file(
+    path: Path, rows: int, length: int, random: Any, dtype: Any, source: str, vocabulary: int
+) -> None:
     tokens, starts = [], []
     for _ in range(rows):
         cuts = np.unique(random.integers(1, length, random.integers(1, 4)))
         spans = np.diff([0, *cuts, length])
-        row = [np.resize(random.integers(1, VOCABULARY, 3), span) for span in spans]
+        row = [np.resize(random.integers(1, vocabulary, 3), span) for span in spans]
         tokens.append(np.concatenate(row))
         starts.append(np.array([0, *cuts], np.int32))
     spans = [len(item) for item in starts]
