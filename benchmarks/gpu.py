@@ -177,7 +177,7 @@ def train_plain() -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            float(loss)
+            float(loss.detach())
             _wait(group.device)
             took.append(time.perf_counter() - began)
         bare = statistics.median(took[SETTLED:])
@@ -368,6 +368,8 @@ def _engine(**settings: Any) -> tuple[Any, Any]:
     from penstock.trainers.group import Group
 
     device = torch.device("cpu") if DRY else torch.device("cuda", 0)
+    if DRY:
+        torch.set_num_threads(1)
     if not torch.distributed.is_initialized():
         os.environ |= {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29_500 + os.getpid() % 400)}
