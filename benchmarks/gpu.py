@@ -147,8 +147,8 @@ def train_plain() -> None:
     """Train with the default back end, and run the same batches through a bare loop."""
     import numpy as np
     import torch
-    from penstock.trainers.backends.base import adamw
 
+    from penstock.trainers.backends.base import adamw
     from penstock.trainers.modelling.build import build_model
 
     group, engine, step = _train("train_plain")
