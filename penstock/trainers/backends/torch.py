@@ -52,7 +52,6 @@ class Torch:
         model.train()
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Call the model."""
         return self.model(*inputs, **options)
 
     @torch.no_grad()
@@ -73,7 +72,6 @@ class Torch:
 
     @torch.no_grad()
     def step(self, rate: float) -> float:
-        """Clip, update and forget; returns the norm of the gradient."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self._masters, self._clip)
@@ -83,11 +81,9 @@ class Torch:
         return float(norm)
 
     def gathered(self) -> contextlib.AbstractContextManager[None]:
-        """Do nothing: every worker holds all weights."""
         return contextlib.nullcontext()
 
     def save(self, directory: Path) -> list[str]:
-        """Write one file, on rank 0."""
         if self._group.rank:
             return []
         from safetensors.torch import save_file
@@ -104,12 +100,10 @@ class Torch:
         return [FILE]
 
     def load(self, directory: Path, workers: int) -> None:
-        """Read the file, whatever the number of workers."""
         self.restore(read_state(directory, directory))
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
-        """Take over weights, moments and the number of steps."""
         for name, master in zip(self._names, self._masters):
             master.copy_(state.read(name, "weight"))
             moments = {kind: state.read(name, kind).to(master.device) for kind in MOMENTS}
@@ -118,7 +112,6 @@ class Torch:
         self._copy_masters()
 
     def close(self) -> None:
-        """Free the moments."""
         self._optimizer.state.clear()
 
     def _copy_masters(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from tests.harness.training import TRAIN, Run, Trainings
-from tests.trainers.checkpoints.test_kills import kill_and_go_on, weights
 
 TORCH = {"backend": "torch"}
 HUNDRED = {"tokens": 100 * 8 * 32, "checkpoint": False}
@@ -48,45 +46,6 @@ def test_a_hundred_steps_are_those_of_deepspeed(
     assert [line["data"] for line in runs[0].lines()] == [line["data"] for line in runs[1].lines()]
     np.testing.assert_allclose(ours[:, 0], theirs[:, 0], rtol=1e-6)
     np.testing.assert_allclose(ours[:, 1], theirs[:, 1], rtol=1e-4)
-
-
-@pytest.fixture(scope="module", params=[1, 2])
-def undisturbed(
-    request: pytest.FixtureRequest,
-    trainings: Trainings,
-    shards: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Run, int]:
-    """A run without a kill, and its number of workers; the census is of its points."""
-    run = Run(shards=shards, work=tmp_path_factory.mktemp("undisturbed"), train=TORCH)
-    trainings.run(run, request.param, census=True).well()
-    assert [line["step"] for line in run.lines()] == list(range(5))
-    return run, request.param
-
-
-SAVE = "checkpoints/.step.tmp"
-
-KILLS = {
-    "in a forward pass": ("forward, after", 7),
-    "in a backward pass": ("backward, before", 9),
-    "before an optimiser step": ("step, before", 4),
-    "while the first is begun": (f"mkdir {SAVE}, after", 1),
-    "half of the state": (f"write {SAVE}/{FILE}, half", 2),
-    "half of the manifest": (f"write {SAVE}/manifest.json, half", 2),
-    "before the rename": ("rename checkpoints/step, before", 2),
-    "after the rename": ("rename checkpoints/step, after", 2),
-    "in the export": ("write model/config.json, half", 1),
-    "in the evaluation": ("evaluation, before", 1),
-}
-
-
-@pytest.mark.parametrize("point, nth", KILLS.values(), ids=KILLS.keys())
-def test_a_killed_run_resumes_exactly(
-    trainings: Trainings, undisturbed: tuple[Run, int], tmp_path: Path, point: str, nth: int
-) -> None:
-    run, workers = undisturbed
-    kill = {"rank": 0, "point": point, "nth": nth}
-    kill_and_go_on(trainings, replace(run, work=tmp_path), run, [kill], workers)
 
 
 def test_two_workers_then_one(trainings: Trainings, shards: Path, tmp_path: Path) -> None:
@@ -168,23 +127,6 @@ def test_features_do_what_they_do_under_deepspeed(
     assert found.bits_per_byte["water"]["mean"] == pytest.approx(
         expected.bits_per_byte["water"]["mean"], rel=1e-5
     )
-
-
-def test_a_reweighted_run_resumes_exactly(
-    trainings: Trainings, shards: Path, tmp_path: Path
-) -> None:
-    whole, killed = (
-        Run(shards=shards, work=tmp_path / name, train={**TORCH, **FEATURES["reweighted"]})
-        for name in ("whole", "killed")
-    )
-    trainings.run(whole, 2).well()
-    died = trainings.run(killed, 2, {"rank": 0, "point": "step, before", "nth": 4})
-    assert died.statuses[0] == -9
-    trainings.run(killed, 2).well()
-    assert [line["loss"] for line in killed.lines()] == [line["loss"] for line in whole.lines()]
-    assert weights(killed) == weights(whole)
-    mine, other = (pq.read_table(run.directory / "weights") for run in (killed, whole))
-    assert mine.equals(other)
 
 
 def test_the_export_is_read_by_transformers(

@@ -142,17 +142,29 @@ def test_a_run_resumes_from_a_kill_at_every_point(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    struck = kill_everywhere(trainings, undisturbed, points, tmp_path)
+    with capsys.disabled():
+        print(f"\nkilled at {struck.total()} points, {struck['of a save']} of them of a save")
+    assert struck["of a save"] >= 30
+
+
+def kill_everywhere(
+    trainings: Trainings,
+    undisturbed: Run,
+    points: list[Counter[str]],
+    directory: Path,
+    workers: int = 2,
+) -> Counter[str]:
+    """Kill a new run at each point of each worker, and resume it; return the number of kills."""
     chance = random.Random(7)
     struck: Counter[str] = Counter()
     for rank, passed in enumerate(points):
         for number, (point, times) in enumerate(passed.items()):
             if point.startswith("write tensorboard"):  # from a thread, at times that differ
                 continue
-            run = replace(undisturbed, work=tmp_path / f"{rank}-{number}")
+            run = replace(undisturbed, work=directory / f"{rank}-{number}")
             kill = {"rank": rank, "point": point, "nth": chance.randint(1, times)}
             print(kill)
-            kill_and_go_on(trainings, run, undisturbed, [kill])
+            kill_and_go_on(trainings, run, undisturbed, [kill], workers)
             struck["of a save" if "checkpoints" in point else "elsewhere"] += 1
-    with capsys.disabled():
-        print(f"\nkilled at {struck.total()} points, {struck['of a save']} of them of a save")
-    assert struck["of a save"] >= 30
+    return struck

@@ -43,7 +43,6 @@ class DeepSpeed:
         self.engine.train()
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Call the model."""
         return self.engine(*inputs, **options)
 
     def accumulate(self, loss: torch.Tensor, *, last: bool) -> None:
@@ -52,7 +51,6 @@ class DeepSpeed:
         self.engine.backward(loss * self._group.workers, scale_wrt_gas=False)
 
     def step(self, rate: float) -> float:
-        """Clip, update and forget; returns the norm of the gradient."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         norm = self._float32_norm()
@@ -62,18 +60,15 @@ class DeepSpeed:
         return float("nan") if norm is None else float(norm)
 
     def gathered(self) -> contextlib.AbstractContextManager[None]:
-        """Gather the weights that ZeRO 3 has partitioned."""
         gathered: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.engine.zero_optimization_partition_weights():
             gathered = self._deepspeed.zero.GatheredParameters(list(self.model.parameters()))
         return gathered
 
     def save(self, directory: Path) -> list[str]:
-        """Write DeepSpeed's files, after waiting for rank 0."""
         return save_state(self.engine, directory, self._group.rank)
 
     def load(self, directory: Path, workers: int) -> None:
-        """Read DeepSpeed's files, converted where another number of workers wrote them."""
         load_state(self.engine, directory, self._group, workers)
 
     def restore(self, state: State) -> None:
@@ -97,7 +92,6 @@ class DeepSpeed:
             optimizer.state[parameter] = {"step": step, **moments}
 
     def close(self) -> None:
-        """Free DeepSpeed's engine."""
         self.engine.destroy()
 
     def _float32_norm(self) -> float | None:
