@@ -145,6 +145,9 @@ def test_the_users_deepspeed_keys_are_merged_over_ours() -> None:
     assert config["zero_optimization"] == {"stage": 2}
     assert config["gradient_accumulation_steps"] == 3
     assert (config["bf16"], config["x"]) == ({"enabled": True}, 1)
+    half = train.model_copy(update={"deepspeed": {"fp16": {"enabled": True}}})
+    config = deepspeed_config(half, accumulation=3, bf16=True)
+    assert config["bf16"] == {"enabled": False}, "DeepSpeed refuses both"
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
@@ -165,9 +168,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "stage alone": ({"zero_optimization": 2}, "zero_optimization", "2", "write {stage: 2}"),
     "zero null": ({"zero_optimization": None}, "zero_optimization", "null", "write {stage: 1}"),
     "stage 4": ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage", "4", ""),
-    "stage word": ({"zero_optimization": {"stage": "2"}}, "zero_optimization.stage", "'2'", ""),
+    "stage word": ({"zero_optimization": {"stage": "2"}}, "zero_optimization.stage", '"2"', ""),
     "stage null": ({"zero_optimization": {"stage": None}}, "zero_optimization.stage", "null", ""),
-    "enabled word": ({"bf16": {"enabled": "yes"}}, "bf16.enabled", "'yes'", ""),
+    "enabled word": ({"bf16": {"enabled": "yes"}}, "bf16.enabled", '"yes"', ""),
+    "stage true": ({"zero_optimization": {"stage": True}}, "zero_optimization.stage", "true", ""),
     "enabled null": ({"bf16": {"enabled": None}}, "bf16.enabled", "null", ""),
     "profiler": ({"flops_profiler": True}, "flops_profiler", "true", "write {enabled: true}"),
     "both": (

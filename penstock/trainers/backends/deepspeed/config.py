@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,12 @@ KNOWN = (
 """Keys that people use. DeepSpeed passes over a key that it does not have, so one that is nearly
 one of these is taken for a slip; any other is left to DeepSpeed, whose keys are many."""
 
-STAGES = (0, 1, 2, 3)
+CHOICES: dict[tuple[str, str], tuple[int, ...]] = {
+    ("zero_optimization", "stage"): (0, 1, 2, 3),
+    ("bf16", "enabled"): (True, False),
+    ("fp16", "enabled"): (True, False),
+}
+"""Values of keys within :data:`SECTIONS`; DeepSpeed fails on others after it has started."""
 
 
 def check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -67,10 +73,21 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
                 fix=f"did you mean {near[0]!r}?",
             )
         if name in SECTIONS and not isinstance(value, Mapping):
-            _refuse_section(key, value)
-    _check_stage(overrides)
-    for name in ("bf16", "fp16"):
-        _check_enabled(f"train.deepspeed.{name}.enabled", overrides.get(name, {}))
+            example = _example(name, value)
+            raise RecipeError(
+                key=key,
+                expected=f"a mapping such as {example}",
+                got=_shown(value),
+                fix=f"write {example}",
+            )
+    for (section, name), allowed in CHOICES.items():
+        value = overrides.get(section, {}).get(name, allowed[0])
+        if value not in allowed or type(value) is not type(allowed[0]):
+            raise RecipeError(
+                key=f"train.deepspeed.{section}.{name}",
+                expected=f"one of {', '.join(map(_shown, allowed))}",
+                got=_shown(value),
+            )
     if all(overrides.get(name, {}).get("enabled") for name in ("bf16", "fp16")):
         raise RecipeError(
             key="train.deepspeed.fp16.enabled",
@@ -80,36 +97,16 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_section(key: str, value: Any) -> None:
-    example = "{stage: 1}" if key.endswith("zero_optimization") else "{enabled: true}"
-    if isinstance(value, int) and not isinstance(value, bool) and "stage" in example:
-        example = f"{{stage: {value}}}"
-    elif value is False:
-        example = "{enabled: false}"
-    raise RecipeError(
-        key=key, expected=f"a mapping such as {example}", got=_yaml(value), fix=f"write {example}"
-    )
+def _shown(value: Any) -> str:
+    """Write a value as YAML does."""
+    return json.dumps(value, default=str)
 
 
-def _check_stage(overrides: Mapping[str, Any]) -> None:
-    stage = overrides.get("zero_optimization", {}).get("stage", 0)
-    if isinstance(stage, bool) or stage not in STAGES:
-        raise RecipeError(
-            key="train.deepspeed.zero_optimization.stage",
-            expected=f"one of {', '.join(map(str, STAGES))}",
-            got=_yaml(stage),
-        )
-
-
-def _check_enabled(key: str, section: Mapping[str, Any]) -> None:
-    value = section.get("enabled", False)
-    if not isinstance(value, bool):
-        raise RecipeError(key=key, expected="true or false", got=_yaml(value))
-
-
-def _yaml(value: Any) -> str:
-    named = {None: "null", True: "true", False: "false"}
-    return named[value] if value is None or isinstance(value, bool) else repr(value)
+def _example(section: str, value: Any) -> str:
+    """Write a section as a mapping that most likely means the same as a value in its place."""
+    if section != "zero_optimization":
+        return f"{{enabled: {json.dumps(value is not False)}}}"
+    return f"{{stage: {value if type(value) is int and value in range(4) else 1}}}"
 
 
 def deepspeed_config(train: Train, *, accumulation: int, bf16: bool) -> dict[str, Any]:
@@ -118,6 +115,7 @@ def deepspeed_config(train: Train, *, accumulation: int, bf16: bool) -> dict[str
     In bfloat16 the stage is 1 unless the recipe names one: it keeps weights in float32 as stage 0
     does, and a share of them only.
     """
+    bf16 = bf16 and not train.deepspeed.get("fp16", {}).get("enabled")
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": accumulation,
