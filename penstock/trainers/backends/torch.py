@@ -65,7 +65,7 @@ class Torch:
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 weight.grad = None
         if last and self._group.workers > 1:
-            for bucket in _buckets([p.grad for p in self._masters if p.grad is not None]):
+            for bucket in _buckets([_gradient(master) for master in self._masters]):
                 flat = self._group.all_sum(torch.cat([gradient.flatten() for gradient in bucket]))
                 for gradient, part in zip(bucket, flat.split([one.numel() for one in bucket])):
                     gradient.copy_(part.view_as(gradient))
@@ -157,6 +157,13 @@ def read_state(directory: Path, scratch: Path) -> State:
         step=int(opened.get_tensor("step")),
         read=lambda name, kind: opened.get_tensor(f"{kind}.{name}"),
     )
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return a gradient; zeros for a weight that was used by other workers only."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -171,6 +171,22 @@ def test_bfloat16_has_float32_masters(shards: Path, tmp_path: Path) -> None:
     assert not torch.equal(weight, before)
 
 
+def test_a_weight_that_one_worker_did_not_use(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker sums equally many numbers, or the collective would not end."""
+    summed = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: summed.append(len(total)))
+    model = build_model(ModelShape(layers=1, width=32, heads=2), ShardSet.open(shards), seed=1)
+    backend = Torch(model, Train(), Group(0, 2), bf16=False)
+    first, second, *_ = model.parameters()
+    before = second.detach().clone()
+    backend.accumulate(first.square().sum(), last=True)
+    backend.step(1e-2)
+    assert summed == [sum(p.numel() for p in model.parameters())]
+    np.testing.assert_allclose(second.detach(), before * (1 - 1e-2 * Train().weight_decay))
+
+
 def test_bfloat16_trains_as_float32_does(shards: Path) -> None:
     settings = {**TRAIN, "tokens": 40 * 8 * 32, "checkpoint": False, **TORCH}
     train = Train.model_validate(settings)
