@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import subprocess
 import sys
 from typing import Any
@@ -12,11 +13,20 @@ import pytest
 from penstock.errors import RecipeError
 from penstock.recipe import Train
 from penstock.trainers.backends import BACKENDS, find_backend
+from penstock.trainers.backends.base import BackendModule
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_plain_recipe_starts_with_each(name: str) -> None:
     find_backend(name).check(Train(backend=name))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_each_has_the_functions_of_the_protocol(name: str) -> None:
+    module = find_backend(name)
+    for function in ("check", "start", "read_state"):
+        _self, *wanted = inspect.signature(getattr(BackendModule, function)).parameters
+        assert [*inspect.signature(getattr(module, function)).parameters] == wanted
 
 
 def test_an_unknown_name_is_refused() -> None:
