@@ -98,7 +98,7 @@ class RunResult:
     tokens: int
     """Tokens trained on."""
     loss: float
-    """Of the last step, in nats per predicted token."""
+    """Loss of the last step, in nats per predicted token."""
     bits_per_byte: dict[str, dict[str, float]]
     """By evaluation: ``mean``, ``stderr`` over examples, ``bytes`` and ``examples``."""
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)

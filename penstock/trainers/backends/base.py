@@ -49,7 +49,7 @@ class Backend(Protocol):
 
         Args:
             loss: (), this worker's part of a sum over micro-batches and workers.
-            last: Whether the step has no further micro-batch.
+            last: The step has no further micro-batch.
         """
 
     def step(self, rate: float) -> float:
@@ -73,7 +73,7 @@ class Backend(Protocol):
         """Read what :meth:`save` wrote, to the bit at an equal number of workers.
 
         Args:
-            directory: Of the checkpoint, whose files were verified.
+            directory: The checkpoint's, whose files were verified.
             workers: Workers that wrote it.
 
         Raises:
@@ -111,7 +111,7 @@ class BackendModule(Protocol):
         """Read a checkpoint that this back end wrote, without a model.
 
         Args:
-            directory: Of the checkpoint, whose files were verified.
+            directory: The checkpoint's, whose files were verified.
             scratch: A directory that may be filled. Rank 0 calls this first; the others find what
                 it has written.
         """

@@ -21,7 +21,7 @@ from penstock.trainers.group import Group
 __all__ = ["FORMAT", "Checkpoints", "Cursor", "records_of"]
 
 FORMAT = 2
-"""Of a checkpoint's directory; a larger number is refused. Format 1 did not name the back end."""
+"""Format of checkpoints that are written; a larger one is refused. Format 1 names no back end."""
 
 CURSOR = "cursor.json"
 
@@ -102,7 +102,7 @@ class Checkpoints:
         directory: The run's.
         settings: The recipe's ``train.checkpoint``; None to save none.
         shards: Digest of the shards artefact.
-        seed: Of the run.
+        seed: The run's seed.
         backend: Name of the back end.
         group: The workers.
         progress: Called on rank 0 with a line for the user, and with the step at which the run
@@ -123,7 +123,7 @@ class Checkpoints:
         self.folder = Folder(directory / "checkpoints")
         self.schedule = CheckpointSchedule(settings, group)
         self.ever = False
-        """Whether this run has saved, or resumes from a checkpoint of an earlier attempt."""
+        """This run has saved, or resumes from a checkpoint of an earlier attempt."""
         self._keep = (settings or Checkpoint()).keep
         self._shards = shards
         self._seed = seed

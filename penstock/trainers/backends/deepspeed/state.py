@@ -37,7 +37,7 @@ def save_state(engine: Any, directory: Path, rank: int) -> list[str]:
 
     Args:
         engine: DeepSpeed's.
-        directory: Of the checkpoint; rank 0 has made it, or makes it before it calls this.
+        directory: The checkpoint's; rank 0 has made it, or makes it before it calls this.
         rank: This worker.
 
     Returns:
@@ -56,7 +56,7 @@ def load_state(engine: Any, directory: Path, group: Group, wrote: int) -> None:
 
     Args:
         engine: DeepSpeed's, which has not trained yet.
-        directory: Of the checkpoint.
+        directory: The checkpoint's.
         group: The workers.
         wrote: Workers that wrote the checkpoint.
 
