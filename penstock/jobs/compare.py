@@ -1,9 +1,9 @@
-"""Did the choice pay? The arms of a recipe, trained at equal tokens and judged on held-out text.
+"""Compare the arms of a recipe: trained at equal tokens, evaluated on held-out text.
 
-The arm ``selected`` is the recipe itself; the others are named overrides of it. Every arm is cut,
-and trained from other weights in another order, for each seed; corpus, columns and tokenizer are
-shared. The baseline is also trained at multiples of the budget, each with its own full schedule,
-which is what the token multiplier is read from: measured, not extrapolated.
+The arm ``selected`` is the recipe itself; the others are named overrides of it. Every arm is cut
+for each seed, and trained with initial weights and a data order of that seed; corpus, columns and
+tokenizer are shared. The baseline is also trained at multiples of the budget, each with its own
+full schedule; the token multiplier is read from these runs: measured, not extrapolated.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ class Point:
         return self.arm if self.multiple == 1 else f"{self.arm} {self.multiple:g}x"
 
     def values(self, target: str) -> list[float]:
-        """Bits per byte, seed by seed."""
+        """Return the bits per byte of each seed."""
         return [run.bits_per_byte[target]["mean"] for run in self.runs]
 
     def mean(self, target: str) -> float:
         return statistics.fmean(self.values(target))
 
     def std(self, target: str) -> float | None:
-        """Sample standard deviation over the seeds; None of a single one."""
+        """Return the sample standard deviation over the seeds; None of a single seed."""
         return _std(self.values(target))
 
     def accuracy(self, target: str) -> dict[str, Any] | None:
-        """Of multiple choice, over the seeds: ``mean``, ``std``, ``values``; None without any."""
+        """Return the multiple-choice accuracy over the seeds: ``mean``, ``std``, ``values``, or None."""
         found = [run.accuracy[target]["mean"] for run in self.runs if target in run.accuracy]
         if not found:
             return None
@@ -79,7 +79,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What the arms reached."""
+    """The results of all arms."""
 
     recipe: Recipe
     selected: Curated
@@ -90,20 +90,20 @@ class Comparison:
     """The summary, plots and report, where they were written."""
 
     def at_equal_tokens(self) -> list[Point]:
-        """Every arm at the recipe's budget, ``selected`` first."""
+        """Return every arm at the recipe's budget, ``selected`` first."""
         return [point for point in self.points if point.multiple == 1]
 
     def point(self, arm: str) -> Point:
-        """An arm at the recipe's budget."""
+        """Return an arm at the recipe's budget."""
         return next(point for point in self.at_equal_tokens() if point.arm == arm)
 
     def baseline(self) -> list[Point]:
-        """The baseline at each multiple, rising."""
+        """Return the baseline at each multiple, rising."""
         name = self.recipe.compare.baseline
         return [point for point in self.points if point.arm == name]
 
     def multiplier(self, target: str, arm: str = SELECTED) -> float | str:
-        """Tokens that the baseline needs to reach an arm, over the tokens of that arm."""
+        """Return the tokens that the baseline needs to reach an arm, over the tokens of that arm."""
         point = self.point(arm)
         return token_multiplier(
             [(other.tokens, other.mean(target)) for other in self.baseline()],
@@ -186,25 +186,28 @@ def _std(values: Sequence[float]) -> float | None:
 def token_multiplier(
     baseline: Sequence[tuple[int, float]], tokens: int, reached: float
 ) -> float | str:
-    """How many times the tokens the baseline needs for the same bits per byte.
+    """Compute how many times an arm's tokens the baseline needs for the same bits per byte.
 
     Args:
         baseline: Tokens and bits per byte of the baseline, tokens rising.
-        tokens: Of the arm that is judged.
-        reached: Its bits per byte.
+        tokens: Tokens of the arm.
+        reached: Bits per byte of the arm.
 
     Returns:
         The value by linear interpolation of bits per byte in log tokens, at the first crossing;
         outside the measured range a bound, as ``">4"`` or ``"<1"``.
 
     Raises:
-        TrainingError: A value is not a number, which no bound may hide.
+        TrainingError: A value is not finite.
     """
     for value in (reached, *(value for _, value in baseline)):
         if not math.isfinite(value):
             raise TrainingError(
-                f"compare: expected finite bits per byte, got {value}: a run diverged; lower "
-                "train.lr and run again"
+                "a run diverged",
+                key="compare",
+                expected="finite bits per byte",
+                got=value,
+                fix="lower train.lr and run again",
             )
     first_tokens, first = baseline[0]
     if first <= reached:
