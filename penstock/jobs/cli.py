@@ -132,7 +132,7 @@ def _console(as_json: bool) -> Console:
 @_on_recipe
 @_on_runner
 def curate(recipe: Recipe, runner: Any, as_json: bool) -> None:
-    """Raw text to shards: score, cut to the budget, tokenise, pack."""
+    """Make shards of raw text: score, cut to the budget, tokenise, pack."""
     console = _console(as_json)
     curated = penstock.curate(recipe, runner=runner, progress=console.progress)
     console.curated(curated)
@@ -195,7 +195,7 @@ def _compared(recipe: Recipe, runner: Any, console: Console) -> Comparison:
 @_on_recipe
 @_on_runner
 def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
-    """One page of HTML on a curated dataset: counts, sources, documents, proof."""
+    """Write a page of HTML on a curated dataset: counts, sources, documents, proof."""
     from penstock.jobs.arms import as_compared
     from penstock.jobs.curate import Curated, PartiallyCurated, inspect
     from penstock.jobs.report import has_comparison, write_report
@@ -221,7 +221,7 @@ def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
 @_on_runner
 @click.argument("doc_id")
 def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
-    """The fate of one document: its scores, its rank, and where it ended up."""
+    """Show what happened to one document: its scores, its rank, its sequences and shards."""
     from penstock.jobs.curate import PartiallyCurated, inspect
     from penstock.jobs.why import fates_of
 
@@ -240,7 +240,7 @@ def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
 @click.argument("work")
 @_json_option
 def ls(work: str, as_json: bool) -> None:
-    """The artefacts of a work directory, and whether their files are there."""
+    """List the artefacts of a work directory, and whether their files are there."""
     from penstock.jobs.listing import list_artefacts
 
     rows = list_artefacts(work)
@@ -268,7 +268,7 @@ def ls(work: str, as_json: bool) -> None:
 @click.argument("name", required=False)
 @_json_option
 def selectors(name: str | None, as_json: bool) -> None:
-    """The selectors and rewriters that a recipe can use; with a NAME, what its parameters mean."""
+    """List the selectors and rewriters of recipes; with a NAME, describe its parameters."""
     import inspect
     from dataclasses import asdict
 
@@ -348,7 +348,7 @@ def submit(
 @_json_option
 @_on_runner
 def demo(runner: Any, directory: Path, as_json: bool) -> None:
-    """The main job on text found on this machine: does aiming at the library's docs pay?"""
+    """Compare selection with random on text of this machine: Python packages and their docs."""
     from penstock.jobs.demo.prepare import prepare
 
     console = _console(as_json)

@@ -70,7 +70,7 @@ class Point:
         return _std(self.values(target))
 
     def accuracy(self, target: str) -> dict[str, Any] | None:
-        """Return the multiple-choice accuracy over the seeds: ``mean``, ``std``, ``values``, or None."""
+        """Return the accuracy over the seeds: ``mean``, ``std``, ``values``; None without any."""
         found = [run.accuracy[target]["mean"] for run in self.runs if target in run.accuracy]
         if not found:
             return None
@@ -103,7 +103,7 @@ class Comparison:
         return [point for point in self.points if point.arm == name]
 
     def multiplier(self, target: str, arm: str = SELECTED) -> float | str:
-        """Return the tokens that the baseline needs to reach an arm, over the tokens of that arm."""
+        """Return the tokens that the baseline needs to reach an arm, over that arm's tokens."""
         point = self.point(arm)
         return token_multiplier(
             [(other.tokens, other.mean(target)) for other in self.baseline()],
