@@ -1,4 +1,4 @@
-"""What is trained in order to select must not have seen what is selected by it."""
+"""Cuts for models that help to select: without the documents that selectors are fitted on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["OutsideSample", "outside", "random_outside"]
 
 
 class OutsideSample:
-    """Ranks documents at random, without those that other selectors are fitted on.
+    """Ranks documents at random, without those that another selector is fitted on.
 
     Args:
-        sample: As the other selector asks for.
-        part, parts: Only one of so many parts of the pool, by hash.
+        sample: Documents in the other selector's sample.
+        part, parts: Use one of this many parts of the pool, by hash.
     """
 
     summary: ClassVar[str] = "at random, without the documents that selectors are fitted on"
@@ -37,17 +37,17 @@ class OutsideSample:
         self.pool_ = np.zeros(2, np.uint64)
 
     def identity(self) -> Mapping[str, Any]:
-        """How large the sample is, and which part is meant."""
+        """Return the size of the sample, and the part."""
         part = {"part": self.part, "parts": self.parts} if self.parts > 1 else {}
         return {"sample": self.sample, **part}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Remember what the sample was drawn from."""
+        """Store the pool size and the seed that the sample was drawn with."""
         self.pool_ = np.array([fitting.pool_size, fitting.seed], np.uint64)
         return {}
 
     def score(self, documents: Documents) -> np.ndarray:
-        """(n,) float32, uniform; NaN inside the sample and in other parts."""
+        """Return (n,) float32, uniform; NaN inside the sample and in other parts."""
         size, seed = map(int, self.pool_)
         ids = documents.column("id")
         ranks = uniform(hash_ids(ids, mix(seed, "ladder"))).astype(np.float32)
@@ -60,19 +60,19 @@ class OutsideSample:
         np.save(directory / "pool.npy", self.pool_)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         self.pool_ = np.load(directory / "pool.npy", allow_pickle=False)
 
 
 def outside(sample: int, **part: int) -> dict[str, Any]:
-    """The entry under ``select`` that names :class:`OutsideSample`."""
+    """Return the entry under ``select`` for :class:`OutsideSample`."""
     use = f"{OutsideSample.__module__}:{OutsideSample.__qualname__}"
     return {"use": use, "sample": sample, **part}
 
 
 def random_outside(recipe: Recipe, sample: int, tokens: int) -> Recipe:
-    """The recipe of a random cut outside the sample; of the given one's corpus and tokenizer."""
-    tree: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True)
+    """Return the recipe of a random cut outside the sample, with the same corpus and tokenizer."""
+    tree: dict[str, Any] = recipe.model_dump(mode="json")
     tree["select"] = {"outside": outside(sample)}
     tree["compare"] = {}  # arms may name columns that are not here
     tree["budget"] = {"tokens": tokens, "rank": "outside", "seed": recipe.seed}
