@@ -3,7 +3,7 @@
 ::
 
     find_backend(name)    the module of a back end, by ``train.backend``
-    base.py               Backend, BackendModule, State: what the rest of the trainer uses
+    base.py               Backend, BackendModule, CanonicalState: the protocol
     deepspeed/            DeepSpeed, every ZeRO stage, float32 and bfloat16
     torch.py              plain PyTorch: one process, or data parallel
 

@@ -14,14 +14,14 @@ from penstock.recipe import Train
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["MOMENTS", "Backend", "BackendModule", "State", "adamw"]
+__all__ = ["MOMENTS", "Backend", "BackendModule", "CanonicalState", "adamw"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's moments: the running means of the gradient and of its square."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CanonicalState:
     """Weights and optimiser of a checkpoint in a form that every back end can read.
 
     The same for any number of workers. Tensors are read one at a time, so that a model need not
@@ -80,7 +80,7 @@ class Backend(Protocol):
             TrainingError: The back end cannot read it.
         """
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: CanonicalState) -> None:
         """Take over the state of a checkpoint that another back end wrote."""
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class BackendModule(Protocol):
             accumulation: Micro-batches of a whole step on each worker.
         """
 
-    def read_state(self, directory: Path, scratch: Path) -> State:
+    def read_state(self, directory: Path, scratch: Path) -> CanonicalState:
         """Read a checkpoint that this back end wrote, without a model.
 
         Args:

@@ -21,7 +21,7 @@ import torch
 
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import Train
-from penstock.trainers.backends.base import MOMENTS, Backend, State, adamw
+from penstock.trainers.backends.base import MOMENTS, Backend, CanonicalState, adamw
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
@@ -103,7 +103,7 @@ class Torch:
         self.restore(read_state(directory, directory))
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
+    def restore(self, state: CanonicalState) -> None:
         for name, master in zip(self._names, self._masters):
             master.copy_(state.read(name, "weight"))
             moments = {kind: state.read(name, kind).to(master.device) for kind in MOMENTS}
@@ -140,7 +140,7 @@ def start(model: LanguageModel, train: Train, group: Group, accumulation: int) -
     return Torch(model, train, group, bf16=group.device.type == "cuda")
 
 
-def read_state(directory: Path, scratch: Path) -> State:
+def read_state(directory: Path, scratch: Path) -> CanonicalState:
     """Open the file of a checkpoint; tensors are read when they are needed."""
     from safetensors import safe_open
 
@@ -153,7 +153,7 @@ def read_state(directory: Path, scratch: Path) -> State:
             file=file,
             fix="delete the checkpoint to start from the first step",
         ) from error
-    return State(
+    return CanonicalState(
         step=int(opened.get_tensor("step")),
         read=lambda name, kind: opened.get_tensor(f"{kind}.{name}"),
     )

@@ -20,7 +20,7 @@ from penstock.recipe import Train
 from penstock.trainers.backends.deepspeed.config import check_overrides
 
 if TYPE_CHECKING:
-    from penstock.trainers.backends.base import Backend, State
+    from penstock.trainers.backends.base import Backend, CanonicalState
     from penstock.trainers.group import Group
     from penstock.trainers.modelling.model import LanguageModel
 
@@ -50,7 +50,7 @@ def start(model: LanguageModel, train: Train, group: Group, accumulation: int) -
     return DeepSpeed(model, train, group, accumulation)
 
 
-def read_state(directory: Path, scratch: Path) -> State:
+def read_state(directory: Path, scratch: Path) -> CanonicalState:
     """Read a checkpoint of any ZeRO stage and any number of workers."""
     from penstock.trainers.backends.deepspeed.state import read_state
 

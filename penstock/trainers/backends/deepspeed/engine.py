@@ -16,7 +16,7 @@ import torch
 
 from penstock.errors import TrainingError
 from penstock.recipe import Train
-from penstock.trainers.backends.base import MOMENTS, State, adamw
+from penstock.trainers.backends.base import MOMENTS, CanonicalState, adamw
 from penstock.trainers.backends.deepspeed.config import deepspeed_config
 from penstock.trainers.backends.deepspeed.state import load_state, save_state
 from penstock.trainers.group import Group
@@ -71,7 +71,7 @@ class DeepSpeed:
     def load(self, directory: Path, workers: int) -> None:
         load_state(self.engine, directory, self._group, workers)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: CanonicalState) -> None:
         """Take over weights and moments; with ZeRO stage 0 in float32.
 
         Raises:

@@ -21,7 +21,7 @@ import torch
 
 from penstock.errors import TrainingError
 from penstock.storage import files_under
-from penstock.trainers.backends.base import State
+from penstock.trainers.backends.base import CanonicalState
 from penstock.trainers.group import Group
 
 __all__ = ["load_state", "read_state", "save_state"]
@@ -77,7 +77,7 @@ def load_state(engine: Any, directory: Path, group: Group, wrote: int) -> None:
         shutil.rmtree(scratch)
 
 
-def read_state(directory: Path, scratch: Path) -> State:
+def read_state(directory: Path, scratch: Path) -> CanonicalState:
     """Read a checkpoint without an engine; that of a ZeRO stage is converted into ``scratch``."""
     file = min((directory / TAG).glob("*mp_rank_00_model_states.pt"))  # stage 3: one of each rank
     own = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
@@ -90,7 +90,7 @@ def read_state(directory: Path, scratch: Path) -> State:
             found = _universal_tensor(scratch / TAG / "zero" / name, kind)
             return found.flatten()[: shapes[name].numel()].view(shapes[name])  # ZeRO 3: flat
 
-        return State(step=int(own["global_steps"]), read=read_converted)
+        return CanonicalState(step=int(own["global_steps"]), read=read_converted)
     optimizer = own["optimizer"]
     states = optimizer.get("optimizer_state_dict", optimizer)["state"]
     places = {name: place for place, name in enumerate(_in_groups(own))}
@@ -103,7 +103,7 @@ def read_state(directory: Path, scratch: Path) -> State:
             found = states[places[name]][kind]
         return torch.as_tensor(found).float()
 
-    return State(step=int(own["global_steps"]), read=read)
+    return CanonicalState(step=int(own["global_steps"]), read=read)
 
 
 def _in_groups(own: dict[str, Any]) -> list[str]:
