@@ -32,7 +32,7 @@ def check_sum(place: str, whole: tuple[str, int], parts: Mapping[str, int]) -> N
             file=place,
             expected=f"{count:,} {name}",
             got=f"{listed} = {sum(parts.values()):,}",
-            fix="run again, and report it if it comes back",
+            fix="run again, and report it if it happens again",
         )
 
 

@@ -127,7 +127,7 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
 
 
 @dataclass(slots=True)
-class _Judged:
+class _CheckedRecord:
     """A record of a split, with the verdict that depends on it alone."""
 
     piece: InputPiece
@@ -138,7 +138,7 @@ class _Judged:
     """The rule that drops it, or None."""
 
 
-def _judge_records(split: Split, stage: _Stage, extents: list[Extent]) -> Iterator[_Judged]:
+def _check_records(split: Split, stage: _Stage, extents: list[Extent]) -> Iterator[_CheckedRecord]:
     """Yield the records of a split, in order; ``extents`` gets the counts of each piece."""
     limit = stage.clean.max_document_bytes
     for piece in split.pieces:
@@ -146,7 +146,7 @@ def _judge_records(split: Split, stage: _Stage, extents: list[Extent]) -> Iterat
         extents.append(extent := Extent())
         for record in piece.records(stage.cap, extent):
             if isinstance(record, Bad):
-                yield _Judged(piece, record)
+                yield _CheckedRecord(piece, record)
                 continue
             text = record.text
             try:
@@ -154,13 +154,15 @@ def _judge_records(split: Split, stage: _Stage, extents: list[Extent]) -> Iterat
                 (record.id or "").encode()
                 record.source.encode()
             except UnicodeEncodeError as error:
-                yield _Judged(piece, _refused(piece, record, f"not Unicode text: {error}"))
+                yield _CheckedRecord(piece, _refused(piece, record, f"not Unicode text: {error}"))
                 continue
             if size > limit:
                 message = f"{size:,} bytes of text, more than clean.max_document_bytes = {limit:,}"
-                yield _Judged(piece, _refused(piece, record, message))
+                yield _CheckedRecord(piece, _refused(piece, record, message))
             else:
-                yield _Judged(piece, record, size, "empty" if not text or text.isspace() else None)
+                yield _CheckedRecord(
+                    piece, record, size, "empty" if not text or text.isspace() else None
+                )
         _check_unchanged(piece.item)
 
 
@@ -204,9 +206,9 @@ def _hash_split(split: Split, stage: _Stage) -> FileRecord:
     hashes = Hashes()
     extents: list[Extent] = []
     read = 0
-    for judged in _judge_records(split, stage, extents):
-        if isinstance(judged.record, Record) and not judged.rule:
-            hashes.add(read, judged.record.text)
+    for checked in _check_records(split, stage, extents):
+        if isinstance(checked.record, Record) and not checked.rule:
+            hashes.add(read, checked.record.text)
         read += 1
     counts = [[extent.lines, extent.bytes] for extent in extents]
     return hashes.write(stage.directory, split.number, read=read, pieces=counts)
@@ -236,11 +238,11 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
         Dropped(stage.directory, split.part, stage.clean.keep_dropped) as dropped,
         Quarantine(stage.directory, split.part) as quarantine,
     ):
-        for row, judged in enumerate(_judge_records(split, stage, [])):
-            record, rule, of = judged.record, judged.rule, None
-            read_of[judged.piece.input] += 1
+        for row, checked in enumerate(_check_records(split, stage, [])):
+            record, rule, of = checked.record, checked.rule, None
+            read_of[checked.piece.input] += 1
             if isinstance(record, Bad):
-                quarantine.add(judged.piece.item.path.name, row, record)
+                quarantine.add(checked.piece.item.path.name, row, record)
                 continue
             if repeats is not None and rule is None:
                 if row == split.read:
@@ -249,9 +251,9 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                 rule = "duplicate" if of is not None else None
             name = record.id if record.id is not None else _name_of(record.text)
             if rule:
-                dropped.add(name, record, judged.size, rule, row, of)
+                dropped.add(name, record, checked.size, rule, row, of)
             else:
-                units.add(name, record, judged.size)
+                units.add(name, record, checked.size)
     if split.read is not None:
         check_sum(
             split.label, ("records in the first pass", split.read), {"in the second": row + 1}

@@ -168,7 +168,7 @@ def open_tokens(
         directory: Of the store.
         parts: The store's files of the unit.
         dtype: ``uint16`` or ``uint32``.
-        cut: The cut whose documents are read, for the message where they are gone.
+        cut: The cut whose documents are read, for the message where tokens are missing.
     """
     rows: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
     sizes: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
@@ -195,7 +195,7 @@ def open_tokens(
         place = int(np.searchsorted(sorted_rows, row))
         if place == len(sorted_rows) or sorted_rows[place] != row:
             raise ArtefactError(
-                "the tokens of a document of the cut are gone",
+                "the tokens of a document of the cut are missing",
                 file=directory,
                 fix=f"delete {cut or 'the cut'} and run again to make both anew",
             )

@@ -90,7 +90,7 @@ def base_of(corpus: Artefact) -> Artefact | None:
     """Open the corpus that a rewriter made this one from; None where it was read from files.
 
     Raises:
-        ArtefactError: It is gone.
+        ArtefactError: It was deleted.
     """
     name = corpus.manifest["inputs"].get("corpus")
     return None if name is None else Artefact.open(corpus.path.parent / name[:16])
