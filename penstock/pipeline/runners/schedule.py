@@ -110,18 +110,18 @@ class Schedule:
         self._in_flight.add(index)
         return index
 
-    def succeeded(self, index: int) -> None:
+    def mark_succeeded(self, index: int) -> None:
         """Mark an item as succeeded."""
-        self._finished(index)
+        self._mark_finished(index)
         self._succeeded += 1
 
-    def failed(self, index: int, error: Exception, slots: int) -> None:
+    def mark_failed(self, index: int, error: Exception, slots: int) -> None:
         """Mark an item as failed, not to be run again.
 
         Raises:
             Exception: The error, where the run ends with the first one.
         """
-        self._finished(index)
+        self._mark_finished(index)
         if self._ordered:
             raise error
         self._failed.append(index)
@@ -132,7 +132,7 @@ class Schedule:
             self._first = (index, error)
         self._halted = not self._succeeded and len(self._failed) >= max(4, 2 * slots)
 
-    def lost(self, event: WorkerLost, slots: int) -> None:
+    def requeue_lost(self, event: WorkerLost, slots: int) -> None:
         """Requeue the items of a lost worker, or fail the one that has crashed too many."""
         _log.warning("a worker %s; its items will run again", event.reason)
         for index in event.queued:
@@ -144,9 +144,9 @@ class Schedule:
         if times < (_ATTEMPTS if event.blamed else _LOSSES):
             self._requeue(event.at, suspect=event.blamed and self._isolate)
         else:
-            self.failed(event.at, self._worker_error(event.at, event, times), slots)
+            self.mark_failed(event.at, self._worker_error(event.at, event, times), slots)
 
-    def end(self) -> None:
+    def raise_failure(self) -> None:
         """Raise the error of the first item that failed, if one did.
 
         Raises:
@@ -161,7 +161,7 @@ class Schedule:
             self._alone = None
         heapq.heappush(self._suspects if suspect else self._again, index)
 
-    def _finished(self, index: int) -> None:
+    def _mark_finished(self, index: int) -> None:
         self._in_flight.discard(index)
         if index == self._alone:
             self._alone = None
@@ -231,7 +231,7 @@ def drain(
             if isinstance(event, WorkerLost):
                 usage.lost_workers += 1
                 usage.peak_worker_bytes = max(usage.peak_worker_bytes, event.peak_bytes)
-                schedule.lost(event, pool.slots)
+                schedule.requeue_lost(event, pool.slots)
             elif event is not None:
                 usage.add(event.outcome)
                 error = event.outcome.error
@@ -243,11 +243,11 @@ def drain(
                     continue
                 usage.items += 1
                 if error is not None:
-                    schedule.failed(event.index, error, pool.slots)
+                    schedule.mark_failed(event.index, error, pool.slots)
                 else:
-                    schedule.succeeded(event.index)
+                    schedule.mark_succeeded(event.index)
                     yield event.index, event.outcome.result
-        schedule.end()
+        schedule.raise_failure()
     finally:
         usage.wall_seconds += time.perf_counter() - began
         pool.stop()

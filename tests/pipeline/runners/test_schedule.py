@@ -237,22 +237,22 @@ def test_a_suspect_is_alone_and_queued_items_lose_no_attempt() -> None:
     schedule = Schedule(range(6), isolate=True)
     assert [schedule.take(1000) for _ in range(4)] == [0, 1, 2, 3]
     for _ in range(20):  # 1 was only ever queued behind others
-        schedule.lost(WorkerLost("was killed", queued=(1,)), 2)
+        schedule.requeue_lost(WorkerLost("was killed", queued=(1,)), 2)
         assert schedule.take(1000) == 1
-    schedule.lost(WorkerLost("was killed", at=0, queued=(2,)), 2)
+    schedule.requeue_lost(WorkerLost("was killed", at=0, queued=(2,)), 2)
     assert taken(schedule) == []  # 1 and 3 are still under way
-    schedule.succeeded(1)
-    schedule.succeeded(3)
+    schedule.mark_succeeded(1)
+    schedule.mark_succeeded(3)
     assert taken(schedule) == [0]  # and nothing beside it
-    schedule.lost(WorkerLost("was killed", at=0), 2)
+    schedule.requeue_lost(WorkerLost("was killed", at=0), 2)
     assert taken(schedule) == [0]
-    schedule.lost(WorkerLost("was killed", at=0), 2)
+    schedule.requeue_lost(WorkerLost("was killed", at=0), 2)
     assert taken(schedule) == [2, 4, 5]
     for index in (2, 4, 5):
-        schedule.succeeded(index)
+        schedule.mark_succeeded(index)
     assert schedule.over
     with pytest.raises(WorkerError) as caught:
-        schedule.end()
+        schedule.raise_failure()
     assert caught.value.problem == "0: its worker was killed, 3 times, by a crash"
 
 
@@ -260,12 +260,12 @@ def test_machines_that_go_are_forgiven_ten_times() -> None:
     schedule = Schedule(range(1))
     for _ in range(9):
         assert schedule.take(1) == 0
-        schedule.lost(WorkerLost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
+        schedule.requeue_lost(WorkerLost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
         assert not schedule.over
     assert schedule.take(1) == 0
-    schedule.lost(WorkerLost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
+    schedule.requeue_lost(WorkerLost("was lost (NodeDiedError: spot)", at=0, blamed=False), 1)
     with pytest.raises(WorkerError) as caught:
-        schedule.end()
+        schedule.raise_failure()
     assert caught.value.problem.endswith("(NodeDiedError: spot), 10 times")
 
 
