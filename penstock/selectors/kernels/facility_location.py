@@ -105,7 +105,7 @@ class Similarities:
         state = self._state(packed=False)
         return float(_value(state, np.asarray(rows, np.int64)) / self.unit)
 
-    def _state(self, packed: bool = True) -> _State:
+    def _state(self, packed: bool = True) -> _Coverage:
         """Return the state before the first pick; ``packed`` if lists will be written."""
         count = len(self)
         begin, length, rows, values = self.starts[:-1], np.diff(self.starts), self.rows, self.values
@@ -116,7 +116,7 @@ class Similarities:
         elif packed:
             rows, values = rows.copy(), values.copy()
         covered, top = np.zeros(count, self.dense.dtype), np.zeros(1, np.int64)
-        return _State(self.dense, covered, begin, length, rows, values, top)
+        return _Coverage(self.dense, covered, begin, length, rows, values, top)
 
 
 def lazy_greedy(
@@ -165,7 +165,7 @@ def _empty_picks(count: int, picks: int | None) -> tuple[np.ndarray, np.ndarray]
 # The maximisers
 
 
-class _State(NamedTuple):
+class _Coverage(NamedTuple):
     dense: np.ndarray
     covered: np.ndarray
     """(n,) m: each document's best similarity so far."""
@@ -222,7 +222,7 @@ def _gain_of_list(
 
 
 @numba.njit(cache=True, nogil=True)
-def _gain(state: _State, candidate: int) -> float:
+def _gain(state: _Coverage, candidate: int) -> float:
     begin = state.begin[candidate]
     if begin >= 0:
         gain, state.length[candidate] = _gain_of_list(
@@ -240,7 +240,7 @@ def _gain(state: _State, candidate: int) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def _cover(state: _State, candidate: int) -> None:
+def _cover(state: _Coverage, candidate: int) -> None:
     """Raise m to the candidate's similarities."""
     covered = state.covered
     begin = state.begin[candidate]
@@ -255,7 +255,7 @@ def _cover(state: _State, candidate: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _value(state: _State, rows: np.ndarray) -> float:
+def _value(state: _Coverage, rows: np.ndarray) -> float:
     for candidate in rows:
         _cover(state, candidate)
     total = 0.0
@@ -287,7 +287,7 @@ def _sift_down(heap: np.ndarray, size: int, at: int, bounds: np.ndarray) -> None
 
 
 @numba.njit(cache=True, nogil=True)
-def _lazy(state: _State, first: np.ndarray, order: np.ndarray, gains: np.ndarray) -> None:
+def _lazy(state: _Coverage, first: np.ndarray, order: np.ndarray, gains: np.ndarray) -> None:
     count = state.covered.shape[0]
     taken = np.zeros(count, np.bool_)
     picked = 0
@@ -320,7 +320,7 @@ def _lazy(state: _State, first: np.ndarray, order: np.ndarray, gains: np.ndarray
 
 
 @numba.njit(cache=True, nogil=True)
-def _lazier(state: _State, chances: np.ndarray, order: np.ndarray, gains: np.ndarray) -> None:
+def _lazier(state: _Coverage, chances: np.ndarray, order: np.ndarray, gains: np.ndarray) -> None:
     left = np.arange(state.covered.shape[0])
     size = left.shape[0]
     for picked in range(order.shape[0]):
