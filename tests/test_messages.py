@@ -456,7 +456,14 @@ def golden() -> dict[str, str]:
     return {line.partition(": ")[0]: line for line in lines}
 
 
-@pytest.mark.parametrize("name", CASES)
+CURATING = ("selector_", "corpus_", "budget_", "server_", "item_")
+"""Beginnings of the names of cases that take a second or more."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(CURATING)) for name in CASES],
+)
 def test_message(name: str, tmp_path: Path) -> None:
     found = message(name, tmp_path)
     if os.environ.get("PENSTOCK_GOLDEN") == "write":
