@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,3 +144,15 @@ def test_nothing_of_the_process_is_changed(recipe: Path) -> None:
         penstock.curate(recipe, settings=["budget.tokens=-5"])
     after = dict(os.environ), list(logging.getLogger().handlers), os.getcwd()
     assert after == before
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).resolve().parents[1] / "examples" / "notebook.ipynb"
+    cells = json.loads(path.read_text())["cells"]
+    known: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), known)
+    assert known["smaller"].cut.facts["delivered"] == 992
+    assert "web" in known["curated"]._repr_html_()
