@@ -73,7 +73,7 @@ class Models:
             # A copy is fitted: workers load the model's files, and nothing else of this process.
             fitted = copy.deepcopy(selector)
             try:
-                with extras.named():
+                with extras.named(key="use"):
                     facts = fitted.fit(self._fitting(column))
                 fitted.save(state)
             except PenstockError as error:  # begins with the parameter at fault
