@@ -120,7 +120,9 @@ def test_a_missing_extra_is_one_line_that_names_it(
     assert f"pip install 'penstock[{extra}]'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     if extra == "encoders":
-        assert done.stderr.splitlines()[-1].startswith("penstock: select.near.use: needs the module")
+        assert done.stderr.splitlines()[-1].startswith(
+            "penstock: select.near.use: needs the module"
+        )
 
 
 def test_a_missing_extra_is_found_before_work_starts(project: Path) -> None:
