@@ -115,7 +115,7 @@ def _round(
     recipe: Recipe, name: str, plan: Refinement, sample: int, number: int, weights: np.ndarray
 ) -> Recipe:
     """The recipe of a round's cut: the selector by its weights, in a part of the pool."""
-    tree = recipe.model_dump(mode="json")
+    tree = recipe.model_dump(mode="json", by_alias=True)
     spec = {key: value for key, value in tree["select"][name].items() if key != "refine"}
     tree["select"][name] = {**spec, "weights": weights.tolist()}
     tree["select"]["outside"] = outside(sample, part=number, parts=plan.rounds)
