@@ -34,7 +34,6 @@ from penstock.jobs.ladder import climb
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
-from penstock.selectors.base import is_set_selector
 from penstock.selectors.classifiers.classifier import area_under_curve
 from penstock.selectors.preselect import PreSelect
 
@@ -163,7 +162,7 @@ def _climb(recipe: Recipe, runner: LocalRunner, progress: Any) -> tuple[str, ...
     with Workspace.driving(recipe.work_directory) as workspace:
         climb(recipe, column, lambda own: curate(own, runner).shards, workspace, runner, progress)
     assert isinstance(column.selector, PreSelect)
-    return column.selector.models
+    return column.selector.readers
 
 
 def _ranked(recipe: Recipe, name: str) -> Recipe:
@@ -267,7 +266,7 @@ def _agreement(
     )
     for name, curated in made.items():
         (column,) = [one for one in _columns(recipe, name) if one.name == name]
-        if is_set_selector(column.selector):
+        if column.selector.kind == "set":
             continue
         model = curated.columns[name].manifest["inputs"]["model"]
         artefact = Artefact.open(recipe.work_directory / "model" / model[:16])

@@ -27,6 +27,7 @@ from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
+from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting
 from penstock.storage import AnyPath
 
@@ -148,7 +149,10 @@ def make(
     workspace = Workspace(work or recipe.work_directory)
     corpus = make_corpus(CorpusSettings.of(recipe, UNIT_BYTES), workspace, runner)
     columns = make_columns(
-        [Column(name=name, selector=Given(given)) for name, given in (scores or {}).items()],
+        [
+            Column(name=name, selector=as_selector(Given(given)))
+            for name, given in (scores or {}).items()
+        ],
         Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed),
     )
     tokenizer = make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace)

@@ -22,6 +22,7 @@ KERNEL = "one numba kernel, whose cache is invalidated file by file"
 LONG: dict[str, str] = {
     "penstock/selectors/kernels/ngram.py": KERNEL,
     "penstock/selectors/kernels/wordpiece.py": KERNEL,
+    "penstock/selectors/kmq.py": "the selector, its refinement, and the parameters of both",
 }
 """Modules of more than 450 lines, and why."""
 
@@ -103,7 +104,6 @@ def protocols() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.xfail(strict=True, reason="the adapter is to be written")
 def test_plugs_are_examined_in_the_adapter_alone() -> None:
     """Elsewhere a plug's members are those of its protocol, so that a type checker sees them."""
     members = set().union(*protocols().values())

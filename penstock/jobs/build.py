@@ -13,8 +13,8 @@ from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
-from penstock.selectors.targets import read_targets
-from penstock.storage import AnyPath, find_files, real_path, sha256_file
+from penstock.selectors.targets import targets_in
+from penstock.storage import AnyPath, find_files, real_path
 
 __all__ = ["build_columns", "build_reweighter", "build_rewrites", "find_evaluation_files"]
 
@@ -67,7 +67,7 @@ def build_columns(recipe: Recipe) -> list[Column]:
     built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
     wanted = list(recipe.budget.ranks)
     for name in wanted:  # it grows by the columns that a column depends on
-        upon = getattr(built.get(name), "quality", None)
+        upon = built[name].requirements.quality if name in built else None
         if upon is not None and upon not in wanted:
             wanted.append(upon)
     columns = []
@@ -87,19 +87,17 @@ def build_columns(recipe: Recipe) -> list[Column]:
                     file=file,
                     fix="remove it from one of them",
                 )
-        if not files and getattr(built[name], "wants_target", False):
+        if not files and built[name].requirements.target:
             raise SelectorError(
                 f"missing; `{spec.use}` needs examples",
                 key=f"select.{name}.target",
                 fix="write target: [examples.jsonl], lines of question and answer, or of text",
             )
-        here = [local_file(file) for file in files]
         columns.append(
             Column(
                 name=name,
                 selector=built[name],
-                target=[target for file in here for target in read_targets(file)],
-                target_hashes=[sha256_file(file) for file in here],
+                target=targets_in([local_file(file) for file in files]),
             )
         )
     return in_dependence(columns)

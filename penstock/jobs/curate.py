@@ -204,7 +204,7 @@ def _curate(
         made["corpus"] = corpus = make_corpus(plan.corpus, workspace, runner)
         kept = corpus.facts["documents"]
         progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
-    added = [rewrite.name for rewrite in plan.rewrites if not type(rewrite.rewriter).replaces]
+    added = [rewrite.name for rewrite in plan.rewrites if not rewrite.rewriter.replaces]
     # Before hours of rewriting: which sources there are is known from here on.
     check_shares(plan.cut.budget, [*corpus.facts["by_source"], *added])
     for rewrite in plan.rewrites:
@@ -264,12 +264,12 @@ def _train_for(
     column: Column, recipe: Recipe, cut: Callable[[Recipe], Artefact], models: Models
 ) -> None:
     """Train the models that a column's selector needs before its fit, and hand them to it."""
-    selector = column.selector
-    if getattr(selector, "ladder", None) is not None:
+    requirements = column.selector.requirements
+    if requirements.model_ladder is not None:
         from penstock.jobs.ladder import climb  # imports PyTorch
 
         climb(recipe, column, cut, models.workspace, models.runner, models.progress)
-    if getattr(selector, "refinement", None) is not None:
+    if requirements.cluster_weights is not None:
         from penstock.jobs.refinement import find_weights  # likewise
 
         find_weights(recipe, column, cut, models)

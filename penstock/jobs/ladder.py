@@ -21,8 +21,7 @@ from penstock.jobs.held_out import random_outside
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import ModelShape, Recipe, Train
-from penstock.selectors.base import Target
-from penstock.selectors.preselect import Ladder, PreSelect
+from penstock.selectors.base import ModelLadder, Target
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import RunResult, RunSpec
@@ -51,24 +50,24 @@ def climb(
         BudgetError: The pool holds too few tokens outside the sample.
         UnmadeError: They have to be trained, and this workspace is for looking only.
     """
-    selector = column.selector
-    assert isinstance(selector, PreSelect) and selector.ladder is not None
-    if not column.target:
+    ladder = column.selector.requirements.model_ladder
+    assert ladder is not None
+    if not column.target.examples:
         raise SelectorError(
             f"select.{column.name}.target: missing; the models of a ladder are put in order by it"
         )
-    evaluations = _evaluations(column.target)
+    evaluations = _evaluations(column.target.examples)
     specs = []
-    for tokens in selector.ladder.tokens:
+    for tokens in ladder.tokens:
         try:
-            shards = cut(random_outside(recipe, selector.sample, tokens))
+            shards = cut(random_outside(recipe, ladder.sample, tokens))
         except BudgetError as error:
             raise BudgetError(
                 f"select.{column.name}.ladder.tokens: expected {tokens:,} tokens of documents "
-                f"that `sample` = {selector.sample:,} leaves of the pool to train on, got fewer; "
+                f"that `sample` = {ladder.sample:,} leaves of the pool to train on, got fewer; "
                 f"make either smaller ({error})"
             ) from None
-        specs += _specs(selector.ladder, shards, recipe.seed, evaluations)
+        specs += _specs(ladder, shards, recipe.seed, evaluations)
     if missing := [spec for spec in specs if spec.find(workspace) is None]:
         missing[0].draft(workspace)  # refuses where nothing may be made
         runner.close()
@@ -82,11 +81,11 @@ def climb(
             f"{column.name}: {shape.layers} layers of {shape.width} on {result.tokens:,} tokens: "
             f"{_bits(result):.4f} bits per byte"
         )
-    selector.give([str(_directory(result)) for result, _ in order])
+    ladder.give([str(_directory(result)) for result, _ in order])
 
 
 def _specs(
-    ladder: Ladder, shards: Artefact, seed: int, evaluations: tuple[Evaluation, ...]
+    ladder: ModelLadder, shards: Artefact, seed: int, evaluations: tuple[Evaluation, ...]
 ) -> list[RunSpec]:
     """One run for each shape, with no setting of the recipe's, which is about other models."""
     return [

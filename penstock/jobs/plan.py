@@ -151,7 +151,7 @@ class Plan:
             ],
             "rewrite": [rewrite.identity() for rewrite in self.rewrites],
             "columns": [
-                [column.name, dict(column.selector.identity()), list(column.target_hashes)]
+                [column.name, dict(column.selector.identity()), list(column.target.hashes)]
                 for column in self.columns
             ],
             "tokenizer": [self.tokenizer.config(), self.tokenizer.seed],

@@ -8,7 +8,6 @@ once, found again.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,8 +22,8 @@ from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column, Models
 from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
 from penstock.recipe_file import parse_recipe
+from penstock.selectors.base import ClusterWeights, SetSelector
 from penstock.selectors.encoders.embedding import embed_texts
-from penstock.selectors.kmq import Kmq, Refinement, refine
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import RunResult, RunSpec
@@ -45,10 +44,11 @@ def find_weights(recipe: Recipe, column: Column, cut: Cut, models: Models) -> No
         BudgetError: A part of the pool holds too few tokens for a round.
         UnmadeError: They have to be run, and this workspace is for looking only.
     """
-    selector = column.selector
-    assert isinstance(selector, Kmq) and selector.refinement is not None
-    plan = selector.refinement
-    fitted = _fitted(column, models)
+    plan = column.selector.requirements.cluster_weights
+    assert plan is not None
+    fitted = plan.unweighted
+    own = replace(column, selector=fitted)
+    models.load(own, models.fitted(own))
     sample = plan.held_out * fitted.partitions
     evaluations = _held_out(fitted, sample, plan.held_out, models)
     weights = np.full(fitted.partitions, 1 / fitted.partitions)
@@ -58,7 +58,7 @@ def find_weights(recipe: Recipe, column: Column, cut: Cut, models: Models) -> No
         try:
             shards = cut(_round(recipe, column.name, plan, sample, number, weights))
         except BudgetError as error:
-            raise BudgetError(f"select.{column.name}.refine.tokens: {error}") from None
+            raise BudgetError(f"select.{column.name}.{plan.replaces}.tokens: {error}") from None
         spec = RunSpec(
             train=_train(plan, result),
             shards=shards.path,
@@ -71,30 +71,22 @@ def find_weights(recipe: Recipe, column: Column, cut: Cut, models: Models) -> No
             gains = {name: before[name] - after[name] for name in after}
             usual = float(np.mean(list(gains.values())))
             signals = [gains.get(_name(cluster), usual) for cluster in range(len(weights))]
-            weights = refine(weights.tolist(), signals, plan.temperature)
+            weights = plan.update(weights.tolist(), signals)
             models.progress(
                 f"{column.name}: round {number + 1}: losses fell by {min(signals):.3f} to "
                 f"{max(signals):.3f} bits per byte; weights {weights.min():.4f} to "
                 f"{weights.max():.4f}"
             )
         before = after
-    selector.weigh(weights.tolist())
+    plan.give(weights.tolist())
 
 
-def _fitted(column: Column, models: Models) -> Kmq:
-    """The selector with its clusters, before any weights."""
-    plain = copy.deepcopy(column.selector)
-    assert isinstance(plain, Kmq)
-    plain.refinement = None
-    own = replace(column, selector=plain)
-    models.load(own, models.fitted(own))
-    return plain
-
-
-def _held_out(selector: Kmq, count: int, each: int, models: Models) -> tuple[Evaluation, ...]:
+def _held_out(
+    selector: SetSelector, count: int, each: int, models: Models
+) -> tuple[Evaluation, ...]:
     """Documents of the sample, by cluster; a cluster that it holds none of has no evaluation."""
     sample = sample_documents(models.corpus, count, models.seed, FIT)
-    encoder = models.load_encoder(selector.encoder)
+    encoder = models.load_encoder(selector.requirements.encoder)
     vectors = embed_texts(sample["text"], encoder, spread=in_order(models.runner))
     numbers = selector.assign(vectors, hash_ids(sample["id"], mix(models.seed)))
     texts: dict[int, list[str]] = {}
@@ -112,11 +104,11 @@ def _name(cluster: int) -> str:
 
 
 def _round(
-    recipe: Recipe, name: str, plan: Refinement, sample: int, number: int, weights: np.ndarray
+    recipe: Recipe, name: str, plan: ClusterWeights, sample: int, number: int, weights: np.ndarray
 ) -> Recipe:
     """The recipe of a round's cut: the selector by its weights, in a part of the pool."""
     tree = recipe.model_dump(mode="json", by_alias=True)
-    spec = {key: value for key, value in tree["select"][name].items() if key != "refine"}
+    spec = {key: value for key, value in tree["select"][name].items() if key != plan.replaces}
     tree["select"][name] = {**spec, "weights": weights.tolist()}
     tree["select"]["outside"] = outside(sample, part=number, parts=plan.rounds)
     tree["compare"] = {}
@@ -128,7 +120,7 @@ def _round(
     return parse_recipe(tree, recipe.directory)
 
 
-def _train(plan: Refinement, before: RunResult | None) -> Train:
+def _train(plan: ClusterWeights, before: RunResult | None) -> Train:
     layers, width, heads = plan.shape
     model: ModelShape | ModelFrom = ModelShape(layers=layers, width=width, heads=heads)
     if before is not None:

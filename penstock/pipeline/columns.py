@@ -19,7 +19,7 @@ from penstock.pipeline.scoring.embeddings import make_embeddings
 from penstock.pipeline.scoring.models import Column, Models
 from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.units import Unit, units_of
-from penstock.selectors.base import EmbeddingScorer, SetSelector, is_set_selector
+from penstock.selectors.base import SetSelector
 
 __all__ = ["Column", "in_dependence", "make_columns"]
 
@@ -45,7 +45,7 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     scorers: list[Column] = []
     drafts: dict[str, Draft] = {}
     for column in ordered:
-        if is_set_selector(column.selector):
+        if column.selector.kind == "set":
             continue
         found, draft = _draft(column, models, {})
         if found is not None:
@@ -59,7 +59,7 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     for name, draft in drafts.items():
         finished[name] = _publish(draft, units, models.corpus)
     for column in ordered:
-        if is_set_selector(column.selector):
+        if column.selector.kind == "set":
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
     for name, artefact in finished.items():
         if excluded := artefact.facts["excluded"]:
@@ -104,8 +104,9 @@ def _embedded(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
     """Find or make the vectors of each column whose scorer reads vectors."""
     found: dict[str, Artefact] = {}
     for column in columns:
-        if isinstance(column.selector, EmbeddingScorer) and column.selector.embeds is not None:
-            found[column.name] = make_embeddings(column.selector.embeds, models, models.progress)
+        asked = column.selector.requirements.embeddings
+        if asked is not None:
+            found[column.name] = make_embeddings(asked.encoder, models, models.progress)
     return found
 
 
@@ -116,7 +117,7 @@ def _set_column(
     units: Sequence[Unit],
     finished: Mapping[str, Artefact],
 ) -> Artefact:
-    embeddings = make_embeddings(selector.encoder, models, models.progress)
+    embeddings = make_embeddings(selector.requirements.encoder, models, models.progress)
     quality = None if column.quality is None else finished[column.quality]
     inputs = {
         "embeddings": embeddings.fingerprint,

@@ -1,4 +1,4 @@
-"""Bands of perplexity: which end, or whether the middle, a budget of any size takes.
+"""Bands of perplexity: the end, or the middle, that a budget of any size takes.
 
 ``low`` and ``high`` score minus and plus the logarithm of a document's perplexity: the best are
 one end, however much is taken, and no sample is needed. ``middle`` scores minus the distance of
@@ -12,13 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.selectors.parameters import one_of
+from penstock.selectors.algorithm import read_array
+from penstock.selectors.parameters import not_fitted
 
-__all__ = ["Band"]
+__all__ = ["Band", "BandName"]
+
+BandName = Literal["low", "middle", "high"]
 
 _GRID = 1000
 """Steps in which quantiles of the sample are kept; between them perplexity is interpolated."""
@@ -29,27 +33,27 @@ class Band:
 
     Args:
         name: ``low``, ``middle`` or ``high``.
-        selector: Whose band it is, for messages.
+        selector: The selector's name, for messages.
     """
 
-    def __init__(self, name: str, selector: str) -> None:
-        self.name = one_of("band", name, "low", "middle", "high")
+    def __init__(self, name: BandName, selector: str) -> None:
+        self.name = name
         self.selector = selector
         self.quantiles: np.ndarray | None = None
 
     @property
     def wants_sample(self) -> bool:
-        """Whether :meth:`place` must be called before :meth:`scores`."""
+        """True where :meth:`place` must be called before :meth:`scores`."""
         return self.name == "middle"
 
     def place(
         self, nats: np.ndarray, percents: Sequence[int] = (5, 25, 50, 75, 95)
     ) -> dict[str, float]:
-        """Learn where the middle is.
+        """Estimate the quantiles, which define the middle.
 
         Args:
             nats: (n,) float64, logarithms of the perplexities of a sample, in any order.
-            percents: Which of its quantiles are returned.
+            percents: The quantiles that are returned.
 
         Returns:
             Perplexities, by percent.
@@ -59,7 +63,7 @@ class Band:
         """
         self.quantiles = None
         if not len(nats):
-            raise SelectorError("sample: expected documents with text to fit on, got none")
+            raise SelectorError(key="sample", expected="documents with text to fit on", got="none")
         quantiles = np.quantile(nats, np.linspace(0, 1, _GRID + 1))
         quantiles = np.maximum.accumulate(quantiles)  # rounding may take a last bit off
         self.quantiles = quantiles if self.wants_sample else None
@@ -75,9 +79,7 @@ class Band:
         if self.name == "high":
             return nats.astype(np.float32)
         if self.quantiles is None:
-            raise SelectorError(
-                f"{self.selector}: expected a fitted selector; call fit or load first"
-            )
+            raise not_fitted(self.selector)
         return (-np.abs(_places(nats, self.quantiles) - 0.5)).astype(np.float32)
 
     def save(self, directory: Path) -> None:
@@ -90,19 +92,17 @@ class Band:
         self.quantiles = None
         if not self.wants_sample:
             return
-        try:
-            quantiles = np.load(directory / "quantiles.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ArtefactError(f"{directory}: not a fitted {self.selector}: {error}") from error
+        quantiles = read_array(directory / "quantiles.npy")
         if quantiles.shape != (_GRID + 1,) or not (np.diff(quantiles) >= 0).all():
-            raise ArtefactError(f"{directory}: expected {_GRID + 1} ascending quantiles")
+            raise ArtefactError(file=directory, expected=f"{_GRID + 1} ascending quantiles")
         self.quantiles = quantiles
 
 
 def _places(values: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """Where values lie in a sample, from 0 to 1: (n,) float64 and ascending (k,) to (n,).
+    """Locate values in a sample, from 0 to 1: (n,) float64 and ascending (k,) to (n,).
 
-    A value that fills a stretch of the sample, a text that is often repeated, lies in its middle.
+    A value that occurs several times in the sample, as of a repeated text, is located in the
+    middle of its range.
     """
     known, first, count = np.unique(quantiles, return_index=True, return_counts=True)
     return np.interp(values, known, (first + (count - 1) / 2) / (len(quantiles) - 1))

@@ -1,9 +1,12 @@
-"""What a selector is: something that turns documents into a column of float32.
+"""The selector protocols: a selector turns documents into a column of float32.
 
-Higher is taken earlier, NaN is never taken. The engine knows selectors only through these
-protocols; a selector knows nothing of Ray, of paths, or of other selectors. Randomness comes
-from a hash of (seed, document id) (:mod:`penstock.hashing`), never from time, thread or worker, so
-a column is the same whoever computes it and in whatever order.
+A higher score is taken earlier and NaN is never taken. The engine reaches selectors through these
+protocols alone, and a selector uses neither Ray, nor artefacts, nor another selector. All that it
+asks of the engine is one object, :class:`Requirements`. Randomness comes from a hash of
+(seed, document id) (:mod:`penstock.hashing`), never from time, thread or worker, so a column is
+the same on every machine and in any order of work.
+
+A plug-in need not have all of a protocol: :mod:`penstock.selectors.adapter` completes it.
 """
 
 from __future__ import annotations
@@ -11,25 +14,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from penstock.errors import SelectorError
+from penstock.resources import Resources
+
+if TYPE_CHECKING:
+    from penstock.selectors.classifiers.classifier import Texts
+    from penstock.selectors.classifiers.fasttext import CollapsedFastText
 
 __all__ = [
+    "ClassifierScores",
+    "ClusterWeights",
     "Documents",
-    "EmbeddingScorer",
+    "EmbeddingScores",
     "Encoder",
     "Fitting",
-    "MergingSetSelector",
+    "Merge",
+    "ModelLadder",
     "ParallelMap",
     "Partition",
+    "Requirements",
     "Scorer",
+    "Selector",
     "SetSelector",
     "Target",
-    "is_set_selector",
+    "Targets",
     "serial_map",
 ]
 
@@ -41,10 +54,10 @@ Documents: TypeAlias = pa.RecordBatch
 
 
 class ParallelMap(Protocol):
-    """How a selector asks for work to be done side by side, without knowing by whom.
+    """Run a function over items in parallel, on whatever workers the engine has.
 
     ``spread(function, items, shared)`` yields ``function(item, shared)`` for each item, in the
-    items' order. ``function`` is a module-level function; ``shared`` travels once to each worker.
+    items' order. ``function`` is a module-level function; ``shared`` is sent once to each worker.
     """
 
     def __call__(
@@ -55,15 +68,20 @@ class ParallelMap(Protocol):
 def serial_map(
     function: Callable[[Any, Any], Result], items: Sequence[Any], shared: Any = None
 ) -> Iterator[Result]:
-    """The :class:`ParallelMap` of a single process: a plain loop."""
+    """Run a :class:`ParallelMap` in a single process: a plain loop."""
     for item in items:
         yield function(item, shared)
 
 
 class Encoder(Protocol):
-    """Texts to vectors; travels to workers and lies in a directory as data."""
+    """Texts to vectors; it is sent to workers and stored in a directory as data."""
 
     name: str
+
+    @property
+    def resources(self) -> Resources:
+        """Resources of a worker that encodes."""
+        ...
 
     def encode(self, texts: pa.Array) -> np.ndarray:
         """(n,) large_string to (n, d) float32, L2-normalised; without a token, a zero vector."""
@@ -73,8 +91,8 @@ class Encoder(Protocol):
 
 
 def no_encoder(name: str) -> Encoder:
-    """The :attr:`Fitting.encoder` of a fitting that has none."""
-    raise SelectorError(f"encoder: expected a fitting that can make encoders, to make {name}")
+    """Raise: the default of :attr:`Fitting.encoder`, for a fitting that cannot make encoders."""
+    raise SelectorError(key="encoder", expected="a fitting that can make encoders", got=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +105,18 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """The examples of a selector's ``target`` files, with what identifies them."""
+
+    examples: Sequence[Target] = ()
+    """In file order."""
+    hashes: Sequence[str] = ()
+    """sha256 of the files, in the recipe's order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitting:
-    """What a selector may look at while it fits: never the ``evaluate`` files."""
+    """The inputs of a fit; the ``evaluate`` files are never among them."""
 
     sample: Callable[[int], pa.Table]
     """``sample(n)``: about n documents drawn by hash of id, or the whole pool if it is smaller.
@@ -106,33 +134,158 @@ class Fitting:
     for a corpus; names as in :mod:`penstock.selectors.encoders.encoders`."""
     spread: ParallelMap = serial_map
     progress: Callable[[str], None] = field(default=lambda line: None)
-    """Tells the person who waits what is going on."""
+    """Shows a line of progress to the user."""
 
 
-@runtime_checkable
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingScores:
+    """Scoring by vectors that the engine makes once for all selectors that use the encoder."""
+
+    encoder: str
+    """Names as in :mod:`penstock.selectors.encoders.encoders`."""
+    score: Callable[[Documents, np.ndarray], np.ndarray]
+    """The scores of :meth:`Scorer.score`, (n,) float32, from (n, d) int16 vectors.
+
+    Vectors are on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`), of the
+    first :data:`penstock.selectors.encoders.embedding.CHARACTERS` characters of each text.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierScores:
+    """Scoring by a fastText classifier, which several scorers of one batch share in one pass.
+
+    ``score(documents)`` equals ``finish(classifier.score(texts), Texts(texts))`` to the last bit,
+    ``texts`` being the documents' column, since a column may be made either way.
+    """
+
+    classifier: CollapsedFastText
+    """The same object for every batch."""
+    finish: Callable[[np.ndarray, Texts], np.ndarray]
+    """(n,) float32 p(positive), not to be written to, to the scorer's own (n,) float32."""
+
+    @classmethod
+    def of(
+        cls,
+        classifier: CollapsedFastText | None,
+        finish: Callable[[np.ndarray, Texts], np.ndarray],
+    ) -> ClassifierScores | None:
+        """None before the fit, while there is no classifier."""
+        return None if classifier is None else cls(classifier=classifier, finish=finish)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge:
+    """A second round of selection: the best of all partitions compete once more (GreeDi)."""
+
+    candidates: Callable[[Partition, np.ndarray], np.ndarray]
+    """The partition and its scores to (k,) int64 positions in it: the documents that compete.
+    Those of all partitions together must fit a task."""
+    merge: Callable[[Partition, np.ndarray], np.ndarray]
+    """All candidates as one partition, and their scores, (m,) float32, to the (m,) float32 that
+    replace them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLadder:
+    """Models to train before the fit: every shape on every budget, in order of their losses.
+
+    They are trained on documents of the pool outside the selector's sample, and put in order by
+    their bits per byte on the selector's ``target`` files.
+    """
+
+    shapes: Sequence[tuple[int, int, int]]
+    """(layers, width, heads) of each size."""
+    tokens: Sequence[int]
+    """Training budgets of each size."""
+    batch_tokens: int
+    lr: float
+    sample: int
+    """Documents of the sample that the models must not be trained on, about."""
+    give: Callable[[Sequence[str]], None]
+    """Receives the models' directories, from worst to best."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterWeights:
+    """Rounds of short training runs before the fit, which find a weight for each partition.
+
+    Each round trains the model of the round before on another part of the pool, chosen by the
+    weights so far; a partition's signal is how much the loss on held-out documents of its own
+    fell over the round.
+    """
+
+    rounds: int
+    tokens: int
+    """Of a round."""
+    shape: tuple[int, int, int]
+    """(layers, width, heads) of the model."""
+    batch_tokens: int
+    lr: float
+    held_out: int
+    """Held-out documents of each partition, about."""
+    unweighted: SetSelector
+    """The selector without weights, which is fitted to know the partitions."""
+    replaces: str
+    """The parameter that asks for the rounds; a round's recipe has ``weights`` in its place."""
+    update: Callable[[Sequence[float], Sequence[float]], np.ndarray]
+    """(k,) weights of a round and (k,) signals to the next weights, (k,) float64, sum 1."""
+    give: Callable[[Sequence[float]], None]
+    """Receives the weights that were found, one for each partition."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """All that a selector asks of the engine.
+
+    The engine reads it before the fit, and again once the selector is fitted or loaded:
+    ``embeddings``, ``classifier`` and ``resources`` may depend on what was fitted.
+    """
+
+    target: bool = False
+    """Whether the selector needs ``target`` files; without them it is refused before any work."""
+    quality: str | None = None
+    """Another column of the recipe that scores depend on (:attr:`Partition.quality`)."""
+    resources: Resources = field(default_factory=Resources)
+    """Of one worker that scores."""
+    encoder: str = "static"
+    """Of a set selector's vectors; names as in :mod:`penstock.selectors.encoders.encoders`."""
+    embeddings: EmbeddingScores | None = None
+    """Scores by shared vectors instead of by :meth:`Scorer.score`."""
+    classifier: ClassifierScores | None = None
+    """Scores by a classifier that shares a pass over the texts with others."""
+    merge: Merge | None = None
+    """A set selector's second round."""
+    model_ladder: ModelLadder | None = None
+    """Models to train first."""
+    cluster_weights: ClusterWeights | None = None
+    """Weights of partitions to find first."""
+
+
 class Scorer(Protocol):
-    """Gives each document a score, looking at nothing but that document and its fitted state.
+    """Scores each document from that document and the fitted state alone.
 
     Hyperparameters are the constructor's keywords. ``fit`` returns facts about the fit that go
     into the manifest and the report (accuracy, thresholds, what was chosen). Fitted state is
     saved as data: arrays, tables, model files; never a pickled object.
-
-    A scorer that is of no use without a target has ``wants_target = True``, so that its absence is
-    told before any work. A scorer that wants more than one CPU has an attribute ``needs``, a
-    :class:`penstock.resources.Resources`: ``needs = Resources(gpus=1)``.
     """
 
-    summary: ClassVar[str]
-    """One line for ``penstock selectors``."""
-    paper: ClassVar[str]
-    """Where the algorithm is published."""
-    version: ClassVar[int]
-    """Raised whenever the same inputs would give other scores."""
+    kind: ClassVar[Literal["scorer"]]
+
+    @property
+    def version(self) -> int:
+        """Raised whenever the same inputs would give other scores."""
+        ...
+
+    @property
+    def requirements(self) -> Requirements:
+        """All that is asked of the engine, now."""
+        ...
 
     def identity(self) -> Mapping[str, Any]:
         """What the scores depend on besides the data: parameters, hashes of files and of code.
 
-        Goes into fingerprints, so it holds no path and is the same on every machine.
+        It goes into fingerprints, so it holds no path and is the same on every machine.
         """
         ...
 
@@ -147,26 +300,7 @@ class Scorer(Protocol):
         ...
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote, on an instance with the same hyperparameters."""
-        ...
-
-
-@runtime_checkable
-class EmbeddingScorer(Scorer, Protocol):
-    """A scorer of embeddings, which the engine has made once for all who want them."""
-
-    @property
-    def embeds(self) -> str | None:
-        """What documents are embedded with, once fitted; names as in
-        :mod:`penstock.selectors.encoders.encoders`. None where ``score`` has to be called."""
-        ...
-
-    def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
-        """What ``score(documents)`` returns, from (n, d) int16 vectors of the texts' beginnings.
-
-        Vectors are on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`), of
-        :data:`penstock.selectors.encoders.embedding.CHARACTERS` characters of each text.
-        """
+        """Read the files of :meth:`save`, on an instance with the same hyperparameters."""
         ...
 
 
@@ -179,35 +313,37 @@ class Partition:
     """(n,) uint64, ascending: of (seed, id). Ties and draws are by hash, never by position."""
     vectors: np.ndarray
     """(n, d) int16 on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`); zero
-    where
-    the text has no token."""
+    where the text has no token."""
     quality: np.ndarray | None
-    """(n,) float32 of the column that :attr:`SetSelector.quality` names; NaN is never taken."""
+    """(n,) float32 of the column :attr:`Requirements.quality`; NaN is never taken."""
 
     def __len__(self) -> int:
         return len(self.hashes)
 
 
 class SetSelector(Protocol):
-    """Gives each document a score that depends on the others: on its *partition* of the pool.
+    """Scores each document by the others in its *partition* of the pool.
 
-    Every document is placed in one of :attr:`partitions` by its vector or its hash, and a
+    Every document is assigned to one of :attr:`partitions` by its vector or its hash, and a
     partition is scored as a whole, by one task. Scores of all partitions are one column, so they
     must be comparable: a rank within the partition over its size takes equally from each.
     """
 
-    summary: ClassVar[str]
-    paper: ClassVar[str]
-    version: ClassVar[int]
+    kind: ClassVar[Literal["set"]]
 
-    encoder: str
-    """What the vectors are made with; names as in :mod:`penstock.selectors.encoders.encoders`."""
-    quality: str | None
-    """Another column of the recipe that scores depend on."""
+    @property
+    def version(self) -> int:
+        """As :attr:`Scorer.version`."""
+        ...
+
+    @property
+    def requirements(self) -> Requirements:
+        """As :attr:`Scorer.requirements`."""
+        ...
 
     @property
     def partitions(self) -> int:
-        """How many there are, once fitted; about ``pool_size`` over what a task can hold."""
+        """Their number, once fitted; about ``pool_size`` over the documents a task can hold."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
@@ -219,7 +355,7 @@ class SetSelector(Protocol):
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """(n, d) int16 and (n,) uint64 to the number of each document's partition, (n,) int64.
 
-        It depends on a document alone, so the same for whatever batch it comes in.
+        It depends on a document alone, so it is the same in any batch.
         """
         ...
 
@@ -236,19 +372,5 @@ class SetSelector(Protocol):
         ...
 
 
-def is_set_selector(selector: object) -> TypeGuard[SetSelector]:
-    """Whether a selector sees documents together: whether it has a place for each."""
-    return callable(getattr(selector, "assign", None))
-
-
-@runtime_checkable
-class MergingSetSelector(SetSelector, Protocol):
-    """A set selector whose partitions' best compete once more, all together (GreeDi's merge)."""
-
-    def candidates(self, partition: Partition, scores: np.ndarray) -> np.ndarray:
-        """Who competes: (k,) int64 places in the partition, of which all together fit a task."""
-        ...
-
-    def merge(self, candidates: Partition, scores: np.ndarray) -> np.ndarray:
-        """(m,) float32 in place of the candidates' scores in their own partitions, (m,) float32."""
-        ...
+Selector: TypeAlias = Scorer | SetSelector
+"""Either kind; ``selector.kind`` tells which."""

@@ -1,8 +1,8 @@
-"""BETR: documents ranked by how near they come to any one example of what is wanted.
+"""BETR: documents ranked by their nearness to any one example of the target.
 
 Mizrahi et al. 2025, *Language Models Improve When Pretraining Data Matches Target Tasks*. Texts
 and examples are embedded; each example ranks all documents; a document's score is its best rank
-(:mod:`penstock.selectors.kernels.ranking`). The published selector then teaches a fastText
+(:mod:`penstock.selectors.kernels.ranking`). The published selector then trains a fastText
 classifier the
 top tenth of a sample, so that a pool of any size costs one cheap pass (``mode: classifier``).
 Where the sample can be the whole pool, the ranks themselves are the score (``mode: direct``).
@@ -15,17 +15,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
-from penstock.errors import ArtefactError, SelectorError
+from penstock.errors import SelectorError
 from penstock.hashing import hash_ids, mix
 from penstock.resources import Resources
-from penstock.selectors.base import Documents, Encoder, Fitting, Target
+from penstock.selectors.algorithm import ClassifierScorer, read_array, read_json
+from penstock.selectors.base import (
+    Documents,
+    EmbeddingScores,
+    Encoder,
+    Fitting,
+    Requirements,
+    Target,
+)
 from penstock.selectors.classifiers.classifier import (
     Texts,
     TrainingSet,
@@ -37,12 +47,19 @@ from penstock.selectors.classifiers.classifier import (
     shrink,
     train_classifier,
 )
-from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders.encoders import EncoderName, contents_of, load_encoder
+from penstock.selectors.encoders.encoders import EncoderName, load_encoder
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
-from penstock.selectors.parameters import flag, listed, model_name, number, one_of, whole
+from penstock.selectors.parameters import (
+    ModelName,
+    Natural,
+    OneOrMore,
+    Positive,
+    Share,
+    Whole,
+    not_fitted,
+)
 
 __all__ = ["Betr", "filter_rate"]
 
@@ -50,12 +67,12 @@ _FEW_TEXTS = 1000
 """Texts that ``encoder: auto`` gives to the sentence encoder: about a minute."""
 
 _POSITIVES = 1000
-"""Documents that ``mode: auto`` wants the classifier to learn from: with 100 of them held out and
-as many others, an accuracy of 0.75 is known to 0.03."""
+"""The least number of positives for which ``mode: auto`` trains a classifier: with 100 of them held
+out and as many others, an accuracy of 0.75 is measured to 0.03."""
 
 
 def filter_rate(flops: float) -> float:
-    """The share of a pool's tokens that is best kept for a compute budget, at most 1.
+    """Return the share of a pool's tokens that is best kept for a compute budget, at most 1.
 
     The paper's fit, 4e-5 C^0.25 in percent, C being the FLOPs of a training run whose size and
     tokens are compute-optimal: 0.04 for 1e20, 0.126 for 1e22. Over-training drifts more slowly.
@@ -63,138 +80,153 @@ def filter_rate(flops: float) -> float:
     return float(min(1.0, 4e-7 * flops**0.25))
 
 
-class Betr:
+class Betr(ClassifierScorer):
     """Scores documents by their best rank among the neighbours of the target's examples.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
     The paper fits on 10 million documents; figures are from a pool of 65,686, of which the
-    classifier was taught the best tenth against as many others, by accuracy on a held-out tenth.
-
-    Args:
-        mode: ``classifier`` (as published), ``direct``, or ``auto``: a classifier where the
-            sample's top holds a thousand documents to learn from, else direct.
-        encoder: ``sentence`` (all-MiniLM-L6-v2), ``static`` (distilled from it), the directory
-            of a sentence-transformers model or of a saved static encoder, a hub name, or
-            ``auto``: sentence for at most 1,000 texts, else static. Published: Arctic-Embed L v2,
-            which wants a GPU.
-        max_characters: What is embedded, and learned from, of a text. Published: 8,192 tokens,
-            and all words for the classifier. The first 2,048 characters are twice what MiniLM
-            reads and 43 % of the pool's text; a classifier of whole documents was no better
-            (0.756 for 0.762) and took 12 s for 5.
-        sample: Documents to fit on, about. Published: 10 million; a static encoder reads 100,000
-            in a minute on one core.
-        aggregate: ``max`` (as published) or ``mean`` over examples.
-        value: ``rank``, ``log2`` or ``reciprocal``; under max they rank documents alike.
-        top_share: Of the sample: what the classifier learns to find, as published.
-        rungs: R at first; doubled until ``top_share`` of the sample is in some top R.
-        balanced: Equal numbers of examples for each benchmark, drawn by hash, as published where
-            the benchmarks are the goal.
-        lr, epoch: The classifier's grid, chosen from on a held-out tenth. Published: 0.03 and 5,
-            for a million positives; 6,500 leave it at its initialisation (0.55), where 0.1 x 5,
-            0.1 x 10, 0.5 x 5 and 0.5 x 10 gave 0.66, 0.75, 0.76 and 0.77.
-        word_ngrams, min_count: The classifier's, as published.
-        dim: The classifier's. Published: 128, of which two labels use one direction. 16 found as
-            much (0.761 for 0.762) in 2 s for 4, and in 128 MB for 1 GB.
-        bucket: The classifier's; fastText's default.
-        prior_words: Log odds are shrunk by n / (n + ``prior_words``), n distinct words. Published:
-            not at all, which puts stubs first: of the pool's best 2 % by characters 41 % were
-            shorter than 200 characters, and of those that the classifier had not been taught 10 %
-            belonged to the tenth it was to find. Shrunk with 50: 0 % and 45 %
-            (:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`).
+    classifier was trained on the best tenth against as many others, by accuracy on a held-out
+    tenth.
     """
 
+    name: ClassVar[str] = "betr"
     summary: ClassVar[str] = "documents nearest to any example of the target benchmarks"
     paper: ClassVar[str] = "Mizrahi et al. 2025, BETR: benchmark-targeted ranking"
     version: ClassVar[int] = 3
-    paths: ClassVar[tuple[str, ...]] = ("encoder",)
 
-    def __init__(
-        self,
-        *,
-        mode: str = "auto",
-        encoder: str = "auto",
-        max_characters: int = CHARACTERS,
-        sample: int = 100_000,
-        aggregate: str = "max",
-        value: str = "rank",
-        top_share: float = 0.1,
-        rungs: int = 512,
-        balanced: bool = True,
-        lr: float | Sequence[float] = (0.1, 0.5),
-        epoch: int | Sequence[int] = (5, 10),
-        word_ngrams: int = 2,
-        dim: int = 16,
-        min_count: int = 5,
-        bucket: int = 2_000_000,
-        prior_words: int = 50,
-    ) -> None:
-        self.mode = one_of("mode", mode, "auto", "classifier", "direct")
-        self.encoder = model_name("encoder", encoder)
-        self.max_characters = whole("max_characters", max_characters)
-        self.sample = whole("sample", sample)
-        self.aggregate = one_of("aggregate", aggregate, "max", "mean")
-        self.value = one_of("value", value, "rank", "log2", "reciprocal")
-        self.top_share = number("top_share", top_share, below=1)
-        self.rungs = whole("rungs", rungs)
-        self.balanced = flag("balanced", balanced)
-        self.lr = tuple(number("lr", item) for item in listed("lr", lr))
-        self.epoch = tuple(whole("epoch", item) for item in listed("epoch", epoch))
-        self.word_ngrams = whole("word_ngrams", word_ngrams)
-        self.dim = whole("dim", dim)
-        self.min_count = whole("min_count", min_count)
-        self.bucket = whole("bucket", bucket)
-        self.prior_words = whole("prior_words", prior_words, least=0)
-        self.classifier_: CollapsedFastText | None = None
-        self.ranking_: tuple[Encoder, Ranker] | None = None
-        self.chosen_ = self.encoder
+    mode: Literal["auto", "classifier", "direct"] = Field(
+        default="auto",
+        description="``classifier`` (as published), ``direct``, or ``auto``: a classifier where "
+        "the sample's top holds a thousand documents to train on, else direct.",
+    )
+    encoder: ModelName = Field(
+        default="auto",
+        description="``sentence`` (all-MiniLM-L6-v2), ``static`` (distilled from it), the "
+        "directory of a sentence-transformers model or of a saved static encoder, a hub name, "
+        "or ``auto``: sentence for at most 1,000 texts, else static. Published: Arctic-Embed L "
+        "v2, which needs a GPU.",
+    )
+    max_characters: Whole = Field(
+        default=CHARACTERS,
+        description="Characters of a text that are embedded and trained on. Published: 8,192 "
+        "tokens, and all words for the classifier. The first 2,048 characters are twice what "
+        "MiniLM reads and 43 % of the pool's text; a classifier of whole documents was no "
+        "better (0.756 for 0.762) and took 12 s for 5.",
+    )
+    sample: Whole = Field(
+        default=100_000,
+        description="Documents to fit on, about. Published: 10 million; a static encoder reads "
+        "100,000 in a minute on one core.",
+    )
+    aggregate: Literal["max", "mean"] = Field(
+        default="max",
+        description="``max`` (as published) or ``mean`` over examples.",
+    )
+    value: Literal["rank", "log2", "reciprocal"] = Field(
+        default="rank",
+        description="``rank``, ``log2`` or ``reciprocal``; under ``max`` they rank documents "
+        "alike.",
+    )
+    top_share: Share = Field(
+        default=0.1,
+        description="Share of the sample that is the classifier's positives, as published.",
+    )
+    rungs: Whole = Field(
+        default=512,
+        description="R, the ranks that are kept of each example, at first; doubled until "
+        "``top_share`` of the sample is within the top R of some example.",
+    )
+    balanced: bool = Field(
+        default=True,
+        description="Equal numbers of examples for each benchmark, drawn by hash, as published "
+        "where the benchmarks are the goal.",
+    )
+    lr: OneOrMore[Positive] = Field(
+        default=(0.1, 0.5),
+        description="The classifier's learning rates; the grid with ``epoch`` is chosen from on "
+        "a held-out tenth. Published: 0.03 and 5 epochs, for a million positives; 6,500 leave "
+        "it at its initialisation (0.55), where 0.1 x 5, 0.1 x 10, 0.5 x 5 and 0.5 x 10 gave "
+        "0.66, 0.75, 0.76 and 0.77.",
+    )
+    epoch: OneOrMore[Whole] = Field(
+        default=(5, 10),
+        description="The classifier's epochs; see ``lr``.",
+    )
+    word_ngrams: Whole = Field(
+        default=2,
+        description="The classifier's n-grams, as published.",
+    )
+    dim: Whole = Field(
+        default=16,
+        description="The classifier's dimensions. Published: 128, of which two labels use one "
+        "direction. 16 found as much (0.761 for 0.762) in 2 s for 4, and in 128 MB for 1 GB.",
+    )
+    min_count: Whole = Field(
+        default=5,
+        description="The least count of a word of the classifier, as published.",
+    )
+    bucket: Whole = Field(
+        default=2_000_000,
+        description="The classifier's buckets of n-grams; fastText's default.",
+    )
+    prior_words: Natural = Field(
+        default=50,
+        description="Log odds are shrunk by n / (n + ``prior_words``), n distinct words. "
+        "Published: not at all, which puts stubs first: of the pool's best 2 % by characters 41 "
+        "% were shorter than 200 characters, and of those that the classifier had not been "
+        "trained on 10 % belonged to the tenth it was to find. Shrunk with 50: 0 % and 45 % "
+        "(:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`).",
+    )
+
+    _ranking: tuple[Encoder, Ranker] | None = None
+    _chosen: str = ""
+    # The encoder that ``auto`` stands for, once fitted.
 
     @property
-    def needs(self) -> Resources:
-        """What a worker must have that scores."""
-        own = self.max_characters != CHARACTERS  # else the engine has made the vectors
-        embeds = own and self.mode == "direct" and EncoderName.of(self.encoder).gpu
-        return Resources(gpus=1 if embeds else 0)
-
-    @property
-    def wants_target(self) -> bool:
-        """Whether it is of no use without examples to aim at."""
-        return True
-
-    def identity(self) -> Mapping[str, Any]:
-        """The hyperparameters, and the contents of the encoder's directory if it is one."""
-        own = {name: value for name, value in vars(self).items() if not name.endswith("_")}
-        return {**own, "encoder": contents_of(self.encoder)}
+    def requirements(self) -> Requirements:
+        """All that is asked of the engine; in direct mode shared vectors, where they do."""
+        shared = self.max_characters == CHARACTERS  # the engine has made the vectors
+        embeds = not shared and self.mode == "direct" and EncoderName.of(self.encoder).gpu
+        embeddings = None
+        if shared and self._ranking is not None:
+            embeddings = EmbeddingScores(encoder=self._chosen, score=self.score_vectors)
+        return replace(
+            super().requirements,
+            target=True,
+            resources=Resources(gpus=1 if embeds else 0),
+            embeddings=embeddings,
+        )
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Rank a sample, and teach a classifier its top unless the ranks are the score.
+        """Rank a sample, and train a classifier on its top unless the ranks are the score.
 
         Returns:
             Facts: the sample, examples by benchmark, encoder, R, coverage; and the classifier's
             held-out accuracy, the grid's figures and what was chosen.
 
         Raises:
-            SelectorError: There is nothing to aim at or to learn from, or the classifier does not
-                tell the top from the rest.
+            SelectorError: There are no examples or no documents, or the classifier does not
+                separate the top from the rest.
         """
-        self.classifier_ = self.ranking_ = None
+        self._classifier = self._ranking = None
         targets = self._examples(fitting)
         sample = fitting.sample(self.sample)
         some = pa.array(~blank(sample["text"]))
-        # What is not looked at need not be held, nor kept by the allocator: a quarter of the peak.
+        # Text that is not read is freed, also by the allocator: a quarter of the peak.
         text = sample.schema.get_field_index("text")
         sample = sample.set_column(
             text, "text", beginning(sample["text"], self.max_characters)
         ).filter(some)
         pa.default_memory_pool().release_unused()
         if not len(sample):
-            raise SelectorError("sample: expected documents with text to fit on, got none")
+            raise SelectorError(key="sample", expected="documents with text to fit on", got="none")
         mode = self.mode
         if mode == "auto":
             enough = self.top_share * len(sample) >= _POSITIVES
             mode = "classifier" if enough else "direct"
         hashes = hash_ids(sample["id"], mix(fitting.seed, "betr"))
-        self.chosen_ = self._encoder(fitting, len(sample), len(targets), mode)
-        encoder = fitting.encoder(self.chosen_)
+        self._chosen = self._encoder(fitting, len(sample), len(targets), mode)
+        encoder = fitting.encoder(self._chosen)
 
         fitting.progress(f"embedding {len(sample):,} documents and {len(targets):,} examples")
         texts = pa.array([target.text for target in targets], pa.large_string())
@@ -221,78 +253,59 @@ class Betr:
             "coverage": round(ranked.coverage, 4),
         }
         if mode == "direct":
-            self.ranking_ = (encoder, ranked.ranker)
+            self._ranking = (encoder, ranked.ranker)
             return facts
-        return {**facts, **self._taught(sample["text"], ranked.scores, hashes, fitting)}
+        return {**facts, **self._train(sample["text"], ranked.scores, hashes, fitting)}
 
     def score(self, documents: Documents) -> np.ndarray:
         """(n,) float32: log odds of the top, or v of the rank; NaN for a blank document."""
-        texts = documents.column("text")
-        if self.classifier_ is not None:
-            return self.finish(self.classifier_.score(texts), Texts(texts))
-        if self.ranking_ is None:
-            raise SelectorError("betr: expected a fitted selector; call fit or load first")
-        encoder, _ = self.ranking_
-        return self.score_vectors(documents, embed(beginning(texts, self.max_characters), encoder))
-
-    @property
-    def embeds(self) -> str | None:
-        """As :attr:`penstock.selectors.base.EmbeddingScorer.embeds`: where ranks are the score."""
-        same = self.ranking_ is not None and self.max_characters == CHARACTERS
-        return self.chosen_ if same else None
+        if self._ranking is None:
+            return super().score(documents)
+        texts = beginning(documents.column("text"), self.max_characters)
+        return self.score_vectors(documents, embed(texts, self._ranking[0]))
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
-        """As :meth:`penstock.selectors.base.EmbeddingScorer.score_vectors`."""
-        if self.ranking_ is None:
-            raise SelectorError("betr: expected a selector fitted in direct mode")
-        scores = rank_scores(vectors, self.ranking_[1]).astype(np.float32)
+        """Compute the scores of direct mode from vectors: (n, d) int16 to (n,) float32."""
+        if self._ranking is None:
+            raise not_fitted(self.name)
+        scores = rank_scores(vectors, self._ranking[1]).astype(np.float32)
         return np.where(blank(documents.column("text")), np.float32(np.nan), scores)
 
-    @property
-    def classifier(self) -> CollapsedFastText | None:
-        """As :attr:`penstock.selectors.batch_scorer.FastTextBased.classifier`."""
-        return self.classifier_
-
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """As :meth:`penstock.selectors.batch_scorer.FastTextBased.finish`."""
+        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
 
     def save(self, directory: Path) -> None:
         """Write the classifier, or the encoder with the examples and their top R."""
-        if self.classifier_ is not None:
-            self.classifier_.save(directory)
-        elif self.ranking_ is not None:
-            encoder, ranker = self.ranking_
+        super().save(directory)
+        if self._ranking is not None:
+            encoder, ranker = self._ranking
             encoder.save(directory)
             np.save(directory / "examples.npy", ranker.examples)
             np.save(directory / "ladders.npy", ranker.top_r)
-            # By name only where it is one of ours: a directory may lie elsewhere for others.
-            chosen = self.chosen_ if self.encoder == "auto" else None
+            # By name only where it is built in: a directory may have another path elsewhere.
+            chosen = self._chosen if self.encoder == "auto" else ""
             (directory / "betr.json").write_text(json.dumps({"encoder": chosen}) + "\n")
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
-        self.classifier_ = self.ranking_ = None
+        """Read the files of :meth:`save`."""
+        self._classifier = self._ranking = None
         if (directory / "fasttext.json").exists():
-            self.classifier_ = CollapsedFastText.load(directory)
+            super().load(directory)
             return
-        try:
-            ranker = Ranker(
-                examples=np.load(directory / "examples.npy", allow_pickle=False),
-                top_r=np.load(directory / "ladders.npy", allow_pickle=False),
-                aggregate=self.aggregate,
-                value=self.value,
-            )
-            chosen = json.loads((directory / "betr.json").read_text())["encoder"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtefactError(f"{directory}: not a fitted betr: {error}") from error
-        self.chosen_ = chosen or self.encoder
-        self.ranking_ = (load_encoder(directory), ranker)
+        ranker = Ranker(
+            examples=read_array(directory / "examples.npy"),
+            top_r=read_array(directory / "ladders.npy"),
+            aggregate=self.aggregate,
+            value=self.value,
+        )
+        self._chosen = read_json(directory / "betr.json", "encoder", str) or self.encoder
+        self._ranking = (load_encoder(directory), ranker)
 
     def _examples(self, fitting: Fitting) -> list[Target]:
-        """The target's examples; equally many of each benchmark, by hash, if balanced."""
+        """Return the target's examples; equally many of each benchmark, by hash, if balanced."""
         if not fitting.target:
-            raise SelectorError("target: expected files with examples to aim at, got none")
+            raise SelectorError(key="target", expected="files with examples to aim at", got="none")
         counts = Counter(target.benchmark for target in fitting.target)
         if not self.balanced or len(counts) == 1:
             return list(fitting.target)
@@ -307,22 +320,22 @@ class Betr:
         return [fitting.target[row] for row in sorted(chosen)]
 
     def _encoder(self, fitting: Fitting, sample: int, examples: int, mode: str) -> str:
-        """What ``encoder: auto`` stands for."""
+        """Resolve ``encoder: auto`` to a name."""
         if self.encoder != "auto":
             return self.encoder
         texts = examples + max(sample, fitting.pool_size if mode == "direct" else 0)
         return "sentence" if texts <= _FEW_TEXTS else "static"
 
-    def _taught(
+    def _train(
         self, texts: pa.ChunkedArray, scores: np.ndarray, hashes: np.ndarray, fitting: Fitting
     ) -> dict[str, Any]:
-        """Teach a classifier the top of the ranking (BETR steps 5 and 6)."""
+        """Train a classifier to find the top of the ranking (BETR steps 5 and 6)."""
         top = np.zeros(len(scores), bool)
         top[np.lexsort((hashes, -scores))[: max(1, round(self.top_share * len(scores)))]] = True
         rows = balanced_rows(top, hashes)
         # Hashed again: the hash itself has just chosen the negatives.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        lesson = TrainingSet(
+        training_set = TrainingSet(
             texts=beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist(),
             labels=top[rows],
             held_out=is_held_out(again),
@@ -331,12 +344,12 @@ class Betr:
         fitting.progress(
             f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
         )
-        trials = train_classifier(lesson, self.lr, self.epoch, fitting.spread)
-        best = best_of(trials, lesson)
-        self.classifier_ = best.classifier
+        trials = train_classifier(training_set, self.lr, self.epoch, fitting.spread)
+        best = best_of(trials, training_set)
+        self._classifier = best.classifier
         return {
             "positives": int(top.sum()),
-            "held_out": int(lesson.held_out.sum()),
+            "held_out": int(training_set.held_out.sum()),
             "accuracy": best.facts["accuracy"],
             "lr": best.lr,
             "epoch": best.epoch,

@@ -4,7 +4,7 @@ Wenzek et al. 2020, *CCNet: Extracting High Quality Monolingual Datasets from We
 section 3.3. A 5-gram model of Wikipedia reads each line of a document; over its lines the
 perplexity is 10^(-sum of log10 p / sum of (tokens + 1)), one end of sentence a line. Lines are
 stripped, lower-cased, freed of accents, with 0 for every digit and one form of each punctuation
-mark. CCNet parts the pool at the 30th and 60th percentiles: head, middle, tail.
+mark. CCNet splits the pool at the 30th and 60th percentiles: head, middle, tail.
 
 The model is interpolated modified Kneser-Ney (Chen & Goodman 1998, section 3) as lmplz of KenLM
 estimates it (Heafield et al. 2013), written anew. With a the adjusted count (for n-grams of the
@@ -15,9 +15,9 @@ words)::
 
 and p(w | nothing) interpolated with 1 / V, V being the words of the reference, the end of sentence
 and the unknown word, which has nothing else. CCNet's tokens are 65,536 pieces of SentencePiece;
-ours are words, single punctuation marks and single characters of scripts that part no words. Words
-need no second model, and their hashes no dictionary; pieces would give an unknown word a
-probability by its spelling, where here it has the unknown word's, about 10^-6.
+ours are words, single punctuation marks and single characters of scripts without spaces between
+words. Words need no second model, and their hashes no dictionary; pieces would give an unknown
+word a probability by its spelling, where here it has the unknown word's, about 10^-6.
 
 **Same bytes.** Hashes of 63 bits stand for words. Every order is a hash table whose keys are (place
 of the words before, place of the word), so no n-gram is mistaken for another. Logarithms are whole
@@ -25,12 +25,12 @@ multiples of 2^-20, so sums are exact.
 
 A model of 2 million tokens of Wikipedia reads 8,400 documents (20 MB) a second on a core.
 
-What is traded away: perplexity finds what is worded like the reference, and knows neither what is
-true nor what is useful. A line of one common word is easy, so stubs come early. And what was itself
-in the reference is known by heart: with half of a pool's Wikipedia as reference, the median
+What is traded away: perplexity finds text that is worded like the reference, which need be
+neither true nor useful. A line of one common word is easy, so stubs come early. And text of the
+reference itself is memorised: with half of a pool's Wikipedia as reference, the median
 perplexity was 38 in that half and 164 in the other (6 and 151 with ``prune: 0``), and about 420 at
-the 30th percentile of the whole pool. By ``low``, documents of ``source`` come first, as whoever
-names it wants; but those that were counted come before those that were not.
+the 30th percentile of the whole pool. By ``low``, documents of ``source`` come first, as
+intended; but those that were counted come before those that were not.
 """
 
 from __future__ import annotations
@@ -44,105 +44,115 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field, PrivateAttr
 
 from penstock.errors import InputError, SelectorError
 from penstock.hashing import hash_ids, mix
-from penstock.selectors.bands import Band
-from penstock.selectors.base import Documents, Fitting
+from penstock.selectors.algorithm import BuiltInScorer
+from penstock.selectors.bands import Band, BandName
+from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import blank
 from penstock.selectors.kernels.ngram import NgramModel, hash_tokens
-from penstock.selectors.parameters import whole
+from penstock.selectors.parameters import (
+    File,
+    Natural,
+    Text,
+    Whole,
+    at_parameter,
+    not_fitted,
+)
 from penstock.selectors.targets import examples_in, opened, render
-from penstock.storage import sha256_file
 
 __all__ = ["NgramPerplexity"]
 
 _JUDGED = 10_000
-"""Documents of the sample that tell the pool's perplexities."""
+"""Documents of the sample from which the pool's perplexities are estimated."""
 
 _PERCENTS = (5, 30, 50, 60, 95)
-"""Quantiles that facts tell: among them CCNet's ends of head and middle."""
+"""Quantiles in the facts: among them CCNet's ends of head and middle."""
 
 _BLOCK = 4096
-"""Documents, or lines of a plain text, that are parted into words at a time."""
-
-_MOST_ORDER = 9
+"""Documents, or lines of a plain text, that are split into words at a time."""
 
 
-class NgramPerplexity:
+class NgramPerplexity(BuiltInScorer):
     """Scores documents so that a budget takes a band of n-gram perplexity.
 
-    How a band becomes a score is told in :mod:`penstock.selectors.bands`. Where a default differs
+    :mod:`penstock.selectors.bands` explains how a band becomes a score. Where a default differs
     from CCNet, theirs is given as "published", with the reason.
-
-    Args:
-        reference: A file of text to read like: JSON lines (``.jsonl``; text, or question and
-            answer), or plain text, a sentence or a paragraph a line; perhaps ``.gz`` or ``.zst``.
-            Published: Wikipedia.
-        source: Instead, the pool's documents of this source. Without either, the examples of the
-            selector's ``target``.
-        band: ``low`` (CCNet's head), ``middle`` or ``high``.
-        order: Of the longest n-grams, as published.
-        prune: N-grams of three words and more are forgotten if they occur this often or less, and
-            their probability is left to shorter ones. Published: 0. Of 10 million tokens that is
-            479 MiB of n-grams, and 82 with 1, which reads 1.4 times as fast, ranked 261 pages that
-            people labelled as well (0.705 for 0.698, area under the curve; 0.76 for the number of
-            words alone), and knows less by heart.
-        max_tokens: Of the reference that are counted, ends of sentence included; the document
-            that reaches it is the last. 10 million are counted in 25 s on one core, in 1.8 GB.
-        sample: Documents among which those of ``source`` are looked for, about. The first 10,000
-            tell the quantiles of ``middle``, and of the facts.
     """
 
+    name: ClassVar[str] = "ccnet"
     summary: ClassVar[str] = "documents an n-gram model of a reference finds easy, or hard"
     paper: ClassVar[str] = "Wenzek et al. 2020, CCNet; Chen & Goodman 1998 (Kneser-Ney)"
     version: ClassVar[int] = 1
-    paths: ClassVar[tuple[str, ...]] = ("reference",)
 
-    def __init__(
-        self,
-        *,
-        reference: str | None = None,
-        source: str | None = None,
-        band: str = "low",
-        order: int = 5,
-        prune: int = 1,
-        max_tokens: int = 10_000_000,
-        sample: int = 100_000,
-    ) -> None:
-        if reference is not None and not (isinstance(reference, str) and Path(reference).is_file()):
-            raise SelectorError(f"reference: expected a file of text, got {reference!r}")
-        if source is not None and not (isinstance(source, str) and source):
-            raise SelectorError(f"source: expected the name of a source, got {source!r}")
-        if reference is not None and source is not None:
+    reference: File | None = Field(
+        default=None,
+        description="A file of reference text: JSON lines (``.jsonl``; text, or question and "
+        "answer), or plain text, a sentence or a paragraph a line; optionally ``.gz`` or "
+        "``.zst``. Published: Wikipedia.",
+    )
+    source: Text | None = Field(
+        default=None,
+        description="Instead, the pool's documents of this source. Without either, the examples "
+        "of the selector's ``target``.",
+    )
+    band: BandName = Field(
+        default="low",
+        description="``low`` (CCNet's head), ``middle`` or ``high``.",
+    )
+    order: Whole = Field(
+        default=5,
+        le=9,
+        description="Of the longest n-grams, as published.",
+    )
+    prune: Natural = Field(
+        default=1,
+        description="N-grams of three words and more that occur this often or less are dropped, "
+        "and their probability is left to shorter ones. Published: 0. Of 10 million tokens that "
+        "is 479 MiB of n-grams, and 82 with 1, which reads 1.4 times as fast, ranked 261 pages "
+        "that people labelled as well (0.705 for 0.698, area under the curve; 0.76 for the "
+        "number of words alone), and memorises less.",
+    )
+    max_tokens: Whole = Field(
+        default=10_000_000,
+        description="Tokens of the reference that are counted, ends of sentence included; the "
+        "document that reaches it is the last. 10 million are counted in 25 s on one core, in "
+        "1.8 GB.",
+    )
+    sample: Whole = Field(
+        default=100_000,
+        description="Documents among which those of ``source`` are looked for, about. The first "
+        "10,000 give the quantiles of ``middle``, and of the facts.",
+    )
+
+    _band: Band = PrivateAttr()
+    _model: NgramModel | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        """Check that there is at most one reference.
+
+        Raises:
+            SelectorError: Both ``reference`` and ``source`` are given.
+        """
+        if self.reference is not None and self.source is not None:
             raise SelectorError(
-                "source: expected no source beside `reference`; give one of the two"
+                key="source",
+                expected="no source beside `reference`",
+                got=repr(self.source),
+                fix="give one of the two",
             )
-        self.reference = reference
-        self.source = source
-        self.band = Band(band, "ccnet")
-        self.order = whole("order", order)
-        if self.order > _MOST_ORDER:
-            raise SelectorError(f"order: expected at most {_MOST_ORDER}, got {order}")
-        self.prune = whole("prune", prune, least=0)
-        self.max_tokens = whole("max_tokens", max_tokens)
-        self.sample = whole("sample", sample)
-        self.model_: NgramModel | None = None
+        self._band = Band(self.band, self.name)
 
     @property
-    def wants_target(self) -> bool:
-        """Whether it is of no use without examples to aim at."""
-        return self.reference is None and self.source is None
+    def requirements(self) -> Requirements:
+        """All that is asked of the engine."""
+        return Requirements(target=self.reference is None and self.source is None)
 
     def identity(self) -> Mapping[str, Any]:
-        """The hyperparameters, the reference's sha256, and the version of Unicode."""
-        own = {name: value for name, value in vars(self).items() if not name.endswith("_")}
-        return {
-            **own,
-            "reference": self.reference and sha256_file(Path(self.reference)),
-            "band": self.band.name,
-            "unicode": unicodedata.unidata_version,
-        }
+        """The parameters, and the version of Unicode, which defines letters."""
+        return {**super().identity(), "unicode": unicodedata.unidata_version}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Count the reference's n-grams, and read a sample of the pool.
@@ -154,58 +164,61 @@ class NgramPerplexity:
         Raises:
             SelectorError: There is no reference or it has no words, or no document to read.
         """
-        self.model_ = None
+        self._model = None
         origin, texts = self._reference(fitting)
         fitting.progress(f"counting n-grams of {origin}")
         hashes = self._hashes(texts)
         if not len(hashes):
-            raise SelectorError(f"reference: expected text to read like, got no words in {origin}")
+            raise SelectorError(
+                key="reference", expected="text to read like", got=f"no words in {origin}"
+            )
         model, facts = NgramModel.of(hashes, self.order, self.prune)
         drawn = fitting.sample(min(self.sample, _JUDGED))["text"]
         drawn = drawn.filter(pa.array(~blank(drawn)))
         fitting.progress(f"reading {len(drawn):,} documents")
         nats = np.concatenate([np.empty(0), *map(model.nats_per_token, drawn.chunks)])
         nats = nats[~np.isnan(nats)]
-        perplexities = self.band.place(nats, _PERCENTS)
-        self.model_ = model
+        perplexities = self._band.place(nats, _PERCENTS)
+        self._model = model
         return {
             "reference": origin,
             **facts,
-            "band": self.band.name,
+            "band": self.band,
             "sample": len(nats),
             "perplexity": perplexities,
         }
 
     def score(self, documents: Documents) -> np.ndarray:
         """(n,) float32, of the logarithm of perplexity; NaN for a document without a word."""
-        if self.model_ is None:
-            raise SelectorError("ccnet: expected a fitted selector; call fit or load first")
+        if self._model is None:
+            raise not_fitted(self.name)
         texts = documents.column("text")
-        nats = self.model_.nats_per_token(texts)
+        nats = self._model.nats_per_token(texts)
         nats[blank(texts)] = np.nan
-        return self.band.scores(nats)
+        return self._band.scores(nats)
 
     def save(self, directory: Path) -> None:
         """Write the model's tables, and the quantiles if the band needs them."""
-        if self.model_ is not None:
-            self.model_.save(directory)
-            self.band.save(directory)
+        if self._model is not None:
+            self._model.save(directory)
+            self._band.save(directory)
 
     def load(self, directory: Path) -> None:
         """Read back what :meth:`save` wrote."""
-        self.model_ = None
-        self.band.load(directory)
-        self.model_ = NgramModel.load(directory, self.order)
+        self._model = None
+        self._band.load(directory)
+        self._model = NgramModel.load(directory, self.order)
 
     def _reference(self, fitting: Fitting) -> tuple[str, Iterable[str]]:
-        """What the reference is called, and its texts."""
+        """Return the reference's name and its texts."""
         if self.reference is not None:
             return Path(self.reference).name, _texts_of(Path(self.reference))
         if self.source is None:
             if not fitting.target:
                 raise SelectorError(
-                    "reference: expected a file, `source`, or target files with examples, got none "
-                    "of the three"
+                    key="reference",
+                    expected="a file, `source`, or target files with examples",
+                    got="none of the three",
                 )
             return "target", [example.text for example in fitting.target]
         sample = fitting.sample(self.sample)
@@ -214,15 +227,17 @@ class NgramPerplexity:
             known = pc.value_counts(sample["source"]).to_pylist()
             names = [one["values"] for one in sorted(known, key=lambda one: -one["counts"])]
             raise SelectorError(
-                f"source: expected documents of {self.source} among {len(sample):,} of the pool, "
-                f"got none; sources there are {', '.join(map(str, names[:8]))}"
+                key="source",
+                expected=f"documents of {self.source} among {len(sample):,} of the pool",
+                got="none",
+                fix=f"sources there are {', '.join(map(str, names[:8]))}",
             )
         hashes = hash_ids(own["id"], mix(fitting.seed, "ccnet"))
         order = np.argsort(hashes, kind="stable")
         return self.source, (own["text"][int(row)].as_py() for row in order)
 
     def _hashes(self, texts: Iterable[str]) -> np.ndarray:
-        """The reference's words, (t,) int64 hashes, with an end after each line."""
+        """Hash the reference's words: (t,) int64, with an end after each line."""
         parts, left = [np.empty(0, np.int64)], self.max_tokens
         texts = iter(texts)
         while left > 0 and (block := list(islice(texts, _BLOCK))):
@@ -232,7 +247,7 @@ class NgramPerplexity:
 
 
 def _texts_of(path: Path) -> Iterator[str]:
-    """The texts of a file of JSON lines, or a plain text line by line.
+    """Read the texts of a file of JSON lines, or a plain text line by line.
 
     Raises:
         SelectorError: A line is not UTF-8, or not an example.
@@ -244,7 +259,7 @@ def _texts_of(path: Path) -> Iterator[str]:
                 try:
                     yield render(line)
                 except ValueError as error:
-                    raise InputError(f"{place}: {error}") from None
+                    raise InputError(str(error), file=place) from None
             return
         with opened(path) as lines:
             for number, raw in enumerate(lines, 1):
@@ -252,12 +267,14 @@ def _texts_of(path: Path) -> Iterator[str]:
                     yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise InputError(
-                        f"{path}:{number}: expected UTF-8, got the byte {raw[error.start]:#04x}; "
-                        "convert the file"
+                        file=f"{path}:{number}",
+                        expected="UTF-8",
+                        got=f"the byte {raw[error.start]:#04x}",
+                        fix="convert the file",
                     ) from None
     except InputError as error:
-        raise SelectorError(f"reference: {error}") from None
+        raise at_parameter(error, "reference") from None
     except (OSError, pa.ArrowException) as error:
         raise SelectorError(
-            f"reference: {path}: cannot be read: {error}; is the file complete?"
+            f"cannot be read: {error}", key="reference", file=path, fix="is the file complete?"
         ) from None

@@ -1,34 +1,36 @@
-"""Documents by what they cost a model that was trained on them: a run's losses, in the next cut.
+"""Document loss: documents by their losses in a run that was trained on them.
 
 A run with ``train.document_losses: true`` writes each document's mean loss per predicted token,
 the logarithm of its perplexity, taken from the sequences it was packed in. Here it becomes a score
-without any model being read again: ``high`` keeps what is still hard and leaves what was learnt,
-``low`` the other way round, ``middle`` leaves both ends, which Marion et al. 2023 (*When Less is
-More: Investigating Data Pruning for Pretraining LLMs at Scale*) found best for perplexity. Unlike
-a reference model's, these losses are of a model that has seen the documents it judges.
+without any model being read again: ``high`` prefers documents of high loss, ``low`` of low loss,
+``middle`` excludes both ends, which Marion et al. 2023 (*When Less is More: Investigating Data
+Pruning for Pretraining LLMs at Scale*) found best for perplexity. Unlike those of a reference
+model, these losses are of documents that the model was trained on.
 
-A document is known by 64 bits of a hash of its id. A fitted selector takes 12 bytes a document, and
-fitting it took 58 (slope from 3 to 12 million), so 10⁸ documents want 6 GB once. Of that many, two
-collide with probability 3e-4, and then share the mean of both; a document that was not in the run
-is taken for one that was with probability 5e-12.
+A document is identified by 64 bits of a hash of its id. A fitted selector takes 12 bytes a
+document, and fitting it took 58 (slope from 3 to 12 million), so 10⁸ documents want 6 GB once. Of
+that many, two collide with probability 3e-4, and then share the mean of both; a document that was
+not in the run is taken for one that was with probability 5e-12.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, PrivateAttr
 
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError, SelectorError, StorageError
 from penstock.hashing import hash_ids, mix
-from penstock.selectors.bands import Band
+from penstock.selectors.algorithm import BuiltInScorer, read_array
+from penstock.selectors.bands import Band, BandName
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.parameters import model_name, one_of
+from penstock.selectors.parameters import Location, not_fitted
 from penstock.storage import as_path
 
 __all__ = ["DocumentLoss"]
@@ -38,39 +40,48 @@ FILE = "document_losses.parquet"
 _KEY = mix("document-loss")
 
 _SAMPLE = 2**20
-"""Losses that quantiles are taken of, to within 0.1 %; also how many are worked on at a time."""
+"""Losses from which quantiles are computed, to within 0.1 %; also the size of a block."""
 
 
-class DocumentLoss:
-    """Scores documents by their loss in a run that was trained on them.
+class DocumentLoss(BuiltInScorer):
+    """Scores documents by their loss in a run that was trained on them."""
 
-    Args:
-        run: The run's directory or URI, as ``penstock train`` names it, trained with
-            ``train.document_losses: true`` on documents of this pool.
-        take: ``high``, ``low`` or ``middle`` losses: those that come first.
-        missing: What becomes of a document that the run did not see, or saw no predicted token of:
-            ``exclude`` it, or put it ``first``, before all others, or ``last``.
-    """
-
+    name: ClassVar[str] = "document-loss"
     summary: ClassVar[str] = "documents by their loss in an earlier run of your own"
     paper: ClassVar[str] = "Marion et al. 2023, When Less is More; Ankner et al. 2024"
     version: ClassVar[int] = 1
-    paths: ClassVar[tuple[str, ...]] = ("run",)
 
-    def __init__(self, *, run: str, take: str = "middle", missing: str = "exclude") -> None:
-        self._run, self._record = _losses(model_name("run", run))
-        self.band = Band(one_of("take", take, "low", "middle", "high"), "document-loss")
-        self.missing = one_of("missing", missing, "exclude", "first", "last")
-        self._hashes: np.ndarray | None = None
-        self._scores = np.empty(0, np.float32)
+    run: Location = Field(
+        description="The run's directory or URI, as ``penstock train`` prints it, trained with "
+        "``train.document_losses: true`` on documents of this pool.",
+    )
+    take: BandName = Field(
+        default="middle",
+        description="``high``, ``low`` or ``middle`` losses come first.",
+    )
+    missing: Literal["exclude", "first", "last"] = Field(
+        default="exclude",
+        description="For a document without a predicted token in the run: ``exclude`` it, or "
+        "put it ``first``, before all others, or ``last``.",
+    )
+
+    _losses: tuple[Artefact, FileRecord] = PrivateAttr()
+    _band: Band = PrivateAttr()
+    _hashes: np.ndarray | None = None
+    _scores: np.ndarray = PrivateAttr(default_factory=lambda: np.empty(0, np.float32))
+
+    def model_post_init(self, context: Any) -> None:
+        """Open the run.
+
+        Raises:
+            SelectorError: There is no such run, or it wrote no losses.
+        """
+        self._losses = _losses(self.run)
+        self._band = Band(self.take, self.name)
 
     def identity(self) -> Mapping[str, Any]:
-        """The losses by sha256, and how they are used."""
-        return {
-            "losses": self._record.sha256,
-            "take": self.band.name,
-            "missing": self.missing,
-        }
+        """The parameters, with the sha256 of the run's losses."""
+        return {**super().identity(), "run": self._losses[1].sha256}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Read the run's losses and turn them into scores, sorted by hash of id.
@@ -79,14 +90,17 @@ class DocumentLoss:
             ArtefactError: The losses changed since they were written.
             SelectorError: They are not what a run writes, or no document has one.
         """
-        hashes, losses = _sorted(*_read(self._run.verified(self._record)))
+        artefact, record = self._losses
+        hashes, losses = _sorted(*_read(artefact.verified(record)))
         if not len(losses):
-            raise SelectorError(f"run: {self._run.path}: expected documents with a loss, got none")
+            raise SelectorError(
+                key="run", file=artefact.path, expected="documents with a loss", got="none"
+            )
         # In the order of hashes, any part is a sample.
-        perplexities = self.band.place(losses[:_SAMPLE].astype(np.float64))
+        perplexities = self._band.place(losses[:_SAMPLE].astype(np.float64))
         for start in range(0, len(losses), _SAMPLE):
             piece = slice(start, start + _SAMPLE)
-            losses[piece] = self.band.scores(losses[piece].astype(np.float64))
+            losses[piece] = self._band.scores(losses[piece].astype(np.float64))
         self._hashes, self._scores = hashes, losses
         known = sum(
             int(self._known(batch.column("id"))[0].sum())
@@ -97,7 +111,7 @@ class DocumentLoss:
     def score(self, documents: Documents) -> np.ndarray:
         """(n,) float32; NaN for a document to be excluded."""
         if self._hashes is None:
-            raise SelectorError("document-loss: expected a fitted selector; call fit or load first")
+            raise not_fitted(self.name)
         scores = np.full(len(documents), self._of_missing(), np.float32)
         known, places = self._known(documents.column("id"))
         scores[known] = self._scores[places[known]]
@@ -111,17 +125,15 @@ class DocumentLoss:
 
     def load(self, directory: Path) -> None:
         """Read back what :meth:`save` wrote."""
-        try:
-            hashes = np.load(directory / "hashes.npy", allow_pickle=False)
-            scores = np.load(directory / "scores.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ArtefactError(f"{directory}: not a fitted document-loss: {error}") from error
+        hashes = read_array(directory / "hashes.npy")
+        scores = read_array(directory / "scores.npy")
         if hashes.dtype != np.uint64 or scores.shape != hashes.shape or not len(hashes):
-            raise ArtefactError(f"{directory}: expected a score for each hash")
+            raise ArtefactError(file=directory, expected="a score for each hash")
         self._hashes, self._scores = hashes, scores
 
     def _known(self, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Which of (n,) ids have a loss, and where: (n,) bool, (n,) int64."""
+        """Look ids up: (n,) ids to (n,) bool, whether they have a loss, and (n,) int64
+        positions."""
         assert self._hashes is not None
         hashes = hash_ids(ids, _KEY)
         places = np.searchsorted(self._hashes, hashes)
@@ -140,7 +152,7 @@ class DocumentLoss:
 
 
 def _losses(run: str) -> tuple[Artefact, FileRecord]:
-    """A finished run and the record of its losses.
+    """Open a finished run; return it with the record of its losses.
 
     Raises:
         SelectorError: There is no such run, or it wrote none.
@@ -149,18 +161,22 @@ def _losses(run: str) -> tuple[Artefact, FileRecord]:
         artefact = Artefact.open(as_path(run))
     except (ArtefactError, StorageError) as error:
         raise SelectorError(
-            f"run: expected the directory of a finished run, as `penstock train` names it: {error}"
+            key="run",
+            expected=f"the directory of a finished run, as `penstock train` names it: {error}",
         ) from None
     found = artefact.named(FILE)
     if not found:
         raise SelectorError(
-            f"run: expected a run with {FILE}, got {run}; train with train.document_losses: true"
+            key="run",
+            expected=f"a run with {FILE}",
+            got=run,
+            fix="train with train.document_losses: true",
         )
     return artefact, found[0]
 
 
 def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of ids and losses, of the documents that have one: (n,) uint64, (n,) float32."""
+    """Read the losses that are numbers: hashes of ids, (n,) uint64, and losses, (n,) float32."""
     try:
         with pq.ParquetFile(file) as opened:
             hashes = np.empty(opened.metadata.num_rows, np.uint64)
@@ -175,13 +191,13 @@ def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
                 start = stop
     except (pa.ArrowException, KeyError, OSError) as error:
         raise SelectorError(
-            f"run: {file}: not the losses of a run ({error}); train again"
+            f"not the losses of a run ({error})", key="run", file=file, fix="train again"
         ) from None
     return hashes[:start], losses[:start]
 
 
 def _sorted(hashes: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By hash, each once, with the mean of its losses."""
+    """Sort by hash; average the losses of equal hashes."""
     order = np.argsort(hashes, kind="stable")
     hashes, losses = hashes[order], losses[order]
     begins = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))

@@ -1,7 +1,7 @@
-"""FineWeb-Edu: documents graded by a linear head on embeddings, taught somebody's grades.
+"""FineWeb-Edu: documents graded by a linear head on embeddings, trained on given grades.
 
 Penedo et al. 2024, *The FineWeb Datasets: Decanting the Web for the Finest Text Data at Scale*,
-section 4. A language model grades a few hundred thousand pages by how much they teach, from 0 to
+section 4. A language model grades a few hundred thousand pages by educational value, from 0 to
 5; a regression head on the frozen embeddings of those pages then grades the pool. Of grades,
 round(clip(x, 0, 5)), 3 and above are kept, which is every x above 2.5.
 
@@ -10,16 +10,16 @@ The published head is trained by SGD with a learning rate of 3e-4, for 20 epochs
 solution for each penalty, so here it is solved for: nothing to tune but the penalty, no order of
 examples, and the same bytes everywhere. Stopping SGD early is a penalty by another name (directions
 in which embeddings vary little are learned last, or not); ours is chosen by held-out error, and
-not by macro-F1, which does not tell 2.6 from 3.4 and is decided by the rarest grades.
+not by macro-F1, which rates 2.6 and 3.4 alike and is decided by the rarest grades.
 
 **Same bytes.** Embeddings are integers on a lattice and labels are rounded to multiples of 2^-10,
 so Gram matrices are exact sums; the equations are solved by a Cholesky factorisation of our own,
 in one order; and the head is rounded until its products with embeddings are exact too.
 
 What is traded away: a linear head on a static encoder grades by topic and vocabulary, 19,000
-documents a second on a core. Taught 261 pages that people labelled good or bad, its area under the
-curve on those it was not taught was 0.74, 0.75 and 0.76 by seed, and by all-MiniLM-L6-v2 0.76;
-the number of words alone has 0.76. Published, of kept or not by the model's grades: F1 82 %.
+documents a second on a core. Trained on 261 pages that people labelled good or bad, its area under
+the curve on held-out ones was 0.74, 0.75 and 0.76 by seed, and by all-MiniLM-L6-v2 0.76; the
+number of words alone has 0.76. Published, of kept or not by the model's grades: F1 82 %.
 """
 
 # mypy: disable-error-code=no-any-return
@@ -36,16 +36,25 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from numba import njit
+from pydantic import Field
 
 from penstock.errors import ArtefactError, InputError, SelectorError
 from penstock.hashing import hash_ids, mix
-from penstock.selectors.base import Documents, Encoder, Fitting
+from penstock.selectors.algorithm import BuiltInScorer, read_array
+from penstock.selectors.base import Documents, EmbeddingScores, Encoder, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import area_under_curve, blank
 from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders.encoders import contents_of, load_encoder
-from penstock.selectors.parameters import listed, model_name, number, whole
+from penstock.selectors.encoders.encoders import load_encoder
+from penstock.selectors.parameters import (
+    File,
+    ModelName,
+    OneOrMore,
+    Positive,
+    Whole,
+    at_parameter,
+    not_fitted,
+)
 from penstock.selectors.targets import examples_in, render
-from penstock.storage import sha256_file
 
 __all__ = ["FineWebEdu", "grade"]
 
@@ -59,7 +68,7 @@ _FOLDS = 5
 """Parts of the labels of which each is held out once."""
 
 _LEAST = 50
-"""Labels without which nothing is taught: ten to a fold."""
+"""The least number of labels: ten to a fold."""
 
 _STEPS = 2.0**10
 """Labels are whole multiples of its inverse."""
@@ -68,61 +77,45 @@ _BLOCK = 8192
 """Texts whose vectors are held as float64 at a time."""
 
 
-class FineWebEdu:
+class FineWebEdu(BuiltInScorer):
     """Scores documents by the grade that a linear head on their embeddings gives.
 
     Where a default differs from FineWeb-Edu, theirs is given as "published", with the reason.
-
-    Args:
-        labels: A file of JSON lines, ``{"text": ..., "label": ...}``. Labels are numbers from 0 to
-            5; where all are 0 or 1, they stand for 0 and 5, so that a score above 2.5 is nearer
-            to a good document's than to a bad one's. Published: 450,000 pages, graded by
-            Llama-3-70B-Instruct.
-        encoder: As in :mod:`penstock.selectors.encoders.embedding`. Published: Arctic-Embed-M,
-        which wants
-            a GPU.
-        max_characters: What is embedded of a document. Published: 512 tokens, about as many.
-        penalty: Ridge penalties to choose from by held-out error, in units of the embeddings'
-            mean variance: 1 weighs as much as one average direction of the data. Published: none,
-            but early stopping.
     """
 
-    summary: ClassVar[str] = "grades by a linear head on embeddings, taught labels of yours"
+    name: ClassVar[str] = "fineweb-edu"
+    summary: ClassVar[str] = "grades by a linear head on embeddings, trained on labels of yours"
     paper: ClassVar[str] = "Penedo et al. 2024, The FineWeb Datasets (FineWeb-Edu)"
     version: ClassVar[int] = 1
-    paths: ClassVar[tuple[str, ...]] = ("labels", "encoder")
 
-    def __init__(
-        self,
-        *,
-        labels: str | None = None,
-        encoder: str = "static",
-        max_characters: int = CHARACTERS,
-        penalty: float | Sequence[float] = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-    ) -> None:
-        if not (isinstance(labels, str) and Path(labels).is_file()):
-            raise SelectorError(
-                'labels: expected a file of JSON lines, {"text": ..., "label": ...} with labels '
-                f"from 0 to {HIGHEST}, got {'none' if labels is None else repr(labels)}; have a "
-                "language model, or people, grade some thousands of documents"
-            )
-        self.labels = labels
-        self.encoder = model_name("encoder", encoder)
-        self.max_characters = whole("max_characters", max_characters)
-        self.penalty = tuple(sorted({number("penalty", one) for one in listed("penalty", penalty)}))
-        self.head_: tuple[Encoder, np.ndarray] | None = None
+    labels: File = Field(
+        description='A file of JSON lines, ``{"text": ..., "label": ...}``. Labels are '
+        "numbers from 0 to 5; where all are 0 or 1, they stand for 0 and 5, so that a score "
+        "above 2.5 is nearer to a good document's than to a bad one's. Have a language model, "
+        "or people, grade some thousands of documents. Published: 450,000 pages, graded by "
+        "Llama-3-70B-Instruct.",
+    )
+    encoder: ModelName = Field(
+        default="static",
+        description="As in :mod:`penstock.selectors.encoders.embedding`. Published: "
+        "Arctic-Embed-M, which needs a GPU.",
+    )
+    max_characters: Whole = Field(
+        default=CHARACTERS,
+        description="Characters of a document that are embedded. Published: 512 tokens, about "
+        "as many.",
+    )
+    penalty: OneOrMore[Positive] = Field(
+        default=(0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+        description="Ridge penalties to choose from by held-out error, in units of the "
+        "embeddings' mean variance: 1 weighs as much as one average direction of the data. "
+        "Published: none, but early stopping.",
+    )
 
-    def identity(self) -> Mapping[str, Any]:
-        """The hyperparameters, the labels' sha256, and the contents of the encoder's directory."""
-        own = {name: value for name, value in vars(self).items() if not name.endswith("_")}
-        return {
-            **own,
-            "labels": sha256_file(Path(self.labels)),
-            "encoder": contents_of(self.encoder),
-        }
+    _head: tuple[Encoder, np.ndarray] | None = None
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Solve for the head, with the penalty whose error on texts it was not taught is least.
+        """Solve for the head, with the penalty of least held-out error.
 
         Returns:
             Facts: the labels by grade; of each penalty the held-out ``mse``, beside the labels'
@@ -134,7 +127,7 @@ class FineWebEdu:
             SelectorError: A label is not a number from 0 to 5, there are too few, or held-out
                 labels do not follow the head.
         """
-        self.head_ = None
+        self._head = None
         texts, labels = self._labelled()
         binary = bool(np.isin(labels, (0, 1)).all())
         if binary:
@@ -147,36 +140,40 @@ class FineWebEdu:
         distinct = len(texts.unique())
         if distinct < _LEAST or np.ptp(labels) == 0:
             raise SelectorError(
-                f"labels: expected at least {_LEAST} different texts with words that do not all "
-                f"have one label, got {distinct} with {len(np.unique(labels))}; label more"
+                key="labels",
+                expected=f"at least {_LEAST} different texts with words that do not all have "
+                "one label",
+                got=f"{distinct} with {len(np.unique(labels))}",
+                fix="label more",
             )
         # Equal texts in one fold, whatever their labels.
         folds = (hash_ids(texts, mix(fitting.seed, "fineweb-edu")) % np.uint64(_FOLDS)).astype(int)
         parts = [folds == fold for fold in range(_FOLDS)]
         moments = [_Moments.of(vectors[part], labels[part]) for part in parts]
         everything = _Moments.sum_of(moments)
-        guesses = np.empty((len(self.penalty), len(labels)))
+        penalties = sorted(set(self.penalty))
+        guesses = np.empty((len(penalties), len(labels)))
         for fold, held_out in enumerate(parts):
             rest = _Moments.sum_of(moments[:fold] + moments[fold + 1 :])
-            for row, penalty in enumerate(self.penalty):
+            for row, penalty in enumerate(penalties):
                 guesses[row, held_out] = _apply(rest.solved(penalty), vectors[held_out])
         errors = np.array([_mean((guess - labels) ** 2) for guess in guesses])
         best = int(np.argmin(errors))
         guess = guesses[best]
         variance = _mean((labels - _mean(labels)) ** 2)
         self._check(guess, labels)
-        self.head_ = (encoder, everything.solved(self.penalty[best]))
+        self._head = (encoder, everything.solved(penalties[best]))
 
         grades, graded = grade(labels), grade(guess)
         facts: dict[str, Any] = {
             "labels": {str(one): int((grades == one).sum()) for one in np.unique(grades)},
             "encoder": encoder.name,
-            "penalty": self.penalty[best],
+            "penalty": penalties[best],
             "variance": round(variance, 4),
             "mse": round(float(errors[best]), 4),
             "trials": [
                 {"penalty": penalty, "mse": round(float(error), 4)}
-                for penalty, error in zip(self.penalty, errors)
+                for penalty, error in zip(penalties, errors)
             ],
         }
         if binary:
@@ -195,50 +192,54 @@ class FineWebEdu:
         }
 
     def score(self, documents: Documents) -> np.ndarray:
-        """The head's raw output, (n,) float32; NaN for a document that is blank or has no token.
+        """Compute the head's raw output, (n,) float32; NaN for a blank document or one without a
+        token.
 
         What :func:`grade` makes 3 or more of is above 2.5.
         """
-        if self.head_ is None:
-            raise SelectorError("fineweb-edu: expected a fitted selector; call fit or load first")
+        if self._head is None:
+            raise not_fitted(self.name)
         beginnings = beginning(documents.column("text"), self.max_characters)
-        return self.score_vectors(documents, embed(beginnings, self.head_[0]))
+        return self.score_vectors(documents, embed(beginnings, self._head[0]))
 
     @property
-    def embeds(self) -> str | None:
-        """As :attr:`penstock.selectors.base.EmbeddingScorer.embeds`."""
-        return self.encoder if self.max_characters == CHARACTERS else None
+    def requirements(self) -> Requirements:
+        """All that is asked of the engine."""
+        if self.max_characters != CHARACTERS:
+            return Requirements()
+        return Requirements(
+            embeddings=EmbeddingScores(encoder=self.encoder, score=self.score_vectors)
+        )
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
-        """As :meth:`penstock.selectors.base.EmbeddingScorer.score_vectors`."""
-        if self.head_ is None:
-            raise SelectorError("fineweb-edu: expected a fitted selector; call fit or load first")
+        """Compute the scores from vectors of the texts: (n, d) int16 to (n,) float32."""
+        if self._head is None:
+            raise not_fitted(self.name)
         some = vectors.any(axis=1) & ~blank(documents.column("text"))
-        return np.where(some, _apply(self.head_[1], vectors), np.nan).astype(np.float32)
+        return np.where(some, _apply(self._head[1], vectors), np.nan).astype(np.float32)
 
     def save(self, directory: Path) -> None:
         """Write the encoder and the head, (d + 1,) float64 of which the last is the bias."""
-        if self.head_ is not None:
-            encoder, head = self.head_
+        if self._head is not None:
+            encoder, head = self._head
             encoder.save(directory)
             np.save(directory / "head.npy", head)
 
     def load(self, directory: Path) -> None:
         """Read back what :meth:`save` wrote."""
-        self.head_ = None
-        try:
-            head = np.load(directory / "head.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ArtefactError(f"{directory}: not a fitted fineweb-edu: {error}") from error
+        self._head = None
+        head = read_array(directory / "head.npy")
         if head.dtype != np.float64 or head.ndim != 1 or not np.isfinite(head).all():
             raise ArtefactError(
-                f"{directory}: expected a head of finite numbers, got {head.dtype} of shape "
-                f"{head.shape}; fit it again"
+                file=directory,
+                expected="a head of finite numbers",
+                got=f"{head.dtype} of shape {head.shape}",
+                fix="fit it again",
             )
-        self.head_ = (load_encoder(directory), head)
+        self._head = (load_encoder(directory), head)
 
     def _labelled(self) -> tuple[pa.Array, np.ndarray]:
-        """The texts that are not blank, and their labels, (n,) float64."""
+        """Read the texts, and their labels, (n,) float64."""
         texts, labels = [], []
         try:
             for place, line in examples_in(Path(self.labels)):
@@ -246,29 +247,34 @@ class FineWebEdu:
                 # A comparison with NaN is false, too.
                 if not isinstance(label, (int, float)) or not 0 <= label <= HIGHEST:
                     raise InputError(
-                        f"{place}: label: expected a number from 0 to {HIGHEST}, got {label!r}"
+                        "label",
+                        file=place,
+                        expected=f"a number from 0 to {HIGHEST}",
+                        got=repr(label),
                     )
                 try:
                     texts.append(render(line))
                 except ValueError as error:
-                    raise InputError(f"{place}: {error}") from None
+                    raise InputError(str(error), file=place) from None
                 labels.append(float(label))
         except InputError as error:
-            raise SelectorError(f"labels: {error}") from None
+            raise at_parameter(error, "labels") from None
         rounded = np.rint(np.array(labels) * _STEPS) / _STEPS
         return pa.array(texts, pa.large_string()), rounded
 
     def _check(self, guess: np.ndarray, labels: np.ndarray) -> None:
-        """Refuse a head that held-out labels do not follow, by two standard errors of r."""
+        """Check that held-out labels correlate with the head, by two standard errors of r."""
         least = 2 / math.sqrt(len(labels))
         of_guess, of_labels = guess - _mean(guess), labels - _mean(labels)
         scale = math.sqrt(_mean(of_guess**2) * _mean(of_labels**2))
         r = _mean(of_guess * of_labels) / scale if scale > 0 else 0.0
         if r < least:
             raise SelectorError(
-                f"labels: expected held-out labels to correlate by at least {least:.2f} with what "
-                f"a head on {self.encoder} makes of {len(labels):,} texts, got {r:.2f}: it would "
-                "rank by chance; label more texts, or use another encoder"
+                key="labels",
+                expected=f"held-out labels to correlate by at least {least:.2f} with what a "
+                f"head on {self.encoder} makes of {len(labels):,} texts",
+                got=f"{r:.2f}: it would rank by chance",
+                fix="label more texts, or use another encoder",
             )
 
 
@@ -330,15 +336,17 @@ class _Moments:
         covariance = self.gram / self.count - np.outer(mean, mean)
         mean_label = self.labels / self.count
         trace = math.fsum(np.diag(covariance).tolist())
-        if trace <= 0:  # all texts alike: nothing to tell them by
+        if trace <= 0:  # all texts alike
             return np.append(np.zeros(len(mean)), mean_label)
         covariance[np.diag_indices(len(mean))] += penalty * trace / len(mean)
         weights = self.products / self.count - mean * mean_label
         _solve(covariance, weights)
         if not np.isfinite(weights).all():
             raise SelectorError(
-                f"penalty: expected one that leaves the equations solvable, got {penalty:g}; use a "
-                "larger one"
+                key="penalty",
+                expected="one that leaves the equations solvable",
+                got=f"{penalty:g}",
+                fix="use a larger one",
             )
         length = math.sqrt(math.fsum((weights**2).tolist()))
         step = 2.0 ** (math.frexp(length)[1] - 41)
@@ -352,7 +360,7 @@ def _apply(head: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    """The same whatever the order."""
+    """Average (n,) numbers, with the same result in any order."""
     return math.fsum(values.tolist()) / len(values)
 
 

@@ -2,12 +2,13 @@
 
 It is named in a recipe as ``use: package.module:function``. The module is looked for in the
 recipe's directory, in the current one, then among what is installed; those directories go to the
-end of ``sys.path``, so that a neighbour called ``random.py`` cannot stand in for Python's own.
-The file's sha256 is part of the score's identity: a changed file scores again. What is traded
-away: a change in a helper that the file imports goes unseen; name a version in the file.
+end of ``sys.path``, so that a file called ``random.py`` beside the recipe does not replace
+Python's own module. The file's sha256 is part of the score's identity: a changed file scores
+again. What is traded away: a change in a module that the file imports is not detected; name a
+version in the file.
 
-An infinite score becomes NaN, never taken. It is the trace of a division by zero or of log 0, not
-of a preference, and taken at its word +inf would put exactly the faulty documents first.
+An infinite score becomes NaN, never taken. It comes from a division by zero or from
+log 0, not from a preference, and as a score +inf would put exactly the faulty documents first.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from penstock.errors import ScoringError, SelectorError
-from penstock.selectors.base import Documents, Fitting
+from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.storage import sha256_file
 
 __all__ = ["FunctionScorer", "PluggedFunction", "code_hashes", "load_object"]
 
-_EXPECTED = "expected package.module:function with def score(texts: list[str]) -> Sequence[float]"
+_EXPECTED = "package.module:function with def score(texts: list[str]) -> Sequence[float]"
 
 _adopted: dict[str, str] = {}
-"""Top-level modules that were loaded from a given directory, and the file of each."""
+"""Top-level modules that were imported from a given directory, and the file of each."""
 
 
 class PluggedFunction:
-    """A function of the user's, by name.
+    """A user's function, by name.
 
-    It travels as its name: each worker imports the function anew, and refuses if the file there
-    is another one.
+    It is pickled as its name: each worker imports the function, and raises an error if the file
+    there is another one.
 
     Args:
         use: ``package.module:function``.
@@ -59,7 +60,8 @@ class PluggedFunction:
         self.parameters = dict(parameters or {})
         self.function: Callable[..., Any] = load_object(use, self.directories)
         if not callable(self.function):
-            raise SelectorError(f"use: {_EXPECTED}, got {use}, a {type(self.function).__name__}")
+            got = f"{use}, a {type(self.function).__name__}"
+            raise SelectorError(key="use", expected=_EXPECTED, got=got)
         self.sha256 = code_hashes(use, self.function)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,8 +73,8 @@ class PluggedFunction:
         self.function = load_object(self.use, [*self.directories, Path.cwd()])
         if code_hashes(self.use, self.function) != self.sha256:
             raise ScoringError(
-                f"{self.use}: this worker's file is not the one that the run began with; "
-                "give all machines the same code and run again"
+                f"{self.use}: this worker's file is not the one that the run began with",
+                fix="give all machines the same code and run again",
             )
 
     def identity(self) -> Mapping[str, Any]:
@@ -83,9 +85,15 @@ class PluggedFunction:
 class FunctionScorer(PluggedFunction):
     """Scores by calling a function with the batch's texts."""
 
+    kind: ClassVar[Literal["scorer"]] = "scorer"
     summary: ClassVar[str] = "a function of yours: package.module:function"
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
+
+    @property
+    def requirements(self) -> Requirements:
+        """Nothing but documents."""
+        return Requirements()
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Nothing to fit."""
@@ -100,7 +108,7 @@ class FunctionScorer(PluggedFunction):
         texts = documents.column("text").to_pylist()
         try:
             returned = self.function(texts, **self.parameters)
-        except Exception as error:  # it is a stranger's code
+        except Exception as error:  # it is a plug-in's code
             raise ScoringError(f"{self.use} raised {type(error).__name__}: {error}") from error
         scores = _floats(returned, self.use)
         if scores.shape != (len(texts),):
@@ -118,31 +126,34 @@ class FunctionScorer(PluggedFunction):
 
 
 def load_object(use: str, directories: Sequence[Path]) -> Any:
-    """What ``package.module:name`` names.
+    """Import the object that ``package.module:name`` names.
 
     Raises:
         SelectorError: The module cannot be imported or has no such name; begins with ``use:``.
     """
     module_name, colon, name = use.partition(":")
     if not colon or not name or not all(part.isidentifier() for part in module_name.split(".")):
-        raise SelectorError(f"use: {_EXPECTED}, got {use!r}")
+        raise SelectorError(key="use", expected=_EXPECTED, got=repr(use))
     module = _module(module_name, [Path(directory) for directory in directories])
-    try:
-        return getattr(module, name)
-    except AttributeError:
+    found = getattr(module, name, None)
+    if found is None:
         own = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         near = difflib.get_close_matches(name, own, n=1) or own[:5] or ["none"]
         raise SelectorError(
-            f"use: expected a function of {module_name}, such as {', '.join(near)}, got {name!r}, "
-            "which it has not"
-        ) from None
+            key="use",
+            expected=f"a function of {module_name}, such as {', '.join(near)}",
+            got=repr(name),
+        )
+    return found
 
 
 def _module(name: str, directories: Sequence[Path]) -> ModuleType:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names:
         raise SelectorError(
-            f"use: {top} is a module of Python's own library; give the scorer's file another name"
+            f"{top} is a module of Python's own library",
+            key="use",
+            fix="give the scorer's file another name",
         )
     places = [str(directory) for directory in directories]
     sys.path.extend(place for place in places if place not in sys.path)
@@ -156,34 +167,40 @@ def _module(name: str, directories: Sequence[Path]) -> ModuleType:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             looked = ", ".join(dict.fromkeys(places)) or "no directory"
             raise SelectorError(
-                f"use: no module {error.name!r} in {looked}, nor installed; put its file beside "
-                "the recipe or install its package"
+                f"no module {error.name!r} in {looked}, nor installed",
+                key="use",
+                fix="put its file beside the recipe or install its package",
             ) from None
         raise SelectorError(
-            f"use: {name} imports {error.name!r}, which is not installed; install it"
+            f"{name} imports {error.name!r}, which is not installed", key="use", fix="install it"
         ) from error
-    except (Exception, SystemExit) as error:  # whatever its top level does
+    except SelectorError:
+        raise
+    except (Exception, SystemExit) as error:  # any code may run at its top level
         raise SelectorError(
-            f"use: importing {name} raised {type(error).__name__}: {error}; fix it, or try: "
-            f"python -c 'import {name}'"
+            f"importing {name} raised {type(error).__name__}: {error}",
+            key="use",
+            fix=f"fix it, or try: python -c 'import {name}'",
         ) from error
 
 
 def _already_loaded(top: str, origin: str) -> bool:
-    """Whether Python has this very module, and not through us: then it is left alone."""
+    """Check whether Python has already imported this very module by itself; then it is kept."""
     loaded = sys.modules.get(top)
     if loaded is None or top in _adopted:
         return False
     found = getattr(loaded, "__file__", None)
     if found is None or Path(found).resolve() != Path(origin).resolve():
         raise SelectorError(
-            f"use: {origin} has the name of a module that is in use already ({found}); rename it"
+            f"{origin} has the name of a module that is in use already ({found})",
+            key="use",
+            fix="rename it",
         )
     return True
 
 
 def _adopt(top: str, spec: ModuleSpec) -> None:
-    """Load a module, afresh if need be, ahead of an installed one of the same name."""
+    """Import a module again, before an installed one of the same name."""
     for loaded in [key for key in sys.modules if key == top or key.startswith(f"{top}.")]:
         del sys.modules[loaded]
     module = module_from_spec(spec)
@@ -198,7 +215,7 @@ def _adopt(top: str, spec: ModuleSpec) -> None:
 
 
 def code_hashes(use: str, thing: Any) -> dict[str, str]:
-    """The sha256 of the file named, and of the one that defines the thing if it is another."""
+    """Hash the named module's file, and the one that defines the object if it is another."""
     modules = [use.partition(":")[0], getattr(thing, "__module__", None)]
     files = {
         module: getattr(sys.modules.get(module), "__file__", None)
@@ -209,7 +226,7 @@ def code_hashes(use: str, thing: Any) -> dict[str, str]:
 
 
 def _floats(returned: Any, use: str) -> np.ndarray:
-    """Numbers, and None for NaN, as float32 of whatever shape."""
+    """Convert numbers, and None for NaN, to float32 of any shape."""
     expected = f"{use}: expected one number for each text"
     if isinstance(returned, (str, bytes, Mapping)) or np.isscalar(returned) or returned is None:
         raise ScoringError(f"{expected}, got {type(returned).__name__}")

@@ -1,29 +1,29 @@
-"""INGENIOUS: documents that stand for the others, by facility location over random partitions.
+"""INGENIOUS: representative documents, by facility location over random partitions.
 
-Renduchintala et al. 2023, *INGENIOUS: Using Informative Data Subsets for Efficient Pre-Training
-of Language Models*. The pool is parted at random; in each part all documents are put in the order
-of greedy facility location (:mod:`penstock.selectors.kernels.facility_location`) and what each
-gained is
-recorded. Published: a quarter of each part is drawn without replacement, with probabilities from
-the second-order Taylor softmax of the gains, t(g) = 1 + g + g^2 / 2 (``draw: gumbel``), and drawn
-again every 25,000 steps (``redraw``). The order itself, without chance, is ``draw: greedy``; then
-the partitions' best compete once more, all together (GreeDi, Mirzasoleiman et al. 2013), which is
-worth something only where the budget takes fewer documents than compete: 32,768.
+Renduchintala et al. 2023, *INGENIOUS: Using Informative Data Subsets for Efficient Pre-Training of
+Language Models*. The pool is partitioned at random; in each part all documents are put in the
+order of greedy facility location (:mod:`penstock.selectors.kernels.facility_location`) and the
+gain of each is recorded. Published: a quarter of each part is drawn without
+replacement, with probabilities from the second-order Taylor softmax of the gains, t(g) = 1 + g +
+g^2 / 2 (``draw: gumbel``), and drawn again every 25,000 steps (``redraw``). The order itself,
+without chance, is ``draw: greedy``; then the partitions' best compete once more, all together
+(GreeDi, Mirzasoleiman et al. 2013), which is worth something only where the budget takes fewer
+documents than compete: 32,768.
 
 A score is minus the rank within the partition over its size, so that a cut takes equally from all
 partitions, as the paper does.
 
-**The pitfall.** The published code asks lazier greedy for as many picks as there are documents,
-which is to draw two candidates a pick and take the better: an order that is mostly chance. Over
-8,192 documents its gains correlate 0.46 (Spearman) with the exact ones, and 0.36 from one seed to
-the next. Exact greedy takes no longer here and is the default; ``greedy: lazier`` is the published
-behaviour, drawn by hash where theirs is by the clock.
+**The pitfall.** The published code requests as many picks of lazier greedy as there are documents,
+which is to draw two candidates a pick and take the better: an order that is
+mostly chance. Over 8,192 documents its gains correlate 0.46 (Spearman) with the exact ones, and
+0.36 from one seed to the next. Exact greedy takes no longer here and is the default; ``greedy:
+lazier`` is the published behaviour, drawn by hash where theirs is by the clock.
 
 **What a draw is worth.** t saturates: 82 of those documents hold 98.7 % of the probability, and a
 draw of a quarter is those, 43 % of the rest of the best tenth and 22 % of all others. Mean
 similarity of a pool of 65,686, by 16,384 of them, to the nearest in a tenth of it: 0.651 if that
 is drawn at random, 0.660 by ``gumbel`` (0.654 with lazier greedy), 0.673 by ``greedy``, 0.679
-merged. What the chance buys is that redraws differ: two quarters share 31 %.
+merged. The benefit of chance is that redraws differ: two quarters share 31 %.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, mix, uniform
-from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.algorithm import BuiltInSetSelector, read_json
+from penstock.selectors.base import Fitting, Merge, Partition, Requirements
 from penstock.selectors.kernels.facility_location import (
     DENSE,
     Picks,
@@ -47,113 +48,129 @@ from penstock.selectors.kernels.facility_location import (
     lazier_greedy,
     lazy_greedy,
 )
-from penstock.selectors.parameters import model_name, number, one_of, whole
+from penstock.selectors.parameters import (
+    ModelName,
+    Natural,
+    Positive,
+    Whole,
+    not_fitted,
+)
 
 __all__ = ["Ingenious", "taylor_softmax"]
 
 _STATE = "ingenious.json"
 
 
-class Ingenious:
-    """Ranks documents by how much they add to what the documents before them stand for.
+class Ingenious(BuiltInSetSelector):
+    """Ranks documents by how much each adds to the coverage of the documents before it.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
     Figures are mean similarities, as in the module's docstring, of a tenth of the pool if no other
     share is named, under the pool's static encoder.
-
-    Args:
-        encoder: As in :mod:`penstock.selectors.encoders.embedding`. Published: the mean of the
-        hidden
-            layer 9 of a BERT warm-started on the pool, which wants a GPU and the model first.
-        draw: ``gumbel`` (as published): weighted by t(gain), without replacement; or ``greedy``:
-            the order of the picks.
-        temperature: T in t(g / T); 1, as published. Towards 0 weights become g^2, which tells apart
-            what gains little: at 0.1 it came to 0.665 for 0.660.
-        redraw: Counts redraws: another number is another draw with the same probabilities.
-            Published: every 25,000 steps.
-        greedy: ``exact``, or ``lazier`` as in the published code; see the module's docstring.
-        partition_size: Documents of a partition, at most, on average. Published: 27,700, which is
-            3 GB of similarities; 8,192 are 320 MiB and 1.3 s of one core. By ``greedy``,
-            unmerged, 2,048, 8,192 and 27,700 came to 0.665, 0.673 and 0.681.
-        neighbours: What a document keeps of its similarities where more than 12,288 documents
-            come together, as all do that compete once more. Published: all. 64, 128 and 256 came
-            to 0.679, 0.679 and 0.678, and for a hundredth to 0.589, 0.591 and 0.592.
-        union: Documents, at most, that compete once more under ``draw: greedy``, equally many of
-            each partition; 0 for none. Published: none. It rose from 0.673 to 0.679 in 10 s of
-            one core, and for a hundredth from 0.574 to 0.591.
     """
 
-    summary: ClassVar[str] = "documents that stand for the others: facility location"
+    name: ClassVar[str] = "ingenious"
+    summary: ClassVar[str] = "documents that represent the others: facility location"
     paper: ClassVar[str] = "Renduchintala et al. 2023, INGENIOUS: informative data subsets"
     version: ClassVar[int] = 1
-    paths: ClassVar[tuple[str, ...]] = ("encoder",)
 
-    def __init__(
-        self,
-        *,
-        encoder: str = "static",
-        draw: str = "gumbel",
-        temperature: float = 1.0,
-        redraw: int = 0,
-        greedy: str = "exact",
-        partition_size: int = 8192,
-        neighbours: int = 128,
-        union: int = 32_768,
-    ) -> None:
-        self.encoder = model_name("encoder", encoder)
-        self.quality: str | None = None
-        self.draw = one_of("draw", draw, "gumbel", "greedy")
-        self.temperature = number("temperature", temperature)
-        self.redraw = whole("redraw", redraw, least=0)
-        self.greedy = one_of("greedy", greedy, "exact", "lazier")
-        self.partition_size = whole("partition_size", partition_size)
-        self.neighbours = whole("neighbours", neighbours)
-        self.union = whole("union", union, least=0)
+    encoder: ModelName = Field(
+        default="static",
+        description="As in :mod:`penstock.selectors.encoders.embedding`. Published: the mean of "
+        "the hidden layer 9 of a BERT warm-started on the pool, which needs a GPU and the model "
+        "first.",
+    )
+    draw: Literal["gumbel", "greedy"] = Field(
+        default="gumbel",
+        description="``gumbel`` (as published): weighted by t(gain), without replacement; or "
+        "``greedy``: the order of the picks.",
+    )
+    temperature: Positive = Field(
+        default=1.0,
+        description="T in t(g / T); 1, as published. Towards 0 weights become g^2, which "
+        "separates small gains: at 0.1 it came to 0.665 for 0.660.",
+    )
+    redraw: Natural = Field(
+        default=0,
+        description="The number of the redraw: another number is another draw with the same "
+        "probabilities. Published: every 25,000 steps.",
+    )
+    greedy: Literal["exact", "lazier"] = Field(
+        default="exact",
+        description="``exact``, or ``lazier`` as in the published code; see the module's "
+        "docstring.",
+    )
+    partition_size: Whole = Field(
+        default=8192,
+        description="Documents of a partition, at most, on average. Published: 27,700, which is "
+        "3 GB of similarities; 8,192 are 320 MiB and 1.3 s of one core. By ``greedy``, "
+        "unmerged, 2,048, 8,192 and 27,700 came to 0.665, 0.673 and 0.681.",
+    )
+    neighbours: Whole = Field(
+        default=128,
+        description="Similarities that are kept of a document where more than 12,288 documents "
+        "come together, as all do that compete once more. Published: all. 64, 128 and 256 came "
+        "to 0.679, 0.679 and 0.678, and for a hundredth to 0.589, 0.591 and 0.592.",
+    )
+    union: Natural = Field(
+        default=32_768,
+        description="Documents, at most, that compete once more under ``draw: greedy``, equally "
+        "many of each partition; 0 for none. Published: none. It rose from 0.673 to 0.679 in 10 "
+        "s of one core, and for a hundredth from 0.574 to 0.591.",
+    )
+
+    _partitions: int | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse parameters of a random draw with ``draw: greedy``."""
         if self.draw == "greedy" and (self.redraw, self.temperature) != (0, 1):
-            key, value = ("redraw", redraw) if redraw else ("temperature", temperature)
+            key = "redraw" if self.redraw else "temperature"
             raise SelectorError(
-                f"{key}: expected no {key} with draw: greedy, which leaves nothing to chance, got "
-                f"{value}; use draw: gumbel"
+                key=key,
+                expected=f"no {key} with draw: greedy, which has no chance in it",
+                got=self.redraw or self.temperature,
+                fix="use draw: gumbel",
             )
-        self.partitions_: int | None = None
+
+    @property
+    def requirements(self) -> Requirements:
+        """All that is asked of the engine."""
+        return Requirements(
+            encoder=self.encoder, merge=Merge(candidates=self.candidates, merge=self.merge)
+        )
 
     @property
     def partitions(self) -> int:
-        """How many there are: as few as keep the mean size at ``partition_size`` or below."""
-        if self.partitions_ is None:
-            raise SelectorError("ingenious: expected a fitted selector; call fit or load first")
-        return self.partitions_
-
-    def identity(self) -> Mapping[str, Any]:
-        """The hyperparameters, and the contents of the encoder's directory if it is one."""
-        own = {name: value for name, value in vars(self).items() if not name.endswith("_")}
-        return {**own, "encoder": contents_of(self.encoder)}
+        """Their number: the least that keeps the mean size at ``partition_size`` or below."""
+        if self._partitions is None:
+            raise not_fitted(self.name)
+        return self._partitions
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Nothing to learn: the number of partitions follows from the pool's size.
+        """Compute the number of partitions from the pool's size; nothing is learned.
 
         Returns:
             Facts: ``partitions``, the mean number of ``documents`` in one, how many
             ``candidates`` of each compete once more, and whether ``similarities`` are ``all``
             kept or only the ``nearest``.
         """
-        self.partitions_ = max(1, -(-fitting.pool_size // self.partition_size))
-        documents = round(fitting.pool_size / self.partitions_)
+        self._partitions = max(1, -(-fitting.pool_size // self.partition_size))
+        documents = round(fitting.pool_size / self._partitions)
         return {
-            "partitions": self.partitions_,
+            "partitions": self._partitions,
             "documents": documents,
             "candidates": self._candidates,
             "similarities": "all" if documents <= DENSE else "nearest",
         }
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """By hash alone, as the randomness of the partitions carries GreeDi's guarantee."""
+        """Assign by hash alone, since GreeDi's guarantee rests on random partitions."""
         return (hashes % np.uint64(self.partitions)).astype(np.int64)
 
     def score(self, partition: Partition) -> np.ndarray:
-        """Minus the rank over the size, so in (-1, 0]; NaN where the vector is zero.
+        """Compute minus the rank over the size, so in (-1, 0]; NaN where the vector is zero.
 
-        A document without a token is like none, not even itself: there is nothing to choose it by.
+        A document without a token has no similarity to any document, not even to itself.
         """
         some = np.flatnonzero(partition.vectors.any(axis=1))
         hashes = partition.hashes[some]
@@ -166,7 +183,7 @@ class Ingenious:
         return scores
 
     def candidates(self, partition: Partition, scores: np.ndarray) -> np.ndarray:
-        """The first of the partition's order, equally many of each partition: (k,) int64 places.
+        """Return the first of the partition's order, equally many of each: (k,) int64 positions.
 
         None where the draw is by chance, there is but one partition, or so many that not one of
         each would fit.
@@ -175,7 +192,7 @@ class Ingenious:
         return np.sort(ranked[~np.isnan(scores[ranked])])
 
     def merge(self, candidates: Partition, scores: np.ndarray) -> np.ndarray:
-        """The order of greedy over all candidates, as 1 down to just above 0: before all others.
+        """Return greedy's order over all candidates, as 1 down to just above 0: before all others.
 
         As in GreeDi the better of two beginnings, each as long as a partition's candidates: the
         merged order's, or some partition's own, by f over all candidates. The order then goes on
@@ -197,18 +214,18 @@ class Ingenious:
         (directory / _STATE).write_text(json.dumps({"partitions": self.partitions}))
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
-        self.partitions_ = None
-        try:
-            self.partitions_ = whole(
-                "partitions", json.loads((directory / _STATE).read_text())["partitions"]
+        """Read the file of :meth:`save`."""
+        self._partitions = None
+        partitions = read_json(directory / _STATE, "partitions", int)
+        if partitions < 1:
+            raise ArtefactError(
+                file=directory / _STATE, expected="at least 1 partition", got=partitions
             )
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ArtefactError(f"{directory}: not a fitted ingenious: {error}") from error
+        self._partitions = partitions
 
     @property
     def _candidates(self) -> int:
-        """How many of each partition compete once more."""
+        """Number of documents of each partition that compete once more."""
         if self.draw == "gumbel" or self.partitions == 1:
             return 0
         return self.union // self.partitions
@@ -220,7 +237,7 @@ class Ingenious:
         return lazier_greedy(similarities, key=mix("lazier greedy", int(hashes[0])))
 
     def _drawn(self, gains: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """The order of a draw without replacement: (n,) int64 places, by Gumbel top-k."""
+        """Draw without replacement by Gumbel top-k; return the order: (n,) int64 positions."""
         # Hashed again, since the hash itself has chosen the partition.
         keyed = hash_ids(pa.array(hashes.astype(str)), mix("ingenious", self.redraw))
         gumbel = -np.log(-np.log(uniform(keyed)))
@@ -230,7 +247,7 @@ class Ingenious:
     def _best_partition(
         self, candidates: Partition, scores: np.ndarray, similarities: Similarities
     ) -> np.ndarray:
-        """The candidates of the partition whose f over all candidates is largest, best first."""
+        """Return the candidates of the partition whose f over all is largest, best first."""
         owners = self.assign(candidates.vectors, candidates.hashes)
         ranked = np.lexsort((candidates.hashes, -scores, owners))
         ends = np.flatnonzero(np.diff(owners[ranked])) + 1

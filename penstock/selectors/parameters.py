@@ -1,81 +1,329 @@
-"""Checks of a selector's parameters.
+"""Declared parameters: the fields of a selector, rewriter or reweighter are its recipe keys.
 
-A message begins with the key, since the registry puts ``select.<name>.`` before it.
+A built-in algorithm is a frozen pydantic model (:class:`Algorithm`). Its fields are the one source
+for validation (:class:`~penstock.errors.SelectorError` with the parameter as key), for the identity
+in fingerprints (:meth:`Algorithm.identity`), and for what ``penstock selectors NAME`` prints.
+Fitted state is kept in private attributes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-from penstock.errors import SelectorError, did_you_mean
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
 
-__all__ = ["flag", "listed", "model_name", "model_shape", "number", "one_of", "options", "whole"]
+from penstock.errors import PenstockError, SelectorError, did_you_mean
+from penstock.storage import sha256_file
+
+__all__ = [
+    "Algorithm",
+    "ClusterCount",
+    "Declared",
+    "File",
+    "Located",
+    "Location",
+    "ModelName",
+    "ModelShape",
+    "Natural",
+    "OneOrMore",
+    "Optional",
+    "Options",
+    "Positive",
+    "Share",
+    "Text",
+    "Whole",
+    "at_parameter",
+    "located_fields",
+    "model_name",
+    "not_fitted",
+    "number",
+    "one_of",
+    "options",
+    "recipe_default",
+    "whole",
+]
+
+T = TypeVar("T")
+
+Whole = Annotated[int, Field(ge=1)]
+"""An integer of at least 1."""
+
+Natural = Annotated[int, Field(ge=0)]
+"""An integer of at least 0."""
+
+Positive = Annotated[float, Field(gt=0)]
+"""A finite number above 0."""
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+"""A number between 0 and 1, both excluded."""
+
+Text = Annotated[str, Field(min_length=1)]
+"""A text that is not empty."""
 
 
-def flag(key: str, value: Any) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise SelectorError(f"{key}: expected true or false, got {value!r}")
-    return value
+def _several(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+OneOrMore = Annotated[tuple[T, ...], BeforeValidator(_several), Field(min_length=1)]
+"""One value, or a list of at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Marks a parameter as a path, relative to the recipe; ``hash`` gives its part in identity."""
+
+    hash: Callable[[str], Any]
+
+
+def _existing(path: str) -> str:
+    if not Path(path).is_file():
+        raise SelectorError(expected="an existing file", got=repr(path))
+    return path
+
+
+def _hash_file(path: str) -> str:
+    return sha256_file(Path(path))
+
+
+def _hash_contents(name: str) -> Any:
+    from penstock.selectors.encoders.encoders import contents_of  # it reads parameters itself
+
+    return contents_of(name)
+
+
+File = Annotated[str, AfterValidator(_existing), Located(_hash_file)]
+"""An existing file; its sha256 is part of the identity."""
+
+Location = Annotated[str, Field(min_length=1), Located(str)]
+"""A path or a URI; the algorithm itself gives its part in the identity."""
+
+ModelName = Annotated[str, Field(min_length=1), Located(_hash_contents)]
+"""A model's directory, whose files' sha256 are part of the identity, or its name on the hub."""
+
+
+def _clusters(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value > 0):
+        return value
+    raise SelectorError(expected="auto or an integer of at least 1", got=repr(value))
+
+
+ClusterCount = Annotated[int | str, PlainValidator(_clusters)]
+"""A number of clusters, or ``auto``."""
+
+
+def _model_shape(value: Any) -> tuple[int, int, int]:
+    good = isinstance(value, (list, tuple)) and len(value) == 3
+    if not good or any(type(one) is not int or one < 1 for one in value):
+        raise SelectorError(expected="[layers, width, heads]", got=repr(value))
+    if value[1] % (2 * value[2]):
+        raise SelectorError(expected="a width divisible by twice the heads", got=repr(value))
+    return (value[0], value[1], value[2])
+
+
+ModelShape = Annotated[tuple[int, int, int], BeforeValidator(_model_shape)]
+"""Layers, width and heads of a model that is trained."""
+
+
+def recipe_default(value: Any, *, description: str) -> Any:
+    """Declare a field with a default in a recipe's form, which validation converts."""
+    return Field(default=value, description=description)
+
+
+class Options(BaseModel):
+    """A group of parameters that a recipe gives as ``true`` or as a mapping."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+def _switch(value: Any) -> Any:
+    return {} if value is True else None if value is False else value
+
+
+Optional = Annotated[T | None, BeforeValidator(_switch)]
+"""A group of parameters: ``true`` is its defaults, ``false`` is none."""
+
+
+class Declared(Options):
+    """An object that is made from keywords of a recipe.
+
+    Raises:
+        SelectorError: A keyword is unknown, missing or wrong; the key is the keyword.
+    """
+
+    def __init__(self, **parameters: Any) -> None:
+        try:
+            super().__init__(**parameters)
+        except ValidationError as error:
+            raise _selector_error(error, type(self)) from None
+
+
+class Algorithm(Declared):
+    """A built-in selector, rewriter or reweighter; its parameters are its fields."""
+
+    name: ClassVar[str]
+    """The name in recipes."""
+    summary: ClassVar[str]
+    """One line for ``penstock selectors``."""
+    paper: ClassVar[str]
+    """The publication of the algorithm."""
+    version: ClassVar[int]
+    """Raised whenever the same inputs would give other results."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Name and parameters; a file or a model's directory is represented by its hashes."""
+        own = self.model_dump(mode="json")
+        for key, hash_of in located_fields(type(self)).items():
+            value = own[key]
+            if value is not None:
+                own[key] = (
+                    [hash_of(one) for one in value] if type(value) is list else hash_of(value)
+                )
+        return {"algorithm": self.name, **own}
+
+
+def located_fields(kind: type[BaseModel]) -> dict[str, Callable[[str], Any]]:
+    """The parameters that are paths, and the hash of each."""
+    found = {}
+    for key, field in kind.model_fields.items():
+        marks = [*field.metadata, *_marks(field.annotation)]
+        for mark in marks:
+            if isinstance(mark, Located):
+                found[key] = mark.hash
+    return found
+
+
+def _marks(annotation: Any) -> Iterator[Any]:
+    for part in get_args(annotation):
+        yield part
+        yield from _marks(part)
+
+
+def _selector_error(error: ValidationError, kind: type[BaseModel]) -> SelectorError:
+    """The first problem that pydantic found, as an error with fields."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    names = [part for part in problem["loc"] if not isinstance(part, int)]
+    key, context = ".".join(map(str, names)) or None, problem.get("ctx", {})
+    cause = context.get("error")
+    if isinstance(cause, PenstockError):
+        return at_parameter(cause, key)
+    if problem["type"] == "extra_forbidden":
+        known = _known(kind, names[:-1])
+        fix = did_you_mean(str(names[-1]), known).lstrip("; ") or "there are none"
+        return SelectorError("unknown parameter", key=key, fix=fix)
+    if problem["type"] == "missing":
+        return SelectorError("missing; it is required", key=key)
+    expected = _expected(problem["type"], context, problem["msg"])
+    return SelectorError(key=key, expected=expected, got=repr(problem["input"]))
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "too_short": "at least one value",
+    "model_type": "true, false or a mapping",
+    "model_attributes_type": "true, false or a mapping",
+}
+
+
+def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
+    bounds = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+    for bound, words in bounds.items():
+        if bound in context:
+            return f"a number {words} {context[bound]:,.15g}"
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    return _EXPECTED.get(kind) or message.removeprefix("Input should be ")
+
+
+def _known(kind: type[BaseModel], names: Sequence[Any]) -> list[str]:
+    """The parameters of a group."""
+    for name in names:
+        parts = [kind.model_fields[name].annotation, *_marks(kind.model_fields[name].annotation)]
+        kind = next(part for part in parts if isinstance(part, type) and issubclass(part, Options))
+    return list(kind.model_fields)
+
+
+def at_parameter(error: PenstockError, key: str | None) -> SelectorError:
+    """The same error as one of a selector's parameter."""
+    own = SelectorError(
+        error.problem,
+        key=error.key,
+        file=error.file,
+        expected=error.expected,
+        got=error.got,
+        fix=error.fix,
+    )
+    return own.under(key) if key else own
+
+
+def not_fitted(name: str) -> SelectorError:
+    """The error of a selector that scores before its fit."""
+    return SelectorError(
+        key=name, expected="a fitted selector", got="none", fix="call fit or load first"
+    )
+
+
+# Checks of single values, for what is no field.
 
 
 def one_of(key: str, value: Any, *known: str) -> str:
-    """A word that is known."""
+    """Check a choice among words."""
     if not isinstance(value, str) or value not in known:
-        raise SelectorError(f"{key}: expected {' or '.join(known)}, got {value!r}")
+        raise SelectorError(key=key, expected=" or ".join(known), got=repr(value))
     return value
 
 
 def model_name(key: str, value: Any) -> str:
-    """A name or a directory."""
+    """Check a name or a directory."""
     if not isinstance(value, str) or not value:
-        raise SelectorError(f"{key}: expected a name or a directory, got {value!r}")
+        raise SelectorError(key=key, expected="a name or a directory", got=repr(value))
     return value
 
 
-def options(key: str, value: Any, known: Sequence[str]) -> Mapping[str, Any]:
-    """``true`` or a mapping with keys that are known: the keys that are given."""
-    if value is True:
-        return {}
-    if not isinstance(value, Mapping):
-        raise SelectorError(f"{key}: expected true or a mapping, got {value!r}")
-    for own in value:
-        if own not in known:
-            raise SelectorError(f"{key}.{own}: unknown key{did_you_mean(str(own), known)}")
-    return value
-
-
-def model_shape(key: str, value: Any) -> tuple[int, int, int]:
-    """Layers, width and heads of a model that is to be trained."""
-    good = isinstance(value, (list, tuple)) and len(value) == 3
-    if not good or any(type(one) is not int or one < 1 for one in value):
-        raise SelectorError(f"{key}: expected [layers, width, heads], got {value!r}")
-    if value[1] % (2 * value[2]):
-        raise SelectorError(f"{key}: expected a width divisible by twice the heads, got {value!r}")
-    return (value[0], value[1], value[2])
+def options(value: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Check the keys of a mapping."""
+    for key in value:
+        if key not in known:
+            fix = did_you_mean(str(key), known).lstrip("; ")
+            raise SelectorError("unknown key", key=str(key), fix=fix)
 
 
 def whole(key: str, value: Any, least: int = 1) -> int:
-    """An integer, ``least`` or more."""
+    """Check an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SelectorError(f"{key}: expected an integer of at least {least}, got {value!r}")
+        raise SelectorError(key=key, expected=f"an integer of at least {least}", got=repr(value))
     return value
 
 
-def number(key: str, value: Any, below: float = math.inf) -> float:
-    """A number above 0 and below ``below``."""
+def number(key: str | None, value: Any, below: float = float("inf")) -> float:
+    """Check a number above 0 and below ``below``."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 0 < value < below:
-        bounds = "a positive number" if below == math.inf else f"a number in (0, {below})"
-        raise SelectorError(f"{key}: expected {bounds}, got {value!r}")
+        bounds = "a positive number" if below == float("inf") else f"a number in (0, {below})"
+        raise SelectorError(key=key, expected=bounds, got=repr(value))
     return float(value)
-
-
-def listed(key: str, value: Any) -> Sequence[Any]:
-    """One value or several."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    if not values:
-        raise SelectorError(f"{key}: expected at least one value, got {value!r}")
-    return values

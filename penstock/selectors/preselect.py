@@ -6,8 +6,9 @@ models that its losses put in that order::
 
     S(d) = 1/Z * sum over i < j of 1[C_i > C_j],    Z = N (N - 1) / 2
 
-where C_i is what d costs model i, and models go from worst to best. A fastText classifier is
-taught documents of strength 1 against as many of the least, and scores the pool in one cheap pass.
+where C_i is the loss of d under model i, and models go from worst to best. A fastText classifier
+is trained on documents of strength 1 against as many of the least, and scores the pool in one
+cheap pass.
 
 What is traded away: the models read a sample only, and the classifier sees words where they saw
 documents.
@@ -18,20 +19,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from penstock.errors import SelectorError
 from penstock.hashing import hash_ids, mix
-from penstock.selectors.base import Documents, Fitting
+from penstock.selectors.algorithm import ClassifierScorer
+from penstock.selectors.base import (
+    Fitting,
+    ModelLadder,
+    Requirements,
+)
 from penstock.selectors.classifiers.classifier import (
     HELD_OUT,
-    FastTextScorer,
     Texts,
     TrainingSet,
     area_under_curve,
@@ -44,16 +49,26 @@ from penstock.selectors.classifiers.classifier import (
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.encoders.encoders import contents_of
 from penstock.selectors.losses import STRIDE, WINDOW, CausalModel, read_losses
-from penstock.selectors.parameters import flag, listed, model_shape, number, options, whole
+from penstock.selectors.parameters import (
+    File,
+    ModelName,
+    ModelShape,
+    Natural,
+    OneOrMore,
+    Optional,
+    Options,
+    Positive,
+    Whole,
+)
 
-__all__ = ["Ladder", "PreSelect", "pairs_in_order", "predictive_strength"]
+__all__ = ["LadderParameters", "PreSelect", "pairs_in_order", "predictive_strength"]
 
 _LEAST = 100
-"""Documents of each label without which nothing is taught: ten of each judge the classifier."""
+"""The least number of documents of each label: ten of each are held out."""
 
 
 def pairs_in_order(nats: np.ndarray) -> np.ndarray:
-    """How many pairs of models each document's losses put in order; a tie is out of order.
+    """Count the pairs of models that each document's losses put in order; a tie is out of order.
 
     Args:
         nats: (N, n) float64, a row for each model, from worst to best; in any unit, as long as a
@@ -69,215 +84,259 @@ def pairs_in_order(nats: np.ndarray) -> np.ndarray:
 
 
 def predictive_strength(nats: np.ndarray) -> np.ndarray:
-    """S(d) of each document: (N, n) float64 as in :func:`pairs_in_order` to (n,) float64."""
+    """Compute S(d) of each document: (N, n) float64 as in :func:`pairs_in_order` to (n,)
+    float64."""
     return pairs_in_order(nats) / math.comb(len(nats), 2)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ladder:
+def _ordered_models(models: tuple[str, ...]) -> tuple[str, ...]:
+    """Check for at least two different models."""
+    if len(models) < 2 or len(set(models)) < len(models):
+        raise SelectorError(
+            expected="a list of at least two different models, from worst to best",
+            got=repr(list(models)),
+        )
+    return models
+
+
+ModelNames = Annotated[OneOrMore[ModelName], AfterValidator(_ordered_models)]
+
+
+class LadderParameters(Options):
     """Models that are trained in order to be put in order: every shape on every budget.
 
-    Published: six models of one family, from 7 to 65 billion parameters. What matters is that
-    their order is beyond doubt and that they are alike otherwise; so one family, here too, and
-    rungs that lie far apart.
-
-    Args:
-        shapes: (layers, width, heads) of each size.
-        tokens: What each size is trained on.
-        batch_tokens: Of a step. With 8,192, 400,000 tokens were 49 steps, in which four layers of
-            192 learned no more than one of 64.
-        lr: The highest learning rate.
+    Published: six models of one family, from 7 to 65 billion parameters. Their order must be
+    beyond doubt and they must be alike otherwise; so one family, here too, and sizes that lie far
+    apart.
     """
 
-    shapes: Sequence[Sequence[int]] = ((1, 64, 2), (2, 128, 4), (3, 192, 6))
-    tokens: Sequence[int] = (500_000, 2_000_000)
-    batch_tokens: int = 2048
-    lr: float = 3e-3
+    shapes: OneOrMore[ModelShape] = Field(
+        default=((1, 64, 2), (2, 128, 4), (3, 192, 6)),
+        description="(layers, width, heads) of each size.",
+    )
+    tokens: OneOrMore[Whole] = Field(
+        default=(500_000, 2_000_000),
+        description="Training budgets of each size.",
+    )
+    batch_tokens: Whole = Field(
+        default=2048,
+        description="Tokens of a step. With 8,192, 400,000 tokens were 49 steps, in which four "
+        "layers of 192 learned no more than one of 64.",
+    )
+    lr: Positive = Field(
+        default=3e-3,
+        description="The highest learning rate.",
+    )
 
-    @classmethod
-    def of(cls, given: Any) -> Ladder:
-        """Of a recipe's ``true`` or mapping.
-
-        Raises:
-            SelectorError: A key or a value of it is wrong; begins with ``ladder``.
-        """
-        own = cls(**options("ladder", given, [field.name for field in fields(cls)]))
-        shapes = tuple(
-            model_shape("ladder.shapes", one) for one in listed("ladder.shapes", own.shapes)
-        )
-        tokens = tuple(whole("ladder.tokens", one) for one in listed("ladder.tokens", own.tokens))
-        if len(set(shapes)) * len(set(tokens)) < max(2, len(shapes) * len(tokens)):
+    def model_post_init(self, context: Any) -> None:
+        """Check for at least two models, each once."""
+        count = len(set(self.shapes)) * len(set(self.tokens))
+        if count < max(2, len(self.shapes) * len(self.tokens)):
             raise SelectorError(
-                "ladder: expected at least two models, each once, got shapes "
-                f"{list(shapes)} and tokens {list(tokens)}"
+                expected="at least two models, each once",
+                got=f"shapes {[list(one) for one in self.shapes]} and tokens {list(self.tokens)}",
             )
-        return cls(
-            shapes=shapes,
-            tokens=tokens,
-            batch_tokens=whole("ladder.batch_tokens", own.batch_tokens),
-            lr=number("ladder.lr", own.lr),
-        )
 
 
-class PreSelect:
+class PreSelect(ClassifierScorer):
     """p(positive) by a classifier of documents whose losses rank models as benchmarks do.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
-
-    Args:
-        models: Language models from worst to best on what matters: directories with
-            ``config.json``, ``tokenizer.json`` and safetensors, or hub names. Published: LLaMA-1
-            and 2 of 7 to 65 billion parameters, six of one family, ordered by the average of
-            twelve benchmarks.
-        ladder: Instead, small models that Penstock trains on documents of the pool outside the
-            sample, ordered by their bits per byte on the ``target`` files: ``true``, or a mapping
-            with :class:`Ladder`'s keys.
-        model: Instead, a ready fastText ``.bin`` of this kind, such as the published one,
-            relative to the recipe. Nothing is fitted, and of the other parameters only
-            ``zero_eos`` and ``prior_words`` count.
-        sample: Documents that the models read, about. Published: 900,000, of 3,000 domains.
-        max_characters: What is read, and learned from, of a document. Published: all of it.
-        window, stride: Tokens seen at once, and moved on by, as published where a model's context
-            allows (:class:`~penstock.selectors.losses.CausalModel`).
-        device: ``cpu`` or ``cuda``, for the models.
-        dtype: ``float32``, or ``bfloat16`` as published, whose 8 bits decide near ties by chance.
-        lr, epoch: The classifier's grid, chosen from on a held-out tenth. Published: 0.1, and 5
-            (paper) or 3 (repository).
-        word_ngrams, min_count: The classifier's, as published.
-        dim: The classifier's. Published: 100.
-        bucket: The classifier's; fastText's default.
-        zero_eos: Set the end-of-line token's row to zero after training, against a bias by
-            length, as in the paper; the repository does not show it.
-        prior_words: Log odds are shrunk by n / (n + ``prior_words``), n distinct words
-            (:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`); with 0
-            (published) the score
-            is p.
+    Give one of ``models``, ``ladder`` and ``model``.
     """
 
+    name: ClassVar[str] = "preselect"
     summary: ClassVar[str] = "documents whose losses rank language models as benchmarks do"
     paper: ClassVar[str] = "Shum et al. 2025, Predictive Data Selection (PreSelect)"
     version: ClassVar[int] = 1
-    paths: ClassVar[tuple[str, ...]] = ("models", "model")
 
-    def __init__(
-        self,
-        *,
-        models: Sequence[str] | None = None,
-        ladder: bool | Mapping[str, Any] | None = None,
-        model: str | None = None,
-        sample: int = 20_000,
-        max_characters: int = 4096,
-        window: int = WINDOW,
-        stride: int = STRIDE,
-        device: str = "cpu",
-        dtype: str = "float32",
-        lr: float | Sequence[float] = (0.1, 0.5),
-        epoch: int | Sequence[int] = (5, 10),
-        word_ngrams: int = 2,
-        dim: int = 16,
-        min_count: int = 1,
-        bucket: int = 2_000_000,
-        zero_eos: bool = True,
-        prior_words: int = 0,
-    ) -> None:
-        ways = {"models": models, "ladder": ladder or None, "model": model}
+    models: ModelNames | None = Field(
+        default=None,
+        description="Language models from worst to best on the benchmarks: directories with "
+        "``config.json``, ``tokenizer.json`` and safetensors, or hub names. Published: LLaMA-1 "
+        "and 2 of 7 to 65 billion parameters, six of one family, ordered by the average of "
+        "twelve benchmarks.",
+    )
+    ladder: Optional[LadderParameters] = Field(
+        default=None,
+        description="Instead, small models that Penstock trains on documents of the pool "
+        "outside the sample, ordered by their bits per byte on the ``target`` files: ``true``, "
+        "or a mapping with :class:`LadderParameters`'s keys.",
+    )
+    model: File | None = Field(
+        default=None,
+        description="Instead, a ready fastText ``.bin`` of this kind, such as the published "
+        "one, relative to the recipe. Nothing is fitted, and of the other parameters only "
+        "``zero_eos`` and ``prior_words`` count.",
+    )
+    sample: Whole = Field(
+        default=20_000,
+        description="Documents that the models read, about. Published: 900,000, of 3,000 domains.",
+    )
+    max_characters: Whole = Field(
+        default=4096,
+        description="Characters of a document that are read and trained on. Published: all of it.",
+    )
+    window: Whole = Field(
+        default=WINDOW,
+        description="Tokens that a model sees at once, as published where its context allows "
+        "(:class:`~penstock.selectors.losses.CausalModel`).",
+    )
+    stride: Whole = Field(
+        default=STRIDE,
+        description="Tokens between two windows, as published; see ``window``.",
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu",
+        description="``cpu`` or ``cuda``, for the models.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="``float32``, or ``bfloat16`` as published, whose 8 bits decide near ties "
+        "by chance.",
+    )
+    lr: OneOrMore[Positive] = Field(
+        default=(0.1, 0.5),
+        description="The classifier's learning rates; the grid with ``epoch`` is chosen from on "
+        "a held-out tenth. Published: 0.1, and 5 epochs (paper) or 3 (repository).",
+    )
+    epoch: OneOrMore[Whole] = Field(
+        default=(5, 10),
+        description="The classifier's epochs; see ``lr``.",
+    )
+    word_ngrams: Whole = Field(
+        default=2,
+        description="The classifier's n-grams, as published.",
+    )
+    dim: Whole = Field(
+        default=16,
+        description="The classifier's dimensions. Published: 100.",
+    )
+    min_count: Whole = Field(
+        default=1,
+        description="The least count of a word of the classifier, as published.",
+    )
+    bucket: Whole = Field(
+        default=2_000_000,
+        description="The classifier's buckets of n-grams; fastText's default.",
+    )
+    zero_eos: bool = Field(
+        default=True,
+        description="Set the end-of-line token's row to zero after training, against a bias by "
+        "length, as in the paper; the repository does not show it.",
+    )
+    prior_words: Natural = Field(
+        default=0,
+        description="Log odds are shrunk by n / (n + ``prior_words``), n distinct words "
+        "(:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`); with 0 "
+        "(published) the score is p.",
+    )
+
+    _readers: list[CausalModel] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        """Check for one of ``models``, ``ladder`` and ``model``."""
+        ways = {"models": self.models, "ladder": self.ladder, "model": self.model}
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
             raise SelectorError(
-                "models: expected language models from worst to best, or `ladder`, or `model`, a "
-                f"ready classifier, got {' and '.join(given) or 'none of them'}; give one"
+                key="models",
+                expected="language models from worst to best, or `ladder`, or `model`, a ready "
+                "classifier",
+                got=" and ".join(given) or "none of them",
+                fix="give one",
             )
-        self.zero_eos = flag("zero_eos", zero_eos)
-        self.sample = whole("sample", sample)
-        self.max_characters = whole("max_characters", max_characters)
-        self.lr = tuple(number("lr", item) for item in listed("lr", lr))
-        self.epoch = tuple(whole("epoch", item) for item in listed("epoch", epoch))
-        self.word_ngrams = whole("word_ngrams", word_ngrams)
-        self.dim = whole("dim", dim)
-        self.min_count = whole("min_count", min_count)
-        self.bucket = whole("bucket", bucket)
-        self.prior_words = whole("prior_words", prior_words, least=0)
-        self._reading: dict[str, Any] = {
-            "window": window,
-            "stride": stride,
-            "device": device,
-            "dtype": dtype,
-        }
-        self._models: list[CausalModel] = []
-        self._ladder = None if not ladder else Ladder.of(ladder)
-        if models is not None:
-            self.give(_several(models))
-        self._ready = None if model is None else FastTextScorer(model=model, zero_eos=self.zero_eos)
-        self.classifier_: CollapsedFastText | None = None
+        if self.models is not None:
+            self.give_models(self.models)
 
     @property
-    def ladder(self) -> Ladder | None:
-        """What has to be trained, and then given, before anything is fitted."""
-        return self._ladder
+    def requirements(self) -> Requirements:
+        """All that is asked of the engine."""
+        own = super().requirements
+        plan = self.ladder
+        if plan is None:
+            return own
+        ladder = ModelLadder(
+            shapes=plan.shapes,
+            tokens=plan.tokens,
+            batch_tokens=plan.batch_tokens,
+            lr=plan.lr,
+            sample=self.sample,
+            give=self.give_models,
+        )
+        return replace(own, target=True, model_ladder=ladder)
 
     @property
-    def models(self) -> tuple[str, ...]:
-        """What reads the sample: directories or names, from worst to best."""
-        return tuple(model.name for model in self._models)
+    def readers(self) -> tuple[str, ...]:
+        """The models that read the sample: directories or names, from worst to best."""
+        return tuple(model.name for model in self._readers)
 
-    def give(self, models: Sequence[str]) -> None:
-        """Have these read the sample: directories or names, from worst to best."""
-        self._models = [CausalModel(name, key="models", **self._reading) for name in models]
-
-    @property
-    def wants_target(self) -> bool:
-        """Whether it is of no use without examples to aim at."""
-        return self._ladder is not None
+    def give_models(self, models: Sequence[str]) -> None:
+        """Receive the models that read the sample: directories or names, from worst to best."""
+        self._readers = [
+            CausalModel(
+                name,
+                key="models",
+                window=self.window,
+                stride=self.stride,
+                device=self.device,
+                dtype=self.dtype,
+            )
+            for name in models
+        ]
 
     def identity(self) -> Mapping[str, Any]:
-        """The hyperparameters, and the files of the models, or of the classifier, by sha256.
+        """The parameters; of models and classifier the sha256 of their files.
 
         Raises:
             SelectorError: The ladder's models were not given yet.
         """
-        if self._ready:
-            return {**self._ready.identity(), "prior_words": self.prior_words}
-        if not self._models:
+        own = super().identity()
+        if self.model is not None:
+            return {key: own[key] for key in ("algorithm", "model", "zero_eos", "prior_words")}
+        if not self._readers:
             raise SelectorError(
-                "ladder: expected its models, which `penstock curate` trains first; here, call "
-                "`give` or name `models`"
+                key="ladder",
+                expected="its models, which `penstock curate` trains first",
+                got="none",
+                fix="call `give_models`, or name `models`",
             )
-        return {
-            **{
-                name: value
-                for name, value in vars(self).items()
-                if not name.startswith("_") and not name.endswith("_")
-            },
-            "models": [contents_of(model.name) for model in self._models],
-            "reading": self._models[0].settings,
-        }
+        models = [contents_of(name) for name in self.readers]
+        return {**own, "ladder": None, "models": models}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Have the models read a sample, and teach a classifier which documents rank them right.
+        """Read a sample with the models, and train a classifier to find documents that rank them
+        right.
 
-        Returns:
-            Facts: the sample; each model's bits per character on it; documents by how many pairs
-            of models they put in order; what was taught, how well, and what was chosen.
+                Returns:
+                    Facts: the sample; each model's bits per character on it; documents by how many
+                    pairs of models they put in order; the training set, the accuracy, and what was
+                    chosen.
 
-        Raises:
-            SelectorError: There are too few documents of either kind, or the classifier does not
-                tell them apart.
+                Raises:
+                    SelectorError: There are too few documents of either kind, or the classifier
+                    does not
+                        separate them.
+        models too far apart to tell them by => models that differ too much
+        too far apart to tell them by => too different
         """
-        self.classifier_ = None
-        if self._ready:
-            facts = self._ready.fit(fitting)
-            self.classifier_ = self._ready.classifier_
-            return facts
+        self._classifier = None
+        if self.model is not None:
+            ready = CollapsedFastText.from_model(self.model, "__label__1", zero_eos=self.zero_eos)
+            self._classifier = ready
+            return {"words": len(ready.starts) - 1, "bucket": ready.bucket}
         sample = fitting.sample(self.sample)
         texts = pc.utf8_slice_codeunits(sample["text"], 0, self.max_characters)
         some = pa.array(~blank(texts))
         texts = texts.filter(some)
         if not len(texts):
-            raise SelectorError("sample: expected documents with text to fit on, got none")
+            raise SelectorError(key="sample", expected="documents with text to fit on", got="none")
         hashes = hash_ids(sample["id"].filter(some), mix(fitting.seed, "preselect"))
         nats, bits = [], []
-        for place, model in enumerate(self._models, 1):
-            fitting.progress(f"model {place} of {len(self._models)} reads {len(texts):,} documents")
+        for place, model in enumerate(self._readers, 1):
+            fitting.progress(
+                f"model {place} of {len(self._readers)} reads {len(texts):,} documents"
+            )
             losses = read_losses(texts, model, fitting.spread)
             nats.append(losses.nats)
             bits.append(float(losses.nats.sum() / math.log(2) / losses.characters.sum()))
@@ -291,48 +350,27 @@ class PreSelect:
             "sample": len(texts),
             "bits_per_character": [round(value, 4) for value in bits],
             "by_pairs_in_order": np.bincount(
-                pairs, minlength=math.comb(len(self._models), 2) + 1
+                pairs, minlength=math.comb(len(self._readers), 2) + 1
             ).tolist(),
         }
-        return {**facts, **self._taught(texts, pairs, hashes, fitting)}
-
-    def score(self, documents: Documents) -> np.ndarray:
-        """p(positive), or shrunk log odds: (n,) float32; NaN for a blank document."""
-        if self.classifier_ is None:
-            raise SelectorError("preselect: expected a fitted selector; call fit or load first")
-        texts = documents.column("text")
-        return self.finish(self.classifier_.score(texts), Texts(texts))
-
-    @property
-    def classifier(self) -> CollapsedFastText | None:
-        """As :attr:`penstock.selectors.batch_scorer.FastTextBased.classifier`."""
-        return self.classifier_
+        return {**facts, **self._train(texts, pairs, hashes, fitting)}
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """As :meth:`penstock.selectors.batch_scorer.FastTextBased.finish`."""
+        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         if self.prior_words:
             scores = shrink(scores, texts, self.prior_words)
         return np.where(texts.blank, np.float32(np.nan), scores)
 
-    def save(self, directory: Path) -> None:
-        """Write the classifier."""
-        if self.classifier_ is not None:
-            self.classifier_.save(directory)
-
-    def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
-        self.classifier_ = CollapsedFastText.load(directory)
-
-    def _taught(
+    def _train(
         self, texts: pa.ChunkedArray, pairs: np.ndarray, hashes: np.ndarray, fitting: Fitting
     ) -> dict[str, Any]:
-        """Teach a classifier the documents of strength 1 against as many of the least."""
-        positives, negatives = _sides(pairs, math.comb(len(self._models), 2), hashes)
+        """Train a classifier on the documents of strength 1 against as many of the least."""
+        positives, negatives = _sides(pairs, math.comb(len(self._readers), 2), hashes)
         rows = np.sort(np.concatenate([positives, negatives]))
         labels = np.isin(rows, positives)
         # Hashed again: the hash itself has just chosen documents.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        lesson = TrainingSet(
+        training_set = TrainingSet(
             texts=texts.take(pa.array(rows)).to_pylist(),
             labels=labels,
             held_out=_held_out(labels, again),
@@ -341,12 +379,12 @@ class PreSelect:
         fitting.progress(
             f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
         )
-        trials = train_classifier(lesson, self.lr, self.epoch, fitting.spread)
-        best = best_of(trials, lesson)
-        self.classifier_ = _without_end(best.classifier) if self.zero_eos else best.classifier
-        judged = np.flatnonzero(lesson.held_out)
-        unseen = pa.array([lesson.texts[row] for row in judged], pa.large_string())
-        scores = self.finish(self.classifier_.score(unseen), Texts(unseen))
+        trials = train_classifier(training_set, self.lr, self.epoch, fitting.spread)
+        best = best_of(trials, training_set)
+        self._classifier = _without_end(best.classifier) if self.zero_eos else best.classifier
+        judged = np.flatnonzero(training_set.held_out)
+        unseen = pa.array([training_set.texts[row] for row in judged], pa.large_string())
+        scores = self.finish(self._classifier.score(unseen), Texts(unseen))
         return {
             "positives": len(positives),
             "negatives_up_to": int(pairs[negatives].max()),
@@ -359,20 +397,9 @@ class PreSelect:
         }
 
 
-def _several(models: Any) -> Sequence[Any]:
-    """The names of at least two different models."""
-    if not isinstance(models, (list, tuple)) or len(models) < 2:
-        raise SelectorError(
-            f"models: expected a list of at least two, from worst to best, got {models!r}"
-        )
-    for name in models:
-        if models.count(name) > 1:
-            raise SelectorError(f"models: expected each model once, got {name} twice")
-    return models
-
-
 def _sides(pairs: np.ndarray, most: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of positives and of as many negatives: (n,) int64 pairs in order to (k,) and (k,).
+    """Choose rows of positives and of as many negatives: (n,) int64 pairs in order to (k,) and
+    (k,).
 
     Negatives climb from strength 0, and are drawn by hash from the last strength they reach.
     Where few documents are left to be negatives, positives are drawn by hash.
@@ -383,16 +410,20 @@ def _sides(pairs: np.ndarray, most: int, hashes: np.ndarray) -> tuple[np.ndarray
     positives, rest = np.flatnonzero(pairs == most), np.flatnonzero(pairs < most)
     if len(positives) < _LEAST:
         raise SelectorError(
-            f"sample: expected at least {_LEAST} documents whose losses put all {most} pairs of "
-            f"models in order, got {len(positives)} of {len(pairs):,}; use a larger sample or "
-            "fewer models, and list them from worst to best"
+            key="sample",
+            expected=f"at least {_LEAST} documents whose losses put all {most} pairs of "
+            "models in order",
+            got=f"{len(positives)} of {len(pairs):,}",
+            fix="use a larger sample or fewer models, and list them from worst to best",
         )
     if len(rest) < _LEAST:
         raise SelectorError(
-            f"sample: expected at least {_LEAST} documents whose losses do not put all {most} "
-            f"pairs of models in order, got {len(rest)} of {len(pairs):,}: too few documents, or "
-            "models too far apart to tell them by; use a larger sample, or models (rungs of a "
-            "ladder) that are nearer to each other"
+            key="sample",
+            expected=f"at least {_LEAST} documents whose losses do not put all {most} "
+            "pairs of models in order",
+            got=f"{len(rest)} of {len(pairs):,}: too few documents, or models too far "
+            "apart to tell them by",
+            fix="use a larger sample, or models (rungs of a ladder) that are nearer to each other",
         )
     count = min(len(positives), len(rest))
     positives = positives[np.argsort(hashes[positives], kind="stable")[:count]]
@@ -400,7 +431,7 @@ def _sides(pairs: np.ndarray, most: int, hashes: np.ndarray) -> tuple[np.ndarray
 
 
 def _held_out(labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """A tenth of each label, by hash: (n,) bool and (n,) uint64 to (n,) bool."""
+    """Hold out a tenth of each label, by hash: (n,) bool and (n,) uint64 to (n,) bool."""
     held_out = np.zeros(len(labels), bool)
     for label in (False, True):
         rows = np.flatnonzero(labels == label)
@@ -410,7 +441,7 @@ def _held_out(labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 
 
 def _without_end(classifier: CollapsedFastText) -> CollapsedFastText:
-    """The classifier with the end-of-line token's row at zero, where it has one."""
+    """Set the row of the end-of-line token to zero, where there is one."""
     weights = classifier.weights.copy()
     if classifier.eos_row >= 0:
         weights[classifier.eos_row] = 0

@@ -1,74 +1,83 @@
-"""Names to selectors: built in, registered by a package, or a function of the user's.
+"""Names of recipes to selectors, rewriters and reweighters.
 
-A package registers a selector under the entry-point group ``penstock.selectors``: a class that is
-a ``Scorer``, or a function as in :mod:`penstock.selectors.functions`. Modules are imported when a
-selector is asked for, and import what is heavy (torch, faiss) when they need it.
+A built-in one is a class with a ``name`` in a file of :mod:`penstock.selectors`,
+:mod:`penstock.selectors.rewriting` or :mod:`penstock.selectors.reweighting`: the folder gives its
+kind, and a new file is found without an entry anywhere. The module named as the selector
+(``document-loss`` in ``document_loss.py``) is tried first, so that building one imports no other.
+Modules import what is heavy (torch, faiss) when they need it.
+
+A package registers a plug-in under the entry-point group ``penstock.selectors``: a class or a
+function, as in :mod:`penstock.selectors.adapter` and :mod:`penstock.selectors.functions`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import BadInput, SelectorError, did_you_mean
 from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
-from penstock.selectors.base import Scorer, SetSelector, is_set_selector
+from penstock.selectors.adapter import (
+    Described,
+    as_reweighter,
+    as_rewriter,
+    as_selector,
+    described,
+    paths_of,
+)
+from penstock.selectors.base import Selector
 from penstock.selectors.functions import FunctionScorer, load_object
-from penstock.selectors.reweighting import Reweighter, is_describing
+from penstock.selectors.parameters import Algorithm, Declared
+from penstock.selectors.reweighting.base import Reweighter
 from penstock.selectors.reweighting.functions import FunctionReweighter
-from penstock.selectors.rewriting import Completions, Endpoint, LocalModel, Rewriter, VllmModel
+from penstock.selectors.rewriting.base import Completions, Rewriter
+from penstock.selectors.rewriting.batched import VllmModel
+from penstock.selectors.rewriting.completions import Endpoint
+from penstock.selectors.rewriting.local import LocalModel
 
-__all__ = ["GROUP", "Available", "available", "build", "build_reweighter", "build_rewriter"]
+__all__ = [
+    "GROUP",
+    "Available",
+    "available",
+    "build",
+    "build_reweighter",
+    "build_rewriter",
+    "built_in",
+]
 
 GROUP = "penstock.selectors"
 """The entry-point group."""
 
-_BUILT_IN = {
-    "betr": "penstock.selectors.betr:Betr",
-    "ccnet": "penstock.selectors.ccnet:NgramPerplexity",
-    "d4": "penstock.selectors.d4:D4",
-    "dclm": "penstock.selectors.dclm:DclmQuality",
-    "document-loss": "penstock.selectors.document_loss:DocumentLoss",
-    "dsir": "penstock.selectors.dsir:Dsir",
-    "fasttext": "penstock.selectors.classifiers.classifier:FastTextScorer",
-    "fineweb-edu": "penstock.selectors.fineweb_edu:FineWebEdu",
-    "ingenious": "penstock.selectors.ingenious:Ingenious",
-    "kmq": "penstock.selectors.kmq:Kmq",
-    "perplexity": "penstock.selectors.perplexity:Perplexity",
-    "preselect": "penstock.selectors.preselect:PreSelect",
-    "semdedup": "penstock.selectors.semdedup:SemDeDup",
-}
 
-_REWRITERS = {
-    "prox-chunk": "penstock.selectors.rewriting:ProxChunk",
-    "prox-document": "penstock.selectors.rewriting:ProxDocument",
-    "rewire": "penstock.selectors.rewriting:Rewire",
-    "wrap": "penstock.selectors.rewriting:Wrap",
-}
-"""What a recipe may name under ``rewrite``."""
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    key: str
+    """The recipe's key."""
+    package: str
+    """The folder of the built-in ones."""
 
-_REWEIGHTERS = {
-    "loss": "penstock.selectors.reweighting:LossReweighter",
-    "uds": "penstock.selectors.reweighting:Uds",
-}
-"""What a recipe may name under ``train.reweight``."""
 
 _KINDS = {
-    "selector": ("select", _BUILT_IN),
-    "rewriter": ("rewrite", _REWRITERS),
-    "reweighter": ("train.reweight", _REWEIGHTERS),
+    "selector": _Kind("select", "penstock.selectors"),
+    "rewriter": _Kind("rewrite", "penstock.selectors.rewriting"),
+    "reweighter": _Kind("train.reweight", "penstock.selectors.reweighting"),
 }
-"""For each kind the recipe's key it goes under, and the built-in ones."""
 
-_IN_PROCESS: Mapping[str, Callable[..., Completions]] = {"local": LocalModel, "vllm": VllmModel}
-"""Who answers without a server, by the key that names the model."""
+_COMPLETIONS: Mapping[str, type[Endpoint | LocalModel | VllmModel]] = {
+    "url": Endpoint,
+    "local": LocalModel,
+    "vllm": VllmModel,
+}
+"""Sources of completions, by the key that tells which one a recipe uses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,166 +91,201 @@ class Available:
     ``reweighter`` where under ``train.reweight``."""
     paper: str = ""
     doc: str = ""
-    """What it is and what its parameters mean."""
+    """Its description, with that of each parameter."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
 
 
+def built_in(kind: str) -> dict[str, type[Algorithm]]:
+    """The built-in algorithms of a kind by name; imports every module of its folder."""
+    package = importlib.import_module(_KINDS[kind].package)
+    found: dict[str, type[Algorithm]] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            found.update(_algorithms(f"{package.__name__}.{module.name}"))
+    return dict(sorted(found.items()))
+
+
 def available() -> list[Available]:
-    """All selectors, rewriters and reweighters, built-in ones first.
+    """List all selectors, rewriters and reweighters, built-in ones first.
 
-    One that cannot be imported says so in its summary.
+    The summary of one that cannot be imported gives the reason.
     """
-    built_in = _all_built_in()
-    found = [_described(name, partial(_imported, use)) for name, use in built_in.items()]
-    found += [_described(name, point.load) for name, point in _registered().items()]
-    return found
+    found = [
+        Available(
+            name=name,
+            summary=one.summary,
+            kind=kind,
+            paper=one.paper,
+            doc=_documentation(one),
+            parameters={
+                key: inspect.Parameter.empty if own.is_required() else own.default
+                for key, own in one.model_fields.items()
+            },
+        )
+        for kind in _KINDS
+        for name, one in built_in(kind).items()
+    ]
+    own = {one.name for one in found}
+    return found + [
+        _plug_in(name, point) for name, point in _registered().items() if name not in own
+    ]
 
 
-def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Scorer | SetSelector:
-    """The selector that ``select.<name>`` describes, with its parameters checked.
+def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Selector:
+    """Build the selector of ``select.<name>``, with its parameters checked.
 
     Args:
         name: The key under ``select``, for messages.
-        spec: What the recipe says there.
-        directories: Where ``package.module:function`` and relative paths are looked for first.
+        spec: The recipe's entry.
+        directories: Searched first for ``package.module:function`` and relative paths.
 
     Raises:
-        SelectorError: There is no such selector or parameter, or a value is wrong; the message
-            begins with the recipe's key.
+        SelectorError: There is no such selector or parameter, or a value is wrong; the key begins
+            with ``select.<name>``.
     """
     try:
-        return _built(spec, directories)
+        use, thing = _named(spec.use, "selector", directories)
+        if not isinstance(thing, type):
+            _check_keywords(spec.parameters, thing, skip=1)
+            return FunctionScorer(use, directories, spec.parameters)
+        return as_selector(_instance(thing, spec.parameters, directories))
     except BadInput as error:
-        raise type(error)(f"select.{name}.{error}") from error.__cause__
+        raise error.under(f"select.{name}") from error.__cause__
 
 
 def build_rewriter(
     name: str, spec: RewriteSpec, directories: Sequence[Path] = ()
 ) -> tuple[Rewriter, Completions]:
-    """The rewriter that ``rewrite.<name>`` describes, and who answers it.
+    """Build the rewriter of ``rewrite.<name>``, and the source of its completions.
 
     Raises:
-        SelectorError: As :func:`build`; the message begins with the recipe's key.
+        SelectorError: As :func:`build`; the key begins with ``rewrite.<name>``.
     """
     try:
         use, thing = _named(spec.use, "rewriter", directories)
         if not isinstance(thing, type):
-            raise SelectorError(f"use: expected a class that is a Rewriter, got {use}")
-        rewriter = _instance(thing, spec.parameters, directories)
-        if not isinstance(rewriter, Rewriter):
-            raise SelectorError(
-                "use: expected a Rewriter (see penstock.selectors.rewriting.base), got the class "
-                f"{thing.__qualname__}"
-            )
+            raise SelectorError(key="use", expected="a class that is a Rewriter", got=use)
+        rewriter = as_rewriter(_instance(thing, spec.parameters, directories))
     except BadInput as error:
-        raise type(error)(f"rewrite.{name}.{error}") from error.__cause__
+        raise error.under(f"rewrite.{name}") from error.__cause__
     try:
         return rewriter, _completions(spec.by, directories)
     except BadInput as error:
-        raise type(error)(f"rewrite.{name}.by.{error}") from error.__cause__
+        raise error.under(f"rewrite.{name}.by") from error.__cause__
 
 
 def build_reweighter(spec: ReweightSpec, directories: Sequence[Path] = ()) -> Reweighter:
-    """The reweighter that ``train.reweight`` describes, with its parameters checked.
+    """Build the reweighter of ``train.reweight``, with its parameters checked.
 
     Raises:
-        SelectorError: As :func:`build`; the message begins with the recipe's key.
+        SelectorError: As :func:`build`; the key begins with ``train.reweight``.
     """
     try:
-        return _reweighter(spec, directories)
+        use, thing = _named(spec.use, "reweighter", directories)
+        if not isinstance(thing, type):
+            _check_keywords(spec.parameters, thing, skip=1)
+            return FunctionReweighter(use, directories, spec.parameters)
+        reweighter = as_reweighter(_instance(thing, spec.parameters, directories))
+        if reweighter.requirements.describe and spec.sample != "sequence":
+            raise SelectorError(
+                key="sample",
+                expected=f"sequence, since `{spec.use}` uses logits of equal length",
+                got=repr(spec.sample),
+            )
+        return reweighter
     except BadInput as error:
-        raise type(error)(f"train.reweight.{error}") from error.__cause__
+        raise error.under("train.reweight") from error.__cause__
 
 
 def _completions(by: Mapping[str, Any], directories: Sequence[Path]) -> Completions:
-    ways = [way for way in ("url", *_IN_PROCESS) if way in by]
-    if len(ways) > 1:
-        raise SelectorError(f"{ways[1]}: expected one of url, local and vllm, got {len(ways)}")
-    if not ways:
-        raise SelectorError(f"url: missing; expected url and model, local or vllm, got {dict(by)}")
+    ways = [way for way in _COMPLETIONS if way in by]
+    if len(ways) != 1:
+        raise SelectorError(
+            key=ways[1] if ways else "url",
+            expected="url and model, or local, or vllm",
+            got=", ".join(ways) or repr(dict(by)),
+        )
     (way,) = ways
-    if way in _IN_PROCESS:
-        kind = _IN_PROCESS[way]
-        own = {"model" if key == way else key: value for key, value in by.items()}
-        own["model"] = _located(str(own["model"]), directories)
-        _check_names(own, _keywords(kind).items())
-        try:
-            made: Completions = kind(**own)
-        except SelectorError as error:
-            raise SelectorError(str(error).replace("model:", f"{way}:", 1)) from None
-        return made
-    _check_names(by, _keywords(Endpoint).items())
-    return Endpoint(**by)
+    own = dict(by)
+    if way != "url":
+        own["model"] = own.pop(way)
+    try:
+        return _COMPLETIONS[way](**_with_located(own, _COMPLETIONS[way], directories))
+    except SelectorError as error:
+        if way != "url" and error.key == "model":
+            error.key = way
+        raise
 
 
-def _built(spec: SelectorSpec, directories: Sequence[Path]) -> Scorer | SetSelector:
-    use, thing = _named(spec.use, "selector", directories)
-    if not isinstance(thing, type):
-        if callable(thing):
-            _check_names(spec.parameters, list(_keywords(thing).items())[1:])
-        return FunctionScorer(use, directories, spec.parameters)
-    selector = _instance(thing, spec.parameters, directories)
-    if not isinstance(selector, Scorer) and not is_set_selector(selector):
-        raise SelectorError(
-            f"use: expected a Scorer or a SetSelector (see penstock.selectors.base) or a function, "
-            f"got the class {thing.__qualname__}"
-        )
-    return selector
+@cache
+def _algorithms(module: str) -> dict[str, type[Algorithm]]:
+    """The algorithms that a module defines."""
+    values = vars(importlib.import_module(module)).values()
+    return {
+        value.name: value
+        for value in values
+        if isinstance(value, type)
+        and issubclass(value, Algorithm)
+        and value.__module__ == module
+        and "name" in vars(value)
+    }
 
 
-def _reweighter(spec: ReweightSpec, directories: Sequence[Path]) -> Reweighter:
-    use, thing = _named(spec.use, "reweighter", directories)
-    if not isinstance(thing, type):
-        if callable(thing):
-            _check_names(spec.parameters, list(_keywords(thing).items())[1:])
-        return FunctionReweighter(use, directories, spec.parameters)
-    reweighter = _instance(thing, spec.parameters, directories)
-    if not isinstance(reweighter, Reweighter):
-        raise SelectorError(
-            "use: expected a Reweighter (see penstock.selectors.reweighting.base) or a function, "
-            f"got the class {thing.__qualname__}"
-        )
-    if is_describing(reweighter) and spec.sample != "sequence":
-        raise SelectorError(
-            f"sample: expected sequence, since `{spec.use}` looks at logits of equal length, got "
-            f"{spec.sample!r}"
-        )
-    return reweighter
+def _built_in_named(use: str, kind: str) -> type[Algorithm] | None:
+    """The built-in algorithm of a name: from the module of that name, or from any of the folder."""
+    module = f"{_KINDS[kind].package}.{use.replace('-', '_')}"
+    if use.replace("-", "_").isidentifier() and find_spec(module):
+        found = _algorithms(module).get(use)
+        if found is not None:
+            return found
+    return built_in(kind).get(use)
 
 
 def _named(use: str, kind: str, directories: Sequence[Path]) -> tuple[str, Any]:
-    """What ``use`` names, and its ``package.module:name``."""
+    """The object that ``use`` names, and its ``package.module:name``."""
+    if ":" in use:
+        return use, load_object(use, directories)
+    own = _built_in_named(use, kind)
+    if own is not None:
+        return f"{own.__module__}:{own.__qualname__}", own
     registered = _registered()
-    _, own = _KINDS[kind]
-    if use in own:
-        return own[use], _imported(own[use])
     if use in registered:
         use = registered[use].value
         return use, load_object(use, ())
-    if ":" in use:
-        return use, load_object(use, directories)
-    for key, others in _KINDS.values():
-        if use in others:
-            raise SelectorError(f"use: {use!r} goes under `{key}` of a recipe")
+    for other, where in _KINDS.items():
+        if use in built_in(other):
+            raise SelectorError(
+                f"{use!r} is a {other}", key="use", fix=f"it goes under `{where.key}` of a recipe"
+            )
     raise SelectorError(
-        f"use: expected a {kind} or package.module:name, got {use!r}"
-        f"{did_you_mean(use, [*own, *registered])}"
+        key="use",
+        expected=f"a {kind} or package.module:name",
+        got=repr(use),
+        fix=did_you_mean(use, [*built_in(kind), *registered]).lstrip("; "),
     )
 
 
 def _instance(thing: Any, parameters: dict[str, Any], directories: Sequence[Path]) -> Any:
     """Call a class with a recipe's parameters, of which some are paths."""
-    _check_names(parameters, _keywords(thing).items())
-    for key in getattr(thing, "paths", ()):
-        value = parameters.get(key)
+    if not issubclass(thing, Declared):
+        _check_keywords(parameters, thing)
+    return thing(**_with_located(parameters, thing, directories))
+
+
+def _with_located(
+    parameters: Mapping[str, Any], thing: Any, directories: Sequence[Path]
+) -> dict[str, Any]:
+    own = dict(parameters)
+    for key in paths_of(thing):
+        value = own.get(key)
         if isinstance(value, str):
-            parameters[key] = _located(value, directories)
+            own[key] = _located(value, directories)
         elif isinstance(value, (list, tuple)):
-            parameters[key] = [
+            own[key] = [
                 _located(item, directories) if isinstance(item, str) else item for item in value
             ]
-    return thing(**parameters)
+    return own
 
 
 def _keywords(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -251,28 +295,28 @@ def _keywords(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         return {}
 
 
-def _check_names(
-    parameters: Mapping[str, Any], keywords: Iterable[tuple[str, inspect.Parameter]]
-) -> None:
-    """Refuse unknown and missing keywords, naming the nearest."""
-    known = dict(keywords)
+def _check_keywords(parameters: Mapping[str, Any], thing: Any, skip: int = 0) -> None:
+    """Refuse unknown and missing keywords of a plug-in, with the nearest name."""
+    if not callable(thing):
+        return
+    known = dict(list(_keywords(thing).items())[skip:])
     if any(keyword.kind is keyword.VAR_KEYWORD for keyword in known.values()):
         return
     for key in parameters:
         if key not in known:
-            hint = did_you_mean(key, known) or "; it has none"
-            raise SelectorError(f"{key}: unknown parameter{hint}")
+            fix = did_you_mean(key, known).lstrip("; ") or "there are none"
+            raise SelectorError("unknown parameter", key=key, fix=fix)
     for key, keyword in known.items():
         required = keyword.default is keyword.empty and keyword.kind is not keyword.VAR_POSITIONAL
         if required and key not in parameters:
-            raise SelectorError(f"{key}: missing; it is required")
+            raise SelectorError("missing; it is required", key=key)
 
 
 def _located(path: str, directories: Sequence[Path]) -> str:
     """The path in the first directory that has it, else as it is; a bare word is no path."""
     if not re.search(r"[./\\]", path):
         return path
-    # What is behind an @ may be an encoder's layer, or part of a name.
+    # An encoder's layer may follow an @, or the @ is part of a name.
     base, at, rest = path.partition("@")
     for name, behind in ((path, ""), (base, at + rest)):
         for directory in directories:
@@ -283,42 +327,27 @@ def _located(path: str, directories: Sequence[Path]) -> str:
 
 def _registered() -> dict[str, EntryPoint]:
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-    built_in = _all_built_in()
-    return {point.name: point for point in points if point.name not in built_in}
+    return {point.name: point for point in points}
 
 
-def _all_built_in() -> dict[str, str]:
-    return {name: use for _, own in _KINDS.values() for name, use in own.items()}
+def _documentation(one: type[Algorithm]) -> str:
+    """The class's docstring, and the description of each parameter."""
+    lines = [inspect.getdoc(one) or "", "", "Parameters:"]
+    for key, own in one.model_fields.items():
+        lines.append(f"    {key}: {(own.description or '').strip()}".replace("\n", "\n        "))
+    return "\n".join(lines)
 
 
-def _imported(use: str) -> Any:
-    module, _, name = use.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _described(name: str, load: Callable[[], Any]) -> Available:
+def _plug_in(name: str, point: EntryPoint) -> Available:
     try:
-        thing = load()
-    except Exception as error:  # a package of a stranger's must not hide the other selectors
+        found: Described = described(point.load())
+    except Exception as error:  # one faulty package must not hide the other selectors
         return Available(name=name, summary=f"cannot be imported: {error}")
-    keywords = list(_keywords(thing).items())
-    kind = _kind(thing)
-    if isinstance(thing, type):
-        summary, paper = getattr(thing, "summary", ""), getattr(thing, "paper", "")
-    else:
-        summary, paper = (inspect.getdoc(thing) or "").partition("\n")[0], ""
-        keywords = keywords[1:]
-    defaults = {key: keyword.default for key, keyword in keywords}
-    doc = inspect.getdoc(thing) or ""
     return Available(
-        name=name, summary=summary, kind=kind, paper=paper, doc=doc, parameters=defaults
+        name=name,
+        summary=found.summary,
+        kind=found.kind,
+        paper=found.paper,
+        doc=found.doc,
+        parameters={key: keyword.default for key, keyword in found.keywords.items()},
     )
-
-
-def _kind(thing: Any) -> str:
-    """What a class has methods for; a function that takes losses is a reweighter."""
-    if isinstance(thing, type):
-        if hasattr(thing, "assemble"):
-            return "rewriter"
-        return "reweighter" if hasattr(thing, "is_uniform") else "selector"
-    return "reweighter" if next(iter(_keywords(thing)), "") == "losses" else "selector"

@@ -3,132 +3,67 @@
 Abbas et al. 2023, *SemDeDup: Data-efficient learning at web-scale through semantic
 deduplication*. Within each cluster, documents are put in order of their distance from the
 centroid, the farthest first, and one with an earlier document nearer to it than ``eps`` is a near
-copy: NaN, never taken. What stays is the least typical of each group.
-
-Vectors are on the lattice, so products are exact and no block or thread changes a verdict. They
-are taken in blocks of 1,024 documents by 1,024, so memory is some MiB beyond the cluster's own
-vectors, and a cluster of any size is compared as a whole, where the published code parts large
-ones and lets copies across the parts go. One thread: two were slower on such blocks, and on a
-busy machine seven times as slow. What is traded away: time grows with the square of a
-cluster, and copies in different clusters are missed, as published.
+copy: NaN, never taken. The least typical of each group stays
+(:mod:`penstock.selectors.near_copies`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numba
 import numpy as np
-from threadpoolctl import threadpool_limits
+from pydantic import Field
 
-from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.encoders.encoders import contents_of
-from penstock.selectors.kernels.kmeans import (
-    Clusters,
-    cluster_count,
-    clusters_parameter,
-    fit_clusters,
-    lengths,
-    sample_vectors,
-)
-from penstock.selectors.parameters import model_name, number, one_of, whole
+from penstock.selectors.near_copies import ClusterParameters, Deduplicator
+from penstock.selectors.parameters import Share, not_fitted
 
-__all__ = [
-    "Deduplicator",
-    "SemDeDup",
-    "farthest_first",
-    "fit_deduplicator",
-    "near_copies",
-    "not_both",
-]
-
-_BLOCK = 1024
-
-_HALVINGS = 18
-"""Of the interval of eps from 0 to 2, when a share is to be kept: to 1e-5, a tenth of what the
-lattice moves a cosine by."""
-
-_EPS = 0.05
+__all__ = ["SemDeDup"]
 
 
-class SemDeDup:
+class SemDeDup(ClusterParameters):
     """Excludes near copies; all others score 0.
 
-    The method says which documents are copies, and nothing about the rest. With equal scores the
-    cut draws among them by hash, uniformly, and in a mixture of columns this one only excludes:
-    any other score would be a preference that nobody asked for, and distance from the centroid
-    that of D4, which is a selector of its own.
+    The method defines which documents are copies, and nothing about the rest. With equal scores
+    the cut draws among them by hash, uniformly, and in a mixture of columns this one only
+    excludes: any other score would be an unrequested preference. Distance from the centroid is
+    the score of D4, a selector of its own.
 
     Where a default differs from the paper, the published value is given with the reason; figures
     are from a pool of 65,686 web documents.
-
-    Args:
-        eps: Two documents are near copies if their cosine is above 1 - eps. Default, without
-            ``keep``: 0.05, which excludes 2 % of the pool: with the static encoder these are
-            pages of one template, as of a table tennis championship in two years. From 0.15 on
-            (7 %) they merely share a subject.
-        keep: Instead of ``eps``, the share of the documents to keep: eps is found on the sample,
-            as published on the whole. In a sample of a larger pool a document has fewer copies,
-            so the same eps keeps less of the pool: eps for 0.75 of a third of the pool kept
-            0.66 of it, and eps for 0.75 of a tenth kept 0.55. Then give ``eps``.
-        rule: ``chained``, as in the published code: an earlier document counts even if it is a
-            near copy itself, so that a chain of likenesses shrinks to its first. Or ``kept``:
-            only against documents that stay, so that every excluded document is near one of them.
-            Default: chained, by which the published results were obtained, and by which a higher
-            eps never excludes fewer. With eps of 0.05 they exclude 2.0 % and 1.8 % of the pool,
-            with 0.3 24 % and 22 %.
-        clusters: How many; ``auto`` is the square root of the pool. Published: 50,000 for images,
-            11,000 for texts.
-        encoder: As in :mod:`penstock.selectors.encoders.embedding`. Published: OPT, for texts.
-        sample: Documents that clusters are fitted on, about. Clusters are a 39th of them at most,
-            and a core compares 150 million pairs a second: of 10^9 documents, 100,000 give 2,564
-            clusters and 360 hours of one core, 1,000,000 a tenth of that.
-        iterations: Of spherical k-means, at most, as published.
     """
 
+    name: ClassVar[str] = "semdedup"
     summary: ClassVar[str] = "no two documents that mean nearly the same"
     paper: ClassVar[str] = "Abbas et al. 2023, SemDeDup: semantic deduplication"
     version: ClassVar[int] = 1
-    paths: ClassVar[tuple[str, ...]] = ("encoder",)
+    default_bound: ClassVar[Mapping[str, float]] = {"eps": 0.05}
 
-    def __init__(
-        self,
-        *,
-        eps: float | None = None,
-        keep: float | None = None,
-        rule: str = "chained",
-        clusters: int | str = "auto",
-        encoder: str = "static",
-        sample: int = 100_000,
-        iterations: int = 100,
-    ) -> None:
-        not_both(eps, keep)
-        self.keep = None if keep is None else number("keep", keep, below=1)
-        self.eps = None
-        if keep is None:
-            self.eps = number("eps", _EPS if eps is None else eps, below=2)
-        self.rule = one_of("rule", rule, "chained", "kept")
-        self.clusters = clusters_parameter("clusters", clusters)
-        self.encoder = model_name("encoder", encoder)
-        self.sample = whole("sample", sample)
-        self.iterations = whole("iterations", iterations)
-        self.quality: str | None = None
-        self.deduplicator_: Deduplicator | None = None
+    eps: float | None = Field(
+        default=None,
+        gt=0,
+        lt=2,
+        description="Two documents are near copies if their cosine is above 1 - eps. Default, "
+        "without ``keep``: 0.05, which excludes 2 % of the pool: with the static encoder these "
+        "are pages of one template, as of a table tennis championship in two years. From 0.15 "
+        "on (7 %) they merely share a subject.",
+    )
+    keep: Share | None = Field(
+        default=None,
+        description="Instead of ``eps``, the share of the documents to keep: eps is found on "
+        "the sample, as published on the whole. In a sample of a larger pool a document has "
+        "fewer copies, so the same eps keeps less of the pool: eps for 0.75 of a third of the "
+        "pool kept 0.66 of it, and eps for 0.75 of a tenth kept 0.55. Then give ``eps``.",
+    )
+
+    _deduplicator: Deduplicator | None = None
 
     @property
     def partitions(self) -> int:
         """One for each cluster."""
         return len(self._fitted().clusters)
-
-    def identity(self) -> Mapping[str, Any]:
-        """The hyperparameters, and the contents of the encoder's directory if it is one."""
-        own = {name: value for name, value in vars(self).items() if not name.endswith("_")}
-        return {**own, "encoder": contents_of(self.encoder)}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Cluster a sample, and find eps on it if a share is to be kept.
@@ -140,21 +75,12 @@ class SemDeDup:
         Raises:
             SelectorError: There is no text, or there are fewer documents than clusters.
         """
-        self.deduplicator_ = None
-        vectors = sample_vectors(fitting, self.encoder, self.sample)
-        self.deduplicator_, _, facts = fit_deduplicator(
-            vectors,
-            fitting,
-            clusters=self.clusters,
-            iterations=self.iterations,
-            eps=self.eps,
-            keep=self.keep,
-            rule=self.rule,
-        )
+        self._deduplicator = None
+        _, self._deduplicator, _, facts = self.fit_copies(fitting, self.eps, self.keep)
         return facts
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """The nearest cluster, the lowest of equally near ones: (n,) int64."""
+        """Assign to the nearest cluster, the lowest of equally near ones: (n,) int64."""
         return self._fitted().clusters.nearest(vectors).numbers
 
     def score(self, partition: Partition) -> np.ndarray:
@@ -168,202 +94,9 @@ class SemDeDup:
 
     def load(self, directory: Path) -> None:
         """Read back what :meth:`save` wrote."""
-        self.deduplicator_ = Deduplicator.load(directory, rule=self.rule)
+        self._deduplicator = Deduplicator.load(directory, rule=self.rule)
 
     def _fitted(self) -> Deduplicator:
-        if self.deduplicator_ is None:
-            raise SelectorError("semdedup: expected a fitted selector; call fit or load first")
-        return self.deduplicator_
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Deduplicator:
-    """Clusters, and what a near copy is within one."""
-
-    clusters: Clusters
-    eps: float
-    """0 if nothing is a copy."""
-    rule: str
-
-    def stays(self, vectors: np.ndarray, number: int) -> np.ndarray:
-        """Which documents of a cluster are no near copies: (n, d) int16 to (n,) bool.
-
-        Rows are in the order of their hashes, which decides between documents equally far from
-        the centroid. A zero vector does not stay.
-        """
-        stays = np.asarray(vectors.any(axis=1))
-        if self.eps:
-            order = farthest_first(vectors, self.clusters.centroids[number])
-            with threadpool_limits(1):
-                stays[order] = ~near_copies(vectors, order, self.eps, self.rule)
-        return stays
-
-    def save(self, directory: Path) -> None:
-        """Write ``clusters.npy`` and ``deduplicator.json``."""
-        self.clusters.save(directory / "clusters.npy")
-        (directory / "deduplicator.json").write_text(json.dumps({"eps": self.eps}))
-
-    @classmethod
-    def load(cls, directory: Path, *, rule: str) -> Deduplicator:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            ArtefactError: A file is missing or is another thing.
-        """
-        clusters = Clusters.load(directory / "clusters.npy", spherical=True)
-        try:
-            eps = float(json.loads((directory / "deduplicator.json").read_text())["eps"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtefactError(f"{directory}: not a fitted semdedup: {error}") from error
-        return cls(clusters=clusters, eps=eps, rule=rule)
-
-
-def fit_deduplicator(
-    vectors: np.ndarray,
-    fitting: Fitting,
-    *,
-    clusters: int | str,
-    iterations: int,
-    eps: float | None,
-    keep: float | None,
-    rule: str,
-) -> tuple[Deduplicator, np.ndarray, dict[str, Any]]:
-    """Cluster a sample, and find eps on it unless it is given.
-
-    Args:
-        vectors: (n, d) int16, as :func:`penstock.selectors.kernels.kmeans.sample_vectors` gives
-        them.
-        fitting: Whose pool's size sets ``clusters: auto``, and who is told.
-        clusters: How many.
-        iterations: Of k-means, at most.
-        eps: What a near copy is, or None.
-        keep: The share to keep where eps is None; 1 is everything.
-        rule: ``chained`` or ``kept``.
-
-    Returns:
-        The deduplicator, which documents of the sample stay (n,) bool, and facts.
-    """
-    count = cluster_count(clusters, fitting.pool_size, len(vectors))
-    fitting.progress(f"clustering {len(vectors):,} documents into {count:,}")
-    clustering = fit_clusters(vectors, count, spherical=True, iterations=iterations)
-    members = clustering.members()
-    centroids = clustering.clusters.centroids
-    orders = [
-        rows[farthest_first(vectors[rows], centroid)] for rows, centroid in zip(members, centroids)
-    ]
-    if eps is None:
-        assert keep is not None
-        if keep < 1 and len(vectors) < fitting.pool_size:
-            fitting.progress(
-                f"eps is found on {len(vectors):,} of {fitting.pool_size:,} documents, which have "
-                f"fewer copies than the pool: less than {keep:g} of it will be kept"
-            )
-        eps = _eps_to_keep(keep, vectors, orders, rule) if keep < 1 else 0.0
-    stays = np.ones(len(vectors), bool)
-    if eps:
-        stays = _staying(vectors, orders, eps, rule)
-    deduplicator = Deduplicator(clusters=clustering.clusters, eps=eps, rule=rule)
-    kept = round(float(stays.mean()), 4)
-    return deduplicator, stays, {**clustering.facts, "eps": round(eps, 6), "sample_kept": kept}
-
-
-def _staying(
-    vectors: np.ndarray, orders: Sequence[np.ndarray], eps: float, rule: str
-) -> np.ndarray:
-    stays = np.empty(len(vectors), bool)
-    with threadpool_limits(1):
-        for order in orders:
-            stays[order] = ~near_copies(vectors, order, eps, rule)
-    return stays
-
-
-def _eps_to_keep(
-    keep: float, vectors: np.ndarray, orders: Sequence[np.ndarray], rule: str
-) -> float:
-    """The highest eps, by bisection, that keeps a share of the sample or more.
-
-    Where exact copies alone are too many, it is the least that tells them from rounding.
-    """
-    low, high = 0.0, 2.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if _staying(vectors, orders, middle, rule).mean() >= keep:
-            low = middle
-        else:
-            high = middle
-    return low or high
-
-
-def farthest_first(vectors: np.ndarray, centroid: np.ndarray) -> np.ndarray:
-    """Rows by falling distance from the centroid, then as they come; without the zero vectors.
-
-    Args:
-        vectors: (n, d) int16 on the lattice.
-        centroid: (d,) int16 on the lattice.
-
-    Returns:
-        (m,) int64.
-    """
-    away = lengths(vectors)
-    rows = np.flatnonzero(away)
-    nearness = np.empty(len(rows), np.float64)
-    direction = centroid.astype(np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        nearness[start : start + _BLOCK] = vectors[block].astype(np.float32) @ direction
-    return rows[np.argsort(nearness / away[rows], kind="stable")]
-
-
-def near_copies(vectors: np.ndarray, order: np.ndarray, eps: float, rule: str) -> np.ndarray:
-    """Which documents have an earlier one whose cosine with them is above 1 - eps.
-
-    Args:
-        vectors: (n, d) int16 on the lattice.
-        order: (m,) int64, rows from the first to the last; none is a zero vector.
-        eps: Above 0; at 0 rounding would decide.
-        rule: ``chained``: any earlier document counts; ``kept``: only one that is no near copy.
-
-    Returns:
-        (m,) bool, along ``order``.
-    """
-    chained, limit = rule == "chained", 1.0 - eps
-    inverse = 1.0 / lengths(vectors, order)
-    copies = np.zeros(len(order), bool)
-    for start in range(0, len(order), _BLOCK):
-        own = slice(start, start + _BLOCK)
-        block = vectors[order[own]].astype(np.float32)
-        highest = np.full(len(block), -np.inf)
-        earlier = np.arange(start) if chained else np.flatnonzero(~copies[:start])
-        for at in range(0, len(earlier), _BLOCK):
-            rows = earlier[at : at + _BLOCK]
-            products = vectors[order[rows]].astype(np.float32) @ block.T
-            _raise(highest, products, inverse[rows])
-        copies[own] = highest * inverse[own] > limit
-        _settle(copies[own], block @ block.T, inverse[own], limit, chained)
-    return copies
-
-
-@numba.njit(cache=True, nogil=True)
-def _raise(highest: np.ndarray, products: np.ndarray, inverse: np.ndarray) -> None:
-    """Raise ``highest`` (n,) float64 to each column's highest cosine times its own length."""
-    for row in range(products.shape[0]):
-        for column in range(products.shape[1]):
-            highest[column] = max(highest[column], products[row, column] * inverse[row])
-
-
-@numba.njit(cache=True, nogil=True)
-def _settle(
-    copies: np.ndarray, products: np.ndarray, inverse: np.ndarray, limit: float, chained: bool
-) -> None:
-    """Mark the near copies of a block's own documents, (n,) bool, from the first to the last."""
-    for row in range(len(copies)):
-        if chained or not copies[row]:
-            for column in range(row + 1, len(copies)):
-                if products[row, column] * inverse[row] * inverse[column] > limit:
-                    copies[column] = True
-
-
-def not_both(eps: float | None, keep: float | None) -> None:
-    """Refuse two ways to say the same."""
-    if eps is not None and keep is not None:
-        raise SelectorError(f"keep: expected eps or keep, got both ({eps!r}, {keep!r}); drop one")
+        if self._deduplicator is None:
+            raise not_fitted(self.name)
+        return self._deduplicator

@@ -1,8 +1,8 @@
 """Target files: benchmark examples as JSON lines, each rendered to one natural text.
 
-The same text serves two readers. BETR embeds it (BETR step 2: question, answer and extra fields
+The same text is used twice. BETR embeds it (BETR step 2: question, answer and extra fields
 such as support passages, as one text), and the evaluation takes its bits per byte. So it holds
-nothing but what a page could hold: no "Question:" labels, and no wrong choices, which would make
+only text that a page could hold: no "Question:" labels, and no wrong choices, which would make
 three quarters of a multiple-choice text untrue. What is traded away: the choices' own topic words.
 
 A line is either ``{"text": ...}``, taken as it is, or ``{"question": ..., "answer": ...}`` with
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, TypeVar
 import pyarrow as pa
 
 from penstock.errors import InputError
-from penstock.selectors.base import Target
+from penstock.selectors.base import Target, Targets
+from penstock.storage import sha256_file
 
 __all__ = [
     "PASSAGES",
@@ -32,6 +33,7 @@ __all__ = [
     "read_choices",
     "read_targets",
     "render",
+    "targets_in",
 ]
 
 PASSAGES = ("passage", "context", "support")
@@ -40,21 +42,21 @@ PASSAGES = ("passage", "context", "support")
 T = TypeVar("T")
 
 _ENDS_OF_SENTENCES = '.?!:;"”)'
-_EXPECTED = 'expected {"question": ..., "answer": ...} or {"text": ...}'
+_EXPECTED = '{"question": ..., "answer": ...} or {"text": ...}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """A multiple-choice example: ``context`` and any of ``choices`` are what it is rendered to."""
+    """A multiple-choice example; it is rendered to ``context`` and one of ``choices``."""
 
     context: str
     choices: tuple[str, ...]
     answer: int
-    """The place of the right one."""
+    """The index of the right one."""
 
 
 def read_targets(path: str | Path) -> list[Target]:
-    """The examples of a ``.jsonl`` file, also ``.gz`` or ``.zst``, in file order.
+    """Read the examples of a ``.jsonl`` file, also ``.gz`` or ``.zst``, in file order.
 
     Raises:
         InputError: The file is missing, unreadable, not UTF-8 or without an example, or a line
@@ -68,29 +70,43 @@ def read_targets(path: str | Path) -> list[Target]:
         for place, example in examples_in(path)
     ]
     if not targets:
-        raise InputError(f"{path}: expected at least one example, got an empty file; {_EXPECTED}")
+        raise InputError(
+            file=path, expected="at least one example", got="an empty file", fix=_EXPECTED
+        )
     return targets
 
 
+def targets_in(files: Sequence[Path]) -> Targets:
+    """Read target files into one object.
+
+    Raises:
+        InputError: As :func:`read_targets`.
+    """
+    return Targets(
+        examples=[target for file in files for target in read_targets(file)],
+        hashes=[sha256_file(file) for file in files],
+    )
+
+
 def render(example: Mapping[str, Any]) -> str:
-    """One example as one text.
+    """Render one example as one text.
 
     Passages, then question and answer, joined by newlines; where the question is the beginning
     of a sentence (it ends in no mark), the answer continues it after a space. An answer that
     only points at a choice, by letter or by number from 0, is replaced by that choice.
 
     Raises:
-        ValueError: Something is missing or not a text; says what was expected and came.
+        ValueError: A field is missing or not a text; the message has what was expected and got.
     """
     if "text" in example:
         return _text(example, "text")
     if "question" not in example or "answer" not in example:
-        raise ValueError(f"{_EXPECTED}, got the keys {sorted(example)}")
+        raise ValueError(f"expected {_EXPECTED}, got the keys {sorted(example)}")
     return _context(example) + _answer(example)
 
 
 def read_choices(path: str | Path) -> list[Choices]:
-    """The multiple-choice examples of a file, in file order; the others are passed over.
+    """Read the multiple-choice examples of a file, in file order; others are skipped.
 
     Raises:
         InputError: As :func:`read_targets`, or an answer is none of its choices.
@@ -100,7 +116,7 @@ def read_choices(path: str | Path) -> list[Choices]:
 
 
 def choices_of(example: Mapping[str, Any]) -> Choices | None:
-    """The choices of an example, or None where it has none or is a plain text.
+    """Return the choices of an example, or None where it has none or is a plain text.
 
     Each continues ``context`` as the answer does in :func:`render`.
 
@@ -116,7 +132,7 @@ def choices_of(example: Mapping[str, Any]) -> Choices | None:
 
 
 def _context(example: Mapping[str, Any]) -> str:
-    """What stands before the answer."""
+    """Render the text before the answer."""
     passages = [
         part
         for name in PASSAGES
@@ -170,7 +186,7 @@ def _texts(example: Mapping[str, Any], name: str) -> list[str]:
 def _benchmark(example: Mapping[str, Any], default: str, place: str) -> str:
     name = example.get("benchmark", default)
     if not isinstance(name, str) or not name.strip():
-        raise InputError(f"{place}: benchmark: expected a name, got {_short(name)}")
+        raise InputError("benchmark", file=place, expected="a name", got=_short(name))
     return name.strip()
 
 
@@ -178,27 +194,32 @@ def _at(place: str, made: Callable[[Mapping[str, Any]], T], example: Mapping[str
     try:
         return made(example)
     except ValueError as error:
-        raise InputError(f"{place}: {error}") from None
+        raise InputError(str(error), file=place) from None
 
 
 def examples_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place, ``file:line``, and the object it holds; blank lines are passed over."""
+    """Yield each line's position, ``file:line``, and its object; blank lines are skipped."""
     for number, line in enumerate(_lines(path), start=1):
         place = f"{path}:{number}"
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{place}: expected UTF-8, got the byte {line[error.start]:#04x}; convert the file"
+                file=place,
+                expected="UTF-8",
+                got=f"the byte {line[error.start]:#04x}",
+                fix="convert the file",
             ) from None
         if not text.strip():
             continue
         try:
             example = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{place}: {_EXPECTED}, not JSON: {error}; fix the line") from None
+            raise InputError(
+                file=place, expected=_EXPECTED, got=f"no JSON: {error}", fix="fix the line"
+            ) from None
         if not isinstance(example, dict):
-            raise InputError(f"{place}: {_EXPECTED}, got {_short(example)}")
+            raise InputError(file=place, expected=_EXPECTED, got=_short(example))
         yield place, example
 
 
@@ -207,13 +228,15 @@ def _lines(path: Path) -> Iterator[bytes]:
         with opened(path) as source:
             yield from source
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected targets as JSON lines") from None
+        raise InputError("no such file", file=path, fix="give targets as JSON lines") from None
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read: {error}; is the file complete?") from None
+        raise InputError(
+            f"cannot be read: {error}", file=path, fix="is the file complete?"
+        ) from None
 
 
 def opened(path: Path) -> BinaryIO:
-    """A file's bytes, decompressed by its suffix."""
+    """Open a file's bytes, decompressed by its suffix."""
     compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
     return io.BufferedReader(pa.input_stream(path, compression=compression))
 

@@ -97,7 +97,7 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
     recipe = recipe_of(project)
     with Workspace.driving(recipe.work_directory) as workspace:
         column, cuts, notes = climbed(recipe, workspace)
-    models = column.selector.models  # type: ignore[union-attr]
+    models = column.selector.readers  # type: ignore[union-attr]
     assert len(set(models)) == 4
     bits = [
         np.mean([one["mean"] for one in result["bits_per_byte"].values()])
@@ -124,7 +124,7 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
 
     with Workspace.driving(recipe.work_directory) as workspace:
         again, _, notes = climbed(recipe, workspace)
-    assert again.selector.models == models  # type: ignore[union-attr]
+    assert again.selector.readers == models  # type: ignore[union-attr]
     assert not any("training" in line for line in notes)
 
 

@@ -87,7 +87,7 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
 
         seen: list[set[str]] = []
         find_weights(recipe, column, cut, models)
-    weights = np.array(column.selector.weights)  # type: ignore[union-attr]
+    weights = np.array(column.selector.cluster_weights)  # type: ignore[union-attr]
     assert weights.shape == (3,)
     assert weights.sum() == pytest.approx(1)
     before, after = (

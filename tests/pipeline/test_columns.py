@@ -23,7 +23,8 @@ from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
 from penstock.resources import Resources
-from penstock.selectors.base import Documents, Fitting, Scorer, Target
+from penstock.selectors.adapter import as_selector
+from penstock.selectors.base import Documents, Fitting, Scorer, Target, Targets
 from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
 
 ONE = LocalRunner(1)
@@ -104,7 +105,7 @@ def space(pool: Path) -> Workspace:
 def columns_of(
     corpus: Artefact, space: Workspace, runner: LocalRunner = ONE, **scorers: Scorer
 ) -> dict[str, Artefact]:
-    wanted = [Column(name=name, selector=scorer) for name, scorer in scorers.items()]
+    wanted = [Column(name=name, selector=as_selector(scorer)) for name, scorer in scorers.items()]
     return make_columns(wanted, Models(corpus=corpus, workspace=space, runner=runner, seed=17))
 
 
@@ -171,7 +172,8 @@ def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Artefact, space: 
     notes: list[str] = []
     target = [Target(benchmark="arc", text="What turns? A wheel.")]
     scorer = Length()
-    column = Column(name="mine", selector=scorer, target=target, target_hashes=["abc"])
+    aimed = Targets(examples=target, hashes=["abc"])
+    column = Column(name="mine", selector=as_selector(scorer), target=aimed)
     make_columns(
         [column], Models(corpus=corpus, workspace=space, runner=ONE, seed=17, progress=notes.append)
     )
@@ -199,14 +201,14 @@ def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
 
     def model(place: Workspace, name: str, **given: Any) -> list[bytes]:
         seed = given.pop("seed", 17)
-        column = Column(name=name, selector=Length(given.pop("wanted", 40)), **given)
+        column = Column(name=name, selector=as_selector(Length(given.pop("wanted", 40))), **given)
         make_columns([column], Models(corpus=corpus, workspace=place, runner=ONE, seed=seed))
         return sorted(path.read_bytes() for path in place.root.glob("model/*/manifest.json"))
 
     fresh = Workspace(tmp_path / "fresh")
     assert model(fresh, "one") == model(Workspace(tmp_path / "other"), "two")
     assert len(model(fresh, "two")) == 1
-    assert len(model(fresh, "two", target_hashes=["x"])) == 2
+    assert len(model(fresh, "two", target=Targets(hashes=["x"]))) == 2
     assert len(model(fresh, "two", seed=18)) == 3
     assert len(model(fresh, "two", wanted=41)) == 4
 
@@ -239,15 +241,15 @@ def test_every_scoring_uses_the_model_on_disk_and_verifies_it(
 
 
 def test_files_of_a_killed_fit_are_not_part_of_the_model(
-    corpus: Artefact, space: Workspace, tmp_path: Path
+    corpus: Artefact, space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Dies(Length):
-        def save(self, directory: Path) -> None:
-            (directory / "half").write_bytes(b"x")
-            raise KeyboardInterrupt
+    def stop(self: Length, directory: Path) -> None:
+        (directory / "half").write_bytes(b"x")
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        columns_of(corpus, space, s=Dies())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Length, "save", stop)
+        columns_of(corpus, space, s=Length())
     assert list(space.root.glob("model/*/state/half"))
     columns_of(corpus, space, s=Length())
     (model,) = space.root.glob("model/*")
@@ -408,7 +410,7 @@ def test_a_worker_has_the_resources_of_all_scorers_of_its_pass(
     large.needs = Resources(cpus=2, memory=1000)  # type: ignore[attr-defined]
     seeing.needs = Resources(gpus=0.5, memory=500)  # type: ignore[attr-defined]
     columns = [
-        Column(name=name, selector=scorer)
+        Column(name=name, selector=as_selector(scorer))
         for name, scorer in (("a", plain), ("b", large), ("c", seeing))
     ]
     runner = Asking()

@@ -1,4 +1,4 @@
-"""Tiny Llama models in directories as Penstock and transformers save them, random or taught."""
+"""Tiny Llama models in directories as Penstock and transformers save them, random or trained."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def write_model(
     directory: Path,
     tokenizer: Any,
     seed: int = 0,
-    lessons: list[str] | None = None,
+    training_texts: list[str] | None = None,
     steps: int = 40,
     **changes: Any,
 ) -> Path:
-    """A Llama of two layers of width 16, drawn from the seed, and taught texts if there are any.
+    """A Llama of two layers of width 16, drawn from the seed and trained on texts, if any.
 
     Random weights are large, so that the model has opinions.
     """
@@ -52,7 +52,7 @@ def write_model(
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "max_position_embeddings": CONTEXT,
-        "initializer_range": 0.05 if lessons else 0.3,
+        "initializer_range": 0.05 if training_texts else 0.3,
         "bos_token_id": 0,
         "eos_token_id": 0,
         **changes,
@@ -60,16 +60,16 @@ def write_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**settings))
-    if lessons:
+    if training_texts:
         with one_thread():
-            _teach(model, tokenizer, lessons, seed, steps)
+            _train(model, tokenizer, training_texts, seed, steps)
     model.save_pretrained(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory
 
 
-def _teach(model: Any, tokenizer: Any, lessons: list[str], seed: int, steps: int) -> None:
-    ids = [token for text in lessons for token in [0, *tokenizer.encode(text).ids]]
+def _train(model: Any, tokenizer: Any, training_texts: list[str], seed: int, steps: int) -> None:
+    ids = [token for text in training_texts for token in [0, *tokenizer.encode(text).ids]]
     stream = torch.tensor(ids)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-2)
     random = np.random.default_rng(seed)

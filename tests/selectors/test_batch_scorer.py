@@ -1,4 +1,4 @@
-"""Scorers that share a pass give the scores they give alone, and do share it."""
+"""Scorers that share a pass have the scores of single calls, and share the pass."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import SelectorError
+from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.batch_scorer import BatchScorer, FastTextBased
+from penstock.selectors.batch_scorer import BatchScorer
 from penstock.selectors.classifiers import classifier as classifier_module
-from penstock.selectors.classifiers.classifier import FastTextScorer, Texts, shrink, shrunk_log_odds
+from penstock.selectors.classifiers.classifier import Texts, shrink, shrunk_log_odds
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_training import train
+from penstock.selectors.fasttext import FastTextScorer
 
 TEXTS = ["the river carries water", "the market sells bonds", "", " \t\n", "water " * 90]
 
@@ -73,14 +75,14 @@ def documents(texts: list[str]) -> Documents:
     )
 
 
-def test_each_gets_what_it_gives_alone(scorers: list[FastTextScorer]) -> None:
+def test_shared_scores_equal_single_scores(scorers: list[FastTextScorer]) -> None:
     first, second = scorers
     everyone = [
         *scorers,
-        Shrunk(first.classifier),
-        Length(),
-        Shrunk(second.classifier, 0),
-        Shrunk(None),
+        as_selector(Shrunk(first._classifier)),
+        as_selector(Length()),
+        as_selector(Shrunk(second._classifier, 0)),
+        as_selector(Shrunk(None)),
         FastTextScorer(model=first.model),  # another object of the same weights
     ]
     everyone[-1].fit(Fitting(sample=lambda n: pa.table({}), pool_size=0))
@@ -93,18 +95,20 @@ def test_each_gets_what_it_gives_alone(scorers: list[FastTextScorer]) -> None:
     assert np.isnan(together.score(first)).tolist() == [False, True, True, False]
 
 
-def test_two_share_a_pass_and_one_does_not(
+def test_two_classifiers_share_a_pass_over_the_words(
     scorers: list[FastTextScorer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
-    count = classifier_module._count_words
+    count = classifier_module.count_distinct_words
     monkeypatch.setattr(
-        classifier_module, "_count_words", lambda *a: counted.append(None) or count(*a)
+        classifier_module, "count_distinct_words", lambda *a: counted.append(None) or count(*a)
     )
-    everyone = [*scorers, *(Shrunk(scorer.classifier) for scorer in scorers), Length()]
+    length = as_selector(Length())
+    shrunk = [as_selector(Shrunk(scorer._classifier)) for scorer in scorers]
+    everyone = [*scorers, *shrunk, length]
     batch = documents(TEXTS)
     expected = [scorer.score(batch) for scorer in everyone]
-    assert len(counted) == 2  # one for each that asks
+    assert len(counted) == 2  # one for each scorer
     together = BatchScorer(everyone, batch)
     with monkeypatch.context() as patch:
         patch.delattr(CollapsedFastText, "score")
@@ -112,15 +116,15 @@ def test_two_share_a_pass_and_one_does_not(
             np.testing.assert_array_equal(together.score(scorer), scores)
         assert len(counted) == 3  # one for both
         with pytest.raises(AttributeError):  # it is scored alone
-            BatchScorer([scorers[0], Length()], batch).score(scorers[0])
+            BatchScorer([scorers[0], length], batch).score(scorers[0])
     np.testing.assert_array_equal(
-        BatchScorer([scorers[0], Length()], batch).score(scorers[0]), expected[0]
+        BatchScorer([scorers[0], length], batch).score(scorers[0]), expected[0]
     )
 
 
-def test_who_takes_part(scorers: list[FastTextScorer]) -> None:
-    assert isinstance(scorers[0], FastTextBased)
-    assert not isinstance(Length(), FastTextBased)
+def test_scorers_without_a_classifier_are_left_out(scorers: list[FastTextScorer]) -> None:
+    assert scorers[0].requirements.classifier is not None
+    assert as_selector(Length()).requirements.classifier is None
 
 
 def test_scores_that_are_shared_cannot_be_written_to(scorers: list[FastTextScorer]) -> None:
@@ -129,16 +133,17 @@ def test_scores_that_are_shared_cannot_be_written_to(scorers: list[FastTextScore
             scores *= 2
             return scores
 
-    careless = Careless(scorers[0].classifier)
+    careless = as_selector(Careless(scorers[0]._classifier))
     with pytest.raises(ValueError, match="read-only"):
         BatchScorer([*scorers, careless], documents(TEXTS)).score(careless)
 
 
-def test_a_scorer_that_is_not_fitted_says_so(scorers: list[FastTextScorer]) -> None:
+def test_an_unfitted_scorer_raises(scorers: list[FastTextScorer]) -> None:
     unfitted = FastTextScorer(model=scorers[0].model)
     together = BatchScorer([*scorers, unfitted], documents(TEXTS))
-    with pytest.raises(SelectorError, match="expected a fitted selector"):
+    with pytest.raises(SelectorError) as info:
         together.score(unfitted)
+    assert info.value.expected == "a fitted selector"
     assert len(together.score(scorers[0])) == len(TEXTS)
 
 
@@ -148,7 +153,7 @@ def test_no_documents(scorers: list[FastTextScorer]) -> None:
 
 def test_shrinking_is_that_of_shrunk_log_odds(scorers: list[FastTextScorer]) -> None:
     texts = pa.array(TEXTS, pa.large_string())[1:]
-    model = scorers[0].classifier
+    model = scorers[0]._classifier
     assert isinstance(model, CollapsedFastText)
     np.testing.assert_array_equal(
         shrink(model.score(texts), Texts(texts), 50), shrunk_log_odds(model, texts, 50)

@@ -14,7 +14,7 @@ import pytest
 from penstock.errors import ArtefactError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors import betr
-from penstock.selectors.base import Fitting, ParallelMap, Scorer, Target, serial_map
+from penstock.selectors.base import Fitting, ParallelMap, Target, serial_map
 from penstock.selectors.betr import Betr, filter_rate
 from penstock.selectors.classifiers.classifier import shrunk_log_odds
 from penstock.selectors.encoders import distillation
@@ -127,7 +127,7 @@ def test_the_filter_rate_law(flops: float, percent: float) -> None:
 @pytest.mark.parametrize("mode", ["direct", "classifier"])
 def test_the_top_of_the_ranking_is_about_the_target(fitted: Any, mode: str) -> None:
     scorer, facts = fitted(mode)
-    assert isinstance(scorer, Scorer)
+    assert scorer.kind == "scorer"
     table = pool(600)
     scores = scorer.score(batch_of(table))
     assert scores.dtype == np.float32 and scores.shape == (600,)
@@ -151,8 +151,8 @@ def test_the_same_bytes_from_workers_and_from_the_directory(
     runner = LocalRunner(2)
     again = Betr(mode=mode, encoder="static", top_share=0.3, rungs=8, **SMALL)
     try:
-        # Workers know nothing of the patch above, so they are given the encoder.
-        encoder = fitted("direct")[0].ranking_[0]
+        # Workers do not have the patch above, so they get the encoder.
+        encoder = fitted("direct")[0]._ranking[0]
         given = fitting(table, in_order(runner), encoder=lambda name: encoder)
         assert dict(again.fit(given)) == facts
     finally:
@@ -165,8 +165,9 @@ def test_the_same_bytes_from_workers_and_from_the_directory(
     files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert {p.name: p.read_bytes() for p in (tmp_path / "two").iterdir()} == files
     loaded = Betr(mode=mode, encoder="static", top_share=0.3, rungs=8, **SMALL)
-    with pytest.raises(SelectorError, match="expected a fitted selector"):
+    with pytest.raises(SelectorError) as info:
         loaded.score(batch_of(table))
+    assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path / "one")
     parts = [loaded.score(part) for part in table.combine_chunks().to_batches(max_chunksize=17)]
     assert sha256(np.concatenate(parts)) == sha256(expected)
@@ -174,7 +175,7 @@ def test_the_same_bytes_from_workers_and_from_the_directory(
 
 def test_direct_scores_are_the_ranks_of_the_whole_pool(fitted: Any) -> None:
     scorer, facts = fitted("direct")
-    encoder, ranker = scorer.ranking_
+    encoder, ranker = scorer._ranking
     table = pool(600)
     vectors = on_lattice(encoder.encode(table["text"].combine_chunks()))[:599]
     product = ranker.examples.astype(np.int64) @ vectors.astype(np.int64).T
@@ -198,25 +199,29 @@ def test_a_document_outside_the_sample_and_one_of_unknown_words(fitted: Any) -> 
 
 def test_a_classifier_near_chance_is_refused(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Betr(mode="classifier", encoder="static", top_share=0.3, **SMALL)
-    encoder = fitted("direct")[0].ranking_[0]
-    noise = np.random.default_rng(1).random(599)  # a top that no text can tell
+    encoder = fitted("direct")[0]._ranking[0]
+    noise = np.random.default_rng(1).random(599)  # a top unrelated to the texts
     ranker = Ranker(examples=np.zeros((20, 4)), top_r=np.zeros((20, 8)))
     ranked = RankedSample(ranker=ranker, scores=noise, coverage=1.0)
     monkeypatch.setattr(betr, "rank_sample", lambda *_, **__: ranked)
     with pytest.raises(SelectorError, match="rank by chance; add learning rates"):
         scorer.fit(fitting(pool(600), encoder=lambda name: encoder))
-    assert scorer.classifier_ is None
+    assert scorer._classifier is None
 
 
 def test_too_little_to_learn_from_is_refused(only_our_tokens: None, fitted: Any) -> None:
     scorer = Betr(mode="classifier", encoder="static", **SMALL)
-    encoder = fitted("direct")[0].ranking_[0]
-    with pytest.raises(SelectorError, match="sample: expected at least 10 held-out documents"):
+    encoder = fitted("direct")[0]._ranking[0]
+    with pytest.raises(SelectorError) as info:
         scorer.fit(fitting(pool(60), encoder=lambda name: encoder))
-    with pytest.raises(SelectorError, match="target: expected files with examples"):
+    assert info.value.key == "sample"
+    assert "10" in str(info.value)
+    with pytest.raises(SelectorError) as info:
         Betr().fit(fitting(pool(60), target=[]))
-    with pytest.raises(SelectorError, match="sample: expected documents with text"):
+    assert info.value.key == "target"
+    with pytest.raises(SelectorError) as info:
         Betr().fit(fitting(pool(60).slice(59)))
+    assert info.value.key == "sample"
 
 
 def test_auto_takes_the_sentence_encoder_and_no_classifier_for_little(tmp_path: Path) -> None:
@@ -245,25 +250,26 @@ def test_a_score_that_rests_on_few_words_is_shrunk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"mode": "both"}, "mode: expected auto or classifier or direct, got 'both'"),
-        ({"encoder": ""}, "encoder: expected a name or a directory, got ''"),
-        ({"top_share": 3}, r"top_share: expected a number in \(0, 1\), got 3"),
-        ({"top_share": True}, "top_share: expected a number"),
-        ({"sample": 0}, "sample: expected an integer of at least 1, got 0"),
-        ({"rungs": 1.5}, "rungs: expected an integer"),
-        ({"lr": []}, "lr: expected at least one value"),
-        ({"lr": [0.1, "x"]}, "lr: expected a positive number, got 'x'"),
-        ({"lr": float("nan")}, "lr: expected a positive number, got nan"),
-        ({"epoch": [0]}, "epoch: expected an integer of at least 1, got 0"),
-        ({"balanced": "yes"}, "balanced: expected true or false, got 'yes'"),
-        ({"prior_words": -1}, "prior_words: expected an integer of at least 0, got -1"),
+        ({"mode": "both"}, "mode"),
+        ({"encoder": ""}, "encoder"),
+        ({"top_share": 3}, "top_share"),
+        ({"top_share": True}, "top_share"),
+        ({"sample": 0}, "sample"),
+        ({"rungs": 1.5}, "rungs"),
+        ({"lr": []}, "lr"),
+        ({"lr": [0.1, "x"]}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"epoch": [0]}, "epoch"),
+        ({"balanced": "yes"}, "balanced"),
+        ({"prior_words": -1}, "prior_words"),
     ],
 )
-def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_parameters_are_checked_when_it_is_built(parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         Betr(**parameters)
+    assert info.value.key == key
 
 
 def test_identity_is_the_hyperparameters_and_the_encoders_contents(tmp_path: Path) -> None:
@@ -275,5 +281,6 @@ def test_identity_is_the_hyperparameters_and_the_encoders_contents(tmp_path: Pat
 
 
 def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="not a fitted betr"):
+    with pytest.raises(ArtefactError) as info:
         Betr().load(tmp_path)
+    assert info.value.file

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.selectors.base import Fitting, Scorer, Target
+from penstock.selectors.base import Fitting, Target
 from penstock.selectors.ccnet import NgramPerplexity
 from penstock.selectors.kernels import ngram
 from penstock.selectors.kernels.ngram import NgramModel
@@ -372,7 +372,7 @@ def test_scores_by_hand(scorer: NgramPerplexity) -> None:
     each = [naive.log10(naive_tokens(text)) for text in texts]
     logs = [math.log(perplexity(total, length)) for total, length in each]
     scores = scorer.score(batch_of(texts))
-    assert isinstance(scorer, Scorer)
+    assert scorer.kind == "scorer"
     assert scores.dtype == np.float32 and scores.shape == (30,)
     np.testing.assert_allclose(scores, np.negative(logs), rtol=1e-4)
 
@@ -392,7 +392,7 @@ def test_bands() -> None:
     np.testing.assert_allclose(middle, -np.abs(np.arange(60) / 59 - 0.5), atol=0.02)
 
 
-def test_what_is_like_the_reference_comes_first(scorer: NgramPerplexity) -> None:
+def test_documents_like_the_reference_come_first(scorer: NgramPerplexity) -> None:
     alike, strange = documents(20, seed=6), documents(20, seed=6, words=["\u03b1", "\u03b2", "zz"])
     scores = scorer.score(batch_of([*alike, *strange]))
     assert scores[:20].min() > scores[20:].max()
@@ -471,22 +471,31 @@ def test_bad_references(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         NgramPerplexity(reference=str(tmp_path / name)).fit(fitting(POOL))
 
-    with pytest.raises(SelectorError, match=r"^reference: .*a.jsonl:1: .*not JSON"):
+    with pytest.raises(SelectorError) as info:
         fitted("a.jsonl", b"{")
-    with pytest.raises(SelectorError, match=r"^reference: .*a.jsonl:2: "):
+    assert info.value.key == "reference"
+    with pytest.raises(SelectorError) as info:
         fitted("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n')
-    with pytest.raises(SelectorError, match=r"^reference: .*a.txt:2: expected UTF-8, .*0xff"):
+    assert info.value.key == "reference"
+    with pytest.raises(SelectorError) as info:
         fitted("a.txt", b"one\n\xff\n")
-    with pytest.raises(SelectorError, match=r"^reference: .*cannot be read"):
+    assert info.value.key == "reference"
+    with pytest.raises(SelectorError) as info:
         fitted("a.txt.gz", gzip.compress(b"one " * 9999)[:40])
-    with pytest.raises(SelectorError, match=r"^reference: .*no words in b.txt"):
+    assert info.value.key == "reference"
+    with pytest.raises(SelectorError) as info:
         fitted("b.txt", b" \n\n")
-    with pytest.raises(SelectorError, match="^reference: expected a file, .source., or target"):
+    assert info.value.key == "reference"
+    with pytest.raises(SelectorError) as info:
         NgramPerplexity().fit(fitting(POOL))
-    with pytest.raises(SelectorError, match="^source: .* of wiki among 62 .* there are web$"):
+    assert info.value.key == "reference"
+    with pytest.raises(SelectorError) as info:
         NgramPerplexity(source="wiki").fit(fitting(POOL))
-    with pytest.raises(SelectorError, match="^sample: expected documents with text"):
+    assert info.value.key == "source"
+    assert "62" in str(info.value)
+    with pytest.raises(SelectorError) as info:
         NgramPerplexity().fit(fitting(table_of(["", " "]), REFERENCE))
+    assert info.value.key == "sample"
 
 
 def test_identity_holds_contents_and_no_path(tmp_path: Path) -> None:
@@ -509,34 +518,38 @@ def test_identity_holds_contents_and_no_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"reference": "/no/such"}, "^reference: expected a file of text, got '/no/such'"),
-        ({"reference": 3}, "^reference: "),
-        ({"source": ""}, "^source: "),
-        ({"source": 3}, "^source: "),
-        ({"reference": __file__, "source": "wiki"}, "^source: .*one of the two"),
-        ({"band": "head"}, "^band: expected low or middle or high"),
-        ({"order": 0}, "^order: "),
-        ({"order": 10}, "^order: expected at most 9"),
-        ({"prune": -1}, "^prune: "),
-        ({"max_tokens": 0}, "^max_tokens: "),
-        ({"sample": 0}, "^sample: "),
+        ({"reference": "/no/such"}, "reference"),
+        ({"reference": 3}, "reference"),
+        ({"source": ""}, "source"),
+        ({"source": 3}, "source"),
+        ({"reference": __file__, "source": "wiki"}, "source"),
+        ({"band": "head"}, "band"),
+        ({"order": 0}, "order"),
+        ({"order": 10}, "order"),
+        ({"prune": -1}, "prune"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"sample": 0}, "sample"),
     ],
 )
-def test_bad_parameters(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(SelectorError, match=message):
+def test_bad_parameters(parameters: dict[str, Any], key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         NgramPerplexity(**parameters)
+    assert info.value.key == key
 
 
 def test_states_that_cannot_score(tmp_path: Path, scorer: NgramPerplexity) -> None:
     fresh = NgramPerplexity()
-    with pytest.raises(SelectorError, match="fitted"):
+    with pytest.raises(SelectorError) as info:
         fresh.score(batch_of(["leaf"]))
-    with pytest.raises(ArtefactError, match="not a fitted ccnet"):
+    assert info.value.expected == "a fitted selector"
+    with pytest.raises(ArtefactError) as info:
         fresh.load(tmp_path)
+    assert info.value.file
     scorer.save(tmp_path)
     with pytest.raises(ArtefactError, match="expected tables of 4 orders"):
         NgramPerplexity(order=4).load(tmp_path)
-    with pytest.raises(ArtefactError, match="not a fitted ccnet"):
+    with pytest.raises(ArtefactError) as info:
         NgramPerplexity(band="middle").load(tmp_path)
+    assert info.value.file

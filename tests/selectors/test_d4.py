@@ -11,7 +11,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.selectors.base import Fitting, Partition, is_set_selector
+from penstock.selectors.base import Fitting, Partition
 from penstock.selectors.d4 import D4
 from penstock.selectors.kernels.kmeans import fit_clusters, sample_vectors
 from penstock.selectors.semdedup import SemDeDup
@@ -111,7 +111,7 @@ def test_a_budget_takes_the_farthest_first(fitting: Fitting) -> None:
     assert not (scores == np.inf).any()  # all were in some partition
 
 
-def test_what_has_no_token_is_never_taken(fitting: Fitting) -> None:
+def test_documents_without_a_token_are_excluded(fitting: Fitting) -> None:
     for how in ({"keep": 1}, {"keep": 0.5}):
         selector = D4(**how, **SMALL)
         selector.fit(fitting)
@@ -124,19 +124,21 @@ def test_what_has_no_token_is_never_taken(fitting: Fitting) -> None:
         assert selector.score(nothing).shape == (0,)
 
 
-def test_it_comes_back_from_its_directory(fitting: Fitting, tmp_path: Path) -> None:
+def test_save_and_load(fitting: Fitting, tmp_path: Path) -> None:
     selector = D4(**SMALL)
     selector.fit(fitting)
-    assert is_set_selector(selector)
+    assert selector.kind == "set"
     selector.save(tmp_path)
     loaded = D4(**SMALL)
-    with pytest.raises(SelectorError, match="^d4: expected a fitted selector"):
+    with pytest.raises(SelectorError) as info:
         loaded.save(tmp_path)
+    assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path)
     assert column(loaded, fitting)[1].tobytes() == column(selector, fitting)[1].tobytes()
     (tmp_path / "survivors.npy").unlink()
-    with pytest.raises(ArtefactError, match="no centroids"):
+    with pytest.raises(ArtefactError) as info:
         D4(**SMALL).load(tmp_path)
+    assert info.value.file
 
 
 def test_fewer_survivors_than_clusters_are_clusters_of_one() -> None:
@@ -148,23 +150,24 @@ def test_fewer_survivors_than_clusters_are_clusters_of_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"keep": 1.1}, r"keep: expected a number in \(0, 1\], got 1.1"),
-        ({"keep": 0}, r"keep: expected a number in \(0, 1\], got 0"),
-        ({"keep": True}, r"keep: expected a number in \(0, 1\], got True"),
-        ({"eps": 0}, r"eps: expected a number in \(0, 2\), got 0"),
-        ({"eps": 0.1, "keep": 0.5}, r"keep: expected eps or keep, got both \(0.1, 0.5\)"),
-        ({"rule": "paper"}, "rule: expected chained or kept, got 'paper'"),
-        ({"clusters": 1.5}, "clusters: expected an integer of at least 1, got 1.5"),
-        ({"encoder": ""}, "encoder: expected a name or a directory, got ''"),
-        ({"sample": 0}, "sample: expected an integer of at least 1, got 0"),
-        ({"iterations": 0}, "iterations: expected an integer of at least 1, got 0"),
+        ({"keep": 1.1}, "keep"),
+        ({"keep": 0}, "keep"),
+        ({"keep": True}, "keep"),
+        ({"eps": 0}, "eps"),
+        ({"eps": 0.1, "keep": 0.5}, "keep"),
+        ({"rule": "paper"}, "rule"),
+        ({"clusters": 1.5}, "clusters"),
+        ({"encoder": ""}, "encoder"),
+        ({"sample": 0}, "sample"),
+        ({"iterations": 0}, "iterations"),
     ],
 )
-def test_parameters_are_checked_when_it_is_built(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_parameters_are_checked_when_it_is_built(parameters: dict[str, Any], key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         D4(**parameters)
+    assert info.value.key == key
 
 
 def test_identity_is_the_parameters() -> None:

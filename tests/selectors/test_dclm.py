@@ -1,4 +1,4 @@
-"""DCLM's classifier: what is taught, what it prefers, and what it must not learn."""
+"""DCLM's classifier: its training set, its ranking, and lengths that it must not learn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 from penstock.errors import ArtefactError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors import dclm
-from penstock.selectors.base import Fitting, Scorer, Target
+from penstock.selectors.adapter import paths_of
+from penstock.selectors.base import Fitting, Target
 from penstock.selectors.classifiers.classifier import TrainingSet, Trial
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.dclm import DclmQuality
@@ -78,7 +79,7 @@ def fitted() -> tuple[DclmQuality, dict[str, Any]]:
 
 def test_good_documents_come_first(fitted: Any) -> None:
     scorer, facts = fitted
-    assert isinstance(scorer, Scorer)
+    assert scorer.kind == "scorer"
     table = pool()
     scores = scorer.score(batch_of(table))
     assert scores.dtype == np.float32 and scores.shape == (len(table),)
@@ -100,16 +101,16 @@ def test_a_document_of_few_words_is_scored_as_one_of_the_pool(fitted: Any) -> No
         {"id": list("abcde"), "text": pa.array(texts, pa.large_string()), "source": ["s"] * 5}
     )
     unknown, one, repeated, nine, foreign = scorer.score(batch)
-    mean = 1 / (1 + np.exp(-scorer.centre_))
+    mean = 1 / (1 + np.exp(-scorer._centre))
     assert [unknown, foreign] == pytest.approx([mean, mean], rel=0.2)
     assert mean < one < nine  # a word is some evidence, nine distinct ones are more
     assert repeated < nine
     plain = DclmQuality(**SMALL, prior_words=0)
     plain.fit(fitting())
-    assert plain.centre_ == 0
+    assert plain._centre == 0
     unshrunk = log_odds(plain.score(batch))
     weights = np.array([1, 1, 1, 9, 1]) / np.array([51, 51, 51, 59, 51])
-    expected = scorer.centre_ + (unshrunk - scorer.centre_) * weights
+    expected = scorer._centre + (unshrunk - scorer._centre) * weights
     got = log_odds(np.array([unknown, one, repeated, nine, foreign]))
     np.testing.assert_allclose(got, expected, rtol=0.01)  # p is a float32, and near 1 for some
 
@@ -122,24 +123,24 @@ def log_odds(p: np.ndarray) -> np.ndarray:
 def test_without_shrinking_it_is_the_trained_models_probability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lessons = []
+    recorded = []
     train_classifier = dclm.train_classifier
 
-    def look_and_teach(lesson: TrainingSet, *others: Any) -> list[Trial]:
-        lessons.append(lesson)
-        return train_classifier(lesson, *others)
+    def record_and_train(taken: TrainingSet, *others: Any) -> list[Trial]:
+        recorded.append(taken)
+        return train_classifier(taken, *others)
 
-    monkeypatch.setattr(dclm, "train_classifier", look_and_teach)
+    monkeypatch.setattr(dclm, "train_classifier", record_and_train)
     scorer = DclmQuality(**SMALL, prior_words=0)
     facts = scorer.fit(fitting())
-    (lesson,) = lessons
-    kept = ~lesson.held_out
+    (taken,) = recorded
+    kept = ~taken.held_out
     model = train(
-        [text for text, keep in zip(lesson.texts, kept, strict=True) if keep],
-        lesson.labels[kept].tolist(),
+        [text for text, keep in zip(taken.texts, kept, strict=True) if keep],
+        taken.labels[kept].tolist(),
         lr=0.5,
         epoch=10,
-        **lesson.settings,
+        **taken.settings,
     )
     scores = scorer.score(batch_of(pool()))
     for row in (0, 1, 200, 300, 452, 456):
@@ -147,36 +148,36 @@ def test_without_shrinking_it_is_the_trained_models_probability(
         labels, chances = model.predict(text, k=2)
         expected = dict(zip(labels, chances, strict=True))["__label__1"]
         assert scores[row] == pytest.approx(expected, abs=2e-5)
-    held_out = [text for text, out in zip(lesson.texts, lesson.held_out, strict=True) if out]
+    held_out = [text for text, out in zip(taken.texts, taken.held_out, strict=True) if out]
     found = [model.predict(text.replace("\n", " "), k=2) for text in held_out]
     p = [dict(zip(*one, strict=True))["__label__1"] for one in found]
-    truth = lesson.labels[lesson.held_out]
+    truth = taken.labels[taken.held_out]
     assert facts["auc"] == pytest.approx(roc_auc_score(truth, p), abs=2e-3)
     assert facts["accuracy"] == pytest.approx(np.mean((np.array(p) > 0.5) == truth), abs=1e-3)
 
 
 def test_lengths_do_not_tell_negatives_from_positives(monkeypatch: pytest.MonkeyPatch) -> None:
-    lessons = []
+    recorded = []
 
-    def only_look(lesson: TrainingSet, *others: Any) -> None:
-        lessons.append(lesson)
+    def record_only(taken: TrainingSet, *others: Any) -> None:
+        recorded.append(taken)
         raise SelectorError("seen")
 
-    monkeypatch.setattr(dclm, "train_classifier", only_look)
+    monkeypatch.setattr(dclm, "train_classifier", record_only)
     for match_lengths in (True, False):
         with pytest.raises(SelectorError, match="seen"):
             DclmQuality(**SMALL, match_lengths=match_lengths).fit(fitting())
-    for lesson, matched in zip(lessons, (True, False), strict=True):
-        lengths = np.array([len(text.split()) for text in lesson.texts])
-        good, bad = lengths[lesson.labels], lengths[~lesson.labels]
+    for taken, matched in zip(recorded, (True, False), strict=True):
+        lengths = np.array([len(text.split()) for text in taken.texts])
+        good, bad = lengths[taken.labels], lengths[~taken.labels]
         assert len(good) == len(bad) and good.max() < 12
         assert (bad.mean() < 1.05 * good.mean()) == matched
         whole = [" ".join(text.split()) for text in pool()["text"].to_pylist()]
-        negatives = [text for text, good in zip(lesson.texts, lesson.labels) if not good]
+        negatives = [text for text, good in zip(taken.texts, taken.labels) if not good]
         assert all(any(" ".join(text.split()) in one for one in whole) for text in negatives[:20])
         # Not one label after the other: what is read last is remembered best.
-        assert 0.3 < lesson.labels[: len(bad)].mean() < 0.7
-    passages = [text for text, good in zip(lessons[0].texts, lessons[0].labels) if not good]
+        assert 0.3 < taken.labels[: len(bad)].mean() < 0.7
+    passages = [text for text, good in zip(recorded[0].texts, recorded[0].labels) if not good]
     at_the_start = sum(any(one.startswith(text) for one in whole) for text in passages)
     assert at_the_start < 0.2 * len(passages)
 
@@ -212,8 +213,9 @@ def test_the_same_bytes_from_workers_and_from_the_directory(fitted: Any, tmp_pat
     files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert {p.name: p.read_bytes() for p in (tmp_path / "two").iterdir()} == files
     loaded = DclmQuality(**SMALL)
-    with pytest.raises(SelectorError, match="expected a fitted selector"):
+    with pytest.raises(SelectorError) as info:
         loaded.score(batch_of(pool()))
+    assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path / "one")
     parts = [loaded.score(part) for part in pool().combine_chunks().to_batches(max_chunksize=17)]
     assert np.concatenate(parts).tobytes() == scorer.score(batch_of(pool())).tobytes()
@@ -250,63 +252,70 @@ def test_identity_is_the_parameters_and_the_files_contents(tmp_path: Path) -> No
     other = DclmQuality(positives=lines(tmp_path / "c.jsonl", {"text": "b"})).identity()
     assert one == same != other and str(tmp_path) not in str(one)
     assert DclmQuality().identity()["positives"] is None
-    assert DclmQuality.paths == ("positives",)
+    assert paths_of(DclmQuality) == ("positives",)
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "key"),
     [
-        ({"label": 1}, r"positives: .*good\.jsonl:1: expected .*got the keys \['label'\]"),
-        ({"text": "a", "label": "hq"}, r"positives: .*:1: label: expected 0 or 1, got 'hq'"),
-        ({"text": "a", "label": 0}, "positives: expected good examples, got none in"),
-        ({"text": 5 * [1]}, "positives: .*:1: text: expected a text that is not empty"),
-        ([1], "positives: .*:1: expected"),
+        ({"label": 1}, "positives"),
+        ({"text": "a", "label": "hq"}, "positives"),
+        ({"text": "a", "label": 0}, "positives"),
+        ({"text": 5 * [1]}, "positives"),
+        ([1], "positives"),
     ],
 )
-def test_a_wrong_line_is_named(line: object, message: str, tmp_path: Path) -> None:
+def test_a_wrong_line_is_named(line: object, key: str, tmp_path: Path) -> None:
     scorer = DclmQuality(positives=lines(tmp_path / "good.jsonl", line))
-    with pytest.raises(SelectorError, match=f"^{message}"):
+    with pytest.raises(SelectorError) as info:
         scorer.fit(fitting())
+    assert info.value.key == key
 
 
 def test_too_little_or_nothing_to_tell_apart_is_refused() -> None:
-    with pytest.raises(SelectorError, match="^positives: expected a file, or target files"):
+    with pytest.raises(SelectorError) as info:
         DclmQuality().fit(fitting(target=[]))
-    with pytest.raises(SelectorError, match="^sample: expected documents with text"):
+    assert info.value.key == "positives"
+    with pytest.raises(SelectorError) as info:
         DclmQuality().fit(fitting(sample=lambda count: pool().slice(460)))
-    with pytest.raises(SelectorError, match="^sample: expected at least 10 held-out documents"):
+    assert info.value.key == "sample"
+    with pytest.raises(SelectorError) as info:
         DclmQuality(**SMALL).fit(fitting(target=fitting().target[:20]))
+    assert info.value.key == "sample"
+    assert "10" in str(info.value)
     same = [Target(benchmark="b", text=text) for text in pool()["text"].to_pylist()[:450]]
     scorer = DclmQuality(**{**SMALL, "epoch": 1, "lr": 0.01})
     with pytest.raises(SelectorError, match="rank by chance"):
         scorer.fit(fitting(target=same))
-    assert scorer.classifier_ is None
+    assert scorer._classifier is None
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"positives": "gone.jsonl"}, r"positives: expected a file of JSON lines, got 'gone\.j"),
-        ({"positives": 3}, "positives: expected a file of JSON lines, got 3"),
-        ({"sample": 0}, "sample: expected an integer of at least 1, got 0"),
-        ({"match_lengths": "no"}, "match_lengths: expected true or false, got 'no'"),
-        ({"lr": []}, "lr: expected at least one value"),
-        ({"lr": [0.1, -1]}, "lr: expected a positive number, got -1"),
-        ({"epoch": 2.5}, "epoch: expected an integer of at least 1, got 2.5"),
-        ({"prior_words": -1}, "prior_words: expected an integer of at least 0, got -1"),
+        ({"positives": "gone.jsonl"}, "positives"),
+        ({"positives": 3}, "positives"),
+        ({"sample": 0}, "sample"),
+        ({"match_lengths": "no"}, "match_lengths"),
+        ({"lr": []}, "lr"),
+        ({"lr": [0.1, -1]}, "lr"),
+        ({"epoch": 2.5}, "epoch"),
+        ({"prior_words": -1}, "prior_words"),
     ],
 )
-def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_parameters_are_checked_when_it_is_built(parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         DclmQuality(**parameters)
+    assert info.value.key == key
 
 
 def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="not a fitted dclm"):
+    with pytest.raises(ArtefactError) as info:
         DclmQuality().load(tmp_path)
+    assert info.value.file
 
 
-def test_one_source_can_be_what_is_learned_against() -> None:
+def test_negatives_of_one_source() -> None:
     """REWIRE's filter: against rewrites, not against the pool."""
     sizes: list[int] = []
     table = pool()
@@ -322,9 +331,9 @@ def test_one_source_can_be_what_is_learned_against() -> None:
     sport = table.filter(pa.compute.equal(table["source"], "sport"))
     nature = table.filter(pa.compute.equal(table["source"], "nature"))
     assert np.nanmean(scorer.score(batch_of(nature))) > np.nanmean(scorer.score(batch_of(sport)))
-    with pytest.raises(
-        SelectorError, match="^negatives: .*rewire, got none; sources there are nat"
-    ):
+    with pytest.raises(SelectorError) as info:
         DclmQuality(**SMALL, negatives="rewire").fit(fitting())
-    with pytest.raises(SelectorError, match="^negatives: expected the name of a source"):
+    assert info.value.key == "negatives"
+    with pytest.raises(SelectorError) as info:
         DclmQuality(negatives=7)  # type: ignore[arg-type]
+    assert info.value.key == "negatives"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, uniform
-from penstock.selectors.base import Fitting, Scorer, Target
+from penstock.selectors.base import Fitting, Target
 from penstock.selectors.dsir import Dsir
 from penstock.selectors.kernels.hashed_ngrams import hash_buckets
 
@@ -160,7 +160,7 @@ def test_weights_are_those_of_the_naive_version(fitted: Dsir) -> None:
     raw, target = documents(80), documents(30, seed=4)
     ratios = naive_log_ratios(target, raw, 300)
     assert ratios.min() < -5 and ratios.max() > 0.1  # some buckets the target never met
-    np.testing.assert_allclose(fitted.log_ratios_, ratios, atol=2**-24)
+    np.testing.assert_allclose(fitted._log_ratios, ratios, atol=2**-24)
     texts = documents(40, seed=5) + AWKWARD
     got = fitted.score(batch_of(texts))
     assert got.dtype == np.float32 and got.shape == (len(texts),)
@@ -170,7 +170,7 @@ def test_weights_are_those_of_the_naive_version(fitted: Dsir) -> None:
             assert math.isnan(weight)
         else:
             n_taken += 1
-            exact = math.fsum(fitted.log_ratios_[naive_buckets(text, 300)])
+            exact = math.fsum(fitted._log_ratios[naive_buckets(text, 300)])
             assert weight == np.float32(exact)
     assert 20 < n_taken < 45
 
@@ -179,7 +179,7 @@ def test_weights_are_not_divided_by_length(fitted: Dsir) -> None:
     text = documents(1, seed=6, longest=40)[0]
     tripled = "\n".join([text] * 3)
     seam = " ".join(re.findall(r"\w+|[^\w\s]+", text.lower())[i] for i in (-1, 0))
-    ratios = fitted.log_ratios_
+    ratios = fitted._log_ratios
     one, three = fitted.score(batch_of([text, tripled]))
     at_seams = 2 * ratios[naive_buckets(seam, 300)[-1]]
     assert three == pytest.approx(3 * one + at_seams, rel=1e-4)
@@ -188,7 +188,7 @@ def test_weights_are_not_divided_by_length(fitted: Dsir) -> None:
 def test_weights_may_be_divided_by_their_ngrams(fitted: Dsir) -> None:
     texts = [*documents(20, seed=6), "", "one"]
     sums, means = Dsir(buckets=300, min_tokens=0), Dsir(buckets=300, min_tokens=0, per_ngram=True)
-    sums.log_ratios_ = means.log_ratios_ = fitted.log_ratios_
+    sums._log_ratios = means._log_ratios = fitted._log_ratios
     n_ngrams = np.array([max(1, len(naive_ngrams(text))) for text in texts])
     got = means.score(batch_of(texts))
     np.testing.assert_allclose(got, sums.score(batch_of(texts)) / n_ngrams, rtol=1e-6)
@@ -230,10 +230,10 @@ def test_a_mixture_is_drawn_towards_the_target() -> None:
 def test_minimum_length_is_in_tokens(fitted: Dsir) -> None:
     texts = ["w " * 99, "w " * 100, "w, " * 50, "word" * 1000, " \n "]
     scorer = Dsir(buckets=300)
-    scorer.log_ratios_ = fitted.log_ratios_
+    scorer._log_ratios = fitted._log_ratios
     assert np.isnan(scorer.score(batch_of(texts))).tolist() == [True, False, False, True, True]
     scorer = Dsir(buckets=300, min_tokens=0)
-    scorer.log_ratios_ = fitted.log_ratios_
+    scorer._log_ratios = fitted._log_ratios
     assert np.isnan(scorer.score(batch_of(texts))).tolist() == [False] * 4 + [True]
 
 
@@ -247,20 +247,21 @@ def test_the_pools_count_stops_at_the_limit_and_not_at_a_position() -> None:
     shuffled = table_of(raw).take(pa.array(np.random.default_rng(8).permutation(300)))
     again = Dsir(buckets=50, max_ngrams=2000)
     assert again.fit(fitting(raw, target, sample=lambda count: shuffled)) == facts
-    assert again.log_ratios_.tobytes() == limited.log_ratios_.tobytes()
+    assert again._log_ratios.tobytes() == limited._log_ratios.tobytes()
     other = Dsir(buckets=50, max_ngrams=2000)
     other.fit(fitting(raw, target, seed=1))
-    assert other.log_ratios_.tobytes() != limited.log_ratios_.tobytes()
+    assert other._log_ratios.tobytes() != limited._log_ratios.tobytes()
 
 
 def test_the_same_bytes_from_the_directory_and_in_any_batch(fitted: Dsir, tmp_path: Path) -> None:
-    assert isinstance(fitted, Scorer)
+    assert fitted.kind == "scorer"
     texts = documents(60, seed=9) + AWKWARD
     expected = fitted.score(batch_of(texts))
     fitted.save(tmp_path)
     loaded = Dsir(buckets=300, min_tokens=10)
-    with pytest.raises(SelectorError, match="expected a fitted selector"):
+    with pytest.raises(SelectorError) as info:
         loaded.score(batch_of(texts))
+    assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path)
     parts = [loaded.score(part) for part in table_of(texts).to_batches(max_chunksize=7)]
     assert np.concatenate(parts).tobytes() == expected.tobytes()
@@ -269,37 +270,41 @@ def test_the_same_bytes_from_the_directory_and_in_any_batch(fitted: Dsir, tmp_pa
     assert loaded.score(batch_of(["a"]).slice(1)).shape == (0,)
 
 
-def test_what_is_not_its_own_is_refused(fitted: Dsir, tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="not a fitted dsir"):
+def test_foreign_state_is_refused(fitted: Dsir, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError) as info:
         Dsir().load(tmp_path)
+    assert info.value.file
     fitted.save(tmp_path)
     with pytest.raises(ArtefactError, match="expected 10000 log ratios, got"):
         Dsir().load(tmp_path)
 
 
 def test_nothing_to_count_is_refused() -> None:
-    with pytest.raises(SelectorError, match="^target: expected files with examples"):
+    with pytest.raises(SelectorError) as info:
         Dsir().fit(fitting(documents(3), []))
-    with pytest.raises(SelectorError, match="^sample: expected documents with text"):
+    assert info.value.key == "target"
+    with pytest.raises(SelectorError) as info:
         Dsir().fit(fitting(["", " "], documents(3)))
+    assert info.value.key == "sample"
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"buckets": 0}, "buckets: expected an integer of at least 1, got 0"),
-        ({"buckets": 2**29 + 1}, "buckets: expected at most 536,870,912, got 536870913"),
-        ({"ngrams": "2"}, "ngrams: expected an integer of at least 1, got '2'"),
-        ({"min_tokens": -1}, "min_tokens: expected an integer of at least 0, got -1"),
-        ({"smoothing": 0}, "smoothing: expected a positive number, got 0"),
-        ({"sample": True}, "sample: expected an integer of at least 1, got True"),
-        ({"per_ngram": 1}, "per_ngram: expected true or false, got 1"),
-        ({"max_ngrams": 1.5}, "max_ngrams: expected an integer of at least 1, got 1.5"),
+        ({"buckets": 0}, "buckets"),
+        ({"buckets": 2**29 + 1}, "buckets"),
+        ({"ngrams": "2"}, "ngrams"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"smoothing": 0}, "smoothing"),
+        ({"sample": True}, "sample"),
+        ({"per_ngram": 1}, "per_ngram"),
+        ({"max_ngrams": 1.5}, "max_ngrams"),
     ],
 )
-def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_parameters_are_checked_when_it_is_built(parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         Dsir(**parameters)
+    assert info.value.key == key
 
 
 def test_identity_is_the_parameters() -> None:
@@ -308,7 +313,7 @@ def test_identity_is_the_parameters() -> None:
     assert Dsir(smoothing=1e-6).identity() != Dsir().identity()
 
 
-def test_it_is_several_times_as_fast_as_the_naive_version(fitted: Dsir) -> None:
+def test_faster_than_the_naive_version(fitted: Dsir) -> None:
     """12 times on a free core; a third of that is asked for, since other tests run beside it."""
     batch = batch_of(documents(300, longest=900))
     fitted.score(batch)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.selectors.base import Fitting, Scorer
+from penstock.selectors.base import Fitting
 from penstock.selectors.classifiers.classifier import area_under_curve
 from penstock.selectors.encoders.embedding import beginning, embed
 from penstock.selectors.encoders.static import StaticEncoder
@@ -24,7 +24,7 @@ WORDS = {"leaf": 1.0, "soil": 1.0, "atom": 2.0, "goal": -1.0, "club": -2.0, "the
 
 @pytest.fixture(scope="module")
 def encoder() -> StaticEncoder:
-    """A static encoder that knows the words above."""
+    """A static encoder of the words above."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     vocabulary = {word: number for number, word in enumerate(["[UNK]", *WORDS])}
@@ -129,8 +129,8 @@ def test_moments_are_exact_and_add_up(encoder: StaticEncoder) -> None:
 def test_products_with_the_head_are_exact_in_any_order(
     scorer: FineWebEdu, encoder: StaticEncoder
 ) -> None:
-    assert scorer.head_ is not None
-    weights = scorer.head_[1][:-1]
+    assert scorer._head is not None
+    weights = scorer._head[1][:-1]
     vectors = vectors_of(encoder, texts(50, seed=8)).astype(np.float64)
     order = np.random.default_rng(1).permutation(len(weights))
     one = np.array([sum(row[k] * weights[k] for k in order) for row in vectors])
@@ -140,10 +140,10 @@ def test_products_with_the_head_are_exact_in_any_order(
 def test_scores_are_the_raw_output(scorer: FineWebEdu, encoder: StaticEncoder) -> None:
     lines = texts(80, seed=9)
     scores = scorer.score(batch_of(lines))
-    assert isinstance(scorer, Scorer)
+    assert scorer.kind == "scorer"
     assert scores.dtype == np.float32 and scores.shape == (80,)
-    assert scorer.head_ is not None
-    head = scorer.head_[1]
+    assert scorer._head is not None
+    head = scorer._head[1]
     expected = vectors_of(encoder, lines).astype(np.float64) @ head[:-1] + head[-1]
     assert scores.tolist() == expected.astype(np.float32).tolist()
     assert np.corrcoef(scores, [worth(line) for line in lines])[0, 1] > 0.9
@@ -257,73 +257,84 @@ def test_identity_holds_contents_and_no_path(graded: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"labels": None}, "^labels: expected a file of JSON lines, .*got none; have a language"),
-        ({"labels": "/no/such"}, "^labels: expected a file .*'/no/such'"),
-        ({"labels": 3}, "^labels: "),
-        ({"encoder": ""}, "^encoder: "),
-        ({"max_characters": 0}, "^max_characters: "),
-        ({"penalty": 0}, "^penalty: "),
-        ({"penalty": []}, "^penalty: expected at least one"),
+        ({"labels": None}, "labels"),
+        ({"labels": "/no/such"}, "labels"),
+        ({"labels": 3}, "labels"),
+        ({"encoder": ""}, "encoder"),
+        ({"max_characters": 0}, "max_characters"),
+        ({"penalty": 0}, "penalty"),
+        ({"penalty": []}, "penalty"),
     ],
 )
-def test_bad_parameters(graded: str, parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(SelectorError, match=message):
+def test_bad_parameters(graded: str, parameters: dict[str, Any], key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         FineWebEdu(**{"labels": graded, **parameters})
+    assert info.value.key == key
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "key"),
     [
-        ('{"text": "a"}', r"^labels: .*:601: label: expected a number from 0 to 5, got None"),
+        ('{"text": "a"}', "labels"),
         ('{"text": "a", "label": 6}', "got 6$"),
         ('{"text": "a", "label": -1}', "got -1$"),
         ('{"text": "a", "label": NaN}', "got nan$"),
         ('{"text": "a", "label": "3"}', "got '3'$"),
-        ('{"label": 3}', "^labels: .*:601: "),
-        ('{"text": "a"', "^labels: .*:601: .*not JSON"),
+        ('{"label": 3}', "labels"),
+        ('{"text": "a"', "labels"),
     ],
 )
 def test_bad_labels(
-    graded: str, encoder: StaticEncoder, tmp_path: Path, line: str, message: str
+    graded: str, encoder: StaticEncoder, tmp_path: Path, line: str, key: str
 ) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(Path(graded).read_text() + line + "\n")
-    with pytest.raises(SelectorError, match=message):
+    with pytest.raises(SelectorError) as info:
         FineWebEdu(labels=str(path)).fit(fitting(encoder))
+    assert info.value.key == key
 
 
-def test_what_cannot_be_learned(encoder: StaticEncoder, tmp_path: Path) -> None:
+def test_labels_that_cannot_be_learned(encoder: StaticEncoder, tmp_path: Path) -> None:
     def fitted(rows: list[tuple[str, Any]], **parameters: Any) -> None:
         FineWebEdu(labels=write(tmp_path / "l.jsonl", rows), **parameters).fit(fitting(encoder))
 
     lines = texts(300)
     chance = np.random.default_rng(1).uniform(0, 5, 300).tolist()
-    with pytest.raises(SelectorError, match="^labels: expected held-out labels to correlate"):
+    with pytest.raises(SelectorError) as info:
         fitted(list(zip(lines, chance)))
-    with pytest.raises(SelectorError, match=r"^labels: expected at least 50 .* got 20 with"):
+    assert info.value.key == "labels"
+    with pytest.raises(SelectorError) as info:
         fitted([(line, worth(line)) for line in lines[:20]])
+    assert info.value.key == "labels"
+    assert "50" in str(info.value)
+    assert "20" in str(info.value)
     with pytest.raises(SelectorError, match=r"got 300 with 1; label more"):
         fitted([(line, 3) for line in dict.fromkeys(texts(310))][:300])
-    with pytest.raises(SelectorError, match=r"^labels: .* got 1 with"):
+    with pytest.raises(SelectorError) as info:
         fitted([("leaf", row % 6) for row in range(100)])
-    with pytest.raises(SelectorError, match=r"^labels: .* got 0 with"):
+    assert info.value.key == "labels"
+    with pytest.raises(SelectorError) as info:
         fitted([("zzz", row % 6) for row in range(100)])
-    with pytest.raises(SelectorError, match="^penalty: expected one that leaves"):
+    assert info.value.key == "labels"
+    with pytest.raises(SelectorError) as info:
         table = encoder.table.copy()
         table[:, 11] = table[:, 10]  # two directions that are one
         twice = StaticEncoder("twice", encoder.tokenizer, table, encoder.centre)
         path = write(tmp_path / "l.jsonl", [(line, worth(line)) for line in lines])
         FineWebEdu(labels=path, penalty=1e-300).fit(fitting(twice))
+    assert info.value.key == "penalty"
 
 
 def test_states_that_cannot_score(graded: str, tmp_path: Path) -> None:
     scorer = FineWebEdu(labels=graded)
-    with pytest.raises(SelectorError, match="fitted"):
+    with pytest.raises(SelectorError) as info:
         scorer.score(batch_of(["leaf"]))
-    with pytest.raises(ArtefactError, match="not a fitted fineweb-edu"):
+    assert info.value.expected == "a fitted selector"
+    with pytest.raises(ArtefactError) as info:
         scorer.load(tmp_path)
+    assert info.value.file
     np.save(tmp_path / "head.npy", np.array([np.nan]))
     with pytest.raises(ArtefactError, match="finite"):
         scorer.load(tmp_path)

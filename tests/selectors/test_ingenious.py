@@ -12,7 +12,7 @@ import pytest
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids
-from penstock.selectors.base import Fitting, MergingSetSelector, Partition
+from penstock.selectors.base import Fitting, Partition
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.ingenious import Ingenious, taylor_softmax
 from penstock.selectors.kernels.facility_location import Similarities, lazy_greedy
@@ -74,7 +74,7 @@ def test_draws_come_with_the_weights_of_the_gains() -> None:
 def test_greedy_scores_are_the_ranks_of_the_picks() -> None:
     one = pool(400)
     selector = fitted(400, draw="greedy")
-    assert isinstance(selector, MergingSetSelector)
+    assert selector.requirements.merge is not None
     scores = selector.score(one)
     assert scores.dtype == np.float32
     order = lazy_greedy(Similarities.of(one.vectors, neighbours=1)).order
@@ -229,16 +229,19 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     selector = fitted(900, partition_size=100)
     selector.save(tmp_path)
     loaded = Ingenious(partition_size=100)
-    with pytest.raises(SelectorError, match="ingenious: expected a fitted selector"):
+    with pytest.raises(SelectorError) as info:
         loaded.assign(one.vectors, one.hashes)
+    assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path)
     assert loaded.partitions == 9 and loaded.identity() == selector.identity()
     assert loaded.score(one).tobytes() == selector.score(one).tobytes()
     (tmp_path / "ingenious.json").write_text('{"partitions": 0}')
-    with pytest.raises(ArtefactError, match="not a fitted ingenious: partitions: expected an int"):
+    with pytest.raises(ArtefactError) as info:
         loaded.load(tmp_path)
-    with pytest.raises(ArtefactError, match="not a fitted ingenious"):
+    assert info.value.file
+    with pytest.raises(ArtefactError) as info:
         loaded.load(tmp_path / "nowhere")
+    assert info.value.file
 
 
 def test_identity_is_the_hyperparameters_and_the_encoders_contents(tmp_path: Path) -> None:
@@ -251,20 +254,21 @@ def test_identity_is_the_hyperparameters_and_the_encoders_contents(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"encoder": ""}, "encoder: expected a name or a directory, got ''"),
-        ({"draw": "top"}, "draw: expected gumbel or greedy, got 'top'"),
-        ({"greedy": "naive"}, "greedy: expected exact or lazier, got 'naive'"),
-        ({"temperature": 0}, "temperature: expected a positive number, got 0"),
-        ({"redraw": -1}, "redraw: expected an integer of at least 0, got -1"),
-        ({"redraw": 2, "draw": "greedy"}, "redraw: expected no redraw with draw: greedy.*got 2"),
-        ({"temperature": 2, "draw": "greedy"}, "temperature: expected no temperature with draw"),
-        ({"partition_size": 0}, "partition_size: expected an integer of at least 1, got 0"),
-        ({"neighbours": True}, "neighbours: expected an integer"),
-        ({"union": -1}, "union: expected an integer of at least 0, got -1"),
+        ({"encoder": ""}, "encoder"),
+        ({"draw": "top"}, "draw"),
+        ({"greedy": "naive"}, "greedy"),
+        ({"temperature": 0}, "temperature"),
+        ({"redraw": -1}, "redraw"),
+        ({"redraw": 2, "draw": "greedy"}, "redraw"),
+        ({"temperature": 2, "draw": "greedy"}, "temperature"),
+        ({"partition_size": 0}, "partition_size"),
+        ({"neighbours": True}, "neighbours"),
+        ({"union": -1}, "union"),
     ],
 )
-def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_parameters_are_checked_when_it_is_built(parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         Ingenious(**parameters)
+    assert info.value.key == key

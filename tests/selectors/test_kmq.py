@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import SelectorError
-from penstock.selectors.base import Partition, is_set_selector
+from penstock.selectors.base import Partition
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels.kmeans import Clusters, fit_clusters
 from penstock.selectors.kmq import Kmq, refine, silhouette
@@ -46,7 +46,7 @@ def kmq(clusters: int = 1, **parameters: Any) -> Kmq:
     """As if fitted."""
     selector = Kmq(**parameters)
     centroids = np.full((clusters, 2), 100, np.int16)
-    selector.clusters_ = Clusters(centroids=centroids, spherical=selector.metric == "spherical")
+    selector._clusters = Clusters(centroids=centroids, spherical=selector.metric == "spherical")
     return selector
 
 
@@ -90,7 +90,7 @@ def test_a_small_cluster_is_at_no_disadvantage() -> None:
     assert {lot[3] for lot in lots} == {0, 1}
 
 
-def test_equal_budgets_pass_on_what_small_clusters_cannot_give() -> None:
+def test_equal_budgets_pass_on_the_rest_of_small_clusters() -> None:
     selector = kmq(4, budget="equal")
     sizes = (100, 80, 5, 20)
     for budget in (3, 8, 20, 50, 95, 150, 205):
@@ -184,7 +184,7 @@ def test_with_replacement_finds_as_many_documents_as_a_multinomial_draw() -> Non
     np.testing.assert_allclose(distinct.mean(axis=0), expected, atol=0.12)
 
 
-def test_what_has_no_token_or_no_quality_is_never_taken_and_counts_for_nothing() -> None:
+def test_documents_without_token_or_quality_are_excluded_and_not_counted() -> None:
     part = partition(12, np.arange(12.0))
     part.vectors[[2, 5]] = 0
     part.quality[[7, 8, 9]] = [np.nan, np.inf, -np.inf]
@@ -260,27 +260,28 @@ def test_golden_refinement_of_weights() -> None:
     assert refine([1, 2, 3], [-5, -5, -5]).tolist() == pytest.approx([1 / 6, 1 / 3, 1 / 2])
 
 
-def test_refinement_is_finite_and_leaves_out_what_was_left_out() -> None:
+def test_refinement_is_finite_and_keeps_zero_weights() -> None:
     after = refine([0, 1, 1], [1e300, 1e6, -1e6])
     assert after.tolist() == [0, 1, 0]
     kmq(3, weights=after.tolist())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "key"),
     [
-        (([1, 1], [0.3]), "signals: expected 2 finite numbers"),
-        (([1, 1], [0.3, float("nan")]), "signals: expected 2 finite numbers"),
-        (([1, -1], [0.3, 0.1]), "weights: expected a number of 0 or more for each cluster"),
-        (([0, 0], [0.3, 0.1]), "weights: expected a number of 0 or more for each cluster"),
-        (([1, 1], [0.3, -0.1], None), "signals: expected numbers of 0 or more to multiply by"),
-        (([1, 0], [0, 0.1], None), "signals: expected numbers of 0 or more to multiply by"),
-        (([1, 1], [0.3, 0.1], 0), "temperature: expected a positive number, got 0"),
+        (([1, 1], [0.3]), "signals"),
+        (([1, 1], [0.3, float("nan")]), "signals"),
+        (([1, -1], [0.3, 0.1]), "weights"),
+        (([0, 0], [0.3, 0.1]), "weights"),
+        (([1, 1], [0.3, -0.1], None), "signals"),
+        (([1, 0], [0, 0.1], None), "signals"),
+        (([1, 1], [0.3, 0.1], 0), "temperature"),
     ],
 )
-def test_refinement_refuses_what_makes_no_weights(arguments: Any, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_refinement_refuses_bad_signals(arguments: Any, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         refine(*arguments)
+    assert info.value.key == key
 
 
 # Fitting
@@ -313,7 +314,7 @@ def test_a_fit_finds_the_clusters_that_the_silhouette_prefers(tmp_path: Path) ->
     selector = Kmq(clusters=[2, 3, 8], encoder="spectrum", metric="spherical", restarts=4)
     fitting = fitting_of([*texts_of(3, 60), " "])
     facts = selector.fit(fitting)
-    assert is_set_selector(selector) and selector.partitions == 3
+    assert selector.kind == "set" and selector.partitions == 3
     figures = {one["clusters"]: one["silhouette"] for one in facts["silhouettes"]}
     assert list(figures) == [2, 3, 8] and max(figures, key=figures.get) == 3
     assert (facts["clusters"], facts["sample"], facts["smallest_cluster"]) == (3, 180, 60)
@@ -325,61 +326,63 @@ def test_a_fit_finds_the_clusters_that_the_silhouette_prefers(tmp_path: Path) ->
     selector.save(tmp_path)
     loaded = Kmq(clusters=[2, 3, 8], encoder="spectrum", metric="spherical", restarts=4)
     for unfitted in (lambda: loaded.partitions, lambda: loaded.assign(vectors, hashes)):
-        with pytest.raises(SelectorError, match="^kmq: expected a fitted selector"):
+        with pytest.raises(SelectorError) as info:
             unfitted()
+        assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path)
     np.testing.assert_array_equal(loaded.assign(vectors, hashes), placed)
     part = partition(9)
     assert loaded.score(part).tobytes() == selector.score(part).tobytes()
 
 
-def test_the_number_of_clusters_is_the_root_of_the_pool_unless_it_is_said() -> None:
+def test_the_default_number_of_clusters_is_the_root_of_the_pool() -> None:
     texts = texts_of(4, 100)
     assert Kmq(encoder="spectrum").fit(fitting_of(texts, pool_size=25))["clusters"] == 5
     assert Kmq(encoder="spectrum", clusters=7).fit(fitting_of(texts))["clusters"] == 7
-    with pytest.raises(SelectorError, match="^clusters: expected at most as many as the 8 doc"):
+    with pytest.raises(SelectorError) as info:
         Kmq(encoder="spectrum", clusters=9).fit(fitting_of(texts[:8]))
+    assert info.value.key == "clusters"
 
 
 def test_weights_must_be_those_of_the_clusters() -> None:
     selector = Kmq(encoder="spectrum", clusters=4, weights=[1, 2, 3])
-    with pytest.raises(
-        SelectorError, match="^weights: expected 4 numbers, one for each cluster, got 3"
-    ):
+    with pytest.raises(SelectorError) as info:
         selector.fit(fitting_of(texts_of(4, 20)))
-    assert selector.clusters_ is None
+    assert info.value.key == "weights"
+    assert selector._clusters is None
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"quality": ""}, "quality: expected the name of a column, got ''"),
-        ({"quality": 3}, "quality: expected the name of a column, got 3"),
-        ({"budget": "fair"}, "budget: expected proportional or equal, got 'fair'"),
-        ({"replace": "no"}, "replace: expected true or false, got 'no'"),
-        ({"temperature": 0}, "temperature: expected a positive number, got 0"),
-        ({"standardise": 1}, "standardise: expected true or false, got 1"),
-        ({"weights": []}, "weights: expected a number of 0 or more for each cluster"),
-        ({"weights": 3}, "weights: expected a number of 0 or more for each cluster"),
-        ({"weights": ["a"]}, "weights: expected a number of 0 or more for each cluster"),
-        ({"weights": [1, float("inf")]}, "weights: expected a number of 0 or more"),
-        ({"clusters": "few"}, "clusters: expected an integer of at least 1, got 'few'"),
-        ({"clusters": []}, "clusters: expected at least one value"),
-        ({"clusters": [4, 0]}, "clusters: expected an integer of at least 1, got 0"),
-        ({"metric": "cosine"}, "metric: expected euclidean or spherical, got 'cosine'"),
-        ({"encoder": 1}, "encoder: expected a name or a directory, got 1"),
-        ({"sample": 0}, "sample: expected an integer of at least 1, got 0"),
-        ({"iterations": 0}, "iterations: expected an integer of at least 1, got 0"),
-        ({"restarts": 1.5}, "restarts: expected an integer of at least 1, got 1.5"),
+        ({"quality": ""}, "quality"),
+        ({"quality": 3}, "quality"),
+        ({"budget": "fair"}, "budget"),
+        ({"replace": "no"}, "replace"),
+        ({"temperature": 0}, "temperature"),
+        ({"standardise": 1}, "standardise"),
+        ({"weights": []}, "weights"),
+        ({"weights": 3}, "weights"),
+        ({"weights": ["a"]}, "weights"),
+        ({"weights": [1, float("inf")]}, "weights"),
+        ({"clusters": "few"}, "clusters"),
+        ({"clusters": []}, "clusters"),
+        ({"clusters": [4, 0]}, "clusters"),
+        ({"metric": "cosine"}, "metric"),
+        ({"encoder": 1}, "encoder"),
+        ({"sample": 0}, "sample"),
+        ({"iterations": 0}, "iterations"),
+        ({"restarts": 1.5}, "restarts"),
     ],
 )
-def test_parameters_are_checked_when_it_is_built(parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_parameters_are_checked_when_it_is_built(parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         Kmq(**parameters)
+    assert info.value.key == key
 
 
 def test_identity_is_the_parameters_and_changes_with_each() -> None:
     one = Kmq(weights=[1, 2]).identity()
-    assert one["clusters"] == ("auto",) and one["weights"] == [1.0, 2.0]
+    assert one["clusters"] == ["auto"] and one["weights"] == [1.0, 2.0]
     assert not any(name.endswith("_") for name in one)
     assert Kmq(weights=[1, 2], replace=True).identity() != one

@@ -1,4 +1,4 @@
-"""What every selector must pass, built in or plugged in, through the real engine.
+"""Properties of every selector, built in or plugged in, through the real engine.
 
 The same column from one worker, from two, after a stop, and however the inputs are ordered; no
 document crashes it, and odd ones gain no rank; what a budget then takes is exact.
@@ -33,10 +33,9 @@ from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
-from penstock.selectors.base import EmbeddingScorer
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.encoders.static import StaticEncoder
-from penstock.selectors.registry import _BUILT_IN
+from penstock.selectors.registry import built_in
 from tests.pools import write_jsonl
 from tests.selectors.llamas import byte_tokenizer, write_model
 from tests.selectors.test_document_loss import write_run
@@ -87,7 +86,7 @@ class Case:
     aims: bool = False
     """Whether it looks for documents about nature, so that odd ones must not be taken first."""
     takes: frozenset[str] = frozenset()
-    """Odd ones that it takes first all the same, because its definition says so."""
+    """Odd documents that its definition takes first."""
 
 
 TARGET = {"target": "targets.jsonl"}
@@ -140,10 +139,16 @@ CASES: dict[str, Case] = {
     "semdedup": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4, "eps": 0.01}),
     "plugin:score": Case(lambda at: {}),
 }
+for _name, _algorithm in built_in("selector").items():
+    # A new selector is tested with its defaults; one that needs parameters gets a case above.
+    _required = [key for key, own in _algorithm.model_fields.items() if own.is_required()]
+    if _name not in CASES and not _required:
+        CASES[_name] = Case(lambda at: {**TARGET})
 
 
 def test_there_is_a_case_for_each() -> None:
-    assert set(CASES) >= set(_BUILT_IN)
+    missing = set(built_in("selector")) - set(CASES)
+    assert not missing, f"add a Case to CASES in {Path(__file__).name} for {missing}"
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +187,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_encoder(directory: Path) -> None:
-    """A static encoder that knows the words of the topics and little else."""
+    """A static encoder of the words of the topics."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     words = sorted({word for topic in TOPICS.values() for word in topic.split()})
@@ -208,15 +213,15 @@ def _write_model(path: Path) -> None:
 
 
 def _write_models(directory: Path) -> None:
-    """A language model that knows nothing of nature, and one that knows nothing else."""
+    """A language model without texts about nature, and one with no others."""
     rows = texts(240)
-    lessons = {
+    training_texts = {
         "bad": [row["text"] for row in rows if row["source"] != "nature"],
         "good": [row["text"] for row in rows if row["source"] == "nature"],
     }
     tokenizer = byte_tokenizer([row["text"] for row in rows[:60]])
-    for name, own in lessons.items():
-        write_model(directory / name, tokenizer, lessons=own)
+    for name, own in training_texts.items():
+        write_model(directory / name, tokenizer, training_texts=own)
 
 
 def recipe_of(ground: Path, use: str, work: Path, pool: str = "pool", **budget: Any) -> Recipe:
@@ -367,7 +372,7 @@ def test_vectors_are_made_once_and_score_as_texts_do(
     (column,) = build_columns(recipe)
     model = found["s"].manifest["inputs"]["model"]
     column.selector.load(Artefact.open(work / "model" / model[:16]).local() / "state")
-    assert isinstance(column.selector, EmbeddingScorer)
+    assert column.selector.requirements.embeddings is not None
     for unit in units_of(corpus):
         for batch in iter_documents(unit):
             got = dict(zip(batch["id"].to_pylist(), column.selector.score(batch).tolist()))

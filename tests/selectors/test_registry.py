@@ -14,7 +14,7 @@ import pytest
 from penstock.errors import SelectorError
 from penstock.recipe import SelectorSpec
 from penstock.selectors import registry
-from penstock.selectors.base import Fitting, Scorer
+from penstock.selectors.base import Fitting
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.registry import available, build
@@ -42,21 +42,22 @@ def test_listing_selectors_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "key"),
     [
-        ({"use": "bert"}, r"select\.x\.use: expected a selector .*'bert'; did you mean 'betr'\?"),
-        ({"use": "betr", "top_shar": 1}, r"select\.x\.top_shar: unknown .*mean 'top_share'\?"),
+        ({"use": "bert"}, "select.x.use"),
+        ({"use": "betr", "top_shar": 1}, "select.x.top_shar"),
         ({"use": "betr", "top_share": 3},
-         r"select\.x\.top_share: expected a number in \(0, 1\), got 3"),
-        ({"use": "fasttext"}, r"select\.x\.model: missing; it is required"),
+         "select.x.top_share"),
+        ({"use": "fasttext"}, "select.x.model"),
         ({"use": "fasttext", "model": "gone.bin"},
-         r"select\.x\.model: expected a fastText \.bin file, got 'gone\.bin'"),
-        ({"use": "gone_module:score"}, r"select\.x\.use: no module 'gone_module'"),
+         "select.x.model"),
+        ({"use": "gone_module:score"}, "select.x.use"),
     ],
 )  # fmt: skip
-def test_a_wrong_name_or_value_is_named_by_its_key(keys: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_a_wrong_name_or_value_is_named_by_its_key(keys: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         build("x", spec(**keys))
+    assert info.value.key == key
 
 
 def test_a_function_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,11 +66,12 @@ def test_a_function_beside_the_recipe(tmp_path: Path, monkeypatch: pytest.Monkey
         "def score(texts, scale=1):\n    return [scale * len(text) for text in texts]\n"
     )
     scorer = build("x", spec(use="beside_the_recipe:score", scale=2), [tmp_path])
-    assert isinstance(scorer, Scorer)
+    assert scorer.kind == "scorer"
     batch = pa.record_batch({"id": ["a"], "text": ["four"], "source": ["s"]})
     assert scorer.score(batch).tolist() == [8]
-    with pytest.raises(SelectorError, match=r"select\.x\.scal: .*mean 'scale'"):
+    with pytest.raises(SelectorError) as info:
         build("x", spec(use="beside_the_recipe:score", scal=2), [tmp_path])
+    assert info.value.key == "select.x.scal"
 
 
 def test_registered_classes_and_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,12 +97,13 @@ def test_registered_classes_and_functions(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["own"].summary == "mine" and found["own"].parameters == {"depth": 3}
     assert found["plain"].summary == "By a function."
     assert "cannot be imported" in found["bad"].summary
-    assert build("x", spec(use="own", depth=4)).depth == 4
+    assert build("x", spec(use="own", depth=4)).plug.depth == 4
     assert build("x", spec(use="plain")).use == "registered_plugin:score"
     with pytest.raises(SelectorError, match="expected a Scorer"):
         build("x", spec(use="half"))
-    with pytest.raises(SelectorError, match=r"select\.x\.dept: .*mean 'depth'"):
+    with pytest.raises(SelectorError) as info:
         build("x", spec(use="own", dept=4))
+    assert info.value.key == "select.x.dept"
 
 
 def test_a_ready_fasttext_model_is_found_beside_the_recipe(tmp_path: Path) -> None:

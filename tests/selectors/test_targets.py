@@ -69,7 +69,7 @@ def test_reads_plain_and_compressed_files(tmp_path: Path, name: str, benchmark: 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"question": ', "not JSON"),
+        ('{"question": ', "no JSON"),
         ("[1]", r"got \[1\]"),
         ({"question": "What?"}, r"got the keys \['question'\]"),
         ({"question": "What?", "answer": ""}, "answer: expected a text that is not empty"),
@@ -80,7 +80,7 @@ def test_reads_plain_and_compressed_files(tmp_path: Path, name: str, benchmark: 
         ({**QUESTION, "choices": ["a", "b"], "answer": "E"}, "expected one of 2 choices, got 'E'"),
         ({**QUESTION, "choices": ["a", "b"], "answer": -1}, "expected one of 2 choices, got -1"),
         ({**QUESTION, "choices": ["a", 3.5, None], "answer": "a"}, "choices: expected a text"),
-        ({**QUESTION, "benchmark": 7}, "benchmark: expected a name, got 7"),
+        ({**QUESTION, "benchmark": 7}, "benchmark, expected a name, got 7"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: object, message: str) -> None:
@@ -123,7 +123,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
                     lambda inner: st.lists(inner) | st.dictionaries(
                         st.sampled_from(["question", "answer", "choices", "text", "context"]),
                         inner)))  # fmt: skip
-def test_whatever_json_a_line_holds_it_gives_a_text_or_says_why(value: object) -> None:
+def test_any_json_gives_a_text_or_an_error(value: object) -> None:
     try:
         text = render(value if isinstance(value, dict) else {"text": value})
     except ValueError as error:

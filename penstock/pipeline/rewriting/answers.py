@@ -7,7 +7,6 @@ under way, and writes them into a journal as they arrive.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ from penstock.pipeline.plugin_calls import call_plugin
 from penstock.pipeline.rewriting.journal import AnswerJournal, RequestKey, journal_bytes
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
-from penstock.resources import Resources
 from penstock.selectors.rewriting.base import (
     Answer,
     Completions,
@@ -99,7 +97,7 @@ def make_answers(
         by_name = {unit.name: unit for unit in units}
         left = sum(draft.done(name) is None for name in by_name)
         worker = replace(
-            rewrite, completions=_divided(rewrite.completions, min(runner.slots, max(1, left)))
+            rewrite, completions=rewrite.completions.split(min(runner.slots, max(1, left)))
         )
         with _reported(rewrite.name, draft.path, progress):
             records = draft.fill(
@@ -111,7 +109,7 @@ def make_answers(
                     f"{rewrite.name}: {files[0].facts['requests']:,} answers for {unit.name}"
                 ),
                 keep_state=True,
-                needs=_needs_of(rewrite),
+                needs=rewrite.completions.requirements.resources,
             )
         facts = {
             key: sum(record.facts[key] for record in records)
@@ -169,19 +167,6 @@ def _reported(name: str, directory: AnyPath, progress: Callable[[str], None]) ->
     finally:
         ended.set()
         thread.join()
-
-
-def _needs_of(rewrite: Rewrite) -> Resources | None:
-    return getattr(rewrite.completions, "needs", None)
-
-
-def _divided(completions: Completions, workers: int) -> Completions:
-    """Give each of some workers its part of the requests that may be under way."""
-    limit = getattr(completions, "concurrency", None)
-    if limit is not None:
-        completions = copy.copy(completions)
-        completions.concurrency = max(1, limit // workers)  # type: ignore[attr-defined]
-    return completions
 
 
 def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:

@@ -58,7 +58,7 @@ def rewrite_corpus(
         InputError: A source of the corpus has the rewriter's name already.
         ScoringError: The rewriter raised.
     """
-    replaces = type(rewrite.rewriter).replaces
+    replaces = rewrite.rewriter.replaces
     if not replaces and rewrite.name in corpus.facts["by_source"]:
         raise InputError(
             "the corpus has a source of this name already",
@@ -237,7 +237,7 @@ def _facts(
     answers: Artefact,
 ) -> dict[str, Any]:
     """Count the documents: those of the corpus before, with those added to it or dropped."""
-    replaces = type(rewrite.rewriter).replaces
+    replaces = rewrite.rewriter.replaces
     whole = RecordTally.of(corpus.facts["documents"])
     units = [record for record in records if record.path.startswith("unit-")]
     in_units = sum(record.facts["documents"] for record in units)

@@ -18,7 +18,7 @@ from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.scoring.scores import write_scores
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
-from penstock.selectors.base import EmbeddingScorer, Scorer
+from penstock.selectors.base import Scorer
 from penstock.selectors.batch_scorer import BatchScorer
 from penstock.storage import AnyPath
 
@@ -95,15 +95,15 @@ def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
 def _needs_of(columns: Sequence[Column]) -> Resources:
     """Add up the resources of one worker that runs all of these scorers."""
     asked = [
-        replace(needs, by=f"select.{column.name}")
+        replace(resources, by=f"select.{column.name}")
         for column in columns
-        if (needs := getattr(column.selector, "needs", None)) is not None
+        if (resources := column.selector.requirements.resources) != Resources()
     ]
     return Resources(
-        cpus=max([1, *(needs.cpus for needs in asked)]),
-        gpus=max([0, *(needs.gpus for needs in asked)]),
-        memory=sum(needs.memory or 0 for needs in asked) or None,
-        by=", ".join(needs.by for needs in asked) or "the stage",
+        cpus=max([1, *(one.cpus for one in asked)]),
+        gpus=max([0, *(one.gpus for one in asked)]),
+        memory=sum(one.memory or 0 for one in asked) or None,
+        by=", ".join(one.by for one in asked) or "the stage",
     )
 
 
@@ -123,9 +123,9 @@ def _score_unit(
         together = BatchScorer([scorer for _, scorer, _ in wanted], documents)
         rows = slice(start, start := start + len(documents))
         for name, scorer, _ in wanted:
-            if name in vectors:
-                assert isinstance(scorer, EmbeddingScorer)
-                work = partial(scorer.score_vectors, documents, vectors[name][rows])
+            embeddings = scorer.requirements.embeddings
+            if name in vectors and embeddings is not None:
+                work = partial(embeddings.score, documents, vectors[name][rows])
             else:
                 work = partial(together.score, scorer)
             ids = documents.column("id")

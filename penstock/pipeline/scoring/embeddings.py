@@ -45,7 +45,7 @@ def make_embeddings(
             state,
             lambda unit, _: progress(f"embedded {unit.documents:,} documents of {unit.name}"),
             keep_state=True,
-            needs=getattr(state[0], "needs", None) if state else None,
+            needs=state[0].resources if state else None,
         )
         kept = models.corpus.facts["documents"]["kept"]
         embedded = sum(record.facts["documents"] for record in records)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.errors import PenstockError, ScoringError
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.sample import FIT, sample_documents
-from penstock.selectors.base import Encoder, Fitting, Scorer, SetSelector, Target
+from penstock.selectors.base import Encoder, Fitting, Selector, Targets
 from penstock.selectors.encoders.embedding import make_encoder
 from penstock.selectors.encoders.encoders import contents_of, load_encoder
 from penstock.storage import atomic_file
@@ -33,7 +33,7 @@ _STATE = "state"
 _FACTS = "facts.json"
 """The facts that the fit returned, beside the state: so a model always has a file."""
 
-_VERSION = 2
+_VERSION = 3
 
 _ENCODER = 1
 """Version of encoders."""
@@ -44,15 +44,13 @@ class Column:
     """A selector of the recipe, with its targets."""
 
     name: str
-    selector: Scorer | SetSelector
-    target: Sequence[Target] = ()
-    target_hashes: Sequence[str] = ()
-    """sha256 of the target files, in the recipe's order."""
+    selector: Selector
+    target: Targets = field(default_factory=Targets)
 
     @property
     def quality(self) -> str | None:
         """The column that this one is made from, if any."""
-        return getattr(self.selector, "quality", None)
+        return self.selector.requirements.quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +85,7 @@ class Models:
             return facts
 
         config = {"identity": dict(selector.identity()), "version": selector.version}
-        return self._made({**config, "seed": self.seed}, list(column.target_hashes), fit)
+        return self._made({**config, "seed": self.seed}, list(column.target.hashes), fit)
 
     def encoder(self, name: str) -> Artefact:
         """Find or make the encoder of this name for the corpus."""
@@ -114,7 +112,7 @@ class Models:
         return Fitting(
             sample=self._sample,
             pool_size=int(self.corpus.facts["documents"]["kept"]),
-            target=column.target,
+            target=column.target.examples,
             seed=self.seed,
             encoder=cache(self.load_encoder),
             spread=in_order(self.runner),

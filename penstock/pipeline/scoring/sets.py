@@ -30,7 +30,7 @@ from penstock.pipeline.scoring.documents import scores_of
 from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.scores import read_scores, write_scores
 from penstock.pipeline.units import Unit
-from penstock.selectors.base import MergingSetSelector, Partition, SetSelector
+from penstock.selectors.base import Partition, SetSelector
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["score_sets"]
@@ -89,7 +89,7 @@ class _Set:
     @property
     def merges(self) -> bool:
         """Whether the candidates of all partitions compete once more."""
-        return self.partitions > 1 and isinstance(self.selector, MergingSetSelector)
+        return self.partitions > 1 and self.selector.requirements.merge is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,7 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
     starts = np.searchsorted(numbers, np.arange(item.first, item.last + 1))
     found = np.empty(len(rows), dtype=_SCORE)
     kept: list[np.ndarray] = []
+    merge = shared.selector.requirements.merge if shared.merges else None
     for number, start, end in zip(range(item.first, item.last), starts, starts[1:]):
         if start == end:
             continue
@@ -201,8 +202,8 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
         scores = scores_of(returned, len(own), shared.key, at)
         found["unit"][start:end], found["row"][start:end] = own["unit"], own["row"]
         found["score"][start:end] = scores
-        if shared.merges and isinstance(shared.selector, MergingSetSelector):
-            chosen = call_plugin(shared.key, at, shared.selector.candidates, partition, scores)
+        if merge is not None:
+            chosen = call_plugin(shared.key, at, merge.candidates, partition, scores)
             kept.append(_with_scores(own[chosen], scores[chosen]))
     records = [_write_by_unit(shared, shared.scored(item.task), found)]
     if shared.merges:
@@ -214,7 +215,8 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
 
 def _merge(_: int, shared: _Set) -> list[FileRecord]:
     """Score the candidates of all partitions together."""
-    assert isinstance(shared.selector, MergingSetSelector)
+    merge = shared.selector.requirements.merge
+    assert merge is not None
     dtype = _scored_dtype(shared.dtype)
     rows = np.concatenate(
         [
@@ -227,7 +229,7 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
     partition = _partition(rows, 0, shared)
     found = np.empty(len(rows), dtype=_SCORE)
     found["unit"], found["row"] = rows["unit"], rows["row"]
-    returned = call_plugin(shared.key, at, shared.selector.merge, partition, rows["score"])
+    returned = call_plugin(shared.key, at, merge.merge, partition, rows["score"])
     found["score"] = scores_of(returned, len(rows), shared.key, at)
     return [_write_by_unit(shared, shared.merged, found)]
 

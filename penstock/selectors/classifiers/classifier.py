@@ -1,6 +1,6 @@
-"""fastText classifiers as scores: one that somebody trained, or one taught on the spot.
+"""fastText classifiers that are trained on the spot, with a check that they learned.
 
-What teaching adds to training: a held-out tenth that chooses learning rate and epochs, because a
+Added to plain training: a held-out tenth that chooses learning rate and epochs, because a
 fastText left at its initialisation ranks as confidently as a good one; and a refusal to rank
 where the held-out tenth says that nothing was learned.
 """
@@ -12,8 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -22,15 +21,12 @@ import pyarrow.compute as pc
 
 from penstock.errors import SelectorError
 from penstock.hashing import uniform
-from penstock.selectors.base import Documents, Fitting, ParallelMap
+from penstock.selectors.base import ParallelMap
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.kernels.distinct_words import count_distinct_words
-from penstock.selectors.parameters import flag
-from penstock.storage import sha256_file
 
 __all__ = [
-    "FastTextScorer",
     "Texts",
     "TrainingSet",
     "Trial",
@@ -50,71 +46,6 @@ NEAR_CHANCE = 0.55
 """An accuracy below this refuses to rank. BETR's classifier reaches about 0.75; one left at its
 initialisation reached 0.55, with all its scores within 1e-3 of 0.5. One standard error on 1,300
 held-out documents is 0.014; on fewer, two standard errors above 0.5 are asked for instead."""
-
-
-class FastTextScorer:
-    """p(positive) by a binary fastText model: PreSelect's, DCLM's, or one of your own.
-
-    Args:
-        model: A ``.bin`` file, relative to the recipe.
-        positive: The label that is wanted.
-        zero_eos: Set the end-of-line token's weight to zero, as PreSelect does.
-    """
-
-    summary: ClassVar[str] = "a ready fastText model: PreSelect, DCLM, or your own"
-    paper: ClassVar[str] = "Joulin et al. 2017, Bag of Tricks for Efficient Text Classification"
-    version: ClassVar[int] = 1
-    paths: ClassVar[tuple[str, ...]] = ("model",)
-
-    def __init__(self, *, model: str, positive: str = "__label__1", zero_eos: bool = False) -> None:
-        if not isinstance(model, str) or not Path(model).is_file():
-            raise SelectorError(f"model: expected a fastText .bin file, got {model!r}")
-        if not isinstance(positive, str) or not positive:
-            raise SelectorError(f"positive: expected a label of the model, got {positive!r}")
-        self.model = model
-        self.positive = positive
-        self.zero_eos = flag("zero_eos", zero_eos)
-        self.classifier_: CollapsedFastText | None = None
-
-    def identity(self) -> Mapping[str, Any]:
-        """The model's sha256 and how it is read."""
-        return {
-            "model": sha256_file(Path(self.model)),
-            "positive": self.positive,
-            "zero_eos": self.zero_eos,
-        }
-
-    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Nothing to learn: the model is collapsed to one float a row."""
-        self.classifier_ = CollapsedFastText.from_model(
-            self.model, self.positive, zero_eos=self.zero_eos
-        )
-        return {"words": len(self.classifier_.starts) - 1, "bucket": self.classifier_.bucket}
-
-    @property
-    def classifier(self) -> CollapsedFastText | None:
-        """As :attr:`penstock.selectors.batch_scorer.FastTextBased.classifier`."""
-        return self.classifier_
-
-    def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """As :meth:`penstock.selectors.batch_scorer.FastTextBased.finish`."""
-        return np.where(texts.blank, np.float32(np.nan), scores)
-
-    def score(self, documents: Documents) -> np.ndarray:
-        """p(positive): (n,) float32; NaN for a blank document."""
-        if self.classifier_ is None:
-            raise SelectorError("fasttext: expected a fitted selector; call fit or load first")
-        texts = documents.column("text")
-        return self.finish(self.classifier_.score(texts), Texts(texts))
-
-    def save(self, directory: Path) -> None:
-        """Write the collapsed model."""
-        if self.classifier_ is not None:
-            self.classifier_.save(directory)
-
-    def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
-        self.classifier_ = CollapsedFastText.load(directory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +124,10 @@ def train_classifier(
     judged = np.bincount(lesson.labels[lesson.held_out], minlength=2).min()
     if judged < 10:
         raise SelectorError(
-            f"sample: expected at least 10 held-out documents of each label to judge a classifier "
-            f"by, got {judged} of {len(lesson.labels)}; use a larger sample or more examples"
+            key="sample",
+            expected="at least 10 held-out documents of each label to judge a classifier by",
+            got=f"{judged} of {len(lesson.labels)}",
+            fix="use a larger sample or more examples",
         )
     return list(spread(_try, list(itertools.product(lrs, epochs)), lesson))
 
@@ -209,10 +142,11 @@ def best_of(trials: Sequence[Trial], lesson: TrainingSet) -> Trial:
     least = max(NEAR_CHANCE, 0.5 + 2 * lesson.standard_error)
     if highest < least:
         raise SelectorError(
-            f"lr, epoch: expected a classifier with an accuracy of at least {least:.2f} on "
-            f"{int(lesson.held_out.sum())} held-out documents, got {highest:.2f} at best: it "
-            "would rank by chance; add learning rates or epochs, or use a larger sample or more "
-            "examples"
+            key="lr, epoch",
+            expected=f"a classifier with an accuracy of at least {least:.2f} on "
+            f"{int(lesson.held_out.sum())} held-out documents",
+            got=f"{highest:.2f} at best: it would rank by chance",
+            fix="add learning rates or epochs, or use a larger sample or more examples",
         )
     return next(trial for trial in trials if trial.accuracy == highest)
 

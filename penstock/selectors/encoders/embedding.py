@@ -96,7 +96,7 @@ def embed_texts(
 ) -> np.ndarray:
     """Embed the beginnings of texts in parallel: (n, d) int16 on the lattice."""
     size = _STATIC_TEXTS if isinstance(encoder, StaticEncoder) else _SENTENCE_TEXTS
-    if getattr(encoder, "device", "cpu") == "cuda":
+    if encoder.resources.gpus:
         size, spread = _STATIC_TEXTS, serial_map  # workers may see no GPU
     starts = range(0, max(1, len(texts)), size)  # the width is known only from a result
     blocks = [beginning(texts.slice(at, size), characters) for at in starts]

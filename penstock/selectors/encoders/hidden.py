@@ -45,7 +45,7 @@ class HiddenEncoder:
         return {**vars(self), "_loaded": None}
 
     @property
-    def needs(self) -> Resources:
+    def resources(self) -> Resources:
         """Return what a worker needs to load it."""
         return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
 

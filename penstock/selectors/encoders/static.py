@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.errors import ArtefactError
+from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.kernels.wordpiece import WordPiece
 
@@ -40,6 +41,7 @@ class StaticEncoder:
     def __init__(self, name: str, tokenizer: Any, table: np.ndarray, centre: np.ndarray) -> None:
         self.name = name
         self.tokenizer = tokenizer
+        self.resources = Resources()
         # A product of float16 is hundreds of times slower in NumPy, so tables are cast on entry.
         self.table = np.ascontiguousarray(table, np.float32)
         self.centre = np.ascontiguousarray(centre, np.float32)

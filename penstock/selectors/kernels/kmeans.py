@@ -27,14 +27,12 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.base import Fitting
 from penstock.selectors.encoders.embedding import embed_texts
-from penstock.selectors.parameters import whole
 
 __all__ = [
     "Clustering",
     "Clusters",
     "Nearest",
     "cluster_count",
-    "clusters_parameter",
     "fit_clusters",
     "has_gpu",
     "lengths",
@@ -152,11 +150,6 @@ class Clustering:
 
 
 # -- what is clustered --------------------------------------------------------------------------
-
-
-def clusters_parameter(key: str, value: Any) -> int | str:
-    """Check ``auto`` or a number of clusters."""
-    return value if value == "auto" else whole(key, value)
 
 
 def cluster_count(clusters: int | str, pool_size: int, sampled: int) -> int:

@@ -1,23 +1,28 @@
-"""Reweighting: how much each sample of a training batch counts, by its loss or its logits.
+"""Reweighting: the weight of each sample of a training batch, by its loss or its logits.
 
-:class:`LossReweighter` and :class:`Uds` are built in; :class:`Reweighter` is what a class of
-one's own has to be (:mod:`penstock.selectors.reweighting.base`), and a plain function will do.
+::
+
+    base        the protocol: Reweighter, its inputs, and BatchRequirements
+    loss        weights by a loss's position in its batch (Sow et al. 2025)
+    uds         the most useful and diverse part of a batch (UDS, arXiv:2510.16882)
+    schedule    warm-up and temperature
+    functions   a plain function as a reweighter
+    planned     a recipe's reweighter, built on each worker
 """
 
 from penstock.selectors.reweighting.base import (
-    DescribingReweighter,
+    BatchRequirements,
     Reweighter,
     ReweighterPlan,
     ScoredBatch,
     TrainingProgress,
     checked_weights,
-    is_describing,
 )
 from penstock.selectors.reweighting.loss import LossReweighter
 from penstock.selectors.reweighting.uds import Uds
 
 __all__ = [
-    "DescribingReweighter",
+    "BatchRequirements",
     "LossReweighter",
     "Reweighter",
     "ReweighterPlan",
@@ -25,5 +30,4 @@ __all__ = [
     "TrainingProgress",
     "Uds",
     "checked_weights",
-    "is_describing",
 ]

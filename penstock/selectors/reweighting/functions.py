@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock.errors import ScoringError
 from penstock.selectors.functions import PluggedFunction
-from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
+from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 
 __all__ = ["FunctionReweighter"]
 
@@ -26,19 +26,24 @@ class FunctionReweighter(PluggedFunction):
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
+    @property
+    def requirements(self) -> BatchRequirements:
+        """Nothing but losses."""
+        return BatchRequirements()
+
     def is_uniform(self, moment: TrainingProgress) -> bool:
-        """Never: who knows what a function does."""
+        """Return false: the weights of a function may always differ."""
         return False
 
     def weights(self, batch: ScoredBatch) -> np.ndarray:
-        """What the function returns, as it is.
+        """Call the function.
 
         Raises:
             ScoringError: The function raised.
         """
         try:
             returned = self.function(batch.losses.copy(), **self.parameters)
-        except Exception as error:  # it is a stranger's code
+        except Exception as error:  # it is a plug-in's code
             raise ScoringError(f"{self.use} raised {type(error).__name__}: {error}") from error
         if hasattr(returned, "__array__") or not hasattr(returned, "__iter__"):
             return np.asarray(returned)
@@ -49,8 +54,8 @@ class FunctionReweighter(PluggedFunction):
         return {}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """Nothing: a function remembers nothing."""
+        """Nothing: a function has no state."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Nothing to take up."""
+        """Nothing to restore."""

@@ -1,21 +1,22 @@
 """Weights from losses: Sow et al. 2025, *Dynamic Loss-Based Sample Reweighting for Improved Large
 Language Model Pretraining*.
 
-Losses are put on [-1, 1] between the batch's least and greatest, sent through a function that says
-which are worth the most, and made weights by a softmax. Where we differ from the published code:
-the statistics are those of the whole global batch, not of one accumulation step of one node, and
-samples without a predicted token, which it divides by zero, take no part.
+Losses are scaled to [-1, 1] between the batch's least and greatest; a strategy maps them to values,
+and a softmax makes weights of the values. Differences from the published code: the statistics are
+those of the whole global batch, not of one accumulation step of one node, and samples without a
+predicted token, which it divides by zero, are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
-from penstock.selectors.parameters import one_of
-from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
+from penstock.selectors.parameters import Algorithm, recipe_default
+from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 from penstock.selectors.reweighting.schedule import Duration, Temperature
 
 __all__ = ["LossReweighter", "softmax", "standardised"]
@@ -30,38 +31,41 @@ STRATEGIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "upper": lambda h: (h + 1) / 2,
     "uniform": np.zeros_like,
 }
-"""What a standardised loss is worth: (n,) to (n,), both float64. ``linupper`` leaves the easiest
+"""The value of a standardised loss: (n,) to (n,), both float64. ``linupper`` leaves the easiest
 out, ``quadratic`` both ends, ``extremes`` the middle; ``upper`` is the rising one of older code."""
 
 
-class LossReweighter:
-    """Weights by where a sample's loss stands among those of its global batch.
+class LossReweighter(Algorithm):
+    """Weights by where a sample's loss stands among those of its global batch."""
 
-    Args:
-        strategy: ``linupper`` takes weight from samples below the middle of the range,
-            ``quadratic`` from both ends, ``extremes`` from the middle; ``upper`` rises throughout,
-            and with ``uniform`` each sample counts the same, however many tokens it has.
-        temperature: Of the softmax over the batch: small tells samples apart, large does not.
-            ``{start: 100, end: 0.4, over: 0.1}`` falls geometrically over a share of the budget,
-            ``{tokens: n}`` or ``{steps: n}``, counted from the run's first step. Published: 0.4
-            for GPT-2, 1.0 for its smallest; the large models' default of 100 is near uniform.
-        warmup: Weights are uniform before: a share of the budget, ``{tokens: n}`` or
-            ``{steps: n}``. Published: 1,000 of 20,000 steps.
-    """
-
+    name: ClassVar[str] = "loss"
     summary: ClassVar[str] = "weights by where a loss stands in its batch: linupper and others"
     paper: ClassVar[str] = "Sow et al. 2025, Dynamic Loss-Based Sample Reweighting"
     version: ClassVar[int] = 1
 
-    def __init__(
-        self, *, strategy: str = "linupper", temperature: Any = 0.4, warmup: Any = 0.05
-    ) -> None:
-        self.strategy = one_of("strategy", strategy, *STRATEGIES)
-        self.temperature = Temperature.of("temperature", temperature)
-        self.warmup = Duration.of("warmup", warmup)
+    strategy: Literal["linupper", "quadratic", "extremes", "upper", "uniform"] = Field(
+        default="linupper",
+        description="``linupper`` takes weight from samples below the middle of the range, "
+        "``quadratic`` from both ends, ``extremes`` from the middle; ``upper`` rises "
+        "throughout, and with ``uniform`` each sample counts the same, however many tokens it "
+        "has.",
+    )
+    temperature: Annotated[Temperature, BeforeValidator(Temperature.of)] = recipe_default(
+        0.4,
+        description="Of the softmax over the batch: a small one separates samples, a large one "
+        "does not. ``{start: 100, end: 0.4, over: 0.1}`` falls geometrically over a share of "
+        "the budget, ``{tokens: n}`` or ``{steps: n}``, counted from the run's first step. "
+        "Published: 0.4 for GPT-2, 1.0 for its smallest; the large models' default of 100 is "
+        "near uniform.",
+    )
+    warmup: Annotated[Duration, BeforeValidator(Duration.of)] = recipe_default(
+        0.05,
+        description="Weights are uniform before: a share of the budget, ``{tokens: n}`` or "
+        "``{steps: n}``. Published: 1,000 of 20,000 steps.",
+    )
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters."""
+        """The parameters that count."""
         if self.strategy == "uniform":
             return {"strategy": "uniform"}
         return {
@@ -70,8 +74,13 @@ class LossReweighter:
             "warmup": self.warmup.identity(),
         }
 
+    @property
+    def requirements(self) -> BatchRequirements:
+        """Nothing but losses."""
+        return BatchRequirements()
+
     def is_uniform(self, moment: TrainingProgress) -> bool:
-        """During warm-up, and always where that is the strategy."""
+        """Return true during warm-up, and always with the strategy ``uniform``."""
         return self.strategy == "uniform" or self.warmup.passed(moment) < 1
 
     def weights(self, batch: ScoredBatch) -> np.ndarray:
@@ -82,15 +91,15 @@ class LossReweighter:
         return softmax(worth / self.temperature.at(batch.moment))
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """The temperature, while it counts."""
+        """Return the temperature after warm-up."""
         return {} if self.is_uniform(moment) else {"temperature": self.temperature.at(moment)}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """Nothing: each batch stands for itself."""
+        """Nothing: batches are independent."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Nothing to take up."""
+        """Nothing to restore."""
 
 
 def standardised(losses: np.ndarray) -> np.ndarray:

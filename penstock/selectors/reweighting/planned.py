@@ -1,7 +1,7 @@
-"""A reweighter that is yet to be built: what travels from a driver to its workers.
+"""A planned reweighter: sent from a driver to its workers, which build it.
 
-A reweighter remembers, so each run wants one of its own; and a class that lies beside the recipe
-is no module of a worker's, which has to import it first.
+A reweighter has state, so each run needs one of its own. A class beside the recipe is not on a
+worker's path, so the worker imports it itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PlannedReweighter:
     """Builds the reweighter of ``train.reweight``, the same one wherever it is called.
 
     Args:
-        spec: What the recipe says.
+        spec: The recipe's entry.
         directories: Where ``package.module:name`` is looked for first.
 
     Raises:
@@ -36,7 +36,7 @@ class PlannedReweighter:
         self.identity: Mapping[str, Any] = _identity(spec, build_reweighter(spec, self.directories))
 
     def __call__(self) -> Reweighter:
-        """A new one.
+        """Build a new one.
 
         Raises:
             ScoringError: The code here is not that of the driver.
@@ -45,14 +45,15 @@ class PlannedReweighter:
         made = build_reweighter(self.spec, [*self.directories, Path.cwd()])
         if _identity(self.spec, made) != self.identity:
             raise ScoringError(
-                f"train.reweight.use: {self.spec.use}: this worker's code is not the one that the "
-                "run was asked for with; give all machines the same code and run again"
+                f"{self.spec.use}: this worker's code differs from the driver's",
+                key="train.reweight.use",
+                fix="give all machines the same code and run again",
             )
         return made
 
 
 def _identity(spec: ReweightSpec, made: Reweighter) -> Mapping[str, Any]:
-    """What a run's weights depend on: goes into its fingerprint, so it holds no path."""
+    """Return what a run's weights depend on: part of its fingerprint, so without paths."""
     kind = type(made)
     own = not kind.__module__.startswith("penstock.")
     return {

@@ -1,9 +1,9 @@
-"""UDS: train on the part of each batch that is most useful and least like what was chosen before.
+"""UDS: train on the part of each batch with the most utility and diversity.
 
 *Utility-Diversity Aware Online Batch Selection for LLM Supervised Fine-tuning*, 2025,
 arXiv:2510.16882. A sample's utility is the nuclear norm of its logits; its diversity the mean
-distance, after a random projection, to a memory of samples chosen lately. Nothing is compared
-within a batch.
+distance, after a random projection, to a memory of samples chosen before. Samples of one batch are
+not compared.
 
 Logits of T tokens over a vocabulary of V are hidden states times a head, ``H W'``, and neither
 number needs them. With ``W = QR``, Q's columns orthonormal, the singular values of ``H W'`` are
@@ -18,10 +18,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from pydantic import Field, PrivateAttr
 
 from penstock.hashing import mix
-from penstock.selectors.parameters import number, whole
-from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
+from penstock.selectors.parameters import Algorithm, Natural, Positive, Share, Whole
+from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 
 if TYPE_CHECKING:
     import torch
@@ -31,45 +32,55 @@ __all__ = ["Uds", "nuclear_norm", "transform"]
 COORDINATES = 8, 128
 """Of the projection over time and over the vocabulary, as published."""
 
+FEATURES = 1 + COORDINATES[0] * COORDINATES[1]
+"""Features of a sample: the nuclear norm, then the projection."""
 
-class Uds:
+
+class Uds(Algorithm):
     """Trains on the samples with the most utility and diversity of each batch, equally on each.
 
     Made for fine-tuning. The norm grows with a sample's length: packed sequences are equally long.
-
-    Args:
-        share: Of the batch's samples that are trained on, at least one. Published: 0.125 in its
-            README, 0.25 in its script.
-        alpha: What a unit of diversity is worth in units of utility. Published: 0.0025, and 0.0015
-            in one script.
-        memory: Samples chosen lately that others are compared with, as published.
-        seed: Of the projection.
     """
 
+    name: ClassVar[str] = "uds"
     summary: ClassVar[str] = "trains on the most useful and diverse part of each batch, by logits"
     paper: ClassVar[str] = "Utility-Diversity Aware Online Batch Selection, 2025, arXiv:2510.16882"
     version: ClassVar[int] = 1
 
-    def __init__(
-        self, *, share: float = 0.25, alpha: float = 0.0025, memory: int = 1024, seed: int = 0
-    ) -> None:
-        self.share = number("share", share, below=1)
-        self.alpha = number("alpha", alpha)
-        self.memory = whole("memory", memory)
-        self.seed = whole("seed", seed, least=0)
-        self._chosen = np.empty((0, self.features - 1), np.float32)
+    share: Share = Field(
+        default=0.25,
+        description="Of the batch's samples that are trained on, at least one. Published: 0.125 "
+        "in its README, 0.25 in its script.",
+    )
+    alpha: Positive = Field(
+        default=0.0025,
+        description="The value of a unit of diversity in units of utility. Published: 0.0025, "
+        "and 0.0015 in one script.",
+    )
+    memory: Whole = Field(
+        default=1024,
+        description="Samples chosen last that others are compared with, as published.",
+    )
+    seed: Natural = Field(
+        default=0,
+        description="Of the projection.",
+    )
 
-    @property
-    def features(self) -> int:
-        """The nuclear norm, then the projection."""
-        return 1 + COORDINATES[0] * COORDINATES[1]
+    _chosen: np.ndarray = PrivateAttr(
+        default_factory=lambda: np.empty((0, FEATURES - 1), np.float32)
+    )
 
     def identity(self) -> Mapping[str, Any]:
         """The parameters."""
-        return {name: getattr(self, name) for name in ("share", "alpha", "memory", "seed")}
+        return self.model_dump()
+
+    @property
+    def requirements(self) -> BatchRequirements:
+        """The nuclear norm and the projection of each sample's logits."""
+        return BatchRequirements(describe=self.describe)
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
-        """Never."""
+        """Return false."""
         return False
 
     def describe(self, samples: Sequence[torch.Tensor], head: torch.Tensor | None) -> torch.Tensor:
@@ -111,7 +122,7 @@ class Uds:
         return weights
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Nothing that changes."""
+        """Nothing."""
         return {}
 
     def state(self) -> Mapping[str, np.ndarray]:
@@ -119,11 +130,11 @@ class Uds:
         return {"memory": self._chosen}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take up a memory."""
+        """Restore a memory."""
         self._chosen = np.array(state["memory"], np.float32)
 
     def _diversity(self, projected: np.ndarray) -> np.ndarray:
-        """Mean distance to the memory, (n,) float64; 0 while it is empty."""
+        """Compute the mean distance to the memory, (n,) float64; 0 while it is empty."""
         if not len(self._chosen):
             return np.zeros(len(projected))
         here, there = projected.astype(np.float64), self._chosen.astype(np.float64)
@@ -133,7 +144,7 @@ class Uds:
 
 
 def nuclear_norm(matrix: torch.Tensor) -> torch.Tensor:
-    """The sum of the singular values of a (rows, columns) float32 matrix, as () float32."""
+    """Compute the sum of the singular values of a (rows, columns) float32 matrix: () float32."""
     import torch
 
     return torch.linalg.svdvals(matrix).sum()
@@ -141,7 +152,7 @@ def nuclear_norm(matrix: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def transform(size: int, coordinates: int, seed: int) -> np.ndarray:
-    """A subsampled randomised Fourier transform, as a matrix to multiply with from the right.
+    """Make a subsampled randomised Fourier transform, as a matrix to multiply with from the right.
 
     Random signs, the real part of the discrete Fourier transform, some of its coordinates, times
     ``sqrt(size / coordinates)``. The transform is the plain sum, as NumPy and PyTorch have it; were

@@ -1,8 +1,16 @@
-"""Rewriting: new documents out of old ones, by a language model's hand.
+"""Rewriting: new documents out of old ones, by a language model.
 
-:class:`Rewire`, :class:`Wrap`, :class:`ProxDocument` and :class:`ProxChunk` are pure rewriters
-(:mod:`penstock.selectors.rewriting.base`); :class:`Endpoint`, :class:`VllmModel` and
-:class:`LocalModel` answer what they ask.
+::
+
+    base           the protocols: Rewriter (document to prompts, answers to documents), Completions
+    prompting      the base of the built-in rewriters
+    rewire, wrap   whole documents rewritten; pieces rephrased in styles (REWIRE, WRAP)
+    prox, program  documents kept or dropped, lines removed and normalised by programs (ProX)
+    counting       tokens of a text
+    refusals       openers and refusals of assistants
+    completions    answers from a server with OpenAI's API: Endpoint
+    local          answers from a model in this process, by transformers: LocalModel
+    batched        answers from a model on this machine's GPUs, by vLLM: VllmModel
 """
 
 from penstock.selectors.rewriting.base import (

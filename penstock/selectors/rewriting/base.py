@@ -1,8 +1,8 @@
-"""What a rewriter is: a document to prompts, and the prompts' answers to documents.
+"""The rewriting protocols: a rewriter turns a document to prompts, and their answers to documents.
 
-A rewriter is pure: it never talks to a model. The engine owns what lies between: it sends the
-requests through a :class:`Completions`, journals each answer as it comes, so that a run that was
-killed asks nothing twice, and counts by reason what came to nothing.
+A rewriter is pure: it calls no model. The engine sends the requests through a
+:class:`Completions`, writes each answer to a journal, so that a run that was killed sends no
+request twice, and counts by reason the answers that gave no text.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Protocol, TypeVar
+
+from pydantic import Field
 
 from penstock.errors import SelectorError
 from penstock.hashing import mix
+from penstock.resources import Resources
 from penstock.selectors.parameters import number, whole
 
 __all__ = [
     "Answer",
+    "CompletionRequirements",
     "Completions",
     "Document",
     "Request",
@@ -37,7 +41,7 @@ BLANK, UNANSWERED, REFUSED, TRUNCATED = "blank", "unanswered", "refused", "trunc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What is rewritten."""
+    """A document to rewrite."""
 
     id: str
     text: str
@@ -49,7 +53,7 @@ class Sampling:
 
     Args:
         temperature: 0 is greedy decoding.
-        top_p: Share of the probability that is drawn from, in (0, 1].
+        top_p: Share of the probability mass that is sampled, in (0, 1].
         max_tokens: Of an answer.
     """
 
@@ -65,13 +69,19 @@ class Sampling:
         whole("max_tokens", self.max_tokens)
 
 
+Temperature = Annotated[float, Field(ge=0)]
+"""Of a softmax over tokens, 0 or more; 0 is greedy decoding."""
+
+TopP = Annotated[float, Field(gt=0, le=1)]
+"""Share of the probability mass that is sampled, in (0, 1]."""
+
 GREEDY = 0.0
 """The temperature that always takes the likeliest token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One prompt, and how it is to be answered."""
+    """One prompt, and the sampling of its answer."""
 
     user: str
     sampling: Sampling
@@ -85,34 +95,33 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """sha256 of all that it says: an answer in a journal belongs to this and to no other."""
+        """sha256 of the whole request, which identifies its answer in a journal."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back for a request."""
+    """The answer to a request."""
 
     text: str
     finish: str = "stop"
     """In the API's words: ``stop``, ``length`` (cut off at ``max_tokens``), ``content_filter``."""
     error: str = ""
-    """Why this one request cannot be answered, now or later (a prompt that is too long)."""
+    """The reason why this request can never be answered (a prompt that is too long)."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewritten:
-    """What a document became."""
+    """The result of rewriting a document."""
 
     texts: tuple[str, ...] = ()
-    """None of them blank. Their ids are the engine's to make: (parent, place here)."""
+    """None of them blank. The engine makes their ids of (parent, index here)."""
     rejected: tuple[str, ...] = ()
     """A reason for each answer that was not used, and for a document that got no request."""
 
 
-@runtime_checkable
 class Rewriter(Protocol):
     """Turns one document into prompts, and their answers into documents.
 
@@ -120,41 +129,59 @@ class Rewriter(Protocol):
     and the hyperparameters alone.
     """
 
-    summary: ClassVar[str]
-    """One line for ``penstock selectors``."""
-    paper: ClassVar[str]
-    """Where the algorithm is published."""
-    version: ClassVar[int]
-    """Raised whenever the same answers would give other texts. What is asked is in
-    :attr:`Request.digest` already."""
-    replaces: ClassVar[bool]
-    """Whether the texts stand in their parent's place (ProX), or beside it (REWIRE, WRAP)."""
+    @property
+    def version(self) -> int:
+        """Raised whenever the same answers would give other texts; prompts are in
+        :attr:`Request.digest` already."""
+        ...
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the texts replace their parent (ProX), or are added to it (REWIRE, WRAP)."""
+        ...
 
     def identity(self) -> Mapping[str, Any]:
-        """What the texts depend on besides documents and answers; no paths."""
+        """Return what the texts depend on besides documents and answers; no paths."""
         ...
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """The prompts, in an order of their own; none where there is nothing to ask."""
+        """Make the prompts, in a fixed order; none for a document without a request."""
         ...
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
-        """The answers to :meth:`requests`, one for each and in its order, to texts."""
+        """Turn the answers to :meth:`requests`, one for each and in its order, into texts."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequirements:
+    """All that a source of completions needs of the engine."""
+
+    resources: Resources = field(default_factory=lambda: Resources(by="rewrite"))
+    """Of one worker that requests completions."""
 
 
 class Completions(Protocol):
-    """Whoever answers requests."""
+    """A source of completions: a server, or a model in this process."""
+
+    @property
+    def requirements(self) -> CompletionRequirements:
+        """All that is asked of the engine."""
+        ...
+
+    def split(self, workers: int) -> Completions:
+        """Return a copy with one of ``workers`` equal parts of the requests under way at once."""
+        ...
 
     def identity(self) -> Mapping[str, Any]:
-        """Which model it is; no address and no secret."""
+        """Return the identity of the model; no address and no secret."""
         ...
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:
-        """Answer each (key, request, seed), as soon as may be and in any order.
+        """Answer each (key, request, seed), in any order.
 
-        ``asked`` is read no further ahead than what is under way. Closing the iterator gives up
-        what is still under way.
+        ``asked`` is read no further ahead than the requests under way. Closing the iterator
+        cancels these.
 
         Raises:
             CompletionError: Requests cannot be answered at all; those already under way were
@@ -164,12 +191,12 @@ class Completions(Protocol):
 
 
 def request_seed(seed: int, document_id: str, index: int) -> int:
-    """The seed of a document's ``index``-th request: 31 bits, which every server takes."""
+    """Make the seed of a document's ``index``-th request: 31 bits, which every server takes."""
     return mix(seed, "rewrite", document_id, index) >> 33
 
 
 def fault(answer: Answer) -> str:
-    """The reason why an answer cannot be read at all, or an empty string."""
+    """Return the reason why an answer cannot be used at all, or an empty string."""
     if answer.error:
         return UNANSWERED
     if answer.finish in ("content_filter", "refusal"):
@@ -178,8 +205,8 @@ def fault(answer: Answer) -> str:
 
 
 def check_answers(requests: int, answers: Sequence[Answer]) -> None:
-    """Refuse answers that cannot be those of so many requests."""
+    """Check that there is one answer for each request."""
     if requests != len(answers):
         raise SelectorError(
-            f"answers: expected {requests}, one for each request, got {len(answers)}"
+            key="answers", expected=f"{requests}, one for each request", got=len(answers)
         )

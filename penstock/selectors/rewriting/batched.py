@@ -1,9 +1,9 @@
 """Answers from a model on this machine's GPUs, by vLLM, in this process.
 
-For a cluster without a server of its own: each worker loads the model and answers its documents'
-requests hundreds at a time. A request's seed goes with it, but a token that is nearly as likely as
-another can fall either way with its neighbours in the batch; so answers are kept in a journal,
-never asked for again.
+For a cluster without a server: each worker loads the model and answers its documents' requests
+hundreds at a time. A seed is sent with each request, but a choice between two nearly equally likely
+tokens depends on the other requests of the batch; so answers are kept in a journal and never
+requested again.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from penstock.errors import SelectorError
 from penstock.resources import Resources
 from penstock.selectors.encoders.encoders import contents_of
-from penstock.selectors.parameters import model_name, whole
-from penstock.selectors.rewriting.base import Answer, Request
+from penstock.selectors.parameters import Declared, ModelName, Whole
+from penstock.selectors.rewriting.base import Answer, CompletionRequirements, Request
 from penstock.selectors.rewriting.local import encoded
 
 __all__ = ["VllmModel"]
@@ -24,33 +26,40 @@ __all__ = ["VllmModel"]
 Key = TypeVar("Key")
 
 
-class VllmModel:
-    """A causal language model that vLLM runs.
+class VllmModel(Declared):
+    """A causal language model that vLLM runs."""
 
-    Args:
-        model: A directory or a hub name. Its chat template is used.
-        gpus: That one worker's model is spread over.
-        batch: Requests that are handed over at a time; the next ones wait for the slowest of them.
-        max_length: Tokens of prompt and answer together, at most; the model's own limit if not
-            given, which may want more memory than there is.
-    """
+    model: ModelName = Field(
+        description="A directory or a hub name. Its chat template is used.",
+    )
+    gpus: Whole = Field(
+        default=1,
+        description="GPUs that one worker's model is distributed over.",
+    )
+    batch: Whole = Field(
+        default=1024,
+        description="Requests that are handed over at a time; the next ones wait for the "
+        "slowest of them.",
+    )
+    max_length: Whole | None = Field(
+        default=None,
+        description="Tokens of prompt and answer together, at most; the model's own limit if "
+        "not given, which may need more memory than there is.",
+    )
 
-    def __init__(
-        self, *, model: str, gpus: int = 1, batch: int = 1024, max_length: int | None = None
-    ) -> None:
-        self.model = model_name("model", model)
-        self.gpus = whole("gpus", gpus)
-        self.batch = whole("batch", batch)
-        self.max_length = None if max_length is None else whole("max_length", max_length)
-        self._loaded: Any = None
+    _loaded: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_loaded": None}
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_loaded": None}}
 
     @property
-    def needs(self) -> Resources:
-        """What a worker must have to load it."""
-        return Resources(gpus=self.gpus, by="rewrite")
+    def requirements(self) -> CompletionRequirements:
+        """Return the GPUs of a worker that loads it."""
+        return CompletionRequirements(resources=Resources(gpus=self.gpus, by="rewrite"))
+
+    def split(self, workers: int) -> VllmModel:
+        """The model itself: each worker loads its own."""
+        return self
 
     def identity(self) -> Mapping[str, Any]:
         """The name, or the sha256 of the files where it is a directory."""
@@ -75,8 +84,9 @@ class VllmModel:
             import vllm
         except ImportError as error:
             raise SelectorError(
-                f"vllm: expected vLLM to be installed where rewriting is done ({error}); pip "
-                "install vllm there, or run its server and give `url`"
+                f"vLLM is not installed on this worker ({error})",
+                key="vllm",
+                fix="pip install vllm there, or run its server and give `url`",
             ) from None
         try:
             return vllm.LLM(
@@ -87,7 +97,7 @@ class VllmModel:
                 trust_remote_code=False,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise SelectorError(f"vllm: {self.model} cannot be loaded: {error}") from None
+            raise SelectorError(f"cannot be loaded: {error}", key="vllm", file=self.model) from None
 
     def _answered(self, batch: list[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:
         import vllm

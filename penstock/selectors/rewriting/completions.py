@@ -1,11 +1,11 @@
 """Answers from a server that speaks OpenAI's chat-completions API, such as vLLM's.
 
-Requests go out side by side, as many as the server is given to chew on, over connections that are
-kept open; a server that is busy, broken or slow is waited for, longer each time. Nothing listens,
-nothing is logged, and the key is read from the environment when it is needed, so that it never
-travels with this object. What is traded away: a seed goes with each request, but a server that
-batches answers the same request in slightly different words, so answers are kept in a journal,
-never asked for again.
+``concurrency`` requests are sent in parallel over connections that are kept open; a request to a
+busy, broken or slow server is repeated with growing delays. No port is opened, requests are not
+logged, and the key is read from the environment when it is needed, so that it is never pickled with
+this object. What is traded away: a seed is sent with each request, but a server that batches
+answers the same request in slightly different words, so answers are kept in a journal and never
+requested again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import time
 import urllib.parse
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field
 
 from penstock.errors import CompletionError, SelectorError
 from penstock.hashing import mix
-from penstock.selectors.parameters import number, whole
-from penstock.selectors.rewriting.base import Answer, Request
+from penstock.selectors.parameters import Declared, Natural, Positive, Text, Whole
+from penstock.selectors.rewriting.base import Answer, CompletionRequirements, Request
 
 __all__ = ["Endpoint"]
 
@@ -34,81 +36,104 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 _REFUSED = frozenset({400, 413, 422})
-"""This request is wrong, mostly too long; the next one may be right."""
+"""Statuses of a bad request, mostly of a prompt that is too long; others may succeed."""
 
 _BUSY = frozenset({408, 409, 425, 429})
-"""Like any 5xx: the same request may well be answered in a moment."""
+"""Statuses that, like any 5xx, are tried again."""
 
 ALL_REFUSED = 20
-"""So many refused requests and not one answer mean that the settings are wrong, not the texts."""
+"""Refused requests without one answer after which the settings are taken to be wrong."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 """Seconds; doubled at each try, which makes two minutes in eight tries."""
 
 _PATIENCE, _SECONDS_BETWEEN_WARNINGS = 5.0, 30.0
-"""Seconds of trouble before it is said, and between saying so."""
+"""Seconds of failed tries before the first warning, and between warnings."""
 
 _log = logging.getLogger("penstock.completions")
 
 _MOST_PATIENCE = 600.0
-"""Seconds that a server may ask for; one that asks for more is an error."""
+"""The longest delay that a server may request, in seconds; a longer one is an error."""
 
 _EXCERPT = 300
-"""Characters of a server's own words in a message."""
+"""Characters of a server's message that an error quotes."""
 
 
-class Endpoint:
+def _checked(url: str) -> str:
+    """Check an address, and drop the slash at its end."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise SelectorError(expected="http://host:port/v1 or the like", got=repr(url))
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise SelectorError(
+            expected="an address without a user, a query or a key in it",
+            fix="give the key in an environment variable (key_variable)",
+        )
+    return url.rstrip("/")
+
+
+def _variable(name: str) -> str:
+    if not name.isidentifier():
+        raise SelectorError(expected="the name of an environment variable, not the key itself")
+    return name
+
+
+class Endpoint(Declared):
     """A model behind a URL.
 
-    Proxies that the environment names are not used, and redirects are not followed: the key goes
-    where the recipe says and nowhere else.
-
-    Args:
-        url: Where the API begins, such as ``http://localhost:8000/v1``.
-        model: The name that the server knows the model by.
-        concurrency: Requests under way at once. vLLM batches up to 256 by itself, and more wait
-            there; a hosted API's limits may ask for fewer.
-        timeout: Seconds for one answer, from sending to the last byte.
-        retries: Further tries after one that failed and may succeed later.
-        key_variable: The environment variable that holds the API key, if the server wants one.
+    Proxies that the environment names are not used, and redirects are not followed: the key is
+    sent to the recipe's address and nowhere else.
     """
 
-    def __init__(
-        self,
-        *,
-        url: str,
-        model: str,
-        concurrency: int = 64,
-        timeout: float = 600.0,
-        retries: int = 8,
-        key_variable: str = "OPENAI_API_KEY",
-    ) -> None:
-        self.url = _checked(url)
-        if not isinstance(model, str) or not model:
-            raise SelectorError(f"model: expected the name of a served model, got {model!r}")
-        if not isinstance(key_variable, str) or not key_variable.isidentifier():
-            raise SelectorError(
-                "key_variable: expected the name of an environment variable, not the key itself"
-            )
-        self.model = model
-        self.concurrency = whole("concurrency", concurrency)
-        self.timeout = number("timeout", timeout)
-        self.retries = whole("retries", retries, least=0)
-        self.key_variable = key_variable
+    url: Annotated[str, AfterValidator(_checked)] = Field(
+        description="The base address of the API, such as ``http://localhost:8000/v1``.",
+    )
+    model: Text = Field(
+        description="The name that the server gives the model.",
+    )
+    concurrency: Whole = Field(
+        default=64,
+        description="Requests under way at once. vLLM batches up to 256 by itself, and more "
+        "wait there; a hosted API's limits may require fewer.",
+    )
+    timeout: Positive = Field(
+        default=600.0,
+        description="Seconds for one answer, from sending to the last byte.",
+    )
+    retries: Natural = Field(
+        default=8,
+        description="Further tries after one that failed and may succeed later.",
+    )
+    key_variable: Annotated[str, AfterValidator(_variable)] = Field(
+        default="OPENAI_API_KEY",
+        description="The environment variable that holds the API key, if the server requires one.",
+    )
+
+    @property
+    def requirements(self) -> CompletionRequirements:
+        """Nothing but a process that sends requests."""
+        return CompletionRequirements()
+
+    def split(self, workers: int) -> Endpoint:
+        """Return the endpoint with a worker's share of ``concurrency``, at least 1."""
+        return self.model_copy(update={"concurrency": max(1, self.concurrency // workers)})
 
     def identity(self) -> Mapping[str, Any]:
-        """The model's name: the same model may be served elsewhere tomorrow."""
+        """The model's name, since the same model may be served at another address."""
         return {"model": self.model}
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:
-        """Answer each (key, request, seed), in the order in which answers come.
+        """Answer each (key, request, seed), in the order of the answers.
 
-        A request that the server calls wrong (HTTP 400, 413, 422) is answered with an ``error``.
+        A request that the server refuses (HTTP 400, 413, 422) is answered with an ``error``.
 
         Raises:
-            CompletionError: The server cannot be reached or goes on failing after all tries, does
-                not let us in, or calls every request wrong. It is raised when what was under way
-                has been waited for and yielded.
+            CompletionError: The server cannot be reached or fails after all tries, denies access,
+                or refuses every request. It is raised after the requests under way were yielded.
         """
         done: queue.SimpleQueue[tuple[Key, Answer | CompletionError]] = queue.SimpleQueue()
         failure: CompletionError | None = None
@@ -145,28 +170,11 @@ class Endpoint:
             raise failure
 
 
-def _checked(url: Any) -> str:
-    """The address without a slash at its end."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except (ValueError, AttributeError, TypeError):
-        good = False
-    if not good:
-        raise SelectorError(f"url: expected http://host:port/v1 or the like, got {url!r}")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise SelectorError(
-            "url: expected an address without a user, a query or a key in it; give the key in an "
-            "environment variable (key_variable)"
-        )
-    return str(url).rstrip("/")
-
-
 @contextmanager
 def _calls(endpoint: Endpoint) -> Iterator[Callable[[Request, int, Callable[..., None]], Any]]:
-    """Gives ``start(request, seed, on_done)``; what is still under way at the end is given up.
+    """Yield ``start(request, seed, on_done)``; requests under way at the end are cancelled.
 
-    An event loop in a thread of its own goes on while the caller writes down what it got.
+    An event loop in a thread of its own runs while the caller records answers.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="completions", daemon=True)
@@ -190,7 +198,7 @@ def _calls(endpoint: Endpoint) -> Iterator[Callable[[Request, int, Callable[...,
 
 
 class _Again(Exception):
-    """A try failed that may be repeated, not before so many seconds if the server said so."""
+    """A failed try that may be repeated, after ``wait`` seconds if the server requires it."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -231,7 +239,7 @@ class _Caller:
             answer: Answer | CompletionError = await self._answer(request, seed)
         except CompletionError as error:
             answer = error
-        except Exception as error:  # what nobody thought of must not leave the caller waiting
+        except Exception as error:  # any error must reach the caller, which waits
             answer = self._error(self._clean(f"{type(error).__name__}: {error}"))
             answer.__cause__ = error
         on_done(answer)
@@ -245,16 +253,16 @@ class _Caller:
                 reason, asked = str(again), again.wait
             self._tell(reason)
             if asked > _MOST_PATIENCE:
-                raise self._error(f"{reason}, and was told to come back in {asked:.0f} s")
+                raise self._error(f"{reason}, with a Retry-After of {asked:.0f} s")
             if attempt < tries - 1:
-                # Spread by a hash, so that those who were sent away together do not return so.
+                # Jittered by a hash, so that requests do not retry in lockstep.
                 draw = mix(request.digest, seed, attempt) / 2**64
                 wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * (0.75 + draw / 2)
                 await asyncio.sleep(max(wait, asked))
         raise self._error(f"{reason}, {tries} times" if tries > 1 else reason)
 
     def _tell(self, reason: str) -> None:
-        """Say that something is tried again, now and then: it may go on for minutes."""
+        """Log a warning about retries, at most every ``_SECONDS_BETWEEN_WARNINGS``."""
         now = time.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + _SECONDS_BETWEEN_WARNINGS
@@ -290,7 +298,7 @@ class _Caller:
         raise self._error(said)
 
     def _clean(self, text: str) -> str:
-        """A server's words in one line, without the key, which some repeat."""
+        """Shorten a server's message to one line, without the key, which some servers repeat."""
         text = " ".join(text.split())
         text = text.replace(self._key, "***") if self._key else text
         return text[:_EXCERPT] or "no reason given"
@@ -305,13 +313,14 @@ class _Caller:
 
 
 def _read(content: bytes) -> Answer:
-    """A body's answer; one that is cut or odd may be whole the next time."""
+    """Read the answer of a body; a truncated or malformed one is tried again."""
     try:
         body = json.loads(content)
         choice = body["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or ""
-        usage = body.get("usage") or {}
+        message = dict(choice["message"])
+        text, usage = message.get("content") or "", dict(body.get("usage") or {})
+        if not isinstance(text, str):
+            raise TypeError(f"content: {text!r}")
         finish = "refusal" if message.get("refusal") else choice.get("finish_reason") or "stop"
         return Answer(
             # JSON can spell half a surrogate pair, which no file could hold.
@@ -320,12 +329,12 @@ def _read(content: bytes) -> Answer:
             prompt_tokens=int(usage.get("prompt_tokens") or 0),
             completion_tokens=int(usage.get("completion_tokens") or 0),
         )
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _Again(f"HTTP 200 and no completion ({type(error).__name__}: {error})") from None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds to wait at least: the header's number, or the time until its date."""
+    """Return the least seconds to wait: the header's number, or the time until its date."""
     value = headers.get("Retry-After", "").strip()
     if not value:
         return 0.0

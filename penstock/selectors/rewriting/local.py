@@ -1,7 +1,7 @@
 """Answers from a model in a directory, by transformers, in this process.
 
-For small models and for where there is no server. One request at a time: in a batch, padding and
-the neighbours move the last bits of the logits, and with them a drawn token. On the CPU an answer
+For small models and where there is no server. One request at a time: in a batch, padding and the
+other requests change the last bits of the logits, and so a drawn token. On the CPU an answer
 is thus a function of the model, the request and the seed. What is traded away is speed: a server
 such as vLLM's answers hundreds of requests side by side.
 """
@@ -11,45 +11,60 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field
 
 from penstock.errors import SelectorError
 from penstock.language_models.devices import one_thread
 from penstock.resources import Resources
 from penstock.selectors.encoders.encoders import contents_of
-from penstock.selectors.parameters import one_of
-from penstock.selectors.rewriting.base import GREEDY, Answer, Request, Sampling
+from penstock.selectors.parameters import Declared, ModelName
+from penstock.selectors.rewriting.base import (
+    GREEDY,
+    Answer,
+    CompletionRequirements,
+    Request,
+    Sampling,
+)
 
 __all__ = ["LocalModel", "encoded"]
 
 Key = TypeVar("Key")
 
 
-class LocalModel:
-    """A causal language model of transformers.
+def _check_directory(model: str) -> str:
+    if not (Path(model) / "config.json").is_file():
+        raise SelectorError(expected="the directory of a transformers model", got=repr(model))
+    return model
 
-    Args:
-        model: A directory with ``config.json``, weights as safetensors, and a tokenizer. Its
-            chat template is used; without one, system and user are parted by a blank line.
-        device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
-    """
 
-    def __init__(self, *, model: str, device: str = "auto") -> None:
-        if not isinstance(model, str) or not model or not (Path(model) / "config.json").is_file():
-            raise SelectorError(
-                f"model: expected the directory of a transformers model, got {model!r}"
-            )
-        self.model = model
-        self.device = one_of("device", device, "auto", "cpu", "cuda")
-        self._loaded: tuple[Any, Any, str] | None = None
+class LocalModel(Declared):
+    """A causal language model of transformers."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "device": self.device, "_loaded": None}
+    model: Annotated[ModelName, AfterValidator(_check_directory)] = Field(
+        description="A directory with ``config.json``, weights as safetensors, and a tokenizer. "
+        "Its chat template is used; without one, system and user are separated by a blank line.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="``cpu``, ``cuda``, or ``auto``: a GPU if there is one.",
+    )
+
+    _loaded: tuple[Any, Any, str] | None = None
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_loaded": None}}
 
     @property
-    def needs(self) -> Resources:
-        """What a worker must have to load it; with ``auto`` it takes a GPU it happens to see."""
-        return Resources(gpus=1 if self.device == "cuda" else 0, by="rewrite")
+    def requirements(self) -> CompletionRequirements:
+        """Return the GPU of a worker that loads it; with ``auto`` it uses any visible GPU."""
+        gpus = 1 if self.device == "cuda" else 0
+        return CompletionRequirements(resources=Resources(gpus=gpus, by="rewrite"))
+
+    def split(self, workers: int) -> LocalModel:
+        """The model itself: each worker loads its own."""
+        return self
 
     def identity(self) -> Mapping[str, Any]:
         """The sha256 of the model's files."""
@@ -80,7 +95,9 @@ class LocalModel:
             )
             return tokenizer, model.to(device).eval(), device
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise SelectorError(f"model: {self.model} cannot be loaded: {error}") from None
+            raise SelectorError(
+                f"cannot be loaded: {error}", key="model", file=self.model
+            ) from None
 
     def _answer(
         self, request: Request, seed: int, tokenizer: Any, model: Any, device: str
@@ -114,7 +131,7 @@ class LocalModel:
 
 
 def encoded(request: Request, tokenizer: Any) -> list[int]:
-    """The prompt's token ids, as the model's chat template has it."""
+    """Encode a prompt by the model's chat template."""
     if not tokenizer.chat_template:
         return list(tokenizer(f"{request.system}\n\n{request.user}".strip())["input_ids"])
     text = tokenizer.apply_chat_template(
@@ -125,7 +142,7 @@ def encoded(request: Request, tokenizer: Any) -> list[int]:
 
 
 def _settings(model: Any, sampling: Sampling) -> Any:
-    """The request's own settings, and none of those that came with the model."""
+    """Make the request's own settings, without those of the model's directory."""
     from transformers import GenerationConfig
 
     ends = _ends(model)
@@ -144,6 +161,6 @@ def _settings(model: Any, sampling: Sampling) -> Any:
 
 
 def _ends(model: Any) -> list[int]:
-    """The ids that end an answer."""
+    """Return the ids that end an answer."""
     ends = model.generation_config.eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]

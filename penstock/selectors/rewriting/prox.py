@@ -6,18 +6,19 @@ Scale*. Two passes by two models of 0.3 billion parameters, greedily decoded:
 out by :mod:`penstock.selectors.rewriting.program`. What is traded away: a refiner can take out
 and replace, but it writes nothing new, so that 256 tokens settle 1,500.
 
-The published refiners were taught with their own bare prompt, kept here to the letter; for any
+The published refiners were trained with their own bare prompt, kept here to the letter; for any
 other model, ``instruct: true`` puts instructions before it.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from penstock.selectors.parameters import flag, whole
+from pydantic import Field
+
+from penstock.selectors.parameters import Whole
 from penstock.selectors.rewriting.base import (
     BLANK,
     GREEDY,
@@ -30,15 +31,15 @@ from penstock.selectors.rewriting.base import (
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.counting import TokenCounter
 from penstock.selectors.rewriting.program import refine
+from penstock.selectors.rewriting.prompting import PromptRewriter
 
 __all__ = ["Chunk", "ProxChunk", "ProxDocument", "numbered_chunks"]
 
 DROPPED, EMPTIED, ERRORS, TOO_LONG = "dropped", "emptied", "program errors", "lines too long"
 
 _REFINER = "You are a helpful, respectful and honest assistant."
-"""What the published refiners' system prompt was when they were taught."""
+"""The system prompt that the published refiners were trained with."""
 
 _KEEP_OR_DROP = (
     "You decide whether a web page is worth learning from. Worth keeping: text that informs, "
@@ -61,7 +62,7 @@ _CLEAN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Lines that a refiner sees together."""
+    """Lines that a refiner reads together."""
 
     lines: range
     """Their numbers in the document, from zero."""
@@ -69,55 +70,56 @@ class Chunk:
     """The lines, each with its number before it."""
 
 
-class ProxDocument:
-    """Keeps or drops each document whole.
+class ProxRewriter(PromptRewriter):
+    """The parameters that both passes share; both decode greedily."""
 
-    Args:
-        instruct: Say what is to be done; a published refiner needs no telling.
-        max_document: Tokens of the document that are read. Published: about 2,000 with the
-            prompt around them, cut at the end, which can cut off the prompt's own; 1,900 leave
-            it room in the refiners' 2,048.
-        max_tokens: Of the answer. Published: 2,000; an answer is one call of five tokens.
-        tokenizer: The refiner's ``tokenizer.json``; tokens are guessed without.
-    """
-
-    summary: ClassVar[str] = "keeps or drops a document by a small refiner's word"
     paper: ClassVar[str] = "Zhou et al. 2024, Programming Every Example"
     version: ClassVar[int] = 1
     replaces: ClassVar[bool] = True
-    paths: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
-    def __init__(
-        self,
-        *,
-        instruct: bool = False,
-        max_document: int = 1900,
-        max_tokens: int = 32,
-        tokenizer: str | None = None,
-    ) -> None:
-        self.instruct = flag("instruct", instruct)
-        self.max_document = whole("max_document", max_document)
-        self.sampling = Sampling(temperature=GREEDY, top_p=1, max_tokens=max_tokens)
-        self.counter = TokenCounter(tokenizer)
+    instruct: bool = Field(
+        default=False,
+        description="Put instructions before the text; a published refiner needs none.",
+    )
+    max_tokens: Whole
 
-    def identity(self) -> Mapping[str, Any]:
-        """Parameters, the tokenizer's sha256, the prompt's."""
-        return {
-            "max_document": self.max_document,
-            "max_tokens": self.sampling.max_tokens,
-            "tokenizer": self.counter.identity(),
-            "prompt": hashlib.sha256(self._system.encode()).hexdigest(),
-        }
+    @property
+    def sampling(self) -> Sampling:
+        """Greedy decoding."""
+        return Sampling(temperature=GREEDY, top_p=1, max_tokens=self.max_tokens)
+
+
+class ProxDocument(ProxRewriter):
+    """Keeps or drops each document whole."""
+
+    name: ClassVar[str] = "prox-document"
+    summary: ClassVar[str] = "keeps or drops a document by a small refiner's answer"
+
+    max_document: Whole = Field(
+        default=1900,
+        description="Tokens of the document that are read. Published: about 2,000 with the "
+        "prompt around them, cut at the end, which can cut off the prompt's own; 1,900 leave it "
+        "room in the refiners' 2,048.",
+    )
+    max_tokens: Whole = Field(
+        default=32,
+        description="Tokens of the answer. Published: 2,000; an answer is one call of five tokens.",
+    )
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The system prompt."""
+        return [_KEEP_OR_DROP if self.instruct else _REFINER]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """One, unless the document is blank."""
+        """Make one request, unless the document is blank."""
         if not document.text.strip():
             return ()
-        head = self.counter.cut(document.text, self.max_document)
-        return (Request(system=self._system, user=head, sampling=self.sampling),)
+        head = self._counter.cut(document.text, self.max_document)
+        return (Request(system=self.prompts[0], user=head, sampling=self.sampling),)
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
-        """The document as it was, unless the answer says "drop" or there is none."""
+        """Return the document unchanged, unless the answer contains "drop" or there is none."""
         check_answers(len(self.requests(document)), answers)
         if not answers:
             return Rewritten(rejected=(BLANK,))
@@ -128,68 +130,47 @@ class ProxDocument:
             return Rewritten(rejected=(DROPPED,))
         return Rewritten(texts=(document.text,))
 
-    @property
-    def _system(self) -> str:
-        return _KEEP_OR_DROP if self.instruct else _REFINER
 
-
-class ProxChunk:
+class ProxChunk(ProxRewriter):
     """Cleans each document by programs, one for each chunk of its lines.
 
-    A document that no answer was got for is rejected; a chunk without an answer, or whose lines
-    are too long to be shown, stays as it is.
-
-    Args:
-        instruct: Say what is to be done; a published refiner needs no telling.
-        max_chunk: Tokens of the lines that are shown together, as published.
-        max_tokens: Of a program, as published.
-        short_first: As in :func:`~penstock.selectors.rewriting.program.refine`. Published code:
-            true, so that a program that cannot be trusted can still empty a document.
-        tokenizer: The refiner's ``tokenizer.json``; tokens are guessed without.
+    A document without any answer is rejected; a chunk without an answer, or whose lines are too
+    long to be shown, stays as it is.
     """
 
+    name: ClassVar[str] = "prox-chunk"
     summary: ClassVar[str] = "removes and normalises lines by a small refiner's programs"
-    paper: ClassVar[str] = "Zhou et al. 2024, Programming Every Example"
-    version: ClassVar[int] = 1
-    replaces: ClassVar[bool] = True
-    paths: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
-    def __init__(
-        self,
-        *,
-        instruct: bool = False,
-        max_chunk: int = 1500,
-        max_tokens: int = 256,
-        short_first: bool = False,
-        tokenizer: str | None = None,
-    ) -> None:
-        self.instruct = flag("instruct", instruct)
-        self.max_chunk = whole("max_chunk", max_chunk)
-        self.sampling = Sampling(temperature=GREEDY, top_p=1, max_tokens=max_tokens)
-        self.short_first = flag("short_first", short_first)
-        self.counter = TokenCounter(tokenizer)
+    max_chunk: Whole = Field(
+        default=1500,
+        description="Tokens of the lines that are shown together, as published.",
+    )
+    max_tokens: Whole = Field(
+        default=256,
+        description="Tokens of a program, as published.",
+    )
+    short_first: bool = Field(
+        default=False,
+        description="As in :func:`~penstock.selectors.rewriting.program.refine`. Published "
+        "code: true, so that a program that cannot be trusted can still empty a document.",
+    )
 
-    def identity(self) -> Mapping[str, Any]:
-        """Parameters, the tokenizer's sha256, the prompt's."""
-        return {
-            "max_chunk": self.max_chunk,
-            "max_tokens": self.sampling.max_tokens,
-            "short_first": self.short_first,
-            "tokenizer": self.counter.identity(),
-            "prompt": hashlib.sha256(self._system.encode()).hexdigest(),
-        }
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The system prompt."""
+        return [_CLEAN if self.instruct else _REFINER]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """One for each chunk of lines."""
+        """Make a request for each chunk of lines."""
         return tuple(
             Request(
-                system=self._system, user=f"[doc]\n{chunk.text}\n[/doc]", sampling=self.sampling
+                system=self.prompts[0], user=f"[doc]\n{chunk.text}\n[/doc]", sampling=self.sampling
             )
             for chunk in self._chunks(document)
         )
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
-        """The refined text, or the reason why nothing is left of it."""
+        """Return the refined text, or the reason why nothing is left of it."""
         shown = [chunk.lines for chunk in self._chunks(document)]
         check_answers(len(shown), answers)
         if not document.text.strip():
@@ -201,7 +182,7 @@ class ProxChunk:
         if sum(map(len, shown)) <= document.text.count("\n"):
             rejected.append(TOO_LONG)
         programs = [
-            # What the model was cut off in the middle of is an error of its last line.
+            # A truncated answer has an error in its last line.
             answer.text if reason in ("", TRUNCATED) else ""
             for answer, reason in zip(answers, faults)
         ]
@@ -215,11 +196,7 @@ class ProxChunk:
     def _chunks(self, document: Document) -> list[Chunk]:
         if not document.text.strip():
             return []
-        return numbered_chunks(document.text, self.counter.count, self.max_chunk)
-
-    @property
-    def _system(self) -> str:
-        return _CLEAN if self.instruct else _REFINER
+        return numbered_chunks(document.text, self._counter.count, self.max_chunk)
 
 
 def numbered_chunks(text: str, count: Callable[[str], int], limit: int) -> list[Chunk]:

@@ -1,8 +1,8 @@
-"""What assistants say around a text: that they will gladly do it, or that they will not.
+"""Openers and refusals of assistants around a text.
 
-Patterns are for English, the language of the prompts. Each asks for words that speak of the task
+Patterns are for English, the language of the prompts. Each requires words about the task
 (rewritten, paraphrase, version), so that a text that begins "Here is how bread is made:" or "I
-cannot remember such a summer" stays as it is.
+cannot remember such a summer" is not changed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _REFUSAL = re.compile(
 
 
 def without_opener(text: str) -> str:
-    """The text, stripped, without what an assistant says before it begins."""
+    """Strip a text, and remove an assistant's opener."""
     text = text.strip()
     while found := _OPENERS.match(text):
         text = text[found.end() :].strip()
@@ -58,5 +58,5 @@ def without_opener(text: str) -> str:
 
 
 def refuses(text: str) -> bool:
-    """Whether a text begins as a refusal."""
+    """Return true where a text begins as a refusal."""
     return _REFUSAL.match(text.lstrip()) is not None

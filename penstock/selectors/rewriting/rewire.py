@@ -1,24 +1,24 @@
-"""REWIRE: every page as a draft, which an expert thinks over and writes anew.
+"""REWIRE: every page is a draft, which the model reviews as an expert and rewrites.
 
 Nguyen et al. 2025, *Recycling the Web: A Method to Enhance Pre-training Data Quality and
 Quantity for Language Models*. All documents of a filtered, deduplicated pool are rewritten, not
 only bad ones: of the rewrites that were worth adding 81.7 % came from texts outside the raw top
-tenth. Their best tenth by a fastText classifier, taught with random rewrites as negatives, is
+tenth. Their best tenth by a fastText classifier, trained with random rewrites as negatives, is
 mixed with the best tenth of raw texts about one to one; rewrites alone lose to raw text. Filter
 and mixture are a recipe's: a column of scores, and ``budget.shares``.
 
-The prompt is ours, after the paper's outline. What is traded away: thinking is paid for and
-thrown away, and a document costs a generation of its own length or more.
-"""
+The prompt is ours, after the paper's outline. What is traded away: tokens of thinking are
+generated and discarded, and a document costs a generation of its own length or more."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from penstock.selectors.parameters import number, whole
+from pydantic import Field
+
+from penstock.selectors.parameters import Positive, Whole
 from penstock.selectors.rewriting.base import (
     BLANK,
     REFUSED,
@@ -29,10 +29,12 @@ from penstock.selectors.rewriting.base import (
     Request,
     Rewritten,
     Sampling,
+    Temperature,
+    TopP,
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.counting import TokenCounter
+from penstock.selectors.rewriting.prompting import PromptRewriter
 from penstock.selectors.rewriting.refusals import refuses
 
 __all__ = ["Outcome", "Rewire"]
@@ -92,69 +94,63 @@ class Outcome:
     reason: str = ""
 
 
-class Rewire:
-    """Has each document rewritten whole, with thinking before it.
+class Rewire(PromptRewriter):
+    """Rewrites each document whole, with thinking before it."""
 
-    Args:
-        temperature: As published.
-        top_p: As published.
-        max_tokens: Of thinking and rewrite together, as published.
-        max_draft: Longer documents, in tokens, are not asked for. Published: no limit is named;
-            a draft that fills ``max_tokens`` cannot be answered by a text no shorter.
-        min_words: A rewrite of fewer words is "too short". Published: only a missing delimiter
-            discards; ten words or fewer are no document (FineWeb's rule, as in ProX).
-        min_ratio: A rewrite of fewer words than so many times its draft's is "too short".
-            Published: the prompt asks for 1, and nothing is discarded. A limit of 1 would
-            discard most: rewrites had 719 tokens on average and raw texts 1,451.
-        tokenizer: The model's ``tokenizer.json``, for ``max_draft``; guessed without.
-    """
-
+    name: ClassVar[str] = "rewire"
     summary: ClassVar[str] = "each document rewritten by an expert who thinks first"
     paper: ClassVar[str] = "Nguyen et al. 2025, Recycling the Web"
     version: ClassVar[int] = 1
-    replaces: ClassVar[bool] = False
-    paths: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        max_tokens: int = 8192,
-        max_draft: int = 8192,
-        min_words: int = 11,
-        min_ratio: float | None = None,
-        tokenizer: str | None = None,
-    ) -> None:
-        self.sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-        self.max_draft = whole("max_draft", max_draft)
-        self.min_words = whole("min_words", min_words)
-        self.min_ratio = None if min_ratio is None else number("min_ratio", min_ratio)
-        self.counter = TokenCounter(tokenizer)
+    temperature: Temperature = Field(
+        default=1.0,
+        description="As published.",
+    )
+    top_p: TopP = Field(
+        default=0.9,
+        description="As published.",
+    )
+    max_tokens: Whole = Field(
+        default=8192,
+        description="Tokens of thinking and rewrite together, as published.",
+    )
+    max_draft: Whole = Field(
+        default=8192,
+        description="Longer documents, in tokens, are not asked for. Published: no limit is "
+        "named; a draft that fills ``max_tokens`` cannot be answered by a text no shorter.",
+    )
+    min_words: Whole = Field(
+        default=11,
+        description='A rewrite of fewer words is "too short". Published: only a missing '
+        "delimiter discards; ten words or fewer are no document (FineWeb's rule, as in ProX).",
+    )
+    min_ratio: Positive | None = Field(
+        default=None,
+        description='A rewrite of fewer words than this times its draft\'s is "too short". '
+        "Published: the prompt asks for 1, and nothing is discarded. A limit of 1 would discard "
+        "most: rewrites had 719 tokens on average and raw texts 1,451.",
+    )
 
-    def identity(self) -> Mapping[str, Any]:
-        """Parameters, the tokenizer's sha256, the prompt's."""
-        return {
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_tokens": self.sampling.max_tokens,
-            "max_draft": self.max_draft,
-            "min_words": self.min_words,
-            "min_ratio": self.min_ratio,
-            "tokenizer": self.counter.identity(),
-            "prompt": hashlib.sha256(_PROMPT.encode()).hexdigest(),
-        }
+    @property
+    def sampling(self) -> Sampling:
+        """How rewrites are drawn."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The prompt around a draft."""
+        return [_PROMPT]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """One, unless the document is blank or too long."""
+        """Make one request, unless the document is blank or too long."""
         if not document.text.strip() or self._too_long(document.text):
             return ()
-        # A draft that holds our marks must not be able to end itself.
+        # A draft that holds the delimiters must not end itself.
         draft = document.text.replace("<<<", "‹‹‹")
         return (Request(user=_PROMPT.replace("{draft}", draft), sampling=self.sampling),)
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
-        """The rewrite, or the reason why there is none."""
+        """Return the rewrite, or the reason why there is none."""
         requests = self.requests(document)
         check_answers(len(requests), answers)
         if not requests:
@@ -165,7 +161,7 @@ class Rewire:
         return Rewritten(texts=(outcome.text,))
 
     def outcome(self, draft: str, answer: Answer) -> Outcome:
-        """What an answer gave for a draft."""
+        """Read the rewrite of a draft from an answer."""
         reason = fault(answer)
         if reason in (UNANSWERED, REFUSED):
             return Outcome(reason=reason)
@@ -183,11 +179,11 @@ class Rewire:
         return Outcome(reason=TOO_SHORT) if words < max(self.min_words, least) else found
 
     def _too_long(self, text: str) -> bool:
-        return self.counter.cut(text, self.max_draft) != text
+        return self._counter.cut(text, self.max_draft) != text
 
 
 def _rewrite(text: str) -> Outcome:
-    """What stands between the last two delimiters."""
+    """Read the text between the last two delimiters."""
     places = [0]
     for delimiter in _DELIMITERS:
         place = text.find(delimiter, places[-1])

@@ -1,4 +1,4 @@
-"""WRAP: a document said again in other words, piece by piece, in chosen styles.
+"""WRAP: a document rephrased piece by piece, in chosen styles.
 
 Maini et al. 2024, *Rephrasing the Web: A Recipe for Compute and Data-Efficient Language
 Modeling*. Texts are cut at sentence boundaries into chunks of about 300 tokens, since of longer
@@ -9,14 +9,14 @@ without sight of the others.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field
 
 from penstock.errors import SelectorError, did_you_mean
-from penstock.selectors.parameters import listed, whole
+from penstock.selectors.parameters import OneOrMore, Whole, recipe_default
 from penstock.selectors.rewriting.base import (
     BLANK,
     REFUSED,
@@ -25,10 +25,12 @@ from penstock.selectors.rewriting.base import (
     Request,
     Rewritten,
     Sampling,
+    Temperature,
+    TopP,
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.counting import TokenCounter
+from penstock.selectors.rewriting.prompting import PromptRewriter
 from penstock.selectors.rewriting.refusals import refuses, without_opener
 
 __all__ = ["STYLES", "Wrap", "chunks", "sentences"]
@@ -62,7 +64,7 @@ STYLES: Mapping[str, str] = {
         "the text."
     ),
 }
-"""What is asked for, by style."""
+"""Instructions by style."""
 
 _STOPS = "。！？"
 _PAUSE = re.compile(rf"\s+|[{_STOPS}][」』”’）]{{0,3}}\s*")
@@ -71,86 +73,83 @@ _NO_END = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|cf|No|Fig|e\.g|
 _QUESTION = re.compile(r"^\W{0,8}question\b.*?^\W{0,8}answer\b[^\w\n]*\w", re.I | re.M | re.S)
 
 
-class Wrap:
-    """Has each document rephrased, once for each style.
+def _check_styles(styles: tuple[str, ...]) -> tuple[str, ...]:
+    for name in styles:
+        if name not in STYLES:
+            hint = did_you_mean(name, STYLES).lstrip("; ")
+            raise SelectorError(expected="a style of WRAP", got=repr(name), fix=hint)
+    if len(set(styles)) < len(styles):
+        raise SelectorError(expected="each style once", got=list(styles))
+    return styles
 
-    Args:
-        style: One or several of easy, medium, hard, qa. Published: all four are made and
-            compared; medium alone is one rephrase for each document, which is the one-to-one
-            mixture.
-        max_chunk: Tokens of a chunk, as published.
-        temperature: Not known to us of the paper; 0.7, since greedy decoding copies the text and
-            1 strays from it.
-        top_p: Likewise.
-        max_tokens: Of an answer: easy and qa are longer than what they say again.
-        tokenizer: The model's ``tokenizer.json``, for ``max_chunk``; guessed without.
-    """
 
-    summary: ClassVar[str] = "each document said again, in other words and chosen styles"
+class Wrap(PromptRewriter):
+    """Rephrases each document, once for each style."""
+
+    name: ClassVar[str] = "wrap"
+    summary: ClassVar[str] = "each document rephrased, in chosen styles"
     paper: ClassVar[str] = "Maini et al. 2024, Rephrasing the Web"
     version: ClassVar[int] = 1
-    replaces: ClassVar[bool] = False
-    paths: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
-    def __init__(
-        self,
-        *,
-        style: str | Sequence[str] = "medium",
-        max_chunk: int = 300,
-        temperature: float = 0.7,
-        top_p: float = 0.9,
-        max_tokens: int = 1024,
-        tokenizer: str | None = None,
-    ) -> None:
-        self.styles = tuple(listed("style", style))
-        for name in self.styles:
-            if not isinstance(name, str) or name not in STYLES:
-                hint = did_you_mean(str(name), STYLES)
-                raise SelectorError(f"style: expected a style of WRAP, got {name!r}{hint}")
-        if len(set(self.styles)) < len(self.styles):
-            raise SelectorError(f"style: expected each style once, got {list(self.styles)}")
-        self.max_chunk = whole("max_chunk", max_chunk)
-        self.sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-        self.counter = TokenCounter(tokenizer)
+    style: Annotated[OneOrMore[str], AfterValidator(_check_styles)] = recipe_default(
+        "medium",
+        description="One or several of easy, medium, hard, qa. Published: all four are made and "
+        "compared; medium alone is one rephrase for each document, which is the one-to-one "
+        "mixture.",
+    )
+    max_chunk: Whole = Field(
+        default=300,
+        description="Tokens of a chunk, as published.",
+    )
+    temperature: Temperature = Field(
+        default=0.7,
+        description="The paper does not give it; 0.7, since greedy decoding copies the text and "
+        "1 strays from it.",
+    )
+    top_p: TopP = Field(
+        default=0.9,
+        description="The paper does not give it.",
+    )
+    max_tokens: Whole = Field(
+        default=1024,
+        description="Tokens of an answer: easy and qa are longer than the text that they rephrase.",
+    )
 
-    def identity(self) -> Mapping[str, Any]:
-        """Parameters, the tokenizer's sha256, the prompts'."""
-        prompts = [_TASK, *(STYLES[name] for name in self.styles)]
-        return {
-            "style": list(self.styles),
-            "max_chunk": self.max_chunk,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_tokens": self.sampling.max_tokens,
-            "tokenizer": self.counter.identity(),
-            "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
-        }
+    @property
+    def sampling(self) -> Sampling:
+        """How rephrases are drawn."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The task, and each style's instruction."""
+        return [_TASK, *(STYLES[name] for name in self.style)]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """One for each style and chunk, styles outermost."""
+        """Make a request for each style and chunk, styles outermost."""
         if not document.text.strip():
             return ()
-        parts = chunks(document.text, self.counter.count, self.max_chunk)
+        parts = chunks(document.text, self._counter.count, self.max_chunk)
         return tuple(
             Request(
                 # No system message: the template of the paper's own model has none.
                 user=f"{_TASK}\n\n{STYLES[name]}\n\nText:\n{part.strip()}",
                 sampling=self.sampling,
             )
-            for name in self.styles
+            for name in self.style
             for part in parts
         )
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
-        """A text for each style: its chunks' answers, without those that cannot be used."""
+        """Join a text for each style: its chunks' answers, without those that cannot be used."""
         requests = self.requests(document)
         check_answers(len(requests), answers)
         if not requests:
             return Rewritten(rejected=(BLANK,))
-        each = len(answers) // len(self.styles)
+        each = len(answers) // len(self.style)
         texts: list[str] = []
         rejected: list[str] = []
-        for place, name in enumerate(self.styles):
+        for place, name in enumerate(self.style):
             parts: list[str] = []
             for answer in answers[place * each : (place + 1) * each]:
                 text = without_opener(answer.text)
@@ -165,7 +164,7 @@ class Wrap:
 
 
 def _flaw(answer: Answer, text: str, style: str) -> str:
-    """Why an answer cannot be used, or an empty string."""
+    """Return the reason why an answer cannot be used, or an empty string."""
     if reason := fault(answer):
         return reason
     if not text:

@@ -17,7 +17,7 @@ __all__ = ["LanguageModel"]
 
 Describe = Callable[[Sequence[torch.Tensor], "torch.Tensor | None"], torch.Tensor]
 """Features of each sequence from its states and the head, or from its logits and None; as
-``DescribingReweighter.describe``."""
+``BatchRequirements.describe``."""
 
 
 class LanguageModel(nn.Module):

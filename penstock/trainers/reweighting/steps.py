@@ -26,7 +26,6 @@ from penstock.selectors.reweighting import (
     ScoredBatch,
     TrainingProgress,
     checked_weights,
-    is_describing,
 )
 from penstock.trainers.backends.base import Backend
 from penstock.trainers.data.batch import Batch
@@ -164,11 +163,11 @@ class Reweighting:
 
     def _score(self, own: Batch, features: list[torch.Tensor]) -> torch.Tensor:
         """Compute (rows, length) nats of a micro-batch; append its features."""
-        reweighter, own = self.reweighter, own.to(self._group.device)
-        if not is_describing(reweighter):
+        describe, own = self.reweighter.requirements.describe, own.to(self._group.device)
+        if describe is None:
             nats: torch.Tensor = self._backend.forward(own, tokens=True)
             return nats
-        nats, described = self._backend.forward(own, tokens=True, describe=reweighter.describe)
+        nats, described = self._backend.forward(own, tokens=True, describe=describe)
         features.append(described)
         return nats
 

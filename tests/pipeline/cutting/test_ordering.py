@@ -21,6 +21,7 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.units import units_of
 from penstock.recipe import Budget
+from penstock.selectors.adapter import as_selector
 from tests.pools import Given, recipe_of, write_jsonl
 
 RUNNER = LocalRunner(1)
@@ -39,7 +40,9 @@ def corpus_of(directory: Path, ids: list[str], sources: list[str] | None = None)
 def columns_of(
     corpus: Artefact, directory: Path, scores: dict[str, dict[str, float]]
 ) -> dict[str, Artefact]:
-    columns = [Column(name=name, selector=Given(given)) for name, given in scores.items()]
+    columns = [
+        Column(name=name, selector=as_selector(Given(given))) for name, given in scores.items()
+    ]
     return make_columns(
         columns,
         Models(corpus=corpus, workspace=Workspace(directory / "work"), runner=RUNNER, seed=0),

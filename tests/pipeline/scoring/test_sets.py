@@ -22,6 +22,7 @@ from penstock.pipeline.scoring.embeddings import read_vectors
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
+from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting, Partition
 from penstock.selectors.encoders.static import StaticEncoder
 from tests.pools import documents, recipe_of, write_jsonl
@@ -124,7 +125,9 @@ def corpus(pool: Path) -> Artefact:
 
 
 def made(corpus: Artefact, work: Path, runner: Any, **selectors: Any) -> dict[str, np.ndarray]:
-    columns = [Column(name=name, selector=selector) for name, selector in selectors.items()]
+    columns = [
+        Column(name=name, selector=as_selector(selector)) for name, selector in selectors.items()
+    ]
     found = make_columns(
         columns, Models(corpus=corpus, workspace=Workspace(work), runner=runner, seed=SEED)
     )

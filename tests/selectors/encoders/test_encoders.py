@@ -158,7 +158,7 @@ def test_products_on_the_lattice_are_exact(vectors: np.ndarray, block: int) -> N
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_an_error() -> None:
     encoder = make_encoder("sentence@cuda", lambda count: pa.table({}), 0)
-    assert encoder.needs.gpus == 1
+    assert encoder.resources.gpus == 1
     with pytest.raises(InputError) as info:
         encoder.encode(pa.array(["x"]))
     assert (info.value.key, info.value.got) == ("encoder", "none")

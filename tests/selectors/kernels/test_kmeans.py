@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from penstock.errors import ArtefactError, SelectorError
+from penstock.resources import Resources
 from penstock.selectors.base import Fitting
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels import kmeans as module
 from penstock.selectors.kernels.kmeans import (
     Clusters,
     cluster_count,
-    clusters_parameter,
     fit_clusters,
     has_gpu,
     lengths,
@@ -192,16 +192,13 @@ def test_the_number_of_clusters_follows_pool_and_sample() -> None:
     with pytest.raises(SelectorError) as info:
         cluster_count(31, 10**9, 30)
     assert (info.value.key, info.value.got) == ("clusters", "31")
-    assert clusters_parameter("clusters", "auto") == "auto"
-    for wrong in ("many", 0, 2.5, True):
-        with pytest.raises(SelectorError, match="^clusters: "):
-            clusters_parameter("clusters", wrong)
 
 
 class Spectrum:
     """An encoder that counts letters, so that a text without one has a zero vector."""
 
     name = "spectrum"
+    resources = Resources()
 
     def encode(self, texts: pa.Array) -> np.ndarray:
         counts = [[text.count(letter) for letter in "abcd"] for text in texts.to_pylist()]

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from penstock.errors import SelectorError
-from penstock.selectors.reweighting import LossReweighter, Reweighter, ScoredBatch, TrainingProgress
+from penstock.selectors.reweighting import LossReweighter, ScoredBatch, TrainingProgress
 from penstock.selectors.reweighting.loss import STRATEGIES, standardised
 from penstock.selectors.reweighting.schedule import Temperature
 
@@ -115,33 +115,33 @@ def test_no_warmup_weighs_the_first_step() -> None:
 
 
 def test_the_temperature_falls_geometrically() -> None:
-    made = Temperature.of("temperature", {"start": 100, "end": 1, "over": {"steps": 4}})
+    made = Temperature.of({"start": 100, "end": 1, "over": {"steps": 4}})
     found = [made.at(moment(step, 0)) for step in range(6)]
     assert found == pytest.approx([100, 31.6228, 10, 3.16228, 1, 1], rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "key"),
     [
-        ({"strategy": "linuper"}, "strategy: expected linupper or .*got 'linuper'"),
-        ({"temperature": 0}, "temperature: expected a positive number, got 0"),
-        ({"temperature": {"end": 1}}, "temperature.start: missing"),
-        ({"temperature": {"start": -1, "end": 1, "over": 0.1}}, "temperature.start: .*got -1"),
-        ({"temperature": {"start": 1, "end": 1, "over": 2}}, "temperature.over: .*share.*got 2"),
-        ({"temperature": {"from": 1}}, "temperature.from: unknown key"),
-        ({"warmup": -0.1}, "warmup: expected a share of the budget"),
-        ({"warmup": {"steps": 1, "tokens": 2}}, "warmup: expected one of share, tokens, steps"),
-        ({"warmup": {"tokens": 0.5}}, "warmup.tokens: expected an integer"),
-        ({"warmup": True}, "warmup: expected a share of the budget"),
+        ({"strategy": "linuper"}, "strategy"),
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": {"end": 1}}, "temperature.start"),
+        ({"temperature": {"start": -1, "end": 1, "over": 0.1}}, "temperature.start"),
+        ({"temperature": {"start": 1, "end": 1, "over": 2}}, "temperature.over"),
+        ({"temperature": {"from": 1}}, "temperature.from"),
+        ({"warmup": -0.1}, "warmup"),
+        ({"warmup": {"steps": 1, "tokens": 2}}, "warmup"),
+        ({"warmup": {"tokens": 0.5}}, "warmup.tokens"),
+        ({"warmup": True}, "warmup"),
     ],
 )
-def test_bad_parameters_are_named(keys: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_bad_parameters_are_named(keys: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         LossReweighter(**keys)
+    assert info.value.key == key
 
 
-def test_it_is_a_reweighter_named_by_what_matters() -> None:
-    assert isinstance(LossReweighter(), Reweighter)
+def test_identity_and_protocol() -> None:
     assert LossReweighter().identity() != LossReweighter(temperature=1).identity()
     uniform = LossReweighter(strategy="uniform").identity()
     assert uniform == LossReweighter(strategy="uniform", temperature=3).identity()

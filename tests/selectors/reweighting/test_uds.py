@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from penstock.errors import SelectorError
-from penstock.selectors.reweighting import DescribingReweighter, ScoredBatch, TrainingProgress, Uds
-from penstock.selectors.reweighting.uds import nuclear_norm, transform
+from penstock.selectors.reweighting import ScoredBatch, TrainingProgress, Uds
+from penstock.selectors.reweighting.uds import FEATURES, nuclear_norm, transform
 
 MOMENT = TrainingProgress(step=0, tokens=0, budget=1)
 
@@ -21,7 +21,7 @@ def batch(features: np.ndarray) -> ScoredBatch:
 
 def features(*rows: tuple[float, list[float]]) -> np.ndarray:
     """(utility, the first coordinates of the projection), the others 0."""
-    found = np.zeros((len(rows), Uds().features))
+    found = np.zeros((len(rows), FEATURES))
     for row, (utility, projected) in enumerate(rows):
         found[row, 0] = utility
         found[row, 1 : 1 + len(projected)] = projected
@@ -32,16 +32,16 @@ def test_golden_nuclear_norm() -> None:
     assert nuclear_norm(torch.diag(torch.tensor([3.0, 4.0]))).item() == pytest.approx(7, rel=1e-6)
 
 
-def test_a_head_and_states_tell_what_their_logits_tell() -> None:
+def test_states_and_head_have_the_features_of_their_logits() -> None:
     generator = torch.Generator().manual_seed(0)
     samples = [torch.randn(24, 6, generator=generator) for _ in range(3)]
     samples[1][5:] = 0
     head = torch.randn(200, 6, generator=generator)
     uds = Uds(seed=3)
-    assert isinstance(uds, DescribingReweighter)
+    assert uds.requirements.describe is not None
     short = uds.describe(samples, head)
     whole = uds.describe([sample @ head.T for sample in samples], None)
-    assert short.shape == (3, uds.features)
+    assert short.shape == (3, FEATURES)
     torch.testing.assert_close(short, whole, rtol=1e-4, atol=1e-2)
     for row, sample in zip(short, samples):
         singular = np.linalg.svd((sample @ head.T).numpy(), compute_uv=False)
@@ -83,7 +83,7 @@ def test_utility_decides_while_nothing_is_remembered() -> None:
     np.testing.assert_array_equal(found, [0, 0.5, 0.5, 0])
 
 
-def test_diversity_is_the_mean_distance_to_what_was_chosen() -> None:
+def test_diversity_is_the_mean_distance_to_the_memory() -> None:
     uds = Uds(share=0.5, alpha=0.1)
     uds.weights(batch(features((5, [3, 4]), (0, [100]))))
     assert uds.state()["memory"].shape == (1, 1024)
@@ -117,13 +117,14 @@ def test_the_memory_is_first_in_first_out_and_travels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "key"),
     [
-        ({"share": 1}, r"share: expected a number in \(0, 1\), got 1"),
-        ({"alpha": -1}, "alpha: expected a positive number"),
-        ({"memory": 0}, "memory: expected an integer of at least 1"),
+        ({"share": 1}, "share"),
+        ({"alpha": -1}, "alpha"),
+        ({"memory": 0}, "memory"),
     ],
 )
-def test_bad_parameters_are_named(keys: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_bad_parameters_are_named(keys: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         Uds(**keys)
+    assert info.value.key == key

@@ -19,9 +19,9 @@ GREEDY = Sampling(temperature=0, top_p=1, max_tokens=8)
 THERE = importlib.util.find_spec("vllm") is not None
 
 
-def test_it_wants_gpus_and_loads_nothing_before_it_is_asked() -> None:
+def test_requires_gpus_and_loads_at_the_first_request() -> None:
     model = VllmModel(model="some/model", gpus=2)
-    assert model.needs.gpus == 2
+    assert model.requirements.resources.gpus == 2
     assert pickle.loads(pickle.dumps(model)).identity() == {"model": "some/model"}
     assert list(model.answers([])) == []
 
@@ -29,34 +29,36 @@ def test_it_wants_gpus_and_loads_nothing_before_it_is_asked() -> None:
 @pytest.mark.skipif(THERE, reason="vLLM is installed")
 def test_its_absence_is_told() -> None:
     asked = [(0, Request(user="x", sampling=GREEDY), 1)]
-    with pytest.raises(SelectorError, match="^vllm: expected vLLM to be installed"):
+    with pytest.raises(SelectorError) as info:
         list(VllmModel(model="some/model").answers(asked))
+    assert info.value.key == "vllm"
 
 
 @pytest.mark.parametrize(
-    ("by", "said"),
+    ("by", "key"),
     [
-        ({"vllm": 7, "gpus": 0}, r"rewrite\.r\.by\.gpus: expected an integer of at least 1"),
-        ({"vllm": "m", "gpu": 1}, r"rewrite\.r\.by\.gpu: unknown parameter; did you mean 'gpus'"),
-        ({"vllm": "m", "local": "d"}, r"rewrite\.r\.by\.vllm: expected one of url, local and vllm"),
-        ({"vllm": ""}, r"rewrite\.r\.by\.vllm: expected a name or a directory"),
+        ({"vllm": "m", "gpus": 0}, "gpus"),
+        ({"vllm": "m", "gpu": 1}, "gpu"),
+        ({"vllm": "m", "local": "d"}, "vllm"),
+        ({"vllm": ""}, "vllm"),
     ],
 )
-def test_mistakes(by: dict[str, object], said: str) -> None:
-    with pytest.raises(SelectorError, match=said):
+def test_mistakes(by: dict[str, object], key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         build_rewriter("r", RewriteSpec(use="rewire", by=by))
+    assert info.value.key == f"rewrite.r.by.{key}"
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not THERE, reason="vLLM is not installed: it wants an NVIDIA GPU")
+@pytest.mark.skipif(not THERE, reason="vLLM is not installed: it needs an NVIDIA GPU")
 def test_greedy_answers_are_those_of_transformers(tmp_path: Path) -> None:
     from penstock.selectors.rewriting import LocalModel
 
-    lessons = ["water flows to the gate and the wheel turns"] * 40
+    training_texts = ["water flows to the gate and the wheel turns"] * 40
     directory = write_model(
         tmp_path / "model",
-        byte_tokenizer(lessons),
-        lessons=lessons,
+        byte_tokenizer(training_texts),
+        training_texts=training_texts,
         hidden_size=64,
         max_position_embeddings=128,
     )

@@ -90,7 +90,7 @@ def drip(handler: Handler) -> None:
         time.sleep(0.1)
 
 
-def test_all_are_answered_and_no_more_at_once_than_was_said(server: Server) -> None:
+def test_all_are_answered_within_the_concurrency(server: Server) -> None:
     server.slowness = 0.02
     prompts = [f"prompt {number}" for number in range(40)]
     found = dict(endpoint(server, concurrency=6).answers(asked(*prompts)))
@@ -102,7 +102,7 @@ def test_all_are_answered_and_no_more_at_once_than_was_said(server: Server) -> N
     assert sorted(server.prompts()) == sorted(prompts)
 
 
-def test_what_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_body_of_a_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-secret\n")
     request = Request(system="be brief", user="größe 😀", sampling=SAMPLING)
     ready = endpoint(server, url=f"{server.url}/", key_variable="MY_KEY")
@@ -125,7 +125,7 @@ def test_without_a_key_none_is_sent(server: Server) -> None:
     assert "Authorization" not in server.seen[0][1]
 
 
-def test_the_key_travels_with_nothing_and_is_said_nowhere(
+def test_the_key_is_never_pickled_or_printed(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(0)
@@ -152,7 +152,7 @@ def test_the_key_travels_with_nothing_and_is_said_nowhere(
      lambda handler: handler.send(200, b"[" * 100_000),
      late, drip],
 )  # fmt: skip
-def test_what_passes_is_tried_again(server: Server, fault: Fault) -> None:
+def test_transient_failures_are_tried_again(server: Server, fault: Fault) -> None:
     server.faults["b"] = [fault, fault]
     timeout = 1 if fault in (late, drip) else 60
     found = dict(endpoint(server, timeout=timeout).answers(asked("a", "b", "c")))
@@ -176,7 +176,7 @@ def test_waits_grow_and_are_not_everybodys(server: Server, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("dated", [False, True])
-def test_a_server_that_says_when_to_come_back_is_obeyed(server: Server, dated: bool) -> None:
+def test_retry_after_is_obeyed(server: Server, dated: bool) -> None:
     at = email.utils.formatdate(time.time() + 2.0, usegmt=True) if dated else "0.5"
     server.faults["a"] = [status(429, Retry_After=at)]
     list(endpoint(server).answers(asked("a")))
@@ -194,7 +194,7 @@ def test_an_odd_time_to_come_back_is_nothing(server: Server, value: str) -> None
 
 def test_a_server_that_asks_for_hours_is_an_error(server: Server) -> None:
     server.faults["a"] = [status(429, "quota", Retry_After="7200")]
-    with pytest.raises(CompletionError, match=r"HTTP 429: .*quota.* come back in 7200 s"):
+    with pytest.raises(CompletionError, match=r"HTTP 429: .*quota.* Retry-After of 7200 s"):
         list(endpoint(server).answers(asked("a")))
     assert len(server.seen) == 1
 
@@ -228,7 +228,7 @@ def test_after_a_failure_nothing_more_is_asked(server: Server) -> None:
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 405, 301, 307])
-def test_what_no_further_try_can_mend_is_not_tried_again(server: Server, code: int) -> None:
+def test_permanent_failures_are_not_tried_again(server: Server, code: int) -> None:
     server.always = [status(code, Location="http://127.0.0.1:9/elsewhere")]
     with pytest.raises(CompletionError, match=f"HTTP {code}"):
         list(endpoint(server).answers(asked("a")))
@@ -321,7 +321,7 @@ def test_an_error_of_the_callers_comes_through(server: Server) -> None:
     assert "completions" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_nothing_asked_nothing_done() -> None:
+def test_no_requests_no_answers() -> None:
     assert list(Endpoint(url="http://127.0.0.1:1/v1", model="m").answers([])) == []
 
 
@@ -341,25 +341,26 @@ def test_rewire_through_an_endpoint(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"url": "localhost:8000"}, "url: expected http"),
-        ({"url": "ftp://host/v1"}, "url: expected http"),
-        ({"url": "http://"}, "url: expected http"),
-        ({"url": "http://host:port/v1"}, "url: expected http"),
-        ({"url": None}, "url: expected http"),
-        ({"url": "http://me:secret@host/v1"}, "url: expected an address without"),
-        ({"url": "http://host/v1?key=secret"}, "url: expected an address without"),
-        ({"model": ""}, "model: expected"),
-        ({"concurrency": 0}, "concurrency: expected an integer of at least 1"),
-        ({"timeout": 0}, "timeout: expected a positive number"),
-        ({"retries": -1}, "retries: expected an integer of at least 0"),
-        ({"key_variable": "sk-secret"}, "key_variable: expected the name"),
+        ({"url": "localhost:8000"}, "url"),
+        ({"url": "ftp://host/v1"}, "url"),
+        ({"url": "http://"}, "url"),
+        ({"url": "http://host:port/v1"}, "url"),
+        ({"url": None}, "url"),
+        ({"url": "http://me:secret@host/v1"}, "url"),
+        ({"url": "http://host/v1?key=secret"}, "url"),
+        ({"model": ""}, "model"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"timeout": 0}, "timeout"),
+        ({"retries": -1}, "retries"),
+        ({"key_variable": "sk-secret"}, "key_variable"),
     ],
 )
-def test_bad_parameters(parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}") as caught:
+def test_bad_parameters(parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as caught:
         Endpoint(**{"url": "http://host/v1", "model": "m", **parameters})
+    assert caught.value.key == key
     assert "secret" not in str(caught.value)
 
 
@@ -368,7 +369,7 @@ def test_bad_parameters(parameters: dict, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama of random weights that knows the bytes."""
+    """A llama of random weights over bytes."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -456,13 +457,16 @@ def test_a_local_model_is_known_by_its_files(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("model", ["", None, "no/such", "gpt2"])
 def test_a_local_model_is_a_directory(model: Any) -> None:
-    with pytest.raises(SelectorError, match="^model: expected the directory"):
+    with pytest.raises(SelectorError) as info:
         LocalModel(model=model)
+    assert info.value.key == "model"
 
 
-def test_what_cannot_be_loaded_is_said(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(SelectorError, match="^device: expected auto or cpu or cuda"):
+def test_models_that_cannot_be_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SelectorError) as info:
         LocalModel(model=str(tiny_model), device="tpu")
+    assert info.value.key == "device"
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SelectorError, match="^model: .* cannot be loaded"):
+    with pytest.raises(SelectorError) as info:
         list(LocalModel(model=str(tmp_path)).answers(asked("a")))
+    assert info.value.key == "model"

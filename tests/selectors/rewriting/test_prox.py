@@ -303,7 +303,7 @@ def spoilt(draw: random.Random, program: str) -> str:
     return program
 
 
-def test_fuzzed_programs_do_what_a_naive_executor_does_and_nothing_else() -> None:
+def test_fuzzed_programs_equal_a_naive_executor() -> None:
     draw = random.Random(6)
     texts = [some_text(draw) for _ in range(500)]
     outcomes: Counter[str] = Counter()
@@ -384,7 +384,7 @@ def test_operations(program: str, result: str) -> None:
      "Remove_lines(0, 5)", "drop_doc()"],
 )  # fmt: skip
 @pytest.mark.parametrize("text", [SIXTEEN, "", "\n", "just four words here", " \r\n "])
-def test_a_program_that_keeps_or_says_nothing_changes_nothing(program: str, text: str) -> None:
+def test_an_empty_or_keeping_program_changes_nothing(program: str, text: str) -> None:
     refined = refine(text, [program])
     assert (refined.text, refined.outcome, refined.errors) == (text, "unchanged", 0)
 
@@ -405,7 +405,7 @@ def test_a_program_that_keeps_or_says_nothing_changes_nothing(program: str, text
      "normalize('a', '\\U00110000')", "normalize(text)", "normalize('\\ud800')",
      "normalize('\\udfff')"],
 )  # fmt: skip
-def test_what_is_no_operation_is_one_error(line: str) -> None:
+def test_a_line_that_is_no_operation_is_one_error(line: str) -> None:
     assert parse(line) == Program(operations=(), errors=1)
     assert refine(SIXTEEN, [f"{line}\nremove_lines(0, 0)"]).text == without(0)
     refined = refine(SIXTEEN, [f"{line}\n{line}\nremove_lines(0, 0)"])
@@ -457,7 +457,9 @@ def test_merging_intervals_never_changes_the_output() -> None:
         (100, 10, "emptied"), (100, 11, "changed"), (12, 11, "changed"), (11, 10, "emptied"),
     ],
 )  # fmt: skip
-def test_what_keeps_too_little_is_nothing(words: int, kept: int, outcome: str) -> None:
+def test_programs_that_keep_too_little_empty_the_document(
+    words: int, kept: int, outcome: str
+) -> None:
     text = f"{'keep ' * kept}\n{'drop ' * (words - kept)}"
     refined = refine(text, ["remove_lines(1, 1)"])
     assert refined.outcome == outcome
@@ -480,7 +482,7 @@ def test_all_lines_are_those_that_were_shown() -> None:
     refined = refine(SIXTEEN, ["remove_lines(all=True)", "keep()"], [range(0, 5), range(5, 16)])
     assert refined.text == without(0, 1, 2, 3, 4)
     assert refine(SIXTEEN, ["remove_lines(all=True)"]).outcome == "emptied"
-    # Fewer lines than were shown, for want of line breaks, is no error of its.
+    # Fewer lines than were shown, for lack of line breaks, is no error.
     refined = refine(SIXTEEN, ["normalize('\\nline 15', '')\nremove_lines(all=True)", ""],
                      [range(10, 16), range(0, 10)])  # fmt: skip
     assert (refined.errors, refined.text) == (0, "\n".join(LINES[:10]))
@@ -538,7 +540,7 @@ def test_chunks_hold_each_line_once_and_keep_to_the_limit(text: str, limit: int)
 
 def test_the_chunk_pass() -> None:
     prox = ProxChunk(max_chunk=60)
-    assert isinstance(prox, Rewriter) and prox.replaces
+    assert prox.replaces
     document = Document(id="d", text=SIXTEEN)
     requests = prox.requests(document)
     assert [request.user.count("[0") for request in requests] == [4, 4, 4, 4]
@@ -566,7 +568,7 @@ def test_the_chunk_pass() -> None:
          (without(7),), ()),
     ],
 )  # fmt: skip
-def test_what_becomes_of_a_document(answers: list, texts: tuple, rejected: tuple) -> None:
+def test_outcomes_of_a_document(answers: list, texts: tuple, rejected: tuple) -> None:
     read = [answer if isinstance(answer, Answer) else Answer(text=answer) for answer in answers]
     done = ProxChunk(max_chunk=60).assemble(Document(id="d", text=SIXTEEN), read)
     assert (done.texts, done.rejected) == (texts, rejected)
@@ -586,7 +588,7 @@ def test_lines_too_long_to_show_stay_and_are_counted() -> None:
 
 @pytest.mark.parametrize("text", ["", " \n\t "])
 @pytest.mark.parametrize("prox", [ProxChunk(), ProxDocument()])
-def test_blank_documents_are_not_asked_about(prox: Rewriter, text: str) -> None:
+def test_blank_documents_have_no_request(prox: Rewriter, text: str) -> None:
     document = Document(id="d", text=text)
     assert list(prox.requests(document)) == []
     assert prox.assemble(document, []).rejected == ("blank",)
@@ -633,18 +635,19 @@ def test_a_tokenizer_makes_limits_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("maker", "parameters", "message"),
+    ("maker", "parameters", "key"),
     [
-        (ProxChunk, {"max_chunk": 0}, "max_chunk: expected an integer of at least 1"),
-        (ProxChunk, {"max_tokens": 1.5}, "max_tokens: expected an integer"),
-        (ProxChunk, {"short_first": 1}, "short_first: expected true or false"),
-        (ProxChunk, {"tokenizer": "no/such"}, "tokenizer: expected a tokenizer.json"),
-        (ProxChunk, {"tokenizer": "\0"}, "tokenizer: expected a tokenizer.json"),
-        (ProxChunk, {"tokenizer": __file__}, "tokenizer: .* cannot be read"),
-        (ProxDocument, {"max_document": True}, "max_document: expected an integer"),
-        (ProxDocument, {"instruct": "yes"}, "instruct: expected true or false"),
+        (ProxChunk, {"max_chunk": 0}, "max_chunk"),
+        (ProxChunk, {"max_tokens": 1.5}, "max_tokens"),
+        (ProxChunk, {"short_first": 1}, "short_first"),
+        (ProxChunk, {"tokenizer": "no/such"}, "tokenizer"),
+        (ProxChunk, {"tokenizer": "\0"}, "tokenizer"),
+        (ProxChunk, {"tokenizer": __file__}, "tokenizer"),
+        (ProxDocument, {"max_document": True}, "max_document"),
+        (ProxDocument, {"instruct": "yes"}, "instruct"),
     ],
 )
-def test_bad_parameters(maker: type, parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_bad_parameters(maker: type, parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         maker(**parameters)
+    assert info.value.key == key

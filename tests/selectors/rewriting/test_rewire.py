@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import SelectorError
-from penstock.selectors.rewriting import Answer, Document, Rewire, Rewriter, Rewritten, request_seed
+from penstock.selectors.rewriting import Answer, Document, Rewire, Rewritten, request_seed
 
 DRAFT = "Home | Log in\n" + "The gate lets water through and the wheel turns. " * 10
 DOCUMENT = Document(id="d", text=DRAFT)
@@ -24,7 +24,7 @@ def marked(text: str, thinking: str = "What is asked? Water.") -> str:
 
 def test_the_prompt_shows_the_draft_once_and_samples_as_published() -> None:
     rewire = Rewire()
-    assert isinstance(rewire, Rewriter) and not rewire.replaces
+    assert not rewire.replaces
     (request,) = rewire.requests(DOCUMENT)
     assert request.user.count(DRAFT) == 1
     assert (request.sampling.temperature, request.sampling.top_p) == (1.0, 0.9)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import SelectorError
-from penstock.selectors.rewriting import Answer, Document, Rewriter, Wrap
+from penstock.selectors.rewriting import Answer, Document, Wrap
 from penstock.selectors.rewriting.counting import TokenCounter
 from penstock.selectors.rewriting.refusals import refuses, without_opener
 from penstock.selectors.rewriting.wrap import STYLES, chunks, sentences
@@ -99,7 +99,7 @@ DOCUMENT = Document(id="d", text="First part here. Second part here. Third part 
 
 def test_each_chunk_is_asked_for_once_in_each_style() -> None:
     wrap = Wrap(style=["easy", "hard"], max_chunk=5)
-    assert isinstance(wrap, Rewriter) and not wrap.replaces
+    assert not wrap.replaces
     asked = wrap.requests(DOCUMENT)
     assert [request.user.rsplit("\n", 1)[1] for request in asked] == [
         "First part here.", "Second part here.", "Third part here."
@@ -201,23 +201,24 @@ def test_no_refusals(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "key"),
     [
-        ({"style": "eazy"}, "style: expected a style of WRAP, got 'eazy'; did you mean 'easy'"),
-        ({"style": []}, "style: expected at least one"),
-        ({"style": ["easy", 1]}, "style: expected a style of WRAP, got 1"),
-        ({"style": ["easy", "easy"]}, "style: expected each style once"),
-        ({"max_chunk": 0}, "max_chunk: "),
-        ({"temperature": -1}, "temperature: expected a positive number"),
-        ({"temperature": float("nan")}, "temperature: "),
-        ({"temperature": "hot"}, "temperature: "),
-        ({"temperature": False}, "temperature: "),
-        ({"top_p": 0}, "top_p: "),
-        ({"top_p": 1.5}, "top_p: "),
-        ({"max_tokens": 0}, "max_tokens: "),
+        ({"style": "eazy"}, "style"),
+        ({"style": []}, "style"),
+        ({"style": ["easy", 1]}, "style"),
+        ({"style": ["easy", "easy"]}, "style"),
+        ({"max_chunk": 0}, "max_chunk"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": False}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
     ],
 )
-def test_bad_parameters(parameters: dict, message: str) -> None:
-    with pytest.raises(SelectorError, match=f"^{message}"):
+def test_bad_parameters(parameters: dict, key: str) -> None:
+    with pytest.raises(SelectorError) as info:
         Wrap(**parameters)
+    assert info.value.key == key
     assert Wrap(temperature=0, top_p=1).identity() != Wrap().identity()

@@ -1,0 +1,48 @@
+"""Selectors: algorithms that turn documents into a column of float32 scores.
+
+::
+
+    base            the protocols: Scorer, SetSelector, and Requirements, all that they ask for
+    adapter         plug-ins of less than a whole protocol, completed
+    functions       a plain function as a scorer; imports of modules beside a recipe
+    parameters      declared parameters: validation, identity, documentation
+    registry        names of recipes to objects; a file of this folder is found by its class's name
+    targets         target files: examples as JSON lines, rendered to texts
+    batch_scorer    several scorers of one batch, with one pass over the texts
+
+    scorers, document by document:
+    betr            nearest to any example of the target (Mizrahi et al. 2025, BETR)
+    ccnet           perplexity under an n-gram model of a reference (Wenzek et al. 2020, CCNet)
+    dclm            p(high quality) by a classifier (Li et al. 2024, DataComp-LM)
+    document_loss   losses of an earlier run of your own (Marion et al. 2023; Ankner et al. 2024)
+    dsir            importance weights of hashed n-grams (Xie et al. 2023, DSIR)
+    fasttext        a ready fastText classifier (Joulin et al. 2017)
+    fineweb_edu     grades by a linear head on embeddings (Penedo et al. 2024, FineWeb-Edu)
+    perplexity      bands of a small language model's perplexity (Ankner et al. 2024)
+    preselect       documents whose losses rank models (Shum et al. 2025, PreSelect)
+
+    set selectors, partition by partition:
+    d4              no near copies, the least typical first (Tirumala et al. 2023, D4)
+    ingenious       facility location (Renduchintala et al. 2023, INGENIOUS)
+    kmq             clusters share the budget, quality is drawn (Yu et al. 2024, kMQ)
+    semdedup        no two documents of nearly the same meaning (Abbas et al. 2023, SemDeDup)
+
+    shared by several algorithms:
+    bands           which band of perplexity a budget takes
+    near_copies     near copies within clusters of documents, as SemDeDup and D4 exclude them
+    losses          losses of documents under causal language models
+    kernels/        compiled loops: fastText, n-grams, WordPiece, k-means, rankings, similarities
+    encoders/       texts to vectors: sentence-transformers, hidden states, static distillation
+    classifiers/    fastText classifiers: reading, training, shrunk log odds
+
+    other plug points:
+    rewriting/      documents to prompts and answers to documents (REWIRE, WRAP, ProX)
+    reweighting/    losses of a training batch to weights (Sow et al. 2025; UDS)
+
+A selector uses no other selector and no part of the engine; what it asks of the engine is its
+:class:`~penstock.selectors.base.Requirements`. ``document_loss`` alone opens an artefact: the run
+that its parameter names. To add a selector, add one file: a class with ``kind``, ``name``,
+``summary``, ``paper``, ``version``, its parameters as fields
+(:class:`~penstock.selectors.parameters.Algorithm`) and the methods of its protocol. The tests of
+``tests/selectors/test_properties.py`` then run it with its defaults.
+"""

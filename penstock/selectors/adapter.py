@@ -1,0 +1,241 @@
+"""Adapter of plug-ins: the one place that looks at the attributes of an object of the user's.
+
+The engine holds objects that have a whole protocol (:mod:`penstock.selectors.base`,
+:mod:`penstock.selectors.rewriting.base`, :mod:`penstock.selectors.reweighting.base`). A plug-in is
+a class that may have less of it:
+
+- a scorer has ``score(documents)``, a set selector ``assign(vectors, hashes)``, ``partitions`` and
+  ``score(partition)``; ``fit``, ``save``, ``load``, ``identity``, ``version``, ``summary`` and
+  ``paper`` are optional;
+- ``requirements`` is optional. Without it the attributes of Penstock 0.1 are read:
+  ``wants_target``, ``quality``, ``needs``, ``encoder``, ``embeds`` with ``score_vectors``,
+  ``classifier`` with ``finish``, ``candidates`` with ``merge``; of a reweighter ``features`` with
+  ``describe``; and ``place`` for ``assign``;
+- the class attribute ``paths`` names the parameters that are paths relative to the recipe.
+
+An adapted selector's identity holds the class's name and the sha256 of the file that defines it,
+besides what the plug-in's own ``identity`` returns, so a changed file scores again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from penstock.errors import SelectorError
+from penstock.resources import Resources
+from penstock.selectors.base import (
+    ClassifierScores,
+    Documents,
+    EmbeddingScores,
+    Fitting,
+    Merge,
+    Partition,
+    Requirements,
+    Selector,
+)
+from penstock.selectors.functions import code_hashes
+from penstock.selectors.parameters import Declared, located_fields
+from penstock.selectors.reweighting.base import BatchRequirements, Reweighter
+from penstock.selectors.rewriting.base import Rewriter
+
+__all__ = [
+    "Described",
+    "as_reweighter",
+    "as_rewriter",
+    "as_selector",
+    "described",
+    "paths_of",
+]
+
+_REWRITER = ("identity", "version", "replaces", "requests", "assemble")
+_REWEIGHTER = ("identity", "version", "is_uniform", "weights", "facts", "state", "restore")
+
+
+def as_selector(plug: Any) -> Selector:
+    """Return an object with a whole selector protocol: the plug-in itself, or an adapter of it.
+
+    Raises:
+        SelectorError: It has no ``score``; key ``use``.
+    """
+    if type(plug).__module__.startswith("penstock."):
+        built_in: Selector = plug
+        return built_in
+    if not callable(getattr(plug, "score", None)):
+        raise SelectorError(
+            key="use",
+            expected="a Scorer or a SetSelector (see penstock.selectors.base) or a function",
+            got=f"the class {type(plug).__qualname__}",
+            fix="give it a method score(documents)",
+        )
+    return _AdaptedSetSelector(plug) if _assign(plug) else _AdaptedScorer(plug)
+
+
+def as_rewriter(plug: Any) -> Rewriter:
+    """Return the plug-in as a rewriter.
+
+    Raises:
+        SelectorError: It lacks a part of the protocol; key ``use``.
+    """
+    _check(plug, _REWRITER, "a Rewriter (see penstock.selectors.rewriting.base)")
+    rewriter: Rewriter = plug
+    return rewriter
+
+
+def as_reweighter(plug: Any) -> Reweighter:
+    """Return the plug-in as a reweighter, with the requirements that its attributes mean.
+
+    Raises:
+        SelectorError: It lacks a part of the protocol; key ``use``.
+    """
+    _check(plug, _REWEIGHTER, "a Reweighter (see penstock.selectors.reweighting.base)")
+    if not hasattr(plug, "requirements"):
+        plug.requirements = BatchRequirements(describe=getattr(plug, "describe", None))
+    reweighter: Reweighter = plug
+    return reweighter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A plug-in's class or function, as ``penstock selectors`` lists it."""
+
+    kind: Literal["selector", "rewriter", "reweighter"]
+    summary: str
+    paper: str
+    doc: str
+    keywords: Mapping[str, inspect.Parameter]
+
+
+def described(thing: Any) -> Described:
+    """Describe a plug-in from its attributes, signature and docstring.
+
+    A class is recognised by its methods; a function whose first argument is called ``losses`` is a
+    reweighter.
+    """
+    doc = inspect.getdoc(thing) or ""
+    keywords = dict(inspect.signature(thing).parameters)
+    if isinstance(thing, type):
+        kind: Literal["selector", "rewriter", "reweighter"] = "selector"
+        if hasattr(thing, "assemble"):
+            kind = "rewriter"
+        elif hasattr(thing, "is_uniform"):
+            kind = "reweighter"
+        summary, paper = getattr(thing, "summary", ""), getattr(thing, "paper", "")
+        return Described(kind=kind, summary=summary, paper=paper, doc=doc, keywords=keywords)
+    first, *others = keywords
+    return Described(
+        kind="reweighter" if first == "losses" else "selector",
+        summary=doc.partition("\n")[0],
+        paper="",
+        doc=doc,
+        keywords={key: keywords[key] for key in others},
+    )
+
+
+def paths_of(thing: Any) -> tuple[str, ...]:
+    """The parameters of a class that are paths: declared as such, or named in ``paths``."""
+    if issubclass(thing, Declared):
+        return tuple(located_fields(thing))
+    return tuple(getattr(thing, "paths", ()))
+
+
+class _Adapted:
+    """Completes a plug-in; what it lacks has a default."""
+
+    summary = paper = ""
+
+    def __init__(self, plug: Any) -> None:
+        self.plug = plug
+        kind = type(plug)
+        self._code = code_hashes(kind.__module__, kind)
+
+    @property
+    def version(self) -> int:
+        """The plug-in's, 1 by default."""
+        return int(getattr(self.plug, "version", 1))
+
+    def identity(self) -> Mapping[str, Any]:
+        """The plug-in's identity, its class and its code."""
+        own: Mapping[str, Any] = getattr(self.plug, "identity", dict)() or {}
+        name = type(self.plug).__qualname__
+        return {"class": name, "code": self._code, "parameters": dict(own)}
+
+
+class _AdaptedSelector(_Adapted):
+    @property
+    def requirements(self) -> Requirements:
+        """The plug-in's, or those of its single attributes."""
+        plug = self.plug
+        own = getattr(plug, "requirements", None)
+        if own is not None:
+            return own
+        embeds = getattr(plug, "embeds", None)
+        classifier = getattr(plug, "classifier", None) if hasattr(plug, "finish") else None
+        merges = all(hasattr(plug, name) for name in ("candidates", "merge"))
+        return Requirements(
+            target=bool(getattr(plug, "wants_target", False)),
+            quality=getattr(plug, "quality", None),
+            resources=getattr(plug, "needs", None) or Resources(),
+            encoder=getattr(plug, "encoder", "static"),
+            embeddings=embeds and EmbeddingScores(encoder=embeds, score=plug.score_vectors),
+            classifier=classifier and ClassifierScores(classifier=classifier, finish=plug.finish),
+            merge=Merge(candidates=plug.candidates, merge=plug.merge) if merges else None,
+        )
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
+        """Fit the plug-in, where it has anything to fit."""
+        fit: Callable[[Fitting], Mapping[str, Any]] = getattr(self.plug, "fit", lambda fitting: {})
+        return fit(fitting) or {}
+
+    def save(self, directory: Path) -> None:
+        """Save the plug-in's state, where it has any."""
+        getattr(self.plug, "save", lambda directory: None)(directory)
+
+    def load(self, directory: Path) -> None:
+        """Load the plug-in's state, where it has any."""
+        getattr(self.plug, "load", lambda directory: None)(directory)
+
+
+class _AdaptedScorer(_AdaptedSelector):
+    kind: ClassVar[Literal["scorer"]] = "scorer"
+
+    def score(self, documents: Documents) -> np.ndarray:
+        """The plug-in's scores, checked by the engine."""
+        return self.plug.score(documents)
+
+
+class _AdaptedSetSelector(_AdaptedSelector):
+    kind: ClassVar[Literal["set"]] = "set"
+
+    @property
+    def partitions(self) -> int:
+        """The plug-in's number of partitions."""
+        return int(self.plug.partitions)
+
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+        """The plug-in's partition of each document, checked by the engine."""
+        return _assign(self.plug)(vectors, hashes)
+
+    def score(self, partition: Partition) -> np.ndarray:
+        """The plug-in's scores, checked by the engine."""
+        return self.plug.score(partition)
+
+
+def _assign(plug: Any) -> Any:
+    """The method that assigns documents to partitions, under its present or its former name."""
+    return getattr(plug, "assign", None) or getattr(plug, "place", None)
+
+
+def _check(plug: Any, members: tuple[str, ...], expected: str) -> None:
+    lacks = [name for name in members if not hasattr(plug, name)]
+    if lacks:
+        raise SelectorError(
+            key="use",
+            expected=expected,
+            got=f"the class {type(plug).__qualname__} without {', '.join(lacks)}",
+        )

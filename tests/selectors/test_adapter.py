@@ -1,0 +1,224 @@
+"""Plug-ins of less than a whole protocol, and of the attributes of Penstock 0.1, in the engine."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.artefact import Workspace
+from penstock.errors import SelectorError
+from penstock.jobs.build import build_columns
+from penstock.pipeline.columns import make_columns
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.scoring.models import Models
+from penstock.pipeline.scoring.scores import read_scores
+from penstock.pipeline.units import iter_documents, units_of
+from penstock.recipe import SelectorSpec
+from penstock.recipe_file import parse_recipe
+from penstock.resources import Resources
+from penstock.selectors.adapter import as_reweighter, as_rewriter, as_selector
+from penstock.selectors.base import Requirements
+from penstock.selectors.registry import build
+from tests.pools import write_jsonl
+from tests.selectors.test_properties import texts, write_encoder
+
+FORMER = '''
+import json
+from pathlib import Path
+
+import numpy as np
+from penstock.resources import Resources
+
+
+class Near:
+    """A scorer with the attributes of Penstock 0.1."""
+
+    summary, paper, version = "near", "none", 3
+    wants_target = True
+    needs = Resources(cpus=2)
+    paths = ("words",)
+
+    def __init__(self, *, words, weight=1.0):
+        self.words, self.weight = words, weight
+        self.wanted = set()
+
+    def identity(self):
+        return {"weight": self.weight}
+
+    def fit(self, fitting):
+        self.wanted = set(Path(self.words).read_text().split())
+        self.wanted |= {word for one in fitting.target for word in one.text.split()}
+        return {"words": len(self.wanted)}
+
+    def score(self, documents):
+        texts = documents.column("text").to_pylist()
+        found = [sum(text.count(word) for word in self.wanted) for text in texts]
+        return np.array(found, np.float32) * self.weight
+
+    def save(self, directory):
+        (directory / "words.json").write_text(json.dumps(sorted(self.wanted)))
+
+    def load(self, directory):
+        self.wanted = set(json.loads((directory / "words.json").read_text()))
+
+
+class Spread:
+    """A set selector that calls its assignment ``place`` and merges."""
+
+    summary, paper, version = "spread", "none", 1
+
+    def __init__(self, *, encoder, quality=None):
+        self.encoder, self.quality, self.partitions = encoder, quality, 3
+
+    def identity(self):
+        return {"quality": self.quality}
+
+    def fit(self, fitting):
+        return {}
+
+    def place(self, vectors, hashes):
+        return (hashes % np.uint64(3)).astype(np.int64)
+
+    def score(self, partition):
+        return partition.quality.copy()
+
+    def candidates(self, partition, scores):
+        return np.flatnonzero(scores == scores.max())
+
+    def merge(self, candidates, scores):
+        return scores + 1000
+
+    def save(self, directory):
+        pass
+
+    def load(self, directory):
+        pass
+
+
+class Least:
+    """A class with a score and nothing else."""
+
+    def score(self, documents):
+        return [float(len(text)) for text in documents.column("text").to_pylist()]
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> Path:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write_jsonl(tmp_path / "pool" / "a.jsonl", texts(90))
+    write_jsonl(tmp_path / "target.jsonl", [{"text": "leaf water"}])
+    (tmp_path / "extra.txt").write_text("gravity")
+    write_encoder(tmp_path / "encoder")
+    (tmp_path / "former_plug_ins.py").write_text(FORMER)
+    yield tmp_path
+    sys.modules.pop("former_plug_ins", None)
+
+
+def test_classes_of_the_former_protocols_make_columns(project: Path) -> None:
+    recipe = parse_recipe(
+        {
+            "work": "work",
+            "corpus": [{"path": "pool"}],
+            "select": {
+                "near": {
+                    "use": "former_plug_ins:Near",
+                    "target": "target.jsonl",
+                    "words": "./extra.txt",
+                    "weight": 2.0,
+                },
+                "spread": {
+                    "use": "former_plug_ins:Spread",
+                    "encoder": str(project / "encoder"),
+                    "quality": "least",
+                },
+                "least": {"use": "former_plug_ins:Least"},
+            },
+            "budget": {"tokens": 400, "rank": {"near": 0.5, "spread": 0.5}},
+            "tokenizer": {"train": {"vocab_size": 320}},
+        },
+        project,
+    )
+    columns = build_columns(recipe)
+    assert [column.name for column in columns] == ["near", "least", "spread"]
+    near, least, spread = (column.selector for column in columns)
+    assert near.requirements == Requirements(target=True, resources=Resources(cpus=2))
+    assert least.requirements == Requirements()
+    assert (spread.kind, spread.requirements.quality) == ("set", "least")
+    assert spread.requirements.merge is not None
+    with closing(LocalRunner(2)) as runner:
+        workspace = Workspace(project / "work")
+        corpus = make_corpus(CorpusSettings.of(recipe), workspace, runner)
+        models = Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed)
+        made = make_columns(columns, models)
+    scores = {
+        name: np.concatenate([read_scores(one.path, record) for record in one.files])
+        for name, one in made.items()
+    }
+    pool = [
+        text
+        for unit in units_of(corpus)
+        for batch in iter_documents(unit)
+        for text in batch["text"].to_pylist()
+    ]
+    words = {"leaf", "water", "gravity"}
+    expected = [2 * sum(text.count(word) for word in words) for text in pool]
+    assert scores["near"].tolist() == expected and max(expected) > 0
+    lengths = np.array([len(text) for text in pool], np.float32)
+    np.testing.assert_array_equal(scores["least"], lengths)
+    known = ~np.isnan(scores["spread"])
+    raised = scores["spread"][known] - lengths[known]
+    assert set(raised.tolist()) == {0.0, 1000.0}, "the best of each partition were merged"
+
+
+def test_a_changed_file_is_another_selector(project: Path) -> None:
+    spec = SelectorSpec(use="former_plug_ins:Least")
+    before = build("x", spec, [project])
+    assert pickle.loads(pickle.dumps(before)).identity() == before.identity()
+    assert before.identity()["class"] == "Least"
+    (project / "former_plug_ins.py").write_text(FORMER + "# changed\n")
+    sys.modules.pop("former_plug_ins")
+    assert build("x", spec, [project]).identity() != before.identity()
+
+
+def test_a_missing_target_of_a_former_plug_in_is_refused(project: Path) -> None:
+    tree = {
+        "corpus": [{"path": "pool"}],
+        "select": {"near": {"use": "former_plug_ins:Near", "words": "./extra.txt"}},
+        "budget": {"tokens": 400, "rank": "near"},
+    }
+    with pytest.raises(SelectorError) as info:
+        build_columns(parse_recipe(tree, project))
+    assert "select.near.target" in str(info.value)
+
+
+class WithRequirements:
+    """A plug-in of the present form: requirements, and only the methods it needs."""
+
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(quality="length", resources=Resources(gpus=1))
+
+    def score(self, documents: pa.RecordBatch) -> np.ndarray:
+        return np.zeros(len(documents), np.float32)
+
+
+def test_requirements_of_a_plug_in_are_taken_whole() -> None:
+    selector = as_selector(WithRequirements())
+    assert selector.requirements == WithRequirements().requirements
+    assert selector.version == 1 and selector.identity()["class"] == "WithRequirements"
+
+
+@pytest.mark.parametrize("adapt", [as_selector, as_rewriter, as_reweighter])
+def test_an_object_without_the_needed_methods_is_refused(adapt: Any) -> None:
+    with pytest.raises(SelectorError) as info:
+        adapt(object())
+    assert info.value.key == "use"
