@@ -21,7 +21,7 @@ __all__ = [
     "text_view",
 ]
 
-_compiled = compiler()
+_compiled = compiler(inlined=True)
 
 
 class TextView(NamedTuple):

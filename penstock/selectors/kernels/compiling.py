@@ -24,7 +24,7 @@ from numba import njit
 __all__ = ["compiler"]
 
 
-def compiler(*modules: ModuleType) -> Callable[[Callable[..., Any]], Any]:
+def compiler(*modules: ModuleType, inlined: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles a function on its first call, without the GIL.
 
     Reference counting is off (``_nrt=False``): with it, helpers that take arrays were four times
@@ -33,6 +33,7 @@ def compiler(*modules: ModuleType) -> Callable[[Callable[..., Any]], Any]:
     Args:
         modules: Every module whose compiled functions or constants the decorated functions use,
             directly or through each other.
+        inlined: Inline the function wherever a compiled function calls it.
     """
     contents = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     digest = hashlib.sha256(contents).hexdigest()[:12]
@@ -40,6 +41,7 @@ def compiler(*modules: ModuleType) -> Callable[[Callable[..., Any]], Any]:
     def compile_function(function: Callable[..., Any]) -> Any:
         if modules:
             function.__qualname__ += f"_with_{digest}"
-        return njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
+        options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+        return njit(forceinline=inlined, **options)(function)
 
     return compile_function
