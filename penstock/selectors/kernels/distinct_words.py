@@ -42,14 +42,13 @@ def _count_words(
         end = offsets[row + 1]
         for position in range(offsets[row], end + 1):
             byte = data[position] if position < end else np.uint8(32)
-            if is_white_space(byte):
-                place = np.int64((state ^ (state >> np.uint64(32))) & np.uint64(_PLACES - 1))
-                if inside and marked_by[place] != row:
-                    marked_by[place] = row
-                    counts[row] += 1
-                inside = False
-            else:
-                if not inside:
-                    state = FNV_OFFSET
+            if not is_white_space(byte):
                 state = (state ^ np.uint64(byte)) * FNV_PRIME
                 inside = True
+            elif inside:
+                place = np.int64((state ^ (state >> np.uint64(32))) & np.uint64(_PLACES - 1))
+                if marked_by[place] != row:
+                    marked_by[place] = row
+                    counts[row] += 1
+                state = FNV_OFFSET
+                inside = False
