@@ -2,9 +2,9 @@
 
 ::
 
-    train_classifier      a grid of trials on labelled texts            training.py
+    train_classifier      a grid of trials on labelled texts            classifier.py
       └─ train            one repeatable fastText training              fasttext_training.py
            └─ CollapsedFastText   one float a row, p(positive)          fasttext.py
                 └─ FastTextPanel  several classifiers, texts read once  fasttext_panel.py
-    Texts, shrink         what scorers compute of a batch's texts       texts.py
+    Texts, shrink         what scorers compute of a batch's texts       classifier.py
 """
