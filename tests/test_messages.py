@@ -445,7 +445,7 @@ def message(name: str, directory: Path) -> str:
     with pytest.raises(PenstockError) as caught:
         CASES[name](directory)
     text = str(caught.value).replace(str(directory), "DIR").replace(str(Path.cwd()), "CWD")
-    text = re.sub(r"\S* ?\S+ \(process \d+ on \S+, since [\d :-]+\)", "DRIVER", text)
+    text = re.sub(r"by .*? \(process \d+ on \S+, since [\d :-]+\)", "by DRIVER", text)
     text = re.sub(r"\b[0-9a-f]{64}\b", "SHA256", text)
     text = re.sub(r"\b[0-9a-f]{16}\b", "NAME", text)
     return f"{name}: {type(caught.value).__name__}: {json.dumps(text, ensure_ascii=False)[1:-1]}"
