@@ -365,7 +365,9 @@ class Recipe(Model):
         try:
             return self.resolve(self.work)
         except StorageError as error:
-            raise RecipeError(f"work: {error}") from None
+            raise RecipeError(
+                error.problem, key="work", file=error.file, got=error.got, fix=error.fix
+            ) from None
 
     @property
     def draw_seed(self) -> int:

@@ -107,7 +107,7 @@ def _round(
     recipe: Recipe, name: str, plan: ClusterWeights, sample: int, number: int, weights: np.ndarray
 ) -> Recipe:
     """The recipe of a round's cut: the selector by its weights, in a part of the pool."""
-    tree = recipe.model_dump(mode="json", by_alias=True)
+    tree = recipe.model_dump(mode="json")
     spec = {key: value for key, value in tree["select"][name].items() if key != plan.replaces}
     tree["select"][name] = {**spec, "weights": weights.tolist()}
     tree["select"]["outside"] = outside(sample, part=number, parts=plan.rounds)
