@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 
 ADAPTER = "penstock/selectors/adapter.py"
@@ -152,7 +150,6 @@ def packages() -> list[Path]:
     return sorted((ROOT / path).parent for path in trees() if path.endswith("/__init__.py"))
 
 
-@pytest.mark.xfail(strict=True, reason="maps are to be written")
 def test_rooms_open_with_a_map() -> None:
     """The docstring of a room is a tree that names its folders; files that it names exist."""
     wrong = []
@@ -163,7 +160,11 @@ def test_rooms_open_with_a_map() -> None:
         there = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
         there |= {path.name for path in package.rglob("*.py")}
         named = set(re.findall(r"[\w/]+\.py(?!\w)", text))
-        wrong += [f"{at}: the map names {name}" for name in sorted(named - there)]
+        wrong += [
+            f"{at}: the map names {name}"
+            for name in sorted(named - there)
+            if not (ROOT / name).exists()
+        ]
         if at in ROOMS:
             folders = {path.parent.name for path in package.glob("*/__init__.py")}
             seen = set(re.findall(r"(\w+)/", text))

@@ -248,7 +248,7 @@ def test_ctrl_c_stops_following_and_not_the_job(cluster: str, empty: Path) -> No
     status = run_job(client, code, empty, submission_id="long", on_line=echo, progress=notes.append)
     assert status == module.INTERRUPTED
     assert client.get_job_status("long") == "RUNNING"
-    assert "stopped following; job long goes on." in notes[-1]
+    assert "stopped following; job long continues." in notes[-1]
     assert f"`ray job stop long --address {cluster}`" in notes[-1]
     assert client.stop_job("long")
     with pytest.raises(JobError, match="^job long: STOPPED"):
