@@ -7,8 +7,9 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from penstock.storage import local
 from penstock.storage.errors import is_temporary_os_error
+from penstock.storage.local import make_directory as make_local_directory
+from penstock.storage.local import remove_temporaries as remove_local_temporaries
 from penstock.storage.paths import AnyPath
 from penstock.storage.registry import known_stores, store_of
 from penstock.storage.store import Sink
@@ -139,7 +140,7 @@ def make_directory(path: AnyPath) -> None:
         StorageError: The directory cannot be made.
     """
     if here := store_of(path).local(path):
-        local.make_directory(here)
+        make_local_directory(here)
 
 
 def remove_temporaries(path: AnyPath, deep: bool = True) -> None:
@@ -150,7 +151,7 @@ def remove_temporaries(path: AnyPath, deep: bool = True) -> None:
         deep: Whether to delete those in the directories below it, too.
     """
     if here := store_of(path).local(path):
-        local.remove_temporaries(here, deep)
+        remove_local_temporaries(here, deep)
 
 
 def remove_empty_directories(path: AnyPath) -> None:

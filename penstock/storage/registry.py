@@ -12,7 +12,6 @@ from pathlib import Path
 from upath import UPath
 
 from penstock.errors import StorageError
-from penstock.storage import stores
 from penstock.storage.local import LocalStore
 from penstock.storage.paths import AnyPath, is_uri
 from penstock.storage.remote import RemoteStore
@@ -30,6 +29,7 @@ _SCHEMES = ("gs", "gcs", "abfs", "abfss", "az", "hdfs")
 def known_stores() -> dict[str, RemoteStore]:
     """Return the stores of ``stores/`` by the schemes of their URIs."""
     found: dict[str, RemoteStore] = {}
+    stores = importlib.import_module("penstock.storage.stores")
     for module in pkgutil.iter_modules(stores.__path__, f"{stores.__name__}."):
         store: RemoteStore = importlib.import_module(module.name).STORE
         found |= dict.fromkeys(store.schemes, store)
