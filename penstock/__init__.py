@@ -8,21 +8,33 @@ The front door: a recipe in, a result out, in a script or a notebook::
     curated.summary()["tokens"]
 
 Names are imported when they are first used, so ``import penstock`` loads neither PyTorch, Ray nor
-numba (``Backend`` needs PyTorch). Packages that add a selector, a rewriter, a reweighter or a
-trainer back end implement a protocol of this page; docs/plugins.md says what may change in them.
+numba (``Backend`` needs PyTorch). A selector, a rewriter, a reweighter or a trainer back end
+implements a protocol of this module; docs/plugins.md says what may change in them.
+docs/architecture.md shows how the packages work together.
 
 ::
 
     penstock/
-      recipe*.py     YAML to validated models
-      errors.py      the exception tree
-      extras.py      optional libraries, and the extra that installs each
-      artefact/, storage/, lease.py, ...       what every stage is built on
-      pipeline/      corpus -> columns -> cut -> shards
-      selectors/     documents -> a column of scores
-      trainers/      shards -> a trained model under a token budget
+      jobs/              the front door, the command line, Ray jobs, comparison, report, demo
+      pipeline/          corpus -> columns -> cut -> shards
+      selectors/         documents -> a column of scores
+      trainers/          shards -> a trained model under a token budget
       language_models/   readers of causal models, for selectors and evaluation
-      jobs/          the front door, the command line, Ray jobs, comparison, report, demo
+      artefact/          the result of a stage: data files and a manifest
+      storage/           files on disk and in stores such as S3
+
+      recipe.py          models of a recipe's keys; recipe_training.py, recipe_shapes.py
+      recipe_file.py     YAML to a validated recipe, and the messages
+      errors.py          the exception tree
+      extras.py          optional libraries, and the extra that installs each
+      lease.py           one driver at a time for a work directory
+      node_cache.py      copies of remote files on this machine
+      cluster.py         the connection to Ray; the number of CPUs
+      resources.py       CPUs, GPUs and memory of a worker
+      hashing.py         random numbers as hashes of (seed, id)
+      checksum.py        the checksum of a packed sequence
+      display.py         tables of results in notebooks
+      __main__.py        python -m penstock
 """
 
 from __future__ import annotations

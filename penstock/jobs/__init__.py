@@ -1,4 +1,4 @@
-"""What people run: the front door, the command line, Ray jobs, comparisons, reports.
+"""Jobs: the front door, the command line, Ray jobs, comparisons, reports.
 
 ::
 
@@ -11,7 +11,8 @@
            ├─ train        shards -> a run                             train.py
            └─ compare      arms at equal tokens, token multiplier      compare.py, arms.py, plot.py
     report                 a page of HTML on a cut                     report.py, curve.py
-      └─ excerpts          documents taken first, documents left       excerpts.py
+      ├─ excerpts          documents taken first, documents left       excerpts.py
+      └─ report.html.jinja its template
     why                    the record of one document                  why.py, provenance.py
     ls                     the artefacts of a work directory           listing.py
     submit                 a recipe as a Ray Job                       submit.py, staging.py

@@ -22,7 +22,7 @@ A document's way, with the function or class of each step, its input -> output, 
       ├─ make_orders      scores -> sort keys                         cutting/ordering.py
       ├─ BudgetSearch     sort keys and quotas -> Cutoff in tokens    cutting/search.py
       │    └─ TokenStore  candidates -> their tokens                  tokens.py
-      └─ write_units      cutoffs -> rows of the cut                  cutting/candidates.py
+      └─ write_units      cutoffs -> rows of the cut                  cut.py
     make_shards         cut and tokens -> packed sequences            shards.py
 
 What all stages use::

@@ -2,8 +2,9 @@
 
 ::
 
-    base            the protocols: Scorer, SetSelector, and Requirements, all that they ask for
-    adapter         plug-ins of less than a whole protocol, completed
+    base            the protocols: Scorer, SetSelector; Requirements, what they need of the engine
+    algorithm       bases of the built-in ones: BuiltInScorer, ClassifierScorer, BuiltInSetSelector
+    adapter         completes plug-ins that have a part of a protocol
     functions       a plain function as a scorer; imports of modules beside a recipe
     parameters      declared parameters: validation, identity, documentation
     registry        names of recipes to objects; a file of this folder is found by its class's name
@@ -39,10 +40,11 @@
     rewriting/      documents to prompts and answers to documents (REWIRE, WRAP, ProX)
     reweighting/    losses of a training batch to weights (Sow et al. 2025; UDS)
 
-A selector uses no other selector and no part of the engine; what it asks of the engine is its
+A selector uses no other selector and no part of the engine; what it needs of the engine is its
 :class:`~penstock.selectors.base.Requirements`. ``document_loss`` alone opens an artefact: the run
-that its parameter names. To add a selector, add one file: a class with ``kind``, ``name``,
-``summary``, ``paper``, ``version``, its parameters as fields
+that its parameter names. To add a selector, add one file: a class on a base of
+``algorithm``, with ``name``, ``summary``, ``paper``, ``version``, its parameters as fields
 (:class:`~penstock.selectors.parameters.Algorithm`) and the methods of its protocol. The tests of
-``tests/selectors/test_properties.py`` then run it with its defaults.
+``tests/selectors/test_properties.py`` then run it with its defaults; one with required parameters
+needs a ``Case`` there.
 """

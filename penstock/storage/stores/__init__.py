@@ -2,5 +2,9 @@
 
 A file gives ``STORE``, an object of a class derived from
 :class:`~penstock.storage.remote.RemoteStore` that says which schemes of URIs belong to it. It must
-not import the client of the store: every file here is imported with :mod:`penstock.storage`.
+not import the client of the store, since every file here is imported when a path is checked.
+
+::
+
+    s3.py    S3Store: Amazon S3, and stores that speak its protocol
 """
