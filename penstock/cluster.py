@@ -14,7 +14,7 @@ from penstock.errors import JobError
 __all__ = ["connect", "cpus"]
 
 _OBJECT_STORE = 512 * 2**20
-"""Bytes; results are small records, and what is shared goes in once."""
+"""Bytes; results are small records, and shared state is stored once."""
 
 
 def connect(cpus: int | None = None) -> Any:

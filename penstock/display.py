@@ -9,7 +9,7 @@ __all__ = ["html_table"]
 
 
 def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a heading and a table; names of sources and documents are data of strangers."""
+    """Return a heading and a table; all text is escaped, since names are untrusted data."""
     head = _row("th", names) if names else ""
     body = "".join(_row("td", row) for row in rows)
     return f"<p><b>{html.escape(title)}</b></p><table>{head}{body}</table>"

@@ -59,7 +59,7 @@ class PenstockError(Exception):
     """The root of the tree: every error that Penstock raises on purpose.
 
     Args:
-        problem: What is wrong, in one clause. Leave it out where ``expected`` and ``got`` say it.
+        problem: The fault, in one clause. Leave it out if ``expected`` and ``got`` describe it.
         key: The recipe key, dotted, as in ``select.betr.target``.
         file: A file or directory, with ``:line`` where that is known.
         expected: What would have been accepted.

@@ -103,7 +103,7 @@ class Clean(Model):
     max_document_bytes: PositiveInt = 64 * 2**20
     """UTF-8 bytes; a longer document is quarantined, since it would be a unit of its own."""
     keep_dropped: bool = False
-    """Whether dropped documents are written with their text, beside the rule."""
+    """True to write dropped documents with their text and the rule."""
 
 
 class SelectorSpec(BaseModel):

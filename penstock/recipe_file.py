@@ -103,10 +103,10 @@ _WHOLE = frozenset({"rank", "shares", "draw", "model", "tokenizer", "mixture", "
 
 
 def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``tree`` with ``changes`` merged in, mapping by mapping; neither argument is changed.
+    """Return ``tree`` with ``changes`` merged in, mapping by mapping; no argument is changed.
 
-    A change to ``None`` takes the key away, so that a default comes back. What is one choice
-    (:data:`_WHOLE`) is not merged: weights that an arm gives are all its weights.
+    A change to ``None`` removes the key, so its default applies. Keys that are one choice
+    (:data:`_WHOLE`) are replaced, not merged: weights that an arm gives are all its weights.
     """
     merged = dict(tree)
     for key, value in changes.items():
@@ -121,7 +121,7 @@ def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _set(node: Any, names: Sequence[str], value: Any) -> Any:
-    """``node`` with the value at ``names`` put in the place of what is there, whole."""
+    """Return ``node`` with the whole value at ``names`` replaced."""
     name, *below = names
     if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
         items = list(node)

@@ -117,7 +117,7 @@ class Uba(Model):
     """A schedule between cosine and constant; see :func:`penstock.trainers.schedule.uba`."""
 
     phi: float = Field(default=0.5, gt=0)
-    """How early the rate falls; 2 is the cosine, a smaller value keeps it high for longer."""
+    """Shape of the decay; 2 is the cosine, a smaller value keeps the rate high for longer."""
 
 
 class Wsd(Model):

@@ -9,10 +9,10 @@
       workspace.py   Workspace: a work directory, where artefacts are found or made
 
 An artefact is named by its *fingerprint*, the sha256 of (stage, stage version, its configuration,
-the fingerprints of its inputs), so resuming, caching and cutting again are the same thing: what
-exists is not made again. The price is that every data file is hashed once when written and once
-when read (sha256 runs at about 1.6 GB/s a core); it buys the promise that a changed byte is
-refused rather than trained on.
+the fingerprints of its inputs), so resuming, caching and cutting again are the same: an
+artefact that exists is not made again. The cost is that every data file is hashed once when written
+and once when read (sha256 runs at about 1.6 GB/s a core). In return, a changed byte is refused and
+never trained on.
 
 Only committed files are read. A data file is written beside its path, synced and renamed; the
 driver then records it in ``records/``; the manifest, written last, makes the artefact exist.

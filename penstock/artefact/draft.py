@@ -56,7 +56,7 @@ class Draft:
         return str(self._header["fingerprint"])
 
     def staging(self) -> Path:
-        """Return a local directory for files that a library writes by itself.
+        """Return a local directory for files that a library writes.
 
         It is the draft's own directory where that is local. Files there do not count until
         :meth:`adopt` records them.

@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def finished(self) -> bool:
-        """Whether there is a manifest, which is written last."""
+        """True if the manifest, which is written last, exists."""
         return "manifest.json" in self.sizes
 
 

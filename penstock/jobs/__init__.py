@@ -1,4 +1,4 @@
-"""Jobs: the front door, the command line, Ray jobs, comparisons, reports.
+"""Jobs: the Python API, the command line, Ray jobs, comparisons and reports.
 
 ::
 

@@ -41,7 +41,7 @@ Progress: TypeAlias = Callable[[str], None]
 
 
 def _ignore(line: str) -> None:
-    """The callback of a caller that gives none."""
+    """Ignore progress: the default callback."""
 
 
 def curate(
@@ -79,7 +79,7 @@ def train(
     progress: Progress = _ignore,
     on_metrics: OnMetrics | None = None,
 ) -> RunResult:
-    """Train a model on a recipe's shards, curating first what is missing.
+    """Train a model on a recipe's shards; curate first if they are missing.
 
     Args:
         recipe, settings, runner, workers, progress: As of :func:`curate`.
@@ -142,7 +142,7 @@ def compare(
 def open(
     what: RecipeLike, *, settings: Sequence[str] = ()
 ) -> Curated | PartiallyCurated | RunResult | Artefact:
-    """Open what is made already: of a recipe, or the artefact in a directory. Writes nothing.
+    """Open existing results: those of a recipe, or the artefact in a directory; write nothing.
 
     Args:
         what: A recipe, the path of its file, or the directory or URI of an artefact.

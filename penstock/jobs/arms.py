@@ -19,9 +19,9 @@ class Arm(NamedTuple):
 
     name: str
     multiple: float
-    """Of the recipe's budget."""
+    """Tokens of the arm over the recipe's budget."""
     seed: int
-    """Of the draw, the initial weights and the data order."""
+    """Seed of the draw, the initial weights and the data order."""
 
 
 def recipes_of_arms(recipe: Recipe) -> dict[Arm, Recipe]:

@@ -159,7 +159,7 @@ def curate(plan: Plan | Recipe, runner: Runner, progress: Progress = lambda line
 
 
 def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
-    """Return what is made of a recipe; write nothing, also while another driver works there.
+    """Return the finished artefacts of a recipe; write nothing, also while a driver works there.
 
     Raises:
         BadInput: Something the user gave cannot be used.

@@ -29,7 +29,7 @@ from penstock.trainers.spec import RunResult, RunSpec
 __all__ = ["climb"]
 
 _EXAMPLES = 1000
-"""Of a benchmark, by hash: enough for 1 % of a bit, where rungs lie 10 % apart."""
+"""Examples of a benchmark, by hash: enough for 1 % of a bit; models differ by 10 %."""
 
 Cut = Callable[[Recipe], Artefact]
 """A recipe to its shards."""
@@ -87,7 +87,7 @@ def climb(
 def _specs(
     ladder: ModelLadder, shards: Artefact, seed: int, evaluations: tuple[Evaluation, ...]
 ) -> list[RunSpec]:
-    """One run for each shape, with no setting of the recipe's, which is about other models."""
+    """Return one run for each shape; the recipe's settings are for other models and not used."""
     return [
         RunSpec(
             train=Train(
@@ -104,7 +104,7 @@ def _specs(
 
 
 def _evaluations(targets: Sequence[Target]) -> tuple[Evaluation, ...]:
-    """The target's benchmarks."""
+    """Return the target's benchmarks as evaluations."""
     texts: dict[str, list[str]] = {}
     for target in targets:
         texts.setdefault(target.benchmark, []).append(target.text)
@@ -117,10 +117,10 @@ def _evaluations(targets: Sequence[Target]) -> tuple[Evaluation, ...]:
 
 
 def _bits(result: RunResult) -> float:
-    """Bits per byte, averaged over benchmarks."""
+    """Return bits per byte, averaged over benchmarks."""
     return statistics.fmean(score["mean"] for score in result.bits_per_byte.values())
 
 
 def _directory(result: RunResult) -> Path:
-    """The model, on this machine, with its files compared."""
+    """Return the directory of the model on this machine, after comparing its checksums."""
     return Artefact.open(result.path).local() / "model"

@@ -140,7 +140,7 @@ class Plan:
         return [name for name in self.recipe.select if name not in ranked]
 
     def fingerprints(self) -> dict[str, str]:
-        """Return a sha256 of each part: equal where the part asks for the same, on any machine.
+        """Return a sha256 of each part, equal for equal settings, on any machine.
 
         Input files count by name, not by content: the pool is not read.
         """

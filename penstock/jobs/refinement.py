@@ -1,9 +1,9 @@
-"""kMQ's iterative refinement: rounds of short runs that tell which clusters are worth more.
+"""kMQ's iterative refinement: rounds of short runs that measure the value of each cluster.
 
-Each round trains on documents that the clusters' weights of the moment choose from a part of the
-pool of its own, and what the round did for the loss on each cluster's held-out documents decides
-the next weights (:func:`penstock.selectors.kmq.refine`). The runs are runs like any other: made
-once, found again.
+Each round trains on documents that the current cluster weights choose from another part of the
+pool. The change of the loss on each cluster's held-out documents gives the next weights
+(:func:`penstock.selectors.kmq.refine`). The runs are artefacts like any other: made once, found
+again.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def find_weights(recipe: Recipe, column: Column, cut: Cut, models: Models) -> No
 def _held_out(
     selector: SetSelector, count: int, each: int, models: Models
 ) -> tuple[Evaluation, ...]:
-    """Documents of the sample, by cluster; a cluster that it holds none of has no evaluation."""
+    """Return an evaluation for each cluster that has documents in the sample."""
     sample = sample_documents(models.corpus, count, models.seed, FIT)
     encoder = models.load_encoder(selector.requirements.encoder)
     vectors = embed_texts(sample["text"], encoder, spread=in_order(models.runner))
@@ -106,7 +106,7 @@ def _name(cluster: int) -> str:
 def _round(
     recipe: Recipe, name: str, plan: ClusterWeights, sample: int, number: int, weights: np.ndarray
 ) -> Recipe:
-    """The recipe of a round's cut: the selector by its weights, in a part of the pool."""
+    """Return the recipe of a round's cut: the selector with its weights, on part of the pool."""
     tree = recipe.model_dump(mode="json")
     spec = {key: value for key, value in tree["select"][name].items() if key != plan.replaces}
     tree["select"][name] = {**spec, "weights": weights.tolist()}

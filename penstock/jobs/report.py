@@ -1,6 +1,6 @@
 """A curated dataset as one page of HTML that loads nothing: counts, sources, documents, proof.
 
-Document text comes from strangers: the template escapes everything.
+Document text is untrusted, so the template escapes everything.
 """
 
 from __future__ import annotations

@@ -33,11 +33,11 @@ class LoadedModel:
     causal: Any
     tokenizer: Any
     context: int | None
-    """Tokens the model can see at once; None without a limit, as in a recurrent model."""
+    """Tokens of the model's context; None without a limit, as in a recurrent model."""
     begin: int
     """The token that a text is conditioned on: the model's beginning of a text, or its end."""
     keeps_logits: bool
-    """Whether the model can leave out the logits of leading positions (``logits_to_keep``)."""
+    """True if the model can leave out the logits of leading positions (``logits_to_keep``)."""
 
     def token_ids(self, strings: Sequence[str]) -> list[np.ndarray]:
         """Tokenise texts, each after :attr:`begin`: (1 + t,) int64 of each."""

@@ -33,7 +33,7 @@ def window_nats(
     Args:
         model: In evaluation mode. It returns -ln p of each target that counts, row by row:
             (targets,) float32.
-        windows: At least one; padding is to the right, where a causal model cannot see it.
+        windows: At least one; padding is to the right, where a causal model does not attend to it.
         device: Where the model is.
         trimmed: As for :func:`~penstock.language_models.windows.pad_windows`.
 
@@ -63,7 +63,7 @@ def text_nats(
     Args:
         texts: (n,) of (1 + t,) int64: the token that a text is conditioned on, then its own.
         read: Windows to their nats, (windows,) float64.
-        window: Tokens the model sees at once.
+        window: Tokens of the model's context.
         stride: Tokens between the beginnings of two windows.
 
     Returns:

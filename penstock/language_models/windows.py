@@ -23,7 +23,7 @@ class Window:
 
     inputs: Sequence[int] | np.ndarray
     targets: Sequence[int] | np.ndarray
-    """As many as ``inputs``."""
+    """Target tokens, as many as ``inputs``."""
     counted: int = 0
     """The first target whose loss counts; all after it count too."""
 
@@ -46,7 +46,7 @@ class WindowBatch:
 
     @property
     def is_padded(self) -> bool:
-        """Whether any window is shorter than the batch."""
+        """True if any window is shorter than the batch."""
         return bool((self.lengths < self.inputs.shape[1]).any())
 
     @property
@@ -66,7 +66,7 @@ def text_windows(tokens: np.ndarray, window: int, stride: int) -> Iterator[Windo
 
     Args:
         tokens: (1 + t,) int64: the token that the text is conditioned on, then its own.
-        window: Tokens the model sees at once.
+        window: Tokens of the model's context.
         stride: At most ``window``; equal to it, no token is read twice.
     """
     counted, last = 0, len(tokens) - 1

@@ -80,10 +80,10 @@ def make_cut(
     workspace: Workspace,
     runner: Runner,
 ) -> Artefact:
-    """Find the cut that a budget asks for, or make it.
+    """Find the cut of a budget, or make it.
 
     Raises:
-        BudgetError: The pool, or a share of it, holds fewer tokens than asked for, or none.
+        BudgetError: The pool, or a share of it, holds fewer tokens than the budget, or none.
     """
     budget, length = settings.budget, settings.sequence_length
     inputs = {

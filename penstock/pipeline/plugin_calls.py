@@ -1,4 +1,4 @@
-"""Calls of plug-ins, whose errors are given the recipe's key and the documents at hand."""
+"""Calls of plug-ins; errors get the recipe's key and the documents of the call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def call_plugin(key: str, at: str, function: Callable[..., Result], *arguments: 
 
     Args:
         key: The plug-in's in the recipe, as ``select.mine``.
-        at: The documents at hand, for messages.
+        at: The documents of the call, for messages.
         function: The method.
         arguments: Of the method.
 

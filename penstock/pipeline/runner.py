@@ -59,8 +59,8 @@ class Runner(Protocol):
                 that names it in messages.
             shared: The state. It is sent once to each node; its arrays are shared by the workers
                 of a node, and read-only in them.
-            keep_state: Whether a worker must not be given up between items, because it has loaded
-                a model: on Ray an actor, not a task.
+            keep_state: True to keep workers between items, because they have loaded a model: on
+                Ray an actor, not a task.
             needs: Resources of each worker; one CPU by default.
             ordered: The caller needs all results, in the items' order: few items are started
                 ahead of the first unfinished one, and the first failure ends the run. Results are

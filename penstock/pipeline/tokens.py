@@ -115,7 +115,7 @@ class TokenStore:
 
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[FileRecord, ...]]:
-        """By their records: a killed attempt may not have written them into the manifest."""
+        """Finished parts by their records: a killed attempt may have written no manifest."""
         parts: dict[str, tuple[FileRecord, ...]] = {}
         for unit in units_of(self.corpus):
             while found := self._draft.done(_part(unit, len(parts.get(unit.name, ())))):

@@ -1,4 +1,4 @@
-"""Adapter of plug-ins: the one place that looks at the attributes of an object of the user's.
+"""Adapter of plug-ins: the one module that reads the attributes of a user's object.
 
 The engine holds objects that have a whole protocol (:mod:`penstock.selectors.base`,
 :mod:`penstock.selectors.rewriting.base`, :mod:`penstock.selectors.reweighting.base`). A plug-in is
@@ -138,7 +138,7 @@ def described(thing: Any) -> Described:
 
 
 def paths_of(thing: Any) -> tuple[str, ...]:
-    """The parameters of a class that are paths: declared as such, or named in ``paths``."""
+    """Return the parameters of a class that are paths: declared so, or named in ``paths``."""
     if issubclass(thing, Declared):
         return tuple(located_fields(thing))
     return tuple(getattr(thing, "paths", ()))
@@ -227,7 +227,7 @@ class _AdaptedSetSelector(_AdaptedSelector):
 
 
 def _assign(plug: Any) -> Any:
-    """The method that assigns documents to partitions, under its present or its former name."""
+    """Return the method that assigns documents to partitions, by its present or former name."""
     return getattr(plug, "assign", None) or getattr(plug, "place", None)
 
 

@@ -1,4 +1,4 @@
-"""Bases of the built-in selectors: their kind, what they ask for by default, and their state."""
+"""Bases of the built-in selectors: kind, default requirements, and state."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
 
 
 class BuiltInScorer(Algorithm):
-    """A scorer that asks for nothing but documents."""
+    """A scorer that requires documents only."""
 
     kind: ClassVar[Literal["scorer"]] = "scorer"
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements()
 
 
@@ -43,7 +43,7 @@ class ClassifierScorer(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements(classifier=ClassifierScores.of(self._classifier, self.finish))
 
     @abstractmethod
@@ -68,7 +68,7 @@ class ClassifierScorer(BuiltInScorer):
 
 
 class BuiltInSetSelector(Algorithm):
-    """A set selector that asks for the vectors of an encoder."""
+    """A set selector that requires the vectors of an encoder."""
 
     kind: ClassVar[Literal["set"]] = "set"
 
@@ -78,7 +78,7 @@ class BuiltInSetSelector(Algorithm):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements(encoder=self.encoder)
 
 

@@ -73,7 +73,7 @@ class Band:
         }
 
     def scores(self, nats: np.ndarray) -> np.ndarray:
-        """(n,) float64, logarithms of perplexities, to (n,) float32; NaN stays NaN."""
+        """Map logarithms of perplexities, (n,) float64, to scores, (n,) float32; NaN stays NaN."""
         if self.name == "low":
             return (-nats).astype(np.float32)
         if self.name == "high":

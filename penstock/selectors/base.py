@@ -1,8 +1,8 @@
 """The selector protocols: a selector turns documents into a column of float32.
 
 A higher score is taken earlier and NaN is never taken. The engine reaches selectors through these
-protocols alone, and a selector uses neither Ray, nor artefacts, nor another selector. All that it
-asks of the engine is one object, :class:`Requirements`. Randomness comes from a hash of
+protocols alone, and a selector uses neither Ray, nor artefacts, nor another selector. It states
+its needs in one object, :class:`Requirements`. Randomness comes from a hash of
 (seed, document id) (:mod:`penstock.hashing`), never from time, thread or worker, so a column is
 the same on every machine and in any order of work.
 
@@ -121,8 +121,8 @@ class Fitting:
     sample: Callable[[int], pa.Table]
     """``sample(n)``: about n documents drawn by hash of id, or the whole pool if it is smaller.
 
-    Columns as :data:`Documents`; in the order of a hash of id, so that what is learned from it
-    does not depend on where in the inputs a document stands.
+    Columns as :data:`Documents`; in the order of a hash of id, so that a model fitted on it
+    does not depend on the positions of documents in the inputs.
     """
     pool_size: int
     """Documents in the pool."""
@@ -211,13 +211,13 @@ class ClusterWeights:
     """Rounds of short training runs before the fit, which find a weight for each partition.
 
     Each round trains the model of the round before on another part of the pool, chosen by the
-    weights so far; a partition's signal is how much the loss on held-out documents of its own
-    fell over the round.
+    weights so far. A partition's signal is the fall of the loss on its own held-out documents over
+    the round.
     """
 
     rounds: int
     tokens: int
-    """Of a round."""
+    """Training tokens of a round."""
     shape: tuple[int, int, int]
     """(layers, width, heads) of the model."""
     batch_tokens: int
@@ -225,9 +225,9 @@ class ClusterWeights:
     held_out: int
     """Held-out documents of each partition, about."""
     unweighted: SetSelector
-    """The selector without weights, which is fitted to know the partitions."""
+    """The selector without weights, which is fitted to find the partitions."""
     replaces: str
-    """The parameter that asks for the rounds; a round's recipe has ``weights`` in its place."""
+    """The parameter that turns the rounds on; a round's recipe has ``weights`` in its place."""
     update: Callable[[Sequence[float], Sequence[float]], np.ndarray]
     """(k,) weights of a round and (k,) signals to the next weights, (k,) float64, sum 1."""
     give: Callable[[Sequence[float]], None]
@@ -236,20 +236,21 @@ class ClusterWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
-    """All that a selector asks of the engine.
+    """Requirements of a selector on the engine.
 
     The engine reads it before the fit, and again once the selector is fitted or loaded:
     ``embeddings``, ``classifier`` and ``resources`` may depend on what was fitted.
     """
 
     target: bool = False
-    """Whether the selector needs ``target`` files; without them it is refused before any work."""
+    """True if the selector needs ``target`` files; without them it is refused before any work."""
     quality: str | None = None
     """Another column of the recipe that scores depend on (:attr:`Partition.quality`)."""
     resources: Resources = field(default_factory=Resources)
-    """Of one worker that scores."""
+    """Resources of one worker that scores."""
     encoder: str = "static"
-    """Of a set selector's vectors; names as in :mod:`penstock.selectors.encoders.encoders`."""
+    """Encoder of a set selector's vectors, by its name in
+    :mod:`penstock.selectors.encoders.encoders`."""
     embeddings: EmbeddingScores | None = None
     """Scores by shared vectors instead of by :meth:`Scorer.score`."""
     classifier: ClassifierScores | None = None
@@ -274,25 +275,25 @@ class Scorer(Protocol):
 
     @property
     def version(self) -> int:
-        """Raised whenever the same inputs would give other scores."""
+        """Version of the algorithm, raised whenever the same inputs would give other scores."""
         ...
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine, now."""
+        """Requirements on the engine, with the present parameters."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
-        """What the scores depend on besides the data: parameters, hashes of files and of code.
+        """Return what scores depend on besides the data: parameters, hashes of files and code.
 
-        It goes into fingerprints, so it holds no path and is the same on every machine.
+        Fingerprints include it, so it holds no path and is the same on every machine.
         """
         ...
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
     def score(self, documents: Documents) -> np.ndarray:
-        """One float32 per document, shape (n,); NaN excludes a document."""
+        """Return one float32 per document, shape (n,); NaN excludes a document."""
         ...
 
     def save(self, directory: Path) -> None:
@@ -306,7 +307,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """The documents that a set selector sees together, in the order of their hashes."""
+    """The documents that a set selector scores together, in the order of their hashes."""
 
     number: int
     hashes: np.ndarray
@@ -333,44 +334,44 @@ class SetSelector(Protocol):
 
     @property
     def version(self) -> int:
-        """As :attr:`Scorer.version`."""
+        """Version of the algorithm; see :attr:`Scorer.version`."""
         ...
 
     @property
     def requirements(self) -> Requirements:
-        """As :attr:`Scorer.requirements`."""
+        """Requirements on the engine; see :attr:`Scorer.requirements`."""
         ...
 
     @property
     def partitions(self) -> int:
-        """Their number, once fitted; about ``pool_size`` over the documents a task can hold."""
+        """Number of partitions, once fitted; about ``pool_size`` / documents that fit a task."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
-        """As :meth:`Scorer.identity`."""
+        """Return what scores depend on besides the data; see :meth:`Scorer.identity`."""
         ...
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """(n, d) int16 and (n,) uint64 to the number of each document's partition, (n,) int64.
+        """Assign documents to partitions: (n, d) int16 and (n,) uint64 to (n,) int64.
 
-        It depends on a document alone, so it is the same in any batch.
+        A document's partition depends on that document only, so it is the same in any batch.
         """
         ...
 
     def score(self, partition: Partition) -> np.ndarray:
-        """One float32 for each document of the partition, shape (n,); NaN excludes it."""
+        """Return one float32 per document of the partition, (n,); NaN excludes a document."""
         ...
 
     def save(self, directory: Path) -> None:
-        """As :meth:`Scorer.save`."""
+        """Write the fitted state; see :meth:`Scorer.save`."""
         ...
 
     def load(self, directory: Path) -> None:
-        """As :meth:`Scorer.load`."""
+        """Read the fitted state; see :meth:`Scorer.load`."""
         ...
 
 
 Selector: TypeAlias = Scorer | SetSelector
-"""Either kind; ``selector.kind`` tells which."""
+"""A scorer or a set selector, as ``selector.kind`` states."""

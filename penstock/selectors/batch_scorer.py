@@ -29,7 +29,7 @@ class BatchScorer:
         self._classifiers = [one.classifier for one in asked if one is not None]
 
     def score(self, scorer: Scorer) -> np.ndarray:
-        """The scores of ``scorer.score(documents)``, for one of the scorers."""
+        """Return the scores of ``scorer.score(documents)``, for one of the scorers."""
         asked = scorer.requirements.classifier
         if len(self._classifiers) > 1 and asked is not None:
             for classifier, scores in zip(self._classifiers, self._scores, strict=True):

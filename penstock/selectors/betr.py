@@ -1,14 +1,14 @@
 """BETR: documents ranked by their nearness to any one example of the target.
 
-Mizrahi et al. 2025, *Language Models Improve When Pretraining Data Matches Target Tasks*. Texts
-and examples are embedded; each example ranks all documents; a document's score is its best rank
+Mizrahi et al. 2025, *Language Models Improve When Pretraining Data Matches Target Tasks*. Texts and
+examples are embedded; each example ranks all documents; a document's score is its best rank
 (:mod:`penstock.selectors.kernels.ranking`). The published selector then trains a fastText
-classifier the
-top tenth of a sample, so that a pool of any size costs one cheap pass (``mode: classifier``).
-Where the sample can be the whole pool, the ranks themselves are the score (``mode: direct``).
+classifier to find the top tenth of a sample, so that a pool of any size costs one cheap pass
+(``mode: classifier``). Where the sample can be the whole pool, the ranks themselves are the score
+(``mode: direct``).
 
-What is traded away: the classifier is right about three documents in four, and scores 40,000 a
-second on a core; the ranks are BETR's own, but every document is embedded, 2,400 a second.
+Trade-off: the classifier is right about three documents in four, and scores 40,000 a second on a
+core; the ranks are BETR's own, but every document is embedded, 2,400 a second.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Betr(ClassifierScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine; in direct mode shared vectors, where they do."""
+        """Requirements on the engine; in direct mode shared vectors, where they suffice."""
         shared = self.max_characters == CHARACTERS  # the engine has made the vectors
         embeds = not shared and self.mode == "direct" and EncoderName.of(self.encoder).gpu
         embeddings = None
@@ -258,7 +258,7 @@ class Betr(ClassifierScorer):
         return {**facts, **self._train(sample["text"], ranked.scores, hashes, fitting)}
 
     def score(self, documents: Documents) -> np.ndarray:
-        """(n,) float32: log odds of the top, or v of the rank; NaN for a blank document."""
+        """Return log odds of the top, or v of the rank, (n,) float32; NaN for a blank document."""
         if self._ranking is None:
             return super().score(documents)
         texts = beginning(documents.column("text"), self.max_characters)

@@ -14,23 +14,23 @@ words)::
     p(w | h) = (a(hw) - D(a(hw))) / sum_x a(hx) + gamma(h) p(w | h')
 
 and p(w | nothing) interpolated with 1 / V, V being the words of the reference, the end of sentence
-and the unknown word, which has nothing else. CCNet's tokens are 65,536 pieces of SentencePiece;
+and the unknown word, which has no other count. CCNet's tokens are 65,536 pieces of SentencePiece;
 ours are words, single punctuation marks and single characters of scripts without spaces between
-words. Words need no second model, and their hashes no dictionary; pieces would give an unknown
-word a probability by its spelling, where here it has the unknown word's, about 10^-6.
+words. Words need no second model, and their hashes no dictionary. Pieces would give an unknown
+word a probability by its spelling; here it has the unknown word's probability, about 10^-6.
 
-**Same bytes.** Hashes of 63 bits stand for words. Every order is a hash table whose keys are (place
-of the words before, place of the word), so no n-gram is mistaken for another. Logarithms are whole
-multiples of 2^-20, so sums are exact.
+**Same bytes.** Words are represented by hashes of 63 bits. Every order is a hash table whose keys
+are (place of the words before, place of the word), so no n-gram is mistaken for another. Logarithms
+are whole multiples of 2^-20, so sums are exact.
 
 A model of 2 million tokens of Wikipedia reads 8,400 documents (20 MB) a second on a core.
 
-What is traded away: perplexity finds text that is worded like the reference, which need be
-neither true nor useful. A line of one common word is easy, so stubs come early. And text of the
-reference itself is memorised: with half of a pool's Wikipedia as reference, the median
-perplexity was 38 in that half and 164 in the other (6 and 151 with ``prune: 0``), and about 420 at
-the 30th percentile of the whole pool. By ``low``, documents of ``source`` come first, as
-intended; but those that were counted come before those that were not.
+Trade-off: perplexity finds text that is worded like the reference, which may be neither true nor
+useful. A line of one common word is easy, so stubs come early. And text of the reference itself is
+memorised: with half of a pool's Wikipedia as reference, the median perplexity was 38 in that half
+and 164 in the other (6 and 151 with ``prune: 0``), and about 420 at the 30th percentile of the
+whole pool. By ``low``, documents of ``source`` come first, as intended; but those that were counted
+come before those that were not.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class NgramPerplexity(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements(target=self.reference is None and self.source is None)
 
     def identity(self) -> Mapping[str, Any]:
@@ -189,7 +189,7 @@ class NgramPerplexity(BuiltInScorer):
         }
 
     def score(self, documents: Documents) -> np.ndarray:
-        """(n,) float32, of the logarithm of perplexity; NaN for a document without a word."""
+        """Return scores from log perplexity, (n,) float32; NaN for a document without a word."""
         if self._model is None:
             raise not_fitted(self.name)
         texts = documents.column("text")

@@ -5,10 +5,10 @@ Diversification*. SemDeDup keeps a share R_dedup of the pool; what survives is c
 since copies make centroids of their own, which would be taken for prototypes; then documents
 nearest to their new centroid are dropped, until a share R_proto of the survivors is left (the
 "SSL prototypes" of Sorscher et al. 2022). A score is the distance from that centroid, so that the
-budget says what R_proto is: the prototypes are the last to be taken.
+budget determines R_proto: the prototypes are the last to be taken.
 
-What is traded away: the published order is SemDeDup of the pool, then clusters of its survivors;
-here the new clusters are those of the sample's survivors, so that a partition needs one pass.
+Trade-off: the published order is SemDeDup of the pool, then clusters of its survivors; here the new
+clusters are those of the sample's survivors, so that a partition needs one pass.
 """
 
 from __future__ import annotations
@@ -94,12 +94,14 @@ class D4(ClusterParameters):
         return {**facts, "survivors": again.facts}
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """SemDeDup's nearest cluster, the lowest of equally near ones: (n,) int64."""
+        """Return SemDeDup's nearest cluster, the lowest of equally near ones: (n,) int64."""
         return self._fitted()[0].clusters.nearest(vectors).numbers
 
     def score(self, partition: Partition) -> np.ndarray:
-        """(n,) float32: 1 - cosine with the nearest centroid of the survivors, 0 to 2; NaN for a
-        near copy and for a document without a token."""
+        """Return 1 - cosine with the nearest centroid of the survivors, 0 to 2, (n,) float32.
+
+        NaN for a near copy and for a document without a token.
+        """
         deduplicator, survivors = self._fitted()
         rows = np.flatnonzero(deduplicator.stays(partition.vectors, partition.number))
         vectors = partition.vectors[rows]

@@ -6,9 +6,9 @@ and well-received explanations) against as many random pages; a document's score
 published threshold, 0.018112, is the top tenth of their pool and of no other: facts name the top
 tenth of yours, and 0.5 means nothing.
 
-What is traded away: a linear classifier learns any difference of the two sets, intended or not.
-Lengths separate them best where the examples are a benchmark's, so negatives are passages of
-the same lengths (``match_lengths``).
+Trade-off: a linear classifier learns any difference of the two sets, intended or not. Lengths
+separate them best where the examples are a benchmark's, so negatives are passages of the same
+lengths (``match_lengths``).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class DclmQuality(ClassifierScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return replace(super().requirements, target=self.positives is None)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:

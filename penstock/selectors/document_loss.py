@@ -8,9 +8,9 @@ Pruning for Pretraining LLMs at Scale*) found best for perplexity. Unlike those 
 model, these losses are of documents that the model was trained on.
 
 A document is identified by 64 bits of a hash of its id. A fitted selector takes 12 bytes a
-document, and fitting it took 58 (slope from 3 to 12 million), so 10⁸ documents want 6 GB once. Of
-that many, two collide with probability 3e-4, and then share the mean of both; a document that was
-not in the run is taken for one that was with probability 5e-12.
+document, and fitting it took 58 (slope from 3 to 12 million), so 10⁸ documents need 6 GB once. Of
+that many, two collide with probability 3e-4, and then share the mean of both. A document that was
+not in the run is mistaken for one of the run with probability 5e-12.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class DocumentLoss(BuiltInScorer):
         return {"documents": len(hashes), "perplexity": perplexities, "of_sample": known}
 
     def score(self, documents: Documents) -> np.ndarray:
-        """(n,) float32; NaN for a document to be excluded."""
+        """Return the scores, (n,) float32; NaN excludes a document."""
         if self._hashes is None:
             raise not_fitted(self.name)
         scores = np.full(len(documents), self._of_missing(), np.float32)

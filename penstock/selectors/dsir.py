@@ -11,11 +11,11 @@ SHA-256 of every n-gram takes most of the time. It takes 26 ns each
 (:mod:`penstock.selectors.kernels.hashed_ngrams`) where ``hashlib`` takes 560 ns, so a core scores
 14,000 documents a second instead of 1,200.
 
-What is traded away: targets are one mixture, where the authors can also draw for each in turn (a
-selector for each does that). And the sum is not divided by length, as published: aimed at ARC-Easy
-and OpenBookQA, 99.9 % of a pool of 65,686 documents weighed less than nothing, so the best 2 %
-were those just above the least length (105 words in the median, 196 in all), and the noise of a
-draw at temperature 1 hardly moved weights that lie thousands apart. See ``per_ngram``.
+Trade-off: targets are one mixture, where the authors can also draw for each in turn (a selector for
+each does that). And the sum is not divided by length, as published: aimed at ARC-Easy and
+OpenBookQA, 99.9 % of a pool of 65,686 documents had a negative weight, so the best 2 % were those
+just above the least length (105 words in the median, 196 in all), and the noise of a draw at
+temperature 1 hardly changed the order of weights that differ by thousands. See ``per_ngram``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Dsir(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements(target=True)
 
     def identity(self) -> Mapping[str, Any]:

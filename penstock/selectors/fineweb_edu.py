@@ -7,19 +7,20 @@ round(clip(x, 0, 5)), 3 and above are kept, which is every x above 2.5.
 
 The published head is trained by SGD with a learning rate of 3e-4, for 20 epochs, in batches of
 256, and the epoch of best macro-F1 is kept. A linear head under squared error has one best
-solution for each penalty, so here it is solved for: nothing to tune but the penalty, no order of
-examples, and the same bytes everywhere. Stopping SGD early is a penalty by another name (directions
-in which embeddings vary little are learned last, or not); ours is chosen by held-out error, and
-not by macro-F1, which rates 2.6 and 3.4 alike and is decided by the rarest grades.
+solution for each penalty, so it is solved for here: the penalty is the only parameter to
+tune, the order of examples has no effect, and the bytes are the same everywhere. Early stopping of
+SGD is a form of penalty (directions in which embeddings vary little are learned last, or not).
+Ours is chosen by held-out error, not by macro-F1, which rates 2.6 and 3.4 alike and depends most on
+the rarest grades.
 
 **Same bytes.** Embeddings are integers on a lattice and labels are rounded to multiples of 2^-10,
 so Gram matrices are exact sums; the equations are solved by a Cholesky factorisation of our own,
 in one order; and the head is rounded until its products with embeddings are exact too.
 
-What is traded away: a linear head on a static encoder grades by topic and vocabulary, 19,000
-documents a second on a core. Trained on 261 pages that people labelled good or bad, its area under
-the curve on held-out ones was 0.74, 0.75 and 0.76 by seed, and by all-MiniLM-L6-v2 0.76; the
-number of words alone has 0.76. Published, of kept or not by the model's grades: F1 82 %.
+Trade-off: a linear head on a static encoder grades by topic and vocabulary, 19,000 documents a
+second on a core. Trained on 261 pages that people labelled good or bad, its area under the curve on
+held-out ones was 0.74, 0.75 and 0.76 by seed, and by all-MiniLM-L6-v2 0.76; the number of words
+alone has 0.76. Published, of kept or not by the model's grades: F1 82 %.
 """
 
 # mypy: disable-error-code=no-any-return
@@ -204,7 +205,7 @@ class FineWebEdu(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         if self.max_characters != CHARACTERS:
             return Requirements()
         return Requirements(
@@ -279,9 +280,9 @@ class FineWebEdu(BuiltInScorer):
 
 
 def grade(scores: np.ndarray) -> np.ndarray:
-    """round(clip(x, 0, 5)), halves to even as Python rounds: (n,) to (n,) int64.
+    """Return round(clip(x, 0, 5)), halves to even as Python rounds: (n,) to (n,) int64.
 
-    So 2.5 is graded 2, and only what is above it is graded 3 and kept.
+    So 2.5 is graded 2; only scores above 2.5 are graded 3 and kept.
     """
     return np.rint(np.clip(scores, 0, HIGHEST)).astype(np.int64)
 
@@ -327,7 +328,7 @@ class _Moments:
         )
 
     def solved(self, penalty: float) -> np.ndarray:
-        """The head of least squared error plus the penalty: weights and bias, (d + 1,) float64.
+        """Solve ridge regression: weights and bias, (d + 1,) float64.
 
         The bias is not penalised. Weights are rounded to 41 bits of their length, so that by
         Cauchy-Schwarz every product with a vector on the lattice is exact, in any order.
@@ -355,7 +356,7 @@ class _Moments:
 
 
 def _apply(head: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """(d + 1,) float64 and (n, d) int16 to (n,) float64."""
+    """Apply a head, (d + 1,) float64, to vectors, (n, d) int16: (n,) float64."""
     return vectors.astype(np.float64) @ head[:-1] + head[-1]
 
 
@@ -365,7 +366,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _f1(found: np.ndarray, true: np.ndarray) -> float:
-    """2 TP / (2 TP + FP + FN) of two (n,) bool; 0 where there are neither."""
+    """Return F1 = 2 TP / (2 TP + FP + FN) of two (n,) bool; 0 where there are neither."""
     both = int(found.sum()) + int(true.sum())
     return 2 * int((found & true).sum()) / both if both else 0.0
 

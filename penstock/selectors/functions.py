@@ -2,10 +2,9 @@
 
 It is named in a recipe as ``use: package.module:function``. The module is looked for in the
 recipe's directory, in the current one, then among what is installed; those directories go to the
-end of ``sys.path``, so that a file called ``random.py`` beside the recipe does not replace
-Python's own module. The file's sha256 is part of the score's identity: a changed file scores
-again. What is traded away: a change in a module that the file imports is not detected; name a
-version in the file.
+end of ``sys.path``, so that a file called ``random.py`` beside the recipe does not replace Python's
+own module. The file's sha256 is part of the score's identity: a changed file scores again.
+Trade-off: a change in a module that the file imports is not detected; name a version in the file.
 
 An infinite score becomes NaN, never taken. It comes from a division by zero or from
 log 0, not from a preference, and as a score +inf would put exactly the faulty documents first.
@@ -100,7 +99,7 @@ class FunctionScorer(PluggedFunction):
         return {}
 
     def score(self, documents: Documents) -> np.ndarray:
-        """(n,) float32, NaN where the function gave None or a number that is not finite.
+        """Return scores, (n,) float32; NaN where the function gave None or no finite number.
 
         Raises:
             ScoringError: The function raised, or did not return one number for each text.
@@ -185,7 +184,7 @@ def _module(name: str, directories: Sequence[Path]) -> ModuleType:
 
 
 def _already_loaded(top: str, origin: str) -> bool:
-    """Check whether Python has already imported this very module by itself; then it is kept."""
+    """Check whether Python has already imported this very module; then it is kept."""
     loaded = sys.modules.get(top)
     if loaded is None or top in _adopted:
         return False

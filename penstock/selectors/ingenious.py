@@ -7,7 +7,7 @@ gain of each is recorded. Published: a quarter of each part is drawn without
 replacement, with probabilities from the second-order Taylor softmax of the gains, t(g) = 1 + g +
 g^2 / 2 (``draw: gumbel``), and drawn again every 25,000 steps (``redraw``). The order itself,
 without chance, is ``draw: greedy``; then the partitions' best compete once more, all together
-(GreeDi, Mirzasoleiman et al. 2013), which is worth something only where the budget takes fewer
+(GreeDi, Mirzasoleiman et al. 2013), which helps only if the budget takes fewer
 documents than compete: 32,768.
 
 A score is minus the rank within the partition over its size, so that a cut takes equally from all
@@ -19,7 +19,7 @@ mostly chance. Over 8,192 documents its gains correlate 0.46 (Spearman) with the
 0.36 from one seed to the next. Exact greedy takes no longer here and is the default; ``greedy:
 lazier`` is the published behaviour, drawn by hash where theirs is by the clock.
 
-**What a draw is worth.** t saturates: 82 of those documents hold 98.7 % of the probability, and a
+**Gain of a draw.** t saturates: 82 of those documents hold 98.7 % of the probability, and a
 draw of a quarter is those, 43 % of the rest of the best tenth and 22 % of all others. Mean
 similarity of a pool of 65,686, by 16,384 of them, to the nearest in a tenth of it: 0.651 if that
 is drawn at random, 0.660 by ``gumbel`` (0.654 with lazier greedy), 0.673 by ``greedy``, 0.679
@@ -134,7 +134,7 @@ class Ingenious(BuiltInSetSelector):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements(
             encoder=self.encoder, merge=Merge(candidates=self.candidates, merge=self.merge)
         )
@@ -185,8 +185,8 @@ class Ingenious(BuiltInSetSelector):
     def candidates(self, partition: Partition, scores: np.ndarray) -> np.ndarray:
         """Return the first of the partition's order, equally many of each: (k,) int64 positions.
 
-        None where the draw is by chance, there is but one partition, or so many that not one of
-        each would fit.
+        None if the draw is random, there is only one partition, or there are more partitions than
+        candidates.
         """
         ranked = np.lexsort((partition.hashes, -scores))[: self._candidates]  # NaN sorts last
         return np.sort(ranked[~np.isnan(scores[ranked])])
@@ -194,9 +194,9 @@ class Ingenious(BuiltInSetSelector):
     def merge(self, candidates: Partition, scores: np.ndarray) -> np.ndarray:
         """Return greedy's order over all candidates, as 1 down to just above 0: before all others.
 
-        As in GreeDi the better of two beginnings, each as long as a partition's candidates: the
-        merged order's, or some partition's own, by f over all candidates. The order then goes on
-        greedily from there.
+        As in GreeDi, the order begins with the better by f over all candidates: the merged order's
+        beginning, or that of a single partition. Both are as long as a partition's candidates.
+        The order then continues greedily.
         """
         if not len(candidates):
             return scores
@@ -255,7 +255,7 @@ class Ingenious(BuiltInSetSelector):
 
 
 def taylor_softmax(gains: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """t(g / T) over its sum, t(g) = 1 + g + g^2 / 2, positive for every g: (n,) float64."""
+    """Return t(g / T) over its sum, t(g) = 1 + g + g^2 / 2 > 0 for every g: (n,) float64."""
     weights = _taylor(gains, temperature)
     return weights / weights.sum()
 

@@ -7,8 +7,8 @@ that order, measured in its cluster's share of a budget. So one column holds the
 of every budget: for any budget, all clusters are drawn from to the same depth, and where a
 cluster is exhausted, the others are drawn from more deeply.
 
-What is traded away: a document is in the cut or it is not, so the repeats of a draw with
-replacement are dropped, and cluster budgets are met in documents, where a recipe's is in tokens.
+Trade-off: a document is in the cut once at most, so the repeats of a draw with replacement are
+dropped. Cluster budgets are in documents, a recipe's budget is in tokens.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 class Refinement(Options):
-    """Rounds of short runs that measure which clusters are worth more (the iterative version).
+    """Rounds of short runs that measure the value of each cluster (the iterative version).
 
     Published: instructions, of which each round picks new ones by the weights, fine-tunes a model
     and has a reward model compare its answers with the given ones; a cluster's signal is the mean
-    of the difference. In pretraining there is no answer to compare: a cluster's signal is how much
-    the loss on held-out documents of its own fell over the round. Each round trains the model of
-    the round before on a part of the pool of its own, so that documents are new to it, and the
-    first, with nothing before it to improve on, gives no signal.
+    of the difference. In pretraining there is no answer to compare: a cluster's signal is the fall
+    of the loss on its held-out documents over the round. Each round trains the previous round's
+    model on another part of the pool, so that documents are new to it. The first round has no
+    previous loss and gives no signal.
     """
 
     rounds: int = Field(
@@ -212,7 +212,7 @@ class Kmq(BuiltInSetSelector):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements(
             quality=self.quality, encoder=self.encoder, cluster_weights=self._refinement()
         )
@@ -281,12 +281,12 @@ class Kmq(BuiltInSetSelector):
         return self._fitted().nearest(vectors).numbers
 
     def score(self, partition: Partition) -> np.ndarray:
-        """(n,) float32, minus the budget at which the document is drawn, in units of its cluster's
-        share; NaN for a document without a token or without a quality.
+        """Return minus the budget at which a document is drawn, in units of its cluster's share.
 
-        A cluster's first draw is due at a part of its share that is drawn by hash, from 0 to the
-        whole, so that with a budget of a hundredth of the pool, a cluster of ten gives a document
-        in one case of ten, and no document is at a disadvantage for being in a small cluster.
+        The scores are (n,) float32; NaN for a document without a token or without a quality.
+        A cluster's first draw is due at a part of its share, from 0 to the whole, drawn by hash.
+        So with a budget of a hundredth of the pool, a cluster of ten gives a document in one case
+        of ten, and no document is at a disadvantage for being in a small cluster.
         """
         scores = np.full(len(partition), np.nan, np.float32)
         takeable = partition.vectors.any(axis=1)
@@ -352,7 +352,7 @@ class Kmq(BuiltInSetSelector):
         return tried[int(np.argmax(figures))], {"silhouettes": facts}
 
     def _logits(self, partition: Partition, rows: np.ndarray) -> np.ndarray:
-        """Logarithms of the chances to be drawn, the highest 0: (m,) float64."""
+        """Return logarithms of relative draw probabilities, the highest 0: (m,) float64."""
         if self.quality is None or partition.quality is None:
             return np.zeros(len(rows))
         quality = partition.quality[rows].astype(np.float64)
@@ -369,8 +369,8 @@ def refine(
     """Compute the next round's cluster weights from this round's signals.
 
     Published: ``w_j s_j``, renormalised, which a negative signal breaks; in the code
-    ``exp(s_j)``, which forgets all rounds but the last. The default is ``w_j exp(s_j / T)``,
-    which is neither: rounds add up, and a signal may have any sign.
+    ``exp(s_j)``, which ignores all rounds but the last. The default, ``w_j exp(s_j / T)``,
+    avoids both problems: rounds add up, and a signal may have any sign.
 
     Args:
         weights: (k,) of this round, 0 or more; their sum does not matter.
@@ -465,7 +465,7 @@ def _uniform(hashes: np.ndarray, purpose: str) -> np.ndarray:
 
 
 def _weights(key: str | None, values: Any) -> np.ndarray:
-    """(k,) float64, 0 or more, some of them more."""
+    """Return weights, (k,) float64, all at least 0 and at least one above."""
     try:
         weights = np.asarray(values, np.float64)
     except (TypeError, ValueError):

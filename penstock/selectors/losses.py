@@ -81,7 +81,7 @@ class CausalModel:
     Args:
         name: A directory with ``config.json``, ``tokenizer.json`` and safetensors, or a hub name.
         key: The parameter that errors name.
-        window: Tokens the model sees at once; its context if that is less.
+        window: Tokens the model reads at once; its context if that is less.
         stride: Tokens between the beginnings of two windows; the window if that is less, so that
             a model of short context reads everything once.
         device: ``cpu`` or ``cuda``.
@@ -171,7 +171,7 @@ def read_losses(
 ) -> Losses:
     """Read (n,) large_string in parallel as :meth:`CausalModel.losses`; on a GPU, in this process.
 
-    Workers without a GPU of their own cannot see one, and one process keeps it busy.
+    Workers that were not assigned a GPU cannot use one, and one process keeps it busy.
     """
     size = _CPU_BLOCK
     if model.device == "cuda":

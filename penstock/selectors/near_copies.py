@@ -3,12 +3,12 @@
 Within each cluster, documents are put in order of their distance from the centroid, the farthest
 first. One with an earlier document whose cosine with it is above 1 - ``eps`` is a near copy.
 
-Vectors are on the lattice, so products are exact and no block or thread changes a verdict. They
-are compared in blocks of 1,024 documents by 1,024, so memory is some MiB beyond the cluster's own
-vectors, and a cluster of any size is compared as a whole, where the published code splits large
-ones and lets copies across the parts go. One thread: two were slower on such blocks, and on a
-busy machine seven times as slow. What is traded away: time grows with the square of a cluster,
-and copies in different clusters are missed, as published.
+Vectors are on the lattice, so products are exact and results do not depend on blocks or threads.
+They are compared in blocks of 1,024 documents by 1,024, so memory is some MiB beyond the cluster's
+own vectors, and a cluster of any size is compared as a whole, where the published code splits large
+ones and misses copies across the parts. One thread: two were slower on such blocks, and on a busy
+machine seven times as slow. Trade-off: time grows with the square of a cluster, and copies in
+different clusters are missed, as published.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ __all__ = [
 _BLOCK = 1024
 
 _HALVINGS = 18
-"""Of the interval of eps from 0 to 2, when a share is to be kept: to 1e-5, a tenth of what the
-lattice moves a cosine by."""
+"""Bisections of eps in [0, 2], where a share is to be kept: to 1e-5, a tenth of the change of a
+cosine by rounding to the lattice."""
 
 
 class ClusterParameters(BuiltInSetSelector):

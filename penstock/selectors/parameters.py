@@ -201,7 +201,7 @@ class Algorithm(Declared):
 
 
 def located_fields(kind: type[BaseModel]) -> dict[str, Callable[[str], Any]]:
-    """The parameters that are paths, and the hash of each."""
+    """Return the parameters that are paths, with the function that hashes each."""
     found = {}
     for key, field in kind.model_fields.items():
         marks = [*field.metadata, *_marks(field.annotation)]
@@ -218,7 +218,7 @@ def _marks(annotation: Any) -> Iterator[Any]:
 
 
 def _selector_error(error: ValidationError, kind: type[BaseModel]) -> SelectorError:
-    """The first problem that pydantic found, as an error with fields."""
+    """Return the first problem that pydantic found, as an error with fields."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     names = [part for part in problem["loc"] if not isinstance(part, int)]
@@ -261,7 +261,7 @@ def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
 
 
 def _known(kind: type[BaseModel], names: Sequence[Any]) -> list[str]:
-    """The parameters of a group."""
+    """Return the names of the parameters of a group."""
     for name in names:
         parts = [kind.model_fields[name].annotation, *_marks(kind.model_fields[name].annotation)]
         kind = next(part for part in parts if isinstance(part, type) and issubclass(part, Options))
@@ -269,7 +269,7 @@ def _known(kind: type[BaseModel], names: Sequence[Any]) -> list[str]:
 
 
 def at_parameter(error: PenstockError, key: str | None) -> SelectorError:
-    """The same error as one of a selector's parameter."""
+    """Return the same error as an error of a selector's parameter."""
     own = SelectorError(
         error.problem,
         key=error.key,
@@ -282,7 +282,7 @@ def at_parameter(error: PenstockError, key: str | None) -> SelectorError:
 
 
 def not_fitted(name: str) -> SelectorError:
-    """The error of a selector that scores before its fit."""
+    """Return the error of a selector that scores before its fit."""
     return SelectorError(
         key=name, expected="a fitted selector", got="none", fix="call fit or load first"
     )

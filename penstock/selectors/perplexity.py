@@ -5,10 +5,9 @@ Models*. A reference model of 125 million parameters, trained on a random part o
 each document; a share of the documents is kept from the low, the middle or the high end of their
 perplexities. Which end is best depends on the corpus: high for the Pile, middle for Dolma.
 
-What is traded away: a model reads every token of the pool, at a thousand times the cost of a
-fastText classifier. And perplexity measures what is unusual, not what is good: both ends collect
-useless text (repetition at the low end, other languages and tables at the high end), so clean
-first.
+Trade-off: a model reads every token of the pool, at a thousand times the cost of a fastText
+classifier. Perplexity measures how unusual a text is, not how good: both ends collect useless text
+(repetition at the low end, other languages and tables at the high end), so clean first.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ class Perplexity(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         return Requirements(resources=Resources(gpus=int(self.device == "cuda")))
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -117,7 +116,7 @@ class Perplexity(BuiltInScorer):
         return {"band": self.band, "sample": len(read), "perplexity": perplexities}
 
     def score(self, documents: Documents) -> np.ndarray:
-        """(n,) float32; NaN for a blank document."""
+        """Return the scores, (n,) float32; NaN for a blank document."""
         texts = documents.column("text")
         nats = self._model.losses(self._cut(texts)).nats_per_token
         nats[blank(texts)] = np.nan

@@ -10,7 +10,7 @@ where C_i is the loss of d under model i, and models go from worst to best. A fa
 is trained on documents of strength 1 against as many of the least, and scores the pool in one
 cheap pass.
 
-What is traded away: the models read a sample only, and the classifier sees words where they saw
+Trade-off: the models read a sample only, and the classifier uses words where the models read
 documents.
 """
 
@@ -103,11 +103,11 @@ ModelNames = Annotated[OneOrMore[ModelName], AfterValidator(_ordered_models)]
 
 
 class LadderParameters(Options):
-    """Models that are trained in order to be put in order: every shape on every budget.
+    """Parameters of the models that are trained and ranked: every shape on every budget.
 
     Published: six models of one family, from 7 to 65 billion parameters. Their order must be
-    beyond doubt and they must be alike otherwise; so one family, here too, and sizes that lie far
-    apart.
+    certain, and they must not differ otherwise; so here, too, they are of one family, with sizes
+    far apart.
     """
 
     shapes: OneOrMore[ModelShape] = Field(
@@ -251,7 +251,7 @@ class PreSelect(ClassifierScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         own = super().requirements
         plan = self.ladder
         if plan is None:

@@ -4,7 +4,7 @@ A built-in one is a class with a ``name`` in a file of :mod:`penstock.selectors`
 :mod:`penstock.selectors.rewriting` or :mod:`penstock.selectors.reweighting`: the folder gives its
 kind, and a new file is found without an entry anywhere. The module named as the selector
 (``document-loss`` in ``document_loss.py``) is tried first, so that building one imports no other.
-Modules import what is heavy (torch, faiss) when they need it.
+Modules import heavy packages (torch, faiss) when they need them.
 
 A package registers a plug-in under the entry-point group ``penstock.selectors``: a class or a
 function, as in :mod:`penstock.selectors.adapter` and :mod:`penstock.selectors.functions`.
@@ -77,7 +77,7 @@ _COMPLETIONS: Mapping[str, type[Endpoint | LocalModel | VllmModel]] = {
     "local": LocalModel,
     "vllm": VllmModel,
 }
-"""Sources of completions, by the key that tells which one a recipe uses."""
+"""Sources of completions, by the key that selects one in a recipe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Available:
     name: str
     summary: str
     kind: str = "selector"
-    """``selector`` where it goes under ``select``, ``rewriter`` where under ``rewrite``,
+    """``selector`` for ``select``, ``rewriter`` for ``rewrite``,
     ``reweighter`` where under ``train.reweight``."""
     paper: str = ""
     doc: str = ""
@@ -97,7 +97,7 @@ class Available:
 
 
 def built_in(kind: str) -> dict[str, type[Algorithm]]:
-    """The built-in algorithms of a kind by name; imports every module of its folder."""
+    """Return the built-in algorithms of a kind by name; import every module of its folder."""
     package = importlib.import_module(_KINDS[kind].package)
     found: dict[str, type[Algorithm]] = {}
     for module in pkgutil.iter_modules(package.__path__):
@@ -220,7 +220,7 @@ def _completions(by: Mapping[str, Any], directories: Sequence[Path]) -> Completi
 
 @cache
 def _algorithms(module: str) -> dict[str, type[Algorithm]]:
-    """The algorithms that a module defines."""
+    """Return the algorithms that a module defines."""
     values = vars(importlib.import_module(module)).values()
     return {
         value.name: value
@@ -233,7 +233,7 @@ def _algorithms(module: str) -> dict[str, type[Algorithm]]:
 
 
 def _built_in_named(use: str, kind: str) -> type[Algorithm] | None:
-    """The built-in algorithm of a name: from the module of that name, or from any of the folder."""
+    """Return the built-in algorithm of a name, from the module of that name or another one."""
     module = f"{_KINDS[kind].package}.{use.replace('-', '_')}"
     if use.replace("-", "_").isidentifier() and find_spec(module):
         found = _algorithms(module).get(use)
@@ -243,7 +243,7 @@ def _built_in_named(use: str, kind: str) -> type[Algorithm] | None:
 
 
 def _named(use: str, kind: str, directories: Sequence[Path]) -> tuple[str, Any]:
-    """The object that ``use`` names, and its ``package.module:name``."""
+    """Return the object that ``use`` names, and its ``package.module:name``."""
     if ":" in use:
         return use, load_object(use, directories)
     own = _built_in_named(use, kind)
@@ -313,7 +313,10 @@ def _check_keywords(parameters: Mapping[str, Any], thing: Any, skip: int = 0) ->
 
 
 def _located(path: str, directories: Sequence[Path]) -> str:
-    """The path in the first directory that has it, else as it is; a bare word is no path."""
+    """Return the path in the first directory that has it, else as it is.
+
+    A bare word is no path.
+    """
     if not re.search(r"[./\\]", path):
         return path
     # An encoder's layer may follow an @, or the @ is part of a name.
@@ -331,7 +334,7 @@ def _registered() -> dict[str, EntryPoint]:
 
 
 def _documentation(one: type[Algorithm]) -> str:
-    """The class's docstring, and the description of each parameter."""
+    """Return the class's docstring, and the description of each parameter."""
     lines = [inspect.getdoc(one) or "", "", "Parameters:"]
     for key, own in one.model_fields.items():
         lines.append(f"    {key}: {(own.description or '').strip()}".replace("\n", "\n        "))

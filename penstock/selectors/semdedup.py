@@ -84,7 +84,7 @@ class SemDeDup(ClusterParameters):
         return self._fitted().clusters.nearest(vectors).numbers
 
     def score(self, partition: Partition) -> np.ndarray:
-        """(n,) float32: 0, or NaN for a near copy and for a document without a token."""
+        """Return 0, or NaN for a near copy or a document without a token: (n,) float32."""
         stays = self._fitted().stays(partition.vectors, partition.number)
         return np.where(stays, np.float32(0), np.float32(np.nan))
 

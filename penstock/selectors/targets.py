@@ -1,9 +1,9 @@
 """Target files: benchmark examples as JSON lines, each rendered to one natural text.
 
-The same text is used twice. BETR embeds it (BETR step 2: question, answer and extra fields
-such as support passages, as one text), and the evaluation takes its bits per byte. So it holds
-only text that a page could hold: no "Question:" labels, and no wrong choices, which would make
-three quarters of a multiple-choice text untrue. What is traded away: the choices' own topic words.
+The same text is used twice. BETR embeds it (BETR step 2: question, answer and extra fields such as
+support passages, as one text), and the evaluation takes its bits per byte. So it holds only text
+that a page could hold: no "Question:" labels, and no wrong choices, which would make three quarters
+of a multiple-choice text untrue. Trade-off: the topic words of wrong choices are lost.
 
 A line is either ``{"text": ...}``, taken as it is, or ``{"question": ..., "answer": ...}`` with
 optional ``choices``, ``benchmark`` and passages (:data:`PASSAGES`); other fields are ignored.

@@ -13,9 +13,9 @@
       line_log.py    LineLog: lines that survive a kill, in a directory
       errors.py      errors of the operating system as StorageError, with a fix
 
-Only this package knows whether a path is remote. A file is written whole or not at all: locally
-beside its path, synced and renamed; in a store with one PUT. To add a store, add one file to
-``stores/``.
+Only this package distinguishes local from remote paths. A file is written whole or not at all:
+locally beside its path, synced and renamed; in a store with one PUT. To add a store, add one file
+to ``stores/``.
 """
 
 from __future__ import annotations

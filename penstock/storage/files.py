@@ -1,4 +1,4 @@
-"""What can be done with a file or directory, whatever store its path belongs to."""
+"""Operations on a file or directory, for any store its path belongs to."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class LineLog:
     """A directory of lines, open for more within a ``with`` block.
 
     Args:
-        directory: Of the log; nothing else may be in it.
+        directory: Directory of the log, with no other files in it.
     """
 
     def __init__(self, directory: AnyPath) -> None:

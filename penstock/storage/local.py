@@ -68,7 +68,7 @@ class LocalStore:
                 sync_directory(temporary.parent)
 
     def create(self, path: AnyPath, data: bytes) -> bool:
-        """Of several writers exactly one gets True: a hard link is made by one only."""
+        """Create a file; of several writers exactly one gets True, since only one can hard-link."""
         with os_errors(path), _written_beside(path, data) as temporary:
             try:
                 os.link(temporary, str(path))
@@ -78,12 +78,13 @@ class LocalStore:
         return True
 
     def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
-        """Of several writers of the same ``old`` exactly one gets True, however they are killed.
+        """Replace a file if its bytes are ``old``; of several writers exactly one gets True.
 
-        The file that is replaced is locked with ``flock`` while it is compared and renamed over;
-        the lock ends with its process. A writer that waited finds that its file is no longer the
-        one at the path. Where the file system has no locks (Lustre without ``-o flock``), two
-        writers between comparison and renaming may both get True, and the later one's bytes stay.
+        That holds even if writers are killed. The file to be replaced is locked with ``flock``
+        while it is compared and renamed over; the lock ends with its process. A writer that waited
+        finds that its file is no longer the one at the path. Where the file system has no locks
+        (Lustre without ``-o flock``), two writers between comparison and renaming may both get
+        True, and the later one's bytes stay.
         """
         with os_errors(path), _written_beside(path, new) as temporary:
             try:

@@ -22,7 +22,7 @@ __all__ = ["as_path", "known_stores", "path_problem", "store_of"]
 _LOCAL = LocalStore()
 
 _SCHEMES = ("gs", "gcs", "abfs", "abfss", "az", "hdfs")
-"""Of stores that fsspec reaches and that have no file in ``stores/``, for :func:`path_problem`."""
+"""Schemes of stores that fsspec reaches and ``stores/`` lacks, for :func:`path_problem`."""
 
 
 @functools.cache
@@ -47,7 +47,7 @@ def store_of(path: AnyPath) -> Store:
 
 
 def path_problem(text: str) -> str | None:
-    """Return what is wrong with a path or URI as it is written, and what may have been meant."""
+    """Return the fault in how a path or URI is written, and a suggested correction."""
     schemes = "|".join({*_SCHEMES, *known_stores()})
     half = re.match(rf"({schemes}):(?!//)/*(.*)", text, re.IGNORECASE)
     if half:

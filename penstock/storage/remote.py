@@ -44,11 +44,11 @@ class RemoteStore:
     schemes: ClassVar[tuple[str, ...]] = ()
     """Schemes of URIs that belong to the store."""
     package: ClassVar[str | None] = None
-    """The name to install for it, where that is not what fsspec says."""
+    """Package to install for the store, where fsspec gives another name."""
     options: ClassVar[Mapping[str, Any]] = {}
     """Options of the file system of fsspec."""
     credentials: ClassVar[str] = "check the credentials and what they are allowed to do"
-    """What to do where permission is denied or credentials are missing."""
+    """Fix to suggest where permission is denied or credentials are missing."""
 
     def __init__(self) -> None:
         self.parquet: dict[str, Any] = {"pre_buffer": True}  # a row group in few large requests

@@ -60,8 +60,8 @@ class Store(Protocol):
     """Requests to have under way at a time: 1 where each is fast, more where each waits for a
     network."""
     keeps_checksums: bool
-    """Whether the store itself keeps checksums of its files, so that names and sizes suffice to
-    check files before they are read."""
+    """True if the store keeps checksums of its files, so that names and sizes suffice to check
+    files before they are read."""
     parquet: dict[str, Any]
     """Options of ``pyarrow.parquet.ParquetFile`` for the few large or many small reads that suit
     the store."""

@@ -15,7 +15,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The workers of a run, as one of them sees them.
+    """The workers of a run, from the side of one of them.
 
     Every method is a collective: all workers call it together. With one worker none needs a
     process group.
@@ -24,9 +24,9 @@ class Group:
     rank: int = 0
     """This worker, from 0."""
     workers: int = 1
-    """All of them."""
+    """Number of workers."""
     device: torch.device = _CPU
-    """Where this worker computes, and where the backend of the process group takes tensors."""
+    """Device of this worker and of tensors given to the process group."""
 
     def all_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over workers; the result, on :attr:`device`, may share its memory."""

@@ -110,7 +110,7 @@ class _Session(threading.Thread):
             delete(scratch)
 
     def _scratch(self) -> AnyPath:
-        """Name a directory for Ray Train's own state, which all nodes must see."""
+        """Name a directory for Ray Train's own state, which all nodes must be able to read."""
         return self.workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
 
     def _fit(self, scratch: AnyPath) -> None:

@@ -42,7 +42,7 @@ class RunSpec:
     seed: int
     evaluations: tuple[Evaluation, ...] = ()
     reweighter: ReweighterPlan | None = None
-    """Of ``train.reweight``."""
+    """Plan of ``train.reweight``."""
 
     @cached_property
     def tokens(self) -> int:
@@ -105,9 +105,9 @@ class RunResult:
     """By evaluation with multiple choices: ``mean`` and ``stderr`` where the likelihood of a choice
     is divided by its bytes, ``plain`` and ``plain_stderr`` where not, ``chance``, ``examples``."""
     epochs: dict[str, float] = field(default_factory=dict)
-    """How often each source of the mixture was read; without one, all sequences under ``all``."""
+    """Epochs read of each source of the mixture; without one, of all sequences as ``all``."""
     repeated_tokens: int = 0
-    """Of :attr:`tokens`, those in sequences that had been read before."""
+    """Those of :attr:`tokens` in sequences that had been read before."""
     seconds: float
     """Seconds of training and evaluation, without the start of processes."""
 

@@ -4,7 +4,7 @@ Synthetic text would prove little, and a download does not run everywhere, so th
 of every Python installation. The *pool* is the documentation of the installed packages: docstrings,
 comments of Python and C sources, READMEs, licences and other prose. The *target* is the docstrings
 of the standard library, split by module: one half as examples for selection, the other held out for
-evaluation. Three promises:
+evaluation. Three guarantees:
 
 * the same installation and seed give the same bytes;
 * no line of :data:`~penstock.jobs.demo.pieces.TELLING` or more characters of the held-out half
@@ -42,13 +42,13 @@ class Limits:
     """Limits of what is read and written."""
 
     read_bytes: int = 160_000_000
-    """Of package files; packages share it fairly: none is cut while a larger one is not."""
+    """Bytes to read of package files; a package is cut only if all larger ones are cut, too."""
     document_chars: int = 4096
     """Longer files are divided, between docstrings or paragraphs where possible."""
     min_chars: int = 200
     """Shorter documents are left out of the pool."""
     example_chars: int = 2048
-    """As ``document_chars``, for an example of the target."""
+    """The limit ``document_chars`` for an example of the target."""
     aim_bytes: int = 1_000_000
     """UTF-8 bytes of the examples for selection."""
     held_out_bytes: int = 400_000

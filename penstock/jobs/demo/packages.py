@@ -44,7 +44,7 @@ class PackageFile(NamedTuple):
     path: Path
     package: str
     kind: str
-    """Of :data:`KINDS`; a file of ``docstrings`` also gives ``comments``."""
+    """One of :data:`KINDS`; a file of ``docstrings`` also gives ``comments``."""
     size: int
 
 

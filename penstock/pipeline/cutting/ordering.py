@@ -238,7 +238,7 @@ def _read(unit: Unit, columns: Sequence[str]) -> pa.Table:
 
 
 def _order_unit(item: Item, plan: Ordering) -> None:
-    """Combine a unit's columns, add noise where asked, and write its order."""
+    """Combine a unit's columns, add noise if the draw has any, and write its order."""
     unit, _ = item
     table = _read(unit, ["id", "source", "bytes"])
     ids = table.column("id")

@@ -255,7 +255,7 @@ class Cutoff:
 
     @property
     def everything(self) -> bool:
-        """Whether every document of the group is taken."""
+        """True if every document of the group is taken."""
         return self.prefix == ALL
 
 

@@ -1,4 +1,4 @@
-"""Ranks of the documents that a cut takes, computed from the cut when they are asked for.
+"""Ranks of the documents that a cut takes, computed from the cut on demand.
 
 Rank 1 is the document that is taken first: of the highest score, then of the highest hash of its
 id, then the earlier one in the corpus. A cut stores no ranks, because they would cost four of 18

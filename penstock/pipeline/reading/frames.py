@@ -1,7 +1,7 @@
 """Find the frames of a Zstandard file without decompressing it (RFC 8878, section 3.1).
 
 A file that was written in parallel or for random access (pzstd, the seekable format, concatenated
-files) has many frames, each of which can be decompressed by itself. Block headers give the lengths,
+files) has many frames, each of which can be decompressed alone. Block headers give the lengths,
 so the scan reads 3 bytes for each 128 KiB of text: 50 GB in seconds on a disk.
 """
 

@@ -67,5 +67,5 @@ def identity(spec: CorpusSource) -> str:
 
 
 def saved_to_disk(path: Path) -> bool:
-    """Whether a directory was made by ``save_to_disk``, and so has a known number of rows."""
+    """Return whether ``save_to_disk`` made a directory, which then has a known number of rows."""
     return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()

@@ -42,12 +42,12 @@ class Input:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The keys that say how it is read, without its path: part of fingerprints."""
+        """The keys for reading it, without its path: part of fingerprints."""
         return self.spec.model_dump(exclude={"path"})
 
     @property
     def key(self) -> tuple[str, bytes, str]:
-        """Its sort key among the inputs; the name tells equal files apart in the quarantine."""
+        """Its sort key among the inputs; the name distinguishes equal files in the quarantine."""
         return self.digest, canonical(self.reading), self.path.name
 
     @property

@@ -45,7 +45,7 @@ _Spans: TypeAlias = Callable[[AnyPath, CorpusSource, int], list[Span]]
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How files of one format are read and, where the format has an index, divided."""
+    """Reader of one file format; it divides files whose format has an index."""
 
     noun: str
     """The word for a record's position in messages: ``line`` or ``row``."""
@@ -77,7 +77,7 @@ def reader_of(where: AnyPath | PurePath, spec: CorpusSource | None = None) -> Re
 
 
 def is_plain_text(where: AnyPath | PurePath) -> bool:
-    """Whether a file is plain text, without fields or columns."""
+    """Return whether a file is plain text, without fields or columns."""
     return reader_of(where) is _READERS["txt"]
 
 
@@ -92,7 +92,7 @@ def read_records(
 
     Args:
         where: The file.
-        spec: The item of ``corpus`` that says how to read it.
+        spec: The item of ``corpus`` with the settings for reading it.
         span: The part to read.
         cap: Most bytes of a line, a plain-text file or a row's text that are held in memory.
         extent: Counts the lines and bytes of the span as they are read, in files of lines.

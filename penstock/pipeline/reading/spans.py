@@ -25,7 +25,7 @@ class Span:
     bytes: int = 0
     """Decompressed bytes of the input before it; 0 where rows are counted."""
     counted: bool = True
-    """Whether ``rows`` and ``bytes`` are known: the lines before a span are counted by reading."""
+    """True if ``rows`` and ``bytes`` are known: lines before a span are counted by reading."""
     file: str = ""
     """The file that this part was written to, where the input has no random access."""
 

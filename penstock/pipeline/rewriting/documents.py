@@ -1,8 +1,8 @@
 """The rewriting stage: answers to a corpus that has the rewritten documents with their ``parent``.
 
-A rewriter that adds keeps the corpus: the new corpus has units of its own beside the old ones,
-which are not copied. A rewriter that replaces writes every unit anew; a document of which nothing
-is left is dropped by a rule of the rewriter's name. Both passes are functions of the answers.
+A rewriter that adds keeps the corpus: the new corpus has new units beside the old ones,
+which are not copied. A rewriter that replaces writes every unit anew; a document whose text
+becomes empty is dropped by a rule of the rewriter's name. Both passes are functions of the answers.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _check_texts(rewritten: Any, key: str, at: str) -> Rewritten:
 
 
 def _is_text(text: Any) -> bool:
-    """Whether a value is a text that is not blank and can be encoded: lone surrogates cannot."""
+    """Return whether a value is a text, not blank, without lone surrogates (not encodable)."""
     try:
         return isinstance(text, str) and bool(text.strip()) and bool(text.encode())
     except UnicodeEncodeError:

@@ -39,7 +39,7 @@ _FAILED_STARTS = 10
 
 
 class LocalRunner:
-    """Worker processes on this machine, kept from run to run; none where one worker is asked for.
+    """Worker processes on this machine, kept from run to run; none if ``workers`` is 1.
 
     Args:
         workers: Processes; by default one for each CPU that this process may use.

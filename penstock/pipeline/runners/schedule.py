@@ -30,8 +30,8 @@ _LOSSES = 10
 """Workers that may be lost while they run an item for another reason, as with spot machines."""
 
 _WINDOW = 8
-"""How far an ordered run goes ahead of its first unfinished item, in multiples of the items in
-flight."""
+"""Items that an ordered run may start beyond its first unfinished one, in multiples of the items
+in flight."""
 
 _NAMED = 5
 """Failed items that a message names."""
@@ -82,7 +82,7 @@ class Schedule:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left and nothing in flight."""
+        """True if no item is left and none is in flight."""
         return not self._in_flight and not self.left
 
     def take(self, window: int) -> int | None:

@@ -15,7 +15,7 @@ from penstock.storage import is_temporary_error
 __all__ = ["delays", "is_transient"]
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each retry: 7.5 in all, more than S3 asks for after a SlowDown."""
+"""Seconds before each retry: 7.5 in all, more than S3 recommends after a SlowDown."""
 
 _CLIENTS = {"httpx", "requests", "urllib3"}
 
@@ -38,9 +38,9 @@ def delays(label: str) -> Iterator[float]:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether the same call may succeed in a moment.
+    """Return whether the same call may succeed when it is tried again.
 
-    The error that it was raised ``from`` counts, too; one that was only being handled does not.
+    An error that this one was raised ``from`` counts, too; one that was only handled does not.
     """
     seen = 0
     while error is not None and seen < 16:

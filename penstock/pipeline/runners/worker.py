@@ -1,9 +1,9 @@
 """A worker process: one pipe to the driver, one item at a time; it ends when the driver ends.
 
-Each worker has a pipe of its own, so the driver can tell which item a worker was running when it
-died, and the others go on. With a shared queue it cannot: there a killed worker took down the whole
-pool, or blocked it where it died while it held the queue's lock. Sending an empty item takes
-0.09 ms through a pipe, 0.2 ms through a queue.
+Each worker has its own pipe, so the driver can identify the item that a worker was running when it
+was killed, and the other workers continue. A shared queue does not allow that: a killed worker
+broke the whole pool, or blocked it if it was killed while it held the queue's lock. Sending an
+empty item takes 0.09 ms through a pipe, 0.2 ms through a queue.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Worker:
         self.given: collections.deque[int] = collections.deque()
         """The indices of its items, in the order they were sent; it is running the first."""
         self.ready = False
-        """Whether it has sent its first message."""
+        """True once the worker has sent its first message."""
         self._ending: Ending | None = None
 
     def give(self, index: int, item: Any, state_file: Path) -> None:
@@ -118,7 +118,7 @@ class Worker:
 
     @property
     def dead(self) -> bool:
-        """Whether the process has ended, even if a child of it holds its pipe open."""
+        """True if the process has ended, even if a child process holds its pipe open."""
         self._reap(os.WNOHANG)
         return self._ending is not None
 

@@ -32,10 +32,10 @@ class WorkerLost:
     """Items that it had been sent and had not begun."""
 
     blamed: bool = True
-    """Whether the item it was running may be the cause; False where the whole machine was lost."""
+    """True if the running item may be the cause; False if the whole machine was lost."""
 
     memory: bool | None = False
-    """Whether memory is the likeliest cause; None where that is not known."""
+    """True if memory is the likeliest cause; None if that is not known."""
 
     peak_bytes: int = 0
     """Its peak resident memory, or 0 where that is not known."""
@@ -80,7 +80,7 @@ class WorkerPool(Protocol):
         ...
 
     def room(self, left: int) -> bool:
-        """Whether to send another item now, where ``left`` items are not yet sent."""
+        """Return whether to send another item now, with ``left`` items not yet sent."""
         ...
 
     def give(self, index: int, item: Any) -> None:

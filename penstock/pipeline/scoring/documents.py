@@ -76,7 +76,7 @@ def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
         returned: By the selector.
         count: Documents that it scored.
         key: The selector's in the recipe.
-        at: The documents at hand, for messages.
+        at: The documents of the call, for messages.
 
     Raises:
         ScoringError: It is not one float for each document.

@@ -68,7 +68,7 @@ class Models:
         selector = column.selector
 
         def fit(state: Path) -> Mapping[str, Any]:
-            # A copy is fitted: workers load the model's files, and nothing else of this process.
+            # A copy is fitted: workers load the model's files only, no other state of this process.
             fitted = copy.deepcopy(selector)
             try:
                 with extras.named(key="use"):

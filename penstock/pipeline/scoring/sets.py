@@ -88,7 +88,7 @@ class _Set:
 
     @property
     def merges(self) -> bool:
-        """Whether the candidates of all partitions compete once more."""
+        """True if candidates of all partitions are scored again together."""
         return self.partitions > 1 and self.selector.requirements.merge is not None
 
 

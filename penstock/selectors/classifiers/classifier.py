@@ -2,7 +2,7 @@
 
 Added to plain training: a held-out tenth that chooses learning rate and epochs, because a
 fastText left at its initialisation ranks as confidently as a good one; and a refusal to rank
-where the held-out tenth says that nothing was learned.
+if accuracy on the held-out tenth is near chance.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ HELD_OUT = 0.1
 """Share of the labelled documents that chooses among trials."""
 
 NEAR_CHANCE = 0.55
-"""An accuracy below this refuses to rank. BETR's classifier reaches about 0.75; one left at its
-initialisation reached 0.55, with all its scores within 1e-3 of 0.5. One standard error on 1,300
-held-out documents is 0.014; on fewer, two standard errors above 0.5 are asked for instead."""
+"""With an accuracy below this, ranking is refused. BETR's classifier reaches about 0.75; one left at
+its initialisation reached 0.55, with all its scores within 1e-3 of 0.5. One standard error on 1,300
+held-out documents is 0.014; on fewer, the bound is two standard errors above 0.5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """What every trial is trained and judged on."""
+    """Training and held-out documents of every trial."""
 
     texts: list[str]
     labels: np.ndarray
     """(n,) bool, as many true as false."""
     held_out: np.ndarray
-    """(n,) bool: what no trial is trained on."""
+    """(n,) bool: documents that no trial is trained on."""
     settings: Mapping[str, int]
     """Keywords of :func:`~penstock.selectors.classifiers.fasttext_training.train` but ``lr`` and
     ``epoch``."""
 
     @property
     def standard_error(self) -> float:
-        """Of an accuracy of one half on the held-out documents."""
+        """Standard error of an accuracy of one half on the held-out documents."""
         return 0.5 / math.sqrt(max(1, int(self.held_out.sum())))
 
 
@@ -88,25 +88,28 @@ class Trial:
 
 
 def balanced_rows(chosen: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """The chosen rows and equally many others, by hash: (n,) bool to ascending rows."""
+    """Return the chosen rows and equally many others, by hash: (n,) bool to ascending rows."""
     rest = np.flatnonzero(~chosen)
     rest = rest[np.argsort(hashes[rest], kind="stable")][: int(chosen.sum())]
     return np.sort(np.concatenate([np.flatnonzero(chosen), rest]))
 
 
 def is_held_out(hashes: np.ndarray) -> np.ndarray:
-    """(n,) uint64 to (n,) bool, about a tenth of them."""
+    """Return which documents are held out, about a tenth: (n,) uint64 to (n,) bool."""
     return uniform(hashes) < HELD_OUT
 
 
 def settings_of(selector: Any, seed: int) -> dict[str, int]:
-    """A lesson's settings, from a selector's parameters of the same names."""
+    """Return fastText's settings from a selector's parameters of the same names."""
     names = ("word_ngrams", "dim", "min_count", "bucket")
     return {**{name: getattr(selector, name) for name in names}, "seed": seed % 2**31}
 
 
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
-    """How often a positive scores above a negative, a tie for one half: two (n,) to a share."""
+    """Return the share of (positive, negative) pairs in the right order; a tie counts one half.
+
+    Scores and labels are (n,).
+    """
     negatives = np.sort(scores[~labels])
     below = np.searchsorted(negatives, scores[labels], side="left")
     up_to = np.searchsorted(negatives, scores[labels], side="right")
@@ -119,7 +122,7 @@ def train_classifier(
     """Train one classifier for each pair of a learning rate and a number of epochs.
 
     Raises:
-        SelectorError: There are not ten documents of each label to judge by.
+        SelectorError: A label has fewer than ten held-out documents.
     """
     judged = np.bincount(lesson.labels[lesson.held_out], minlength=2).min()
     if judged < 10:
@@ -133,10 +136,10 @@ def train_classifier(
 
 
 def best_of(trials: Sequence[Trial], lesson: TrainingSet) -> Trial:
-    """The most accurate trial on the held-out documents, the first of equals.
+    """Return the most accurate trial on the held-out documents, the first of equals.
 
     Raises:
-        SelectorError: None tells the labels apart.
+        SelectorError: No trial is better than chance.
     """
     highest = max(trial.accuracy for trial in trials)
     least = max(NEAR_CHANCE, 0.5 + 2 * lesson.standard_error)
@@ -176,24 +179,24 @@ def _try(point: tuple[float, int], lesson: TrainingSet) -> Trial:
 def shrunk_log_odds(
     classifier: CollapsedFastText, texts: pa.Array, prior_words: float
 ) -> np.ndarray:
-    """The classifier's log odds times w / (w + prior_words), w distinct words: (n,) float32.
+    """Return log odds times w / (w + prior_words), w distinct words: (n,) float32.
 
-    fastText averages over a document's words, so its surest scores belong to the documents with
-    the fewest: stubs, one phrase repeated, languages that part no words. An average of n noisy
-    values is worth n / (n + k) of itself (the posterior mean, with k values' worth of a prior at
-    zero), and a repeated word is no further value.
+    fastText averages over a document's words, so the most extreme scores belong to documents with
+    the fewest: stubs, one phrase repeated, scripts without spaces between words. The posterior
+    mean of n noisy values, with a prior at zero that weighs as much as k values, is n / (n + k)
+    of their average. A repeated word adds no information.
 
-    Measured over 65,686 documents, of which the classifier had been taught 12,000: of the best
-    2 % by characters 41 % were shorter than 200 characters, and with k = 50 none. Of those it had
-    not seen, 10 % belonged to the tenth that it was to find, and 45 % with k = 50 (1.2 % of all
-    unseen did); the area under the curve rose from 0.817 to 0.825. Setting the end-of-line row
-    to zero, PreSelect's remedy for the same bias, changed neither.
+    Measured over 65,686 documents, 12,000 of them in the classifier's training set. Of the best
+    2 % by characters, 41 % were shorter than 200 characters, and with k = 50 none. Of the unseen
+    documents there, 10 % belonged to the tenth to be found, and 45 % with k = 50 (1.2 % of all
+    unseen ones did). The area under the curve rose from 0.817 to 0.825. Setting the end-of-line
+    row to zero, PreSelect's remedy for the same bias, changed neither.
     """
     return shrink(classifier.score(texts), Texts(texts), prior_words)
 
 
 class Texts:
-    """A batch's texts, and what scorers ask about them, worked out once for all who ask."""
+    """A batch's texts, with properties that several scorers use, computed once."""
 
     def __init__(self, array: pa.Array) -> None:
         self.array = array
@@ -201,17 +204,17 @@ class Texts:
 
     @cached_property
     def blank(self) -> np.ndarray:
-        """(n,) bool: as :func:`blank`."""
+        """(n,) bool: which texts are blank; see :func:`blank`."""
         return blank(self.array)
 
     @cached_property
     def distinct_words(self) -> np.ndarray:
-        """(n,) int64: how many distinct words each has, exact up to a few hundred."""
+        """(n,) int64: number of distinct words of each, exact up to a few hundred."""
         return count_distinct_words(self.array)
 
 
 def shrink(scores: np.ndarray, texts: Texts, prior_words: float) -> np.ndarray:
-    """:func:`shrunk_log_odds` of a classifier's ``scores``, (n,) float32."""
+    """Return :func:`shrunk_log_odds` from a classifier's ``scores``, (n,) float32."""
     return _shrunk(scores, texts.distinct_words, float(prior_words))
 
 

@@ -1,8 +1,8 @@
 """Several binary fastText classifiers that read each text once.
 
 Finding words, hashing them and their n-grams, and looking words up is most of the cost of scoring,
-and is the same for all classifiers. So their vocabularies are merged, the weights of a row lie side
-by side (one cache miss for all), and each document passes through the kernel once
+and is the same for all classifiers. So their vocabularies are merged, the weights of a row are
+adjacent (one cache miss for all), and each document passes through the kernel once
 (:mod:`penstock.selectors.kernels.fasttext_sums`). Trade-off: memory, 16 bytes a bucket for up to
 four classifiers and 32 for up to eight, beside the classifiers' own 4.
 """

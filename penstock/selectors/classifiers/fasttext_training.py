@@ -76,7 +76,7 @@ def train(
 
 
 def _training_line(text: str) -> str:
-    """Return the words that scoring sees.
+    """Return the words that scoring uses.
 
     In a training file a document's word ``</s>`` would end the line, and its word ``__label__x``
     would be a third label.

@@ -5,7 +5,7 @@ assign and average in turn. The one change: in every iteration centroids are rou
 like the documents (:func:`penstock.selectors.encoders.lattice.on_lattice`). Products are then exact
 in float32, so the nearest centroid does not depend on the batch, the threads, the processor or the
 library. NumPy on a CPU and faiss on a GPU make the same clusters to the last bit; faiss's own
-training, with float32 centroids, does not promise that. Rounding costs little: over 65,686
+training, with float32 centroids, does not guarantee that. Rounding costs little: over 65,686
 documents the sum of squared distances was within 0.2 % of faiss's with as many clusters, less than
 the difference between two seeds.
 

@@ -1,6 +1,6 @@
 """The reweighter protocol: a reweighter turns the losses of a batch into weights.
 
-It sees the samples of the whole *global* batch at once, those of every worker and every
+It gets the samples of the whole *global* batch at once, those of every worker and every
 accumulation step, in the order of the data and never of the workers. Each worker calls it with
 the same numbers, so it must be a function of them, of its parameters and of its state; then all
 workers hold the same weights without communication.
@@ -115,7 +115,7 @@ class ReweighterPlan(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What a run's weights depend on, without paths."""
+        """Parameters and hashes that a run's weights depend on, without paths."""
         ...
 
     def __call__(self) -> Reweighter:

@@ -84,7 +84,7 @@ class LossReweighter(Algorithm):
         return self.strategy == "uniform" or self.warmup.passed(moment) < 1
 
     def weights(self, batch: ScoredBatch) -> np.ndarray:
-        """``softmax(f(h) / r)``, (n,) float64."""
+        """Return ``softmax(f(h) / r)``, (n,) float64."""
         if self.is_uniform(batch.moment):
             return np.full(len(batch.losses), 1 / len(batch.losses))
         worth = STRATEGIES[self.strategy](standardised(batch.losses))
@@ -103,10 +103,10 @@ class LossReweighter(Algorithm):
 
 
 def standardised(losses: np.ndarray) -> np.ndarray:
-    """(n,) float64 in [-1, 1]: ``(2 l - (max + min)) / max(max - min, 1e-6)``.
+    """Scale losses to [-1, 1], (n,) float64: ``(2 l - (max + min)) / max(max - min, 1e-6)``.
 
-    Unchanged when all losses are multiplied by a positive number or moved, as long as their range
-    stays above 1e-6; equal losses are all sent to 0.
+    The result is invariant to a positive scale and an offset of the losses, as long as their
+    range stays above 1e-6. Equal losses all become 0.
     """
     low, high = float(losses.min()), float(losses.max())
     # Differences first: losses a long way from 0 would lose digits in `high + low`.
@@ -114,7 +114,7 @@ def standardised(losses: np.ndarray) -> np.ndarray:
 
 
 def softmax(values: np.ndarray) -> np.ndarray:
-    """(n,) float64, sums to 1."""
+    """Compute the softmax, (n,) float64, which sums to 1."""
     powers = np.exp(values - values.max())
     shares: np.ndarray = powers / powers.sum()
     return shares

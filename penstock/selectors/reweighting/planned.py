@@ -1,6 +1,6 @@
 """A planned reweighter: sent from a driver to its workers, which build it.
 
-A reweighter has state, so each run needs one of its own. A class beside the recipe is not on a
+A reweighter has state, so each run needs its own. A class beside the recipe is not on a
 worker's path, so the worker imports it itself.
 """
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Uds", "nuclear_norm", "transform"]
 
 COORDINATES = 8, 128
-"""Of the projection over time and over the vocabulary, as published."""
+"""Dimensions of the projection over time and over the vocabulary, as published."""
 
 FEATURES = 1 + COORDINATES[0] * COORDINATES[1]
 """Features of a sample: the nuclear norm, then the projection."""
@@ -84,7 +84,7 @@ class Uds(Algorithm):
         return False
 
     def describe(self, samples: Sequence[torch.Tensor], head: torch.Tensor | None) -> torch.Tensor:
-        """(samples, 1025) float32: the nuclear norm, then 8 by 128 projected logits."""
+        """Return nuclear norm, then 8 by 128 projected logits: (samples, 1025) float32."""
         import torch
 
         length, width = samples[0].shape
@@ -107,9 +107,9 @@ class Uds(Algorithm):
         return torch.stack(rows)
 
     def weights(self, batch: ScoredBatch) -> np.ndarray:
-        """1/K for the K samples of greatest ``utility + alpha * diversity``, 0 for the others.
+        """Return 1/K for the K samples of greatest ``utility + alpha * diversity``, else 0.
 
-        Of samples that tie the earlier in the batch is taken, which is in a random order already.
+        Of tied samples the first in the batch is taken; the batch is in a random order already.
         """
         assert batch.features is not None
         projected = batch.features[:, 1:]
@@ -155,8 +155,8 @@ def transform(size: int, coordinates: int, seed: int) -> np.ndarray:
     """Make a subsampled randomised Fourier transform, as a matrix to multiply with from the right.
 
     Random signs, the real part of the discrete Fourier transform, some of its coordinates, times
-    ``sqrt(size / coordinates)``. The transform is the plain sum, as NumPy and PyTorch have it; were
-    it unitary, diversity would be smaller by the root of ``size``, and nothing beside utility.
+    ``sqrt(size / coordinates)``. The transform is the plain sum, as NumPy and PyTorch have it; with
+    a unitary one, diversity would be smaller by the root of ``size``, negligible beside utility.
 
     Returns:
         (size, coordinates) float32, kept: not to be written to.

@@ -49,12 +49,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn.
+    """Sampling of tokens.
 
     Args:
         temperature: 0 is greedy decoding.
         top_p: Share of the probability mass that is sampled, in (0, 1].
-        max_tokens: Of an answer.
+        max_tokens: Most tokens of an answer.
     """
 
     temperature: float
@@ -70,7 +70,7 @@ class Sampling:
 
 
 Temperature = Annotated[float, Field(ge=0)]
-"""Of a softmax over tokens, 0 or more; 0 is greedy decoding."""
+"""Temperature of the softmax over tokens, 0 or more; 0 is greedy decoding."""
 
 TopP = Annotated[float, Field(gt=0, le=1)]
 """Share of the probability mass that is sampled, in (0, 1]."""
@@ -89,7 +89,7 @@ class Request:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """As chat templates and the chat-completions API take them."""
+        """Messages in the form of chat templates and the chat-completions API."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.user}]
 
@@ -137,7 +137,7 @@ class Rewriter(Protocol):
 
     @property
     def replaces(self) -> bool:
-        """Whether the texts replace their parent (ProX), or are added to it (REWIRE, WRAP)."""
+        """True if texts replace their parent (ProX), False if they are added (REWIRE, WRAP)."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
@@ -155,10 +155,10 @@ class Rewriter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequirements:
-    """All that a source of completions needs of the engine."""
+    """Requirements of a source of completions on the engine."""
 
     resources: Resources = field(default_factory=lambda: Resources(by="rewrite"))
-    """Of one worker that requests completions."""
+    """Resources of one worker that requests completions."""
 
 
 class Completions(Protocol):
@@ -166,7 +166,7 @@ class Completions(Protocol):
 
     @property
     def requirements(self) -> CompletionRequirements:
-        """All that is asked of the engine."""
+        """Requirements on the engine."""
         ...
 
     def split(self, workers: int) -> Completions:

@@ -62,7 +62,7 @@ class VllmModel(Declared):
         return self
 
     def identity(self) -> Mapping[str, Any]:
-        """The name, or the sha256 of the files where it is a directory."""
+        """The name, or the sha256 of the files if it is a directory."""
         return {"model": contents_of(self.model)}
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:

@@ -1,11 +1,10 @@
-"""Answers from a server that speaks OpenAI's chat-completions API, such as vLLM's.
+"""Answers from a server with OpenAI's chat-completions API, such as vLLM's.
 
 ``concurrency`` requests are sent in parallel over connections that are kept open; a request to a
 busy, broken or slow server is repeated with growing delays. No port is opened, requests are not
 logged, and the key is read from the environment when it is needed, so that it is never pickled with
-this object. What is traded away: a seed is sent with each request, but a server that batches
-answers the same request in slightly different words, so answers are kept in a journal and never
-requested again.
+this object. Trade-off: a seed is sent with each request, but a server that batches answers the same
+request in slightly different words, so answers are kept in a journal and never requested again.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 For small models and where there is no server. One request at a time: in a batch, padding and the
 other requests change the last bits of the logits, and so a drawn token. On the CPU an answer
-is thus a function of the model, the request and the seed. What is traded away is speed: a server
+is thus a function of the model, the request and the seed. The cost is speed: a server
 such as vLLM's answers hundreds of requests side by side.
 """
 

@@ -27,17 +27,17 @@ from typing import TypeAlias
 __all__ = ["Normalize", "Program", "Refined", "RemoveAll", "RemoveLines", "parse", "refine"]
 
 MOST_ERRORS = 1
-"""With more the text is left as it was."""
+"""Most errors in the programs of a text; with more the text is left as it was."""
 
 FEWEST_WORDS = 10
-"""What keeps no more words is nothing; a rule that the authors took from FineWeb."""
+"""A text with no more words is emptied; a rule that the authors took from FineWeb."""
 
 LEAST_KEPT = 20
-"""What keeps no more than one word in so many, 5 %, is nothing."""
+"""A text that keeps no more than one word in 20, 5 %, is emptied."""
 
 GROWTH = 2
-"""A normalisation that would make the text longer than so many times the original is an error: a
-refiner cleans, and thirty times "a" to "aa" would ask for gigabytes."""
+"""A normalisation that makes the text longer than this multiple of the original is an error: a
+refiner cleans, and thirty times "a" to "aa" would need gigabytes."""
 
 _OPERATION = re.compile(r"(remove_lines|normalize)\b[ \t]*(\(?)")
 _ARGUMENT = re.compile(
@@ -57,7 +57,7 @@ _SIMPLE = {
 }  # fmt: skip
 
 _ALIASES = {"source_str": "source", "target_str": "target"}
-"""As the published refiners say."""
+"""Argument names that the published refiners write, and ours."""
 
 Value: TypeAlias = int | str | bool
 
@@ -88,7 +88,7 @@ Operation: TypeAlias = RemoveLines | RemoveAll | Normalize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What a refiner asked for."""
+    """Operations of one answer of a refiner."""
 
     operations: tuple[Operation, ...]
     errors: int = 0
@@ -97,11 +97,11 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
-    """What programs made of a text."""
+    """Result of running programs on a text."""
 
     text: str
     errors: int
-    """In the programs and in carrying them out."""
+    """Errors in the programs and in running them."""
     outcome: str
     """``unchanged``, ``changed``, ``emptied``, or ``errors``: unchanged because of too many."""
 
@@ -129,7 +129,7 @@ def parse(answer: str) -> Program:
 
 
 def _operation(name: str, line: str, place: int) -> Operation:
-    """The operation whose arguments begin at ``place``, or _Unreadable."""
+    """Parse the operation whose arguments begin at ``place``, or raise _Unreadable."""
     plain, named = _arguments(line, place)
     if name == "normalize":
         values = _bound(plain, named, ("source", "target"))
@@ -148,7 +148,7 @@ def _operation(name: str, line: str, place: int) -> Operation:
 
 
 def _arguments(line: str, place: int) -> tuple[list[Value], dict[str, Value]]:
-    """The arguments between ``place``, after a bracket, and the line's end."""
+    """Parse the arguments from ``place``, after a bracket, to the line's end."""
     plain: list[Value] = []
     named: dict[str, Value] = {}
     while (closed := _CLOSED.match(line, place)) is None:
@@ -179,7 +179,7 @@ def _arguments(line: str, place: int) -> tuple[list[Value], dict[str, Value]]:
 def _bound(
     plain: Sequence[Value], named: dict[str, Value], names: tuple[str, str]
 ) -> dict[str, Value]:
-    """Arguments by name."""
+    """Bind arguments to their names."""
     if len(plain) > len(names):
         raise _Unreadable
     values = dict(zip(names, plain))
@@ -192,7 +192,7 @@ def _bound(
 
 
 def _unquoted(string: str) -> str:
-    """A string literal's value by Python's rules; what is no escape stands for itself."""
+    """Return a string literal's value by Python's rules; unknown escapes stay as they are."""
     return _ESCAPE.sub(_unescaped, string[1:-1])
 
 
@@ -221,12 +221,12 @@ def refine(
 
     Args:
         text: The document.
-        answers: What the refiner said of each chunk.
+        answers: The refiner's answer for each chunk.
         shown: The lines that each answer was about, which ``remove_lines(all=True)`` drops; the
             whole document's by default. The reference drops the document, whatever the chunk.
         short_first: Empty what would be left with ten words or fewer even where there are too
-            many errors to trust the programs, as the reference does. By default such a text is
-            left as it was: an answer that cannot be read is no reason to lose a document.
+            many errors to use the programs, as the reference does. By default such a text is
+            left as it was: an answer that cannot be parsed must not cost a document.
     """
     programs = [parse(answer) for answer in answers]
     spans = [range(text.count("\n") + 1)] * len(programs) if shown is None else shown
@@ -265,7 +265,7 @@ def _normalised(text: str, programs: Sequence[Program]) -> tuple[str, int]:
 def _without_lines(
     text: str, programs: Sequence[Program], shown: Sequence[range]
 ) -> tuple[str, int]:
-    """The text without the marked lines, and how many intervals run past its end."""
+    """Return the text without the marked lines, and the number of intervals past its end."""
     lines = text.split("\n")
     marked: list[tuple[int, int]] = []
     for program, span in zip(programs, shown, strict=True):

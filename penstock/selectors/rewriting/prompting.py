@@ -37,12 +37,12 @@ class PromptRewriter(Algorithm):
     @property
     @abstractmethod
     def sampling(self) -> Sampling:
-        """How answers are drawn."""
+        """Sampling of answers."""
 
     @property
     @abstractmethod
     def prompts(self) -> Sequence[str]:
-        """All that requests hold besides the documents' text."""
+        """All text of requests besides the documents."""
 
     def identity(self) -> Mapping[str, Any]:
         """The parameters, the tokenizer's sha256 and the prompts'."""

@@ -1,10 +1,10 @@
 """ProX: a small refiner keeps or drops a document, then writes a program that cleans it.
 
 Zhou et al. 2024, *Programming Every Example: Lifting Pre-training Data Quality Like Experts at
-Scale*. Two passes by two models of 0.3 billion parameters, greedily decoded:
-:class:`ProxDocument`, then :class:`ProxChunk` over what was kept. Programs are read and carried
-out by :mod:`penstock.selectors.rewriting.program`. What is traded away: a refiner can take out
-and replace, but it writes nothing new, so that 256 tokens settle 1,500.
+Scale*. Two passes by two models of 0.3 billion parameters, greedily decoded: :class:`ProxDocument`,
+then :class:`ProxChunk` over what was kept. Programs are read and carried out by
+:mod:`penstock.selectors.rewriting.program`. Trade-off: a refiner can remove and replace text, but
+not write new text; so 256 tokens of output suffice for 1,500 of input.
 
 The published refiners were trained with their own bare prompt, kept here to the letter; for any
 other model, ``instruct: true`` puts instructions before it.

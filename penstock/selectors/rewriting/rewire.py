@@ -2,13 +2,13 @@
 
 Nguyen et al. 2025, *Recycling the Web: A Method to Enhance Pre-training Data Quality and
 Quantity for Language Models*. All documents of a filtered, deduplicated pool are rewritten, not
-only bad ones: of the rewrites that were worth adding 81.7 % came from texts outside the raw top
+only bad ones: of the useful rewrites 81.7 % came from texts outside the raw top
 tenth. Their best tenth by a fastText classifier, trained with random rewrites as negatives, is
-mixed with the best tenth of raw texts about one to one; rewrites alone lose to raw text. Filter
-and mixture are a recipe's: a column of scores, and ``budget.shares``.
+mixed with the best tenth of raw texts about one to one; rewrites alone are worse than raw text. The
+recipe has the filter and the mixture: a column of scores, and ``budget.shares``.
 
-The prompt is ours, after the paper's outline. What is traded away: tokens of thinking are
-generated and discarded, and a document costs a generation of its own length or more."""
+The prompt is ours, after the paper's outline. Trade-off: tokens of thinking are generated and
+discarded, and a document costs a generation of its own length or more."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Rewire(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """How rewrites are drawn."""
+        """Sampling of rewrites."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
     @property

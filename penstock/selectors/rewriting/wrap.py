@@ -1,10 +1,10 @@
 """WRAP: a document rephrased piece by piece, in chosen styles.
 
-Maini et al. 2024, *Rephrasing the Web: A Recipe for Compute and Data-Efficient Language
-Modeling*. Texts are cut at sentence boundaries into chunks of about 300 tokens, since of longer
-ones a model leaves parts out, and each is rephrased; real and rephrased text are mixed one to
-one, without a quality filter. The prompts are ours. What is traded away: each chunk is rephrased
-without sight of the others.
+Maini et al. 2024, *Rephrasing the Web: A Recipe for Compute and Data-Efficient Language Modeling*.
+Texts are cut at sentence boundaries into chunks of about 300 tokens, since a model leaves out parts
+of longer ones, and each is rephrased; real and rephrased text are mixed one to one, without a
+quality filter. The prompts are ours. Trade-off: each chunk is rephrased without the others as
+context.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Wrap(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """How rephrases are drawn."""
+        """Sampling of rephrases."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
     @property
@@ -180,8 +180,8 @@ def chunks(text: str, count: Callable[[str], int], limit: int) -> list[str]:
     Args:
         text: Any text; an empty one has no chunks.
         count: Tokens of a sentence with the white space after it.
-        limit: Tokens of a chunk, summed over its sentences. A sentence that is longer by itself
-            is a chunk by itself.
+        limit: Tokens of a chunk, summed over its sentences. A longer sentence is a chunk
+            of one sentence.
     """
     found: list[str] = []
     start = place = tokens = 0

@@ -1,4 +1,4 @@
-"""Amazon S3, and stores that speak its protocol: ``s3://bucket/key``.
+"""Amazon S3, and stores with its protocol: ``s3://bucket/key``.
 
 Credentials, region and endpoint come from the environment, as for every other S3 client.
 """
@@ -63,7 +63,7 @@ class S3Store(RemoteStore):
     }
 
     def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
-        """Of several writers of the same ``old`` exactly one gets True: a conditional PUT.
+        """Replace an object by a conditional PUT; of several writers exactly one gets True.
 
         The entity tag is read before the bytes are compared, so a change after that fails the PUT.
         A PUT that succeeded and whose answer was lost is sent again and fails; reading then shows

@@ -53,14 +53,14 @@ class Backend(Protocol):
         """
 
     def step(self, rate: float) -> float:
-        """Clip the summed gradient, move the weights at a learning rate, and forget the gradient.
+        """Clip the summed gradient, update the weights at a learning rate, and clear the gradient.
 
         Returns:
             The norm of the gradient before clipping.
         """
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Have rank 0 hold all weights for a while, to export them."""
+        """Gather all weights on rank 0 within the context, to export them."""
 
     def save(self, directory: Path) -> list[str]:
         """Write the state into a checkpoint's directory, which rank 0 has made.

@@ -36,7 +36,7 @@ BUCKET = 2**23
 
 
 class Torch:
-    """A :class:`~penstock.trainers.backends.base.Backend` of AdamW and nothing else."""
+    """A :class:`~penstock.trainers.backends.base.Backend` with AdamW only, without DeepSpeed."""
 
     def __init__(self, model: LanguageModel, train: Train, group: Group, *, bf16: bool) -> None:
         self._group = group

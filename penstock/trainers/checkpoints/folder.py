@@ -9,7 +9,7 @@
     checkpoints/.step-00000200.old      no longer kept, being removed
     checkpoints/.attempt                names the attempt that may write here
 
-A process that dies leaves names with a dot, which are never read. Every file and directory is
+A killed process leaves names with a dot, which are never read. Every file and directory is
 fsynced before the rename, so after a power loss the name has its content. Verification reads every
 byte once before PyTorch unpickles any (sha256 runs at 1.6 GB/s a core).
 """
@@ -108,7 +108,7 @@ class Folder:
             )
 
     def sweep(self) -> None:
-        """Remove temporary directories of processes that died."""
+        """Remove temporary directories of killed processes."""
         for path in self.path.glob(".*"):
             if _OURS.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)

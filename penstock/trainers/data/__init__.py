@@ -1,4 +1,4 @@
-"""Training data: from a step's number to batches whose documents do not see each other.
+"""Training data: from a step's number to batches without attention between documents.
 
 ::
 
@@ -12,6 +12,6 @@
       └─ Batch          tokens and spans -> positions, labels, mask   batch.py
 
 A *position* counts the sequences that a run reads, from 0; a *sequence* is a row of the shards; a
-*span* is the part of a document that lies in one sequence. :class:`~.plan.GlobalBatch` and
+*span* is the part of a document within one sequence. :class:`~.plan.GlobalBatch` and
 :class:`~.loader.LoadedStep` are what a step is made of, for all workers and for one.
 """

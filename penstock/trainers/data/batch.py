@@ -1,4 +1,4 @@
-"""Batches: packed sequences as tensors, in which no document sees another.
+"""Batches: packed sequences as tensors, without attention between documents.
 
 Several documents share a sequence, so that no token is padding. Three things keep them apart:
 attention is causal within a document only, positions restart at 0 in each document, and the first

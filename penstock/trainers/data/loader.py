@@ -28,8 +28,8 @@ from penstock.trainers.group import Group
 __all__ = ["LoadedStep", "Loader", "split_micro_batches"]
 
 HANDED_OVER = 4
-"""Micro-batches that the thread hands over at a time, because waking a thread costs as much as
-reading one (docs/lab.md). At most twice as many are held."""
+"""Micro-batches that the thread passes on at a time, because waking a thread costs as much as
+reading one (docs/lab.md). At most twice as many are in memory."""
 
 
 def split_micro_batches(count: int, group: Group, micro_batch: int) -> list[np.ndarray]:

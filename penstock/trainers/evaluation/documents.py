@@ -5,8 +5,8 @@ document in several sequences is read span by span, each without the spans befor
 the sum over the predicted tokens of all its spans. A pass costs about a third of training on the
 same tokens.
 
-Documents lie in the shards one after another, and so do their spans. So one pass in order is
-enough, and memory holds the sums of :data:`CHUNK_TOKENS` tokens, whatever the corpus. Ranks take
+Documents are stored in the shards one after another, and so are their spans. So one pass in order
+is enough, and memory holds the sums of :data:`CHUNK_TOKENS` tokens, whatever the corpus. Ranks take
 turns with micro-batches, which are the same for any number of ranks.
 """
 

@@ -27,7 +27,7 @@ class Score:
     mean: float
     """Bits per byte."""
     stderr: float
-    """Of the ratio of sums, over examples (Cochran 1977, eq. 6.9)."""
+    """Standard error of the ratio of sums over examples (Cochran 1977, eq. 6.9)."""
     bytes: int
     examples: int
 
@@ -51,7 +51,7 @@ def text_nats(
         reader: Reads with the model.
         tokenizer: The model's own, of the tokenizers library.
         eos: The token that every text is conditioned on.
-        context: Tokens the model sees at once.
+        context: Tokens of the model's context.
     """
     encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     ids = [np.array([eos, *encoding.ids], np.int64) for encoding in encodings]

@@ -80,7 +80,7 @@ class Arithmetic:
     attention: int
     """Layers times heads times the width of a head."""
     every_token: bool
-    """Whether the head is applied to all tokens, or to labelled ones only."""
+    """True if the head is applied to all tokens, False if to labelled ones only."""
 
     @classmethod
     def of(cls, model: LanguageModel) -> Arithmetic:

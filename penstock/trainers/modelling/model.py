@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.causal = causal
         self.by_spans = False
-        """Whether documents are kept apart by spans, or by a dense mask."""
+        """True if documents are separated by spans, False if by a dense mask."""
         self._plain_head = causal.config.model_type == "llama"
 
     @property

@@ -1,8 +1,8 @@
 """Check that token ids mean the same in the shards and in a model that is trained further.
 
 A model's table may be larger than the shards' vocabulary, so its size alone does not show that the
-shards were made by another tokenizer. Each id would then stand for another token, and the exported
-model would carry the wrong tokenizer.
+shards were made by another tokenizer. Each id would then mean another token, and the exported
+model would have the wrong tokenizer.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ __all__ = ["Reweighted", "Reweighting"]
 
 MAX_SHARE_SPLIT_AGAIN = 0.5
 """Up to this share of sequences with a weight, the others are left out. A forward pass costs 1, a
-backward pass 2: with one micro-batch, which is scored with its graph, a new split pays below 2/3;
-with many, below 1. Above this share the existing graph is used."""
+backward pass 2: with one micro-batch, which is scored with its graph, a new split is cheaper
+below 2/3; with many, below 1. Above this share the existing graph is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

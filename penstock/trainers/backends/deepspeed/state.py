@@ -1,9 +1,9 @@
 """DeepSpeed's part of a checkpoint: written by all workers, read by as many or by others.
 
 At the same number of workers each reads back the file that its rank wrote. At another, rank 0 first
-converts the files to DeepSpeed's universal format, which has every parameter by itself; that reads
-and writes the whole checkpoint once more. Without ZeRO every worker holds everything, and nothing
-is converted. PyTorch unpickles the files, so they must have been verified.
+converts the files to DeepSpeed's universal format, which stores every parameter separately; that
+reads and writes the whole checkpoint once more. Without ZeRO every worker holds everything, and
+nothing is converted. PyTorch unpickles the files, so they must have been verified.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def read_state(directory: Path, scratch: Path) -> CanonicalState:
 
 
 def _in_groups(own: dict[str, Any]) -> list[str]:
-    """Names of the parameters in the order of the optimiser's groups: matrices, then gains."""
+    """Return parameter names in the order of the optimiser's groups: matrices, then gains."""
     named = {
         weight.data_ptr(): name  # of tied weights one, the first
         for name, weight in reversed(own["module"].items())
