@@ -145,8 +145,8 @@ class Draft:
     def record(self, part: str, files: Sequence[FileRecord]) -> None:
         """Commit ``part``: from here on its files count. Only the driver calls this.
 
-        In a store over the network, where a commit takes tens of milliseconds, up to sixteen are
-        under way at a time, and an error of one is raised by a later call or by :meth:`settle`.
+        In a store over the network a commit takes tens of milliseconds, so up to sixteen run at a
+        time. An error of one is raised by a later call or by :meth:`settle`.
 
         Raises:
             LeaseError: Another driver took the work directory over.

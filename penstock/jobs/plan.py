@@ -1,9 +1,9 @@
 """Plan of a recipe: all that its stages need, built and checked once, before any work starts.
 
 A plan reads targets and the code of plug-ins, and no document of the pool. Each stage gets its part
-and no recipe. Plans of recipes that are alike, such as the arms of a comparison, share the parts
-whose keys are equal: 200 arms that differ in their budget find input files and build selectors
-once. What depends on the pool, such as the sources that shares name, is checked after cleaning.
+and no recipe. Plans of similar recipes, such as the arms of a comparison, share the parts whose
+keys are equal. So 200 arms that differ in their budget find input files and build selectors once.
+What depends on the pool, such as the sources that shares name, is checked after cleaning.
 """
 
 from __future__ import annotations

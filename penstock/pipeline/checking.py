@@ -2,8 +2,8 @@
 
 Files that a run makes are hashed as they are written. Files that it finds may be a year old, so on
 a file system every byte is compared, by all workers, at 1.6 GB/s a core. In a store only names and
-sizes are compared, a thousand files a request: a store replaces objects whole and keeps checksums
-of its own, and downloading all shards costs too much for a check. Readers of the shards, as the
+sizes are compared, a thousand files a request. A store replaces whole objects and keeps its own
+checksums, and downloading all shards costs too much for a check. Readers of the shards, as the
 trainer, compare the bytes there, too.
 """
 

@@ -1,9 +1,9 @@
 """The token store: the tokens of those documents that were candidates of some cut.
 
-Tokenising is slow (about 1.3 MB/s a core) and a cut takes a small part of a pool, so a document is
-tokenised when its score brings it near a budget, and never again: the store of (corpus, tokenizer)
-grows file by file. Unlike that of other artefacts its manifest is rewritten as it grows. The tokens
-of a document never change, so no artefact made from the store depends on its history.
+Tokenising is slow (about 1.3 MB/s a core) and a cut takes a small part of a pool. So a document is
+tokenised once, when its score brings it near a budget: the store of (corpus, tokenizer) grows file
+by file. Unlike that of other artefacts its manifest is rewritten as it grows. The tokens of a
+document never change, so no artefact made from the store depends on its history.
 """
 
 from __future__ import annotations

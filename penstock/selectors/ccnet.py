@@ -26,11 +26,11 @@ are whole multiples of 2^-20, so sums are exact.
 A model of 2 million tokens of Wikipedia reads 8,400 documents (20 MB) a second on a core.
 
 Trade-off: perplexity finds text that is worded like the reference, which may be neither true nor
-useful. A line of one common word is easy, so stubs come early. And text of the reference itself is
-memorised: with half of a pool's Wikipedia as reference, the median perplexity was 38 in that half
-and 164 in the other (6 and 151 with ``prune: 0``), and about 420 at the 30th percentile of the
-whole pool. By ``low``, documents of ``source`` come first, as intended; but those that were counted
-come before those that were not.
+useful. A line of one common word is easy, so stubs come early. Text of the reference itself is
+memorised. With half of a pool's Wikipedia as reference, the median perplexity was 38 in that half
+and 164 in the other (6 and 151 with ``prune: 0``). The 30th percentile of the whole pool was about
+420. By ``low``, documents of ``source`` come first, as intended; but those that were counted come
+before those that were not.
 """
 
 from __future__ import annotations

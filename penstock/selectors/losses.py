@@ -6,10 +6,10 @@ document's first tokens are predicted from another document; Shum et al. 2025.) 
 than the window is read in windows that begin ``stride`` tokens apart, and each token counts in the
 first window that reaches it.
 
-**Same bytes.** On a CPU one window is read at a time, in one thread, so on one machine a
-document's loss depends on that document and the model alone, to the last bit. With two layers of
-width 128 this reads 40,000 tokens a second on a core; batches of 2,048 padded tokens read 29,000,
-because they have padding, and one window's activations stay in the cache. A GPU is fast only with
+**Same bytes.** On a CPU one window is read at a time, in one thread. So on one machine a document's
+loss depends on that document and the model only, to the last bit. With two layers of width 128 this
+reads 40,000 tokens a second on a core; batches of 2,048 padded tokens read 29,000, because they
+have padding, and one window's activations stay in the cache. A GPU is fast only with
 batches: there windows of about equal length are batched, padding is to the right and masked, and
 the last bits depend on the batch. Losses move by up to 2e-7 of themselves in float32.
 

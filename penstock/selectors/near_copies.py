@@ -5,8 +5,8 @@ first. One with an earlier document whose cosine with it is above 1 - ``eps`` is
 
 Vectors are on the lattice, so products are exact and results do not depend on blocks or threads.
 They are compared in blocks of 1,024 documents by 1,024, so memory is some MiB beyond the cluster's
-own vectors, and a cluster of any size is compared as a whole, where the published code splits large
-ones and misses copies across the parts. One thread: two were slower on such blocks, and on a busy
+own vectors. A cluster of any size is compared as a whole; the published code splits large ones and
+misses copies across the parts. One thread is used: two were slower on such blocks, and on a busy
 machine seven times as slow. Trade-off: time grows with the square of a cluster, and copies in
 different clusters are missed, as published.
 """

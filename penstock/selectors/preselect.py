@@ -305,20 +305,15 @@ class PreSelect(ClassifierScorer):
         return {**own, "ladder": None, "models": models}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Read a sample with the models, and train a classifier to find documents that rank them
-        right.
+        """Read a sample with the models, and train a classifier on how they rank its documents.
 
-                Returns:
-                    Facts: the sample; each model's bits per character on it; documents by how many
-                    pairs of models they put in order; the training set, the accuracy, and what was
-                    chosen.
+        Returns:
+            Facts: the sample; each model's bits per character on it; documents by how many pairs of
+            models they put in order; the training set, the accuracy, and what was chosen.
 
-                Raises:
-                    SelectorError: There are too few documents of either kind, or the classifier
-                    does not
-                        separate them.
-        models too far apart to tell them by => models that differ too much
-        too far apart to tell them by => too different
+        Raises:
+            SelectorError: There are too few documents of either kind, or the classifier does not
+                separate them.
         """
         self._classifier = None
         if self.model is not None:

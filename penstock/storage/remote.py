@@ -33,9 +33,9 @@ _log = logging.getLogger("penstock.storage")
 class RemoteStore:
     """A store over the network, by its file system of fsspec. Subclasses are in ``stores/``.
 
-    Without a subclass a store works as far as fsspec goes: a file is created exclusively only if
-    the file system does so itself, and :meth:`replace` compares before it writes, which two
-    writers at the same moment may both pass.
+    Without a subclass a store has the guarantees of fsspec. A file is created exclusively only if
+    the file system does so itself, and :meth:`replace` compares before it writes, so two
+    simultaneous writers may both succeed.
     """
 
     requests = 16

@@ -1,9 +1,9 @@
 """Read files of lines as records, from any byte on and in bounded memory.
 
 A span owns the lines that follow a line feed inside it, and the file's first line where it begins
-the file. So a line that runs over the end of its span is read to its end, a line that begins
-exactly at the end belongs to the span before, and no span needs the byte in front of it, which is
-out of reach in a compressed frame. A line over the cap is counted and not held in memory.
+the file. So a line that crosses the end of its span is read to its end, and a line that begins
+exactly at the end belongs to the span before. No span needs the byte in front of it, which cannot
+be read in a compressed frame. A line over the cap is counted and not held in memory.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ difference of two logits matters, and both steps are linear, so they commute::
     u = A @ (B[positive] - B[negative])            one float a row, computed once
     p(positive) = sigmoid(mean of u over the document's rows)
 
-That turns a model of 890 MB (2M buckets, 100 dimensions) into a table of 9 MB that ships to a
-worker in a hundredth of the time, and scores more than ten times as many documents a second on a
+That turns a model of 890 MB (2M buckets, 100 dimensions) into a table of 9 MB, which is sent to a
+worker in a hundredth of the time. It scores more than ten times as many documents a second on a
 core as ``predict`` does (``benchmarks/scoring.py``). Trade-off: only binary softmax models without
 character n-grams can be collapsed.
 """

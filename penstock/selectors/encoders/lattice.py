@@ -15,7 +15,7 @@ def on_lattice(vectors: np.ndarray) -> np.ndarray:
     """Round unit vectors to integers of norm below 4096, so that products are exact.
 
     By Cauchy-Schwarz any partial sum of a dot product of two such vectors is at most 2^24, up to
-    which float32 holds every integer: no order of summation, fused multiply-add, batch shape,
+    which float32 holds every integer. So no order of summation, fused multiply-add, batch shape,
     thread count or library can change a bit. Rounding moves a cosine by about 1e-4.
 
     Args:

@@ -1,10 +1,9 @@
 """Static encoders: one vector a token, summed in the order of the text's tokens.
 
 A sentence encoder reads 20 documents a second on a core; a static encoder reads 2,400. It is
-distilled from a sentence encoder (:mod:`penstock.selectors.encoders.distillation`) and keeps its
-preferences only in part: over 1,500 documents and 800 questions, the mean rank correlation of
-similarities is 0.41, and of the 10 % of documents ranked best by some question 43 % agree (chance:
-10 %).
+distilled from a sentence encoder (:mod:`penstock.selectors.encoders.distillation`) and agrees with
+it only in part. Over 1,500 documents and 800 questions, the mean rank correlation of similarities
+is 0.41. Of the 10 % of documents ranked best by some question 43 % agree (chance: 10 %).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The rewriting protocols: a rewriter turns a document to prompts, and their answers to documents.
 
-A rewriter is pure: it calls no model. The engine sends the requests through a
-:class:`Completions`, writes each answer to a journal, so that a run that was killed sends no
-request twice, and counts by reason the answers that gave no text.
+A rewriter is pure: it calls no model. The engine sends the requests through a :class:`Completions`
+and writes each answer to a journal, so that a killed run sends no request twice. It counts by
+reason the answers that gave no text.
 """
 
 from __future__ import annotations

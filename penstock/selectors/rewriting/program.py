@@ -11,10 +11,10 @@ Scale*. A refiner answers with one operation a line::
     argument  = [ name "=" ] ( digits | string | "True" | "False" )
 
 A line that begins with an operation's name and is no operation is an *error*, as is one that
-cannot be carried out. Nothing is ever evaluated. Python's own parser was not taken, since it
-refuses ``remove_lines(007, 009)``, as lines are labelled in the prompt, warns about the
-backslashes of a quoted path, and can be brought down by what a model may write. The reference
-splits arguments at commas, so that it ignores every string that holds one.
+cannot be carried out. Nothing is ever evaluated. Python's own parser is not used. It refuses
+``remove_lines(007, 009)``, as lines are labelled in the prompt, warns about the backslashes of a
+quoted path, and can crash on the output of a model. The reference splits arguments at commas, so
+that it ignores every string that holds one.
 """
 
 from __future__ import annotations

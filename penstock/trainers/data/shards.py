@@ -2,8 +2,8 @@
 
 The files are mapped, not read: opening one takes about a millisecond, and a sequence is copied from
 the page cache into a batch. Arrow does not detect a flipped token, so every file is hashed when it
-is opened (1.6 GB/s a core), and every sequence is compared with its own checksum when it is read:
-between the two, days may pass in which pages are dropped and read from the disk again.
+is opened (1.6 GB/s a core). Every sequence is compared with its own checksum when it is read, since
+days may pass between the two, in which pages are dropped and read from the disk again.
 """
 
 from __future__ import annotations

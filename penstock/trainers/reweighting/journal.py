@@ -1,6 +1,6 @@
 """Weight journal: the loss and the weight of every sample of a reweighted run.
 
-Rows are held in memory until a checkpoint, or until there are a million, and then written as a
+Rows are held in memory until a checkpoint, or until there are a million. Then they are written as a
 Parquet file in the run's directory ``weights``, which Parquet readers take as one table: about 12
 bytes a sample. A checkpoint lists the files by their checksums. When a run resumes from it, files
 written later are removed, and their steps are written again.

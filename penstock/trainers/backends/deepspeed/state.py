@@ -163,8 +163,8 @@ def _convert(source: Path, target: Path) -> None:
 def _universal(engine: Any) -> Iterator[None]:
     """Make the engine load the universal format, and repair what DeepSpeed 0.19 does for ZeRO 3.
 
-    It gives every parameter group the settings of the first, so gains would begin to decay, and
-    one counter of steps to all, which each then advances: with two groups losses were 0.2 % off
+    It gives every parameter group the settings of the first, so gains would begin to decay. All
+    groups share one counter of steps, which each advances: with two groups losses were 0.2 % off
     after ten steps.
     """
     groups = engine.optimizer.param_groups
