@@ -43,7 +43,7 @@ HELD_OUT = 0.1
 """Share of the labelled documents that chooses among trials."""
 
 NEAR_CHANCE = 0.55
-"""With an accuracy below this, ranking is refused. BETR's classifier reaches about 0.75; one left at
+"""Below this accuracy, ranking is refused. BETR's classifier reaches about 0.75; one left at
 its initialisation reached 0.55, with all its scores within 1e-3 of 0.5. One standard error on
 1,300 held-out documents is 0.014; with fewer, the bound is two standard errors above 0.5."""
 
