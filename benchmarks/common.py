@@ -1,4 +1,4 @@
-"""What several benchmarks share: documents of this machine, and a line for a missing peer."""
+"""Shared parts of the benchmarks: documents of this machine, and a line for a missing peer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def peer_module(name: str) -> Any:
 
 
 def refuse_without_peer(directory: str, packages: str, others: str = "") -> NoReturn:
-    """End with how to make the environment of a peer that wants one of its own."""
+    """Exit with instructions for the environment of a peer that needs its own."""
     sys.exit(
         f"the peer is missing: python -m venv {directory} && {directory}/bin/pip install {packages}"
         f", then give --peer-python {directory}/bin/python{others}"

@@ -10,9 +10,9 @@ of its own, and is given the better of the two.
     python benchmarks/cut.py --json
     python benchmarks/cut.py --json --rows 100_000_000 --rounds 1
 
-The sides take turns, each in a process of its own, warmed up on a small pool (its workers started,
-its kernels compiled), whose tree is looked at ten times a second. Memory is what the processes hold
-alone (USS; RSS, which counts mapped pages of the files too, is given beside it).
+The sides take turns, each in a separate process, warmed up on a small pool (its workers started,
+its kernels compiled), whose process tree is sampled ten times a second. Memory is the processes'
+unique memory (USS; RSS, which counts mapped pages of the files too, is given beside it).
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def _peer(pool: Pool, form: str) -> None:
 
 
 def _measured(name: str, pool: Pool) -> dict[str, Any]:
-    """A side's seconds, and what it held at most, in GiB."""
+    """Return a side's seconds, and its peak memory in GiB."""
     command = [sys.executable, __file__, "--side", name, "--directory", str(pool.directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -328,7 +328,7 @@ def _measured(name: str, pool: Pool) -> dict[str, Any]:
 
 
 def _compared(pool: Pool, form: str) -> tuple[int, bool]:
-    """Documents taken, and whether both took the same, unit by unit."""
+    """Return the number of documents taken, and whether both sides took the same in each unit."""
     columns = ["unit", "row", "score", "tokens"]
     peer = pq.read_table(pool.directory / f"{form}.parquet", columns=columns)
     peer = peer.sort_by([("unit", "ascending"), ("row", "ascending")])

@@ -2,7 +2,7 @@
 
 The table is distilled from all-MiniLM-L6-v2 as for a selector, 256 wide, and both sides take the
 direction of a text's mean over it; the centre, which model2vec does not have, is zero. The sides
-take turns in one process. Each gets the texts in the form it asks for, model2vec a list of strings
+take turns in one process. Each gets the texts in the form it requires, model2vec a list of strings
 in one call (``max_length=None``, or it would read 512 tokens only), Penstock an Arrow array.
 
     python benchmarks/embedding.py --json
@@ -10,8 +10,8 @@ in one call (``max_length=None``, or it would read 512 tokens only), Penstock an
     python benchmarks/embedding.py --json --characters 0
 
 ``ratio`` is of one thread each, in CPU time of the process, so that neighbours on the machine do
-not count. ``ratio_as_they_come`` is in elapsed time, model2vec spread over the cores as it does by
-itself, Penstock still one thread: a stage spreads the texts over workers, not ``encode``.
+not count. ``ratio_as_they_come`` is in elapsed time, model2vec with its default spread over the
+cores, Penstock still one thread: a stage spreads the texts over workers, not ``encode``.
 
 Without ``--data`` a document is the docstrings of one installed source file, of a web page's
 length.

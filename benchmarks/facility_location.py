@@ -1,10 +1,10 @@
 """Facility location: our lazy greedy against apricot's, and a pool of any size in bounded memory.
 
 Both pick 500 of 5,000 documents from the same matrix of similarities, float64, taking turns, one
-thread each, CPU time of that thread. apricot 0.6.1 wants an environment of its own, with
-scikit-learn and an older NumPy, so it runs under ``--peer-python`` and gets the matrix as a file.
-It compiles its kernel anew in every ``fit``: ``ratio`` is of ``fit`` as anybody
-calls it, ``ratio_without_compiling`` of a ``fit`` whose compiled kernel was kept by a patch.
+thread each, CPU time of that thread. apricot 0.6.1 needs its own environment, with scikit-learn and
+an older NumPy, so it runs under ``--peer-python`` and gets the matrix as a file. It compiles its
+kernel anew in every ``fit``: ``ratio`` is of the ordinary ``fit``, ``ratio_without_compiling`` of a
+``fit`` whose compiled kernel was kept by a patch.
 
     python -m venv /tmp/apricot
     /tmp/apricot/bin/pip install 'numpy<2' scikit-learn apricot-select
@@ -52,7 +52,7 @@ TOLERANCE = 1e-5
 
 
 def main() -> None:
-    """Run what was asked for and print what was found, the JSON object as the last line."""
+    """Run the measurements and print the results, the JSON object as the last line."""
     arguments = _arguments()
     if arguments.side:
         print(json.dumps(_curated(arguments.side)))
@@ -87,7 +87,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _vectors(count: int, given: Path | None, to: Path) -> np.ndarray:
-    """(count, d) int16 on the lattice, mapped from the file that it is written to."""
+    """Return vectors on the lattice, (count, d) int16, mapped from a file written here."""
     if given:
         real = np.load(given, mmap_mode="r")
         if len(real) < count:
@@ -219,7 +219,7 @@ def _pool(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
 
 
 def _curated(place: Path) -> dict[str, Any]:
-    """The selector's own path over the mapped vectors, warmed up; in a process of its own."""
+    """Run the selector over the mapped vectors, after a warm-up, in a separate process."""
     vectors = np.load(place / "vectors.npy", mmap_mode="r")
     selector = Ingenious(draw="greedy")
     with threadpool_limits(1):
@@ -246,7 +246,7 @@ def _curated(place: Path) -> dict[str, Any]:
 
 
 def _scored(selector: Ingenious, vectors: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """(n,) float32 in the order of the vectors, and seconds."""
+    """Return scores, (n,) float32 in the order of the vectors, and seconds."""
     selector.fit(Fitting(sample=lambda count: pa.table({}), pool_size=len(vectors)))
     ids = pa.array([f"doc-{row}" for row in range(len(vectors))])
     hashes = hash_ids(ids, 17)
@@ -273,12 +273,12 @@ def _gathered(
 
 
 def _peak() -> float:
-    """GiB that this process has held at most."""
+    """Return the peak memory of this process, in GiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
 def _mean_similarity(vectors: np.ndarray, taken: np.ndarray) -> float:
-    """Of every so-manieth document to the nearest that is taken."""
+    """Return the mean similarity of a sample of documents to the nearest one that is taken."""
     some = vectors[:: max(1, len(vectors) // 4096)].astype(np.float32)
     some /= np.maximum(1, np.linalg.norm(some, axis=1))[:, None]
     nearest = np.zeros(len(some), np.float32)

@@ -4,11 +4,11 @@
     python benchmarks/gpu.py [PART ...]      # some of them
     DRY=1 make gpu                           # tiny, on a CPU: does the script itself run?
 
-Each part is a process of its own with a limit of its own, and prints lines that begin with its
-name. Parts begin in the order of ``PARTS`` while time is left. The last line is one JSON object:
-``{"name", "device", "seconds", "parts": {part: "ok" | "failed" | "timeout" | "no time left"}}``.
-The exit status is 1 if a part failed. Run it in the root of a checkout, since it uses the tests'
-shards; ``docs/gpu.md`` says what a machine without a network needs.
+Each part is a process with its own time limit, and prints lines that begin with its name. Parts
+begin in the order of ``PARTS`` while time is left. The last line is one JSON object: ``{"name",
+"device", "seconds", "parts": {part: "ok" | "failed" | "timeout" | "no time left"}}``. The exit
+status is 1 if a part failed. Run it in the root of a checkout, since it uses the tests' shards;
+``docs/gpu.md`` describes the setup of a machine without a network.
 """
 
 from __future__ import annotations

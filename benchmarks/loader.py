@@ -2,10 +2,9 @@
 
 All three read the same packed sequences, in a shuffled order, in batches of int64 token ids, on one
 core, and take turns. Ours also compares every sequence with its checksum and makes labels,
-positions and document boundaries, which the peers leave to the trainer. What is counted is CPU time
-of the whole process, its prefetching included, over whole epochs of files that are in the page
-cache; the peers run without worker processes, which would cost them more. They want an environment
-of their own:
+positions and document boundaries, which the peers leave to the trainer. The measure is CPU time of
+the whole process, its prefetching included, over whole epochs of files that are in the page cache;
+the peers run without worker processes, which would cost them more. They need their own environment:
 
     python -m venv /tmp/loaders
     /tmp/loaders/bin/pip install litdata mosaicml-streaming
@@ -183,7 +182,7 @@ def _shards(arguments: argparse.Namespace, place: Path) -> Path:
 
 
 class _Side:
-    """A process that reads epochs when told, and says what they cost."""
+    """A process that reads epochs on request and reports their cost."""
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
@@ -192,7 +191,7 @@ class _Side:
         self.read = self._answer()
 
     def turn(self, epochs: int) -> float:
-        """CPU seconds a token."""
+        """Read epochs; return CPU seconds a token."""
         assert self._process.stdin is not None
         print(epochs, file=self._process.stdin, flush=True)
         told = self._answer()

@@ -1,12 +1,12 @@
-"""What each selector is worth: every one against random at equal tokens, and what judges agree.
+"""Compare each selector with random at equal tokens, and scorers with labels of people.
 
     python benchmarks/results.py --data DIRECTORY [--work runs/results] [--tokens 800_000]
 
 The directory has ``pool/*.zst``, ``targets/*.jsonl`` and ``labels/dclm_quality.jsonl``. Arms are
-cut from one pool, trained at equal tokens over three seeds, and judged in bits per byte on
-benchmarks that no selector saw; selectors that aim, aim at ARC-Easy and OpenBookQA. PreSelect's
-models are a ladder that is trained here. What is made is found again, so a run that was stopped
-goes on.
+cut from one pool, trained at equal tokens over three seeds, and evaluated in bits per byte on
+benchmarks that no selector read. Selectors with a target have ARC-Easy and OpenBookQA. PreSelect's
+models are a ladder that is trained here. Finished artefacts are found again, so a stopped run can
+be resumed.
 
 The figures replace those between the two marks in ``docs/results.md``; the text around them stays.
 """
@@ -140,7 +140,7 @@ def _preselect() -> dict[str, Any]:
 
 
 def _selectors(data: Path, model: str) -> dict[str, Any]:
-    """With defaults wherever there are some; the language model is the ladder's best."""
+    """Return the selectors, with defaults if any; the language model is the ladder's best."""
     labels = str(data.resolve() / "labels" / "dclm_quality.jsonl")
     return {
         "betr": {"use": "betr", "aims": True},
@@ -220,7 +220,7 @@ def _cell(point: Point, random: Point, target: str) -> str:
 
 
 def _composition(comparison: Comparison, recipe: Recipe) -> Iterator[str]:
-    """What the first seed's cut is made of, which is where reasons are found."""
+    """Yield the lines of a table on the first seed's cuts: documents, lengths and sources."""
     yield ""
     yield "What the cuts are made of, at the first seed:"
     yield ""
@@ -252,7 +252,7 @@ def _column(artefact: Artefact, path: str, name: str) -> pa.ChunkedArray:
 def _agreement(
     data: Path, recipe: Recipe, made: Mapping[str, Curated]
 ) -> Iterator[tuple[str, float]]:
-    """How often a page that people call good scores above one that they call bad."""
+    """Yield the area under the curve of each scorer, on pages that people labelled good or bad."""
     path = data / "labels" / "dclm_quality.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     labels = np.array([bool(row["label"]) for row in rows])

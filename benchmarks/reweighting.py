@@ -1,9 +1,9 @@
-"""What a reweighted step costs: against a plain one, of the same model on the same batches.
+"""Cost of a reweighted step, against a plain one of the same model on the same batches.
 
-The runs take turns, step by step, in one process with one thread for arithmetic; what is counted is
-CPU time of the whole process. With one micro-batch a step, scoring costs the logits a second time;
-with several, a forward pass of all but the last. Where few samples have a weight, the others are
-not passed backward, and a step can cost less than a plain one.
+The runs take turns, step by step, in one process with one thread for arithmetic; the measure is CPU
+time of the whole process. With one micro-batch a step, scoring costs the logits a second time; with
+several, a forward pass of all but the last. Where few samples have a weight, the others are not
+passed backward, and a step can cost less than a plain one.
 
     python benchmarks/reweighting.py --json
 
@@ -92,7 +92,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(arguments: argparse.Namespace, pieces: int, place: Path) -> dict[str, dict[str, Any]]:
-    """For each way: CPU seconds of a step, and the ratio to the plain step of the same round."""
+    """Return CPU seconds of a step, and the ratio to the plain step of its round, for each way."""
     shards = ShardSet.open(arguments.shards or _make_shards(place))
     engines = {
         name: _engine(arguments, spec, pieces, shards, place / f"{name}-{pieces}")

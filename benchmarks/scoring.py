@@ -1,7 +1,7 @@
 """fastText scoring: the collapsed kernel against fastText's own ``predict``, on one core each.
 
 Both score the same held-out documents with the same model (bigrams, 2M buckets, 100 dimensions),
-taking turns in one process and one thread. Each gets its documents in the form it asks for,
+taking turns in one process and one thread. Each gets its documents in the form it requires,
 newlines already replaced: ``predict`` a list of strings in one call (its batch path, top-1 label),
 Penstock an Arrow array. Time is CPU time of that thread, so that neighbours on the machine do not
 count.
@@ -11,8 +11,8 @@ count.
     python benchmarks/scoring.py --json --scorers 4
 
 With ``--scorers`` K models score together, in one pass, against K passes of ``predict``; and
-``times_one`` is what that costs against one of them alone. Each has a label of its own and has
-seen two thirds of the documents, so that vocabularies differ. ``predict`` wants 0.9 GB a model.
+``times_one`` is what that costs against one of them alone. Each has its own label and was trained
+on two thirds of the documents, so that vocabularies differ. ``predict`` needs 0.9 GB a model.
 
 Without ``--data`` a document is the docstrings of one installed source file: real English of a web
 page's length. The label to learn is whether a document's words are longer than the
@@ -114,7 +114,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _positive(labels: list[list[str]], probabilities: list[np.ndarray]) -> np.ndarray:
-    """p(positive) from predict's top label, (n,) float64."""
+    """Return p(positive) from predict's top label, (n,) float64."""
     top = np.array([p[0] for p in probabilities], np.float64) - QUIRK
     return np.where([label[0] == POSITIVE for label in labels], top, 1 - top)
 
@@ -143,7 +143,7 @@ def _long_worded(texts: list[str]) -> list[bool]:
 
 
 def _shuffled(texts: Iterable[str]) -> list[str]:
-    """Distinct, one line each, in an order that depends on the texts alone."""
+    """Return distinct texts, one line each, in an order that depends on the texts only."""
     lines = {text.replace("\n", " ") for text in texts}
     return sorted(lines, key=lambda line: hashlib.sha256(line.encode()).digest())
 

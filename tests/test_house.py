@@ -25,7 +25,7 @@ LONG: dict[str, str] = {
 """Modules of more than 450 lines, and why."""
 
 PEERS = {"apricot", "datatrove", "duckdb", "gguf", "litdata", "model2vec", "streaming"}
-"""What benchmarks compare with, and no part of the installation."""
+"""Peers of the benchmarks, which are not installed with Penstock."""
 
 DEEPSPEED = "penstock/trainers/backends/deepspeed"
 
@@ -235,7 +235,7 @@ def test_benchmarks_and_examples_import_what_exists() -> None:
 
 
 def test_benchmarks_start_without_their_peers() -> None:
-    """So that ``--help``, and a line that says how to get a peer, need none of them."""
+    """``--help``, and the line on how to get a peer, must not need any of them."""
     wrong = []
     for path in sorted(ROOT.glob("benchmarks/*.py")):
         for statement in at_import(ast.parse(path.read_text()).body):

@@ -43,7 +43,7 @@ ALL = 200
 """Seeds of the whole campaign, with one to three kills each."""
 
 FEW = (0, 1, 5, 9, 10, 12, 15, 19, 22, 23)
-"""Of the ordinary suite."""
+"""Seeds of the ordinary suite."""
 
 
 def _seeds() -> list[int]:

@@ -47,7 +47,7 @@ class Outside:
 
     role: str
     share: float
-    """Of the time that an undisturbed run takes."""
+    """Share of the time of an undisturbed run."""
     pick: int
 
     def __str__(self) -> str:

@@ -48,7 +48,7 @@ class Running:
 
     @property
     def stderr(self) -> str:
-        """What it wrote to stderr so far."""
+        """Text written to stderr so far."""
         return self._files[1].read_text()
 
     def wait(self, seconds: float = 240) -> Done:

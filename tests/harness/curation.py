@@ -55,7 +55,7 @@ def run(order: dict[str, Any], rank: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Done):
-    """What a run left."""
+    """Result of a run."""
 
     struck: list[dict[str, Any]]
     """Kills that were carried out."""
@@ -122,7 +122,7 @@ class Curations:
         )
 
     def census(self) -> Counter[Call]:
-        """Return the calls that the last run made, where a census was asked for."""
+        """Return the calls that the last run made, if it was run with a census."""
         return Counter(Call(**point) for point in self._plan.census)
 
     def close(self) -> None:

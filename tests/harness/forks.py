@@ -2,7 +2,7 @@
 
 A start of PyTorch and DeepSpeed takes six seconds, and a campaign makes hundreds. The server,
 ``python -m tests.harness.forks MODULE``, calls ``MODULE.prepare()`` once and ``MODULE.run(order,
-rank)`` in every fork. It has one thread (and Arrow's allocator one that minds forks) and never
+rank)`` in every fork. It has one thread (and Arrow's allocator one that handles forks) and never
 works itself, so a fork of it is as good as a fresh interpreter.
 """
 

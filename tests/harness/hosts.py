@@ -33,7 +33,7 @@ mount --bind {_PRIVATE}/hosts /etc/hosts
 mount --bind /dev/null /etc/resolv.conf
 sleep infinity
 """
-"""What a host does first. Names come from a file: a lookup without a name server takes seconds."""
+"""First command of a host. Names come from a file: lookups without name server take seconds."""
 
 
 def missing() -> str | None:

@@ -26,7 +26,7 @@ PATH_AT = {"rename": 1, "replace": 1, "link": 1, "fsync": 0, "unlink": 0, "rmdir
 """Functions of ``os`` that are points, and which argument is the path or descriptor."""
 
 Point = Mapping[str, Any]
-"""What identifies a point; its keys are the choice of whoever names it."""
+"""Fields that identify a point; the caller chooses the keys."""
 
 _open = io.open
 
@@ -71,7 +71,7 @@ class Points:
             self.meet(point, last)
 
     def meet(self, point: Point, last: Callable[[], Any] = lambda: None) -> None:
-        """Record a point, and kill this process where the plan says so, after calling ``last``."""
+        """Record a point; if the plan has a kill here, call ``last`` and kill this process."""
         plan = read_plan(self._directory)
         if plan is None:
             return
@@ -173,7 +173,7 @@ class Plan:
         directory.mkdir(exist_ok=True)
 
     def write(self, kills: Sequence[tuple[Point, int]], *, census: bool, **facts: str) -> None:
-        """Begin a run: forget the last one, plan kills at the n-th call of points."""
+        """Begin a run: clear the last one, plan kills at the n-th call of points."""
         for file in self.directory.iterdir():
             file.unlink()
         plan = {
@@ -190,7 +190,7 @@ class Plan:
 
     @property
     def census(self) -> list[dict[str, Any]]:
-        """The points that the run passed, where a census was asked for."""
+        """Return the points that the run passed, if it was run with a census."""
         return self._lines("census")
 
     def _lines(self, name: str) -> list[dict[str, Any]]:

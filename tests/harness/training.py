@@ -207,7 +207,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """How the workers of a run ended."""
+    """Exit states of the workers of a run."""
 
     statuses: list[int]
     """Negative: the signal that ended one."""

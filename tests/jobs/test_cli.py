@@ -1,4 +1,4 @@
-"""The command line as a shell sees it: exit status, stdout, stderr."""
+"""The command line in a shell: exit status, stdout, stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's text: what is taken, what is left, and that the held-out half stays unseen."""
+"""The demo's text: what is taken, what is left, and that the held-out half is not in the pool."""
 
 from __future__ import annotations
 

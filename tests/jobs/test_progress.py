@@ -1,4 +1,4 @@
-"""What a person sees of runs that are trained, on a terminal and in a log."""
+"""Progress of training runs, on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penstock.jobs.progress import follow_in_log, follow_on_terminal
 
 @dataclass
 class Spec:
-    """As much of a RunSpec as is looked at."""
+    """The part of a RunSpec that is read."""
 
     fingerprint: str
     seed: int = 1

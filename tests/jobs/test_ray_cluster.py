@@ -1,4 +1,4 @@
-"""ray_cluster.yaml is what Ray 2.60 accepts, and none of its dangerous defaults come through."""
+"""ray_cluster.yaml is accepted by Ray 2.60 and overrides all of its dangerous defaults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 AUTOSCALER = Path(ray.__file__).parent / "autoscaler"
 SCHEMA = json.loads((AUTOSCALER / "ray-schema.json").read_text())
 DEFAULTS = yaml.safe_load((AUTOSCALER / "aws/defaults.yaml").read_text())
-"""What Ray fills in where a key is missing."""
+"""Defaults of Ray for missing keys."""
 
 Config = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""What travels to a cluster, and what stays."""
+"""Files that are sent to a cluster, and files that are not."""
 
 from __future__ import annotations
 

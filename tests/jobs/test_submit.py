@@ -1,4 +1,4 @@
-"""What travels to a cluster, and a real job server on loopback that runs it."""
+"""Submission to a cluster: the job sent, and a real job server on loopback that runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores beside the corpus: one pass, strangers' mistakes, what a fit may see, exact resume."""
+"""Scores beside the corpus: one pass, errors of plug-ins, data of a fit, exact resume."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _square(item: int, power: int) -> int:
 
 @dataclass
 class Calls(Length):
-    """Whatever a stranger's function does."""
+    """Faults of a user's function."""
 
     function: Callable[[Documents], Any] = len
     name: str = ""
@@ -197,7 +197,7 @@ def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Artefact, space: 
 def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
     corpus: Artefact, space: Workspace, tmp_path: Path
 ) -> None:
-    """A model serves every column that wants the same, so nothing in it may come from a name."""
+    """Equal columns share a model, so nothing in it may depend on a name."""
 
     def model(place: Workspace, name: str, **given: Any) -> list[bytes]:
         seed = given.pop("seed", 17)
@@ -392,7 +392,7 @@ def test_a_column_that_changed_on_disk_is_refused(corpus: Artefact, space: Works
 
 
 class Asking(LocalRunner):
-    """A runner that notes what each pass asked for."""
+    """A runner that records the resources of each pass."""
 
     def __init__(self) -> None:
         super().__init__(1)

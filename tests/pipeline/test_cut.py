@@ -147,7 +147,7 @@ def test_rows_of_the_cut_have_documents_scores_and_tokens(
 
 
 def test_documents_that_are_equal_to_the_last_bit_go_in_corpus_order(tmp_path: Path) -> None:
-    """One id for all: score and hash cannot tell the documents apart, in any unit."""
+    """One id for all: score and hash are equal for all documents, in any unit."""
     rows = [{**row, "id": "same"} for row in documents(120)]
     write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
     made = make(recipe_of(tmp_path, 12_000, "s"), {"s": {"same": 0.5}})

@@ -59,7 +59,7 @@ class RecordingRunner(LocalRunner):
 def test_a_curation_with_one_scorer_takes_fourteen_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the ranks of documents, which are counted when they are asked for, it took 18."""
+    """With the ranks of documents, which are now computed on demand, it took 18."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "crc.py").write_text(SCORER)
     lines = [json.dumps(row) + "\n" for row in documents(400)]

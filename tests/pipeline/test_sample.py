@@ -1,4 +1,4 @@
-"""Samples: the same documents however the corpus is divided, about as many as asked."""
+"""Samples: the same documents however the corpus is divided, about as many as requested."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_losses_are_found_by_id_whatever_their_order(run: str) -> None:
 
 
 def test_the_middle_is_equally_far_from_both_ends(run: str) -> None:
-    """Losses 0.5, 1, 3, 5 lie at 0, 1/3, 2/3 and 1 of themselves."""
+    """Losses 0.5, 1, 3, 5 have quantiles 0, 1/3, 2/3 and 1."""
     found = fitted(run, take="middle").score(batch("a", "long é", "b", "e"))
     assert found == pytest.approx([-1 / 2, -1 / 6, -1 / 6, -1 / 2], abs=2e-3)
 

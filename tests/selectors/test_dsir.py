@@ -314,7 +314,7 @@ def test_identity_is_the_parameters() -> None:
 
 
 def test_faster_than_the_naive_version(fitted: Dsir) -> None:
-    """12 times on a free core; a third of that is asked for, since other tests run beside it."""
+    """12 times on a free core; a third of that is required, since other tests run in parallel."""
     batch = batch_of(documents(300, longest=900))
     fitted.score(batch)
 

@@ -51,7 +51,7 @@ def kmq(clusters: int = 1, **parameters: Any) -> Kmq:
 
 
 def taken(selector: Kmq, parts: Sequence[Partition], budget: int) -> list[int]:
-    """How many documents of each partition the best ``budget`` of all are, ties by hash."""
+    """Count the documents of each partition among the best ``budget``, ties by hash."""
     scores = np.concatenate([selector.score(part) for part in parts])
     hashes = np.concatenate([part.hashes for part in parts])
     owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])

@@ -79,12 +79,12 @@ def texts(count: int, seed: int = 11) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A selector with small parameters, and what its recipe needs beside it."""
+    """A selector with small parameters, and the other settings of its recipe."""
 
     parameters: Callable[[Path], Mapping[str, Any]]
     others: Mapping[str, Any] = field(default_factory=dict)
     aims: bool = False
-    """Whether it looks for documents about nature, so that odd ones must not be taken first."""
+    """True if it selects documents about nature, so that odd ones must not be taken first."""
     takes: frozenset[str] = frozenset()
     """Odd documents that its definition takes first."""
 

@@ -1,4 +1,4 @@
-"""What a document's place in the order is: by score, by quantiles, by lot, by Gumbel noise."""
+"""Positions of documents in the order: by score, quantiles, random draw and Gumbel noise."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ TEMPERATURE = 0.8
 
 @pytest.fixture(scope="module")
 def finishes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Who came in first, second, ... in 3,000 races among the same four scores."""
+    """Return the orders of 3,000 draws among the same four scores."""
     directory = tmp_path_factory.mktemp("races")
     ids = [f"{name}{race}" for race in range(RACES) for name in STRENGTH]
     write_jsonl(directory / "pool" / "a.jsonl", [{"id": name, "text": name} for name in ids])

@@ -1,4 +1,4 @@
-"""Rewriting by a real server: what is added, replaced and rejected; nothing is asked twice."""
+"""Rewriting by a real server: documents added, replaced and rejected; no request is sent twice."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_a_replacing_rewriter_keeps_rows_and_accounts_for_dropped_documents(
 
 
 def test_one_after_another(corpus: Artefact, space: Workspace, server: Server) -> None:
-    """Who adds sees what was cleaned, and not what another added; who replaces sees all."""
+    """An adding rewriter gets cleaned documents, not added ones; a replacing one gets all."""
     cleaned = rewrite_corpus(rewrite(Clean(), server, "clean"), corpus, space, ONE)
     first = rewrite_corpus(rewrite(Echo(), server, "first"), cleaned, space, ONE)
     second = rewrite_corpus(rewrite(Echo(), server, "second"), first, space, ONE)
@@ -264,7 +264,7 @@ def test_an_outage_is_an_error_and_no_answer_is_lost(
     seen = asked // 2
 
     class Down(list[Any]):
-        """Faults that begin after so many requests."""
+        """Faults that begin after a number of requests."""
 
         def __bool__(self) -> bool:
             return len(server.seen) > seen
@@ -389,7 +389,7 @@ def test_a_journal_in_a_store(s3: str) -> None:
 
 
 class Rude(Echo):
-    """Whatever a stranger's rewriter does."""
+    """Faults of a user's rewriter."""
 
     def __init__(self, texts: Any) -> None:
         self.texts = texts

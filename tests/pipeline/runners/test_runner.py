@@ -1,4 +1,4 @@
-"""Every runner does the same work, once each, and says what went wrong."""
+"""Every runner runs each item once, with equal results, and reports errors."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_in_order_keeps_the_items_order(make: Callable[[str], Runner], name: str
 
 
 class Watched(Sequence[int]):
-    """Counts the items that were asked for."""
+    """Counts the items that were requested."""
 
     def __init__(self, length: int) -> None:
         self.length = length

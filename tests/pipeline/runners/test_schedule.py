@@ -1,4 +1,4 @@
-"""One policy for every runner: what fails, what goes on, what is tried again, what is counted."""
+"""One policy for every runner: failures, continuation, retries and counts."""
 
 from __future__ import annotations
 

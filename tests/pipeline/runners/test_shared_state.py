@@ -1,4 +1,4 @@
-"""What is shared is on a node once, and cannot be written to."""
+"""Shared state is on a node once, and cannot be written to."""
 
 from __future__ import annotations
 
