@@ -14,7 +14,7 @@ from penstock.errors import JobError
 __all__ = ["connect", "cpus"]
 
 _OBJECT_STORE = 512 * 2**20
-"""Bytes; results are small records, and shared state is stored once."""
+"""Bytes of the object store: results are small records, and shared state is stored once."""
 
 
 def connect(cpus: int | None = None) -> Any:

@@ -78,7 +78,7 @@ class CorpusSource(Model):
     """A path, a glob, or ``hf:`` and the name or directory of a Hugging Face dataset."""
     text: str = "text"
     id: str = "id"
-    """A document without one gets a hash of its text as id."""
+    """The column of ids; without one a document gets a hash of its text as id."""
     source: Annotated[Annotated[str, PLAIN] | Annotated[LiteralSource, MAPPING], shaped] = "source"
     """A column, or a literal; the source of a plain-text file is its name."""
     per: Literal["file", "line"] = "file"

@@ -13,10 +13,10 @@ class Resources:
 
     cpus: float = 1
     gpus: float = 0
-    """A fraction lets several workers share a GPU."""
+    """GPUs; with a fraction, several workers share one."""
 
     memory: int | None = None
-    """Bytes."""
+    """Memory in bytes."""
 
     by: str = "the stage"
     """The part of the recipe that needs them, for messages: ``select.NAME``."""

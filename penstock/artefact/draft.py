@@ -33,7 +33,7 @@ __all__ = ["Draft"]
 Item = TypeVar("Item")
 
 _commits = ThreadPoolExecutor(16, thread_name_prefix="commit")
-"""Threads start when they are needed, and a process does not end before they are done."""
+"""Threads of commits: started on demand, and finished before the process ends."""
 
 
 class Draft:

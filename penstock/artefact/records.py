@@ -42,7 +42,7 @@ class FileRecord:
     """One committed data file, as a manifest lists it."""
 
     path: str
-    """Relative to the artefact's directory, with forward slashes."""
+    """Path relative to the artefact's directory, with forward slashes."""
     bytes: int
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)

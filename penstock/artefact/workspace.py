@@ -43,7 +43,7 @@ class Entry:
     stage: str
     path: AnyPath
     sizes: Mapping[str, int]
-    """Bytes of its files, by name."""
+    """Sizes in bytes of the files, by name."""
 
     @property
     def finished(self) -> bool:

@@ -50,7 +50,7 @@ class Point:
     multiple: float
     tokens: int
     runs: tuple[RunResult, ...]
-    """In the order of ``compare.seeds``."""
+    """Runs in the order of ``compare.seeds``."""
     shards: tuple[AnyPath, ...]
 
     @property

@@ -133,7 +133,7 @@ class PartiallyCurated:
     recipe: Recipe
     corpus: Artefact
     columns: dict[str, Artefact]
-    """All of them, or none."""
+    """All columns of the recipe, or none."""
     lacks: UnmadeError
     """Names the first artefact that is missing, and the command that makes it."""
 

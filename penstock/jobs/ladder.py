@@ -32,7 +32,7 @@ _EXAMPLES = 1000
 """Examples of a benchmark, by hash: enough for 1 % of a bit; models differ by 10 %."""
 
 Cut = Callable[[Recipe], Artefact]
-"""A recipe to its shards."""
+"""Function from a recipe to its shards."""
 
 
 def climb(

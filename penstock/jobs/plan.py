@@ -65,7 +65,7 @@ class Plan:
     """A recipe with one part for each stage; paths are resolved, plug-ins are built."""
 
     recipe: Recipe
-    """For reports; stages do not read it."""
+    """The recipe, for reports; stages do not read it."""
     work: AnyPath
     """The directory of the artefacts."""
     corpus: CorpusSettings

@@ -34,7 +34,7 @@ _TRIFLE = 1e-9
 """The weight of a column that only excludes."""
 
 Cut = Callable[[Recipe], Artefact]
-"""A recipe to its shards."""
+"""Function from a recipe to its shards."""
 
 
 def find_weights(recipe: Recipe, column: Column, cut: Cut, models: Models) -> None:

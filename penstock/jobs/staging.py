@@ -54,7 +54,7 @@ class Staged:
     recipe: Recipe
     """The user's recipe, with the settings."""
     files: tuple[str, ...]
-    """Relative to the directory, sorted."""
+    """Paths of the files relative to the directory, sorted."""
     digest: str
     """sha256 over the names and contents of the files: submissions of one digest are equal."""
     notes: tuple[str, ...]

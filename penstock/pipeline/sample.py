@@ -15,7 +15,7 @@ from penstock.pipeline.units import iter_documents, units_of
 __all__ = ["FIT", "inside", "sample_documents", "sample_texts"]
 
 FIT = "fit"
-"""Purpose of the samples that selectors are fitted on."""
+"""Hash purpose of the samples that selectors are fitted on."""
 
 _COLUMNS = ("id", "text", "source")
 

@@ -67,7 +67,7 @@ class TokenizerSettings:
     """All that the tokenizer stage needs of a recipe: what to train, or the file to load."""
 
     train: TrainTokenizer | None = None
-    """None where there is a file."""
+    """Settings of training; None if there is a file."""
     path: Path | None = None
     """The local ``tokenizer.json`` to load; None where one is trained."""
     seed: int = 0

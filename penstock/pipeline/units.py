@@ -54,7 +54,7 @@ class Unit:
     """One unit of a corpus: a small item for a task."""
 
     number: int
-    """Position in the corpus."""
+    """Position of the unit in the corpus."""
     name: str
     """``unit-00000-000``: number of the split, and of the unit within it."""
     corpus: AnyPath

@@ -109,7 +109,7 @@ class Targets:
     """The examples of a selector's ``target`` files, with what identifies them."""
 
     examples: Sequence[Target] = ()
-    """In file order."""
+    """Examples in file order."""
     hashes: Sequence[str] = ()
     """sha256 of the files, in the recipe's order."""
 
@@ -142,7 +142,7 @@ class EmbeddingScores:
     """Scoring by vectors that the engine makes once for all selectors that use the encoder."""
 
     encoder: str
-    """Names as in :mod:`penstock.selectors.encoders.encoders`."""
+    """Encoder, by its name in :mod:`penstock.selectors.encoders.encoders`."""
     score: Callable[[Documents, np.ndarray], np.ndarray]
     """The scores of :meth:`Scorer.score`, (n,) float32, from (n, d) int16 vectors.
 
@@ -160,7 +160,7 @@ class ClassifierScores:
     """
 
     classifier: CollapsedFastText
-    """The same object for every batch."""
+    """The classifier: the same object for every batch."""
     finish: Callable[[np.ndarray, Texts], np.ndarray]
     """(n,) float32 p(positive), not to be written to, to the scorer's own (n,) float32."""
 

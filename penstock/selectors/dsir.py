@@ -43,7 +43,7 @@ _BLOCK = 4096
 """Documents that are counted at a time."""
 
 _STEPS = 2.0**24
-"""Log ratios are whole multiples of its inverse, so that sums of millions of them are exact. The
+"""Steps of a log ratio: whole multiples of the inverse, so that sums of millions are exact. The
 last bit of a logarithm, which differs between processors, changes none of them."""
 
 

@@ -60,19 +60,19 @@ from penstock.selectors.targets import examples_in, render
 __all__ = ["FineWebEdu", "grade"]
 
 HIGHEST = 5
-"""Grades go from 0 to this."""
+"""The highest grade; the lowest is 0."""
 
 KEPT = 2.5
-"""Documents above this are what FineWeb-Edu keeps."""
+"""Grade above which FineWeb-Edu keeps a document."""
 
 _FOLDS = 5
 """Parts of the labels of which each is held out once."""
 
 _LEAST = 50
-"""The least number of labels: ten to a fold."""
+"""The minimum number of labels: ten to a fold."""
 
 _STEPS = 2.0**10
-"""Labels are whole multiples of its inverse."""
+"""Steps of a label: labels are whole multiples of the inverse."""
 
 _BLOCK = 8192
 """Texts whose vectors are held as float64 at a time."""

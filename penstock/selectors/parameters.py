@@ -186,7 +186,7 @@ class Algorithm(Declared):
     paper: ClassVar[str]
     """The publication of the algorithm."""
     version: ClassVar[int]
-    """Raised whenever the same inputs would give other results."""
+    """Version, raised whenever the same inputs would give other results."""
 
     def identity(self) -> Mapping[str, Any]:
         """Name and parameters; a file or a model's directory is represented by its hashes."""

@@ -64,7 +64,7 @@ from penstock.selectors.parameters import (
 __all__ = ["LadderParameters", "PreSelect", "pairs_in_order", "predictive_strength"]
 
 _LEAST = 100
-"""The least number of documents of each label: ten of each are held out."""
+"""The minimum number of documents of each label: ten of each are held out."""
 
 
 def pairs_in_order(nats: np.ndarray) -> np.ndarray:

@@ -88,10 +88,10 @@ class Available:
     summary: str
     kind: str = "selector"
     """``selector`` for ``select``, ``rewriter`` for ``rewrite``,
-    ``reweighter`` where under ``train.reweight``."""
+    ``reweighter`` for ``train.reweight``."""
     paper: str = ""
     doc: str = ""
-    """Its description, with that of each parameter."""
+    """Description of the algorithm and of each parameter."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
 

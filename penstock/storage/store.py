@@ -28,7 +28,7 @@ class Sink(io.RawIOBase):
         self._file = file
         self._digest = hashlib.sha256()
         self.bytes = 0
-        """Written so far."""
+        """Bytes written so far."""
 
     def write(self, data: Any, /) -> int:
         view = memoryview(data).cast("B")

@@ -22,7 +22,7 @@ class Group:
     """
 
     rank: int = 0
-    """This worker, from 0."""
+    """Rank of this worker, from 0."""
     workers: int = 1
     """Number of workers."""
     device: torch.device = _CPU

@@ -80,7 +80,7 @@ class LearningRate:
     warmup: float
     """Share of the tokens over which the rate rises."""
     shape: Callable[[float], float]
-    """From 1 at 0, the end of the warm-up, to 0 at 1, the end of the run."""
+    """Function from 1 at 0, the end of the warm-up, to 0 at 1, the end of the run."""
 
     @classmethod
     def of(cls, train: Train, tokens: int) -> LearningRate:

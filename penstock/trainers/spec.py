@@ -100,7 +100,7 @@ class RunResult:
     loss: float
     """Loss of the last step, in nats per predicted token."""
     bits_per_byte: dict[str, dict[str, float]]
-    """By evaluation: ``mean``, ``stderr`` over examples, ``bytes`` and ``examples``."""
+    """Results by evaluation: ``mean``, ``stderr`` over examples, ``bytes`` and ``examples``."""
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
     """By evaluation with multiple choices: ``mean`` and ``stderr`` where the likelihood of a choice
     is divided by its bytes, ``plain`` and ``plain_stderr`` where not, ``chance``, ``examples``."""

@@ -44,9 +44,9 @@ class Limits:
     read_bytes: int = 160_000_000
     """Bytes to read of package files; a package is cut only if all larger ones are cut, too."""
     document_chars: int = 4096
-    """Longer files are divided, between docstrings or paragraphs where possible."""
+    """Characters above which a file is divided, between docstrings or paragraphs if possible."""
     min_chars: int = 200
-    """Shorter documents are left out of the pool."""
+    """Characters below which a document is left out of the pool."""
     example_chars: int = 2048
     """The limit ``document_chars`` for an example of the target."""
     aim_bytes: int = 1_000_000

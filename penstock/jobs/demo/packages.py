@@ -40,7 +40,7 @@ class PackageFile(NamedTuple):
     """A file that may hold documentation."""
 
     name: str
-    """Relative to the directory of packages, with forward slashes."""
+    """Path relative to the directory of packages, with forward slashes."""
     path: Path
     package: str
     kind: str
@@ -53,7 +53,7 @@ class Pool:
     """The documentation of the packages."""
 
     documents: dict[str, list[Passage]]
-    """By kind, in the order of :data:`KINDS`."""
+    """Documents by kind, in the order of :data:`KINDS`."""
     packages: int
     """Packages that gave at least one document."""
     copies: int

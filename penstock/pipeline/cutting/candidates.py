@@ -32,7 +32,7 @@ class Taken:
     row: np.ndarray
     """(k,) int64."""
     tokens: np.ndarray
-    """(k,) int64; fewer than the document has where it is shortened."""
+    """(k,) int64: tokens taken; less than the document's number if it is shortened."""
     order: Order
 
 

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 BITS = 96
-"""32 of the score, 64 of the hash that breaks ties."""
+"""Bits of a sort key: 32 of the score, 64 of the hash that breaks ties."""
 
 _FEW = 16
 """Groups up to which a digit has 16 bits: 1 MiB of sums for each."""
@@ -239,7 +239,7 @@ class Cutoff:
     """The point in the order at which a group's quota is crossed."""
 
     prefix: Prefix
-    """The bin in which it is crossed; ALL where the whole group fits, NONE where nothing does."""
+    """Bin in which the quota is crossed; ALL if the whole group fits, NONE if no document does."""
     above: int
     """Size of the documents above that bin: they are taken whole."""
     inside: int

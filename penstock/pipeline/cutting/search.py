@@ -36,7 +36,7 @@ _MARGIN = 1.05
 selection differ from the pool's by a few per cent; a thin margin costs a second, small round."""
 
 _SLACK = 0.01
-"""The plan is exact to this part of a budget, which most often takes two passes."""
+"""Tolerance of the plan, as a part of the budget: it most often takes two passes."""
 
 _CERTAINLY_SHORT = 1.3
 """A budget of this many times the pool's estimated tokens is refused before tokenising."""

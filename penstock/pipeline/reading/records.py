@@ -29,7 +29,7 @@ class Record:
     meta: str
     """The record's other fields, as JSON; empty where there are none."""
     number: int = field(default=0, compare=False)
-    """Number of its line or row, from 1."""
+    """Number of the line or row, from 1."""
 
 
 @dataclass(frozen=True, slots=True)

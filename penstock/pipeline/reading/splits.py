@@ -38,7 +38,7 @@ class InputPiece:
     """A span of one input."""
 
     input: int
-    """Position among the inputs."""
+    """Position of the input among the inputs."""
     item: Input
     span: Span
     place: AnyPath

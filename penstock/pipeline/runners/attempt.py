@@ -46,7 +46,7 @@ class AttemptResult:
     """Traceback of the error, if it was raised in another process."""
 
     fatal: bool = False
-    """The state could not be read: no item can be run."""
+    """True if the state could not be read, so that no item can be run."""
 
     seconds: float = 0.0
     """Time in the function, in reading its state, and in waiting between retries."""

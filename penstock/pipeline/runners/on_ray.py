@@ -147,7 +147,7 @@ class _Actors:
         self._actor = self._ray.remote(**options)(_StateActor)
         self._state = state
         self._calls: dict[Any, Any] = {}
-        """From the reference of a call to the actor that runs it."""
+        """Actors by the reference of the call that they run."""
 
         self._given: dict[Any, dict[Any, int]] = {}
         """For each ready actor, its calls and their items, in the order they were sent."""

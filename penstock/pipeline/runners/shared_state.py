@@ -22,7 +22,7 @@ from penstock.errors import StorageError
 __all__ = ["SharedState"]
 
 _ALIGNMENT = 64
-"""Bytes; the alignment that Arrow and vector instructions work best with."""
+"""Alignment in bytes, best for Arrow and vector instructions."""
 
 
 @dataclass(frozen=True, slots=True)

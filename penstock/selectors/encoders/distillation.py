@@ -31,7 +31,7 @@ from penstock.selectors.encoders.static import StaticEncoder, token_ids
 __all__ = ["distil"]
 
 _SIF = 1e-4
-"""a, as in model2vec."""
+"""The constant a, as in model2vec."""
 
 _TOKENS_AT_ONCE = 256
 """Tokens of a batch of the teacher: sequences of one length, so no padding. Bits were equal for 128

@@ -34,7 +34,7 @@ class TrainingProgress:
     """Progress of a run at the beginning of a step."""
 
     step: int
-    """From 0."""
+    """Number of the step, from 0."""
     tokens: int
     """Tokens of the budget that earlier steps spent."""
     budget: int

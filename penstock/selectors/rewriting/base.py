@@ -105,7 +105,8 @@ class Answer:
 
     text: str
     finish: str = "stop"
-    """In the API's words: ``stop``, ``length`` (cut off at ``max_tokens``), ``content_filter``."""
+    """Reason of the end in the API: ``stop``, ``length`` (cut off at ``max_tokens``),
+    ``content_filter``."""
     error: str = ""
     """The reason why this request can never be answered (a prompt that is too long)."""
     prompt_tokens: int = 0
@@ -117,7 +118,7 @@ class Rewritten:
     """The result of rewriting a document."""
 
     texts: tuple[str, ...] = ()
-    """None of them blank. The engine makes their ids of (parent, index here)."""
+    """Texts, none of them blank. The engine makes their ids from (parent, index here)."""
     rejected: tuple[str, ...] = ()
     """A reason for each answer that was not used, and for a document that got no request."""
 

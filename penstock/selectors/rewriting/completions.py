@@ -38,10 +38,10 @@ _REFUSED = frozenset({400, 413, 422})
 """Statuses of a bad request, mostly of a prompt that is too long; others may succeed."""
 
 _BUSY = frozenset({408, 409, 425, 429})
-"""Statuses that, like any 5xx, are tried again."""
+"""Statuses that are retried, like any 5xx."""
 
 ALL_REFUSED = 20
-"""Refused requests without one answer after which the settings are taken to be wrong."""
+"""Refused requests, without any answer, after which the settings are considered wrong."""
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 """Seconds; doubled at each try, which makes two minutes in eight tries."""

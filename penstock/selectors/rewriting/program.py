@@ -92,7 +92,7 @@ class Program:
 
     operations: tuple[Operation, ...]
     errors: int = 0
-    """Lines that begin as an operation and are none."""
+    """Lines that begin like an operation and cannot be parsed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ class Chunk:
     """Lines that a refiner reads together."""
 
     lines: range
-    """Their numbers in the document, from zero."""
+    """Line numbers in the document, from zero."""
     text: str
     """The lines, each with its number before it."""
 

@@ -37,7 +37,7 @@ _CODES = {
 
 
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict"}
-"""Codes of a conditional PUT that another writer was ahead of."""
+"""Error codes of a conditional PUT after another writer succeeded."""
 
 
 class S3Store(RemoteStore):

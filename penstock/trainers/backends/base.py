@@ -39,7 +39,7 @@ class Backend(Protocol):
     """A model and its optimiser on all workers; every method is called by all of them together."""
 
     model: LanguageModel
-    """Its weights may be partitioned; :meth:`forward` and :meth:`gathered` put them together."""
+    """The weights may be partitioned; :meth:`forward` and :meth:`gathered` join them."""
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Call the model, as :meth:`.modelling.model.LanguageModel.forward`."""

@@ -54,7 +54,7 @@ class Committed:
 
     @property
     def step(self) -> int:
-        """The first step that was not yet taken."""
+        """The first step after the checkpoint."""
         return int(self.path.name.partition("-")[2])
 
     def fault(self, share: int = 0, of: int = 1) -> str | None:

@@ -34,9 +34,9 @@ class Cursor:
     """The data cursor. Batches are a pure function of (shards, seed, step), so this is all."""
 
     step: int
-    """The first step that was not yet taken."""
+    """The first step after the checkpoint."""
     tokens: int
-    """Trained on before it."""
+    """Tokens trained on before that step."""
     shards: str
     """Digest of the shards artefact: the dataset."""
     seed: int
@@ -123,7 +123,7 @@ class Checkpoints:
         self.folder = Folder(directory / "checkpoints")
         self.schedule = CheckpointSchedule(settings, group)
         self.ever = False
-        """This run has saved, or resumes from a checkpoint of an earlier attempt."""
+        """True if this run has saved, or resumes from a checkpoint of an earlier attempt."""
         self._keep = (settings or Checkpoint()).keep
         self._shards = shards
         self._seed = seed

@@ -54,7 +54,7 @@ class LoadedStep:
     digest: str
     """Digest of the global batch's token ids, in order: 16 hexadecimal digits."""
     pieces: list[np.ndarray]
-    """This rank's indices into the global batch, for each micro-batch."""
+    """Indices of this rank into the global batch, for each micro-batch."""
     micro_batches: Iterator[Batch]
     """This rank's micro-batches, in the order of ``pieces``: read once, before the next step."""
 

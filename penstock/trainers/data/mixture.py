@@ -32,7 +32,7 @@ class Phase:
     """The shares in which sources are read, from one position to the next phase."""
 
     first: int
-    """The position of its first sequence."""
+    """Position of the phase's first sequence."""
     weights: Mapping[str, float]
     """A weight for each source, in any unit; a source without one is not read."""
 

@@ -46,7 +46,7 @@ class Rows:
     def __init__(self, batches: Sequence[Columns], length: int) -> None:
         self._length = length
         self._batches = tuple(batches)
-        """Kept, so that the files stay mapped while their addresses are in use."""
+        """Record batches, kept so that files stay mapped while their addresses are in use."""
         self._first = np.cumsum([0, *(len(each.checksums) for each in batches)], dtype=np.int64)
         columns = [(each.tokens, each.starts, each.offsets, each.checksums) for each in batches]
         addresses = [[column.ctypes.data for column in each] for each in columns]

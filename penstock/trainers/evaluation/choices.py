@@ -37,9 +37,9 @@ class Question:
     """A question with choices, one of them right."""
 
     context: str
-    """Everything before the choice, with the characters between them."""
+    """Text before the choice, with the characters between them."""
     choices: tuple[str, ...]
-    """Each continues ``context``; none is empty."""
+    """Choices that continue ``context``; none is empty."""
     answer: int
     """Index of the right choice."""
 
@@ -49,11 +49,11 @@ class Accuracy:
     """Share of questions that a model answers right."""
 
     mean: float
-    """With the log likelihood of a choice divided by its bytes."""
+    """Accuracy with the log likelihood of a choice divided by its bytes."""
     stderr: float
     """Standard error of a share: sqrt(p (1 - p) / n)."""
     plain: float
-    """Without the division."""
+    """Accuracy without the division."""
     plain_stderr: float
     chance: float
     """Accuracy of guessing: the mean of one over the number of choices."""

@@ -32,7 +32,7 @@ class Scores:
 
     bits_per_byte: dict[str, Score]
     accuracy: dict[str, Accuracy]
-    """For evaluations with questions."""
+    """Accuracy of evaluations with questions."""
 
     def to_json(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return plain data."""

@@ -24,7 +24,7 @@ from penstock.trainers.data.batch import Batch
 __all__ = ["NAME", "register", "span_arguments", "span_attention"]
 
 NAME = "penstock_spans"
-"""Its name in the registry of transformers; never written to a saved model."""
+"""Name in the registry of transformers; never written to a saved model."""
 
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 """Keywords of some models that this attention does not implement."""

@@ -49,7 +49,7 @@ class Parameters:
 
     total: int
     without_embeddings: int
-    """Without token and position tables and the head: N of Kaplan et al. 2020."""
+    """Parameters without token and position tables and the head: N of Kaplan et al. 2020."""
 
     @classmethod
     def of(cls, model: LanguageModel) -> Parameters:
@@ -78,7 +78,7 @@ class Arithmetic:
     head: int
     """Weights of the head."""
     attention: int
-    """Layers times heads times the width of a head."""
+    """Attention width: layers times heads times the width of a head."""
     every_token: bool
     """True if the head is applied to all tokens, False if to labelled ones only."""
 
