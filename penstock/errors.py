@@ -62,9 +62,9 @@ class PenstockError(Exception):
         problem: The fault, in one clause. Leave it out if ``expected`` and ``got`` describe it.
         key: The recipe key, dotted, as in ``select.betr.target``.
         file: A file or directory, with ``:line`` where that is known.
-        expected: What would have been accepted.
-        got: What came instead.
-        fix: What to do, in the imperative.
+        expected: The accepted values.
+        got: The value that was given.
+        fix: The remedy, in the imperative.
     """
 
     exit_status = 1

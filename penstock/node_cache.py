@@ -62,7 +62,7 @@ def local_file(where: AnyPath, sha256: str | None = None) -> Path:
     if not version:
         raise FileNotFoundError(str(where))
     key = hashlib.sha256("\n".join(map(str, (where, *version))).encode()).hexdigest()
-    # Under its own name, whose suffix may say how it is read.
+    # Under its own name, whose suffix may select the reader.
     return (
         _entry(f"tree-{key}", lambda tree: store.copy(where, tree / where.name), None) / where.name
     )

@@ -286,7 +286,7 @@ class Recipe(Model):
     @field_validator("corpus")
     @classmethod
     def _some_source(cls, corpus: tuple[CorpusSource, ...]) -> tuple[CorpusSource, ...]:
-        # Not `min_length`, which also complains where the only entry has a mistake of its own.
+        # Not `min_length`, which also reports an error where the only entry is invalid.
         if not corpus:
             raise RecipeError(expected="at least one entry with a path", got="none")
         return corpus

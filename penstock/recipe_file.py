@@ -60,7 +60,7 @@ def parse_recipe(
 
     Args:
         tree: The recipe.
-        directory: Where relative paths start.
+        directory: Directory where relative paths start.
         file: The file that errors name.
 
     Raises:

@@ -5,7 +5,7 @@
     artefact/
       records.py     fingerprint; FileRecord: path, size and sha256 of one committed file
       finished.py    Artefact: a finished artefact, read through its manifest
-      draft.py       Draft: an artefact in the making; fill() runs what is not recorded yet
+      draft.py       Draft: an unfinished artefact; fill() runs the parts without a record
       workspace.py   Workspace: a work directory, where artefacts are found or made
 
 An artefact is named by its *fingerprint*, the sha256 of (stage, stage version, its configuration,

@@ -1,4 +1,4 @@
-"""Artefacts in the making."""
+"""Unfinished artefacts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _commits = ThreadPoolExecutor(16, thread_name_prefix="commit")
 
 
 class Draft:
-    """An artefact in the making: parts are recorded one by one, the manifest is written last.
+    """An unfinished artefact: parts are recorded one by one, the manifest is written last.
 
     To resume is to skip the parts that :meth:`done` finds.
     """
@@ -195,7 +195,7 @@ class Draft:
         Args:
             parts: The names of all parts of the artefact; they are iterated more than once.
             facts: Values of the whole artefact.
-            growing: Whether an earlier manifest is replaced. Without it the first one stays, and
+            growing: True to replace an earlier manifest. Without it the first one stays, and
                 a driver that is late gets that one.
 
         Raises:

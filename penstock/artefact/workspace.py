@@ -61,7 +61,7 @@ class Workspace:
     Args:
         root: The recipe's ``work``.
         lease: The lease of the driver; its workers have none.
-        read_only: Whether to refuse to make or write anything.
+        read_only: True to refuse to make or write anything.
     """
 
     def __init__(self, root: AnyPath, lease: Lease | None = None, read_only: bool = False) -> None:

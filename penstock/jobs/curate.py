@@ -145,7 +145,7 @@ def curate(plan: Plan | Recipe, runner: Runner, progress: Progress = lambda line
     """Find or make everything from the corpus to the shards.
 
     Args:
-        plan: Of a recipe, or a recipe to plan.
+        plan: Plan of a recipe, or a recipe to plan.
         runner: Runs the tasks of the stages.
         progress: Called with a line for each event.
 

@@ -1,4 +1,4 @@
-"""Cuts for models that help to select: without the documents that selectors are fitted on."""
+"""Cuts for auxiliary models of selectors, without the documents that selectors are fitted on."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """All that training needs of a recipe."""
+    """Settings of training, from a recipe."""
 
     train: Train
     seed: int

@@ -31,10 +31,10 @@ def window_nats(
     """Sum -ln p over the counted targets of each window, in one forward pass.
 
     Args:
-        model: In evaluation mode. It returns -ln p of each target that counts, row by row:
-            (targets,) float32.
+        model: A model in evaluation mode, which returns -ln p of each target that counts, row by
+            row: (targets,) float32.
         windows: At least one; padding is to the right, where a causal model does not attend to it.
-        device: Where the model is.
+        device: Device of the model.
         trimmed: As for :func:`~penstock.language_models.windows.pad_windows`.
 
     Returns:

@@ -82,7 +82,7 @@ def batch_windows(windows: Sequence[Window], tokens: int) -> Iterator[list[int]]
     """Group windows of about equal length.
 
     Args:
-        windows: In any order.
+        windows: Windows in any order.
         tokens: The most padded tokens of a batch, unless one window alone has more; 0 for a batch
             of each window, in the order given.
 
@@ -109,7 +109,7 @@ def pad_windows(
 
     Args:
         windows: At least one.
-        device: Where the model is.
+        device: Device of the model.
         trimmed: Leave out the leading targets that count in no window, so that a model need not
             compute their logits.
     """

@@ -32,8 +32,8 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     """Find or make the column of each selector.
 
     Args:
-        columns: In any order.
-        models: Of the corpus whose documents are scored.
+        columns: Columns in any order.
+        models: Models of the corpus whose documents are scored.
 
     Raises:
         SelectorError: A selector cannot be fitted on this sample and target.

@@ -57,7 +57,7 @@ for one, would be over the cap and quarantined.)"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusSettings:
-    """All that the corpus stage needs of a recipe."""
+    """Settings of the corpus stage, from a recipe."""
 
     inputs: tuple[Input, ...]
     """The files, found and not yet hashed."""

@@ -45,7 +45,7 @@ VERSION = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutSettings:
-    """All that the cut stage needs of a recipe."""
+    """Settings of the cut stage, from a recipe."""
 
     budget: Budget
     seed: int
@@ -95,7 +95,7 @@ def make_cut(
     def work(draft: Draft) -> Artefact:
         _refuse_unscored(columns)
         quotas = quotas_of(budget, length, corpus.facts["by_source"])
-        # Of this attempt alone: one that lost the work directory removes no other's.
+        # Scratch of this attempt only: one that lost the work directory removes no other's.
         scratch = draft.path / f"scratch-{uuid.uuid4().hex[:12]}"
         try:
             groups = [quota.name for quota in quotas if quota.name is not None]
@@ -176,7 +176,7 @@ def write_units(
     Args:
         orders: All units.
         found: The cutoffs, and the candidates.
-        draft: Of the cut; units that an earlier attempt wrote are not written again.
+        draft: Draft of the cut; units that an earlier attempt wrote are not written again.
         runner: Runs a task for each unit.
         carried: Columns of the corpus that are repeated in the cut.
 

@@ -20,7 +20,7 @@ def call_plugin(key: str, at: str, function: Callable[..., Result], *arguments: 
         key: The plug-in's in the recipe, as ``select.mine``.
         at: The documents of the call, for messages.
         function: The method.
-        arguments: Of the method.
+        arguments: Arguments of the method.
 
     Raises:
         PenstockError: The plug-in raised it; key and documents are put in front.

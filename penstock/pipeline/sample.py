@@ -46,11 +46,11 @@ def sample_texts(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterat
 def inside(
     ids: pa.Array | pa.ChunkedArray, count: int, of: int, seed: int, purpose: str
 ) -> np.ndarray:
-    """Tell by their ids which documents :func:`sample_documents` draws: (n,) to (n,) bool.
+    """Return which documents :func:`sample_documents` draws, by their ids: (n,) to (n,) bool.
 
     Args:
-        ids: Of documents of the corpus.
-        count: Of :func:`sample_documents`, as are ``seed`` and ``purpose``.
+        ids: Ids of documents of the corpus.
+        count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
         of: Number of documents of the corpus.
     """
     return np.asarray(uniform(hash_ids(ids, mix(seed, purpose))) < count / max(1, of))

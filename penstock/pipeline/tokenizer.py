@@ -64,7 +64,7 @@ def find_tokenizer(recipe: Recipe) -> Path | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerSettings:
-    """All that the tokenizer stage needs of a recipe: what to train, or the file to load."""
+    """Settings of the tokenizer stage, from a recipe: training, or the file to load."""
 
     train: TrainTokenizer | None = None
     """Settings of training; None if there is a file."""
@@ -110,7 +110,7 @@ class TokenizerSettings:
 
 
 def make_tokenizer(settings: TokenizerSettings, corpus: Artefact, workspace: Workspace) -> Artefact:
-    """Find or make the tokenizer of a corpus: ``tokenizer.json`` and what was measured of it.
+    """Find or make the tokenizer of a corpus: ``tokenizer.json`` and its measurements.
 
     A trained one is byte-level BPE, from documents drawn by hash of id.
 

@@ -78,7 +78,7 @@ class Tokenising:
         """Count the tokens of documents; those that the store lacks are tokenised first.
 
         Args:
-            held: Their unit, and what the store has of it.
+            held: Unit of the documents, and the files of its tokens in the store.
             rows: (k,) int64, ascending.
 
         Returns:
@@ -165,7 +165,7 @@ def open_tokens(
     """Map the tokens of one unit from its files, after comparing checksums.
 
     Args:
-        directory: Of the store.
+        directory: Directory of the store.
         parts: The store's files of the unit.
         dtype: ``uint16`` or ``uint32``.
         cut: The cut whose documents are read, for the message where tokens are missing.

@@ -66,7 +66,7 @@ class Unit:
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """Name in messages."""
         size = self.record.facts["bytes"] / 2**20
         return f"{self.name} ({self.documents:,} documents, {size:,.1f} MiB of text)"
 
@@ -116,7 +116,7 @@ class UnitWriter:
     """Writes the documents of one split as units, in order, a row group at a time.
 
     Args:
-        directory: Of the corpus in the making.
+        directory: Directory of the unfinished corpus.
         part: Name of the split within the corpus; units are ``unit-<part>-<k>``.
         unit_bytes: Bytes of text after which a unit ends.
     """

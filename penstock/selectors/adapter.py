@@ -156,11 +156,11 @@ class _Adapted:
 
     @property
     def version(self) -> int:
-        """The plug-in's, 1 by default."""
+        """Version of the plug-in, 1 by default."""
         return int(getattr(self.plug, "version", 1))
 
     def identity(self) -> Mapping[str, Any]:
-        """The plug-in's identity, its class and its code."""
+        """Return the plug-in's identity, its class and its code."""
         own: Mapping[str, Any] = getattr(self.plug, "identity", dict)() or {}
         name = type(self.plug).__qualname__
         return {"class": name, "code": self._code, "parameters": dict(own)}
@@ -169,7 +169,7 @@ class _Adapted:
 class _AdaptedSelector(_Adapted):
     @property
     def requirements(self) -> Requirements:
-        """The plug-in's, or those of its single attributes."""
+        """Requirements of the plug-in, or those of its single attributes."""
         plug = self.plug
         own = getattr(plug, "requirements", None)
         if own is not None:
@@ -218,7 +218,7 @@ class _AdaptedSetSelector(_AdaptedSelector):
         return int(self.plug.partitions)
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """The plug-in's partition of each document, checked by the engine."""
+        """Return the plug-in's partition of each document, checked by the engine."""
         return _assign(self.plug)(vectors, hashes)
 
     def score(self, partition: Partition) -> np.ndarray:

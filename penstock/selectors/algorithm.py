@@ -51,7 +51,7 @@ class ClassifierScorer(BuiltInScorer):
         """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
 
     def score(self, documents: Documents) -> np.ndarray:
-        """Scores from p(positive): (n,) float32; NaN for a blank document."""
+        """Return scores from p(positive), (n,) float32; NaN for a blank document."""
         if self._classifier is None:
             raise not_fitted(self.name)
         texts = documents.column("text")

@@ -88,7 +88,7 @@ class Band:
             np.save(directory / "quantiles.npy", self.quantiles)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         self.quantiles = None
         if not self.wants_sample:
             return

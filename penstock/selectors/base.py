@@ -84,7 +84,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, texts: pa.Array) -> np.ndarray:
-        """(n,) large_string to (n, d) float32, L2-normalised; without a token, a zero vector."""
+        """Encode (n,) large_string as (n, d) float32, L2-normalised; zero without a token."""
         ...
 
     def save(self, directory: Path) -> None: ...
@@ -97,7 +97,7 @@ def no_encoder(name: str) -> Encoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """An example of what the model should become good at."""
+    """An example of a task that the model should learn."""
 
     benchmark: str
     text: str

@@ -180,7 +180,7 @@ class Betr(ClassifierScorer):
 
     _ranking: tuple[Encoder, Ranker] | None = None
     _chosen: str = ""
-    # The encoder that ``auto`` stands for, once fitted.
+    # The encoder chosen by ``auto``, once fitted.
 
     @property
     def requirements(self) -> Requirements:

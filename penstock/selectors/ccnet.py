@@ -151,7 +151,7 @@ class NgramPerplexity(BuiltInScorer):
         return Requirements(target=self.reference is None and self.source is None)
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters, and the version of Unicode, which defines letters."""
+        """Return the parameters, and the version of Unicode, which defines letters."""
         return {**super().identity(), "unicode": unicodedata.unidata_version}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -204,7 +204,7 @@ class NgramPerplexity(BuiltInScorer):
             self._band.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         self._model = None
         self._band.load(directory)
         self._model = NgramModel.load(directory, self.order)

@@ -1,4 +1,4 @@
-"""D4: semantic deduplication, then the most typical documents go too.
+"""D4: semantic deduplication, then removal of the most typical documents.
 
 Tirumala et al. 2023, *D4: Improving LLM Pretraining via Document De-Duplication and
 Diversification*. SemDeDup keeps a share R_dedup of the pool; what survives is clustered anew,
@@ -74,7 +74,7 @@ class D4(ClusterParameters):
         return len(self._fitted()[0].clusters)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Cluster a sample, find eps on it, and cluster what survives.
+        """Cluster a sample, find eps on it, and cluster the survivors.
 
         Returns:
             Facts: those of :class:`penstock.selectors.semdedup.SemDeDup`, and ``survivors``, the
@@ -118,7 +118,7 @@ class D4(ClusterParameters):
         survivors.save(directory / "survivors.npy")
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         self._deduplicator = Deduplicator.load(directory, rule=self.rule)
         self._survivors = Clusters.load(directory / "survivors.npy", spherical=True)
 

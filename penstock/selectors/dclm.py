@@ -247,7 +247,7 @@ class DclmQuality(ClassifierScorer):
         return texts
 
     def _negatives(self, fitting: Fitting, count: int) -> pa.Table:
-        """About ``count`` documents with text, all of the source ``negatives``."""
+        """Read about ``count`` documents with text, all of the source ``negatives``."""
         asked = count
         while True:
             sample = fitting.sample(asked)

@@ -80,7 +80,7 @@ class DocumentLoss(BuiltInScorer):
         self._band = Band(self.take, self.name)
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters, with the sha256 of the run's losses."""
+        """Return the parameters, with the sha256 of the run's losses."""
         return {**super().identity(), "run": self._losses[1].sha256}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -124,7 +124,7 @@ class DocumentLoss(BuiltInScorer):
         np.save(directory / "scores.npy", self._scores)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         hashes = read_array(directory / "hashes.npy")
         scores = read_array(directory / "scores.npy")
         if hashes.dtype != np.uint64 or scores.shape != hashes.shape or not len(hashes):

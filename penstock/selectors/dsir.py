@@ -103,7 +103,7 @@ class Dsir(BuiltInScorer):
         return Requirements(target=True)
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters, and the version of Unicode, which defines letters."""
+        """Return the parameters, and the version of Unicode, which defines letters."""
         return {**super().identity(), "unicode": unicodedata.unidata_version}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -150,7 +150,7 @@ class Dsir(BuiltInScorer):
         }
 
     def score(self, documents: Documents) -> np.ndarray:
-        """Log importance weights: (n,) float32; NaN for a document that is blank or too short."""
+        """Return log importance weights, (n,) float32; NaN for a blank or too short document."""
         if self._log_ratios is None:
             raise not_fitted(self.name)
         texts = documents.column("text")
@@ -167,7 +167,7 @@ class Dsir(BuiltInScorer):
             np.save(directory / "log_ratios.npy", self._log_ratios)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         log_ratios = read_array(directory / "log_ratios.npy")
         if log_ratios.dtype != np.float64 or log_ratios.shape != (self.buckets,):
             raise ArtefactError(

@@ -227,7 +227,7 @@ class FineWebEdu(BuiltInScorer):
             np.save(directory / "head.npy", head)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         self._head = None
         head = read_array(directory / "head.npy")
         if head.dtype != np.float64 or head.ndim != 1 or not np.isfinite(head).all():

@@ -44,7 +44,7 @@ class PluggedFunction:
 
     Args:
         use: ``package.module:function``.
-        directories: Where to look before the installed packages.
+        directories: Directories to search before the installed packages.
         parameters: Passed to the function as keywords.
     """
 
@@ -77,7 +77,7 @@ class PluggedFunction:
             )
 
     def identity(self) -> Mapping[str, Any]:
-        """The function's name, its parameters, and the sha256 of the files that define it."""
+        """Return the function's name, its parameters, and the sha256 of its files."""
         return {"use": self.use, "parameters": self.parameters, "sha256": self.sha256}
 
 
@@ -91,11 +91,11 @@ class FunctionScorer(PluggedFunction):
 
     @property
     def requirements(self) -> Requirements:
-        """Nothing but documents."""
+        """Requirements on the engine: documents only."""
         return Requirements()
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Nothing to fit."""
+        """Return no facts: a function is not fitted."""
         return {}
 
     def score(self, documents: Documents) -> np.ndarray:
@@ -118,10 +118,10 @@ class FunctionScorer(PluggedFunction):
         return np.where(np.isfinite(scores), scores, np.float32(np.nan))
 
     def save(self, directory: Path) -> None:
-        """Nothing was fitted."""
+        """Do nothing: there is no state."""
 
     def load(self, directory: Path) -> None:
-        """Nothing was fitted."""
+        """Do nothing: there is no state."""
 
 
 def load_object(use: str, directories: Sequence[Path]) -> Any:

@@ -141,7 +141,7 @@ class Ingenious(BuiltInSetSelector):
 
     @property
     def partitions(self) -> int:
-        """Their number: the least that keeps the mean size at ``partition_size`` or below."""
+        """Number of partitions, the least for a mean size of ``partition_size`` or below."""
         if self._partitions is None:
             raise not_fitted(self.name)
         return self._partitions

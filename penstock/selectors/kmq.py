@@ -198,7 +198,7 @@ class Kmq(BuiltInSetSelector):
 
     @property
     def partitions(self) -> int:
-        """One for each cluster."""
+        """Number of partitions: one for each cluster."""
         return len(self._fitted())
 
     @property
@@ -235,7 +235,7 @@ class Kmq(BuiltInSetSelector):
         )
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters, with the weights in place of ``refine``.
+        """Return the parameters, with the weights in place of ``refine``.
 
         Raises:
             SelectorError: The weights that were to be found were not given yet.
@@ -316,7 +316,7 @@ class Kmq(BuiltInSetSelector):
         self._fitted().save(directory / "clusters.npy")
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         spherical = self.metric == "spherical"
         self._clusters = Clusters.load(directory / "clusters.npy", spherical=spherical)
 

@@ -170,10 +170,10 @@ def fit_deduplicator(
     Args:
         vectors: (n, d) int16, as :func:`penstock.selectors.kernels.kmeans.sample_vectors` gives
         them.
-        fitting: Its pool's size sets ``clusters: auto``; its ``progress`` gets a line.
-        clusters: How many.
-        iterations: Of k-means, at most.
-        eps: What a near copy is, or None.
+        fitting: Inputs of the fit; the pool's size sets ``clusters: auto``.
+        clusters: Number of clusters, or ``auto``.
+        iterations: Maximum number of k-means iterations.
+        eps: The bound of a near copy, or None.
         keep: The share to keep where eps is None; 1 is everything.
         rule: ``chained`` or ``kept``.
 

@@ -189,7 +189,7 @@ class Algorithm(Declared):
     """Version, raised whenever the same inputs would give other results."""
 
     def identity(self) -> Mapping[str, Any]:
-        """Name and parameters; a file or a model's directory is represented by its hashes."""
+        """Return name and parameters; files and models' directories as their hashes."""
         own = self.model_dump(mode="json")
         for key, hash_of in located_fields(type(self)).items():
             value = own[key]

@@ -127,7 +127,7 @@ class Perplexity(BuiltInScorer):
         self._band.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         self._band.load(directory)
 
     def _cut(self, texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

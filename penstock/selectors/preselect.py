@@ -286,7 +286,7 @@ class PreSelect(ClassifierScorer):
         ]
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters; of models and classifier the sha256 of their files.
+        """Return the parameters; of models and classifier the sha256 of their files.
 
         Raises:
             SelectorError: The ladder's models were not given yet.

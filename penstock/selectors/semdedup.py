@@ -62,7 +62,7 @@ class SemDeDup(ClusterParameters):
 
     @property
     def partitions(self) -> int:
-        """One for each cluster."""
+        """Number of partitions: one for each cluster."""
         return len(self._fitted().clusters)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -93,7 +93,7 @@ class SemDeDup(ClusterParameters):
         self._fitted().save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read back what :meth:`save` wrote."""
+        """Read the files of :meth:`save`."""
         self._deduplicator = Deduplicator.load(directory, rule=self.rule)
 
     def _fitted(self) -> Deduplicator:

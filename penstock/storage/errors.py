@@ -57,7 +57,7 @@ def os_errors(path: AnyPath, denied: str | None = None) -> Iterator[None]:
 
     Args:
         path: The file or directory that is read or written.
-        denied: What to do where permission is denied, instead of the usual advice.
+        denied: Fix where permission is denied, in place of the default one.
 
     Raises:
         StorageError: The place is full, read-only or denied, or a file is in the way.

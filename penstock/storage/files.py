@@ -49,7 +49,7 @@ def atomic_file(path: AnyPath, durable: bool = True) -> AbstractContextManager[S
 
     Args:
         path: The file; directories above it are made.
-        durable: Whether it must survive a power loss; scratch need not, and is not synced.
+        durable: True if the file must survive a power loss; scratch is not synced.
 
     Raises:
         StorageError: The place is full, read-only or denied.
@@ -148,7 +148,7 @@ def remove_temporaries(path: AnyPath, deep: bool = True) -> None:
 
     Args:
         path: A directory without a writer now.
-        deep: Whether to delete those in the directories below it, too.
+        deep: True to delete those in the directories below it, too.
     """
     if here := store_of(path).local(path):
         remove_local_temporaries(here, deep)

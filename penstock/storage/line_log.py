@@ -23,7 +23,7 @@ _LINES, _SECONDS = 32, 10.0
 
 
 class LineLog:
-    """A directory of lines, open for more within a ``with`` block.
+    """A log of lines in a directory, open for writing within a ``with`` block.
 
     Args:
         directory: Directory of the log, with no other files in it.

@@ -123,7 +123,7 @@ class LocalStore:
         return "file" if path.is_file() else "directory" if path.is_dir() else None
 
     def version(self, path: AnyPath) -> FileVersion:
-        """Size and the times of modification and change: a copy may carry over the first time."""
+        """Return size and times of modification and change; a copy may keep the first time."""
         try:
             status = os.stat(str(path))
         except FileNotFoundError:
@@ -201,7 +201,7 @@ def remove_temporaries(path: Path, deep: bool = True) -> None:
 
     Args:
         path: A directory without a writer now.
-        deep: Whether to delete those in the directories below it, too.
+        deep: True to delete those in the directories below it, too.
     """
     for found in (path.rglob if deep else path.glob)(".*.tmp"):
         if _TEMPORARY.fullmatch(found.name):

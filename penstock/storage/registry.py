@@ -1,4 +1,4 @@
-"""Which store a path belongs to: by the scheme of its URI."""
+"""The store of a path, by the scheme of its URI."""
 
 from __future__ import annotations
 

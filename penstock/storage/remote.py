@@ -147,7 +147,7 @@ class RemoteStore:
             return None
 
     def version(self, path: AnyPath) -> FileVersion:
-        """Size and entity tag, or the time of modification where there is none."""
+        """Return size and entity tag, or the time of modification where there is none."""
         try:
             with self._request(path) as (files, name):
                 files.invalidate_cache(name)

@@ -77,7 +77,7 @@ class MetricsLog:
 
         path = directory / FILE
         kept = [line for line in _read(path) if line["step"] < start and not line.get("saved")]
-        # A new file replaces the old one, so that a reader that follows it can tell them apart.
+        # A new file replaces the old one, so that a reader that follows it notices the change.
         with atomic_file(path, durable=False) as sink:
             sink.write(b"".join(json.dumps(line).encode() + b"\n" for line in kept))
         shutil.rmtree(directory / "tensorboard", ignore_errors=True)
@@ -100,8 +100,8 @@ class MetricsLog:
         Args:
             step: The last step that was taken.
             tokens: Tokens trained on until then.
-            scores: Of the model.
-            saved: Whether the model is the saved one, at the end of the run.
+            scores: Scores of the model.
+            saved: True if the model is the saved one, at the end of the run.
         """
         line = {"step": step, "tokens": tokens, "evaluation": scores.to_json(), "saved": saved}
         self._append(line)

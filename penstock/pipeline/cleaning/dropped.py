@@ -43,9 +43,9 @@ class Dropped:
     """Writes the file of a part's dropped documents.
 
     Args:
-        directory: Of the corpus draft.
+        directory: Directory of the corpus draft.
         part: Name of the part.
-        keep: Whether to write text and meta, too.
+        keep: True to write text and meta, too.
     """
 
     def __init__(self, directory: AnyPath, part: str, keep: bool) -> None:

@@ -90,7 +90,7 @@ class Range:
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """Name in messages."""
         return f"range {self.number + 1} of {self.ranges} of the documents' hashes"
 
     def found(self, number: int) -> AnyPath:

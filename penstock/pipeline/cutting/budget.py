@@ -33,7 +33,7 @@ def check_shares(budget: Budget, sources: Collection[str]) -> None:
     """Check a budget's shares against the sources of the pool, which are known after cleaning.
 
     Args:
-        budget: Its shares name sources.
+        budget: Budget whose shares name sources.
         sources: Those of the corpus and those that rewriters will add.
 
     Raises:

@@ -124,10 +124,10 @@ def make_orders(
     """Write the order of every unit under ``directory``.
 
     Args:
-        corpus: Its documents are ordered.
+        corpus: Corpus whose documents are ordered.
         columns: By name, all that ``budget.rank`` names but ``random``.
-        budget: Its rank and draw.
-        seed: Of random ranks, ties and noise.
+        budget: Budget with rank and draw.
+        seed: Seed of random ranks, ties and noise.
         groups: Sources with shares of their own: groups 0, 1, ...; the group of the other sources
             comes after them.
         directory: Scratch of the cut.

@@ -164,9 +164,9 @@ def sum_by_digit(
     """Sum sizes by the next digit, for each group inside its prefix.
 
     Args:
-        orders: Of some units, each with the (n,) int64 sizes of its documents; documents of
+        orders: Orders of some units, each with the (n,) int64 sizes of its documents; documents of
             size 0 are left out.
-        prefixes: For each group its bits so far, all of one length, or None where it is done.
+        prefixes: Bits of each group so far, all of one length; None for a finished group.
         width: Bits of the digit.
     """
     wanted = [prefix for prefix in prefixes if prefix is not None]
@@ -267,7 +267,7 @@ def find_cutoffs(
     """Find, for each group, where its quota is crossed.
 
     Args:
-        quotas: Of each group, in the unit of the sizes; from a group with 0 nothing is taken.
+        quotas: Quota of each group, in the unit of the sizes; 0 takes no documents.
         tallies: ``tallies(prefixes, width)`` yields :func:`sum_by_digit` of all units, in any
             order.
         slack: A bin of at most this share of the quota is not divided further, so that a cutoff

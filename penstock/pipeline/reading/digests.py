@@ -49,7 +49,7 @@ class _Block:
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """Name in messages."""
         return f"{self.path}, bytes {self.start:,}–{self.end:,}"
 
 

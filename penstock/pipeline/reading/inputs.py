@@ -47,7 +47,7 @@ class Input:
 
     @property
     def key(self) -> tuple[str, bytes, str]:
-        """Its sort key among the inputs; the name distinguishes equal files in the quarantine."""
+        """Sort key among the inputs; the name distinguishes equal files in the quarantine."""
         return self.digest, canonical(self.reading), self.path.name
 
     @property

@@ -46,13 +46,13 @@ class InputPiece:
 
     @property
     def reader(self) -> Reader:
-        """The reader of its format."""
+        """Reader of the file's format."""
         reader = reader_of(self.item.path, self.item.spec)
         assert reader is not None, self.item.path  # find_inputs refuses others
         return reader
 
     def records(self, cap: int, extent: Extent) -> Records:
-        """Read its records; see :func:`~penstock.pipeline.reading.readers.read_records`."""
+        """Read the records; see :func:`~penstock.pipeline.reading.readers.read_records`."""
         try:
             yield from read_records(self.place, self.item.spec, self.span, cap, extent)
         except InputError as error:
@@ -62,7 +62,7 @@ class InputPiece:
 
     @property
     def label(self) -> str:
-        """``web.jsonl.zst, bytes 0–67,108,864``."""
+        """Name in messages: ``web.jsonl.zst, bytes 0–67,108,864``."""
         name, span = self.item.path.name, self.span
         if span.file:
             return f"{name}, decompressed bytes {span.bytes:,}–{span.bytes + span.size:,}"
@@ -83,12 +83,12 @@ class Split:
 
     @property
     def part(self) -> str:
-        """Its name within the corpus, as in ``unit-<part>-000``."""
+        """Name within the corpus, as in ``unit-<part>-000``."""
         return f"{self.number:05d}"
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """Name in messages."""
         first, more = self.pieces[0].label, len(self.pieces) - 1
         return f"part {self.part}: {first}{f' and {more:,} more' if more else ''}"
 
@@ -97,7 +97,7 @@ def plan_splits(inputs: Sequence[Input], draft: AnyPath, size: int, runner: Runn
     """Divide inputs into splits, in the order of the corpus.
 
     Args:
-        inputs: In the corpus's order.
+        inputs: Inputs in the corpus's order.
         draft: Directory of the corpus; pieces of compressed streams are written to its scratch.
         size: Uncompressed bytes of a split, about.
         runner: Runs a task for each file that must be opened to be divided.

@@ -190,7 +190,7 @@ def from_batches(
     """Turn the rows of record batches into records, the way of every format of columns.
 
     Args:
-        batches: With the columns of the file, in file order.
+        batches: Batches with the columns of the file, in file order.
         spec: Names the columns of text, id and source.
         span: The part that is read; rows are counted on from it.
         cap: Most bytes of a row's text that are held in memory.

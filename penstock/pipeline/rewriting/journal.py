@@ -35,7 +35,7 @@ class AnswerJournal:
     """The journal of one unit: reads the answers of earlier attempts, and appends new ones.
 
     Args:
-        directory: Of the draft of the answers.
+        directory: Directory of the draft of the answers.
         unit: Name of the unit.
     """
 

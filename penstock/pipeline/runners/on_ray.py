@@ -137,7 +137,7 @@ class _Tasks:
 
 
 class _Actors:
-    """A pool of actors that keep the state: as many as fit, replaced when they die."""
+    """A pool of actors that keep the state: as many as fit, replaced when they end."""
 
     def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
         self._placement = placement
@@ -271,7 +271,7 @@ def _fetch(ray: Any, call: Any) -> AttemptResult | Exception:
 def _worker_lost(error: Exception, at: int | None, queued: tuple[int, ...] = ()) -> WorkerLost:
     kind = type(error).__name__
     machine = kind in _MACHINE or "node has died" in str(error)
-    # For other deaths Ray lists all possible causes, SIGKILL for memory among them.
+    # For other lost workers Ray lists all possible causes, SIGKILL for memory among them.
     memory = True if kind == "OutOfMemoryError" else None
     reason = f"was lost ({kind}: {_short(error)})"
     return WorkerLost(reason, at, queued, blamed=not machine, memory=memory)

@@ -89,7 +89,7 @@ class Schedule:
         """Take the next item to send, or None if none may start now.
 
         Args:
-            window: How many items beyond the first unfinished one an ordered run may start.
+            window: Items that an ordered run may start beyond the first unfinished one.
         """
         if self._halted or self._alone is not None:
             return None

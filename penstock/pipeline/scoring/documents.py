@@ -36,9 +36,9 @@ def score_documents(
     """Score every unit and record the scores in the drafts of the columns.
 
     Args:
-        drafts: Of the columns, by name.
-        columns: Their scorers are loaded.
-        units: Of the corpus.
+        drafts: Drafts of the columns, by name.
+        columns: Columns whose scorers are loaded.
+        units: Units of the corpus.
         embeddings: The vectors of each column whose scorer reads vectors.
         runner: Runs a task for each unit.
         progress: Called with a line for each unit.
@@ -75,7 +75,7 @@ def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
     Args:
         returned: By the selector.
         count: Documents that it scored.
-        key: The selector's in the recipe.
+        key: Key of the selector in the recipe.
         at: The documents of the call, for messages.
 
     Raises:

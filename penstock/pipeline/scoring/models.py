@@ -49,7 +49,7 @@ class Column:
 
     @property
     def quality(self) -> str | None:
-        """The column that this one is made from, if any."""
+        """The column that this one depends on, if any."""
         return self.selector.requirements.quality
 
 

@@ -58,7 +58,7 @@ class _Set:
 
     @property
     def key(self) -> str:
-        """The selector's in the recipe."""
+        """Key of the selector in the recipe."""
         return f"select.{self.name}"
 
     @property
@@ -103,7 +103,7 @@ class _PartitionRange:
 
     @property
     def label(self) -> str:
-        """Its name in messages."""
+        """Name in messages."""
         return f"partitions {self.first} to {self.last - 1}"
 
 

@@ -1,4 +1,4 @@
-"""fastText classifiers that are trained on the spot, with a check that they learned.
+"""fastText classifiers that are trained during a fit, with a check of their accuracy.
 
 Added to plain training: a held-out tenth that chooses learning rate and epochs, because a
 fastText left at its initialisation ranks as confidently as a good one; and a refusal to rank
@@ -69,7 +69,7 @@ class TrainingSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A point of the grid, and how it did."""
+    """A point of the grid, with its result."""
 
     lr: float
     epoch: int
@@ -230,7 +230,7 @@ def _shrunk(scores: np.ndarray, words: np.ndarray, prior: float) -> np.ndarray:
 
 
 def blank(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Which texts hold nothing but white space: (n,) bool."""
+    """Return which texts hold only white space: (n,) bool."""
     if isinstance(texts, pa.ChunkedArray):  # by chunks, so as not to hold a trimmed copy of all
         return np.concatenate([np.empty(0, bool), *map(blank, texts.chunks)])
     empty = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), 0)

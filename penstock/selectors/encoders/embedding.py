@@ -50,7 +50,7 @@ def make_encoder(
             directory of a sentence-transformers model or of a saved static encoder, a hub name.
             ``DIRECTORY@9`` is hidden layer 9 of a transformers model. With ``@cuda`` behind it, all
             but static encoders run on a GPU.
-        sample: As :attr:`penstock.selectors.base.Fitting.sample`: the texts for distillation.
+        sample: Texts for distillation, as :attr:`penstock.selectors.base.Fitting.sample`.
         seed: The seed of the choice of those texts.
         spread: Distils in parallel.
         progress: Called before a distillation.

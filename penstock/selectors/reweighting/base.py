@@ -54,7 +54,7 @@ class ScoredBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequirements:
-    """All that a reweighter needs of the trainer besides losses."""
+    """Requirements of a reweighter on the trainer besides losses."""
 
     describe: Callable[[Sequence[torch.Tensor], torch.Tensor | None], torch.Tensor] | None = None
     """Features of each sample's logits, computed on the worker that holds them.
@@ -74,7 +74,7 @@ class Reweighter(Protocol):
 
     @property
     def version(self) -> int:
-        """Raised whenever the same losses would give other weights."""
+        """Version, raised whenever the same losses would give other weights."""
         ...
 
     @property

@@ -28,7 +28,7 @@ class FunctionReweighter(PluggedFunction):
 
     @property
     def requirements(self) -> BatchRequirements:
-        """Nothing but losses."""
+        """Requirements on the trainer: losses only."""
         return BatchRequirements()
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
@@ -50,12 +50,12 @@ class FunctionReweighter(PluggedFunction):
         return np.asarray(list(returned))
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Nothing."""
+        """Return no facts."""
         return {}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """Nothing: a function has no state."""
+        """Return no state: a function has none."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Nothing to restore."""
+        """Do nothing: there is no state."""

@@ -36,7 +36,7 @@ out, ``quadratic`` both ends, ``extremes`` the middle; ``upper`` is the rising o
 
 
 class LossReweighter(Algorithm):
-    """Weights by where a sample's loss stands among those of its global batch."""
+    """Weights by the position of a sample's loss within its global batch."""
 
     name: ClassVar[str] = "loss"
     summary: ClassVar[str] = "weights by where a loss stands in its batch: linupper and others"
@@ -65,7 +65,7 @@ class LossReweighter(Algorithm):
     )
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters that count."""
+        """Return the parameters in effect."""
         if self.strategy == "uniform":
             return {"strategy": "uniform"}
         return {
@@ -76,7 +76,7 @@ class LossReweighter(Algorithm):
 
     @property
     def requirements(self) -> BatchRequirements:
-        """Nothing but losses."""
+        """Requirements on the trainer: losses only."""
         return BatchRequirements()
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
@@ -95,11 +95,11 @@ class LossReweighter(Algorithm):
         return {} if self.is_uniform(moment) else {"temperature": self.temperature.at(moment)}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """Nothing: batches are independent."""
+        """Return no state: batches are independent."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Nothing to restore."""
+        """Do nothing: there is no state."""
 
 
 def standardised(losses: np.ndarray) -> np.ndarray:

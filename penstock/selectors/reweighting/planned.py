@@ -24,7 +24,7 @@ class PlannedReweighter:
 
     Args:
         spec: The recipe's entry.
-        directories: Where ``package.module:name`` is looked for first.
+        directories: Directories that are searched first for ``package.module:name``.
 
     Raises:
         SelectorError: There is no such reweighter or parameter; begins with ``train.reweight``.

@@ -71,12 +71,12 @@ class Uds(Algorithm):
     )
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters."""
+        """Return the parameters."""
         return self.model_dump()
 
     @property
     def requirements(self) -> BatchRequirements:
-        """The nuclear norm and the projection of each sample's logits."""
+        """Requirements: the nuclear norm and the projection of each sample's logits."""
         return BatchRequirements(describe=self.describe)
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
@@ -122,11 +122,11 @@ class Uds(Algorithm):
         return weights
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Nothing."""
+        """Return no facts."""
         return {}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """``memory``: (up to ``memory``, 1024) float32, the latest last."""
+        """Return ``memory``: (up to ``memory``, 1024) float32, the latest last."""
         return {"memory": self._chosen}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:

@@ -132,7 +132,7 @@ class Rewriter(Protocol):
 
     @property
     def version(self) -> int:
-        """Raised whenever the same answers would give other texts; prompts are in
+        """Version, raised whenever the same answers would give other texts; prompts are in
         :attr:`Request.digest` already."""
         ...
 

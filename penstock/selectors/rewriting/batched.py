@@ -58,11 +58,11 @@ class VllmModel(Declared):
         return CompletionRequirements(resources=Resources(gpus=self.gpus, by="rewrite"))
 
     def split(self, workers: int) -> VllmModel:
-        """The model itself: each worker loads its own."""
+        """Return the model itself: each worker loads its own copy."""
         return self
 
     def identity(self) -> Mapping[str, Any]:
-        """The name, or the sha256 of the files if it is a directory."""
+        """Return the name, or the sha256 of the files if it is a directory."""
         return {"model": contents_of(self.model)}
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:

@@ -114,7 +114,7 @@ class Endpoint(Declared):
 
     @property
     def requirements(self) -> CompletionRequirements:
-        """Nothing but a process that sends requests."""
+        """Requirements on the engine: a process that sends requests."""
         return CompletionRequirements()
 
     def split(self, workers: int) -> Endpoint:
@@ -122,7 +122,7 @@ class Endpoint(Declared):
         return self.model_copy(update={"concurrency": max(1, self.concurrency // workers)})
 
     def identity(self) -> Mapping[str, Any]:
-        """The model's name, since the same model may be served at another address."""
+        """Return the model's name, since the same model may be served at another address."""
         return {"model": self.model}
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:

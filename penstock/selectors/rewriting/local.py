@@ -63,11 +63,11 @@ class LocalModel(Declared):
         return CompletionRequirements(resources=Resources(gpus=gpus, by="rewrite"))
 
     def split(self, workers: int) -> LocalModel:
-        """The model itself: each worker loads its own."""
+        """Return the model itself: each worker loads its own copy."""
         return self
 
     def identity(self) -> Mapping[str, Any]:
-        """The sha256 of the model's files."""
+        """Return the sha256 of the model's files."""
         return {"model": contents_of(self.model)}
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:

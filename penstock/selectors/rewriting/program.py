@@ -1,4 +1,4 @@
-"""ProX's little programs: read by a parser of their own, and carried out.
+"""ProX's programs: their parser, and their effect on a text.
 
 Zhou et al. 2024, *Programming Every Example: Lifting Pre-training Data Quality Like Experts at
 Scale*. A refiner answers with one operation a line::
@@ -107,11 +107,11 @@ class Refined:
 
 
 class _Unreadable(Exception):
-    """A line is no operation."""
+    """A line is not a valid operation."""
 
 
 def parse(answer: str) -> Program:
-    """Read a program; whatever the answer holds, this returns."""
+    """Parse a program; never raises, for any answer."""
     operations: list[Operation] = []
     errors = 0
     for line in answer.split("\n"):
@@ -134,7 +134,7 @@ def _operation(name: str, line: str, place: int) -> Operation:
     if name == "normalize":
         values = _bound(plain, named, ("source", "target"))
         source, target = values.get("source"), values.get("target", "")
-        # An empty source is everywhere; without any space all words run together.
+        # An empty source matches everywhere; without spaces all words run together.
         if not isinstance(source, str) or not isinstance(target, str) or source in ("", " "):
             raise _Unreadable
         return Normalize(source, target)
@@ -214,7 +214,7 @@ def refine(
     *,
     short_first: bool = False,
 ) -> Refined:
-    """Carry out the programs that refiners answered with.
+    """Run the programs of a refiner's answers on a text.
 
     Normalisations are applied to the whole text, one after the other; then it is split into
     lines again and the marked ones are dropped. Line numbers are the whole document's.
@@ -273,7 +273,7 @@ def _without_lines(
             if isinstance(operation, RemoveLines):
                 marked.append((operation.start, operation.end))
             elif isinstance(operation, RemoveAll) and span and span.start < len(lines):
-                # A normalisation may have taken line breaks out; that is no error of this one.
+                # A normalisation may have removed line breaks; that is no error of this operation.
                 marked.append((span.start, min(span.stop, len(lines)) - 1))
     errors = 0
     kept: list[str] = []
@@ -286,7 +286,7 @@ def _without_lines(
 
 
 def _merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Overlapping and adjacent intervals as one, ascending."""
+    """Merge overlapping and adjacent intervals; ascending."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1] + 1:

@@ -45,6 +45,6 @@ class PromptRewriter(Algorithm):
         """All text of requests besides the documents."""
 
     def identity(self) -> Mapping[str, Any]:
-        """The parameters, the tokenizer's sha256 and the prompts'."""
+        """Return the parameters, the tokenizer's sha256 and the prompts'."""
         prompts = hashlib.sha256(json.dumps(list(self.prompts)).encode()).hexdigest()
         return {**super().identity(), "prompts": prompts}

@@ -101,7 +101,7 @@ class BackendModule(Protocol):
         """Put the model on the group's device, in training mode, with an optimiser.
 
         Args:
-            model: In float32; changed in place.
+            model: Model in float32; changed in place.
             train: The recipe's settings.
             group: The workers, whose process group is up.
             accumulation: Micro-batches of a whole step on each worker.

@@ -179,7 +179,7 @@ class Folder:
         return Committed(target, tuple(files))
 
     def keep(self, count: int) -> None:
-        """Remove all but the newest ``count``, each renamed first, so that none is half there."""
+        """Remove all but the newest ``count``, each renamed first, so that none is half removed."""
         for old in self.committed()[count:]:
             self._discard(old.path, "old")
 

@@ -149,7 +149,7 @@ class Checkpoints:
                 cursor = Cursor.read(candidate.path)
                 cursor.check(candidate.path, self._shards, self._seed)
                 self.ever = True
-                if self._group.rank == 0:  # an attempt may have died between the newest and this
+                if self._group.rank == 0:  # an attempt may have been killed after the newest one
                     self.folder.keep(self._keep)
                 return cursor
             self._report(f"the checkpoint of step {candidate.step} is damaged ({fault})")
@@ -182,7 +182,7 @@ class Checkpoints:
         """Save, and remove checkpoints beyond the number to keep.
 
         Args:
-            backend: Its state is saved.
+            backend: Back end whose state is saved.
             step: The first that was not yet taken.
             tokens: Trained on before it.
             files: Further files, by name; those of rank 0 are written.

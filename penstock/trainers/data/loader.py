@@ -63,7 +63,7 @@ class Loader:
     """Reads a plan's steps for one rank.
 
     Args:
-        shards: Where sequences are read from.
+        shards: Shards that sequences are read from.
         plan: The global batches.
         group: The workers.
         micro_batch: Sequences in a forward pass.

@@ -62,7 +62,7 @@ def describe_sequences(
         batches: Record batches, whose sequences are numbered from 0.
         files: The file of each batch.
         indices: Numbers of sequences.
-        most: How many files and documents to name; of sequences, twice as many.
+        most: Number of files and documents to name; of sequences, twice as many.
     """
     shown = list(indices[: 2 * most])
     ends = np.cumsum([batch.num_rows for batch in batches])

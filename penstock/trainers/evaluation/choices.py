@@ -93,7 +93,7 @@ def choice_nats(
     """Compute -ln p of each choice given its question: (choices,) float64 for each question.
 
     Args:
-        questions: With their choices.
+        questions: Questions with their choices.
         reader: Reads the model.
         tokenizer: The model's tokenizer, of the tokenizers library.
         eos: The token on which every text is conditioned.

@@ -55,8 +55,8 @@ def write_document_losses(
     """Read all sequences once and write a row for each document; all workers call this together.
 
     Args:
-        model: In evaluation mode, on the group's device.
-        shards: Its training data.
+        model: Model in evaluation mode, on the group's device.
+        shards: Training data of the model.
         path: The Parquet file, as :data:`SCHEMA`; rank 0 writes it.
         micro_batch: Sequences in a forward pass.
         group: The workers.

@@ -27,7 +27,7 @@ class RunEvaluator:
 
     Args:
         spec: The run.
-        shards: Its training data.
+        shards: Training data of the run.
         group: The workers.
     """
 

@@ -49,7 +49,8 @@ def weighted_cross_entropy(
 def token_cross_entropy(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Compute it row by row: (n,) float32, in nats. Arguments as :func:`weighted_cross_entropy`."""
+    """Compute cross-entropy by row, (n,) float32 nats; arguments as
+    :func:`weighted_cross_entropy`."""
     nats: torch.Tensor = _TokenCrossEntropy.apply(hidden, weight, targets)
     return nats
 

@@ -60,7 +60,7 @@ def compile_inner(model: LanguageModel, backend: str = "inductor") -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check for what torch.compile needs, which would otherwise fail at the first step.
+    """Check the requirements of torch.compile, which would otherwise fail at the first step.
 
     Raises:
         InputError: A compiler or triton is missing.

@@ -60,7 +60,7 @@ class Reweighting:
     Args:
         spec: The recipe's ``train.reweight``.
         reweighter: A new one.
-        backend: Of a :class:`~penstock.trainers.modelling.model.LanguageModel`.
+        backend: Back end of a :class:`~penstock.trainers.modelling.model.LanguageModel`.
         loader: Reads this worker's part.
         trained: Called with each micro-batch whose gradients were computed.
         directory: The run's, for the journal; None on all ranks but 0, which keep none.
