@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import penstock.artefact.draft as draft_module
 from penstock.artefact import (
     FORMAT,
     Artefact,
@@ -343,3 +345,32 @@ def test_an_interrupted_removal_does_not_leave_records_of_deleted_files(
         workspace.remove(made)
     assert workspace.find("stage", made.fingerprint) is None
     assert workspace.draft("stage", 1, CONFIG, INPUTS).done("one") is None
+
+
+def test_artefacts_below_links_are_listed(workspace: Workspace, tmp_path: Path) -> None:
+    """A stage or an artefact may lie on another disk."""
+    made = [finished(workspace, stage="a"), finished(workspace, stage="b")]
+    (made[0].path.parent).rename(tmp_path / "disk")
+    made[0].path.parent.symlink_to(tmp_path / "disk")
+    made[1].path.rename(tmp_path / "other")
+    made[1].path.symlink_to(tmp_path / "other")
+    assert list(workspace.artefacts()) == made
+
+
+def test_a_part_recorded_twice_before_its_first_commit_is_done(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over a network, where commits run in the background."""
+    draft = workspace.draft("stage", 1, CONFIG, INPUTS)
+    draft._requests = 4
+    create = draft_module.create_file
+
+    def slow(path: Path, content: bytes) -> bool:
+        time.sleep(0.3)
+        return create(path, content)
+
+    monkeypatch.setattr(draft_module, "create_file", slow)
+    draft.record("one", [write(draft, "x.bin", b"first")])
+    second = write(draft, "x.bin", b"second")
+    draft.record("one", [second])
+    assert draft.publish(["one"], {}).files == (second,)

@@ -137,6 +137,25 @@ def test_a_recipe_object_and_an_open_runner_are_taken_too(recipe: Path) -> None:
         penstock.curate(loaded, settings=["seed=3"])
 
 
+def test_train_leaves_a_runner_of_the_caller_open(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from penstock.trainers import run
+
+    closed: list[object] = []
+
+    class Watched(LocalRunner):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr(run, "train_all", lambda specs, *_, **options: ["the result"])
+    runner = Watched(1)
+    assert penstock.train(recipe, runner=runner) == "the result"  # type: ignore[comparison-overlap]
+    assert not closed
+
+
 def test_nothing_of_the_process_is_changed(recipe: Path) -> None:
     before = dict(os.environ), list(logging.getLogger().handlers), os.getcwd()
     penstock.curate(recipe, workers=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -14,13 +15,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import pytest
 from s3fs import S3FileSystem
 
-from penstock.errors import StorageError
+from penstock.errors import InputError, StorageError
 from penstock.node_cache import local_file, local_tree
 from penstock.pipeline.runners.transient import is_transient
+from penstock.selectors.targets import targets_in
 from penstock.storage import (
     AnyPath,
     LineLog,
@@ -116,6 +119,37 @@ def test_of_many_that_replace_the_same_bytes_one_succeeds(root: AnyPath) -> None
         list(pool.map(count, range(6)))
     assert int(read_file(root / "count").split()[0]) == len(successes) >= 8
     assert len(successes) < 48, "no two writers met"
+
+
+def test_a_file_to_be_replaced_is_locked_as_nfs_demands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS refuses an exclusive lock of a file that is open for reading only."""
+    create_file(tmp_path / "f", b"one")
+    number = errno.EBADF
+
+    def flock(file: IO[bytes], operation: int) -> None:
+        if number != errno.EBADF or not file.writable():
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert replace_file(tmp_path / "f", b"one", b"two")
+    number = errno.ENOLCK
+    assert replace_file(tmp_path / "f", b"two", b"three")
+    number = errno.EDEADLK
+    with pytest.raises(OSError, match="deadlock"):
+        replace_file(tmp_path / "f", b"three", b"four")
+
+
+def test_a_link_to_a_missing_file_matches_a_pattern(tmp_path: Path) -> None:
+    """Left out, the target or the corpus would silently be one file smaller."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "not-fetched")
+    (tmp_path / "c.jsonl").mkdir()
+    found = find_files(tmp_path / "*.jsonl")
+    assert found == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    with pytest.raises(InputError, match=r"b\.jsonl"):
+        targets_in([Path(str(path)) for path in found])
 
 
 def test_a_writer_that_was_killed_while_it_replaced_blocks_no_other(tmp_path: Path) -> None:

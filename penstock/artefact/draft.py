@@ -125,7 +125,7 @@ class Draft:
             items: The item of each part, by the part's name, in the order of the artefact.
             shared: The same for every item.
             progress: Called with an item and its records after they are recorded.
-            options: Passed to ``run``: ``setup``, ``needs``.
+            options: Passed to ``run``: ``keep_state``, ``needs``.
 
         Returns:
             The records of all parts, old and new, in the order of ``items``.
@@ -153,6 +153,8 @@ class Draft:
         """
         content = canonical([asdict(item) for item in files])
         known = self._records().get(part)
+        if known is not None:  # its first commit may still be under way
+            self.settle()
         self._records()[part] = content
         if self._requests == 1:
             self._commit(part, content, known)

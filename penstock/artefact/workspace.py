@@ -19,6 +19,7 @@ from penstock.storage import (
     kind_of,
     make_directory,
     sizes_under,
+    store_of,
     translate_os_errors,
 )
 
@@ -164,14 +165,21 @@ class Workspace:
     def entries(self) -> list[Entry]:
         """Return every artefact of the work directory, finished or not, by stage and name."""
         sizes: dict[str, dict[str, int]] = {}
-        for path, size in sizes_under(self.root, _may_hold_artefacts).items():
-            stage, _, rest = path.partition("/")
-            name, _, file = rest.partition("/")
-            if file:
-                sizes.setdefault(f"{stage}/{name}", {})[file] = size
+        if here := store_of(self.root).local(self.root):
+            # A stage or an artefact may be a link to another disk, which a listing does not enter.
+            for found in here.glob("*/*"):
+                name = found.relative_to(here).as_posix()
+                if _ARTEFACT.fullmatch(name) and (files := sizes_under(found)):
+                    sizes[name] = files
+        else:
+            for path, size in sizes_under(self.root, _may_hold_artefacts).items():
+                stage, _, rest = path.partition("/")
+                name, _, file = rest.partition("/")
+                if file:
+                    sizes.setdefault(f"{stage}/{name}", {})[file] = size
         return [
-            Entry(both.partition("/")[0], self.root / both, found)
-            for both, found in sorted(sizes.items())
+            Entry(both.partition("/")[0], self.root / both, files)
+            for both, files in sorted(sizes.items())
         ]
 
     def remove(self, artefact: Artefact) -> None:

@@ -100,7 +100,8 @@ def train(
         evaluations = read_evaluations(plan.evaluate)
         with _running(runner, workers) as opened:
             curated = curating.curate(plan, opened, progress)
-            opened.close()
+            if opened is not runner:  # the training's workers need its CPUs and memory
+                opened.close()
             progress("train: starting the workers, which takes half a minute")
             with ExitStack() as stack:
                 on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))

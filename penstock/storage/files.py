@@ -101,7 +101,11 @@ def files_under(path: AnyPath) -> list[str]:
 
 
 def find_files(pattern: AnyPath) -> list[AnyPath]:
-    """Return the files that a path or a pattern (``*``, ``**``, ``?``, ``[]``) names, sorted."""
+    """Return the files that a path or a pattern (``*``, ``**``, ``?``, ``[]``) names, sorted.
+
+    Links that match a pattern and point to no file are among them, so that a file which was not
+    fetched is an error when it is opened, not left out.
+    """
     store = store_of(pattern)
     if store.kind(pattern) == "file":  # its name may hold characters of patterns
         return [pattern]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["LocalStore", "make_directory", "remove_temporaries", "sync_directory"]
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Errors of ``flock`` on a file system that has no locks."""
 
 
 class LocalStore:
@@ -88,9 +93,12 @@ class LocalStore:
         """
         with os_errors(path), _written_beside(path, new) as temporary:
             try:
-                with open(str(path), "rb") as file:
-                    with contextlib.suppress(OSError):
+                with open(str(path), "r+b") as file:  # NFS locks a file opened for writing only
+                    try:
                         fcntl.flock(file, fcntl.LOCK_EX)
+                    except OSError as error:
+                        if error.errno not in _NO_LOCKS:
+                            raise
                     same = os.path.samestat(os.fstat(file.fileno()), os.stat(str(path)))
                     if not same or file.read() != old:
                         return False
@@ -117,7 +125,7 @@ class LocalStore:
 
     def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
         found = map(Path, glob.glob(str(pattern), recursive=True))
-        return [path for path in found if path.is_file()]
+        return [path for path in found if path.is_file() or _is_dangling(path)]
 
     def kind(self, path: AnyPath) -> str | None:
         return "file" if path.is_file() else "directory" if path.is_dir() else None
@@ -150,6 +158,10 @@ class LocalStore:
 
     def is_temporary(self, error: BaseException) -> bool:
         return False
+
+
+def _is_dangling(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _raise_unless_gone(error: OSError) -> None:

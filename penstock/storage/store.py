@@ -103,7 +103,10 @@ class Store(Protocol):
         """
 
     def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
-        """Return the files that match a pattern (``*``, ``**``, ``?``, ``[]``), in any order."""
+        """Return the files that match a pattern (``*``, ``**``, ``?``, ``[]``), in any order.
+
+        Links to files that do not exist are among them: opening one raises FileNotFoundError.
+        """
 
     def kind(self, path: AnyPath) -> str | None:
         """Return ``file``, ``directory``, or None where there is neither."""

@@ -768,11 +768,22 @@ def noise(count: int) -> list[str]:
     return [" ".join(str(chance.random()) for _ in range(20)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize(
+    ("number", "problem"),
+    [
+        (errno.ENOSPC, "no space is left; free some"),
+        (errno.EFBIG, r"the file is larger than is allowed; raise the limit \(`ulimit -f`"),
+    ],
+)
 @pytest.mark.parametrize("room", [0, 3_000, 40_000])
 @pytest.mark.parametrize("write", [write_a_unit, write_the_dropped])
 def test_a_file_that_cannot_be_written_is_named_and_not_left_half(
-    write: Any, room: int, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Any,
+    room: int,
+    number: int,
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the error that is raised: not when Python tidies up, on stderr."""
     untidy: list[Any] = []
@@ -786,7 +797,7 @@ def test_a_file_that_cannot_be_written_is_named_and_not_left_half(
 
     monkeypatch.setattr(Sink, "write", full)
     with pytest.raises(
-        StorageError, match=rf"^{tmp_path}/[a-z]+-00000[-0]*\.parquet: no "
+        StorageError, match=rf"^{tmp_path}/[a-z]+-00000[-0]*\.parquet: {problem}"
     ) as caught:
         write(tmp_path)
     assert "what is finished is kept" in str(caught.value)
