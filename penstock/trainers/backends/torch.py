@@ -64,8 +64,11 @@ class Torch:
                 gradient = weight.grad.float()
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 weight.grad = None
-        if last and self._group.workers > 1:
-            for bucket in _buckets([_gradient(master) for master in self._masters]):
+        if not last:
+            return
+        gradients = [_gradient(master) for master in self._masters]
+        if self._group.workers > 1:
+            for bucket in _buckets(gradients):
                 flat = self._group.all_sum(torch.cat([gradient.flatten() for gradient in bucket]))
                 for gradient, part in zip(bucket, flat.split([one.numel() for one in bucket])):
                     gradient.copy_(part.view_as(gradient))
@@ -160,7 +163,7 @@ def read_state(directory: Path, scratch: Path) -> CanonicalState:
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """Return a gradient; zeros for a weight that was used by other workers only."""
+    """Return a gradient; zeros for a weight that this worker did not use."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

@@ -187,6 +187,19 @@ def test_a_weight_that_one_worker_did_not_use(
     np.testing.assert_allclose(second.detach(), before * (1 - 1e-2 * 0.1), rtol=1e-6)
 
 
+def test_a_weight_that_the_only_worker_did_not_use_is_saved(shards: Path, tmp_path: Path) -> None:
+    """It decays and has moments of zero, as with several workers."""
+    model = build_model(ModelShape(layers=1, width=32, heads=2), ShardSet.open(shards), seed=1)
+    backend = Torch(model, Train(), Group(), bf16=False)
+    first, second, *_ = model.parameters()
+    before = second.detach().clone()
+    backend.accumulate(first.square().sum(), last=True)
+    backend.step(1e-2)
+    np.testing.assert_allclose(second.detach(), before * (1 - 1e-2 * 0.1), rtol=1e-6)
+    backend.save(tmp_path)
+    backend.load(tmp_path, workers=1)
+
+
 def test_bfloat16_trains_as_float32_does(shards: Path) -> None:
     settings = {**TRAIN, "tokens": 40 * 8 * 32, "checkpoint": False, **TORCH}
     train = Train.model_validate(settings)

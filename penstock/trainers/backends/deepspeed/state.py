@@ -63,7 +63,7 @@ def load_state(engine: Any, directory: Path, group: Group, wrote: int) -> None:
     Raises:
         TrainingError: DeepSpeed cannot read it.
     """
-    if wrote == group.workers or engine.zero_optimization_stage() == 0:
+    if wrote == group.workers or not _is_partitioned(directory):
         _load(engine, directory)
         return
     scratch = directory.parent / ".universal.tmp"
@@ -81,7 +81,7 @@ def read_state(directory: Path, scratch: Path) -> CanonicalState:
     """Read a checkpoint without an engine; that of a ZeRO stage is converted into ``scratch``."""
     file = min((directory / TAG).glob("*mp_rank_00_model_states.pt"))  # stage 3: one of each rank
     own = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
-    if any(_RANK.search(name) for name in files_under(directory / TAG)):
+    if _is_partitioned(directory):
         if not (scratch / TAG).exists():
             _convert(directory / TAG, scratch / TAG)
         shapes = {name: shape for group in own["param_shapes"] for name, shape in group.items()}
@@ -104,6 +104,11 @@ def read_state(directory: Path, scratch: Path) -> CanonicalState:
         return torch.as_tensor(found).float()
 
     return CanonicalState(step=int(own["global_steps"]), read=read)
+
+
+def _is_partitioned(directory: Path) -> bool:
+    """Return whether a ZeRO stage wrote a checkpoint: then its files are those of single ranks."""
+    return any(_RANK.search(name) for name in files_under(directory / TAG))
 
 
 def _in_groups(own: dict[str, Any]) -> list[str]:
