@@ -7,34 +7,32 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field, PrivateAttr
 
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.pipeline.sample import FIT, inside
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
+from penstock.selectors.algorithm import BuiltInScorer
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.parameters import whole
+from penstock.selectors.parameters import Natural, Whole
 
 __all__ = ["OutsideSample", "outside", "random_outside"]
 
 
-class OutsideSample:
-    """Ranks documents at random, without those that another selector is fitted on.
+class OutsideSample(BuiltInScorer):
+    """Ranks documents at random, without those that another selector is fitted on."""
 
-    Args:
-        sample: Documents in the other selector's sample.
-        part, parts: Use one of this many parts of the pool, by hash.
-    """
-
+    name: ClassVar[str] = "outside-sample"
     summary: ClassVar[str] = "at random, without the documents that selectors are fitted on"
     paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
-    def __init__(self, *, sample: int, part: int = 0, parts: int = 1) -> None:
-        self.sample = whole("sample", sample)
-        self.part = whole("part", part, least=0)
-        self.parts = whole("parts", parts)
-        self.pool_ = np.zeros(2, np.uint64)
+    sample: Whole = Field(description="Documents in the other selector's sample.")
+    part: Natural = Field(default=0, description="The part of the pool that is used.")
+    parts: Whole = Field(default=1, description="Number of parts of the pool, by hash.")
+
+    _pool: np.ndarray = PrivateAttr(default_factory=lambda: np.zeros(2, np.uint64))
 
     def identity(self) -> Mapping[str, Any]:
         """Return the size of the sample, and the part."""
@@ -43,12 +41,12 @@ class OutsideSample:
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Store the pool size and the seed that the sample was drawn with."""
-        self.pool_ = np.array([fitting.pool_size, fitting.seed], np.uint64)
+        self._pool = np.array([fitting.pool_size, fitting.seed], np.uint64)
         return {}
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return (n,) float32, uniform; NaN inside the sample and in other parts."""
-        size, seed = map(int, self.pool_)
+        size, seed = map(int, self._pool)
         ids = documents.column("id")
         ranks = uniform(hash_ids(ids, mix(seed, "ladder"))).astype(np.float32)
         elsewhere = hash_ids(ids, mix(seed, "part")) % np.uint64(self.parts) != self.part
@@ -57,11 +55,11 @@ class OutsideSample:
 
     def save(self, directory: Path) -> None:
         """Write the pool's size and the seed."""
-        np.save(directory / "pool.npy", self.pool_)
+        np.save(directory / "pool.npy", self._pool)
 
     def load(self, directory: Path) -> None:
         """Read the files of :meth:`save`."""
-        self.pool_ = np.load(directory / "pool.npy", allow_pickle=False)
+        self._pool = np.load(directory / "pool.npy", allow_pickle=False)
 
 
 def outside(sample: int, **part: int) -> dict[str, Any]:

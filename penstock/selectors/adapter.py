@@ -13,8 +13,9 @@ a class that may have less of it:
   ``describe``; and ``place`` for ``assign``;
 - the class attribute ``paths`` names the parameters that are paths relative to the recipe.
 
-An adapted selector's identity holds the class's name and the sha256 of the file that defines it,
-besides what the plug-in's own ``identity`` returns, so a changed file scores again.
+An adapted selector's identity holds the class's name, the sha256 of the file that defines it, and
+the result of the plug-in's ``identity``. A plug-in without ``identity`` is identified by its
+parameters, of which ``paths`` count by the contents of the files.
 """
 
 from __future__ import annotations
@@ -39,10 +40,16 @@ from penstock.selectors.base import (
     Requirements,
     Selector,
 )
-from penstock.selectors.functions import code_hashes
-from penstock.selectors.parameters import Declared, located_fields
-from penstock.selectors.reweighting.base import BatchRequirements, Reweighter
+from penstock.selectors.functions import PluggedFunction, code_hashes
+from penstock.selectors.parameters import Algorithm, Declared, located_fields
+from penstock.selectors.reweighting.base import (
+    BatchRequirements,
+    Reweighter,
+    ScoredBatch,
+    TrainingProgress,
+)
 from penstock.selectors.rewriting.base import Rewriter
+from penstock.storage import sha256_file
 
 __all__ = [
     "Described",
@@ -57,15 +64,16 @@ _REWRITER = ("identity", "version", "replaces", "requests", "assemble")
 _REWEIGHTER = ("identity", "version", "is_uniform", "weights", "facts", "state", "restore")
 
 
-def as_selector(plug: Any) -> Selector:
+def as_selector(plug: Any, parameters: Mapping[str, Any] | None = None) -> Selector:
     """Return an object with a whole selector protocol: the plug-in itself, or an adapter of it.
+
+    Args:
+        plug: The plug-in.
+        parameters: Keywords that it was made with; paths are located.
 
     Raises:
         SelectorError: It has no ``score``; key ``use``.
     """
-    if type(plug).__module__.startswith("penstock."):
-        built_in: Selector = plug
-        return built_in
     if not callable(getattr(plug, "score", None)):
         raise SelectorError(
             key="use",
@@ -73,7 +81,11 @@ def as_selector(plug: Any) -> Selector:
             got=f"the class {type(plug).__qualname__}",
             fix="give it a method score(documents)",
         )
-    return _AdaptedSetSelector(plug) if _assign(plug) else _AdaptedScorer(plug)
+    if _is_built_in(plug):
+        built_in: Selector = plug
+        return built_in
+    adapter = _AdaptedSetSelector if _assign(plug) else _AdaptedScorer
+    return adapter(plug, parameters)
 
 
 def as_rewriter(plug: Any) -> Rewriter:
@@ -88,14 +100,14 @@ def as_rewriter(plug: Any) -> Rewriter:
 
 
 def as_reweighter(plug: Any) -> Reweighter:
-    """Return the plug-in as a reweighter, with the requirements that its attributes mean.
+    """Return a whole reweighter: the plug-in itself, or an adapter that adds requirements.
 
     Raises:
         SelectorError: It lacks a part of the protocol; key ``use``.
     """
     _check(plug, _REWEIGHTER, "a Reweighter (see penstock.selectors.reweighting.base)")
     if not hasattr(plug, "requirements"):
-        plug.requirements = BatchRequirements(describe=getattr(plug, "describe", None))
+        return _AdaptedReweighter(plug)
     reweighter: Reweighter = plug
     return reweighter
 
@@ -141,29 +153,65 @@ def paths_of(thing: Any) -> tuple[str, ...]:
     """Return the parameters of a class that are paths: declared so, or named in ``paths``."""
     if issubclass(thing, Declared):
         return tuple(located_fields(thing))
-    return tuple(getattr(thing, "paths", ()))
+    own = getattr(thing, "paths", ())
+    return (own,) if isinstance(own, str) else tuple(own)
+
+
+def _is_built_in(plug: Any) -> bool:
+    """Check for an algorithm of Penstock's own; a user's subclass of one is adapted."""
+    own = type(plug).__module__.startswith("penstock.")
+    return own and isinstance(plug, (Algorithm, PluggedFunction))
+
+
+def _version(plug: Any) -> Any:
+    """Return the plug-in's version as it is, 1 by default; it goes into identities."""
+    own = getattr(plug, "version", 1)
+    return own if isinstance(own, (int, float, str)) else str(own)
 
 
 class _Adapted:
-    """Completes a plug-in; what it lacks has a default."""
+    """Completes a plug-in; members that it lacks have a default."""
 
     summary = paper = ""
 
-    def __init__(self, plug: Any) -> None:
+    def __init__(self, plug: Any, parameters: Mapping[str, Any] | None = None) -> None:
         self.plug = plug
+        self.parameters = dict(parameters or {})
         kind = type(plug)
         self._code = code_hashes(kind.__module__, kind)
 
     @property
-    def version(self) -> int:
+    def version(self) -> Any:
         """Version of the plug-in, 1 by default."""
-        return int(getattr(self.plug, "version", 1))
+        return _version(self.plug)
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the plug-in's identity, its class and its code."""
-        own: Mapping[str, Any] = getattr(self.plug, "identity", dict)() or {}
-        name = type(self.plug).__qualname__
-        return {"class": name, "code": self._code, "parameters": dict(own)}
+        """Return the class, its code, and the plug-in's identity or else its parameters."""
+        own = getattr(self.plug, "identity", None)
+        parameters = dict(own() or {}) if own else self._hashed_parameters()
+        return {"class": type(self.plug).__qualname__, "code": self._code, "parameters": parameters}
+
+    def _hashed_parameters(self) -> dict[str, Any]:
+        """Return the parameters, with hashes of contents for files and directories."""
+        hashed = dict(self.parameters)
+        for key in paths_of(type(self.plug)):
+            value = hashed.get(key)
+            if isinstance(value, (list, tuple)):
+                hashed[key] = [_contents(one) for one in value]
+            elif value is not None:
+                hashed[key] = _contents(value)
+        return hashed
+
+
+def _contents(value: Any) -> Any:
+    """Return the sha256 of a file, or of each file of a directory; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    if Path(value).is_file():
+        return sha256_file(Path(value))
+    from penstock.selectors.encoders.encoders import contents_of  # when needed
+
+    return contents_of(value)
 
 
 class _AdaptedSelector(_Adapted):
@@ -175,6 +223,7 @@ class _AdaptedSelector(_Adapted):
         if own is not None:
             return own
         embeds = getattr(plug, "embeds", None)
+        scores_vectors = isinstance(embeds, str) and callable(getattr(plug, "score_vectors", None))
         classifier = getattr(plug, "classifier", None) if hasattr(plug, "finish") else None
         merges = all(hasattr(plug, name) for name in ("candidates", "merge"))
         return Requirements(
@@ -182,7 +231,9 @@ class _AdaptedSelector(_Adapted):
             quality=getattr(plug, "quality", None),
             resources=getattr(plug, "needs", None) or Resources(),
             encoder=getattr(plug, "encoder", "static"),
-            embeddings=embeds and EmbeddingScores(encoder=embeds, score=plug.score_vectors),
+            embeddings=EmbeddingScores(encoder=str(embeds), score=plug.score_vectors)
+            if scores_vectors
+            else None,
             classifier=classifier and ClassifierScores(classifier=classifier, finish=plug.finish),
             merge=Merge(candidates=plug.candidates, merge=plug.merge) if merges else None,
         )
@@ -224,6 +275,51 @@ class _AdaptedSetSelector(_AdaptedSelector):
     def score(self, partition: Partition) -> np.ndarray:
         """The plug-in's scores, checked by the engine."""
         return self.plug.score(partition)
+
+
+class _AdaptedReweighter:
+    """Completes a reweighter of Penstock 0.1, which has no requirements."""
+
+    def __init__(self, plug: Any) -> None:
+        self.plug = plug
+
+    @property
+    def version(self) -> Any:
+        """The plug-in's."""
+        return _version(self.plug)
+
+    @property
+    def requirements(self) -> BatchRequirements:
+        """Features of logits, where the plug-in has ``describe``."""
+        describe = getattr(self.plug, "describe", None)
+        return BatchRequirements(describe=describe if callable(describe) else None)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the plug-in's identity."""
+        own: Mapping[str, Any] = self.plug.identity()
+        return own
+
+    def is_uniform(self, moment: TrainingProgress) -> bool:
+        """Return the plug-in's answer."""
+        return bool(self.plug.is_uniform(moment))
+
+    def weights(self, batch: ScoredBatch) -> np.ndarray:
+        """Return the plug-in's weights, checked by the trainer."""
+        return self.plug.weights(batch)
+
+    def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
+        """Return the plug-in's numbers for the metrics of a step."""
+        own: Mapping[str, float] = self.plug.facts(moment)
+        return own
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        """Return the plug-in's state."""
+        own: Mapping[str, np.ndarray] = self.plug.state()
+        return own
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restore the plug-in's state."""
+        self.plug.restore(state)
 
 
 def _assign(plug: Any) -> Any:

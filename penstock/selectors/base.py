@@ -136,6 +136,11 @@ class Fitting:
     progress: Callable[[str], None] = field(default=lambda line: None)
     """Shows a line of progress to the user."""
 
+    @property
+    def note(self) -> Callable[[str], None]:
+        """The name of :attr:`progress` in Penstock 0.1."""
+        return self.progress
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingScores:

@@ -149,7 +149,8 @@ def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Se
         if not isinstance(thing, type):
             _check_keywords(spec.parameters, thing, skip=1)
             return FunctionScorer(use, directories, spec.parameters)
-        return as_selector(_instance(thing, spec.parameters, directories))
+        selector = _instance(thing, spec.parameters, directories)
+        return as_selector(selector, _with_located(spec.parameters, thing, directories))
     except BadInput as error:
         raise error.under(f"select.{name}") from error.__cause__
 

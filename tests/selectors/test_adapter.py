@@ -15,18 +15,21 @@ import pytest
 from penstock.artefact import Workspace
 from penstock.errors import SelectorError
 from penstock.jobs.build import build_columns
+from penstock.jobs.held_out import OutsideSample
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import iter_documents, units_of
-from penstock.recipe import SelectorSpec
+from penstock.recipe import ReweightSpec, SelectorSpec
 from penstock.recipe_file import parse_recipe
 from penstock.resources import Resources
 from penstock.selectors.adapter import as_reweighter, as_rewriter, as_selector
-from penstock.selectors.base import Requirements
-from penstock.selectors.registry import build
+from penstock.selectors.base import Fitting, Requirements
+from penstock.selectors.functions import load_object
+from penstock.selectors.registry import build, build_reweighter
+from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
 from tests.pools import write_jsonl
 from tests.selectors.test_properties import texts, write_encoder
 
@@ -222,3 +225,135 @@ def test_an_object_without_the_needed_methods_is_refused(adapt: Any) -> None:
     with pytest.raises(SelectorError) as info:
         adapt(object())
     assert info.value.key == "use"
+
+
+PARAMETERS = """
+class Plain:
+    paths = ("words", "several")
+
+    def __init__(self, *, gamma=0.5, words=None, several=()):
+        self.gamma, self.words, self.several = gamma, words, several
+
+    def score(self, documents):
+        return [self.gamma] * len(documents)
+"""
+
+
+def test_parameters_of_a_plug_in_without_an_identity_are_in_its_identity(project: Path) -> None:
+    (project / "former_plug_ins.py").write_text(PARAMETERS)
+    elsewhere = project / "elsewhere"
+    (elsewhere / "model").mkdir(parents=True)
+    (elsewhere / "extra.txt").write_text("gravity")
+    (elsewhere / "model" / "table").write_text("1")
+
+    def identity(directory: Path, **parameters: Any) -> Any:
+        spec = SelectorSpec.model_validate({"use": "former_plug_ins:Plain", **parameters})
+        return build("x", spec, [directory, project]).identity()
+
+    assert identity(project, gamma=1) != identity(project, gamma=2)
+    before = identity(project, words="./extra.txt", several=["./extra.txt", "name"])
+    assert str(project) not in str(before)
+    assert identity(elsewhere, words="./extra.txt", several=["./extra.txt", "name"]) == before
+    (project / "extra.txt").write_text("leaf")
+    assert identity(project, words="./extra.txt", several=["./extra.txt", "name"]) != before
+    model = identity(elsewhere, words="./model")
+    assert str(project) not in str(model)
+    assert identity(elsewhere, words="./model@3") != model, "a layer counts"
+    (elsewhere / "model" / "table").write_text("2")
+    assert identity(elsewhere, words="./model") != model
+
+
+OLD_IMPORTS = """
+import numpy as np
+from penstock.keyed import hash_ids, mix
+from penstock.needs import Needs
+from penstock.selectors.reweighting import Moment
+from penstock.selectors.reweighting.base import Moment as SameMoment
+
+
+class Old:
+    summary, paper, version = "old", "none", "2024-05"
+    needs = Needs(cpus=3)
+    embeds = True
+
+    def identity(self):
+        return {}
+
+    def fit(self, fitting):
+        fitting.note("fitting")
+        return {}
+
+    def score(self, documents):
+        return np.zeros(len(documents), np.float32)
+
+    def save(self, directory):
+        pass
+
+    def load(self, directory):
+        pass
+
+
+class OldReweighter:
+    __slots__ = ()
+    version = 1
+
+    def identity(self):
+        return {"old": True}
+
+    def is_uniform(self, moment: Moment):
+        return moment.step > 3
+
+    def weights(self, batch):
+        return np.ones(len(batch.losses))
+
+    def facts(self, moment):
+        return {"step": moment.step}
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        assert state == {}
+
+
+class OldDescriber(OldReweighter):
+    __slots__ = ()
+
+    def describe(self, samples, head):
+        return samples
+"""
+
+
+def test_a_plug_in_with_the_imports_of_the_former_release(project: Path) -> None:
+    (project / "former_plug_ins.py").write_text(OLD_IMPORTS)
+    old = build("x", SelectorSpec(use="former_plug_ins:Old"), [project])
+    assert old.requirements == Requirements(resources=Resources(cpus=3))
+    assert old.version == "2024-05"
+    lines: list[str] = []
+    old.fit(Fitting(sample=lambda n: pa.table({}), pool_size=0, progress=lines.append))
+    assert lines == ["fitting"]
+
+
+def test_reweighters_of_the_former_release_are_wrapped(project: Path) -> None:
+    (project / "former_plug_ins.py").write_text(OLD_IMPORTS)
+    spec = ReweightSpec.model_validate({"use": "former_plug_ins:OldReweighter"})
+    made = build_reweighter(spec, [project])
+    assert made.requirements.describe is None
+    assert made.identity() == {"old": True} and made.version == 1
+    moment = TrainingProgress(step=4, tokens=0, budget=9)
+    assert made.is_uniform(moment) and made.facts(moment) == {"step": 4}
+    batch = ScoredBatch(losses=np.zeros(2), moment=moment)
+    assert made.weights(batch).tolist() == [1, 1]
+    made.restore(made.state())
+    describer = load_object("former_plug_ins:OldDescriber", [project])
+    assert callable(as_reweighter(describer()).requirements.describe)
+
+
+def test_built_in_is_known_by_its_base() -> None:
+    helper = OutsideSample(sample=9, part=1, parts=2)
+    assert as_selector(helper) is helper
+    assert (helper.kind, helper.requirements) == ("scorer", Requirements())
+    assert OutsideSample(sample=9).identity() == {"sample": 9}
+    assert helper.identity() == {"sample": 9, "part": 1, "parts": 2}
+    least = type("Least", (), {"score": lambda self, documents: [], "__module__": "penstock.x"})
+    assert as_selector(least()).requirements == Requirements()

@@ -389,7 +389,7 @@ def test_identity_holds_contents_and_no_path(ladder: list[str], ready: str, tmp_
     ("parameters", "key"),
     [
         ({}, "models"),
-        ({"models": ["a", "b"], "model": "c"}, "models"),
+        ({"models": ["a", "b"], "model": __file__}, "models"),
         ({"models": ["a", "b"], "ladder": True}, "models"),
         ({"ladder": 7}, "ladder"),
         ({"ladder": {"shape": 1}}, "ladder.shape"),

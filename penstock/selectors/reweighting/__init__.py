@@ -12,6 +12,7 @@
 
 from penstock.selectors.reweighting.base import (
     BatchRequirements,
+    Moment,
     Reweighter,
     ReweighterPlan,
     ScoredBatch,
@@ -24,6 +25,7 @@ from penstock.selectors.reweighting.uds import Uds
 __all__ = [
     "BatchRequirements",
     "LossReweighter",
+    "Moment",
     "Reweighter",
     "ReweighterPlan",
     "ScoredBatch",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchRequirements",
+    "Moment",
     "Reweighter",
     "ReweighterPlan",
     "ScoredBatch",
@@ -39,6 +40,10 @@ class TrainingProgress:
     """Tokens of the budget that earlier steps spent."""
     budget: int
     """Tokens of the whole run."""
+
+
+Moment = TrainingProgress
+"""The name in Penstock 0.1, for plug-ins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -457,10 +457,10 @@ def spec_of(**spec: Any) -> Recipe:
     ("spec", "message"),
     [
         ({"use": "rewird"}, r"rewrite\.r\.use: expected a rewriter.*did you mean 'rewire'"),
-        ({"use": "betr"}, r"rewrite\.r\.use: 'betr' goes under `select`"),
+        ({"use": "betr"}, r"rewrite\.r\.use: 'betr' is a selector; it goes under `select`"),
         ({"use": "rewire", "max_tokns": 7}, r"rewrite\.r\.max_tokns: unknown.*'max_tokens'"),
         ({"use": "tests.pools:documents"}, r"use: expected a class that is a Rewriter"),
-        ({"use": "rewire", "by": {}}, r"rewrite\.r\.by\.url: missing"),
+        ({"use": "rewire", "by": {}}, r"rewrite\.r\.by\.url: expected url and model"),
         ({"use": "rewire", "by": {"url": "x", "model": "m"}}, r"by\.url: expected http"),
         ({"use": "rewire", "by": {"url": "http://a/v1"}}, r"by\.model: missing"),
         ({"use": "rewire", "by": {"local": "/nowhere"}}, r"by\.local: expected the directory"),
