@@ -27,10 +27,10 @@ demo: install
 	$(BIN)/penstock demo
 
 quick: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ray and not deepspeed and not faults and not slow"
+	$(BIN)/python -m pytest -n 2 -m "not ray and not deepspeed and not faults and not slow"
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 faults: install
 	PENSTOCK_FAULTS=all $(BIN)/python -m pytest tests/faults tests/trainers/checkpoints

@@ -54,16 +54,15 @@ MARKS = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests; skip those of whole campaigns unless PENSTOCK_FAULTS=all.
 
-    With several processes (``pytest -n 2 --dist loadgroup``), one of them runs all tests of Ray,
-    and each file's tests stay together, so that they share fixtures.
+    With several processes (``pytest -n 2``) each file's tests stay in one of them, by ``--dist``
+    in ``pyproject.toml``, so that they share fixtures. Groups of xdist 3.8 have no effect under
+    pytest 9.2.
     """
     for item in items:
         path = item.path.relative_to(ROOT)
         names = {*getattr(item, "fixturenames", ()), *map(str, [path, *path.parents])}
         for mark in {mark for name in names & MARKS.keys() for mark in MARKS[name]}:
             item.add_marker(mark)
-        group = "ray" if item.get_closest_marker("ray") else str(path)
-        item.add_marker(pytest.mark.xdist_group(group))
         if not WHOLE and item.get_closest_marker("whole"):
             item.add_marker(pytest.mark.skip(reason="only with PENSTOCK_FAULTS=all"))
 
