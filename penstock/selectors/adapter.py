@@ -56,6 +56,7 @@ __all__ = [
     "as_reweighter",
     "as_rewriter",
     "as_selector",
+    "class_of",
     "described",
     "paths_of",
 ]
@@ -110,6 +111,11 @@ def as_reweighter(plug: Any) -> Reweighter:
         return _AdaptedReweighter(plug)
     reweighter: Reweighter = plug
     return reweighter
+
+
+def class_of(plug: Any) -> type:
+    """Return the class of a plug-in, also of one behind an adapter: its file holds the code."""
+    return type(plug.plug if isinstance(plug, (_Adapted, _AdaptedReweighter)) else plug)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

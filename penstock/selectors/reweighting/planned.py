@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.errors import ScoringError
 from penstock.recipe import ReweightSpec
+from penstock.selectors.adapter import class_of
 from penstock.selectors.functions import code_hashes
 from penstock.selectors.registry import build_reweighter
 from penstock.selectors.reweighting.base import Reweighter
@@ -54,7 +55,7 @@ class PlannedReweighter:
 
 def _identity(spec: ReweightSpec, made: Reweighter) -> Mapping[str, Any]:
     """Return what a run's weights depend on: part of its fingerprint, so without paths."""
-    kind = type(made)
+    kind = class_of(made)
     own = not kind.__module__.startswith("penstock.")
     return {
         "kind": kind.__qualname__,
