@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from s3fs import S3FileSystem
-
 BUCKET = "pool"
 
 _ENVIRONMENT = {
@@ -107,6 +105,8 @@ def troubled(address: str, trouble: Trouble) -> Iterator[str]:
     proxy = f"http://127.0.0.1:{server.server_address[1]}"
     try:
         with environment(AWS_ENDPOINT_URL=proxy):
+            from s3fs import S3FileSystem  # only here: the GPU script's machine has no s3fs
+
             S3FileSystem.clear_instance_cache()  # an existing instance keeps its address
             yield proxy
     finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import groupby, pairwise
 from typing import Any
@@ -134,18 +135,28 @@ def _run_by_run(
     for (length, count), part in zip(runs, parts):
         q, k, v = (tokens.unflatten(0, (count, length)).transpose(1, 2) for tokens in part)
         band = None if window is None or window >= length else _band(length, window, query.device)
-        result = scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=band,
-            dropout_p=dropout,
-            is_causal=band is None,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
+        with _without_cudnn() if query.is_cuda else nullcontext():
+            result = scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=band,
+                dropout_p=dropout,
+                is_causal=band is None,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
         results.append(result.transpose(1, 2).flatten(0, 1))
     return torch.cat(results) if len(results) > 1 else results[0]
+
+
+def _without_cudnn() -> AbstractContextManager[Any]:
+    """Exclude cuDNN, which plans anew for every shape, and here every length is another."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
@@ -167,6 +178,13 @@ def _in_one_kernel(
     """Compute all spans by ``torch.nn.attention.varlen`` (flash attention); shapes as above."""
     from torch.nn.attention.varlen import varlen_attn
 
+    grouped: dict[str, Any] = {}
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in _kernel_parameters():
+            grouped = {"enable_gqa": True}
+        else:  # PyTorch 2.11: each head of keys is copied for its queries
+            copies = query.shape[1] // key.shape[1]
+            key, value = (part.repeat_interleave(copies, 1) for part in (key, value))
     result = varlen_attn(
         query.contiguous(),
         key.contiguous(),
@@ -177,7 +195,7 @@ def _in_one_kernel(
         longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **grouped,
     )
     assert isinstance(result, torch.Tensor)
     return result
@@ -196,13 +214,20 @@ def _fits_kernel(query: torch.Tensor, dropout: float) -> bool:
 
 @cache
 def _has_kernel(device: torch.device) -> bool:
-    """Return whether this PyTorch has the kernel, with windows and grouped heads, for this GPU."""
+    """Return whether this PyTorch has the kernel, with windows, for this GPU."""
+    return "window_size" in _kernel_parameters() and (
+        torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+@cache
+def _kernel_parameters() -> frozenset[str]:
+    """Return the names of the kernel's parameters; none if this PyTorch lacks it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    known = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
-    return known and torch.cuda.get_device_capability(device) >= (8, 0)
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _mask(*arguments: Any, **keywords: Any) -> torch.Tensor | None:

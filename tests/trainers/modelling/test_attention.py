@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from penstock.recipe import ModelFrom, ModelShape
 from penstock.trainers.data.batch import Batch, collate
 from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.modelling import attention
 from penstock.trainers.modelling.attention import NAME, _has_kernel, span_arguments, span_attention
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.model import LanguageModel
@@ -115,6 +116,46 @@ def test_the_gpu_kernel_is_called_with_its_signature(
         )
     _has_kernel.cache_clear()
     assert found.shape == (len(CUTS), LENGTH, 4, 8) and found.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_kernel_of_pytorch_2_11_gets_a_key_for_each_query(
+    groups: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That kernel has no ``enable_gqa`` (an H100 fell back to runs for it)."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen", reason="needs PyTorch 2.11")
+
+    def kernel(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cu_seq_q: torch.Tensor,
+        cu_seq_k: torch.Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+    ) -> torch.Tensor:
+        assert query.shape == key.shape == value.shape and window_size[1] == 0
+        wide = None if window_size[0] < 0 else window_size[0] + 1
+        return attention._run_by_run(query, key, value, cu_seq_q, 0.0, scale, wide)
+
+    batch = collate(packed())
+    generator = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.randn(len(CUTS), heads, LENGTH, 8, generator=generator)
+        for heads in (4, groups, groups)
+    ]
+    arguments = {"sliding_window": window, **span_arguments(batch)}
+    wanted, _ = span_attention(torch.nn.Module(), *inputs, None, **arguments)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "_fits_kernel", lambda query, dropout: True)
+    attention._kernel_parameters.cache_clear()
+    found, _ = span_attention(torch.nn.Module(), *inputs, None, **arguments)
+    attention._kernel_parameters.cache_clear()
+    torch.testing.assert_close(found, wanted)
 
 
 # Whole models: changing one document leaves every other document's logits equal to the bit. The
