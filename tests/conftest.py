@@ -24,9 +24,10 @@ hypothesis.settings.load_profile("penstock")
 
 
 MARKS = {
-    # Fixtures, and files or folders.
+    # Fixtures, values of parameters, and files or folders.
     "ray_session": ["ray"],
     "cluster": ["ray"],
+    "[ray]": ["ray"],
     "process_group": ["deepspeed"],
     "trainings": ["deepspeed"],
     "tests/faults": ["faults"],
@@ -48,7 +49,7 @@ MARKS = {
     "tests/trainers/modelling/test_attention.py": ["slow"],
     "tests/trainers/modelling/test_options.py": ["slow"],
 }
-"""Marks of the tests that use a fixture, or that lie in a file or folder."""
+"""Marks of the tests that use a fixture or a value, or that lie in a file or folder."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,7 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         path = item.path.relative_to(ROOT)
+        values = item.callspec.id.split("-") if hasattr(item, "callspec") else []
         names = {*getattr(item, "fixturenames", ()), *map(str, [path, *path.parents])}
+        names |= {f"[{value}]" for value in values}
         for mark in {mark for name in names & MARKS.keys() for mark in MARKS[name]}:
             item.add_marker(mark)
         if not WHOLE and item.get_closest_marker("whole"):

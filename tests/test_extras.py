@@ -85,6 +85,7 @@ def penstock(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_the_engine_curates_without_any_extra(project: Path) -> None:
     done = penstock(
         project, "curate", "recipe.yaml", "--runner", "local", "--workers", "2", "--json"

@@ -104,8 +104,9 @@ def protocols() -> dict[str, set[str]]:
 
 def test_plugs_are_examined_in_the_adapter_alone() -> None:
     """Elsewhere a plug's members are those of its protocol, so that a type checker sees them."""
-    members = set().union(*protocols().values())
-    assert {"Scorer", "SetSelector", "Rewriter", "Reweighter"} <= protocols().keys()
+    plugs = protocols()
+    members = set().union(*plugs.values())
+    assert {"Scorer", "SetSelector", "Rewriter", "Reweighter"} <= plugs.keys()
     assert {"score", "assign", "identity"} <= members
     found = []
     for path, tree in trees().items():
@@ -119,7 +120,7 @@ def test_plugs_are_examined_in_the_adapter_alone() -> None:
                     bad = name in members
                 case ast.Call(func=ast.Name("isinstance" | "issubclass"), args=[_, kinds]):
                     names = {n.id for n in ast.walk(kinds) if isinstance(n, ast.Name)}
-                    bad = bool(names & protocols().keys())
+                    bad = bool(names & plugs.keys())
                 case ast.ExceptHandler(type=ast.expr() as caught):
                     bad = "AttributeError" in ast.unparse(caught)
                 case _:

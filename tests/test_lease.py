@@ -100,6 +100,7 @@ def test_a_lease_that_is_renewed_by_a_slow_clock_is_not_taken_over(
     behind.release()
 
 
+@pytest.mark.slow
 def test_one_of_many_that_begin_at_once_gets_the_lease(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from penstock.lease import Lease\n"

@@ -62,6 +62,7 @@ def told(project: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tup
     return done.exit_code, done.stderr
 
 
+@pytest.mark.slow
 def test_curate_prints_one_object_last_and_the_rest_elsewhere(project: Path) -> None:
     done = penstock(project, "curate", "recipe.yaml", "--json", "--workers", "1")
     assert done.returncode == 0, done.stderr
@@ -85,6 +86,7 @@ def test_curate_prints_one_object_last_and_the_rest_elsewhere(project: Path) -> 
     assert summary["digest"] in page
 
 
+@pytest.mark.slow
 def test_the_selectors_are_listed_with_their_papers(project: Path) -> None:
     listed = json.loads(penstock(project, "selectors", "--json").stdout.splitlines()[-1])
     betr = next(item for item in listed["selectors"] if item["name"] == "betr")

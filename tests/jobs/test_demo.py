@@ -264,6 +264,7 @@ def test_nothing_to_read_is_bad_input(tmp_path: Path, library: Path, packages: P
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_this_python(tmp_path: Path) -> None:
     limits = Limits(read_bytes=3_000_000, aim_bytes=200_000, held_out_bytes=100_000)
     found = gather(tmp_path, limits=limits)

@@ -243,6 +243,7 @@ def test_lone_surrogates_are_quarantined_whole(tmp_path: Path, exact: bool) -> N
     assert texts(made) == ["x"]
 
 
+@pytest.mark.slow
 def test_a_large_document_is_kept_and_one_over_the_limit_is_quarantined(tmp_path: Path) -> None:
     limit = 50 * 2**20
     line = b"0123456789abcdef" * (limit // 16)
@@ -305,6 +306,7 @@ _rows = st.lists(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(files=st.lists(_rows, min_size=1, max_size=3), unit_bytes=st.sampled_from([9, 60, 1000]))
+@pytest.mark.slow
 def test_accounting_and_deduplication_hold_for_any_files(
     tmp_path: Path, files: list[list[Any]], unit_bytes: int
 ) -> None:
@@ -733,6 +735,7 @@ def test_scratch_is_gone_when_the_corpus_is_there(pool: Path) -> None:
 # -- memory -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_unit_not_of_the_file(tmp_path: Path) -> None:
     """80 MB of text in units of 2 MiB."""
     rows = ({"text": f"{n} " + "word " * 2000} for n in range(8_000))

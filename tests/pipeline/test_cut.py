@@ -466,6 +466,7 @@ def _write_table(ordered: OrderedUnit, candidates: Candidates) -> None:
     candidates.write(ordered.unit, rows, ordered.read()[1][rows])
 
 
+@pytest.mark.slow
 def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
     """Half of 3,000,000 documents are taken; their keys and hashes alone are 18 MB."""
     count, chance = 500_000, np.random.default_rng(0)
@@ -507,6 +508,7 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
     assert peak < 4e6, f"the driver held {peak / 1e6:.1f} MB"
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_cut(
     pool: Path, tmp_path: Path, scores: dict[str, float]
 ) -> None:

@@ -397,6 +397,7 @@ def test_shards_that_are_found_are_compared_with_their_records(
     assert made.shards().digest == shards.digest
 
 
+@pytest.mark.slow
 def test_shards_in_a_store_are_found_by_name_and_size(s3: str, pool: Path, tmp_path: Path) -> None:
     work = as_path(f"s3://{BUCKET}/{tmp_path.name}")
     with environment(PENSTOCK_CACHE=str(tmp_path / "cache")):

@@ -75,6 +75,7 @@ def documents(texts: list[str]) -> Documents:
     )
 
 
+@pytest.mark.slow
 def test_shared_scores_equal_single_scores(scorers: list[FastTextScorer]) -> None:
     first, second = scorers
     everyone = [

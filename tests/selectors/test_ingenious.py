@@ -71,6 +71,7 @@ def test_draws_come_with_the_weights_of_the_gains() -> None:
     assert abs((second == 1).mean() - share) < 4 * math.sqrt(share * (1 - share) / len(second))
 
 
+@pytest.mark.slow
 def test_greedy_scores_are_the_ranks_of_the_picks() -> None:
     one = pool(400)
     selector = fitted(400, draw="greedy")

@@ -54,6 +54,7 @@ BUDGETS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUDGETS)
 def test_ranks_are_those_of_a_sort(pool: Path, name: str) -> None:
     budget = dict(BUDGETS[name])

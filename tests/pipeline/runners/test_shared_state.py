@@ -70,6 +70,7 @@ def read(_: int, table: np.ndarray) -> tuple[int, int, int, bool]:
     return os.getpid(), total, memory.rss - memory.shared, table.flags.writeable
 
 
+@pytest.mark.slow
 def test_two_workers_do_not_hold_a_large_array_each() -> None:
     items = list(range(16))
     with closing(LocalRunner(2)) as runner:

@@ -142,6 +142,7 @@ def test_the_key_is_never_pickled_or_printed(
     assert "sk-secret" not in caplog.text + str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [status(429), status(500), status(502), status(503), status(408), cut, hang_up,
@@ -175,6 +176,7 @@ def test_waits_grow_and_are_not_everybodys(server: Server, monkeypatch) -> None:
     assert abs(waits["a"][2] - waits["b"][2]) > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dated", [False, True])
 def test_retry_after_is_obeyed(server: Server, dated: bool) -> None:
     at = email.utils.formatdate(time.time() + 2.0, usegmt=True) if dated else "0.5"

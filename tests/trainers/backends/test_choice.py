@@ -60,6 +60,7 @@ def test_a_machine_without_deepspeed_is_one_line(monkeypatch: pytest.MonkeyPatch
     find_backend("torch").check(Train(backend="torch"))
 
 
+@pytest.mark.slow
 def test_the_trainer_is_imported_without_deepspeed_and_ray() -> None:
     """A machine that trains with ``torch`` has neither; checkpoints are read there, too."""
     blocked = "import sys; sys.modules.update(deepspeed=None, ray=None)"

@@ -200,6 +200,7 @@ def test_a_weight_that_the_only_worker_did_not_use_is_saved(shards: Path, tmp_pa
     backend.load(tmp_path, workers=1)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_as_float32_does(shards: Path) -> None:
     settings = {**TRAIN, "tokens": 40 * 8 * 32, "checkpoint": False, **TORCH}
     train = Train.model_validate(settings)
