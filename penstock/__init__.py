@@ -33,6 +33,8 @@ docs/architecture.md shows how the packages work together.
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id)
       checksum.py        the checksum of a packed sequence
+      arrow_text.py      texts of Arrow arrays for compiled loops
+      compiling.py       numba, with a cache that sees changes in imported files
       display.py         tables of results in notebooks
       __main__.py        python -m penstock
 """

@@ -45,6 +45,7 @@ MARKS = {
     "tests/selectors/test_dsir.py": ["slow"],
     "tests/selectors/test_preselect.py": ["slow"],
     "tests/selectors/test_properties.py": ["slow"],
+    "tests/test_arrow_text.py": ["slow"],
     "tests/trainers/evaluation/test_documents.py": ["slow"],
     "tests/trainers/modelling/test_attention.py": ["slow"],
     "tests/trainers/modelling/test_options.py": ["slow"],

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.arrow_text import read_only, text_view
 from penstock.errors import ArtefactError, SelectorError
-from penstock.selectors.kernels.arrow_text import read_only, text_view
 from penstock.selectors.kernels.fasttext_sums import CollapsedTable, score_documents
 from penstock.selectors.kernels.fasttext_words import (
     EOS,

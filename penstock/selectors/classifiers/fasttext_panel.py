@@ -15,8 +15,8 @@ from functools import lru_cache, partial
 import numpy as np
 import pyarrow as pa
 
+from penstock.arrow_text import read_only
 from penstock.selectors.classifiers.fasttext import CollapsedFastText, score_texts, vocabulary_of
-from penstock.selectors.kernels.arrow_text import read_only
 from penstock.selectors.kernels.fasttext_sums import (
     BLOCK,
     LANES,

@@ -2,9 +2,6 @@
 
 ::
 
-    compiler             numba, with a cache that sees imported files       compiling.py
-    text_view            an Arrow array -> UTF-8 bytes and offsets          arrow_text.py
-
     texts -> numbers
     ├─ count_ngrams      SHA-256 buckets of n-grams (DSIR)                  hashed_ngrams.py
     ├─ NgramModel        log10 p of a Kneser-Ney model (CCNet)              ngram.py

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from penstock import hashing
+from penstock import arrow_text, hashing
+from penstock.arrow_text import is_white_space, text_view
+from penstock.compiling import compiler
 from penstock.hashing import FNV_OFFSET, FNV_PRIME
-from penstock.selectors.kernels import arrow_text
-from penstock.selectors.kernels.arrow_text import is_white_space, text_view
-from penstock.selectors.kernels.compiling import compiler
 
 __all__ = ["count_distinct_words"]
 

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock.selectors.kernels import arrow_text, fasttext_words
-from penstock.selectors.kernels.compiling import compiler
+from penstock import arrow_text
+from penstock.compiling import compiler
+from penstock.selectors.kernels import fasttext_words
 from penstock.selectors.kernels.fasttext_words import (
     Text,
     Vocabulary,

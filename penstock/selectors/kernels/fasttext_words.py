@@ -28,9 +28,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from penstock.selectors.kernels import arrow_text
-from penstock.selectors.kernels.arrow_text import is_white_space
-from penstock.selectors.kernels.compiling import compiler
+from penstock import arrow_text
+from penstock.arrow_text import is_white_space
+from penstock.compiling import compiler
 
 __all__ = [
     "EOS",

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.selectors.kernels import arrow_text
-from penstock.selectors.kernels.arrow_text import TextView, decode_utf8, text_view
-from penstock.selectors.kernels.compiling import compiler
+from penstock import arrow_text
+from penstock.arrow_text import TextView, decode_utf8, text_view
+from penstock.compiling import compiler
 
 __all__ = ["MOST_BUCKETS", "count_ngrams", "hash_buckets", "sum_log_ratios"]
 

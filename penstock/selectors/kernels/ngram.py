@@ -20,16 +20,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from penstock import hashing
-from penstock.errors import ArtefactError, SelectorError
-from penstock.hashing import FNV_OFFSET, FNV_PRIME, avalanche
-from penstock.selectors.kernels import arrow_text
-from penstock.selectors.kernels.arrow_text import (
+from penstock import arrow_text, hashing
+from penstock.arrow_text import (
     decode_utf8,
     read_only,
     text_view,
 )
-from penstock.selectors.kernels.compiling import compiler
+from penstock.compiling import compiler
+from penstock.errors import ArtefactError, SelectorError
+from penstock.hashing import FNV_OFFSET, FNV_PRIME, avalanche
 
 __all__ = ["NgramModel", "hash_tokens"]
 

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from penstock.selectors.kernels.arrow_text import read_only, text_view
-from penstock.selectors.kernels.compiling import compiler
+from penstock.arrow_text import read_only, text_view
+from penstock.compiling import compiler
 
 __all__ = ["WordPiece"]
 

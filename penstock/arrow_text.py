@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from penstock.compiling import compiler
 from penstock.errors import SelectorError
-from penstock.selectors.kernels.compiling import compiler
 
 __all__ = [
     "TextView",

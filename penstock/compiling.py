@@ -3,7 +3,7 @@
 numba keeps compiled code in ``__pycache__``, in a file named by module, qualified name and line,
 and discards it when the sha256 of the function's own source file changes. It does not look at the
 functions and constants that were imported and compiled in: a loop that calls
-:func:`penstock.selectors.kernels.arrow_text.decode_utf8` would run the old one after a change of
+:func:`penstock.arrow_text.decode_utf8` would run the old one after a change of
 that file (read in ``numba/core/caching.py`` of 0.68, and shown by a test).
 
 :func:`compiler` therefore adds a digest of the files a kernel depends on to the function's

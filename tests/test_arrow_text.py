@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock import compiling
+from penstock.arrow_text import decode_utf8, is_white_space, text_view
 from penstock.errors import SelectorError
-from penstock.selectors import kernels
-from penstock.selectors.kernels.arrow_text import decode_utf8, is_white_space, text_view
 
 TEXTS = ["", "water", "é\u0000", "漢字\U0001f600", "", "x" * 1000]
 
@@ -67,7 +67,7 @@ def test_a_kernel_is_compiled_anew_after_a_change_in_a_file_that_it_imports(
     tmp_path: Path,
 ) -> None:
     """Without the digest in its name, numba's cache returns the loop with the old constant."""
-    shutil.copy(Path(str(kernels.__file__)).parent / "compiling.py", tmp_path)
+    shutil.copy(str(compiling.__file__), tmp_path)
     (tmp_path / "loop.py").write_text(
         "import helper\nfrom compiling import compiler\nfrom helper import add\n"
         "_compiled = compiler(helper)\n"
@@ -94,7 +94,8 @@ def test_a_kernel_is_compiled_anew_after_a_change_in_a_file_that_it_imports(
 def test_every_kernel_names_the_files_that_it_is_compiled_with() -> None:
     """Each name imported from another kernel or from hashing is of a module given to compiler."""
     checked = 0
-    for path in Path(str(kernels.__file__)).parent.glob("*.py"):
+    package = Path(str(compiling.__file__)).parent
+    for path in [*package.glob("selectors/kernels/*.py"), *package.glob("rules/**/*.py")]:
         tree = ast.parse(path.read_text())
         given = [
             {argument.id for argument in node.args if isinstance(argument, ast.Name)}
