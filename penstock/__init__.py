@@ -17,6 +17,7 @@ docs/architecture.md shows how the packages work together.
     penstock/
       jobs/              the front door, the command line, Ray jobs, comparison, report, demo
       pipeline/          corpus -> columns -> cut -> shards
+      rules/             documents -> statistics -> verdicts
       selectors/         documents -> a column of scores
       trainers/          shards -> a trained model under a token budget
       language_models/   readers of causal models, for selectors and evaluation

@@ -35,6 +35,7 @@ MARKS = {
     "tests/trainers/checkpoints/test_ray.py": ["deepspeed", "faults", "ray"],
     "tests/pipeline/rewriting/test_documents.py": ["slow"],
     "tests/pipeline/runners/test_lost_workers.py": ["slow"],
+    "tests/rules": ["slow"],
     "tests/selectors/classifiers": ["slow"],
     "tests/selectors/encoders": ["slow"],
     "tests/selectors/kernels": ["slow"],

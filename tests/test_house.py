@@ -143,7 +143,7 @@ def test_deepspeed_is_named_by_its_back_end() -> None:
 
 ROOMS = {
     "penstock",
-    *(f"penstock/{name}" for name in ("pipeline", "selectors", "trainers", "jobs")),
+    *(f"penstock/{name}" for name in ("pipeline", "rules", "selectors", "trainers", "jobs")),
 }
 
 
