@@ -7,7 +7,7 @@ written in Python, and a changed threshold needs no text. Counts hang on the tex
 :data:`FIELDS` documents each count. Words, lines and sentences are defined in
 :mod:`penstock.rules.kernels`.
 
-Memory: 17 bytes a byte of the longest text, 64 bytes a word of the text of most words if n-grams
+Memory: 25 bytes a byte of the longest text, 64 bytes a word of the text of most words if n-grams
 are counted, of which only what is used is touched.
 """
 
@@ -210,7 +210,8 @@ def count_statistics(texts: pa.Array, counting: Counting | None = None) -> pa.Re
     if counting.ngrams:
         words = RepetitionScratch.of(int(counts[:, COUNTS.index("words")].max(initial=0)))
         repeated = np.empty((len(texts), len(REPETITION)), np.uint32)
-        count_repetitions(text, view.offsets, tables.classes, seed, scratch.kinds, words, repeated)
+        buffers = scratch.kinds, scratch.edges, words
+        count_repetitions(text, view.offsets, tables.classes, seed, *buffers, repeated)
         columns += [*repeated.T]
     arrays = [pa.array(np.ascontiguousarray(column)) for column in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=schema(counting))

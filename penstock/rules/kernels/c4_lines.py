@@ -32,10 +32,10 @@ from penstock import arrow_text, hashing
 from penstock.arrow_text import read_only
 from penstock.compiling import compiler
 from penstock.rules import characters
-from penstock.rules.characters import DIGIT, LETTER, TERMINAL
+from penstock.rules.characters import DIGIT, LETTER, SYMBOL, TERMINAL
 from penstock.rules.kernels import lines, spans, words
-from penstock.rules.kernels.lines import count_characters, ends_in_dots, strip
-from penstock.rules.kernels.words import core_of, piece_at
+from penstock.rules.kernels.lines import ends_in_dots
+from penstock.rules.kernels.words import core_of, count_characters, find_pieces
 
 __all__ = ["C4Limits", "LineCopy", "Phrases", "judge_line", "phrases"]
 
@@ -90,6 +90,16 @@ class LineCopy(NamedTuple):
 
     bytes: np.ndarray  # (longest text,) uint8
     kinds: np.ndarray  # (longest text,) uint8
+    edges: np.ndarray  # (longest text + 3,) int32, of its pieces
+
+    @classmethod
+    def of(cls, longest: int) -> LineCopy:
+        """Allocate for texts of at most so many bytes."""
+        return cls(
+            np.empty(longest, np.uint8),
+            np.empty(longest, np.uint8),
+            np.empty(longest + 3, np.int32),
+        )
 
 
 def phrases() -> Phrases:
@@ -115,20 +125,22 @@ def phrases() -> Phrases:
 def judge_line(
     text: np.ndarray,
     kinds: np.ndarray,
-    start: int,
-    stop: int,
+    edges: np.ndarray,
+    begin: int,
+    end: int,
     limits: C4Limits,
     edit: bool,
     known: Phrases,
     copy: LineCopy,
 ) -> tuple[int, bool, bool]:
-    """Judge one line, which has no line break.
+    """Judge one line, which has at least one piece.
 
     Args:
         text: (n,) uint8, UTF-8.
         kinds: (n,) uint8, of :func:`penstock.rules.kernels.words.classify`.
-        start: First byte of the line.
-        stop: End of the line.
+        edges: Of all pieces, as :func:`penstock.rules.kernels.words.find_pieces` writes them.
+        begin: First piece of the line.
+        end: End of its pieces.
         limits: Of words.
         edit: Whether the text has a ``[`` or a Kelvin sign.
         known: Phrases and citations.
@@ -138,22 +150,34 @@ def judge_line(
         The number of sentences, 0 if the line is removed; whether it has ``lorem ipsum``; whether
         it has a curly bracket.
     """
-    start, stop = strip(kinds, start, stop)
-    if start == stop or (not _LINE_ENDS[text[stop - 1]] and not edit):
+    start, stop = edges[2 * begin], edges[2 * end - 1]
+    if end - begin < limits.min_words or not (edit or _LINE_ENDS[text[stop - 1]]):
         return 0, False, False
-    if not _enough_words(kinds, start, stop, limits):
-        return 0, False, False
+    if stop - start > limits.longest_word:
+        for piece in range(begin, end):
+            first, last = edges[2 * piece], edges[2 * piece + 1]
+            long = last - first > limits.longest_word
+            if long and count_characters(kinds, first, last) > limits.longest_word:
+                return 0, False, False
     if edit:
-        stop = _copy_line(text, kinds, start, stop, known, copy)
-        return _judge(copy.bytes, copy.kinds, 0, stop, known)
-    return _judge(text, kinds, start, stop, known)
+        length = _copy_line(text, kinds, start, stop, known, copy)
+        pieces = find_pieces(copy.kinds[:length], copy.edges)
+        return _judge(copy.bytes, copy.kinds, copy.edges, 0, pieces, 0, length, known)
+    return _judge(text, kinds, edges, begin, end, start, stop, known)
 
 
 @_compiled
 def _judge(
-    text: np.ndarray, kinds: np.ndarray, start: int, stop: int, known: Phrases
+    text: np.ndarray,
+    kinds: np.ndarray,
+    edges: np.ndarray,
+    begin: int,
+    end: int,
+    start: int,
+    stop: int,
+    known: Phrases,
 ) -> tuple[int, bool, bool]:
-    """Judge a line without citations."""
+    """Judge a line without citations: bytes ``start`` to ``stop``, pieces ``begin`` to ``end``."""
     if start == stop or not _LINE_ENDS[text[stop - 1]] or ends_in_dots(text, start, stop):
         return 0, False, False
     found = _find_phrases(text, start, stop, known)
@@ -163,23 +187,7 @@ def _judge(
     curly = (found & _CURLY) != 0
     if found & _POLICY:
         return 0, lorem, curly
-    return _count_sentences(kinds, start, stop), lorem, curly
-
-
-@_compiled
-def _enough_words(kinds: np.ndarray, start: int, stop: int, limits: C4Limits) -> bool:
-    """Test for enough words, none of them too long; few words are read of a short line."""
-    pieces, at = 0, start
-    short = stop - start <= limits.longest_word
-    while at < stop:
-        if short and pieces >= limits.min_words:
-            return True
-        begin, at = piece_at(kinds, at, stop)
-        pieces += begin < at
-        long = at - begin > limits.longest_word
-        if long and count_characters(kinds, begin, at) > limits.longest_word:
-            return False
-    return bool(pieces >= limits.min_words)
+    return _count_sentences(kinds, edges, begin, end), lorem, curly
 
 
 @_compiled
@@ -259,18 +267,21 @@ def _is_phrase(text: np.ndarray, begin: int, number: int, known: Phrases) -> boo
 
 
 @_compiled
-def _count_sentences(kinds: np.ndarray, start: int, stop: int) -> int:
+def _count_sentences(kinds: np.ndarray, edges: np.ndarray, begin: int, end: int) -> int:
     """Count sentences of a line that is not empty: at least one."""
-    sentences, ended, at = 1, False, start
-    while True:
-        begin, at = piece_at(kinds, at, stop)
-        if begin == at:
-            return sentences
-        first, last = core_of(kinds, begin, at)
-        ended |= _any_terminal(kinds, begin, first)
+    sentences, ended = 1, False
+    for piece in range(begin, end):
+        start, stop = edges[2 * piece], edges[2 * piece + 1]
+        if not (kinds[start] | kinds[stop - 1]) & SYMBOL:
+            sentences += ended
+            ended = False
+            continue
+        first, last = core_of(kinds, start, stop)
+        ended |= _any_terminal(kinds, start, first)
         if first < last:
             sentences += ended
-            ended = _any_terminal(kinds, last, at)
+            ended = _any_terminal(kinds, last, stop)
+    return sentences
 
 
 @_compiled

@@ -20,26 +20,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock import hashing
+from penstock import arrow_text, hashing
 from penstock.compiling import compiler
 from penstock.rules import characters
-from penstock.rules.characters import BREAK, CONTINUED, SPACE, TERMINAL
-from penstock.rules.kernels import spans
+from penstock.rules.characters import SPACE, TERMINAL
+from penstock.rules.kernels import spans, words
 from penstock.rules.kernels.spans import Utf8, intern_spans
+from penstock.rules.kernels.words import count_characters
 
 __all__ = [
     "LineScratch",
-    "count_characters",
     "count_lines",
     "count_paragraphs",
-    "end_of_line",
     "ends_in_dots",
     "strip",
 ]
 
-_compiled = compiler(hashing, characters, spans)
+_compiled = compiler(arrow_text, hashing, characters, spans, words)
 
-_NEWLINE, _RETURN, _DOT = np.uint8(10), np.uint8(13), np.uint8(46)
+_NEWLINE, _DOT = np.uint8(10), np.uint8(46)
 
 
 class LineScratch(NamedTuple):
@@ -72,33 +71,6 @@ def strip(kinds: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     while stop > start and kinds[stop - 1] & SPACE:
         stop -= 1
     return start, stop
-
-
-@_compiled
-def count_characters(kinds: np.ndarray, start: int, stop: int) -> int:
-    """Count the characters that begin in a range of bytes."""
-    count = 0
-    for place in range(start, stop):
-        count += kinds[place] < CONTINUED
-    return count
-
-
-@_compiled
-def end_of_line(text: np.ndarray, kinds: np.ndarray, at: int) -> tuple[int, int]:
-    """Return the end of the line of ``str.splitlines`` that begins at ``at``, and the next's begin.
-
-    Both are the length of the text for the last line without a break; the end is then followed by
-    nothing.
-    """
-    stop = len(text)
-    while at < stop and not kinds[at] & BREAK:
-        at += 1
-    after = at + 1
-    if at < stop and text[at] == _RETURN and after < stop and text[after] == _NEWLINE:
-        after += 1
-    while after < stop and kinds[after] & CONTINUED:
-        after += 1
-    return at, min(after, stop)
 
 
 @_compiled

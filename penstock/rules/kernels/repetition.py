@@ -27,11 +27,10 @@ import numpy as np
 from penstock import arrow_text, hashing
 from penstock.compiling import compiler
 from penstock.rules import characters
-from penstock.rules.characters import CONTINUED
+from penstock.rules.characters import CONTINUED, SYMBOL
 from penstock.rules.kernels import lines, spans, words
-from penstock.rules.kernels.lines import count_characters
 from penstock.rules.kernels.spans import Utf8, intern_pairs, intern_spans
-from penstock.rules.kernels.words import core_of, piece_at
+from penstock.rules.kernels.words import core_of, count_characters, find_pieces
 
 __all__ = ["LONGEST", "MOST_TOP", "RepetitionScratch", "count_repetition"]
 
@@ -76,13 +75,19 @@ class RepetitionScratch(NamedTuple):
 
 @_compiled
 def count_repetition(
-    text: Utf8, kinds: np.ndarray, seed: int, scratch: RepetitionScratch, out: np.ndarray
+    text: Utf8,
+    kinds: np.ndarray,
+    edges: np.ndarray,
+    is_ascii: bool,
+    seed: int,
+    scratch: RepetitionScratch,
+    out: np.ndarray,
 ) -> None:
     """Write to ``out``, (9,) uint32, the characters for n of 2 to 10."""
     out[:] = 0
     word, gram, counts, active = scratch.word, scratch.gram, scratch.counts, scratch.active
     keys = scratch.hashes
-    n_words = _find_words(kinds, len(text.bytes), scratch)
+    n_words = _find_words(kinds, edges, is_ascii, scratch)
     intern_spans(
         text, scratch.starts, scratch.stops, n_words, seed, scratch.hashes, scratch.slots, word
     )
@@ -122,29 +127,33 @@ def count_repetition(
 
 
 @_compiled
-def _find_words(kinds: np.ndarray, length: int, scratch: RepetitionScratch) -> int:
+def _find_words(
+    kinds: np.ndarray, edges: np.ndarray, is_ascii: bool, scratch: RepetitionScratch
+) -> int:
     """Write the span of each word, and the characters before it; return the number of words."""
     starts, stops, before = scratch.starts, scratch.stops, scratch.before
-    n_words, at = 0, 0
-    before[0] = 0
-    while True:
-        begin, at = piece_at(kinds, at, length)
-        if begin == at:
-            return n_words
-        first, last = core_of(kinds, begin, at)
+    n_words, passed = 0, 0
+    for piece in range(find_pieces(kinds, edges)):
+        begin, end = edges[2 * piece], edges[2 * piece + 1]
+        first, last = begin, end
+        if (kinds[begin] | kinds[end - 1]) & SYMBOL:
+            first, last = core_of(kinds, begin, end)
         place = begin
-        while place < at:
+        while place < end:
             starts[n_words] = place
+            before[n_words] = passed
             if place == first and first < last:
-                before[n_words + 1] = before[n_words] + count_characters(kinds, first, last)
+                passed += last - first if is_ascii else count_characters(kinds, first, last)
                 place = last
             else:
-                before[n_words + 1] = before[n_words] + 1
+                passed += 1
                 place += 1
-                while place < at and kinds[place] >= CONTINUED:
+                while place < end and kinds[place] >= CONTINUED:
                     place += 1
             stops[n_words] = place
             n_words += 1
+    before[n_words] = passed
+    return n_words
 
 
 @_compiled

@@ -12,20 +12,18 @@ import numpy as np
 from penstock import arrow_text, hashing
 from penstock.compiling import compiler
 from penstock.rules import characters
-from penstock.rules.characters import LETTER
+from penstock.rules.characters import BREAK, CONTINUED, LETTER, SPACE
 from penstock.rules.kernels import c4_lines, lines, repetition, spans, words
 from penstock.rules.kernels.c4_lines import C4Limits, LineCopy, Phrases, judge_line
 from penstock.rules.kernels.lines import (
     LineScratch,
     count_lines,
     count_paragraphs,
-    end_of_line,
     ends_in_dots,
-    strip,
 )
 from penstock.rules.kernels.repetition import RepetitionScratch, count_repetition
 from penstock.rules.kernels.spans import Utf8
-from penstock.rules.kernels.words import StopWords, classify, count_words
+from penstock.rules.kernels.words import StopWords, classify, count_words, find_pieces
 
 __all__ = [
     "COUNTS",
@@ -86,7 +84,7 @@ REPETITION = (
 """Names of the counts of repeated n-grams."""
 
 _HASH, _DOT, _NEWLINE, _HYPHEN = np.uint8(35), np.uint8(46), np.uint8(10), np.uint8(45)
-_BRACKET = np.uint8(91)
+_RETURN, _BRACKET = np.uint8(13), np.uint8(91)
 
 
 class Tables(NamedTuple):
@@ -108,14 +106,19 @@ class TextScratch(NamedTuple):
     """Buffers for the longest text of a batch."""
 
     kinds: np.ndarray  # (longest,) uint8
+    edges: np.ndarray  # (longest + 3,) int32, of pieces
     lines: LineScratch
     copy: LineCopy
 
     @classmethod
     def of(cls, longest: int) -> TextScratch:
         """Allocate for texts of at most so many bytes."""
-        copy = LineCopy(np.empty(longest, np.uint8), np.empty(longest, np.uint8))
-        return cls(np.empty(longest, np.uint8), LineScratch.of(longest), copy)
+        return cls(
+            np.empty(longest, np.uint8),
+            np.empty(longest + 3, np.int32),
+            LineScratch.of(longest),
+            LineCopy.of(longest),
+        )
 
 
 @_compiled
@@ -156,41 +159,47 @@ def _count_text(
 ) -> None:
     data, kinds = text.bytes, scratch.kinds[: len(text.bytes)]
     n_characters, unspaced, ellipses, kelvins = classify(data, tables.classes, kinds)
-    n_words, cores, core_characters, lettered, stop_words = count_words(
-        data, kinds, tables.stop_words
+    is_ascii = n_characters == len(data)
+    edges = scratch.edges
+    pieces = find_pieces(kinds, edges)
+    symbols, cores, lettered, stop_words = count_words(
+        data, kinds, edges, pieces, tables.stop_words
     )
-    letters, hashes, newlines, brackets = _count_bytes(data, kinds)
+    letters, spaces, hashes, newlines, brackets = _count_bytes(data, kinds)
     out[0] = n_characters
     out[1] = letters
     out[2] = unspaced
-    out[3] = n_words
+    out[3] = symbols + cores
     out[4] = cores
-    out[5] = core_characters
+    out[5] = n_characters - spaces - symbols
     out[6] = lettered
     out[7] = stop_words
     out[8] = hashes
     out[9] = ellipses + _count_dots(data)
     out[10] = newlines
     edit = brackets > 0 or kelvins > 0
-    _count_python_lines(data, kinds, limits.c4, edit, tables.phrases, scratch.copy, out[11:18])
-    is_ascii = n_characters == len(data)
+    _count_python_lines(
+        data, kinds, edges, pieces, limits.c4, edit, tables.phrases, scratch.copy, out[11:18]
+    )
     count_lines(text, kinds, is_ascii, limits.short_line, seed, scratch.lines, out[18:26])
     count_paragraphs(text, kinds, seed, scratch.lines, out[26:29])
 
 
 @_compiled
-def _count_bytes(data: np.ndarray, kinds: np.ndarray) -> tuple[int, int, int, int]:
-    """Count letters, ``#``, line feeds and ``[``: loops without branches."""
-    letters, hashes, newlines, brackets = 0, 0, 0, 0
+def _count_bytes(data: np.ndarray, kinds: np.ndarray) -> tuple[int, int, int, int, int]:
+    """Count letters, white space, ``#``, line feeds and ``[``: loops without branches."""
+    letters, spaces, hashes, newlines, brackets = 0, 0, 0, 0, 0
     for at in range(len(data)):
-        letters += (kinds[at] & np.uint8(130)) == LETTER  # LETTER, and not CONTINUED
+        letters += (kinds[at] & (LETTER | CONTINUED)) == LETTER
+    for at in range(len(data)):
+        spaces += (kinds[at] & (SPACE | CONTINUED)) == SPACE
     for at in range(len(data)):
         hashes += data[at] == _HASH
     for at in range(len(data)):
         newlines += data[at] == _NEWLINE
     for at in range(len(data)):
         brackets += data[at] == _BRACKET
-    return letters, hashes, newlines, brackets
+    return letters, spaces, hashes, newlines, brackets
 
 
 @_compiled
@@ -209,39 +218,57 @@ def _count_dots(data: np.ndarray) -> int:
 def _count_python_lines(
     data: np.ndarray,
     kinds: np.ndarray,
+    edges: np.ndarray,
+    pieces: int,
     limits: C4Limits,
     edit: bool,
     phrases: Phrases,
     copy: LineCopy,
     out: np.ndarray,
 ) -> None:
-    """Write to ``out``, (7,) uint32, what is counted over the lines of ``str.splitlines``."""
-    stop = len(data)
-    n_lines, bullets, ellipses, kept, sentences, lorem, curly = 0, 0, 0, 0, 0, 0, 0
-    at = 0
-    while at < stop:
-        begin = at
-        end, at = end_of_line(data, kinds, at)
-        n_lines += 1
-        first, last = strip(kinds, begin, end)
-        if first == last:
+    """Write to ``out``, (7,) uint32, what is counted over the lines of ``str.splitlines``.
+
+    A line break is white space, so breaks are looked for between pieces only.
+    """
+    breaks = _count_breaks(data, kinds, 0, edges[0])
+    bullets, ellipses, kept, sentences, lorem, curly = 0, 0, 0, 0, 0, 0
+    begin = 0
+    for piece in range(pieces):
+        inside = edges[2 * piece + 1], edges[2 * piece + 2]
+        found = _count_breaks(data, kinds, inside[0], inside[1])
+        if not found and piece + 1 < pieces:
             continue
+        breaks += found
+        first, last = edges[2 * begin], inside[0]
         bullets += data[first] == _HYPHEN or _is_general(data, first, last, 0xA2)
         ellipses += ends_in_dots(data, first, last) or _is_general(data, last - 3, last, 0xA6)
-        found, has_lorem, has_curly = judge_line(
-            data, kinds, first, last, limits, edit, phrases, copy
+        counted, has_lorem, has_curly = judge_line(
+            data, kinds, edges, begin, piece + 1, limits, edit, phrases, copy
         )
-        kept += found > 0
-        sentences += found
+        kept += counted > 0
+        sentences += counted
         lorem += has_lorem
         curly += has_curly
-    out[0] = n_lines
+        begin = piece + 1
+    unended = len(data) > 0 and not kinds[len(data) - 1] & BREAK
+    out[0] = breaks + unended
     out[1] = bullets
     out[2] = ellipses
     out[3] = kept
     out[4] = sentences
     out[5] = lorem
     out[6] = curly
+
+
+@_compiled
+def _count_breaks(data: np.ndarray, kinds: np.ndarray, start: int, stop: int) -> int:
+    r"""Count line breaks in white space; ``\r\n`` is one."""
+    count = 0
+    for at in range(start, stop):
+        if kinds[at] & BREAK and not kinds[at] & CONTINUED:
+            second = data[at] == _NEWLINE and at > 0 and data[at - 1] == _RETURN
+            count += not second
+    return count
 
 
 @_compiled
@@ -263,6 +290,7 @@ def count_repetitions(
     classes: np.ndarray,
     seed: int,
     kinds: np.ndarray,
+    edges: np.ndarray,
     scratch: RepetitionScratch,
     out: np.ndarray,
 ) -> None:
@@ -273,5 +301,6 @@ def count_repetitions(
     for row in range(len(offsets) - 1):
         begin, end = offsets[row], offsets[row + 1]
         one = Utf8(text.bytes[begin:end], text.windows[begin:])
-        classify(one.bytes, classes, kinds[: end - begin])
-        count_repetition(one, kinds[: end - begin], seed, scratch, out[row])
+        own = kinds[: end - begin]
+        is_ascii = classify(one.bytes, classes, own)[0] == end - begin
+        count_repetition(one, own, edges, is_ascii, seed, scratch, out[row])

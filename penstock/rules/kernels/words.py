@@ -26,7 +26,14 @@ from penstock.compiling import compiler
 from penstock.rules import characters
 from penstock.rules.characters import CONTINUED, LETTER, SPACE, SYMBOL, UNSPACED
 
-__all__ = ["StopWords", "classify", "core_of", "count_words", "piece_at"]
+__all__ = [
+    "StopWords",
+    "classify",
+    "core_of",
+    "count_characters",
+    "count_words",
+    "find_pieces",
+]
 
 _compiled = compiler(arrow_text, characters)
 
@@ -92,14 +99,27 @@ def classify(text: np.ndarray, classes: np.ndarray, kinds: np.ndarray) -> tuple[
 
 
 @_compiled
-def piece_at(kinds: np.ndarray, at: int, stop: int) -> tuple[int, int]:
-    """Return begin and end of the first piece without white space from ``at`` on."""
-    while at < stop and kinds[at] & SPACE:
-        at += 1
-    start = at
-    while at < stop and not kinds[at] & SPACE:
-        at += 1
-    return start, at
+def find_pieces(kinds: np.ndarray, edges: np.ndarray) -> int:
+    """Write begin and end of each piece without white space, and return the number of pieces.
+
+    A loop without branches: the begin and the end of a word cannot be predicted.
+
+    Args:
+        kinds: (n,) uint8, of :func:`classify`.
+        edges: (n + 3,) int32, the result: ``edges[2 i]`` and ``edges[2 i + 1]`` of piece ``i``, and
+            ``n`` after the last.
+    """
+    count, outside = 0, SPACE
+    for at in range(len(kinds)):
+        space = kinds[at] & SPACE
+        edges[count] = at
+        count += space != outside
+        outside = space
+    edges[count] = len(kinds)
+    if count & 1:
+        count += 1
+        edges[count] = len(kinds)
+    return count >> 1
 
 
 @_compiled
@@ -113,46 +133,46 @@ def core_of(kinds: np.ndarray, start: int, stop: int) -> tuple[int, int]:
 
 
 @_compiled
+def count_characters(kinds: np.ndarray, start: int, stop: int) -> int:
+    """Count the characters that begin in a range of bytes."""
+    count = 0
+    for place in range(start, stop):
+        count += kinds[place] < CONTINUED
+    return count
+
+
+@_compiled
 def count_words(
-    text: np.ndarray, kinds: np.ndarray, stop_words: StopWords
-) -> tuple[int, int, int, int, int]:
+    text: np.ndarray,
+    kinds: np.ndarray,
+    edges: np.ndarray,
+    pieces: int,
+    stop_words: StopWords,
+) -> tuple[int, int, int, int]:
     """Count the words of a text.
 
     Returns:
-        Numbers of words, of cores, of the characters of cores, of words with a letter, and of the
-        stop words that occur.
+        Numbers of words that are symbols, of cores, of words with a letter, and of the stop words
+        that occur.
     """
-    words, cores, core_characters, lettered = 0, 0, 0, 0
+    symbols, cores, lettered = 0, 0, 0
     seen = np.uint64(0)
-    at, length = 0, len(text)
-    while True:
-        while at < length and kinds[at] & SPACE:
-            at += 1
-        if at == length:
-            break
-        begin = at
-        together, continued, symbols = np.uint8(0), 0, 0
-        while at < length and not kinds[at] & SPACE:
-            together |= kinds[at]
-            continued += kinds[at] >> 7
-            at += 1
-        first, last = begin, at
-        if together & SYMBOL:
-            while first < last and kinds[first] & SYMBOL:
-                symbols += (kinds[first] & CONTINUED) == 0
-                continued -= (kinds[first] & CONTINUED) != 0
-                first += 1
-            while last > first and kinds[last - 1] & SYMBOL:
-                symbols += (kinds[last - 1] & CONTINUED) == 0
-                continued -= (kinds[last - 1] & CONTINUED) != 0
-                last -= 1
-        words += symbols
-        if first == last:
-            continue
-        words += 1
+    for piece in range(pieces):
+        begin, end = edges[2 * piece], edges[2 * piece + 1]
+        first, last = begin, end
+        if (kinds[begin] | kinds[end - 1]) & SYMBOL:
+            first, last = core_of(kinds, begin, end)
+            symbols += count_characters(kinds, begin, first) + count_characters(kinds, last, end)
+            if first == last:
+                continue
         cores += 1
-        core_characters += last - first - continued
-        lettered += (together & LETTER) != 0
+        if kinds[first] & LETTER:
+            lettered += 1
+        else:
+            together = np.uint8(0)
+            for place in range(first, last):
+                together |= kinds[place]
+            lettered += (together & LETTER) != 0
         candidates = stop_words.by_first[text[first]] & ~seen
         if candidates:
             seen |= _stop_word(text, first, last, candidates, stop_words)
@@ -160,7 +180,7 @@ def count_words(
     while seen:
         seen &= seen - np.uint64(1)
         occurring += 1
-    return words, cores, core_characters, lettered, occurring
+    return symbols, cores, lettered, occurring
 
 
 @_compiled
