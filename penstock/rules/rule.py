@@ -114,17 +114,18 @@ class RuleSet(BaseModel):
         """Return name, version and parameters, for a fingerprint of verdicts."""
         return {"rules": self.name, "version": self.version, **self.model_dump(mode="json")}
 
-    def judge(self, statistics: pa.RecordBatch | pa.Table) -> Verdicts:
+    def judge(self, statistics: pa.RecordBatch | pa.Table, *, abstain: bool = True) -> Verdicts:
         """Judge documents by their statistics.
 
         Args:
             statistics: n rows of :func:`~penstock.rules.statistics.count_statistics`, counted with
                 the parameters of :meth:`counting`.
+            abstain: False to apply the rules for words to scripts without spaces, too.
         """
         assert len(self.rules) <= _MOST_RULES
         counts = _Counts(statistics)
         bits = np.zeros(statistics.num_rows, np.uint64)
-        unspaced = is_unspaced(counts)
+        unspaced = is_unspaced(counts) & abstain
         abstains = False
         for number, rule in enumerate(self.rules):
             threshold = getattr(self, rule.name)
