@@ -54,14 +54,19 @@ symbols, terminals = set(symbols), set(terminals)
 texts = [json.loads(line) for line in open(place, encoding="utf-8")]
 
 
+def core_of(piece):
+    first, last = 0, len(piece)
+    while first < last and piece[first] in symbols:
+        first += 1
+    while last > first and piece[last - 1] in symbols:
+        last -= 1
+    return first, last
+
+
 def words_of(text, language=None):
     words = []
     for piece in text.split():
-        first, last = 0, len(piece)
-        while first < last and piece[first] in symbols:
-            first += 1
-        while last > first and piece[last - 1] in symbols:
-            last -= 1
+        first, last = core_of(piece)
         words += piece[:first]
         if first < last:
             words.append(piece[first:last])
@@ -71,11 +76,15 @@ def words_of(text, language=None):
 
 def sentences_of(line, language=None):
     count, ended = 1, False
-    for word in words_of(line):
-        if len(word) == 1 and word in symbols:
-            ended |= word in terminals
-        elif ended:
-            count, ended = count + 1, False
+    for piece in line.split():
+        first, last = core_of(piece)
+        ended |= not terminals.isdisjoint(piece[:first])
+        if first < last:
+            count += ended
+            core, after = piece[first:last], piece[last:]
+            if after[:1] == "." and ("." in core or len(core) == 1 and core.isalpha()):
+                after = after[1:]
+            ended = not terminals.isdisjoint(after)
     return [""] * count
 
 

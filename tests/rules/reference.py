@@ -27,30 +27,36 @@ def is_terminal(character: str) -> bool:
     return bool(classes()[ord(character)] & TERMINAL)
 
 
+def words_of_piece(piece: str) -> list[str]:
+    core = piece
+    while core and is_symbol(core[0]):
+        core = core[1:]
+    begin = len(piece) - len(core)
+    while core and is_symbol(core[-1]):
+        core = core[:-1]
+    return [*piece[:begin], *([core] if core else []), *piece[begin + len(core) :]]
+
+
 def words_of(text: str) -> list[str]:
-    words: list[str] = []
-    for piece in text.split():
-        core = piece
-        while core and is_symbol(core[0]):
-            core = core[1:]
-        begin = len(piece) - len(core)
-        while core and is_symbol(core[-1]):
-            core = core[:-1]
-        words += [*piece[:begin], *([core] if core else []), *piece[begin + len(core) :]]
-    return words
+    return [word for piece in text.split() for word in words_of_piece(piece)]
 
 
 def sentences_of(line: str) -> list[list[str]]:
     """Return the words of each sentence of a line that is not empty."""
     sentences: list[list[str]] = [[]]
     ended = False
-    for word in words_of(line):
-        if len(word) == 1 and is_symbol(word):
-            ended |= is_terminal(word)
-        elif ended:
-            sentences.append([])
-            ended = False
-        sentences[-1].append(word)
+    for piece in line.split():
+        before = ""
+        for word in words_of_piece(piece):
+            abbreviated = "." in before or (len(before) == 1 and before.isalpha())
+            if len(word) == 1 and is_symbol(word):
+                ended |= is_terminal(word) and not (word == "." and abbreviated)
+                before = ""
+            else:
+                if ended:
+                    sentences.append([])
+                ended, before = False, word
+            sentences[-1].append(word)
     return sentences
 
 

@@ -34,6 +34,8 @@ ODD = [
     "that ",
     "One more word. ",
     "One more word.\n",
+    "J. ",
+    "U.S. ",
     "x" * 12,
     " " * 9,
 ]
@@ -149,6 +151,40 @@ def test_colliding_hashes_change_no_count(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(hashes) == 1
     assert one("\n".join(found))["duplicate_gopher_lines"] == 0
     assert one("\n".join([*found, found[0]]))["duplicate_gopher_lines"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "sentences"),
+    [
+        ("One. Two! Three? Four.", 4),
+        ("No end (at all), 3.5 or so.", 1),
+        ('He said "no." She went.', 2),
+        ("Wait... what?! Yes.", 3),
+        ("J. R. Smith of the U.S. wrote, e.g. this.", 1),
+        ("Is it I? It is I.", 2),
+        ("Lost . Dot.", 2),
+        ("Two.Glued words end.", 1),
+        ("Cited twice.[1] Then[edit] again.", 2),
+    ],
+)
+def test_sentences(line: str, sentences: int) -> None:
+    assert one(line)["c4_sentences"] == sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "cores", "characters"),
+    [
+        ("", 0, 0, 0),
+        ("\"(Don't stop!)", 6, 2, 9),
+        ("well-known and/or 3.14", 3, 3, 20),
+        ("...", 3, 0, 0),
+        ("\u3000a\x85b\u200bc ", 2, 2, 4),
+        ("漢字。かな", 1, 1, 5),
+    ],
+)
+def test_words(text: str, words: int, cores: int, characters: int) -> None:
+    row = one(text)
+    assert (row["words"], row["cores"], row["core_characters"]) == (words, cores, characters)
 
 
 def test_a_column_documents_its_fields() -> None:

@@ -13,7 +13,8 @@ everything here is counted over those. Of each line of ``str.splitlines``, strip
    speaks of cookies, terms of use or a privacy policy is removed.
 
 A *sentence* begins with the first core (see :mod:`penstock.rules.kernels.words`) of a line, and
-with the first core after a terminal character that is a symbol around a core, or between two.
+with the first core after a terminal character that is a symbol around a core, or between two. A
+dot directly after a core of one letter, or after a core with a dot, ends none: ``J.``, ``U.S.``
 
 Case: ``str.lower`` turns the Kelvin sign into ``k``, so that it is one here, too. No other
 character outside of ASCII can complete one of the phrases.
@@ -64,7 +65,7 @@ _RARE = (
 """Each phrase, the place of its rarest letter, at which it is looked for, and its flag."""
 
 _CITATIONS = ("[edit]", "[citation needed]")
-_OPEN, _CLOSE = np.uint8(ord("[")), np.uint8(ord("]"))
+_OPEN, _CLOSE, _DOT = np.uint8(ord("[")), np.uint8(ord("]")), np.uint8(ord("."))
 _LINE_ENDS = read_only(np.isin(np.arange(256), list(b".?!\"'")))
 
 
@@ -187,7 +188,7 @@ def _judge(
     curly = (found & _CURLY) != 0
     if found & _POLICY:
         return 0, lorem, curly
-    return _count_sentences(kinds, edges, begin, end), lorem, curly
+    return _count_sentences(text, kinds, edges, begin, end), lorem, curly
 
 
 @_compiled
@@ -267,7 +268,9 @@ def _is_phrase(text: np.ndarray, begin: int, number: int, known: Phrases) -> boo
 
 
 @_compiled
-def _count_sentences(kinds: np.ndarray, edges: np.ndarray, begin: int, end: int) -> int:
+def _count_sentences(
+    text: np.ndarray, kinds: np.ndarray, edges: np.ndarray, begin: int, end: int
+) -> int:
     """Count sentences of a line that is not empty: at least one."""
     sentences, ended = 1, False
     for piece in range(begin, end):
@@ -280,8 +283,21 @@ def _count_sentences(kinds: np.ndarray, edges: np.ndarray, begin: int, end: int)
         ended |= _any_terminal(kinds, start, first)
         if first < last:
             sentences += ended
+            if last < stop and text[last] == _DOT and _is_abbreviation(text, kinds, first, last):
+                last += 1
             ended = _any_terminal(kinds, last, stop)
     return sentences
+
+
+@_compiled
+def _is_abbreviation(text: np.ndarray, kinds: np.ndarray, first: int, last: int) -> bool:
+    """Test whether a core is one letter, or has a dot in it."""
+    if kinds[first] & LETTER and count_characters(kinds, first, last) == 1:
+        return True
+    dots = 0
+    for place in range(first, last):
+        dots += text[place] == _DOT
+    return bool(dots > 0)
 
 
 @_compiled
