@@ -11,7 +11,7 @@ from penstock.errors import InputError, RecipeError
 from penstock.rules import statistics
 from penstock.rules.kernels.spans import Utf8
 from penstock.rules.statistics import FIELDS, Counting, count_statistics, schema
-from tests.rules.reference import count
+from tests.rules.reference import count, repeated, top, words_of
 
 ODD = [
     *"aeiou \n\n.,;!?\"'-#[]{}…•“”’«»_*0123456789",
@@ -117,6 +117,20 @@ def test_counts_depend_on_neither_batch_nor_slice_nor_seed(
     for seed in (0, 1, 2**64 - 1):
         monkeypatch.setattr(statistics, "_seed", lambda seed=seed: statistics.np.uint64(seed))
         assert count_statistics(pa.array(texts, pa.large_string())).equals(whole)
+
+
+def test_texts_of_very_many_words_are_counted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "MOST_WORDS", 40)
+    texts = ["a b. c " * 30 + "-" * 99 + " é。" * 50, "no more than 40 words: " * 6, "x " * 40]
+    for row, text in zip(count_statistics(pa.array(texts)).to_pylist(), texts):
+        words = words_of(text)
+        blocks = [words[at : at + 40] for at in range(0, len(words), 40)]
+        for n in (2, 3, 4):
+            assert row[f"top_{n}_gram_characters"] == max(top(block, n) for block in blocks)
+        for n in range(5, 11):
+            total = sum(repeated(block, n) for block in blocks)
+            assert row[f"duplicate_{n}_gram_characters"] == total
+    assert len(words_of(texts[1])) <= 40 < len(words_of(texts[0]))
 
 
 def test_colliding_hashes_change_no_count(monkeypatch: pytest.MonkeyPatch) -> None:

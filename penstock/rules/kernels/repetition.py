@@ -32,10 +32,12 @@ from penstock.rules.kernels import lines, spans, words
 from penstock.rules.kernels.spans import Utf8, intern_pairs, intern_spans
 from penstock.rules.kernels.words import core_of, count_characters, find_pieces
 
-__all__ = ["LONGEST", "MOST_TOP", "RepetitionScratch", "count_repetition"]
+__all__ = ["LONGEST", "MOST_TOP", "MOST_WORDS", "RepetitionScratch", "count_repetition"]
 
 _compiled = compiler(arrow_text, hashing, characters, spans, lines, words)
 
+MOST_WORDS = 2**22
+"""Words of a block: 230 MB of scratch. Longer texts are of 20 MB and more, or of symbols."""
 MOST_TOP = 4
 """Up to this n, the most frequent n-gram counts; above, all repeated ones."""
 LONGEST = 10
@@ -44,7 +46,7 @@ _HALF = np.uint64(32)
 
 
 class RepetitionScratch(NamedTuple):
-    """Buffers for the text of most words in a batch: 56 to 64 bytes a word."""
+    """Buffers for the text of most words in a batch: 56 bytes a word."""
 
     starts: np.ndarray  # (words,) int32
     stops: np.ndarray  # (words,) int32
@@ -58,14 +60,14 @@ class RepetitionScratch(NamedTuple):
 
     @classmethod
     def of(cls, words: int) -> RepetitionScratch:
-        """Allocate for texts of at most so many words."""
-        words += 8
+        """Allocate for texts of at most so many words, and for at least one."""
+        words = max(words, 1)
         return cls(
             np.empty(words, np.int32),
             np.empty(words, np.int32),
             np.empty(words + 1, np.int32),
             np.empty(words, np.uint64),
-            np.empty(4 * words, np.int32),
+            np.empty(max(4 * words, 16), np.int32),
             np.empty(words, np.int32),
             np.empty(words, np.int32),
             np.empty(words, np.int32),
@@ -83,11 +85,26 @@ def count_repetition(
     scratch: RepetitionScratch,
     out: np.ndarray,
 ) -> None:
-    """Write to ``out``, (9,) uint32, the characters for n of 2 to 10."""
+    """Write to ``out``, (9,) uint32, the characters for n of 2 to 10.
+
+    A text of more words than the scratch has room for is counted in blocks of so many words: the
+    most of any block for n up to 4, the sum for longer ones.
+    """
     out[:] = 0
+    pieces = find_pieces(kinds, edges)
+    piece, place = 0, 0
+    while piece < pieces:
+        n_words, piece, place = _find_words(kinds, edges, pieces, piece, place, is_ascii, scratch)
+        _count_block(text, n_words, seed, scratch, out)
+
+
+@_compiled
+def _count_block(
+    text: Utf8, n_words: int, seed: int, scratch: RepetitionScratch, out: np.ndarray
+) -> None:
+    """Add the characters of one block of words to ``out``."""
     word, gram, counts, active = scratch.word, scratch.gram, scratch.counts, scratch.active
     keys = scratch.hashes
-    n_words = _find_words(kinds, edges, is_ascii, scratch)
     intern_spans(
         text, scratch.starts, scratch.stops, n_words, seed, scratch.hashes, scratch.slots, word
     )
@@ -121,25 +138,44 @@ def count_repetition(
             active[n_active] = at
             n_active += counts[gram[at]] > 1
         if n <= MOST_TOP:
-            out[n - 2] = _top(n, n_words, n_active, scratch)
+            out[n - 2] = max(np.int64(out[n - 2]), _top(n, n_words, n_active, scratch))
         else:
-            out[n - 2] = _repeated(n, n_active, scratch)
+            out[n - 2] += _repeated(n, n_active, scratch)
 
 
 @_compiled
 def _find_words(
-    kinds: np.ndarray, edges: np.ndarray, is_ascii: bool, scratch: RepetitionScratch
-) -> int:
-    """Write the span of each word, and the characters before it; return the number of words."""
+    kinds: np.ndarray,
+    edges: np.ndarray,
+    pieces: int,
+    piece: int,
+    place: int,
+    is_ascii: bool,
+    scratch: RepetitionScratch,
+) -> tuple[int, int, int]:
+    """Write the span of each word, and the characters before it, until the scratch is full.
+
+    Args:
+        kinds: (n,) uint8.
+        edges: Of all pieces.
+        pieces: Their number.
+        piece: The piece to begin with.
+        place: Byte to begin with, if it is within that piece.
+        is_ascii: Whether each byte is a character.
+        scratch: Buffers.
+
+    Returns:
+        The number of words, and piece and byte of the next.
+    """
     starts, stops, before = scratch.starts, scratch.stops, scratch.before
     n_words, passed = 0, 0
-    for piece in range(find_pieces(kinds, edges)):
+    while piece < pieces:
         begin, end = edges[2 * piece], edges[2 * piece + 1]
         first, last = begin, end
         if (kinds[begin] | kinds[end - 1]) & SYMBOL:
             first, last = core_of(kinds, begin, end)
-        place = begin
-        while place < end:
+        place = max(place, begin)
+        while place < end and n_words < len(starts):
             starts[n_words] = place
             before[n_words] = passed
             if place == first and first < last:
@@ -152,8 +188,11 @@ def _find_words(
                     place += 1
             stops[n_words] = place
             n_words += 1
+        if place < end:
+            break
+        piece += 1
     before[n_words] = passed
-    return n_words
+    return n_words, piece, place
 
 
 @_compiled
