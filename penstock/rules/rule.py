@@ -139,6 +139,15 @@ class RuleSet(BaseModel):
         names = tuple(rule.name for rule in self.rules)
         return Verdicts(names, bits, unspaced if abstains else np.zeros_like(unspaced))
 
+    def values(self, statistics: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]:
+        """Return the value of each rule that is on, to compare with its threshold: (n,) float64."""
+        counts = _Counts(statistics)
+        return {
+            rule.name: rule.value(counts)
+            for rule in self.rules
+            if getattr(self, rule.name) is not None
+        }
+
 
 class _Counts(dict[str, np.ndarray]):
     """Counts of a batch, converted when they are first used."""

@@ -157,6 +157,20 @@ def test_every_rule_that_a_document_fails_is_known() -> None:
     }
 
 
+def test_values_are_those_that_thresholds_are_compared_with() -> None:
+    counts = count_statistics(pa.array(["One two.\n- three...\n", ""]))
+    found = built_in()["gopher"](min_stop_words=None).values(counts)
+    assert "min_stop_words" not in found
+    assert found["min_words"].tolist() == [3, 0]
+    assert found["min_word_length"].tolist() == [11 / 3, 0]  # a share of nothing is 0
+    assert found["min_lettered_words"].tolist() == [3 / 8, 0]
+    assert found["max_ellipses_per_word"].tolist() == [1 / 8, 0]
+    assert found["max_bullet_lines"].tolist() == found["max_ellipsis_lines"].tolist() == [0.5, 0]
+    fineweb = built_in()["fineweb"]().values(counts)
+    assert fineweb["max_newlines_per_word"].tolist() == [2 / 8, 0]
+    assert {values.dtype for values in [*found.values(), *fineweb.values()]} == {np.dtype(float)}
+
+
 def test_gopher_is_both_of_its_parts() -> None:
     parts = [built_in()["gopher_quality"](), built_in()["gopher_repetition"]()]
     (whole,) = rule_sets(["gopher"])
