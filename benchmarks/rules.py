@@ -226,7 +226,7 @@ def _against(texts: Sequence[str], arguments: argparse.Namespace) -> dict[str, A
         "peer": round(sampled / spent[1], 3),
         "ratio": round(statistics.median(peer / mine for mine, peer in seconds), 1),
         "checked": f"decisions of 4 filters on {len(given):,} documents with datatrove given our "
-        f"words: at least {worst:.3%} equal; with its own on {len(own):,}: see own_words",
+        f"words: at least {worst:.4%} equal; with its own on {len(own):,}: see own_words",
         **sides,
     }
 
