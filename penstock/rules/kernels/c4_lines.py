@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock import arrow_text, hashing
+from penstock import arrow_text
 from penstock.arrow_text import read_only
 from penstock.compiling import compiler
 from penstock.rules import characters
@@ -40,7 +40,7 @@ from penstock.rules.kernels.words import core_of, count_characters, find_pieces
 
 __all__ = ["C4Limits", "LineCopy", "Phrases", "judge_line", "phrases"]
 
-_compiled = compiler(arrow_text, hashing, characters, spans, lines, words)
+_compiled = compiler(arrow_text, characters, spans, lines, words)
 
 _POLICIES = (
     "terms of use",

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock import arrow_text, hashing
+from penstock import arrow_text
 from penstock.compiling import compiler
 from penstock.rules import characters
 from penstock.rules.characters import SPACE, TERMINAL
@@ -36,7 +36,7 @@ __all__ = [
     "strip",
 ]
 
-_compiled = compiler(arrow_text, hashing, characters, spans, words)
+_compiled = compiler(arrow_text, characters, spans, words)
 
 _NEWLINE, _DOT = np.uint8(10), np.uint8(46)
 

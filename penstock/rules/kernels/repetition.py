@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock import arrow_text, hashing
+from penstock import arrow_text
 from penstock.compiling import compiler
 from penstock.rules import characters
 from penstock.rules.characters import CONTINUED, SYMBOL
@@ -34,7 +34,7 @@ from penstock.rules.kernels.words import core_of, count_characters, find_pieces
 
 __all__ = ["LONGEST", "MOST_TOP", "MOST_WORDS", "RepetitionScratch", "count_repetition"]
 
-_compiled = compiler(arrow_text, hashing, characters, spans, lines, words)
+_compiled = compiler(arrow_text, characters, spans, lines, words)
 
 MOST_WORDS = 2**22
 """Words of a block: 230 MB of scratch. Longer texts are of 20 MB and more, or of symbols."""
@@ -53,7 +53,7 @@ class RepetitionScratch(NamedTuple):
     before: np.ndarray  # (words + 1,) int32, characters in all words before
     hashes: np.ndarray  # (words,) uint64; afterwards keys
     slots: np.ndarray  # (at most 4 words,) int32
-    word: np.ndarray  # (words,) int32, number of each word
+    word: np.ndarray  # (words + LONGEST,) int32, number of each word
     gram: np.ndarray  # (words,) int32, number of the n-gram that begins at each word
     counts: np.ndarray  # (words,) int32, occurrences of an n-gram, by its number
     active: np.ndarray  # (words,) int32, where repeated n-grams begin
@@ -68,7 +68,7 @@ class RepetitionScratch(NamedTuple):
             np.empty(words + 1, np.int32),
             np.empty(words, np.uint64),
             np.empty(max(4 * words, 16), np.int32),
-            np.empty(words, np.int32),
+            np.zeros(words + LONGEST, np.int32),
             np.empty(words, np.int32),
             np.empty(words, np.int32),
             np.empty(words, np.int32),
@@ -121,17 +121,11 @@ def _count_block(
         # Keep places whose (n-1)-gram is repeated, and the (n-1)-gram one word further, too.
         kept = 0
         for item in range(n_active - 1):
-            at = active[item]
-            if active[item + 1] == at + 1:
-                key = np.uint64(gram[at]) << _HALF | np.uint64(word[at + n - 1])
-                active[kept] = at
-                keys[kept] = key
-                kept += 1
-        intern_pairs(keys, active, kept, seed, scratch.slots, gram)
-        for item in range(kept):
-            counts[active[item]] = 0
-        for item in range(kept):
-            counts[gram[active[item]]] += 1
+            at, following = active[item], active[item + 1]
+            active[kept] = at
+            keys[kept] = np.uint64(gram[at]) << _HALF | np.uint64(word[at + n - 1])
+            kept += following == at + 1
+        intern_pairs(keys, active, kept, seed, scratch.slots, gram, counts)
         n_active = 0
         for item in range(kept):
             at = active[item]

@@ -14,19 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock import hashing
 from penstock.arrow_text import read_only
 from penstock.compiling import compiler
-from penstock.hashing import avalanche
 
 __all__ = ["Utf8", "hash_span", "intern_pairs", "intern_spans", "table_bits"]
 
-_compiled = compiler(hashing)
+_compiled = compiler()
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _HALF = np.uint64(32)
 _BYTE = np.uint64(8)
-_WORD = np.uint64(64)
 _ONE = np.uint64(1)
 
 
@@ -141,8 +138,12 @@ def intern_pairs(
     seed: int,
     slots: np.ndarray,
     first: np.ndarray,
+    counts: np.ndarray,
 ) -> None:
     """Write to ``first[places[i]]`` the place of the first key equal to ``keys[i]``.
+
+    The slot of a key is the top of its product with a random odd number (Dietzfelbinger et al.
+    1997).
 
     Args:
         keys: (count,) uint64.
@@ -151,19 +152,24 @@ def intern_pairs(
         seed: uint64.
         slots: (2^table_bits(count),) int32, scratch.
         first: int32, written at ``places``.
+        counts: int32, written at the first places: how often the key occurs.
     """
     bits = table_bits(count)
     slots[: 1 << bits] = -1
     shift, mask = np.uint64(64 - bits), (1 << bits) - 1
+    factor = seed | _ONE
     for item in range(count):
-        slot = np.int64(avalanche(keys[item] ^ seed) >> shift)
+        key, place = keys[item], places[item]
+        slot = np.int64((key * factor) >> shift)
         while True:
             other = slots[slot]
             if other < 0:
                 slots[slot] = item
-                first[places[item]] = places[item]
+                first[place] = place
+                counts[place] = 1
                 break
-            if keys[other] == keys[item]:
-                first[places[item]] = places[other]
+            if keys[other] == key:
+                first[place] = places[other]
+                counts[places[other]] += 1
                 break
             slot = (slot + 1) & mask

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock import arrow_text, hashing
+from penstock import arrow_text
 from penstock.compiling import compiler
 from penstock.rules import characters
 from penstock.rules.characters import BREAK, CONTINUED, LETTER, SPACE
@@ -35,7 +35,7 @@ __all__ = [
     "count_texts",
 ]
 
-_compiled = compiler(arrow_text, hashing, characters, spans, words, lines, c4_lines, repetition)
+_compiled = compiler(arrow_text, characters, spans, words, lines, c4_lines, repetition)
 
 COUNTS = (
     "characters",
