@@ -131,7 +131,7 @@ def test_a_document_in_one_span_has_the_nats_that_evaluation_computes(
     assert checked >= 10
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.whole), 3])
 def test_ranks_and_chunks_give_the_same_bytes(
     trained: LanguageModel,
     packed: ShardSet,
