@@ -29,7 +29,6 @@ class Window:
 
     @property
     def length(self) -> int:
-        """Tokens in the window."""
         return len(self.inputs)
 
 

@@ -291,7 +291,6 @@ class _AdaptedReweighter:
 
     @property
     def version(self) -> Any:
-        """The plug-in's."""
         return _version(self.plug)
 
     @property

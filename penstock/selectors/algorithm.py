@@ -32,7 +32,6 @@ class BuiltInScorer(Algorithm):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements()
 
 
@@ -43,7 +42,6 @@ class ClassifierScorer(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(classifier=ClassifierScores.of(self._classifier, self.finish))
 
     @abstractmethod
@@ -58,12 +56,10 @@ class ClassifierScorer(BuiltInScorer):
         return self.finish(self._classifier.score(texts), Texts(texts))
 
     def save(self, directory: Path) -> None:
-        """Write the classifier."""
         if self._classifier is not None:
             self._classifier.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._classifier = CollapsedFastText.load(directory)
 
 
@@ -78,7 +74,6 @@ class BuiltInSetSelector(Algorithm):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(encoder=self.encoder)
 
 

@@ -83,12 +83,10 @@ class Band:
         return (-np.abs(_places(nats, self.quantiles) - 0.5)).astype(np.float32)
 
     def save(self, directory: Path) -> None:
-        """Write the quantiles, if there are any."""
         if self.quantiles is not None:
             np.save(directory / "quantiles.npy", self.quantiles)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self.quantiles = None
         if not self.wants_sample:
             return

@@ -81,11 +81,9 @@ class Encoder(Protocol):
     @property
     def resources(self) -> Resources:
         """Resources of a worker that encodes."""
-        ...
 
     def encode(self, texts: pa.Array) -> np.ndarray:
         """Encode (n,) large_string as (n, d) float32, L2-normalised; zero without a token."""
-        ...
 
     def save(self, directory: Path) -> None: ...
 
@@ -281,33 +279,27 @@ class Scorer(Protocol):
     @property
     def version(self) -> int:
         """Version of the algorithm, raised whenever the same inputs would give other scores."""
-        ...
 
     @property
     def requirements(self) -> Requirements:
         """Requirements on the engine, with the present parameters."""
-        ...
 
     def identity(self) -> Mapping[str, Any]:
         """Return what scores depend on besides the data: parameters, hashes of files and code.
 
         Fingerprints include it, so it holds no path and is the same on every machine.
         """
-        ...
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return one float32 per document, shape (n,); NaN excludes a document."""
-        ...
 
     def save(self, directory: Path) -> None:
         """Write the fitted state as data files into an existing directory."""
-        ...
 
     def load(self, directory: Path) -> None:
         """Read the files of :meth:`save`, on an instance with the same hyperparameters."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,21 +332,17 @@ class SetSelector(Protocol):
     @property
     def version(self) -> int:
         """Version of the algorithm; see :attr:`Scorer.version`."""
-        ...
 
     @property
     def requirements(self) -> Requirements:
         """Requirements on the engine; see :attr:`Scorer.requirements`."""
-        ...
 
     @property
     def partitions(self) -> int:
         """Number of partitions, once fitted; about ``pool_size`` / documents that fit a task."""
-        ...
 
     def identity(self) -> Mapping[str, Any]:
         """Return what scores depend on besides the data; see :meth:`Scorer.identity`."""
-        ...
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
@@ -363,19 +351,15 @@ class SetSelector(Protocol):
 
         A document's partition depends on that document only, so it is the same in any batch.
         """
-        ...
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return one float32 per document of the partition, (n,); NaN excludes a document."""
-        ...
 
     def save(self, directory: Path) -> None:
         """Write the fitted state; see :meth:`Scorer.save`."""
-        ...
 
     def load(self, directory: Path) -> None:
         """Read the fitted state; see :meth:`Scorer.load`."""
-        ...
 
 
 Selector: TypeAlias = Scorer | SetSelector

@@ -272,11 +272,9 @@ class Betr(ClassifierScorer):
         return np.where(blank(documents.column("text")), np.float32(np.nan), scores)
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
 
     def save(self, directory: Path) -> None:
-        """Write the classifier, or the encoder with the examples and their top R."""
         super().save(directory)
         if self._ranking is not None:
             encoder, ranker = self._ranking
@@ -288,7 +286,6 @@ class Betr(ClassifierScorer):
             (directory / "betr.json").write_text(json.dumps({"encoder": chosen}) + "\n")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._classifier = self._ranking = None
         if (directory / "fasttext.json").exists():
             super().load(directory)
@@ -320,7 +317,6 @@ class Betr(ClassifierScorer):
         return [fitting.target[row] for row in sorted(chosen)]
 
     def _encoder(self, fitting: Fitting, sample: int, examples: int, mode: str) -> str:
-        """Resolve ``encoder: auto`` to a name."""
         if self.encoder != "auto":
             return self.encoder
         texts = examples + max(sample, fitting.pool_size if mode == "direct" else 0)

@@ -147,7 +147,6 @@ class NgramPerplexity(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(target=self.reference is None and self.source is None)
 
     def identity(self) -> Mapping[str, Any]:
@@ -198,19 +197,16 @@ class NgramPerplexity(BuiltInScorer):
         return self._band.scores(nats)
 
     def save(self, directory: Path) -> None:
-        """Write the model's tables, and the quantiles if the band needs them."""
         if self._model is not None:
             self._model.save(directory)
             self._band.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._model = None
         self._band.load(directory)
         self._model = NgramModel.load(directory, self.order)
 
     def _reference(self, fitting: Fitting) -> tuple[str, Iterable[str]]:
-        """Return the reference's name and its texts."""
         if self.reference is not None:
             return Path(self.reference).name, _texts_of(Path(self.reference))
         if self.source is None:

@@ -70,7 +70,6 @@ class D4(ClusterParameters):
 
     @property
     def partitions(self) -> int:
-        """One for each cluster of SemDeDup."""
         return len(self._fitted()[0].clusters)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -112,13 +111,11 @@ class D4(ClusterParameters):
         return scores
 
     def save(self, directory: Path) -> None:
-        """Write both sets of centroids, and eps."""
         deduplicator, survivors = self._fitted()
         deduplicator.save(directory)
         survivors.save(directory / "survivors.npy")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._deduplicator = Deduplicator.load(directory, rule=self.rule)
         self._survivors = Clusters.load(directory / "survivors.npy", spherical=True)
 

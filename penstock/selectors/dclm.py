@@ -146,7 +146,6 @@ class DclmQuality(ClassifierScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return replace(super().requirements, target=self.positives is None)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -203,18 +202,15 @@ class DclmQuality(ClassifierScorer):
         }
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         log_odds = shrink(scores, texts, self.prior_words).astype(np.float64) + self._centre
         shares = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
         return np.where(texts.blank, np.float32(np.nan), shares)
 
     def save(self, directory: Path) -> None:
-        """Write the classifier and the pool's mean."""
         super().save(directory)
         (directory / "dclm.json").write_text(json.dumps({"centre": self._centre}) + "\n")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         centre = read_json(directory / "dclm.json", "centre", float)
         super().load(directory)
         self._centre = centre

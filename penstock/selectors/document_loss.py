@@ -124,7 +124,6 @@ class DocumentLoss(BuiltInScorer):
         np.save(directory / "scores.npy", self._scores)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         hashes = read_array(directory / "hashes.npy")
         scores = read_array(directory / "scores.npy")
         if hashes.dtype != np.uint64 or scores.shape != hashes.shape or not len(hashes):

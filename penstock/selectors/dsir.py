@@ -99,7 +99,6 @@ class Dsir(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(target=True)
 
     def identity(self) -> Mapping[str, Any]:
@@ -167,7 +166,6 @@ class Dsir(BuiltInScorer):
             np.save(directory / "log_ratios.npy", self._log_ratios)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         log_ratios = read_array(directory / "log_ratios.npy")
         if log_ratios.dtype != np.float64 or log_ratios.shape != (self.buckets,):
             raise ArtefactError(

@@ -49,5 +49,4 @@ class FastTextScorer(ClassifierScorer):
         return {"words": len(self._classifier.starts) - 1, "bucket": self._classifier.bucket}
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         return np.where(texts.blank, np.float32(np.nan), scores)

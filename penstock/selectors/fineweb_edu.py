@@ -205,7 +205,6 @@ class FineWebEdu(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         if self.max_characters != CHARACTERS:
             return Requirements()
         return Requirements(
@@ -227,7 +226,6 @@ class FineWebEdu(BuiltInScorer):
             np.save(directory / "head.npy", head)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._head = None
         head = read_array(directory / "head.npy")
         if head.dtype != np.float64 or head.ndim != 1 or not np.isfinite(head).all():

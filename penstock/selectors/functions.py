@@ -91,11 +91,9 @@ class FunctionScorer(PluggedFunction):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine: documents only."""
         return Requirements()
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Return no facts: a function is not fitted."""
         return {}
 
     def score(self, documents: Documents) -> np.ndarray:

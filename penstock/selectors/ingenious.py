@@ -134,7 +134,6 @@ class Ingenious(BuiltInSetSelector):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(
             encoder=self.encoder, merge=Merge(candidates=self.candidates, merge=self.merge)
         )
@@ -210,11 +209,9 @@ class Ingenious(BuiltInSetSelector):
         return again
 
     def save(self, directory: Path) -> None:
-        """Write the number of partitions."""
         (directory / _STATE).write_text(json.dumps({"partitions": self.partitions}))
 
     def load(self, directory: Path) -> None:
-        """Read the file of :meth:`save`."""
         self._partitions = None
         partitions = read_json(directory / _STATE, "partitions", int)
         if partitions < 1:

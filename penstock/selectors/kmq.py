@@ -189,7 +189,6 @@ class Kmq(BuiltInSetSelector):
     _clusters: Clusters | None = None
 
     def model_post_init(self, context: Any) -> None:
-        """Check that weights are not both given and to be found."""
         if self.refine is not None and self.weights is not None:
             raise SelectorError(
                 key="refine", expected="no weights beside it", got="both", fix="give one"
@@ -198,12 +197,10 @@ class Kmq(BuiltInSetSelector):
 
     @property
     def partitions(self) -> int:
-        """Number of partitions: one for each cluster."""
         return len(self._fitted())
 
     @property
     def cluster_weights(self) -> tuple[float, ...] | None:
-        """The weights of the clusters: given, or found by refinement."""
         return self._cluster_weights
 
     def give_weights(self, weights: Sequence[float]) -> None:
@@ -212,7 +209,6 @@ class Kmq(BuiltInSetSelector):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(
             quality=self.quality, encoder=self.encoder, cluster_weights=self._refinement()
         )
@@ -312,11 +308,9 @@ class Kmq(BuiltInSetSelector):
         return scores
 
     def save(self, directory: Path) -> None:
-        """Write the centroids."""
         self._fitted().save(directory / "clusters.npy")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         spherical = self.metric == "spherical"
         self._clusters = Clusters.load(directory / "clusters.npy", spherical=spherical)
 

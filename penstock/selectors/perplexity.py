@@ -84,7 +84,6 @@ class Perplexity(BuiltInScorer):
     _band: Band = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
-        """Check the model's directory."""
         self._model = CausalModel(
             self.model,
             window=self.window,
@@ -96,7 +95,6 @@ class Perplexity(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(resources=Resources(gpus=int(self.device == "cuda")))
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -127,7 +125,6 @@ class Perplexity(BuiltInScorer):
         self._band.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._band.load(directory)
 
     def _cut(self, texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

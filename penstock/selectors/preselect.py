@@ -129,7 +129,6 @@ class LadderParameters(Options):
     )
 
     def model_post_init(self, context: Any) -> None:
-        """Check for at least two models, each once."""
         count = len(set(self.shapes)) * len(set(self.tokens))
         if count < max(2, len(self.shapes) * len(self.tokens)):
             raise SelectorError(
@@ -235,7 +234,6 @@ class PreSelect(ClassifierScorer):
     _readers: list[CausalModel] = PrivateAttr(default_factory=list)
 
     def model_post_init(self, context: Any) -> None:
-        """Check for one of ``models``, ``ladder`` and ``model``."""
         ways = {"models": self.models, "ladder": self.ladder, "model": self.model}
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
@@ -251,7 +249,6 @@ class PreSelect(ClassifierScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         own = super().requirements
         plan = self.ladder
         if plan is None:
@@ -351,7 +348,6 @@ class PreSelect(ClassifierScorer):
         return {**facts, **self._train(texts, pairs, hashes, fitting)}
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         if self.prior_words:
             scores = shrink(scores, texts, self.prior_words)
         return np.where(texts.blank, np.float32(np.nan), scores)

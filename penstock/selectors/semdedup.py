@@ -62,7 +62,6 @@ class SemDeDup(ClusterParameters):
 
     @property
     def partitions(self) -> int:
-        """Number of partitions: one for each cluster."""
         return len(self._fitted().clusters)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -89,11 +88,9 @@ class SemDeDup(ClusterParameters):
         return np.where(stays, np.float32(0), np.float32(np.nan))
 
     def save(self, directory: Path) -> None:
-        """Write the centroids, and eps."""
         self._fitted().save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._deduplicator = Deduplicator.load(directory, rule=self.rule)
 
     def _fitted(self) -> Deduplicator:

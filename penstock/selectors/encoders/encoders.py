@@ -28,7 +28,6 @@ class EncoderName:
 
     @classmethod
     def of(cls, name: str) -> EncoderName:
-        """Parse a name; every name has a base."""
         parts = _NAME.fullmatch(name)
         if parts is None:  # an empty one
             return cls(base=name, layer=None, gpu=False)

@@ -46,7 +46,6 @@ class HiddenEncoder:
 
     @property
     def resources(self) -> Resources:
-        """Return what a worker needs to load it."""
         return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
 
     def encode(self, texts: pa.Array) -> np.ndarray:
@@ -73,7 +72,6 @@ class HiddenEncoder:
         return normalised(vectors)
 
     def save(self, directory: Path) -> None:
-        """Write the name and settings, without a copy of the model."""
         state = {key: value for key, value in vars(self).items() if key != "_loaded"}
         (directory / "encoder.json").write_text(json.dumps(state))
 

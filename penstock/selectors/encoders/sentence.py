@@ -54,7 +54,6 @@ class SentenceEncoder:
 
     @property
     def resources(self) -> Resources:
-        """Return what a worker needs to load it."""
         return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
 
     @property
@@ -82,7 +81,6 @@ class SentenceEncoder:
         return vectors[: len(texts)]
 
     def save(self, directory: Path) -> None:
-        """Write the name and settings, without a copy of the model."""
         state = {"name": self.name, "max_tokens": self.max_tokens, "device": self.device}
         (directory / "encoder.json").write_text(json.dumps(state))
 

@@ -28,7 +28,6 @@ class FunctionReweighter(PluggedFunction):
 
     @property
     def requirements(self) -> BatchRequirements:
-        """Requirements on the trainer: losses only."""
         return BatchRequirements()
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
@@ -50,11 +49,9 @@ class FunctionReweighter(PluggedFunction):
         return np.asarray(list(returned))
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Return no facts."""
         return {}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """Return no state: a function has none."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:

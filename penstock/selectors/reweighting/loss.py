@@ -65,7 +65,6 @@ class LossReweighter(Algorithm):
     )
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the parameters in effect."""
         if self.strategy == "uniform":
             return {"strategy": "uniform"}
         return {
@@ -76,7 +75,6 @@ class LossReweighter(Algorithm):
 
     @property
     def requirements(self) -> BatchRequirements:
-        """Requirements on the trainer: losses only."""
         return BatchRequirements()
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
@@ -91,11 +89,9 @@ class LossReweighter(Algorithm):
         return softmax(worth / self.temperature.at(batch.moment))
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Return the temperature after warm-up."""
         return {} if self.is_uniform(moment) else {"temperature": self.temperature.at(moment)}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """Return no state: batches are independent."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:

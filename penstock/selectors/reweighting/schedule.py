@@ -59,7 +59,6 @@ class Duration:
         return 1.0 if done >= length else done / length
 
     def identity(self) -> dict[str, float]:
-        """Return it as plain data."""
         return {self.unit: self.amount}
 
 
@@ -89,14 +88,12 @@ class Temperature:
         return cls(number("end", value["end"]), number("start", value["start"]), over)
 
     def at(self, moment: TrainingProgress) -> float:
-        """Compute the temperature of a step."""
         if self.start is None:
             return self.end
         passed = self.over.passed(moment)
         return float(self.start ** (1 - passed) * self.end**passed)
 
     def identity(self) -> Any:
-        """Return it as plain data."""
         if self.start is None:
             return self.end
         return {"start": self.start, "end": self.end, "over": self.over.identity()}

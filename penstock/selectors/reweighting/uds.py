@@ -71,7 +71,6 @@ class Uds(Algorithm):
     )
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the parameters."""
         return self.model_dump()
 
     @property
@@ -80,7 +79,6 @@ class Uds(Algorithm):
         return BatchRequirements(describe=self.describe)
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
-        """Return false."""
         return False
 
     def describe(self, samples: Sequence[torch.Tensor], head: torch.Tensor | None) -> torch.Tensor:
@@ -122,7 +120,6 @@ class Uds(Algorithm):
         return weights
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Return no facts."""
         return {}
 
     def state(self) -> Mapping[str, np.ndarray]:
@@ -130,7 +127,6 @@ class Uds(Algorithm):
         return {"memory": self._chosen}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore a memory."""
         self._chosen = np.array(state["memory"], np.float32)
 
     def _diversity(self, projected: np.ndarray) -> np.ndarray:

@@ -54,7 +54,6 @@ class VllmModel(Declared):
 
     @property
     def requirements(self) -> CompletionRequirements:
-        """Return the GPUs of a worker that loads it."""
         return CompletionRequirements(resources=Resources(gpus=self.gpus, by="rewrite"))
 
     def split(self, workers: int) -> VllmModel:

@@ -56,7 +56,6 @@ class TokenCounter:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def cut(self, text: str, tokens: int) -> str:
-        """Cut a text after at most ``tokens`` tokens."""
         if self.path is None:
             for place, piece in enumerate(_PIECE.finditer(text)):
                 if place == tokens:

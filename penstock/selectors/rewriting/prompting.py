@@ -31,7 +31,6 @@ class PromptRewriter(Algorithm):
     _counter: TokenCounter = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
-        """Open the tokenizer."""
         self._counter = TokenCounter(self.tokenizer)
 
     @property

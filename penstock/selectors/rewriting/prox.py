@@ -85,7 +85,6 @@ class ProxRewriter(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """Greedy decoding."""
         return Sampling(temperature=GREEDY, top_p=1, max_tokens=self.max_tokens)
 
 
@@ -108,11 +107,9 @@ class ProxDocument(ProxRewriter):
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The system prompt."""
         return [_KEEP_OR_DROP if self.instruct else _REFINER]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make one request, unless the document is blank."""
         if not document.text.strip():
             return ()
         head = self._counter.cut(document.text, self.max_document)
@@ -157,11 +154,9 @@ class ProxChunk(ProxRewriter):
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The system prompt."""
         return [_CLEAN if self.instruct else _REFINER]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make a request for each chunk of lines."""
         return tuple(
             Request(
                 system=self.prompts[0], user=f"[doc]\n{chunk.text}\n[/doc]", sampling=self.sampling

@@ -133,16 +133,13 @@ class Rewire(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """Sampling of rewrites."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The prompt around a draft."""
         return [_PROMPT]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make one request, unless the document is blank or too long."""
         if not document.text.strip() or self._too_long(document.text):
             return ()
         # A draft that holds the delimiters must not end itself.
@@ -150,7 +147,6 @@ class Rewire(PromptRewriter):
         return (Request(user=_PROMPT.replace("{draft}", draft), sampling=self.sampling),)
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
-        """Return the rewrite, or the reason why there is none."""
         requests = self.requests(document)
         check_answers(len(requests), answers)
         if not requests:
@@ -161,7 +157,6 @@ class Rewire(PromptRewriter):
         return Rewritten(texts=(outcome.text,))
 
     def outcome(self, draft: str, answer: Answer) -> Outcome:
-        """Read the rewrite of a draft from an answer."""
         reason = fault(answer)
         if reason in (UNANSWERED, REFUSED):
             return Outcome(reason=reason)

@@ -117,16 +117,13 @@ class Wrap(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """Sampling of rephrases."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The task, and each style's instruction."""
         return [_TASK, *(STYLES[name] for name in self.style)]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make a request for each style and chunk, styles outermost."""
         if not document.text.strip():
             return ()
         parts = chunks(document.text, self._counter.count, self.max_chunk)
