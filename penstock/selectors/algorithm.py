@@ -14,7 +14,7 @@ from penstock.errors import ArtefactError
 from penstock.selectors.base import ClassifierScores, Documents, Requirements
 from penstock.selectors.classifiers.classifier import Texts
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.parameters import Algorithm, ModelName, not_fitted
+from penstock.selectors.parameters import Algorithm, ModelName, fitted
 
 __all__ = [
     "BuiltInScorer",
@@ -50,10 +50,9 @@ class ClassifierScorer(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return scores from p(positive), (n,) float32; NaN for a blank document."""
-        if self._classifier is None:
-            raise not_fitted(self.name)
         texts = documents.column("text")
-        return self.finish(self._classifier.score(texts), Texts(texts))
+        scores = fitted(self._classifier, self.name).score(texts)
+        return self.finish(scores, Texts(texts))
 
     def save(self, directory: Path) -> None:
         if self._classifier is not None:
@@ -84,8 +83,7 @@ def read_array(path: Path) -> np.ndarray:
         ArtefactError: There is none.
     """
     try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-        return array
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtefactError(f"not the state of a fitted selector: {error}", file=path) from error
 

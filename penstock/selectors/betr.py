@@ -58,7 +58,7 @@ from penstock.selectors.parameters import (
     Positive,
     Share,
     Whole,
-    not_fitted,
+    fitted,
 )
 
 __all__ = ["Betr", "filter_rate"]
@@ -266,9 +266,8 @@ class Betr(ClassifierScorer):
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
         """Compute the scores of direct mode from vectors: (n, d) int16 to (n,) float32."""
-        if self._ranking is None:
-            raise not_fitted(self.name)
-        scores = rank_scores(vectors, self._ranking[1]).astype(np.float32)
+        ranker = fitted(self._ranking, self.name)[1]
+        scores = rank_scores(vectors, ranker).astype(np.float32)
         return np.where(blank(documents.column("text")), np.float32(np.nan), scores)
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:

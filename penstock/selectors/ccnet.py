@@ -59,7 +59,7 @@ from penstock.selectors.parameters import (
     Text,
     Whole,
     at_parameter,
-    not_fitted,
+    fitted,
 )
 from penstock.selectors.targets import examples_in, opened, render
 
@@ -189,10 +189,8 @@ class NgramPerplexity(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return scores from log perplexity, (n,) float32; NaN for a document without a word."""
-        if self._model is None:
-            raise not_fitted(self.name)
         texts = documents.column("text")
-        nats = self._model.nats_per_token(texts)
+        nats = fitted(self._model, self.name).nats_per_token(texts)
         nats[blank(texts)] = np.nan
         return self._band.scores(nats)
 

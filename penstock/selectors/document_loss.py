@@ -30,7 +30,7 @@ from penstock.hashing import hash_ids, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.bands import Band, BandName
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.parameters import Location, not_fitted
+from penstock.selectors.parameters import Location, fitted
 from penstock.storage import as_path
 
 __all__ = ["DocumentLoss"]
@@ -110,8 +110,7 @@ class DocumentLoss(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return the scores, (n,) float32; NaN excludes a document."""
-        if self._hashes is None:
-            raise not_fitted(self.name)
+        fitted(self._hashes, self.name)
         scores = np.full(len(documents), self._of_missing(), np.float32)
         known, places = self._known(documents.column("id"))
         scores[known] = self._scores[places[known]]

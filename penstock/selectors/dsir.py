@@ -35,7 +35,7 @@ from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import blank
 from penstock.selectors.kernels.hashed_ngrams import MOST_BUCKETS, count_ngrams, sum_log_ratios
-from penstock.selectors.parameters import Natural, Positive, Whole, not_fitted
+from penstock.selectors.parameters import Natural, Positive, Whole, fitted
 
 __all__ = ["Dsir"]
 
@@ -150,10 +150,9 @@ class Dsir(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return log importance weights, (n,) float32; NaN for a blank or too short document."""
-        if self._log_ratios is None:
-            raise not_fitted(self.name)
         texts = documents.column("text")
-        weights, tokens = sum_log_ratios(texts, self._log_ratios, self.ngrams)
+        log_ratios = fitted(self._log_ratios, self.name)
+        weights, tokens = sum_log_ratios(texts, log_ratios, self.ngrams)
         if self.per_ngram:
             orders = np.arange(self.ngrams)
             weights /= np.maximum(np.maximum(tokens[:, None] - orders, 0).sum(axis=1), 1)

@@ -53,7 +53,7 @@ from penstock.selectors.parameters import (
     Positive,
     Whole,
     at_parameter,
-    not_fitted,
+    fitted,
 )
 from penstock.selectors.targets import examples_in, render
 
@@ -198,10 +198,9 @@ class FineWebEdu(BuiltInScorer):
 
         What :func:`grade` makes 3 or more of is above 2.5.
         """
-        if self._head is None:
-            raise not_fitted(self.name)
+        encoder, _ = fitted(self._head, self.name)
         beginnings = beginning(documents.column("text"), self.max_characters)
-        return self.score_vectors(documents, embed(beginnings, self._head[0]))
+        return self.score_vectors(documents, embed(beginnings, encoder))
 
     @property
     def requirements(self) -> Requirements:
@@ -213,10 +212,9 @@ class FineWebEdu(BuiltInScorer):
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
         """Compute the scores from vectors of the texts: (n, d) int16 to (n,) float32."""
-        if self._head is None:
-            raise not_fitted(self.name)
+        _, head = fitted(self._head, self.name)
         some = vectors.any(axis=1) & ~blank(documents.column("text"))
-        return np.where(some, _apply(self._head[1], vectors), np.nan).astype(np.float32)
+        return np.where(some, _apply(head, vectors), np.nan).astype(np.float32)
 
     def save(self, directory: Path) -> None:
         """Write the encoder and the head, (d + 1,) float64 of which the last is the bias."""

@@ -53,7 +53,7 @@ from penstock.selectors.parameters import (
     Natural,
     Positive,
     Whole,
-    not_fitted,
+    fitted,
 )
 
 __all__ = ["Ingenious", "taylor_softmax"]
@@ -141,9 +141,7 @@ class Ingenious(BuiltInSetSelector):
     @property
     def partitions(self) -> int:
         """Number of partitions, the least for a mean size of ``partition_size`` or below."""
-        if self._partitions is None:
-            raise not_fitted(self.name)
-        return self._partitions
+        return fitted(self._partitions, self.name)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Compute the number of partitions from the pool's size; nothing is learned.

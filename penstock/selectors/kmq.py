@@ -42,7 +42,7 @@ from penstock.selectors.parameters import (
     Positive,
     Text,
     Whole,
-    not_fitted,
+    fitted,
     number,
     recipe_default,
 )
@@ -197,7 +197,7 @@ class Kmq(BuiltInSetSelector):
 
     @property
     def partitions(self) -> int:
-        return len(self._fitted())
+        return len(fitted(self._clusters, self.name))
 
     @property
     def cluster_weights(self) -> tuple[float, ...] | None:
@@ -274,7 +274,7 @@ class Kmq(BuiltInSetSelector):
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Assign to the nearest cluster, the lowest of equally near ones: (n,) int64."""
-        return self._fitted().nearest(vectors).numbers
+        return fitted(self._clusters, self.name).nearest(vectors).numbers
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return minus the budget at which a document is drawn, in units of its cluster's share.
@@ -308,16 +308,11 @@ class Kmq(BuiltInSetSelector):
         return scores
 
     def save(self, directory: Path) -> None:
-        self._fitted().save(directory / "clusters.npy")
+        fitted(self._clusters, self.name).save(directory / "clusters.npy")
 
     def load(self, directory: Path) -> None:
         spherical = self.metric == "spherical"
         self._clusters = Clusters.load(directory / "clusters.npy", spherical=spherical)
-
-    def _fitted(self) -> Clusters:
-        if self._clusters is None:
-            raise not_fitted(self.name)
-        return self._clusters
 
     def _chosen(
         self, vectors: np.ndarray, counts: Sequence[int], fitting: Fitting

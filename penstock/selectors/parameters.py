@@ -44,9 +44,9 @@ __all__ = [
     "Text",
     "Whole",
     "at_parameter",
+    "fitted",
     "located_fields",
     "model_name",
-    "not_fitted",
     "number",
     "one_of",
     "options",
@@ -281,11 +281,17 @@ def at_parameter(error: PenstockError, key: str | None) -> SelectorError:
     return own.under(key) if key else own
 
 
-def not_fitted(name: str) -> SelectorError:
-    """Return the error of a selector that scores before its fit."""
-    return SelectorError(
-        key=name, expected="a fitted selector", got="none", fix="call fit or load first"
-    )
+def fitted(state: T | None, name: str) -> T:
+    """Return the state of a selector that scores.
+
+    Raises:
+        SelectorError: There is none, before its fit.
+    """
+    if state is None:
+        raise SelectorError(
+            key=name, expected="a fitted selector", got="none", fix="call fit or load first"
+        )
+    return state
 
 
 # Checks of single values, for what is no field.
