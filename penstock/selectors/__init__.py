@@ -5,7 +5,7 @@
     base            the protocols: Scorer, SetSelector; Requirements, what they need of the engine
     algorithm       bases of the built-in ones: BuiltInScorer, ClassifierScorer, BuiltInSetSelector
     adapter         completes plug-ins that have a part of a protocol
-    functions       a plain function as a scorer; imports of modules beside a recipe
+    functions       a plain function as a scorer or reweighter; imports of modules beside a recipe
     parameters      declared parameters: validation, identity, documentation
     registry        names of recipes to objects; a file of this folder is found by its class's name
     targets         target files: examples as JSON lines, rendered to texts

@@ -174,7 +174,7 @@ def _contents(value: Any) -> Any:
         return value
     if Path(value).is_file():
         return sha256_file(Path(value))
-    from penstock.selectors.encoders.encoders import contents_of  # when needed
+    from penstock.selectors.encoders.embedding import contents_of  # when needed
 
     return contents_of(value)
 

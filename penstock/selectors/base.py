@@ -129,7 +129,7 @@ class Fitting:
     seed: int = 0
     encoder: Callable[[str], Encoder] = no_encoder
     """``encoder(name)``: the one that the pool's documents are embedded with, made at most once
-    for a corpus; names as in :mod:`penstock.selectors.encoders.encoders`."""
+    for a corpus; names as in :mod:`penstock.selectors.encoders.embedding`."""
     spread: ParallelMap = serial_map
     progress: Callable[[str], None] = field(default=lambda line: None)
     """Shows a line of progress to the user."""
@@ -145,7 +145,7 @@ class EmbeddingScores:
     """Scoring by vectors that the engine makes once for all selectors that use the encoder."""
 
     encoder: str
-    """Encoder, by its name in :mod:`penstock.selectors.encoders.encoders`."""
+    """Encoder, by its name in :mod:`penstock.selectors.encoders.embedding`."""
     score: Callable[[Documents, np.ndarray], np.ndarray]
     """The scores of :meth:`Scorer.score`, (n,) float32, from (n, d) int16 vectors.
 
@@ -253,7 +253,7 @@ class Requirements:
     """Resources of one worker that scores."""
     encoder: str = "static"
     """Encoder of a set selector's vectors, by its name in
-    :mod:`penstock.selectors.encoders.encoders`."""
+    :mod:`penstock.selectors.encoders.embedding`."""
     embeddings: EmbeddingScores | None = None
     """Scores by shared vectors instead of by :meth:`Scorer.score`."""
     classifier: ClassifierScores | None = None

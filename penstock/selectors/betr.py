@@ -38,17 +38,20 @@ from penstock.selectors.base import (
 )
 from penstock.selectors.classifiers.classifier import (
     Texts,
-    TrainingSet,
     balanced_rows,
-    best_of,
     blank,
+    fit_classifier,
     is_held_out,
-    settings_of,
     shrink,
-    train_classifier,
 )
-from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders.encoders import EncoderName, load_encoder
+from penstock.selectors.encoders.embedding import (
+    CHARACTERS,
+    EncoderName,
+    beginning,
+    embed,
+    embed_texts,
+    load_encoder,
+)
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
 from penstock.selectors.parameters import (
@@ -330,23 +333,7 @@ class Betr(ClassifierScorer):
         rows = balanced_rows(top, hashes)
         # Hashed again: the hash itself has just chosen the negatives.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        training_set = TrainingSet(
-            texts=beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist(),
-            labels=top[rows],
-            held_out=is_held_out(again),
-            settings=settings_of(self, fitting.seed),
-        )
-        fitting.progress(
-            f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
-        )
-        trials = train_classifier(training_set, self.lr, self.epoch, fitting.spread)
-        best = best_of(trials, training_set)
+        chosen = beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist()
+        best, facts = fit_classifier(self, chosen, top[rows], is_held_out(again), fitting)
         self._classifier = best.classifier
-        return {
-            "positives": int(top.sum()),
-            "held_out": int(training_set.held_out.sum()),
-            "accuracy": best.facts["accuracy"],
-            "lr": best.lr,
-            "epoch": best.epoch,
-            "trials": [trial.facts for trial in trials],
-        }
+        return {"positives": int(top.sum()), **facts}

@@ -44,8 +44,13 @@ from penstock.hashing import hash_ids, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.base import Documents, EmbeddingScores, Encoder, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import area_under_curve, blank
-from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders.encoders import load_encoder
+from penstock.selectors.encoders.embedding import (
+    CHARACTERS,
+    beginning,
+    embed,
+    embed_texts,
+    load_encoder,
+)
 from penstock.selectors.parameters import (
     File,
     ModelName,

@@ -98,7 +98,7 @@ def _hash_file(path: str) -> str:
 
 
 def _hash_contents(name: str) -> Any:
-    from penstock.selectors.encoders.encoders import contents_of  # it reads parameters itself
+    from penstock.selectors.encoders.embedding import contents_of  # it reads parameters itself
 
     return contents_of(name)
 

@@ -38,16 +38,13 @@ from penstock.selectors.base import (
 from penstock.selectors.classifiers.classifier import (
     HELD_OUT,
     Texts,
-    TrainingSet,
     area_under_curve,
-    best_of,
     blank,
-    settings_of,
+    fit_classifier,
     shrink,
-    train_classifier,
 )
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.encoders.embedding import contents_of
 from penstock.selectors.losses import STRIDE, WINDOW, CausalModel, read_losses
 from penstock.selectors.parameters import (
     File,
@@ -361,30 +358,17 @@ class PreSelect(ClassifierScorer):
         labels = np.isin(rows, positives)
         # Hashed again: the hash itself has just chosen documents.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        training_set = TrainingSet(
-            texts=texts.take(pa.array(rows)).to_pylist(),
-            labels=labels,
-            held_out=_held_out(labels, again),
-            settings=settings_of(self, fitting.seed),
-        )
-        fitting.progress(
-            f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
-        )
-        trials = train_classifier(training_set, self.lr, self.epoch, fitting.spread)
-        best = best_of(trials, training_set)
+        held_out = _held_out(labels, again)
+        chosen = texts.take(pa.array(rows)).to_pylist()
+        best, facts = fit_classifier(self, chosen, labels, held_out, fitting)
         self._classifier = _without_end(best.classifier) if self.zero_eos else best.classifier
-        judged = np.flatnonzero(training_set.held_out)
-        unseen = pa.array([training_set.texts[row] for row in judged], pa.large_string())
+        unseen = texts.take(pa.array(rows[held_out])).combine_chunks()
         scores = self.finish(self._classifier.score(unseen), Texts(unseen))
         return {
             "positives": len(positives),
             "negatives_up_to": int(pairs[negatives].max()),
-            "held_out": len(judged),
-            "accuracy": best.facts["accuracy"],
-            "area_under_curve": round(area_under_curve(scores, labels[judged]), 4),
-            "lr": best.lr,
-            "epoch": best.epoch,
-            "trials": [trial.facts for trial in trials],
+            "area_under_curve": round(area_under_curve(scores, labels[held_out]), 4),
+            **facts,
         }
 
 

@@ -34,10 +34,9 @@ from penstock.selectors.adapter import (
     paths_of,
 )
 from penstock.selectors.base import Selector
-from penstock.selectors.functions import FunctionScorer, load_object
+from penstock.selectors.functions import FunctionReweighter, FunctionScorer, load_object
 from penstock.selectors.parameters import Algorithm, Declared
 from penstock.selectors.reweighting.base import Reweighter
-from penstock.selectors.reweighting.functions import FunctionReweighter
 from penstock.selectors.rewriting.base import Completions, Rewriter
 from penstock.selectors.rewriting.batched import VllmModel
 from penstock.selectors.rewriting.completions import Endpoint

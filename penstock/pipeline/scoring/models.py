@@ -21,8 +21,7 @@ from penstock.errors import PenstockError, ScoringError
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.sample import FIT, sample_documents
 from penstock.selectors.base import Encoder, Fitting, Selector, Targets
-from penstock.selectors.encoders.embedding import make_encoder
-from penstock.selectors.encoders.encoders import contents_of, load_encoder
+from penstock.selectors.encoders.embedding import contents_of, load_encoder, make_encoder
 from penstock.storage import atomic_file
 
 __all__ = ["Column", "Models"]

@@ -1,20 +1,104 @@
-"""The base of the built-in rewriters: a token counter, sampling, and prompts as identity."""
+"""The base of the built-in rewriters: sampling, prompts as identity, and counts of tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import AfterValidator, Field, PrivateAttr
 
-from penstock.selectors.parameters import Algorithm
+from penstock.errors import SelectorError
+from penstock.selectors.parameters import Algorithm, Located
 from penstock.selectors.rewriting.base import Sampling
-from penstock.selectors.rewriting.counting import TokenCounter, TokenizerPath
+from penstock.storage import sha256_file
 
-__all__ = ["PromptRewriter"]
+__all__ = ["PromptRewriter", "TokenCounter"]
+
+
+_PIECE = re.compile(r"[A-Za-z]{1,6}|[^\sA-Za-z]|\n")
+
+_LONGEST_TOKEN = 64
+"""Characters that are read of a text that is cut, for each token of the limit."""
+
+
+class TokenCounter:
+    """Counts tokens, and cuts a text after a number of them.
+
+    Args:
+        tokenizer: A ``tokenizer.json`` or a directory that holds one: the model's own, if limits
+            are to be exact. Without, tokens are guessed: a token is up to six English letters, a
+            line break, or any other character. Over 800 web pages that is 1.15 of what all-MiniLM's
+            tokenizer counts; for one page in twenty it is below 1.02.
+    """
+
+    def __init__(self, tokenizer: str | None = None) -> None:
+        self.path = None if tokenizer is None else tokenizer_file(tokenizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(self.path))
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise SelectorError(f"cannot be read: {error}", file=self.path) from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text, without those that begin and end a sequence."""
+        if self.path is None:
+            return sum(1 for _ in _PIECE.finditer(text))
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def cut(self, text: str, tokens: int) -> str:
+        if self.path is None:
+            for place, piece in enumerate(_PIECE.finditer(text)):
+                if place == tokens:
+                    return text[: piece.start()]
+            return text
+        head = text[: tokens * _LONGEST_TOKEN]
+        offsets = self._tokenizer.encode(head, add_special_tokens=False).offsets
+        return head if len(offsets) <= tokens else head[: offsets[tokens][0]]
+
+
+def tokenizer_file(tokenizer: str) -> Path:
+    """Find the file of a tokenizer.
+
+    Raises:
+        SelectorError: There is none.
+    """
+    if tokenizer and "\0" not in tokenizer:
+        path = Path(tokenizer)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        if path.is_file():
+            return path
+    raise SelectorError(
+        expected="a tokenizer.json or a directory that holds one", got=repr(tokenizer)
+    )
+
+
+def _check(tokenizer: str) -> str:
+    TokenCounter(tokenizer).count("")  # an unreadable file is an error now
+    return tokenizer
+
+
+TokenizerPath = Annotated[
+    str,
+    AfterValidator(_check),
+    Located(lambda tokenizer: sha256_file(tokenizer_file(tokenizer))),
+]
+"""A ``tokenizer.json``, or a directory that holds one."""
 
 
 class PromptRewriter(Algorithm):
