@@ -56,7 +56,7 @@ from penstock.selectors.parameters import (
     fitted,
 )
 
-__all__ = ["Ingenious", "taylor_softmax"]
+__all__ = ["Ingenious", "taylor_weights"]
 
 _STATE = "ingenious.json"
 
@@ -236,7 +236,7 @@ class Ingenious(BuiltInSetSelector):
         # Hashed again, since the hash itself has chosen the partition.
         keyed = hash_ids(pa.array(hashes.astype(str)), mix("ingenious", self.redraw))
         gumbel = -np.log(-np.log(uniform(keyed)))
-        log_weights = np.log(_taylor(gains, self.temperature))
+        log_weights = np.log(taylor_weights(gains, self.temperature))
         return np.lexsort((hashes, -(log_weights + gumbel)))
 
     def _best_partition(
@@ -249,12 +249,7 @@ class Ingenious(BuiltInSetSelector):
         return max(np.split(ranked, ends), key=similarities.value)
 
 
-def taylor_softmax(gains: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return t(g / T) over its sum, t(g) = 1 + g + g^2 / 2 > 0 for every g: (n,) float64."""
-    weights = _taylor(gains, temperature)
-    return weights / weights.sum()
-
-
-def _taylor(gains: np.ndarray, temperature: float) -> np.ndarray:
+def taylor_weights(gains: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Compute t(g / T), t(g) = 1 + g + g^2 / 2 > 0 for every g: (n,) float64."""
     scaled = gains / temperature
     return 1 + scaled + scaled**2 / 2

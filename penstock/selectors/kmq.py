@@ -353,26 +353,25 @@ class Kmq(BuiltInSetSelector):
 
 
 def refine(
-    weights: Sequence[float], signals: Sequence[float], temperature: float | None = 1.0
+    weights: Sequence[float], signals: Sequence[float], temperature: float = 1.0
 ) -> np.ndarray:
     """Compute the next round's cluster weights from this round's signals.
 
     Published: ``w_j s_j``, renormalised, which a negative signal breaks; in the code
-    ``exp(s_j)``, which ignores all rounds but the last. The default, ``w_j exp(s_j / T)``,
-    avoids both problems: rounds add up, and a signal may have any sign.
+    ``exp(s_j)``, which ignores all rounds but the last. Here it is ``w_j exp(s_j / T)``,
+    which avoids both problems: rounds add up, and a signal may have any sign.
 
     Args:
         weights: (k,) of this round, 0 or more; their sum does not matter.
         signals: (k,) of each cluster, higher is better: the mean of a reward, or how much a
             held-out loss fell.
-        temperature: T, in the unit of the signals; None for the published product.
+        temperature: T, in the unit of the signals.
 
     Returns:
         (k,) float64, summing to 1.
 
     Raises:
-        SelectorError: The lengths differ, a signal is not finite, or the product needs signals
-            of 0 or more, one of them more.
+        SelectorError: The lengths differ, or a signal is not finite.
     """
     before = _weights("weights", weights)
     gains = np.asarray(signals, np.float64)
@@ -382,19 +381,9 @@ def refine(
             expected=f"{len(before)} finite numbers, one for each cluster",
             got=repr(signals),
         )
-    if temperature is None:
-        if (gains < 0).any() or not (before * gains).any():
-            raise SelectorError(
-                key="signals",
-                expected="numbers of 0 or more to multiply by",
-                got=repr(signals),
-                fix="give a temperature",
-            )
-        after = before * gains
-    else:
-        with np.errstate(divide="ignore"):
-            logs = np.log(before) + gains / number("temperature", temperature)
-        after = np.exp(logs - logs.max())
+    with np.errstate(divide="ignore"):
+        logs = np.log(before) + gains / number("temperature", temperature)
+    after = np.exp(logs - logs.max())
     return after / after.sum()
 
 

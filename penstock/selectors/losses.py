@@ -19,7 +19,6 @@ processes, as Penstock does.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -60,11 +59,6 @@ class Losses:
     """(n,) int64: predicted tokens."""
     characters: np.ndarray
     """(n,) int64: Unicode code points."""
-
-    @property
-    def bits_per_character(self) -> np.ndarray:
-        """Return (n,) float64; NaN for an empty document."""
-        return self.nats / math.log(2) / np.where(self.characters, self.characters, np.nan)
 
     @property
     def nats_per_token(self) -> np.ndarray:
@@ -115,11 +109,6 @@ class CausalModel:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_loaded": None}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the parameters of reading, for a selector's identity."""
-        return {key: vars(self)[key] for key in ("window", "stride", "device", "dtype")}
 
     def release(self) -> None:
         """Free the weights until the next reading."""

@@ -58,7 +58,7 @@ from penstock.selectors.parameters import (
     Whole,
 )
 
-__all__ = ["LadderParameters", "PreSelect", "pairs_in_order", "predictive_strength"]
+__all__ = ["LadderParameters", "PreSelect", "pairs_in_order"]
 
 _LEAST = 100
 """The minimum number of documents of each label: ten of each are held out."""
@@ -78,12 +78,6 @@ def pairs_in_order(nats: np.ndarray) -> np.ndarray:
     for worse, better in itertools.combinations(nats, 2):
         counts += worse > better
     return counts
-
-
-def predictive_strength(nats: np.ndarray) -> np.ndarray:
-    """Compute S(d) of each document: (N, n) float64 as in :func:`pairs_in_order` to (n,)
-    float64."""
-    return pairs_in_order(nats) / math.comb(len(nats), 2)
 
 
 def _ordered_models(models: tuple[str, ...]) -> tuple[str, ...]:
