@@ -32,8 +32,7 @@ import pyarrow as pa
 from penstock.errors import InputError, SelectorError
 from penstock.language_models.causal import LoadedModel, load_causal_model
 from penstock.language_models.devices import one_thread
-from penstock.language_models.reading import text_nats, window_nats
-from penstock.language_models.windows import Window, batch_windows
+from penstock.language_models.windows import Window, batch_windows, text_nats, window_nats
 from penstock.selectors.base import ParallelMap, serial_map
 from penstock.selectors.parameters import model_name, one_of, whole
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from penstock.language_models.reading import window_nats
-from penstock.language_models.windows import Window, WindowBatch, batch_windows
+from penstock.language_models.windows import Window, WindowBatch, batch_windows, window_nats
 from penstock.trainers.group import Group
 
 __all__ = ["WindowReader"]

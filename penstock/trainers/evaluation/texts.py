@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.language_models import reading
+from penstock.language_models import windows
 from penstock.trainers.evaluation.reading import WindowReader
 
 __all__ = ["Score", "score_texts", "text_nats"]
@@ -55,7 +55,7 @@ def text_nats(
     """
     encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     ids = [np.array([eos, *encoding.ids], np.int64) for encoding in encodings]
-    return reading.text_nats(ids, reader.nats, window=context, stride=context)
+    return windows.text_nats(ids, reader.nats, window=context, stride=context)
 
 
 def _ratio(bits: np.ndarray, sizes: np.ndarray) -> Score:
