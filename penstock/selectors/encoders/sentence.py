@@ -21,6 +21,7 @@ from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, no_progress_bars, one_thread
 from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
+from penstock.selectors.parameters import one_of
 
 __all__ = ["ModelEncoder", "SentenceEncoder"]
 
@@ -45,7 +46,7 @@ class ModelEncoder:
     def __init__(self, name: str, max_tokens: int, device: str) -> None:
         self.name = name
         self.max_tokens = max_tokens
-        self.device = device
+        self.device = one_of("device", device, "cpu", "cuda")
         self._loaded: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
