@@ -61,7 +61,7 @@ from penstock.selectors.parameters import (
     at_parameter,
     fitted,
 )
-from penstock.selectors.targets import examples_in, opened, render
+from penstock.selectors.targets import lines_in, texts_in
 
 __all__ = ["NgramPerplexity"]
 
@@ -247,28 +247,10 @@ def _texts_of(path: Path) -> Iterator[str]:
         SelectorError: A line is not UTF-8, or not an example.
     """
     name = path.name.removesuffix(path.suffix) if path.suffix in {".gz", ".zst"} else path.name
+    if name.endswith((".jsonl", ".json", ".ndjson")):
+        yield from (text for _, _, text in texts_in(path, "reference"))
+        return
     try:
-        if name.endswith((".jsonl", ".json", ".ndjson")):
-            for place, line in examples_in(path):
-                try:
-                    yield render(line)
-                except ValueError as error:
-                    raise InputError(str(error), file=place) from None
-            return
-        with opened(path) as lines:
-            for number, raw in enumerate(lines, 1):
-                try:
-                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(
-                        file=f"{path}:{number}",
-                        expected="UTF-8",
-                        got=f"the byte {raw[error.start]:#04x}",
-                        fix="convert the file",
-                    ) from None
+        yield from (text for _, text in lines_in(path))
     except InputError as error:
         raise at_parameter(error, "reference") from None
-    except (OSError, pa.ArrowException) as error:
-        raise SelectorError(
-            f"cannot be read: {error}", key="reference", file=path, fix="is the file complete?"
-        ) from None

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from penstock.errors import InputError, SelectorError
+from penstock.errors import SelectorError
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.selectors.algorithm import ClassifierScorer, read_json
 from penstock.selectors.base import Fitting, Requirements
@@ -47,10 +47,9 @@ from penstock.selectors.parameters import (
     Positive,
     Text,
     Whole,
-    at_parameter,
     recipe_default,
 )
-from penstock.selectors.targets import examples_in, render
+from penstock.selectors.targets import texts_in
 
 __all__ = ["DclmQuality"]
 
@@ -214,18 +213,13 @@ class DclmQuality(ClassifierScorer):
                 )
             return [example.text for example in fitting.target], []
         texts: tuple[list[str], list[str]] = ([], [])
-        try:
-            for place, line in examples_in(Path(self.positives)):
-                if line.get("label", 1) not in (0, 1):
-                    raise InputError(
-                        "label", file=place, expected="0 or 1", got=repr(line["label"])
-                    )
-                try:
-                    texts[1 - int(line.get("label", 1))].append(render(line))
-                except ValueError as error:
-                    raise InputError(str(error), file=place) from None
-        except InputError as error:
-            raise at_parameter(error, "positives") from None
+        for place, line, text in texts_in(Path(self.positives), "positives"):
+            label = line.get("label", 1)
+            if label not in (0, 1):
+                raise SelectorError(
+                    "label", key="positives", file=place, expected="0 or 1", got=repr(label)
+                )
+            texts[1 - int(label)].append(text)
         if not texts[0]:
             raise SelectorError(
                 key="positives", expected="good examples", got=f"none in {self.positives}"

@@ -39,7 +39,7 @@ import pyarrow as pa
 from numba import njit
 from pydantic import Field
 
-from penstock.errors import ArtefactError, InputError, SelectorError
+from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.base import Documents, EmbeddingScores, Encoder, Fitting, Requirements
@@ -57,10 +57,9 @@ from penstock.selectors.parameters import (
     OneOrMore,
     Positive,
     Whole,
-    at_parameter,
     fitted,
 )
-from penstock.selectors.targets import examples_in, render
+from penstock.selectors.targets import texts_in
 
 __all__ = ["FineWebEdu", "grade"]
 
@@ -243,24 +242,19 @@ class FineWebEdu(BuiltInScorer):
     def _labelled(self) -> tuple[pa.Array, np.ndarray]:
         """Read the texts, and their labels, (n,) float64."""
         texts, labels = [], []
-        try:
-            for place, line in examples_in(Path(self.labels)):
-                label = line.get("label")
-                # A comparison with NaN is false, too.
-                if not isinstance(label, (int, float)) or not 0 <= label <= HIGHEST:
-                    raise InputError(
-                        "label",
-                        file=place,
-                        expected=f"a number from 0 to {HIGHEST}",
-                        got=repr(label),
-                    )
-                try:
-                    texts.append(render(line))
-                except ValueError as error:
-                    raise InputError(str(error), file=place) from None
-                labels.append(float(label))
-        except InputError as error:
-            raise at_parameter(error, "labels") from None
+        for place, line, text in texts_in(Path(self.labels), "labels"):
+            label = line.get("label")
+            # A comparison with NaN is false, too.
+            if not isinstance(label, (int, float)) or not 0 <= label <= HIGHEST:
+                raise SelectorError(
+                    "label",
+                    key="labels",
+                    file=place,
+                    expected=f"a number from 0 to {HIGHEST}",
+                    got=repr(label),
+                )
+            texts.append(text)
+            labels.append(float(label))
         rounded = np.rint(np.array(labels) * _STEPS) / _STEPS
         return pa.array(texts, pa.large_string()), rounded
 
