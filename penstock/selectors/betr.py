@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +83,13 @@ def filter_rate(flops: float) -> float:
     return float(min(1.0, 4e-7 * flops**0.25))
 
 
-class Betr(ClassifierScorer):
+class Betr(
+    ClassifierScorer,
+    name="betr",
+    summary="documents nearest to any example of the target benchmarks",
+    paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
+    version=3,
+):
     """Scores documents by their best rank among the neighbours of the target's examples.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
@@ -91,11 +97,6 @@ class Betr(ClassifierScorer):
     classifier was trained on the best tenth against as many others, by accuracy on a held-out
     tenth.
     """
-
-    name: ClassVar[str] = "betr"
-    summary: ClassVar[str] = "documents nearest to any example of the target benchmarks"
-    paper: ClassVar[str] = "Mizrahi et al. 2025, BETR: benchmark-targeted ranking"
-    version: ClassVar[int] = 3
 
     mode: Literal["auto", "classifier", "direct"] = Field(
         default="auto",

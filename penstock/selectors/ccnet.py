@@ -39,7 +39,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -75,17 +75,18 @@ _BLOCK = 4096
 """Documents, or lines of a plain text, that are split into words at a time."""
 
 
-class NgramPerplexity(BuiltInScorer):
+class NgramPerplexity(
+    BuiltInScorer,
+    name="ccnet",
+    summary="documents an n-gram model of a reference finds easy, or hard",
+    paper="Wenzek et al. 2020, CCNet; Chen & Goodman 1998 (Kneser-Ney)",
+    version=1,
+):
     """Scores documents so that a budget takes a band of n-gram perplexity.
 
     :mod:`penstock.selectors.bands` explains how a band becomes a score. Where a default differs
     from CCNet, theirs is given as "published", with the reason.
     """
-
-    name: ClassVar[str] = "ccnet"
-    summary: ClassVar[str] = "documents an n-gram model of a reference finds easy, or hard"
-    paper: ClassVar[str] = "Wenzek et al. 2020, CCNet; Chen & Goodman 1998 (Kneser-Ney)"
-    version: ClassVar[int] = 1
 
     reference: File | None = Field(
         default=None,

@@ -33,7 +33,13 @@ from penstock.selectors.parameters import fitted
 __all__ = ["D4"]
 
 
-class D4(ClusterParameters):
+class D4(
+    ClusterParameters,
+    name="d4",
+    summary="no near copies, and the least typical documents first",
+    paper="Tirumala et al. 2023, D4: document de-duplication and diversification",
+    version=1,
+):
     """Excludes near copies, and ranks the rest by distance from their centroid, farthest first.
 
     It is meant for budgets that take most of what SemDeDup keeps: a budget that takes little of it
@@ -43,10 +49,6 @@ class D4(ClusterParameters):
     :class:`penstock.selectors.semdedup.SemDeDup`.
     """
 
-    name: ClassVar[str] = "d4"
-    summary: ClassVar[str] = "no near copies, and the least typical documents first"
-    paper: ClassVar[str] = "Tirumala et al. 2023, D4: document de-duplication and diversification"
-    version: ClassVar[int] = 1
     default_bound: ClassVar[Mapping[str, float]] = {"keep": 0.75}
 
     keep: float | None = Field(

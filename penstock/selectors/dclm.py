@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +63,13 @@ _WHITESPACE = re.compile("[ \t\n\v\f\r\0]+")
 """Separators of words in fastText."""
 
 
-class DclmQuality(ClassifierScorer):
+class DclmQuality(
+    ClassifierScorer,
+    name="dclm",
+    summary="p(hq) by a classifier of good examples against the pool",
+    paper="Li et al. 2024, DataComp-LM (DCLM)",
+    version=1,
+):
     """Scores documents by p(hq): how much they are like good examples, and unlike the pool.
 
     Where a default differs from DCLM, theirs is given as "published", with the reason. Figures are
@@ -72,11 +78,6 @@ class DclmQuality(ClassifierScorer):
     these defaults and 0.56 with the published ones, which were made for other positives. (It is
     0.76 for the number of words alone.)
     """
-
-    name: ClassVar[str] = "dclm"
-    summary: ClassVar[str] = "p(hq) by a classifier of good examples against the pool"
-    paper: ClassVar[str] = "Li et al. 2024, DataComp-LM (DCLM)"
-    version: ClassVar[int] = 1
 
     positives: File | None = Field(
         default=None,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,13 +43,14 @@ _SAMPLE = 2**20
 """Losses from which quantiles are computed, to within 0.1 %; also the size of a block."""
 
 
-class DocumentLoss(BuiltInScorer):
+class DocumentLoss(
+    BuiltInScorer,
+    name="document-loss",
+    summary="documents by their loss in an earlier run of your own",
+    paper="Marion et al. 2023, When Less is More; Ankner et al. 2024",
+    version=1,
+):
     """Scores documents by their loss in a run that was trained on them."""
-
-    name: ClassVar[str] = "document-loss"
-    summary: ClassVar[str] = "documents by their loss in an earlier run of your own"
-    paper: ClassVar[str] = "Marion et al. 2023, When Less is More; Ankner et al. 2024"
-    version: ClassVar[int] = 1
 
     run: Location = Field(
         description="The run's directory or URI, as ``penstock train`` prints it, trained with "

@@ -23,7 +23,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,16 +47,17 @@ _STEPS = 2.0**24
 last bit of a logarithm, which differs between processors, changes none of them."""
 
 
-class Dsir(BuiltInScorer):
+class Dsir(
+    BuiltInScorer,
+    name="dsir",
+    summary="importance weights of hashed n-grams, target over pool",
+    paper="Xie et al. 2023, DSIR: data selection via importance resampling",
+    version=1,
+):
     """Scores documents by their log importance weight under hashed n-grams.
 
     Where a default differs from the authors', theirs is given as "published", with the reason.
     """
-
-    name: ClassVar[str] = "dsir"
-    summary: ClassVar[str] = "importance weights of hashed n-grams, target over pool"
-    paper: ClassVar[str] = "Xie et al. 2023, DSIR: data selection via importance resampling"
-    version: ClassVar[int] = 1
 
     buckets: Whole = Field(
         default=10_000,

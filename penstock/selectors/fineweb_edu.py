@@ -32,7 +32,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -82,16 +82,17 @@ _BLOCK = 8192
 """Texts whose vectors are held as float64 at a time."""
 
 
-class FineWebEdu(BuiltInScorer):
+class FineWebEdu(
+    BuiltInScorer,
+    name="fineweb-edu",
+    summary="grades by a linear head on embeddings, trained on labels of yours",
+    paper="Penedo et al. 2024, The FineWeb Datasets (FineWeb-Edu)",
+    version=1,
+):
     """Scores documents by the grade that a linear head on their embeddings gives.
 
     Where a default differs from FineWeb-Edu, theirs is given as "published", with the reason.
     """
-
-    name: ClassVar[str] = "fineweb-edu"
-    summary: ClassVar[str] = "grades by a linear head on embeddings, trained on labels of yours"
-    paper: ClassVar[str] = "Penedo et al. 2024, The FineWeb Datasets (FineWeb-Edu)"
-    version: ClassVar[int] = 1
 
     labels: File = Field(
         description='A file of JSON lines, ``{"text": ..., "label": ...}``. Labels are '

@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -61,18 +61,19 @@ __all__ = ["Ingenious", "taylor_weights"]
 _STATE = "ingenious.json"
 
 
-class Ingenious(BuiltInSetSelector):
+class Ingenious(
+    BuiltInSetSelector,
+    name="ingenious",
+    summary="documents that represent the others: facility location",
+    paper="Renduchintala et al. 2023, INGENIOUS: informative data subsets",
+    version=1,
+):
     """Ranks documents by how much each adds to the coverage of the documents before it.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
     Figures are mean similarities, as in the module's docstring, of a tenth of the pool if no other
     share is named, under the pool's static encoder.
     """
-
-    name: ClassVar[str] = "ingenious"
-    summary: ClassVar[str] = "documents that represent the others: facility location"
-    paper: ClassVar[str] = "Renduchintala et al. 2023, INGENIOUS: informative data subsets"
-    version: ClassVar[int] = 1
 
     encoder: ModelName = Field(
         default="static",

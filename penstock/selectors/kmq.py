@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -105,17 +105,18 @@ def _check_weights(weights: Any) -> tuple[float, ...]:
     return tuple(_weights(None, weights).tolist())
 
 
-class Kmq(BuiltInSetSelector):
+class Kmq(
+    BuiltInSetSelector,
+    name="kmq",
+    summary="clusters share the budget, better documents likelier to be drawn",
+    paper="Yu et al. 2024, Diversify and Conquer (kMQ)",
+    version=1,
+):
     """Scores documents by when their cluster's draw takes them.
 
     Where a default differs from the paper, the published value is given with the reason. The
     paper takes 10,000 of 196,000 instructions; figures are from a pool of 65,686 web documents.
     """
-
-    name: ClassVar[str] = "kmq"
-    summary: ClassVar[str] = "clusters share the budget, better documents likelier to be drawn"
-    paper: ClassVar[str] = "Yu et al. 2024, Diversify and Conquer (kMQ)"
-    version: ClassVar[int] = 1
 
     quality: Text | None = Field(
         default=None,

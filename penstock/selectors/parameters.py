@@ -177,7 +177,10 @@ class Declared(Options):
 
 
 class Algorithm(Declared):
-    """A built-in selector, rewriter or reweighter; its parameters are its fields."""
+    """A built-in selector, rewriter or reweighter; its parameters are its fields.
+
+    A class gives its name, summary, paper and version as keywords of its definition.
+    """
 
     name: ClassVar[str]
     """The name in recipes."""
@@ -187,6 +190,21 @@ class Algorithm(Declared):
     """The publication of the algorithm."""
     version: ClassVar[int]
     """Version, raised whenever the same inputs would give other results."""
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        summary: str | None = None,
+        paper: str | None = None,
+        version: int | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init_subclass__(**others)
+        about = {"name": name, "summary": summary, "paper": paper, "version": version}
+        for key, value in about.items():
+            if value is not None:
+                setattr(cls, key, value)
 
     def identity(self) -> Mapping[str, Any]:
         """Return name and parameters; files and models' directories as their hashes."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,16 +32,17 @@ from penstock.selectors.parameters import ModelName, Whole
 __all__ = ["Perplexity"]
 
 
-class Perplexity(BuiltInScorer):
+class Perplexity(
+    BuiltInScorer,
+    name="perplexity",
+    summary="documents a small language model finds easy, ordinary or hard",
+    paper="Ankner et al. 2024, Perplexed by Perplexity",
+    version=1,
+):
     """Scores documents so that a budget of any size takes a band of perplexity.
 
     :mod:`penstock.selectors.bands` explains how a band becomes a score.
     """
-
-    name: ClassVar[str] = "perplexity"
-    summary: ClassVar[str] = "documents a small language model finds easy, ordinary or hard"
-    paper: ClassVar[str] = "Ankner et al. 2024, Perplexed by Perplexity"
-    version: ClassVar[int] = 1
 
     model: ModelName = Field(
         description="The reference model: a directory with ``config.json``, ``tokenizer.json`` "

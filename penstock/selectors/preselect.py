@@ -20,7 +20,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -128,17 +128,18 @@ class LadderParameters(Options):
             )
 
 
-class PreSelect(ClassifierScorer):
+class PreSelect(
+    ClassifierScorer,
+    name="preselect",
+    summary="documents whose losses rank language models as benchmarks do",
+    paper="Shum et al. 2025, Predictive Data Selection (PreSelect)",
+    version=1,
+):
     """p(positive) by a classifier of documents whose losses rank models as benchmarks do.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
     Give one of ``models``, ``ladder`` and ``model``.
     """
-
-    name: ClassVar[str] = "preselect"
-    summary: ClassVar[str] = "documents whose losses rank language models as benchmarks do"
-    paper: ClassVar[str] = "Shum et al. 2025, Predictive Data Selection (PreSelect)"
-    version: ClassVar[int] = 1
 
     models: ModelNames | None = Field(
         default=None,

@@ -22,7 +22,13 @@ from penstock.selectors.parameters import Share, fitted
 __all__ = ["SemDeDup"]
 
 
-class SemDeDup(ClusterParameters):
+class SemDeDup(
+    ClusterParameters,
+    name="semdedup",
+    summary="no two documents that mean nearly the same",
+    paper="Abbas et al. 2023, SemDeDup: semantic deduplication",
+    version=1,
+):
     """Excludes near copies; all others score 0.
 
     The method defines which documents are copies, and nothing about the rest. With equal scores
@@ -34,10 +40,6 @@ class SemDeDup(ClusterParameters):
     are from a pool of 65,686 web documents.
     """
 
-    name: ClassVar[str] = "semdedup"
-    summary: ClassVar[str] = "no two documents that mean nearly the same"
-    paper: ClassVar[str] = "Abbas et al. 2023, SemDeDup: semantic deduplication"
-    version: ClassVar[int] = 1
     default_bound: ClassVar[Mapping[str, float]] = {"eps": 0.05}
 
     eps: float | None = Field(

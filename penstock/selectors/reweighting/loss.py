@@ -10,7 +10,7 @@ predicted token, which it divides by zero, are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -35,13 +35,14 @@ STRATEGIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 out, ``quadratic`` both ends, ``extremes`` the middle; ``upper`` is the rising one of older code."""
 
 
-class LossReweighter(Algorithm):
+class LossReweighter(
+    Algorithm,
+    name="loss",
+    summary="weights by where a loss stands in its batch: linupper and others",
+    paper="Sow et al. 2025, Dynamic Loss-Based Sample Reweighting",
+    version=1,
+):
     """Weights by the position of a sample's loss within its global batch."""
-
-    name: ClassVar[str] = "loss"
-    summary: ClassVar[str] = "weights by where a loss stands in its batch: linupper and others"
-    paper: ClassVar[str] = "Sow et al. 2025, Dynamic Loss-Based Sample Reweighting"
-    version: ClassVar[int] = 1
 
     strategy: Literal["linupper", "quadratic", "extremes", "upper", "uniform"] = Field(
         default="linupper",

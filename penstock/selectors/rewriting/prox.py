@@ -70,11 +70,9 @@ class Chunk:
     """The lines, each with its number before it."""
 
 
-class ProxRewriter(PromptRewriter):
+class ProxRewriter(PromptRewriter, paper="Zhou et al. 2024, Programming Every Example", version=1):
     """The parameters that both passes share; both decode greedily."""
 
-    paper: ClassVar[str] = "Zhou et al. 2024, Programming Every Example"
-    version: ClassVar[int] = 1
     replaces: ClassVar[bool] = True
 
     instruct: bool = Field(
@@ -88,11 +86,12 @@ class ProxRewriter(PromptRewriter):
         return Sampling(temperature=GREEDY, top_p=1, max_tokens=self.max_tokens)
 
 
-class ProxDocument(ProxRewriter):
+class ProxDocument(
+    ProxRewriter,
+    name="prox-document",
+    summary="keeps or drops a document by a small refiner's answer",
+):
     """Keeps or drops each document whole."""
-
-    name: ClassVar[str] = "prox-document"
-    summary: ClassVar[str] = "keeps or drops a document by a small refiner's answer"
 
     max_document: Whole = Field(
         default=1900,
@@ -128,15 +127,16 @@ class ProxDocument(ProxRewriter):
         return Rewritten(texts=(document.text,))
 
 
-class ProxChunk(ProxRewriter):
+class ProxChunk(
+    ProxRewriter,
+    name="prox-chunk",
+    summary="removes and normalises lines by a small refiner's programs",
+):
     """Cleans each document by programs, one for each chunk of its lines.
 
     A document without any answer is rejected; a chunk without an answer, or whose lines are too
     long to be shown, stays as it is.
     """
-
-    name: ClassVar[str] = "prox-chunk"
-    summary: ClassVar[str] = "removes and normalises lines by a small refiner's programs"
 
     max_chunk: Whole = Field(
         default=1500,

@@ -13,7 +13,6 @@ discarded, and a document costs a generation of its own length or more."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -85,13 +84,14 @@ Use each of the four marks exactly once, in this order, and write nothing after 
 {END_REWRITE}"""
 
 
-class Rewire(PromptRewriter):
+class Rewire(
+    PromptRewriter,
+    name="rewire",
+    summary="each document rewritten by an expert who thinks first",
+    paper="Nguyen et al. 2025, Recycling the Web",
+    version=1,
+):
     """Rewrites each document whole, with thinking before it."""
-
-    name: ClassVar[str] = "rewire"
-    summary: ClassVar[str] = "each document rewritten by an expert who thinks first"
-    paper: ClassVar[str] = "Nguyen et al. 2025, Recycling the Web"
-    version: ClassVar[int] = 1
 
     temperature: Temperature = Field(
         default=1.0,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -83,13 +83,14 @@ def _check_styles(styles: tuple[str, ...]) -> tuple[str, ...]:
     return styles
 
 
-class Wrap(PromptRewriter):
+class Wrap(
+    PromptRewriter,
+    name="wrap",
+    summary="each document rephrased, in chosen styles",
+    paper="Maini et al. 2024, Rephrasing the Web",
+    version=1,
+):
     """Rephrases each document, once for each style."""
-
-    name: ClassVar[str] = "wrap"
-    summary: ClassVar[str] = "each document rephrased, in chosen styles"
-    paper: ClassVar[str] = "Maini et al. 2024, Rephrasing the Web"
-    version: ClassVar[int] = 1
 
     style: Annotated[OneOrMore[str], AfterValidator(_check_styles)] = recipe_default(
         "medium",
