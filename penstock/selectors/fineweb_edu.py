@@ -29,8 +29,7 @@ alone has 0.76. Published, of kept or not by the model's grades: F1 82 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,20 +154,19 @@ class FineWebEdu(
         # Equal texts in one fold, whatever their labels.
         folds = (hash_ids(texts, mix(fitting.seed, "fineweb-edu")) % np.uint64(_FOLDS)).astype(int)
         parts = [folds == fold for fold in range(_FOLDS)]
-        moments = [_Moments.of(vectors[part], labels[part]) for part in parts]
-        everything = _Moments.sum_of(moments)
+        moments = [_moments(vectors[part], labels[part]) for part in parts]
         penalties = sorted(set(self.penalty))
         guesses = np.empty((len(penalties), len(labels)))
         for fold, held_out in enumerate(parts):
-            rest = _Moments.sum_of(moments[:fold] + moments[fold + 1 :])
+            rest = np.sum(moments[:fold] + moments[fold + 1 :], axis=0)
             for row, penalty in enumerate(penalties):
-                guesses[row, held_out] = _apply(rest.solved(penalty), vectors[held_out])
+                guesses[row, held_out] = _apply(_ridge(rest, penalty), vectors[held_out])
         errors = np.array([_mean((guess - labels) ** 2) for guess in guesses])
         best = int(np.argmin(errors))
         guess = guesses[best]
         variance = _mean((labels - _mean(labels)) ** 2)
         self._check(guess, labels)
-        self._head = (encoder, everything.solved(penalties[best]))
+        self._head = (encoder, _ridge(np.sum(moments, axis=0), penalties[best]))
 
         grades, graded = grade(labels), grade(guess)
         facts: dict[str, Any] = {
@@ -283,72 +281,46 @@ def grade(scores: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(scores, 0, HIGHEST)).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Moments:
-    """Sums over n texts, exact: products of integers, and of integers and multiples of 2^-10."""
+def _moments(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sum the products of all pairs of columns x, 1 and y over n texts: (d + 2, d + 2) float64.
 
-    count: int
-    vectors: np.ndarray
-    """(d,) float64: the sum of x."""
-    gram: np.ndarray
-    """(d, d) float64: the sum of x x^T."""
-    labels: float
-    """The sum of y."""
-    products: np.ndarray
-    """(d,) float64: the sum of x y."""
+    Exact: products of integers, and of integers and multiples of 2^-10. The sums of several parts
+    of the texts add up to that of the whole.
+    """
+    moments = np.zeros((vectors.shape[1] + 2,) * 2)
+    for at in range(0, len(vectors), _BLOCK):
+        block = vectors[at : at + _BLOCK].astype(np.float64)
+        columns = np.column_stack([block, np.ones(len(block)), labels[at : at + _BLOCK]])
+        moments += columns.T @ columns
+    return moments
 
-    @classmethod
-    def of(cls, vectors: np.ndarray, labels: np.ndarray) -> _Moments:
-        gram = np.zeros((vectors.shape[1],) * 2)
-        products = np.zeros(vectors.shape[1])
-        for at in range(0, len(vectors), _BLOCK):
-            block = vectors[at : at + _BLOCK].astype(np.float64)
-            gram += block.T @ block
-            products += block.T @ labels[at : at + _BLOCK]
-        return cls(
-            count=len(vectors),
-            vectors=vectors.sum(axis=0, dtype=np.int64).astype(np.float64),
-            gram=gram,
-            labels=float(labels.sum()),
-            products=products,
+
+def _ridge(moments: np.ndarray, penalty: float) -> np.ndarray:
+    """Solve ridge regression of :func:`_moments`: weights and bias, (d + 1,) float64.
+
+    The bias is not penalised. Weights are rounded to 41 bits of their length, so that by
+    Cauchy-Schwarz every product with a vector on the lattice is exact, in any order.
+    """
+    moments = moments / moments[-2, -2]
+    mean, mean_label = moments[:-2, -2], moments[-2, -1]
+    covariance = moments[:-2, :-2] - np.outer(mean, mean)
+    trace = math.fsum(np.diag(covariance).tolist())
+    if trace <= 0:  # all texts alike
+        return np.append(np.zeros(len(mean)), mean_label)
+    covariance[np.diag_indices(len(mean))] += penalty * trace / len(mean)
+    weights = moments[:-2, -1] - mean * mean_label
+    _solve(covariance, weights)
+    if not np.isfinite(weights).all():
+        raise SelectorError(
+            key="penalty",
+            expected="one that leaves the equations solvable",
+            got=f"{penalty:g}",
+            fix="use a larger one",
         )
-
-    @classmethod
-    def sum_of(cls, parts: Sequence[_Moments]) -> _Moments:
-        return cls(
-            count=sum(part.count for part in parts),
-            vectors=np.sum([part.vectors for part in parts], axis=0),
-            gram=np.sum([part.gram for part in parts], axis=0),
-            labels=sum(part.labels for part in parts),
-            products=np.sum([part.products for part in parts], axis=0),
-        )
-
-    def solved(self, penalty: float) -> np.ndarray:
-        """Solve ridge regression: weights and bias, (d + 1,) float64.
-
-        The bias is not penalised. Weights are rounded to 41 bits of their length, so that by
-        Cauchy-Schwarz every product with a vector on the lattice is exact, in any order.
-        """
-        mean = self.vectors / self.count
-        covariance = self.gram / self.count - np.outer(mean, mean)
-        mean_label = self.labels / self.count
-        trace = math.fsum(np.diag(covariance).tolist())
-        if trace <= 0:  # all texts alike
-            return np.append(np.zeros(len(mean)), mean_label)
-        covariance[np.diag_indices(len(mean))] += penalty * trace / len(mean)
-        weights = self.products / self.count - mean * mean_label
-        _solve(covariance, weights)
-        if not np.isfinite(weights).all():
-            raise SelectorError(
-                key="penalty",
-                expected="one that leaves the equations solvable",
-                got=f"{penalty:g}",
-                fix="use a larger one",
-            )
-        length = math.sqrt(math.fsum((weights**2).tolist()))
-        step = 2.0 ** (math.frexp(length)[1] - 41)
-        weights = np.rint(weights / step) * step
-        return np.append(weights, mean_label - math.fsum((weights * mean).tolist()))
+    length = math.sqrt(math.fsum((weights**2).tolist()))
+    step = 2.0 ** (math.frexp(length)[1] - 41)
+    weights = np.rint(weights / step) * step
+    return np.append(weights, mean_label - math.fsum((weights * mean).tolist()))
 
 
 def _apply(head: np.ndarray, vectors: np.ndarray) -> np.ndarray:

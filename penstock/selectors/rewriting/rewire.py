@@ -32,8 +32,7 @@ from penstock.selectors.rewriting.base import (
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.prompting import PromptRewriter
-from penstock.selectors.rewriting.refusals import refuses
+from penstock.selectors.rewriting.prompting import PromptRewriter, refuses
 
 __all__ = ["Rewire"]
 

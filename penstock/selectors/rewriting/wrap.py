@@ -30,8 +30,7 @@ from penstock.selectors.rewriting.base import (
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.prompting import PromptRewriter
-from penstock.selectors.rewriting.refusals import refuses, without_opener
+from penstock.selectors.rewriting.prompting import PromptRewriter, refuses, without_opener
 
 __all__ = ["STYLES", "Wrap", "chunks", "sentences"]
 
