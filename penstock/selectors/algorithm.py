@@ -42,7 +42,10 @@ class ClassifierScorer(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        return Requirements(classifier=ClassifierScores.of(self._classifier, self.finish))
+        if self._classifier is None:  # before the fit
+            return Requirements()
+        scores = ClassifierScores(classifier=self._classifier, finish=self.finish)
+        return Requirements(classifier=scores)
 
     @abstractmethod
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:

@@ -32,6 +32,7 @@ __all__ = [
     "Documents",
     "EmbeddingScores",
     "Encoder",
+    "FittedSelector",
     "Fitting",
     "Merge",
     "ModelLadder",
@@ -167,15 +168,6 @@ class ClassifierScores:
     finish: Callable[[np.ndarray, Texts], np.ndarray]
     """(n,) float32 p(positive), not to be written to, to the scorer's own (n,) float32."""
 
-    @classmethod
-    def of(
-        cls,
-        classifier: CollapsedFastText | None,
-        finish: Callable[[np.ndarray, Texts], np.ndarray],
-    ) -> ClassifierScores | None:
-        """None before the fit, while there is no classifier."""
-        return None if classifier is None else cls(classifier=classifier, finish=finish)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge:
@@ -266,15 +258,13 @@ class Requirements:
     """Weights of partitions to find first."""
 
 
-class Scorer(Protocol):
-    """Scores each document from that document and the fitted state alone.
+class FittedSelector(Protocol):
+    """What a scorer and a set selector share.
 
     Hyperparameters are the constructor's keywords. ``fit`` returns facts about the fit that go
     into the manifest and the report (accuracy, thresholds, what was chosen). Fitted state is
     saved as data: arrays, tables, model files; never a pickled object.
     """
-
-    kind: ClassVar[Literal["scorer"]]
 
     @property
     def version(self) -> int:
@@ -292,14 +282,20 @@ class Scorer(Protocol):
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
-    def score(self, documents: Documents) -> np.ndarray:
-        """Return one float32 per document, shape (n,); NaN excludes a document."""
-
     def save(self, directory: Path) -> None:
         """Write the fitted state as data files into an existing directory."""
 
     def load(self, directory: Path) -> None:
         """Read the files of :meth:`save`, on an instance with the same hyperparameters."""
+
+
+class Scorer(FittedSelector, Protocol):
+    """Scores each document from that document and the fitted state alone."""
+
+    kind: ClassVar[Literal["scorer"]]
+
+    def score(self, documents: Documents) -> np.ndarray:
+        """Return one float32 per document, shape (n,); NaN excludes a document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +315,7 @@ class Partition:
         return len(self.hashes)
 
 
-class SetSelector(Protocol):
+class SetSelector(FittedSelector, Protocol):
     """Scores each document by the others in its *partition* of the pool.
 
     Every document is assigned to one of :attr:`partitions` by its vector or its hash, and a
@@ -330,21 +326,8 @@ class SetSelector(Protocol):
     kind: ClassVar[Literal["set"]]
 
     @property
-    def version(self) -> int:
-        """Version of the algorithm; see :attr:`Scorer.version`."""
-
-    @property
-    def requirements(self) -> Requirements:
-        """Requirements on the engine; see :attr:`Scorer.requirements`."""
-
-    @property
     def partitions(self) -> int:
         """Number of partitions, once fitted; about ``pool_size`` / documents that fit a task."""
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return what scores depend on besides the data; see :meth:`Scorer.identity`."""
-
-    def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Assign documents to partitions: (n, d) int16 and (n,) uint64 to (n,) int64.
@@ -354,12 +337,6 @@ class SetSelector(Protocol):
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return one float32 per document of the partition, (n,); NaN excludes a document."""
-
-    def save(self, directory: Path) -> None:
-        """Write the fitted state; see :meth:`Scorer.save`."""
-
-    def load(self, directory: Path) -> None:
-        """Read the fitted state; see :meth:`Scorer.load`."""
 
 
 Selector: TypeAlias = Scorer | SetSelector
