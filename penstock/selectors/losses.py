@@ -34,7 +34,7 @@ from penstock.language_models.causal import LoadedModel, load_causal_model
 from penstock.language_models.devices import one_thread
 from penstock.language_models.windows import Window, batch_windows, text_nats, window_nats
 from penstock.selectors.base import ParallelMap, serial_map
-from penstock.selectors.parameters import model_name, one_of, whole
+from penstock.selectors.parameters import one_of, whole
 
 __all__ = ["CausalModel", "Losses", "causal_model_name", "read_losses"]
 
@@ -185,13 +185,14 @@ def _read(texts: pa.Array, model: CausalModel) -> Losses:
     return model.losses(texts)
 
 
-def causal_model_name(key: str, value: Any) -> str:
+def causal_model_name(key: str, name: Any) -> str:
     """Check a hub name, or a directory in which transformers finds a model and a tokenizer.
 
     Raises:
         SelectorError: The directory is missing or lacks a file. Nothing is fetched from the hub.
     """
-    name = model_name(key, value)
+    if not isinstance(name, str) or not name:
+        raise SelectorError(key=key, expected="a name or a directory", got=repr(name))
     root = Path(name)
     if root.is_dir():
         missing = [

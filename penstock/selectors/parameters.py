@@ -46,10 +46,8 @@ __all__ = [
     "at_parameter",
     "fitted",
     "located_fields",
-    "model_name",
     "number",
     "one_of",
-    "options",
     "recipe_default",
     "whole",
 ]
@@ -320,21 +318,6 @@ def one_of(key: str, value: Any, *known: str) -> str:
     if not isinstance(value, str) or value not in known:
         raise SelectorError(key=key, expected=" or ".join(known), got=repr(value))
     return value
-
-
-def model_name(key: str, value: Any) -> str:
-    """Check a name or a directory."""
-    if not isinstance(value, str) or not value:
-        raise SelectorError(key=key, expected="a name or a directory", got=repr(value))
-    return value
-
-
-def options(value: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Check the keys of a mapping."""
-    for key in value:
-        if key not in known:
-            fix = did_you_mean(str(key), known).lstrip("; ")
-            raise SelectorError("unknown key", key=str(key), fix=fix)
 
 
 def whole(key: str, value: Any, least: int = 1) -> int:

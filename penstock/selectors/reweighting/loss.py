@@ -10,10 +10,10 @@ predicted token, which it divides by zero, are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from penstock.selectors.parameters import Algorithm, recipe_default
 from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
@@ -51,7 +51,7 @@ class LossReweighter(
         "throughout, and with ``uniform`` each sample counts the same, however many tokens it "
         "has.",
     )
-    temperature: Annotated[Temperature, BeforeValidator(Temperature.of)] = recipe_default(
+    temperature: Temperature = recipe_default(
         0.4,
         description="Of the softmax over the batch: a small one separates samples, a large one "
         "does not. ``{start: 100, end: 0.4, over: 0.1}`` falls geometrically over a share of "
@@ -59,7 +59,7 @@ class LossReweighter(
         "Published: 0.4 for GPT-2, 1.0 for its smallest; the large models' default of 100 is "
         "near uniform.",
     )
-    warmup: Annotated[Duration, BeforeValidator(Duration.of)] = recipe_default(
+    warmup: Duration = recipe_default(
         0.05,
         description="Weights are uniform before: a share of the budget, ``{tokens: n}`` or "
         "``{steps: n}``. Published: 1,000 of 20,000 steps.",
