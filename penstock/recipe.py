@@ -27,18 +27,25 @@ from pydantic import (
 )
 
 from penstock.errors import RecipeError, StorageError, did_you_mean
-from penstock.recipe_shapes import MAPPING, PLAIN, Fraction, Location, Model, Names, listed, shaped
 from penstock.recipe_training import (
+    MAPPING,
+    PLAIN,
     REST,
     Checkpoint,
+    Fraction,
+    Location,
     MixturePhase,
+    Model,
     ModelFrom,
     ModelShape,
+    Names,
     ReweightSpec,
     ScheduleOf,
     Train,
     Uba,
     Wsd,
+    listed,
+    shaped,
 )
 from penstock.storage import AnyPath, as_path, is_uri
 

@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.artefact.finished import Artefact
-from penstock.artefact.records import FileRecord, canonical, changed_file, missing_file
+from penstock.artefact.finished import Artefact, FileRecord, canonical, changed_file, missing_file
 from penstock.errors import ArtefactError, LeaseError
 from penstock.lease import Lease
 from penstock.node_cache import staging

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.artefact.draft import Draft
-from penstock.artefact.finished import FORMAT, Artefact
-from penstock.artefact.records import fingerprint
+from penstock.artefact.finished import FORMAT, Artefact, fingerprint
 from penstock.errors import ArtefactError, UnmadeError
 from penstock.lease import Lease
 from penstock.storage import (

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from penstock.hashing import hash_ids, mix, uniform
-from penstock.pipeline.sample import FIT, inside
+from penstock.pipeline.units import FIT, inside
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.algorithm import BuiltInScorer

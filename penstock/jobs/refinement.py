@@ -18,8 +18,8 @@ from penstock.errors import BudgetError
 from penstock.hashing import hash_ids, mix
 from penstock.jobs.held_out import outside
 from penstock.pipeline.runner import Runner, in_order
-from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column, Models
+from penstock.pipeline.units import FIT, sample_documents
 from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import ClusterWeights, SetSelector

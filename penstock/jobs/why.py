@@ -16,7 +16,7 @@ from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.jobs.provenance import Origins, part_of
 from penstock.pipeline.cutting.ranks import rank_of
-from penstock.pipeline.scoring.scores import read_scores
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.units import Unit, generations, units_of
 
 __all__ = ["fates_of"]

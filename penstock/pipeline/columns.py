@@ -13,10 +13,9 @@ from typing import Any
 
 from penstock.artefact import Artefact, Draft, fingerprint
 from penstock.errors import SelectorError
-from penstock.pipeline.accounting import check_sum
+from penstock.pipeline.checking import check_sum
 from penstock.pipeline.scoring.documents import score_documents
-from penstock.pipeline.scoring.embeddings import make_embeddings
-from penstock.pipeline.scoring.models import Column, Models
+from penstock.pipeline.scoring.models import Column, Models, make_embeddings
 from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.units import Unit, units_of
 from penstock.selectors.base import SetSelector

@@ -21,7 +21,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
-from penstock.pipeline.accounting import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
 from penstock.pipeline.cleaning.dropped import Dropped, Quarantine
 from penstock.pipeline.cleaning.duplicates import (
     Hashes,
@@ -31,10 +31,8 @@ from penstock.pipeline.cleaning.duplicates import (
     normalise,
     ranges_for,
 )
-from penstock.pipeline.reading.digests import hash_inputs
-from penstock.pipeline.reading.inputs import Input, find_inputs
-from penstock.pipeline.reading.records import Bad, Record
-from penstock.pipeline.reading.spans import Extent
+from penstock.pipeline.reading.inputs import Input, find_inputs, hash_inputs
+from penstock.pipeline.reading.records import Bad, Extent, Record
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import UNIT_BYTES, UnitWriter

@@ -21,12 +21,11 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
-from penstock.pipeline.accounting import check_sum, sum_by_source
+from penstock.pipeline.checking import check_sum, sum_by_source
 from penstock.pipeline.cutting.budget import Quota, quotas_of
-from penstock.pipeline.cutting.candidates import write_candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
 from penstock.pipeline.cutting.radix import Cutoff, score_of
-from penstock.pipeline.cutting.search import BudgetSearch, Found
+from penstock.pipeline.cutting.search import BudgetSearch, Found, write_candidates
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from penstock.pipeline.runners.local import LocalRunner
 from penstock.pipeline.runners.on_ray import RayRunner
-from penstock.pipeline.runners.worker_pool import Usage
+from penstock.pipeline.runners.schedule import Usage
 from penstock.resources import Resources
 
 __all__ = ["LocalRunner", "RayRunner", "Resources", "Runner", "Usage", "in_order", "open_runner"]

@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
-from penstock.checksum import sequence_checksums
-from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.checking import check_files
+from penstock.hashing import sequence_checksums
+from penstock.pipeline.checking import check_files, check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of

@@ -12,8 +12,7 @@ import tokenizers
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.pipeline.sample import sample_texts
-from penstock.pipeline.units import iter_documents, units_of
+from penstock.pipeline.units import iter_documents, sample_texts, units_of
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
 from penstock.storage import atomic_file, is_uri, sha256_file
 

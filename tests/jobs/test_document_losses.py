@@ -19,8 +19,8 @@ from penstock.jobs.curve import learning_curve
 from penstock.jobs.plan import Plan
 from penstock.jobs.report import write_report
 from penstock.jobs.train import read_evaluations, run_spec
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe

@@ -18,8 +18,8 @@ from penstock.jobs.held_out import OutsideSample
 from penstock.jobs.ladder import climb
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column
+from penstock.pipeline.units import FIT, sample_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import Fitting

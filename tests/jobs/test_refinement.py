@@ -14,8 +14,8 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.curate import curate, inspect
 from penstock.jobs.refinement import find_weights
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Models
+from penstock.pipeline.units import FIT, sample_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.shards import ShardSet

@@ -18,11 +18,10 @@ from penstock.errors import ArtefactError, BudgetError
 from penstock.pipeline import cut as cut_module
 from penstock.pipeline.cut import write_units
 from penstock.pipeline.cutting.budget import Quota
-from penstock.pipeline.cutting.candidates import Candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
 from penstock.pipeline.cutting.radix import Order, order_bits
 from penstock.pipeline.cutting.ranks import first_ranked, rank_of
-from penstock.pipeline.cutting.search import BudgetSearch
+from penstock.pipeline.cutting.search import BudgetSearch, Candidates
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.units import Unit
 from tests.pools import (

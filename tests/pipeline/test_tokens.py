@@ -19,8 +19,8 @@ from penstock.errors import ArtefactError, InputError
 from penstock.pipeline import tokenizer as tokenizer_module
 from penstock.pipeline import tokens as tokens_module
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
-from penstock.pipeline.cutting import candidates as candidates_module
-from penstock.pipeline.cutting.candidates import Candidates, write_candidates
+from penstock.pipeline.cutting import search as candidates_module
+from penstock.pipeline.cutting.search import Candidates, write_candidates
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.tokenizer import END_OF_TEXT, TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore, open_tokens

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from penstock.artefact import Artefact, FileRecord, Workspace
-from penstock.checksum import sequence_checksums
+from penstock.hashing import sequence_checksums
 from tests.harness.training import Trainings
 
 EOS = 0

@@ -20,8 +20,8 @@ from penstock.artefact import Artefact, FileRecord
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.node_cache import local_file
 from penstock.pipeline.cutting.radix import Order, order_bits, score_of
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Budget, GumbelDraw
 from penstock.storage import AnyPath, atomic_file

@@ -14,8 +14,16 @@ from collections.abc import Iterator
 import msgspec
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.records import HEAD, Bad, Record, Records, record_of, too_long
-from penstock.pipeline.reading.spans import Extent, Span
+from penstock.pipeline.reading.records import (
+    HEAD,
+    Bad,
+    Extent,
+    Record,
+    Records,
+    Span,
+    record_of,
+    too_long,
+)
 from penstock.pipeline.reading.streams import blocks
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath

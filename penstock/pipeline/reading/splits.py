@@ -13,13 +13,10 @@ from dataclasses import asdict, dataclass, replace
 
 from penstock.artefact import canonical
 from penstock.errors import InputError
-from penstock.pipeline.reading.frames import Frame, frames_of
 from penstock.pipeline.reading.inputs import Input
-from penstock.pipeline.reading.pieces import cut_out
 from penstock.pipeline.reading.readers import Reader, is_plain_text, read_records, reader_of
-from penstock.pipeline.reading.records import Records
-from penstock.pipeline.reading.spans import Extent, Span, gathered
-from penstock.pipeline.reading.streams import EXPANSION, compression_of
+from penstock.pipeline.reading.records import Extent, Records, Span, gathered
+from penstock.pipeline.reading.streams import EXPANSION, Frame, compression_of, cut_out, frames_of
 from penstock.pipeline.runner import Runner
 from penstock.storage import AnyPath, atomic_file
 

@@ -19,8 +19,17 @@ import pyarrow.parquet as pq
 from penstock.errors import InputError
 from penstock.node_cache import local_file
 from penstock.pipeline.reading.hub import open_dataset, saved_to_disk
-from penstock.pipeline.reading.records import HEAD, Bad, Records, as_json, record_of, too_long
-from penstock.pipeline.reading.spans import Extent, Span, gathered
+from penstock.pipeline.reading.records import (
+    HEAD,
+    Bad,
+    Extent,
+    Records,
+    Span,
+    as_json,
+    gathered,
+    record_of,
+    too_long,
+)
 from penstock.pipeline.reading.streams import open_bytes, readable
 from penstock.recipe import CorpusSource
 from penstock.storage import (

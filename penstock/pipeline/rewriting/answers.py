@@ -2,16 +2,20 @@
 
 An answer is expensive and differs each time, so it is requested once: the rewritten texts are a
 function of this artefact. A worker requests a unit's answers, with a bounded number of requests
-under way, and writes them into a journal as they arrive.
+under way, and writes them into a journal as they arrive, so that a killed run requests nothing
+twice. An incomplete line at the end of a file of an earlier attempt is ignored; see
+:class:`penstock.storage.LineLog`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +24,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.hashing import hash_ids, mix, uniform
-from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.plugin_calls import call_plugin
-from penstock.pipeline.rewriting.journal import AnswerJournal, RequestKey, journal_bytes
+from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.rewriting.base import (
@@ -33,9 +35,77 @@ from penstock.selectors.rewriting.base import (
     Rewriter,
     request_seed,
 )
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath, LineLog, atomic_file, sizes_under
 
-__all__ = ["Rewrite", "answers_of", "draw", "make_answers"]
+__all__ = [
+    "AnswerJournal",
+    "RequestKey",
+    "Rewrite",
+    "answers_of",
+    "draw",
+    "journal_bytes",
+    "make_answers",
+]
+
+_JOURNAL = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """Identifies a request of a unit, to which an answer belongs."""
+
+    row: int
+    """Row of the document in its unit."""
+    index: int
+    """Number of the request among those of its document."""
+    digest: str
+    """Digest of the request."""
+
+
+class AnswerJournal:
+    """The journal of one unit: reads the answers of earlier attempts, and appends new ones.
+
+    Args:
+        directory: Directory of the draft of the answers.
+        unit: Name of the unit.
+    """
+
+    def __init__(self, directory: AnyPath, unit: str) -> None:
+        self._log = LineLog(directory / _JOURNAL / unit)
+        self.answers: dict[RequestKey, Answer] = {}
+        """All answers, those of earlier attempts included."""
+
+    def __enter__(self) -> AnswerJournal:
+        for content in self._log.read():
+            for key, answer in _entries(content):
+                self.answers.setdefault(key, answer)
+        self._log.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._log.__exit__(*error)
+
+    def add(self, key: RequestKey, answer: Answer) -> None:
+        """Append an answer."""
+        self.answers[key] = answer
+        content = json.dumps([asdict(key), asdict(answer)]).encode()
+        self._log.add(b"%08x %s\n" % (zlib.crc32(content), content))
+
+
+def journal_bytes(directory: AnyPath) -> int:
+    """Add up the sizes of the journals in a draft of answers."""
+    return sum(sizes_under(directory / _JOURNAL).values())
+
+
+def _entries(content: bytes) -> Iterator[tuple[RequestKey, Answer]]:
+    """Read the lines of a file up to the first incomplete one."""
+    for line in content.split(b"\n")[:-1]:
+        crc, _, body = line.partition(b" ")
+        if crc != b"%08x" % zlib.crc32(body):
+            return
+        key, answer = json.loads(body)
+        yield RequestKey(**key), Answer(**answer)
+
 
 _VERSION = 1
 

@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError, InputError, ScoringError
-from penstock.pipeline.accounting import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.checking import RecordTally, call_plugin, check_sum, sum_by_source
 from penstock.pipeline.cleaning.dropped import Dropped
 from penstock.pipeline.corpus import STAGE
-from penstock.pipeline.plugin_calls import call_plugin
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.rewriting.answers import Rewrite, answers_of, draw, make_answers
 from penstock.pipeline.runner import Runner

@@ -18,10 +18,8 @@ from typing import Any, TypeVar
 from penstock.cluster import cpus
 from penstock.errors import Failure
 from penstock.pipeline.runners.attempt import attempt
-from penstock.pipeline.runners.schedule import drain
-from penstock.pipeline.runners.shared_state import SharedState
-from penstock.pipeline.runners.worker import Worker
-from penstock.pipeline.runners.worker_pool import Completed, Usage, WorkerLost
+from penstock.pipeline.runners.schedule import Completed, Usage, WorkerLost, drain
+from penstock.pipeline.runners.worker import SharedState, Worker
 from penstock.resources import Resources
 
 __all__ = ["LocalRunner"]

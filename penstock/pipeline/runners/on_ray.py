@@ -22,9 +22,8 @@ from penstock.cluster import connect
 from penstock.errors import Failure
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 from penstock.pipeline.runners.placement import Placement
-from penstock.pipeline.runners.schedule import drain
-from penstock.pipeline.runners.shared_state import SharedState
-from penstock.pipeline.runners.worker_pool import Completed, Usage, WorkerLost
+from penstock.pipeline.runners.schedule import Completed, Usage, WorkerLost, drain
+from penstock.pipeline.runners.worker import SharedState
 from penstock.resources import Resources
 
 __all__ = ["RayRunner"]

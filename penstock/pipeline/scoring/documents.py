@@ -11,11 +11,10 @@ import numpy as np
 
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
-from penstock.pipeline.plugin_calls import call_plugin
+from penstock.pipeline.checking import call_plugin
+from penstock.pipeline.grouped import write_scores
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.scoring.embeddings import read_vectors
-from penstock.pipeline.scoring.models import Column
-from penstock.pipeline.scoring.scores import write_scores
+from penstock.pipeline.scoring.models import Column, read_vectors
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
 from penstock.selectors.base import Scorer

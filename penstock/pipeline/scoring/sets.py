@@ -23,12 +23,11 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
 from penstock.hashing import hash_ids, mix
-from penstock.pipeline.grouped import grouped_bytes, read_groups
-from penstock.pipeline.plugin_calls import call_plugin
+from penstock.pipeline.checking import call_plugin
+from penstock.pipeline.grouped import grouped_bytes, read_groups, read_scores, write_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.documents import scores_of
-from penstock.pipeline.scoring.embeddings import read_vectors
-from penstock.pipeline.scoring.scores import read_scores, write_scores
+from penstock.pipeline.scoring.models import read_vectors
 from penstock.pipeline.units import Unit
 from penstock.selectors.base import Partition, SetSelector
 from penstock.storage import AnyPath, atomic_file

@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from penstock.checksum import factors, sequence_checksum
+from penstock.hashing import factors, sequence_checksum
 
 __all__ = ["Columns", "Rows"]
 

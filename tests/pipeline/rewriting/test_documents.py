@@ -25,9 +25,8 @@ from penstock.jobs.report import write_report
 from penstock.jobs.why import fates_of
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.rewriting import answers as answers_module
-from penstock.pipeline.rewriting.answers import Rewrite
+from penstock.pipeline.rewriting.answers import AnswerJournal, RequestKey, Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
-from penstock.pipeline.rewriting.journal import AnswerJournal, RequestKey
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import generations, iter_documents, units_of
 from penstock.recipe import Recipe
