@@ -81,8 +81,7 @@ def hash_ids(ids: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
         _, offsets_buffer, data_buffer = ids.buffers()
         offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[ids.offset :][: len(ids) + 1]
         data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer else np.empty(0, np.uint8)
-        start = np.uint64(mix(seed))
-        _hash_strings(data, offsets, start, out)
+        _hash_strings(data, offsets, np.uint64(mix(seed)), out)
     return out
 
 

@@ -17,9 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveInt,
     field_validator,
@@ -39,6 +37,7 @@ from penstock.recipe_training import (
     ModelFrom,
     ModelShape,
     Names,
+    PlugSpec,
     ReweightSpec,
     ScheduleOf,
     Train,
@@ -113,19 +112,10 @@ class Clean(Model):
     """True to write dropped documents with their text and the rule."""
 
 
-class SelectorSpec(BaseModel):
+class SelectorSpec(PlugSpec):
     """A selector: its name, its target files, and the parameters that it declares."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    use: str
-    """A built-in or registered name, or ``package.module:function``."""
     target: Names = ()
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The selector's own keywords."""
-        return dict(self.model_extra or {})
 
 
 def _plain_word(name: str) -> str:
@@ -134,23 +124,14 @@ def _plain_word(name: str) -> str:
     return name
 
 
-class RewriteSpec(BaseModel):
+class RewriteSpec(PlugSpec):
     """A rewriter: its name, the model that answers it, and the parameters that it declares."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    use: str
-    """A built-in or registered name, or ``package.module:Class``."""
     by: dict[str, Any]
     """``{url: ..., model: ...}`` of an OpenAI-compatible server, ``{vllm: model}`` on GPUs of the
     workers, or ``{local: directory}``."""
     share: Fraction = 1.0
     """Share of the documents that are rewritten, drawn by hash of id."""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The rewriter's own keywords."""
-        return dict(self.model_extra or {})
 
 
 class Gumbel(Model):
@@ -303,8 +284,11 @@ class Recipe(Model):
         known = [*self.select, "random"]
         for name in self.budget.ranks:
             if name not in known:
-                hint = did_you_mean(name, known).removeprefix("; ")
-                raise RecipeError(f"no column {name!r}", key="budget.rank", fix=hint)
+                raise RecipeError(
+                    f"no column {name!r}",
+                    key="budget.rank",
+                    fix=did_you_mean(name, known).removeprefix("; "),
+                )
         if "random" in self.select:
             raise RecipeError(
                 "the name is taken by the uniform draw", key="select.random", fix="rename it"

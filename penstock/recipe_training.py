@@ -89,20 +89,25 @@ REST = "rest"
 """The name in ``train.mixture`` of all sources that have no share of their own."""
 
 
-class ReweightSpec(BaseModel):
-    """A reweighter by name, with the parameters that it declares."""
+class PlugSpec(BaseModel):
+    """A plug-in by name, with the parameters that it declares."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     use: str
-    """A built-in or registered name, or ``package.module:function``."""
-    sample: Literal["sequence", "document"] = "sequence"
-    """The unit that has a loss and a weight: a packed sequence, or each document's span in one."""
+    """A built-in or registered name, ``package.module:function`` or ``package.module:Class``."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Return the reweighter's own keywords."""
+        """The plug-in's own keywords."""
         return dict(self.model_extra or {})
+
+
+class ReweightSpec(PlugSpec):
+    """A reweighter by name, with the parameters that it declares."""
+
+    sample: Literal["sequence", "document"] = "sequence"
+    """The unit that has a loss and a weight: a packed sequence, or each document's span in one."""
 
 
 class ModelShape(Model):

@@ -133,8 +133,7 @@ class Draft:
             LeaseError: Another driver took the work directory over.
         """
         missing = [part for part in items if self.done(part) is None]
-        results = run(function, [items[part] for part in missing], shared, **options)
-        for index, result in results:
+        for index, result in run(function, [items[part] for part in missing], shared, **options):
             files = [result] if isinstance(result, FileRecord) else result
             self.record(missing[index], files)
             if progress is not None:

@@ -135,8 +135,7 @@ class Artefact:
             manifest = json.loads(read_file(source))
             written = int(manifest["format"])
             if written <= FORMAT:
-                files = tuple(FileRecord(**item) for item in manifest["files"])
-                return cls(path, manifest, files)
+                return cls(path, manifest, tuple(FileRecord(**item) for item in manifest["files"]))
         except (FileNotFoundError, NotADirectoryError):
             raise ArtefactError(
                 "no such file: the artefact was not finished",

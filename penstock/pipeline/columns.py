@@ -8,6 +8,7 @@ cutting again at another budget reads no text.
 
 from __future__ import annotations
 
+import graphlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,23 +41,21 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     """
     ordered = in_dependence(columns)
     units = units_of(models.corpus)
-    finished: dict[str, Artefact] = {}
-    scorers: list[Column] = []
-    drafts: dict[str, Draft] = {}
-    for column in ordered:
-        if column.selector.kind == "set":
-            continue
-        found, draft = _draft(column, models, {})
-        if found is not None:
-            finished[column.name] = found
-        elif draft is not None:
-            scorers.append(column)
-            drafts[column.name] = draft
-    if scorers:
-        embeddings = _embedded(scorers, models)
-        score_documents(drafts, scorers, units, embeddings, models.runner, models.progress)
-    for name, draft in drafts.items():
-        finished[name] = _publish(draft, units, models.corpus)
+    begun = {
+        column.name: _begin(column, models, {})
+        for column in ordered
+        if column.selector.kind != "set"
+    }
+    drafts = {name: draft for name, draft in begun.items() if isinstance(draft, Draft)}
+    if drafts:
+        scorers = [column for column in ordered if column.name in drafts]
+        score_documents(
+            drafts, scorers, units, _embedded(scorers, models), models.runner, models.progress
+        )
+    finished = {
+        name: _publish(found, units, models.corpus) if isinstance(found, Draft) else found
+        for name, found in begun.items()
+    }
     for column in ordered:
         if column.selector.kind == "set":
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
@@ -73,40 +72,32 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
         SelectorError: A column that is named does not exist, or depends on itself.
     """
     known = {column.name: column for column in columns}
-    ordered: dict[str, Column] = {}
     for column in columns:
-        path: list[Column] = []
-        upon: Column | None = column
-        while upon is not None and upon.name not in ordered:
-            if upon in path:
-                circle = " -> ".join(each.name for each in [*path, upon])
-                raise SelectorError(
-                    key=f"select.{upon.name}.quality",
-                    expected="a column that does not depend on this one",
-                    got=circle,
-                )
-            path.append(upon)
-            if upon.quality is None:
-                break
-            if upon.quality not in known:
-                raise SelectorError(
-                    key=f"select.{upon.name}.quality",
-                    expected="the name of another selector of the recipe",
-                    got=f"{upon.quality!r}",
-                )
-            upon = known[upon.quality]
-        ordered.update({each.name: each for each in reversed(path)})
-    return list(ordered.values())
+        if column.quality is not None and column.quality not in known:
+            raise SelectorError(
+                key=f"select.{column.name}.quality",
+                expected="the name of another selector of the recipe",
+                got=f"{column.quality!r}",
+            )
+    upon = {column.name: [column.quality] if column.quality else [] for column in columns}
+    try:
+        return [known[name] for name in graphlib.TopologicalSorter(upon).static_order()]
+    except graphlib.CycleError as error:
+        circle = error.args[1][::-1]
+        raise SelectorError(
+            key=f"select.{circle[0]}.quality",
+            expected="a column that does not depend on this one",
+            got=" -> ".join(circle),
+        ) from None
 
 
 def _embedded(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
     """Find or make the vectors of each column whose scorer reads vectors."""
-    found: dict[str, Artefact] = {}
-    for column in columns:
-        asked = column.selector.requirements.embeddings
-        if asked is not None:
-            found[column.name] = make_embeddings(asked.encoder, models, models.progress)
-    return found
+    return {
+        column.name: make_embeddings(asked.encoder, models, models.progress)
+        for column in columns
+        if (asked := column.selector.requirements.embeddings) is not None
+    }
 
 
 def _set_column(
@@ -118,14 +109,16 @@ def _set_column(
 ) -> Artefact:
     embeddings = make_embeddings(selector.requirements.encoder, models, models.progress)
     quality = None if column.quality is None else finished[column.quality]
-    inputs = {
-        "embeddings": embeddings.fingerprint,
-        "quality": None if quality is None else quality.fingerprint,
-    }
-    found, draft = _draft(column, models, inputs)
-    if draft is None:
-        assert found is not None
-        return found
+    draft = _begin(
+        column,
+        models,
+        {
+            "embeddings": embeddings.fingerprint,
+            "quality": None if quality is None else quality.fingerprint,
+        },
+    )
+    if isinstance(draft, Artefact):
+        return draft
     score_sets(
         column.name,
         selector,
@@ -140,18 +133,16 @@ def _set_column(
     return _publish(draft, units, models.corpus)
 
 
-def _draft(
-    column: Column, models: Models, inputs: Mapping[str, Any]
-) -> tuple[Artefact | None, Draft | None]:
+def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:
     """Find a finished column, or open a draft of it and load its selector's model."""
     model = models.fitted(column)
     inputs = {"corpus": models.corpus.fingerprint, "model": model.fingerprint, **inputs}
     config = {"selector": column.name}
     found = models.workspace.find("columns", fingerprint("columns", VERSION, config, inputs))
     if found:
-        return found, None
+        return found
     models.load(column, model)
-    return None, models.workspace.draft("columns", VERSION, config, inputs)
+    return models.workspace.draft("columns", VERSION, config, inputs)
 
 
 def _publish(draft: Draft, units: Sequence[Unit], corpus: Artefact) -> Artefact:

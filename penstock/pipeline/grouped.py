@@ -8,32 +8,52 @@ file.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
-from penstock.storage import (
-    AnyPath,
-    atomic_file,
-    store_of,
-)
+from penstock.storage import AnyPath, Sink, atomic_file, store_of
 
-__all__ = ["grouped_bytes", "read_groups", "read_scores", "write_scores"]
+__all__ = ["packed", "read_groups", "read_scores", "write_scores"]
+
+Item = TypeVar("Item")
 
 _WIDTH = 8
 
 
-def grouped_bytes(rows: np.ndarray, groups: np.ndarray, count: int) -> tuple[bytes, bytes]:
-    """Encode rows as the header and body of a file.
+def packed(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """Divide items into runs of neighbours whose sizes sum to ``limit`` at most; a larger one is
+    alone."""
+    group: list[Item] = []
+    room = limit
+    for item in items:
+        if group and size(item) > room:
+            yield group
+            group, room = [], limit
+        group.append(item)
+        room -= size(item)
+    if group:
+        yield group
+
+
+def write_groups(where: AnyPath, rows: np.ndarray, groups: np.ndarray, count: int) -> Sink:
+    """Write a file of rows sorted by group.
 
     Args:
+        where: The file.
         rows: (n,) of any record type, sorted by group.
         groups: (n,) integer group of each row, ascending.
         count: Groups in all.
     """
     starts = np.searchsorted(groups, np.arange(count + 1))
-    return np.array([count, *starts], dtype="<u8").tobytes(), rows.tobytes()
+    with atomic_file(where) as sink:
+        sink.write(np.array([count, *starts], dtype="<u8").tobytes())
+        sink.write(rows.tobytes())
+    return sink
 
 
 def read_groups(where: AnyPath, dtype: np.dtype, first: int, last: int | None = None) -> np.ndarray:
@@ -66,5 +86,4 @@ def write_scores(directory: AnyPath, unit: str, scores: np.ndarray) -> FileRecor
             use_dictionary=False,
             write_statistics=False,
         )
-    excluded = int(np.isnan(scores).sum())
-    return FileRecord.of(name, sink, documents=len(scores), excluded=excluded)
+    return FileRecord.of(name, sink, documents=len(scores), excluded=int(np.isnan(scores).sum()))

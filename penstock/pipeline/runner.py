@@ -37,7 +37,6 @@ class Runner(Protocol):
     @property
     def slots(self) -> int:
         """Items that can run at the same time."""
-        ...
 
     def run(
         self,
@@ -71,11 +70,9 @@ class Runner(Protocol):
                 an error in unpickling the state.
             WorkerError: An item crashed three workers.
         """
-        ...
 
     def close(self) -> None:
         """Stop the workers."""
-        ...
 
 
 def in_order(runner: Runner) -> Callable[..., Iterator[Any]]:

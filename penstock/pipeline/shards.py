@@ -98,14 +98,18 @@ def make_shards(
 
     def work(draft: Draft) -> Artefact:
         shards = {shard.name: shard for shard in _plan(settings, cut, tokens)}
-        shared = _ShardWriting(
-            cut=cut.path,
-            tokens=tokens.directory,
-            dtype=tokens.dtype,
-            length=length,
-            directory=draft.path,
+        records = draft.fill(
+            runner.run,
+            _write_shard,
+            shards,
+            _ShardWriting(
+                cut=cut.path,
+                tokens=tokens.directory,
+                dtype=tokens.dtype,
+                length=length,
+                directory=draft.path,
+            ),
         )
-        records = draft.fill(runner.run, _write_shard, shards, shared)
         if draft.done("tokenizer") is None:
             source = tokenizer.verified(tokenizer.files[0])
             with atomic_file(draft.path / "tokenizer" / "tokenizer.json") as sink:
@@ -116,17 +120,19 @@ def make_shards(
             ("sequences of the cut", cut.facts["delivered"] // length),
             {"written": sum(record.facts["sequences"] for record in records)},
         )
-        facts = {
-            "sequence_length": length,
-            "sequences": cut.facts["delivered"] // length,
-            "tokens": cut.facts["delivered"],
-            "requested": cut.facts["requested"],
-            "documents": cut.facts["documents"],
-            "by_source": cut.facts["by_source"],
-            "vocab_size": tokens.vocab_size,
-            "eos": tokens.eos,
-        }
-        return draft.publish([*shards, "tokenizer"], facts)
+        return draft.publish(
+            [*shards, "tokenizer"],
+            {
+                "sequence_length": length,
+                "sequences": cut.facts["delivered"] // length,
+                "tokens": cut.facts["delivered"],
+                "requested": cut.facts["requested"],
+                "documents": cut.facts["documents"],
+                "by_source": cut.facts["by_source"],
+                "vocab_size": tokens.vocab_size,
+                "eos": tokens.eos,
+            },
+        )
 
     found = workspace.find(STAGE, fingerprint(STAGE, VERSION, config, inputs))
     if found is not None:

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,16 +43,11 @@ class TokensOf:
     """``read(row)``: (size,) uint16 or uint32, mapped, not copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnitTokens:
+class UnitTokens(NamedTuple):
     """A unit and the store's files of its tokens: an item for a task."""
 
     unit: Unit
     parts: tuple[FileRecord, ...]
-
-    @property
-    def label(self) -> str:
-        return self.unit.label
 
     @property
     def part(self) -> str:
@@ -110,8 +106,12 @@ class TokenStore:
     @functools.cached_property
     def _draft(self) -> Draft:
         """Open the draft at the first use: finished shards are read without one."""
-        inputs = {"corpus": self.corpus.fingerprint, "tokenizer": self._tokenizer.fingerprint}
-        return self._workspace.draft("tokens", 1, {}, inputs)
+        return self._workspace.draft(
+            "tokens",
+            1,
+            {},
+            {"corpus": self.corpus.fingerprint, "tokenizer": self._tokenizer.fingerprint},
+        )
 
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[FileRecord, ...]]:
@@ -227,16 +227,16 @@ def _write_part(
         pa.ipc.new_file(sink, schema) as writer,
     ):
         for some, texts in _texts_of(held.unit, rows):
-            encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             documents = [
                 np.asarray([shared.eos, *encoding.ids, shared.eos], dtype=shared.dtype)
-                for encoding in encoded
+                for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             ]
             sizes.append(np.array([len(ids) for ids in documents], dtype=np.int64))
             offsets = np.concatenate([[0], np.cumsum(sizes[-1])])
-            values = pa.array(np.concatenate(documents), token_type)
             lists = pa.LargeListArray.from_arrays(
-                pa.array(offsets, pa.int64()), values, type=schema.field("tokens").type
+                pa.array(offsets, pa.int64()),
+                pa.array(np.concatenate(documents), token_type),
+                type=schema.field("tokens").type,
             )
             writer.write_batch(pa.record_batch([pa.array(some), lists], schema=schema))
     written = np.concatenate(sizes)

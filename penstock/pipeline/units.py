@@ -50,8 +50,7 @@ def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> p
     Returns:
         ``id`` and ``source`` string, ``text`` large_string.
     """
-    kept = int(corpus.facts["documents"]["kept"])
-    batches = list(_draw(corpus, count, kept, seed, purpose))
+    batches = list(_draw(corpus, count, int(corpus.facts["documents"]["kept"]), seed, purpose))
     schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
     sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
     hashes = hash_ids(sample["id"], mix(seed, purpose, "order"))

@@ -258,8 +258,7 @@ class LineLog:
 
     def _flush(self) -> None:
         if self._held:
-            name = f"{self._writer}-{self._parts:06d}.jsonl"
-            with atomic_file(self._directory / name) as sink:
+            with atomic_file(self._directory / f"{self._writer}-{self._parts:06d}.jsonl") as sink:
                 sink.write(b"".join(self._held))
             self._parts += 1
             self._held = []

@@ -39,28 +39,17 @@ from penstock.pipeline.tokens import Tokenising, TokenStore, UnitTokens
 from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["BudgetSearch", "CandidateTable", "Candidates", "Found", "Taken", "write_candidates"]
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The documents that are taken of a unit: k of them, in its order."""
-
-    row: np.ndarray
-    """(k,) int64."""
-    tokens: np.ndarray
-    """(k,) int64: tokens taken; less than the document's number if it is shortened."""
-    order: Order
+__all__ = ["BudgetSearch", "CandidateTable", "Candidates", "Found", "write_candidates"]
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateTable:
-    """The candidates of a unit: c documents, in its order."""
+    """The candidates of a unit, or those that are taken: c documents, in its order."""
 
     row: np.ndarray
     """(c,) int64."""
     tokens: np.ndarray
-    """(c,) int64."""
+    """(c,) int64; of a taken document that is shortened, those that are taken."""
     order: Order
 
     def on_cutoff(self, prefixes: Sequence[Prefix]) -> list[int]:
@@ -70,7 +59,7 @@ class CandidateTable:
         np.add.at(found, self.order.group[inside], self.tokens[inside])
         return found.tolist()
 
-    def take(self, cutoffs: Sequence[Cutoff], allowed: Sequence[int]) -> Taken:
+    def take(self, cutoffs: Sequence[Cutoff], allowed: Sequence[int]) -> CandidateTable:
         """Take documents above the cutoff whole, and of those on it ``allowed`` tokens a group."""
         stands = self.order.against([cutoff.prefix for cutoff in cutoffs])
         taken = np.where(stands == ABOVE, self.tokens, 0)
@@ -80,8 +69,11 @@ class CandidateTable:
             before = np.cumsum(self.tokens[tied]) - self.tokens[tied]
             taken[tied] = np.clip(allowed[group] - before, 0, self.tokens[tied])
         kept = np.flatnonzero(taken)
-        order = Order(self.order.key[kept], self.order.tie[kept], self.order.group[kept])
-        return Taken(self.row[kept], taken[kept], order)
+        return CandidateTable(
+            self.row[kept],
+            taken[kept],
+            Order(self.order.key[kept], self.order.tie[kept], self.order.group[kept]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +226,7 @@ class BudgetSearch:
         items = batches(self.orders, self.runner.slots)
 
         def tallies(prefixes: Sequence[Prefix | None], width: int) -> Iterator[DigitSums]:
-            shared = (candidates, prefixes, width)
-            for _, sums in self.runner.run(_sum_units, items, shared):
+            for _, sums in self.runner.run(_sum_units, items, (candidates, prefixes, width)):
                 yield sums
 
         return tallies

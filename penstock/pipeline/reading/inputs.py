@@ -19,6 +19,7 @@ from typing import Any
 
 from penstock.artefact import Workspace, canonical
 from penstock.errors import InputError, StorageError, UnmadeError
+from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.hub import files_of, identity
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
 from penstock.pipeline.runner import Runner
@@ -217,11 +218,13 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
     if fresh and not workspace.read_only:
         with atomic_file(cache) as sink:
             sink.write(canonical({"version": _CACHE_VERSION, "files": known}))
-    hashed = [
-        replace(item, digest=digests[index], stamp=stamps[index])
-        for index, item in enumerate(inputs)
-    ]
-    return sorted(hashed, key=lambda item: item.key)
+    return sorted(
+        [
+            replace(item, digest=digests[index], stamp=stamps[index])
+            for index, item in enumerate(inputs)
+        ],
+        key=lambda item: item.key,
+    )
 
 
 def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
@@ -253,29 +256,20 @@ def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:
 
 def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
     """Hash the bytes of each file."""
-    found: dict[AnyPath, list[str]] = {}
-    items: list[list[_Block]] = []
-    room = 0
-    for path in dict.fromkeys(paths):
-        size = path.stat().st_size
-        blocks = [
-            _Block(path, start, min(start + _BLOCK_BYTES, size))
-            for start in range(0, max(1, size), _BLOCK_BYTES)
-        ]
-        found[path] = [""] * len(blocks)
-        for block in blocks:  # small files share a task: a task for each would mostly be overhead
-            if not items or block.end - block.start > room:
-                items.append([])
-                room = _TASK_BYTES
-            items[-1].append(block)
-            room -= block.end - block.start
-    for index, digests in runner.run(_digests, items):
-        for block, digest in zip(items[index], digests):
-            found[block.path][block.start // _BLOCK_BYTES] = digest
-    return {
-        path: hashlib.sha256("".join(digests).encode()).hexdigest()
-        for path, digests in found.items()
-    }
+    sizes = {path: path.stat().st_size for path in paths}
+    blocks = [
+        _Block(path, start, min(start + _BLOCK_BYTES, size))
+        for path, size in sizes.items()
+        for start in range(0, max(1, size), _BLOCK_BYTES)
+    ]
+    # Small files share a task: a task for each would mostly be overhead.
+    items = list(packed(blocks, lambda block: block.end - block.start, _TASK_BYTES))
+    found = dict(runner.run(_digests, items))
+    texts: dict[AnyPath, str] = dict.fromkeys(sizes, "")
+    for index, blocks in enumerate(items):
+        for block, digest in zip(blocks, found[index]):
+            texts[block.path] += digest
+    return {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
 
 
 def _digests(blocks: list[_Block], _: object) -> list[str]:

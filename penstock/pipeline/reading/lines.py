@@ -166,8 +166,7 @@ def plain_text(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent:
     source = "unknown" if isinstance(spec.source, str) else spec.source.name
     begins = not (span.start or span.rows)
     by_line = spec.per == "line"
-    texts = _lines_of(where, span, cap, extent) if by_line else _whole(where, cap, extent)
-    for text in texts:
+    for text in _lines_of(where, span, cap, extent) if by_line else _whole(where, cap, extent):
         number = span.rows + extent.lines
         place = span.place("line", number) if by_line else "file"
         if isinstance(text, _Line):

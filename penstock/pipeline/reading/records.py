@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import msgspec
 
+from penstock.pipeline.grouped import packed
 from penstock.recipe import CorpusSource
 
 __all__ = [
@@ -63,22 +64,8 @@ class Extent:
 
 def gathered(parts: Iterable[Span], size: int) -> Iterator[Span]:
     """Merge neighbouring spans up to ``size`` uncompressed bytes; a larger one stays alone."""
-    held: Span | None = None
-    for part in parts:
-        if held is not None and held.size + part.size <= size:
-            held = Span(
-                start=held.start,
-                end=part.end,
-                size=held.size + part.size,
-                rows=held.rows,
-                counted=held.counted,
-            )
-            continue
-        if held is not None:
-            yield held
-        held = part
-    if held is not None:
-        yield held
+    for group in packed(parts, lambda span: span.size, size):
+        yield replace(group[0], end=group[-1].end, size=sum(span.size for span in group))
 
 
 HEAD = 64 * 2**10
@@ -126,8 +113,9 @@ def record_of(
     if not isinstance(text, str):
         came = "nothing" if text is None else type(text).__name__
         original = as_json({**fields, spec.text: text}) if raw is None else raw
-        place = span.place(noun, number)
-        return Bad(place, f"expected text in {spec.text!r}, got {came}", original)
+        return Bad(
+            span.place(noun, number), f"expected text in {spec.text!r}, got {came}", original
+        )
     name = fields.pop(spec.id, None)
     if isinstance(spec.source, str):
         source = str(fields.pop(spec.source, None) or "unknown")

@@ -245,8 +245,7 @@ class _PieceWriter:
 
     def __enter__(self) -> _PieceWriter:
         if not self._place.exists():
-            sink = self._stack.enter_context(atomic_file(self._place))
-            target = pa.PythonFile(sink, mode="w")
+            target = pa.PythonFile(self._stack.enter_context(atomic_file(self._place)), mode="w")
             self._stream = self._stack.enter_context(pa.CompressedOutputStream(target, "zstd"))
         return self
 

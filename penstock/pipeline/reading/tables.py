@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,9 @@ def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Ex
         numbers = range(span.start, file.metadata.num_row_groups if span.end is None else span.end)
         groups = [file.metadata.row_group(number) for number in numbers]
         longest = max((-(-g.total_byte_size // max(1, g.num_rows)) for g in groups), default=1)
-        rows = max(1, min(_ROWS, _BATCH // max(1, longest)))
-        batches = file.iter_batches(batch_size=rows, row_groups=list(numbers))
+        batches = file.iter_batches(
+            batch_size=max(1, min(_ROWS, _BATCH // max(1, longest))), row_groups=list(numbers)
+        )
         yield from from_batches(batches, spec, span, cap)
 
 
@@ -204,40 +204,24 @@ def from_batches(
         span: The part that is read; rows are counted on from it.
         cap: Most bytes of a row's text that are held in memory.
     """
-    number = span.rows
+    before = span.rows
     for batch in batches:
         rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, batch.nbytes)))
         for start in range(0, batch.num_rows, rows):
-            for fields in _rows(batch.slice(start, rows), spec.text, cap):
-                number += 1
-                if isinstance(fields, _Long):
-                    place = f"row {number}"
-                    yield too_long(
-                        place, fields.length, cap, f"value of {spec.text!r}", fields.head
-                    )
-                elif isinstance(fields, _Broken):
-                    yield Bad(f"row {number}", fields.error, as_json(fields.values))
+            some = batch.slice(start, rows)
+            for number, fields in enumerate(_rows(some, spec.text, cap, before), before + 1):
+                if isinstance(fields, Bad):
+                    yield fields
                 else:
                     yield record_of(fields, spec, span, "row", number, None)
+            before += len(some)
 
 
-@dataclass(frozen=True, slots=True)
-class _Broken:
-    """A row with a value that Python cannot represent."""
-
-    error: str
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Long:
-    """A row whose text is over the cap."""
-
-    length: int
-    head: bytes
-
-
-def _rows(batch: pa.RecordBatch, text: str, cap: int) -> Iterator[dict[str, Any] | _Broken | _Long]:
+def _rows(
+    batch: pa.RecordBatch, text: str, cap: int, before: int
+) -> Iterator[dict[str, Any] | Bad]:
+    """Yield the fields of each row, or a bad record where its text is over the cap or a value
+    cannot be represented in Python; there are ``before`` rows before the batch."""
     column = batch.column(text)
     measurable = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     longest = (pc.max(pc.binary_length(column)).as_py() or 0) if measurable else 0
@@ -249,12 +233,14 @@ def _rows(batch: pa.RecordBatch, text: str, cap: int) -> Iterator[dict[str, Any]
         pass
     for row in range(batch.num_rows):
         if longest > cap and (value := column[row]).is_valid and len(value.as_buffer()) > cap:
-            yield _Long(len(value.as_buffer()), bytes(value.as_buffer()[:HEAD]))
+            head = bytes(value.as_buffer()[:HEAD])
+            what = f"value of {text!r}"
+            yield too_long(f"row {before + row + 1}", len(value.as_buffer()), cap, what, head)
         else:
-            yield _row(batch.slice(row, 1))
+            yield _row(batch.slice(row, 1), before + row + 1)
 
 
-def _row(batch: pa.RecordBatch) -> dict[str, Any] | _Broken:
+def _row(batch: pa.RecordBatch, number: int) -> dict[str, Any] | Bad:
     """Convert one row value by value: invalid UTF-8 to bytes, a date out of range to its text."""
     values: dict[str, Any] = {}
     errors = []
@@ -267,4 +253,4 @@ def _row(batch: pa.RecordBatch) -> dict[str, Any] | _Broken:
         except (ValueError, OverflowError) as error:
             values[name] = str(column)
             errors.append(f"{name!r} is out of range: {error}")
-    return _Broken("; ".join(errors), values) if errors else values
+    return Bad(f"row {number}", "; ".join(errors), as_json(values)) if errors else values

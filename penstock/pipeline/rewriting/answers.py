@@ -181,11 +181,13 @@ def make_answers(
                 keep_state=True,
                 needs=rewrite.completions.requirements.resources,
             )
-        facts = {
-            key: sum(record.facts[key] for record in records)
-            for key in ("documents", "requests", "errors", "prompt_tokens", "completion_tokens")
-        }
-        return draft.publish(by_name, facts)
+        return draft.publish(
+            by_name,
+            {
+                key: sum(record.facts[key] for record in records)
+                for key in ("documents", "requests", "errors", "prompt_tokens", "completion_tokens")
+            },
+        )
 
     return workspace.make("answers", _VERSION, rewrite.identity(), inputs, work)
 

@@ -10,6 +10,7 @@ recognise theirs.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import os
 import pickle
@@ -19,14 +20,14 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.errors import Failure, PenstockError, StorageError, WorkerError
 from penstock.storage import is_temporary_error
 
-__all__ = ["MORE_MEMORY", "AttemptResult", "attempt", "delays", "is_transient", "label", "portable"]
+__all__ = ["MORE_MEMORY", "AttemptResult", "attempt", "delay", "is_transient", "label", "portable"]
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each retry: 7.5 in all, more than S3 recommends after a SlowDown."""
@@ -43,12 +44,11 @@ _NAMES = {
 }
 
 
-def delays(label: str) -> Iterator[float]:
-    """Yield the seconds to wait before each retry: jittered by a hash of the label and the attempt,
+def delay(label: str, attempt: int) -> float:
+    """Return the seconds to wait before a retry: jittered by a hash of the label and the attempt,
     so that workers do not retry in lockstep."""
-    for attempt, wait in enumerate(_WAITS):
-        draw = zlib.crc32(f"{label}\x1f{attempt}".encode()) / 2**32
-        yield wait * (0.75 + draw / 2)
+    draw = zlib.crc32(f"{label}\x1f{attempt}".encode()) / 2**32
+    return _WAITS[attempt] * (0.75 + draw / 2)
 
 
 def is_transient(error: BaseException | None) -> bool:
@@ -166,20 +166,17 @@ class _Retries:
         self.count = 0
 
     def call(self, function: Callable[[], Any], name: Callable[[], str]) -> Any:
-        waits: Iterator[float] | None = None
-        while True:
+        for attempt in itertools.count():
             try:
                 return function()
             except Exception as error:
                 if not is_transient(error):
                     raise
-                if waits is None:
+                if not attempt:
                     _log_retry(name(), error)
-                    waits = delays(name())
-                wait = next(waits, None)
-                if wait is None:
+                if attempt == len(_WAITS):
                     raise self._final(error, name()) from error
-            time.sleep(wait)
+            time.sleep(delay(name(), attempt))
             self.count += 1
 
     def _final(self, error: Exception, name: str) -> PenstockError:
@@ -209,11 +206,12 @@ def portable(outcome: AttemptResult) -> AttemptResult:
 
 def label(item: Any) -> str:
     """Name an item in a message: by its ``label``, that of its first element, or its repr."""
-    first = item[0] if isinstance(item, (tuple, list)) and item else None
-    for candidate in (item, first):
-        name = getattr(candidate, "label", None)
-        if isinstance(name, str):
-            return name
+    named = item
+    while isinstance(named, (tuple, list)) and named:
+        named = named[0]
+    name = getattr(named, "label", None)
+    if isinstance(name, str):
+        return name
     short = reprlib.Repr()
     short.maxstring = short.maxother = _WIDTH
     text = short.repr(item)

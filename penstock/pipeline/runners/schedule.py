@@ -91,23 +91,18 @@ class WorkerPool(Protocol):
     @property
     def slots(self) -> int:
         """Items that can run at the same time now."""
-        ...
 
     def room(self, left: int) -> bool:
         """Return whether to send another item now, with ``left`` items not yet sent."""
-        ...
 
     def give(self, index: int, item: Any) -> None:
         """Send an item; call it only after :meth:`room` returned True."""
-        ...
 
     def next(self) -> Completed | WorkerLost | None:
         """Wait for the next event; None if there was none for about a second."""
-        ...
 
     def stop(self) -> None:
         """Stop the running items at once, and wait until none of them can write any more."""
-        ...
 
 
 _ATTEMPTS = 3

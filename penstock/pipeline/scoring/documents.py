@@ -86,8 +86,9 @@ def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ScoringError(key=key, file=at, expected=expected, got=error) from None
     if scores.shape != (count,):
-        got = f"an array of shape {scores.shape}"
-        raise ScoringError(key=key, file=at, expected=expected, got=got)
+        raise ScoringError(
+            key=key, file=at, expected=expected, got=f"an array of shape {scores.shape}"
+        )
     return scores
 
 

@@ -111,8 +111,9 @@ class Models:
             encoder.save(state)
             return {"encoder": encoder.name}
 
-        config = {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}
-        return self._made(config, [], fit)
+        return self._made(
+            {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}, [], fit
+        )
 
     def load(self, column: Column, model: Artefact) -> None:
         """Load the model into the column's selector."""
@@ -146,8 +147,9 @@ class Models:
             facts, *_ = draft.files(["model"])
             return draft.publish(["model"], facts.facts)
 
-        inputs = {"corpus": self.corpus.fingerprint, "target": target}
-        return self.workspace.make("model", _VERSION, config, inputs, work)
+        return self.workspace.make(
+            "model", _VERSION, config, {"corpus": self.corpus.fingerprint, "target": target}, work
+        )
 
 
 def _fit_files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[FileRecord]:
@@ -196,8 +198,9 @@ def make_embeddings(
         embedded = sum(record.facts["documents"] for record in records)
         check_sum(f"{draft.path}", ("documents kept in the corpus", kept), {"embedded": embedded})
         width = max((record.facts["width"] for record in records), default=0)
-        facts = {"encoder": encoder.facts["encoder"], "documents": embedded, "width": width}
-        return draft.publish(units, facts)
+        return draft.publish(
+            units, {"encoder": encoder.facts["encoder"], "documents": embedded, "width": width}
+        )
 
     return models.workspace.make("embeddings", _EMBEDDINGS, config, inputs, work)
 
@@ -211,11 +214,12 @@ def read_vectors(embeddings: AnyPath, record: FileRecord) -> np.ndarray:
 
 def _embed_unit(unit: Unit, state: tuple[Encoder, AnyPath]) -> FileRecord:
     encoder, directory = state
-    parts = [
-        embed(beginning(documents.column("text")), encoder)
-        for documents in iter_documents(unit, ("text",))
-    ]
-    vectors = np.concatenate(parts)
+    vectors = np.concatenate(
+        [
+            embed(beginning(documents.column("text")), encoder)
+            for documents in iter_documents(unit, ("text",))
+        ]
+    )
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     batch = pa.record_batch({"vector": rows})
     name = f"{unit.name}.arrow"

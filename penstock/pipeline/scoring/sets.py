@@ -24,13 +24,13 @@ from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
 from penstock.hashing import hash_ids, mix
 from penstock.pipeline.checking import call_plugin
-from penstock.pipeline.grouped import grouped_bytes, read_groups, read_scores, write_scores
+from penstock.pipeline.grouped import read_groups, read_scores, write_groups, write_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.documents import scores_of
 from penstock.pipeline.scoring.models import read_vectors
 from penstock.pipeline.units import Unit
 from penstock.selectors.base import Partition, SetSelector
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath
 
 __all__ = ["score_sets"]
 
@@ -136,18 +136,26 @@ def score_sets(
         quality=None if quality is None else quality.path,
     )
     progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
-    placed = {
-        f"placed-{unit.name}": (unit, vectors, quality and quality.files[unit.number])
-        for unit, vectors in zip(units, embeddings.files)
-    }
-    draft.fill(runner.run, _place, placed, shared)
+    draft.fill(
+        runner.run,
+        _place,
+        {
+            f"placed-{unit.name}": (unit, vectors, quality and quality.files[unit.number])
+            for unit, vectors in zip(units, embeddings.files)
+        },
+        shared,
+    )
     bounds = [partitions * task // shared.tasks for task in range(shared.tasks + 1)]
     names = [unit.name for unit in units]
-    scored = {
-        f"scored-{task:05d}": _PartitionRange(task, first, last, names)
-        for task, (first, last) in enumerate(itertools.pairwise(bounds))
-    }
-    draft.fill(runner.run, _score_some, scored, shared)
+    draft.fill(
+        runner.run,
+        _score_some,
+        {
+            f"scored-{task:05d}": _PartitionRange(task, first, last, names)
+            for task, (first, last) in enumerate(itertools.pairwise(bounds))
+        },
+        shared,
+    )
     if shared.merges:
         draft.fill(runner.run, _merge, {"merged": 0}, shared)
     draft.fill(runner.run, _gather, {unit.name: unit for unit in units}, shared)
@@ -157,8 +165,9 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
     """Write a unit's documents, sorted by partition and hash."""
     unit, vectors_record, quality = item
     vectors = read_vectors(shared.embeddings, vectors_record)
-    ids = pq.read_table(unit.path(), columns=["id"]).column("id")
-    hashes = hash_ids(ids, mix(shared.seed, "sets"))
+    hashes = hash_ids(
+        pq.read_table(unit.path(), columns=["id"]).column("id"), mix(shared.seed, "sets")
+    )
     placed = vectors.any(axis=1)
     rows = np.zeros(len(vectors), dtype=shared.dtype)
     rows["unit"], rows["row"], rows["hash"] = unit.number, np.arange(len(rows)), hashes
@@ -168,12 +177,17 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
     rows["vector"] = vectors
     rows = rows[placed]
     if len(rows):
-        assign = shared.selector.assign
-        numbers = call_plugin(shared.key, unit.label, assign, rows["vector"], rows["hash"])
-        rows["partition"] = _check_numbers(numbers, len(rows), shared, unit.label)
+        rows["partition"] = _check_numbers(
+            call_plugin(
+                shared.key, unit.label, shared.selector.assign, rows["vector"], rows["hash"]
+            ),
+            len(rows),
+            shared,
+            unit.label,
+        )
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
     name = shared.placed(unit.name)
-    return [_write_groups(shared.directory, name, rows, rows["partition"], shared.partitions)]
+    return [_write_groups(shared, name, rows, rows["partition"], shared.partitions)]
 
 
 def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
@@ -186,8 +200,7 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
     del parts
     # Units come in the corpus's order, so equal hashes stay in it.
     order = np.lexsort((rows["hash"], rows["partition"]))
-    numbers = rows["partition"][order]
-    starts = np.searchsorted(numbers, np.arange(item.first, item.last + 1))
+    starts = np.searchsorted(rows["partition"][order], np.arange(item.first, item.last + 1))
     found = np.empty(len(rows), dtype=_SCORE)
     kept: list[np.ndarray] = []
     merge = shared.selector.requirements.merge if shared.merges else None
@@ -197,8 +210,9 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
         own = rows[order[start:end]]
         partition = _partition(own, number, shared)
         at = f"partition {number}, {end - start:,} documents"
-        returned = call_plugin(shared.key, at, shared.selector.score, partition)
-        scores = scores_of(returned, len(own), shared.key, at)
+        scores = scores_of(
+            call_plugin(shared.key, at, shared.selector.score, partition), len(own), shared.key, at
+        )
         found["unit"][start:end], found["row"][start:end] = own["unit"], own["row"]
         found["score"][start:end] = scores
         if merge is not None:
@@ -208,7 +222,7 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
     if shared.merges:
         name = shared.candidates(item.task)
         rows = np.concatenate([_with_scores(rows[:0], np.empty(0, np.float32)), *kept])
-        records.append(_write_groups(shared.directory, name, rows, np.zeros(len(rows)), 1))
+        records.append(_write_groups(shared, name, rows, np.zeros(len(rows)), 1))
     return records
 
 
@@ -228,8 +242,12 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
     partition = _partition(rows, 0, shared)
     found = np.empty(len(rows), dtype=_SCORE)
     found["unit"], found["row"] = rows["unit"], rows["row"]
-    returned = call_plugin(shared.key, at, merge.merge, partition, rows["score"])
-    found["score"] = scores_of(returned, len(rows), shared.key, at)
+    found["score"] = scores_of(
+        call_plugin(shared.key, at, merge.merge, partition, rows["score"]),
+        len(rows),
+        shared.key,
+        at,
+    )
     return [_write_by_unit(shared, shared.merged, found)]
 
 
@@ -267,17 +285,13 @@ def _with_scores(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def _write_by_unit(shared: _Set, name: str, found: np.ndarray) -> FileRecord:
     found = found[np.argsort(found["unit"], kind="stable")]
-    return _write_groups(shared.directory, name, found, found["unit"], shared.units)
+    return _write_groups(shared, name, found, found["unit"], shared.units)
 
 
 def _write_groups(
-    directory: AnyPath, name: str, rows: np.ndarray, groups: np.ndarray, count: int
+    shared: _Set, name: str, rows: np.ndarray, groups: np.ndarray, count: int
 ) -> FileRecord:
-    header, body = grouped_bytes(rows, groups, count)
-    with atomic_file(directory / name) as sink:
-        sink.write(header)
-        sink.write(body)
-    return FileRecord.of(name, sink)
+    return FileRecord.of(name, write_groups(shared.directory / name, rows, groups, count))
 
 
 def _check_numbers(numbers: Any, count: int, shared: _Set, at: str) -> np.ndarray:
