@@ -14,7 +14,6 @@ A document's way, with the function or class of each step, its input -> output, 
     make_columns        corpus -> a float32 score for each document   columns.py
       ├─ Models.fitted    sample and targets -> fitted selector       scoring/models.py
       ├─ make_embeddings  texts -> int16 vectors                      scoring/models.py
-      ├─ score_documents  documents -> scores                         scoring/documents.py
       └─ score_sets       partitions of vectors -> scores             scoring/sets.py
     make_tokenizer      corpus -> tokenizer.json                      tokenizer.py
     make_cut            columns -> the documents of the budget        cut.py

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
+
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError, PenstockError, ScoringError
 from penstock.pipeline.runner import Runner
@@ -25,7 +27,7 @@ from penstock.storage import (
     store_of,
 )
 
-__all__ = ["RecordTally", "call_plugin", "check_files", "check_sum", "sum_by_source"]
+__all__ = ["RecordTally", "call_plugin", "check_files", "check_sum", "scores_of", "sum_by_source"]
 
 Result = TypeVar("Result")
 
@@ -53,6 +55,30 @@ def call_plugin(key: str, at: str, function: Callable[..., Result], *arguments: 
         raise ScoringError(
             f"the plug-in raised {type(error).__name__}: {error}", key=key, file=at
         ) from error
+
+
+def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
+    """Convert the return value of a selector to (count,) float32.
+
+    Args:
+        returned: By the selector.
+        count: Documents that it scored.
+        key: Key of the selector in the recipe.
+        at: The documents of the call, for messages.
+
+    Raises:
+        ScoringError: It is not one float for each document.
+    """
+    expected = f"{count} scores, one float for each document"
+    try:
+        scores = np.asarray(returned, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ScoringError(key=key, file=at, expected=expected, got=error) from None
+    if scores.shape != (count,):
+        raise ScoringError(
+            key=key, file=at, expected=expected, got=f"an array of shape {scores.shape}"
+        )
+    return scores
 
 
 def check_sum(place: str, whole: tuple[str, int], parts: Mapping[str, int]) -> None:
@@ -117,7 +143,6 @@ class RecordTally:
         )
 
     def add(self, other: RecordTally) -> None:
-        """Add the counts of another tally."""
         self.read += other.read
         self.added += other.added
         self.kept += other.kept

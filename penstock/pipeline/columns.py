@@ -1,25 +1,32 @@
 """The columns stage: a float32 score for every document, from each selector of a recipe.
 
 A selector is fitted once (the *model*, an artefact of its own) and then scores every document of
-every unit, row-aligned with the unit. All scorers that have no column yet share one pass over the
-text; set selectors read vectors, an artefact that all of them share. A cut reads columns alone, so
-cutting again at another budget reads no text.
+every unit, row-aligned with the unit. All scorers that have no column yet share one pass, which
+reads the text of each unit once; set selectors read vectors, an artefact that all of them share. A
+cut reads columns alone, so cutting again at another budget reads no text.
 """
 
 from __future__ import annotations
 
 import graphlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from penstock.artefact import Artefact, Draft, fingerprint
+import numpy as np
+
+from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.errors import SelectorError
-from penstock.pipeline.checking import check_sum
-from penstock.pipeline.scoring.documents import score_documents
-from penstock.pipeline.scoring.models import Column, Models, make_embeddings
+from penstock.pipeline.checking import call_plugin, check_sum, scores_of
+from penstock.pipeline.grouped import write_scores
+from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.sets import score_sets
-from penstock.pipeline.units import Unit, units_of
-from penstock.selectors.base import SetSelector
+from penstock.pipeline.units import Unit, iter_documents, units_of
+from penstock.resources import Resources
+from penstock.selectors.base import Scorer, SetSelector
+from penstock.selectors.batch_scorer import BatchScorer
+from penstock.storage import AnyPath
 
 __all__ = ["Column", "in_dependence", "make_columns"]
 
@@ -49,9 +56,7 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     drafts = {name: draft for name, draft in begun.items() if isinstance(draft, Draft)}
     if drafts:
         scorers = [column for column in ordered if column.name in drafts]
-        score_documents(
-            drafts, scorers, units, _embedded(scorers, models), models.runner, models.progress
-        )
+        _score(drafts, scorers, units, models)
     finished = {
         name: _publish(found, units, models.corpus) if isinstance(found, Draft) else found
         for name, found in begun.items()
@@ -91,15 +96,6 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
         ) from None
 
 
-def _embedded(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
-    """Find or make the vectors of each column whose scorer reads vectors."""
-    return {
-        column.name: make_embeddings(asked.encoder, models, models.progress)
-        for column in columns
-        if (asked := column.selector.requirements.embeddings) is not None
-    }
-
-
 def _set_column(
     column: Column,
     selector: SetSelector,
@@ -107,7 +103,7 @@ def _set_column(
     units: Sequence[Unit],
     finished: Mapping[str, Artefact],
 ) -> Artefact:
-    embeddings = make_embeddings(selector.requirements.encoder, models, models.progress)
+    embeddings = make_embeddings(selector.requirements.encoder, models)
     quality = None if column.quality is None else finished[column.quality]
     draft = _begin(
         column,
@@ -155,3 +151,77 @@ def _publish(draft: Draft, units: Sequence[Unit], corpus: Artefact) -> Artefact:
         {"scored": counts["documents"] - counts["excluded"], "excluded": counts["excluded"]},
     )
     return draft.publish(parts, counts)
+
+
+def _score(
+    drafts: Mapping[str, Draft], scorers: Sequence[Column], units: Sequence[Unit], models: Models
+) -> None:
+    """Score every unit by scorers that are loaded; the scores are recorded in their drafts."""
+    vectors = {
+        column.name: make_embeddings(asked.encoder, models)
+        for column in scorers
+        if (asked := column.selector.requirements.embeddings) is not None
+    }
+    items: list[_Scoring] = []
+    for unit in units:
+        names = [name for name, draft in drafts.items() if draft.done(unit.name) is None]
+        files = {name: vectors[name].files[unit.number] for name in names if name in vectors}
+        if names:
+            embedded = {name: (vectors[name].path, record) for name, record in files.items()}
+            items.append((unit, names, embedded))
+    state = [(column.name, column.selector, drafts[column.name].path) for column in scorers]
+    needs = _needs_of(scorers)
+    for index, records in models.runner.run(
+        _score_unit, items, state, keep_state=True, needs=needs
+    ):
+        unit = items[index][0]
+        for name, record in records.items():
+            drafts[name].record(unit.name, [record])
+        models.progress(f"scored {unit.documents:,} documents of {unit.name}")
+
+
+def _needs_of(columns: Sequence[Column]) -> Resources:
+    """Add up the resources of one worker that runs all of these scorers."""
+    asked = [
+        replace(resources, by=f"select.{column.name}")
+        for column in columns
+        if (resources := column.selector.requirements.resources) != Resources()
+    ]
+    return Resources(
+        cpus=max([1, *(one.cpus for one in asked)]),
+        gpus=max([0, *(one.gpus for one in asked)]),
+        memory=sum(one.memory or 0 for one in asked) or None,
+        by=", ".join(one.by for one in asked) or "the stage",
+    )
+
+
+_Scoring = tuple[Unit, Sequence[str], Mapping[str, tuple[AnyPath, FileRecord]]]
+"""A unit, the columns that lack its scores, and for each of them whose scorer reads vectors the
+artefact of the vectors and the unit's file."""
+
+
+def _score_unit(
+    item: _Scoring, state: Sequence[tuple[str, Scorer, AnyPath]]
+) -> Mapping[str, FileRecord]:
+    unit, names, embedded = item
+    vectors = {name: read_vectors(*where) for name, where in embedded.items()}
+    start = 0
+    wanted = [column for column in state if column[0] in names]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for documents in iter_documents(unit):
+        together = BatchScorer([scorer for _, scorer, _ in wanted], documents)
+        rows = slice(start, start := start + len(documents))
+        for name, scorer, _ in wanted:
+            embeddings = scorer.requirements.embeddings
+            if name in vectors and embeddings is not None:
+                work = partial(embeddings.score, documents, vectors[name][rows])
+            else:
+                work = partial(together.score, scorer)
+            ids = documents.column("id")
+            at = f"documents {ids[0]} to {ids[-1]} of {unit.name}"
+            returned = call_plugin(f"select.{name}", at, work)
+            parts[name].append(scores_of(returned, len(documents), f"select.{name}", at))
+    return {
+        name: write_scores(directory, unit.name, np.concatenate(parts[name]))
+        for name, _, directory in wanted
+    }

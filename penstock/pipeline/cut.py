@@ -54,7 +54,6 @@ class CutSettings:
 
     @classmethod
     def of(cls, recipe: Recipe) -> CutSettings:
-        """Take the budget and what it is counted in."""
         return cls(
             budget=recipe.budget,
             seed=recipe.draw_seed,

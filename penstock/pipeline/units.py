@@ -133,7 +133,6 @@ class Unit:
 
     @property
     def label(self) -> str:
-        """Name in messages."""
         size = self.record.facts["bytes"] / 2**20
         return f"{self.name} ({self.documents:,} documents, {size:,.1f} MiB of text)"
 

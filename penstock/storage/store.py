@@ -101,9 +101,8 @@ def is_temporary_os_error(error: BaseException) -> bool:
     """Return whether an error of the operating system or its network may pass within seconds."""
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_AGAIN
-    if isinstance(error, (TimeoutError, ConnectionError)):
-        return True
-    return isinstance(error, OSError) and error.errno in _TEMPORARY
+    known = isinstance(error, OSError) and error.errno in _TEMPORARY
+    return known or isinstance(error, (TimeoutError, ConnectionError))
 
 
 def is_uri(text: str | os.PathLike[str] | UPath) -> bool:

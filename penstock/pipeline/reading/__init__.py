@@ -8,6 +8,5 @@
     readers.py   Reader: the format of a file, by the ending of its name
     lines.py     JSON lines and plain text
     tables.py    Parquet, Arrow and datasets
-    hub.py       Hugging Face datasets
     records.py   Span: what readers get; Record, Bad: what they yield
 """

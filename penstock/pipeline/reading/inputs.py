@@ -20,8 +20,8 @@ from typing import Any
 from penstock.artefact import Workspace, canonical
 from penstock.errors import InputError, StorageError, UnmadeError
 from penstock.pipeline.grouped import packed
-from penstock.pipeline.reading.hub import files_of, identity
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
+from penstock.pipeline.reading.tables import NOT_FOUND
 from penstock.pipeline.runner import Runner
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
 from penstock.storage import (
@@ -179,7 +179,6 @@ class _Block:
 
     @property
     def label(self) -> str:
-        """Name in messages."""
         return f"{self.path}, bytes {self.start:,}–{self.end:,}"
 
 
@@ -238,24 +237,34 @@ def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
     return dict(known["files"])
 
 
+def _identity(spec: CorpusSource) -> str:
+    """Identify a hub dataset for a fingerprint: name, subset, split and commit."""
+    from huggingface_hub import HfApi
+
+    name = spec.path.removeprefix("hf:")
+    try:
+        commit = HfApi().dataset_info(name).sha
+    except Exception as error:  # any transport error
+        raise InputError(f"not found ({error})", file=spec.path, fix=NOT_FOUND) from None
+    return f"hub:{name}:{spec.subset}:{spec.split}:{commit}"
+
+
 def _parts(item: Input) -> list[tuple[str, AnyPath]]:
     """List the files of an input, by name within it; none where it is on the hub."""
     if not item.spec.path.startswith("hf:"):
         return [("", item.path)]
     path = Path(str(item.path))
-    return [(file.relative_to(path).as_posix(), file) for file in files_of(path)]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return [(file.relative_to(path).as_posix(), file) for file in files]
 
 
 def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:
     if not hashes:
-        return hashlib.sha256(identity(item.spec).encode()).hexdigest()
-    if not hashes[0][0]:
-        return hashes[0][1]
-    return hashlib.sha256(canonical(hashes)).hexdigest()
+        return hashlib.sha256(_identity(item.spec).encode()).hexdigest()
+    return hashlib.sha256(canonical(hashes)).hexdigest() if hashes[0][0] else hashes[0][1]
 
 
 def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
-    """Hash the bytes of each file."""
     sizes = {path: path.stat().st_size for path in paths}
     blocks = [
         _Block(path, start, min(start + _BLOCK_BYTES, size))
@@ -273,7 +282,6 @@ def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
 
 
 def _digests(blocks: list[_Block], _: object) -> list[str]:
-    """Compute the sha256 of each block."""
     digests = []
     for block in blocks:
         digest = hashlib.sha256()

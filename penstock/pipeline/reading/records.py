@@ -147,6 +147,4 @@ def as_json(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
-    return str(value)
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else str(value)

@@ -44,7 +44,6 @@ class InputPiece:
 
     @property
     def reader(self) -> Reader:
-        """Reader of the file's format."""
         reader = reader_of(self.item.path, self.item.spec)
         assert reader is not None, self.item.path  # find_inputs refuses others
         return reader
@@ -86,7 +85,6 @@ class Split:
 
     @property
     def label(self) -> str:
-        """Name in messages."""
         first, more = self.pieces[0].label, len(self.pieces) - 1
         return f"part {self.part}: {first}{f' and {more:,} more' if more else ''}"
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from penstock import extras
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.pipeline.reading.hub import open_dataset, saved_to_disk
 from penstock.pipeline.reading.records import (
     HEAD,
     Bad,
@@ -136,6 +136,48 @@ def _arrow_batches(
 
 
 # -- Hugging Face datasets --------------------------------------------------------------------
+
+NOT_FOUND = "give a directory made by save_to_disk, or a dataset name that can be reached"
+
+
+def open_dataset(spec: CorpusSource, path: Path) -> Any:
+    """Open ``hf:`` data: a ``datasets.Dataset``, or an ``IterableDataset`` when streamed.
+
+    Args:
+        spec: An item of ``corpus`` whose ``path`` begins with ``hf:``.
+        path: The dataset's directory, resolved; where there is none, the name is looked up.
+
+    Raises:
+        InputError: There is no such dataset or split.
+    """
+    with extras.named("hf", spec.path):
+        import datasets
+
+    name = spec.path.removeprefix("hf:")
+    try:
+        if not path.is_dir():
+            return datasets.load_dataset(name, spec.subset, split=spec.split, streaming=True)
+        if not saved_to_disk(path):
+            return datasets.load_dataset(str(path), spec.subset, split=spec.split, streaming=True)
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # `datasets` raises whatever its transports raise
+        raise InputError(
+            f"not a dataset that can be opened ({error})", file=spec.path, fix=NOT_FOUND
+        ) from None
+    if isinstance(found, datasets.DatasetDict):
+        if spec.split not in found:
+            raise InputError(
+                file=spec.path,
+                expected=f"one of the splits {', '.join(sorted(found))}",
+                got=f"{spec.split!r}",
+            )
+        found = found[spec.split]
+    return found
+
+
+def saved_to_disk(path: Path) -> bool:
+    """Return whether ``save_to_disk`` made a directory, which then has a known number of rows."""
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
 
 
 def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:

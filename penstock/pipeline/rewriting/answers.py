@@ -86,7 +86,6 @@ class AnswerJournal:
         self._log.__exit__(*error)
 
     def add(self, key: RequestKey, answer: Answer) -> None:
-        """Append an answer."""
         self.answers[key] = answer
         content = json.dumps([asdict(key), asdict(answer)]).encode()
         self._log.add(b"%08x %s\n" % (zlib.crc32(content), content))

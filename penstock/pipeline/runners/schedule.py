@@ -76,7 +76,6 @@ class Usage:
     lost_workers: int = 0
 
     def add(self, outcome: AttemptResult) -> None:
-        """Count an outcome."""
         self.busy_seconds += outcome.seconds
         self.retries += outcome.retries
         self.peak_worker_bytes = max(self.peak_worker_bytes, outcome.peak_bytes)
@@ -193,7 +192,6 @@ class Schedule:
         return index
 
     def mark_succeeded(self, index: int) -> None:
-        """Mark an item as succeeded."""
         self._mark_finished(index)
         self._succeeded += 1
 

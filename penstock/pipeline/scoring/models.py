@@ -116,11 +116,9 @@ class Models:
         )
 
     def load(self, column: Column, model: Artefact) -> None:
-        """Load the model into the column's selector."""
         column.selector.load(model.local() / _STATE)
 
     def load_encoder(self, name: str) -> Encoder:
-        """Load an encoder."""
         return load_encoder(self.encoder(name).local() / _STATE)
 
     def _fitting(self, column: Column) -> Fitting:
@@ -172,9 +170,7 @@ _EMBEDDINGS = 1
 """Version of embeddings."""
 
 
-def make_embeddings(
-    name: str, models: Models, progress: Callable[[str], None] = lambda line: None
-) -> Artefact:
+def make_embeddings(name: str, models: Models) -> Artefact:
     """Find or make the vectors of a corpus under an encoder."""
     encoder = models.encoder(name)
     config = {"characters": CHARACTERS}
@@ -190,7 +186,9 @@ def make_embeddings(
             _embed_unit,
             units,
             state,
-            lambda unit, _: progress(f"embedded {unit.documents:,} documents of {unit.name}"),
+            lambda unit, _: models.progress(
+                f"embedded {unit.documents:,} documents of {unit.name}"
+            ),
             keep_state=True,
             needs=state[0].resources if state else None,
         )

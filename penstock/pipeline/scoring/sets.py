@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
 from penstock.hashing import hash_ids, mix
-from penstock.pipeline.checking import call_plugin
+from penstock.pipeline.checking import call_plugin, scores_of
 from penstock.pipeline.grouped import read_groups, read_scores, write_groups, write_scores
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.scoring.documents import scores_of
 from penstock.pipeline.scoring.models import read_vectors
 from penstock.pipeline.units import Unit
 from penstock.selectors.base import Partition, SetSelector
@@ -57,7 +56,6 @@ class _Set:
 
     @property
     def key(self) -> str:
-        """Key of the selector in the recipe."""
         return f"select.{self.name}"
 
     @property
@@ -102,7 +100,6 @@ class _PartitionRange:
 
     @property
     def label(self) -> str:
-        """Name in messages."""
         return f"partitions {self.first} to {self.last - 1}"
 
 
@@ -191,7 +188,6 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
 
 
 def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
-    """Score some partitions, one after the other."""
     parts = [
         read_groups(shared.directory / shared.placed(unit), shared.dtype, item.first, item.last)
         for unit in item.units

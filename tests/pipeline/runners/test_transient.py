@@ -15,7 +15,7 @@ from s3fs.errors import translate_boto_error
 
 from penstock.errors import InputError
 from penstock.pipeline.runners import attempt as attempt_module
-from penstock.pipeline.runners.attempt import is_transient
+from penstock.pipeline.runners.attempt import delay, is_transient
 
 
 def client_error(code: str, status: int) -> ClientError:
