@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.lib.recfunctions import repack_fields
 
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
@@ -68,6 +69,7 @@ class _Set:
                 ("row", "<u4"),
                 ("quality", "<f4"),
                 ("hash", "<u8"),
+                ("score", "<f4"),
                 ("vector", "<i2", (self.width,)),
             ]
         )
@@ -188,36 +190,32 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
 
 
 def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
-    parts = [
-        read_groups(shared.directory / shared.placed(unit), shared.dtype, item.first, item.last)
-        for unit in item.units
-    ]
-    rows = np.concatenate(parts)
-    del parts
+    files = (shared.directory / shared.placed(unit) for unit in item.units)
+    rows = np.concatenate(
+        [read_groups(file, shared.dtype, item.first, item.last) for file in files]
+    )
     # Units come in the corpus's order, so equal hashes stay in it.
-    order = np.lexsort((rows["hash"], rows["partition"]))
-    starts = np.searchsorted(rows["partition"][order], np.arange(item.first, item.last + 1))
-    found = np.empty(len(rows), dtype=_SCORE)
-    kept: list[np.ndarray] = []
+    rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
+    starts = np.searchsorted(rows["partition"], np.arange(item.first, item.last + 1))
+    kept = [rows[:0]]
     merge = shared.selector.requirements.merge if shared.merges else None
     for number, start, end in zip(range(item.first, item.last), starts, starts[1:]):
         if start == end:
             continue
-        own = rows[order[start:end]]
+        own = rows[start:end]
         partition = _partition(own, number, shared)
         at = f"partition {number}, {end - start:,} documents"
         scores = scores_of(
             call_plugin(shared.key, at, shared.selector.score, partition), len(own), shared.key, at
         )
-        found["unit"][start:end], found["row"][start:end] = own["unit"], own["row"]
-        found["score"][start:end] = scores
+        own["score"] = scores
         if merge is not None:
             chosen = call_plugin(shared.key, at, merge.candidates, partition, scores)
-            kept.append(_with_scores(own[chosen], scores[chosen]))
-    records = [_write_by_unit(shared, shared.scored(item.task), found)]
+            kept.append(own[chosen])
+    records = [_write_by_unit(shared, shared.scored(item.task), rows)]
     if shared.merges:
         name = shared.candidates(item.task)
-        rows = np.concatenate([_with_scores(rows[:0], np.empty(0, np.float32)), *kept])
+        rows = np.concatenate(kept)
         records.append(_write_groups(shared, name, rows, np.zeros(len(rows)), 1))
     return records
 
@@ -226,25 +224,18 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
     """Score the candidates of all partitions together."""
     merge = shared.selector.requirements.merge
     assert merge is not None
-    dtype = _scored_dtype(shared.dtype)
-    rows = np.concatenate(
-        [
-            read_groups(shared.directory / shared.candidates(task), dtype, 0)
-            for task in range(shared.tasks)
-        ]
-    )
+    files = (shared.directory / shared.candidates(task) for task in range(shared.tasks))
+    rows = np.concatenate([read_groups(file, shared.dtype, 0) for file in files])
     rows = rows[np.argsort(rows["hash"], kind="stable")]
     at = f"merging {len(rows):,} candidates"
     partition = _partition(rows, 0, shared)
-    found = np.empty(len(rows), dtype=_SCORE)
-    found["unit"], found["row"] = rows["unit"], rows["row"]
-    found["score"] = scores_of(
+    rows["score"] = scores_of(
         call_plugin(shared.key, at, merge.merge, partition, rows["score"]),
         len(rows),
         shared.key,
         at,
     )
-    return [_write_by_unit(shared, shared.merged, found)]
+    return [_write_by_unit(shared, shared.merged, rows)]
 
 
 def _gather(unit: Unit, shared: _Set) -> FileRecord:
@@ -266,20 +257,8 @@ def _partition(rows: np.ndarray, number: int, shared: _Set) -> Partition:
     )
 
 
-def _scored_dtype(dtype: np.dtype) -> np.dtype:
-    return np.dtype([*dtype.descr, ("score", "<f4")])
-
-
-def _with_scores(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Append the scores to the records of candidates, for the merge."""
-    found = np.empty(len(rows), dtype=_scored_dtype(rows.dtype))
-    for name in rows.dtype.names or ():
-        found[name] = rows[name]
-    found["score"] = scores
-    return found
-
-
-def _write_by_unit(shared: _Set, name: str, found: np.ndarray) -> FileRecord:
+def _write_by_unit(shared: _Set, name: str, rows: np.ndarray) -> FileRecord:
+    found = repack_fields(rows[list(_SCORE.names or ())])
     found = found[np.argsort(found["unit"], kind="stable")]
     return _write_groups(shared, name, found, found["unit"], shared.units)
 
