@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from penstock.errors import RecipeError
 from penstock.storage import path_problem
 
 __all__ = [
@@ -43,8 +44,20 @@ __all__ = [
     "Uba",
     "Wsd",
     "listed",
+    "require",
     "shaped",
 ]
+
+
+def require(holds: bool, problem: str = "", **fields: Any) -> None:
+    """Check a value of a recipe.
+
+    Raises:
+        RecipeError: It does not hold; ``problem`` and ``fields`` are those of the error.
+    """
+    if not holds:
+        raise RecipeError(problem, **fields)
+
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -55,8 +68,8 @@ def listed(value: Any) -> Any:
 
 
 def _well_written(path: str) -> str:
-    if fault := path_problem(path):
-        raise ValueError(fault)
+    fault = path_problem(path)
+    require(fault is None, fault or "")
     return path
 
 
@@ -125,10 +138,11 @@ class ModelShape(Model):
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelShape:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"expected a width divisible by twice the heads, got {self.width} and {self.heads}"
-            )
+        require(
+            self.width % (2 * self.heads) == 0,
+            expected="a width divisible by twice the heads",
+            got=f"{self.width} and {self.heads}",
+        )
         return self
 
 
@@ -152,10 +166,10 @@ class MixturePhase(Model):
 
     @model_validator(mode="after")
     def _some_weight(self) -> MixturePhase:
-        if not sum(self.weights.values()) > 0:
-            raise ValueError(f"weights: expected at least one above 0, got {self.weights}")
-        if self.until is not None and self.until >= 1 and not self.until.is_integer():
-            raise ValueError(f"until: expected whole tokens or a share below 1, got {self.until}")
+        some = sum(self.weights.values()) > 0
+        require(some, f"weights: expected at least one above 0, got {self.weights}")
+        whole = self.until is None or self.until < 1 or self.until.is_integer()
+        require(whole, f"until: expected whole tokens or a share below 1, got {self.until}")
         return self
 
     def ends_at(self, budget: int) -> int:
@@ -192,8 +206,8 @@ class ScheduleOf(Model):
 
     @model_validator(mode="after")
     def _one_is_named(self) -> ScheduleOf:
-        if (self.uba is None) == (self.wsd is None):
-            raise ValueError("expected one of uba and wsd, with its parameter")
+        one = (self.uba is None) != (self.wsd is None)
+        require(one, "expected one of uba and wsd, with its parameter")
         return self
 
 
@@ -207,14 +221,13 @@ class Checkpoint(Model):
 
     @model_validator(mode="after")
     def _some_interval(self) -> Checkpoint:
-        if self.minutes is None and self.tokens is None:
-            raise ValueError("expected minutes or tokens; to save none, write `checkpoint: false`")
+        some = self.minutes is not None or self.tokens is not None
+        require(some, "expected minutes or tokens; to save none, write `checkpoint: false`")
         return self
 
 
 def _switched_off(value: Any) -> Any:
-    if value is not False:
-        raise ValueError(f"expected minutes, tokens and keep, or false, got {value!r}")
+    require(value is False, f"expected minutes, tokens and keep, or false, got {value!r}")
     return value
 
 
@@ -279,19 +292,19 @@ class Train(Model):
         cls, deepspeed: dict[str, Any], info: ValidationInfo
     ) -> dict[str, Any]:
         zero = deepspeed.get("zero_optimization")
-        if info.data.get("compile") and isinstance(zero, Mapping) and zero.get("stage") == 3:
-            raise ValueError(
-                "zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3, which "
-                "hooks into every layer and leaves nothing to compile"
-            )
+        hooks = isinstance(zero, Mapping) and zero.get("stage") == 3
+        require(
+            not (info.data.get("compile") and hooks),
+            "zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3, which hooks "
+            "into every layer and leaves nothing to compile",
+        )
         return deepspeed
 
     @field_validator("min_lr")
     @classmethod
     def _the_floor_is_below_the_peak(cls, floor: float, info: ValidationInfo) -> float:
         peak = info.data.get("lr", floor)
-        if floor > peak:
-            raise ValueError(f"expected at most lr, {peak:g}, got {floor:g}")
+        require(floor <= peak, f"expected at most lr, {peak:g}, got {floor:g}")
         return floor
 
     @field_validator("schedule")
@@ -302,16 +315,16 @@ class Train(Model):
         warmup = info.data.get("warmup", 0.0)
         found = schedule.wsd if isinstance(schedule, ScheduleOf) else None
         decay = found.decay if found else Wsd().decay if schedule == "wsd" else 0.0
-        if warmup + decay > 1:
-            raise ValueError(
-                f"expected warmup and wsd.decay of at most 1 in sum, got {warmup:g} and {decay:g}"
-            )
+        require(
+            warmup + decay <= 1,
+            f"expected warmup and wsd.decay of at most 1 in sum, got {warmup:g} and {decay:g}",
+        )
         return schedule
 
     @field_validator("mixture")
     @classmethod
     def _phases_follow(cls, phases: tuple[MixturePhase, ...]) -> tuple[MixturePhase, ...]:
         ends = [phase.until for phase in phases]
-        if None in ends[:-1] or ends[-1:] not in ([], [None]):
-            raise ValueError("expected `until` in every phase but the last")
+        last_alone = None not in ends[:-1] and ends[-1:] in ([], [None])
+        require(last_alone, "expected `until` in every phase but the last")
         return phases

@@ -31,6 +31,7 @@ from tests.pools import (
     documents,
     make,
     recipe_of,
+    scores_in_order,
     write_jsonl,
 )
 
@@ -502,7 +503,7 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
     assert taken == 1_500_000
     files = [record.verified(tmp_path / "cut") for record in written]
     best = np.concatenate([pq.read_table(file)["score"].to_numpy() for file in files])
-    every = np.concatenate([ordered.scores() for ordered in units])
+    every = np.concatenate([scores_in_order(ordered) for ordered in units])
     assert np.array_equal(np.sort(best), np.sort(every)[-1_500_000:])
     assert peak < 4e6, f"the driver held {peak / 1e6:.1f} MB"
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.node_cache import local_file
-from penstock.pipeline.cutting.radix import Order, order_bits, score_of
+from penstock.pipeline.cutting.radix import Order, order_bits
 from penstock.pipeline.grouped import packed, read_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, units_of
@@ -55,11 +55,6 @@ class OrderedUnit(NamedTuple):
             batch.column(name).to_numpy() for name in ("key", "tie", "group", "bytes")
         )
         return Order(key, tie, group), size
-
-    def scores(self) -> np.ndarray:
-        """Return the scores that documents are ordered by: (n,) float32, NaN where excluded."""
-        order, _ = self.read()
-        return np.where(order.group < 0, np.float32(np.nan), score_of(order.key))
 
 
 def write_order(ordered: OrderedUnit, order: Order, sizes: np.ndarray) -> None:
