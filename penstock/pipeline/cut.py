@@ -105,7 +105,7 @@ def make_cut(
                 scratch,
                 runner,
             )
-            search = BudgetSearch(
+            found = BudgetSearch(
                 orders=orders,
                 quotas=quotas,
                 length=length,
@@ -113,8 +113,7 @@ def make_cut(
                 write_candidates=partial(write_candidates, store=tokens),
                 runner=runner,
                 directory=scratch,
-            )
-            found = search.cutoffs(budget.allow_short)
+            ).cutoffs(budget.allow_short)
             facts = _facts(
                 draft,
                 write_units(orders, found, draft, runner),

@@ -174,8 +174,10 @@ def _add(
                     len(text.encode()),
                     parent=fields["id"],
                 )
-    added_by = [_with(own, added=rewrite.name) for own in units.records]
-    return [*added_by, _write_rejected(directory, unit, rejected, tally)]
+    return [
+        *(_with(own, added=rewrite.name) for own in units.records),
+        _write_rejected(directory, unit, rejected, tally),
+    ]
 
 
 def _replace(

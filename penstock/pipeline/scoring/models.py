@@ -98,8 +98,15 @@ class Models:
                 ) from error
             return facts
 
-        config = {"identity": dict(selector.identity()), "version": selector.version}
-        return self._made({**config, "seed": self.seed}, list(column.target.hashes), fit)
+        return self._made(
+            {
+                "identity": dict(selector.identity()),
+                "version": selector.version,
+                "seed": self.seed,
+            },
+            list(column.target.hashes),
+            fit,
+        )
 
     def encoder(self, name: str) -> Artefact:
         """Find or make the encoder of this name for the corpus."""
