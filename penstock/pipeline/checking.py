@@ -32,12 +32,14 @@ __all__ = ["RecordTally", "call_plugin", "check_files", "check_sum", "scores_of"
 Result = TypeVar("Result")
 
 
-def call_plugin(key: str, at: str, function: Callable[..., Result], *arguments: Any) -> Result:
+def call_plugin(
+    key: str, at: str | None, function: Callable[..., Result], *arguments: Any
+) -> Result:
     """Call a method of a plug-in, which may be a user's code.
 
     Args:
         key: The plug-in's in the recipe, as ``select.mine``.
-        at: The documents of the call, for messages.
+        at: The documents of the call, for messages; None where it is fitted.
         function: The method.
         arguments: Arguments of the method.
 
@@ -49,8 +51,8 @@ def call_plugin(key: str, at: str, function: Callable[..., Result], *arguments: 
         return function(*arguments)
     except PenstockError as error:
         placed = copy.copy(error).under(key)  # a plug-in may raise one object again and again
-        placed.file = at if error.file is None else f"{at}: {error.file}"
-        raise placed from None
+        placed.file = ": ".join(part for part in (at, error.file) if part) or None
+        raise placed from error.__cause__
     except Exception as error:
         raise ScoringError(
             f"the plug-in raised {type(error).__name__}: {error}", key=key, file=at

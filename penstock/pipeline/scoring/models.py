@@ -24,8 +24,7 @@ import pyarrow as pa
 
 from penstock import extras
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
-from penstock.errors import PenstockError, ScoringError
-from penstock.pipeline.checking import check_sum
+from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.units import FIT, Unit, iter_documents, sample_documents, units_of
 from penstock.selectors.base import Encoder, Fitting, Selector, Targets
@@ -81,22 +80,16 @@ class Models:
         """Find or fit a selector: its fitted state as data files, and the facts of the fit."""
         selector = column.selector
 
-        def fit(state: Path) -> Mapping[str, Any]:
+        def fit_and_save(state: Path) -> Mapping[str, Any]:
             # A copy is fitted: workers load the model's files only, no other state of this process.
             fitted = copy.deepcopy(selector)
-            try:
-                with extras.named(key="use"):
-                    facts = fitted.fit(self._fitting(column))
-                fitted.save(state)
-            except PenstockError as error:  # begins with the parameter at fault
-                if error.key is None:
-                    raise type(error)(f"select.{column.name}.{error}") from error.__cause__
-                raise copy.copy(error).under(f"select.{column.name}") from error.__cause__
-            except Exception as error:  # a selector may be a user's code
-                raise ScoringError(
-                    f"fitting raised {type(error).__name__}: {error}", key=f"select.{column.name}"
-                ) from error
+            with extras.named(key="use"):
+                facts = fitted.fit(self._fitting(column))
+            fitted.save(state)
             return facts
+
+        def fit(state: Path) -> Mapping[str, Any]:
+            return call_plugin(f"select.{column.name}", None, fit_and_save, state)
 
         return self._made(
             {
