@@ -194,7 +194,7 @@ def _read(shard: _ShardTask, shared: _ShardWriting) -> _Stream:
         ends = piece.start + np.cumsum(sizes)
         first = int(np.searchsorted(ends, lower, side="right"))
         last = int(np.searchsorted(ends - sizes, upper, side="left"))
-        known = open_tokens(shared.tokens, piece.parts, shared.dtype, shared.cut)
+        known = open_tokens(shared.tokens, piece.parts, shared.cut)
         rows = table.column("row").to_numpy()[first:last].tolist()
         tokens += [known.read(row)[:size] for row, size in zip(rows, sizes[first:last].tolist())]
         starts.append((ends - sizes)[first:last])

@@ -81,7 +81,7 @@ class Tokenising:
             (k,) int64 tokens of each, both ends of text included, and the record of the new file
             of tokens, if one was needed.
         """
-        known = open_tokens(self.directory, held.parts, self.dtype)
+        known = open_tokens(self.directory, held.parts)
         missing = np.setdiff1d(rows, known.rows, assume_unique=True)
         part, new = _write_part(held, missing, self) if len(missing) else (None, missing)
         every = np.concatenate([known.rows, missing])
@@ -160,14 +160,13 @@ class TokenStore:
 
 
 def open_tokens(
-    directory: AnyPath, parts: Sequence[FileRecord], dtype: str, cut: AnyPath | None = None
+    directory: AnyPath, parts: Sequence[FileRecord], cut: AnyPath | None = None
 ) -> TokensOf:
     """Map the tokens of one unit from its files, after comparing checksums.
 
     Args:
         directory: Directory of the store.
         parts: The store's files of the unit.
-        dtype: ``uint16`` or ``uint32``.
         cut: The cut whose documents are read, for the message where tokens are missing.
     """
     rows: list[np.ndarray] = [np.empty(0, dtype=np.int64)]

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock.cluster import cpus
 from penstock.errors import Failure
@@ -23,8 +23,6 @@ from penstock.pipeline.runners.worker import SharedState, Worker
 from penstock.resources import Resources
 
 __all__ = ["LocalRunner"]
-
-Result = TypeVar("Result")
 
 _POLL_SECONDS = 1.0
 """Time without a message after which the processes are checked."""
@@ -55,13 +53,13 @@ class LocalRunner:
 
     def run(
         self,
-        function: Callable[[Any, Any], Result],
+        function: Callable[[Any, Any], Any],
         items: Sequence[Any],
         shared: Any = None,
         keep_state: bool = False,  # local workers always do
         needs: Resources | None = None,
         ordered: bool = False,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Iterator[tuple[int, Any]]:
         if not items:
             return
         if self.slots == 1:

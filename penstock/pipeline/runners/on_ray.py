@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -27,8 +27,6 @@ from penstock.pipeline.runners.worker import SharedState
 from penstock.resources import Resources
 
 __all__ = ["RayRunner"]
-
-Result = TypeVar("Result")
 
 _POLL_SECONDS = 1.0
 """Time to wait for an event."""
@@ -62,13 +60,13 @@ class RayRunner:
 
     def run(
         self,
-        function: Callable[[Any, Any], Result],
+        function: Callable[[Any, Any], Any],
         items: Sequence[Any],
         shared: Any = None,
         keep_state: bool = False,
         needs: Resources | None = None,
         ordered: bool = False,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Iterator[tuple[int, Any]]:
         if not items:
             return
         state = self._ray.put(SharedState.of((function, shared)))
