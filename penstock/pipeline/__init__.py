@@ -19,7 +19,7 @@ A document's way, with the function or class of each step, its input -> output, 
     make_cut            columns -> the documents of the budget        cut.py
       ├─ quotas_of        budget and shares -> Quota                  cutting/budget.py
       ├─ make_orders      scores -> sort keys                         cutting/ordering.py
-      ├─ BudgetSearch     sort keys and quotas -> Cutoff in tokens    cutting/search.py
+      ├─ search_budget    sort keys and quotas -> Cutoff in tokens    cutting/search.py
       │    └─ TokenStore  candidates -> their tokens                  tokens.py
       └─ write_units      cutoffs -> rows of the cut                  cut.py
     make_shards         cut and tokens -> packed sequences            shards.py

@@ -25,7 +25,7 @@ from penstock.pipeline.checking import check_sum, sum_by_source
 from penstock.pipeline.cutting.budget import Quota, quotas_of
 from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
 from penstock.pipeline.cutting.radix import Cutoff, score_of
-from penstock.pipeline.cutting.search import BudgetSearch, Found, write_candidates
+from penstock.pipeline.cutting.search import Found, search_budget, write_candidates
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
@@ -105,15 +105,16 @@ def make_cut(
                 scratch,
                 runner,
             )
-            found = BudgetSearch(
-                orders=orders,
-                quotas=quotas,
+            found = search_budget(
+                orders,
+                quotas,
                 length=length,
                 bytes_per_token=tokens.bytes_per_token,
-                write_candidates=partial(write_candidates, store=tokens),
+                write=partial(write_candidates, store=tokens),
                 runner=runner,
                 directory=scratch,
-            ).cutoffs(budget.allow_short)
+                allow_short=budget.allow_short,
+            )
             facts = _facts(
                 draft,
                 write_units(orders, found, draft, runner),

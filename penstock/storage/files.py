@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from typing_extensions import Self
 from upath import UPath
 
 from penstock.errors import StorageError
@@ -236,7 +237,7 @@ class LineLog:
         """Return the contents of all files of earlier writers, by name."""
         return [read_file(self._directory / name) for name in files_under(self._directory)]
 
-    def __enter__(self) -> LineLog:
+    def __enter__(self) -> Self:
         path = store_of(self._directory).local(self._directory / f"{self._writer}.jsonl")
         if path is not None:
             make_directory(self._directory)

@@ -21,7 +21,7 @@ from penstock.pipeline.cutting.budget import Quota
 from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
 from penstock.pipeline.cutting.radix import Order, order_bits
 from penstock.pipeline.cutting.ranks import first_ranked, rank_of
-from penstock.pipeline.cutting.search import BudgetSearch, Candidates
+from penstock.pipeline.cutting.search import Candidates, search_budget
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.units import Unit
 from tests.pools import (
@@ -483,16 +483,16 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
     runner = LocalRunner(2)
     try:
         tracemalloc.start()
-        search = BudgetSearch(
-            orders=units,
-            quotas=[quota],
+        found = search_budget(
+            units,
+            [quota],
             length=100,
             bytes_per_token=1.0,
-            write_candidates=BytesAsTokens(units),
+            write=BytesAsTokens(units),
             runner=runner,
             directory=tmp_path / "scratch",
+            allow_short=False,
         )
-        found = search.cutoffs(allow_short=False)
         draft = Draft(tmp_path / "cut", {})
         written = write_units(units, found, draft, runner, carried=())
         taken = sum(record.facts["documents"] for record in written)

@@ -21,6 +21,7 @@ from penstock.artefact import Workspace, canonical
 from penstock.errors import InputError, StorageError, UnmadeError
 from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
+from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import NOT_FOUND
 from penstock.pipeline.runner import Runner
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
@@ -285,16 +286,11 @@ def _digests(blocks: list[_Block], _: object) -> list[str]:
     digests = []
     for block in blocks:
         digest = hashlib.sha256()
-        try:
-            with block.path.open("rb") as file:
-                file.seek(block.start)
-                left = block.end - block.start
-                while left and (chunk := file.read(min(left, _CHUNK))):
-                    digest.update(chunk)
-                    left -= len(chunk)
-        except FileNotFoundError:
-            raise InputError("no such file", file=block.path) from None
-        except PermissionError:
-            raise InputError("permission denied", file=block.path, fix="make it readable") from None
+        with readable(block.path, "file"), block.path.open("rb") as file:
+            file.seek(block.start)
+            left = block.end - block.start
+            while left and (chunk := file.read(min(left, _CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
         digests.append(digest.hexdigest())
     return digests

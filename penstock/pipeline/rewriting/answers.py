@@ -62,7 +62,7 @@ class RequestKey:
     """Digest of the request."""
 
 
-class AnswerJournal:
+class AnswerJournal(LineLog):
     """The journal of one unit: reads the answers of earlier attempts, and appends new ones.
 
     Args:
@@ -71,24 +71,17 @@ class AnswerJournal:
     """
 
     def __init__(self, directory: AnyPath, unit: str) -> None:
-        self._log = LineLog(directory / _JOURNAL / unit)
+        super().__init__(directory / _JOURNAL / unit)
         self.answers: dict[RequestKey, Answer] = {}
         """All answers, those of earlier attempts included."""
-
-    def __enter__(self) -> AnswerJournal:
-        for content in self._log.read():
+        for content in self.read():
             for key, answer in _entries(content):
                 self.answers.setdefault(key, answer)
-        self._log.__enter__()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._log.__exit__(*error)
-
-    def add(self, key: RequestKey, answer: Answer) -> None:
+    def append(self, key: RequestKey, answer: Answer) -> None:
         self.answers[key] = answer
         content = json.dumps([asdict(key), asdict(answer)]).encode()
-        self._log.add(b"%08x %s\n" % (zlib.crc32(content), content))
+        self.add(b"%08x %s\n" % (zlib.crc32(content), content))
 
 
 def journal_bytes(directory: AnyPath) -> int:
@@ -258,7 +251,7 @@ def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
 
     with AnswerJournal(directory, unit.name) as journal:
         for key, answer in rewrite.completions.answers(missing()):
-            journal.add(key, answer)
+            journal.append(key, answer)
         found = [journal.answers.get(key) for key in wanted]
     answered = [answer for answer in found if answer is not None]
     check_sum(unit.label, ("requests", len(wanted)), {"answered": len(answered)})

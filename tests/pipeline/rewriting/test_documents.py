@@ -362,12 +362,12 @@ def test_a_journal_reads_whole_lines(tmp_path: Path) -> None:
     asked = [RequestKey(row, 0, f"digest {row}") for row in range(5)]
     with AnswerJournal(tmp_path, "unit-1") as journal:
         for one in asked[:3]:
-            journal.add(one, Answer(text=f"täxt\n{one.row}"))
+            journal.append(one, Answer(text=f"täxt\n{one.row}"))
     (path,) = (tmp_path / "journal" / "unit-1").iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     with AnswerJournal(tmp_path, "unit-1") as journal:
         assert journal.answers == {one: Answer(text=f"täxt\n{one.row}") for one in asked[:2]}
-        journal.add(asked[4], Answer(text="x", error="too long"))
+        journal.append(asked[4], Answer(text="x", error="too long"))
     with AnswerJournal(tmp_path, "unit-1") as journal:
         assert set(journal.answers) == {*asked[:2], asked[4]}
     with AnswerJournal(tmp_path, "unit-10") as journal:
@@ -379,7 +379,7 @@ def test_a_journal_in_a_store(s3: str) -> None:
     asked = [RequestKey(row, 1, f"digest {row}") for row in range(70)]
     with AnswerJournal(directory, "unit-1") as journal:
         for one in asked:
-            journal.add(one, Answer(text=str(one.row)))
+            journal.append(one, Answer(text=str(one.row)))
         assert len(list((directory / "journal" / "unit-1").iterdir())) == 2, (
             "a few answers an object"
         )
