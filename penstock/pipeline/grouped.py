@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from penstock.artefact import FileRecord
 from penstock.storage import AnyPath, Sink, atomic_file, store_of
 
-__all__ = ["packed", "read_groups", "read_scores", "write_scores"]
+__all__ = ["packed", "read_groups", "read_scores", "write_groups", "write_scores"]
 
 Item = TypeVar("Item")
 
