@@ -25,7 +25,7 @@ from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.units import Unit, iter_documents, units_of
 from penstock.resources import Resources
 from penstock.selectors.base import Scorer, SetSelector
-from penstock.selectors.batch_scorer import BatchScorer
+from penstock.selectors.classifiers.fasttext_panel import BatchScorer
 from penstock.storage import AnyPath
 
 __all__ = ["Column", "in_dependence", "make_columns"]
