@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from penstock.artefact import Artefact, Workspace
 from penstock.jobs.cli import main
 from penstock.jobs.curate import Curated, curate
-from penstock.jobs.curve import learning_curve
 from penstock.jobs.plan import Plan
+from penstock.jobs.plots import learning_curve
 from penstock.jobs.report import write_report
 from penstock.jobs.train import read_evaluations, run_spec
 from penstock.pipeline.grouped import read_scores
