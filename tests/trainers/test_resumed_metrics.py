@@ -11,8 +11,8 @@ import pytest
 from penstock.artefact import Workspace
 from penstock.recipe import Train
 from penstock.trainers.evaluation.evaluator import Scores
-from penstock.trainers.launch import _Tail
 from penstock.trainers.metrics import FILE, MetricsLog, StepMetrics, add_note
+from penstock.trainers.run import _Tail
 from penstock.trainers.spec import RunSpec
 
 

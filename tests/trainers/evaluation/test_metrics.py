@@ -6,8 +6,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from penstock.trainers.evaluation.choices import Accuracy
-from penstock.trainers.evaluation.evaluator import Scores
-from penstock.trainers.evaluation.texts import Score
+from penstock.trainers.evaluation.evaluator import Score, Scores
 from penstock.trainers.metrics import FILE, MetricsLog
 
 SCORES = Scores(
