@@ -3,7 +3,7 @@
 ::
 
     RunSpec (train, shards, seed, evaluations)
-      └─ train / train_all      a run artefact, found or made    run.py, spec.py
+      └─ train_all              run artefacts, found or made    run.py, spec.py
            └─ sessions          of Ray Train, each for a lane of runs  run.py
                 └─ run_one      train, save, evaluate, commit          worker.py
                      ├─ Group       rank, workers, device, collectives group.py

@@ -26,7 +26,7 @@ from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
-__all__ = ["train", "train_all"]
+__all__ = ["train_all"]
 
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -42,16 +42,6 @@ The controller checks its workers every 2 s by default, and a run of 10 s would 
 POLL_SECONDS = 0.2
 
 
-def train(spec: RunSpec, workspace: Workspace, on_metrics: OnMetrics | None = None) -> RunResult:
-    """Make a run, or find it; thread-safe.
-
-    Raises:
-        TrainingError: A worker failed; its own message, in one line.
-    """
-    (result,) = train_all([spec], workspace, on_metrics=on_metrics)
-    return result
-
-
 def train_all(
     specs: Sequence[RunSpec],
     workspace: Workspace,
@@ -59,7 +49,7 @@ def train_all(
     parallel: int = 1,
     on_metrics: OnMetrics | None = None,
 ) -> list[RunResult]:
-    """Make the runs that do not exist, up to ``parallel`` at a time.
+    """Make the runs that do not exist, up to ``parallel`` at a time; thread-safe.
 
     Runs that finish before another fails are kept, and found by the next call.
 

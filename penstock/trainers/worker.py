@@ -50,7 +50,7 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
     if log:
         last = log.last
         if spec.train.evaluate_every:
-            log.write_evaluation(last["step"], last["tokens"], scores, saved=True)
+            log.write(scores.line(last["step"], last["tokens"], saved=True))
         log.close()
         facts |= {
             "tokens": last["tokens"],
@@ -97,11 +97,11 @@ def _train(
     due = cursor is not None
     for metrics in engine.run(step):
         if log:
-            log.write(metrics)
+            log.write(metrics.line())
         if evaluator.due(tokens, metrics.tokens):
             scores = evaluator.evaluate_live(engine.backend)
             if log:
-                log.write_evaluation(metrics.step, metrics.tokens, scores)
+                log.write(scores.line(metrics.step, metrics.tokens))
         due = checkpoints.schedule.due(tokens, metrics.tokens)
         step, tokens = metrics.step + 1, metrics.tokens
         if due:

@@ -27,9 +27,9 @@ from penstock.recipe_file import override, parse_recipe
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation.documents import FILE
 from penstock.trainers.metrics import FILE as METRICS
-from penstock.trainers.run import train
 from penstock.trainers.spec import RunResult
 from tests.pools import documents, write_jsonl
+from tests.trainers.conftest import train
 
 ONE = LocalRunner(1)
 

@@ -58,6 +58,16 @@ class Scores:
         """Return plain data."""
         return asdict(self)
 
+    def line(self, step: int, tokens: int, *, saved: bool = False) -> dict[str, Any]:
+        """Return the line of ``metrics.jsonl``.
+
+        Args:
+            step: The last step that was taken.
+            tokens: Tokens trained on until then.
+            saved: True if the model is the saved one, at the end of the run.
+        """
+        return {"step": step, "tokens": tokens, "evaluation": self.to_json(), "saved": saved}
+
 
 def evaluate(
     evaluations: Sequence[Evaluation],

@@ -19,7 +19,7 @@ SCORES = Scores(
 
 def test_an_evaluation_is_a_line_and_scalars(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
-    log.write_evaluation(7, 4096, SCORES)
+    log.write(SCORES.line(7, 4096))
     (line,) = (tmp_path / FILE).read_text().splitlines()
     assert json.loads(line) == {
         "step": 7,

@@ -13,8 +13,8 @@ from penstock.artefact import Workspace
 from penstock.errors import RecipeError
 from penstock.recipe import ModelFrom, Train
 from penstock.trainers.modelling.build import check_tokenizer
-from penstock.trainers.run import train
 from penstock.trainers.spec import RunSpec
+from tests.trainers.conftest import train
 
 
 @pytest.fixture
