@@ -38,10 +38,9 @@ from common import peer_module
 from penstock.artefact import Draft, FileRecord
 from penstock.pipeline.cut import write_units
 from penstock.pipeline.cutting.budget import Quota
-from penstock.pipeline.cutting.candidates import Candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
 from penstock.pipeline.cutting.radix import Order, order_bits
-from penstock.pipeline.cutting.search import BudgetSearch
+from penstock.pipeline.cutting.search import Candidates, search_budget
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.units import Unit
 
@@ -251,16 +250,16 @@ def _ours(pool: Pool, runner: Runner) -> None:
         Quota(name=str(number), tokens=size, pool_bytes=10**18, pool_documents=0)
         for number, size in enumerate(pool.quotas)
     ]
-    search = BudgetSearch(
-        orders=orders,
-        quotas=quotas,
+    found = search_budget(
+        orders,
+        quotas,
         length=LENGTH,
         bytes_per_token=BYTES_PER_TOKEN,
-        write_candidates=KnownTokens(orders),
+        write=KnownTokens(orders),
         runner=runner,
         directory=pool.directory / "scratch",
+        allow_short=False,
     )
-    found = search.cutoffs(allow_short=False)
     ours = pool.directory / "ours"
     shutil.rmtree(ours, ignore_errors=True)  # else the draft would find its parts done
     write_units(orders, found, Draft(ours, {}), runner, carried=())

@@ -152,9 +152,10 @@ def tests() -> None:
 
 def attention() -> None:
     """Time one layer's attention, forward and backward, by each implementation."""
+    import numpy as np
     import torch
 
-    from penstock.trainers.data.batch import collate
+    from penstock.trainers.data.batch import Batch
     from penstock.trainers.modelling import attention as module
 
     device = torch.device("cpu" if DRY else "cuda")
@@ -162,7 +163,7 @@ def attention() -> None:
     heads, width = (4, 16) if DRY else (16, 64)
     shards = _shards()
     batches = [
-        collate([shards[number] for number in range(first, first + MICRO)]).to(device)
+        Batch.of(*shards.read(np.arange(first, first + MICRO))).to(device)
         for first in range(0, MICRO * 6, MICRO)
     ]
     draw = torch.Generator(device).manual_seed(0)
@@ -306,16 +307,17 @@ def determinism() -> None:
 
 def evaluate() -> None:
     """Time forward passes in float32, as the saved model is evaluated, and in bf16."""
+    import numpy as np
     import torch
 
     from penstock.recipe import ModelShape
-    from penstock.trainers.data.batch import collate
+    from penstock.trainers.data.batch import Batch
     from penstock.trainers.modelling.build import build_model
 
     device = torch.device("cpu" if DRY else "cuda")
     shards = _shards()
     model = build_model(ModelShape(**MODEL), shards, 1).eval().to(device)
-    batch = collate([shards[number] for number in range(MICRO)]).to(device)
+    batch = Batch.of(*shards.read(np.arange(MICRO))).to(device)
     for dtype in (torch.float32, torch.bfloat16):
         model = model.to(dtype)
         with torch.inference_mode():
@@ -397,8 +399,8 @@ def _train(part: str, **settings: Any) -> tuple[Any, Any, float]:
     dtype = next(engine._model.parameters()).dtype
     _print(
         part,
-        f"{engine.train.backend}, {dtype}, {engine.parameters.total / 1e6:.0f} M parameters, loss "
-        f"{rows[0].loss:.3f} -> {rows[-1].loss:.3f}, gradient norm {rows[-1].grad_norm:.3f}",
+        f"{engine.train.backend}, {dtype}, {engine.parameters['total'] / 1e6:.0f} M parameters, "
+        f"loss {rows[0].loss:.3f} -> {rows[-1].loss:.3f}, gradient norm {rows[-1].grad_norm:.3f}",
     )
     _print(
         part,

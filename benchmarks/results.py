@@ -26,11 +26,11 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, Workspace
-from penstock.jobs.arms import SELECTED
 from penstock.jobs.build import build_columns
 from penstock.jobs.compare import Comparison, Point, compare
 from penstock.jobs.curate import Curated, curate
-from penstock.jobs.ladder import climb
+from penstock.jobs.plan import SELECTED
+from penstock.jobs.selector_training import climb
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
@@ -160,7 +160,14 @@ def _selectors(data: Path, model: str) -> dict[str, Any]:
 def _climb(recipe: Recipe, runner: LocalRunner, progress: Any) -> tuple[str, ...]:
     (column,) = build_columns(recipe)
     with Workspace.driving(recipe.work_directory) as workspace:
-        climb(recipe, column, lambda own: curate(own, runner).shards, workspace, runner, progress)
+        climb(
+            recipe,
+            column,
+            lambda own: curate(own, runner).shards,
+            workspace,
+            progress,
+            runner.close,
+        )
     assert isinstance(column.selector, PreSelect)
     return column.selector.readers
 
@@ -207,10 +214,13 @@ def _name(point: Point, comparison: Comparison) -> str:
 
 
 def _cell(point: Point, random: Point, target: str) -> str:
-    cell = f"{point.mean(target):.3f} ± {point.std(target):.3f}"
+    cell = f"{point.mean(target):.3f} ± {point.bits(target)['std']:.3f}"
     if point is random:
         return cell
-    apart = [own - other for own, other in zip(point.values(target), random.values(target))]
+    apart = [
+        own - other
+        for own, other in zip(point.bits(target)["values"], random.bits(target)["values"])
+    ]
     mean = statistics.fmean(apart)
     if len(apart) < 2:
         return f"{cell} ({mean:+.3f})"

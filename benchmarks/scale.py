@@ -132,7 +132,7 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
     from penstock.jobs.curate import curate
     from penstock.lease import Lease
     from penstock.pipeline.runner import LocalRunner
-    from penstock.pipeline.runners.worker_pool import Usage
+    from penstock.pipeline.runners.schedule import Usage
     from penstock.pipeline.scoring.models import Models
     from penstock.recipe_file import load_recipe
 

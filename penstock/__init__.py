@@ -24,7 +24,7 @@ docs/architecture.md shows how the packages work together.
       artefact/          the result of a stage: data files and a manifest
       storage/           files on disk and in stores such as S3
 
-      recipe.py          models of a recipe's keys; recipe_training.py, recipe_shapes.py
+      recipe.py          models of a recipe's keys; recipe_training.py
       recipe_file.py     YAML to a validated recipe, and the messages
       errors.py          the exception tree
       extras.py          optional libraries, and the extra that installs each
@@ -32,8 +32,7 @@ docs/architecture.md shows how the packages work together.
       node_cache.py      copies of remote files on this machine
       cluster.py         the connection to Ray; the number of CPUs
       resources.py       CPUs, GPUs and memory of a worker
-      hashing.py         random numbers as hashes of (seed, id)
-      checksum.py        the checksum of a packed sequence
+      hashing.py         random numbers as hashes of (seed, id); checksums of sequences
       arrow_text.py      texts of Arrow arrays for compiled loops
       compiling.py       numba, with a cache that sees changes in imported files
       display.py         tables of results in notebooks

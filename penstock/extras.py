@@ -23,7 +23,7 @@ EXTRAS = {
     "encoders": ("torch", "transformers", "sentence_transformers", "faiss"),
     "train": ("torch", "transformers", "deepspeed", "ray", "tensorboard", "matplotlib"),
     "hf": ("datasets",),
-    "s3": ("s3fs",),
+    "s3": ("s3fs", "botocore"),
 }
 """The modules that each extra installs, as ``pyproject.toml`` lists their packages."""
 

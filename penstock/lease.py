@@ -66,9 +66,7 @@ class _Holder:
 
     def alive(self) -> bool | None:
         """Return whether its process is running; None for a process of another machine."""
-        if self.machine != _machine():
-            return None
-        return _started(self.pid) == self.started
+        return None if self.machine != _machine() else _started(self.pid) == self.started
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -233,10 +231,9 @@ def _started(pid: int) -> str | None:
         return None if state in "ZX" else fields[18]  # a zombie is dead
     except OSError:
         pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
     return "running"

@@ -17,9 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveInt,
     field_validator,
@@ -27,18 +25,27 @@ from pydantic import (
 )
 
 from penstock.errors import RecipeError, StorageError, did_you_mean
-from penstock.recipe_shapes import MAPPING, PLAIN, Fraction, Location, Model, Names, listed, shaped
 from penstock.recipe_training import (
+    MAPPING,
+    PLAIN,
     REST,
     Checkpoint,
+    Fraction,
+    Location,
     MixturePhase,
+    Model,
     ModelFrom,
     ModelShape,
+    Names,
+    PlugSpec,
     ReweightSpec,
     ScheduleOf,
     Train,
     Uba,
     Wsd,
+    listed,
+    require,
+    shaped,
 )
 from penstock.storage import AnyPath, as_path, is_uri
 
@@ -106,44 +113,26 @@ class Clean(Model):
     """True to write dropped documents with their text and the rule."""
 
 
-class SelectorSpec(BaseModel):
+class SelectorSpec(PlugSpec):
     """A selector: its name, its target files, and the parameters that it declares."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    use: str
-    """A built-in or registered name, or ``package.module:function``."""
     target: Names = ()
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The selector's own keywords."""
-        return dict(self.model_extra or {})
 
 
 def _plain_word(name: str) -> str:
-    if not re.fullmatch("[A-Za-z0-9_]+", name):
-        raise RecipeError(expected="a name of letters, digits and _", got=repr(name))
+    plain = re.fullmatch("[A-Za-z0-9_]+", name) is not None
+    require(plain, expected="a name of letters, digits and _", got=repr(name))
     return name
 
 
-class RewriteSpec(BaseModel):
+class RewriteSpec(PlugSpec):
     """A rewriter: its name, the model that answers it, and the parameters that it declares."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    use: str
-    """A built-in or registered name, or ``package.module:Class``."""
     by: dict[str, Any]
     """``{url: ..., model: ...}`` of an OpenAI-compatible server, ``{vllm: model}`` on GPUs of the
     workers, or ``{local: directory}``."""
     share: Fraction = 1.0
     """Share of the documents that are rewritten, drawn by hash of id."""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The rewriter's own keywords."""
-        return dict(self.model_extra or {})
 
 
 class Gumbel(Model):
@@ -177,19 +166,16 @@ class Budget(Model):
     @field_validator("rank")
     @classmethod
     def _weights_are_positive(cls, rank: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(rank, dict):
-            if not rank:
-                raise RecipeError(expected="a name or at least one weight", got="{}")
-            for name, weight in rank.items():
-                if not weight > 0:
-                    raise RecipeError(expected=f"a positive weight for {name!r}", got=weight)
+        require(rank != {}, expected="a name or at least one weight", got="{}")
+        for name, weight in rank.items() if isinstance(rank, dict) else ():
+            require(weight > 0, expected=f"a positive weight for {name!r}", got=weight)
         return rank
 
     @field_validator("shares")
     @classmethod
     def _shares_fit(cls, shares: dict[str, float]) -> dict[str, float]:
-        if (total := sum(shares.values())) > 1 + 1e-9:
-            raise RecipeError(expected="shares of at most 1 in sum", got=f"{total:g}")
+        total = sum(shares.values())
+        require(total <= 1 + 1e-9, expected="shares of at most 1 in sum", got=f"{total:g}")
         return shares
 
     @property
@@ -240,27 +226,29 @@ class Compare(Model):
     @field_validator("seeds")
     @classmethod
     def _some_seed(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise RecipeError(expected="at least one seed, each once", got=list(seeds))
+        once = len(set(seeds)) == len(seeds) > 0
+        require(once, expected="at least one seed, each once", got=list(seeds))
         return seeds
 
     @field_validator("baseline_multiples")
     @classmethod
     def _multiples_begin_at_one(cls, multiples: tuple[float, ...]) -> tuple[float, ...]:
-        if multiples[:1] != (1,) or any(b <= a for a, b in itertools.pairwise(multiples)):
-            raise RecipeError(expected="rising numbers that begin with 1", got=list(multiples))
+        rising = all(a < b for a, b in itertools.pairwise(multiples)) and multiples[:1] == (1,)
+        require(rising, expected="rising numbers that begin with 1", got=list(multiples))
         return multiples
 
     @model_validator(mode="after")
     def _baseline_is_an_arm(self) -> Compare:
-        if self.baseline not in self.arms:
-            raise RecipeError(
-                expected=f"a baseline of {sorted(self.arms)}", got=repr(self.baseline)
-            )
-        if "selected" in self.arms:
-            raise RecipeError(
-                "the arm 'selected' is the recipe itself", fix="give yours another name"
-            )
+        require(
+            self.baseline in self.arms,
+            expected=f"a baseline of {sorted(self.arms)}",
+            got=repr(self.baseline),
+        )
+        require(
+            "selected" not in self.arms,
+            "the arm 'selected' is the recipe itself",
+            fix="give yours another name",
+        )
         return self
 
 
@@ -287,8 +275,7 @@ class Recipe(Model):
     @classmethod
     def _some_source(cls, corpus: tuple[CorpusSource, ...]) -> tuple[CorpusSource, ...]:
         # Not `min_length`, which also reports an error where the only entry is invalid.
-        if not corpus:
-            raise RecipeError(expected="at least one entry with a path", got="none")
+        require(corpus != (), expected="at least one entry with a path", got="none")
         return corpus
 
     @model_validator(mode="after")
@@ -296,12 +283,17 @@ class Recipe(Model):
         known = [*self.select, "random"]
         for name in self.budget.ranks:
             if name not in known:
-                hint = did_you_mean(name, known).removeprefix("; ")
-                raise RecipeError(f"no column {name!r}", key="budget.rank", fix=hint)
-        if "random" in self.select:
-            raise RecipeError(
-                "the name is taken by the uniform draw", key="select.random", fix="rename it"
-            )
+                raise RecipeError(
+                    f"no column {name!r}",
+                    key="budget.rank",
+                    fix=did_you_mean(name, known).removeprefix("; "),
+                )
+        require(
+            "random" not in self.select,
+            "the name is taken by the uniform draw",
+            key="select.random",
+            fix="rename it",
+        )
         return self
 
     @model_validator(mode="after")
@@ -335,20 +327,22 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _a_batch_holds_a_sequence(self) -> Recipe:
         batch, length = self.train.batch_tokens, self.shards.sequence_length
-        if batch < length:
-            raise RecipeError(
-                key="train.batch_tokens",
-                expected=f"at least one sequence of {length} tokens (shards.sequence_length)",
-                got=batch,
-            )
+        require(
+            batch >= length,
+            key="train.batch_tokens",
+            expected=f"at least one sequence of {length} tokens (shards.sequence_length)",
+            got=batch,
+        )
         return self
 
     @model_validator(mode="after")
     def _evaluations_have_files(self) -> Recipe:
-        if self.train.evaluate_every and not self.evaluate:
-            raise RecipeError(
-                key="train.evaluate_every", expected="files under `evaluate`", got="none"
-            )
+        require(
+            not self.train.evaluate_every or self.evaluate != (),
+            key="train.evaluate_every",
+            expected="files under `evaluate`",
+            got="none",
+        )
         return self
 
     def resolve(self, path: str) -> AnyPath:

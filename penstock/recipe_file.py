@@ -157,11 +157,13 @@ class _RecipeLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
                 continue
             if key.value in lines:
-                problem = (
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
                     f"the key {key.value!r} was already given in line {lines[key.value]}; "
-                    "remove one of them"
+                    "remove one of them",
+                    key.start_mark,
                 )
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
@@ -219,8 +221,9 @@ def _explain(problem: Any) -> RecipeError:
             return RecipeError(
                 "cannot stand beside the other keys here", key=key, fix="remove it or them"
             )
-        hint = did_you_mean(str(names[-1]), known).removeprefix("; ")
-        return RecipeError("unknown key", key=key, fix=hint)
+        return RecipeError(
+            "unknown key", key=key, fix=did_you_mean(str(names[-1]), known).removeprefix("; ")
+        )
     if problem["type"] == "missing":
         return RecipeError("missing", key=key, fix="it is required")
     if problem["type"] == "value_error":
@@ -261,8 +264,7 @@ def _keys_at(names: Sequence[Any]) -> list[str]:
             elif model is SelectorSpec:
                 below.append(model)
         models = below or models
-    keys = {key for model in models for key in model.model_fields}
-    return sorted(keys - {"directory"})
+    return sorted({key for model in models for key in model.model_fields} - {"directory"})
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

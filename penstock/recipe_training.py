@@ -1,4 +1,8 @@
-"""The training section of a recipe: model, order and weight of the data, optimiser."""
+"""The training section of a recipe, and the types that all its models share.
+
+Where a key takes a mapping or a plain value, the value's own type selects the shape (``shaped``),
+so that a mistake is explained for that shape alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,39 +23,104 @@ from pydantic import (
     model_validator,
 )
 
-from penstock.recipe_shapes import MAPPING, PLAIN, Fraction, Model, shaped
+from penstock.errors import RecipeError
+from penstock.storage import path_problem
 
 __all__ = [
+    "MAPPING",
+    "PLAIN",
     "REST",
     "Checkpoint",
+    "Fraction",
+    "Location",
     "MixturePhase",
+    "Model",
     "ModelFrom",
     "ModelShape",
+    "Names",
     "ReweightSpec",
     "ScheduleOf",
     "Train",
     "Uba",
     "Wsd",
+    "listed",
+    "require",
+    "shaped",
 ]
+
+
+def require(holds: bool, problem: str = "", **fields: Any) -> None:
+    """Check a value of a recipe.
+
+    Raises:
+        RecipeError: It does not hold; ``problem`` and ``fields`` are those of the error.
+    """
+    if not holds:
+        raise RecipeError(problem, **fields)
+
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def listed(value: Any) -> Any:
+    """Wrap a single item in a list."""
+    return [value] if isinstance(value, (str, Mapping)) else value
+
+
+def _well_written(path: str) -> str:
+    fault = path_problem(path)
+    require(fault is None, fault or "")
+    return path
+
+
+Location = Annotated[str, AfterValidator(_well_written)]
+"""A path or a URI."""
+
+Names = Annotated[tuple[Location, ...], BeforeValidator(listed)]
+"""Paths or patterns; a single one needs no list."""
+
+
+def _shape(value: Any) -> str:
+    return "<mapping>" if isinstance(value, (Mapping, BaseModel)) else "<plain>"
+
+
+shaped = Discriminator(_shape)
+"""Selects the mapping or the plain value where a key takes either."""
+
+MAPPING, PLAIN = Tag("<mapping>"), Tag("<plain>")
+
+
+class Model(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
+
 
 REST = "rest"
 """The name in ``train.mixture`` of all sources that have no share of their own."""
 
 
-class ReweightSpec(BaseModel):
-    """A reweighter by name, with the parameters that it declares."""
+class PlugSpec(BaseModel):
+    """A plug-in by name, with the parameters that it declares."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     use: str
-    """A built-in or registered name, or ``package.module:function``."""
-    sample: Literal["sequence", "document"] = "sequence"
-    """The unit that has a loss and a weight: a packed sequence, or each document's span in one."""
+    """A built-in or registered name, ``package.module:function`` or ``package.module:Class``."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Return the reweighter's own keywords."""
+        """The plug-in's own keywords."""
         return dict(self.model_extra or {})
+
+
+class ReweightSpec(PlugSpec):
+    """A reweighter by name, with the parameters that it declares."""
+
+    sample: Literal["sequence", "document"] = "sequence"
+    """The unit that has a loss and a weight: a packed sequence, or each document's span in one."""
 
 
 class ModelShape(Model):
@@ -68,10 +138,11 @@ class ModelShape(Model):
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelShape:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"expected a width divisible by twice the heads, got {self.width} and {self.heads}"
-            )
+        require(
+            self.width % (2 * self.heads) == 0,
+            expected="a width divisible by twice the heads",
+            got=f"{self.width} and {self.heads}",
+        )
         return self
 
 
@@ -95,10 +166,10 @@ class MixturePhase(Model):
 
     @model_validator(mode="after")
     def _some_weight(self) -> MixturePhase:
-        if not sum(self.weights.values()) > 0:
-            raise ValueError(f"weights: expected at least one above 0, got {self.weights}")
-        if self.until is not None and self.until >= 1 and not self.until.is_integer():
-            raise ValueError(f"until: expected whole tokens or a share below 1, got {self.until}")
+        some = sum(self.weights.values()) > 0
+        require(some, f"weights: expected at least one above 0, got {self.weights}")
+        whole = self.until is None or self.until < 1 or self.until.is_integer()
+        require(whole, f"until: expected whole tokens or a share below 1, got {self.until}")
         return self
 
     def ends_at(self, budget: int) -> int:
@@ -135,8 +206,8 @@ class ScheduleOf(Model):
 
     @model_validator(mode="after")
     def _one_is_named(self) -> ScheduleOf:
-        if (self.uba is None) == (self.wsd is None):
-            raise ValueError("expected one of uba and wsd, with its parameter")
+        one = (self.uba is None) != (self.wsd is None)
+        require(one, "expected one of uba and wsd, with its parameter")
         return self
 
 
@@ -150,14 +221,13 @@ class Checkpoint(Model):
 
     @model_validator(mode="after")
     def _some_interval(self) -> Checkpoint:
-        if self.minutes is None and self.tokens is None:
-            raise ValueError("expected minutes or tokens; to save none, write `checkpoint: false`")
+        some = self.minutes is not None or self.tokens is not None
+        require(some, "expected minutes or tokens; to save none, write `checkpoint: false`")
         return self
 
 
 def _switched_off(value: Any) -> Any:
-    if value is not False:
-        raise ValueError(f"expected minutes, tokens and keep, or false, got {value!r}")
+    require(value is False, f"expected minutes, tokens and keep, or false, got {value!r}")
     return value
 
 
@@ -222,19 +292,19 @@ class Train(Model):
         cls, deepspeed: dict[str, Any], info: ValidationInfo
     ) -> dict[str, Any]:
         zero = deepspeed.get("zero_optimization")
-        if info.data.get("compile") and isinstance(zero, Mapping) and zero.get("stage") == 3:
-            raise ValueError(
-                "zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3, which "
-                "hooks into every layer and leaves nothing to compile"
-            )
+        hooks = isinstance(zero, Mapping) and zero.get("stage") == 3
+        require(
+            not (info.data.get("compile") and hooks),
+            "zero_optimization.stage: expected 0, 1 or 2 beside train.compile, got 3, which hooks "
+            "into every layer and leaves nothing to compile",
+        )
         return deepspeed
 
     @field_validator("min_lr")
     @classmethod
     def _the_floor_is_below_the_peak(cls, floor: float, info: ValidationInfo) -> float:
         peak = info.data.get("lr", floor)
-        if floor > peak:
-            raise ValueError(f"expected at most lr, {peak:g}, got {floor:g}")
+        require(floor <= peak, f"expected at most lr, {peak:g}, got {floor:g}")
         return floor
 
     @field_validator("schedule")
@@ -245,16 +315,16 @@ class Train(Model):
         warmup = info.data.get("warmup", 0.0)
         found = schedule.wsd if isinstance(schedule, ScheduleOf) else None
         decay = found.decay if found else Wsd().decay if schedule == "wsd" else 0.0
-        if warmup + decay > 1:
-            raise ValueError(
-                f"expected warmup and wsd.decay of at most 1 in sum, got {warmup:g} and {decay:g}"
-            )
+        require(
+            warmup + decay <= 1,
+            f"expected warmup and wsd.decay of at most 1 in sum, got {warmup:g} and {decay:g}",
+        )
         return schedule
 
     @field_validator("mixture")
     @classmethod
     def _phases_follow(cls, phases: tuple[MixturePhase, ...]) -> tuple[MixturePhase, ...]:
         ends = [phase.until for phase in phases]
-        if None in ends[:-1] or ends[-1:] not in ([], [None]):
-            raise ValueError("expected `until` in every phase but the last")
+        last_alone = None not in ends[:-1] and ends[-1:] in ([], [None])
+        require(last_alone, "expected `until` in every phase but the last")
         return phases

@@ -19,6 +19,8 @@ from penstock.hashing import hash_ids, mix
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
+from penstock.pipeline.cutting.ordering import OrderedUnit
+from penstock.pipeline.cutting.radix import score_of
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
@@ -216,3 +218,9 @@ def brute_force(
         taken[known.unit, known.row] = size
         left[mine] -= size
     return taken
+
+
+def scores_in_order(ordered: OrderedUnit) -> np.ndarray:
+    """Return the scores that documents are ordered by: (n,) float32, NaN where excluded."""
+    order, _ = ordered.read()
+    return np.where(order.group < 0, np.float32(np.nan), score_of(order.key))

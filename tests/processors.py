@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from penstock.recipe import ModelShape, Train
-from penstock.trainers.data.batch import Batch, collate
-from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.data.batch import Batch
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.model import LanguageModel
+from tests.packed import PackedSequence, collate, row_of
 
 THREADS = (1, 2, 4)
 
@@ -72,7 +73,7 @@ def _capability() -> str:
 def _measurements(shards: ShardSet) -> dict[str, Any]:
     model = build_model(SHAPE, shards, seed=1)
     weights = b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
-    batch = collate([shards[index] for index in range(8)])
+    batch = collate([row_of(shards, index) for index in range(8)])
     first, again = _train(shards), _train(shards)
     return {
         "digest": hashlib.sha256(weights).hexdigest(),
@@ -101,7 +102,7 @@ def _train(shards: ShardSet) -> list[tuple[str, float, float]]:
 
 def _isolated(model: LanguageModel, shards: ShardSet) -> bool:
     """Change the first document of a sequence; return whether all other logits keep their bits."""
-    sequences = [shards[index] for index in range(8)]
+    sequences = [row_of(shards, index) for index in range(8)]
     number = next(row for row, each in enumerate(sequences) if len(each.starts) > 1)
     end = int(sequences[number].starts[1])
     tokens = sequences[number].tokens.copy()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.checksum import factors, sequence_checksums
+from penstock.hashing import factors, sequence_checksums
 
 
 def by_hand(tokens: list[int], starts: list[int]) -> int:

@@ -23,6 +23,7 @@ MODULES = {
     "matplotlib": "matplotlib",
     "ray": "ray",
     "s3fs": "s3fs",
+    "botocore": "botocore",
     "sentence-transformers": "sentence_transformers",
     "tensorboard": "tensorboard",
     "torch": "torch",

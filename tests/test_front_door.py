@@ -137,23 +137,46 @@ def test_a_recipe_object_and_an_open_runner_are_taken_too(recipe: Path) -> None:
         penstock.curate(loaded, settings=["seed=3"])
 
 
-def test_train_leaves_a_runner_of_the_caller_open(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch
+class Watched(LocalRunner):
+    """Writes down when it is closed."""
+
+    closed: list[str]
+
+    def close(self) -> None:
+        self.closed.append("closed")
+        super().close()
+
+
+@pytest.mark.parametrize("job", ["train", "compare"])
+def test_only_a_runner_that_was_started_here_is_closed(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
     pytest.importorskip("torch")
+    from penstock.jobs import api, compare, report
     from penstock.trainers import run
 
-    closed: list[object] = []
+    events: list[str] = []
 
-    class Watched(LocalRunner):
-        def close(self) -> None:
-            closed.append(self)
-            super().close()
+    def train_all(specs: list[Any], *_: object, **options: object) -> list[Any]:
+        events.append("train")
+        return [Result() for _ in specs]
 
-    monkeypatch.setattr(run, "train_all", lambda specs, *_, **options: ["the result"])
-    runner = Watched(1)
-    assert penstock.train(recipe, runner=runner) == "the result"  # type: ignore[comparison-overlap]
-    assert not closed
+    class Result:
+        tokens = 992
+
+    monkeypatch.setattr(Watched, "closed", events, raising=False)
+    monkeypatch.setattr(run, "train_all", train_all)
+    monkeypatch.setattr(compare, "train_all", train_all)
+    monkeypatch.setattr(report, "write_comparison", lambda comparison: [])
+    monkeypatch.setattr(api, "open_runner", lambda kind, workers: Watched(1))
+    write_jsonl(recipe.parent / "held_out.jsonl", documents(3))
+    settings = ["evaluate=[held_out.jsonl]", "compare.arms.random.budget.rank=random"]
+    run_it = getattr(penstock, job)
+    run_it(recipe, settings=settings, runner=Watched(1))
+    assert events == ["train"], "the caller's runner was closed"
+    events.clear()
+    run_it(recipe, settings=settings, runner="local")
+    assert events == ["closed", "train", "closed"], "workers hold memory while models are trained"
 
 
 def test_nothing_of_the_process_is_changed(recipe: Path) -> None:

@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+import botocore
 import pytest
 from s3fs import S3FileSystem
 
 from penstock.errors import InputError, StorageError
 from penstock.node_cache import local_file, local_tree
-from penstock.pipeline.runners.transient import is_transient
+from penstock.pipeline.runners.attempt import is_transient
 from penstock.selectors.targets import targets_in
 from penstock.storage import (
     AnyPath,
@@ -336,6 +337,20 @@ def test_an_unreachable_store_is_logged_and_raised(
             assert is_transient(caught.value)
     S3FileSystem.clear_instance_cache()
     assert "s3://gone/x: no answer for 0 s; still trying" in caplog.text
+
+
+def test_an_s3_client_without_conditional_writes_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """s3fs would leave the condition out, and two drivers would both get the lease."""
+    for version in ("1.34.200", "1.35.68"):
+        monkeypatch.setattr(botocore, "__version__", version)
+        with pytest.raises(StorageError) as caught:
+            as_path("s3://bucket/work")
+        assert (caught.value.expected, caught.value.got) == ("botocore 1.35.69 or newer", version)
+        assert "penstock[s3]" in str(caught.value.fix)
+    monkeypatch.setattr(botocore, "__version__", "1.35.69")
+    assert str(as_path("s3://bucket/work")) == "s3://bucket/work"
 
 
 def test_the_retries_of_a_request_take_less_than_20_s() -> None:

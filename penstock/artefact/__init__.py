@@ -3,8 +3,8 @@
 ::
 
     artefact/
-      records.py     fingerprint; FileRecord: path, size and sha256 of one committed file
       finished.py    Artefact: a finished artefact, read through its manifest
+                     FileRecord: path, size and sha256 of one committed file; fingerprint
       draft.py       Draft: an unfinished artefact; fill() runs the parts without a record
       workspace.py   Workspace: a work directory, where artefacts are found or made
 
@@ -22,8 +22,7 @@ A file without a record is invisible.
 from __future__ import annotations
 
 from penstock.artefact.draft import Draft
-from penstock.artefact.finished import FORMAT, Artefact
-from penstock.artefact.records import FileRecord, canonical, fingerprint
+from penstock.artefact.finished import FORMAT, Artefact, FileRecord, canonical, fingerprint
 from penstock.artefact.workspace import Entry, Workspace
 
 __all__ = [

@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.artefact.finished import Artefact
-from penstock.artefact.records import FileRecord, canonical, changed_file, missing_file
+from penstock.artefact.finished import Artefact, FileRecord, canonical, changed_file, missing_file
 from penstock.errors import ArtefactError, LeaseError
 from penstock.lease import Lease
 from penstock.node_cache import staging
@@ -134,8 +133,7 @@ class Draft:
             LeaseError: Another driver took the work directory over.
         """
         missing = [part for part in items if self.done(part) is None]
-        results = run(function, [items[part] for part in missing], shared, **options)
-        for index, result in results:
+        for index, result in run(function, [items[part] for part in missing], shared, **options):
             files = [result] if isinstance(result, FileRecord) else result
             self.record(missing[index], files)
             if progress is not None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.artefact.draft import Draft
-from penstock.artefact.finished import FORMAT, Artefact
-from penstock.artefact.records import fingerprint
+from penstock.artefact.finished import FORMAT, Artefact, fingerprint
 from penstock.errors import ArtefactError, UnmadeError
 from penstock.lease import Lease
 from penstock.storage import (
@@ -33,8 +32,7 @@ _ARTEFACT = re.compile(f"{_STAGE.pattern}/[0-9a-f]{{16}}")
 def _may_hold_artefacts(name: str) -> bool:
     """Return whether to list a directory of a work directory, which may hold anything else too."""
     depth = name.count("/")
-    pattern = _ARTEFACT if depth else _STAGE
-    return depth > 1 or pattern.fullmatch(name) is not None
+    return depth > 1 or (_ARTEFACT if depth else _STAGE).fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

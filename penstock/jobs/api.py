@@ -16,7 +16,7 @@ from penstock import extras
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import InputError
 from penstock.jobs import curate as curating
-from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.curate import Curated, PartiallyCurated, Progress
 from penstock.jobs.plan import Plan
 from penstock.jobs.progress import follow_in_log
 from penstock.pipeline.runner import Runner, open_runner
@@ -36,8 +36,6 @@ RecipeLike: TypeAlias = Recipe | str | Path
 RunnerLike: TypeAlias = Runner | str
 """``local``, ``ray``, ``auto`` (Ray where ``RAY_ADDRESS`` is set, else local), or a runner that the
 caller closes."""
-
-Progress: TypeAlias = Callable[[str], None]
 
 
 def _ignore(line: str) -> None:
@@ -66,8 +64,8 @@ def curate(
         Failure: The work did not succeed; what was finished is kept.
     """
     recipe = _recipe(recipe, settings)
-    with _running(runner, workers) as opened:
-        return curating.curate(recipe, opened, progress)
+    with _running(runner, workers) as (opened, free):
+        return curating.curate(recipe, opened, progress, free)
 
 
 def train(
@@ -98,16 +96,14 @@ def train(
         plan = Plan.of(recipe)
         check_training(recipe.train)
         evaluations = read_evaluations(plan.evaluate)
-        with _running(runner, workers) as opened:
-            curated = curating.curate(plan, opened, progress)
-            if opened is not runner:  # the training's workers need its CPUs and memory
-                opened.close()
+        with _running(runner, workers) as (opened, free), ExitStack() as stack:
+            curated = curating.curate(plan, opened, progress, free)
+            free()  # the training's workers need its CPUs and memory
             progress("train: starting the workers, which takes half a minute")
-            with ExitStack() as stack:
-                on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
-                workspace = stack.enter_context(Workspace.driving(plan.work))
-                spec = run_spec(plan.train, curated.shards.path, evaluations)
-                (result,) = train_all([spec], workspace, on_metrics=on_metrics)
+            on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
+            workspace = stack.enter_context(Workspace.driving(plan.work))
+            spec = run_spec(plan.train, curated.shards.path, evaluations)
+            (result,) = train_all([spec], workspace, on_metrics=on_metrics)
     return result
 
 
@@ -134,9 +130,9 @@ def compare(
         from penstock.jobs.compare import compare as run
         from penstock.jobs.report import write_comparison
 
-        with _running(runner, workers) as opened, ExitStack() as stack:
+        with _running(runner, workers) as (opened, free), ExitStack() as stack:
             on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
-            comparison = run(recipe, opened, progress, on_metrics)
+            comparison = run(recipe, opened, progress, on_metrics, free)
         return replace(comparison, files=tuple(write_comparison(comparison)))
 
 
@@ -183,10 +179,16 @@ def _recipe(recipe: RecipeLike, settings: Sequence[str]) -> Recipe:
 
 
 @contextmanager
-def _running(runner: RunnerLike, workers: int | None) -> Iterator[Runner]:
-    """Open the runner of this name and close it; a runner of the caller's is left open."""
-    if not isinstance(runner, str):
-        yield runner
-        return
-    with closing(open_runner(runner, workers)) as opened:
-        yield opened
+def _running(
+    runner: RunnerLike, workers: int | None
+) -> Iterator[tuple[Runner, Callable[[], None]]]:
+    """Open the runner of this name, and close it at the end; a runner of the caller's stays open.
+
+    Yields:
+        The runner, and a function that stops its workers for a while, if they are not the caller's.
+    """
+    if isinstance(runner, str):
+        with closing(open_runner(runner, workers)) as opened:
+            yield opened, opened.close
+    else:
+        yield runner, lambda: None

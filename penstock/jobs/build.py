@@ -26,19 +26,17 @@ def build_rewrites(recipe: Recipe) -> list[Rewrite]:
         SelectorError: A rewriter, a model or a parameter is not known.
     """
     directories = [recipe.directory, Path.cwd()]
-    found = []
-    for name, spec in recipe.rewrite.items():
-        rewriter, completions = build_rewriter(name, spec, directories)
-        found.append(
-            Rewrite(
-                name=name,
-                rewriter=rewriter,
-                completions=completions,
-                share=spec.share,
-                seed=recipe.seed,
-            )
+    built = {name: build_rewriter(name, spec, directories) for name, spec in recipe.rewrite.items()}
+    return [
+        Rewrite(
+            name=name,
+            rewriter=rewriter,
+            completions=completions,
+            share=recipe.rewrite[name].share,
+            seed=recipe.seed,
         )
-    return found
+        for name, (rewriter, completions) in built.items()
+    ]
 
 
 def build_reweighter(recipe: Recipe) -> PlannedReweighter | None:
@@ -62,7 +60,7 @@ def build_columns(recipe: Recipe) -> list[Column]:
         InputError: A target file cannot be used.
         RecipeError: A target file is also an ``evaluate`` file.
     """
-    held_out = {_identity(path) for path in find_evaluation_files(recipe)}
+    held_out = {real_path(path) for path in find_evaluation_files(recipe)}
     directories = [recipe.directory, Path.cwd()]
     built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
     wanted = list(recipe.budget.ranks)
@@ -80,7 +78,7 @@ def build_columns(recipe: Recipe) -> list[Column]:
             for file in _target_files(recipe, pattern, f"select.{name}.target")
         ]
         for file in files:
-            if _identity(file) in held_out:
+            if real_path(file) in held_out:
                 raise RecipeError(
                     "is also listed under evaluate, and a selector must not see the evaluation",
                     key=f"select.{name}.target",
@@ -112,10 +110,6 @@ def find_evaluation_files(recipe: Recipe) -> list[AnyPath]:
     return [
         file for pattern in recipe.evaluate for file in _target_files(recipe, pattern, "evaluate")
     ]
-
-
-def _identity(file: AnyPath) -> str:
-    return real_path(file)
 
 
 def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:

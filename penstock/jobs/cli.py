@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -21,6 +20,7 @@ from penstock.recipe_file import load_recipe
 if TYPE_CHECKING:  # commands import what they use: starting takes 0.3 s less
     from penstock.jobs.compare import Comparison
     from penstock.jobs.console import Console
+    from penstock.trainers.spec import RunResult
 
 __all__ = ["main"]
 
@@ -34,12 +34,9 @@ class CommandGroup(click.Group):
         try:
             with extras.named():
                 return super().invoke(context)
-        except PenstockError as error:
+        except (PenstockError, OSError) as error:
             print(f"penstock: {error}", file=sys.stderr)
-            context.exit(error.exit_status)
-        except OSError as error:
-            print(f"penstock: {error}", file=sys.stderr)
-            context.exit(1)
+            context.exit(error.exit_status if isinstance(error, PenstockError) else 1)
         except KeyboardInterrupt:
             print("\npenstock: interrupted; run the same command to continue", file=sys.stderr)
             context.exit(130)
@@ -54,36 +51,37 @@ def main() -> None:
         sys.path.append(str(Path.cwd()))
 
 
-def _alone_on_stdout(context: click.Context, _: click.Parameter, as_json: bool) -> bool:
-    """With --json, send to stderr what scorers and libraries print: Ray reports lost nodes, also
-    after the command is done."""
-    if as_json:
-        context.meta[_OUT] = sys.stdout
-        sys.stdout = sys.stderr
-    return as_json
-
-
-_OUT = "penstock.stdout"
-
 _UNDER = {"rewriter": " (under rewrite)", "reweighter": " (under train.reweight)"}
 
-_json_option = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    callback=_alone_on_stdout,
-    help="One JSON object as the last line.",
-)
+
+def _on_console(command: Command) -> Command:
+    """Give a command the option --json and a console, which prints its result.
+
+    With --json, what scorers and libraries print goes to stderr: Ray reports lost nodes, also after
+    the command is done.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+    @functools.wraps(command)
+    def wrapped(as_json: bool, **options: Any) -> Any:
+        from penstock.jobs.console import Console
+
+        console = Console(json_to=sys.stdout if as_json else None)
+        if as_json:
+            sys.stdout = sys.stderr
+        return command(console=console, **options)
+
+    return wrapped
 
 
 def _on_recipe(command: Command) -> Command:
-    """Give a command the argument RECIPE and the options --set and --json."""
+    """Give a command the argument RECIPE, a console and the options --set and --json."""
 
     @click.argument("recipe", type=click.Path(path_type=Path))
     @click.option(
         "--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key."
     )
-    @_json_option
+    @_on_console
     @functools.wraps(command)
     def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
         return command(recipe=load_recipe(recipe, settings), **options)
@@ -93,158 +91,109 @@ def _on_recipe(command: Command) -> Command:
 
 def _on_runner(command: Command) -> Command:
     """Give a command that does work the options --runner and --workers."""
-
-    @click.option(
+    kind = click.option(
         "--runner",
-        "kind",
         type=click.Choice(["auto", "local", "ray"]),
         default="auto",
         show_default=True,
         help="auto: Ray where RAY_ADDRESS is set, else processes on this machine.",
     )
-    @click.option(
+    workers = click.option(
         "--workers",
         type=click.IntRange(min=1),
         help="Processes, or CPUs of a Ray started here. [default: all CPUs]",
     )
-    @functools.wraps(command)
-    def wrapped(kind: str, workers: int | None, **options: Any) -> Any:
-        from penstock.pipeline.runner import open_runner
-
-        with closing(open_runner(kind, workers)) as runner:
-            return command(runner=runner, **options)
-
-    return wrapped
-
-
-def _print_json(value: Any) -> None:
-    out = click.get_current_context().meta[_OUT]
-    click.echo(json.dumps(value, ensure_ascii=False), file=out)
-
-
-def _console(as_json: bool) -> Console:
-    from penstock.jobs.console import Console
-
-    return Console(quiet=as_json)
+    return kind(workers(command))
 
 
 @main.command()
 @_on_recipe
 @_on_runner
-def curate(recipe: Recipe, runner: Any, as_json: bool) -> None:
+def curate(recipe: Recipe, console: Console, **running: Any) -> None:
     """Make shards of raw text: score, cut to the budget, tokenise, pack."""
-    console = _console(as_json)
-    curated = penstock.curate(recipe, runner=runner, progress=console.progress)
+    curated = penstock.curate(recipe, progress=console.progress, **running)
     console.curated(curated)
-    if as_json:
-        _print_json(curated.summary())
+    console.result(curated.summary())
 
 
 @main.command()
 @_on_recipe
 @_on_runner
-def train(recipe: Recipe, runner: Any, as_json: bool) -> None:
+def train(recipe: Recipe, console: Console, **running: Any) -> None:
     """Train on the curated shards, curating first what is missing."""
-    console = _console(as_json)
-    with console.training() as on_metrics:
-        result = penstock.train(
-            recipe, runner=runner, progress=console.progress, on_metrics=on_metrics
-        )
+    result: RunResult = console.follow(penstock.train, recipe, **running)
     console.trained(result)
-    if as_json:
-        _print_json(
-            {
-                "run": str(result.path),
-                "tokens": result.tokens,
-                "loss": result.loss,
-                "epochs": result.epochs,
-                "repeated_tokens": result.repeated_tokens,
-                "bits_per_byte": {
-                    name: values["mean"] for name, values in result.bits_per_byte.items()
-                },
-                "accuracy": result.accuracy,
-            }
-        )
+    means = {name: values["mean"] for name, values in result.bits_per_byte.items()}
+    found = {**result.to_json(), "run": str(result.path), "bits_per_byte": means}
+    names = ("run", "tokens", "loss", "epochs", "repeated_tokens", "bits_per_byte", "accuracy")
+    console.result({name: found[name] for name in names})
 
 
 @main.command()
 @_on_recipe
 @_on_runner
-def compare(recipe: Recipe, runner: Any, as_json: bool) -> None:
+def compare(recipe: Recipe, console: Console, **running: Any) -> None:
     """Train the arms at equal tokens and show whether the selection paid."""
-    console = _console(as_json)
-    comparison = _compared(recipe, runner, console)
-    for file in comparison.files:
-        console.write(f"written  {file}")
-    if as_json:
-        _print_json(comparison.summary())
-
-
-def _compared(recipe: Recipe, runner: Any, console: Console) -> Comparison:
-    """Run a comparison and print it."""
-    with console.training() as on_metrics:
-        comparison = penstock.compare(
-            recipe, runner=runner, progress=console.progress, on_metrics=on_metrics
-        )
+    comparison: Comparison = console.follow(penstock.compare, recipe, **running)
     console.curated(comparison.selected)
     console.compared(comparison)
-    return comparison
+    console.written(comparison.files)
+    console.result(comparison.summary())
 
 
 @main.command()
 @_on_recipe
 @_on_runner
-def report(recipe: Recipe, runner: Any, as_json: bool) -> None:
+def report(recipe: Recipe, console: Console, runner: str, workers: int | None) -> None:
     """Write a page of HTML on a curated dataset: counts, sources, documents, proof."""
-    from penstock.jobs.arms import as_compared
     from penstock.jobs.curate import Curated, PartiallyCurated, inspect
+    from penstock.jobs.plan import as_compared
     from penstock.jobs.report import has_comparison, write_report
     from penstock.pipeline.checking import check_files
+    from penstock.pipeline.runner import open_runner
 
-    console = _console(as_json)
-    curated, compared = inspect(recipe, runner), inspect(as_compared(recipe), runner)
-    if isinstance(compared, Curated) and has_comparison(compared):
-        curated = compared
-    if isinstance(curated, PartiallyCurated):
-        raise curated.lacks
-    check_files(curated.shards, runner)
+    with closing(open_runner(runner, workers)) as opened:
+        curated, compared = inspect(recipe, opened), inspect(as_compared(recipe), opened)
+        if isinstance(compared, Curated) and has_comparison(compared):
+            curated = compared
+        if isinstance(curated, PartiallyCurated):
+            raise curated.lacks
+        check_files(curated.shards, opened)
     path = write_report(curated)
     console.curated(curated)
     console.excerpts(curated)
     console.write(f"\nreport  {path}")
-    if as_json:
-        _print_json({"report": str(path)})
+    console.result({"report": str(path)})
 
 
 @main.command()
 @_on_recipe
 @_on_runner
 @click.argument("doc_id")
-def why(recipe: Recipe, runner: Any, doc_id: str, as_json: bool) -> None:
+def why(recipe: Recipe, console: Console, runner: str, workers: int | None, doc_id: str) -> None:
     """Show what happened to one document: its scores, its rank, its sequences and shards."""
     from penstock.jobs.curate import PartiallyCurated, inspect
     from penstock.jobs.why import fates_of
+    from penstock.pipeline.runner import open_runner
 
-    console = _console(as_json)
-    curated = inspect(recipe, runner)
+    with closing(open_runner(runner, workers)) as opened:
+        curated = inspect(recipe, opened)
     fates = fates_of(curated, doc_id)
     for fate in fates:
         console.fate(fate)
-    if as_json:
-        _print_json({"fates": fates})
+    console.result({"fates": fates})
     if isinstance(curated, PartiallyCurated) and any(fate["fate"] == "kept" for fate in fates):
         raise curated.lacks
 
 
 @main.command()
 @click.argument("work")
-@_json_option
-def ls(work: str, as_json: bool) -> None:
+@_on_console
+def ls(work: str, console: Console) -> None:
     """List the artefacts of a work directory, and whether their files are there."""
     from penstock.jobs.listing import list_artefacts
 
     rows = list_artefacts(work)
-    console = _console(as_json)
     console.table(
         ("artefact", "state", "files", "bytes"),
         [
@@ -260,43 +209,37 @@ def ls(work: str, as_json: bool) -> None:
     for row in rows:
         if "fault" in row:
             console.write(row["fault"])
-    if as_json:
-        _print_json({"artefacts": rows})
+    console.result({"artefacts": rows})
 
 
 @main.command()
 @click.argument("name", required=False)
-@_json_option
-def selectors(name: str | None, as_json: bool) -> None:
+@_on_console
+def selectors(name: str | None, console: Console) -> None:
     """List the selectors and rewriters of recipes; with a NAME, describe its parameters."""
     import inspect
     from dataclasses import asdict
 
     from penstock.selectors.registry import available
 
-    console = _console(as_json)
-    found = available()
-    if name is not None:
-        known = [item.name for item in found]
-        if name not in known:
-            raise SelectorError(f"{name}: no such selector{did_you_mean(name, known)}")
-        found = [item for item in found if item.name == name]
-    rows = [asdict(item) for item in found]
+    known = available()
+    rows = [asdict(item) for item in known if name in (None, item.name)]
+    if not rows:
+        names = [item.name for item in known]
+        raise SelectorError(f"{name}: no such selector{did_you_mean(str(name), names)}")
     for row in rows:
         row["parameters"] = {
             key: "required" if value is inspect.Parameter.empty else value
             for key, value in row["parameters"].items()
         }
-        under = _UNDER.get(row["kind"], "")
-        console.write(f"{row['name']}{under}: {row['summary']}")
+        console.write(f"{row['name']}{_UNDER.get(row['kind'], '')}: {row['summary']}")
         if row["paper"]:
             console.write(f"    {row['paper']}")
         for key, value in row["parameters"].items():
             console.write(f"    {key}: {value}")
         if name is not None:
             console.write(f"\n{row['doc']}")
-    if as_json:
-        _print_json({"selectors": rows})
+    console.result({"selectors": rows})
 
 
 @main.command()
@@ -345,18 +288,17 @@ def submit(
     show_default=True,
     help="Where its text, recipe and results go.",
 )
-@_json_option
+@_on_console
 @_on_runner
-def demo(runner: Any, directory: Path, as_json: bool) -> None:
+def demo(directory: Path, console: Console, **running: Any) -> None:
     """Compare selection with random on text of this machine: Python packages and their docs."""
-    from penstock.jobs.demo.prepare import prepare
+    from penstock.jobs.demo.gather import prepare
 
-    console = _console(as_json)
     recipe_path = prepare(directory, console.progress)
-    comparison = _compared(load_recipe(recipe_path), runner, console)
+    comparison: Comparison = console.follow(penstock.compare, recipe_path, **running)
+    console.curated(comparison.selected)
+    console.compared(comparison)
     console.excerpts(comparison.selected)
-    console.write("")
-    for file in (recipe_path, comparison.selected.shards.path, *comparison.files):
-        console.write(f"written  {file}")
-    if as_json:
-        _print_json(comparison.summary())
+    console.write()
+    console.written([recipe_path, comparison.selected.shards.path, *comparison.files])
+    console.result(comparison.summary())

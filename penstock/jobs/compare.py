@@ -15,31 +15,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.artefact import Workspace, canonical
+from penstock.artefact import Workspace
 from penstock.cluster import cpus
 from penstock.display import html_table
-from penstock.errors import BadInput, RecipeError, TrainingError
-from penstock.jobs.arms import SELECTED, Arm, recipes_of_arms
-from penstock.jobs.curate import Curated, curate
-from penstock.jobs.plan import Plan
+from penstock.errors import RecipeError, TrainingError
+from penstock.jobs.curate import Curated, Progress, curate
+from penstock.jobs.plan import SELECTED, Arm, plan_arms
 from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import OnMetrics, RunResult
 
-__all__ = [
-    "Comparison",
-    "Point",
-    "compare",
-    "plan_arms",
-    "save",
-    "token_multiplier",
-    "with_spread",
-]
-
-Progress = Callable[[str], None]
+__all__ = ["Comparison", "Point", "compare", "token_multiplier", "with_spread"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,23 +47,19 @@ class Point:
         """The arm, and the multiple of the budget where it is not 1."""
         return self.arm if self.multiple == 1 else f"{self.arm} {self.multiple:g}x"
 
-    def values(self, target: str) -> list[float]:
-        """Return the bits per byte of each seed."""
-        return [run.bits_per_byte[target]["mean"] for run in self.runs]
+    def bits(self, target: str) -> dict[str, Any]:
+        """Return the bits per byte over the seeds: ``mean``, ``values``, and ``std``, the sample
+        standard deviation, None of a single seed."""
+        return _over_seeds([run.bits_per_byte[target]["mean"] for run in self.runs])
 
     def mean(self, target: str) -> float:
-        return statistics.fmean(self.values(target))
-
-    def std(self, target: str) -> float | None:
-        """Return the sample standard deviation over the seeds; None of a single seed."""
-        return _std(self.values(target))
+        """Return the mean of the bits per byte."""
+        return float(self.bits(target)["mean"])
 
     def accuracy(self, target: str) -> dict[str, Any] | None:
-        """Return the accuracy over the seeds: ``mean``, ``std``, ``values``; None without any."""
+        """Return the accuracy over the seeds, as :meth:`bits`; None without any."""
         found = [run.accuracy[target]["mean"] for run in self.runs if target in run.accuracy]
-        if not found:
-            return None
-        return {"mean": statistics.fmean(found), "std": _std(found), "values": found}
+        return _over_seeds(found) if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +110,7 @@ class Comparison:
                 point.label,
                 f"{point.tokens:,}",
                 target,
-                with_spread(point.mean(target), point.std(target), ".4f"),
+                with_spread(point.bits(target), ".4f"),
                 self.shown_multiplier(point, target),
             )
             for target in self.targets
@@ -160,27 +145,24 @@ class Comparison:
         found = {target: point.accuracy(target) for target in self.targets}
         accuracy = {target: values for target, values in found.items() if values}
         return {
-            "bits_per_byte": {
-                target: {
-                    "mean": point.mean(target),
-                    "std": point.std(target),
-                    "values": point.values(target),
-                }
-                for target in self.targets
-            },
+            "bits_per_byte": {target: point.bits(target) for target in self.targets},
             **({"accuracy": accuracy} if accuracy else {}),
             "tokens": point.tokens,
             "runs": [str(run.path) for run in point.runs],
         }
 
 
-def with_spread(mean: float, spread: float | None, form: str) -> str:
-    """Format a mean, with its standard deviation where there is one."""
-    return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
+def with_spread(measured: dict[str, Any] | None, form: str) -> str:
+    """Format a mean, with its standard deviation where there is one; empty without a mean."""
+    if measured is None:
+        return ""
+    mean, std = f"{measured['mean']:{form}}", measured["std"]
+    return mean if std is None else f"{mean} ± {std:{form}}"
 
 
-def _std(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+def _over_seeds(values: list[float]) -> dict[str, Any]:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "values": values}
 
 
 def token_multiplier(
@@ -225,8 +207,14 @@ def compare(
     runner: Runner,
     progress: Progress = lambda line: None,
     on_metrics: OnMetrics | None = None,
+    free: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Cut, train and evaluate every arm for every seed.
+
+    Args:
+        recipe: The recipe with its arms.
+        runner, progress, free: As of :func:`penstock.jobs.curate.curate`.
+        on_metrics: Called with the run and each line of its ``metrics.jsonl``.
 
     Raises:
         RecipeError: There is nothing to evaluate on, or an arm's override is wrong.
@@ -243,8 +231,8 @@ def compare(
     with Workspace.driving(plan.work) as workspace:
         for arm, own in plans.items():
             progress(f"cut: arm {arm.name} at {arm.multiple:g}x, seed {arm.seed}")
-            curated[arm] = curate(own, runner)
-        runner.close()
+            curated[arm] = curate(own, runner, free=free)
+        free()
         specs = [
             run_spec(own.train, curated[arm].shards.path, evaluations) for arm, own in plans.items()
         ]
@@ -271,27 +259,3 @@ def compare(
             for (name, multiple), arms in points.items()
         ),
     )
-
-
-def plan_arms(recipe: Recipe) -> dict[Arm, Plan]:
-    """Plan every arm, building a part again only where an arm changes its keys.
-
-    Raises:
-        BadInput: As :meth:`~penstock.jobs.plan.Plan.of`; the key begins with the arm's.
-    """
-    plan = Plan.of(recipe)
-    plans = {}
-    for arm, own in recipes_of_arms(recipe).items():
-        try:
-            plans[arm] = plan.derive(own)
-        except BadInput as error:
-            raise error.under(f"compare.arms.{arm.name}") from error.__cause__
-    return plans
-
-
-def save(comparison: Comparison, directory: AnyPath) -> AnyPath:
-    """Write the summary beside the plots."""
-    path = directory / "comparison.json"
-    with atomic_file(path) as sink:
-        sink.write(canonical(comparison.summary()))
-    return path

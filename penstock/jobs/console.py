@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import rich.console
 import rich.markup
 import rich.table
 
 from penstock.jobs.curate import Curated, describe_rewrite
-from penstock.jobs.excerpts import excerpt, first_taken, some_left
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
+from penstock.jobs.report import excerpt, first_taken, some_left
+from penstock.recipe import Recipe
+from penstock.storage import AnyPath
 
 if TYPE_CHECKING:  # they import PyTorch, which curating does not need
     from penstock.jobs.compare import Comparison
-    from penstock.trainers.spec import OnMetrics, RunResult
+    from penstock.trainers.spec import RunResult
 
 __all__ = ["Console"]
 
@@ -26,12 +29,14 @@ class Console:
     """Progress as bars on a terminal and as log lines elsewhere; results as lines and tables.
 
     Args:
-        quiet: Write results to stderr too, so that the JSON object is alone on stdout.
+        json_to: A stream for the JSON object of the result, which is alone there: all other lines
+            are written to stderr. None for no JSON.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, json_to: IO[str] | None = None) -> None:
         self._err = rich.console.Console(stderr=True, highlight=False)
-        self._out = rich.console.Console(highlight=False, stderr=quiet)
+        self._out = rich.console.Console(highlight=False, stderr=json_to is not None)
+        self._json_to = json_to
         self._start = time.monotonic()
 
     def progress(self, line: str) -> None:
@@ -43,11 +48,18 @@ class Console:
         """Print a line of the result."""
         self._out.print(rich.markup.escape(line), soft_wrap=True)
 
-    def training(self) -> AbstractContextManager[OnMetrics]:
-        """Follow runs: a context whose value is the callback for lines of their metrics."""
+    def result(self, value: dict[str, Any]) -> None:
+        """Print the result as JSON, if that is wanted."""
+        if self._json_to:
+            print(json.dumps(value, ensure_ascii=False), file=self._json_to, flush=True)
+
+    def follow(self, job: Callable[..., Any], recipe: Recipe | Path, **running: Any) -> Any:
+        """Run a job that trains, with bars on a terminal and log lines elsewhere."""
+        following = follow_in_log(self.progress)
         if self._err.is_terminal:
-            return follow_on_terminal(self._err, self.progress)
-        return follow_in_log(self.progress)
+            following = follow_on_terminal(self._err, self.progress)
+        with following as on_metrics:
+            return job(recipe, progress=self.progress, on_metrics=on_metrics, **running)
 
     def curated(self, curated: Curated) -> None:
         """Print the accounting of a curated dataset."""
@@ -130,22 +142,17 @@ class Console:
         if len(comparison.recipe.compare.seeds) == 1:
             self.write("one seed does not tell a difference from chance: see compare.seeds")
         for target in comparison.targets:
-            names = ["arm", "tokens", "bits per byte", "token multiplier"]
-            rows = [
-                [
-                    point.label,
-                    f"{point.tokens:,}",
-                    with_spread(point.mean(target), point.std(target), ".4f"),
-                    comparison.shown_multiplier(point, target),
-                ]
-                for point in comparison.shown()
-            ]
-            shares = [point.accuracy(target) for point in comparison.shown()]
-            if shares[0] is not None:
-                names.insert(3, "accuracy")
-                for row, share in zip(rows, shares):
-                    row.insert(3, with_spread(share["mean"], share["std"], ".1%") if share else "")
-            self.table(names, rows, title=target)
+            points = comparison.shown()
+            columns = {
+                "arm": [point.label for point in points],
+                "tokens": [f"{point.tokens:,}" for point in points],
+                "bits per byte": [with_spread(point.bits(target), ".4f") for point in points],
+                "accuracy": [with_spread(point.accuracy(target), ".1%") for point in points],
+                "token multiplier": [comparison.shown_multiplier(p, target) for p in points],
+            }
+            if points[0].accuracy(target) is None:
+                del columns["accuracy"]
+            self.table(list(columns), list(zip(*columns.values())), title=target)
 
     def excerpts(self, curated: Curated, count: int = 3) -> None:
         """Print the first documents that the cut takes, and some that it leaves."""
@@ -157,6 +164,11 @@ class Console:
             for document in found:
                 self.write(f"  {document.id} ({document.source})")
                 self.write(f"    {document.excerpt()}")
+
+    def written(self, files: Iterable[AnyPath]) -> None:
+        """Print the names of files."""
+        for file in files:
+            self.write(f"written  {file}")
 
     def table(
         self, names: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None

@@ -13,7 +13,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.plan import Plan
-from penstock.pipeline.columns import Column, make_columns
+from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
 from penstock.pipeline.cutting.budget import check_shares
@@ -29,6 +29,7 @@ from penstock.selectors.betr import filter_rate
 __all__ = [
     "Curated",
     "PartiallyCurated",
+    "Progress",
     "curate",
     "describe_rewrite",
     "inspect",
@@ -141,13 +142,20 @@ class PartiallyCurated:
         return f"PartiallyCurated: {', '.join(('corpus', *self.columns))}; {self.lacks}"
 
 
-def curate(plan: Plan | Recipe, runner: Runner, progress: Progress = lambda line: None) -> Curated:
+def curate(
+    plan: Plan | Recipe,
+    runner: Runner,
+    progress: Progress = lambda line: None,
+    free: Callable[[], None] = lambda: None,
+) -> Curated:
     """Find or make everything from the corpus to the shards.
 
     Args:
         plan: Plan of a recipe, or a recipe to plan.
         runner: Runs the tasks of the stages.
         progress: Called with a line for each event.
+        free: Called before models are trained. It stops the workers of a runner that was started
+            for this command; those of a runner of the caller's are left alone.
 
     Raises:
         BadInput: Something the user gave cannot be used.
@@ -155,7 +163,7 @@ def curate(plan: Plan | Recipe, runner: Runner, progress: Progress = lambda line
     """
     plan = _planned(plan)
     with Workspace.driving(plan.work) as workspace:
-        return _curate(plan, workspace, runner, progress, {})
+        return _curate(plan, workspace, runner, progress, {}, free)
 
 
 def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
@@ -186,7 +194,12 @@ def _planned(plan: Plan | Recipe) -> Plan:
 
 
 def _curate(
-    plan: Plan, workspace: Workspace, runner: Runner, progress: Progress, made: dict[str, Any]
+    plan: Plan,
+    workspace: Workspace,
+    runner: Runner,
+    progress: Progress,
+    made: dict[str, Any],
+    free: Callable[[], None] = lambda: None,
 ) -> Curated:
     """Run the stages; ``made`` gets the corpus and the columns as soon as they exist."""
     seconds: dict[str, float] = {}
@@ -223,7 +236,7 @@ def _curate(
 
     def shards_of(recipe: Recipe) -> Artefact:
         own = plan.derive(recipe)
-        return _curate(own, workspace, runner, lambda line: None, {}).shards
+        return _curate(own, workspace, runner, lambda line: None, {}, free).shards
 
     with stage("columns"):
         models = Models(
@@ -238,7 +251,15 @@ def _curate(
             replace(column, selector=copy.deepcopy(column.selector)) for column in plan.columns
         ]
         for column in wanted:
-            _train_for(column, plan.recipe, shards_of, models)
+            needs = column.selector.requirements
+            if needs.model_ladder or needs.cluster_weights:
+                from penstock.jobs import selector_training  # imports PyTorch
+
+                arguments = (plan.recipe, column, shards_of)
+                if needs.model_ladder:
+                    selector_training.climb(*arguments, workspace, progress, free)
+                if needs.cluster_weights:
+                    selector_training.find_weights(*arguments, models, free)
         made["columns"] = columns = make_columns(wanted, models)
     with stage("tokenizer"):
         tokenizer = make_tokenizer(plan.tokenizer, corpus, workspace)
@@ -258,21 +279,6 @@ def _curate(
         shards=shards,
         seconds=seconds,
     )
-
-
-def _train_for(
-    column: Column, recipe: Recipe, cut: Callable[[Recipe], Artefact], models: Models
-) -> None:
-    """Train the models that a column's selector needs before its fit, and hand them to it."""
-    requirements = column.selector.requirements
-    if requirements.model_ladder is not None:
-        from penstock.jobs.ladder import climb  # imports PyTorch
-
-        climb(recipe, column, cut, models.workspace, models.runner, models.progress)
-    if requirements.cluster_weights is not None:
-        from penstock.jobs.refinement import find_weights  # likewise
-
-        find_weights(recipe, column, cut, models)
 
 
 def describe_rewrite(name: str, made: Mapping[str, Any]) -> str:

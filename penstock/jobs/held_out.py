@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, PrivateAttr
 
 from penstock.hashing import hash_ids, mix, uniform
-from penstock.pipeline.sample import FIT, inside
+from penstock.pipeline.units import FIT, inside
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.algorithm import BuiltInScorer
 from penstock.selectors.base import Documents, Fitting
 from penstock.selectors.parameters import Natural, Whole
 
-__all__ = ["OutsideSample", "outside", "random_outside"]
+__all__ = ["OutsideSample", "cut_outside"]
 
 
 class OutsideSample(BuiltInScorer):
@@ -62,16 +63,27 @@ class OutsideSample(BuiltInScorer):
         self._pool = np.load(directory / "pool.npy", allow_pickle=False)
 
 
-def outside(sample: int, **part: int) -> dict[str, Any]:
-    """Return the entry under ``select`` for :class:`OutsideSample`."""
+def cut_outside(
+    recipe: Recipe,
+    sample: int,
+    tokens: int,
+    rank: str | dict[str, float] = "outside",
+    select: Mapping[str, Any] = MappingProxyType({}),
+    **part: int,
+) -> Recipe:
+    """Return the recipe of a cut outside a sample, with the same corpus and tokenizer.
+
+    Args:
+        recipe: The recipe of which a selector needs models.
+        sample: Documents in the selector's sample.
+        tokens: The cut's budget.
+        rank: The recipe's ``budget.rank``; the column ``outside`` is random.
+        select: Selectors beside ``outside``.
+        part: Parameters ``part`` and ``parts`` of :class:`OutsideSample`.
+    """
     use = f"{OutsideSample.__module__}:{OutsideSample.__qualname__}"
-    return {"use": use, "sample": sample, **part}
-
-
-def random_outside(recipe: Recipe, sample: int, tokens: int) -> Recipe:
-    """Return the recipe of a random cut outside the sample, with the same corpus and tokenizer."""
     tree: dict[str, Any] = recipe.model_dump(mode="json")
-    tree["select"] = {"outside": outside(sample)}
+    tree["select"] = {**select, "outside": {"use": use, "sample": sample, **part}}
     tree["compare"] = {}  # arms may name columns that are not here
-    tree["budget"] = {"tokens": tokens, "rank": "outside", "seed": recipe.seed}
+    tree["budget"] = {"tokens": tokens, "rank": rank, "seed": recipe.seed}
     return parse_recipe(tree, recipe.directory)

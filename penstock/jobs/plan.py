@@ -4,17 +4,18 @@ A plan reads targets and the code of plug-ins, and no document of the pool. Each
 and no recipe. Plans of similar recipes, such as the arms of a comparison, share the parts whose
 keys are equal. So 200 arms that differ in their budget find input files and build selectors once.
 What depends on the pool, such as the sources that shares name, is checked after cleaning.
+
+The *arms* of a comparison are recipes that differ from one recipe in named overrides.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
-from penstock.artefact import canonical
+from penstock.errors import BadInput
 from penstock.jobs.build import (
     build_columns,
     build_reweighter,
@@ -27,12 +28,32 @@ from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.tokenizer import TokenizerSettings
 from penstock.recipe import Recipe, Shards, Train
+from penstock.recipe_file import override, validate
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.storage import AnyPath
 
-__all__ = ["Plan", "TrainSettings"]
+__all__ = [
+    "SELECTED",
+    "Arm",
+    "Plan",
+    "TrainSettings",
+    "as_compared",
+    "plan_arms",
+    "recipes_of_arms",
+]
 
-Part = TypeVar("Part")
+SELECTED = "selected"
+"""The arm that is the recipe as it stands."""
+
+
+class Arm(NamedTuple):
+    """One run of a comparison."""
+
+    name: str
+    multiple: float
+    """Tokens of the arm over the recipe's budget."""
+    seed: int
+    """Seed of the draw, the initial weights and the data order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +64,6 @@ class TrainSettings:
     seed: int
     """Seed of the initial weights and of the data order."""
     reweighter: PlannedReweighter | None
-
-
-class _Parts:
-    """Parts that plans have built, by the values of the recipe's keys that each depends on."""
-
-    def __init__(self) -> None:
-        self._built: dict[str, Any] = {}
-
-    def once(self, build: Callable[[Recipe], Part], recipe: Recipe, *depends: Any) -> Part:
-        """Return ``build(recipe)``, built once for equal values in ``depends``."""
-        key = repr((build.__qualname__, recipe.directory, Path.cwd(), depends))
-        if key not in self._built:
-            self._built[key] = build(recipe)
-        part: Part = self._built[key]
-        return part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +84,9 @@ class Plan:
     train: TrainSettings
     evaluate: tuple[AnyPath, ...]
     """The files that runs are evaluated on."""
-    _parts: _Parts = field(default_factory=_Parts, repr=False, compare=False)
+    _built: dict[str, Any] = field(repr=False, compare=False)
+    """Parts that this plan and those derived from it have built, by the values of the recipe's keys
+    that each depends on."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Plan:
@@ -89,7 +97,7 @@ class Plan:
             InputError: An input, target, evaluation or tokenizer file is missing.
             SelectorError: A selector, rewriter, reweighter or parameter is not known.
         """
-        return cls._of(recipe, _Parts())
+        return cls._of(recipe, {})
 
     def derive(self, recipe: Recipe) -> Plan:
         """Plan another recipe, building only the parts whose keys differ from this plan's.
@@ -97,11 +105,16 @@ class Plan:
         Raises:
             BadInput: As :meth:`of`.
         """
-        return self._of(recipe, self._parts)
+        return self._of(recipe, self._built)
 
     @classmethod
-    def _of(cls, recipe: Recipe, parts: _Parts) -> Plan:
-        once = parts.once
+    def _of(cls, recipe: Recipe, built: dict[str, Any]) -> Plan:
+        def once(build: Callable[[Recipe], Any], *depends: Any) -> Any:
+            key = repr((build.__qualname__, recipe.directory, Path.cwd(), depends))
+            if key not in built:
+                built[key] = build(recipe)
+            return built[key]
+
         keys = recipe.model_dump(
             mode="json",
             include={"corpus", "clean", "rewrite", "select", "tokenizer", "evaluate"},
@@ -110,27 +123,21 @@ class Plan:
         return cls(
             recipe=recipe,
             work=recipe.work_directory,
-            corpus=once(CorpusSettings.of, recipe, keys["corpus"], keys["clean"]),
-            tokenizer=once(TokenizerSettings.of, recipe, keys["tokenizer"], recipe.seed),
-            evaluate=tuple(once(find_evaluation_files, recipe, keys["evaluate"])),
-            rewrites=tuple(once(build_rewrites, recipe, keys["rewrite"], recipe.seed)),
+            corpus=once(CorpusSettings.of, keys["corpus"], keys["clean"]),
+            tokenizer=once(TokenizerSettings.of, keys["tokenizer"], recipe.seed),
+            evaluate=tuple(once(find_evaluation_files, keys["evaluate"])),
+            rewrites=tuple(once(build_rewrites, keys["rewrite"], recipe.seed)),
             columns=tuple(
-                once(
-                    build_columns,
-                    recipe,
-                    keys["select"],
-                    keys["evaluate"],
-                    sorted(recipe.budget.ranks),
-                )
+                once(build_columns, keys["select"], keys["evaluate"], sorted(recipe.budget.ranks))
             ),
             cut=CutSettings.of(recipe),
             shards=recipe.shards,
             train=TrainSettings(
                 train=recipe.train,
                 seed=recipe.train_seed,
-                reweighter=once(build_reweighter, recipe, reweight),
+                reweighter=once(build_reweighter, reweight),
             ),
-            _parts=parts,
+            _built=built,
         )
 
     @property
@@ -139,31 +146,68 @@ class Plan:
         ranked = {column.name for column in self.columns}
         return [name for name in self.recipe.select if name not in ranked]
 
-    def fingerprints(self) -> dict[str, str]:
-        """Return a sha256 of each part, equal for equal settings, on any machine.
 
-        Input files count by name, not by content: the pool is not read.
-        """
-        parts: dict[str, Any] = {
-            "corpus": [
-                [item.path.name for item in self.corpus.inputs],
-                self.corpus.config(),
-            ],
-            "rewrite": [rewrite.identity() for rewrite in self.rewrites],
-            "columns": [
-                [column.name, dict(column.selector.identity()), list(column.target.hashes)]
-                for column in self.columns
-            ],
-            "tokenizer": [self.tokenizer.config(), self.tokenizer.seed],
-            "cut": self.cut.config(),
-            "shards": self.shards.model_dump(mode="json"),
-            "train": [
-                self.train.train.model_dump(mode="json"),
-                self.train.seed,
-                self.train.reweighter and dict(self.train.reweighter.identity),
-            ],
-            "evaluate": [file.name for file in self.evaluate],
-        }
-        return {
-            name: hashlib.sha256(canonical(config)).hexdigest() for name, config in parts.items()
-        }
+def plan_arms(recipe: Recipe) -> dict[Arm, Plan]:
+    """Plan every arm, building a part again only where an arm changes its keys.
+
+    Raises:
+        BadInput: As :meth:`Plan.of`; the key begins with the arm's.
+    """
+    plan = Plan.of(recipe)
+    plans = {}
+    for arm, own in recipes_of_arms(recipe).items():
+        try:
+            plans[arm] = plan.derive(own)
+        except BadInput as error:
+            raise error.under(f"compare.arms.{arm.name}") from error.__cause__
+    return plans
+
+
+def recipes_of_arms(recipe: Recipe) -> dict[Arm, Recipe]:
+    """Return the recipe of every arm, multiple of the budget and seed, in the order of training.
+
+    An arm was validated when the recipe was loaded; here each is validated once at each of its
+    budgets, and its seeds only replace numbers.
+
+    Raises:
+        RecipeError: An arm is wrong at a multiple of its budget.
+    """
+    settings = recipe.compare
+    points = [
+        (SELECTED, 1.0),
+        *((name, 1.0) for name in settings.arms),
+        *((settings.baseline, float(multiple)) for multiple in settings.baseline_multiples[1:]),
+    ]
+    tree = recipe.model_dump(mode="json", exclude={"compare"})
+    return {
+        Arm(name, multiple, seed): _with_seed(own, seed)
+        for name, multiple in points
+        for own in [_at_multiple(recipe, tree, name, multiple)]
+        for seed in settings.seeds
+    }
+
+
+def as_compared(recipe: Recipe) -> Recipe:
+    """Return the recipe with the first seed of its comparison: a report is about its cut."""
+    return _with_seed(recipe, recipe.compare.seeds[0])
+
+
+def _at_multiple(recipe: Recipe, tree: dict[str, Any], name: str, multiple: float) -> Recipe:
+    if name == SELECTED:
+        return recipe
+    arm = override(tree, recipe.compare.arms[name])
+    under = f"compare.arms.{name}"
+    own = validate(arm, recipe.directory, under=under)
+    if multiple == 1:
+        return own
+    tokens: dict[str, Any] = {"budget": {"tokens": round(own.budget.tokens * multiple)}}
+    if own.train.tokens:
+        tokens["train"] = {"tokens": round(own.train.tokens * multiple)}
+    return validate(override(arm, tokens), recipe.directory, under=under)
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    parts = {"budget": recipe.budget, "train": recipe.train}
+    return recipe.model_copy(
+        update={name: own.model_copy(update={"seed": seed}) for name, own in parts.items()}
+    )

@@ -53,20 +53,10 @@ class _RunProgress:
     def left(self) -> int:
         return max(0, self.total - self.tokens)
 
-    @property
-    def seconds_left(self) -> float:
-        return self.left * self.pace
-
-
-def _named(runs: dict[str, _RunProgress], spec: RunSpec) -> _RunProgress:
-    name = f"run {spec.fingerprint[:8]} seed {spec.seed}"
-    return runs.setdefault(spec.fingerprint, _RunProgress(name, spec.tokens))
-
 
 @contextmanager
 def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Iterator[OnMetrics]:
     """Show a bar for each run, and evaluations as lines above the bars."""
-    runs: dict[str, _RunProgress] = {}
     tasks: dict[str, rich.progress.TaskID] = {}
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
@@ -76,17 +66,12 @@ def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Ite
         expand=True,
     ) as bars:
 
-        def show(spec: RunSpec, line: dict[str, Any]) -> None:
-            run = _named(runs, spec)
-            if spec.fingerprint not in tasks:
-                tasks[spec.fingerprint] = bars.add_task(run.name, total=run.total, text="")
-            if event := _event(run, line):
-                progress(event)
-            elif "loss" in line:
-                run.step(line)
-                bars.update(tasks[spec.fingerprint], completed=run.tokens, text=_bar(run))
+        def show(run: _RunProgress) -> None:
+            if run.name not in tasks:
+                tasks[run.name] = bars.add_task(run.name, total=run.total, text="")
+            bars.update(tasks[run.name], completed=run.tokens, text=_bar(run))
 
-        yield show
+        yield _on_metrics(progress, show)
 
 
 @contextmanager
@@ -94,22 +79,32 @@ def follow_in_log(
     progress: Progress, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[OnMetrics]:
     """Log a line for each run every :data:`SECONDS_BETWEEN_LINES` seconds, and at its end."""
-    runs: dict[str, _RunProgress] = {}
     logged: dict[str, float] = {}
 
-    def log(spec: RunSpec, line: dict[str, Any]) -> None:
-        run = _named(runs, spec)
+    def show(run: _RunProgress) -> None:
+        now = clock()
+        due = now - logged.get(run.name, float("-inf")) >= SECONDS_BETWEEN_LINES
+        if due or not run.left:
+            logged[run.name] = now
+            progress(_line(run))
+
+    yield _on_metrics(progress, show)
+
+
+def _on_metrics(progress: Progress, show: Callable[[_RunProgress], None]) -> OnMetrics:
+    """Return a callback that prints evaluations and notes, and shows a run after each step."""
+    runs: dict[str, _RunProgress] = {}
+
+    def follow(spec: RunSpec, line: dict[str, Any]) -> None:
+        name = f"run {spec.fingerprint[:8]} seed {spec.seed}"
+        run = runs.setdefault(spec.fingerprint, _RunProgress(name, spec.tokens))
         if event := _event(run, line):
             progress(event)
         elif "loss" in line:
             run.step(line)
-            now = clock()
-            due = now - logged.get(run.name, float("-inf")) >= SECONDS_BETWEEN_LINES
-            if due or not run.left:
-                logged[run.name] = now
-                progress(_line(run))
+            show(run)
 
-    yield log
+    return follow
 
 
 def _bar(run: _RunProgress) -> str:
@@ -117,7 +112,7 @@ def _bar(run: _RunProgress) -> str:
         return f"{_short(run.total)} tokens, loss {run.loss:.3f}, trained"
     return (
         f"{_short(run.left)} of {_short(run.total)} tokens left, {_short(1 / run.pace)}/s, "
-        f"loss {run.loss:.3f}, {_clock(run.seconds_left)}"
+        f"loss {run.loss:.3f}, {_clock(run)}"
     )
 
 
@@ -126,7 +121,7 @@ def _line(run: _RunProgress) -> str:
         f"{run.name}: {run.tokens:,} of {run.total:,} tokens, loss {run.loss:.3f}, "
         f"{1 / run.pace:,.0f} tokens/s"
     )
-    return text + (f", {run.left:,} tokens and {_clock(run.seconds_left)} left" if run.left else "")
+    return text + (f", {run.left:,} tokens and {_clock(run)} left" if run.left else "")
 
 
 def _event(run: _RunProgress, line: dict[str, Any]) -> str | None:
@@ -152,5 +147,6 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+def _clock(run: _RunProgress) -> str:
+    """Format the remaining time."""
+    return str(timedelta(seconds=round(run.left * run.pace)))

@@ -1,26 +1,43 @@
 """A curated dataset as one page of HTML that loads nothing: counts, sources, documents, proof.
 
-Document text is untrusted, so the template escapes everything.
+The documents are those that the cut takes first, and some that it leaves. Their text is untrusted,
+so the template escapes everything.
 """
 
 from __future__ import annotations
 
 import base64
+import heapq
 import json
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from penstock.artefact import canonical
+from penstock.hashing import hash_ids, mix
 from penstock.jobs.curate import Curated
-from penstock.jobs.curve import learning_curve
-from penstock.jobs.excerpts import first_taken, some_left
+from penstock.jobs.plots import learning_curve, plot
+from penstock.pipeline.cutting.ranks import first_ranked
+from penstock.pipeline.units import Unit, units_of
 from penstock.storage import AnyPath, atomic_file
 
 if TYPE_CHECKING:  # it needs the extra `train`
     from penstock.jobs.compare import Comparison
 
-__all__ = ["has_comparison", "report_directory", "write_comparison", "write_report"]
+__all__ = [
+    "Excerpt",
+    "excerpt",
+    "first_taken",
+    "has_comparison",
+    "report_directory",
+    "some_left",
+    "write_comparison",
+    "write_report",
+]
 
 _EXCERPTS = 10
 
@@ -37,16 +54,17 @@ def has_comparison(curated: Curated) -> bool:
 
 def write_comparison(comparison: Comparison) -> list[AnyPath]:
     """Write a comparison's summary and plots, and the report of its selected cut."""
-    from penstock.jobs.compare import save
-    from penstock.jobs.plot import plot
-
     directory = report_directory(comparison.selected)
-    written = [save(comparison, directory), *plot(comparison, directory)]
-    return [*written, write_report(comparison.selected)]
+    summary = directory / "comparison.json"
+    with atomic_file(summary) as sink:
+        sink.write(canonical(comparison.summary()))
+    return [summary, *plot(comparison, directory), write_report(comparison.selected)]
 
 
 def write_report(curated: Curated) -> AnyPath:
     """Write ``report.html``, with the comparison and learning curves of the same cut if any."""
+    import jinja2
+
     directory = report_directory(curated)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         files("penstock.jobs").joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -68,3 +86,53 @@ def write_report(curated: Curated) -> AnyPath:
     with atomic_file(path) as sink:
         sink.write(page.encode())
     return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excerpt:
+    """One document of a report."""
+
+    id: str
+    source: str
+    text: str
+    rank: int | None = None
+
+    def excerpt(self, length: int = 240) -> str:
+        """Return the beginning of the text, on one line."""
+        return excerpt(self.text, length)
+
+
+def excerpt(text: str, length: int = 240) -> str:
+    """Return the beginning of a text, on one line, cut between words."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[:length].rsplit(" ", 1)[0] + " …"
+
+
+def first_taken(curated: Curated, count: int) -> list[Excerpt]:
+    """Read the ``count`` documents that the cut takes first, in the order of their ranks."""
+    units = units_of(curated.corpus)
+    first = first_ranked(curated.cut, count)
+    return [_read(units[number], row, rank) for rank, (number, row) in enumerate(first, 1)]
+
+
+def some_left(curated: Curated, count: int) -> list[Excerpt]:
+    """Read ``count`` documents that were not taken, drawn by hash of id."""
+    key = mix(curated.recipe.seed, "look")
+    drawn: list[tuple[int, int, int]] = []
+    units = units_of(curated.corpus)
+    for unit, record in zip(units, curated.cut.files):
+        with pq.ParquetFile(unit.path()) as file:
+            hashes = hash_ids(file.read(["id"]).column("id"), key)
+        table = pq.read_table(curated.cut.verified(record), columns=["row"])
+        left = np.setdiff1d(np.arange(len(hashes)), table.column("row").to_numpy())
+        few = left[np.argsort(hashes[left], kind="stable")[:count]]
+        drawn = heapq.nsmallest(
+            count, [*drawn, *((int(hashes[row]), unit.number, int(row)) for row in few)]
+        )
+    return [_read(units[number], row) for _, number, row in drawn]
+
+
+def _read(unit: Unit, row: int, rank: int | None = None) -> Excerpt:
+    with pq.ParquetFile(unit.path()) as file:
+        document = file.read(["id", "source", "text"]).take(pa.array([row])).to_pylist()[0]
+    return Excerpt(**document, rank=rank)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.machinery
 import importlib.util
-import os
 import re
 import shutil
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ _MAX_BYTES = 100 * 2**20
 """Largest request of Ray 2.60's job server (``DASHBOARD_CLIENT_MAX_SIZE``), although packages of up
 to 512 MiB are allowed elsewhere."""
 
+# ``*`` is any key of a mapping, or any item of a list.
 _PATHS = (
     "work",
     "corpus.path",
@@ -51,8 +51,6 @@ class Staged:
     """A directory with all files of a job."""
 
     directory: Path
-    recipe: Recipe
-    """The user's recipe, with the settings."""
     files: tuple[str, ...]
     """Paths of the files relative to the directory, sorted."""
     digest: str
@@ -72,11 +70,9 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
     _ = recipe.work_directory  # raises where it cannot be used, before anything is sent
     tree = _absolute(recipe)
     notes = list(_relative_parameters(recipe))
-    limit = _SizeLimit()
-    for use in dict.fromkeys(_uses(tree)):
-        source = _find_source(use, recipe.directory, notes)
-        if source is not None:
-            limit.copy(source, directory / source.name)
+    uses = [node[key] for node, key in _strings_at(tree, _USES)]
+    sources = [_find_source(use, recipe.directory, notes) for use in dict.fromkeys(uses)]
+    _copy(filter(None, sources), directory)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     (directory / "recipe.yaml").write_text(text, encoding="utf-8")
     files = sorted(
@@ -85,7 +81,6 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
     contents = [[name, sha256_file(directory / name)] for name in files]
     return Staged(
         directory=directory,
-        recipe=recipe,
         files=tuple(files),
         digest=hashlib.sha256(canonical(contents)).hexdigest(),
         notes=tuple(notes),
@@ -106,42 +101,32 @@ def _absolute(recipe: Recipe) -> dict[str, Any]:
         meant = value.startswith((".", "~", "/")) or value.endswith(".json")
         return str(local) if meant or local.exists() else value
 
-    tree: Any = recipe.model_dump(mode="json")
+    tree: dict[str, Any] = recipe.model_dump(mode="json")
     for patterns, change in ((_PATHS, path), (_PATHS_OR_NAMES, path_or_name)):
-        for pattern in patterns:
-            for prefix in ("", "compare.arms.*."):
-                tree = _rewrite(tree, (prefix + pattern).split("."), change)
-    assert isinstance(tree, dict)
+        for node, key in _strings_at(tree, patterns):
+            node[key] = change(node[key])
     return tree
 
 
-def _rewrite(node: Any, keys: Sequence[str], change: Callable[[str], str]) -> Any:
-    """Return ``node`` with every string at ``keys`` changed; ``*`` is any key or any item."""
-    if not keys:
-        return change(node) if isinstance(node, str) else node
-    key, *rest = keys
-    if isinstance(node, Mapping):
-        return {
-            name: _rewrite(below, rest, change) if key in ("*", name) else below
-            for name, below in node.items()
-        }
+def _strings_at(tree: dict[str, Any], patterns: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """Yield a container and a key of each string at these patterns, in the recipe and its arms."""
+    for pattern in patterns:
+        for prefix in ("", "compare.arms.*."):
+            nodes: list[Any] = [tree]
+            *keys, last = (prefix + pattern).split(".")
+            for key in keys:
+                nodes = [node[own] for node in nodes for own in _keys(node, key)]
+            for node in nodes:
+                yield from ((node, own) for own in _keys(node, last) if isinstance(node[own], str))
+
+
+def _keys(node: Any, key: str) -> Sequence[Any]:
+    """Return the keys of a mapping, or indices of a list, that a part of a pattern names."""
     if isinstance(node, list) and key == "*":
-        return [_rewrite(below, rest, change) for below in node]
-    return node
-
-
-def _uses(tree: Mapping[str, Any]) -> list[str]:
-    """Return every ``use`` of the recipe and its arms."""
-    found: list[str] = []
-
-    def keep(use: str) -> str:
-        found.append(use)
-        return use
-
-    for prefix in ("", "compare.arms.*."):
-        for pattern in _USES:
-            _rewrite(tree, (prefix + pattern).split("."), keep)
-    return found
+        return range(len(node))
+    if not isinstance(node, dict):
+        return ()
+    return [own for own in node if key in ("*", own)]
 
 
 def _relative_parameters(recipe: Recipe) -> Iterator[str]:
@@ -160,12 +145,10 @@ def _relative_parameters(recipe: Recipe) -> Iterator[str]:
 def _find_source(use: str, directory: Path, notes: list[str]) -> Path | None:
     """Find the file or package of a scorer that is not installed; None where nothing is copied."""
     module, colon, _ = use.partition(":")
-    if not colon:
-        return None  # built in, or registered by a package that is installed
     parts = module.split(".")
     top = parts[0]
-    if top == "penstock":
-        return None
+    if not colon or top == "penstock":
+        return None  # built in, or registered by a package that is installed
     if not all(part.isidentifier() for part in parts):
         raise RecipeError(key="use", expected="package.module:function", got=use)
     local = next(
@@ -211,13 +194,8 @@ def _importable(parts: Sequence[str]) -> Path | None:
     spec = importlib.util.find_spec(parts[0])  # of a top-level name: nothing is executed
     if spec is None:
         return None
-    if spec.submodule_search_locations:
-        root = Path(next(iter(spec.submodule_search_locations))).parent
-    elif spec.origin:
-        root = Path(spec.origin).parent
-    else:
-        return None
-    return _module_at(root, parts)
+    places = [*(spec.submodule_search_locations or ()), spec.origin]
+    return _module_at(Path(places[0]).parent, parts) if places[0] else None
 
 
 def _site_packages() -> list[str]:
@@ -225,43 +203,37 @@ def _site_packages() -> list[str]:
     return list(dict.fromkeys([*roots, site.getusersitepackages()]))
 
 
-class _SizeLimit:
-    """Copies files until they exceed one request of the job server."""
+def _copy(sources: Iterable[Path], directory: Path) -> None:
+    """Copy files and packages into a directory, up to one request of the job server."""
+    left = _MAX_BYTES
+    for source in sources:
+        for file in _files_of(source):
+            left -= file.stat().st_size
+            if left < 0:
+                raise RecipeError(
+                    "with this file the scorers' packages are larger than the "
+                    f"{_MAX_BYTES // 2**20} MiB that a Ray job server takes",
+                    file=file,
+                    fix="keep data out of the package and name it by absolute paths",
+                )
+            target = directory / file.relative_to(source.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
 
-    def __init__(self) -> None:
-        self._left = _MAX_BYTES
 
-    def copy(self, source: Path, target: Path) -> None:
-        """Copy a file, or a package without caches and hidden files: Ray obeys a ``.gitignore``."""
-        if source.is_file():
-            self._copy_file(source, target)
-            return
-        for parent, directories, names in os.walk(source):
-            directories[:] = sorted(name for name in directories if not _is_skipped(name))
-            for name in directories:
-                if (Path(parent) / name).is_symlink():
-                    raise RecipeError(
-                        "a link to a directory in a scorer's package",
-                        file=Path(parent) / name,
-                        fix="put the files there, or name data by absolute paths",
-                    )
-            for name in sorted(names):
-                if not _is_skipped(name):
-                    below = Path(parent).relative_to(source)
-                    self._copy_file(Path(parent) / name, target / below / name)
-
-    def _copy_file(self, source: Path, target: Path) -> None:
-        self._left -= source.stat().st_size
-        if self._left < 0:
+def _files_of(source: Path) -> Iterator[Path]:
+    """Yield a file, or a package's without caches and hidden files: Ray obeys a ``.gitignore``."""
+    if source.is_file():
+        yield source
+        return
+    for path in sorted(source.iterdir()):
+        name = path.name
+        if name.startswith(".") or name in ("__pycache__", "venv") or name.endswith(".pyc"):
+            continue
+        if path.is_symlink() and path.is_dir():
             raise RecipeError(
-                "with this file the scorers' packages are larger than the "
-                f"{_MAX_BYTES // 2**20} MiB that a Ray job server takes",
-                file=source,
-                fix="keep data out of the package and name it by absolute paths",
+                "a link to a directory in a scorer's package",
+                file=path,
+                fix="put the files there, or name data by absolute paths",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-
-
-def _is_skipped(name: str) -> bool:
-    return name.startswith(".") or name in ("__pycache__", "venv") or name.endswith(".pyc")
+        yield from _files_of(path)

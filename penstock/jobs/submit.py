@@ -21,8 +21,9 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 __all__ = ["COMMANDS", "connect", "follow_job", "run_job", "submit"]
+
+Progress = Callable[[str], None]
 
 COMMANDS = ("curate", "train", "compare")
 INTERRUPTED = 130
@@ -69,8 +72,8 @@ def submit(
     settings: Sequence[str] = (),
     submission_id: str | None = None,
     follow: bool = True,
-    on_line: Callable[[str], None],
-    progress: Callable[[str], None] | None = None,
+    on_line: Progress,
+    progress: Progress | None = None,
 ) -> int:
     """Run a command of Penstock on a cluster, as a Ray Job.
 
@@ -171,10 +174,10 @@ def run_job(
     working_dir: Path,
     *,
     submission_id: str | None = None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
     follow: bool = True,
-    on_line: Callable[[str], None],
-    progress: Callable[[str], None] | None = None,
+    on_line: Progress,
+    progress: Progress | None = None,
 ) -> int:
     """Run a command line as a Ray Job in a copy of ``working_dir``; returns as :func:`submit`.
 
@@ -184,7 +187,6 @@ def run_job(
             an end.
     """
     progress = progress or on_line
-    metadata = dict(metadata or {})
     name = submission_id or f"penstock-{secrets.token_hex(8)}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         raise BadInput(
@@ -193,20 +195,17 @@ def run_job(
             got=repr(name),
         )
     try:
-        found = _find(client, name) if submission_id else None
-        if found is None:
-            client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=name,
-                runtime_env={"working_dir": str(working_dir), "env_vars": dict(_ENVIRONMENT)},
-                metadata=metadata,
-                entrypoint_num_cpus=0,
-            )
-            progress(f"job {name} submitted")
+        client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=name,
+            runtime_env={"working_dir": str(working_dir), "env_vars": dict(_ENVIRONMENT)},
+            metadata=dict(metadata),
+            entrypoint_num_cpus=0,
+        )
+        progress(f"job {name} submitted")
     except (OSError, RuntimeError) as error:
-        # Refused, or the response was lost and the job exists nevertheless.
+        # It exists, or was refused, or the response was lost and it exists nevertheless.
         found = _found_after(client, name, error)
-    if found is not None:
         staged = (found.metadata or {}).get("staged")
         if (found.entrypoint, staged) != (entrypoint, metadata.get("staged")):
             raise JobError(
@@ -214,7 +213,7 @@ def run_job(
                 f"({found.entrypoint})",
                 key="--id",
                 fix=f"choose another id, or see that job's log with `{_ray('logs', client, name)}`",
-            )
+            ) from None
         again = "; another id would run it again" if found.status.is_terminal() else ""
         progress(f"job {name} exists: {found.status}{again}")
     if not follow:
@@ -263,8 +262,8 @@ def _ways(client: JobSubmissionClient, name: str) -> str:
 def follow_job(
     client: JobSubmissionClient,
     name: str,
-    on_line: Callable[[str], None],
-    progress: Callable[[str], None],
+    on_line: Progress,
+    progress: Progress,
 ) -> int:
     """Pass each line of a job's log on once, until the job has ended; returns as :func:`submit`.
 
@@ -301,41 +300,37 @@ def follow_job(
                 fix="submit again: finished artefacts are not made again",
             )
         if job.status.is_terminal():
-            _fetch_rest(client, name, log, progress)
+            for _ in range(_TRIES):
+                if _fetch(client, name, log):
+                    break
+                time.sleep(1)
+            else:
+                progress(f"job {name}: cannot fetch the end of its log, which is on the head")
             log.close()
             return _exit_status(job, name, progress)
         if stuck:  # without a stream the whole log can still be fetched
-            log.feed(_whole(client, name) or "")
+            _fetch(client, name, log)
             time.sleep(wait)
         before = log.passed_on
-        _read_stream(client, name, log, progress)
+        asyncio.run(_read_stream(client, name, log, progress))
         stuck = log.passed_on == before
         wait = min(2 * wait, _LONGEST_WAIT) if stuck else 1.0
 
 
-def _whole(client: JobSubmissionClient, name: str) -> str | None:
+def _fetch(client: JobSubmissionClient, name: str, log: _Log) -> bool:
+    """Pass on what a whole log holds beyond the lines passed on; False if it cannot be read."""
     try:
-        return str(client.get_job_logs(name))
+        whole = str(client.get_job_logs(name))
     except (OSError, RuntimeError):
-        return None
-
-
-def _fetch_rest(
-    client: JobSubmissionClient, name: str, log: _Log, progress: Callable[[str], None]
-) -> None:
-    for _ in range(_TRIES):
-        whole = _whole(client, name)
-        if whole is not None:
-            log.feed(whole)
-            return
-        time.sleep(1)
-    progress(f"job {name}: the end of its log cannot be fetched; it is on the cluster's head")
+        return False
+    log.feed(whole)
+    return True
 
 
 class _Log:
     """Passes a log on once, though it is read in pieces and several times from its beginning."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Progress) -> None:
         self.passed_on = 0
         self._on_line = on_line
         self._line = ""
@@ -356,32 +351,10 @@ class _Log:
             self._line = ""
 
 
-def _read_stream(
-    client: JobSubmissionClient, name: str, log: _Log, progress: Callable[[str], None]
+async def _read_stream(
+    client: JobSubmissionClient, name: str, log: _Log, progress: Progress
 ) -> None:
-    """Read one stream into the log, until the stream or the job ends."""
-    position = silence = 0
-    noted = False
-    with contextlib.closing(_stream(client, name)) as pieces:
-        for piece in pieces:
-            if piece:
-                position = log.feed(piece, position)
-                silence = 0
-                continue
-            silence += 1
-            try:
-                job = client.get_job_info(name)
-            except (OSError, RuntimeError):
-                return
-            if job.status.is_terminal() or silence == _REOPEN:
-                return
-            if job.status == "PENDING" and not noted:
-                progress(f"job {name} waits to be started: {job.message}")
-                noted = True
-
-
-def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None]:
-    """Yield pieces of the log as they come, and an empty one after each :data:`_SILENCE`.
+    """Read one stream into the log, until the stream or the job ends.
 
     A stream that breaks ends without an error; the caller reads whether the job has ended too.
     """
@@ -392,36 +365,26 @@ def _stream(client: JobSubmissionClient, name: str) -> Generator[str, None, None
     async def take() -> str | None:
         return await anext(pieces, None)
 
-    async def listen(piece: asyncio.Task[str | None]) -> bool:
-        return bool((await asyncio.wait({piece}, timeout=_SILENCE))[0])
-
-    async def leave() -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await pieces.aclose()
-
-    # Its own loop runs piece by piece, so that Ctrl-C between pieces is an ordinary exception.
-    loop = asyncio.new_event_loop()
-    try:
-        while True:
-            coming = loop.create_task(take())
-            while not loop.run_until_complete(listen(coming)):
-                yield ""
-            try:
-                piece = coming.result()
-            except (aiohttp.ClientError, OSError, RuntimeError):
-                return
-            if piece is None:
-                return
-            yield piece
-    finally:
-        loop.run_until_complete(leave())
-        loop.close()
+    position = silence = 0
+    coming = asyncio.create_task(take())
+    while silence < _REOPEN:
+        done, _ = await asyncio.wait({coming}, timeout=_SILENCE)
+        try:
+            piece = coming.result() if done else ""
+            job = None if piece else client.get_job_info(name)
+        except (aiohttp.ClientError, OSError, RuntimeError):
+            return
+        if piece is None or (job and job.status.is_terminal()):
+            return
+        if job and job.status == "PENDING" and not silence:
+            progress(f"job {name} waits to be started: {job.message}")
+        silence = 0 if piece else silence + 1
+        position = log.feed(piece, position)
+        if done:
+            coming = asyncio.create_task(take())
 
 
-def _exit_status(job: JobDetails, name: str, progress: Callable[[str], None]) -> int:
+def _exit_status(job: JobDetails, name: str, progress: Progress) -> int:
     if job.status == "SUCCEEDED":
         return 0
     if job.driver_exit_code is None:

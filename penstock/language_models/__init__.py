@@ -9,8 +9,8 @@ train. Both cut token sequences into windows, batch them and sum losses with thi
       └─ text_windows     (tokens,) -> windows                    windows.py
            └─ batch_windows    windows of about equal length      windows.py
                 └─ pad_windows      -> WindowBatch, padded        windows.py
-                     └─ window_nats      model -> nats a window   reading.py
-                          └─ text_nats        -> nats a text      reading.py
+                     └─ window_nats      model -> nats a window   windows.py
+                          └─ text_nats        -> nats a text      windows.py
 
     LoadedModel        a transformers model and its tokenizer     causal.py
     one_thread         one thread in PyTorch and BLAS             devices.py

@@ -4,7 +4,7 @@ A document's way, with the function or class of each step, its input -> output, 
 
     make_corpus         input files -> units of documents             corpus.py
       ├─ find_inputs      recipe -> Input                             reading/inputs.py
-      ├─ hash_inputs      Input -> Input with the hash of its bytes   reading/digests.py
+      ├─ hash_inputs      Input -> Input with the hash of its bytes   reading/inputs.py
       ├─ plan_splits      Input -> Split of InputPiece                reading/splits.py
       ├─ read_records     InputPiece -> Record | Bad                  reading/readers.py
       ├─ find_repeats     hashes of texts -> duplicates               cleaning/duplicates.py
@@ -13,14 +13,13 @@ A document's way, with the function or class of each step, its input -> output, 
       └─ make_answers     prompts -> answers of a language model      rewriting/answers.py
     make_columns        corpus -> a float32 score for each document   columns.py
       ├─ Models.fitted    sample and targets -> fitted selector       scoring/models.py
-      ├─ make_embeddings  texts -> int16 vectors                      scoring/embeddings.py
-      ├─ score_documents  documents -> scores                         scoring/documents.py
+      ├─ make_embeddings  texts -> int16 vectors                      scoring/models.py
       └─ score_sets       partitions of vectors -> scores             scoring/sets.py
     make_tokenizer      corpus -> tokenizer.json                      tokenizer.py
     make_cut            columns -> the documents of the budget        cut.py
       ├─ quotas_of        budget and shares -> Quota                  cutting/budget.py
       ├─ make_orders      scores -> sort keys                         cutting/ordering.py
-      ├─ BudgetSearch     sort keys and quotas -> Cutoff in tokens    cutting/search.py
+      ├─ search_budget    sort keys and quotas -> Cutoff in tokens    cutting/search.py
       │    └─ TokenStore  candidates -> their tokens                  tokens.py
       └─ write_units      cutoffs -> rows of the cut                  cut.py
     make_shards         cut and tokens -> packed sequences            shards.py
@@ -28,9 +27,9 @@ A document's way, with the function or class of each step, its input -> output, 
 What all stages use::
 
     runner.py       Runner: a function over items, in parallel        runners/
-    accounting.py   check_sum: no artefact is published unless its counts add up
-    checking.py     check_files: an artefact that was found, against its records
-    grouped.py      files of rows by group: the scratch of a shuffle
-    sample.py       documents drawn by hash of id
-    plugin_calls.py call_plugin: errors of plug-ins get the recipe's key and the documents
+    units.py        Unit: about 64 MiB of documents; samples drawn by hash of id
+    grouped.py      files of rows: scores, and the scratch of a shuffle
+    checking.py     check_sum: counts that add up, before an artefact is published
+                    check_files: an artefact that was found, against its records
+                    call_plugin: errors of plug-ins get the recipe's key and the documents
 """

@@ -1,4 +1,6 @@
-"""Verify an artefact that was found, before it is used again.
+"""Checks of what stages and plug-ins make: counts that add up, files as recorded, and errors.
+
+An artefact is published only if all its counts add up.
 
 Files that a run makes are hashed as they are written. Files that it finds may be a year old, so on
 a file system every byte is compared, by all workers, at 1.6 GB/s a core. In a store only names and
@@ -9,16 +11,164 @@ trainer, compare the bytes there, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
 
 from penstock.artefact import Artefact, FileRecord
+from penstock.errors import ArtefactError, PenstockError, ScoringError
 from penstock.pipeline.runner import Runner
 from penstock.storage import (
     AnyPath,
     store_of,
 )
 
-__all__ = ["check_files"]
+__all__ = ["RecordTally", "call_plugin", "check_files", "check_sum", "scores_of", "sum_by_source"]
+
+Result = TypeVar("Result")
+
+
+def call_plugin(
+    key: str, at: str | None, function: Callable[..., Result], *arguments: Any
+) -> Result:
+    """Call a method of a plug-in, which may be a user's code.
+
+    Args:
+        key: The plug-in's in the recipe, as ``select.mine``.
+        at: The documents of the call, for messages; None where it is fitted.
+        function: The method.
+        arguments: Arguments of the method.
+
+    Raises:
+        PenstockError: The plug-in raised it; key and documents are put in front.
+        ScoringError: The plug-in raised another error, which is its cause.
+    """
+    try:
+        return function(*arguments)
+    except PenstockError as error:
+        placed = copy.copy(error).under(key)  # a plug-in may raise one object again and again
+        placed.file = ": ".join(part for part in (at, error.file) if part) or None
+        raise placed from error.__cause__
+    except Exception as error:
+        raise ScoringError(
+            f"the plug-in raised {type(error).__name__}: {error}", key=key, file=at
+        ) from error
+
+
+def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
+    """Convert the return value of a selector to (count,) float32.
+
+    Args:
+        returned: By the selector.
+        count: Documents that it scored.
+        key: Key of the selector in the recipe.
+        at: The documents of the call, for messages.
+
+    Raises:
+        ScoringError: It is not one float for each document.
+    """
+    expected = f"{count} scores, one float for each document"
+    try:
+        scores = np.asarray(returned, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ScoringError(key=key, file=at, expected=expected, got=error) from None
+    if scores.shape != (count,):
+        raise ScoringError(
+            key=key, file=at, expected=expected, got=f"an array of shape {scores.shape}"
+        )
+    return scores
+
+
+def check_sum(place: str, whole: tuple[str, int], parts: Mapping[str, int]) -> None:
+    """Check that counts add up.
+
+    Args:
+        place: The artefact or unit that was counted, for the message.
+        whole: Name and count of the whole.
+        parts: Names and counts of the parts.
+
+    Raises:
+        ArtefactError: The parts are not the whole.
+    """
+    name, count = whole
+    if count != sum(parts.values()):
+        listed = " + ".join(f"{number:,} {part}" for part, number in parts.items()) or "0"
+        raise ArtefactError(
+            "documents were lost or counted twice, and nothing was published",
+            file=place,
+            expected=f"{count:,} {name}",
+            got=f"{listed} = {sum(parts.values()):,}",
+            fix="run again, and report it if it happens again",
+        )
+
+
+def sum_by_source(
+    records: Iterable[FileRecord], before: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, dict[str, int]]:
+    """Add up the counts that files have of each source, in the order of the sources' names.
+
+    Args:
+        records: Each has the counts of its file in its fact ``sources``.
+        before: Counts to add to.
+    """
+    sums = {source: Counter(counts) for source, counts in (before or {}).items()}
+    for record in records:
+        for source, counts in record.facts["sources"].items():
+            sums.setdefault(source, Counter()).update(counts)
+    return {source: dict(counts) for source, counts in sorted(sums.items())}
+
+
+@dataclass(slots=True)
+class RecordTally:
+    """Counts of the records that were read, by their fate."""
+
+    read: int = 0
+    added: int = 0
+    """Documents that rewriters added."""
+    kept: int = 0
+    quarantined: int = 0
+    dropped_by: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> RecordTally:
+        """Read the counts from :meth:`facts`."""
+        return cls(
+            read=facts["read"],
+            added=facts.get("added", 0),
+            kept=facts["kept"],
+            quarantined=facts["quarantined"],
+            dropped_by=Counter(facts["dropped_by"]),
+        )
+
+    def add(self, other: RecordTally) -> None:
+        self.read += other.read
+        self.added += other.added
+        self.kept += other.kept
+        self.quarantined += other.quarantined
+        self.dropped_by.update(other.dropped_by)
+
+    def check(self, place: str) -> None:
+        """Check that read + added = kept + dropped + quarantined; raises as :func:`check_sum`."""
+        parts = {"kept": self.kept, "quarantined": self.quarantined}
+        dropped = {f"dropped ({rule})": count for rule, count in self.dropped_by.items()}
+        what = "records read and documents added" if self.added else "records read"
+        check_sum(place, (what, self.read + self.added), {**parts, **dropped})
+
+    def facts(self) -> dict[str, Any]:
+        """Return the counts for a manifest; ``added`` only where it is not 0."""
+        return {
+            "read": self.read,
+            **({"added": self.added} if self.added else {}),
+            "kept": self.kept,
+            "dropped": self.dropped_by.total(),
+            "dropped_by": dict(sorted(self.dropped_by.items())),
+            "quarantined": self.quarantined,
+        }
+
 
 _IN_DRIVER = 256 << 20
 """Bytes in all up to which the driver compares the files itself: workers take as long to start."""

@@ -1,25 +1,32 @@
 """The columns stage: a float32 score for every document, from each selector of a recipe.
 
 A selector is fitted once (the *model*, an artefact of its own) and then scores every document of
-every unit, row-aligned with the unit. All scorers that have no column yet share one pass over the
-text; set selectors read vectors, an artefact that all of them share. A cut reads columns alone, so
-cutting again at another budget reads no text.
+every unit, row-aligned with the unit. All scorers that have no column yet share one pass, which
+reads the text of each unit once; set selectors read vectors, an artefact that all of them share. A
+cut reads columns alone, so cutting again at another budget reads no text.
 """
 
 from __future__ import annotations
 
+import graphlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from penstock.artefact import Artefact, Draft, fingerprint
+import numpy as np
+
+from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.errors import SelectorError
-from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.scoring.documents import score_documents
-from penstock.pipeline.scoring.embeddings import make_embeddings
-from penstock.pipeline.scoring.models import Column, Models
+from penstock.pipeline.checking import call_plugin, check_sum, scores_of
+from penstock.pipeline.grouped import write_scores
+from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.sets import score_sets
-from penstock.pipeline.units import Unit, units_of
-from penstock.selectors.base import SetSelector
+from penstock.pipeline.units import Unit, iter_documents, units_of
+from penstock.resources import Resources
+from penstock.selectors.base import Scorer, SetSelector
+from penstock.selectors.classifiers.fasttext_panel import BatchScorer
+from penstock.storage import AnyPath
 
 __all__ = ["Column", "in_dependence", "make_columns"]
 
@@ -41,23 +48,19 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     """
     ordered = in_dependence(columns)
     units = units_of(models.corpus)
-    finished: dict[str, Artefact] = {}
-    scorers: list[Column] = []
-    drafts: dict[str, Draft] = {}
-    for column in ordered:
-        if column.selector.kind == "set":
-            continue
-        found, draft = _draft(column, models, {})
-        if found is not None:
-            finished[column.name] = found
-        elif draft is not None:
-            scorers.append(column)
-            drafts[column.name] = draft
-    if scorers:
-        embeddings = _embedded(scorers, models)
-        score_documents(drafts, scorers, units, embeddings, models.runner, models.progress)
-    for name, draft in drafts.items():
-        finished[name] = _publish(draft, units, models.corpus)
+    begun = {
+        column.name: _begin(column, models, {})
+        for column in ordered
+        if column.selector.kind != "set"
+    }
+    drafts = {name: draft for name, draft in begun.items() if isinstance(draft, Draft)}
+    if drafts:
+        scorers = [column for column in ordered if column.name in drafts]
+        _score(drafts, scorers, units, models)
+    finished = {
+        name: _publish(found, units, models.corpus) if isinstance(found, Draft) else found
+        for name, found in begun.items()
+    }
     for column in ordered:
         if column.selector.kind == "set":
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
@@ -74,40 +77,23 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
         SelectorError: A column that is named does not exist, or depends on itself.
     """
     known = {column.name: column for column in columns}
-    ordered: dict[str, Column] = {}
     for column in columns:
-        path: list[Column] = []
-        upon: Column | None = column
-        while upon is not None and upon.name not in ordered:
-            if upon in path:
-                circle = " -> ".join(each.name for each in [*path, upon])
-                raise SelectorError(
-                    key=f"select.{upon.name}.quality",
-                    expected="a column that does not depend on this one",
-                    got=circle,
-                )
-            path.append(upon)
-            if upon.quality is None:
-                break
-            if upon.quality not in known:
-                raise SelectorError(
-                    key=f"select.{upon.name}.quality",
-                    expected="the name of another selector of the recipe",
-                    got=f"{upon.quality!r}",
-                )
-            upon = known[upon.quality]
-        ordered.update({each.name: each for each in reversed(path)})
-    return list(ordered.values())
-
-
-def _embedded(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:
-    """Find or make the vectors of each column whose scorer reads vectors."""
-    found: dict[str, Artefact] = {}
-    for column in columns:
-        asked = column.selector.requirements.embeddings
-        if asked is not None:
-            found[column.name] = make_embeddings(asked.encoder, models, models.progress)
-    return found
+        if column.quality is not None and column.quality not in known:
+            raise SelectorError(
+                key=f"select.{column.name}.quality",
+                expected="the name of another selector of the recipe",
+                got=f"{column.quality!r}",
+            )
+    upon = {column.name: [column.quality] if column.quality else [] for column in columns}
+    try:
+        return [known[name] for name in graphlib.TopologicalSorter(upon).static_order()]
+    except graphlib.CycleError as error:
+        circle = error.args[1][::-1]
+        raise SelectorError(
+            key=f"select.{circle[0]}.quality",
+            expected="a column that does not depend on this one",
+            got=" -> ".join(circle),
+        ) from None
 
 
 def _set_column(
@@ -117,16 +103,18 @@ def _set_column(
     units: Sequence[Unit],
     finished: Mapping[str, Artefact],
 ) -> Artefact:
-    embeddings = make_embeddings(selector.requirements.encoder, models, models.progress)
+    embeddings = make_embeddings(selector.requirements.encoder, models)
     quality = None if column.quality is None else finished[column.quality]
-    inputs = {
-        "embeddings": embeddings.fingerprint,
-        "quality": None if quality is None else quality.fingerprint,
-    }
-    found, draft = _draft(column, models, inputs)
-    if draft is None:
-        assert found is not None
-        return found
+    draft = _begin(
+        column,
+        models,
+        {
+            "embeddings": embeddings.fingerprint,
+            "quality": None if quality is None else quality.fingerprint,
+        },
+    )
+    if isinstance(draft, Artefact):
+        return draft
     score_sets(
         column.name,
         selector,
@@ -141,18 +129,16 @@ def _set_column(
     return _publish(draft, units, models.corpus)
 
 
-def _draft(
-    column: Column, models: Models, inputs: Mapping[str, Any]
-) -> tuple[Artefact | None, Draft | None]:
+def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:
     """Find a finished column, or open a draft of it and load its selector's model."""
     model = models.fitted(column)
     inputs = {"corpus": models.corpus.fingerprint, "model": model.fingerprint, **inputs}
     config = {"selector": column.name}
     found = models.workspace.find("columns", fingerprint("columns", VERSION, config, inputs))
     if found:
-        return found, None
+        return found
     models.load(column, model)
-    return None, models.workspace.draft("columns", VERSION, config, inputs)
+    return models.workspace.draft("columns", VERSION, config, inputs)
 
 
 def _publish(draft: Draft, units: Sequence[Unit], corpus: Artefact) -> Artefact:
@@ -165,3 +151,77 @@ def _publish(draft: Draft, units: Sequence[Unit], corpus: Artefact) -> Artefact:
         {"scored": counts["documents"] - counts["excluded"], "excluded": counts["excluded"]},
     )
     return draft.publish(parts, counts)
+
+
+def _score(
+    drafts: Mapping[str, Draft], scorers: Sequence[Column], units: Sequence[Unit], models: Models
+) -> None:
+    """Score every unit by scorers that are loaded; the scores are recorded in their drafts."""
+    vectors = {
+        column.name: make_embeddings(asked.encoder, models)
+        for column in scorers
+        if (asked := column.selector.requirements.embeddings) is not None
+    }
+    items: list[_Scoring] = []
+    for unit in units:
+        names = [name for name, draft in drafts.items() if draft.done(unit.name) is None]
+        files = {name: vectors[name].files[unit.number] for name in names if name in vectors}
+        if names:
+            embedded = {name: (vectors[name].path, record) for name, record in files.items()}
+            items.append((unit, names, embedded))
+    state = [(column.name, column.selector, drafts[column.name].path) for column in scorers]
+    needs = _needs_of(scorers)
+    for index, records in models.runner.run(
+        _score_unit, items, state, keep_state=True, needs=needs
+    ):
+        unit = items[index][0]
+        for name, record in records.items():
+            drafts[name].record(unit.name, [record])
+        models.progress(f"scored {unit.documents:,} documents of {unit.name}")
+
+
+def _needs_of(columns: Sequence[Column]) -> Resources:
+    """Add up the resources of one worker that runs all of these scorers."""
+    asked = [
+        replace(resources, by=f"select.{column.name}")
+        for column in columns
+        if (resources := column.selector.requirements.resources) != Resources()
+    ]
+    return Resources(
+        cpus=max([1, *(one.cpus for one in asked)]),
+        gpus=max([0, *(one.gpus for one in asked)]),
+        memory=sum(one.memory or 0 for one in asked) or None,
+        by=", ".join(one.by for one in asked) or "the stage",
+    )
+
+
+_Scoring = tuple[Unit, Sequence[str], Mapping[str, tuple[AnyPath, FileRecord]]]
+"""A unit, the columns that lack its scores, and for each of them whose scorer reads vectors the
+artefact of the vectors and the unit's file."""
+
+
+def _score_unit(
+    item: _Scoring, state: Sequence[tuple[str, Scorer, AnyPath]]
+) -> Mapping[str, FileRecord]:
+    unit, names, embedded = item
+    vectors = {name: read_vectors(*where) for name, where in embedded.items()}
+    start = 0
+    wanted = [column for column in state if column[0] in names]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for documents in iter_documents(unit):
+        together = BatchScorer([scorer for _, scorer, _ in wanted], documents)
+        rows = slice(start, start := start + len(documents))
+        for name, scorer, _ in wanted:
+            embeddings = scorer.requirements.embeddings
+            if name in vectors and embeddings is not None:
+                work = partial(embeddings.score, documents, vectors[name][rows])
+            else:
+                work = partial(together.score, scorer)
+            ids = documents.column("id")
+            at = f"documents {ids[0]} to {ids[-1]} of {unit.name}"
+            returned = call_plugin(f"select.{name}", at, work)
+            parts[name].append(scores_of(returned, len(documents), f"select.{name}", at))
+    return {
+        name: write_scores(directory, unit.name, np.concatenate(parts[name]))
+        for name, _, directory in wanted
+    }

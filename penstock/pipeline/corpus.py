@@ -21,7 +21,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
-from penstock.pipeline.accounting import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
 from penstock.pipeline.cleaning.dropped import Dropped, Quarantine
 from penstock.pipeline.cleaning.duplicates import (
     Hashes,
@@ -31,10 +31,8 @@ from penstock.pipeline.cleaning.duplicates import (
     normalise,
     ranges_for,
 )
-from penstock.pipeline.reading.digests import hash_inputs
-from penstock.pipeline.reading.inputs import Input, find_inputs
-from penstock.pipeline.reading.records import Bad, Record
-from penstock.pipeline.reading.spans import Extent
+from penstock.pipeline.reading.inputs import Input, find_inputs, hash_inputs
+from penstock.pipeline.reading.records import Bad, Extent, Record
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import UNIT_BYTES, UnitWriter
@@ -72,8 +70,7 @@ class CorpusSettings:
         Raises:
             InputError: As :func:`~penstock.pipeline.reading.inputs.find_inputs`.
         """
-        inputs = tuple(find_inputs(recipe))
-        return cls(inputs=inputs, clean=recipe.clean, unit_bytes=unit_bytes)
+        return cls(inputs=tuple(find_inputs(recipe)), clean=recipe.clean, unit_bytes=unit_bytes)
 
     def config(self) -> dict[str, Any]:
         """Return the stage's part of the fingerprint, beside the hashes of the inputs."""
@@ -114,8 +111,7 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
             splits = _run_hash_pass(splits, stage, draft, runner)
             stage = replace(stage, ranges=_find_duplicates(splits, draft, runner))
         by_part = {split.part: split for split in splits}
-        records = draft.fill(runner.run, _write_split, by_part, stage)
-        facts = _facts(str(draft.path), records)
+        facts = _facts(str(draft.path), draft.fill(runner.run, _write_split, by_part, stage))
         if not facts["documents"]["kept"]:
             raise _nothing_kept(facts["documents"])
         return draft.publish(by_part, facts)
@@ -173,8 +169,11 @@ def _check_unchanged(item: Input) -> None:
 
 def _refused(piece: InputPiece, record: Record, error: str) -> Bad:
     """Make a bad record of the whole record in ASCII, which keeps lone surrogates."""
-    place = piece.span.place(piece.reader.noun, record.number)
-    return Bad(place, error, json.dumps(asdict(record)).encode())
+    return Bad(
+        piece.span.place(piece.reader.noun, record.number),
+        error,
+        json.dumps(asdict(record)).encode(),
+    )
 
 
 # -- the first pass ---------------------------------------------------------------------------
@@ -184,8 +183,9 @@ def _run_hash_pass(
     splits: Sequence[Split], stage: _Stage, draft: Draft, runner: Runner
 ) -> list[Split]:
     """Run the first pass; returns the splits with its counts. The hashes are in scratch."""
-    by_part = {f"hashes-{split.part}": split for split in splits}
-    records = draft.fill(runner.run, _hash_split, by_part, stage)
+    records = draft.fill(
+        runner.run, _hash_split, {f"hashes-{split.part}": split for split in splits}, stage
+    )
     counted = []
     before: dict[int, tuple[int, int]] = {}
     for split, record in zip(splits, records):
@@ -210,8 +210,12 @@ def _hash_split(split: Split, stage: _Stage) -> FileRecord:
         if isinstance(checked.record, Record) and not checked.rule:
             hashes.add(read, checked.record.text)
         read += 1
-    counts = [[extent.lines, extent.bytes] for extent in extents]
-    return hashes.write(stage.directory, split.number, read=read, pieces=counts)
+    return hashes.write(
+        stage.directory,
+        split.number,
+        read=read,
+        pieces=[[extent.lines, extent.bytes] for extent in extents],
+    )
 
 
 def _find_duplicates(splits: Sequence[Split], draft: Draft, runner: Runner) -> Range:

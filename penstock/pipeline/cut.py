@@ -21,12 +21,11 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
-from penstock.pipeline.accounting import check_sum, sum_by_source
+from penstock.pipeline.checking import check_sum, sum_by_source
 from penstock.pipeline.cutting.budget import Quota, quotas_of
-from penstock.pipeline.cutting.candidates import write_candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
 from penstock.pipeline.cutting.radix import Cutoff, score_of
-from penstock.pipeline.cutting.search import BudgetSearch, Found
+from penstock.pipeline.cutting.search import Found, search_budget, write_candidates
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
@@ -55,7 +54,6 @@ class CutSettings:
 
     @classmethod
     def of(cls, recipe: Recipe) -> CutSettings:
-        """Take the budget and what it is counted in."""
         return cls(
             budget=recipe.budget,
             seed=recipe.draw_seed,
@@ -98,20 +96,32 @@ def make_cut(
         # Scratch of this attempt only: one that lost the work directory removes no other's.
         scratch = draft.path / f"scratch-{uuid.uuid4().hex[:12]}"
         try:
-            groups = [quota.name for quota in quotas if quota.name is not None]
-            orders = make_orders(corpus, columns, budget, settings.seed, groups, scratch, runner)
-            search = BudgetSearch(
-                orders=orders,
-                quotas=quotas,
+            orders = make_orders(
+                corpus,
+                columns,
+                budget,
+                settings.seed,
+                [quota.name for quota in quotas if quota.name is not None],
+                scratch,
+                runner,
+            )
+            found = search_budget(
+                orders,
+                quotas,
                 length=length,
                 bytes_per_token=tokens.bytes_per_token,
-                write_candidates=partial(write_candidates, store=tokens),
+                write=partial(write_candidates, store=tokens),
                 runner=runner,
                 directory=scratch,
+                allow_short=budget.allow_short,
             )
-            found = search.cutoffs(budget.allow_short)
-            records = write_units(orders, found, draft, runner)
-            facts = _facts(draft, records, quotas, found.cutoffs, budget.tokens)
+            facts = _facts(
+                draft,
+                write_units(orders, found, draft, runner),
+                quotas,
+                found.cutoffs,
+                budget.tokens,
+            )
             pool = sum(ordered.unit.documents for ordered in orders)
             check_sum(
                 f"{draft.path}",
@@ -157,8 +167,9 @@ def _allowances(
 
 
 def _tied_tokens(ordered: OrderedUnit, found: Found) -> list[int]:
-    prefixes = [cutoff.prefix for cutoff in found.cutoffs]
-    return found.candidates.read(ordered.unit).on_cutoff(prefixes)
+    return found.candidates.read(ordered.unit).on_cutoff(
+        [cutoff.prefix for cutoff in found.cutoffs]
+    )
 
 
 # -- writing ----------------------------------------------------------------------------------
@@ -183,9 +194,12 @@ def write_units(
     Returns:
         The record of each unit's file, in the order of the units.
     """
-    pairs = zip(orders, _allowances(orders, found, runner))
-    items = {pair[0].unit.name: pair for pair in pairs}
-    return draft.fill(runner.run, _write_unit, items, _CutWriting(found, draft.path, carried))
+    return draft.fill(
+        runner.run,
+        _write_unit,
+        {pair[0].unit.name: pair for pair in zip(orders, _allowances(orders, found, runner))},
+        _CutWriting(found, draft.path, carried),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +218,16 @@ def _write_unit(item: tuple[OrderedUnit, Sequence[int]], shared: _CutWriting) ->
     taken = shared.found.candidates.read(unit).take(shared.found.cutoffs, allowed)
     scores = score_of(taken.order.key)
     count = len(taken.row)
-    columns = {
-        "unit": np.full(count, unit.number, dtype=np.int32),
-        "row": taken.row,
-        **_carried(unit, taken.row, shared.carried),
-        "score": scores,
-        "tokens": taken.tokens,
-        "group": taken.order.group,
-    }
-    table = pa.table(columns)
+    table = pa.table(
+        {
+            "unit": np.full(count, unit.number, dtype=np.int32),
+            "row": taken.row,
+            **_carried(unit, taken.row, shared.carried),
+            "score": scores,
+            "tokens": taken.tokens,
+            "group": taken.order.group,
+        }
+    )
     name = f"{unit.name}.parquet"
     with atomic_file(shared.directory / name) as sink:
         pq.write_table(

@@ -1,34 +1,59 @@
-"""Files of rows sorted by group, of which a reader fetches single groups.
+"""Files of rows: a unit's scores, and rows by group, of which a reader fetches single groups.
 
-They are the scratch of a shuffle: a first task writes its rows sorted by group, a second task reads
-one group from the file of each first task. A file has the number of groups, the offset of each, and
-the rows, in little-endian bytes. Reading a group takes two small reads, also of a remote file.
+The latter are the scratch of a shuffle: a first task writes its rows sorted by group, a second task
+reads one group from the file of each first task. A file has the number of groups, the offset of
+each, and the rows, in little-endian bytes. Reading a group takes two small reads, also of a remote
+file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from penstock.storage import (
-    AnyPath,
-    store_of,
-)
+from penstock.artefact import FileRecord
+from penstock.storage import AnyPath, Sink, atomic_file, store_of
 
-__all__ = ["grouped_bytes", "read_groups"]
+__all__ = ["packed", "read_groups", "read_scores", "write_groups", "write_scores"]
+
+Item = TypeVar("Item")
 
 _WIDTH = 8
 
 
-def grouped_bytes(rows: np.ndarray, groups: np.ndarray, count: int) -> tuple[bytes, bytes]:
-    """Encode rows as the header and body of a file.
+def packed(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """Divide items into runs of neighbours whose sizes sum to ``limit`` at most; a larger one is
+    alone."""
+    group: list[Item] = []
+    room = limit
+    for item in items:
+        if group and size(item) > room:
+            yield group
+            group, room = [], limit
+        group.append(item)
+        room -= size(item)
+    if group:
+        yield group
+
+
+def write_groups(where: AnyPath, rows: np.ndarray, groups: np.ndarray, count: int) -> Sink:
+    """Write a file of rows sorted by group.
 
     Args:
+        where: The file.
         rows: (n,) of any record type, sorted by group.
         groups: (n,) integer group of each row, ascending.
         count: Groups in all.
     """
     starts = np.searchsorted(groups, np.arange(count + 1))
-    return np.array([count, *starts], dtype="<u8").tobytes(), rows.tobytes()
+    with atomic_file(where) as sink:
+        sink.write(np.array([count, *starts], dtype="<u8").tobytes())
+        sink.write(rows.tobytes())
+    return sink
 
 
 def read_groups(where: AnyPath, dtype: np.dtype, first: int, last: int | None = None) -> np.ndarray:
@@ -42,3 +67,23 @@ def read_groups(where: AnyPath, dtype: np.dtype, first: int, last: int | None = 
     start, end = (base + row * dtype.itemsize for row in (starts[0], starts[-1]))
     [rows] = store_of(where).read_ranges(where, [(start, end)])
     return np.frombuffer(rows, dtype=dtype)
+
+
+def read_scores(columns: AnyPath, record: FileRecord) -> np.ndarray:
+    """Read a unit's scores, after comparing the checksum: (n,) float32, NaN where excluded."""
+    return pq.read_table(record.verified(columns), columns=["score"]).column("score").to_numpy()
+
+
+def write_scores(directory: AnyPath, unit: str, scores: np.ndarray) -> FileRecord:
+    """Write a unit's scores, (n,) float32; those that are not finite become NaN: never taken."""
+    scores = np.where(np.isfinite(scores), scores, np.float32(np.nan))
+    name = f"{unit}.parquet"
+    with atomic_file(directory / name) as sink:
+        pq.write_table(
+            pa.table({"score": pa.array(scores, pa.float32(), from_pandas=False)}),
+            sink,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+        )
+    return FileRecord.of(name, sink, documents=len(scores), excluded=int(np.isnan(scores).sum()))

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from penstock.pipeline.runners.local import LocalRunner
 from penstock.pipeline.runners.on_ray import RayRunner
-from penstock.pipeline.runners.worker_pool import Usage
+from penstock.pipeline.runners.schedule import Usage
 from penstock.resources import Resources
 
 __all__ = ["LocalRunner", "RayRunner", "Resources", "Runner", "Usage", "in_order", "open_runner"]
@@ -37,7 +37,6 @@ class Runner(Protocol):
     @property
     def slots(self) -> int:
         """Items that can run at the same time."""
-        ...
 
     def run(
         self,
@@ -71,11 +70,9 @@ class Runner(Protocol):
                 an error in unpickling the state.
             WorkerError: An item crashed three workers.
         """
-        ...
 
     def close(self) -> None:
         """Stop the workers."""
-        ...
 
 
 def in_order(runner: Runner) -> Callable[..., Iterator[Any]]:

@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
-from penstock.checksum import sequence_checksums
-from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.checking import check_files
+from penstock.hashing import sequence_checksums
+from penstock.pipeline.checking import check_files, check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import units_of
@@ -99,14 +98,18 @@ def make_shards(
 
     def work(draft: Draft) -> Artefact:
         shards = {shard.name: shard for shard in _plan(settings, cut, tokens)}
-        shared = _ShardWriting(
-            cut=cut.path,
-            tokens=tokens.directory,
-            dtype=tokens.dtype,
-            length=length,
-            directory=draft.path,
+        records = draft.fill(
+            runner.run,
+            _write_shard,
+            shards,
+            _ShardWriting(
+                cut=cut.path,
+                tokens=tokens.directory,
+                dtype=tokens.dtype,
+                length=length,
+                directory=draft.path,
+            ),
         )
-        records = draft.fill(runner.run, _write_shard, shards, shared)
         if draft.done("tokenizer") is None:
             source = tokenizer.verified(tokenizer.files[0])
             with atomic_file(draft.path / "tokenizer" / "tokenizer.json") as sink:
@@ -117,17 +120,19 @@ def make_shards(
             ("sequences of the cut", cut.facts["delivered"] // length),
             {"written": sum(record.facts["sequences"] for record in records)},
         )
-        facts = {
-            "sequence_length": length,
-            "sequences": cut.facts["delivered"] // length,
-            "tokens": cut.facts["delivered"],
-            "requested": cut.facts["requested"],
-            "documents": cut.facts["documents"],
-            "by_source": cut.facts["by_source"],
-            "vocab_size": tokens.vocab_size,
-            "eos": tokens.eos,
-        }
-        return draft.publish([*shards, "tokenizer"], facts)
+        return draft.publish(
+            [*shards, "tokenizer"],
+            {
+                "sequence_length": length,
+                "sequences": cut.facts["delivered"] // length,
+                "tokens": cut.facts["delivered"],
+                "requested": cut.facts["requested"],
+                "documents": cut.facts["documents"],
+                "by_source": cut.facts["by_source"],
+                "vocab_size": tokens.vocab_size,
+                "eos": tokens.eos,
+            },
+        )
 
     found = workspace.find(STAGE, fingerprint(STAGE, VERSION, config, inputs))
     if found is not None:
@@ -189,7 +194,7 @@ def _read(shard: _ShardTask, shared: _ShardWriting) -> _Stream:
         ends = piece.start + np.cumsum(sizes)
         first = int(np.searchsorted(ends, lower, side="right"))
         last = int(np.searchsorted(ends - sizes, upper, side="left"))
-        known = open_tokens(shared.tokens, piece.parts, shared.dtype, shared.cut)
+        known = open_tokens(shared.tokens, piece.parts, shared.cut)
         rows = table.column("row").to_numpy()[first:last].tolist()
         tokens += [known.read(row)[:size] for row, size in zip(rows, sizes[first:last].tolist())]
         starts.append((ends - sizes)[first:last])

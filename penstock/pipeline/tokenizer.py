@@ -12,8 +12,7 @@ import tokenizers
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.pipeline.sample import sample_texts
-from penstock.pipeline.units import iter_documents, units_of
+from penstock.pipeline.units import iter_documents, sample_texts, units_of
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
 from penstock.storage import atomic_file, is_uri, sha256_file
 
@@ -80,10 +79,8 @@ class TokenizerSettings:
         Raises:
             InputError: As :func:`find_tokenizer`.
         """
-        choice = recipe.tokenizer
-        if isinstance(choice, TrainTokenizer):
-            return cls(train=choice, seed=recipe.seed)
-        return cls(path=find_tokenizer(recipe), seed=recipe.seed)
+        train = recipe.tokenizer if isinstance(recipe.tokenizer, TrainTokenizer) else None
+        return cls(train=train, path=find_tokenizer(recipe), seed=recipe.seed)
 
     def config(self) -> dict[str, Any]:
         """Return the stage's part of the fingerprint: how it is trained, or the file's sha256."""
@@ -145,8 +142,13 @@ def make_tokenizer(settings: TokenizerSettings, corpus: Artefact, workspace: Wor
         (record,) = draft.done("tokenizer") or ()
         return draft.publish(["tokenizer"], record.facts)
 
-    inputs = {"corpus": corpus.fingerprint, "seed": settings.seed}
-    return workspace.make("tokenizer", 1, settings.config(), inputs, work)
+    return workspace.make(
+        "tokenizer",
+        1,
+        settings.config(),
+        {"corpus": corpus.fingerprint, "seed": settings.seed},
+        work,
+    )
 
 
 def _sample(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
@@ -156,21 +158,22 @@ def _sample(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[st
         nothing = False
         yield text
     if nothing:
-        batch = next(iter_documents(units_of(corpus)[0], ["text"]))
-        yield batch.column("text")[0].as_py()
+        yield next(iter_documents(units_of(corpus)[0], ["text"])).column("text")[0].as_py()
 
 
 def _train(texts: Iterator[str], settings: TrainedTokenizer) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    tokenizer.train_from_iterator(
+        texts,
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=settings.vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
     )
-    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

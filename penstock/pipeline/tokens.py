@@ -13,6 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,16 +43,11 @@ class TokensOf:
     """``read(row)``: (size,) uint16 or uint32, mapped, not copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnitTokens:
+class UnitTokens(NamedTuple):
     """A unit and the store's files of its tokens: an item for a task."""
 
     unit: Unit
     parts: tuple[FileRecord, ...]
-
-    @property
-    def label(self) -> str:
-        return self.unit.label
 
     @property
     def part(self) -> str:
@@ -85,7 +81,7 @@ class Tokenising:
             (k,) int64 tokens of each, both ends of text included, and the record of the new file
             of tokens, if one was needed.
         """
-        known = open_tokens(self.directory, held.parts, self.dtype)
+        known = open_tokens(self.directory, held.parts)
         missing = np.setdiff1d(rows, known.rows, assume_unique=True)
         part, new = _write_part(held, missing, self) if len(missing) else (None, missing)
         every = np.concatenate([known.rows, missing])
@@ -110,8 +106,12 @@ class TokenStore:
     @functools.cached_property
     def _draft(self) -> Draft:
         """Open the draft at the first use: finished shards are read without one."""
-        inputs = {"corpus": self.corpus.fingerprint, "tokenizer": self._tokenizer.fingerprint}
-        return self._workspace.draft("tokens", 1, {}, inputs)
+        return self._workspace.draft(
+            "tokens",
+            1,
+            {},
+            {"corpus": self.corpus.fingerprint, "tokenizer": self._tokenizer.fingerprint},
+        )
 
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[FileRecord, ...]]:
@@ -160,14 +160,13 @@ class TokenStore:
 
 
 def open_tokens(
-    directory: AnyPath, parts: Sequence[FileRecord], dtype: str, cut: AnyPath | None = None
+    directory: AnyPath, parts: Sequence[FileRecord], cut: AnyPath | None = None
 ) -> TokensOf:
     """Map the tokens of one unit from its files, after comparing checksums.
 
     Args:
         directory: Directory of the store.
         parts: The store's files of the unit.
-        dtype: ``uint16`` or ``uint32``.
         cut: The cut whose documents are read, for the message where tokens are missing.
     """
     rows: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
@@ -227,16 +226,16 @@ def _write_part(
         pa.ipc.new_file(sink, schema) as writer,
     ):
         for some, texts in _texts_of(held.unit, rows):
-            encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             documents = [
                 np.asarray([shared.eos, *encoding.ids, shared.eos], dtype=shared.dtype)
-                for encoding in encoded
+                for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             ]
             sizes.append(np.array([len(ids) for ids in documents], dtype=np.int64))
             offsets = np.concatenate([[0], np.cumsum(sizes[-1])])
-            values = pa.array(np.concatenate(documents), token_type)
             lists = pa.LargeListArray.from_arrays(
-                pa.array(offsets, pa.int64()), values, type=schema.field("tokens").type
+                pa.array(offsets, pa.int64()),
+                pa.array(np.concatenate(documents), token_type),
+                type=schema.field("tokens").type,
             )
             writer.write_batch(pa.record_batch([pa.array(some), lists], schema=schema))
     written = np.concatenate(sizes)

@@ -1,4 +1,7 @@
-"""Units: the corpus in Parquet files of about 64 MiB of text, the unit of work and of retry."""
+"""Units: the corpus in Parquet files of about 64 MiB of text, the unit of work and of retry.
+
+Samples of the documents are drawn by hash of id, independent of how the work is divided.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,88 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
+from penstock.hashing import hash_ids, mix, uniform
 from penstock.pipeline.reading.records import Record
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = [
     "BATCH",
+    "FIT",
     "SCHEMA",
     "UNIT_BYTES",
     "Unit",
     "UnitWriter",
     "base_of",
     "generations",
+    "inside",
     "iter_documents",
+    "sample_documents",
+    "sample_texts",
     "units_of",
 ]
+
+FIT = "fit"
+"""Hash purpose of the samples that selectors are fitted on."""
+
+_COLUMNS = ("id", "text", "source")
+
+
+def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> pa.Table:
+    """Draw about ``count`` documents, or all of a smaller corpus, in the order of their hashes.
+
+    That order is random, as training needs it, and independent of the order of the inputs.
+
+    Returns:
+        ``id`` and ``source`` string, ``text`` large_string.
+    """
+    batches = list(_draw(corpus, count, int(corpus.facts["documents"]["kept"]), seed, purpose))
+    schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
+    sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+    hashes = hash_ids(sample["id"], mix(seed, purpose, "order"))
+    return sample.take(pa.array(np.argsort(hashes, kind="stable")))
+
+
+def sample_texts(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
+    """Draw texts of about ``size`` bytes in all, in corpus order."""
+    total = sum(tally["bytes"] for tally in corpus.facts["by_source"].values())
+    for batch in _draw(corpus, size, total, seed, purpose):
+        yield from batch.column("text").to_pylist()
+
+
+def inside(
+    ids: pa.Array | pa.ChunkedArray, count: int, of: int, seed: int, purpose: str
+) -> np.ndarray:
+    """Return which documents :func:`sample_documents` draws, by their ids: (n,) to (n,) bool.
+
+    Args:
+        ids: Ids of documents of the corpus.
+        count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
+        of: Number of documents of the corpus.
+    """
+    return np.asarray(uniform(hash_ids(ids, mix(seed, purpose))) < count / max(1, of))
+
+
+def _draw(
+    corpus: Artefact, count: int, of: int, seed: int, purpose: str
+) -> Iterator[pa.RecordBatch]:
+    for unit in units_of(corpus):
+        with pq.ParquetFile(unit.path()) as file:
+            ids = file.read(["id"]).column("id")
+        drawn = inside(ids, count, of, seed, purpose)
+        if not drawn.any():
+            continue
+        start = 0
+        for batch in iter_documents(unit, _COLUMNS):
+            rows = np.flatnonzero(drawn[start : start + len(batch)])
+            start += len(batch)
+            if len(rows):
+                yield batch.take(pa.array(rows))
+
 
 UNIT_BYTES = 64 * 2**20
 """Bytes of text after which a unit ends."""
@@ -66,7 +133,6 @@ class Unit:
 
     @property
     def label(self) -> str:
-        """Name in messages."""
         size = self.record.facts["bytes"] / 2**20
         return f"{self.name} ({self.documents:,} documents, {size:,.1f} MiB of text)"
 

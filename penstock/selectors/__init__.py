@@ -5,11 +5,10 @@
     base            the protocols: Scorer, SetSelector; Requirements, what they need of the engine
     algorithm       bases of the built-in ones: BuiltInScorer, ClassifierScorer, BuiltInSetSelector
     adapter         completes plug-ins that have a part of a protocol
-    functions       a plain function as a scorer; imports of modules beside a recipe
+    functions       a plain function as a scorer or reweighter; imports of modules beside a recipe
     parameters      declared parameters: validation, identity, documentation
     registry        names of recipes to objects; a file of this folder is found by its class's name
     targets         target files: examples as JSON lines, rendered to texts
-    batch_scorer    several scorers of one batch, with one pass over the texts
 
     scorers, document by document:
     betr            nearest to any example of the target (Mizrahi et al. 2025, BETR)
@@ -34,7 +33,7 @@
     losses          losses of documents under causal language models
     kernels/        compiled loops: fastText, n-grams, WordPiece, k-means, rankings, similarities
     encoders/       texts to vectors: sentence-transformers, hidden states, static distillation
-    classifiers/    fastText classifiers: reading, training, shrunk log odds
+    classifiers/    fastText classifiers: reading, training, shrunk log odds, BatchScorer
 
     other plug points:
     rewriting/      documents to prompts and answers to documents (REWIRE, WRAP, ProX)

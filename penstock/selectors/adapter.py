@@ -21,10 +21,10 @@ parameters, of which ``paths`` count by the contents of the files.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 
@@ -45,14 +45,12 @@ from penstock.selectors.parameters import Algorithm, Declared, located_fields
 from penstock.selectors.reweighting.base import (
     BatchRequirements,
     Reweighter,
-    ScoredBatch,
-    TrainingProgress,
 )
 from penstock.selectors.rewriting.base import Rewriter
 from penstock.storage import sha256_file
 
 __all__ = [
-    "Described",
+    "Available",
     "as_reweighter",
     "as_rewriter",
     "as_selector",
@@ -82,11 +80,8 @@ def as_selector(plug: Any, parameters: Mapping[str, Any] | None = None) -> Selec
             got=f"the class {type(plug).__qualname__}",
             fix="give it a method score(documents)",
         )
-    if _is_built_in(plug):
-        built_in: Selector = plug
-        return built_in
-    adapter = _AdaptedSetSelector if _assign(plug) else _AdaptedScorer
-    return adapter(plug, parameters)
+    own: Any = plug if _is_built_in(plug) else _AdaptedSelector(plug, parameters)
+    return own
 
 
 def as_rewriter(plug: Any) -> Rewriter:
@@ -96,8 +91,7 @@ def as_rewriter(plug: Any) -> Rewriter:
         SelectorError: It lacks a part of the protocol; key ``use``.
     """
     _check(plug, _REWRITER, "a Rewriter (see penstock.selectors.rewriting.base)")
-    rewriter: Rewriter = plug
-    return rewriter
+    return plug
 
 
 def as_reweighter(plug: Any) -> Reweighter:
@@ -107,51 +101,50 @@ def as_reweighter(plug: Any) -> Reweighter:
         SelectorError: It lacks a part of the protocol; key ``use``.
     """
     _check(plug, _REWEIGHTER, "a Reweighter (see penstock.selectors.reweighting.base)")
-    if not hasattr(plug, "requirements"):
-        return _AdaptedReweighter(plug)
-    reweighter: Reweighter = plug
-    return reweighter
+    own: Any = plug if hasattr(plug, "requirements") else _AdaptedReweighter(plug)
+    return own
 
 
 def class_of(plug: Any) -> type:
     """Return the class of a plug-in, also of one behind an adapter: its file holds the code."""
-    return type(plug.plug if isinstance(plug, (_Adapted, _AdaptedReweighter)) else plug)
+    return type(plug.plug if isinstance(plug, (_AdaptedSelector, _AdaptedReweighter)) else plug)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
-    """A plug-in's class or function, as ``penstock selectors`` lists it."""
+class Available:
+    """A selector, rewriter or reweighter that a recipe may name."""
 
-    kind: Literal["selector", "rewriter", "reweighter"]
+    name: str
     summary: str
-    paper: str
-    doc: str
-    keywords: Mapping[str, inspect.Parameter]
+    kind: str = "selector"
+    """``selector`` for ``select``, ``rewriter`` for ``rewrite``,
+    ``reweighter`` for ``train.reweight``."""
+    paper: str = ""
+    doc: str = ""
+    """Description of the algorithm and of each parameter."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
 
 
-def described(thing: Any) -> Described:
-    """Describe a plug-in from its attributes, signature and docstring.
+def described(name: str, thing: Any) -> Available:
+    """Describe a plug-in's class or function from its attributes, signature and docstring.
 
     A class is recognised by its methods; a function whose first argument is called ``losses`` is a
     reweighter.
     """
     doc = inspect.getdoc(thing) or ""
-    keywords = dict(inspect.signature(thing).parameters)
+    parameters = {key: one.default for key, one in inspect.signature(thing).parameters.items()}
+    summary, paper = doc.partition("\n")[0], ""
     if isinstance(thing, type):
-        kind: Literal["selector", "rewriter", "reweighter"] = "selector"
-        if hasattr(thing, "assemble"):
-            kind = "rewriter"
-        elif hasattr(thing, "is_uniform"):
-            kind = "reweighter"
         summary, paper = getattr(thing, "summary", ""), getattr(thing, "paper", "")
-        return Described(kind=kind, summary=summary, paper=paper, doc=doc, keywords=keywords)
-    first, *others = keywords
-    return Described(
-        kind="reweighter" if first == "losses" else "selector",
-        summary=doc.partition("\n")[0],
-        paper="",
-        doc=doc,
-        keywords={key: keywords[key] for key in others},
+        kind = "reweighter" if hasattr(thing, "is_uniform") else "selector"
+        kind = "rewriter" if hasattr(thing, "assemble") else kind
+    else:
+        first = next(iter(parameters))
+        del parameters[first]
+        kind = "reweighter" if first == "losses" else "selector"
+    return Available(
+        name=name, summary=summary, kind=kind, paper=paper, doc=doc, parameters=parameters
     )
 
 
@@ -175,16 +168,25 @@ def _version(plug: Any) -> Any:
     return own if isinstance(own, (int, float, str)) else str(own)
 
 
-class _Adapted:
-    """Completes a plug-in; members that it lacks have a default."""
+def _contents(value: Any) -> Any:
+    """Return the sha256 of a file, or of each file of a directory; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    if Path(value).is_file():
+        return sha256_file(Path(value))
+    from penstock.selectors.encoders.embedding import contents_of  # when needed
 
-    summary = paper = ""
+    return contents_of(value)
+
+
+class _AdaptedSelector:
+    """Completes a plug-in; members that it lacks have a default."""
 
     def __init__(self, plug: Any, parameters: Mapping[str, Any] | None = None) -> None:
         self.plug = plug
         self.parameters = dict(parameters or {})
-        kind = type(plug)
-        self._code = code_hashes(kind.__module__, kind)
+        self.kind = "set" if _assign(plug) else "scorer"
+        self._code = code_hashes(type(plug).__module__, type(plug))
 
     @property
     def version(self) -> Any:
@@ -200,27 +202,12 @@ class _Adapted:
     def _hashed_parameters(self) -> dict[str, Any]:
         """Return the parameters, with hashes of contents for files and directories."""
         hashed = dict(self.parameters)
-        for key in paths_of(type(self.plug)):
-            value = hashed.get(key)
-            if isinstance(value, (list, tuple)):
-                hashed[key] = [_contents(one) for one in value]
-            elif value is not None:
-                hashed[key] = _contents(value)
+        for key in hashed.keys() & {*paths_of(type(self.plug))}:
+            value: Any = hashed[key]
+            several = isinstance(value, (list, tuple))
+            hashed[key] = [_contents(one) for one in value] if several else _contents(value)
         return hashed
 
-
-def _contents(value: Any) -> Any:
-    """Return the sha256 of a file, or of each file of a directory; any other value as it is."""
-    if not isinstance(value, str):
-        return value
-    if Path(value).is_file():
-        return sha256_file(Path(value))
-    from penstock.selectors.encoders.encoders import contents_of  # when needed
-
-    return contents_of(value)
-
-
-class _AdaptedSelector(_Adapted):
     @property
     def requirements(self) -> Requirements:
         """Requirements of the plug-in, or those of its single attributes."""
@@ -245,53 +232,44 @@ class _AdaptedSelector(_Adapted):
         )
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Fit the plug-in, where it has anything to fit."""
-        fit: Callable[[Fitting], Mapping[str, Any]] = getattr(self.plug, "fit", lambda fitting: {})
-        return fit(fitting) or {}
+        return getattr(self.plug, "fit", _nothing)(fitting) or {}
 
     def save(self, directory: Path) -> None:
-        """Save the plug-in's state, where it has any."""
-        getattr(self.plug, "save", lambda directory: None)(directory)
+        getattr(self.plug, "save", _nothing)(directory)
 
     def load(self, directory: Path) -> None:
-        """Load the plug-in's state, where it has any."""
-        getattr(self.plug, "load", lambda directory: None)(directory)
+        getattr(self.plug, "load", _nothing)(directory)
 
-
-class _AdaptedScorer(_AdaptedSelector):
-    kind: ClassVar[Literal["scorer"]] = "scorer"
-
-    def score(self, documents: Documents) -> np.ndarray:
-        """The plug-in's scores, checked by the engine."""
-        return self.plug.score(documents)
-
-
-class _AdaptedSetSelector(_AdaptedSelector):
-    kind: ClassVar[Literal["set"]] = "set"
+    def score(self, batch: Documents | Partition) -> np.ndarray:
+        """Return the plug-in's scores, checked by the engine."""
+        return self.plug.score(batch)
 
     @property
     def partitions(self) -> int:
-        """The plug-in's number of partitions."""
         return int(self.plug.partitions)
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Return the plug-in's partition of each document, checked by the engine."""
         return _assign(self.plug)(vectors, hashes)
 
-    def score(self, partition: Partition) -> np.ndarray:
-        """The plug-in's scores, checked by the engine."""
-        return self.plug.score(partition)
+
+def _nothing(given: Any) -> None:
+    """Do nothing: the default of ``fit``, ``save`` and ``load``."""
 
 
 class _AdaptedReweighter:
-    """Completes a reweighter of Penstock 0.1, which has no requirements."""
+    """Completes a reweighter of Penstock 0.1, which has no requirements; all else is its own."""
 
     def __init__(self, plug: Any) -> None:
         self.plug = plug
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "plug":  # not yet there, while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.plug, name)
+
     @property
     def version(self) -> Any:
-        """The plug-in's."""
         return _version(self.plug)
 
     @property
@@ -299,33 +277,6 @@ class _AdaptedReweighter:
         """Features of logits, where the plug-in has ``describe``."""
         describe = getattr(self.plug, "describe", None)
         return BatchRequirements(describe=describe if callable(describe) else None)
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return the plug-in's identity."""
-        own: Mapping[str, Any] = self.plug.identity()
-        return own
-
-    def is_uniform(self, moment: TrainingProgress) -> bool:
-        """Return the plug-in's answer."""
-        return bool(self.plug.is_uniform(moment))
-
-    def weights(self, batch: ScoredBatch) -> np.ndarray:
-        """Return the plug-in's weights, checked by the trainer."""
-        return self.plug.weights(batch)
-
-    def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Return the plug-in's numbers for the metrics of a step."""
-        own: Mapping[str, float] = self.plug.facts(moment)
-        return own
-
-    def state(self) -> Mapping[str, np.ndarray]:
-        """Return the plug-in's state."""
-        own: Mapping[str, np.ndarray] = self.plug.state()
-        return own
-
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore the plug-in's state."""
-        self.plug.restore(state)
 
 
 def _assign(plug: Any) -> Any:

@@ -14,7 +14,7 @@ from penstock.errors import ArtefactError
 from penstock.selectors.base import ClassifierScores, Documents, Requirements
 from penstock.selectors.classifiers.classifier import Texts
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.parameters import Algorithm, ModelName, not_fitted
+from penstock.selectors.parameters import Algorithm, ModelName, fitted
 
 __all__ = [
     "BuiltInScorer",
@@ -32,7 +32,6 @@ class BuiltInScorer(Algorithm):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements()
 
 
@@ -43,8 +42,10 @@ class ClassifierScorer(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
-        return Requirements(classifier=ClassifierScores.of(self._classifier, self.finish))
+        if self._classifier is None:  # before the fit
+            return Requirements()
+        scores = ClassifierScores(classifier=self._classifier, finish=self.finish)
+        return Requirements(classifier=scores)
 
     @abstractmethod
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
@@ -52,18 +53,15 @@ class ClassifierScorer(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return scores from p(positive), (n,) float32; NaN for a blank document."""
-        if self._classifier is None:
-            raise not_fitted(self.name)
         texts = documents.column("text")
-        return self.finish(self._classifier.score(texts), Texts(texts))
+        scores = fitted(self._classifier, self.name).score(texts)
+        return self.finish(scores, Texts(texts))
 
     def save(self, directory: Path) -> None:
-        """Write the classifier."""
         if self._classifier is not None:
             self._classifier.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._classifier = CollapsedFastText.load(directory)
 
 
@@ -78,7 +76,6 @@ class BuiltInSetSelector(Algorithm):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(encoder=self.encoder)
 
 
@@ -89,8 +86,7 @@ def read_array(path: Path) -> np.ndarray:
         ArtefactError: There is none.
     """
     try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-        return array
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtefactError(f"not the state of a fitted selector: {error}", file=path) from error
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.algorithm import read_array
-from penstock.selectors.parameters import not_fitted
+from penstock.selectors.parameters import fitted
 
 __all__ = ["Band", "BandName"]
 
@@ -78,17 +78,14 @@ class Band:
             return (-nats).astype(np.float32)
         if self.name == "high":
             return nats.astype(np.float32)
-        if self.quantiles is None:
-            raise not_fitted(self.selector)
-        return (-np.abs(_places(nats, self.quantiles) - 0.5)).astype(np.float32)
+        quantiles = fitted(self.quantiles, self.selector)
+        return (-np.abs(_places(nats, quantiles) - 0.5)).astype(np.float32)
 
     def save(self, directory: Path) -> None:
-        """Write the quantiles, if there are any."""
         if self.quantiles is not None:
             np.save(directory / "quantiles.npy", self.quantiles)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self.quantiles = None
         if not self.wants_sample:
             return

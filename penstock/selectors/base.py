@@ -32,6 +32,7 @@ __all__ = [
     "Documents",
     "EmbeddingScores",
     "Encoder",
+    "FittedSelector",
     "Fitting",
     "Merge",
     "ModelLadder",
@@ -81,11 +82,9 @@ class Encoder(Protocol):
     @property
     def resources(self) -> Resources:
         """Resources of a worker that encodes."""
-        ...
 
     def encode(self, texts: pa.Array) -> np.ndarray:
         """Encode (n,) large_string as (n, d) float32, L2-normalised; zero without a token."""
-        ...
 
     def save(self, directory: Path) -> None: ...
 
@@ -131,7 +130,7 @@ class Fitting:
     seed: int = 0
     encoder: Callable[[str], Encoder] = no_encoder
     """``encoder(name)``: the one that the pool's documents are embedded with, made at most once
-    for a corpus; names as in :mod:`penstock.selectors.encoders.encoders`."""
+    for a corpus; names as in :mod:`penstock.selectors.encoders.embedding`."""
     spread: ParallelMap = serial_map
     progress: Callable[[str], None] = field(default=lambda line: None)
     """Shows a line of progress to the user."""
@@ -147,7 +146,7 @@ class EmbeddingScores:
     """Scoring by vectors that the engine makes once for all selectors that use the encoder."""
 
     encoder: str
-    """Encoder, by its name in :mod:`penstock.selectors.encoders.encoders`."""
+    """Encoder, by its name in :mod:`penstock.selectors.encoders.embedding`."""
     score: Callable[[Documents, np.ndarray], np.ndarray]
     """The scores of :meth:`Scorer.score`, (n,) float32, from (n, d) int16 vectors.
 
@@ -168,15 +167,6 @@ class ClassifierScores:
     """The classifier: the same object for every batch."""
     finish: Callable[[np.ndarray, Texts], np.ndarray]
     """(n,) float32 p(positive), not to be written to, to the scorer's own (n,) float32."""
-
-    @classmethod
-    def of(
-        cls,
-        classifier: CollapsedFastText | None,
-        finish: Callable[[np.ndarray, Texts], np.ndarray],
-    ) -> ClassifierScores | None:
-        """None before the fit, while there is no classifier."""
-        return None if classifier is None else cls(classifier=classifier, finish=finish)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +245,7 @@ class Requirements:
     """Resources of one worker that scores."""
     encoder: str = "static"
     """Encoder of a set selector's vectors, by its name in
-    :mod:`penstock.selectors.encoders.encoders`."""
+    :mod:`penstock.selectors.encoders.embedding`."""
     embeddings: EmbeddingScores | None = None
     """Scores by shared vectors instead of by :meth:`Scorer.score`."""
     classifier: ClassifierScores | None = None
@@ -268,46 +258,44 @@ class Requirements:
     """Weights of partitions to find first."""
 
 
-class Scorer(Protocol):
-    """Scores each document from that document and the fitted state alone.
+class FittedSelector(Protocol):
+    """What a scorer and a set selector share.
 
     Hyperparameters are the constructor's keywords. ``fit`` returns facts about the fit that go
     into the manifest and the report (accuracy, thresholds, what was chosen). Fitted state is
     saved as data: arrays, tables, model files; never a pickled object.
     """
 
-    kind: ClassVar[Literal["scorer"]]
-
     @property
     def version(self) -> int:
         """Version of the algorithm, raised whenever the same inputs would give other scores."""
-        ...
 
     @property
     def requirements(self) -> Requirements:
         """Requirements on the engine, with the present parameters."""
-        ...
 
     def identity(self) -> Mapping[str, Any]:
         """Return what scores depend on besides the data: parameters, hashes of files and code.
 
         Fingerprints include it, so it holds no path and is the same on every machine.
         """
-        ...
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
-    def score(self, documents: Documents) -> np.ndarray:
-        """Return one float32 per document, shape (n,); NaN excludes a document."""
-        ...
-
     def save(self, directory: Path) -> None:
         """Write the fitted state as data files into an existing directory."""
-        ...
 
     def load(self, directory: Path) -> None:
         """Read the files of :meth:`save`, on an instance with the same hyperparameters."""
-        ...
+
+
+class Scorer(FittedSelector, Protocol):
+    """Scores each document from that document and the fitted state alone."""
+
+    kind: ClassVar[Literal["scorer"]]
+
+    def score(self, documents: Documents) -> np.ndarray:
+        """Return one float32 per document, shape (n,); NaN excludes a document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +315,7 @@ class Partition:
         return len(self.hashes)
 
 
-class SetSelector(Protocol):
+class SetSelector(FittedSelector, Protocol):
     """Scores each document by the others in its *partition* of the pool.
 
     Every document is assigned to one of :attr:`partitions` by its vector or its hash, and a
@@ -338,44 +326,17 @@ class SetSelector(Protocol):
     kind: ClassVar[Literal["set"]]
 
     @property
-    def version(self) -> int:
-        """Version of the algorithm; see :attr:`Scorer.version`."""
-        ...
-
-    @property
-    def requirements(self) -> Requirements:
-        """Requirements on the engine; see :attr:`Scorer.requirements`."""
-        ...
-
-    @property
     def partitions(self) -> int:
         """Number of partitions, once fitted; about ``pool_size`` / documents that fit a task."""
-        ...
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return what scores depend on besides the data; see :meth:`Scorer.identity`."""
-        ...
-
-    def fit(self, fitting: Fitting) -> Mapping[str, Any]: ...
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Assign documents to partitions: (n, d) int16 and (n,) uint64 to (n,) int64.
 
         A document's partition depends on that document only, so it is the same in any batch.
         """
-        ...
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return one float32 per document of the partition, (n,); NaN excludes a document."""
-        ...
-
-    def save(self, directory: Path) -> None:
-        """Write the fitted state; see :meth:`Scorer.save`."""
-        ...
-
-    def load(self, directory: Path) -> None:
-        """Read the fitted state; see :meth:`Scorer.load`."""
-        ...
 
 
 Selector: TypeAlias = Scorer | SetSelector

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,17 +38,20 @@ from penstock.selectors.base import (
 )
 from penstock.selectors.classifiers.classifier import (
     Texts,
-    TrainingSet,
     balanced_rows,
-    best_of,
     blank,
+    fit_classifier,
     is_held_out,
-    settings_of,
     shrink,
-    train_classifier,
 )
-from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders.encoders import EncoderName, load_encoder
+from penstock.selectors.encoders.embedding import (
+    CHARACTERS,
+    EncoderName,
+    beginning,
+    embed,
+    embed_texts,
+    load_encoder,
+)
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
 from penstock.selectors.parameters import (
@@ -58,7 +61,7 @@ from penstock.selectors.parameters import (
     Positive,
     Share,
     Whole,
-    not_fitted,
+    fitted,
 )
 
 __all__ = ["Betr", "filter_rate"]
@@ -80,7 +83,13 @@ def filter_rate(flops: float) -> float:
     return float(min(1.0, 4e-7 * flops**0.25))
 
 
-class Betr(ClassifierScorer):
+class Betr(
+    ClassifierScorer,
+    name="betr",
+    summary="documents nearest to any example of the target benchmarks",
+    paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
+    version=3,
+):
     """Scores documents by their best rank among the neighbours of the target's examples.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
@@ -88,11 +97,6 @@ class Betr(ClassifierScorer):
     classifier was trained on the best tenth against as many others, by accuracy on a held-out
     tenth.
     """
-
-    name: ClassVar[str] = "betr"
-    summary: ClassVar[str] = "documents nearest to any example of the target benchmarks"
-    paper: ClassVar[str] = "Mizrahi et al. 2025, BETR: benchmark-targeted ranking"
-    version: ClassVar[int] = 3
 
     mode: Literal["auto", "classifier", "direct"] = Field(
         default="auto",
@@ -266,17 +270,14 @@ class Betr(ClassifierScorer):
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
         """Compute the scores of direct mode from vectors: (n, d) int16 to (n,) float32."""
-        if self._ranking is None:
-            raise not_fitted(self.name)
-        scores = rank_scores(vectors, self._ranking[1]).astype(np.float32)
+        ranker = fitted(self._ranking, self.name)[1]
+        scores = rank_scores(vectors, ranker).astype(np.float32)
         return np.where(blank(documents.column("text")), np.float32(np.nan), scores)
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
 
     def save(self, directory: Path) -> None:
-        """Write the classifier, or the encoder with the examples and their top R."""
         super().save(directory)
         if self._ranking is not None:
             encoder, ranker = self._ranking
@@ -288,7 +289,6 @@ class Betr(ClassifierScorer):
             (directory / "betr.json").write_text(json.dumps({"encoder": chosen}) + "\n")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._classifier = self._ranking = None
         if (directory / "fasttext.json").exists():
             super().load(directory)
@@ -320,7 +320,6 @@ class Betr(ClassifierScorer):
         return [fitting.target[row] for row in sorted(chosen)]
 
     def _encoder(self, fitting: Fitting, sample: int, examples: int, mode: str) -> str:
-        """Resolve ``encoder: auto`` to a name."""
         if self.encoder != "auto":
             return self.encoder
         texts = examples + max(sample, fitting.pool_size if mode == "direct" else 0)
@@ -335,23 +334,7 @@ class Betr(ClassifierScorer):
         rows = balanced_rows(top, hashes)
         # Hashed again: the hash itself has just chosen the negatives.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        training_set = TrainingSet(
-            texts=beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist(),
-            labels=top[rows],
-            held_out=is_held_out(again),
-            settings=settings_of(self, fitting.seed),
-        )
-        fitting.progress(
-            f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
-        )
-        trials = train_classifier(training_set, self.lr, self.epoch, fitting.spread)
-        best = best_of(trials, training_set)
+        chosen = beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist()
+        best, facts = fit_classifier(self, chosen, top[rows], is_held_out(again), fitting)
         self._classifier = best.classifier
-        return {
-            "positives": int(top.sum()),
-            "held_out": int(training_set.held_out.sum()),
-            "accuracy": best.facts["accuracy"],
-            "lr": best.lr,
-            "epoch": best.epoch,
-            "trials": [trial.facts for trial in trials],
-        }
+        return {"positives": int(top.sum()), **facts}

@@ -39,7 +39,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,9 +59,9 @@ from penstock.selectors.parameters import (
     Text,
     Whole,
     at_parameter,
-    not_fitted,
+    fitted,
 )
-from penstock.selectors.targets import examples_in, opened, render
+from penstock.selectors.targets import lines_in, texts_in
 
 __all__ = ["NgramPerplexity"]
 
@@ -75,17 +75,18 @@ _BLOCK = 4096
 """Documents, or lines of a plain text, that are split into words at a time."""
 
 
-class NgramPerplexity(BuiltInScorer):
+class NgramPerplexity(
+    BuiltInScorer,
+    name="ccnet",
+    summary="documents an n-gram model of a reference finds easy, or hard",
+    paper="Wenzek et al. 2020, CCNet; Chen & Goodman 1998 (Kneser-Ney)",
+    version=1,
+):
     """Scores documents so that a budget takes a band of n-gram perplexity.
 
     :mod:`penstock.selectors.bands` explains how a band becomes a score. Where a default differs
     from CCNet, theirs is given as "published", with the reason.
     """
-
-    name: ClassVar[str] = "ccnet"
-    summary: ClassVar[str] = "documents an n-gram model of a reference finds easy, or hard"
-    paper: ClassVar[str] = "Wenzek et al. 2020, CCNet; Chen & Goodman 1998 (Kneser-Ney)"
-    version: ClassVar[int] = 1
 
     reference: File | None = Field(
         default=None,
@@ -147,7 +148,6 @@ class NgramPerplexity(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(target=self.reference is None and self.source is None)
 
     def identity(self) -> Mapping[str, Any]:
@@ -190,27 +190,22 @@ class NgramPerplexity(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return scores from log perplexity, (n,) float32; NaN for a document without a word."""
-        if self._model is None:
-            raise not_fitted(self.name)
         texts = documents.column("text")
-        nats = self._model.nats_per_token(texts)
+        nats = fitted(self._model, self.name).nats_per_token(texts)
         nats[blank(texts)] = np.nan
         return self._band.scores(nats)
 
     def save(self, directory: Path) -> None:
-        """Write the model's tables, and the quantiles if the band needs them."""
         if self._model is not None:
             self._model.save(directory)
             self._band.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._model = None
         self._band.load(directory)
         self._model = NgramModel.load(directory, self.order)
 
     def _reference(self, fitting: Fitting) -> tuple[str, Iterable[str]]:
-        """Return the reference's name and its texts."""
         if self.reference is not None:
             return Path(self.reference).name, _texts_of(Path(self.reference))
         if self.source is None:
@@ -253,28 +248,10 @@ def _texts_of(path: Path) -> Iterator[str]:
         SelectorError: A line is not UTF-8, or not an example.
     """
     name = path.name.removesuffix(path.suffix) if path.suffix in {".gz", ".zst"} else path.name
+    if name.endswith((".jsonl", ".json", ".ndjson")):
+        yield from (text for _, _, text in texts_in(path, "reference"))
+        return
     try:
-        if name.endswith((".jsonl", ".json", ".ndjson")):
-            for place, line in examples_in(path):
-                try:
-                    yield render(line)
-                except ValueError as error:
-                    raise InputError(str(error), file=place) from None
-            return
-        with opened(path) as lines:
-            for number, raw in enumerate(lines, 1):
-                try:
-                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise InputError(
-                        file=f"{path}:{number}",
-                        expected="UTF-8",
-                        got=f"the byte {raw[error.start]:#04x}",
-                        fix="convert the file",
-                    ) from None
+        yield from (text for _, text in lines_in(path))
     except InputError as error:
         raise at_parameter(error, "reference") from None
-    except (OSError, pa.ArrowException) as error:
-        raise SelectorError(
-            f"cannot be read: {error}", key="reference", file=path, fix="is the file complete?"
-        ) from None

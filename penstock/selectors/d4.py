@@ -27,13 +27,19 @@ from penstock.selectors.kernels.kmeans import (
     fit_clusters,
     lengths,
 )
-from penstock.selectors.near_copies import ClusterParameters, Deduplicator
-from penstock.selectors.parameters import not_fitted
+from penstock.selectors.near_copies import ClusterParameters
+from penstock.selectors.parameters import fitted
 
 __all__ = ["D4"]
 
 
-class D4(ClusterParameters):
+class D4(
+    ClusterParameters,
+    name="d4",
+    summary="no near copies, and the least typical documents first",
+    paper="Tirumala et al. 2023, D4: document de-duplication and diversification",
+    version=1,
+):
     """Excludes near copies, and ranks the rest by distance from their centroid, farthest first.
 
     It is meant for budgets that take most of what SemDeDup keeps: a budget that takes little of it
@@ -43,10 +49,6 @@ class D4(ClusterParameters):
     :class:`penstock.selectors.semdedup.SemDeDup`.
     """
 
-    name: ClassVar[str] = "d4"
-    summary: ClassVar[str] = "no near copies, and the least typical documents first"
-    paper: ClassVar[str] = "Tirumala et al. 2023, D4: document de-duplication and diversification"
-    version: ClassVar[int] = 1
     default_bound: ClassVar[Mapping[str, float]] = {"keep": 0.75}
 
     keep: float | None = Field(
@@ -65,13 +67,7 @@ class D4(ClusterParameters):
         "larger than the sample, in which a document has fewer copies than in the pool.",
     )
 
-    _deduplicator: Deduplicator | None = None
     _survivors: Clusters | None = None
-
-    @property
-    def partitions(self) -> int:
-        """One for each cluster of SemDeDup."""
-        return len(self._fitted()[0].clusters)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Cluster a sample, find eps on it, and cluster the survivors.
@@ -83,26 +79,23 @@ class D4(ClusterParameters):
         Raises:
             SelectorError: There is no text, or there are fewer documents than clusters.
         """
-        self._deduplicator = self._survivors = None
-        vectors, deduplicator, stays, facts = self.fit_copies(fitting, self.eps, self.keep)
+        self._survivors = None
+        vectors, stays, facts = self.fit_copies(fitting, self.eps, self.keep)
         left = vectors[stays]
         count = cluster_count(self.clusters, fitting.pool_size, len(vectors))
         count = min(count, len(left))
         fitting.progress(f"clustering {len(left):,} survivors into {count:,}")
         again = fit_clusters(left, count, spherical=True, iterations=self.iterations)
-        self._deduplicator, self._survivors = deduplicator, again.clusters
+        self._survivors = again.clusters
         return {**facts, "survivors": again.facts}
-
-    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """Return SemDeDup's nearest cluster, the lowest of equally near ones: (n,) int64."""
-        return self._fitted()[0].clusters.nearest(vectors).numbers
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return 1 - cosine with the nearest centroid of the survivors, 0 to 2, (n,) float32.
 
         NaN for a near copy and for a document without a token.
         """
-        deduplicator, survivors = self._fitted()
+        deduplicator = fitted(self._deduplicator, self.name)
+        survivors = fitted(self._survivors, self.name)
         rows = np.flatnonzero(deduplicator.stays(partition.vectors, partition.number))
         vectors = partition.vectors[rows]
         nearest = survivors.nearest(vectors)
@@ -112,17 +105,9 @@ class D4(ClusterParameters):
         return scores
 
     def save(self, directory: Path) -> None:
-        """Write both sets of centroids, and eps."""
-        deduplicator, survivors = self._fitted()
-        deduplicator.save(directory)
-        survivors.save(directory / "survivors.npy")
+        super().save(directory)
+        fitted(self._survivors, self.name).save(directory / "survivors.npy")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
-        self._deduplicator = Deduplicator.load(directory, rule=self.rule)
+        super().load(directory)
         self._survivors = Clusters.load(directory / "survivors.npy", spherical=True)
-
-    def _fitted(self) -> tuple[Deduplicator, Clusters]:
-        if self._deduplicator is None or self._survivors is None:
-            raise not_fitted(self.name)
-        return self._deduplicator, self._survivors

@@ -19,28 +19,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from penstock.errors import InputError, SelectorError
+from penstock.errors import SelectorError
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.selectors.algorithm import ClassifierScorer, read_json
 from penstock.selectors.base import Fitting, Requirements
 from penstock.selectors.classifiers.classifier import (
     Texts,
-    TrainingSet,
     area_under_curve,
-    best_of,
     blank,
+    fit_classifier,
     is_held_out,
-    settings_of,
     shrink,
     shrunk_log_odds,
-    train_classifier,
 )
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.parameters import (
@@ -50,10 +47,9 @@ from penstock.selectors.parameters import (
     Positive,
     Text,
     Whole,
-    at_parameter,
     recipe_default,
 )
-from penstock.selectors.targets import examples_in, render
+from penstock.selectors.targets import texts_in
 
 __all__ = ["DclmQuality"]
 
@@ -67,7 +63,13 @@ _WHITESPACE = re.compile("[ \t\n\v\f\r\0]+")
 """Separators of words in fastText."""
 
 
-class DclmQuality(ClassifierScorer):
+class DclmQuality(
+    ClassifierScorer,
+    name="dclm",
+    summary="p(hq) by a classifier of good examples against the pool",
+    paper="Li et al. 2024, DataComp-LM (DCLM)",
+    version=1,
+):
     """Scores documents by p(hq): how much they are like good examples, and unlike the pool.
 
     Where a default differs from DCLM, theirs is given as "published", with the reason. Figures are
@@ -76,11 +78,6 @@ class DclmQuality(ClassifierScorer):
     these defaults and 0.56 with the published ones, which were made for other positives. (It is
     0.76 for the number of words alone.)
     """
-
-    name: ClassVar[str] = "dclm"
-    summary: ClassVar[str] = "p(hq) by a classifier of good examples against the pool"
-    paper: ClassVar[str] = "Li et al. 2024, DataComp-LM (DCLM)"
-    version: ClassVar[int] = 1
 
     positives: File | None = Field(
         default=None,
@@ -146,7 +143,6 @@ class DclmQuality(ClassifierScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return replace(super().requirements, target=self.positives is None)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -175,46 +171,36 @@ class DclmQuality(ClassifierScorer):
         drawn = _passages(random, good[len(bad) :], fitting.seed)
         others = list(drawn) if self.match_lengths else random.to_pylist()
 
-        training_set = self._training_set(good, bad + others, fitting.seed)
-        fitting.progress(
-            f"training {len(self.lr) * len(self.epoch)} classifiers on {2 * len(good):,} texts"
-        )
-        trials = train_classifier(training_set, self.lr, self.epoch, fitting.spread)
-        best = best_of(trials, training_set)
+        # In the order of hashes, since the last texts weigh most in fastText's training. With all
+        # negatives last, accuracy was 0.77 for 0.96.
+        texts = good + bad + others
+        order = np.argsort(_hashes(texts, fitting.seed, "order"), kind="stable")
+        texts, labels = [texts[row] for row in order], order < len(good)
+        held_out = is_held_out(_hashes(texts, fitting.seed, "held out"))
+        best, facts = fit_classifier(self, texts, labels, held_out, fitting)
         self._centre_on(judged, best.classifier)
-        unseen = pa.array(training_set.texts, pa.large_string()).filter(
-            pa.array(training_set.held_out)
-        )
+        unseen = pa.array(texts, pa.large_string()).filter(pa.array(held_out))
         assert self._classifier is not None
         scores = self.finish(self._classifier.score(judged), Texts(judged))
-        auc = area_under_curve(
-            best.classifier.score(unseen), training_set.labels[training_set.held_out]
-        )
+        auc = area_under_curve(best.classifier.score(unseen), labels[held_out])
         return {
             "positives": len(good),
             "labelled_negatives": len(bad),
-            "held_out": int(training_set.held_out.sum()),
-            "accuracy": best.facts["accuracy"],
             "auc": round(auc, 4),
-            "lr": best.lr,
-            "epoch": best.epoch,
-            "trials": [trial.facts for trial in trials],
+            **facts,
             "top_tenth": round(float(np.quantile(scores, 0.9)), 6),
         }
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         log_odds = shrink(scores, texts, self.prior_words).astype(np.float64) + self._centre
         shares = (1 / (1 + np.exp(-log_odds))).astype(np.float32)
         return np.where(texts.blank, np.float32(np.nan), shares)
 
     def save(self, directory: Path) -> None:
-        """Write the classifier and the pool's mean."""
         super().save(directory)
         (directory / "dclm.json").write_text(json.dumps({"centre": self._centre}) + "\n")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         centre = read_json(directory / "dclm.json", "centre", float)
         super().load(directory)
         self._centre = centre
@@ -228,18 +214,13 @@ class DclmQuality(ClassifierScorer):
                 )
             return [example.text for example in fitting.target], []
         texts: tuple[list[str], list[str]] = ([], [])
-        try:
-            for place, line in examples_in(Path(self.positives)):
-                if line.get("label", 1) not in (0, 1):
-                    raise InputError(
-                        "label", file=place, expected="0 or 1", got=repr(line["label"])
-                    )
-                try:
-                    texts[1 - int(line.get("label", 1))].append(render(line))
-                except ValueError as error:
-                    raise InputError(str(error), file=place) from None
-        except InputError as error:
-            raise at_parameter(error, "positives") from None
+        for place, line, text in texts_in(Path(self.positives), "positives"):
+            label = line.get("label", 1)
+            if label not in (0, 1):
+                raise SelectorError(
+                    "label", key="positives", file=place, expected="0 or 1", got=repr(label)
+                )
+            texts[1 - int(label)].append(text)
         if not texts[0]:
             raise SelectorError(
                 key="positives", expected="good examples", got=f"none in {self.positives}"
@@ -275,19 +256,6 @@ class DclmQuality(ClassifierScorer):
         texts = list(dict.fromkeys(texts))
         hashes = _hashes(texts, seed, "dclm")
         return [texts[row] for row in np.argsort(hashes, kind="stable")[: self.sample]]
-
-    def _training_set(self, good: list[str], bad: list[str], seed: int) -> TrainingSet:
-        """Order texts by their hashes, since the last texts weigh most in fastText's training. With
-        all negatives last, accuracy was 0.77 for 0.96."""
-        texts = good + bad
-        order = np.argsort(_hashes(texts, seed, "order"), kind="stable")
-        texts = [texts[row] for row in order]
-        return TrainingSet(
-            texts=texts,
-            labels=order < len(good),
-            held_out=is_held_out(_hashes(texts, seed, "held out")),
-            settings=settings_of(self, seed),
-        )
 
     def _centre_on(self, texts: pa.Array, classifier: CollapsedFastText) -> None:
         """Subtract the pool's mean log odds from every row, as log odds are a mean over rows."""

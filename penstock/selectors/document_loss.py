@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ from penstock.hashing import hash_ids, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.bands import Band, BandName
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.parameters import Location, not_fitted
+from penstock.selectors.parameters import Location, fitted
 from penstock.storage import as_path
 
 __all__ = ["DocumentLoss"]
@@ -43,13 +43,14 @@ _SAMPLE = 2**20
 """Losses from which quantiles are computed, to within 0.1 %; also the size of a block."""
 
 
-class DocumentLoss(BuiltInScorer):
+class DocumentLoss(
+    BuiltInScorer,
+    name="document-loss",
+    summary="documents by their loss in an earlier run of your own",
+    paper="Marion et al. 2023, When Less is More; Ankner et al. 2024",
+    version=1,
+):
     """Scores documents by their loss in a run that was trained on them."""
-
-    name: ClassVar[str] = "document-loss"
-    summary: ClassVar[str] = "documents by their loss in an earlier run of your own"
-    paper: ClassVar[str] = "Marion et al. 2023, When Less is More; Ankner et al. 2024"
-    version: ClassVar[int] = 1
 
     run: Location = Field(
         description="The run's directory or URI, as ``penstock train`` prints it, trained with "
@@ -110,8 +111,7 @@ class DocumentLoss(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return the scores, (n,) float32; NaN excludes a document."""
-        if self._hashes is None:
-            raise not_fitted(self.name)
+        fitted(self._hashes, self.name)
         scores = np.full(len(documents), self._of_missing(), np.float32)
         known, places = self._known(documents.column("id"))
         scores[known] = self._scores[places[known]]
@@ -124,7 +124,6 @@ class DocumentLoss(BuiltInScorer):
         np.save(directory / "scores.npy", self._scores)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         hashes = read_array(directory / "hashes.npy")
         scores = read_array(directory / "scores.npy")
         if hashes.dtype != np.uint64 or scores.shape != hashes.shape or not len(hashes):

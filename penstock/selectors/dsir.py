@@ -23,7 +23,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import blank
 from penstock.selectors.kernels.hashed_ngrams import MOST_BUCKETS, count_ngrams, sum_log_ratios
-from penstock.selectors.parameters import Natural, Positive, Whole, not_fitted
+from penstock.selectors.parameters import Natural, Positive, Whole, fitted
 
 __all__ = ["Dsir"]
 
@@ -47,16 +47,17 @@ _STEPS = 2.0**24
 last bit of a logarithm, which differs between processors, changes none of them."""
 
 
-class Dsir(BuiltInScorer):
+class Dsir(
+    BuiltInScorer,
+    name="dsir",
+    summary="importance weights of hashed n-grams, target over pool",
+    paper="Xie et al. 2023, DSIR: data selection via importance resampling",
+    version=1,
+):
     """Scores documents by their log importance weight under hashed n-grams.
 
     Where a default differs from the authors', theirs is given as "published", with the reason.
     """
-
-    name: ClassVar[str] = "dsir"
-    summary: ClassVar[str] = "importance weights of hashed n-grams, target over pool"
-    paper: ClassVar[str] = "Xie et al. 2023, DSIR: data selection via importance resampling"
-    version: ClassVar[int] = 1
 
     buckets: Whole = Field(
         default=10_000,
@@ -99,7 +100,6 @@ class Dsir(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(target=True)
 
     def identity(self) -> Mapping[str, Any]:
@@ -151,10 +151,9 @@ class Dsir(BuiltInScorer):
 
     def score(self, documents: Documents) -> np.ndarray:
         """Return log importance weights, (n,) float32; NaN for a blank or too short document."""
-        if self._log_ratios is None:
-            raise not_fitted(self.name)
         texts = documents.column("text")
-        weights, tokens = sum_log_ratios(texts, self._log_ratios, self.ngrams)
+        log_ratios = fitted(self._log_ratios, self.name)
+        weights, tokens = sum_log_ratios(texts, log_ratios, self.ngrams)
         if self.per_ngram:
             orders = np.arange(self.ngrams)
             weights /= np.maximum(np.maximum(tokens[:, None] - orders, 0).sum(axis=1), 1)
@@ -167,7 +166,6 @@ class Dsir(BuiltInScorer):
             np.save(directory / "log_ratios.npy", self._log_ratios)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         log_ratios = read_array(directory / "log_ratios.npy")
         if log_ratios.dtype != np.float64 or log_ratios.shape != (self.buckets,):
             raise ArtefactError(

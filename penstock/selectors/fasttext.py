@@ -7,7 +7,7 @@ by PreSelect and by DCLM; one of your own does as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -21,13 +21,14 @@ from penstock.selectors.parameters import File, Text
 __all__ = ["FastTextScorer"]
 
 
-class FastTextScorer(ClassifierScorer):
+class FastTextScorer(
+    ClassifierScorer,
+    name="fasttext",
+    summary="a ready fastText model: PreSelect, DCLM, or your own",
+    paper="Joulin et al. 2017, Bag of Tricks for Efficient Text Classification",
+    version=1,
+):
     """p(positive) by a binary fastText model: PreSelect's, DCLM's, or one of your own."""
-
-    name: ClassVar[str] = "fasttext"
-    summary: ClassVar[str] = "a ready fastText model: PreSelect, DCLM, or your own"
-    paper: ClassVar[str] = "Joulin et al. 2017, Bag of Tricks for Efficient Text Classification"
-    version: ClassVar[int] = 1
 
     model: File = Field(
         description="A ``.bin`` file of fastText, relative to the recipe.",
@@ -49,5 +50,4 @@ class FastTextScorer(ClassifierScorer):
         return {"words": len(self._classifier.starts) - 1, "bucket": self._classifier.bucket}
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         return np.where(texts.blank, np.float32(np.nan), scores)

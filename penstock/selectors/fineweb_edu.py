@@ -29,33 +29,36 @@ alone has 0.76. Published, of kept or not by the model's grades: F1 82 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numba import njit
 from pydantic import Field
 
-from penstock.errors import ArtefactError, InputError, SelectorError
+from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.base import Documents, EmbeddingScores, Encoder, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import area_under_curve, blank
-from penstock.selectors.encoders.embedding import CHARACTERS, beginning, embed, embed_texts
-from penstock.selectors.encoders.encoders import load_encoder
+from penstock.selectors.encoders.embedding import (
+    CHARACTERS,
+    beginning,
+    embed,
+    embed_texts,
+    load_encoder,
+)
 from penstock.selectors.parameters import (
     File,
     ModelName,
     OneOrMore,
     Positive,
     Whole,
-    at_parameter,
-    not_fitted,
+    fitted,
 )
-from penstock.selectors.targets import examples_in, render
+from penstock.selectors.targets import texts_in
 
 __all__ = ["FineWebEdu", "grade"]
 
@@ -78,16 +81,17 @@ _BLOCK = 8192
 """Texts whose vectors are held as float64 at a time."""
 
 
-class FineWebEdu(BuiltInScorer):
+class FineWebEdu(
+    BuiltInScorer,
+    name="fineweb-edu",
+    summary="grades by a linear head on embeddings, trained on labels of yours",
+    paper="Penedo et al. 2024, The FineWeb Datasets (FineWeb-Edu)",
+    version=1,
+):
     """Scores documents by the grade that a linear head on their embeddings gives.
 
     Where a default differs from FineWeb-Edu, theirs is given as "published", with the reason.
     """
-
-    name: ClassVar[str] = "fineweb-edu"
-    summary: ClassVar[str] = "grades by a linear head on embeddings, trained on labels of yours"
-    paper: ClassVar[str] = "Penedo et al. 2024, The FineWeb Datasets (FineWeb-Edu)"
-    version: ClassVar[int] = 1
 
     labels: File = Field(
         description='A file of JSON lines, ``{"text": ..., "label": ...}``. Labels are '
@@ -150,20 +154,19 @@ class FineWebEdu(BuiltInScorer):
         # Equal texts in one fold, whatever their labels.
         folds = (hash_ids(texts, mix(fitting.seed, "fineweb-edu")) % np.uint64(_FOLDS)).astype(int)
         parts = [folds == fold for fold in range(_FOLDS)]
-        moments = [_Moments.of(vectors[part], labels[part]) for part in parts]
-        everything = _Moments.sum_of(moments)
+        moments = [_moments(vectors[part], labels[part]) for part in parts]
         penalties = sorted(set(self.penalty))
         guesses = np.empty((len(penalties), len(labels)))
         for fold, held_out in enumerate(parts):
-            rest = _Moments.sum_of(moments[:fold] + moments[fold + 1 :])
+            rest = np.sum(moments[:fold] + moments[fold + 1 :], axis=0)
             for row, penalty in enumerate(penalties):
-                guesses[row, held_out] = _apply(rest.solved(penalty), vectors[held_out])
+                guesses[row, held_out] = _apply(_ridge(rest, penalty), vectors[held_out])
         errors = np.array([_mean((guess - labels) ** 2) for guess in guesses])
         best = int(np.argmin(errors))
         guess = guesses[best]
         variance = _mean((labels - _mean(labels)) ** 2)
         self._check(guess, labels)
-        self._head = (encoder, everything.solved(penalties[best]))
+        self._head = (encoder, _ridge(np.sum(moments, axis=0), penalties[best]))
 
         grades, graded = grade(labels), grade(guess)
         facts: dict[str, Any] = {
@@ -198,14 +201,12 @@ class FineWebEdu(BuiltInScorer):
 
         What :func:`grade` makes 3 or more of is above 2.5.
         """
-        if self._head is None:
-            raise not_fitted(self.name)
+        encoder, _ = fitted(self._head, self.name)
         beginnings = beginning(documents.column("text"), self.max_characters)
-        return self.score_vectors(documents, embed(beginnings, self._head[0]))
+        return self.score_vectors(documents, embed(beginnings, encoder))
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         if self.max_characters != CHARACTERS:
             return Requirements()
         return Requirements(
@@ -214,10 +215,9 @@ class FineWebEdu(BuiltInScorer):
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
         """Compute the scores from vectors of the texts: (n, d) int16 to (n,) float32."""
-        if self._head is None:
-            raise not_fitted(self.name)
+        _, head = fitted(self._head, self.name)
         some = vectors.any(axis=1) & ~blank(documents.column("text"))
-        return np.where(some, _apply(self._head[1], vectors), np.nan).astype(np.float32)
+        return np.where(some, _apply(head, vectors), np.nan).astype(np.float32)
 
     def save(self, directory: Path) -> None:
         """Write the encoder and the head, (d + 1,) float64 of which the last is the bias."""
@@ -227,7 +227,6 @@ class FineWebEdu(BuiltInScorer):
             np.save(directory / "head.npy", head)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._head = None
         head = read_array(directory / "head.npy")
         if head.dtype != np.float64 or head.ndim != 1 or not np.isfinite(head).all():
@@ -242,24 +241,19 @@ class FineWebEdu(BuiltInScorer):
     def _labelled(self) -> tuple[pa.Array, np.ndarray]:
         """Read the texts, and their labels, (n,) float64."""
         texts, labels = [], []
-        try:
-            for place, line in examples_in(Path(self.labels)):
-                label = line.get("label")
-                # A comparison with NaN is false, too.
-                if not isinstance(label, (int, float)) or not 0 <= label <= HIGHEST:
-                    raise InputError(
-                        "label",
-                        file=place,
-                        expected=f"a number from 0 to {HIGHEST}",
-                        got=repr(label),
-                    )
-                try:
-                    texts.append(render(line))
-                except ValueError as error:
-                    raise InputError(str(error), file=place) from None
-                labels.append(float(label))
-        except InputError as error:
-            raise at_parameter(error, "labels") from None
+        for place, line, text in texts_in(Path(self.labels), "labels"):
+            label = line.get("label")
+            # A comparison with NaN is false, too.
+            if not isinstance(label, (int, float)) or not 0 <= label <= HIGHEST:
+                raise SelectorError(
+                    "label",
+                    key="labels",
+                    file=place,
+                    expected=f"a number from 0 to {HIGHEST}",
+                    got=repr(label),
+                )
+            texts.append(text)
+            labels.append(float(label))
         rounded = np.rint(np.array(labels) * _STEPS) / _STEPS
         return pa.array(texts, pa.large_string()), rounded
 
@@ -287,72 +281,46 @@ def grade(scores: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(scores, 0, HIGHEST)).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Moments:
-    """Sums over n texts, exact: products of integers, and of integers and multiples of 2^-10."""
+def _moments(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sum the products of all pairs of columns x, 1 and y over n texts: (d + 2, d + 2) float64.
 
-    count: int
-    vectors: np.ndarray
-    """(d,) float64: the sum of x."""
-    gram: np.ndarray
-    """(d, d) float64: the sum of x x^T."""
-    labels: float
-    """The sum of y."""
-    products: np.ndarray
-    """(d,) float64: the sum of x y."""
+    Exact: products of integers, and of integers and multiples of 2^-10. The sums of several parts
+    of the texts add up to that of the whole.
+    """
+    moments = np.zeros((vectors.shape[1] + 2,) * 2)
+    for at in range(0, len(vectors), _BLOCK):
+        block = vectors[at : at + _BLOCK].astype(np.float64)
+        columns = np.column_stack([block, np.ones(len(block)), labels[at : at + _BLOCK]])
+        moments += columns.T @ columns
+    return moments
 
-    @classmethod
-    def of(cls, vectors: np.ndarray, labels: np.ndarray) -> _Moments:
-        gram = np.zeros((vectors.shape[1],) * 2)
-        products = np.zeros(vectors.shape[1])
-        for at in range(0, len(vectors), _BLOCK):
-            block = vectors[at : at + _BLOCK].astype(np.float64)
-            gram += block.T @ block
-            products += block.T @ labels[at : at + _BLOCK]
-        return cls(
-            count=len(vectors),
-            vectors=vectors.sum(axis=0, dtype=np.int64).astype(np.float64),
-            gram=gram,
-            labels=float(labels.sum()),
-            products=products,
+
+def _ridge(moments: np.ndarray, penalty: float) -> np.ndarray:
+    """Solve ridge regression of :func:`_moments`: weights and bias, (d + 1,) float64.
+
+    The bias is not penalised. Weights are rounded to 41 bits of their length, so that by
+    Cauchy-Schwarz every product with a vector on the lattice is exact, in any order.
+    """
+    moments = moments / moments[-2, -2]
+    mean, mean_label = moments[:-2, -2], moments[-2, -1]
+    covariance = moments[:-2, :-2] - np.outer(mean, mean)
+    trace = math.fsum(np.diag(covariance).tolist())
+    if trace <= 0:  # all texts alike
+        return np.append(np.zeros(len(mean)), mean_label)
+    covariance[np.diag_indices(len(mean))] += penalty * trace / len(mean)
+    weights = moments[:-2, -1] - mean * mean_label
+    _solve(covariance, weights)
+    if not np.isfinite(weights).all():
+        raise SelectorError(
+            key="penalty",
+            expected="one that leaves the equations solvable",
+            got=f"{penalty:g}",
+            fix="use a larger one",
         )
-
-    @classmethod
-    def sum_of(cls, parts: Sequence[_Moments]) -> _Moments:
-        return cls(
-            count=sum(part.count for part in parts),
-            vectors=np.sum([part.vectors for part in parts], axis=0),
-            gram=np.sum([part.gram for part in parts], axis=0),
-            labels=sum(part.labels for part in parts),
-            products=np.sum([part.products for part in parts], axis=0),
-        )
-
-    def solved(self, penalty: float) -> np.ndarray:
-        """Solve ridge regression: weights and bias, (d + 1,) float64.
-
-        The bias is not penalised. Weights are rounded to 41 bits of their length, so that by
-        Cauchy-Schwarz every product with a vector on the lattice is exact, in any order.
-        """
-        mean = self.vectors / self.count
-        covariance = self.gram / self.count - np.outer(mean, mean)
-        mean_label = self.labels / self.count
-        trace = math.fsum(np.diag(covariance).tolist())
-        if trace <= 0:  # all texts alike
-            return np.append(np.zeros(len(mean)), mean_label)
-        covariance[np.diag_indices(len(mean))] += penalty * trace / len(mean)
-        weights = self.products / self.count - mean * mean_label
-        _solve(covariance, weights)
-        if not np.isfinite(weights).all():
-            raise SelectorError(
-                key="penalty",
-                expected="one that leaves the equations solvable",
-                got=f"{penalty:g}",
-                fix="use a larger one",
-            )
-        length = math.sqrt(math.fsum((weights**2).tolist()))
-        step = 2.0 ** (math.frexp(length)[1] - 41)
-        weights = np.rint(weights / step) * step
-        return np.append(weights, mean_label - math.fsum((weights * mean).tolist()))
+    length = math.sqrt(math.fsum((weights**2).tolist()))
+    step = 2.0 ** (math.frexp(length)[1] - 41)
+    weights = np.rint(weights / step) * step
+    return np.append(weights, mean_label - math.fsum((weights * mean).tolist()))
 
 
 def _apply(head: np.ndarray, vectors: np.ndarray) -> np.ndarray:

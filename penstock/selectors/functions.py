@@ -1,6 +1,7 @@
-"""A plain function as a selector: ``def score(texts: list[str]) -> Sequence[float]``.
+"""A plain function as a scorer, ``def score(texts: list[str]) -> Sequence[float]``.
 
-It is named in a recipe as ``use: package.module:function``. The module is looked for in the
+It is named in a recipe as ``use: package.module:function``. A reweighter is another
+(:class:`FunctionReweighter`). The module is looked for in the
 recipe's directory, in the current one, then among what is installed; those directories go to the
 end of ``sys.path``, so that a file called ``random.py`` beside the recipe does not replace Python's
 own module. The file's sha256 is part of the score's identity: a changed file scores again.
@@ -26,9 +27,10 @@ import numpy as np
 
 from penstock.errors import ScoringError, SelectorError
 from penstock.selectors.base import Documents, Fitting, Requirements
+from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 from penstock.storage import sha256_file
 
-__all__ = ["FunctionScorer", "PluggedFunction", "code_hashes", "load_object"]
+__all__ = ["FunctionReweighter", "FunctionScorer", "PluggedFunction", "code_hashes", "load_object"]
 
 _EXPECTED = "package.module:function with def score(texts: list[str]) -> Sequence[float]"
 
@@ -76,6 +78,17 @@ class PluggedFunction:
                 fix="give all machines the same code and run again",
             )
 
+    def called(self, given: Any) -> Any:
+        """Call the function.
+
+        Raises:
+            ScoringError: The function raised.
+        """
+        try:
+            return self.function(given, **self.parameters)
+        except Exception as error:  # it is a plug-in's code
+            raise ScoringError(f"{self.use} raised {type(error).__name__}: {error}") from error
+
     def identity(self) -> Mapping[str, Any]:
         """Return the function's name, its parameters, and the sha256 of its files."""
         return {"use": self.use, "parameters": self.parameters, "sha256": self.sha256}
@@ -85,17 +98,13 @@ class FunctionScorer(PluggedFunction):
     """Scores by calling a function with the batch's texts."""
 
     kind: ClassVar[Literal["scorer"]] = "scorer"
-    summary: ClassVar[str] = "a function of yours: package.module:function"
-    paper: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine: documents only."""
         return Requirements()
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Return no facts: a function is not fitted."""
         return {}
 
     def score(self, documents: Documents) -> np.ndarray:
@@ -105,15 +114,11 @@ class FunctionScorer(PluggedFunction):
             ScoringError: The function raised, or did not return one number for each text.
         """
         texts = documents.column("text").to_pylist()
-        try:
-            returned = self.function(texts, **self.parameters)
-        except Exception as error:  # it is a plug-in's code
-            raise ScoringError(f"{self.use} raised {type(error).__name__}: {error}") from error
-        scores = _floats(returned, self.use)
+        scores = _floats(self.called(texts), self.use)
         if scores.shape != (len(texts),):
+            got = len(scores) if scores.ndim == 1 else f"an array of shape {scores.shape}"
             raise ScoringError(
-                f"{self.use}: expected {len(texts)} scores, one for each text, got "
-                f"{_shape_in_words(scores)}"
+                f"{self.use}: expected {len(texts)} scores, one for each text, got {got}"
             )
         return np.where(np.isfinite(scores), scores, np.float32(np.nan))
 
@@ -121,6 +126,40 @@ class FunctionScorer(PluggedFunction):
         """Do nothing: there is no state."""
 
     def load(self, directory: Path) -> None:
+        """Do nothing: there is no state."""
+
+
+class FunctionReweighter(PluggedFunction):
+    """Weights by calling a function: ``def reweight(losses: np.ndarray) -> Sequence[float]``.
+
+    It is named in a recipe as ``train.reweight: {use: package.module:function}``. It gets the mean
+    losses of a global batch's samples, (n,) float64 in nats, and gives one weight for each, of
+    which only the ratios matter.
+    """
+
+    version: ClassVar[int] = 1
+
+    @property
+    def requirements(self) -> BatchRequirements:
+        return BatchRequirements()
+
+    def is_uniform(self, moment: TrainingProgress) -> bool:
+        """Return false: the weights of a function may always differ."""
+        return False
+
+    def weights(self, batch: ScoredBatch) -> np.ndarray:
+        returned = self.called(batch.losses.copy())
+        if hasattr(returned, "__array__") or not hasattr(returned, "__iter__"):
+            return np.asarray(returned)
+        return np.asarray(list(returned))
+
+    def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
+        return {}
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        return {}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Do nothing: there is no state."""
 
 
@@ -246,7 +285,3 @@ def _floats(returned: Any, use: str) -> np.ndarray:
             return array.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ScoringError(f"{expected}, got something else: {error}") from None
-
-
-def _shape_in_words(scores: np.ndarray) -> str:
-    return str(len(scores)) if scores.ndim == 1 else f"an array of shape {scores.shape}"

@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -53,26 +53,27 @@ from penstock.selectors.parameters import (
     Natural,
     Positive,
     Whole,
-    not_fitted,
+    fitted,
 )
 
-__all__ = ["Ingenious", "taylor_softmax"]
+__all__ = ["Ingenious", "taylor_weights"]
 
 _STATE = "ingenious.json"
 
 
-class Ingenious(BuiltInSetSelector):
+class Ingenious(
+    BuiltInSetSelector,
+    name="ingenious",
+    summary="documents that represent the others: facility location",
+    paper="Renduchintala et al. 2023, INGENIOUS: informative data subsets",
+    version=1,
+):
     """Ranks documents by how much each adds to the coverage of the documents before it.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
     Figures are mean similarities, as in the module's docstring, of a tenth of the pool if no other
     share is named, under the pool's static encoder.
     """
-
-    name: ClassVar[str] = "ingenious"
-    summary: ClassVar[str] = "documents that represent the others: facility location"
-    paper: ClassVar[str] = "Renduchintala et al. 2023, INGENIOUS: informative data subsets"
-    version: ClassVar[int] = 1
 
     encoder: ModelName = Field(
         default="static",
@@ -134,7 +135,6 @@ class Ingenious(BuiltInSetSelector):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(
             encoder=self.encoder, merge=Merge(candidates=self.candidates, merge=self.merge)
         )
@@ -142,9 +142,7 @@ class Ingenious(BuiltInSetSelector):
     @property
     def partitions(self) -> int:
         """Number of partitions, the least for a mean size of ``partition_size`` or below."""
-        if self._partitions is None:
-            raise not_fitted(self.name)
-        return self._partitions
+        return fitted(self._partitions, self.name)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Compute the number of partitions from the pool's size; nothing is learned.
@@ -210,11 +208,9 @@ class Ingenious(BuiltInSetSelector):
         return again
 
     def save(self, directory: Path) -> None:
-        """Write the number of partitions."""
         (directory / _STATE).write_text(json.dumps({"partitions": self.partitions}))
 
     def load(self, directory: Path) -> None:
-        """Read the file of :meth:`save`."""
         self._partitions = None
         partitions = read_json(directory / _STATE, "partitions", int)
         if partitions < 1:
@@ -241,7 +237,7 @@ class Ingenious(BuiltInSetSelector):
         # Hashed again, since the hash itself has chosen the partition.
         keyed = hash_ids(pa.array(hashes.astype(str)), mix("ingenious", self.redraw))
         gumbel = -np.log(-np.log(uniform(keyed)))
-        log_weights = np.log(_taylor(gains, self.temperature))
+        log_weights = np.log(taylor_weights(gains, self.temperature))
         return np.lexsort((hashes, -(log_weights + gumbel)))
 
     def _best_partition(
@@ -254,12 +250,7 @@ class Ingenious(BuiltInSetSelector):
         return max(np.split(ranked, ends), key=similarities.value)
 
 
-def taylor_softmax(gains: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return t(g / T) over its sum, t(g) = 1 + g + g^2 / 2 > 0 for every g: (n,) float64."""
-    weights = _taylor(gains, temperature)
-    return weights / weights.sum()
-
-
-def _taylor(gains: np.ndarray, temperature: float) -> np.ndarray:
+def taylor_weights(gains: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Compute t(g / T), t(g) = 1 + g + g^2 / 2 > 0 for every g: (n,) float64."""
     scaled = gains / temperature
     return 1 + scaled + scaled**2 / 2

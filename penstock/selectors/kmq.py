@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ from penstock.selectors.parameters import (
     Positive,
     Text,
     Whole,
-    not_fitted,
+    fitted,
     number,
     recipe_default,
 )
@@ -105,17 +105,18 @@ def _check_weights(weights: Any) -> tuple[float, ...]:
     return tuple(_weights(None, weights).tolist())
 
 
-class Kmq(BuiltInSetSelector):
+class Kmq(
+    BuiltInSetSelector,
+    name="kmq",
+    summary="clusters share the budget, better documents likelier to be drawn",
+    paper="Yu et al. 2024, Diversify and Conquer (kMQ)",
+    version=1,
+):
     """Scores documents by when their cluster's draw takes them.
 
     Where a default differs from the paper, the published value is given with the reason. The
     paper takes 10,000 of 196,000 instructions; figures are from a pool of 65,686 web documents.
     """
-
-    name: ClassVar[str] = "kmq"
-    summary: ClassVar[str] = "clusters share the budget, better documents likelier to be drawn"
-    paper: ClassVar[str] = "Yu et al. 2024, Diversify and Conquer (kMQ)"
-    version: ClassVar[int] = 1
 
     quality: Text | None = Field(
         default=None,
@@ -189,7 +190,6 @@ class Kmq(BuiltInSetSelector):
     _clusters: Clusters | None = None
 
     def model_post_init(self, context: Any) -> None:
-        """Check that weights are not both given and to be found."""
         if self.refine is not None and self.weights is not None:
             raise SelectorError(
                 key="refine", expected="no weights beside it", got="both", fix="give one"
@@ -198,12 +198,10 @@ class Kmq(BuiltInSetSelector):
 
     @property
     def partitions(self) -> int:
-        """Number of partitions: one for each cluster."""
-        return len(self._fitted())
+        return len(fitted(self._clusters, self.name))
 
     @property
     def cluster_weights(self) -> tuple[float, ...] | None:
-        """The weights of the clusters: given, or found by refinement."""
         return self._cluster_weights
 
     def give_weights(self, weights: Sequence[float]) -> None:
@@ -212,7 +210,6 @@ class Kmq(BuiltInSetSelector):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(
             quality=self.quality, encoder=self.encoder, cluster_weights=self._refinement()
         )
@@ -278,7 +275,7 @@ class Kmq(BuiltInSetSelector):
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Assign to the nearest cluster, the lowest of equally near ones: (n,) int64."""
-        return self._fitted().nearest(vectors).numbers
+        return fitted(self._clusters, self.name).nearest(vectors).numbers
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return minus the budget at which a document is drawn, in units of its cluster's share.
@@ -312,18 +309,11 @@ class Kmq(BuiltInSetSelector):
         return scores
 
     def save(self, directory: Path) -> None:
-        """Write the centroids."""
-        self._fitted().save(directory / "clusters.npy")
+        fitted(self._clusters, self.name).save(directory / "clusters.npy")
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         spherical = self.metric == "spherical"
         self._clusters = Clusters.load(directory / "clusters.npy", spherical=spherical)
-
-    def _fitted(self) -> Clusters:
-        if self._clusters is None:
-            raise not_fitted(self.name)
-        return self._clusters
 
     def _chosen(
         self, vectors: np.ndarray, counts: Sequence[int], fitting: Fitting
@@ -364,26 +354,25 @@ class Kmq(BuiltInSetSelector):
 
 
 def refine(
-    weights: Sequence[float], signals: Sequence[float], temperature: float | None = 1.0
+    weights: Sequence[float], signals: Sequence[float], temperature: float = 1.0
 ) -> np.ndarray:
     """Compute the next round's cluster weights from this round's signals.
 
     Published: ``w_j s_j``, renormalised, which a negative signal breaks; in the code
-    ``exp(s_j)``, which ignores all rounds but the last. The default, ``w_j exp(s_j / T)``,
-    avoids both problems: rounds add up, and a signal may have any sign.
+    ``exp(s_j)``, which ignores all rounds but the last. Here it is ``w_j exp(s_j / T)``,
+    which avoids both problems: rounds add up, and a signal may have any sign.
 
     Args:
         weights: (k,) of this round, 0 or more; their sum does not matter.
         signals: (k,) of each cluster, higher is better: the mean of a reward, or how much a
             held-out loss fell.
-        temperature: T, in the unit of the signals; None for the published product.
+        temperature: T, in the unit of the signals.
 
     Returns:
         (k,) float64, summing to 1.
 
     Raises:
-        SelectorError: The lengths differ, a signal is not finite, or the product needs signals
-            of 0 or more, one of them more.
+        SelectorError: The lengths differ, or a signal is not finite.
     """
     before = _weights("weights", weights)
     gains = np.asarray(signals, np.float64)
@@ -393,19 +382,9 @@ def refine(
             expected=f"{len(before)} finite numbers, one for each cluster",
             got=repr(signals),
         )
-    if temperature is None:
-        if (gains < 0).any() or not (before * gains).any():
-            raise SelectorError(
-                key="signals",
-                expected="numbers of 0 or more to multiply by",
-                got=repr(signals),
-                fix="give a temperature",
-            )
-        after = before * gains
-    else:
-        with np.errstate(divide="ignore"):
-            logs = np.log(before) + gains / number("temperature", temperature)
-        after = np.exp(logs - logs.max())
+    with np.errstate(divide="ignore"):
+        logs = np.log(before) + gains / number("temperature", temperature)
+    after = np.exp(logs - logs.max())
     return after / after.sum()
 
 

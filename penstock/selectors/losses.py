@@ -19,7 +19,6 @@ processes, as Penstock does.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -33,10 +32,9 @@ import pyarrow as pa
 from penstock.errors import InputError, SelectorError
 from penstock.language_models.causal import LoadedModel, load_causal_model
 from penstock.language_models.devices import one_thread
-from penstock.language_models.reading import text_nats, window_nats
-from penstock.language_models.windows import Window, batch_windows
+from penstock.language_models.windows import Window, batch_windows, text_nats, window_nats
 from penstock.selectors.base import ParallelMap, serial_map
-from penstock.selectors.parameters import model_name, one_of, whole
+from penstock.selectors.parameters import one_of, whole
 
 __all__ = ["CausalModel", "Losses", "causal_model_name", "read_losses"]
 
@@ -60,11 +58,6 @@ class Losses:
     """(n,) int64: predicted tokens."""
     characters: np.ndarray
     """(n,) int64: Unicode code points."""
-
-    @property
-    def bits_per_character(self) -> np.ndarray:
-        """Return (n,) float64; NaN for an empty document."""
-        return self.nats / math.log(2) / np.where(self.characters, self.characters, np.nan)
 
     @property
     def nats_per_token(self) -> np.ndarray:
@@ -115,11 +108,6 @@ class CausalModel:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_loaded": None}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the parameters of reading, for a selector's identity."""
-        return {key: vars(self)[key] for key in ("window", "stride", "device", "dtype")}
 
     def release(self) -> None:
         """Free the weights until the next reading."""
@@ -197,13 +185,14 @@ def _read(texts: pa.Array, model: CausalModel) -> Losses:
     return model.losses(texts)
 
 
-def causal_model_name(key: str, value: Any) -> str:
+def causal_model_name(key: str, name: Any) -> str:
     """Check a hub name, or a directory in which transformers finds a model and a tokenizer.
 
     Raises:
         SelectorError: The directory is missing or lacks a file. Nothing is fetched from the hub.
     """
-    name = model_name(key, value)
+    if not isinstance(name, str) or not name:
+        raise SelectorError(key=key, expected="a name or a directory", got=repr(name))
     root = Path(name)
     if root.is_dir():
         missing = [

@@ -34,13 +34,12 @@ from penstock.selectors.kernels.kmeans import (
     lengths,
     sample_vectors,
 )
-from penstock.selectors.parameters import ClusterCount, ModelName, Whole
+from penstock.selectors.parameters import ClusterCount, ModelName, Whole, fitted
 
 __all__ = [
     "ClusterParameters",
     "Deduplicator",
     "farthest_first",
-    "fit_deduplicator",
     "near_copies",
 ]
 
@@ -51,8 +50,31 @@ _HALVINGS = 18
 cosine by rounding to the lattice."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deduplicator:
+    """Clusters, and what a near copy is within one."""
+
+    clusters: Clusters
+    eps: float
+    """0 if nothing is a copy."""
+    rule: str
+
+    def stays(self, vectors: np.ndarray, number: int) -> np.ndarray:
+        """Find the documents of a cluster that are no near copies: (n, d) int16 to (n,) bool.
+
+        Rows are in the order of their hashes, which decides between documents equally far from
+        the centroid. A zero vector does not stay.
+        """
+        stays = np.asarray(vectors.any(axis=1))
+        if self.eps:
+            order = farthest_first(vectors, self.clusters.centroids[number])
+            with threadpool_limits(1):
+                stays[order] = ~near_copies(vectors, order, self.eps, self.rule)
+        return stays
+
+
 class ClusterParameters(BuiltInSetSelector):
-    """The parameters that SemDeDup and D4 share: clusters, and the bound of a near copy."""
+    """What SemDeDup and D4 share: clusters of a sample, and the bound of a near copy."""
 
     default_bound: ClassVar[Mapping[str, float]]
     """``eps`` or ``keep``, where neither is given."""
@@ -96,112 +118,63 @@ class ClusterParameters(BuiltInSetSelector):
             raise SelectorError(key="keep", expected="eps or keep", got=bounds, fix="drop one")
         return given if bounds else {**given, **cls.default_bound}
 
+    _deduplicator: Deduplicator | None = None
+
+    @property
+    def partitions(self) -> int:
+        return len(fitted(self._deduplicator, self.name).clusters)
+
     def fit_copies(
         self, fitting: Fitting, eps: float | None, keep: float | None
-    ) -> tuple[np.ndarray, Deduplicator, np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
         """Cluster a sample, and find eps on it unless it is given.
 
+        Args:
+            fitting: Inputs of the fit; the pool's size sets ``clusters: auto``.
+            eps: The bound of a near copy, or None.
+            keep: The share to keep where eps is None; 1 is everything.
+
         Returns:
-            (n, d) int16 vectors of the sample, and as :func:`fit_deduplicator`.
+            (n, d) int16 vectors of the sample, which of its documents stay (n,) bool, and facts.
         """
+        self._deduplicator = None
         vectors = sample_vectors(fitting, self.encoder, self.sample)
-        return vectors, *fit_deduplicator(
-            vectors,
-            fitting,
-            clusters=self.clusters,
-            iterations=self.iterations,
-            eps=eps,
-            keep=keep,
-            rule=self.rule,
-        )
+        count = cluster_count(self.clusters, fitting.pool_size, len(vectors))
+        fitting.progress(f"clustering {len(vectors):,} documents into {count:,}")
+        found = fit_clusters(vectors, count, spherical=True, iterations=self.iterations)
+        orders = [
+            rows[farthest_first(vectors[rows], centroid)]
+            for rows, centroid in zip(found.members(), found.clusters.centroids)
+        ]
+        if eps is None:
+            assert keep is not None
+            if keep < 1 and len(vectors) < fitting.pool_size:
+                fitting.progress(
+                    f"eps is found on {len(vectors):,} of {fitting.pool_size:,} documents, which "
+                    f"have fewer copies than the pool: less than {keep:g} of it will be kept"
+                )
+            eps = _eps_to_keep(keep, vectors, orders, self.rule) if keep < 1 else 0.0
+        stays = np.ones(len(vectors), bool)
+        if eps:
+            stays = _staying(vectors, orders, eps, self.rule)
+        self._deduplicator = Deduplicator(clusters=found.clusters, eps=eps, rule=self.rule)
+        kept = round(float(stays.mean()), 4)
+        return vectors, stays, {**found.facts, "eps": round(eps, 6), "sample_kept": kept}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Deduplicator:
-    """Clusters, and what a near copy is within one."""
-
-    clusters: Clusters
-    eps: float
-    """0 if nothing is a copy."""
-    rule: str
-
-    def stays(self, vectors: np.ndarray, number: int) -> np.ndarray:
-        """Find the documents of a cluster that are no near copies: (n, d) int16 to (n,) bool.
-
-        Rows are in the order of their hashes, which decides between documents equally far from
-        the centroid. A zero vector does not stay.
-        """
-        stays = np.asarray(vectors.any(axis=1))
-        if self.eps:
-            order = farthest_first(vectors, self.clusters.centroids[number])
-            with threadpool_limits(1):
-                stays[order] = ~near_copies(vectors, order, self.eps, self.rule)
-        return stays
+    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+        """Assign to the nearest cluster, the lowest of equally near ones: (n,) int64."""
+        return fitted(self._deduplicator, self.name).clusters.nearest(vectors).numbers
 
     def save(self, directory: Path) -> None:
         """Write ``clusters.npy`` and ``deduplicator.json``."""
-        self.clusters.save(directory / "clusters.npy")
-        (directory / "deduplicator.json").write_text(json.dumps({"eps": self.eps}))
+        own = fitted(self._deduplicator, self.name)
+        own.clusters.save(directory / "clusters.npy")
+        (directory / "deduplicator.json").write_text(json.dumps({"eps": own.eps}))
 
-    @classmethod
-    def load(cls, directory: Path, *, rule: str) -> Deduplicator:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            ArtefactError: A file is missing or is another thing.
-        """
+    def load(self, directory: Path) -> None:
         clusters = Clusters.load(directory / "clusters.npy", spherical=True)
         eps = read_json(directory / "deduplicator.json", "eps", float)
-        return cls(clusters=clusters, eps=eps, rule=rule)
-
-
-def fit_deduplicator(
-    vectors: np.ndarray,
-    fitting: Fitting,
-    *,
-    clusters: int | str,
-    iterations: int,
-    eps: float | None,
-    keep: float | None,
-    rule: str,
-) -> tuple[Deduplicator, np.ndarray, dict[str, Any]]:
-    """Cluster a sample, and find eps on it unless it is given.
-
-    Args:
-        vectors: (n, d) int16, as :func:`penstock.selectors.kernels.kmeans.sample_vectors` gives
-        them.
-        fitting: Inputs of the fit; the pool's size sets ``clusters: auto``.
-        clusters: Number of clusters, or ``auto``.
-        iterations: Maximum number of k-means iterations.
-        eps: The bound of a near copy, or None.
-        keep: The share to keep where eps is None; 1 is everything.
-        rule: ``chained`` or ``kept``.
-
-    Returns:
-        The deduplicator, which documents of the sample stay (n,) bool, and facts.
-    """
-    count = cluster_count(clusters, fitting.pool_size, len(vectors))
-    fitting.progress(f"clustering {len(vectors):,} documents into {count:,}")
-    clustering = fit_clusters(vectors, count, spherical=True, iterations=iterations)
-    members = clustering.members()
-    centroids = clustering.clusters.centroids
-    orders = [
-        rows[farthest_first(vectors[rows], centroid)] for rows, centroid in zip(members, centroids)
-    ]
-    if eps is None:
-        assert keep is not None
-        if keep < 1 and len(vectors) < fitting.pool_size:
-            fitting.progress(
-                f"eps is found on {len(vectors):,} of {fitting.pool_size:,} documents, which have "
-                f"fewer copies than the pool: less than {keep:g} of it will be kept"
-            )
-        eps = _eps_to_keep(keep, vectors, orders, rule) if keep < 1 else 0.0
-    stays = np.ones(len(vectors), bool)
-    if eps:
-        stays = _staying(vectors, orders, eps, rule)
-    deduplicator = Deduplicator(clusters=clustering.clusters, eps=eps, rule=rule)
-    kept = round(float(stays.mean()), 4)
-    return deduplicator, stays, {**clustering.facts, "eps": round(eps, 6), "sample_kept": kept}
+        self._deduplicator = Deduplicator(clusters=clusters, eps=eps, rule=self.rule)
 
 
 def _staying(

@@ -44,12 +44,10 @@ __all__ = [
     "Text",
     "Whole",
     "at_parameter",
+    "fitted",
     "located_fields",
-    "model_name",
-    "not_fitted",
     "number",
     "one_of",
-    "options",
     "recipe_default",
     "whole",
 ]
@@ -98,7 +96,7 @@ def _hash_file(path: str) -> str:
 
 
 def _hash_contents(name: str) -> Any:
-    from penstock.selectors.encoders.encoders import contents_of  # it reads parameters itself
+    from penstock.selectors.encoders.embedding import contents_of  # it reads parameters itself
 
     return contents_of(name)
 
@@ -177,7 +175,10 @@ class Declared(Options):
 
 
 class Algorithm(Declared):
-    """A built-in selector, rewriter or reweighter; its parameters are its fields."""
+    """A built-in selector, rewriter or reweighter; its parameters are its fields.
+
+    A class gives its name, summary, paper and version as keywords of its definition.
+    """
 
     name: ClassVar[str]
     """The name in recipes."""
@@ -187,6 +188,21 @@ class Algorithm(Declared):
     """The publication of the algorithm."""
     version: ClassVar[int]
     """Version, raised whenever the same inputs would give other results."""
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        summary: str | None = None,
+        paper: str | None = None,
+        version: int | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init_subclass__(**others)
+        about = {"name": name, "summary": summary, "paper": paper, "version": version}
+        for key, value in about.items():
+            if value is not None:
+                setattr(cls, key, value)
 
     def identity(self) -> Mapping[str, Any]:
         """Return name and parameters; files and models' directories as their hashes."""
@@ -281,11 +297,17 @@ def at_parameter(error: PenstockError, key: str | None) -> SelectorError:
     return own.under(key) if key else own
 
 
-def not_fitted(name: str) -> SelectorError:
-    """Return the error of a selector that scores before its fit."""
-    return SelectorError(
-        key=name, expected="a fitted selector", got="none", fix="call fit or load first"
-    )
+def fitted(state: T | None, name: str) -> T:
+    """Return the state of a selector that scores.
+
+    Raises:
+        SelectorError: There is none, before its fit.
+    """
+    if state is None:
+        raise SelectorError(
+            key=name, expected="a fitted selector", got="none", fix="call fit or load first"
+        )
+    return state
 
 
 # Checks of single values, for what is no field.
@@ -296,21 +318,6 @@ def one_of(key: str, value: Any, *known: str) -> str:
     if not isinstance(value, str) or value not in known:
         raise SelectorError(key=key, expected=" or ".join(known), got=repr(value))
     return value
-
-
-def model_name(key: str, value: Any) -> str:
-    """Check a name or a directory."""
-    if not isinstance(value, str) or not value:
-        raise SelectorError(key=key, expected="a name or a directory", got=repr(value))
-    return value
-
-
-def options(value: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Check the keys of a mapping."""
-    for key in value:
-        if key not in known:
-            fix = did_you_mean(str(key), known).lstrip("; ")
-            raise SelectorError("unknown key", key=str(key), fix=fix)
 
 
 def whole(key: str, value: Any, least: int = 1) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,16 +32,17 @@ from penstock.selectors.parameters import ModelName, Whole
 __all__ = ["Perplexity"]
 
 
-class Perplexity(BuiltInScorer):
+class Perplexity(
+    BuiltInScorer,
+    name="perplexity",
+    summary="documents a small language model finds easy, ordinary or hard",
+    paper="Ankner et al. 2024, Perplexed by Perplexity",
+    version=1,
+):
     """Scores documents so that a budget of any size takes a band of perplexity.
 
     :mod:`penstock.selectors.bands` explains how a band becomes a score.
     """
-
-    name: ClassVar[str] = "perplexity"
-    summary: ClassVar[str] = "documents a small language model finds easy, ordinary or hard"
-    paper: ClassVar[str] = "Ankner et al. 2024, Perplexed by Perplexity"
-    version: ClassVar[int] = 1
 
     model: ModelName = Field(
         description="The reference model: a directory with ``config.json``, ``tokenizer.json`` "
@@ -84,7 +85,6 @@ class Perplexity(BuiltInScorer):
     _band: Band = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
-        """Check the model's directory."""
         self._model = CausalModel(
             self.model,
             window=self.window,
@@ -96,7 +96,6 @@ class Perplexity(BuiltInScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         return Requirements(resources=Resources(gpus=int(self.device == "cuda")))
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -127,7 +126,6 @@ class Perplexity(BuiltInScorer):
         self._band.save(directory)
 
     def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
         self._band.load(directory)
 
     def _cut(self, texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

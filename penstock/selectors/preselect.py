@@ -20,7 +20,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,16 +38,13 @@ from penstock.selectors.base import (
 from penstock.selectors.classifiers.classifier import (
     HELD_OUT,
     Texts,
-    TrainingSet,
     area_under_curve,
-    best_of,
     blank,
-    settings_of,
+    fit_classifier,
     shrink,
-    train_classifier,
 )
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.encoders.embedding import contents_of
 from penstock.selectors.losses import STRIDE, WINDOW, CausalModel, read_losses
 from penstock.selectors.parameters import (
     File,
@@ -61,7 +58,7 @@ from penstock.selectors.parameters import (
     Whole,
 )
 
-__all__ = ["LadderParameters", "PreSelect", "pairs_in_order", "predictive_strength"]
+__all__ = ["LadderParameters", "PreSelect", "pairs_in_order"]
 
 _LEAST = 100
 """The minimum number of documents of each label: ten of each are held out."""
@@ -81,12 +78,6 @@ def pairs_in_order(nats: np.ndarray) -> np.ndarray:
     for worse, better in itertools.combinations(nats, 2):
         counts += worse > better
     return counts
-
-
-def predictive_strength(nats: np.ndarray) -> np.ndarray:
-    """Compute S(d) of each document: (N, n) float64 as in :func:`pairs_in_order` to (n,)
-    float64."""
-    return pairs_in_order(nats) / math.comb(len(nats), 2)
 
 
 def _ordered_models(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -129,7 +120,6 @@ class LadderParameters(Options):
     )
 
     def model_post_init(self, context: Any) -> None:
-        """Check for at least two models, each once."""
         count = len(set(self.shapes)) * len(set(self.tokens))
         if count < max(2, len(self.shapes) * len(self.tokens)):
             raise SelectorError(
@@ -138,17 +128,18 @@ class LadderParameters(Options):
             )
 
 
-class PreSelect(ClassifierScorer):
+class PreSelect(
+    ClassifierScorer,
+    name="preselect",
+    summary="documents whose losses rank language models as benchmarks do",
+    paper="Shum et al. 2025, Predictive Data Selection (PreSelect)",
+    version=1,
+):
     """p(positive) by a classifier of documents whose losses rank models as benchmarks do.
 
     Where a default differs from the paper, the paper's is given as "published", with the reason.
     Give one of ``models``, ``ladder`` and ``model``.
     """
-
-    name: ClassVar[str] = "preselect"
-    summary: ClassVar[str] = "documents whose losses rank language models as benchmarks do"
-    paper: ClassVar[str] = "Shum et al. 2025, Predictive Data Selection (PreSelect)"
-    version: ClassVar[int] = 1
 
     models: ModelNames | None = Field(
         default=None,
@@ -235,7 +226,6 @@ class PreSelect(ClassifierScorer):
     _readers: list[CausalModel] = PrivateAttr(default_factory=list)
 
     def model_post_init(self, context: Any) -> None:
-        """Check for one of ``models``, ``ladder`` and ``model``."""
         ways = {"models": self.models, "ladder": self.ladder, "model": self.model}
         given = [way for way, value in ways.items() if value is not None]
         if len(given) != 1:
@@ -251,7 +241,6 @@ class PreSelect(ClassifierScorer):
 
     @property
     def requirements(self) -> Requirements:
-        """Requirements on the engine."""
         own = super().requirements
         plan = self.ladder
         if plan is None:
@@ -351,7 +340,6 @@ class PreSelect(ClassifierScorer):
         return {**facts, **self._train(texts, pairs, hashes, fitting)}
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        """Turn p(positive) into scores: (n,) float32 to (n,) float32."""
         if self.prior_words:
             scores = shrink(scores, texts, self.prior_words)
         return np.where(texts.blank, np.float32(np.nan), scores)
@@ -365,30 +353,17 @@ class PreSelect(ClassifierScorer):
         labels = np.isin(rows, positives)
         # Hashed again: the hash itself has just chosen documents.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        training_set = TrainingSet(
-            texts=texts.take(pa.array(rows)).to_pylist(),
-            labels=labels,
-            held_out=_held_out(labels, again),
-            settings=settings_of(self, fitting.seed),
-        )
-        fitting.progress(
-            f"training {len(self.lr) * len(self.epoch)} classifiers on {len(rows):,} documents"
-        )
-        trials = train_classifier(training_set, self.lr, self.epoch, fitting.spread)
-        best = best_of(trials, training_set)
+        held_out = _held_out(labels, again)
+        chosen = texts.take(pa.array(rows)).to_pylist()
+        best, facts = fit_classifier(self, chosen, labels, held_out, fitting)
         self._classifier = _without_end(best.classifier) if self.zero_eos else best.classifier
-        judged = np.flatnonzero(training_set.held_out)
-        unseen = pa.array([training_set.texts[row] for row in judged], pa.large_string())
+        unseen = texts.take(pa.array(rows[held_out])).combine_chunks()
         scores = self.finish(self._classifier.score(unseen), Texts(unseen))
         return {
             "positives": len(positives),
             "negatives_up_to": int(pairs[negatives].max()),
-            "held_out": len(judged),
-            "accuracy": best.facts["accuracy"],
-            "area_under_curve": round(area_under_curve(scores, labels[judged]), 4),
-            "lr": best.lr,
-            "epoch": best.epoch,
-            "trials": [trial.facts for trial in trials],
+            "area_under_curve": round(area_under_curve(scores, labels[held_out]), 4),
+            **facts,
         }
 
 

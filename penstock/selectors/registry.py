@@ -17,7 +17,6 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -27,7 +26,7 @@ from typing import Any
 from penstock.errors import BadInput, SelectorError, did_you_mean
 from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
 from penstock.selectors.adapter import (
-    Described,
+    Available,
     as_reweighter,
     as_rewriter,
     as_selector,
@@ -35,10 +34,9 @@ from penstock.selectors.adapter import (
     paths_of,
 )
 from penstock.selectors.base import Selector
-from penstock.selectors.functions import FunctionScorer, load_object
+from penstock.selectors.functions import FunctionReweighter, FunctionScorer, load_object
 from penstock.selectors.parameters import Algorithm, Declared
 from penstock.selectors.reweighting.base import Reweighter
-from penstock.selectors.reweighting.functions import FunctionReweighter
 from penstock.selectors.rewriting.base import Completions, Rewriter
 from penstock.selectors.rewriting.batched import VllmModel
 from penstock.selectors.rewriting.completions import Endpoint
@@ -58,19 +56,15 @@ GROUP = "penstock.selectors"
 """The entry-point group."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    key: str
-    """The recipe's key."""
-    package: str
-    """The folder of the built-in ones."""
-
-
-_KINDS = {
-    "selector": _Kind("select", "penstock.selectors"),
-    "rewriter": _Kind("rewrite", "penstock.selectors.rewriting"),
-    "reweighter": _Kind("train.reweight", "penstock.selectors.reweighting"),
+_PACKAGES = {
+    "selector": "penstock.selectors",
+    "rewriter": "penstock.selectors.rewriting",
+    "reweighter": "penstock.selectors.reweighting",
 }
+"""The folder of the built-in ones, by kind."""
+
+_KEYS = {"selector": "select", "rewriter": "rewrite", "reweighter": "train.reweight"}
+"""The recipe's key, by kind."""
 
 _COMPLETIONS: Mapping[str, type[Endpoint | LocalModel | VllmModel]] = {
     "url": Endpoint,
@@ -80,25 +74,9 @@ _COMPLETIONS: Mapping[str, type[Endpoint | LocalModel | VllmModel]] = {
 """Sources of completions, by the key that selects one in a recipe."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Available:
-    """A selector, rewriter or reweighter that a recipe may name."""
-
-    name: str
-    summary: str
-    kind: str = "selector"
-    """``selector`` for ``select``, ``rewriter`` for ``rewrite``,
-    ``reweighter`` for ``train.reweight``."""
-    paper: str = ""
-    doc: str = ""
-    """Description of the algorithm and of each parameter."""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
-
-
 def built_in(kind: str) -> dict[str, type[Algorithm]]:
     """Return the built-in algorithms of a kind by name; import every module of its folder."""
-    package = importlib.import_module(_KINDS[kind].package)
+    package = importlib.import_module(_PACKAGES[kind])
     found: dict[str, type[Algorithm]] = {}
     for module in pkgutil.iter_modules(package.__path__):
         if not module.ispkg:
@@ -123,7 +101,7 @@ def available() -> list[Available]:
                 for key, own in one.model_fields.items()
             },
         )
-        for kind in _KINDS
+        for kind in _PACKAGES
         for name, one in built_in(kind).items()
     ]
     own = {one.name for one in found}
@@ -235,7 +213,7 @@ def _algorithms(module: str) -> dict[str, type[Algorithm]]:
 
 def _built_in_named(use: str, kind: str) -> type[Algorithm] | None:
     """Return the built-in algorithm of a name, from the module of that name or another one."""
-    module = f"{_KINDS[kind].package}.{use.replace('-', '_')}"
+    module = f"{_PACKAGES[kind]}.{use.replace('-', '_')}"
     if use.replace("-", "_").isidentifier() and find_spec(module):
         found = _algorithms(module).get(use)
         if found is not None:
@@ -254,10 +232,10 @@ def _named(use: str, kind: str, directories: Sequence[Path]) -> tuple[str, Any]:
     if use in registered:
         use = registered[use].value
         return use, load_object(use, ())
-    for other, where in _KINDS.items():
+    for other, key in _KEYS.items():
         if use in built_in(other):
             raise SelectorError(
-                f"{use!r} is a {other}", key="use", fix=f"it goes under `{where.key}` of a recipe"
+                f"{use!r} is a {other}", key="use", fix=f"it goes under `{key}` of a recipe"
             )
     raise SelectorError(
         key="use",
@@ -344,14 +322,6 @@ def _documentation(one: type[Algorithm]) -> str:
 
 def _plug_in(name: str, point: EntryPoint) -> Available:
     try:
-        found: Described = described(point.load())
+        return described(name, point.load())
     except Exception as error:  # one faulty package must not hide the other selectors
         return Available(name=name, summary=f"cannot be imported: {error}")
-    return Available(
-        name=name,
-        summary=found.summary,
-        kind=found.kind,
-        paper=found.paper,
-        doc=found.doc,
-        parameters={key: keyword.default for key, keyword in found.keywords.items()},
-    )

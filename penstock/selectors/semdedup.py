@@ -10,20 +10,25 @@ copy: NaN, never taken. The least typical of each group stays
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from penstock.selectors.base import Fitting, Partition
-from penstock.selectors.near_copies import ClusterParameters, Deduplicator
-from penstock.selectors.parameters import Share, not_fitted
+from penstock.selectors.near_copies import ClusterParameters
+from penstock.selectors.parameters import Share, fitted
 
 __all__ = ["SemDeDup"]
 
 
-class SemDeDup(ClusterParameters):
+class SemDeDup(
+    ClusterParameters,
+    name="semdedup",
+    summary="no two documents that mean nearly the same",
+    paper="Abbas et al. 2023, SemDeDup: semantic deduplication",
+    version=1,
+):
     """Excludes near copies; all others score 0.
 
     The method defines which documents are copies, and nothing about the rest. With equal scores
@@ -35,10 +40,6 @@ class SemDeDup(ClusterParameters):
     are from a pool of 65,686 web documents.
     """
 
-    name: ClassVar[str] = "semdedup"
-    summary: ClassVar[str] = "no two documents that mean nearly the same"
-    paper: ClassVar[str] = "Abbas et al. 2023, SemDeDup: semantic deduplication"
-    version: ClassVar[int] = 1
     default_bound: ClassVar[Mapping[str, float]] = {"eps": 0.05}
 
     eps: float | None = Field(
@@ -58,13 +59,6 @@ class SemDeDup(ClusterParameters):
         "pool kept 0.66 of it, and eps for 0.75 of a tenth kept 0.55. Then give ``eps``.",
     )
 
-    _deduplicator: Deduplicator | None = None
-
-    @property
-    def partitions(self) -> int:
-        """Number of partitions: one for each cluster."""
-        return len(self._fitted().clusters)
-
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Cluster a sample, and find eps on it if a share is to be kept.
 
@@ -75,28 +69,10 @@ class SemDeDup(ClusterParameters):
         Raises:
             SelectorError: There is no text, or there are fewer documents than clusters.
         """
-        self._deduplicator = None
-        _, self._deduplicator, _, facts = self.fit_copies(fitting, self.eps, self.keep)
-        return facts
-
-    def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """Assign to the nearest cluster, the lowest of equally near ones: (n,) int64."""
-        return self._fitted().clusters.nearest(vectors).numbers
+        return self.fit_copies(fitting, self.eps, self.keep)[2]
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return 0, or NaN for a near copy or a document without a token: (n,) float32."""
-        stays = self._fitted().stays(partition.vectors, partition.number)
+        own = fitted(self._deduplicator, self.name)
+        stays = own.stays(partition.vectors, partition.number)
         return np.where(stays, np.float32(0), np.float32(np.nan))
-
-    def save(self, directory: Path) -> None:
-        """Write the centroids, and eps."""
-        self._fitted().save(directory)
-
-    def load(self, directory: Path) -> None:
-        """Read the files of :meth:`save`."""
-        self._deduplicator = Deduplicator.load(directory, rule=self.rule)
-
-    def _fitted(self) -> Deduplicator:
-        if self._deduplicator is None:
-            raise not_fitted(self.name)
-        return self._deduplicator

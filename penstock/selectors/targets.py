@@ -16,12 +16,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from penstock.errors import InputError
 from penstock.selectors.base import Target, Targets
+from penstock.selectors.parameters import at_parameter
 from penstock.storage import sha256_file
 
 __all__ = [
@@ -29,11 +30,12 @@ __all__ = [
     "Choices",
     "choices_of",
     "examples_in",
-    "opened",
+    "lines_in",
     "read_choices",
     "read_targets",
     "render",
     "targets_in",
+    "texts_in",
 ]
 
 PASSAGES = ("passage", "context", "support")
@@ -199,17 +201,7 @@ def _at(place: str, made: Callable[[Mapping[str, Any]], T], example: Mapping[str
 
 def examples_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line's position, ``file:line``, and its object; blank lines are skipped."""
-    for number, line in enumerate(_lines(path), start=1):
-        place = f"{path}:{number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                file=place,
-                expected="UTF-8",
-                got=f"the byte {line[error.start]:#04x}",
-                fix="convert the file",
-            ) from None
+    for place, text in lines_in(path):
         if not text.strip():
             continue
         try:
@@ -223,9 +215,39 @@ def examples_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, example
 
 
+def texts_in(path: Path, parameter: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield each line's position, its object, and its text, of the file that a parameter names.
+
+    Raises:
+        SelectorError: As :func:`read_targets`; the key is the parameter.
+    """
+    try:
+        for place, example in examples_in(path):
+            yield place, example, _at(place, render, example)
+    except InputError as error:
+        raise at_parameter(error, parameter) from None
+
+
+def lines_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each line's position, ``file:line``, and the line."""
+    for number, line in enumerate(_lines(path), start=1):
+        place = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                file=place,
+                expected="UTF-8",
+                got=f"the byte {line[error.start]:#04x}",
+                fix="convert the file",
+            ) from None
+        yield place, text
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     try:
-        with opened(path) as source:
+        compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+        with io.BufferedReader(pa.input_stream(path, compression=compression)) as source:
             yield from source
     except FileNotFoundError:
         raise InputError("no such file", file=path, fix="give targets as JSON lines") from None
@@ -233,12 +255,6 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise InputError(
             f"cannot be read: {error}", file=path, fix="is the file complete?"
         ) from None
-
-
-def opened(path: Path) -> BinaryIO:
-    """Open a file's bytes, decompressed by its suffix."""
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    return io.BufferedReader(pa.input_stream(path, compression=compression))
 
 
 def _short(value: Any) -> str:

@@ -1,20 +1,36 @@
-"""Operations on a file or directory, for any store its path belongs to."""
+"""Operations on a file or directory, for any store its path belongs to.
+
+A store is the local file system, or one of ``stores/`` by the scheme of its URI.
+"""
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
+import importlib
+import os
+import pkgutil
+import re
+import time
+import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from penstock.storage.errors import is_temporary_os_error
-from penstock.storage.local import make_directory as make_local_directory
-from penstock.storage.local import remove_temporaries as remove_local_temporaries
-from penstock.storage.paths import AnyPath
-from penstock.storage.registry import known_stores, store_of
-from penstock.storage.store import Sink
+from typing_extensions import Self
+from upath import UPath
+
+from penstock.errors import StorageError
+from penstock.storage.local import LocalStore, make_directory
+from penstock.storage.remote import RemoteStore
+from penstock.storage.store import AnyPath, Sink, is_temporary_os_error, is_uri
 
 __all__ = [
+    "LineLog",
+    "Store",
+    "as_path",
     "atomic_file",
     "create_file",
     "delete",
@@ -22,15 +38,71 @@ __all__ = [
     "find_files",
     "is_temporary_error",
     "kind_of",
-    "make_directory",
+    "known_stores",
+    "path_problem",
     "read_file",
-    "remove_empty_directories",
-    "remove_temporaries",
     "replace_file",
     "sha256_file",
     "sizes_under",
+    "store_of",
     "translate_os_errors",
 ]
+
+Store: TypeAlias = LocalStore | RemoteStore
+
+_LOCAL = LocalStore()
+
+_SCHEMES = ("gs", "gcs", "abfs", "abfss", "az", "hdfs")
+"""Schemes of stores that fsspec reaches and ``stores/`` lacks, for :func:`path_problem`."""
+
+
+@functools.cache
+def known_stores() -> dict[str, RemoteStore]:
+    """Return the stores of ``stores/`` by the schemes of their URIs."""
+    found: dict[str, RemoteStore] = {}
+    stores = importlib.import_module("penstock.storage.stores")
+    for module in pkgutil.iter_modules(stores.__path__, f"{stores.__name__}."):
+        store: RemoteStore = importlib.import_module(module.name).STORE
+        found |= dict.fromkeys(store.schemes, store)
+    return found
+
+
+@functools.cache
+def _store(scheme: str) -> RemoteStore:
+    return known_stores().get(scheme) or RemoteStore()
+
+
+def store_of(path: AnyPath) -> Store:
+    """Return the store that a path belongs to."""
+    return _LOCAL if isinstance(path, Path) else _store(str(path).partition("://")[0])
+
+
+def path_problem(text: str) -> str | None:
+    """Return the fault in how a path or URI is written, and a suggested correction."""
+    schemes = "|".join({*_SCHEMES, *known_stores()})
+    half = re.match(rf"({schemes}):(?!//)/*(.*)", text, re.IGNORECASE)
+    if half:
+        return f"expected a path or a URI, got {text!r}; did you mean '{half[1]}://{half[2]}'?"
+    if re.match(rf"({schemes})://(/|$)", text, re.IGNORECASE):
+        return f"expected a bucket, as in s3://bucket/work, got {text!r}"
+    return None
+
+
+def as_path(text: str | os.PathLike[str] | UPath) -> AnyPath:
+    """Return the path that an absolute or relative path, or a URI, names.
+
+    Raises:
+        StorageError: The URI's store needs a package that is not installed, or is unknown.
+    """
+    if problem := path_problem(str(text)):
+        raise StorageError(problem)
+    if not is_uri(text):
+        return Path(os.path.abspath(str(text)))
+    scheme, _, rest = str(text).partition("://")
+    if scheme.lower() == "file":
+        return Path(os.path.abspath(rest))
+    return _store(scheme.lower()).path(scheme.lower(), rest)
+
 
 _CHUNK = 1 << 20
 
@@ -137,30 +209,58 @@ def is_temporary_error(error: BaseException) -> bool:
     return is_temporary_os_error(error) or any(store.is_temporary(error) for store in stores)
 
 
-def make_directory(path: AnyPath) -> None:
-    """Make a directory and those above it, if they do not exist; a store has none.
-
-    Raises:
-        StorageError: The directory cannot be made.
-    """
-    if here := store_of(path).local(path):
-        make_local_directory(here)
+_LINES, _SECONDS = 32, 10.0
+"""Lines, or seconds, by which a store may be behind."""
 
 
-def remove_temporaries(path: AnyPath, deep: bool = True) -> None:
-    """Delete the temporary files of writers that were killed; a store has none.
+class LineLog:
+    """Lines that survive a kill: a log in a directory, open for writing in a ``with`` block.
+
+    Locally a line is given to the operating system at once, which no SIGKILL undoes. A store takes
+    whole files only, so there 32 lines, or those of 10 s, go together. Every writer has one file or
+    several of its own; a line that was torn at the end of one has to be found by its reader.
 
     Args:
-        path: A directory without a writer now.
-        deep: True to delete those in the directories below it, too.
+        directory: Directory of the log, with no other files in it.
     """
-    if here := store_of(path).local(path):
-        remove_local_temporaries(here, deep)
 
+    def __init__(self, directory: AnyPath) -> None:
+        self._directory = directory
+        self._writer = uuid.uuid4().hex[:12]
+        self._parts = 0
+        self._held: list[bytes] = []
+        self._since = time.monotonic()
+        self._file: Any = None
+        self._stack = ExitStack()
 
-def remove_empty_directories(path: AnyPath) -> None:
-    """Delete the empty directories below ``path``; a store has none."""
-    if here := store_of(path).local(path):
-        for found in sorted(here.rglob("*"), reverse=True):
-            if found.is_dir() and not any(found.iterdir()):
-                found.rmdir()
+    def read(self) -> list[bytes]:
+        """Return the contents of all files of earlier writers, by name."""
+        return [read_file(self._directory / name) for name in files_under(self._directory)]
+
+    def __enter__(self) -> Self:
+        path = store_of(self._directory).local(self._directory / f"{self._writer}.jsonl")
+        if path is not None:
+            make_directory(self._directory)
+            self._file = self._stack.enter_context(open(path, "wb", buffering=0))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._stack:
+            self._flush()
+
+    def add(self, line: bytes) -> None:
+        """Write a line, which ends with a newline."""
+        if self._file is not None:
+            self._file.write(line)
+            return
+        self._held.append(line)
+        if len(self._held) >= _LINES or time.monotonic() - self._since > _SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            with atomic_file(self._directory / f"{self._writer}-{self._parts:06d}.jsonl") as sink:
+                sink.write(b"".join(self._held))
+            self._parts += 1
+            self._held = []
+        self._since = time.monotonic()

@@ -13,17 +13,18 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from penstock.errors import StorageError
-from penstock.storage.errors import os_errors
-from penstock.storage.paths import AnyPath
-from penstock.storage.store import FileVersion, Sink
+from penstock.storage.store import AnyPath, FileVersion, Sink, os_errors
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["LocalStore", "make_directory", "remove_temporaries", "sync_directory"]
+__all__ = [
+    "LocalStore",
+    "make_directory",
+    "remove_empty_directories",
+    "remove_temporaries",
+    "sync_directory",
+]
 
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -36,8 +37,7 @@ class LocalStore:
     requests = 1
     keeps_checksums = False
 
-    def __init__(self) -> None:
-        self.parquet: dict[str, Any] = {"buffer_size": 1 << 20}  # page by page
+    parquet: ClassVar[dict[str, Any]] = {"buffer_size": 1 << 20}  # page by page
 
     def read(self, path: AnyPath) -> bytes:
         return path.read_bytes()
@@ -49,11 +49,6 @@ class LocalStore:
                 file.seek(start)
                 found.append(file.read(end - start))
         return found
-
-    def open(self, path: AnyPath) -> pa.NativeFile:
-        import pyarrow as pa
-
-        return pa.OSFile(str(path))
 
     @contextlib.contextmanager
     def put(self, path: AnyPath, durable: bool = True) -> Iterator[Sink]:
@@ -125,7 +120,7 @@ class LocalStore:
 
     def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
         found = map(Path, glob.glob(str(pattern), recursive=True))
-        return [path for path in found if path.is_file() or _is_dangling(path)]
+        return [path for path in found if path.is_file() or not path.exists()]
 
     def kind(self, path: AnyPath) -> str | None:
         return "file" if path.is_file() else "directory" if path.is_dir() else None
@@ -160,21 +155,19 @@ class LocalStore:
         return False
 
 
-def _is_dangling(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
-
-
 def _raise_unless_gone(error: OSError) -> None:
     if not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
         raise error
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and those above it, if they do not exist.
+def make_directory(path: AnyPath) -> None:
+    """Make a directory and those above it, if they do not exist; a store has none.
 
     Raises:
         StorageError: The directory cannot be made.
     """
+    if not isinstance(path, Path):
+        return
     with os_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -208,16 +201,25 @@ def _written_beside(path: AnyPath, data: bytes) -> Iterator[Path]:
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
-def remove_temporaries(path: Path, deep: bool = True) -> None:
-    """Delete the temporary files of writers that were killed.
+def remove_temporaries(path: AnyPath, deep: bool = True) -> None:
+    """Delete the temporary files of writers that were killed; a store has none.
 
     Args:
         path: A directory without a writer now.
         deep: True to delete those in the directories below it, too.
     """
+    if not isinstance(path, Path):
+        return
     for found in (path.rglob if deep else path.glob)(".*.tmp"):
         if _TEMPORARY.fullmatch(found.name):
             found.unlink(missing_ok=True)
+
+
+def remove_empty_directories(path: AnyPath) -> None:
+    """Delete the empty directories below ``path``; a store has none."""
+    for found in sorted(path.rglob("*"), reverse=True) if isinstance(path, Path) else ():
+        if found.is_dir() and not any(found.iterdir()):
+            found.rmdir()
 
 
 def sync_directory(path: Path) -> None:

@@ -9,18 +9,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import fsspec
 from upath import UPath
 
 from penstock.errors import PenstockError, StorageError
-from penstock.storage.errors import KEPT, os_errors
-from penstock.storage.paths import AnyPath
-from penstock.storage.store import FileVersion, Sink
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from penstock.storage.store import KEPT, AnyPath, FileVersion, Sink, os_errors
 
 __all__ = ["RemoteStore"]
 
@@ -35,12 +30,17 @@ class RemoteStore:
 
     Without a subclass a store has the guarantees of fsspec. A file is created exclusively only if
     the file system does so itself, and :meth:`replace` compares before it writes, so two
-    simultaneous writers may both succeed.
+    simultaneous writers may both succeed. What the methods do is said of the functions of
+    :mod:`penstock.storage.files`, which choose the store of a path, and of the others here.
     """
 
     requests = 16
+    """Requests to have under way at a time: more than 1, since each waits for a network."""
     keeps_checksums = True
-
+    """True if the store keeps checksums of its files, so that names and sizes suffice to check
+    files before they are read."""
+    parquet: ClassVar[dict[str, Any]] = {"pre_buffer": True}  # a row group in few large requests
+    """Options of ``pyarrow.parquet.ParquetFile`` for reads that suit the store."""
     schemes: ClassVar[tuple[str, ...]] = ()
     """Schemes of URIs that belong to the store."""
     package: ClassVar[str | None] = None
@@ -49,9 +49,6 @@ class RemoteStore:
     """Options of the file system of fsspec."""
     credentials: ClassVar[str] = "check the credentials and what they are allowed to do"
     """Fix to suggest where permission is denied or credentials are missing."""
-
-    def __init__(self) -> None:
-        self.parquet: dict[str, Any] = {"pre_buffer": True}  # a row group in few large requests
 
     def path(self, scheme: str, rest: str) -> UPath:
         """Return the path of ``scheme://rest``.
@@ -80,16 +77,12 @@ class RemoteStore:
             return bytes(files.cat_file(name))
 
     def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of a file from each start up to its end."""
         with self._request(path) as (files, name):
             return [  # a store takes an empty range for the whole file
                 bytes(files.cat_file(name, start=start, end=end)) if end > start else b""
                 for start, end in ranges
             ]
-
-    def open(self, path: AnyPath) -> pa.NativeFile:
-        import pyarrow as pa
-
-        return pa.PythonFile(path.open("rb"), mode="r")
 
     @contextlib.contextmanager
     def put(self, path: AnyPath, durable: bool = True) -> Iterator[Sink]:
@@ -163,10 +156,13 @@ class RemoteStore:
             files.rm(name, recursive=True)
 
     def copy(self, path: AnyPath, target: Path) -> None:
+        """Copy a file to this machine."""
         with self._request(path) as (files, name):
             files.get_file(name, str(target))
 
     def local(self, path: AnyPath) -> Path | None:
+        """Return the path by which the operating system can open, map and append to a file; None
+        where it has to be copied first."""
         return None
 
     def is_temporary(self, error: BaseException) -> bool:

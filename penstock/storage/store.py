@@ -1,20 +1,119 @@
-"""The protocol of a store, and the file that is being written to one."""
+"""What every store needs: paths, errors with a fix, and the file that is being written.
+
+A path is as a recipe writes it: a local path, or a URI such as ``s3://bucket/work``. Errors of the
+operating system become StorageError, with the path, the problem and a fix.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import os
+import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, TypeAlias
 
-from penstock.storage.paths import AnyPath
+from upath import UPath
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from penstock.errors import StorageError
 
-__all__ = ["FileVersion", "Sink", "Store"]
+__all__ = [
+    "KEPT",
+    "AnyPath",
+    "FileVersion",
+    "Sink",
+    "is_temporary_os_error",
+    "is_uri",
+    "os_errors",
+    "real_path",
+]
+
+AnyPath: TypeAlias = Path | UPath
+"""A local path is a :class:`pathlib.Path`; any other is a :class:`upath.UPath` over fsspec, with
+the same methods."""
+
+KEPT = "what is finished is kept"
+
+_WORK = "or give another `work`"
+
+_PROBLEMS = {
+    errno.ENOSPC: ("no space is left", f"free some, {_WORK}, and run again"),
+    errno.EDQUOT: ("the disk quota is used up", f"free some, {_WORK}, and run again"),
+    errno.EFBIG: (
+        "the file is larger than is allowed",
+        f"raise the limit (`ulimit -f`, or the file system's), {_WORK}",
+    ),
+    errno.EROFS: ("the file system is read-only", "give another `work`"),
+    errno.EACCES: ("permission denied", f"let this user write there, {_WORK}"),
+    errno.EPERM: ("the operation is not permitted", "give another `work`"),
+    errno.ENOTDIR: ("a file stands where a directory is needed", f"remove it, {_WORK}"),
+    errno.EEXIST: ("a file stands where a directory is needed", f"remove it, {_WORK}"),
+}
+
+_TEMPORARY = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.ENOTCONN,
+    errno.EPIPE,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    121,  # EREMOTEIO of Linux, which s3fs raises for an InternalError
+}
+
+
+@contextlib.contextmanager
+def os_errors(path: AnyPath, denied: str | None = None) -> Iterator[None]:
+    """Raise errors of the operating system as StorageError; leave those without a known fix.
+
+    Args:
+        path: The file or directory that is read or written.
+        denied: Fix where permission is denied, in place of the default one.
+
+    Raises:
+        StorageError: The place is full, read-only or denied, or a file is in the way.
+    """
+    try:
+        yield
+    except OSError as error:
+        problem = _PROBLEMS.get(error.errno or 0)
+        if denied is not None and isinstance(error, PermissionError):
+            problem = "permission denied", denied
+        if problem is None:
+            raise
+        raise StorageError(problem[0], file=path, fix=f"{problem[1]}; {KEPT}") from error
+
+
+def is_temporary_os_error(error: BaseException) -> bool:
+    """Return whether an error of the operating system or its network may pass within seconds."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    known = isinstance(error, OSError) and error.errno in _TEMPORARY
+    return known or isinstance(error, (TimeoutError, ConnectionError))
+
+
+def is_uri(text: str | os.PathLike[str] | UPath) -> bool:
+    """Return whether the text of a path is a URI."""
+    return re.match(r"[A-Za-z][\w+.-]+://", str(text)) is not None
+
+
+def real_path(path: AnyPath) -> str:
+    """Return a path as text, with the symbolic links of a local one resolved."""
+    return str(path.resolve() if isinstance(path, Path) else path)
+
 
 FileVersion = tuple[int | str, ...]
 """Size in bytes, then values that change when the file does; empty where there is no plain file."""
@@ -47,85 +146,3 @@ class Sink(io.RawIOBase):
     def sha256(self) -> str:
         """The sha256 of the bytes written so far, in hexadecimal."""
         return self._digest.hexdigest()
-
-
-class Store(Protocol):
-    """A place for files. Every method takes the full path of a file or directory in it.
-
-    A method raises :class:`~penstock.errors.StorageError` where the store is full, read-only,
-    unreachable or denied, and FileNotFoundError where the file to read does not exist.
-    """
-
-    requests: int
-    """Requests to have under way at a time: 1 where each is fast, more where each waits for a
-    network."""
-    keeps_checksums: bool
-    """True if the store keeps checksums of its files, so that names and sizes suffice to check
-    files before they are read."""
-    parquet: dict[str, Any]
-    """Options of ``pyarrow.parquet.ParquetFile`` for the few large or many small reads that suit
-    the store."""
-
-    def read(self, path: AnyPath) -> bytes:
-        """Return a small file's bytes, as they were at one moment."""
-
-    def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of a file from each start up to its end."""
-
-    def open(self, path: AnyPath) -> pa.NativeFile:
-        """Open a file for Arrow, which reads ranges of it."""
-
-    def put(self, path: AnyPath, durable: bool = True) -> AbstractContextManager[Sink]:
-        """Write a file that appears whole at the end of the block, or not at all.
-
-        ``durable``: whether the file must survive a power loss; scratch need not.
-        """
-
-    def create(self, path: AnyPath, data: bytes) -> bool:
-        """Write a small file that does not exist yet; return False, and do nothing, if it does.
-
-        Of several writers exactly one gets True.
-        """
-
-    def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
-        """Replace a small file if its bytes are still ``old``; return whether it holds ``new``.
-
-        Of several writers that replace the same ``old`` by different bytes, exactly one gets True.
-        """
-
-    def list(
-        self, path: AnyPath, enter: Callable[[str], bool] = lambda name: True
-    ) -> dict[str, int]:
-        """Return the bytes of all files below a directory by their names relative to it, sorted.
-
-        Names have forward slashes. ``enter`` is called with the relative name of a directory;
-        where it returns False, the files below that directory are left out.
-        """
-
-    def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
-        """Return the files that match a pattern (``*``, ``**``, ``?``, ``[]``), in any order.
-
-        Links to files that do not exist are among them: opening one raises FileNotFoundError.
-        """
-
-    def kind(self, path: AnyPath) -> str | None:
-        """Return ``file``, ``directory``, or None where there is neither."""
-
-    def version(self, path: AnyPath) -> FileVersion:
-        """Return the size of a plain file and what changes when it does."""
-
-    def delete(self, path: AnyPath) -> None:
-        """Delete a file, or a directory with all below it, if there is one."""
-
-    def copy(self, path: AnyPath, target: Path) -> None:
-        """Copy a file to this machine."""
-
-    def local(self, path: AnyPath) -> Path | None:
-        """Return the path by which the operating system can open, map and append to a file; None
-        where it has to be copied first."""
-
-    def errors(self, path: AnyPath) -> AbstractContextManager[None]:
-        """Raise errors of the operating system and of the store as StorageError with a fix."""
-
-    def is_temporary(self, error: BaseException) -> bool:
-        """Return whether an error of the store's client may pass within seconds."""

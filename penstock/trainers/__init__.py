@@ -3,8 +3,8 @@
 ::
 
     RunSpec (train, shards, seed, evaluations)
-      └─ train / train_all      a run artefact, found or made    run.py, spec.py
-           └─ launch            Ray Train sessions, lanes of runs      launch.py
+      └─ train_all              run artefacts, found or made    run.py, spec.py
+           └─ sessions          of Ray Train, each for a lane of runs  run.py
                 └─ run_one      train, save, evaluate, commit          worker.py
                      ├─ Group       rank, workers, device, collectives group.py
                      ├─ Engine      optimiser steps                    engine.py
@@ -14,7 +14,7 @@
                      │    │    └─ ShardSet  sequence -> token views    data/shards.py
                      │    ├─ LanguageModel  batch -> summed loss       modelling/
                      │    ├─ Reweighting    losses -> weighted step    reweighting/
-                     │    └─ LearningRate   tokens -> rate             schedule.py
+                     │    └─ learning_rate  tokens -> rate             schedule.py
                      ├─ Checkpoints save, and resume after a kill      checkpoints/
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
                      └─ RunEvaluator  during a run and at its end       evaluation/

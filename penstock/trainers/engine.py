@@ -25,11 +25,10 @@ from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
-from penstock.trainers.modelling.build import build_model
-from penstock.trainers.modelling.flops import Arithmetic, Parameters, Utilisation, peak_flops
-from penstock.trainers.modelling.options import apply_options
+from penstock.trainers.modelling.build import apply_options, build_model
+from penstock.trainers.modelling.flops import Utilisation, count_parameters, peak_flops
 from penstock.trainers.reweighting.steps import Reweighting
-from penstock.trainers.schedule import LearningRate
+from penstock.trainers.schedule import learning_rate
 
 __all__ = ["Engine"]
 
@@ -62,15 +61,15 @@ class Engine:
         self.group = group
         self.plan = BatchPlan.of(train, shards, seed)
         self.loader = Loader(shards, self.plan, group, train.micro_batch)
-        self.rate = LearningRate.of(train, self.plan.tokens)
+        self.rate = learning_rate(train, self.plan.tokens)
         self._model = build_model(train.model, shards, seed)
-        self.parameters = Parameters.of(self._model)
-        arithmetic = Arithmetic.of(self._model)
+        self.parameters = count_parameters(self._model)
+        self._utilisation = Utilisation(self._model)
         apply_options(self._model, train, group.device)
         accumulation = -(-self.plan.batch // (group.workers * train.micro_batch))
         self.backend = find_backend(train.backend).start(self._model, train, group, accumulation)
         dtype = next(self._model.parameters()).dtype
-        self._utilisation = Utilisation(arithmetic, peak_flops(group.device, dtype))
+        self._utilisation.peak = peak_flops(group.device, dtype)
         assert (train.reweight is None) == (reweighter is None)
         self.reweighting: Reweighting | None = None
         if train.reweight and reweighter:
@@ -119,7 +118,7 @@ class Engine:
         batch = loaded.batch
         # Random numbers of the model (dropout) depend on the step, so a resumed run draws the same.
         torch.manual_seed(mix("step", self.seed, batch.step, self.group.rank))
-        rate = self.rate.at(batch.before + batch.tokens / 2)
+        rate = self.rate(batch.before + batch.tokens / 2)
         if self.reweighting:
             reweighted = self.reweighting.step(loaded)
             total, facts = torch.tensor(reweighted.loss), reweighted.facts

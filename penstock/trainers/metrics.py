@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from penstock.storage import atomic_file
-from penstock.trainers.evaluation.evaluator import Scores
 
 __all__ = ["FILE", "NOTES", "MetricsLog", "StepMetrics", "add_note"]
 
@@ -88,25 +87,11 @@ class MetricsLog:
         for line, at in _timed(kept):
             self._show(line, at)
 
-    def write(self, metrics: StepMetrics) -> None:
-        """Append the line of a step: at once to the JSON lines, within 10 s to TensorBoard."""
-        self._append(metrics.line())
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line of a step or of an evaluation, as :class:`StepMetrics` describes them.
 
-    def write_evaluation(
-        self, step: int, tokens: int, scores: Scores, *, saved: bool = False
-    ) -> None:
-        """Append the line of an evaluation after ``step``.
-
-        Args:
-            step: The last step that was taken.
-            tokens: Tokens trained on until then.
-            scores: Scores of the model.
-            saved: True if the model is the saved one, at the end of the run.
+        It is at once in the JSON lines, and within 10 s in TensorBoard's.
         """
-        line = {"step": step, "tokens": tokens, "evaluation": scores.to_json(), "saved": saved}
-        self._append(line)
-
-    def _append(self, line: Mapping[str, Any]) -> None:
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
         self._show(line, time.time())

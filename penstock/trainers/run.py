@@ -1,30 +1,45 @@
 """Runs: shards and settings in, a trained and evaluated model out, as an artefact.
 
-A run that exists is not made again. The start of a training session takes some ten seconds (two new
-processes that import PyTorch), so consecutive runs share one: :func:`train_all` starts one session
-for each lane of runs.
+A run that exists is not made again. The start of a Ray Train session takes some ten seconds (two
+new processes that import PyTorch), so consecutive runs share one: :func:`train_all` starts one
+session for each lane of runs. A session is one ``TorchTrainer.fit``: a controller and a group of
+workers, which make the runs of one lane one after another. The driver reads progress from the runs'
+``metrics.jsonl``, on the disk that all machines share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from penstock.artefact import Workspace
+from penstock.cluster import connect
+from penstock.errors import RecipeError, TrainingError
+from penstock.recipe import Train
+from penstock.storage import as_path, delete
+from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
-from penstock.trainers.launch import launch
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
-__all__ = ["train", "train_all"]
+__all__ = ["train_all"]
 
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Environment variables of Ray Train; those that the user has set stay.
 
-def train(spec: RunSpec, workspace: Workspace, on_metrics: OnMetrics | None = None) -> RunResult:
-    """Make a run, or find it; thread-safe.
+The controller checks its workers every 2 s by default, and a run of 10 s would wait for that twice.
+"""
 
-    Raises:
-        TrainingError: A worker failed; its own message, in one line.
-    """
-    (result,) = train_all([spec], workspace, on_metrics=on_metrics)
-    return result
+POLL_SECONDS = 0.2
 
 
 def train_all(
@@ -34,7 +49,7 @@ def train_all(
     parallel: int = 1,
     on_metrics: OnMetrics | None = None,
 ) -> list[RunResult]:
-    """Make the runs that do not exist, up to ``parallel`` at a time.
+    """Make the runs that do not exist, up to ``parallel`` at a time; thread-safe.
 
     Runs that finish before another fails are kept, and found by the next call.
 
@@ -52,7 +67,7 @@ def train_all(
     for spec in missing.values():
         spec.check_tokenizer()
     if missing:
-        launch(_lanes(list(missing.values()), parallel), workspace, on_metrics)
+        _launch(_lanes(list(missing.values()), parallel), workspace, on_metrics)
     results = [spec.find(workspace) for spec in specs]
     assert all(results)
     return [result for result in results if result]
@@ -75,3 +90,163 @@ def _lanes(specs: Sequence[RunSpec], parallel: int) -> list[list[RunSpec]]:
 
 def _resources(spec: RunSpec) -> tuple[int, int]:
     return spec.train.workers, spec.train.cpus
+
+
+def _launch(
+    lanes: Sequence[Sequence[RunSpec]], workspace: Workspace, on_metrics: OnMetrics | None
+) -> None:
+    """Make all runs of all lanes, with the lanes in parallel.
+
+    Raises:
+        RecipeError: There are fewer CPUs than workers.
+        TrainingError: The first failure, after the other lanes have ended.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    connect()
+    _check_cpus(lane[0].train for lane in lanes)
+    errors: list[Exception] = []
+    # In threads, because Ray changes the handling of Ctrl-C in the main thread.
+    sessions = [
+        threading.Thread(target=_run_session, args=(lane, workspace, errors), daemon=True)
+        for lane in lanes
+    ]
+    tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if on_metrics else []
+    for session in sessions:
+        session.start()
+    running = True
+    while running:
+        alive = [session for session in sessions if session.is_alive()]
+        running = bool(alive)
+        for tail in tails:
+            for line in tail.lines():
+                assert on_metrics is not None
+                on_metrics(tail.spec, line)
+        if alive:
+            alive[0].join(POLL_SECONDS)
+    if errors:
+        raise errors[0]
+
+
+def _check_cpus(settings: Iterable[Train]) -> None:
+    """Refuse more CPUs than there are, for which Ray would wait without end."""
+    import ray
+
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    for train in settings:
+        # An autoscaling cluster may have none yet.
+        if 0 < cpus < train.workers * train.cpus:
+            raise RecipeError(
+                f"Ray has {cpus} CPUs",
+                key="train.workers",
+                expected=f"at most {cpus // train.cpus} of {train.cpus} CPUs each",
+                got=train.workers,
+            )
+
+
+def _run_session(lane: Sequence[RunSpec], workspace: Workspace, errors: list[Exception]) -> None:
+    """Make the runs of a lane by one ``fit``; a failure is appended to ``errors``."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    train = lane[0].train
+    # Ray Train's own state, which all nodes must be able to read.
+    scratch = workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
+    try:
+        gpu = ray.cluster_resources().get("GPU", 0) >= train.workers
+        threads = {"OMP_NUM_THREADS": str(train.cpus), "TOKENIZERS_PARALLELISM": "false"}
+        TorchTrainer(
+            _session_loop,
+            train_loop_config={
+                "lane": list(lane),
+                "workspace": Workspace(as_path(workspace.root)),
+            },
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=train.workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": train.cpus, **({"GPU": 1} if gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="session",
+                storage_path=str(scratch),
+                worker_runtime_env={"env_vars": threads},
+            ),
+        ).fit()
+    except Exception as error:
+        errors.append(_worker_error(error))
+    finally:
+        delete(scratch)
+
+
+def _session_loop(config: dict[str, Any]) -> None:
+    """Make the runs of a lane, as one worker of a session."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from penstock.trainers.group import Group
+    from penstock.trainers.worker import run_one
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    context = ray.train.get_context()
+    os.environ["LOCAL_SIZE"] = str(context.get_local_world_size())
+    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
+    for spec in config["lane"]:
+        run_one(spec, config["workspace"], group)
+    # Without it 3 of 30 sessions aborted when the process group was destroyed.
+    group.barrier()
+
+
+class _Tail:
+    """Lines that were appended to the files of a run since it was requested.
+
+    A run that resumes replaces the metrics file by one with the lines of the steps it does not
+    repeat. Until then the file is of an earlier attempt, and its lines are not returned. Of the
+    steps that are not repeated the last one is returned, for the position of a progress bar.
+    """
+
+    def __init__(self, spec: RunSpec, workspace: Workspace) -> None:
+        self.spec = spec
+        directory = spec.draft(workspace).staging()
+        self._metrics = directory / metrics.FILE
+        self._notes = directory / metrics.NOTES
+        self._before = self._inode()
+        notes = self._notes.stat().st_size if self._notes.exists() else 0
+        self._offsets = {self._metrics: 0, self._notes: notes}
+        self._start = 0
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        for line in self._appended(self._notes):
+            self._start = line.get("step", self._start)
+            yield line
+        if self._inode() != self._before:
+            for line in self._appended(self._metrics):
+                if line["step"] >= self._start - 1:
+                    yield line
+
+    def _appended(self, path: Path) -> Iterator[dict[str, Any]]:
+        try:
+            with open(path, "rb") as source:
+                source.seek(self._offsets[path])
+                data = source.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offsets[path] += len(whole)
+        yield from map(json.loads, whole.splitlines())
+
+    def _inode(self) -> int | None:
+        """Return a number that differs between the metrics file and its replacement."""
+        return self._metrics.stat().st_ino if self._metrics.exists() else None
+
+
+def _worker_error(error: Exception) -> Exception:
+    """Return the worker's own error in one line, without Ray's traceback."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for _, failure in sorted(failures.items()):
+        cause = getattr(failure, "cause", None) or getattr(failure, "_base_exc", None) or failure
+        if isinstance(cause, Exception):
+            return TrainingError(str(cause).strip().splitlines()[-1])
+    return TrainingError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from penstock.recipe import ScheduleOf, Train, Uba, Wsd
 
-__all__ = ["LearningRate", "cosine", "linear", "rex", "uba", "wsd"]
+__all__ = ["cosine", "learning_rate", "linear", "rex", "uba", "wsd"]
 
 
 def rex(z: float) -> float:
@@ -69,34 +68,20 @@ def _shape(train: Train) -> Callable[[float], float]:
     return partial(wsd, decay=chosen.wsd.decay / (1 - train.warmup))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearningRate:
-    """A straight line from 0 to ``peak``, then a shape down to ``floor``."""
+def learning_rate(train: Train, tokens: int) -> Callable[[float], float]:
+    """Build the schedule of a recipe for a run of ``tokens``.
 
-    tokens: int
-    """Tokens of the whole run."""
-    peak: float
-    floor: float
-    warmup: float
-    """Share of the tokens over which the rate rises."""
-    shape: Callable[[float], float]
-    """Function from 1 at 0, the end of the warm-up, to 0 at 1, the end of the run."""
+    Returns:
+        The rate after a number of tokens: a straight line from 0 to ``train.lr`` over the warm-up,
+        then the shape down to ``train.min_lr``. A step uses that of its middle, which is never 0.
+    """
+    shape = _shape(train)
 
-    @classmethod
-    def of(cls, train: Train, tokens: int) -> LearningRate:
-        """Build the schedule of a recipe for a run of ``tokens``."""
-        return cls(
-            tokens=tokens,
-            peak=train.lr,
-            floor=train.min_lr,
-            warmup=train.warmup,
-            shape=_shape(train),
-        )
+    def at(passed: float) -> float:
+        z = passed / tokens
+        if z < train.warmup:
+            return train.lr * z / train.warmup
+        z = (z - train.warmup) / (1 - train.warmup)
+        return train.min_lr + (train.lr - train.min_lr) * shape(z)
 
-    def at(self, tokens: float) -> float:
-        """Compute the rate after ``tokens``; a step uses that of its middle, which is never 0."""
-        z = tokens / self.tokens
-        if z < self.warmup:
-            return self.peak * z / self.warmup
-        z = (z - self.warmup) / (1 - self.warmup)
-        return self.floor + (self.peak - self.floor) * self.shape(z)
+    return at

@@ -15,7 +15,7 @@ from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
 from penstock.trainers.evaluation.evaluator import Evaluation
-from penstock.trainers.modelling.vocabulary import check_tokenizer
+from penstock.trainers.modelling.build import check_tokenizer
 
 __all__ = ["OnMetrics", "RunResult", "RunSpec"]
 
@@ -58,7 +58,7 @@ class RunSpec:
         """Compare the shards' tokenizer with that of the model to continue from, if there is one.
 
         Raises:
-            RecipeError: As :func:`~penstock.trainers.modelling.vocabulary.check_tokenizer`.
+            RecipeError: As :func:`~penstock.trainers.modelling.build.check_tokenizer`.
         """
         if isinstance(self.train.model, ModelFrom):
             shards = Artefact.open(self.shards)

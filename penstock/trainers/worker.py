@@ -7,11 +7,10 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.artefact import Draft, Workspace
 from penstock.storage import atomic_file
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.data.shards import ShardSet
@@ -51,7 +50,7 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
     if log:
         last = log.last
         if spec.train.evaluate_every:
-            log.write_evaluation(last["step"], last["tokens"], scores, saved=True)
+            log.write(scores.line(last["step"], last["tokens"], saved=True))
         log.close()
         facts |= {
             "tokens": last["tokens"],
@@ -98,11 +97,11 @@ def _train(
     due = cursor is not None
     for metrics in engine.run(step):
         if log:
-            log.write(metrics)
+            log.write(metrics.line())
         if evaluator.due(tokens, metrics.tokens):
             scores = evaluator.evaluate_live(engine.backend)
             if log:
-                log.write_evaluation(metrics.step, metrics.tokens, scores)
+                log.write(scores.line(metrics.step, metrics.tokens))
         due = checkpoints.schedule.due(tokens, metrics.tokens)
         step, tokens = metrics.step + 1, metrics.tokens
         if due:
@@ -120,7 +119,7 @@ def _train(
         _save_tokenizer(shards, directory / "model")
     group.barrier()
     return log, {
-        "parameters": asdict(engine.parameters),
+        "parameters": engine.parameters,
         "batch_tokens": engine.plan.batch * engine.plan.length,
         "epochs": engine.plan.epochs(),
         "repeated_tokens": engine.plan.repeated(),
@@ -142,7 +141,7 @@ def _save_tokenizer(shards: ShardSet, directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
 
 
-def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> Artefact:
+def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> None:
     directory = draft.staging()
     with atomic_file(directory / "result.json") as sink:
         sink.write(json.dumps(facts, indent=2).encode())
@@ -151,13 +150,8 @@ def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> Artefac
     names = [path.relative_to(directory).as_posix() for path in found if path.is_file()]
     names += [FILE, "result.json", *more]
     names += [NOTES] if (directory / NOTES).exists() else []
-    draft.record(PART, [*draft.adopt(names), *_checkpoint_files(draft)])
-    return draft.publish([PART], facts)
-
-
-def _checkpoint_files(draft: Draft) -> list[FileRecord]:
-    """Record the kept checkpoints, so that a finished run can be resumed from.
-
-    Their checksums are known, and a resumed run verifies them: to read gigabytes here is no use.
-    """
-    return draft.adopt_known(records_of(draft.staging()))
+    # The checkpoints' checksums are known, and a resumed run verifies them: to read gigabytes here
+    # is no use. They are recorded so that a finished run can be resumed from.
+    checkpoints = draft.adopt_known(records_of(directory))
+    draft.record(PART, [*draft.adopt(names), *checkpoints])
+    draft.publish([PART], facts)

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
-from penstock.jobs.arms import as_compared
 from penstock.jobs.compare import compare, token_multiplier
 from penstock.jobs.console import Console
-from penstock.jobs.plan import Plan
+from penstock.jobs.plan import Plan, as_compared
 from penstock.recipe import ModelFrom, Recipe
 from penstock.trainers.spec import RunResult
 from tests.pools import recipe_of, write_jsonl
@@ -97,7 +96,7 @@ class Spied:
     judged: bool = False
     """Whether the file of examples has choices."""
 
-    def curate(self, plan: Plan, runner: object, *_: object) -> Any:
+    def curate(self, plan: Plan, runner: object, **_: object) -> Any:
         self.recipes.append(plan.recipe)
 
         class Shards:

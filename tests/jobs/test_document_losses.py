@@ -15,21 +15,21 @@ from click.testing import CliRunner
 from penstock.artefact import Artefact, Workspace
 from penstock.jobs.cli import main
 from penstock.jobs.curate import Curated, curate
-from penstock.jobs.curve import learning_curve
 from penstock.jobs.plan import Plan
+from penstock.jobs.plots import learning_curve
 from penstock.jobs.report import write_report
 from penstock.jobs.train import read_evaluations, run_spec
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation.documents import FILE
 from penstock.trainers.metrics import FILE as METRICS
-from penstock.trainers.run import train
 from penstock.trainers.spec import RunResult
 from tests.pools import documents, write_jsonl
+from tests.trainers.conftest import train
 
 ONE = LocalRunner(1)
 

@@ -15,11 +15,11 @@ from penstock.errors import BudgetError, SelectorError, UnmadeError
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.held_out import OutsideSample
-from penstock.jobs.ladder import climb
+from penstock.jobs.selector_training import climb
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column
+from penstock.pipeline.units import FIT, sample_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import Fitting
@@ -84,7 +84,7 @@ def climbed(recipe: Recipe, workspace: Workspace) -> tuple[Column, list[Curated]
         cuts.append(curate(outside, ONE))
         return cuts[-1].shards
 
-    climb(recipe, column, cut, workspace, ONE, notes.append)
+    climb(recipe, column, cut, workspace, notes.append, lambda: notes.append("freed"))
     return column, cuts, notes
 
 
@@ -107,6 +107,7 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
     assert bits == sorted(bits, reverse=True)
     assert bits[-1] < bits[0] - 0.2, "one that learned more is better by far"
     assert sum("bits per byte" in line for line in notes) == 4
+    assert notes[0] == "freed", "the CPUs, before the training"
     assert CausalModel(models[-1]).losses(pa.array(["water gate"])).nats > 0
 
     corpus = cuts[0].corpus
@@ -125,7 +126,7 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
     with Workspace.driving(recipe.work_directory) as workspace:
         again, _, notes = climbed(recipe, workspace)
     assert again.selector.readers == models  # type: ignore[union-attr]
-    assert not any("training" in line for line in notes)
+    assert not any("training" in line or line == "freed" for line in notes)
 
 
 def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
@@ -136,7 +137,9 @@ def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
         (column,) = build_columns(long)
         aimless = Column(name="p", selector=column.selector)
         with pytest.raises(SelectorError, match=r"select\.p\.target: missing"):
-            climb(long, aimless, lambda own: curate(own, ONE).shards, workspace, ONE, print)
+            climb(
+                long, aimless, lambda own: curate(own, ONE).shards, workspace, print, lambda: None
+            )
     other = recipe_of(project, lr=0.02)
     looking = Workspace(other.work_directory, read_only=True)
     with pytest.raises(UnmadeError, match="not made yet"):

@@ -12,10 +12,10 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import SelectorError, UnmadeError
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import curate, inspect
-from penstock.jobs.refinement import find_weights
+from penstock.jobs.selector_training import find_weights
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.sample import FIT, sample_documents
 from penstock.pipeline.scoring.models import Models
+from penstock.pipeline.units import FIT, sample_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.shards import ShardSet
@@ -86,7 +86,7 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
             return shards
 
         seen: list[set[str]] = []
-        find_weights(recipe, column, cut, models)
+        find_weights(recipe, column, cut, models, lambda: None)
     weights = np.array(column.selector.cluster_weights)  # type: ignore[union-attr]
     assert weights.shape == (3,)
     assert weights.sum() == pytest.approx(1)

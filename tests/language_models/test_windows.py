@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.language_models.reading import text_nats, window_nats
 from penstock.language_models.windows import (
     IGNORED,
     Window,
     WindowBatch,
     batch_windows,
     pad_windows,
+    text_nats,
     text_windows,
+    window_nats,
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from penstock.artefact import FileRecord
 from penstock.errors import ArtefactError
-from penstock.pipeline.accounting import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
 
 
 def test_sums_that_hold_pass() -> None:

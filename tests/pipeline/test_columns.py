@@ -15,12 +15,12 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, ScoringError, SelectorError
 from penstock.pipeline import columns as columns_module
+from penstock.pipeline import columns as documents_module
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.scoring import documents as documents_module
 from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import units_of
 from penstock.resources import Resources
 from penstock.selectors.adapter import as_selector

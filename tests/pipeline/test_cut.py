@@ -18,11 +18,10 @@ from penstock.errors import ArtefactError, BudgetError
 from penstock.pipeline import cut as cut_module
 from penstock.pipeline.cut import write_units
 from penstock.pipeline.cutting.budget import Quota
-from penstock.pipeline.cutting.candidates import Candidates
 from penstock.pipeline.cutting.ordering import OrderedUnit, write_order
 from penstock.pipeline.cutting.radix import Order, order_bits
 from penstock.pipeline.cutting.ranks import first_ranked, rank_of
-from penstock.pipeline.cutting.search import BudgetSearch
+from penstock.pipeline.cutting.search import Candidates, search_budget
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.units import Unit
 from tests.pools import (
@@ -32,6 +31,7 @@ from tests.pools import (
     documents,
     make,
     recipe_of,
+    scores_in_order,
     write_jsonl,
 )
 
@@ -483,16 +483,16 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
     runner = LocalRunner(2)
     try:
         tracemalloc.start()
-        search = BudgetSearch(
-            orders=units,
-            quotas=[quota],
+        found = search_budget(
+            units,
+            [quota],
             length=100,
             bytes_per_token=1.0,
-            write_candidates=BytesAsTokens(units),
+            write=BytesAsTokens(units),
             runner=runner,
             directory=tmp_path / "scratch",
+            allow_short=False,
         )
-        found = search.cutoffs(allow_short=False)
         draft = Draft(tmp_path / "cut", {})
         written = write_units(units, found, draft, runner, carried=())
         taken = sum(record.facts["documents"] for record in written)
@@ -503,7 +503,7 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
     assert taken == 1_500_000
     files = [record.verified(tmp_path / "cut") for record in written]
     best = np.concatenate([pq.read_table(file)["score"].to_numpy() for file in files])
-    every = np.concatenate([ordered.scores() for ordered in units])
+    every = np.concatenate([scores_in_order(ordered) for ordered in units])
     assert np.array_equal(np.sort(best), np.sort(every)[-1_500_000:])
     assert peak < 4e6, f"the driver held {peak / 1e6:.1f} MB"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
-from penstock.pipeline.grouped import grouped_bytes, read_groups
+from penstock.pipeline.grouped import read_groups, write_groups
 from penstock.storage import AnyPath
 
 KIND = np.dtype([("a", "<u8"), ("b", "<u4")])
@@ -20,8 +20,7 @@ def test_any_groups_come_back(tmp_path: Path, remote: bool) -> None:
     rows = np.empty(len(groups), dtype=KIND)
     rows["a"], rows["b"] = groups * 2**40, np.arange(len(groups))
     where: AnyPath = UPath("memory://grouped/x") if remote else tmp_path / "x"
-    where.parent.mkdir(parents=True, exist_ok=True)
-    where.write_bytes(b"".join(grouped_bytes(rows, groups, 10)))
+    write_groups(where, rows, groups, 10)
     for first in range(10):
         assert (read_groups(where, KIND, first) == rows[groups == first]).all()
         for last in range(first, 11):
@@ -32,5 +31,5 @@ def test_any_groups_come_back(tmp_path: Path, remote: bool) -> None:
 
 def test_no_rows_are_a_file_too(tmp_path: Path) -> None:
     empty = np.empty(0, dtype=KIND)
-    (tmp_path / "x").write_bytes(b"".join(grouped_bytes(empty, empty["a"], 3)))
+    write_groups(tmp_path / "x", empty, empty["a"], 3)
     assert len(read_groups(tmp_path / "x", KIND, 0, 3)) == 0

@@ -11,8 +11,7 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.sample import sample_documents, sample_texts
-from penstock.pipeline.units import units_of
+from penstock.pipeline.units import sample_documents, sample_texts, units_of
 from penstock.recipe_file import parse_recipe
 
 COUNT = 5000

@@ -19,8 +19,8 @@ from penstock.errors import ArtefactError, InputError
 from penstock.pipeline import tokenizer as tokenizer_module
 from penstock.pipeline import tokens as tokens_module
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
-from penstock.pipeline.cutting import candidates as candidates_module
-from penstock.pipeline.cutting.candidates import Candidates, write_candidates
+from penstock.pipeline.cutting import search as candidates_module
+from penstock.pipeline.cutting.search import Candidates, write_candidates
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.tokenizer import END_OF_TEXT, TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore, open_tokens
@@ -68,7 +68,7 @@ def begin(recipe: Recipe) -> tuple[Artefact, Artefact, Workspace]:
 def read_all(store: TokenStore) -> dict[tuple[int, int], np.ndarray]:
     found = {}
     for unit in units_of(store.corpus):
-        known = open_tokens(store.directory, store.parts(unit), store.dtype)
+        known = open_tokens(store.directory, store.parts(unit))
         assert (np.diff(known.rows) > 0).all()
         for row, size in zip(known.rows.tolist(), known.sizes.tolist()):
             found[unit.number, row] = known.read(row)
@@ -178,7 +178,7 @@ def test_a_changed_byte_is_refused(pool: Path) -> None:
     part.write_bytes(data)
     unit = units_of(corpus)[0]
     with pytest.raises(ArtefactError) as caught:
-        open_tokens(store.directory, store.parts(unit), store.dtype)
+        open_tokens(store.directory, store.parts(unit))
     assert caught.value.file == str(part)
 
 
@@ -186,7 +186,7 @@ def test_a_document_that_is_not_there_is_not_mistaken_for_its_neighbour(pool: Pa
     corpus, tokenizer, workspace = begin(recipe_of(pool))
     store = TokenStore(corpus, tokenizer, workspace)
     add(store, Rows({0: [1, 3]}))
-    known = open_tokens(store.directory, store.parts(units_of(corpus)[0]), store.dtype)
+    known = open_tokens(store.directory, store.parts(units_of(corpus)[0]))
     for row in (0, 2, 4):
         with pytest.raises(ArtefactError) as caught:
             known.read(row)

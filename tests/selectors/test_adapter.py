@@ -18,9 +18,9 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.held_out import OutsideSample
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import ReweightSpec, SelectorSpec
 from penstock.recipe_file import parse_recipe
@@ -265,15 +265,15 @@ def test_parameters_of_a_plug_in_without_an_identity_are_in_its_identity(project
 
 OLD_IMPORTS = """
 import numpy as np
-from penstock.keyed import hash_ids, mix
-from penstock.needs import Needs
+from penstock.hashing import hash_ids, mix
+from penstock.resources import Resources
 from penstock.selectors.reweighting import Moment
 from penstock.selectors.reweighting.base import Moment as SameMoment
 
 
 class Old:
     summary, paper, version = "old", "none", "2024-05"
-    needs = Needs(cpus=3)
+    needs = Resources(cpus=3)
     embeds = True
 
     def identity(self):

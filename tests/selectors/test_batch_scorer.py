@@ -11,10 +11,10 @@ import pytest
 from penstock.errors import SelectorError
 from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting
-from penstock.selectors.batch_scorer import BatchScorer
 from penstock.selectors.classifiers import classifier as classifier_module
 from penstock.selectors.classifiers.classifier import Texts, shrink, shrunk_log_odds
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
+from penstock.selectors.classifiers.fasttext_panel import BatchScorer
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.fasttext import FastTextScorer
 

@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
-from penstock.selectors import dclm
 from penstock.selectors.adapter import paths_of
 from penstock.selectors.base import Fitting, Target
+from penstock.selectors.classifiers import classifier
 from penstock.selectors.classifiers.classifier import TrainingSet, Trial
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.dclm import DclmQuality
@@ -124,13 +124,13 @@ def test_without_shrinking_it_is_the_trained_models_probability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorded = []
-    train_classifier = dclm.train_classifier
+    train_classifier = classifier.train_classifier
 
     def record_and_train(taken: TrainingSet, *others: Any) -> list[Trial]:
         recorded.append(taken)
         return train_classifier(taken, *others)
 
-    monkeypatch.setattr(dclm, "train_classifier", record_and_train)
+    monkeypatch.setattr(classifier, "train_classifier", record_and_train)
     scorer = DclmQuality(**SMALL, prior_words=0)
     facts = scorer.fit(fitting())
     (taken,) = recorded
@@ -163,7 +163,7 @@ def test_lengths_do_not_tell_negatives_from_positives(monkeypatch: pytest.Monkey
         recorded.append(taken)
         raise SelectorError("seen")
 
-    monkeypatch.setattr(dclm, "train_classifier", record_only)
+    monkeypatch.setattr(classifier, "train_classifier", record_only)
     for match_lengths in (True, False):
         with pytest.raises(SelectorError, match="seen"):
             DclmQuality(**SMALL, match_lengths=match_lengths).fit(fitting())

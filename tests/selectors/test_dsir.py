@@ -19,7 +19,7 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, uniform
 from penstock.selectors.base import Fitting, Target
 from penstock.selectors.dsir import Dsir
-from penstock.selectors.kernels.hashed_ngrams import hash_buckets
+from penstock.selectors.kernels import hashed_ngrams as kernel
 
 # The algorithm as the paper and its code have it, a line for each step.
 
@@ -38,6 +38,14 @@ def naive_buckets(text: str, buckets: int = 10_000, ngrams: int = 2) -> list[int
         int(hashlib.sha256(one.encode("utf-8")).hexdigest(), 16) % buckets
         for one in naive_ngrams(text, ngrams)
     ]
+
+
+def hash_buckets(text: str, buckets: int = 10_000, ngrams: int = 2) -> np.ndarray:
+    """Return the bucket of each n-gram of a text, unigrams first, in text order."""
+    view = kernel._lowered(pa.array([text], pa.large_string()))
+    scratch = kernel.NgramScratch.of(view, ngrams, buckets)
+    tokens = kernel._tokenise(view.data, 0, view.offsets[-1], kernel._characters(), scratch)
+    return scratch.buckets[: kernel._hash_ngrams(tokens, ngrams, buckets, scratch)].copy()
 
 
 def naive_log_ratios(target: list[str], raw: list[str], buckets: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids
 from penstock.selectors.base import Fitting, Partition
 from penstock.selectors.encoders.lattice import on_lattice
-from penstock.selectors.ingenious import Ingenious, taylor_softmax
+from penstock.selectors.ingenious import Ingenious, taylor_weights
 from penstock.selectors.kernels.facility_location import Similarities, lazy_greedy
 
 
@@ -45,6 +45,11 @@ def fitted(size: int, **parameters: Any) -> Ingenious:
 
 def by_score(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
+
+
+def taylor_softmax(gains: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    weights = taylor_weights(gains, temperature)
+    return weights / weights.sum()
 
 
 def test_golden_taylor_weights() -> None:

@@ -251,7 +251,6 @@ def test_scores_depend_on_the_partition_alone() -> None:
 
 
 def test_golden_refinement_of_weights() -> None:
-    np.testing.assert_allclose(refine([1, 1], [0.3, 0.1], temperature=None), [0.75, 0.25])
     np.testing.assert_allclose(refine([0.5, 0.5], [0.3, 0.1], 0.2 / np.log(3)), [0.75, 0.25])
     np.testing.assert_allclose(refine([0.5, 0.5], [1.3, 1.1], 0.2 / np.log(3)), [0.75, 0.25])
     # Rounds add up: two of them are one of twice the signal.
@@ -273,8 +272,6 @@ def test_refinement_is_finite_and_keeps_zero_weights() -> None:
         (([1, 1], [0.3, float("nan")]), "signals"),
         (([1, -1], [0.3, 0.1]), "weights"),
         (([0, 0], [0.3, 0.1]), "weights"),
-        (([1, 1], [0.3, -0.1], None), "signals"),
-        (([1, 0], [0, 0.1], None), "signals"),
         (([1, 1], [0.3, 0.1], 0), "temperature"),
     ],
 )

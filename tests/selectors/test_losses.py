@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -104,17 +103,14 @@ def test_a_stride_gives_more_context_and_lower_losses_only_to_long_texts(model: 
     assert (abs(whole.nats - strided.nats)[varied] > 1e-3).all()
 
 
-def test_bits_are_counted_by_character(model: Path) -> None:
+def test_characters_and_tokens_are_counted(model: Path) -> None:
     texts = ["é" * 10, "ab", ""]
     losses = CausalModel(str(model)).losses(array(texts))
     assert losses.characters.tolist() == [10, 2, 0]
     assert losses.tokens.tolist() == [20, 2, 0]  # bytes that were never merged
     assert losses.nats[2] == 0
-    bits = losses.nats[:2] / math.log(2)
-    np.testing.assert_allclose(losses.bits_per_character[:2], bits / [10, 2])
     np.testing.assert_allclose(losses.nats_per_token[:2], losses.nats[:2] / [20, 2])
-    for values in (losses.bits_per_character, losses.nats_per_token):
-        assert np.isnan(values[2])
+    assert np.isnan(losses.nats_per_token[2])
 
 
 def test_a_document_is_read_alone_whatever_comes_before_it(model: Path) -> None:
@@ -202,7 +198,7 @@ def test_a_text_begins_with_the_token_of_the_config(tmp_path: Path) -> None:
 
 def test_no_documents(model: Path) -> None:
     losses = CausalModel(str(model)).losses(pa.array([], pa.large_string()))
-    assert losses.nats.shape == losses.bits_per_character.shape == (0,)
+    assert losses.nats.shape == losses.nats_per_token.shape == (0,)
     chunks = pa.chunked_array([array(["the dam"]), array(["old"])])
     assert CausalModel(str(model)).losses(chunks).nats.shape == (2,)
 

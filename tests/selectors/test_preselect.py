@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from penstock.selectors.classifiers.classifier import (
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.fasttext import FastTextScorer
 from penstock.selectors.losses import CausalModel, Losses, read_losses
-from penstock.selectors.preselect import PreSelect, pairs_in_order, predictive_strength
+from penstock.selectors.preselect import PreSelect, pairs_in_order
 from tests.selectors.llamas import byte_tokenizer, write_model
 
 TOPICS = {
@@ -112,6 +113,10 @@ def fitted(ladder: list[str]) -> tuple[PreSelect, dict[str, Any]]:
 
 
 # Predictive strength.
+
+
+def predictive_strength(nats: np.ndarray) -> np.ndarray:
+    return pairs_in_order(nats) / math.comb(len(nats), 2)
 
 
 def test_golden_strength() -> None:

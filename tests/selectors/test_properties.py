@@ -25,9 +25,9 @@ from penstock.jobs.build import build_columns
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import iter_documents, units_of

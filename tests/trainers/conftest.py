@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from penstock.artefact import Artefact, FileRecord, Workspace
-from penstock.checksum import sequence_checksums
+from penstock.hashing import sequence_checksums
+from penstock.trainers.run import train_all
+from penstock.trainers.spec import RunResult, RunSpec
 from tests.harness.training import Trainings
 
 EOS = 0
@@ -150,3 +152,9 @@ def process_group(_one_rank: None) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def train(spec: RunSpec, workspace: Workspace) -> RunResult:
+    """Make one run, or find it."""
+    (result,) = train_all([spec], workspace)
+    return result

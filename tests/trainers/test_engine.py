@@ -11,12 +11,12 @@ import torch
 
 from penstock.errors import TrainingError
 from penstock.recipe import ModelShape, Train
-from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.build import build_model
+from tests.packed import collate, row_of
 
 TRAIN = Train(
     model=ModelShape(layers=1, width=32, heads=2),
@@ -53,7 +53,9 @@ def test_one_pass_spends_the_budget_and_learns(shards: Path) -> None:
 def test_the_loss_is_the_mean_over_the_global_batchs_predicted_tokens(shards: Path) -> None:
     """10 sequences go through as 4, 3 and 3 with unequal numbers of predicted tokens."""
     made = engine(shards)
-    batch = collate([made.shards[int(index)] for index in made.plan.global_batch(0).sequences])
+    batch = collate(
+        [row_of(made.shards, int(index)) for index in made.plan.global_batch(0).sequences]
+    )
     model = build_model(TRAIN.model, made.shards, seed=1)
     logits = model.causal(
         input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.positions
@@ -123,7 +125,7 @@ def test_tokens_beyond_the_budget_change_nothing(shards: Path) -> None:
     train = TRAIN.model_copy(update={"tokens": 45})
     made = engine(shards, train)
     first, last = made.plan.global_batch(0).sequences.tolist()
-    batch = collate([made.shards[first], made.shards[last]])
+    batch = collate([row_of(made.shards, first), row_of(made.shards, last)])
     labels = batch.labels.clone()
     labels[1, 13:] = -100
     model = build_model(TRAIN.model, made.shards, seed=1)

@@ -19,10 +19,11 @@ import pytest
 import torch
 
 from penstock.recipe import ModelShape
-from penstock.trainers.data.batch import Batch, collate
-from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.data.batch import Batch
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.attention import _has_kernel, span_arguments, span_attention
 from penstock.trainers.modelling.build import build_model
+from tests.packed import PackedSequence, collate
 from tests.trainers.conftest import write_shards
 
 pytestmark = [
@@ -112,7 +113,7 @@ engine = Engine(
 )
 steps = [(step.loss, step.grad_norm, step.tokens_per_second, step.mfu) for step in engine.run()]
 dtype = str(next(engine._model.parameters()).dtype)
-facts = {"steps": steps, "dtype": dtype, "parameters": engine.parameters.total}
+facts = {"steps": steps, "dtype": dtype, "parameters": engine.parameters["total"]}
 print(json.dumps(facts | {"memory": torch.cuda.max_memory_allocated()}))
 engine.close()
 torch.distributed.destroy_process_group()

@@ -11,8 +11,8 @@ import pytest
 from penstock.artefact import Workspace
 from penstock.recipe import Train
 from penstock.trainers.evaluation.evaluator import Scores
-from penstock.trainers.launch import _Tail
 from penstock.trainers.metrics import FILE, MetricsLog, StepMetrics, add_note
+from penstock.trainers.run import _Tail
 from penstock.trainers.spec import RunSpec
 
 
@@ -33,7 +33,7 @@ def metrics(step: int, loss: float = 1.0) -> StepMetrics:
 def write(directory: Path, start: int, steps: Sequence[int], loss: float) -> MetricsLog:
     log = MetricsLog(directory, start)
     for step in steps:
-        log.write(metrics(step, loss))
+        log.write(metrics(step, loss).line())
     log.close()
     return log
 
@@ -76,8 +76,8 @@ def test_evaluations_of_steps_that_are_not_repeated_are_kept(tmp_path: Path) -> 
     scores = Scores(bits_per_byte={}, accuracy={})
     log = MetricsLog(tmp_path)
     for step in range(5):
-        log.write(metrics(step))
-        log.write_evaluation(step, 10 * step + 10, scores, saved=step == 4)
+        log.write(metrics(step).line())
+        log.write(scores.line(step, 10 * step + 10, saved=step == 4))
     log.close()
     for start, expected in ((5, [0, 1, 2, 3]), (2, [0, 1])):
         log = MetricsLog(tmp_path, start)
@@ -113,7 +113,7 @@ def test_lines_of_a_resumed_run_reach_the_driver(spec: RunSpec, tmp_path: Path) 
     assert note_line == {"note": "going on at step 3", "step": 3}
     assert (last["step"], last["loss"]) == (2, 2.0)
     for step in (3, 4):
-        log.write(metrics(step, 1.0))
+        log.write(metrics(step, 1.0).line())
     assert [line["step"] for line in tail.lines()] == [3, 4]
     assert list(tail.lines()) == []
     log.close()

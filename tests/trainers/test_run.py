@@ -15,8 +15,9 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import ModelShape, Train
 from penstock.trainers.evaluation.evaluator import Evaluation
-from penstock.trainers.run import _lanes, train, train_all
+from penstock.trainers.run import _lanes, train_all
 from penstock.trainers.spec import RunSpec
+from tests.trainers.conftest import train
 
 from .conftest import EOS, write_shards
 

@@ -2,10 +2,9 @@
 
 ::
 
-    prepare          a directory with a recipe and its text         prepare.py
-      └─ gather      the text, written and counted                  gather.py
-           ├─ Halves    the target: the standard library            library.py
-           └─ Pool      the pool: the installed packages            packages.py
-                ├─ Piece     docstrings, comments, paragraphs       pieces.py
-                └─ walk      files in a fixed order, read, drawn    files.py
+    prepare            a directory with a recipe and its text       gather.py
+      └─ gather        the text, written and counted                gather.py
+           ├─ Halves       the target: the standard library         library.py
+           ├─ read_pool    the pool: the installed packages         packages.py
+           └─ Piece        docstrings, comments, paragraphs         pieces.py
 """

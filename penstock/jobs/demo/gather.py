@@ -1,4 +1,6 @@
-"""Gather the demo's text: documentation of the installed packages and of the standard library.
+"""Prepare the demo's directory: its text, and a recipe for it.
+
+The text is documentation of the installed packages and of the standard library.
 
 Synthetic text would prove little, and a download does not run everywhere, so the demo reads files
 of every Python installation. The *pool* is the documentation of the installed packages: docstrings,
@@ -13,6 +15,8 @@ evaluation. Three guarantees:
   as a whole;
 * the files read are capped, not the time, so that a slow machine gathers the same text: 160 MB of
   files take 20 s on one core and give 46 MB of text, about 11 million tokens.
+
+Sizes are such that the whole comparison, 12 runs, takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -21,20 +25,56 @@ import contextlib
 import gc
 import json
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 import zstandard
 
 from penstock.errors import InputError
 from penstock.jobs.demo.library import limited, split_library
 from penstock.jobs.demo.packages import fair_share, package_files, read_pool
-from penstock.jobs.demo.pieces import Passage
+from penstock.jobs.demo.pieces import Piece
 from penstock.storage import atomic_file
 
-__all__ = ["Count", "Gathered", "Limits", "gather"]
+__all__ = ["RECIPE", "Count", "Gathered", "Limits", "gather", "prepare"]
+
+RECIPE = """\
+# Written by `penstock demo`. Does it pay to aim at the standard library's documentation?
+seed: 17
+work: work
+
+corpus:
+  - path: text/pool/*.jsonl.zst
+
+select:
+  betr:
+    use: betr
+    target: [text/stdlib.aim.jsonl]
+
+budget:
+  tokens: 270_000
+  rank: betr
+
+tokenizer: {train: {vocab_size: 4096, sample_bytes: 4_000_000}}
+shards: {sequence_length: 256}
+
+train:
+  model: {layers: 2, width: 128, heads: 4}
+  batch_tokens: 2048
+  micro_batch: 8
+  lr: 3.0e-3
+  schedule: rex
+
+evaluate: [text/stdlib.held_out.jsonl]
+
+compare:
+  arms: {random: {budget: {rank: random}}}
+  seeds: [1, 2, 3]
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +95,7 @@ class Limits:
     """UTF-8 bytes of the half for evaluation: every run of the comparison reads all of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
+class Count(NamedTuple):
     """Documents and the UTF-8 bytes of their texts."""
 
     documents: int
@@ -73,8 +112,7 @@ class Gathered:
     """JSON lines ``id, benchmark, text``: the examples for selection."""
     held_out: Path
     """JSON lines ``id, benchmark, text``: the half for evaluation."""
-    by_kind: dict[str, Count]
-    """The pool by kind."""
+    pool_count: Count
     aim_count: Count
     held_out_count: Count
     packages: int
@@ -83,15 +121,6 @@ class Gathered:
     """Pieces left out of ``pool`` and of ``aim`` because they repeat the held-out half."""
     unread: int
     """Files that are not UTF-8, or not Python though named so."""
-
-    @property
-    def pool_count(self) -> Count:
-        """The whole pool."""
-        counts = self.by_kind.values()
-        return Count(
-            documents=sum(count.documents for count in counts),
-            bytes=sum(count.bytes for count in counts),
-        )
 
 
 def gather(
@@ -121,54 +150,48 @@ def gather(
     if packages is None:
         packages = list(dict.fromkeys((here["purelib"], here["platlib"])))
 
-    with _uncollected():
+    counts: Counter[str] = Counter()
+    collecting = gc.isenabled()
+    gc.disable()  # syntax trees are large and have no cycles
+    try:
         target = split_library(library, seed, limits.example_chars)
         files = fair_share(package_files(packages), limits.read_bytes, seed)
-        pool = read_pool(files, target.unseen, limits.document_chars, limits.min_chars)
-    if not pool.packages:
+        sizes = (limits.document_chars, limits.min_chars)
+        pool = read_pool(files, target.unseen, *sizes, counts)
+    finally:
+        if collecting:
+            gc.enable()
+    if not counts["packages"]:
         raise InputError(
             file=", ".join(map(str, packages)),
             expected="installed packages with documentation",
             got="none",
             fix="run the demo in the environment in which Penstock is installed",
         )
-
-    paths = {kind: directory / "pool" / f"{kind}.jsonl.zst" for kind in pool.documents}
-    by_kind: dict[str, Count] = {}
-    for kind, documents in pool.documents.items():
+    written: dict[Path, Count] = {}
+    for kind, documents in pool.items():
+        path = directory / "pool" / f"{kind}.jsonl.zst"
         if documents:
-            by_kind[kind] = _write(paths[kind], documents, source=kind)
+            written[path] = _write(path, documents, source=kind)
         else:  # the file of an earlier gathering would be read with this one
-            paths[kind].unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     aim, held_out = directory / "stdlib.aim.jsonl", directory / "stdlib.held_out.jsonl"
     to_aim_at = limited(target.aim, limits.aim_bytes, seed)
     to_judge_by = limited(target.held_out, limits.held_out_bytes, seed)
     return Gathered(
-        pool=tuple(paths[kind] for kind in by_kind),
+        pool=tuple(written),
         aim=aim,
         held_out=held_out,
-        by_kind=by_kind,
+        pool_count=Count(*map(sum, zip(*written.values()))),
         aim_count=_write(aim, to_aim_at, benchmark="stdlib"),
         held_out_count=_write(held_out, to_judge_by, benchmark="stdlib"),
-        packages=pool.packages,
-        copies={"pool": pool.copies, "aim": target.copies},
-        unread=target.unread + pool.unread,
+        packages=counts["packages"],
+        copies={"pool": counts["copies"], "aim": target.copies},
+        unread=target.unread + counts["unread"],
     )
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Switch garbage collection off: syntax trees are large and have no cycles."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _write(path: Path, documents: Sequence[Passage], **label: str) -> Count:
+def _write(path: Path, documents: Sequence[Piece], **label: str) -> Count:
     """Write JSON lines ``id``, the label, ``text``; with zstd where the path ends in ``.zst``."""
     size = 0
     with contextlib.ExitStack() as stack:
@@ -177,7 +200,29 @@ def _write(path: Path, documents: Sequence[Passage], **label: str) -> Count:
             compressor = zstandard.ZstdCompressor(level=3)
             sink = stack.enter_context(compressor.stream_writer(sink, closefd=False))
         for document in documents:
-            record = {"id": document.id, **label, "text": document.text}
+            record = {"id": document.name, **label, "text": document.text}
             sink.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             size += len(document.text.encode())
     return Count(documents=len(documents), bytes=size)
+
+
+def prepare(directory: Path, progress: Callable[[str], None]) -> Path:
+    """Gather the text and write the recipe; existing ones are kept.
+
+    Returns:
+        The recipe's path.
+    """
+    recipe = directory / "recipe.yaml"
+    if recipe.exists():
+        progress(f"{recipe}: found; delete {directory} to begin anew")
+        return recipe
+    progress("gathering the documentation of the installed packages ...")
+    text = gather(directory / "text", seed=int(yaml.safe_load(RECIPE)["seed"]))
+    progress(
+        f"pool: {text.pool_count.documents:,} documents, {text.pool_count.bytes:,} bytes from "
+        f"{text.packages} packages; target: {text.aim_count.documents:,} docstrings to aim at, "
+        f"{text.held_out_count.documents:,} held out"
+    )
+    with atomic_file(recipe) as sink:
+        sink.write(RECIPE.encode())
+    return recipe

@@ -5,21 +5,21 @@ Modules written in C are left out, since nothing is imported.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from penstock.errors import InputError
-from penstock.jobs.demo.files import UnreadableError, drawn, read, walk
 from penstock.jobs.demo.pieces import (
-    Passage,
     Piece,
+    UnreadableError,
     docstrings,
     documents,
+    drawn,
+    read,
     telling,
+    walk,
     without_copies,
 )
 
@@ -50,8 +50,8 @@ _TWINS = {
 class Halves:
     """Two halves that share no module and no telling line."""
 
-    aim: list[Passage]
-    held_out: list[Passage]
+    aim: list[Piece]
+    held_out: list[Piece]
     unseen: frozenset[str]
     """Telling lines and short docstrings of the half held out."""
     copies: int
@@ -60,19 +60,13 @@ class Halves:
     """Files that are not UTF-8, or not Python though named so."""
 
 
-class _LibraryFile(NamedTuple):
-    name: str
-    family: str
-    pieces: list[Piece]
-
-
 def split_library(library: Path, seed: int, longest: int) -> Halves:
     """Split the standard library's docstrings, in documents of at most ``longest`` characters.
 
     Raises:
         InputError: The directory has fewer than two modules with docstrings.
     """
-    files: list[_LibraryFile] = []
+    families: dict[str, dict[str, list[Piece]]] = {}
     unread = 0
     for name, path in walk(library, _NOT_LIBRARY):
         if path.suffix != ".py":
@@ -83,39 +77,38 @@ def split_library(library: Path, seed: int, longest: int) -> Halves:
             unread += 1
             continue
         if pieces:
-            files.append(_LibraryFile(name, _family(name), pieces))
-    files.sort(key=lambda file: file.family)
-    first = _first_half(files, seed)
+            families.setdefault(_family(name), {})[name] = pieces
+    first = _first_half(families, seed)
     unseen = frozenset(
         line
-        for file in files
-        if file.family not in first
-        for piece in file.pieces
+        for family, files in families.items()
+        if family not in first
+        for pieces in files.values()
+        for piece in pieces
         for line in telling(piece.text)
     )
-    aim: list[Passage] = []
-    held_out: list[Passage] = []
+    aim: list[Piece] = []
+    held_out: list[Piece] = []
     copies = 0
-    for file in files:
-        if file.family in first:
-            own = without_copies(file.pieces, unseen)
-            copies += len(file.pieces) - len(own)
-            aim.extend(documents(file.name, own, longest))
-        else:
-            held_out.extend(documents(file.name, file.pieces, longest))
+    for family, files in sorted(families.items()):
+        for name, pieces in files.items():
+            own = without_copies(pieces, unseen) if family in first else pieces
+            copies += len(pieces) - len(own)
+            half = aim if family in first else held_out
+            half.extend(documents(name, own, longest))
     if not aim or not held_out:
         raise InputError(
             file=library,
             expected="the standard library's modules with docstrings",
-            got=len(files),
+            got=sum(map(len, families.values())),
             fix="run the demo with a Python that has its library as files",
         )
     return Halves(_distinct(aim), _distinct(held_out), unseen, copies, unread)
 
 
-def limited(examples: list[Passage], size: int, seed: int) -> list[Passage]:
+def limited(examples: list[Piece], size: int, seed: int) -> list[Piece]:
     """Draw examples of at most ``size`` bytes, at least one, and keep their order."""
-    order = drawn([example.id for example in examples], seed, "limit")
+    order = drawn([example.name for example in examples], seed, "limit")
     ends = np.cumsum([len(examples[index].text.encode()) for index in order])
     count = max(1, int(np.searchsorted(ends, size, side="right")))
     return [examples[index] for index in sorted(order[:count])]
@@ -131,26 +124,27 @@ def _family(name: str) -> str:
     return _TWINS.get(module, module)
 
 
-def _first_half(files: list[_LibraryFile], seed: int) -> set[str]:
+def _first_half(families: dict[str, dict[str, list[Piece]]], seed: int) -> set[str]:
     """Draw families in a random order, up to about half of all characters."""
-    sizes: Counter[str] = Counter()
-    for file in files:
-        sizes[file.family] += sum(len(piece.text) for piece in file.pieces)
-    families = list(sizes)
-    left = sizes.total() / 2
+    sizes = {
+        family: sum(len(piece.text) for pieces in files.values() for piece in pieces)
+        for family, files in sorted(families.items())
+    }
+    names = list(sizes)
+    left = sum(sizes.values()) / 2
     first: set[str] = set()
-    for index in drawn(families, seed, "split"):
-        family = families[index]
-        if sizes[family] / 2 > left:
+    for index in drawn(names, seed, "split"):
+        size = sizes[names[index]]
+        if size / 2 > left:
             break
-        first.add(family)
-        left -= sizes[family]
+        first.add(names[index])
+        left -= size
     return first
 
 
-def _distinct(examples: list[Passage]) -> list[Passage]:
+def _distinct(examples: list[Piece]) -> list[Piece]:
     """Keep the first passage of each text."""
-    first: dict[str, Passage] = {}
+    first: dict[str, Piece] = {}
     for example in examples:
         first.setdefault(example.text, example)
     return list(first.values())

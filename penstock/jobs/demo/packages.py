@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from penstock.jobs.demo.files import UnreadableError, drawn, read, walk
 from penstock.jobs.demo.pieces import (
     HASHES,
     SLASHES,
-    Passage,
     Piece,
+    UnreadableError,
     comments,
     docstrings,
     documents,
+    drawn,
     paragraphs,
+    read,
+    walk,
     without_copies,
 )
 
-__all__ = ["KINDS", "PackageFile", "Pool", "fair_share", "package_files", "read_pool"]
+__all__ = ["KINDS", "PackageFile", "fair_share", "package_files", "read_pool"]
 
 KINDS = ("docstrings", "comments", "native", "readmes", "licences", "documents")
 """The sources of the pool: Python docstrings, Python comments, comments of C, C++ and CUDA,
 package descriptions, licences and credits, other prose (changelogs, data descriptions, guides)."""
 
-_NATIVE = {".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hh", ".hpp"}
-_PROSE = {".md", ".rst", ".txt"}
-_CREDITS = re.compile(r"licen[cs]e|copying|notice|authors|contributors|credits|patents", re.I)
+_PATTERNS = (
+    ("docstrings", r".*\.(?i:py)"),
+    ("native", r".*\.(?i:c|cc|cpp|cu|cuh|h|hh|hpp)"),
+    ("readmes", r".*\.dist-info/(?:.*/)?(?i:metadata)"),
+    ("licences", r".*\.dist-info/(?:.*/)?licenses/.*"),
+    (
+        "licences",
+        r"(?:.*/)?(?=[^/]*(?i:licen[cs]e|copying|notice|authors|contributors|credits|patents))"
+        r"(?:\.?[^/.]+|[^/]+\.(?i:md|rst|txt))",
+    ),
+    (None, r".*\.dist-info/.*"),
+    ("readmes", r"(?:.*/)?(?i:readme)[^/]*\.(?i:md|rst|txt)"),
+    ("documents", r".*\.(?i:md|rst|txt)"),
+)
+"""The kind that a file is read as, by the first pattern that its name matches."""
+
 _WORD = re.compile(r"[A-Za-z][a-z'-]*[.,:;!?)]*\Z")
 
 
@@ -48,49 +61,16 @@ class PackageFile(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """The documentation of the packages."""
-
-    documents: dict[str, list[Passage]]
-    """Documents by kind, in the order of :data:`KINDS`."""
-    packages: int
-    """Packages that gave at least one document."""
-    copies: int
-    """Pieces left out because they repeat the half of the target held out."""
-    unread: int
-    """Files that are not UTF-8, or not Python though named so."""
-
-
 def package_files(roots: Sequence[Path]) -> list[PackageFile]:
     """Find the files of the packages in ``roots`` that may hold documentation, sorted by name."""
     found: dict[str, PackageFile] = {}
     for root in roots:
         for name, path in walk(root):
-            kind = _kind(name)
+            kind = next((kind for kind, form in _PATTERNS if re.fullmatch(form, name)), None)
             if kind and name not in found:
                 package = re.split(r"[-/]", name.lower())[0]
                 found[name] = PackageFile(name, path, package, kind, path.stat().st_size)
     return sorted(found.values())
-
-
-def _kind(name: str) -> str | None:
-    """Return the kind that a file is read as, or None."""
-    base = name.rpartition("/")[2].lower()
-    stem, suffix = os.path.splitext(base)
-    about = ".dist-info/" in name
-    prose = suffix in _PROSE
-    if suffix == ".py":
-        return "docstrings"
-    if suffix in _NATIVE:
-        return "native"
-    if about and base == "metadata":
-        return "readmes"
-    if (about and "/licenses/" in name) or ((prose or not suffix) and _CREDITS.search(stem)):
-        return "licences"
-    if about or not prose:
-        return None
-    return "readmes" if stem.startswith("readme") else "documents"
 
 
 def fair_share(files: Sequence[PackageFile], size: int, seed: int) -> list[PackageFile]:
@@ -120,24 +100,37 @@ def _share(totals: Collection[int], size: float) -> float:
 
 
 def read_pool(
-    files: Sequence[PackageFile], unseen: frozenset[str], longest: int, shortest: int
-) -> Pool:
-    """Read documents of ``shortest`` to ``longest`` characters, without lines in ``unseen``."""
-    found: dict[str, list[Passage]] = {kind: [] for kind in KINDS}
+    files: Sequence[PackageFile],
+    unseen: frozenset[str],
+    longest: int,
+    shortest: int,
+    counts: Counter[str],
+) -> dict[str, list[Piece]]:
+    """Read documents of ``shortest`` to ``longest`` characters, without lines in ``unseen``.
+
+    Args:
+        counts: Gets ``packages`` that gave at least one document; ``copies``, pieces left out
+            because they repeat ``unseen``; and ``unread`` files, which are not UTF-8, or not Python
+            though named so.
+
+    Returns:
+        Documents by kind, in the order of :data:`KINDS`.
+    """
+    found: dict[str, list[Piece]] = {kind: [] for kind in KINDS}
     packages: set[str] = set()
-    copies = unread = 0
     for file in files:
         try:
             for kind, name, pieces in _pieces(file):
                 own = without_copies(pieces, unseen)
-                copies += len(pieces) - len(own)
+                counts["copies"] += len(pieces) - len(own)
                 made = list(documents(name, own, longest, shortest))
                 found[kind].extend(made)
                 if made:
                     packages.add(file.package)
         except UnreadableError:
-            unread += 1
-    return Pool(found, len(packages), copies, unread)
+            counts["unread"] += 1
+    counts["packages"] = len(packages)
+    return found
 
 
 def _pieces(file: PackageFile) -> Iterator[tuple[str, str, list[Piece]]]:

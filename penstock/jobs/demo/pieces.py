@@ -1,31 +1,38 @@
-"""Pieces of a file (docstrings, comments, paragraphs), and passages that are joined from them.
+"""Files of installed packages, their pieces (docstrings, comments, paragraphs), and documents.
 
-Python is parsed, never imported or executed; other files are read as text.
+Files are found in a fixed order and read as text; Python is parsed, never imported or executed.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from penstock.jobs.demo.files import UnreadableError
+import numpy as np
+import pyarrow as pa
+
+from penstock.hashing import hash_ids, mix
 
 __all__ = [
     "HASHES",
     "SLASHES",
     "TELLING",
-    "Marks",
-    "Passage",
     "Piece",
+    "UnreadableError",
     "comments",
     "docstrings",
     "documents",
+    "drawn",
     "paragraphs",
+    "read",
     "telling",
+    "walk",
     "without_copies",
 ]
 
@@ -34,18 +41,57 @@ TELLING = 32
 
 
 class Piece(NamedTuple):
-    """A docstring with its signature, a comment, or a paragraph."""
+    """A docstring with its signature, a comment, or a paragraph; or a document, joined of them."""
 
     name: str
-    """Qualified name inside its file, or empty."""
+    """Qualified name inside its file, or empty; of a document its id."""
     text: str
 
 
-class Passage(NamedTuple):
-    """Consecutive pieces of one file."""
+# --- files ------------------------------------------------------------------------------------
 
-    id: str
-    text: str
+_TEST_DIRECTORIES = {"test", "tests", "_tests", "__pycache__", "node_modules"}
+_TEST_MODULE = re.compile(r"test_.*\.py|.*_test\.py|conftest\.py", re.I)
+
+
+class UnreadableError(ValueError):
+    """A file is not UTF-8, or not Python though named so."""
+
+
+def walk(root: Path, skip: Collection[str] = ()) -> Iterator[tuple[str, Path]]:
+    """Find the files below ``root`` in a fixed order, without tests and directories in ``skip``.
+
+    Yields:
+        The name, relative to ``root`` and with forward slashes, and the path.
+    """
+    skip = _TEST_DIRECTORIES.union(skip)
+    for where, directories, files in os.walk(root):
+        directories[:] = sorted(name for name in directories if name not in skip)
+        for file in sorted(files):
+            path = Path(where, file)
+            name = path.relative_to(root).as_posix()
+            # A name that is not UTF-8 cannot be an id.
+            if name.isprintable() and path.is_file() and not _TEST_MODULE.fullmatch(file):
+                yield name, path
+
+
+def read(path: Path) -> str:
+    """Read a file's text, with lines that end in ``\\n``.
+
+    Raises:
+        UnreadableError: It is not UTF-8, or not readable.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableError(f"{path}: {error}") from error
+
+
+def drawn(names: Sequence[str], seed: int, purpose: str) -> list[int]:
+    """Return the positions of ``names`` in the order of the hashes of (seed, purpose, name)."""
+    hashes = hash_ids(pa.array(names, pa.large_string()), mix(seed, "demo", purpose))
+    order: list[int] = np.argsort(hashes, kind="stable").tolist()
+    return order
 
 
 # --- docstrings -------------------------------------------------------------------------------
@@ -71,11 +117,12 @@ def docstrings(text: str) -> list[Piece]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableError(str(error)) from error
     lines = text.split("\n")
-    return [
-        Piece(name, _entry(node, docstring, lines))
-        for name, node in _documented(tree)
-        if (docstring := _docstring(node))
-    ]
+    found = []
+    for name, node in _documented(tree):
+        if docstring := (ast.get_docstring(node) or "").strip():
+            docstring = docstring.encode(errors="replace").decode()  # may hold half a pair
+            found.append(Piece(name, _entry(node, docstring, lines)))
+    return found
 
 
 def _documented(tree: ast.Module) -> Iterator[tuple[str, _Documented]]:
@@ -99,11 +146,6 @@ def _documented(tree: ast.Module) -> Iterator[tuple[str, _Documented]]:
             )
 
 
-def _docstring(node: _Documented) -> str:
-    docstring = (ast.get_docstring(node) or "").strip()
-    return docstring.encode(errors="replace").decode()  # an escape may be half a pair
-
-
 def _entry(node: _Documented, docstring: str, lines: list[str]) -> str:
     """Format a docstring: the signature on a line, the text indented."""
     if isinstance(node, ast.Module):
@@ -118,37 +160,28 @@ def _entry(node: _Documented, docstring: str, lines: list[str]) -> str:
 
 # --- comments and paragraphs ------------------------------------------------------------------
 
-
-class Marks(NamedTuple):
-    """Patterns of a language's comments."""
-
-    block: re.Pattern[str]
-    """A whole comment of several lines."""
-    line: re.Pattern[str]
-    """The mark at the beginning of each line, or at the end of the last."""
-
-
-HASHES = Marks(
+HASHES = (
     re.compile(r"(?:^[ \t]*#(?!!)[^\n]*\n){3,}", re.M),
     re.compile(r"^[ \t]*#+:? ?", re.M),
 )
-"""Comments of Python."""
+"""Comments of Python: a whole comment of several lines, and the mark of each line."""
 
-SLASHES = Marks(
+SLASHES = (
     re.compile(r"/\*.*?\*/|(?:^[ \t]*//[^\n]*\n){3,}", re.M | re.S),
     re.compile(r"^[ \t]*(?:/\*[*!]*|//[/!]*|\*(?!\*)(?!/))? ?|[ \t]*\*+/\s*\Z", re.M),
 )
-"""Comments of C, C++ and CUDA."""
+"""Comments of C, C++ and CUDA, likewise; the second also matches the mark at the end."""
 
 _NOT_PROSE = re.compile(r"copyright|licen[cs]e|\(c\)|SPDX|<{8}", re.I)
 """Comments on rights, which licence files have too, and the sources that Cython copies."""
 
 
-def comments(text: str, marks: Marks) -> list[Piece]:
+def comments(text: str, marks: tuple[re.Pattern[str], re.Pattern[str]]) -> list[Piece]:
     """Return comments of at least 100 characters, without their marks and those on rights."""
-    found = [match.group() for match in marks.block.finditer(text)]
+    block, mark = marks
+    found = [match.group() for match in block.finditer(text)]
     return [
-        Piece("", "\n".join(map(str.rstrip, marks.line.sub("", comment).split("\n"))).strip("\n"))
+        Piece("", "\n".join(map(str.rstrip, mark.sub("", comment).split("\n"))).strip("\n"))
         for comment in found
         if len(comment) >= 100 and not _NOT_PROSE.search(comment)
     ]
@@ -179,7 +212,7 @@ def without_copies(pieces: Iterable[Piece], unseen: frozenset[str]) -> list[Piec
 
 def documents(
     name: str, pieces: Iterable[Piece], longest: int, shortest: int = 1
-) -> Iterator[Passage]:
+) -> Iterator[Piece]:
     """Join pieces in order into documents of at most ``longest`` characters.
 
     A longer piece is cut between lines, and a longer line stays whole; documents of less than
@@ -193,7 +226,7 @@ def documents(
             wanted = f"{name}:{title}" if title and called else name
             called[wanted] += 1
             number = called[wanted]
-            yield Passage(wanted if number == 1 else f"{wanted}#{number}", text)
+            yield Piece(wanted if number == 1 else f"{wanted}#{number}", text)
 
 
 def _parts(piece: Piece, longest: int) -> Iterable[Piece]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.artefact import FileRecord
-from penstock.pipeline.grouped import grouped_bytes, read_groups
-from penstock.storage import AnyPath, atomic_file
+from penstock.pipeline.grouped import read_groups, write_groups
+from penstock.storage import AnyPath
 
 __all__ = ["Hashes", "Range", "Repeats", "find_repeats", "normalise", "ranges_for"]
 
@@ -44,11 +44,8 @@ def ranges_for(documents: int) -> int:
     return ranges
 
 
-def _hashes_of(draft: AnyPath, split: int) -> AnyPath:
-    return draft / _hashes_name(split)
-
-
-def _hashes_name(split: int) -> str:
+def _hashes_of(split: int) -> str:
+    """Return the name of a split's file of hashes, below the draft."""
     return f"scratch/hashes/{split:05d}"
 
 
@@ -61,8 +58,7 @@ class Hashes:
 
     def add(self, row: int, text: str) -> None:
         """Add the hash of the document that is record ``row`` of the split."""
-        digest = hashlib.blake2b(normalise(text).encode(), digest_size=16)
-        self._digests += digest.digest()
+        self._digests += hashlib.blake2b(normalise(text).encode(), digest_size=16).digest()
         self._rows.append(row)
 
     def write(self, draft: AnyPath, split: int, **facts: object) -> FileRecord:
@@ -72,11 +68,9 @@ class Hashes:
         entries["high"], entries["low"] = pairs[:, 0], pairs[:, 1]
         entries["row"] = np.frombuffer(self._rows, dtype="<u8")
         entries = entries[_order(entries)]
-        header, body = grouped_bytes(entries, entries["high"] >> np.uint64(54), _BUCKETS)
-        with atomic_file(_hashes_of(draft, split)) as sink:
-            sink.write(header)
-            sink.write(body)
-        return FileRecord.of(_hashes_name(split), sink, **facts)
+        groups = entries["high"] >> np.uint64(54)
+        sink = write_groups(draft / _hashes_of(split), entries, groups, _BUCKETS)
+        return FileRecord.of(_hashes_of(split), sink, **facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +100,7 @@ def find_repeats(item: Range, _: object = None) -> None:
     first, last = (n * _BUCKETS // item.ranges for n in (item.number, item.number + 1))
     parts, lengths = [], []
     for split in range(item.splits):
-        entries = read_groups(_hashes_of(item.draft, split), _ENTRY, first, last)
+        entries = read_groups(item.draft / _hashes_of(split), _ENTRY, first, last)
         parts.append(entries[_fresh(entries)])  # repeats within a split are found there
         lengths.append(len(parts[-1]))
     entries = np.concatenate(parts)
@@ -120,10 +114,7 @@ def find_repeats(item: Range, _: object = None) -> None:
     found["row"] = entries["row"][repeat]
     found["of_split"], found["of_row"] = splits[original], entries["row"][original]
     by_split = np.argsort(splits[repeat], kind="stable")
-    header, body = grouped_bytes(found[by_split], splits[repeat][by_split], item.splits)
-    with atomic_file(where) as sink:
-        sink.write(header)
-        sink.write(body)
+    write_groups(where, found[by_split], splits[repeat][by_split], item.splits)
 
 
 class Repeats:
@@ -136,7 +127,7 @@ class Repeats:
             found = read_groups(ranges.found(number), _REPEAT, split)
             self._split[found["row"]] = found["of_split"]
             self._row[found["row"]] = found["of_row"]
-        own = read_groups(_hashes_of(ranges.draft, split), _ENTRY, 0, _BUCKETS)
+        own = read_groups(ranges.draft / _hashes_of(split), _ENTRY, 0, _BUCKETS)
         fresh = _fresh(own)
         rows = own["row"]
         original = rows[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]][~fresh]

@@ -5,7 +5,6 @@
     budget.py      Quota: the tokens of each share of the budget
     ordering.py    OrderedUnit: score, tie and group of each document of a unit
     radix.py       Cutoff: the point where a quota is crossed, by radix selection
-    search.py      BudgetSearch: plan by bytes, decide by tokens
-    candidates.py  Candidates: the documents a budget may reach, with their tokens
+    search.py      search_budget: plan by bytes, decide by tokens of the Candidates
     ranks.py       rank_of, first_ranked: ranks computed from a finished cut
 """

@@ -81,8 +81,7 @@ def quotas_of(
     sequences = {name: int(value) for name, value in exact.items()}
     left = total - sum(sequences.values())
     if whole >= _WHOLE:
-        by_loss = sorted(exact, key=lambda name: (sequences[name] - exact[name], name))
-        for name in by_loss[:left]:
+        for name in sorted(exact, key=lambda name: (sequences[name] - exact[name], name))[:left]:
             sequences[name] += 1
         left = 0
     others = [tally for source, tally in by_source.items() if source not in shares]

@@ -9,8 +9,9 @@ every pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +20,9 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.node_cache import local_file
-from penstock.pipeline.cutting.radix import Order, order_bits, score_of
+from penstock.pipeline.cutting.radix import Order, order_bits
+from penstock.pipeline.grouped import packed, read_scores
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.scoring.scores import read_scores
 from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Budget, GumbelDraw
 from penstock.storage import AnyPath, atomic_file
@@ -36,16 +37,11 @@ _TASK_DOCUMENTS = 1 << 20
 units."""
 
 
-@dataclass(frozen=True, slots=True)
-class OrderedUnit:
+class OrderedUnit(NamedTuple):
     """A unit and the directory of its order."""
 
     unit: Unit
     directory: AnyPath
-
-    @property
-    def label(self) -> str:
-        return self.unit.label
 
     @property
     def path(self) -> AnyPath:
@@ -60,11 +56,6 @@ class OrderedUnit:
         )
         return Order(key, tie, group), size
 
-    def scores(self) -> np.ndarray:
-        """Return the scores that documents are ordered by: (n,) float32, NaN where excluded."""
-        order, _ = self.read()
-        return np.where(order.group < 0, np.float32(np.nan), score_of(order.key))
-
 
 def write_order(ordered: OrderedUnit, order: Order, sizes: np.ndarray) -> None:
     """Write a unit's order and the (n,) int64 bytes of its texts, for the passes to map."""
@@ -78,22 +69,12 @@ def write_order(ordered: OrderedUnit, order: Order, sizes: np.ndarray) -> None:
         writer.write_batch(batch)
 
 
-def batches(orders: Sequence[OrderedUnit], slots: int) -> list[Sequence[OrderedUnit]]:
+def batches(orders: Sequence[OrderedUnit], slots: int) -> list[list[OrderedUnit]]:
     """Group consecutive units, a group for each task: at least eight tasks a slot, and at most
     :data:`_TASK_DOCUMENTS` a task."""
     total = sum(ordered.unit.documents for ordered in orders)
-    return list(_batches(orders, min(_TASK_DOCUMENTS, total // (8 * slots) + 1)))
-
-
-def _batches(orders: Sequence[OrderedUnit], limit: int) -> Iterator[Sequence[OrderedUnit]]:
-    start = held = 0
-    for index, ordered in enumerate(orders):
-        if held and held + ordered.unit.documents > limit:
-            yield orders[start:index]
-            start, held = index, 0
-        held += ordered.unit.documents
-    if start < len(orders):
-        yield orders[start:]
+    limit = min(_TASK_DOCUMENTS, total // (8 * slots) + 1)
+    return list(packed(orders, lambda ordered: ordered.unit.documents, limit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,8 +207,9 @@ def _count_values(
     found = {}
     for name in names:
         scores = _values(name, item, columns, ids, seed)
-        high = order_bits(scores[~np.isnan(scores)]) >> np.uint32(8)
-        values, number = np.unique(high, return_counts=True)
+        values, number = np.unique(
+            order_bits(scores[~np.isnan(scores)]) >> np.uint32(8), return_counts=True
+        )
         found[name] = (values, number)
     return found
 
@@ -263,10 +245,12 @@ def _order_unit(item: Item, plan: Ordering) -> None:
         [plan.groups.get(name, plan.rest) for name in sources.dictionary.to_pylist()],
         dtype=np.int16,
     )
-    group = of_source[sources.indices.to_numpy()]
-    order = Order(
-        key=order_bits(np.where(excluded, np.float32(0), scores)),
-        tie=hash_ids(ids, mix(plan.seed, TIE)),
-        group=np.where(excluded, np.int16(-1), group),
+    write_order(
+        OrderedUnit(unit, plan.directory),
+        Order(
+            key=order_bits(np.where(excluded, np.float32(0), scores)),
+            tie=hash_ids(ids, mix(plan.seed, TIE)),
+            group=np.where(excluded, np.int16(-1), of_source[sources.indices.to_numpy()]),
+        ),
+        table.column("bytes").to_numpy(),
     )
-    write_order(OrderedUnit(unit, plan.directory), order, table.column("bytes").to_numpy())

@@ -48,8 +48,10 @@ class _Scored:
         """Hash the ids of some of the documents: (m,) int64 positions to (m,) uint64."""
         if not len(which):
             return np.empty(0, dtype=np.uint64)
-        ids = pq.read_table(self.file, columns=["id"]).column("id").take(pa.array(which))
-        return hash_ids(ids, mix(self.seed, TIE))
+        return hash_ids(
+            pq.read_table(self.file, columns=["id"]).column("id").take(pa.array(which)),
+            mix(self.seed, TIE),
+        )
 
 
 def rank_of(cut: Artefact, unit: int, row: int) -> int:

@@ -2,16 +2,11 @@
 
 ::
 
-    inputs.py    Input: the files that a recipe names
-    digests.py   hash_inputs: a hash of their bytes
-    hub.py       Hugging Face datasets
+    inputs.py    Input: the files that a recipe names; hash_inputs: a hash of their bytes
     splits.py    Split, InputPiece: parts of files, each the work of a task
-    spans.py     Span: the part of a file that a piece is
-    frames.py    the frames of a zstd file
-    pieces.py    a compressed stream cut into files of lines
-    streams.py   decompressed bytes
+    streams.py   decompressed bytes; the frames of a zstd file; a stream cut into files of lines
     readers.py   Reader: the format of a file, by the ending of its name
     lines.py     JSON lines and plain text
     tables.py    Parquet, Arrow and datasets
-    records.py   Record, Bad: what readers yield
+    records.py   Span: what readers get; Record, Bad: what they yield
 """

@@ -1,32 +1,43 @@
-"""Find the input files that a recipe's ``corpus`` names, before any work starts.
+"""Find the input files that a recipe's ``corpus`` names, before any work starts, and hash them.
 
 Inputs are ordered by the hash of their bytes, not by path, so that a corpus is the same in any
-directory and in any order of the list; see :mod:`penstock.pipeline.reading.digests`.
+directory and in any order of the list. The hash of a file is the sha256 over the sha256 of each of
+its 256 MiB blocks. So one large file is read by many workers, and the hash is the same on a disk
+and in a store. Hashes are cached in the work directory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import canonical
-from penstock.errors import InputError, StorageError
+from penstock.artefact import Workspace, canonical
+from penstock.errors import InputError, StorageError, UnmadeError
+from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
+from penstock.pipeline.reading.streams import readable
+from penstock.pipeline.reading.tables import NOT_FOUND
+from penstock.pipeline.runner import Runner
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
 from penstock.storage import (
     AnyPath,
+    atomic_file,
     files_under,
     find_files,
     is_uri,
     kind_of,
+    read_file,
+    store_of,
     translate_os_errors,
 )
 
-__all__ = ["Input", "find_inputs"]
+__all__ = ["Input", "find_inputs", "hash_inputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,3 +156,141 @@ def _reachable(path: AnyPath, key: str) -> Iterator[None]:
         raise InputError("no such file or bucket", key=key, file=path, fix=_FIX) from None
     except StorageError as error:
         raise InputError(error.problem, key=key, file=error.file, fix=error.fix) from error
+
+
+_CACHE_VERSION = 2
+"""Version of ``inputs.json``; a file of another version is ignored."""
+
+_BLOCK_BYTES = 256 << 20
+"""Bytes of a block; the hash of a file depends on it."""
+
+_TASK_BYTES = 32 << 20
+"""Bytes of small files that one task hashes."""
+
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of an input file."""
+
+    path: AnyPath
+    start: int
+    end: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.path}, bytes {self.start:,}–{self.end:,}"
+
+
+def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -> list[Input]:
+    """Hash the content of input files, and sort the inputs by their hashes.
+
+    Hashes are cached in ``work/inputs.json`` by path, size and version, so a second run reads no
+    input.
+
+    Raises:
+        InputError: A file cannot be read.
+        UnmadeError: A file has to be read, and the workspace is read-only.
+    """
+    cache = workspace.root / "inputs.json"
+    known = _read_cache(cache)
+    stamps = [store_of(item.path).version(item.path) for item in inputs]
+    digests: dict[int, str] = {}
+    fresh: dict[int, list[tuple[str, AnyPath]]] = {}
+    for index, item in enumerate(inputs):
+        *then, digest = known.get(str(item.path), [None])
+        if stamps[index] and tuple(then) == stamps[index]:
+            digests[index] = digest
+        elif workspace.read_only and stamps[index]:
+            raise UnmadeError(
+                f"not read into {workspace.root} as it is now",
+                file=item.path,
+                fix="run `penstock curate RECIPE`",
+            )
+        else:
+            fresh[index] = _parts(item)
+    hashes = _hash_files([path for parts in fresh.values() for _, path in parts], runner)
+    for index, parts in fresh.items():
+        digests[index] = _combine(inputs[index], [(name, hashes[path]) for name, path in parts])
+        if stamps[index]:
+            known[str(inputs[index].path)] = [*stamps[index], digests[index]]
+    if fresh and not workspace.read_only:
+        with atomic_file(cache) as sink:
+            sink.write(canonical({"version": _CACHE_VERSION, "files": known}))
+    return sorted(
+        [
+            replace(item, digest=digests[index], stamp=stamps[index])
+            for index, item in enumerate(inputs)
+        ],
+        key=lambda item: item.key,
+    )
+
+
+def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
+    """Read the cached hashes by path; none where the file cannot be used."""
+    try:
+        known = json.loads(read_file(cache))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict) or known.get("version") != _CACHE_VERSION:
+        return {}
+    return dict(known["files"])
+
+
+def _identity(spec: CorpusSource) -> str:
+    """Identify a hub dataset for a fingerprint: name, subset, split and commit."""
+    from huggingface_hub import HfApi
+
+    name = spec.path.removeprefix("hf:")
+    try:
+        commit = HfApi().dataset_info(name).sha
+    except Exception as error:  # any transport error
+        raise InputError(f"not found ({error})", file=spec.path, fix=NOT_FOUND) from None
+    return f"hub:{name}:{spec.subset}:{spec.split}:{commit}"
+
+
+def _parts(item: Input) -> list[tuple[str, AnyPath]]:
+    """List the files of an input, by name within it; none where it is on the hub."""
+    if not item.spec.path.startswith("hf:"):
+        return [("", item.path)]
+    path = Path(str(item.path))
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return [(file.relative_to(path).as_posix(), file) for file in files]
+
+
+def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:
+    if not hashes:
+        return hashlib.sha256(_identity(item.spec).encode()).hexdigest()
+    return hashlib.sha256(canonical(hashes)).hexdigest() if hashes[0][0] else hashes[0][1]
+
+
+def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
+    sizes = {path: path.stat().st_size for path in paths}
+    blocks = [
+        _Block(path, start, min(start + _BLOCK_BYTES, size))
+        for path, size in sizes.items()
+        for start in range(0, max(1, size), _BLOCK_BYTES)
+    ]
+    # Small files share a task: a task for each would mostly be overhead.
+    items = list(packed(blocks, lambda block: block.end - block.start, _TASK_BYTES))
+    found = dict(runner.run(_digests, items))
+    texts: dict[AnyPath, str] = dict.fromkeys(sizes, "")
+    for index, blocks in enumerate(items):
+        for block, digest in zip(blocks, found[index]):
+            texts[block.path] += digest
+    return {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
+
+
+def _digests(blocks: list[_Block], _: object) -> list[str]:
+    digests = []
+    for block in blocks:
+        digest = hashlib.sha256()
+        with readable(block.path, "file"), block.path.open("rb") as file:
+            file.seek(block.start)
+            left = block.end - block.start
+            while left and (chunk := file.read(min(left, _CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
+        digests.append(digest.hexdigest())
+    return digests

@@ -14,8 +14,16 @@ from collections.abc import Iterator
 import msgspec
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.records import HEAD, Bad, Record, Records, record_of, too_long
-from penstock.pipeline.reading.spans import Extent, Span
+from penstock.pipeline.reading.records import (
+    HEAD,
+    Bad,
+    Extent,
+    Record,
+    Records,
+    Span,
+    record_of,
+    too_long,
+)
 from penstock.pipeline.reading.streams import blocks
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
@@ -158,8 +166,7 @@ def plain_text(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent:
     source = "unknown" if isinstance(spec.source, str) else spec.source.name
     begins = not (span.start or span.rows)
     by_line = spec.per == "line"
-    texts = _lines_of(where, span, cap, extent) if by_line else _whole(where, cap, extent)
-    for text in texts:
+    for text in _lines_of(where, span, cap, extent) if by_line else _whole(where, cap, extent):
         number = span.rows + extent.lines
         place = span.place("line", number) if by_line else "file"
         if isinstance(text, _Line):

@@ -18,8 +18,7 @@ from typing import TypeAlias
 
 from penstock.errors import InputError
 from penstock.pipeline.reading.lines import json_lines, plain_text
-from penstock.pipeline.reading.records import Bad, Record, Records
-from penstock.pipeline.reading.spans import Extent, Span
+from penstock.pipeline.reading.records import Bad, Extent, Record, Records, Span
 from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import (
     arrow,

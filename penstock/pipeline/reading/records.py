@@ -1,19 +1,72 @@
-"""Records that readers yield: a document, or a bad record with its error and its bytes."""
+"""What readers get and yield: spans of input files; documents, and bad records with their bytes.
+
+A span can be read by itself and is about as large as a unit. The unit of its ``start`` and ``end``
+depends on the format: bytes of a file of lines, compressed bytes at frame boundaries, row groups,
+record batches, or rows.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import msgspec
 
-from penstock.pipeline.reading.spans import Span
+from penstock.pipeline.grouped import packed
 from penstock.recipe import CorpusSource
 
-__all__ = ["HEAD", "Bad", "Record", "Records", "as_json", "record_of", "too_long"]
+__all__ = [
+    "HEAD",
+    "Bad",
+    "Extent",
+    "Record",
+    "Records",
+    "Span",
+    "as_json",
+    "gathered",
+    "record_of",
+    "too_long",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """From ``start`` up to but not including ``end``; the whole input by default."""
+
+    start: int = 0
+    end: int | None = None
+    size: int = 0
+    """Bytes when uncompressed, or an estimate of them."""
+    rows: int = 0
+    """Lines or rows of the input before it."""
+    bytes: int = 0
+    """Decompressed bytes of the input before it; 0 where rows are counted."""
+    counted: bool = True
+    """True if ``rows`` and ``bytes`` are known: lines before a span are counted by reading."""
+    file: str = ""
+    """The file that this part was written to, where the input has no random access."""
+
+    def place(self, noun: str, number: int) -> str:
+        """Name the position of record ``number``, counted over the whole input: ``line 17``."""
+        return f"{noun} {number}" if self.counted else f"{noun} {number} after byte {self.start:,}"
+
+
+@dataclass(slots=True)
+class Extent:
+    """Counts of a span of lines, as it is read."""
+
+    lines: int = 0
+    bytes: int = 0
+
+
+def gathered(parts: Iterable[Span], size: int) -> Iterator[Span]:
+    """Merge neighbouring spans up to ``size`` uncompressed bytes; a larger one stays alone."""
+    for group in packed(parts, lambda span: span.size, size):
+        yield replace(group[0], end=group[-1].end, size=sum(span.size for span in group))
+
 
 HEAD = 64 * 2**10
 """Bytes that are kept of a line or text over the cap."""
@@ -60,8 +113,9 @@ def record_of(
     if not isinstance(text, str):
         came = "nothing" if text is None else type(text).__name__
         original = as_json({**fields, spec.text: text}) if raw is None else raw
-        place = span.place(noun, number)
-        return Bad(place, f"expected text in {spec.text!r}, got {came}", original)
+        return Bad(
+            span.place(noun, number), f"expected text in {spec.text!r}, got {came}", original
+        )
     name = fields.pop(spec.id, None)
     if isinstance(spec.source, str):
         source = str(fields.pop(spec.source, None) or "unknown")
@@ -93,6 +147,4 @@ def as_json(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
-    return str(value)
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else str(value)

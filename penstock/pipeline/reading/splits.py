@@ -8,18 +8,16 @@ requested size, never on workers, paths or the order of the recipe.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from penstock.artefact import canonical
 from penstock.errors import InputError
-from penstock.pipeline.reading.frames import Frame, frames_of
+from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.inputs import Input
-from penstock.pipeline.reading.pieces import cut_out
 from penstock.pipeline.reading.readers import Reader, is_plain_text, read_records, reader_of
-from penstock.pipeline.reading.records import Records
-from penstock.pipeline.reading.spans import Extent, Span, gathered
-from penstock.pipeline.reading.streams import EXPANSION, compression_of
+from penstock.pipeline.reading.records import Extent, Records, Span, gathered
+from penstock.pipeline.reading.streams import EXPANSION, Frame, compression_of, cut_out, frames_of
 from penstock.pipeline.runner import Runner
 from penstock.storage import AnyPath, atomic_file
 
@@ -46,7 +44,6 @@ class InputPiece:
 
     @property
     def reader(self) -> Reader:
-        """Reader of the file's format."""
         reader = reader_of(self.item.path, self.item.spec)
         assert reader is not None, self.item.path  # find_inputs refuses others
         return reader
@@ -88,7 +85,6 @@ class Split:
 
     @property
     def label(self) -> str:
-        """Name in messages."""
         first, more = self.pieces[0].label, len(self.pieces) - 1
         return f"part {self.part}: {first}{f' and {more:,} more' if more else ''}"
 
@@ -115,31 +111,21 @@ def plan_splits(inputs: Sequence[Input], draft: AnyPath, size: int, runner: Runn
             found[number] = spans
     for index, spans in runner.run(_inspect, inspections):
         found[inspections[index].number] = spans
-    pieces = (
-        InputPiece(
-            input=number,
-            item=item,
-            span=span,
-            place=draft / span.file if span.file else item.path,
-        )
-        for number, item in enumerate(inputs)
-        for span in found[number]
+    groups = packed(
+        (
+            InputPiece(
+                input=number,
+                item=item,
+                span=span,
+                place=draft / span.file if span.file else item.path,
+            )
+            for number, item in enumerate(inputs)
+            for span in found[number]
+        ),
+        lambda piece: piece.span.size,
+        size // _PACKED,
     )
-    packed = _packed(pieces, size // _PACKED)
-    return [Split(number=number, pieces=tuple(group)) for number, group in enumerate(packed)]
-
-
-def _packed(pieces: Iterable[InputPiece], limit: int) -> Iterator[list[InputPiece]]:
-    group: list[InputPiece] = []
-    room = limit
-    for piece in pieces:
-        if group and piece.span.size > room:
-            yield group
-            group, room = [], limit
-        group.append(piece)
-        room -= piece.span.size
-    if group:
-        yield group
+    return [Split(number=number, pieces=tuple(group)) for number, group in enumerate(groups)]
 
 
 def _by_size(item: Input, size: int) -> list[Span] | None:
@@ -203,11 +189,11 @@ def _divide_stream(wanted: _Inspection) -> list[Span]:
     if largest <= _LARGE * wanted.size:
         spans = list(gathered(map(_span_of, frames), wanted.size))
         return [replace(span, counted=not span.start) for span in spans]
-    directory = f"scratch/pieces/{wanted.number:05d}"
-    return cut_out(wanted.item.path, wanted.draft, directory, wanted.size)
+    return cut_out(
+        wanted.item.path, wanted.draft, f"scratch/pieces/{wanted.number:05d}", wanted.size
+    )
 
 
 def _span_of(frame: Frame) -> Span:
-    length = frame.end - frame.start
-    content = EXPANSION * length if frame.content is None else frame.content
+    content = EXPANSION * (frame.end - frame.start) if frame.content is None else frame.content
     return Span(start=frame.start, end=frame.end, size=content, counted=False)

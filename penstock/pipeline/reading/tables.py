@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from penstock import extras
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.pipeline.reading.hub import open_dataset, saved_to_disk
-from penstock.pipeline.reading.records import HEAD, Bad, Records, as_json, record_of, too_long
-from penstock.pipeline.reading.spans import Extent, Span, gathered
+from penstock.pipeline.reading.records import (
+    HEAD,
+    Bad,
+    Extent,
+    Records,
+    Span,
+    as_json,
+    gathered,
+    record_of,
+    too_long,
+)
 from penstock.pipeline.reading.streams import open_bytes, readable
 from penstock.recipe import CorpusSource
 from penstock.storage import (
@@ -67,8 +75,9 @@ def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Ex
         numbers = range(span.start, file.metadata.num_row_groups if span.end is None else span.end)
         groups = [file.metadata.row_group(number) for number in numbers]
         longest = max((-(-g.total_byte_size // max(1, g.num_rows)) for g in groups), default=1)
-        rows = max(1, min(_ROWS, _BATCH // max(1, longest)))
-        batches = file.iter_batches(batch_size=rows, row_groups=list(numbers))
+        batches = file.iter_batches(
+            batch_size=max(1, min(_ROWS, _BATCH // max(1, longest))), row_groups=list(numbers)
+        )
         yield from from_batches(batches, spec, span, cap)
 
 
@@ -127,6 +136,48 @@ def _arrow_batches(
 
 
 # -- Hugging Face datasets --------------------------------------------------------------------
+
+NOT_FOUND = "give a directory made by save_to_disk, or a dataset name that can be reached"
+
+
+def open_dataset(spec: CorpusSource, path: Path) -> Any:
+    """Open ``hf:`` data: a ``datasets.Dataset``, or an ``IterableDataset`` when streamed.
+
+    Args:
+        spec: An item of ``corpus`` whose ``path`` begins with ``hf:``.
+        path: The dataset's directory, resolved; where there is none, the name is looked up.
+
+    Raises:
+        InputError: There is no such dataset or split.
+    """
+    with extras.named("hf", spec.path):
+        import datasets
+
+    name = spec.path.removeprefix("hf:")
+    try:
+        if not path.is_dir():
+            return datasets.load_dataset(name, spec.subset, split=spec.split, streaming=True)
+        if not saved_to_disk(path):
+            return datasets.load_dataset(str(path), spec.subset, split=spec.split, streaming=True)
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # `datasets` raises whatever its transports raise
+        raise InputError(
+            f"not a dataset that can be opened ({error})", file=spec.path, fix=NOT_FOUND
+        ) from None
+    if isinstance(found, datasets.DatasetDict):
+        if spec.split not in found:
+            raise InputError(
+                file=spec.path,
+                expected=f"one of the splits {', '.join(sorted(found))}",
+                got=f"{spec.split!r}",
+            )
+        found = found[spec.split]
+    return found
+
+
+def saved_to_disk(path: Path) -> bool:
+    """Return whether ``save_to_disk`` made a directory, which then has a known number of rows."""
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
 
 
 def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
@@ -195,40 +246,24 @@ def from_batches(
         span: The part that is read; rows are counted on from it.
         cap: Most bytes of a row's text that are held in memory.
     """
-    number = span.rows
+    before = span.rows
     for batch in batches:
         rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, batch.nbytes)))
         for start in range(0, batch.num_rows, rows):
-            for fields in _rows(batch.slice(start, rows), spec.text, cap):
-                number += 1
-                if isinstance(fields, _Long):
-                    place = f"row {number}"
-                    yield too_long(
-                        place, fields.length, cap, f"value of {spec.text!r}", fields.head
-                    )
-                elif isinstance(fields, _Broken):
-                    yield Bad(f"row {number}", fields.error, as_json(fields.values))
+            some = batch.slice(start, rows)
+            for number, fields in enumerate(_rows(some, spec.text, cap, before), before + 1):
+                if isinstance(fields, Bad):
+                    yield fields
                 else:
                     yield record_of(fields, spec, span, "row", number, None)
+            before += len(some)
 
 
-@dataclass(frozen=True, slots=True)
-class _Broken:
-    """A row with a value that Python cannot represent."""
-
-    error: str
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Long:
-    """A row whose text is over the cap."""
-
-    length: int
-    head: bytes
-
-
-def _rows(batch: pa.RecordBatch, text: str, cap: int) -> Iterator[dict[str, Any] | _Broken | _Long]:
+def _rows(
+    batch: pa.RecordBatch, text: str, cap: int, before: int
+) -> Iterator[dict[str, Any] | Bad]:
+    """Yield the fields of each row, or a bad record where its text is over the cap or a value
+    cannot be represented in Python; there are ``before`` rows before the batch."""
     column = batch.column(text)
     measurable = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     longest = (pc.max(pc.binary_length(column)).as_py() or 0) if measurable else 0
@@ -240,12 +275,14 @@ def _rows(batch: pa.RecordBatch, text: str, cap: int) -> Iterator[dict[str, Any]
         pass
     for row in range(batch.num_rows):
         if longest > cap and (value := column[row]).is_valid and len(value.as_buffer()) > cap:
-            yield _Long(len(value.as_buffer()), bytes(value.as_buffer()[:HEAD]))
+            head = bytes(value.as_buffer()[:HEAD])
+            what = f"value of {text!r}"
+            yield too_long(f"row {before + row + 1}", len(value.as_buffer()), cap, what, head)
         else:
-            yield _row(batch.slice(row, 1))
+            yield _row(batch.slice(row, 1), before + row + 1)
 
 
-def _row(batch: pa.RecordBatch) -> dict[str, Any] | _Broken:
+def _row(batch: pa.RecordBatch, number: int) -> dict[str, Any] | Bad:
     """Convert one row value by value: invalid UTF-8 to bytes, a date out of range to its text."""
     values: dict[str, Any] = {}
     errors = []
@@ -258,4 +295,4 @@ def _row(batch: pa.RecordBatch) -> dict[str, Any] | _Broken:
         except (ValueError, OverflowError) as error:
             values[name] = str(column)
             errors.append(f"{name!r} is out of range: {error}")
-    return _Broken("; ".join(errors), values) if errors else values
+    return Bad(f"row {number}", "; ".join(errors), as_json(values)) if errors else values

@@ -2,7 +2,6 @@
 
 ::
 
-    answers.py    Rewrite, make_answers: prompts to answers of a language model
-    journal.py    AnswerJournal: answers on disk as they arrive
+    answers.py    Rewrite, make_answers: prompts to answers of a language model, journalled
     documents.py  rewrite_corpus: answers to documents with a parent
 """

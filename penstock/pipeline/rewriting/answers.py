@@ -2,16 +2,20 @@
 
 An answer is expensive and differs each time, so it is requested once: the rewritten texts are a
 function of this artefact. A worker requests a unit's answers, with a bounded number of requests
-under way, and writes them into a journal as they arrive.
+under way, and writes them into a journal as they arrive, so that a killed run requests nothing
+twice. An incomplete line at the end of a file of an earlier attempt is ignored; see
+:class:`penstock.storage.LineLog`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +24,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.hashing import hash_ids, mix, uniform
-from penstock.pipeline.accounting import check_sum
-from penstock.pipeline.plugin_calls import call_plugin
-from penstock.pipeline.rewriting.journal import AnswerJournal, RequestKey, journal_bytes
+from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.rewriting.base import (
@@ -33,9 +35,69 @@ from penstock.selectors.rewriting.base import (
     Rewriter,
     request_seed,
 )
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath, LineLog, atomic_file, sizes_under
 
-__all__ = ["Rewrite", "answers_of", "draw", "make_answers"]
+__all__ = [
+    "AnswerJournal",
+    "RequestKey",
+    "Rewrite",
+    "answers_of",
+    "draw",
+    "journal_bytes",
+    "make_answers",
+]
+
+_JOURNAL = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """Identifies a request of a unit, to which an answer belongs."""
+
+    row: int
+    """Row of the document in its unit."""
+    index: int
+    """Number of the request among those of its document."""
+    digest: str
+    """Digest of the request."""
+
+
+class AnswerJournal(LineLog):
+    """The journal of one unit: reads the answers of earlier attempts, and appends new ones.
+
+    Args:
+        directory: Directory of the draft of the answers.
+        unit: Name of the unit.
+    """
+
+    def __init__(self, directory: AnyPath, unit: str) -> None:
+        super().__init__(directory / _JOURNAL / unit)
+        self.answers: dict[RequestKey, Answer] = {}
+        """All answers, those of earlier attempts included."""
+        for content in self.read():
+            for key, answer in _entries(content):
+                self.answers.setdefault(key, answer)
+
+    def append(self, key: RequestKey, answer: Answer) -> None:
+        self.answers[key] = answer
+        content = json.dumps([asdict(key), asdict(answer)]).encode()
+        self.add(b"%08x %s\n" % (zlib.crc32(content), content))
+
+
+def journal_bytes(directory: AnyPath) -> int:
+    """Add up the sizes of the journals in a draft of answers."""
+    return sum(sizes_under(directory / _JOURNAL).values())
+
+
+def _entries(content: bytes) -> Iterator[tuple[RequestKey, Answer]]:
+    """Read the lines of a file up to the first incomplete one."""
+    for line in content.split(b"\n")[:-1]:
+        crc, _, body = line.partition(b" ")
+        if crc != b"%08x" % zlib.crc32(body):
+            return
+        key, answer = json.loads(body)
+        yield RequestKey(**key), Answer(**answer)
+
 
 _VERSION = 1
 
@@ -111,11 +173,13 @@ def make_answers(
                 keep_state=True,
                 needs=rewrite.completions.requirements.resources,
             )
-        facts = {
-            key: sum(record.facts[key] for record in records)
-            for key in ("documents", "requests", "errors", "prompt_tokens", "completion_tokens")
-        }
-        return draft.publish(by_name, facts)
+        return draft.publish(
+            by_name,
+            {
+                key: sum(record.facts[key] for record in records)
+                for key in ("documents", "requests", "errors", "prompt_tokens", "completion_tokens")
+            },
+        )
 
     return workspace.make("answers", _VERSION, rewrite.identity(), inputs, work)
 
@@ -187,7 +251,7 @@ def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
 
     with AnswerJournal(directory, unit.name) as journal:
         for key, answer in rewrite.completions.answers(missing()):
-            journal.add(key, answer)
+            journal.append(key, answer)
         found = [journal.answers.get(key) for key in wanted]
     answered = [answer for answer in found if answer is not None]
     check_sum(unit.label, ("requests", len(wanted)), {"answered": len(answered)})

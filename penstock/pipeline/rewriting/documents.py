@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError, InputError, ScoringError
-from penstock.pipeline.accounting import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.checking import RecordTally, call_plugin, check_sum, sum_by_source
 from penstock.pipeline.cleaning.dropped import Dropped
 from penstock.pipeline.corpus import STAGE
-from penstock.pipeline.plugin_calls import call_plugin
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.rewriting.answers import Rewrite, answers_of, draw, make_answers
 from penstock.pipeline.runner import Runner
@@ -77,8 +76,13 @@ def rewrite_corpus(
     def work(draft: Draft) -> Artefact:
         state = (rewrite, answers.path, draft.path)
         items = {pair[0].name: pair for pair in zip(units, answers.files)}
-        records = draft.fill(runner.run, _replace if replaces else _add, items, state)
-        facts = _facts(draft, records, rewrite, corpus, answers)
+        facts = _facts(
+            draft,
+            draft.fill(runner.run, _replace if replaces else _add, items, state),
+            rewrite,
+            corpus,
+            answers,
+        )
         if not facts["documents"]["kept"]:
             raise InputError("no document is left of the corpus", key=f"rewrite.{rewrite.name}")
         return draft.publish(items, facts)
@@ -116,8 +120,9 @@ def _assemble_unit(
                     file=at,
                     fix=f"delete {answers} and run again",
                 )
-            own = [answer for _, answer in mine]
-            rewritten = call_plugin(key, at, rewriter.assemble, document, own)
+            rewritten = call_plugin(
+                key, at, rewriter.assemble, document, [answer for _, answer in mine]
+            )
             yield row, fields, _check_texts(rewritten, key, at)
         start += len(batch)
     check_sum(unit.label, ("rows answered", 0), {"left over": int(following is not None)})
@@ -128,8 +133,12 @@ def _check_texts(rewritten: Any, key: str, at: str) -> Rewritten:
     if isinstance(rewritten, Rewritten):
         wrong = next((repr(text) for text in rewritten.texts if not _is_text(text)), None)
     if wrong is not None:
-        expected = "a Rewritten with texts in Unicode that are not blank"
-        raise ScoringError(key=key, file=at, expected=expected, got=wrong)
+        raise ScoringError(
+            key=key,
+            file=at,
+            expected="a Rewritten with texts in Unicode that are not blank",
+            got=wrong,
+        )
     return rewritten
 
 
@@ -159,10 +168,16 @@ def _add(
             rejected += [(fields["id"], reason) for reason in rewritten.rejected]
             for place, text in enumerate(rewritten.texts):
                 name = f"{fields['id']}+{rewrite.name}.{place}"
-                added = Record(text=text, id=name, source=rewrite.name, meta="")
-                units.add(name, added, len(text.encode()), parent=fields["id"])
-    added_by = [_with(own, added=rewrite.name) for own in units.records]
-    return [*added_by, _write_rejected(directory, unit, rejected, tally)]
+                units.add(
+                    name,
+                    Record(text=text, id=name, source=rewrite.name, meta=""),
+                    len(text.encode()),
+                    parent=fields["id"],
+                )
+    return [
+        *(_with(own, added=rewrite.name) for own in units.records),
+        _write_rejected(directory, unit, rejected, tally),
+    ]
 
 
 def _replace(
@@ -189,8 +204,7 @@ def _replace(
             rejected += [(name, reason) for reason in rewritten.rejected]
             if not rewritten.texts:
                 reason = rewritten.rejected[0] if rewritten.rejected else "nothing"
-                rule = f"{rewrite.name}: {reason}"
-                dropped.add(name, own, len(text.encode()), rule, row, None)
+                dropped.add(name, own, len(text.encode()), f"{rewrite.name}: {reason}", row, None)
                 continue
             if len(rewritten.texts) > 1:
                 raise ScoringError(
@@ -202,8 +216,12 @@ def _replace(
             (new,) = rewritten.texts
             tally["accepted"] += 1
             tally["changed"] += new != text
-            now = Record(text=new, id=name, source=own.source, meta=own.meta)
-            units.add(name, now, len(new.encode()), parent=parent if new == text else name)
+            units.add(
+                name,
+                Record(text=new, id=name, source=own.source, meta=own.meta),
+                len(new.encode()),
+                parent=parent if new == text else name,
+            )
     kept = sum(own.facts["documents"] for own in units.records)
     check_sum(unit.label, ("documents", unit.documents), {"kept": kept, **dropped.rules})
     inherited = {"added": unit.record.facts["added"]} if "added" in unit.record.facts else {}

@@ -1,11 +1,16 @@
 """One attempt at one item, in the process that runs it: a result or an error, and its cost.
 
-Transient errors are retried here, in the worker, so that no other item waits for them.
+Transient errors, of busy stores and of networks, are retried here, in the worker, so that no other
+item waits for them. A store that is slow for a second must not cost a unit of work, and a permanent
+error must not cost eight seconds a unit. So the list is explicit: an error that is not on it is
+permanent. Errors of HTTP clients are recognised by name, so that no client need be imported; stores
+recognise theirs.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import os
 import pickle
@@ -14,14 +19,65 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.errors import Failure, PenstockError, StorageError, WorkerError
-from penstock.pipeline.runners.transient import delays, is_transient
+from penstock.storage import is_temporary_error
 
-__all__ = ["MORE_MEMORY", "AttemptResult", "attempt", "label", "portable"]
+__all__ = ["MORE_MEMORY", "AttemptResult", "attempt", "delay", "is_transient", "label", "portable"]
+
+_WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each retry: 7.5 in all, more than S3 recommends after a SlowDown."""
+
+_CLIENTS = {"httpx", "requests", "urllib3"}
+
+_NAMES = {
+    "ChunkedEncodingError",
+    "ConnectionError",
+    "NetworkError",
+    "ProtocolError",
+    "TimeoutError",
+    "TimeoutException",
+}
+
+
+def delay(label: str, attempt: int) -> float:
+    """Return the seconds to wait before a retry: jittered by a hash of the label and the attempt,
+    so that workers do not retry in lockstep."""
+    draw = zlib.crc32(f"{label}\x1f{attempt}".encode()) / 2**32
+    return _WAITS[attempt] * (0.75 + draw / 2)
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Return whether the same call may succeed when it is tried again.
+
+    An error that this one was raised ``from`` counts, too; one that was only handled does not.
+    """
+    seen = 0
+    while error is not None and seen < 16:
+        if _is_listed(error):
+            return True
+        error, seen = error.__cause__, seen + 1
+    return False
+
+
+def _is_listed(error: BaseException) -> bool:
+    if is_temporary_error(error):
+        return True
+    kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
+    if any(home in _CLIENTS and name in _NAMES for home, name in kinds):
+        return True
+    return any(home in _CLIENTS for home, _ in kinds) and _is_busy_response(error)
+
+
+def _is_busy_response(error: BaseException) -> bool:
+    """Return whether a server answered HTTP 429 or 5xx."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return isinstance(status, int) and (status == 429 or 500 <= status < 600)
+
 
 MORE_MEMORY = (
     "run again with fewer --workers, give it more memory (machine, ulimit, cgroup), or lower "
@@ -110,20 +166,17 @@ class _Retries:
         self.count = 0
 
     def call(self, function: Callable[[], Any], name: Callable[[], str]) -> Any:
-        waits: Iterator[float] | None = None
-        while True:
+        for attempt in itertools.count():
             try:
                 return function()
             except Exception as error:
                 if not is_transient(error):
                     raise
-                if waits is None:
+                if not attempt:
                     _log_retry(name(), error)
-                    waits = delays(name())
-                wait = next(waits, None)
-                if wait is None:
+                if attempt == len(_WAITS):
                     raise self._final(error, name()) from error
-            time.sleep(wait)
+            time.sleep(delay(name(), attempt))
             self.count += 1
 
     def _final(self, error: Exception, name: str) -> PenstockError:
@@ -153,11 +206,12 @@ def portable(outcome: AttemptResult) -> AttemptResult:
 
 def label(item: Any) -> str:
     """Name an item in a message: by its ``label``, that of its first element, or its repr."""
-    first = item[0] if isinstance(item, (tuple, list)) and item else None
-    for candidate in (item, first):
-        name = getattr(candidate, "label", None)
-        if isinstance(name, str):
-            return name
+    named = item
+    while isinstance(named, (tuple, list)) and named:
+        named = named[0]
+    name = getattr(named, "label", None)
+    if isinstance(name, str):
+        return name
     short = reprlib.Repr()
     short.maxstring = short.maxother = _WIDTH
     text = short.repr(item)

@@ -13,20 +13,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock.cluster import cpus
 from penstock.errors import Failure
 from penstock.pipeline.runners.attempt import attempt
-from penstock.pipeline.runners.schedule import drain
-from penstock.pipeline.runners.shared_state import SharedState
-from penstock.pipeline.runners.worker import Worker
-from penstock.pipeline.runners.worker_pool import Completed, Usage, WorkerLost
+from penstock.pipeline.runners.schedule import Completed, Usage, WorkerLost, drain
+from penstock.pipeline.runners.worker import SharedState, Worker
 from penstock.resources import Resources
 
 __all__ = ["LocalRunner"]
-
-Result = TypeVar("Result")
 
 _POLL_SECONDS = 1.0
 """Time without a message after which the processes are checked."""
@@ -57,13 +53,13 @@ class LocalRunner:
 
     def run(
         self,
-        function: Callable[[Any, Any], Result],
+        function: Callable[[Any, Any], Any],
         items: Sequence[Any],
         shared: Any = None,
         keep_state: bool = False,  # local workers always do
         needs: Resources | None = None,
         ordered: bool = False,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Iterator[tuple[int, Any]]:
         if not items:
             return
         if self.slots == 1:

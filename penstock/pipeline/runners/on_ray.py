@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -22,14 +22,11 @@ from penstock.cluster import connect
 from penstock.errors import Failure
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 from penstock.pipeline.runners.placement import Placement
-from penstock.pipeline.runners.schedule import drain
-from penstock.pipeline.runners.shared_state import SharedState
-from penstock.pipeline.runners.worker_pool import Completed, Usage, WorkerLost
+from penstock.pipeline.runners.schedule import Completed, Usage, WorkerLost, drain
+from penstock.pipeline.runners.worker import SharedState
 from penstock.resources import Resources
 
 __all__ = ["RayRunner"]
-
-Result = TypeVar("Result")
 
 _POLL_SECONDS = 1.0
 """Time to wait for an event."""
@@ -63,13 +60,13 @@ class RayRunner:
 
     def run(
         self,
-        function: Callable[[Any, Any], Result],
+        function: Callable[[Any, Any], Any],
         items: Sequence[Any],
         shared: Any = None,
         keep_state: bool = False,
         needs: Resources | None = None,
         ordered: bool = False,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Iterator[tuple[int, Any]]:
         if not items:
             return
         state = self._ray.put(SharedState.of((function, shared)))
@@ -86,23 +83,30 @@ class RayRunner:
         """Do nothing: no worker is held between runs, and Ray itself stays for later runs."""
 
 
-class _Tasks:
-    """A pool that runs each item as a Ray task."""
+class _RayPool:
+    """What both pools hold."""
 
     def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
         self._placement = placement
         self._ray = placement.ray
         self.in_flight = in_flight
-        self._task = self._ray.remote(max_retries=0, **placement.options())(_in_task)
         self._state = state
-        self._run = uuid.uuid4().hex
-        self._running: dict[Any, int] = {}
         self._ready: collections.deque[Any] = collections.deque()
-        self._placed = False
 
     @property
     def slots(self) -> int:
         return self._placement.slots
+
+
+class _Tasks(_RayPool):
+    """A pool that runs each item as a Ray task."""
+
+    def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
+        super().__init__(placement, in_flight, state)
+        self._task = self._ray.remote(max_retries=0, **placement.options())(_in_task)
+        self._run = uuid.uuid4().hex
+        self._running: dict[Any, int] = {}
+        self._placed = False
 
     def room(self, left: int) -> bool:
         return len(self._running) < self.slots * self.in_flight
@@ -136,16 +140,13 @@ class _Tasks:
                 _, left = self._ray.wait(left, num_returns=len(left), timeout=_STOP_SECONDS)
 
 
-class _Actors:
+class _Actors(_RayPool):
     """A pool of actors that keep the state: as many as fit, replaced when they end."""
 
     def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
-        self._placement = placement
-        self._ray = placement.ray
-        self.in_flight = in_flight
+        super().__init__(placement, in_flight, state)
         options = {"max_restarts": 0, "max_task_retries": 0, **placement.options()}
         self._actor = self._ray.remote(**options)(_StateActor)
-        self._state = state
         self._calls: dict[Any, Any] = {}
         """Actors by the reference of the call that they run."""
 
@@ -153,15 +154,10 @@ class _Actors:
         """For each ready actor, its calls and their items, in the order they were sent."""
 
         self._starting: set[Any] = set()
-        self._ready: collections.deque[Any] = collections.deque()
         self._events: collections.deque[Completed | WorkerLost] = collections.deque()
         """Events that :meth:`next` has not returned yet: a dead actor gives several at once."""
 
         self._failed_starts = 0
-
-    @property
-    def slots(self) -> int:
-        return self._placement.slots
 
     def room(self, left: int) -> bool:
         wanted = min(self.slots, left + sum(map(len, self._given.values())))
@@ -273,8 +269,9 @@ def _worker_lost(error: Exception, at: int | None, queued: tuple[int, ...] = ())
     machine = kind in _MACHINE or "node has died" in str(error)
     # For other lost workers Ray lists all possible causes, SIGKILL for memory among them.
     memory = True if kind == "OutOfMemoryError" else None
-    reason = f"was lost ({kind}: {_short(error)})"
-    return WorkerLost(reason, at, queued, blamed=not machine, memory=memory)
+    return WorkerLost(
+        f"was lost ({kind}: {_short(error)})", at, queued, blamed=not machine, memory=memory
+    )
 
 
 _MACHINE = {

@@ -52,7 +52,6 @@ class Placement:
         return min(int(node.get(name, 0) / amount) for name, amount in wanted.items())
 
     def options(self) -> dict[str, Any]:
-        """Return the resource options of a Ray task or actor."""
         needs = self.needs
         return {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": needs.memory}
 

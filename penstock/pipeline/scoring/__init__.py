@@ -2,9 +2,6 @@
 
 ::
 
-    models.py      Column, Models: fitted selectors and encoders
-    embeddings.py  make_embeddings: vectors shared by selectors
-    documents.py   score_documents: the pass of scorers
+    models.py      Column, Models: fitted selectors and encoders; make_embeddings: shared vectors
     sets.py        score_sets: the shuffle of set selectors
-    scores.py      read_scores, write_scores: the files of a column
 """

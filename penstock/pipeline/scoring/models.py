@@ -1,8 +1,12 @@
-"""The model stage: fitted selectors and encoders of a corpus, as artefacts of data files.
+"""The model and embeddings stages: fitted selectors and encoders of a corpus, and its vectors.
 
 A model's fingerprint has the selector's identity and version, the corpus, the target files and the
 seed. So columns that differ in name alone share a model, and all selectors of a corpus share its
 encoders.
+
+Vectors of the pool are made in one pass over the text for all selectors. A unit's vectors are int16
+on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`), half the size of float32
+and exact in every product; rows without a token are zero.
 """
 
 from __future__ import annotations
@@ -15,17 +19,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from penstock import extras
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
-from penstock.errors import PenstockError, ScoringError
+from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.runner import Runner, in_order
-from penstock.pipeline.sample import FIT, sample_documents
+from penstock.pipeline.units import FIT, Unit, iter_documents, sample_documents, units_of
 from penstock.selectors.base import Encoder, Fitting, Selector, Targets
-from penstock.selectors.encoders.embedding import make_encoder
-from penstock.selectors.encoders.encoders import contents_of, load_encoder
-from penstock.storage import atomic_file
+from penstock.selectors.encoders.embedding import (
+    CHARACTERS,
+    beginning,
+    contents_of,
+    embed,
+    load_encoder,
+    make_encoder,
+)
+from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["Column", "Models"]
+__all__ = ["Column", "Models", "make_embeddings", "read_vectors"]
 
 _STATE = "state"
 """Directory of a model that belongs to the selector."""
@@ -67,25 +80,26 @@ class Models:
         """Find or fit a selector: its fitted state as data files, and the facts of the fit."""
         selector = column.selector
 
-        def fit(state: Path) -> Mapping[str, Any]:
+        def fit_and_save(state: Path) -> Mapping[str, Any]:
             # A copy is fitted: workers load the model's files only, no other state of this process.
             fitted = copy.deepcopy(selector)
-            try:
-                with extras.named(key="use"):
-                    facts = fitted.fit(self._fitting(column))
-                fitted.save(state)
-            except PenstockError as error:  # begins with the parameter at fault
-                if error.key is None:
-                    raise type(error)(f"select.{column.name}.{error}") from error.__cause__
-                raise copy.copy(error).under(f"select.{column.name}") from error.__cause__
-            except Exception as error:  # a selector may be a user's code
-                raise ScoringError(
-                    f"fitting raised {type(error).__name__}: {error}", key=f"select.{column.name}"
-                ) from error
+            with extras.named(key="use"):
+                facts = fitted.fit(self._fitting(column))
+            fitted.save(state)
             return facts
 
-        config = {"identity": dict(selector.identity()), "version": selector.version}
-        return self._made({**config, "seed": self.seed}, list(column.target.hashes), fit)
+        def fit(state: Path) -> Mapping[str, Any]:
+            return call_plugin(f"select.{column.name}", None, fit_and_save, state)
+
+        return self._made(
+            {
+                "identity": dict(selector.identity()),
+                "version": selector.version,
+                "seed": self.seed,
+            },
+            list(column.target.hashes),
+            fit,
+        )
 
     def encoder(self, name: str) -> Artefact:
         """Find or make the encoder of this name for the corpus."""
@@ -97,15 +111,14 @@ class Models:
             encoder.save(state)
             return {"encoder": encoder.name}
 
-        config = {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}
-        return self._made(config, [], fit)
+        return self._made(
+            {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}, [], fit
+        )
 
     def load(self, column: Column, model: Artefact) -> None:
-        """Load the model into the column's selector."""
         column.selector.load(model.local() / _STATE)
 
     def load_encoder(self, name: str) -> Encoder:
-        """Load an encoder."""
         return load_encoder(self.encoder(name).local() / _STATE)
 
     def _fitting(self, column: Column) -> Fitting:
@@ -132,8 +145,9 @@ class Models:
             facts, *_ = draft.files(["model"])
             return draft.publish(["model"], facts.facts)
 
-        inputs = {"corpus": self.corpus.fingerprint, "target": target}
-        return self.workspace.make("model", _VERSION, config, inputs, work)
+        return self.workspace.make(
+            "model", _VERSION, config, {"corpus": self.corpus.fingerprint, "target": target}, work
+        )
 
 
 def _fit_files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[FileRecord]:
@@ -150,3 +164,63 @@ def _fit_files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[F
     with atomic_file(draft.path / _FACTS) as sink:
         sink.write(canonical(dict(facts)))
     return [FileRecord.of(_FACTS, sink, **facts), *draft.adopt(names)]
+
+
+_EMBEDDINGS = 1
+"""Version of embeddings."""
+
+
+def make_embeddings(name: str, models: Models) -> Artefact:
+    """Find or make the vectors of a corpus under an encoder."""
+    encoder = models.encoder(name)
+    config = {"characters": CHARACTERS}
+    inputs = {"corpus": models.corpus.fingerprint, "encoder": encoder.fingerprint}
+
+    def work(draft: Draft) -> Artefact:
+        units = {unit.name: unit for unit in units_of(models.corpus)}
+        state = None
+        if any(draft.done(part) is None for part in units):
+            state = (models.load_encoder(name), draft.path)
+        records = draft.fill(
+            models.runner.run,
+            _embed_unit,
+            units,
+            state,
+            lambda unit, _: models.progress(
+                f"embedded {unit.documents:,} documents of {unit.name}"
+            ),
+            keep_state=True,
+            needs=state[0].resources if state else None,
+        )
+        kept = models.corpus.facts["documents"]["kept"]
+        embedded = sum(record.facts["documents"] for record in records)
+        check_sum(f"{draft.path}", ("documents kept in the corpus", kept), {"embedded": embedded})
+        width = max((record.facts["width"] for record in records), default=0)
+        return draft.publish(
+            units, {"encoder": encoder.facts["encoder"], "documents": embedded, "width": width}
+        )
+
+    return models.workspace.make("embeddings", _EMBEDDINGS, config, inputs, work)
+
+
+def read_vectors(embeddings: AnyPath, record: FileRecord) -> np.ndarray:
+    """Map a unit's vectors, after comparing the checksum: (n, d) int16, not copied."""
+    with pa.memory_map(str(record.verified(embeddings))) as source:
+        vectors = pa.ipc.open_file(source).get_batch(0).column("vector")
+    return vectors.flatten().to_numpy().reshape(len(vectors), -1)
+
+
+def _embed_unit(unit: Unit, state: tuple[Encoder, AnyPath]) -> FileRecord:
+    encoder, directory = state
+    vectors = np.concatenate(
+        [
+            embed(beginning(documents.column("text")), encoder)
+            for documents in iter_documents(unit, ("text",))
+        ]
+    )
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    batch = pa.record_batch({"vector": rows})
+    name = f"{unit.name}.arrow"
+    with atomic_file(directory / name) as sink, pa.ipc.new_file(sink, batch.schema) as file:
+        file.write_batch(batch)
+    return FileRecord.of(name, sink, documents=len(vectors), width=vectors.shape[1])

@@ -19,19 +19,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.lib.recfunctions import repack_fields
 
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
 from penstock.hashing import hash_ids, mix
-from penstock.pipeline.grouped import grouped_bytes, read_groups
-from penstock.pipeline.plugin_calls import call_plugin
+from penstock.pipeline.checking import call_plugin, scores_of
+from penstock.pipeline.grouped import read_groups, read_scores, write_groups, write_scores
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.scoring.documents import scores_of
-from penstock.pipeline.scoring.embeddings import read_vectors
-from penstock.pipeline.scoring.scores import read_scores, write_scores
+from penstock.pipeline.scoring.models import read_vectors
 from penstock.pipeline.units import Unit
 from penstock.selectors.base import Partition, SetSelector
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath
 
 __all__ = ["score_sets"]
 
@@ -58,7 +57,6 @@ class _Set:
 
     @property
     def key(self) -> str:
-        """Key of the selector in the recipe."""
         return f"select.{self.name}"
 
     @property
@@ -71,6 +69,7 @@ class _Set:
                 ("row", "<u4"),
                 ("quality", "<f4"),
                 ("hash", "<u8"),
+                ("score", "<f4"),
                 ("vector", "<i2", (self.width,)),
             ]
         )
@@ -103,7 +102,6 @@ class _PartitionRange:
 
     @property
     def label(self) -> str:
-        """Name in messages."""
         return f"partitions {self.first} to {self.last - 1}"
 
 
@@ -137,18 +135,26 @@ def score_sets(
         quality=None if quality is None else quality.path,
     )
     progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
-    placed = {
-        f"placed-{unit.name}": (unit, vectors, quality and quality.files[unit.number])
-        for unit, vectors in zip(units, embeddings.files)
-    }
-    draft.fill(runner.run, _place, placed, shared)
+    draft.fill(
+        runner.run,
+        _place,
+        {
+            f"placed-{unit.name}": (unit, vectors, quality and quality.files[unit.number])
+            for unit, vectors in zip(units, embeddings.files)
+        },
+        shared,
+    )
     bounds = [partitions * task // shared.tasks for task in range(shared.tasks + 1)]
     names = [unit.name for unit in units]
-    scored = {
-        f"scored-{task:05d}": _PartitionRange(task, first, last, names)
-        for task, (first, last) in enumerate(itertools.pairwise(bounds))
-    }
-    draft.fill(runner.run, _score_some, scored, shared)
+    draft.fill(
+        runner.run,
+        _score_some,
+        {
+            f"scored-{task:05d}": _PartitionRange(task, first, last, names)
+            for task, (first, last) in enumerate(itertools.pairwise(bounds))
+        },
+        shared,
+    )
     if shared.merges:
         draft.fill(runner.run, _merge, {"merged": 0}, shared)
     draft.fill(runner.run, _gather, {unit.name: unit for unit in units}, shared)
@@ -158,8 +164,9 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
     """Write a unit's documents, sorted by partition and hash."""
     unit, vectors_record, quality = item
     vectors = read_vectors(shared.embeddings, vectors_record)
-    ids = pq.read_table(unit.path(), columns=["id"]).column("id")
-    hashes = hash_ids(ids, mix(shared.seed, "sets"))
+    hashes = hash_ids(
+        pq.read_table(unit.path(), columns=["id"]).column("id"), mix(shared.seed, "sets")
+    )
     placed = vectors.any(axis=1)
     rows = np.zeros(len(vectors), dtype=shared.dtype)
     rows["unit"], rows["row"], rows["hash"] = unit.number, np.arange(len(rows)), hashes
@@ -169,47 +176,47 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
     rows["vector"] = vectors
     rows = rows[placed]
     if len(rows):
-        assign = shared.selector.assign
-        numbers = call_plugin(shared.key, unit.label, assign, rows["vector"], rows["hash"])
-        rows["partition"] = _check_numbers(numbers, len(rows), shared, unit.label)
+        rows["partition"] = _check_numbers(
+            call_plugin(
+                shared.key, unit.label, shared.selector.assign, rows["vector"], rows["hash"]
+            ),
+            len(rows),
+            shared,
+            unit.label,
+        )
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
     name = shared.placed(unit.name)
-    return [_write_groups(shared.directory, name, rows, rows["partition"], shared.partitions)]
+    return [_write_groups(shared, name, rows, rows["partition"], shared.partitions)]
 
 
 def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
-    """Score some partitions, one after the other."""
-    parts = [
-        read_groups(shared.directory / shared.placed(unit), shared.dtype, item.first, item.last)
-        for unit in item.units
-    ]
-    rows = np.concatenate(parts)
-    del parts
+    files = (shared.directory / shared.placed(unit) for unit in item.units)
+    rows = np.concatenate(
+        [read_groups(file, shared.dtype, item.first, item.last) for file in files]
+    )
     # Units come in the corpus's order, so equal hashes stay in it.
-    order = np.lexsort((rows["hash"], rows["partition"]))
-    numbers = rows["partition"][order]
-    starts = np.searchsorted(numbers, np.arange(item.first, item.last + 1))
-    found = np.empty(len(rows), dtype=_SCORE)
-    kept: list[np.ndarray] = []
+    rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
+    starts = np.searchsorted(rows["partition"], np.arange(item.first, item.last + 1))
+    kept = [rows[:0]]
     merge = shared.selector.requirements.merge if shared.merges else None
     for number, start, end in zip(range(item.first, item.last), starts, starts[1:]):
         if start == end:
             continue
-        own = rows[order[start:end]]
+        own = rows[start:end]
         partition = _partition(own, number, shared)
         at = f"partition {number}, {end - start:,} documents"
-        returned = call_plugin(shared.key, at, shared.selector.score, partition)
-        scores = scores_of(returned, len(own), shared.key, at)
-        found["unit"][start:end], found["row"][start:end] = own["unit"], own["row"]
-        found["score"][start:end] = scores
+        scores = scores_of(
+            call_plugin(shared.key, at, shared.selector.score, partition), len(own), shared.key, at
+        )
+        own["score"] = scores
         if merge is not None:
             chosen = call_plugin(shared.key, at, merge.candidates, partition, scores)
-            kept.append(_with_scores(own[chosen], scores[chosen]))
-    records = [_write_by_unit(shared, shared.scored(item.task), found)]
+            kept.append(own[chosen])
+    records = [_write_by_unit(shared, shared.scored(item.task), rows)]
     if shared.merges:
         name = shared.candidates(item.task)
-        rows = np.concatenate([_with_scores(rows[:0], np.empty(0, np.float32)), *kept])
-        records.append(_write_groups(shared.directory, name, rows, np.zeros(len(rows)), 1))
+        rows = np.concatenate(kept)
+        records.append(_write_groups(shared, name, rows, np.zeros(len(rows)), 1))
     return records
 
 
@@ -217,21 +224,18 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
     """Score the candidates of all partitions together."""
     merge = shared.selector.requirements.merge
     assert merge is not None
-    dtype = _scored_dtype(shared.dtype)
-    rows = np.concatenate(
-        [
-            read_groups(shared.directory / shared.candidates(task), dtype, 0)
-            for task in range(shared.tasks)
-        ]
-    )
+    files = (shared.directory / shared.candidates(task) for task in range(shared.tasks))
+    rows = np.concatenate([read_groups(file, shared.dtype, 0) for file in files])
     rows = rows[np.argsort(rows["hash"], kind="stable")]
     at = f"merging {len(rows):,} candidates"
     partition = _partition(rows, 0, shared)
-    found = np.empty(len(rows), dtype=_SCORE)
-    found["unit"], found["row"] = rows["unit"], rows["row"]
-    returned = call_plugin(shared.key, at, merge.merge, partition, rows["score"])
-    found["score"] = scores_of(returned, len(rows), shared.key, at)
-    return [_write_by_unit(shared, shared.merged, found)]
+    rows["score"] = scores_of(
+        call_plugin(shared.key, at, merge.merge, partition, rows["score"]),
+        len(rows),
+        shared.key,
+        at,
+    )
+    return [_write_by_unit(shared, shared.merged, rows)]
 
 
 def _gather(unit: Unit, shared: _Set) -> FileRecord:
@@ -253,32 +257,16 @@ def _partition(rows: np.ndarray, number: int, shared: _Set) -> Partition:
     )
 
 
-def _scored_dtype(dtype: np.dtype) -> np.dtype:
-    return np.dtype([*dtype.descr, ("score", "<f4")])
-
-
-def _with_scores(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Append the scores to the records of candidates, for the merge."""
-    found = np.empty(len(rows), dtype=_scored_dtype(rows.dtype))
-    for name in rows.dtype.names or ():
-        found[name] = rows[name]
-    found["score"] = scores
-    return found
-
-
-def _write_by_unit(shared: _Set, name: str, found: np.ndarray) -> FileRecord:
+def _write_by_unit(shared: _Set, name: str, rows: np.ndarray) -> FileRecord:
+    found = repack_fields(rows[list(_SCORE.names or ())])
     found = found[np.argsort(found["unit"], kind="stable")]
-    return _write_groups(shared.directory, name, found, found["unit"], shared.units)
+    return _write_groups(shared, name, found, found["unit"], shared.units)
 
 
 def _write_groups(
-    directory: AnyPath, name: str, rows: np.ndarray, groups: np.ndarray, count: int
+    shared: _Set, name: str, rows: np.ndarray, groups: np.ndarray, count: int
 ) -> FileRecord:
-    header, body = grouped_bytes(rows, groups, count)
-    with atomic_file(directory / name) as sink:
-        sink.write(header)
-        sink.write(body)
-    return FileRecord.of(name, sink)
+    return FileRecord.of(name, write_groups(shared.directory / name, rows, groups, count))
 
 
 def _check_numbers(numbers: Any, count: int, shared: _Set, at: str) -> np.ndarray:

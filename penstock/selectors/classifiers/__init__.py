@@ -6,5 +6,6 @@
       └─ train            one repeatable fastText training              fasttext_training.py
            └─ CollapsedFastText   one float a row, p(positive)          fasttext.py
                 └─ FastTextPanel  several classifiers, texts read once  fasttext_panel.py
+    BatchScorer           several scorers of one batch                  fasttext_panel.py
     Texts, shrink         what scorers compute of a batch's texts       classifier.py
 """

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from penstock.errors import SelectorError
 from penstock.hashing import uniform
-from penstock.selectors.base import ParallelMap
+from penstock.selectors.base import Fitting, ParallelMap
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.kernels.distinct_words import count_distinct_words
@@ -31,9 +31,8 @@ __all__ = [
     "TrainingSet",
     "Trial",
     "area_under_curve",
-    "best_of",
     "blank",
-    "settings_of",
+    "fit_classifier",
     "shrink",
     "shrunk_log_odds",
     "train_classifier",
@@ -60,11 +59,6 @@ class TrainingSet:
     settings: Mapping[str, int]
     """Keywords of :func:`~penstock.selectors.classifiers.fasttext_training.train` but ``lr`` and
     ``epoch``."""
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of an accuracy of one half on the held-out documents."""
-        return 0.5 / math.sqrt(max(1, int(self.held_out.sum())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +93,6 @@ def is_held_out(hashes: np.ndarray) -> np.ndarray:
     return uniform(hashes) < HELD_OUT
 
 
-def settings_of(selector: Any, seed: int) -> dict[str, int]:
-    """Return fastText's settings from a selector's parameters of the same names."""
-    names = ("word_ngrams", "dim", "min_count", "bucket")
-    return {**{name: getattr(selector, name) for name in names}, "seed": seed % 2**31}
-
-
 def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of (positive, negative) pairs in the right order; a tie counts one half.
 
@@ -114,6 +102,51 @@ def area_under_curve(scores: np.ndarray, labels: np.ndarray) -> float:
     below = np.searchsorted(negatives, scores[labels], side="left")
     up_to = np.searchsorted(negatives, scores[labels], side="right")
     return float((below + up_to).mean() / 2 / len(negatives))
+
+
+def fit_classifier(
+    selector: Any, texts: list[str], labels: np.ndarray, held_out: np.ndarray, fitting: Fitting
+) -> tuple[Trial, dict[str, Any]]:
+    """Train a selector's classifiers, and choose one.
+
+    Args:
+        selector: It has fastText's settings as parameters; ``lr`` and ``epoch`` are a grid.
+        texts: Documents, (n,).
+        labels: (n,) bool.
+        held_out: (n,) bool: documents that choose.
+        fitting: Inputs of the fit.
+
+    Returns:
+        The most accurate trial on the held-out documents, the first of equals; and facts.
+
+    Raises:
+        SelectorError: Too few documents are held out, or no trial is better than chance.
+    """
+    names = ("word_ngrams", "dim", "min_count", "bucket")
+    settings = {**{name: getattr(selector, name) for name in names}, "seed": fitting.seed % 2**31}
+    lesson = TrainingSet(texts=texts, labels=labels, held_out=held_out, settings=settings)
+    count = len(selector.lr) * len(selector.epoch)
+    fitting.progress(f"training {count} classifiers on {len(texts):,} texts")
+    trials = train_classifier(lesson, selector.lr, selector.epoch, fitting.spread)
+    highest = max(trial.accuracy for trial in trials)
+    judged = int(held_out.sum())
+    least = max(NEAR_CHANCE, 0.5 + 2 * 0.5 / math.sqrt(judged))
+    if highest < least:
+        raise SelectorError(
+            key="lr, epoch",
+            expected=f"a classifier with an accuracy of at least {least:.2f} on "
+            f"{judged} held-out documents",
+            got=f"{highest:.2f} at best: it would rank by chance",
+            fix="add learning rates or epochs, or use a larger sample or more examples",
+        )
+    best = next(trial for trial in trials if trial.accuracy == highest)
+    return best, {
+        "held_out": judged,
+        "accuracy": best.facts["accuracy"],
+        "lr": best.lr,
+        "epoch": best.epoch,
+        "trials": [trial.facts for trial in trials],
+    }
 
 
 def train_classifier(
@@ -133,25 +166,6 @@ def train_classifier(
             fix="use a larger sample or more examples",
         )
     return list(spread(_try, list(itertools.product(lrs, epochs)), lesson))
-
-
-def best_of(trials: Sequence[Trial], lesson: TrainingSet) -> Trial:
-    """Return the most accurate trial on the held-out documents, the first of equals.
-
-    Raises:
-        SelectorError: No trial is better than chance.
-    """
-    highest = max(trial.accuracy for trial in trials)
-    least = max(NEAR_CHANCE, 0.5 + 2 * lesson.standard_error)
-    if highest < least:
-        raise SelectorError(
-            key="lr, epoch",
-            expected=f"a classifier with an accuracy of at least {least:.2f} on "
-            f"{int(lesson.held_out.sum())} held-out documents",
-            got=f"{highest:.2f} at best: it would rank by chance",
-            fix="add learning rates or epochs, or use a larger sample or more examples",
-        )
-    return next(trial for trial in trials if trial.accuracy == highest)
 
 
 def _try(point: tuple[float, int], lesson: TrainingSet) -> Trial:

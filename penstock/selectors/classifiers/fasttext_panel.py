@@ -5,17 +5,23 @@ and is the same for all classifiers. So their vocabularies are merged, the weigh
 adjacent (one cache miss for all), and each document passes through the kernel once
 (:mod:`penstock.selectors.kernels.fasttext_sums`). Trade-off: memory, 16 bytes a bucket for up to
 four classifiers and 32 for up to eight, beside the classifiers' own 4.
+
+Most scorers of a recipe have such a classifier
+(:attr:`penstock.selectors.base.Requirements.classifier`), so K of them together cost little more
+than one: :class:`BatchScorer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 
 from penstock.arrow_text import read_only
+from penstock.selectors.base import Documents, Scorer
+from penstock.selectors.classifiers.classifier import Texts
 from penstock.selectors.classifiers.fasttext import CollapsedFastText, score_texts, vocabulary_of
 from penstock.selectors.kernels.fasttext_sums import (
     BLOCK,
@@ -26,7 +32,7 @@ from penstock.selectors.kernels.fasttext_sums import (
 )
 from penstock.selectors.kernels.fasttext_words import Text, WordScratch
 
-__all__ = ["FastTextPanel", "score_together"]
+__all__ = ["BatchScorer", "FastTextPanel", "score_together"]
 
 _LINE = 16
 """float32 to a cache line."""
@@ -160,3 +166,29 @@ def _zeros(length: int) -> np.ndarray:
 def _whole(count: int, of: int) -> int:
     """Return the least multiple of ``of`` that is not less than ``count``."""
     return -(-count // of) * of
+
+
+class BatchScorer:
+    """A batch of documents under several scorers."""
+
+    def __init__(self, scorers: Sequence[Scorer], documents: Documents) -> None:
+        self._documents = documents
+        self._texts = Texts(documents.column("text"))
+        asked = [scorer.requirements.classifier for scorer in scorers]
+        self._classifiers = [one.classifier for one in asked if one is not None]
+
+    def score(self, scorer: Scorer) -> np.ndarray:
+        """Return the scores of ``scorer.score(documents)``, for one of the scorers."""
+        asked = scorer.requirements.classifier
+        if len(self._classifiers) > 1 and asked is not None:
+            for classifier, scores in zip(self._classifiers, self._scores, strict=True):
+                if classifier is asked.classifier:
+                    return asked.finish(scores, self._texts)
+        return scorer.score(self._documents)
+
+    @cached_property
+    def _scores(self) -> np.ndarray:
+        """(classifiers, n) float32, computed at the first use."""
+        scores = score_together(self._classifiers, self._texts.array)
+        scores.flags.writeable = False
+        return scores

@@ -9,5 +9,5 @@
       └─ HiddenEncoder    a hidden layer of a transformers model      hidden.py
     embed_texts           texts -> (n, d) int16 vectors               embedding.py
       └─ on_lattice       unit vectors -> integers, products exact    lattice.py
-    EncoderName, load_encoder, contents_of                            encoders.py
+    EncoderName, load_encoder, contents_of                            embedding.py
 """

@@ -1,4 +1,4 @@
-"""Encoders by name, and embeddings of a pool's texts on the lattice.
+"""Encoders by name, made or loaded, and embeddings of a pool's texts on the lattice.
 
 Only the beginning of a text is embedded: the first 2,048 characters are twice what MiniLM reads and
 43 % of a web pool's text.
@@ -6,7 +6,10 @@ Only the beginning of a text is embedded: the first 2,048 characters are twice w
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +19,22 @@ import pyarrow.compute as pc
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.base import Encoder, ParallelMap, serial_map
 from penstock.selectors.encoders.distillation import distil
-from penstock.selectors.encoders.encoders import EncoderName, load_encoder
 from penstock.selectors.encoders.hidden import HiddenEncoder
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.encoders.sentence import SentenceEncoder
 from penstock.selectors.encoders.static import StaticEncoder
+from penstock.storage import sha256_file
 
-__all__ = ["CHARACTERS", "beginning", "embed", "embed_texts", "make_encoder"]
+__all__ = [
+    "CHARACTERS",
+    "EncoderName",
+    "beginning",
+    "contents_of",
+    "embed",
+    "embed_texts",
+    "load_encoder",
+    "make_encoder",
+]
 
 CHARACTERS = 2048
 """Characters of a text that are embedded by default."""
@@ -33,6 +45,48 @@ _DISTIL_TEXTS = 8192
 _STATIC_TEXTS, _SENTENCE_TEXTS = 2048, 64
 """Texts of an item of work: about a second for a static encoder, three for a sentence encoder.
 Vectors depend on their text alone and products are exact, so the size changes no score."""
+
+
+_NAME = re.compile(r"(?P<base>.+?)(?:@(?P<layer>\d+))?(?P<gpu>@cuda)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderName:
+    """An encoder's name in its parts: ``bert@9@cuda`` is layer 9 of ``bert``, on a GPU."""
+
+    base: str
+    layer: int | None
+    gpu: bool
+
+    @classmethod
+    def of(cls, name: str) -> EncoderName:
+        parts = _NAME.fullmatch(name)
+        if parts is None:  # an empty one
+            return cls(base=name, layer=None, gpu=False)
+        layer = int(parts["layer"]) if parts["layer"] else None
+        return cls(base=parts["base"], layer=layer, gpu=bool(parts["gpu"]))
+
+
+def contents_of(name: str) -> str | dict[str, str]:
+    """Return the sha256 of each file of a model's directory, or the name if it is no directory.
+
+    A layer or a GPU in an encoder's name is part of its contents.
+    """
+    root = Path(EncoderName.of(name).base)
+    if not root.is_dir():
+        return name
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    found = {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    suffix = name.removeprefix(EncoderName.of(name).base)
+    return {**found, "@": suffix} if suffix else found
+
+
+def load_encoder(directory: Path) -> Encoder:
+    """Load the encoder that was saved in ``directory``."""
+    if (directory / "encoder.table.npy").exists():
+        return StaticEncoder.load(directory)
+    saved = json.loads((directory / "encoder.json").read_text())
+    return HiddenEncoder(**saved) if "layer" in saved else SentenceEncoder(**saved)
 
 
 def make_encoder(

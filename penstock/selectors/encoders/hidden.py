@@ -7,24 +7,23 @@ encoder: the model was not trained to put texts of similar meaning near each oth
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, one_thread
-from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
-from penstock.selectors.parameters import one_of
+from penstock.selectors.encoders.sentence import ModelEncoder
 
 __all__ = ["HiddenEncoder"]
 
 
-class HiddenEncoder:
+class HiddenEncoder(ModelEncoder):
     """A layer of a transformers model; weights are safetensors, and its own code never runs.
 
     Args:
@@ -34,20 +33,11 @@ class HiddenEncoder:
         device: ``cpu`` or ``cuda``.
     """
 
+    saved: ClassVar[Sequence[str]] = ("name", "layer", "max_tokens", "device")
+
     def __init__(self, name: str, layer: int, max_tokens: int = 512, device: str = "cpu") -> None:
-        self.name = name
+        super().__init__(name, max_tokens, device)
         self.layer = layer
-        self.max_tokens = max_tokens
-        self.device = one_of("device", device, "cpu", "cuda")
-        self._loaded: tuple[Any, Any] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_loaded": None}
-
-    @property
-    def resources(self) -> Resources:
-        """Return what a worker needs to load it."""
-        return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
 
     def encode(self, texts: pa.Array) -> np.ndarray:
         """Encode (n,) large_string as (n, d) float32, L2-normalised; blank texts as zeros.
@@ -71,11 +61,6 @@ class HiddenEncoder:
                 states = model(input_ids=inputs, output_hidden_states=True).hidden_states
                 vectors[row] = states[self.layer][0].float().mean(dim=0).cpu().numpy()
         return normalised(vectors)
-
-    def save(self, directory: Path) -> None:
-        """Write the name and settings, without a copy of the model."""
-        state = {key: value for key, value in vars(self).items() if key != "_loaded"}
-        (directory / "encoder.json").write_text(json.dumps(state))
 
     def _load(self) -> tuple[Any, Any]:
         from tokenizers import Tokenizer

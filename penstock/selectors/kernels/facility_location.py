@@ -23,6 +23,7 @@ Summarization*).
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -264,28 +265,6 @@ def _value(state: _Coverage, rows: np.ndarray) -> float:
     return total
 
 
-@numba.njit(inline="always")
-def _ahead(bounds: np.ndarray, one: int, other: int) -> bool:
-    """Order the heap: larger bounds first, of equal bounds the first row."""
-    return bounds[one] > bounds[other] or (bounds[one] == bounds[other] and one < other)
-
-
-@numba.njit(cache=True, nogil=True)
-def _sift_down(heap: np.ndarray, size: int, at: int, bounds: np.ndarray) -> None:
-    item = heap[at]
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and _ahead(bounds, heap[child + 1], heap[child]):
-            child += 1
-        if not _ahead(bounds, heap[child], item):
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = item
-
-
 @numba.njit(cache=True, nogil=True)
 def _lazy(state: _Coverage, first: np.ndarray, order: np.ndarray, gains: np.ndarray) -> None:
     count = state.covered.shape[0]
@@ -296,27 +275,20 @@ def _lazy(state: _Coverage, first: np.ndarray, order: np.ndarray, gains: np.ndar
         _cover(state, candidate)
         taken[candidate] = True
         picked += 1
-    heap = np.flatnonzero(~taken)
-    size = heap.shape[0]
-    bounds = np.zeros(count, np.float64)
     seen = np.full(count, picked, np.int64)  # the number of picks when the gain was computed
-    if picked < order.shape[0]:
-        for candidate in heap:
-            bounds[candidate] = _gain(state, candidate)
-        for at in range(size // 2 - 1, -1, -1):
-            _sift_down(heap, size, at, bounds)
+    # The least first: larger gains first, of equal gains the first row.
+    heap = [(-_gain(state, candidate), candidate) for candidate in np.flatnonzero(~taken)]
+    heapq.heapify(heap)
     while picked < order.shape[0]:
-        candidate = heap[0]
+        bound, candidate = heap[0]
         if seen[candidate] == picked:
-            order[picked], gains[picked] = candidate, bounds[candidate]
+            order[picked], gains[picked] = candidate, -bound
             _cover(state, candidate)
             picked += 1
-            size -= 1
-            heap[0] = heap[size]
+            heapq.heappop(heap)
         else:
-            bounds[candidate] = _gain(state, candidate)
             seen[candidate] = picked
-        _sift_down(heap, size, 0, bounds)
+            heapq.heapreplace(heap, (-_gain(state, candidate), candidate))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -392,24 +364,13 @@ def _farther(near: np.ndarray, far: np.ndarray, one: int, other: int) -> bool:
     return far[one] < far[other] or (far[one] == far[other] and near[one] > near[other])
 
 
-@numba.njit(cache=True, nogil=True)
 def _by_candidate(
     near: np.ndarray, similarities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Turn each document's nearest into a list, for each candidate, of documents it is near."""
-    starts = np.zeros(near.shape[0] + 2, np.int64)
-    for row in range(near.shape[0]):
-        for at in range(near.shape[1]):
-            if near[row, at] >= 0:
-                starts[near[row, at] + 2] += 1
-    starts = np.cumsum(starts)
-    rows = np.empty(starts[-1], np.int32)
-    values = np.empty(starts[-1], np.float32)
-    for row in range(near.shape[0]):
-        for at in range(near.shape[1]):
-            candidate = near[row, at]
-            if candidate >= 0:
-                to = starts[candidate + 1]
-                rows[to], values[to] = row, similarities[row, at]
-                starts[candidate + 1] = to + 1
-    return starts[:-1], rows, values
+    some = near >= 0
+    candidates = near[some]
+    by_candidate = np.argsort(candidates, kind="stable")
+    starts = np.append(0, np.cumsum(np.bincount(candidates, minlength=len(near))))
+    rows = np.nonzero(some)[0].astype(np.int32)
+    return starts, rows[by_candidate], similarities[some][by_candidate]

@@ -95,7 +95,6 @@ class Clusters:
         return Nearest(numbers=numbers, values=values)
 
     def save(self, path: Path) -> None:
-        """Write the centroids as one array."""
         np.save(path, self.centroids)
 
     @classmethod
@@ -131,7 +130,6 @@ class Clustering:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return the facts for a report."""
         sizes = np.bincount(self.labels, minlength=len(self.clusters))
         return {
             "sample": len(self.labels),

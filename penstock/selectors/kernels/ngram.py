@@ -143,7 +143,6 @@ class NgramModel:
         return -sums * math.log(10) / np.where(lengths, lengths, np.nan)
 
     def save(self, directory: Path) -> None:
-        """Write the tables."""
         np.save(directory / "ngrams.npy", self.cells)
         state = {"starts": self.starts.tolist(), "unknown": self.unknown}
         (directory / "ngrams.json").write_text(json.dumps(state) + "\n")

@@ -46,7 +46,6 @@ class Ranker:
 
     @property
     def kept(self) -> int:
-        """Return R."""
         return int(self.top_r.shape[1])
 
     @property

@@ -6,7 +6,6 @@
     loss        weights by a loss's position in its batch (Sow et al. 2025)
     uds         the most useful and diverse part of a batch (UDS, arXiv:2510.16882)
     schedule    warm-up and temperature
-    functions   a plain function as a reweighter
     planned     a recipe's reweighter, built on each worker
 """
 

@@ -80,39 +80,31 @@ class Reweighter(Protocol):
     @property
     def version(self) -> int:
         """Version, raised whenever the same losses would give other weights."""
-        ...
 
     @property
     def requirements(self) -> BatchRequirements:
         """Return all that is needed of the trainer."""
-        ...
 
     def identity(self) -> Mapping[str, Any]:
         """Return what the weights depend on besides the losses; no paths."""
-        ...
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
         """Return true where all weights are equal for any losses, so that no pass is needed."""
-        ...
 
     def weights(self, batch: ScoredBatch) -> np.ndarray:
         """Compute (n,) float64, not negative, with a sum of 1; once for each step that is scored.
 
         Samples of weight 0 are not trained on.
         """
-        ...
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
         """Return numbers for the metrics of a step, such as ``temperature``."""
-        ...
 
     def state(self) -> Mapping[str, np.ndarray]:
         """Return the state from earlier batches, for a checkpoint; empty where there is none."""
-        ...
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore the value of :meth:`state`, on an instance with the same hyperparameters."""
-        ...
 
 
 class ReweighterPlan(Protocol):
@@ -121,11 +113,9 @@ class ReweighterPlan(Protocol):
     @property
     def identity(self) -> Mapping[str, Any]:
         """Parameters and hashes that a run's weights depend on, without paths."""
-        ...
 
     def __call__(self) -> Reweighter:
         """Build a new one, the same on every machine."""
-        ...
 
 
 def checked_weights(weights: Any, batch: ScoredBatch, who: str) -> np.ndarray:

@@ -10,10 +10,10 @@ predicted token, which it divides by zero, are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from penstock.selectors.parameters import Algorithm, recipe_default
 from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
@@ -35,13 +35,14 @@ STRATEGIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 out, ``quadratic`` both ends, ``extremes`` the middle; ``upper`` is the rising one of older code."""
 
 
-class LossReweighter(Algorithm):
+class LossReweighter(
+    Algorithm,
+    name="loss",
+    summary="weights by where a loss stands in its batch: linupper and others",
+    paper="Sow et al. 2025, Dynamic Loss-Based Sample Reweighting",
+    version=1,
+):
     """Weights by the position of a sample's loss within its global batch."""
-
-    name: ClassVar[str] = "loss"
-    summary: ClassVar[str] = "weights by where a loss stands in its batch: linupper and others"
-    paper: ClassVar[str] = "Sow et al. 2025, Dynamic Loss-Based Sample Reweighting"
-    version: ClassVar[int] = 1
 
     strategy: Literal["linupper", "quadratic", "extremes", "upper", "uniform"] = Field(
         default="linupper",
@@ -50,7 +51,7 @@ class LossReweighter(Algorithm):
         "throughout, and with ``uniform`` each sample counts the same, however many tokens it "
         "has.",
     )
-    temperature: Annotated[Temperature, BeforeValidator(Temperature.of)] = recipe_default(
+    temperature: Temperature = recipe_default(
         0.4,
         description="Of the softmax over the batch: a small one separates samples, a large one "
         "does not. ``{start: 100, end: 0.4, over: 0.1}`` falls geometrically over a share of "
@@ -58,14 +59,13 @@ class LossReweighter(Algorithm):
         "Published: 0.4 for GPT-2, 1.0 for its smallest; the large models' default of 100 is "
         "near uniform.",
     )
-    warmup: Annotated[Duration, BeforeValidator(Duration.of)] = recipe_default(
+    warmup: Duration = recipe_default(
         0.05,
         description="Weights are uniform before: a share of the budget, ``{tokens: n}`` or "
         "``{steps: n}``. Published: 1,000 of 20,000 steps.",
     )
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the parameters in effect."""
         if self.strategy == "uniform":
             return {"strategy": "uniform"}
         return {
@@ -76,7 +76,6 @@ class LossReweighter(Algorithm):
 
     @property
     def requirements(self) -> BatchRequirements:
-        """Requirements on the trainer: losses only."""
         return BatchRequirements()
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
@@ -91,11 +90,9 @@ class LossReweighter(Algorithm):
         return softmax(worth / self.temperature.at(batch.moment))
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Return the temperature after warm-up."""
         return {} if self.is_uniform(moment) else {"temperature": self.temperature.at(moment)}
 
     def state(self) -> Mapping[str, np.ndarray]:
-        """Return no state: batches are independent."""
         return {}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, PrivateAttr
@@ -36,16 +36,17 @@ FEATURES = 1 + COORDINATES[0] * COORDINATES[1]
 """Features of a sample: the nuclear norm, then the projection."""
 
 
-class Uds(Algorithm):
+class Uds(
+    Algorithm,
+    name="uds",
+    summary="trains on the most useful and diverse part of each batch, by logits",
+    paper="Utility-Diversity Aware Online Batch Selection, 2025, arXiv:2510.16882",
+    version=1,
+):
     """Trains on the samples with the most utility and diversity of each batch, equally on each.
 
     Made for fine-tuning. The norm grows with a sample's length: packed sequences are equally long.
     """
-
-    name: ClassVar[str] = "uds"
-    summary: ClassVar[str] = "trains on the most useful and diverse part of each batch, by logits"
-    paper: ClassVar[str] = "Utility-Diversity Aware Online Batch Selection, 2025, arXiv:2510.16882"
-    version: ClassVar[int] = 1
 
     share: Share = Field(
         default=0.25,
@@ -71,7 +72,6 @@ class Uds(Algorithm):
     )
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the parameters."""
         return self.model_dump()
 
     @property
@@ -80,7 +80,6 @@ class Uds(Algorithm):
         return BatchRequirements(describe=self.describe)
 
     def is_uniform(self, moment: TrainingProgress) -> bool:
-        """Return false."""
         return False
 
     def describe(self, samples: Sequence[torch.Tensor], head: torch.Tensor | None) -> torch.Tensor:
@@ -122,7 +121,6 @@ class Uds(Algorithm):
         return weights
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
-        """Return no facts."""
         return {}
 
     def state(self) -> Mapping[str, np.ndarray]:
@@ -130,7 +128,6 @@ class Uds(Algorithm):
         return {"memory": self._chosen}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore a memory."""
         self._chosen = np.array(state["memory"], np.float32)
 
     def _diversity(self, projected: np.ndarray) -> np.ndarray:

@@ -3,11 +3,9 @@
 ::
 
     base           the protocols: Rewriter (document to prompts, answers to documents), Completions
-    prompting      the base of the built-in rewriters
+    prompting      the base of the built-in rewriters; tokens, openers and refusals of a text
     rewire, wrap   whole documents rewritten; pieces rephrased in styles (REWIRE, WRAP)
     prox, program  documents kept or dropped, lines removed and normalised by programs (ProX)
-    counting       tokens of a text
-    refusals       openers and refusals of assistants
     completions    answers from a server with OpenAI's API: Endpoint
     local          answers from a model in this process, by transformers: LocalModel
     batched        answers from a model on this machine's GPUs, by vLLM: VllmModel

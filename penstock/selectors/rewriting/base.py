@@ -134,24 +134,19 @@ class Rewriter(Protocol):
     def version(self) -> int:
         """Version, raised whenever the same answers would give other texts; prompts are in
         :attr:`Request.digest` already."""
-        ...
 
     @property
     def replaces(self) -> bool:
         """True if texts replace their parent (ProX), False if they are added (REWIRE, WRAP)."""
-        ...
 
     def identity(self) -> Mapping[str, Any]:
         """Return what the texts depend on besides documents and answers; no paths."""
-        ...
 
     def requests(self, document: Document) -> Sequence[Request]:
         """Make the prompts, in a fixed order; none for a document without a request."""
-        ...
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
         """Turn the answers to :meth:`requests`, one for each and in its order, into texts."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,15 +163,12 @@ class Completions(Protocol):
     @property
     def requirements(self) -> CompletionRequirements:
         """Requirements on the engine."""
-        ...
 
     def split(self, workers: int) -> Completions:
         """Return a copy with one of ``workers`` equal parts of the requests under way at once."""
-        ...
 
     def identity(self) -> Mapping[str, Any]:
         """Return the identity of the model; no address and no secret."""
-        ...
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:
         """Answer each (key, request, seed), in any order.
@@ -188,7 +180,6 @@ class Completions(Protocol):
             CompletionError: Requests cannot be answered at all; those already under way were
                 waited for and yielded first.
         """
-        ...
 
 
 def request_seed(seed: int, document_id: str, index: int) -> int:

@@ -8,7 +8,7 @@ requested again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,17 +16,16 @@ from pydantic import Field
 
 from penstock.errors import SelectorError
 from penstock.resources import Resources
-from penstock.selectors.encoders.encoders import contents_of
-from penstock.selectors.parameters import Declared, ModelName, Whole
+from penstock.selectors.parameters import ModelName, Whole
 from penstock.selectors.rewriting.base import Answer, CompletionRequirements, Request
-from penstock.selectors.rewriting.local import encoded
+from penstock.selectors.rewriting.local import ModelInProcess, encoded
 
 __all__ = ["VllmModel"]
 
 Key = TypeVar("Key")
 
 
-class VllmModel(Declared):
+class VllmModel(ModelInProcess):
     """A causal language model that vLLM runs."""
 
     model: ModelName = Field(
@@ -47,23 +46,9 @@ class VllmModel(Declared):
         "not given, which may need more memory than there is.",
     )
 
-    _loaded: Any = None
-
-    def __getstate__(self) -> dict[Any, Any]:
-        return {**super().__getstate__(), "__pydantic_private__": {"_loaded": None}}
-
     @property
     def requirements(self) -> CompletionRequirements:
-        """Return the GPUs of a worker that loads it."""
         return CompletionRequirements(resources=Resources(gpus=self.gpus, by="rewrite"))
-
-    def split(self, workers: int) -> VllmModel:
-        """Return the model itself: each worker loads its own copy."""
-        return self
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return the name, or the sha256 of the files if it is a directory."""
-        return {"model": contents_of(self.model)}
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:
         """Answer each (key, request, seed), a batch at a time.
@@ -108,16 +93,8 @@ class VllmModel(Declared):
         for key, request, seed in batch:
             ids = encoded(request, tokenizer)
             sampling = request.sampling
-            if len(ids) + sampling.max_tokens > room:
-                yield (
-                    key,
-                    Answer(
-                        text="",
-                        error=f"{self.model}: expected a prompt of at most "
-                        f"{room - sampling.max_tokens} tokens beside {sampling.max_tokens} of an "
-                        f"answer, got {len(ids)}",
-                    ),
-                )
+            if refused := self.refused(len(ids), sampling, room):
+                yield key, refused
                 continue
             keys.append(key)
             prompts.append({"prompt_token_ids": ids})

@@ -114,7 +114,6 @@ class Endpoint(Declared):
 
     @property
     def requirements(self) -> CompletionRequirements:
-        """Requirements on the engine: a process that sends requests."""
         return CompletionRequirements()
 
     def split(self, workers: int) -> Endpoint:

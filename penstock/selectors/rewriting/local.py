@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
+from typing_extensions import Self
 
 from penstock.errors import SelectorError
 from penstock.language_models.devices import one_thread
 from penstock.resources import Resources
-from penstock.selectors.encoders.encoders import contents_of
+from penstock.selectors.encoders.embedding import contents_of
 from penstock.selectors.parameters import Declared, ModelName
 from penstock.selectors.rewriting.base import (
     GREEDY,
@@ -28,7 +29,7 @@ from penstock.selectors.rewriting.base import (
     Sampling,
 )
 
-__all__ = ["LocalModel", "encoded"]
+__all__ = ["LocalModel", "ModelInProcess", "encoded"]
 
 Key = TypeVar("Key")
 
@@ -39,7 +40,36 @@ def _check_directory(model: str) -> str:
     return model
 
 
-class LocalModel(Declared):
+class ModelInProcess(Declared):
+    """A model that each worker loads for itself."""
+
+    model: ModelName
+
+    _loaded: Any = None
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_loaded": None}}
+
+    def split(self, workers: int) -> Self:
+        """Return the model itself: each worker loads its own copy."""
+        return self
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the sha256 of the files of a directory, or the name on the hub."""
+        return {"model": contents_of(self.model)}
+
+    def refused(self, tokens: int, sampling: Sampling, room: int) -> Answer | None:
+        """Return an answer with an ``error`` where ``room`` has none for ``max_tokens``."""
+        if tokens + sampling.max_tokens <= room:
+            return None
+        return Answer(
+            text="",
+            error=f"{self.model}: expected a prompt of at most {room - sampling.max_tokens} "
+            f"tokens beside {sampling.max_tokens} of an answer, got {tokens}",
+        )
+
+
+class LocalModel(ModelInProcess):
     """A causal language model of transformers."""
 
     model: Annotated[ModelName, AfterValidator(_check_directory)] = Field(
@@ -51,24 +81,11 @@ class LocalModel(Declared):
         description="``cpu``, ``cuda``, or ``auto``: a GPU if there is one.",
     )
 
-    _loaded: tuple[Any, Any, str] | None = None
-
-    def __getstate__(self) -> dict[Any, Any]:
-        return {**super().__getstate__(), "__pydantic_private__": {"_loaded": None}}
-
     @property
     def requirements(self) -> CompletionRequirements:
         """Return the GPU of a worker that loads it; with ``auto`` it uses any visible GPU."""
         gpus = 1 if self.device == "cuda" else 0
         return CompletionRequirements(resources=Resources(gpus=gpus, by="rewrite"))
-
-    def split(self, workers: int) -> LocalModel:
-        """Return the model itself: each worker loads its own copy."""
-        return self
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return the sha256 of the model's files."""
-        return {"model": contents_of(self.model)}
 
     def answers(self, asked: Iterable[tuple[Key, Request, int]]) -> Iterator[tuple[Key, Answer]]:
         """Answer each (key, request, seed), in turn.
@@ -107,12 +124,8 @@ class LocalModel(Declared):
         ids = encoded(request, tokenizer)
         room = getattr(model.config, "max_position_embeddings", None)
         sampling = request.sampling
-        if room is not None and len(ids) + sampling.max_tokens > room:
-            return Answer(
-                text="",
-                error=f"{self.model}: expected a prompt of at most {room - sampling.max_tokens} "
-                f"tokens beside {sampling.max_tokens} of an answer, got {len(ids)}",
-            )
+        if room is not None and (refused := self.refused(len(ids), sampling, room)):
+            return refused
         prompt = torch.tensor([ids], device=device)
         settings = _settings(model, sampling)
         threads: AbstractContextManager[None] = one_thread() if device == "cpu" else nullcontext()

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 __all__ = ["Normalize", "Program", "Refined", "RemoveAll", "RemoveLines", "parse", "refine"]
 
@@ -58,8 +58,6 @@ _SIMPLE = {
 
 _ALIASES = {"source_str": "source", "target_str": "target"}
 """Argument names that the published refiners write, and ours."""
-
-Value: TypeAlias = int | str | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +104,6 @@ class Refined:
     """``unchanged``, ``changed``, ``emptied``, or ``errors``: unchanged because of too many."""
 
 
-class _Unreadable(Exception):
-    """A line is not a valid operation."""
-
-
 def parse(answer: str) -> Program:
     """Parse a program; never raises, for any answer."""
     operations: list[Operation] = []
@@ -120,75 +114,68 @@ def parse(answer: str) -> Program:
         if found is None:
             continue
         try:
-            if not found[2]:
-                raise _Unreadable
-            operations.append(_operation(found[1], stripped, found.end()))
-        except _Unreadable:
+            operations.append(_operation(found[1], found[2], stripped, found.end()))
+        except (TypeError, ValueError):
             errors += 1
     return Program(operations=tuple(operations), errors=errors)
 
 
-def _operation(name: str, line: str, place: int) -> Operation:
-    """Parse the operation whose arguments begin at ``place``, or raise _Unreadable."""
+def _operation(name: str, bracket: str, line: str, place: int) -> Operation:
+    """Parse the operation whose arguments begin at ``place``.
+
+    Raises:
+        TypeError, ValueError: It is none.
+    """
+    if not bracket:
+        raise ValueError("no bracket")
     plain, named = _arguments(line, place)
     if name == "normalize":
-        values = _bound(plain, named, ("source", "target"))
-        source, target = values.get("source"), values.get("target", "")
+        replaced = Normalize(*plain, **named)
+        source = replaced.source
         # An empty source matches everywhere; without spaces all words run together.
-        if not isinstance(source, str) or not isinstance(target, str) or source in ("", " "):
-            raise _Unreadable
-        return Normalize(source, target)
+        if type(source) is not str or type(replaced.target) is not str or source in ("", " "):
+            raise ValueError("not a string")
+        return replaced
     if not plain and list(named) == ["all"] and named["all"] is True:
         return RemoveAll()
-    values = _bound(plain, named, ("start", "end"))
-    start, end = values.get("start"), values.get("end")
-    if type(start) is not int or type(end) is not int or start > end:
-        raise _Unreadable
-    return RemoveLines(start, end)
+    removed = RemoveLines(*plain, **named)
+    if (
+        type(removed.start) is not int
+        or type(removed.end) is not int
+        or removed.start > removed.end
+    ):
+        raise ValueError("not an interval")
+    return removed
 
 
-def _arguments(line: str, place: int) -> tuple[list[Value], dict[str, Value]]:
-    """Parse the arguments from ``place``, after a bracket, to the line's end."""
-    plain: list[Value] = []
-    named: dict[str, Value] = {}
+def _arguments(line: str, place: int) -> tuple[list[Any], dict[str, Any]]:
+    """Parse the arguments from ``place``, after a bracket, to the line's end.
+
+    Raises:
+        ValueError: They are none.
+    """
+    plain: list[int | str | bool] = []
+    named: dict[str, int | str | bool] = {}
     while (closed := _CLOSED.match(line, place)) is None:
         found = _ARGUMENT.match(line, place)
         if found is None:
-            raise _Unreadable
+            raise ValueError("no argument")
         key, digits, string, truth, _ = found.groups()
-        value: Value
-        if digits:
-            value = int(digits)
-        elif string:
+        value: int | str | bool = int(digits) if digits else truth == "True"
+        if string:
             value = _unquoted(string)
-        else:
-            value = truth == "True"
+        key = _ALIASES.get(key, key)
         if key is None and not named:
             plain.append(value)
         elif key is not None and key not in named:
             named[key] = value
         else:
-            raise _Unreadable
+            raise ValueError("an argument out of order")
         # The comma is passed; the bracket is left for the loop's own end.
         place = found.end() if found[5] == "," else found.end() - 1
     if not _REST.match(line, closed.end()):
-        raise _Unreadable
+        raise ValueError("text after the operation")
     return plain, named
-
-
-def _bound(
-    plain: Sequence[Value], named: dict[str, Value], names: tuple[str, str]
-) -> dict[str, Value]:
-    """Bind arguments to their names."""
-    if len(plain) > len(names):
-        raise _Unreadable
-    values = dict(zip(names, plain))
-    for key, value in named.items():
-        name = _ALIASES.get(key, key)
-        if name not in names or name in values:
-            raise _Unreadable
-        values[name] = value
-    return values
 
 
 def _unquoted(string: str) -> str:
@@ -202,7 +189,7 @@ def _unescaped(found: re.Match[str]) -> str:
         point = int(hexadecimal, 16) if hexadecimal else int(found[4], 8)
         # Half a surrogate pair is no character, and no file could hold it.
         if point > 0x10FFFF or 0xD800 <= point <= 0xDFFF:
-            raise _Unreadable
+            raise ValueError("no character")
         return chr(point)
     return _SIMPLE.get(found[5], found[0])
 

@@ -70,11 +70,9 @@ class Chunk:
     """The lines, each with its number before it."""
 
 
-class ProxRewriter(PromptRewriter):
+class ProxRewriter(PromptRewriter, paper="Zhou et al. 2024, Programming Every Example", version=1):
     """The parameters that both passes share; both decode greedily."""
 
-    paper: ClassVar[str] = "Zhou et al. 2024, Programming Every Example"
-    version: ClassVar[int] = 1
     replaces: ClassVar[bool] = True
 
     instruct: bool = Field(
@@ -85,15 +83,15 @@ class ProxRewriter(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """Greedy decoding."""
         return Sampling(temperature=GREEDY, top_p=1, max_tokens=self.max_tokens)
 
 
-class ProxDocument(ProxRewriter):
+class ProxDocument(
+    ProxRewriter,
+    name="prox-document",
+    summary="keeps or drops a document by a small refiner's answer",
+):
     """Keeps or drops each document whole."""
-
-    name: ClassVar[str] = "prox-document"
-    summary: ClassVar[str] = "keeps or drops a document by a small refiner's answer"
 
     max_document: Whole = Field(
         default=1900,
@@ -108,11 +106,9 @@ class ProxDocument(ProxRewriter):
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The system prompt."""
         return [_KEEP_OR_DROP if self.instruct else _REFINER]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make one request, unless the document is blank."""
         if not document.text.strip():
             return ()
         head = self._counter.cut(document.text, self.max_document)
@@ -131,15 +127,16 @@ class ProxDocument(ProxRewriter):
         return Rewritten(texts=(document.text,))
 
 
-class ProxChunk(ProxRewriter):
+class ProxChunk(
+    ProxRewriter,
+    name="prox-chunk",
+    summary="removes and normalises lines by a small refiner's programs",
+):
     """Cleans each document by programs, one for each chunk of its lines.
 
     A document without any answer is rejected; a chunk without an answer, or whose lines are too
     long to be shown, stays as it is.
     """
-
-    name: ClassVar[str] = "prox-chunk"
-    summary: ClassVar[str] = "removes and normalises lines by a small refiner's programs"
 
     max_chunk: Whole = Field(
         default=1500,
@@ -157,11 +154,9 @@ class ProxChunk(ProxRewriter):
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The system prompt."""
         return [_CLEAN if self.instruct else _REFINER]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make a request for each chunk of lines."""
         return tuple(
             Request(
                 system=self.prompts[0], user=f"[doc]\n{chunk.text}\n[/doc]", sampling=self.sampling

@@ -13,8 +13,6 @@ discarded, and a document costs a generation of its own length or more."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -34,10 +32,9 @@ from penstock.selectors.rewriting.base import (
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.prompting import PromptRewriter
-from penstock.selectors.rewriting.refusals import refuses
+from penstock.selectors.rewriting.prompting import PromptRewriter, refuses
 
-__all__ = ["Outcome", "Rewire"]
+__all__ = ["Rewire"]
 
 THINKING, END_THINKING = "<<<THINKING>>>", "<<<END THINKING>>>"
 REWRITE, END_REWRITE = "<<<REWRITE>>>", "<<<END REWRITE>>>"
@@ -86,21 +83,14 @@ Use each of the four marks exactly once, in this order, and write nothing after 
 {END_REWRITE}"""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A text, or the reason why there is none."""
-
-    text: str = ""
-    reason: str = ""
-
-
-class Rewire(PromptRewriter):
+class Rewire(
+    PromptRewriter,
+    name="rewire",
+    summary="each document rewritten by an expert who thinks first",
+    paper="Nguyen et al. 2025, Recycling the Web",
+    version=1,
+):
     """Rewrites each document whole, with thinking before it."""
-
-    name: ClassVar[str] = "rewire"
-    summary: ClassVar[str] = "each document rewritten by an expert who thinks first"
-    paper: ClassVar[str] = "Nguyen et al. 2025, Recycling the Web"
-    version: ClassVar[int] = 1
 
     temperature: Temperature = Field(
         default=1.0,
@@ -133,16 +123,13 @@ class Rewire(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """Sampling of rewrites."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The prompt around a draft."""
         return [_PROMPT]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make one request, unless the document is blank or too long."""
         if not document.text.strip() or self._too_long(document.text):
             return ()
         # A draft that holds the delimiters must not end itself.
@@ -150,48 +137,42 @@ class Rewire(PromptRewriter):
         return (Request(user=_PROMPT.replace("{draft}", draft), sampling=self.sampling),)
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
-        """Return the rewrite, or the reason why there is none."""
         requests = self.requests(document)
         check_answers(len(requests), answers)
         if not requests:
             return Rewritten(rejected=(TOO_LONG if document.text.strip() else BLANK,))
-        outcome = self.outcome(document.text, answers[0])
-        if outcome.reason:
-            return Rewritten(rejected=(outcome.reason,))
-        return Rewritten(texts=(outcome.text,))
+        text, flaw = self._read(document.text, answers[0])
+        return Rewritten(rejected=(flaw,)) if flaw else Rewritten(texts=(text,))
 
-    def outcome(self, draft: str, answer: Answer) -> Outcome:
-        """Read the rewrite of a draft from an answer."""
+    def _read(self, draft: str, answer: Answer) -> tuple[str, str]:
+        """Read the rewrite of a draft from an answer, and why it cannot be used, or nothing."""
         reason = fault(answer)
         if reason in (UNANSWERED, REFUSED):
-            return Outcome(reason=reason)
-        found = _rewrite(answer.text)
-        if found.reason == MISSING:
-            if reason == TRUNCATED:
-                return Outcome(reason=TRUNCATED)
-            return Outcome(reason=REFUSED) if refuses(answer.text) else found
-        if found.reason:
-            return found
-        if refuses(found.text):
-            return Outcome(reason=REFUSED)
-        words = len(found.text.split())
-        least = (self.min_ratio or 0) * len(draft.split())
-        return Outcome(reason=TOO_SHORT) if words < max(self.min_words, least) else found
+            return "", reason
+        text, flaw = _rewrite(answer.text)
+        if flaw == MISSING and (reason == TRUNCATED or refuses(answer.text)):
+            return "", reason or REFUSED
+        if not flaw and refuses(text):
+            return "", REFUSED
+        least = max(self.min_words, (self.min_ratio or 0) * len(draft.split()))
+        if not flaw and len(text.split()) < least:
+            flaw = TOO_SHORT
+        return text, flaw
 
     def _too_long(self, text: str) -> bool:
         return self._counter.cut(text, self.max_draft) != text
 
 
-def _rewrite(text: str) -> Outcome:
-    """Read the text between the last two delimiters."""
+def _rewrite(text: str) -> tuple[str, str]:
+    """Read the text between the last two delimiters, and what is wrong with it, or nothing."""
     places = [0]
     for delimiter in _DELIMITERS:
         place = text.find(delimiter, places[-1])
         if place < 0:
-            return Outcome(reason=MISSING)
+            return "", MISSING
         places.append(place + len(delimiter))
     rewrite = text[places[3] : places[4] - len(END_REWRITE)].strip()
     rest = text[places[4] :]
     if any(delimiter in part for delimiter in _DELIMITERS for part in (rewrite, rest)):
-        return Outcome(reason=MISPLACED)
-    return Outcome(text=rewrite) if rewrite else Outcome(reason=EMPTY)
+        return "", MISPLACED
+    return rewrite, "" if rewrite else EMPTY

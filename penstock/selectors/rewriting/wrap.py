@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -30,8 +30,7 @@ from penstock.selectors.rewriting.base import (
     check_answers,
     fault,
 )
-from penstock.selectors.rewriting.prompting import PromptRewriter
-from penstock.selectors.rewriting.refusals import refuses, without_opener
+from penstock.selectors.rewriting.prompting import PromptRewriter, refuses, without_opener
 
 __all__ = ["STYLES", "Wrap", "chunks", "sentences"]
 
@@ -83,13 +82,14 @@ def _check_styles(styles: tuple[str, ...]) -> tuple[str, ...]:
     return styles
 
 
-class Wrap(PromptRewriter):
+class Wrap(
+    PromptRewriter,
+    name="wrap",
+    summary="each document rephrased, in chosen styles",
+    paper="Maini et al. 2024, Rephrasing the Web",
+    version=1,
+):
     """Rephrases each document, once for each style."""
-
-    name: ClassVar[str] = "wrap"
-    summary: ClassVar[str] = "each document rephrased, in chosen styles"
-    paper: ClassVar[str] = "Maini et al. 2024, Rephrasing the Web"
-    version: ClassVar[int] = 1
 
     style: Annotated[OneOrMore[str], AfterValidator(_check_styles)] = recipe_default(
         "medium",
@@ -117,16 +117,13 @@ class Wrap(PromptRewriter):
 
     @property
     def sampling(self) -> Sampling:
-        """Sampling of rephrases."""
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The task, and each style's instruction."""
         return [_TASK, *(STYLES[name] for name in self.style)]
 
     def requests(self, document: Document) -> Sequence[Request]:
-        """Make a request for each style and chunk, styles outermost."""
         if not document.text.strip():
             return ()
         parts = chunks(document.text, self._counter.count, self.max_chunk)

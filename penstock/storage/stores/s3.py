@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from penstock.storage.paths import AnyPath
+from upath import UPath
+
+from penstock.errors import StorageError
 from penstock.storage.remote import RemoteStore
+from penstock.storage.store import AnyPath
 
 __all__ = ["STORE", "S3Store"]
 
@@ -36,6 +39,10 @@ _CODES = {
 }
 
 
+_BOTOCORE = (1, 35, 69)
+"""The first version that knows IfMatch of PutObject. s3fs leaves out what the client does not know,
+so an older one would write unconditionally."""
+
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict"}
 """Error codes of a conditional PUT after another writer succeeded."""
 
@@ -61,6 +68,20 @@ class S3Store(RemoteStore):
             "read_timeout": 60,
         },
     }
+
+    def path(self, scheme: str, rest: str) -> UPath:
+        where = super().path(scheme, rest)
+        from botocore import __version__ as found  # type: ignore[import-untyped]
+
+        if tuple(map(int, found.split(".")[:3])) < _BOTOCORE:
+            raise StorageError(
+                "this S3 client writes unconditionally, so two writers would both succeed",
+                file=where,
+                expected=f"botocore {'.'.join(map(str, _BOTOCORE))} or newer",
+                got=found,
+                fix=f"pip install --upgrade {self.package!r} botocore",
+            )
+        return where
 
     def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
         """Replace an object by a conditional PUT; of several writers exactly one gets True.

@@ -14,7 +14,7 @@ from penstock.recipe import Train
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["MOMENTS", "Backend", "BackendModule", "CanonicalState", "adamw"]
+__all__ = ["MOMENTS", "Backend", "BackendModule", "CanonicalState", "adamw", "restore_adamw"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's moments: the running means of the gradient and of its square."""
@@ -125,3 +125,16 @@ def adamw(parameters: Iterable[torch.nn.Parameter], train: Train) -> torch.optim
         {"params": [p for p in found if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=True)
+
+
+def restore_adamw(
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[tuple[str, torch.nn.Parameter]],
+    state: CanonicalState,
+) -> None:
+    """Give named parameters in float32, and their optimiser, the state of a checkpoint."""
+    for name, parameter in parameters:
+        parameter.data.copy_(state.read(name, "weight"))
+        moments = {kind: state.read(name, kind).to(parameter.device) for kind in MOMENTS}
+        step = torch.tensor(float(state.step), device=parameter.device)
+        optimizer.state[parameter] = {"step": step, **moments}

@@ -21,7 +21,13 @@ import torch
 
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import Train
-from penstock.trainers.backends.base import MOMENTS, Backend, CanonicalState, adamw
+from penstock.trainers.backends.base import (
+    MOMENTS,
+    Backend,
+    CanonicalState,
+    adamw,
+    restore_adamw,
+)
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
@@ -107,11 +113,7 @@ class Torch:
 
     @torch.no_grad()
     def restore(self, state: CanonicalState) -> None:
-        for name, master in zip(self._names, self._masters):
-            master.copy_(state.read(name, "weight"))
-            moments = {kind: state.read(name, kind).to(master.device) for kind in MOMENTS}
-            step = torch.tensor(float(state.step), device=master.device)
-            self._optimizer.state[master] = {"step": step, **moments}
+        restore_adamw(self._optimizer, zip(self._names, self._masters), state)
         self._copy_masters()
 
     def close(self) -> None:

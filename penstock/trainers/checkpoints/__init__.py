@@ -3,7 +3,7 @@
 ::
 
     Checkpoints                  save, find, load                        saving.py
-      ├─ CheckpointSchedule      minutes or tokens -> now, on all ranks  schedule.py
+      ├─ CheckpointSchedule      minutes or tokens -> now, on all ranks  saving.py
       ├─ Folder                  the protocol of files and renames       folder.py
       │    └─ Committed          a checkpoint that is whole              folder.py
       ├─ Cursor                  its place in the data                   saving.py

@@ -26,11 +26,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from penstock.artefact import FileRecord, canonical
-from penstock.errors import ArtefactError, TrainingError
+from penstock.errors import ArtefactError, StorageError, TrainingError
 from penstock.storage import (
     atomic_file,
     files_under,
-    sha256_file,
     sync_directory,
     translate_os_errors,
 )
@@ -65,15 +64,11 @@ class Committed:
             of: Number of shares, one for each worker.
         """
         for record in self.files[share::of]:
-            path = self.path / record.path
             try:
-                size, found = path.stat().st_size, sha256_file(path)
-            except OSError as error:
-                return f"{path}: {error.strerror or error}"
-            if size != record.bytes:
-                return f"{path}: expected {record.bytes:,} bytes, found {size:,}"
-            if found != record.sha256:
-                return f"{path}: expected sha256 {record.sha256}, found {found}"
+                record.verified(self.path)
+            except (ArtefactError, StorageError) as error:
+                found = f"expected {error.expected}, found {error.got}"
+                return f"{self.path / record.path}: {found if error.expected else error.problem}"
         return None
 
 
@@ -118,11 +113,6 @@ class Folder:
         found = [path for path in self.path.glob("step-*") if _COMMITTED.fullmatch(path.name)]
         ordered = sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
         return [Committed(path, _records(path)) for path in ordered]
-
-    def at(self, step: int) -> Committed:
-        """Return the checkpoint of ``step``."""
-        path = self.path / _name(step)
-        return Committed(path, _records(path))
 
     def begin(self, step: int) -> Path:
         """Make an empty directory for the checkpoint of ``step``."""
@@ -173,7 +163,7 @@ class Folder:
                 sync_directory(directory)
             sync_directory(source)
             if target.exists():  # damaged, or this step would not have been taken again
-                self._discard(target, "damaged")
+                shutil.rmtree(self.hide(target, "damaged"), ignore_errors=True)
             os.rename(source, target)
             sync_directory(self.path)
         return Committed(target, tuple(files))
@@ -181,22 +171,14 @@ class Folder:
     def keep(self, count: int) -> None:
         """Remove all but the newest ``count``, each renamed first, so that none is half removed."""
         for old in self.committed()[count:]:
-            self._discard(old.path, "old")
+            shutil.rmtree(self.hide(old.path, "old"), ignore_errors=True)
 
-    def set_aside(self, damaged: Committed) -> None:
-        """Rename a damaged checkpoint, so that the next :meth:`sweep` removes it."""
-        target = self._hidden(damaged.path, "damaged")
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(damaged.path, target)
-
-    def _discard(self, path: Path, why: str) -> None:
-        hidden = self._hidden(path, why)
+    def hide(self, path: Path, why: str) -> Path:
+        """Rename a checkpoint that is ``old`` or ``damaged``; the next :meth:`sweep` removes it."""
+        hidden = self.path / f".{path.name}.{why}"
         shutil.rmtree(hidden, ignore_errors=True)
         os.rename(path, hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
-
-    def _hidden(self, path: Path, why: str) -> Path:
-        return self.path / f".{path.name}.{why}"
+        return hidden
 
 
 def record_durably(directory: Path, names: Iterable[str]) -> list[FileRecord]:

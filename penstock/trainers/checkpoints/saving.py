@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,10 +16,9 @@ from penstock.storage import atomic_file
 from penstock.trainers.backends import find_backend
 from penstock.trainers.backends.base import Backend
 from penstock.trainers.checkpoints.folder import Committed, Folder, record_durably
-from penstock.trainers.checkpoints.schedule import CheckpointSchedule
 from penstock.trainers.group import Group
 
-__all__ = ["FORMAT", "Checkpoints", "Cursor", "records_of"]
+__all__ = ["FORMAT", "CheckpointSchedule", "Checkpoints", "Cursor", "records_of"]
 
 FORMAT = 2
 """Format of checkpoints that are written; a larger one is refused. Format 1 names no back end."""
@@ -95,6 +95,67 @@ class Cursor:
             )
 
 
+class CheckpointSchedule:
+    """Decide after every step whether to save, equally on every worker.
+
+    Tokens are the same on all workers, clocks are not: rank 0's counts, and is broadcast. A
+    broadcast is a collective, so it carries the number of steps until the next one, half of those
+    that fit into the rest of the interval. A run of a minute broadcasts about once, one of an hour
+    ten times between two checkpoints.
+
+    Args:
+        settings: The recipe's ``train.checkpoint``; None for never.
+        group: The workers.
+        clock: Returns seconds; only rank 0's counts.
+    """
+
+    def __init__(
+        self,
+        settings: Checkpoint | None,
+        group: Group,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tokens = settings.tokens if settings else None
+        minutes = settings.minutes if settings else None
+        self._seconds = None if minutes is None else 60 * minutes
+        self._group = group
+        self._clock = clock
+        self._since = clock()
+        self._steps = 0
+        self._wait = 1
+
+    def due(self, before: int, after: int) -> bool:
+        """Return whether a checkpoint is due after a step.
+
+        Args:
+            before: Tokens trained on before it.
+            after: Tokens trained on with it.
+        """
+        if self._tokens is not None and before // self._tokens < after // self._tokens:
+            return True
+        if self._seconds is None:
+            return False
+        self._steps += 1
+        self._wait -= 1
+        if self._wait:
+            return False
+        self._wait = self._group.broadcast(self._steps_left(self._seconds))
+        return self._wait == 0
+
+    def saved(self) -> None:
+        """Begin the next interval, after a checkpoint was written or loaded."""
+        self._since = self._clock()
+        self._steps = 0
+        self._wait = 1
+
+    def _steps_left(self, seconds: float) -> int:
+        """Return the steps until the next broadcast; 0 if a checkpoint is due now."""
+        gone = self._clock() - self._since
+        if gone >= seconds:
+            return 0
+        return max(1, int((seconds - gone) / (gone / self._steps) / 2)) if gone else 1
+
+
 class Checkpoints:
     """The checkpoints of one run; every worker has one, and all call its methods together.
 
@@ -125,9 +186,10 @@ class Checkpoints:
         self.ever = False
         """True if this run has saved, or resumes from a checkpoint of an earlier attempt."""
         self._keep = (settings or Checkpoint()).keep
-        self._shards = shards
-        self._seed = seed
-        self._backend = backend
+        self._own = Cursor(
+            step=0, tokens=0, shards=shards, seed=seed, workers=group.workers, backend=backend
+        )
+        self._found = self.folder.path
         self._group = group
         self._progress = progress
 
@@ -147,14 +209,14 @@ class Checkpoints:
             fault = next(filter(None, faults), None)
             if fault is None:
                 cursor = Cursor.read(candidate.path)
-                cursor.check(candidate.path, self._shards, self._seed)
-                self.ever = True
+                cursor.check(candidate.path, self._own.shards, self._own.seed)
+                self._found, self.ever = candidate.path, True
                 if self._group.rank == 0:  # an attempt may have been killed after the newest one
                     self.folder.keep(self._keep)
                 return cursor
             self._report(f"the checkpoint of step {candidate.step} is damaged ({fault})")
             if self._group.rank == 0:
-                self.folder.set_aside(candidate)
+                self.folder.hide(candidate.path, "damaged")
         if candidates:
             self._report("no checkpoint is whole; beginning anew")
         return None
@@ -165,14 +227,14 @@ class Checkpoints:
         Returns:
             The files that :meth:`save` was given.
         """
-        path = self.folder.at(cursor.step).path
-        if cursor.backend == self._backend:
+        path, others = self._found, ""
+        if cursor.workers != self._own.workers:
+            others = f", written by {cursor.workers} worker{'s' * (cursor.workers > 1)}"
+        if cursor.backend == self._own.backend:
             backend.load(path, cursor.workers)
         else:
+            others += f", written by {cursor.backend}"
             self._restore(cursor, path, backend)
-        by = f", written by {cursor.workers} worker{'s' * (cursor.workers > 1)}"
-        others = by * (cursor.workers != self._group.workers)
-        others += f", written by {cursor.backend}" * (cursor.backend != self._backend)
         self._report(f"going on at step {cursor.step} from {path}{others}", cursor.step)
         self.schedule.saved()
         files = sorted((path / STATE).glob("*"))
@@ -192,15 +254,11 @@ class Checkpoints:
             self.folder.begin(step)
         names = backend.save(directory)
         if self._group.rank == 0:
-            cursor = Cursor(
-                step=step,
-                tokens=tokens,
-                shards=self._shards,
-                seed=self._seed,
-                workers=self._group.workers,
-                backend=self._backend,
-            )
-            names += [cursor.write(directory), *_write(directory, files)]
+            names.append(replace(self._own, step=step, tokens=tokens).write(directory))
+            for name, data in files.items():
+                with atomic_file(directory / STATE / name, durable=False) as sink:
+                    sink.write(data)
+                names.append(f"{STATE}/{name}")
         # A worker that cannot write raises, so nothing is gathered and nothing published.
         gathered = self._group.gather(record_durably(directory, names))
         if self._group.rank == 0:
@@ -229,14 +287,6 @@ def records_of(directory: Path) -> list[FileRecord]:
     records = []
     for kept in Folder(directory / "checkpoints").committed():
         prefix = kept.path.relative_to(directory).as_posix()
-        manifest = FileRecord.found(directory, f"{prefix}/manifest.json")
         records += [replace(record, path=f"{prefix}/{record.path}") for record in kept.files]
-        records.append(manifest)
+        records.append(FileRecord.found(directory, f"{prefix}/manifest.json"))
     return sorted(records, key=lambda record: record.path)
-
-
-def _write(directory: Path, files: Mapping[str, bytes]) -> list[str]:
-    for name, data in files.items():
-        with atomic_file(directory / STATE / name, durable=False) as sink:
-            sink.write(data)
-    return [f"{STATE}/{name}" for name in files]

@@ -3,12 +3,12 @@
 ::
 
     BatchPlan           step -> sequences of the global batch         plan.py
-      ├─ Mixture        position -> source, by exact shares           mixture.py
+      ├─ Mixture        position -> source, by exact shares           order.py
       └─ permute        index in an epoch -> sequence                 order.py
     Loader              step -> this rank's micro-batches             loader.py
       ├─ ShardSet       sequence numbers -> tokens, documents         shards.py
-      │    ├─ Rows      mapped rows -> arrays, in compiled code       reading.py
-      │    └─ Spans     sequences -> ids of their documents           spans.py
+      │    ├─ read_rows mapped rows -> arrays, in compiled code       reading.py
+      │    └─ Spans     ids of the documents of sequences             shards.py
       └─ Batch          tokens and spans -> positions, labels, mask   batch.py
 
 A *position* counts the sequences that a run reads, from 0; a *sequence* is a row of the shards; a

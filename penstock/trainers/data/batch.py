@@ -9,16 +9,14 @@ cannot attend by spans: at 4,096 tokens it takes 16 MiB a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from penstock.language_models.windows import IGNORED
-from penstock.trainers.data.shards import PackedSequence
 
-__all__ = ["IGNORED", "Batch", "collate"]
+__all__ = ["IGNORED", "Batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +30,17 @@ class Batch:
     end; the cumulative sequence lengths of flash attention."""
     counted: torch.Tensor
     """(n,) int64: how many tokens of each sequence are trained on, from its beginning."""
+
+    @classmethod
+    def of(cls, ids: np.ndarray, spans: np.ndarray, counted: np.ndarray | None = None) -> Batch:
+        """Build a batch of what :meth:`~.shards.ShardSet.read` returns; by default all counts."""
+        if counted is None:
+            counted = np.full(len(ids), ids.shape[1])
+        return cls(
+            input_ids=torch.from_numpy(ids),
+            spans=torch.from_numpy(spans),
+            counted=torch.from_numpy(counted),
+        )
 
     @property
     def positions(self) -> torch.Tensor:
@@ -63,16 +72,3 @@ class Batch:
             spans=self.spans.to(device, non_blocking=True),
             counted=self.counted.to(device, non_blocking=True),
         )
-
-
-def collate(sequences: Sequence[PackedSequence]) -> Batch:
-    """Build a batch of sequences of equal length, all of whose tokens count."""
-    ids = np.stack([sequence.tokens for sequence in sequences]).astype(np.int64)
-    length = ids.shape[1]
-    starts = [sequence.starts + row * length for row, sequence in enumerate(sequences)]
-    spans = np.concatenate([*starts, [ids.size]]).astype(np.int32)
-    return Batch(
-        input_ids=torch.from_numpy(ids),
-        spans=torch.from_numpy(spans),
-        counted=torch.full((len(ids),), length),
-    )

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.plan import BatchPlan, GlobalBatch
@@ -104,11 +103,7 @@ class Loader:
         chosen = places if len(places) else np.zeros(1, np.int64)
         ids, spans = self.shards.read(batch.sequences[chosen])
         counted = batch.counted[chosen] if len(places) else np.zeros(1, np.int64)
-        return Batch(
-            input_ids=torch.from_numpy(ids),
-            spans=torch.from_numpy(spans),
-            counted=torch.from_numpy(counted),
-        )
+        return Batch.of(ids, spans, counted)
 
     def _read(self, start: int) -> Iterator[Any]:
         """Yield for each step the fields of :class:`LoadedStep`, then its micro-batches."""
@@ -130,35 +125,21 @@ class Loader:
 
     def _ahead(self, items: Iterator[Any]) -> Generator[Any, None, None]:
         """Yield the same items, read ahead by a thread."""
-        made: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
-        room: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        pool = ThreadPoolExecutor(1, "loader")
 
-        def read() -> None:
-            try:
-                while room.get() and (some := list(itertools.islice(items, HANDED_OVER))):
-                    made.put(some)
-                made.put([])
-            except Exception as error:
-                made.put([error])
+        def read() -> list[Any]:
+            return list(itertools.islice(items, HANDED_OVER))
 
-        thread = threading.Thread(target=read, name="loader", daemon=True)
-        thread.start()
         try:
-            room.put(True)
-            room.put(True)
-            while some := self._timed_get(made):
-                for item in some:
-                    if isinstance(item, Exception):
-                        raise item
-                    yield item
-                room.put(True)
+            made = deque(pool.submit(read) for _ in range(2))
+            while some := self._timed(made.popleft()):
+                yield from some
+                made.append(pool.submit(read))
         finally:
-            while thread.is_alive():  # it may still fill the room that it was given
-                room.put(False)
-                thread.join(0.01)
+            pool.shutdown(cancel_futures=True)
 
-    def _timed_get(self, made: queue.SimpleQueue[list[Any]]) -> list[Any]:
+    def _timed(self, made: Future[list[Any]]) -> list[Any]:
         began = time.perf_counter()
-        some = made.get()
+        some = made.result()
         self.waited += time.perf_counter() - began
         return some

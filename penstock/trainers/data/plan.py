@@ -18,8 +18,7 @@ import numpy as np
 from penstock.errors import RecipeError
 from penstock.hashing import mix
 from penstock.recipe import MixturePhase, Train
-from penstock.trainers.data.mixture import Mixture, Phase
-from penstock.trainers.data.order import permute
+from penstock.trainers.data.order import Mixture, Phase, permute
 from penstock.trainers.data.shards import ShardGroup, ShardSet
 
 __all__ = ["BatchPlan", "GlobalBatch"]

@@ -7,23 +7,20 @@ thread runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from penstock.checksum import factors, sequence_checksum
+from penstock.hashing import sequence_checksum
 
-__all__ = ["Columns", "Rows"]
+__all__ = ["Columns", "predicted_in", "read_rows", "recorded_checksums"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """The columns of a mapped record batch."""
+class Columns(NamedTuple):
+    """The columns of a mapped record batch, in the order in which their addresses are passed."""
 
     tokens: np.ndarray
     """(rows * L,) uint16 or uint32."""
@@ -33,63 +30,6 @@ class Columns:
     """(rows + 1,) int32: where the ``starts`` of each row begin."""
     checksums: np.ndarray
     """(rows,) uint64."""
-
-
-class Rows:
-    """The rows of several record batches, by number.
-
-    Args:
-        batches: The columns of each, with tokens of one type.
-        length: L, the tokens of a row.
-    """
-
-    def __init__(self, batches: Sequence[Columns], length: int) -> None:
-        self._length = length
-        self._batches = tuple(batches)
-        """Record batches, kept so that files stay mapped while their addresses are in use."""
-        self._first = np.cumsum([0, *(len(each.checksums) for each in batches)], dtype=np.int64)
-        columns = [(each.tokens, each.starts, each.offsets, each.checksums) for each in batches]
-        addresses = [[column.ctypes.data for column in each] for each in columns]
-        self._addresses = np.array(addresses, np.uint64).reshape(-1, 4)
-        self._like = np.empty(0, batches[0].tokens.dtype if batches else np.uint16)
-
-    def __len__(self) -> int:
-        return int(self._first[-1])
-
-    def batch(self, row: int) -> int:
-        """Return the number of the record batch that holds a row."""
-        return int(np.searchsorted(self._first, row, side="right")) - 1
-
-    def starts(self, row: int) -> np.ndarray:
-        """Return where documents begin in a row, as a view: (documents,) int32."""
-        number = self.batch(row)
-        place, columns = row - int(self._first[number]), self._batches[number]
-        first, last = columns.offsets[place : place + 2]
-        return columns.starts[first:last]
-
-    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Copy rows into new arrays.
-
-        Args:
-            rows: (n,) int64.
-
-        Returns:
-            (n, L) int64 tokens; (documents + 1,) int32, where each document begins in the n * L
-            tokens, and their end; and the first index into ``rows`` whose checksum does not match,
-            or -1.
-        """
-        keys = factors(self._length)
-        return _read(rows, self._first, self._addresses, self._like, keys, self._length)
-
-    def predicted(self, rows: np.ndarray, counted: np.ndarray) -> np.ndarray:
-        """Count the first ``counted`` tokens of each row that begin no document: (n,) int64."""
-        found: np.ndarray = _predicted(rows, counted, self._first, self._addresses)
-        return found
-
-    def checksums(self, rows: np.ndarray) -> np.ndarray:
-        """Return the recorded checksums: (n,) uint64."""
-        sums: np.ndarray = _checksums(rows, self._first, self._addresses)
-        return sums
 
 
 @intrinsic
@@ -126,7 +66,8 @@ def _batch(first: np.ndarray, row: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _checksums(rows: np.ndarray, first: np.ndarray, addresses: np.ndarray) -> np.ndarray:
+def recorded_checksums(rows: np.ndarray, first: np.ndarray, addresses: np.ndarray) -> np.ndarray:
+    """Return the recorded checksums of rows, (n,) uint64; arguments as of :func:`read_rows`."""
     sums = np.empty(len(rows), np.uint64)
     for place in range(len(rows)):
         batch = _batch(first, rows[place])
@@ -135,9 +76,10 @@ def _checksums(rows: np.ndarray, first: np.ndarray, addresses: np.ndarray) -> np
 
 
 @numba.njit(cache=True, nogil=True)
-def _predicted(
+def predicted_in(
     rows: np.ndarray, counted: np.ndarray, first: np.ndarray, addresses: np.ndarray
 ) -> np.ndarray:
+    """Count the first ``counted`` tokens of each row that begin no document: (n,) int64."""
     counts = np.empty(len(rows), np.int64)
     for place in range(len(rows)):
         batch = _batch(first, rows[place])
@@ -147,7 +89,7 @@ def _predicted(
 
 
 @numba.njit(cache=True, nogil=True)
-def _read(
+def read_rows(
     rows: np.ndarray,
     first: np.ndarray,
     addresses: np.ndarray,
@@ -155,6 +97,21 @@ def _read(
     factors: np.ndarray,
     length: int,
 ) -> tuple[np.ndarray, np.ndarray, int]:
+    """Copy rows into new arrays.
+
+    Args:
+        rows: (n,) int64, counted over all record batches.
+        first: (batches + 1,) int64: the first row of each record batch, and the number of all.
+        addresses: (batches, 4) uint64: the addresses of the columns of each.
+        like: An empty array of the type of the tokens.
+        factors: Those of the checksums.
+        length: L, the tokens of a row.
+
+    Returns:
+        (n, L) int64 tokens; (documents + 1,) int32, where each document begins in the n * L
+        tokens, and their end; and the first index into ``rows`` whose checksum does not match,
+        or -1.
+    """
     ids = np.empty((len(rows), length), np.int64)
     spans = np.empty(ids.size + 1, np.int32)
     filled = 0

@@ -4,12 +4,15 @@ The files are mapped, not read: opening one takes about a millisecond, and a seq
 the page cache into a batch. Arrow does not detect a flipped token, so every file is hashed when it
 is opened (1.6 GB/s a core). Every sequence is compared with its own checksum when it is read, since
 days may pass between the two, in which pages are dropped and read from the disk again.
+
+Training needs only where documents begin. Their ids are needed afterwards, for losses by document,
+and in messages, so they are never kept in memory.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,22 +21,12 @@ import pyarrow as pa
 
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import ArtefactError
+from penstock.hashing import factors
 from penstock.recipe import REST
 from penstock.storage import AnyPath
-from penstock.trainers.data.reading import Columns, Rows
-from penstock.trainers.data.spans import Spans, describe_sequences, spans_between
+from penstock.trainers.data.reading import Columns, predicted_in, read_rows, recorded_checksums
 
-__all__ = ["PackedSequence", "ShardGroup", "ShardSet"]
-
-
-@dataclass(frozen=True, slots=True)
-class PackedSequence:
-    """One row of a shard."""
-
-    tokens: np.ndarray
-    """(L,) integers."""
-    starts: np.ndarray
-    """(documents,) int32, rising from 0: where each document's span begins."""
+__all__ = ["ShardGroup", "ShardSet", "Spans"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +37,18 @@ class ShardGroup:
     """The source, or :data:`REST` for the sources that are packed together."""
     first: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The documents of all spans of ``n`` sequences, in the order of the sequences."""
+
+    ids: pa.StringArray
+    """(spans,) ids of documents; a view of the mapped file if all lie in one record batch."""
+    offsets: np.ndarray
+    """(spans,) int64: where each span begins in its document; 0 if the document begins here."""
+    counts: np.ndarray
+    """(n,) int64: number of spans in each sequence."""
 
 
 class ShardSet:
@@ -58,11 +63,15 @@ class ShardSet:
         mapped = [(record, list(_map(artefact.verified(record)))) for record in records]
         self._files = [artefact.path / record.path for record, found in mapped for _ in found]
         self._batches = [batch for _, found in mapped for batch in found]
-        columns = [
+        self._columns = [
             _columns(batch, self.sequence_length, path)
             for batch, path in zip(self._batches, self._files)
         ]
-        self._rows = Rows(columns, self.sequence_length)
+        """Kept so that files stay mapped while their addresses are in use."""
+        rows = [len(each.checksums) for each in self._columns]
+        self._first = np.cumsum([0, *rows], dtype=np.int64)
+        addresses = [[column.ctypes.data for column in each] for each in self._columns]
+        self._addresses = np.array(addresses, np.uint64).reshape(-1, 4)
         self.groups = _groups(records)
         if len(self) != artefact.facts["sequences"]:
             raise ArtefactError(
@@ -89,16 +98,7 @@ class ShardSet:
         return cls(artefact)
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> PackedSequence:
-        """Read one sequence; :meth:`read` is faster for many.
-
-        Raises:
-            IndexError, ArtefactError: As :meth:`read`.
-        """
-        ids, spans = self.read(np.array([index]))
-        return PackedSequence(ids[0], spans[:-1])
+        return int(self._first[-1])
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read sequences and compare each with its checksum.
@@ -114,9 +114,13 @@ class ShardSet:
             IndexError: There is no such sequence.
             ArtefactError: One does not match its checksum.
         """
-        ids, spans, bad = self._rows.read(indices)
+        length = self.sequence_length
+        like = np.empty(0, self._columns[0].tokens.dtype)
+        ids, spans, bad = read_rows(
+            indices, self._first, self._addresses, like, factors(length), length
+        )
         if bad >= 0:
-            path = self._files[self._rows.batch(int(indices[bad]))]
+            path = self._files[self._batch_of(int(indices[bad]))]
             raise ArtefactError(
                 f"sequence {indices[bad]} does not match its checksum: the file changed since it "
                 "was written",
@@ -127,18 +131,23 @@ class ShardSet:
 
     def checksums(self, indices: np.ndarray) -> np.ndarray:
         """Return the recorded checksums of sequences, over tokens and spans: (n,) uint64."""
-        return self._rows.checksums(indices)
+        sums: np.ndarray = recorded_checksums(indices, self._first, self._addresses)
+        return sums
 
     def predicted(self, indices: np.ndarray, counted: np.ndarray) -> np.ndarray:
         """Count the predicted tokens among the first ``counted`` of each sequence.
 
         These are all but the first of each span; only the spans are read. All (n,) int64.
         """
-        return self._rows.predicted(indices, counted)
+        found: np.ndarray = predicted_in(indices, counted, self._first, self._addresses)
+        return found
 
     def starts(self, index: int) -> np.ndarray:
         """Return where each span of a sequence begins: (documents,) int32, without a checksum."""
-        return self._rows.starts(index)
+        number = self._batch_of(index)
+        place, columns = index - int(self._first[number]), self._columns[number]
+        first, last = columns.offsets[place : place + 2]
+        return columns.starts[first:last]
 
     @property
     def tokens(self) -> int:
@@ -151,13 +160,40 @@ class ShardSet:
         (record,) = self.artefact.named("tokenizer/tokenizer.json")
         return self.artefact.verified(record)
 
+    def _batch_of(self, index: int) -> int:
+        return int(np.searchsorted(self._first, index, side="right")) - 1
+
     def documents(self, first: int, last: int) -> Spans:
         """Read the spans of the sequences from ``first`` to before ``last``, with document ids."""
-        return spans_between(self._batches, first, last)
+        parts, start = [], 0
+        for batch in self._batches:
+            begin, end = max(first - start, 0), min(last - start, batch.num_rows)
+            if begin < end:
+                part = batch.slice(begin, end - begin)
+                parts.append((part.column("doc_id"), part.column("doc_offset").flatten()))
+            start += batch.num_rows
+        return Spans(
+            pa.concat_arrays([ids.flatten() for ids, _ in parts]),
+            np.concatenate([offsets.to_numpy() for _, offsets in parts]),
+            np.concatenate([np.diff(ids.offsets.to_numpy()) for ids, _ in parts]).astype(np.int64),
+        )
 
-    def where(self, indices: Sequence[int]) -> str:
-        """Describe sequences for a message: numbers, shard files and first documents."""
-        return describe_sequences(self._batches, self._files, indices)
+    def where(self, indices: Sequence[int], most: int = 3) -> str:
+        """Describe sequences for a message: their numbers, shard files and first documents.
+
+        Args:
+            indices: Numbers of sequences.
+            most: Number of files and documents to name; of sequences, twice as many.
+        """
+        shown = list(indices[: 2 * most])
+        names = dict.fromkeys(self._files[self._batch_of(index)].name for index in shown)
+        documents = [self.documents(index, index + 1).ids.to_pylist() for index in shown]
+        ids = dict.fromkeys(repr(name) for own in documents for name in own)
+        more = len(indices) > len(shown)
+        return (
+            f"sequences {_few(map(str, shown), 2 * most, more)} of {_few(names, most, more)}, "
+            f"documents {_few(ids, most, more)}"
+        )
 
 
 def _columns(batch: pa.RecordBatch, length: int, path: AnyPath) -> Columns:
@@ -189,3 +225,9 @@ def _groups(records: Sequence[FileRecord]) -> list[ShardGroup]:
 def _map(path: Path) -> Iterator[pa.RecordBatch]:
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     return (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+def _few(items: Iterable[str], most: int, more: bool) -> str:
+    """Join at most ``most`` items, each cut at 80 characters."""
+    shown = [item if len(item) <= 80 else f"{item[:79]}…" for item in items]
+    return ", ".join([*shown[:most], *(["…"] if more or len(shown) > most else [])])

@@ -4,8 +4,8 @@
 
     RunEvaluator                during a run and at its end            run_evaluator.py
       ├─ evaluate               evaluations -> Scores                  evaluator.py
-      │    ├─ score_texts       texts -> bits per byte                 texts.py
+      │    ├─ score_texts       texts -> bits per byte                 evaluator.py
       │    ├─ score_choices     questions -> accuracy                  choices.py
-      │    └─ WindowReader      windows of tokens -> nats              reading.py
+      │    └─ window_reader     windows of tokens -> nats              run_evaluator.py
       └─ write_document_losses  shards -> nats of every document       documents.py
 """

@@ -19,17 +19,19 @@ that is longer than the context is scored on its end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from penstock.errors import InputError
 from penstock.language_models.windows import Window
-from penstock.trainers.evaluation.reading import WindowReader
 
-__all__ = ["Accuracy", "Question", "choice_nats", "score_choices"]
+__all__ = ["Accuracy", "Question", "WindowNats", "choice_nats", "score_choices"]
+
+WindowNats: TypeAlias = Callable[[Sequence[Window]], np.ndarray]
+"""Sum -ln p over each window's counted targets: (windows,) float64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ class Accuracy:
 
 
 def score_choices(
-    questions: Sequence[Question], reader: WindowReader, tokenizer: Any, *, eos: int, context: int
+    questions: Sequence[Question], reader: WindowNats, tokenizer: Any, *, eos: int, context: int
 ) -> Accuracy:
     """Compute accuracy on at least one question; arguments as :func:`choice_nats`.
 
@@ -88,7 +90,7 @@ def score_choices(
 
 
 def choice_nats(
-    questions: Sequence[Question], reader: WindowReader, tokenizer: Any, *, eos: int, context: int
+    questions: Sequence[Question], reader: WindowNats, tokenizer: Any, *, eos: int, context: int
 ) -> list[np.ndarray]:
     """Compute -ln p of each choice given its question: (choices,) float64 for each question.
 
@@ -110,7 +112,7 @@ def choice_nats(
         for encoding, pair in zip(encodings, pairs)
     ]
     ends = np.cumsum([len(question.choices) for question in questions])
-    return np.split(reader.nats(windows), ends[:-1])
+    return np.split(reader(windows), ends[:-1])
 
 
 def _first(offsets: Sequence[tuple[int, int]], question: str, choice: str) -> int:

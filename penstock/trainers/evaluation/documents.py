@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from penstock.trainers.data.batch import collate
+from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
@@ -103,7 +103,7 @@ def _span_sums(
     model: LanguageModel, shards: ShardSet, start: int, stop: int, device: torch.device
 ) -> np.ndarray:
     """Compute nats and predicted tokens of each span in these sequences: (2, spans) float64."""
-    batch = collate([shards[index] for index in range(start, stop)])
+    batch = Batch.of(*shards.read(np.arange(start, stop)))
     predicted = np.diff(batch.spans.numpy()) - 1
     tokens = model.label_nats(batch.to(device)).double().cpu().numpy()
     # bincount adds in the order of the tokens.

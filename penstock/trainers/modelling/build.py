@@ -1,4 +1,4 @@
-"""Models to train: Llama-shaped from scratch, or loaded.
+"""Models to train: Llama-shaped from scratch, or loaded; and their options.
 
 Initial weights are drawn on the CPU in float32 from the seed alone, so they are the same for any
 device and number of threads. PyTorch's normal distribution rounds differently with AVX2: on a CPU
@@ -7,20 +7,32 @@ without it weights of standard deviation 0.02 differ by up to 4.1e-8 (docs/lab.m
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
-from penstock.errors import InputError
-from penstock.recipe import ModelFrom, ModelShape
-from penstock.trainers.data.batch import Batch, collate
-from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.errors import InputError, RecipeError
+from penstock.recipe import ModelFrom, ModelShape, Train
+from penstock.trainers.data.batch import Batch
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["build_model", "load_model"]
+__all__ = [
+    "apply_options",
+    "build_model",
+    "check_compiler",
+    "check_tokenizer",
+    "compile_inner",
+    "load_model",
+    "recompute_activations",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -140,11 +152,11 @@ def _keep_apart(name: str, model: LanguageModel, shards: ShardSet) -> None:
 def _two_documents(shards: ShardSet) -> Batch:
     """Build two sequences of two documents; the sequences differ in the first document only."""
     length = min(16, shards.sequence_length)
-    starts = np.array([0, length // 2], np.int32)
-    first = np.arange(length, dtype=np.uint32) % shards.vocab_size
-    second = first.copy()
-    second[: length // 2] = (first[: length // 2] + 1) % shards.vocab_size
-    return collate([PackedSequence(first, starts), PackedSequence(second, starts)])
+    half = length // 2
+    ids = np.stack([np.arange(length) % shards.vocab_size] * 2)
+    ids[1, :half] = (ids[0, :half] + 1) % shards.vocab_size
+    spans = np.array([0, half, length, length + half, 2 * length], np.int32)
+    return Batch.of(ids, spans)
 
 
 def _apart(model: LanguageModel, batch: Batch) -> torch.Tensor | None:
@@ -154,3 +166,125 @@ def _apart(model: LanguageModel, batch: Batch) -> torch.Tensor | None:
     half = logits.shape[1] // 2
     equal = torch.allclose(logits[0, half:], logits[1, half:], rtol=1e-4, atol=1e-4)
     return logits if equal else None
+
+
+def check_tokenizer(model: str, tokenizer: Path) -> None:
+    """Compare the vocabulary of a model's own tokenizer with the one that made the shards.
+
+    A model's table may be larger than the shards' vocabulary, so its size alone does not show that
+    the shards were made by another tokenizer. Each id would then mean another token, and the
+    exported model would have the wrong tokenizer.
+
+    Every token of the shards' tokenizer must have the same id in the model's; the model's may have
+    more. A model without ``tokenizer.json`` cannot be compared, and is accepted with a warning.
+
+    Args:
+        model: Directory or hub name, the value of ``train.model.hf``.
+        tokenizer: The ``tokenizer.json`` of the shards.
+
+    Raises:
+        RecipeError: A token has another id, or none; or there is no such model.
+    """
+    own = _own_tokenizer(model)
+    if own is None:
+        _log.warning("train.model.hf: %s: no tokenizer.json to compare the shards with", model)
+        return
+    expected = Tokenizer.from_file(str(own)).get_vocab()
+    found = Tokenizer.from_file(str(tokenizer)).get_vocab()
+    other = [(number, token) for token, number in found.items() if expected.get(token) != number]
+    if not other:
+        return
+    number, token = min(other)
+    meaning = {number: token for token, number in expected.items()}.get(number)
+    raise RecipeError(
+        key="train.model.hf",
+        file=model,
+        expected="shards made by the model's own tokenizer",
+        got=f"{len(other):,} of {len(found):,} tokens with other ids: {number} is {token!r} in the "
+        f"shards and {meaning!r} in the model",
+        fix=f"set `tokenizer: {model}`",
+    )
+
+
+def _own_tokenizer(model: str) -> Path | None:
+    """Find the ``tokenizer.json`` of a model directory, or of a name on the hub."""
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        file = directory / "tokenizer.json"
+        return file if file.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "tokenizer.json"))
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # any transport or name error
+        raise RecipeError(
+            key="train.model.hf",
+            expected="a directory that save_pretrained wrote, or a name on the hub",
+            got=f"{model!r} ({type(error).__name__})",
+        ) from None
+
+
+def apply_options(model: LanguageModel, train: Train, device: torch.device) -> None:
+    """Apply ``train.activation_checkpointing`` and ``train.compile``.
+
+    Raises:
+        InputError: The model does not support it, or there is no compiler.
+    """
+    if train.activation_checkpointing:
+        recompute_activations(model)
+    if train.compile:
+        check_compiler(device)
+        compile_inner(model)
+
+
+def recompute_activations(model: LanguageModel) -> None:
+    """Store only the input of each layer and run the layer again for its gradients.
+
+    This uses PyTorch's non-reentrant form, which works under every ZeRO stage as long as all
+    weights are trained. The loss is not run again: its gradients come from the forward pass.
+
+    Raises:
+        InputError: The model does not support it.
+    """
+    causal = model.causal
+    if not causal.supports_gradient_checkpointing:
+        raise InputError(
+            f"models of type {causal.config.model_type!r} do not support it",
+            key="train.activation_checkpointing",
+            fix="leave it out",
+        )
+    # Renamed in transformers 5; the older name goes in 6.
+    renamed = getattr(causal, "activation_checkpointing_enable", None)
+    (renamed or causal.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def compile_inner(model: LanguageModel, backend: str = "inductor") -> None:
+    """Compile all but the loss with torch.compile, when the model first runs.
+
+    Sizes are dynamic from the start, because micro-batches differ by a sequence and in their number
+    of documents; so code is compiled once. Names of weights do not change. On a CPU attention is
+    not compiled, because its spans differ in every batch.
+    """
+    model.inner.compile(dynamic=True, backend=backend)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Check the requirements of torch.compile, which would otherwise fail at the first step.
+
+    Raises:
+        InputError: A compiler or triton is missing.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"no C++ compiler {compiler!r} on this worker",
+            key="train.compile",
+            fix="install one, name one in CXX, or leave train.compile out",
+        )
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise InputError(
+            "no triton on this worker", key="train.compile", fix="run `pip install triton`"
+        )

@@ -8,8 +8,8 @@ counted over the tokens before it in its own document.
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 from penstock.trainers.data.batch import IGNORED, Batch
 from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["Arithmetic", "Parameters", "Utilisation", "peak_flops"]
+__all__ = ["Utilisation", "count_parameters", "peak_flops"]
 
 PEAK_FLOPS = {
     "NVIDIA A10": 125e12,
@@ -43,91 +43,66 @@ _MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 """Side of the square matrices by which a rate is measured: 25 ms a product on one core."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
-    """Numbers of parameters; a matrix used twice counts once."""
+def count_parameters(model: LanguageModel) -> dict[str, int]:
+    """Count the parameters, before a back end partitions the weights; a matrix used twice counts
+    once.
 
-    total: int
-    without_embeddings: int
-    """Parameters without token and position tables and the head: N of Kaplan et al. 2020."""
-
-    @classmethod
-    def of(cls, model: LanguageModel) -> Parameters:
-        """Count, before a back end partitions the weights."""
-        tables = _tables(model)
-        every = list(model.parameters())
-        return cls(
-            total=sum(weight.numel() for weight in every),
-            without_embeddings=sum(w.numel() for w in every if id(w) not in tables),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arithmetic:
-    """Floating-point operations of training on a batch, forward and backward.
-
-    Every weight of a matrix takes 2 operations forward and 4 backward for each token (Kaplan et al.
-    2020, sec. 2.1); weights of the head for each token whose logits are made. A token that attends
-    to k tokens, itself included, takes 12 k times the width of all heads in each layer: two
-    products, forward and twice backward. So a document of s tokens takes 6 s (s + 1) widths.
-    Sliding windows are not subtracted, and in a mixture of experts every expert counts.
+    Returns:
+        ``total``, and ``without_embeddings``: without token and position tables and the head, N of
+        Kaplan et al. 2020.
     """
-
-    matrices: int
-    """Weights of matrices, without tables and head."""
-    head: int
-    """Weights of the head."""
-    attention: int
-    """Attention width: layers times heads times the width of a head."""
-    every_token: bool
-    """True if the head is applied to all tokens, False if to labelled ones only."""
-
-    @classmethod
-    def of(cls, model: LanguageModel) -> Arithmetic:
-        """Read from the model, before a back end partitions the weights."""
-        config = model.causal.config.get_text_config()
-        heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        tables = _tables(model)
-        return cls(
-            matrices=sum(
-                w.numel() for w in model.parameters() if w.dim() > 1 and id(w) not in tables
-            ),
-            head=model.causal.get_output_embeddings().weight.numel(),
-            attention=config.num_hidden_layers * heads * width,
-            every_token=model.inner is model.causal,
-        )
-
-    def flops(self, batch: Batch) -> int:
-        """Count the operations of one micro-batch."""
-        spans = batch.spans.diff().long()
-        asked = batch.labels.numel() if self.every_token else int((batch.labels != IGNORED).sum())
-        attended = int((spans * (spans + 1)).sum())
-        weights = self.matrices * batch.input_ids.numel() + self.head * asked
-        return 6 * (weights + self.attention * attended)
+    tables = _tables(model)
+    sizes = {id(weight): weight.numel() for weight in model.parameters()}
+    others = sum(size for weight, size in sizes.items() if weight not in tables)
+    return {"total": sum(sizes.values()), "without_embeddings": others}
 
 
 class Utilisation:
     """Model FLOPs utilisation of one worker, step by step.
 
+    Counted are floating-point operations of training on a batch, forward and backward. Every weight
+    of a matrix takes 2 operations forward and 4 backward for each token (Kaplan et al. 2020, sec.
+    2.1); weights of the head for each token whose logits are made. A token that attends to k
+    tokens, itself included, takes 12 k times the width of all heads in each layer: two products,
+    forward and twice backward. So a document of s tokens takes 6 s (s + 1) widths. Sliding windows
+    are not subtracted, and in a mixture of experts every expert counts.
+
     Args:
-        arithmetic: The model's.
-        peak: FLOP/s that count as 1, as :func:`peak_flops`.
+        model: The model, before a back end partitions the weights.
     """
 
-    def __init__(self, arithmetic: Arithmetic, peak: float) -> None:
-        self._arithmetic = arithmetic
-        self._peak = peak
+    def __init__(self, model: LanguageModel) -> None:
+        config = model.causal.config.get_text_config()
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        tables = _tables(model)
+        self.peak = math.inf
+        """FLOP/s that count as 1, as :func:`peak_flops`."""
+        self._matrices = sum(
+            w.numel() for w in model.parameters() if w.dim() > 1 and id(w) not in tables
+        )
+        self._head = model.causal.get_output_embeddings().weight.numel()
+        self._attention = config.num_hidden_layers * heads * width
+        self._every_token = model.inner is model.causal
+        """True if the head is applied to all tokens, False if to labelled ones only."""
         self._flops = 0
+
+    def flops(self, batch: Batch) -> int:
+        """Count the operations of one micro-batch."""
+        spans = batch.spans.diff().long()
+        asked = batch.labels.numel() if self._every_token else int((batch.labels != IGNORED).sum())
+        attended = int((spans * (spans + 1)).sum())
+        weights = self._matrices * batch.input_ids.numel() + self._head * asked
+        return 6 * (weights + self._attention * attended)
 
     def add(self, batch: Batch) -> None:
         """Count a batch that is trained on, while it is still on the CPU."""
-        self._flops += self._arithmetic.flops(batch)
+        self._flops += self.flops(batch)
 
     def take(self, seconds: float) -> float:
         """Return the utilisation since the last call, ``seconds`` ago."""
         flops, self._flops = self._flops, 0
-        return flops / seconds / self._peak
+        return flops / seconds / self.peak
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -6,5 +6,5 @@
       ├─ Samples        sequences or documents of a global batch    samples.py
       ├─ Reweighter     losses -> weights, in penstock.selectors.reweighting
       ├─ WeightJournal  Parquet files of losses and weights         journal.py
-      └─ pack, unpack   a reweighter's arrays in a checkpoint       state.py
+      └─ pack, unpack   a reweighter's arrays in a checkpoint       journal.py
 """

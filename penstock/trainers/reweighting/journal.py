@@ -9,7 +9,9 @@ written later are removed, and their steps are written again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 from penstock.errors import TrainingError
 from penstock.storage import atomic_file, sha256_file
 
-__all__ = ["FOLDER", "SCHEMA", "WeightJournal"]
+__all__ = ["FOLDER", "SCHEMA", "WeightJournal", "pack", "unpack"]
 
 FOLDER = "weights"
 
@@ -110,3 +112,20 @@ class WeightJournal:
         for found in self._folder.glob("*"):
             if found.name not in self._files:
                 found.unlink()
+
+
+def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Pack a reweighter's arrays of plain numbers as NumPy's ``.npz``, without pickles.
+
+    Raises:
+        ValueError: An array holds objects.
+    """
+    sink = io.BytesIO()
+    np.savez(sink, allow_pickle=False, **{name: np.asarray(own) for name, own in arrays.items()})
+    return sink.getvalue()
+
+
+def unpack(data: bytes) -> dict[str, np.ndarray]:
+    """Return the arrays that :func:`pack` was given."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}

@@ -30,9 +30,8 @@ from penstock.selectors.reweighting import (
 from penstock.trainers.backends.base import Backend
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.loader import LoadedStep, Loader, split_micro_batches
-from penstock.trainers.reweighting.journal import WeightJournal
+from penstock.trainers.reweighting.journal import WeightJournal, pack, unpack
 from penstock.trainers.reweighting.samples import Samples
-from penstock.trainers.reweighting.state import pack, unpack
 
 __all__ = ["Reweighted", "Reweighting"]
 
@@ -105,7 +104,15 @@ class Reweighting:
         else:
             losses, weights = self._scored_step(loaded, samples, moment)
         if self.journal:
-            self._add_to_journal(self.journal, batch.before, loaded, samples, losses, weights)
+            places = samples.sequences
+            self.journal.add(
+                step=batch.step,
+                position=batch.before // samples.length + places,
+                sequence=batch.sequences[places],
+                start=samples.starts,
+                loss=losses,
+                weight=weights,
+            )
         return self._reweighted(samples, losses, weights, moment)
 
     def save(self) -> dict[str, bytes]:
@@ -268,25 +275,6 @@ class Reweighting:
                 "trained_tokens": int(predicted[weights > 0].sum()),
                 **self.reweighter.facts(moment),
             },
-        )
-
-    def _add_to_journal(
-        self,
-        journal: WeightJournal,
-        before: int,
-        loaded: LoadedStep,
-        samples: Samples,
-        losses: np.ndarray,
-        weights: np.ndarray,
-    ) -> None:
-        places = samples.sequences
-        journal.add(
-            step=loaded.batch.step,
-            position=before // samples.length + places,
-            sequence=loaded.batch.sequences[places],
-            start=samples.starts,
-            loss=losses,
-            weight=weights,
         )
 
     def _on_device(self, values: np.ndarray) -> torch.Tensor:

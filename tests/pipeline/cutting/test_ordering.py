@@ -22,7 +22,7 @@ from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.units import units_of
 from penstock.recipe import Budget
 from penstock.selectors.adapter import as_selector
-from tests.pools import Given, recipe_of, write_jsonl
+from tests.pools import Given, recipe_of, scores_in_order, write_jsonl
 
 RUNNER = LocalRunner(1)
 
@@ -63,7 +63,7 @@ def ordered(
 
 
 def scores_of(orders: list[OrderedUnit]) -> np.ndarray:
-    return np.concatenate([unit.scores() for unit in orders])
+    return np.concatenate([scores_in_order(unit) for unit in orders])
 
 
 def test_one_column_orders_by_its_own_values(tmp_path: Path) -> None:

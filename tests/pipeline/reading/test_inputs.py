@@ -14,9 +14,8 @@ import pytest
 
 from penstock.artefact import Workspace
 from penstock.errors import InputError
-from penstock.pipeline.reading import digests as module
-from penstock.pipeline.reading.digests import hash_inputs
-from penstock.pipeline.reading.inputs import Input, find_inputs
+from penstock.pipeline.reading import inputs as module
+from penstock.pipeline.reading.inputs import Input, find_inputs, hash_inputs
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import LiteralSource, Recipe
 from penstock.recipe_file import parse_recipe

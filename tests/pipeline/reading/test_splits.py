@@ -18,11 +18,9 @@ from hypothesis import strategies as st
 from penstock.artefact import Workspace
 from penstock.errors import InputError
 from penstock.pipeline.reading import lines, streams
-from penstock.pipeline.reading.digests import hash_inputs
-from penstock.pipeline.reading.inputs import find_inputs
+from penstock.pipeline.reading.inputs import find_inputs, hash_inputs
 from penstock.pipeline.reading.readers import Bad, Record, read_records
-from penstock.pipeline.reading.records import HEAD
-from penstock.pipeline.reading.spans import Extent, Span
+from penstock.pipeline.reading.records import HEAD, Extent, Span
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import CorpusSource
@@ -262,7 +260,7 @@ def test_cutting_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
                 raise KeyboardInterrupt
             yield block
 
-    monkeypatch.setattr("penstock.pipeline.reading.pieces.blocks", killed)
+    monkeypatch.setattr("penstock.pipeline.reading.streams.blocks", killed)
     with pytest.raises(KeyboardInterrupt):
         plan(tmp_path, 4000)
     monkeypatch.undo()

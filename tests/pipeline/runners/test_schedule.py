@@ -15,9 +15,7 @@ import pytest
 from penstock.errors import InputError, ScoringError, StorageError, WorkerError
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner, in_order
 from penstock.pipeline.runners import attempt as attempt_module
-from penstock.pipeline.runners import transient
-from penstock.pipeline.runners.schedule import Schedule
-from penstock.pipeline.runners.worker_pool import WorkerLost
+from penstock.pipeline.runners.schedule import Schedule, WorkerLost
 
 RUNNERS = ["local-1", "local-2", "ray"]
 
@@ -189,7 +187,7 @@ def use_state(_: int, state: Faltering) -> str:
 def test_the_error_after_the_last_attempt_counts_the_attempts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transient, "_WAITS", (0.01,) * 4)
+    monkeypatch.setattr(attempt_module, "_WAITS", (0.01,) * 4)
     item = (str(tmp_path), 100, errno.EIO)
     _, error = drained(LocalRunner(1).run(falter, [item]))
     assert type(error) is StorageError
@@ -205,7 +203,7 @@ def test_the_first_retry_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And no more for a time: a store that is down fails every item of a run."""
-    monkeypatch.setattr(transient, "_WAITS", (0.01,) * 4)
+    monkeypatch.setattr(attempt_module, "_WAITS", (0.01,) * 4)
     monkeypatch.setattr(attempt_module, "_logged", -1e9)
     items = []
     for name in "xyz":

@@ -15,7 +15,7 @@ import pytest
 
 from penstock.errors import StorageError
 from penstock.pipeline.runner import LocalRunner, RayRunner
-from penstock.pipeline.runners.shared_state import SharedState
+from penstock.pipeline.runners.worker import SharedState
 
 SIZE = 200 << 20
 

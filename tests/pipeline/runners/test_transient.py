@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from s3fs.errors import translate_boto_error
 
 from penstock.errors import InputError
-from penstock.pipeline.runners import transient
-from penstock.pipeline.runners.transient import delays, is_transient
+from penstock.pipeline.runners import attempt as attempt_module
+from penstock.pipeline.runners.attempt import delay, is_transient
 
 
 def client_error(code: str, status: int) -> ClientError:
@@ -100,9 +100,12 @@ def test_a_ring_of_causes_ends() -> None:
 
 
 def test_waits_double_and_differ_from_item_to_item_alone() -> None:
-    waits = [list(delays(f"unit-{number}")) for number in range(50)]
-    assert waits == [list(delays(f"unit-{number}")) for number in range(50)]
+    def all_of(number: int) -> list[float]:
+        return [delay(f"unit-{number}", attempt) for attempt in range(len(attempt_module._WAITS))]
+
+    waits = [all_of(number) for number in range(50)]
+    assert waits == [all_of(number) for number in range(50)]
     assert len({tuple(wait) for wait in waits}) == 50
     for wait in waits:
-        for delay, middle in zip(wait, transient._WAITS):
-            assert 0.75 * middle <= delay < 1.25 * middle
+        for waited, middle in zip(wait, attempt_module._WAITS):
+            assert 0.75 * middle <= waited < 1.25 * middle

@@ -16,11 +16,10 @@ from penstock.errors import ScoringError, SelectorError
 from penstock.hashing import hash_ids, mix
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner, RayRunner
 from penstock.pipeline.scoring import sets
-from penstock.pipeline.scoring.embeddings import read_vectors
-from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.scoring.scores import read_scores
+from penstock.pipeline.scoring.models import Models, read_vectors
 from penstock.pipeline.units import units_of
 from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting, Partition

@@ -17,8 +17,12 @@ from hypothesis.extra import numpy as arrays
 from penstock.errors import ArtefactError, InputError, SelectorError
 from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.selectors.encoders import sentence
-from penstock.selectors.encoders.embedding import make_encoder
-from penstock.selectors.encoders.encoders import EncoderName, contents_of, load_encoder
+from penstock.selectors.encoders.embedding import (
+    EncoderName,
+    contents_of,
+    load_encoder,
+    make_encoder,
+)
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.encoders.sentence import SentenceEncoder
 from penstock.selectors.encoders.static import StaticEncoder

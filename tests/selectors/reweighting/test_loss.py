@@ -115,7 +115,7 @@ def test_no_warmup_weighs_the_first_step() -> None:
 
 
 def test_the_temperature_falls_geometrically() -> None:
-    made = Temperature.of({"start": 100, "end": 1, "over": {"steps": 4}})
+    made = Temperature.model_validate({"start": 100, "end": 1, "over": {"steps": 4}})
     found = [made.at(moment(step, 0)) for step in range(6)]
     assert found == pytest.approx([100, 31.6228, 10, 3.16228, 1, 1], rel=1e-5)
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import SelectorError
 from penstock.selectors.rewriting import Answer, Document, Wrap
-from penstock.selectors.rewriting.counting import TokenCounter
-from penstock.selectors.rewriting.refusals import refuses, without_opener
+from penstock.selectors.rewriting.prompting import TokenCounter, refuses, without_opener
 from penstock.selectors.rewriting.wrap import STYLES, chunks, sentences
 
 COUNT = TokenCounter().count

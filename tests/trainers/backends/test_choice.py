@@ -64,7 +64,7 @@ def test_a_machine_without_deepspeed_is_one_line(monkeypatch: pytest.MonkeyPatch
 def test_the_trainer_is_imported_without_deepspeed_and_ray() -> None:
     """A machine that trains with ``torch`` has neither; checkpoints are read there, too."""
     blocked = "import sys; sys.modules.update(deepspeed=None, ray=None)"
-    modules = ("backends.torch", "checkpoints.saving", "launch", "run", "worker")
+    modules = ("backends.torch", "checkpoints.saving", "run", "worker")
     imports = "; ".join(f"import penstock.trainers.{module}" for module in modules)
     done = subprocess.run([sys.executable, "-c", f"{blocked}; {imports}"], check=False)
     assert done.returncode == 0

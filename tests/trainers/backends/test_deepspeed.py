@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 
 from penstock.errors import RecipeError
 from penstock.recipe import ModelShape, Train
-from penstock.trainers.backends.deepspeed import check
-from penstock.trainers.backends.deepspeed.config import deepspeed_config
+from penstock.trainers.backends.deepspeed import check, deepspeed_config
+from penstock.trainers.backends.deepspeed import engine as state
 from penstock.trainers.backends.deepspeed.engine import DeepSpeed
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
@@ -135,8 +136,8 @@ def test_metrics_contain_the_utilisation(shards: Path) -> None:
     steps = list(made.run())
     made.close()
     assert all(0 < step.mfu < 1 for step in steps)
-    assert made.parameters.total == 2 * 13_312 + 320 * 32 + 5 * 32
-    assert made.parameters.without_embeddings == 2 * 13_312 + 5 * 32
+    assert made.parameters["total"] == 2 * 13_312 + 320 * 32 + 5 * 32
+    assert made.parameters["without_embeddings"] == 2 * 13_312 + 5 * 32
 
 
 def test_the_users_deepspeed_keys_are_merged_over_ours() -> None:
@@ -212,3 +213,32 @@ def test_nothing_is_compiled(shards: Path) -> None:
 
     engine(shards).close()
     assert not any(deepspeed.ops.__compatible_ops__.values())
+
+
+@pytest.mark.parametrize("reads", [0, 1])
+@pytest.mark.parametrize("wrote", [0, 1])
+def test_the_files_and_not_the_reading_stage_decide_whether_to_convert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrote: int, reads: int
+) -> None:
+    """By default the stage is 0 on a CPU and 1 on a GPU, and a run may move between them."""
+    directory, scratch = tmp_path / "step-00000008", tmp_path / ".universal.tmp"
+    (directory / state.TAG).mkdir(parents=True)
+    (directory / state.TAG / "mp_rank_00_model_states.pt").touch()
+    if wrote:
+        (directory / state.TAG / "zero_pp_rank_1_mp_rank_00_optim_states.pt").touch()
+    converted, loaded = [], []
+
+    def convert(source: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        converted.append(source)
+
+    monkeypatch.setattr(state, "_convert", convert)
+    monkeypatch.setattr(state, "_load", lambda engine, found: loaded.append(found))
+    optimizer = SimpleNamespace(param_groups=[], optimizer=SimpleNamespace(state={}))
+    stub = SimpleNamespace(
+        zero_optimization_stage=lambda: reads, optimizer=optimizer, _config=SimpleNamespace()
+    )
+    state.load_state(stub, directory, Group(), wrote=2)
+    assert converted == [directory / state.TAG] * wrote
+    assert loaded == [scratch if wrote else directory]
+    assert not scratch.exists()

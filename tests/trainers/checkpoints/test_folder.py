@@ -96,7 +96,7 @@ def test_each_worker_reads_its_share(folder: Folder) -> None:
 def test_a_damaged_one_is_hidden_until_it_is_swept(folder: Folder) -> None:
     publish(folder, 2)
     publish(folder, 4)
-    folder.set_aside(folder.committed()[0])
+    folder.hide(folder.committed()[0].path, "damaged")
     assert [one.step for one in folder.committed()] == [2]
     publish(folder, 4)
     folder.sweep()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from penstock.recipe import Checkpoint
-from penstock.trainers.checkpoints.schedule import CheckpointSchedule
+from penstock.trainers.checkpoints.saving import CheckpointSchedule
 from penstock.trainers.group import Group
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from penstock.recipe import ModelShape
-from penstock.trainers.data.batch import IGNORED, collate
-from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.data.batch import IGNORED
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.model import LanguageModel
+from tests.packed import PackedSequence, collate, row_of
 
 
 def packed(tokens: list[int], starts: list[int]) -> PackedSequence:
@@ -53,7 +54,7 @@ def test_no_document_attends_to_another(model: LanguageModel, shards: Path) -> N
     opened = ShardSet.open(shards)
     boundaries = 0
     for index in range(12):
-        sequence = opened[index]
+        sequence = row_of(opened, index)
         ends = [*sequence.starts[1:], len(sequence.tokens)]
         before = logits(model, sequence)
         for start, end in zip(sequence.starts, ends, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.trainers.data.mixture import Mixture, Phase
+from penstock.trainers.data.order import Mixture, Phase
 
 WEIGHTS = st.lists(st.floats(0, 1), min_size=1, max_size=6).filter(lambda ws: sum(ws) > 1e-3)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from penstock.errors import RecipeError
 from penstock.recipe import Train
 from penstock.trainers.data.loader import split_micro_batches
-from penstock.trainers.data.mixture import Mixture, Phase
+from penstock.trainers.data.order import Mixture, Phase
 from penstock.trainers.data.plan import BatchPlan
 from penstock.trainers.data.shards import ShardGroup, ShardSet
 from penstock.trainers.group import Group

@@ -10,6 +10,7 @@ import pytest
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError
 from penstock.trainers.data.shards import ShardGroup, ShardSet
+from tests.packed import row_of
 from tests.trainers.conftest import write_shards
 
 
@@ -22,16 +23,16 @@ def test_sequences_are_the_rows_in_manifest_order(shards: Path) -> None:
     ]
     assert len(opened) == len(rows) == 37
     for index, row in enumerate(rows):
-        assert opened[index].tokens.tolist() == row["tokens"]
-        assert opened[index].starts.tolist() == row["doc_start"]
+        assert row_of(opened, index).tokens.tolist() == row["tokens"]
+        assert row_of(opened, index).starts.tolist() == row["doc_start"]
     with pytest.raises(IndexError):
-        opened[37]
+        row_of(opened, 37)
 
 
 def test_opening_reads_no_tokens(shards: Path) -> None:
     allocated = pa.total_allocated_bytes()
     opened = ShardSet.open(shards)
-    opened[5]
+    row_of(opened, 5)
     assert pa.total_allocated_bytes() <= allocated
 
 
@@ -41,7 +42,7 @@ def test_many_are_read_at_once(shards: Path, tmp_path: Path, tokenizer: object) 
     indices = np.array([36, 0, 20, 20, 9])
     for opened in (narrow, wide_ones):
         ids, spans = opened.read(indices)
-        alone = [opened[index] for index in indices.tolist()]
+        alone = [row_of(opened, index) for index in indices.tolist()]
         assert ids.tolist() == [each.tokens.tolist() for each in alone]
         starts = [each.starts + 32 * row for row, each in enumerate(alone)]
         assert spans.tolist() == [*np.concatenate(starts).tolist(), 5 * 32]
@@ -55,7 +56,7 @@ def test_predicted_counts_all_but_each_documents_first_token(shards: Path, count
     opened = ShardSet.open(shards)
     indices = np.array([0, 36, 7])
     by_hand = [
-        sum(place not in set(opened[index].starts.tolist()) for place in range(counted))
+        sum(place not in set(row_of(opened, index).starts.tolist()) for place in range(counted))
         for index in indices.tolist()
     ]
     assert opened.predicted(indices, np.full(3, counted)).tolist() == by_hand
@@ -75,9 +76,11 @@ def test_a_bit_that_flips_after_opening_is_detected_when_it_is_read(
     copy = tmp_path / "copy"
     shutil.copytree(shards, copy)
     opened = ShardSet.open(copy)
-    assert opened[20].tokens is not None
     path = copy / "shard-00001.arrow"
-    kept = {"tokens": opened[20].tokens.astype("<u2"), "doc_start": opened[20].starts}
+    kept = {
+        "tokens": row_of(opened, 20).tokens.astype("<u2"),
+        "doc_start": row_of(opened, 20).starts,
+    }
     values = kept[column].tobytes()
     at = path.read_bytes().index(values) + len(values) - kept[column].itemsize
     with open(path, "r+b") as file:
@@ -86,9 +89,9 @@ def test_a_bit_that_flips_after_opening_is_detected_when_it_is_read(
         file.seek(at)
         file.write(bytes([byte ^ 4]))
     with pytest.raises(ArtefactError) as info:
-        opened[20]
+        row_of(opened, 20)
     assert info.value.file == str(path) and "sequence 20 " in info.value.problem
-    assert opened[0].tokens is not None
+    assert row_of(opened, 0).tokens is not None
 
 
 def test_a_flipped_byte_is_refused(shards: Path, tmp_path: Path) -> None:

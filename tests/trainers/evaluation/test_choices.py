@@ -9,10 +9,10 @@ import torch
 
 from penstock.errors import InputError
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.evaluation import reading
-from penstock.trainers.evaluation.choices import Question, choice_nats, score_choices
+from penstock.trainers.evaluation import run_evaluator
+from penstock.trainers.evaluation.choices import Question, WindowNats, choice_nats, score_choices
 from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
-from penstock.trainers.evaluation.reading import WindowReader
+from penstock.trainers.evaluation.run_evaluator import window_reader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
@@ -42,7 +42,7 @@ def _bytes(tokenizer: Any, ids: list[int]) -> str:
 
 
 def test_parity_with_one_choice_at_a_time(
-    model: LanguageModel, reader: WindowReader, tokenizer: Any
+    model: LanguageModel, reader: WindowNats, tokenizer: Any
 ) -> None:
     found = choice_nats(QUESTIONS, reader, tokenizer, **READING)
     expected = [
@@ -61,7 +61,7 @@ def test_parity_with_one_choice_at_a_time(
 
 
 def test_the_space_before_a_choice_is_scored_only_within_the_first_token_of_the_choice(
-    model: LanguageModel, reader: WindowReader, tokenizer: Any
+    model: LanguageModel, reader: WindowNats, tokenizer: Any
 ) -> None:
     """`Ġthe` is one token; before `water` the space is a token of its own."""
     merged = Question(context="to ", choices=("the",), answer=0)
@@ -74,7 +74,7 @@ def test_the_space_before_a_choice_is_scored_only_within_the_first_token_of_the_
     assert second == pytest.approx(-log_p(model, ids[1])[-1], rel=1e-6)
 
 
-def test_trimmed_offsets_give_the_same(reader: WindowReader, tokenizer: Any) -> None:
+def test_trimmed_offsets_give_the_same(reader: WindowNats, tokenizer: Any) -> None:
     """GPT-2 and similar tokenizers trim white space from offsets."""
     from tokenizers import Tokenizer, processors
 
@@ -88,7 +88,7 @@ def test_trimmed_offsets_give_the_same(reader: WindowReader, tokenizer: Any) -> 
     assert np.array_equal(ours, theirs)
 
 
-def test_a_choice_without_tokens_is_refused(reader: WindowReader) -> None:
+def test_a_choice_without_tokens_is_refused(reader: WindowNats) -> None:
     from tokenizers import Tokenizer, models
 
     letters = Tokenizer(models.BPE({"<eos>": 0, "i": 1, "s": 2}, []))
@@ -104,7 +104,7 @@ class _Given:
     def __init__(self, nats: list[float]) -> None:
         self._nats = np.array(nats)
 
-    def nats(self, windows: Any) -> np.ndarray:
+    def __call__(self, windows: Any) -> np.ndarray:
         assert len(windows) == len(self._nats)
         return self._nats
 
@@ -127,15 +127,15 @@ def test_accuracy_by_hand(tokenizer: Any) -> None:
 def test_batches_padding_and_ranks_change_no_score(
     model: LanguageModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = WindowReader(model, Group())
+    reader = window_reader(model, Group())
     together = np.concatenate(choice_nats(QUESTIONS, reader, tokenizer, **READING))
-    monkeypatch.setattr(reading, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(run_evaluator, "BATCH_TOKENS", 1)
     alone = np.concatenate(choice_nats(QUESTIONS, reader, tokenizer, **READING))
     assert together == pytest.approx(alone, rel=1e-6)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total)
     shares = [
         np.concatenate(
-            choice_nats(QUESTIONS, WindowReader(model, Group(rank, 3)), tokenizer, **READING)
+            choice_nats(QUESTIONS, window_reader(model, Group(rank, 3)), tokenizer, **READING)
         )
         for rank in range(3)
     ]
@@ -144,7 +144,7 @@ def test_batches_padding_and_ranks_change_no_score(
 
 
 def test_accuracy_is_computed_where_there_are_questions(
-    reader: WindowReader, opened: ShardSet
+    reader: WindowNats, opened: ShardSet
 ) -> None:
     evaluations = [
         Evaluation("plain", ("water",)),
@@ -156,9 +156,7 @@ def test_accuracy_is_computed_where_there_are_questions(
     assert scores["accuracy"]["quiz"]["examples"] == 3
 
 
-def test_the_name_of_the_end_of_text_is_ordinary_text(
-    reader: WindowReader, opened: ShardSet
-) -> None:
+def test_the_name_of_the_end_of_text_is_ordinary_text(reader: WindowNats, opened: ShardSet) -> None:
     """Of one token, the text would have one loss; its 13 characters have several."""
     alone, longer = (
         evaluate([Evaluation("x", (text,))], reader, opened.tokenizer, **READING)

@@ -14,15 +14,15 @@ from tokenizers import Tokenizer
 from penstock.jobs.curate import Curated
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import ModelShape
-from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.documents import write_document_losses
-from penstock.trainers.evaluation.reading import WindowReader
-from penstock.trainers.evaluation.texts import text_nats
+from penstock.trainers.evaluation.evaluator import text_nats
+from penstock.trainers.evaluation.run_evaluator import window_reader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.model import LanguageModel
+from tests.packed import collate, row_of
 
 from .conftest import CONTEXT, log_p
 
@@ -56,7 +56,7 @@ def spans(packed: ShardSet) -> list[tuple[str, int, int, list[int]]]:
     """Every span: its document, its offset there, its sequence, its tokens."""
     found = []
     for index in range(len(packed)):
-        sequence, owners = packed[index], packed.documents(index, index + 1)
+        sequence, owners = row_of(packed, index), packed.documents(index, index + 1)
         edges = [*sequence.starts.tolist(), CONTEXT]
         for number, name in enumerate(owners.ids.to_pylist()):
             tokens = sequence.tokens[edges[number] : edges[number + 1]].tolist()
@@ -82,7 +82,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_documents(
     total, predicted = 0.0, 0
     for start in range(0, len(packed), 7):
         stop = min(start + 7, len(packed))
-        batch = collate([packed[index] for index in range(start, stop)])
+        batch = collate([row_of(packed, index) for index in range(start, stop)])
         with torch.no_grad():
             loss = float(trained(batch))
         assert trained.label_nats(batch).double().sum().item() == pytest.approx(loss, rel=1e-5)
@@ -120,7 +120,7 @@ def test_a_document_in_one_span_has_the_nats_that_evaluation_computes(
         for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist())
     }
     tokenizer = Tokenizer.from_file(str(packed.tokenizer))
-    reader = WindowReader(trained, Group())
+    reader = window_reader(trained, Group())
     checked = 0
     for name, nats, count in zip(found["doc_id"], found["nats"], found["tokens"]):
         ids = [0, *tokenizer.encode(texts[name]).ids, 0]
@@ -131,7 +131,7 @@ def test_a_document_in_one_span_has_the_nats_that_evaluation_computes(
     assert checked >= 10
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.whole), 3])
 def test_ranks_and_chunks_give_the_same_bytes(
     trained: LanguageModel,
     packed: ShardSet,
@@ -180,4 +180,4 @@ def test_documents_of_a_range_are_those_of_its_sequences(packed: ShardSet) -> No
     whole = packed.documents(3, 30)
     assert whole.ids.to_pylist() == [name for part in apart for name in part.ids.to_pylist()]
     assert np.array_equal(whole.offsets, np.concatenate([part.offsets for part in apart]))
-    assert whole.counts.tolist() == [len(packed[index].starts) for index in range(3, 30)]
+    assert whole.counts.tolist() == [len(row_of(packed, index).starts) for index in range(3, 30)]

@@ -6,8 +6,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from penstock.trainers.evaluation.choices import Accuracy
-from penstock.trainers.evaluation.evaluator import Scores
-from penstock.trainers.evaluation.texts import Score
+from penstock.trainers.evaluation.evaluator import Score, Scores
 from penstock.trainers.metrics import FILE, MetricsLog
 
 SCORES = Scores(
@@ -20,7 +19,7 @@ SCORES = Scores(
 
 def test_an_evaluation_is_a_line_and_scalars(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
-    log.write_evaluation(7, 4096, SCORES)
+    log.write(SCORES.line(7, 4096))
     (line,) = (tmp_path / FILE).read_text().splitlines()
     assert json.loads(line) == {
         "step": 7,

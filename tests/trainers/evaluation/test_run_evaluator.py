@@ -14,12 +14,10 @@ from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.documents import write_document_losses
 from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
-from penstock.trainers.evaluation.reading import WindowReader
-from penstock.trainers.evaluation.run_evaluator import RunEvaluator
+from penstock.trainers.evaluation.run_evaluator import RunEvaluator, window_reader
 from penstock.trainers.group import Group
-from penstock.trainers.modelling.build import load_model
+from penstock.trainers.modelling.build import compile_inner, load_model
 from penstock.trainers.modelling.model import LanguageModel
-from penstock.trainers.modelling.options import compile_inner
 from penstock.trainers.spec import RunSpec
 from tests.trainers.test_engine import TRAIN, engine
 
@@ -58,7 +56,7 @@ def test_a_model_in_training_scores_like_the_saved_one_and_training_does_not_cha
         assert made.backend.model.training
     assert found == expected, "to the bit"
     made.save(tmp_path / "model")
-    reader = WindowReader(load_model(tmp_path / "model").eval(), Group())
+    reader = window_reader(load_model(tmp_path / "model").eval(), Group())
     saved = evaluate(EVALUATIONS, reader, made.shards.tokenizer, **READING)
     made.close()
     bits = [scores.bits_per_byte["quiz"].mean for scores in curve]

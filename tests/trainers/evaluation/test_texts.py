@@ -9,10 +9,10 @@ import torch
 
 from penstock.errors import InputError
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.evaluation import reading, texts
-from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
-from penstock.trainers.evaluation.reading import WindowReader
-from penstock.trainers.evaluation.texts import score_texts, text_nats
+from penstock.trainers.evaluation import evaluator, run_evaluator
+from penstock.trainers.evaluation.choices import WindowNats
+from penstock.trainers.evaluation.evaluator import Evaluation, evaluate, score_texts, text_nats
+from penstock.trainers.evaluation.run_evaluator import window_reader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
@@ -29,7 +29,7 @@ def by_hand(model: LanguageModel, tokenizer: Any, text: str) -> float:
 
 
 def test_parity_with_one_text_at_a_time(
-    model: LanguageModel, reader: WindowReader, tokenizer: Any
+    model: LanguageModel, reader: WindowNats, tokenizer: Any
 ) -> None:
     assert len(tokenizer.encode(TEXTS[2]).ids) > 2 * CONTEXT
     expected = [by_hand(model, tokenizer, text) for text in TEXTS]
@@ -47,7 +47,7 @@ def test_parity_with_one_text_at_a_time(
 def test_small_batches_and_many_ranks_give_the_same(
     model: LanguageModel, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(reading, "BATCH_TOKENS", 40)
+    monkeypatch.setattr(run_evaluator, "BATCH_TOKENS", 40)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total)
     passes: list[int] = []
 
@@ -57,7 +57,7 @@ def test_small_batches_and_many_ranks_give_the_same(
             return model(windows)
 
         passes.append(0)
-        reader = WindowReader(counting, Group(rank, workers))
+        reader = window_reader(counting, Group(rank, workers))
         return text_nats(TEXTS, reader, tokenizer, **READING)
 
     alone = share(0, 1)
@@ -69,11 +69,11 @@ def test_small_batches_and_many_ranks_give_the_same(
 
 def test_standard_error_by_hand() -> None:
     """Bits 2 and 4 in 1 and 3 bytes: ratio 1.5, residuals ±0.5, se sqrt(2 · 0.5) / 4."""
-    score = texts._ratio(np.array([2.0, 4.0]), np.array([1.0, 3.0]))
+    score = evaluator._ratio(np.array([2.0, 4.0]), np.array([1.0, 3.0]))
     assert (score.mean, score.stderr) == (1.5, 0.25)
 
 
-def test_an_evaluation_without_text_is_refused(reader: WindowReader, opened: ShardSet) -> None:
+def test_an_evaluation_without_text_is_refused(reader: WindowNats, opened: ShardSet) -> None:
     with pytest.raises(InputError) as info:
         evaluate([Evaluation("none", ("",))], reader, opened.tokenizer, **READING)
     assert (info.value.key, info.value.file) == ("evaluate", "none")

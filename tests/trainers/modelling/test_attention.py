@@ -13,13 +13,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from penstock.recipe import ModelFrom, ModelShape
-from penstock.trainers.data.batch import Batch, collate
-from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.data.batch import Batch
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling import attention
 from penstock.trainers.modelling.attention import NAME, _has_kernel, span_arguments, span_attention
-from penstock.trainers.modelling.build import build_model
+from penstock.trainers.modelling.build import build_model, recompute_activations
 from penstock.trainers.modelling.model import LanguageModel
-from penstock.trainers.modelling.options import recompute_activations
+from tests.packed import PackedSequence, collate
 
 LENGTH = 32
 CUTS = [(0, 9, 17), (0, 1, 2, 20), (0,), (0, 16), (0, 5, 10, 15, 31)]

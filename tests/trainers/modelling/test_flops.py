@@ -8,17 +8,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from penstock.recipe import ModelFrom, ModelShape
-from penstock.trainers.data.batch import Batch, collate
-from penstock.trainers.data.shards import PackedSequence, ShardSet
+from penstock.trainers.data.batch import Batch
+from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.flops import (
     PEAK_FLOPS,
-    Arithmetic,
-    Parameters,
     Utilisation,
+    count_parameters,
     peak_flops,
 )
 from penstock.trainers.modelling.model import LanguageModel
+from tests.packed import PackedSequence, collate
 
 MATRICES = 4 * 32 * 32 + 3 * 32 * 96
 HEAD = 320 * 32
@@ -36,15 +36,14 @@ def batch() -> Batch:
 
 
 def test_parameters_are_counted_once(model: LanguageModel) -> None:
-    assert Parameters.of(model) == Parameters(
+    assert count_parameters(model) == dict(
         total=MATRICES + HEAD + 3 * 32, without_embeddings=MATRICES + 3 * 32
     )
 
 
 def test_a_golden_batch(model: LanguageModel) -> None:
     attended = 1 * 2 + 3 * 4 + 3 * 4 + 1 * 2
-    arithmetic = Arithmetic.of(model)
-    assert arithmetic.flops(batch()) == 6 * (8 * MATRICES + 4 * HEAD + 32 * attended)
+    assert Utilisation(model).flops(batch()) == 6 * (8 * MATRICES + 4 * HEAD + 32 * attended)
 
 
 def test_pytorch_counts_the_same_operations_in_products_with_weights(model: LanguageModel) -> None:
@@ -67,19 +66,19 @@ def test_the_head_of_another_architecture_is_applied_to_every_token(
     found = build_model(ModelFrom(hf=str(tmp_path)), ShardSet.open(shards), seed=0)
     matrices = 3 * 12 * 32 * 32
     biases_and_norms = 3 * (9 * 32 + 4 * 32) + 2 * 32
-    assert Parameters.of(found) == Parameters(
+    assert count_parameters(found) == dict(
         total=matrices + biases_and_norms + HEAD + 32 * 32,
         without_embeddings=matrices + biases_and_norms,
     )
-    assert Arithmetic.of(found).flops(batch()) == 6 * (8 * matrices + 8 * HEAD + 3 * 32 * 28)
+    assert Utilisation(found).flops(batch()) == 6 * (8 * matrices + 8 * HEAD + 3 * 32 * 28)
 
 
 def test_utilisation_is_flops_over_seconds_and_peak(model: LanguageModel) -> None:
-    arithmetic = Arithmetic.of(model)
-    used = Utilisation(arithmetic, peak=1e9)
+    used = Utilisation(model)
+    used.peak = 1e9
     used.add(batch())
     used.add(batch())
-    assert used.take(0.5) == pytest.approx(2 * arithmetic.flops(batch()) / 0.5e9)
+    assert used.take(0.5) == pytest.approx(2 * used.flops(batch()) / 0.5e9)
     assert used.take(0.5) == 0
 
 

@@ -7,10 +7,10 @@ import torch
 
 from penstock.errors import InputError
 from penstock.recipe import ModelFrom, ModelShape
-from penstock.trainers.data.batch import collate
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.build import build_model, load_model
 from penstock.trainers.modelling.model import LanguageModel
+from tests.packed import collate, row_of
 
 SHAPE = ModelShape(layers=1, width=32, heads=2)
 
@@ -46,7 +46,7 @@ def test_input_and_output_embeddings_are_one(opened: ShardSet) -> None:
 
 def test_the_loss_without_logits_equals_that_of_the_logits(opened: ShardSet) -> None:
     model = build_model(SHAPE, opened, seed=0)
-    batch = collate([opened[0], opened[1]])
+    batch = collate([row_of(opened, 0), row_of(opened, 1)])
     short = model(batch)
     model._plain_head = False
     torch.testing.assert_close(model(batch), short)
@@ -56,7 +56,7 @@ def test_the_loss_without_logits_equals_that_of_the_logits(opened: ShardSet) -> 
 def test_labels_may_have_weights(opened: ShardSet, plain: bool) -> None:
     model = build_model(SHAPE, opened, seed=0)
     model._plain_head = plain
-    batch = collate([opened[0], opened[1], opened[2]])
+    batch = collate([row_of(opened, 0), row_of(opened, 1), row_of(opened, 2)])
     logits = model.logits(batch)
     expected = torch.zeros(batch.labels.shape)
     expected[:, 1:] = torch.nn.functional.cross_entropy(
@@ -90,7 +90,7 @@ def test_a_saved_model_can_be_continued(opened: ShardSet, tmp_path: Path) -> Non
     again = build_model(ModelFrom(hf=str(tmp_path)), opened, seed=9)
     pairs = zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs), "weights, to the bit"
-    batch = collate([opened[0]])
+    batch = collate([row_of(opened, 0)])
     torch.testing.assert_close(model(batch), again(batch), rtol=1e-6, atol=0)
 
 

@@ -10,16 +10,17 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from penstock.errors import InputError
 from penstock.recipe import ModelShape, Train
-from penstock.trainers.data.batch import Batch, collate
+from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.modelling.build import build_model
-from penstock.trainers.modelling.model import LanguageModel
-from penstock.trainers.modelling.options import (
+from penstock.trainers.modelling.build import (
     apply_options,
+    build_model,
     check_compiler,
     compile_inner,
     recompute_activations,
 )
+from penstock.trainers.modelling.model import LanguageModel
+from tests.packed import collate, row_of
 
 # torch._dynamo warns of what it traces, in PyTorch itself.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -46,7 +47,7 @@ def built(opened: ShardSet) -> LanguageModel:
 def batches(opened: ShardSet) -> list[Batch]:
     """Batches of 4, 4, 3 and 2 sequences, with different numbers of documents."""
     rows = [range(0, 4), range(4, 8), range(8, 11), range(11, 13)]
-    made = [collate([opened[index] for index in some]) for some in rows]
+    made = [collate([row_of(opened, index) for index in some]) for some in rows]
     assert len({len(batch.spans) for batch in made}) > 2
     return made
 

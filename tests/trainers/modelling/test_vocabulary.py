@@ -12,9 +12,9 @@ import pytest
 from penstock.artefact import Workspace
 from penstock.errors import RecipeError
 from penstock.recipe import ModelFrom, Train
-from penstock.trainers.modelling.vocabulary import check_tokenizer
-from penstock.trainers.run import train
+from penstock.trainers.modelling.build import check_tokenizer
 from penstock.trainers.spec import RunSpec
+from tests.trainers.conftest import train
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_name_that_cannot_be_one_is_refused(ours: Path) -> None:
 def test_a_run_is_refused_before_a_worker_starts(
     shards: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.trainers.run.launch", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr("penstock.trainers.run._launch", lambda *_: pytest.fail("it was started"))
     model = model_with(tmp_path / "model", tokenizer, a=tokenizer.get_vocab()["b"])
     asked = Train(model=ModelFrom(hf=str(model)))
     with pytest.raises(RecipeError) as info:

@@ -14,8 +14,8 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import SelectorError
 from penstock.jobs.build import build_reweighter
 from penstock.recipe import ModelShape, Recipe, Train
-from penstock.trainers.run import train
 from penstock.trainers.spec import RunSpec
+from tests.trainers.conftest import train
 
 FUNCTION = """
 import numpy as np

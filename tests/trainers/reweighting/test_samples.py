@@ -31,7 +31,7 @@ def test_against_labels_one_by_one(loader: Loader, sample: str, step: int) -> No
     batch = loader.plan.global_batch(step)
     samples = Samples.of(loader.shards, batch, sample)
     labels = loader.collate(batch, np.arange(len(batch))).labels.numpy()
-    documents = [loader.shards[index].starts for index in batch.sequences.tolist()]
+    documents = [loader.shards.starts(index) for index in batch.sequences.tolist()]
     assert max(map(len, documents)) > 1
     owner = []  # (index of the sequence, first, end) of every sample, by hand
     for place, starts in enumerate(documents):

@@ -2,38 +2,116 @@
 
 ::
 
-    check          ``train.deepspeed`` and the machine             config.py
+    check          ``train.deepspeed`` and the machine             here
     start          an engine of DeepSpeed on every worker          engine.py
-    read_state     its checkpoint, without an engine               state.py
+    read_state     its checkpoint, without an engine               engine.py
 
 DeepSpeed itself is imported when an engine starts or a checkpoint is converted.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import RecipeError
 from penstock.recipe import Train
-from penstock.trainers.backends.deepspeed.config import check_overrides
+from penstock.recipe_file import override
 
 if TYPE_CHECKING:
     from penstock.trainers.backends.base import Backend, CanonicalState
     from penstock.trainers.group import Group
     from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["check", "read_state", "start"]
+__all__ = ["check", "deepspeed_config", "read_state", "start"]
+
+OWNED = {
+    "train_batch_size": "train.batch_tokens",
+    "train_micro_batch_size_per_gpu": "train.micro_batch",
+    "gradient_accumulation_steps": "train.batch_tokens and train.micro_batch",
+    "gradient_clipping": "train.clip",
+    "optimizer": "train.lr, train.betas and train.weight_decay",
+    "scheduler": "train.schedule",
+    "checkpoint": "train.checkpoint",
+}
+"""DeepSpeed's keys that Penstock sets itself, and the recipe's keys to use instead."""
+
+SECTIONS = (
+    "activation_checkpointing",
+    "bf16",
+    "comms_logger",
+    "data_types",
+    "flops_profiler",
+    "fp16",
+    "torch_autocast",
+    "zero_optimization",
+)
+"""DeepSpeed's keys that people use and whose value is a mapping."""
+
+KNOWN = (
+    *SECTIONS,
+    "communication_data_type",
+    "gradient_predivide_factor",
+    "prescale_gradients",
+    "wall_clock_breakdown",
+    "zero_allow_untested_optimizer",
+)
+"""Keys that people use. DeepSpeed passes over a key that it does not have, so one that is nearly
+one of these is taken for a slip; any other is left to DeepSpeed, whose keys are many."""
+
+CHOICES: dict[tuple[str, str], tuple[int, ...]] = {
+    ("zero_optimization", "stage"): (0, 1, 2, 3),
+    ("bf16", "enabled"): (True, False),
+    ("fp16", "enabled"): (True, False),
+}
+"""Values of keys within :data:`SECTIONS`; DeepSpeed fails on others after it has started."""
 
 
 def check(train: Train) -> None:
-    """Refuse ``train.deepspeed`` keys that DeepSpeed would fail on, and a machine without it.
+    """Refuse ``train.deepspeed`` keys that contradict the recipe, look like a slip, or would fail
+    in a worker after half a minute, and a machine without DeepSpeed.
 
     Raises:
         RecipeError: Names key, value and fix.
     """
-    check_overrides(train.deepspeed)
+    overrides = train.deepspeed
+    for name, value in overrides.items():
+        key = f"train.deepspeed.{name}"
+        if name in OWNED:
+            raise RecipeError("set by Penstock", key=key, fix=f"use {OWNED[name]}")
+        if name not in KNOWN and (near := difflib.get_close_matches(name, KNOWN, 1, 0.8)):
+            raise RecipeError(
+                "DeepSpeed has no such key and would pass over it",
+                key=key,
+                fix=f"did you mean {near[0]!r}?",
+            )
+        if name in SECTIONS and not isinstance(value, Mapping):
+            example = _example(name, value)
+            raise RecipeError(
+                key=key,
+                expected=f"a mapping such as {example}",
+                got=_shown(value),
+                fix=f"write {example}",
+            )
+    for (section, name), allowed in CHOICES.items():
+        value = overrides.get(section, {}).get(name, allowed[0])
+        if value not in allowed or type(value) is not type(allowed[0]):
+            raise RecipeError(
+                key=f"train.deepspeed.{section}.{name}",
+                expected=f"one of {', '.join(map(_shown, allowed))}",
+                got=_shown(value),
+            )
+    if all(overrides.get(name, {}).get("enabled") for name in ("bf16", "fp16")):
+        raise RecipeError(
+            key="train.deepspeed.fp16.enabled",
+            expected="one of bf16 and fp16",
+            got="both",
+            fix="leave one out",
+        )
     if importlib.util.find_spec("deepspeed") is None:
         raise RecipeError(
             "DeepSpeed is not installed",
@@ -52,6 +130,38 @@ def start(model: LanguageModel, train: Train, group: Group, accumulation: int) -
 
 def read_state(directory: Path, scratch: Path) -> CanonicalState:
     """Read a checkpoint of any ZeRO stage and any number of workers."""
-    from penstock.trainers.backends.deepspeed.state import read_state
+    from penstock.trainers.backends.deepspeed.engine import read_state
 
     return read_state(directory, scratch)
+
+
+def _shown(value: Any) -> str:
+    """Write a value as YAML does."""
+    return json.dumps(value, default=str)
+
+
+def _example(section: str, value: Any) -> str:
+    """Write a section as a mapping that most likely means the same as a value in its place."""
+    if section != "zero_optimization":
+        return f"{{enabled: {json.dumps(value is not False)}}}"
+    return f"{{stage: {value if type(value) is int and value in range(4) else 1}}}"
+
+
+def deepspeed_config(train: Train, *, accumulation: int, bf16: bool) -> dict[str, Any]:
+    """Merge the recipe's ``train.deepspeed`` over Penstock's configuration.
+
+    In bfloat16 the stage is 1 unless the recipe names one: it keeps weights in float32 as stage 0
+    does, and a share of them only.
+    """
+    bf16 = bf16 and not train.deepspeed.get("fp16", {}).get("enabled")
+    ours: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": train.clip,
+        "zero_optimization": {"stage": 0},
+        "bf16": {"enabled": bf16},
+        "steps_per_print": None,
+    }
+    if override(ours, train.deepspeed)["bf16"].get("enabled"):
+        ours["zero_optimization"] = {"stage": 1}
+    return override(ours, train.deepspeed)
