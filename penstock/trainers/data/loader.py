@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import queue
+import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -125,21 +125,35 @@ class Loader:
 
     def _ahead(self, items: Iterator[Any]) -> Generator[Any, None, None]:
         """Yield the same items, read ahead by a thread."""
-        pool = ThreadPoolExecutor(1, "loader")
+        made: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        room: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-        def read() -> list[Any]:
-            return list(itertools.islice(items, HANDED_OVER))
+        def read() -> None:
+            try:
+                while room.get() and (some := list(itertools.islice(items, HANDED_OVER))):
+                    made.put(some)
+                made.put([])
+            except Exception as error:
+                made.put([error])
 
+        thread = threading.Thread(target=read, name="loader", daemon=True)
+        thread.start()
         try:
-            made = deque(pool.submit(read) for _ in range(2))
-            while some := self._timed(made.popleft()):
-                yield from some
-                made.append(pool.submit(read))
+            room.put(True)
+            room.put(True)
+            while some := self._timed_get(made):
+                for item in some:
+                    if isinstance(item, Exception):
+                        raise item
+                    yield item
+                room.put(True)
         finally:
-            pool.shutdown(cancel_futures=True)
+            while thread.is_alive():  # it may still fill the room that it was given
+                room.put(False)
+                thread.join(0.01)
 
-    def _timed(self, made: Future[list[Any]]) -> list[Any]:
+    def _timed_get(self, made: queue.SimpleQueue[list[Any]]) -> list[Any]:
         began = time.perf_counter()
-        some = made.result()
+        some = made.get()
         self.waited += time.perf_counter() - began
         return some
