@@ -206,11 +206,11 @@ def test_workers_that_cannot_start_are_a_clear_failure(monkeypatch: pytest.Monke
 
 
 DRIVER = """
-import time
+import os, time
 from penstock.pipeline.runner import LocalRunner
 
 def hold(number, how):
-    print(number, flush=True)
+    os.write(1, b"%d\\n" % number)  # in one write, since two workers share the pipe
     sum(range(10**10)) if how == "busy" else time.sleep(600)
 
 import sys
