@@ -161,8 +161,10 @@ print('{{"last": 1}}' if os.path.exists({str(followed)!r}) else "not followed", 
         assert run_job(client, _python(code), empty, on_line=echo, progress=notes.append) == 0
         assert proxy.cuts == 2
     numbered = [f"line {n}" for n in range(40)]
-    assert lines[-42:] == [*numbered, "to stderr, in UTF-8: \u00e9", '{"last": 1}']
-    assert sum(line.startswith("line ") for line in lines) == 40
+    # Ray writes the entrypoint to that file without a flush: it may come after the first line.
+    assert [line for line in lines if line.startswith("line ")] == numbered
+    assert lines[-2:] == ["to stderr, in UTF-8: \u00e9", '{"last": 1}']
+    assert all(lines.count(line) == 1 for line in lines[-2:])
     assert len(notes) == 1 and notes[0].startswith("job penstock-")
 
 
