@@ -261,7 +261,7 @@ def _compared(ours: list[list[str]], peers: list[list[str]]) -> dict[str, Any]:
 
 
 class _Peer:
-    """datatrove in a process of its own, which judges documents on request."""
+    """A process with datatrove that judges the documents it is sent."""
 
     def __init__(self, python: str, place: Path) -> None:
         kinds = classes()

@@ -62,19 +62,20 @@ def climb(
     Args:
         recipe, column: The recipe and the column of its selector.
         cut: Makes shards of documents outside the sample.
-        workspace, progress: Where the runs are made, and what is told of them.
+        workspace: Where the runs are made.
+        progress: Called with each line of progress.
         free: Called before the training, to free CPUs and memory.
 
     Raises:
         SelectorError: There is no target to put models in order by.
         BudgetError: The pool holds too few tokens outside the sample.
-        UnmadeError: They have to be trained, and this workspace is for looking only.
+        UnmadeError: They have to be trained, and this workspace is read-only.
     """
     ladder = column.selector.requirements.model_ladder
     assert ladder is not None
     if not column.target.examples:
         raise SelectorError(
-            f"select.{column.name}.target: missing; the models of a ladder are put in order by it"
+            "missing; it puts the models of a ladder in order", key=f"select.{column.name}.target"
         )
     evaluations = _evaluations(column.target.examples)
     specs = []
@@ -83,9 +84,11 @@ def climb(
             shards = cut(cut_outside(recipe, ladder.sample, tokens))
         except BudgetError as error:
             raise BudgetError(
-                f"select.{column.name}.ladder.tokens: expected {tokens:,} tokens of documents "
-                f"that `sample` = {ladder.sample:,} leaves of the pool to train on, got fewer; "
-                f"make either smaller ({error})"
+                key=f"select.{column.name}.ladder.tokens",
+                expected=f"{tokens:,} tokens of documents that `sample` = {ladder.sample:,} leaves "
+                "of the pool to train on",
+                got=f"fewer ({error})",
+                fix="make either smaller",
             ) from None
         specs += [  # the recipe's settings are for other models and not used
             RunSpec(
@@ -123,7 +126,7 @@ def find_weights(
 
     Raises:
         BudgetError: A part of the pool holds too few tokens for a round.
-        UnmadeError: They have to be run, and this workspace is for looking only.
+        UnmadeError: They have to be run, and this workspace is read-only.
     """
     plan = column.selector.requirements.cluster_weights
     assert plan is not None
@@ -146,7 +149,8 @@ def find_weights(
             part = {"part": number, "parts": plan.rounds}
             shards = cut(cut_outside(recipe, sample, plan.tokens, rank, select, **part))
         except BudgetError as error:
-            raise BudgetError(f"select.{column.name}.{plan.replaces}.tokens: {error}") from None
+            key = f"select.{column.name}.{plan.replaces}.tokens"
+            raise BudgetError(str(error), key=key) from None
         spec = RunSpec(
             train=Train(model=model, batch_tokens=plan.batch_tokens, lr=plan.lr),
             shards=shards.path,

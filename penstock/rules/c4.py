@@ -8,16 +8,15 @@ paper's list of bad words is not applied.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from penstock.rules.rule import Rule, RuleSet, count
 
 __all__ = ["C4"]
 
 _SOURCE = "Raffel et al. 2020, 2.2"
-_Whole = Annotated[int, Field(ge=0)]
 
 
 class C4(RuleSet):
@@ -32,19 +31,19 @@ class C4(RuleSet):
         Rule("min_sentences", "least", count("c4_sentences"), _SOURCE, by_words=True),
     )
 
-    max_lorem_ipsum_lines: _Whole | None = Field(
+    max_lorem_ipsum_lines: NonNegativeInt | None = Field(
         default=0, description="Lines with `lorem ipsum`, at most."
     )
-    max_curly_bracket_lines: _Whole | None = Field(
+    max_curly_bracket_lines: NonNegativeInt | None = Field(
         default=0, description="Lines with `{`, at most."
     )
-    min_sentences: _Whole | None = Field(
+    min_sentences: NonNegativeInt | None = Field(
         default=5, description="Sentences in the lines that are kept, at least."
     )
-    min_words_in_line: _Whole = Field(
+    min_words_in_line: NonNegativeInt = Field(
         default=3, description="Words of a line that is kept; a change reads all text again."
     )
-    longest_word: _Whole = Field(
+    longest_word: NonNegativeInt = Field(
         default=1000,
         description="Characters of a word of a line that is kept; a change reads all text again.",
     )

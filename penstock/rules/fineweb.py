@@ -8,9 +8,9 @@ paper, and 0.01 in the code; the default here is the code's.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from penstock.rules.rule import Rule, RuleSet, share
 
@@ -18,7 +18,6 @@ __all__ = ["FineWeb"]
 
 _PAPER = "Penedo et al. 2024, 3.6"
 _CODE = "datatrove 0.10, FineWebQualityFilter"
-_Share = Annotated[float, Field(ge=0)]
 
 
 class FineWeb(RuleSet):
@@ -39,19 +38,19 @@ class FineWeb(RuleSet):
         Rule("max_newlines_per_word", "most", share("newlines", "words"), _CODE, by_words=True),
     )
 
-    min_terminal_lines: _Share | None = Field(
+    min_terminal_lines: NonNegativeFloat | None = Field(
         default=0.12, description="Share of lines that end in a terminal character, at least."
     )
-    max_short_lines: _Share | None = Field(
+    max_short_lines: NonNegativeFloat | None = Field(
         default=0.67, description="Share of lines of at most `short_line` characters, at most."
     )
-    max_duplicate_line_characters: _Share | None = Field(
+    max_duplicate_line_characters: NonNegativeFloat | None = Field(
         default=0.01, description="Characters of lines that occurred before, at most."
     )
-    max_newlines_per_word: _Share | None = Field(
+    max_newlines_per_word: NonNegativeFloat | None = Field(
         default=0.3, description="Line feeds for each word, at most."
     )
-    short_line: Annotated[int, Field(ge=0)] = Field(
+    short_line: NonNegativeInt = Field(
         default=30, description="Characters of a short line; a change reads all text again."
     )
 

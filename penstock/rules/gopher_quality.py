@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, field_validator
 
 from penstock.rules.rule import Rule, RuleSet, count, share
 from penstock.rules.statistics import GOPHER_STOP_WORDS, Counting
@@ -18,8 +18,6 @@ from penstock.rules.statistics import GOPHER_STOP_WORDS, Counting
 __all__ = ["GopherQuality"]
 
 _SOURCE = "Rae et al. 2021, A.1.1, quality filtering"
-_Number = Annotated[float, Field(ge=0)]
-_Whole = Annotated[int, Field(ge=0)]
 
 
 def _as_tuple(value: Any) -> Any:
@@ -47,34 +45,34 @@ class GopherQuality(RuleSet):
         Rule("min_stop_words", "least", count("stop_words"), _SOURCE, by_words=True),
     )
 
-    min_words: _Whole | None = Field(
+    min_words: NonNegativeInt | None = Field(
         default=50, description="Words that are not symbols, at least."
     )
-    max_words: _Whole | None = Field(
+    max_words: NonNegativeInt | None = Field(
         default=100_000, description="Words that are not symbols, at most."
     )
-    min_word_length: _Number | None = Field(
+    min_word_length: NonNegativeFloat | None = Field(
         default=3.0, description="Mean characters of words that are not symbols, at least."
     )
-    max_word_length: _Number | None = Field(
+    max_word_length: NonNegativeFloat | None = Field(
         default=10.0, description="Mean characters of words that are not symbols, at most."
     )
-    max_hashes_per_word: _Number | None = Field(
+    max_hashes_per_word: NonNegativeFloat | None = Field(
         default=0.1, description="`#` for each word, at most."
     )
-    max_ellipses_per_word: _Number | None = Field(
+    max_ellipses_per_word: NonNegativeFloat | None = Field(
         default=0.1, description="`...` and `…` for each word, at most."
     )
-    max_bullet_lines: _Number | None = Field(
+    max_bullet_lines: NonNegativeFloat | None = Field(
         default=0.9, description="Share of lines that begin with `•` or `-`, at most."
     )
-    max_ellipsis_lines: _Number | None = Field(
+    max_ellipsis_lines: NonNegativeFloat | None = Field(
         default=0.3, description="Share of lines that end in an ellipsis, at most."
     )
-    min_lettered_words: _Number | None = Field(
+    min_lettered_words: NonNegativeFloat | None = Field(
         default=0.8, description="Share of words with a letter, at least."
     )
-    min_stop_words: _Whole | None = Field(
+    min_stop_words: NonNegativeInt | None = Field(
         default=2, description="Different stop words that occur, at least."
     )
     stop_words: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(

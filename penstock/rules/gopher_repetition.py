@@ -6,16 +6,15 @@ all shares of characters are of the whole text's characters, white space include
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from penstock.rules.rule import Rule, RuleSet, share
 
 __all__ = ["GopherRepetition"]
 
 _SOURCE = "Rae et al. 2021, table A1"
-_Share = Annotated[float, Field(ge=0)]
 
 
 def _rule(name: str, part: str, whole: str = "characters", *, by_words: bool = False) -> Rule:
@@ -40,43 +39,43 @@ class GopherRepetition(RuleSet):
         ),
     )
 
-    max_duplicate_paragraphs: _Share | None = Field(
+    max_duplicate_paragraphs: NonNegativeFloat | None = Field(
         default=0.3, description="Share of paragraphs that occurred before, at most."
     )
-    max_duplicate_paragraph_characters: _Share | None = Field(
+    max_duplicate_paragraph_characters: NonNegativeFloat | None = Field(
         default=0.2, description="Characters of these paragraphs for each character, at most."
     )
-    max_duplicate_lines: _Share | None = Field(
+    max_duplicate_lines: NonNegativeFloat | None = Field(
         default=0.3, description="Share of lines that occurred before, at most."
     )
-    max_duplicate_line_characters: _Share | None = Field(
+    max_duplicate_line_characters: NonNegativeFloat | None = Field(
         default=0.2, description="Characters of these lines for each character, at most."
     )
-    max_top_2_gram: _Share | None = Field(
+    max_top_2_gram: NonNegativeFloat | None = Field(
         default=0.2, description="Characters of the most frequent 2-gram, at most."
     )
-    max_top_3_gram: _Share | None = Field(
+    max_top_3_gram: NonNegativeFloat | None = Field(
         default=0.18, description="Characters of the most frequent 3-gram, at most."
     )
-    max_top_4_gram: _Share | None = Field(
+    max_top_4_gram: NonNegativeFloat | None = Field(
         default=0.16, description="Characters of the most frequent 4-gram, at most."
     )
-    max_duplicate_5_grams: _Share | None = Field(
+    max_duplicate_5_grams: NonNegativeFloat | None = Field(
         default=0.15, description="Characters of 5-grams that occurred before, at most."
     )
-    max_duplicate_6_grams: _Share | None = Field(
+    max_duplicate_6_grams: NonNegativeFloat | None = Field(
         default=0.14, description="Characters of 6-grams that occurred before, at most."
     )
-    max_duplicate_7_grams: _Share | None = Field(
+    max_duplicate_7_grams: NonNegativeFloat | None = Field(
         default=0.13, description="Characters of 7-grams that occurred before, at most."
     )
-    max_duplicate_8_grams: _Share | None = Field(
+    max_duplicate_8_grams: NonNegativeFloat | None = Field(
         default=0.12, description="Characters of 8-grams that occurred before, at most."
     )
-    max_duplicate_9_grams: _Share | None = Field(
+    max_duplicate_9_grams: NonNegativeFloat | None = Field(
         default=0.11, description="Characters of 9-grams that occurred before, at most."
     )
-    max_duplicate_10_grams: _Share | None = Field(
+    max_duplicate_10_grams: NonNegativeFloat | None = Field(
         default=0.1, description="Characters of 10-grams that occurred before, at most."
     )
 

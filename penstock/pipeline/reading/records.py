@@ -1,4 +1,4 @@
-"""What readers get and yield: spans of input files; documents, and bad records with their bytes.
+"""Input and output of readers: spans of files; documents, and bad records with their bytes.
 
 A span can be read by itself and is about as large as a unit. The unit of its ``start`` and ``end``
 depends on the format: bytes of a file of lines, compressed bytes at frame boundaries, row groups,

@@ -84,7 +84,7 @@ class RayRunner:
 
 
 class _RayPool:
-    """What both pools hold."""
+    """State that pools of tasks and of actors share."""
 
     def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
         self._placement = placement

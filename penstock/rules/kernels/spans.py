@@ -1,8 +1,8 @@
 """Equal pieces of a text, and equal pairs of numbers: the first of those that are equal.
 
 Two hash tables with open addressing. Both compare keys in full, so a collision of hashes costs time
-and never changes a result. Hashes have a seed drawn for each process: nobody can prepare a document
-whose lines collide, and results are the same for every seed.
+and never changes a result. Each process draws a seed for its hashes, so no document can be prepared
+whose lines collide; results are the same for every seed.
 """
 
 # mypy: disable-error-code="no-any-return, return-value"

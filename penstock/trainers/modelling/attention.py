@@ -151,7 +151,7 @@ def _run_by_run(
 
 
 def _without_cudnn() -> AbstractContextManager[Any]:
-    """Exclude cuDNN, which plans anew for every shape, and here every length is another."""
+    """Exclude cuDNN, which makes a plan for each shape; the lengths of documents differ."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel(
