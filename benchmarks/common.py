@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import re
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import zstandard
 
-__all__ = ["docstrings", "jsonl", "peer_module", "refuse_without_peer", "write_pool"]
+__all__ = ["Side", "docstrings", "jsonl", "peer_module", "refuse_without_peer", "write_pool"]
 
 _DOCSTRING = re.compile(r'(?:\A|:\n)\s*[rR]?"""(.+?)"""', re.DOTALL)
 
@@ -67,3 +68,33 @@ def refuse_without_peer(directory: str, packages: str, others: str = "") -> NoRe
         f"the peer is missing: python -m venv {directory} && {directory}/bin/pip install {packages}"
         f", then give --peer-python {directory}/bin/python{others}"
     )
+
+
+class Side:
+    """A process that prints an object as JSON at its start, and one for each line it is sent."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.first = self._answer()
+
+    def ask(self, line: object) -> dict[str, Any]:
+        """Send a line and return the answer."""
+        assert self._process.stdin is not None
+        print(line, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        sys.exit(f"{self._process.args!r} ended; see above")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import refuse_without_peer, write_pool
+from common import Side, refuse_without_peer, write_pool
 
 from penstock.jobs.curate import curate
 from penstock.pipeline.runner import LocalRunner
@@ -133,15 +132,15 @@ def _measure(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
     batch = str(arguments.batch)
     pinned = ["taskset", "--cpu-list", "0"]
     sides = {
-        "ours": _Side([*pinned, sys.executable, __file__, "--side", str(shards), "--batch", batch]),
+        "ours": Side([*pinned, sys.executable, __file__, "--side", str(shards), "--batch", batch]),
         **{
-            name: _Side([*pinned, arguments.peer_python, str(script), name, str(place), batch])
+            name: Side([*pinned, arguments.peer_python, str(script), name, str(place), batch])
             for name in PEERS
         },
     }
     rounds: list[dict[str, float]] = []
     for _ in range(arguments.rounds):
-        cost = {name: side.turn(arguments.epochs) for name, side in sides.items()}
+        cost = {name: _turn(side, arguments.epochs) for name, side in sides.items()}
         print({name: round(value * 1e9, 2) for name, value in cost.items()}, file=sys.stderr)
         rounds.append(cost)
     for side in sides.values():
@@ -160,7 +159,7 @@ def _measure(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
         "ratio": round(ratios[nearest], 2),
         "checked": f"{len(rows):,} sequences of an epoch, CRC-32 of every one, equal on all sides",
         "ratios": {name: round(value, 2) for name, value in ratios.items()},
-        "good": all(side.read == expected for side in sides.values()),
+        "good": all(side.first == expected for side in sides.values()),
     }
 
 
@@ -181,34 +180,10 @@ def _shards(arguments: argparse.Namespace, place: Path) -> Path:
         return Path(str(curate(recipe, runner).shards.path))
 
 
-class _Side:
-    """A process that reads epochs on request and reports their cost."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.read = self._answer()
-
-    def turn(self, epochs: int) -> float:
-        """Read epochs; return CPU seconds a token."""
-        assert self._process.stdin is not None
-        print(epochs, file=self._process.stdin, flush=True)
-        told = self._answer()
-        return float(told["cpu"] / told["tokens"])
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                told: dict[str, Any] = json.loads(line)
-                return told
-        sys.exit(f"{self._process.args!r} ended; see above")
+def _turn(side: Side, epochs: int) -> float:
+    """Let a side read epochs; return CPU seconds a token."""
+    cost = side.ask(epochs)
+    return float(cost["cpu"] / cost["tokens"])
 
 
 def _serve(path: Path, batch: int) -> None:

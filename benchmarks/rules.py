@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from common import docstrings, jsonl, refuse_without_peer
+from common import Side, docstrings, jsonl, refuse_without_peer
 
 from penstock.rules import Counting, count_statistics, rule_sets
 from penstock.rules.characters import SYMBOL, TERMINAL, classes
@@ -193,10 +192,10 @@ def _against(texts: Sequence[str], arguments: argparse.Namespace) -> dict[str, A
         place = Path(directory)
         (place / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
         (place / "peer.py").write_text(_PEER)
-        peer = _Peer(arguments.peer_python, place)
+        peer = _peer(arguments.peer_python, place)
         ours = _decisions(texts)
         step = arguments.own_every
-        peer.judge(False, 0, 40, 1)  # loads spaCy
+        _judged(peer, False, 0, 40, 1)  # loads spaCy
         seconds: list[tuple[float, float]] = []
         own: list[list[str]] = []
         third = -(-len(texts) // (ROUNDS * step)) * step
@@ -205,13 +204,13 @@ def _against(texts: Sequence[str], arguments: argparse.Namespace) -> dict[str, A
             began = time.process_time()
             _decisions(texts[begin:end:step])
             mine = time.process_time() - began
-            told = peer.judge(False, begin, end, step)
+            told = _judged(peer, False, begin, end, step)
             seconds.append((mine, told["cpu"]))
             own += told["reasons"]
             _note(f"own words, to document {end:,}: {mine:.2f} s, {told['cpu']:.2f} s")
         given: list[list[str]] = []
         for begin in range(0, len(texts), 5000):
-            given += peer.judge(True, begin, begin + 5000, 1)["reasons"]
+            given += _judged(peer, True, begin, begin + 5000, 1)["reasons"]
             _note(f"our words, to document {len(given):,}")
         peer.close()
     sampled = sum(len(text.encode()) for text in texts[::step]) / 1e6
@@ -260,39 +259,17 @@ def _compared(ours: list[list[str]], peers: list[list[str]]) -> dict[str, Any]:
     return found
 
 
-class _Peer:
-    """A process with datatrove that judges the documents it is sent."""
+def _peer(python: str, place: Path) -> Side:
+    """Start datatrove in a process that judges the documents it is sent."""
+    kinds = classes()
+    symbols = [chr(code) for code in (kinds & SYMBOL).nonzero()[0]]
+    terminals = [chr(code) for code in (kinds & TERMINAL).nonzero()[0]]
+    arguments = json.dumps([str(place / "texts.jsonl"), symbols, terminals])
+    return Side([python, str(place / "peer.py"), arguments])
 
-    def __init__(self, python: str, place: Path) -> None:
-        kinds = classes()
-        symbols = [chr(code) for code in (kinds & SYMBOL).nonzero()[0]]
-        terminals = [chr(code) for code in (kinds & TERMINAL).nonzero()[0]]
-        told = json.dumps([str(place / "texts.jsonl"), symbols, terminals])
-        self._process = subprocess.Popen(
-            [python, str(place / "peer.py"), told],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
 
-    def judge(self, ours: bool, begin: int, end: int, step: int) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        print(json.dumps([ours, begin, end, step]), file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                told: dict[str, Any] = json.loads(line)
-                return told
-        sys.exit("the peer ended; see above")
+def _judged(peer: Side, ours: bool, begin: int, end: int, step: int) -> dict[str, Any]:
+    return peer.ask(json.dumps([ours, begin, end, step]))
 
 
 def _note(line: str) -> None:
