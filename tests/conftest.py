@@ -33,6 +33,7 @@ MARKS = {
     "tests/faults": ["faults"],
     "tests/trainers/checkpoints/test_kills.py": ["faults"],
     "tests/trainers/checkpoints/test_ray.py": ["deepspeed", "faults", "ray"],
+    "tests/pipeline/cleaning/test_minhash.py": ["slow"],
     "tests/pipeline/rewriting/test_documents.py": ["slow"],
     "tests/pipeline/runners/test_lost_workers.py": ["slow"],
     "tests/rules": ["slow"],
