@@ -8,6 +8,7 @@
               characters.py      alone              ├─ gopher.py        both
                                                     ├─ c4.py
                                                     └─ fineweb.py
+    Expression           one line of a recipe over any columns -> bool      expressions/
     rule_sets            names and parameters of a recipe -> sets           registry.py
     counting_for         sets -> what statistics must count                 rule.py
 
@@ -15,6 +16,7 @@ A changed threshold judges anew and reads no text. To add a set, write a file wi
 ``RuleSet``. Nothing here knows Ray, storage or selectors.
 """
 
+from penstock.rules.expressions import Expression
 from penstock.rules.registry import built_in, rule_sets
 from penstock.rules.rule import Rule, RuleSet, Verdicts, counting_for
 from penstock.rules.statistics import FIELDS, Counting, count_statistics, schema
@@ -22,6 +24,7 @@ from penstock.rules.statistics import FIELDS, Counting, count_statistics, schema
 __all__ = [
     "FIELDS",
     "Counting",
+    "Expression",
     "Rule",
     "RuleSet",
     "Verdicts",
