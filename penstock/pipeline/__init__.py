@@ -28,6 +28,7 @@ What all stages use::
 
     runner.py       Runner: a function over items, in parallel        runners/
     units.py        Unit: about 64 MiB of documents; samples drawn by hash of id
+    shuffle.py      Shuffle: rows from tasks to tasks, by group
     grouped.py      files of rows: scores, and the scratch of a shuffle
     checking.py     check_sum: counts that add up, before an artefact is published
                     check_files: an artefact that was found, against its records

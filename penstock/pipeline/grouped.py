@@ -1,9 +1,8 @@
 """Files of rows: a unit's scores, and rows by group, of which a reader fetches single groups.
 
-The latter are the scratch of a shuffle: a first task writes its rows sorted by group, a second task
-reads one group from the file of each first task. A file has the number of groups, the offset of
-each, and the rows, in little-endian bytes. Reading a group takes two small reads, also of a remote
-file.
+The latter are the scratch of a shuffle (:mod:`penstock.pipeline.shuffle`). A file has the number
+of groups, the offset of each, and the rows, in little-endian bytes. Reading a group takes two small
+reads, also of a remote file.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def write_groups(where: AnyPath, rows: np.ndarray, groups: np.ndarray, count: in
     starts = np.searchsorted(groups, np.arange(count + 1))
     with atomic_file(where) as sink:
         sink.write(np.array([count, *starts], dtype="<u8").tobytes())
-        sink.write(rows.tobytes())
+        sink.write(np.ascontiguousarray(rows).view(np.uint8))
     return sink
 
 

@@ -25,17 +25,15 @@ from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
 from penstock.hashing import hash_ids, mix
 from penstock.pipeline.checking import call_plugin, scores_of
-from penstock.pipeline.grouped import read_groups, read_scores, write_groups, write_scores
+from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import read_vectors
+from penstock.pipeline.shuffle import TASK_BYTES, Shuffle
 from penstock.pipeline.units import Unit
 from penstock.selectors.base import Partition, SetSelector
 from penstock.storage import AnyPath
 
 __all__ = ["score_sets"]
-
-_TASK_BYTES = 128 * 2**20
-"""Bytes of vectors that one task of partitions reads, unless a single partition has more."""
 
 _SCORE = np.dtype([("unit", "<u4"), ("row", "<u4"), ("score", "<f4")])
 
@@ -74,16 +72,30 @@ class _Set:
             ]
         )
 
-    def placed(self, unit: str) -> str:
-        return f"scratch/placed/{unit}"
+    @property
+    def placed(self) -> Shuffle:
+        """Documents, from units to partitions."""
+        return self._shuffle("placed", self.dtype, self.partitions, self.units)
 
-    def scored(self, task: int) -> str:
-        return f"scratch/scored/{task:05d}"
+    @property
+    def scored(self) -> Shuffle:
+        """Scores, from tasks of partitions to units."""
+        return self._shuffle("scored", _SCORE, self.units, self.tasks)
 
-    def candidates(self, task: int) -> str:
-        return f"scratch/candidates/{task:05d}"
+    @property
+    def candidates(self) -> Shuffle:
+        """Documents, from tasks of partitions to the one that merges."""
+        return self._shuffle("candidates", self.dtype, 1, self.tasks)
 
-    merged = "scratch/merged"
+    @property
+    def merged(self) -> Shuffle:
+        """Scores, from there to units."""
+        return self._shuffle("merged", _SCORE, self.units, 1)
+
+    def _shuffle(self, name: str, dtype: np.dtype, groups: int, sources: int) -> Shuffle:
+        return Shuffle(
+            directory=self.directory, name=name, dtype=dtype, groups=groups, sources=sources
+        )
 
     @property
     def merges(self) -> bool:
@@ -98,7 +110,6 @@ class _PartitionRange:
     task: int
     first: int
     last: int
-    units: Sequence[str]
 
     @property
     def label(self) -> str:
@@ -129,7 +140,7 @@ def score_sets(
         width=width,
         units=len(units),
         partitions=partitions,
-        tasks=min(partitions, -(-size // _TASK_BYTES) or 1),
+        tasks=min(partitions, -(-size // TASK_BYTES) or 1),
         directory=draft.path,
         embeddings=embeddings.path,
         quality=None if quality is None else quality.path,
@@ -145,12 +156,11 @@ def score_sets(
         shared,
     )
     bounds = [partitions * task // shared.tasks for task in range(shared.tasks + 1)]
-    names = [unit.name for unit in units]
     draft.fill(
         runner.run,
         _score_some,
         {
-            f"scored-{task:05d}": _PartitionRange(task, first, last, names)
+            f"scored-{task:05d}": _PartitionRange(task, first, last)
             for task, (first, last) in enumerate(itertools.pairwise(bounds))
         },
         shared,
@@ -185,15 +195,11 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
             unit.label,
         )
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
-    name = shared.placed(unit.name)
-    return [_write_groups(shared, name, rows, rows["partition"], shared.partitions)]
+    return [shared.placed.write(unit.number, rows, rows["partition"])]
 
 
 def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
-    files = (shared.directory / shared.placed(unit) for unit in item.units)
-    rows = np.concatenate(
-        [read_groups(file, shared.dtype, item.first, item.last) for file in files]
-    )
+    rows = shared.placed.read(item.first, item.last)
     # Units come in the corpus's order, so equal hashes stay in it.
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
     starts = np.searchsorted(rows["partition"], np.arange(item.first, item.last + 1))
@@ -212,11 +218,10 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
         if merge is not None:
             chosen = call_plugin(shared.key, at, merge.candidates, partition, scores)
             kept.append(own[chosen])
-    records = [_write_by_unit(shared, shared.scored(item.task), rows)]
+    records = [_write_by_unit(shared.scored, item.task, rows)]
     if shared.merges:
-        name = shared.candidates(item.task)
         rows = np.concatenate(kept)
-        records.append(_write_groups(shared, name, rows, np.zeros(len(rows)), 1))
+        records.append(shared.candidates.write(item.task, rows, np.zeros(len(rows), np.int64)))
     return records
 
 
@@ -224,8 +229,7 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
     """Score the candidates of all partitions together."""
     merge = shared.selector.requirements.merge
     assert merge is not None
-    files = (shared.directory / shared.candidates(task) for task in range(shared.tasks))
-    rows = np.concatenate([read_groups(file, shared.dtype, 0) for file in files])
+    rows = shared.candidates.read(0)
     rows = rows[np.argsort(rows["hash"], kind="stable")]
     at = f"merging {len(rows):,} candidates"
     partition = _partition(rows, 0, shared)
@@ -235,15 +239,14 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
         shared.key,
         at,
     )
-    return [_write_by_unit(shared, shared.merged, rows)]
+    return [_write_by_unit(shared.merged, 0, rows)]
 
 
 def _gather(unit: Unit, shared: _Set) -> FileRecord:
     """Write a unit's scores, in its order."""
     scores = np.full(unit.documents, np.nan, dtype=np.float32)
-    files = [shared.scored(task) for task in range(shared.tasks)]
-    for name in [*files, shared.merged] if shared.merges else files:
-        found = read_groups(shared.directory / name, _SCORE, unit.number)
+    for shuffle in [shared.scored, shared.merged] if shared.merges else [shared.scored]:
+        found = shuffle.read(unit.number)
         scores[found["row"]] = found["score"]
     return write_scores(shared.directory, unit.name, scores)
 
@@ -257,16 +260,9 @@ def _partition(rows: np.ndarray, number: int, shared: _Set) -> Partition:
     )
 
 
-def _write_by_unit(shared: _Set, name: str, rows: np.ndarray) -> FileRecord:
+def _write_by_unit(shuffle: Shuffle, source: int, rows: np.ndarray) -> FileRecord:
     found = repack_fields(rows[list(_SCORE.names or ())])
-    found = found[np.argsort(found["unit"], kind="stable")]
-    return _write_groups(shared, name, found, found["unit"], shared.units)
-
-
-def _write_groups(
-    shared: _Set, name: str, rows: np.ndarray, groups: np.ndarray, count: int
-) -> FileRecord:
-    return FileRecord.of(name, write_groups(shared.directory / name, rows, groups, count))
+    return shuffle.write(source, found, found["unit"])
 
 
 def _check_numbers(numbers: Any, count: int, shared: _Set, at: str) -> np.ndarray:

@@ -179,7 +179,7 @@ def test_candidates_of_all_partitions_are_merged(
     assert alone.max() < 1  # the document of a partition of one has no rival
 
 
-@pytest.mark.parametrize("together", [sets._TASK_BYTES, 2000])
+@pytest.mark.parametrize("together", [sets.TASK_BYTES, 2000])
 def test_the_same_from_workers_and_ray_and_in_parts(
     corpus: Artefact,
     encoder: str,
@@ -190,7 +190,7 @@ def test_the_same_from_workers_and_ray_and_in_parts(
 ) -> None:
     with closing(LocalRunner(1)) as one, closing(LocalRunner(2)) as two:
         expected = made(corpus, tmp_path / "one", one, s=Merged(encoder))["s"]
-        monkeypatch.setattr(sets, "_TASK_BYTES", together)
+        monkeypatch.setattr(sets, "TASK_BYTES", together)
         runners = (one, two, RayRunner())
         for number, runner in enumerate(runners):
             got = made(corpus, tmp_path / str(number), runner, s=Merged(encoder))["s"]
