@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 from common import docstrings, jsonl, peer_module
 
-from penstock.selectors.encoders.distillation import distil
+from penstock.selectors.encoders.distillation import distil, encode_vocabulary
 from penstock.selectors.encoders.sentence import SentenceEncoder
 from penstock.selectors.encoders.static import StaticEncoder
 
@@ -118,7 +118,9 @@ def _arguments() -> argparse.Namespace:
 def _encoders(texts: list[str]) -> tuple[StaticEncoder, Any]:
     """Both sides over one table."""
     beginnings = [text[:DISTIL_CHARACTERS] for text in texts]
-    distilled = distil(SentenceEncoder(), pa.array(beginnings, pa.large_string()))
+    distilled = distil(
+        encode_vocabulary(SentenceEncoder()), pa.array(beginnings, pa.large_string())
+    )
     table, tokenizer = distilled.table, distilled.tokenizer
     ours = StaticEncoder(distilled.name, tokenizer, table, np.zeros(table.shape[1]))
     peer = peer_module("model2vec").StaticModel

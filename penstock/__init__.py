@@ -29,7 +29,7 @@ docs/architecture.md shows how the packages work together.
       errors.py          the exception tree
       extras.py          optional libraries, and the extra that installs each
       lease.py           one driver at a time for a work directory
-      node_cache.py      copies of remote files on this machine
+      node_cache.py      copies of remote files, and what is made once for a machine
       cluster.py         the connection to Ray; the number of CPUs
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences

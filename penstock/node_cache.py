@@ -1,8 +1,9 @@
-"""The cache of remote files on this node: copied once, mapped by every process.
+"""The cache of this node: remote files, copied once, and directories that are made once.
 
 A file whose checksum is known is stored under that checksum, so equal files are stored once and a
-changed file is never mistaken for it. When the cache is full, the least recently used files are
-deleted first; a file that a process has mapped stays readable after that.
+changed file is never mistaken for it. A directory that is made (:func:`made_tree`) has its
+checksums beside its files, and is made anew where they differ. When the cache is full, the least
+recently used files are deleted first; a file that a process has mapped stays readable after that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -18,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from penstock.errors import StorageError
 from penstock.storage import (
     AnyPath,
     sha256_file,
@@ -25,7 +28,7 @@ from penstock.storage import (
     translate_os_errors,
 )
 
-__all__ = ["directory", "local_file", "local_tree", "staging"]
+__all__ = ["directory", "local_file", "local_tree", "made_tree", "staging"]
 
 _SHARE = 4
 """The cache uses at most 1/4 of its file system, unless ``PENSTOCK_CACHE_BYTES`` is set."""
@@ -57,15 +60,17 @@ def local_file(where: AnyPath, sha256: str | None = None) -> Path:
     if here is not None:
         return here
     if sha256 is not None:
-        return _entry(f"{sha256}{where.suffix}", lambda target: store.copy(where, target), sha256)
+        return _entry(
+            f"{sha256}{where.suffix}",
+            lambda target: store.copy(where, target),
+            lambda copy: sha256_file(copy) == sha256,
+        )
     version = store.version(where)
     if not version:
         raise FileNotFoundError(str(where))
     key = hashlib.sha256("\n".join(map(str, (where, *version))).encode()).hexdigest()
     # Under its own name, whose suffix may select the reader.
-    return (
-        _entry(f"tree-{key}", lambda tree: store.copy(where, tree / where.name), None) / where.name
-    )
+    return _entry(f"tree-{key}", lambda tree: store.copy(where, tree / where.name)) / where.name
 
 
 def local_tree(where: AnyPath, names: list[tuple[str, str]], key: str) -> Path:
@@ -85,7 +90,41 @@ def local_tree(where: AnyPath, names: list[tuple[str, str]], key: str) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(local_file(where / name, sha256), target / name)
 
-    return _entry(f"tree-{key}", fetch, None)
+    return _entry(f"tree-{key}", fetch)
+
+
+def made_tree(key: str, make: Callable[[Path], object]) -> Path:
+    """Return a directory that ``make`` filled, now or in an earlier process of this node.
+
+    A second process waits while the first makes it. The directory may be evicted later, so that
+    files are to be copied or opened at once.
+
+    Args:
+        key: A name of the content, such as the sha256 of all that it depends on.
+        make: Called with an empty directory, which it fills with files.
+    """
+
+    def fill(target: Path) -> None:
+        make(target)
+        (target / _CHECKSUMS).write_text(json.dumps(_checksums(target)))
+
+    return _entry(f"tree-{key}", fill, _unchanged)
+
+
+_CHECKSUMS = ".sha256.json"
+"""The checksums of a made directory's files, by relative path."""
+
+
+def _checksums(tree: Path) -> dict[str, str]:
+    files = [path for path in tree.rglob("*") if path.is_file() and path.name != _CHECKSUMS]
+    return {path.relative_to(tree).as_posix(): sha256_file(path) for path in sorted(files)}
+
+
+def _unchanged(tree: Path) -> bool:
+    try:
+        return bool(json.loads((tree / _CHECKSUMS).read_text()) == _checksums(tree))
+    except (OSError, ValueError):
+        return False
 
 
 def staging(name: str) -> Path:
@@ -95,14 +134,24 @@ def staging(name: str) -> Path:
     return path
 
 
-def _entry(name: str, fetch: Callable[[Path], object], sha256: str | None) -> Path:
-    """Return the entry ``name``; call ``fetch`` if it is missing or its sha256 differs."""
+def _entry(
+    name: str,
+    fetch: Callable[[Path], object],
+    intact: Callable[[Path], bool] = lambda path: True,
+) -> Path:
+    """Return the entry ``name``; call ``fetch`` if it is missing or not intact."""
     root = directory()
     with translate_os_errors(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if "PENSTOCK_CACHE" not in os.environ and root.stat().st_uid != os.getuid():
+            raise StorageError(
+                "belongs to another user, who could change what is read from it",
+                file=root,
+                fix="set PENSTOCK_CACHE to a directory of your own",
+            )
     path = root / name
     with _locked(root / f".{name}.lock"):
-        if path.exists() and (sha256 is None or sha256_file(path) == sha256):
+        if path.exists() and intact(path):
             os.utime(path)
             return path
         temporary = root / f".{name}.{uuid.uuid4().hex}.tmp"

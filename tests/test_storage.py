@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from penstock.errors import InputError, StorageError
-from penstock.node_cache import local_file, local_tree
+from penstock.node_cache import local_file, local_tree, made_tree
 from penstock.pipeline.runners.attempt import is_transient
 from penstock.selectors.targets import targets_in
 from penstock.storage import (
@@ -271,6 +272,46 @@ def test_the_cache_evicts_the_least_recently_used(s3: str, tmp_path: Path) -> No
         create_file(root / "4.bin", bytes([4]) * 1000)
         kept.append(local_file(root / "4.bin", _sha(4)))
     assert [path.exists() for path in kept] == [False, False, False, True, True]
+
+
+def test_a_made_directory_is_made_once_and_anew_where_a_byte_changed(tmp_path: Path) -> None:
+    calls = 0
+
+    def make(directory: Path) -> None:
+        nonlocal calls
+        calls += 1
+        (directory / "a").mkdir()
+        (directory / "a" / "b.bin").write_bytes(b"content")
+
+    def fail(directory: Path) -> None:
+        (directory / "half.bin").write_bytes(b"half")
+        raise KeyError
+
+    with environment(PENSTOCK_CACHE=str(tmp_path)):
+        with pytest.raises(KeyError):
+            made_tree("key", fail)
+        for _ in range(2):
+            tree = made_tree("key", make)
+        assert calls == 1 and files_under(tree) == [".sha256.json", "a/b.bin"]
+        for change in ("a/b.bin", "a/more.bin", ".sha256.json"):
+            (tree / change).write_bytes(b"changed")
+            assert made_tree("key", make) == tree
+            assert (tree / "a" / "b.bin").read_bytes() == b"content"
+        assert calls == 4
+        assert made_tree("other", make) != tree and calls == 5
+
+
+def test_a_cache_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("PENSTOCK_CACHE", raising=False)
+    made_tree("key", lambda directory: None)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    (tmp_path / "penstock-cache-12345").mkdir()
+    with pytest.raises(StorageError) as info:
+        made_tree("key", lambda directory: None)
+    assert info.value.file == str(tmp_path / "penstock-cache-12345")
 
 
 def _sha(number: int) -> str:

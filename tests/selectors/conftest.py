@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from penstock.selectors.encoders.distillation import distil
+from penstock.selectors.encoders.distillation import distil, encode_vocabulary
 from penstock.selectors.encoders.sentence import SentenceEncoder
 from penstock.selectors.encoders.static import StaticEncoder
 
@@ -77,4 +77,4 @@ def sentences() -> pa.Array:
 
 @pytest.fixture(scope="session")
 def static(tiny: Path, sentences: pa.Array) -> StaticEncoder:
-    return distil(SentenceEncoder(str(tiny)), sentences, dim=8)
+    return distil(encode_vocabulary(SentenceEncoder(str(tiny)), dim=8), sentences)

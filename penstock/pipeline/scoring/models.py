@@ -2,7 +2,9 @@
 
 A model's fingerprint has the selector's identity and version, the corpus, the target files and the
 seed. So columns that differ in name alone share a model, and all selectors of a corpus share its
-encoders.
+encoders. The token vectors that a static encoder is distilled from depend on the teacher alone.
+They are an artefact of their own, which all corpora of a work directory share, and are encoded once
+for a machine (:func:`penstock.node_cache.made_tree`).
 
 Vectors of the pool are made in one pass over the text for all selectors. A unit's vectors are int16
 on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`), half the size of float32
@@ -12,6 +14,7 @@ and exact in every product; rows without a token are zero.
 from __future__ import annotations
 
 import copy
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,12 +25,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock import extras
+from penstock import extras, node_cache
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.units import FIT, Unit, iter_documents, sample_documents, units_of
 from penstock.selectors.base import Encoder, Fitting, Selector, Targets
+from penstock.selectors.encoders.distillation import TokenVectors, encode_vocabulary
 from penstock.selectors.encoders.embedding import (
     CHARACTERS,
     beginning,
@@ -35,7 +39,9 @@ from penstock.selectors.encoders.embedding import (
     embed,
     load_encoder,
     make_encoder,
+    vocabulary_identity,
 )
+from penstock.selectors.encoders.sentence import SentenceEncoder
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["Column", "Models", "make_embeddings", "read_vectors"]
@@ -50,6 +56,9 @@ _VERSION = 3
 
 _ENCODER = 1
 """Version of encoders."""
+
+_VOCABULARY = 1
+"""Version of token vectors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +115,12 @@ class Models:
 
         def fit(state: Path) -> Mapping[str, Any]:
             encoder = make_encoder(
-                name, self._sample, self.seed, spread=in_order(self.runner), progress=self.progress
+                name,
+                self._sample,
+                self.seed,
+                spread=in_order(self.runner),
+                progress=self.progress,
+                vocabulary=self.vocabulary,
             )
             encoder.save(state)
             return {"encoder": encoder.name}
@@ -114,6 +128,31 @@ class Models:
         return self._made(
             {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}, [], fit
         )
+
+    def vocabulary(self, teacher: SentenceEncoder) -> TokenVectors:
+        """Find or make the token vectors of a teacher."""
+        spread = in_order(self.runner)
+
+        def encode(directory: Path) -> None:
+            self.progress(f"encoding the vocabulary of {teacher.name}, once for this machine")
+            encode_vocabulary(teacher, spread=spread).save(directory)
+
+        identity = vocabulary_identity(teacher)
+        if identity is None:
+            return encode_vocabulary(teacher, spread=spread)
+        key = hashlib.sha256(canonical(["vocabulary", _VOCABULARY, identity])).hexdigest()
+
+        def copy_or_encode(state: Path) -> Mapping[str, Any]:
+            shutil.copytree(
+                node_cache.made_tree(key, encode),
+                state,
+                ignore=shutil.ignore_patterns(".*"),
+                dirs_exist_ok=True,
+            )
+            return {"teacher": teacher.name}
+
+        made = self._make("vocabulary", _VOCABULARY, identity, {}, copy_or_encode)
+        return TokenVectors.load(made.local() / _STATE)
 
     def load(self, column: Column, model: Artefact) -> None:
         column.selector.load(model.local() / _STATE)
@@ -139,15 +178,24 @@ class Models:
     def _made(
         self, config: Mapping[str, Any], target: list[str], fit: Callable[[Path], Mapping[str, Any]]
     ) -> Artefact:
+        inputs = {"corpus": self.corpus.fingerprint, "target": target}
+        return self._make("model", _VERSION, config, inputs, fit)
+
+    def _make(
+        self,
+        stage: str,
+        version: int,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        fit: Callable[[Path], Mapping[str, Any]],
+    ) -> Artefact:
         def work(draft: Draft) -> Artefact:
             if draft.done("model") is None:
                 draft.record("model", _fit_files(draft, fit))
             facts, *_ = draft.files(["model"])
             return draft.publish(["model"], facts.facts)
 
-        return self.workspace.make(
-            "model", _VERSION, config, {"corpus": self.corpus.fingerprint, "target": target}, work
-        )
+        return self.workspace.make(stage, version, config, inputs, work)
 
 
 def _fit_files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[FileRecord]:

@@ -165,7 +165,11 @@ def train_classifier(
             got=f"{judged} of {len(lesson.labels)}",
             fix="use a larger sample or more examples",
         )
-    return list(spread(_try, list(itertools.product(lrs, epochs)), lesson))
+    points = list(itertools.product(lrs, epochs))
+    # Longest first: in the grid's order, two workers end 2 s apart (9.4 s instead of 11.6).
+    order = sorted(range(len(points)), key=lambda at: -points[at][1])
+    trials = spread(_try, [points[at] for at in order], lesson)
+    return [trial for _, trial in sorted(zip(order, trials), key=lambda pair: pair[0])]
 
 
 def _try(point: tuple[float, int], lesson: TrainingSet) -> Trial:

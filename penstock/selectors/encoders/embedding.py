@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +22,15 @@ import pyarrow.compute as pc
 
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.base import Encoder, ParallelMap, serial_map
-from penstock.selectors.encoders.distillation import distil
+from penstock.selectors.encoders.distillation import (
+    DIM,
+    TokenVectors,
+    distil,
+    encode_vocabulary,
+)
 from penstock.selectors.encoders.hidden import HiddenEncoder
 from penstock.selectors.encoders.lattice import on_lattice
-from penstock.selectors.encoders.sentence import SentenceEncoder
+from penstock.selectors.encoders.sentence import SentenceEncoder, locate
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.storage import sha256_file
 
@@ -34,6 +43,7 @@ __all__ = [
     "embed_texts",
     "load_encoder",
     "make_encoder",
+    "vocabulary_identity",
 ]
 
 CHARACTERS = 2048
@@ -46,6 +56,9 @@ _STATIC_TEXTS, _SENTENCE_TEXTS = 2048, 64
 """Texts of an item of work: about a second for a static encoder, three for a sentence encoder.
 Vectors depend on their text alone and products are exact, so the size changes no score."""
 
+
+_LIBRARIES = ("numpy", "sentence-transformers", "tokenizers", "torch", "transformers")
+"""Packages that the bits of token vectors depend on."""
 
 _NAME = re.compile(r"(?P<base>.+?)(?:@(?P<layer>\d+))?(?P<gpu>@cuda)?")
 
@@ -81,6 +94,21 @@ def contents_of(name: str) -> str | dict[str, str]:
     return {**found, "@": suffix} if suffix else found
 
 
+def vocabulary_identity(teacher: SentenceEncoder) -> dict[str, Any] | None:
+    """Return what a teacher's token vectors depend on: its files by sha256, versions of libraries.
+
+    None for a teacher whose files are in no directory of this machine, such as a name on a hub.
+    """
+    root = locate(teacher.name)
+    if not Path(root).is_dir():
+        return None
+    libraries = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            libraries[name] = version(name)
+    return {"teacher": contents_of(str(root)), "dim": DIM, "libraries": libraries}
+
+
 def load_encoder(directory: Path) -> Encoder:
     """Load the encoder that was saved in ``directory``."""
     if (directory / "encoder.table.npy").exists():
@@ -96,6 +124,7 @@ def make_encoder(
     *,
     spread: ParallelMap = serial_map,
     progress: Callable[[str], None] = lambda line: None,
+    vocabulary: Callable[[SentenceEncoder], TokenVectors] | None = None,
 ) -> Encoder:
     """Make the encoder of a name.
 
@@ -106,8 +135,10 @@ def make_encoder(
             but static encoders run on a GPU.
         sample: Texts for distillation, as :attr:`penstock.selectors.base.Fitting.sample`.
         seed: The seed of the choice of those texts.
-        spread: Distils in parallel.
+        spread: Encodes the vocabulary in parallel.
         progress: Called before a distillation.
+        vocabulary: Finds or makes the token vectors of a distillation's teacher; without it they
+            are encoded here.
 
     Raises:
         InputError: There is no such model.
@@ -123,11 +154,12 @@ def make_encoder(
     if name != "static":
         return SentenceEncoder(parts.base, device=device)
     teacher = SentenceEncoder()
-    progress(f"distilling a static encoder from {teacher.name}")
+    tokens = (vocabulary or partial(encode_vocabulary, spread=spread))(teacher)
+    progress(f"distilling a static encoder from {tokens.teacher}")
     drawn = sample(2 * _DISTIL_TEXTS)
     hashes = hash_ids(drawn["id"], mix(seed, "distil"))
     rows = np.sort(np.argsort(hashes, kind="stable")[:_DISTIL_TEXTS])
-    return distil(teacher, beginning(drawn["text"].take(pa.array(rows))), spread=spread)
+    return distil(tokens, beginning(drawn["text"].take(pa.array(rows))))
 
 
 def beginning(texts: pa.Array | pa.ChunkedArray, characters: int = CHARACTERS) -> pa.Array:

