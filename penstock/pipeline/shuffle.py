@@ -73,10 +73,14 @@ class Shuffle:
         parts = [read_groups(file, self.dtype, first, last) for file in files]
         return np.concatenate([np.empty(0, self.dtype), *parts])
 
+    def read_source(self, source: int) -> np.ndarray:
+        """Read all rows of a source: (n,) of :attr:`dtype`, by group."""
+        return read_groups(self.directory / self.file(source), self.dtype, 0, self.groups)
 
-def ranges_for(rows: int, dtype: np.dtype, limit: int = TASK_BYTES) -> int:
-    """Return the number of ranges, such that each has about ``limit`` bytes of rows at most."""
-    return max(1, -(-rows * dtype.itemsize // limit))
+
+def ranges_for(rows: int, dtype: np.dtype) -> int:
+    """Return the number of ranges, such that each has about :data:`TASK_BYTES` of rows at most."""
+    return max(1, -(-rows * dtype.itemsize // TASK_BYTES))
 
 
 def range_of(keys: np.ndarray, ranges: int) -> np.ndarray:

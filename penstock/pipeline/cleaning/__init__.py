@@ -2,7 +2,9 @@
 
 ::
 
-    duplicates.py  find_repeats: exact duplicates, by a shuffle of hashes
-    minhash/       Signatures: hashes that near-duplicates share, a text column
-    dropped.py     Dropped, Quarantine: files of the documents that were not kept
+    duplicates.py       find_repeats: exact duplicates, by a shuffle of hashes
+    minhash/            Signatures: hashes that near-duplicates share, a text column
+    near_duplicates.py  fill_components: documents that are alike, by a shuffle of such hashes
+    components.py       unite, large_star, small_star: connected components of edges
+    dropped.py          Dropped, Quarantine: files of the documents that were not kept
 """
