@@ -20,10 +20,13 @@ from penstock.artefact import FileRecord
 from penstock.pipeline.grouped import read_groups, write_groups
 from penstock.storage import AnyPath
 
-__all__ = ["TASK_BYTES", "Shuffle", "range_of", "ranges_for"]
+__all__ = ["TASK_BYTES", "Shuffle", "range_of", "range_of_number", "ranges_for"]
 
 TASK_BYTES = 128 * 2**20
 """Bytes of rows that a second task reads, about; it needs several times as much to sort them."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio: its multiples are spread evenly (Knuth 1973, 6.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +98,8 @@ def range_of(keys: np.ndarray, ranges: int) -> np.ndarray:
     """
     high = keys >> np.uint64(32)
     return (high * np.uint64(ranges) >> np.uint64(32)).astype(np.int64)
+
+
+def range_of_number(numbers: np.ndarray, ranges: int) -> np.ndarray:
+    """Return the range of each number by a hash of it: (n,) integers to (n,) int64."""
+    return range_of(numbers.astype(np.uint64) * _GOLDEN, ranges)

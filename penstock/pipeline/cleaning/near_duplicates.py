@@ -34,7 +34,7 @@ from penstock.pipeline.cleaning.components import (
 from penstock.pipeline.cleaning.minhash.signatures import band_hashes
 from penstock.pipeline.grouped import packed
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.shuffle import Shuffle, range_of, ranges_for
+from penstock.pipeline.shuffle import Shuffle, range_of, range_of_number, ranges_for
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["ALONE", "EDGES", "KeyFiles", "fill_components", "read_components", "read_keys"]
@@ -52,8 +52,6 @@ _EXACT = np.dtype([("key", "<u8"), ("check", "<u8"), ("document", "<i8")])
 _NEAR = np.dtype([("key", "<u8"), ("document", "<i8")])
 _NODE = np.dtype([("node", "<i8"), ("neighbour", "<i8")])
 _EMPTY = np.frombuffer(hashlib.blake2b(b"", digest_size=16).digest(), "<u8")
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 over the golden ratio: its multiples are spread evenly (Knuth 1973, 6.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,8 +321,7 @@ def _send_edges(source: int, half: _Half) -> FileRecord:
     else:
         rows["node"] = np.concatenate([document, first])
         rows["neighbour"] = np.concatenate([first, document])
-    keys = rows["node"].astype(np.uint64) * _GOLDEN
-    return half.nodes.write(source, rows, range_of(keys, half.nodes.groups))
+    return half.nodes.write(source, rows, range_of_number(rows["node"], half.nodes.groups))
 
 
 def _apply_star(group: int, half: _Half) -> FileRecord:
