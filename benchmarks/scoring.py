@@ -27,17 +27,19 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import fasttext
 import numpy as np
 import pyarrow as pa
 from common import docstrings, jsonl
 
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_panel import FastTextPanel
-from penstock.selectors.classifiers.fasttext_training import train
+from penstock.selectors.classifiers.fasttext_training import training_line
 
 POSITIVE = "__label__1"
 QUIRK = 1e-5  # what predict adds to a probability
@@ -121,13 +123,23 @@ def _positive(labels: list[list[str]], probabilities: list[np.ndarray]) -> np.nd
 
 def _models(texts: list[str], count: int, epoch: int) -> list[Any]:
     if count == 1:
-        return [train(texts, _long_worded(texts), lr=0.5, epoch=epoch)]
+        return [_trained(texts, _long_worded(texts), epoch)]
     models = []
     for number in range(count):
         some = random.Random(number).sample(texts, 2 * len(texts) // 3)
         labels = _long_worded(some) if number == 0 else _frequent(_WORDS[number - 1], some)
-        models.append(train(some, labels, lr=0.5, epoch=epoch))
+        models.append(_trained(some, labels, epoch))
     return models
+
+
+def _trained(texts: list[str], labels: list[bool], epoch: int) -> Any:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        for text, label in zip(texts, labels, strict=True):
+            file.write(f"__label__{int(label)} {training_line(text)}\n")
+        file.flush()
+        return fasttext.train_supervised(
+            file.name, lr=0.5, epoch=epoch, wordNgrams=2, minCount=1, thread=1, verbose=0
+        )
 
 
 def _frequent(word: str, texts: list[str]) -> list[bool]:

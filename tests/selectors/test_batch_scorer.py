@@ -15,8 +15,8 @@ from penstock.selectors.classifiers import classifier as classifier_module
 from penstock.selectors.classifiers.classifier import Texts, shrink, shrunk_log_odds
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
-from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.fasttext import FastTextScorer
+from tests.fasttext_reference import train
 
 TEXTS = ["the river carries water", "the market sells bonds", "", " \t\n", "water " * 90]
 

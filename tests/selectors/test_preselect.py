@@ -22,10 +22,10 @@ from penstock.selectors.classifiers.classifier import (
     area_under_curve,
     shrunk_log_odds,
 )
-from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.fasttext import FastTextScorer
 from penstock.selectors.losses import CausalModel, Losses, read_losses
 from penstock.selectors.preselect import PreSelect, pairs_in_order
+from tests.fasttext_reference import train
 from tests.selectors.llamas import byte_tokenizer, write_model
 
 TOPICS = {

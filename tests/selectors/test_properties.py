@@ -33,9 +33,9 @@ from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
-from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.registry import built_in
+from tests.fasttext_reference import train
 from tests.pools import write_jsonl
 from tests.selectors.llamas import byte_tokenizer, write_model
 from tests.selectors.test_document_loss import write_run

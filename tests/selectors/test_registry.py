@@ -16,8 +16,8 @@ from penstock.recipe import SelectorSpec
 from penstock.selectors import registry
 from penstock.selectors.base import Fitting
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.classifiers.fasttext_training import train
 from penstock.selectors.registry import available, build
+from tests.fasttext_reference import train
 
 
 def spec(**keys: object) -> SelectorSpec:

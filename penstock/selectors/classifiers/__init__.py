@@ -3,7 +3,7 @@
 ::
 
     train_classifier      a grid of trials on labelled texts            classifier.py
-      └─ train            one repeatable fastText training              fasttext_training.py
+      └─ find_rows, train one fastText training, the same bytes always  fasttext_training.py
            └─ CollapsedFastText   one float a row, p(positive)          fasttext.py
                 └─ FastTextPanel  several classifiers, texts read once  fasttext_panel.py
     BatchScorer           several scorers of one batch                  fasttext_panel.py

@@ -39,7 +39,7 @@ from penstock.selectors.kernels.fasttext_words import (
     fill_slots,
 )
 
-__all__ = ["CollapsedFastText", "score_texts", "vocabulary_of"]
+__all__ = ["CollapsedFastText", "collapse", "score_texts", "vocabulary_of"]
 
 _FORMAT = 1
 
@@ -89,11 +89,9 @@ class CollapsedFastText:
             model = _load_model(fspath(model))
         _check_collapsible(model, positive)
         args = model.f.getArgs()
-        labels = model.get_labels()
-        output = model.get_output_matrix().astype(np.float64)
-        direction = output[labels.index(positive)] - output[1 - labels.index(positive)]
         inputs = np.asarray(model.f.getInputMatrix())  # a view: 800 MB with the defaults
-        weights = np.einsum("rd,d->r", inputs, direction, dtype=np.float64).astype(np.float32)
+        row = model.get_labels().index(positive)
+        weights = collapse(inputs, model.get_output_matrix(), row)
         encoded = [
             word.encode("utf-8", "surrogateescape")
             for word in model.get_words(on_unicode_error="surrogateescape")
@@ -176,6 +174,23 @@ class CollapsedFastText:
             bucket=np.uint64(self.bucket),
             word_ngrams=self.word_ngrams,
         )
+
+
+def collapse(inputs: np.ndarray, outputs: np.ndarray, positive: int) -> np.ndarray:
+    """Multiply each row by the difference of the outputs.
+
+    Args:
+        inputs: (v, d) float32.
+        outputs: (2, d) float32.
+        positive: The positive label's row of ``outputs``.
+
+    Returns:
+        (v,) float32.
+    """
+    wide = outputs.astype(np.float64)
+    direction = wide[positive] - wide[1 - positive]
+    weights = np.einsum("rd,d->r", inputs, direction, dtype=np.float64)
+    return np.asarray(weights.astype(np.float32))
 
 
 def vocabulary_of(words: np.ndarray, starts: np.ndarray, label_prefix: str) -> Vocabulary:

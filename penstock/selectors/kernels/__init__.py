@@ -7,6 +7,7 @@
     ├─ NgramModel        log10 p of a Kneser-Ney model (CCNet)              ngram.py
     ├─ score_documents   fastText's sums over words and n-grams             fasttext_sums.py
     │    └─ look_up_document   words, hashes and rows                       fasttext_words.py
+    ├─ train_inputs      fastText's supervised training                     fasttext_gradients.py
     ├─ WordPiece         BERT's token ids                                   wordpiece.py
     └─ count_distinct_words                                                 distinct_words.py
 

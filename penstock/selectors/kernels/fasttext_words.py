@@ -43,7 +43,9 @@ __all__ = [
     "find_buckets",
     "lengthen_ngrams",
     "look_up_document",
+    "ngram_hash",
     "prefetch",
+    "sign_extended",
 ]
 
 EOS = b"</s>"
@@ -358,6 +360,18 @@ def _find_row(text: Text, i: int, scratch: WordScratch, vocabulary: Vocabulary) 
 
 
 @_compiled
+def sign_extended(word_hash: np.uint32) -> np.uint64:
+    """Read a word's hash as int32 and widen it, as fastText does before it hashes n-grams."""
+    return np.uint64(np.int64(np.int32(word_hash)))
+
+
+@_compiled
+def ngram_hash(running: np.uint64, word_hash: np.uint32) -> np.uint64:
+    """Extend the hash of an n-gram by a word."""
+    return running * _NGRAM_FACTOR + sign_extended(word_hash)
+
+
+@_compiled
 def begin_ngrams(n_words: int, scratch: WordScratch) -> None:
     """Begin ``h = h * 116049371 + next`` in uint64, over word hashes *sign-extended* from int32.
 
@@ -365,7 +379,7 @@ def begin_ngrams(n_words: int, scratch: WordScratch) -> None:
     """
     hashes, running = scratch.hashes, scratch.first_bytes
     for i in range(n_words):
-        running[i] = _sign_extended(hashes[i])
+        running[i] = sign_extended(hashes[i])
 
 
 @_compiled
@@ -374,7 +388,7 @@ def lengthen_ngrams(n_words: int, length: int, scratch: WordScratch) -> int:
     hashes, running = scratch.hashes, scratch.first_bytes
     n_ngrams = max(n_words - length + 1, 0)
     for i in range(n_ngrams):
-        running[i] = running[i] * _NGRAM_FACTOR + _sign_extended(hashes[i + length - 1])
+        running[i] = ngram_hash(running[i], hashes[i + length - 1])
     return n_ngrams
 
 
@@ -400,8 +414,3 @@ def find_buckets(
             at = running[i] % bucket
             buckets[i] = at
             prefetch(weights, table + at * stride)
-
-
-@_compiled
-def _sign_extended(word_hash: np.uint32) -> np.uint64:
-    return np.uint64(np.int64(np.int32(word_hash)))

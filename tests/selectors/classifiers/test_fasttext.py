@@ -17,7 +17,7 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.classifiers import fasttext_panel
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_panel import FastTextPanel, score_together
-from penstock.selectors.classifiers.fasttext_training import train, zeroed_malloc
+from tests.fasttext_reference import train, zeroed_malloc
 
 QUIRK = 1e-5  # fastText reports log(p + 1e-5), exponentiated
 TOLERANCE = 2e-5  # its float32 sums against our float64 ones
