@@ -6,7 +6,7 @@ A document's way, with the function or class of each step, its input -> output, 
       ├─ find_inputs      recipe -> Input                             reading/inputs.py
       ├─ hash_inputs      Input -> Input with the hash of its bytes   reading/inputs.py
       ├─ plan_splits      Input -> Split of InputPiece                reading/splits.py
-      ├─ read_records     InputPiece -> Record | Bad                  reading/readers.py
+      ├─ read_batches     InputPiece -> ParsedBatch                   reading/readers.py
       ├─ find_repeats     hashes of texts -> duplicates               cleaning/duplicates.py
       └─ UnitWriter       Record -> unit of about 64 MiB              units.py
     rewrite_corpus      corpus -> corpus of rewritten documents       rewriting/documents.py

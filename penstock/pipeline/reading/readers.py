@@ -1,7 +1,7 @@
 """Readers of input files: one for each file format, by the ending of the file's name.
 
-A reader turns bytes into a :class:`Record` or, where they are not a document, into a :class:`Bad`
-with the error and the raw bytes, so that nothing is lost. It filters nothing. A run stops only
+A reader turns bytes into batches of documents and, where they are none, into a :class:`Bad` with
+the error and the raw bytes, so that nothing is lost. It filters nothing. A run stops only
 where documents would be lost silently: at a file that is truncated, unreadable, or without the
 column that the recipe names.
 
@@ -17,7 +17,9 @@ from pathlib import PurePath
 from typing import TypeAlias
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.lines import json_lines, plain_text
+from penstock.pipeline.reading.batches import Batches, ParsedBatch
+from penstock.pipeline.reading.json_lines import json_lines
+from penstock.pipeline.reading.lines import plain_text
 from penstock.pipeline.reading.records import Bad, Extent, Record, Records, Span
 from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import (
@@ -31,14 +33,24 @@ from penstock.pipeline.reading.tables import (
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
-__all__ = ["KINDS", "Bad", "Reader", "Record", "is_plain_text", "read_records", "reader_of"]
+__all__ = [
+    "KINDS",
+    "Bad",
+    "ParsedBatch",
+    "Reader",
+    "Record",
+    "is_plain_text",
+    "read_batches",
+    "read_records",
+    "reader_of",
+]
 
 KINDS = ".jsonl, .json, .txt (each also .gz or .zst), .parquet or .arrow"
 
 _WHOLE = Span()
-_NO_CAP = 2**63
+_NO_CAP = 2**63 - 1
 
-_Read: TypeAlias = Callable[[AnyPath, CorpusSource, Span, int, Extent], Records]
+_Read: TypeAlias = Callable[[AnyPath, CorpusSource, Span, int, Extent], Batches]
 _Spans: TypeAlias = Callable[[AnyPath, CorpusSource, int], list[Span]]
 
 
@@ -80,14 +92,14 @@ def is_plain_text(where: AnyPath | PurePath) -> bool:
     return reader_of(where) is _READERS["txt"]
 
 
-def read_records(
+def read_batches(
     where: AnyPath,
     spec: CorpusSource,
     span: Span = _WHOLE,
     cap: int = _NO_CAP,
     extent: Extent | None = None,
-) -> Records:
-    """Stream the records of a span of one file, in file order.
+) -> Batches:
+    """Stream the records of a span of one file, in file order, as batches.
 
     Args:
         where: The file.
@@ -104,3 +116,15 @@ def read_records(
         raise InputError("unknown kind of file", file=where, expected=KINDS)
     with readable(where, "file"):
         yield from reader.read(where, spec, span, cap, extent or Extent())
+
+
+def read_records(
+    where: AnyPath,
+    spec: CorpusSource,
+    span: Span = _WHOLE,
+    cap: int = _NO_CAP,
+    extent: Extent | None = None,
+) -> Records:
+    """Stream the records of :func:`read_batches` one by one, as Python objects."""
+    for batch in read_batches(where, spec, span, cap, extent):
+        yield from batch.records()

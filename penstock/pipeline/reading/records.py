@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 import msgspec
@@ -27,7 +27,9 @@ __all__ = [
     "Span",
     "as_json",
     "gathered",
+    "labels_of",
     "record_of",
+    "refused",
     "too_long",
 ]
 
@@ -93,6 +95,8 @@ class Bad:
     """``line 17`` or ``row 17``, counted from 1."""
     error: str
     raw: bytes
+    number: int = field(default=0, compare=False)
+    """Number of the line or row, from 1."""
 
 
 Records: TypeAlias = Iterator[Record | Bad]
@@ -113,29 +117,62 @@ def record_of(
     if not isinstance(text, str):
         came = "nothing" if text is None else type(text).__name__
         original = as_json({**fields, spec.text: text}) if raw is None else raw
-        return Bad(
-            span.place(noun, number), f"expected text in {spec.text!r}, got {came}", original
-        )
+        error = f"expected text in {spec.text!r}, got {came}"
+        return Bad(span.place(noun, number), error, original, number)
+    try:
+        name, source, meta = _labels(fields, spec)
+    except RecursionError as error:
+        kept = repr(fields).encode() if raw is None else raw
+        return Bad(span.place(noun, number), f"nested too deeply: {error}", kept, number)
+    record = Record(text, name, source, meta, number)
+    try:
+        _check_encodable(text, name or "", source)
+    except UnicodeEncodeError as error:
+        return refused(record, span.place(noun, number), f"not Unicode text: {error}")
+    return record
+
+
+def labels_of(fields: dict[str, Any], spec: CorpusSource) -> tuple[str | None, str, str]:
+    """Take id and source out of a record's fields, and encode the others: id, source, meta.
+
+    Raises:
+        RecursionError: The other fields are nested too deeply.
+        UnicodeEncodeError: The id or source has half a surrogate pair.
+    """
+    name, source, meta = _labels(fields, spec)
+    _check_encodable(name or "", source)
+    return name, source, meta
+
+
+def _labels(fields: dict[str, Any], spec: CorpusSource) -> tuple[str | None, str, str]:
     name = fields.pop(spec.id, None)
     if isinstance(spec.source, str):
         source = str(fields.pop(spec.source, None) or "unknown")
     else:
         source = spec.source.name
-    try:
-        meta = _encode(fields).decode() if fields else ""
-    except RecursionError as error:
-        kept = repr(fields).encode() if raw is None else raw
-        return Bad(span.place(noun, number), f"nested too deeply: {error}", kept)
-    return Record(text, None if name is None or name == "" else str(name), source, meta, number)
+    meta = _encode(fields).decode() if fields else ""
+    return None if name is None or name == "" else str(name), source, meta
 
 
-def too_long(place: str, size: int, cap: int, what: str, head: bytes) -> Bad:
+def _check_encodable(*values: str) -> None:
+    for value in values:
+        if not value.isascii():
+            value.encode()
+
+
+def refused(record: Record, place: str, error: str) -> Bad:
+    """Make a bad record of a whole record, in ASCII, which keeps lone surrogates."""
+    return Bad(place, error, json.dumps(asdict(record)).encode(), record.number)
+
+
+def too_long(place: str, size: int, cap: int, what: str, head: bytes, number: int) -> Bad:
     """Make the bad record of a line or text over the cap, which bounds a worker's memory."""
     return Bad(
         place,
         f"{size:,} bytes in this {what}, more than the {cap:,} that clean.max_document_bytes "
         f"leaves room for; only the first {len(head):,} are kept here",
         head,
+        number,
     )
 
 

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from penstock.artefact import canonical
 from penstock.errors import InputError
 from penstock.pipeline.grouped import packed
+from penstock.pipeline.reading.batches import Batches
 from penstock.pipeline.reading.inputs import Input
-from penstock.pipeline.reading.readers import Reader, is_plain_text, read_records, reader_of
+from penstock.pipeline.reading.readers import Reader, is_plain_text, read_batches, reader_of
 from penstock.pipeline.reading.records import Extent, Records, Span, gathered
 from penstock.pipeline.reading.streams import EXPANSION, Frame, compression_of, cut_out, frames_of
 from penstock.pipeline.runner import Runner
@@ -49,9 +50,14 @@ class InputPiece:
         return reader
 
     def records(self, cap: int, extent: Extent) -> Records:
-        """Read the records; see :func:`~penstock.pipeline.reading.readers.read_records`."""
+        """Read the records one by one."""
+        for batch in self.batches(cap, extent):
+            yield from batch.records()
+
+    def batches(self, cap: int, extent: Extent) -> Batches:
+        """Read the records; see :func:`~penstock.pipeline.reading.readers.read_batches`."""
         try:
-            yield from read_records(self.place, self.item.spec, self.span, cap, extent)
+            yield from read_batches(self.place, self.item.spec, self.span, cap, extent)
         except InputError as error:
             if self.span.file:
                 error.file = f"{self.item.path}, in the piece {error.file}"

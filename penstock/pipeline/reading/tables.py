@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from penstock import extras
 from penstock.errors import InputError
 from penstock.node_cache import local_file
+from penstock.pipeline.reading.batches import Batches, ParsedBatch, batch_of, gather
 from penstock.pipeline.reading.records import (
     HEAD,
     Bad,
@@ -26,6 +27,7 @@ from penstock.pipeline.reading.records import (
     Span,
     as_json,
     gathered,
+    labels_of,
     record_of,
     too_long,
 )
@@ -69,7 +71,7 @@ def parquet_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     return list(gathered(groups, size))
 
 
-def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
     """Read the rows of some row groups."""
     with _parquet_file(where, spec) as file:
         numbers = range(span.start, file.metadata.num_row_groups if span.end is None else span.end)
@@ -107,7 +109,7 @@ def arrow_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     return list(gathered(parts, size))
 
 
-def arrow(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+def arrow(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
     """Read the rows of some record batches."""
     count = None if span.end is None else span.end - span.start
     with _arrow_batches(where, spec, span.start) as batches:
@@ -201,7 +203,7 @@ def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Sp
 
 def hugging_face(
     where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
-) -> Records:
+) -> Batches:
     """Read the rows of a dataset."""
     dataset = open_dataset(spec, Path(str(where)))
     names = dataset.column_names
@@ -237,8 +239,8 @@ def require_text(where: AnyPath | str, spec: CorpusSource, names: list[str]) -> 
 
 def from_batches(
     batches: Iterable[pa.RecordBatch], spec: CorpusSource, span: Span, cap: int
-) -> Records:
-    """Turn the rows of record batches into records, the way of every format of columns.
+) -> Batches:
+    """Turn the rows of record batches into documents, the way of every format of columns.
 
     Args:
         batches: Batches with the columns of the file, in file order.
@@ -251,12 +253,50 @@ def from_batches(
         rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, batch.nbytes)))
         for start in range(0, batch.num_rows, rows):
             some = batch.slice(start, rows)
-            for number, fields in enumerate(_rows(some, spec.text, cap, before), before + 1):
-                if isinstance(fields, Bad):
-                    yield fields
-                else:
-                    yield record_of(fields, spec, span, "row", number, None)
+            made = _whole_columns(some, spec, cap, before)
+            if made is not None:
+                yield made
+            else:
+                yield from gather(_row_by_row(some, spec, span, cap, before))
             before += len(some)
+
+
+def _whole_columns(
+    batch: pa.RecordBatch, spec: CorpusSource, cap: int, before: int
+) -> ParsedBatch | None:
+    """Make a batch without Python objects of the texts; None where a row is not a document."""
+    texts = batch.column(spec.text)
+    if texts.null_count or not _measurable(texts) or _longest(texts) > cap:
+        return None
+    try:
+        texts.validate(full=True)
+        others = batch.drop_columns([spec.text])
+        rows = others.to_pylist() if others.num_columns else [{} for _ in range(len(batch))]
+        labels = [labels_of(fields, spec) for fields in rows]
+    except (pa.ArrowInvalid, ValueError, OverflowError, RecursionError):
+        return None
+    numbers = range(before + 1, before + len(batch) + 1)
+    return batch_of(texts.cast(pa.large_string()), labels, numbers)
+
+
+def _measurable(column: pa.Array) -> bool:
+    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+
+
+def _longest(column: pa.Array) -> int:
+    """Return the bytes of the longest text of a measurable column."""
+    return pc.max(pc.binary_length(column)).as_py() or 0
+
+
+def _row_by_row(
+    batch: pa.RecordBatch, spec: CorpusSource, span: Span, cap: int, before: int
+) -> Records:
+    """Yield the rows as records; there are ``before`` rows before the batch."""
+    for number, fields in enumerate(_rows(batch, spec.text, cap, before), before + 1):
+        if isinstance(fields, Bad):
+            yield fields
+        else:
+            yield record_of(fields, spec, span, "row", number, None)
 
 
 def _rows(
@@ -265,8 +305,7 @@ def _rows(
     """Yield the fields of each row, or a bad record where its text is over the cap or a value
     cannot be represented in Python; there are ``before`` rows before the batch."""
     column = batch.column(text)
-    measurable = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    longest = (pc.max(pc.binary_length(column)).as_py() or 0) if measurable else 0
+    longest = _longest(column) if _measurable(column) else 0
     try:
         if longest <= cap:
             yield from batch.to_pylist()
@@ -274,12 +313,13 @@ def _rows(
     except (ValueError, OverflowError):
         pass
     for row in range(batch.num_rows):
+        number = before + row + 1
         if longest > cap and (value := column[row]).is_valid and len(value.as_buffer()) > cap:
             head = bytes(value.as_buffer()[:HEAD])
             what = f"value of {text!r}"
-            yield too_long(f"row {before + row + 1}", len(value.as_buffer()), cap, what, head)
+            yield too_long(f"row {number}", len(value.as_buffer()), cap, what, head, number)
         else:
-            yield _row(batch.slice(row, 1), before + row + 1)
+            yield _row(batch.slice(row, 1), number)
 
 
 def _row(batch: pa.RecordBatch, number: int) -> dict[str, Any] | Bad:
@@ -295,4 +335,6 @@ def _row(batch: pa.RecordBatch, number: int) -> dict[str, Any] | Bad:
         except (ValueError, OverflowError) as error:
             values[name] = str(column)
             errors.append(f"{name!r} is out of range: {error}")
-    return Bad(f"row {number}", "; ".join(errors), as_json(values)) if errors else values
+    if errors:
+        return Bad(f"row {number}", "; ".join(errors), as_json(values), number)
+    return values

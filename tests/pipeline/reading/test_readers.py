@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import InputError
+from penstock.pipeline.reading import tables
 from penstock.pipeline.reading.readers import KINDS, Bad, Record, read_records, reader_of
+from penstock.pipeline.reading.records import Span
 from penstock.recipe import CorpusSource, LiteralSource
 
 ROWS = [
@@ -492,3 +494,64 @@ def test_a_damaged_dataset_is_refused(datasets_directory: Path, tmp_path: Path) 
     with pytest.raises(InputError) as caught:
         read_hf(copy)
     assert caught.value.file == f"hf:{copy}"
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    st.just("x" * 50),
+)
+SCALARS = st.one_of(st.none(), st.integers(-9, 9), st.floats(allow_nan=True), st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(VALUES, VALUES, VALUES, SCALARS), max_size=8),
+    kind=st.sampled_from([pa.string(), pa.large_string(), pa.string_view(), pa.binary()]),
+    size=st.sampled_from([1, 3, 100]),
+    cap=st.sampled_from([40, 10**6]),
+    names=st.sampled_from([("text", "id", "source"), ("id", "text", "id"), ("text", "n", "n")]),
+    invalid_at=st.sampled_from([None, None, 0, 1]),
+)
+def test_columns_equal_rows(
+    rows: list[tuple[Any, ...]],
+    kind: pa.DataType,
+    size: int,
+    cap: int,
+    names: tuple[str, str, str],
+    invalid_at: int | None,
+) -> None:
+    """Batches made of whole columns have what is made of each row."""
+    texts = pa.array([row[0] and row[0].encode() for row in rows], pa.binary())
+    if invalid_at is not None and invalid_at < len(rows) and kind == pa.string():
+        raw = [row[0] and row[0].encode() for row in rows]
+        raw[invalid_at] = b"\xff"
+        texts = invalid(raw)
+    table = pa.table(
+        {
+            "text": texts if texts.type == pa.string() else texts.cast(kind),
+            "id": pa.array([row[1] for row in rows], pa.string()),
+            "source": pa.array([row[2] for row in rows], pa.string()),
+            "n": pa.array([row[3] for row in rows], pa.float64()),
+        }
+    )
+    text, name, source = names
+    spec = CorpusSource(path="x", text=text, id=name, source=source)
+    found = []
+    for whole in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not whole:
+                patch.setattr(tables, "_whole_columns", lambda *_: None)
+            batches = tables.from_batches(table.to_batches(size), spec, Span(rows=5), cap)
+            found.append([record for batch in batches for record in batch.records()])
+    assert found[0] == found[1]
+    numbers = [record.number for record in found[0]]
+    assert numbers == [record.number for record in found[1]] == list(range(6, 6 + len(rows)))
+
+
+def test_columns_without_nulls_make_no_objects_of_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_row_by_row", None)
+    found = read(write_parquet(TABLE, tmp_path / "x"))
+    assert len(found) == len(ROWS)

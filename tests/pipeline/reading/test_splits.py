@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from penstock.artefact import Workspace
 from penstock.errors import InputError
-from penstock.pipeline.reading import lines, streams
+from penstock.pipeline.reading import json_lines, streams
 from penstock.pipeline.reading.inputs import find_inputs, hash_inputs
 from penstock.pipeline.reading.readers import Bad, Record, read_records
 from penstock.pipeline.reading.records import HEAD, Extent, Span
@@ -321,7 +321,7 @@ def test_a_missing_column_is_refused_before_anything_is_read(tmp_path: Path) -> 
 
 
 def test_a_missing_field_of_json_lines_is_refused(tmp_path: Path) -> None:
-    pool(tmp_path, "x.jsonl", b'{"body": "x", "url": 1}\n' * lines._ENOUGH_WITHOUT_TEXT)
+    pool(tmp_path, "x.jsonl", b'{"body": "x", "url": 1}\n' * json_lines._ENOUGH_WITHOUT_TEXT)
     with pytest.raises(InputError) as caught:
         read(plan(tmp_path, 10**6))
     assert caught.value.file == str(tmp_path / "pool" / "x.jsonl")
@@ -330,8 +330,8 @@ def test_a_missing_field_of_json_lines_is_refused(tmp_path: Path) -> None:
     assert " 10 records" in caught.value.got
     pool(tmp_path, "x.jsonl", b'{"body": "x"}\n' * 50 + b'{"text": "x"}\n')
     assert len(read(plan(tmp_path, 10**6))[0]) == 51
-    pool(tmp_path, "x.jsonl", b'{"body": "x"}\n' * (lines._ENOUGH_WITHOUT_TEXT - 1))
-    assert len(read(plan(tmp_path, 10**6))[0]) == lines._ENOUGH_WITHOUT_TEXT - 1
+    pool(tmp_path, "x.jsonl", b'{"body": "x"}\n' * (json_lines._ENOUGH_WITHOUT_TEXT - 1))
+    assert len(read(plan(tmp_path, 10**6))[0]) == json_lines._ENOUGH_WITHOUT_TEXT - 1
 
 
 # -- the plan ---------------------------------------------------------------------------------

@@ -1,0 +1,298 @@
+"""Compiled search for the text of each line of JSON: it is found, unescaped and copied in one loop.
+
+The loop decides nothing about JSON. It looks for the first member of a line's object that has the
+wanted name and a string as value, and leaves every line it does not understand to a full decoder:
+keys with escapes, damaged UTF-8, halves of surrogate pairs. What it copies is what a JSON decoder
+(RFC 8259) and Python's strict UTF-8 decoder would make of that string; all else of the line, with a
+mark in place of the string, has still to be decoded (:mod:`penstock.pipeline.reading.json_lines`).
+
+Texts are copied at 2 GB/s a core where msgspec makes a Python string of them at 1.
+"""
+
+# mypy: disable-error-code="no-any-return, return-value"
+# (numba's decorated functions are Any to mypy, and NumPy's integers int)
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock.arrow_text import read_only
+from penstock.compiling import compiler
+
+__all__ = ["BLANK", "LONG", "UNKNOWN", "find_texts"]
+
+UNKNOWN, BLANK, LONG = -1, -2, -3
+"""In place of a text's beginning: the line needs a full decoder, is blank, is over the cap."""
+
+_WIDTH = 16
+"""Bytes that are looked at together: a vector register."""
+
+_inlined = compiler(inlined=True)
+_compiled = compiler()
+
+_FEED, _QUOTE, _BACKSLASH = np.uint8(10), np.uint8(ord('"')), np.uint8(ord("\\"))
+_COLON, _COMMA = np.uint8(ord(":")), np.uint8(ord(","))
+
+_ESCAPES = np.zeros(256, np.uint8)
+for _name, _byte in zip(b'"\\/bfnrt', b'"\\/\b\f\n\r\t'):
+    _ESCAPES[_name] = _byte
+_ESCAPES = read_only(_ESCAPES)
+"""The character of an escape by its letter; 0 where there is none."""
+
+_DIGITS = np.full(256, 255, np.uint8)
+for _value, _pair in enumerate(zip(b"0123456789abcdef", b"0123456789ABCDEF")):
+    _DIGITS[list(_pair)] = _value
+_DIGITS = read_only(_DIGITS)
+"""The value of a hexadecimal digit; 255 of others."""
+
+
+@_inlined
+def _skip_space(data: np.ndarray, at: int) -> int:
+    while data[at] == 32 or data[at] == 9 or data[at] == 13:
+        at += 1
+    return at
+
+
+@_inlined
+def _skip_string(data: np.ndarray, at: int) -> int:
+    """Return the index after the closing quote of the string whose first byte is at ``at``.
+
+    That of the line feed where the string does not end.
+    """
+    while data[at] != _QUOTE and data[at] != _FEED:
+        at += 1 + (data[at] == _BACKSLASH and data[at + 1] != _FEED)
+    return at + (data[at] == _QUOTE)
+
+
+@_compiled
+def _skip_value(data: np.ndarray, at: int) -> int:
+    """Return the index of the comma after a member's value, or of a byte that is none."""
+    depth = 0
+    while True:
+        byte = data[at]
+        if byte == _FEED:
+            return at
+        if byte == _QUOTE:
+            at = _skip_string(data, at + 1)
+            continue
+        if byte in (0x5B, 0x7B):  # [ {
+            depth += 1
+        elif byte in (0x5D, 0x7D):
+            depth -= 1
+            if depth < 0:
+                return at
+        elif byte == _COMMA and depth == 0:
+            return at
+        at += 1
+
+
+@_compiled
+def _find_value(data: np.ndarray, at: int, key: np.ndarray) -> int:
+    """Return the index of the first byte of the string of the member ``key``, or -1."""
+    at = _skip_space(data, at)
+    if data[at] != 0x7B:
+        return -1
+    while True:
+        at = _skip_space(data, at + 1)
+        if data[at] != _QUOTE:
+            return -1
+        begin = at + 1
+        at = _skip_string(data, begin)
+        same = at - begin == key.shape[0] + 1
+        if same:
+            for k in range(key.shape[0]):
+                same &= data[begin + k] == key[k]
+        at = _skip_space(data, at)
+        if data[at] != _COLON:
+            return -1
+        at = _skip_space(data, at + 1)
+        if same:
+            return at + 1 if data[at] == _QUOTE else -1
+        at = _skip_value(data, at)
+        if data[at] != _COMMA:
+            return -1
+
+
+@_inlined
+def _hexadecimal(data: np.ndarray, at: int) -> int:
+    """Return the number of four digits, or -1. No byte after one that is no digit is read."""
+    code = 0
+    for k in range(4):
+        digit = _DIGITS[data[at + k]]
+        if digit > 15:
+            return -1
+        code = code << 4 | digit
+    return code
+
+
+@_inlined
+def _length(data: np.ndarray, at: int) -> int:
+    """Return the bytes of the character at ``at``, from 2, or 0 where it is not strict UTF-8."""
+    first, second = data[at], data[at + 1]
+    if first < 0xC2 or first > 0xF4:
+        return 0
+    # E0 begins none below U+0800, ED no surrogates, F0 none below U+10000, F4 none above U+10FFFF.
+    low = 0xA0 if first == 0xE0 else 0x90 if first == 0xF0 else 0x80
+    high = 0x9F if first == 0xED else 0x8F if first == 0xF4 else 0xBF
+    length = 2 + (first >= 0xE0) + (first >= 0xF0)
+    whole = low <= second <= high
+    if whole and length > 2:
+        whole = data[at + 2] & 0xC0 == 0x80
+    if whole and length > 3:
+        whole = data[at + 3] & 0xC0 == 0x80
+    return length if whole else 0
+
+
+@_inlined
+def _copy_plain(data: np.ndarray, at: int, stop: int, out: np.ndarray, to: int) -> tuple[int, int]:
+    """Copy ASCII that stands for itself in a string; returns the index of another byte."""
+    while at + _WIDTH <= stop:
+        other = False
+        for k in range(_WIDTH):
+            byte = data[at + k]
+            other |= (byte < 32) | (byte > 127) | (byte == _QUOTE) | (byte == _BACKSLASH)
+        if other:
+            break
+        for k in range(_WIDTH):
+            out[to + k] = data[at + k]
+        at += _WIDTH
+        to += _WIDTH
+    byte = data[at]
+    while (byte > 31) & (byte < 128) & (byte != _QUOTE) & (byte != _BACKSLASH):
+        out[to] = byte
+        to += 1
+        at += 1
+        byte = data[at]
+    return at, to
+
+
+@_inlined
+def _copy_wide(data: np.ndarray, at: int, out: np.ndarray, to: int) -> tuple[int, int]:
+    """Copy characters outside of ASCII; returns the index of another byte."""
+    while data[at] > 127:
+        length = _length(data, at)
+        if length == 0:
+            break
+        for k in range(length):
+            out[to + k] = data[at + k]
+        at += length
+        to += length
+    return at, to
+
+
+@_inlined
+def _copy_escape(data: np.ndarray, at: int, out: np.ndarray, to: int) -> tuple[int, int]:
+    """Copy what the escape at ``at`` stands for; returns ``at`` where it stands for nothing."""
+    letter = data[at + 1]
+    if letter != 0x75:  # u
+        out[to] = _ESCAPES[letter]
+        known = _ESCAPES[letter] > 0
+        return at + 2 * known, to + known
+    code, end = _hexadecimal(data, at + 2), at + 6
+    if 0xD800 <= code < 0xDC00 and data[end] == _BACKSLASH and data[end + 1] == 0x75:
+        low = _hexadecimal(data, end + 2) - 0xDC00
+        code = 0x10000 + ((code - 0xD800) << 10) + low if 0 <= low < 0x400 else -1
+        end += 6
+    if code < 0 or 0xD800 <= code < 0xE000:
+        return at, to
+    return end, _encode(code, out, to)
+
+
+@_inlined
+def _encode(code: int, out: np.ndarray, to: int) -> int:
+    """Write a character, and return the index after it."""
+    if code < 0x80:
+        out[to] = code
+        return to + 1
+    if code < 0x800:
+        out[to] = 0xC0 | code >> 6
+        out[to + 1] = 0x80 | code & 0x3F
+        return to + 2
+    if code < 0x10000:
+        out[to] = 0xE0 | code >> 12
+        out[to + 1] = 0x80 | code >> 6 & 0x3F
+        out[to + 2] = 0x80 | code & 0x3F
+        return to + 3
+    out[to] = 0xF0 | code >> 18
+    out[to + 1] = 0x80 | code >> 12 & 0x3F
+    out[to + 2] = 0x80 | code >> 6 & 0x3F
+    out[to + 3] = 0x80 | code & 0x3F
+    return to + 4
+
+
+@_compiled
+def _copy_string(
+    data: np.ndarray, at: int, stop: int, out: np.ndarray, to: int
+) -> tuple[int, int, bool]:
+    """Unescape the string whose first byte is at ``at``.
+
+    Returns:
+        The index after its closing quote, or of a byte that cannot be in one; the index after the
+        copy; True for the first.
+    """
+    while True:
+        at, to = _copy_plain(data, at, stop, out, to)
+        begin = at
+        if data[at] == _QUOTE:
+            return at + 1, to, True
+        if data[at] == _BACKSLASH:
+            at, to = _copy_escape(data, at, out, to)
+        else:
+            at, to = _copy_wide(data, at, out, to)
+        if at == begin:
+            return at, to, False
+
+
+@_compiled
+def find_texts(
+    data: np.ndarray,
+    at: int,
+    stop: int,
+    cap: int,
+    key: np.ndarray,
+    lines: np.ndarray,
+    out: np.ndarray,
+    offsets: np.ndarray,
+) -> tuple[int, int]:
+    """Find and copy the texts of lines.
+
+    Args:
+        data: (b,) uint8: whole lines, the last with its line feed.
+        at: Where the first line begins.
+        stop: Where the last ends, after its line feed.
+        cap: Longer lines are ``LONG``.
+        key: (k,) uint8: UTF-8 of the name of the member with the text.
+        lines: (n, 4) int64, gets for each line its first byte; the quotes of its text, from and up
+            to but not including; and its line feed. ``UNKNOWN``, ``BLANK`` or ``LONG`` in place of
+            the first quote where no text was copied.
+        out: uint8, at least ``stop - at``: gets the texts, one after another.
+        offsets: (n + 1,) int64, gets their places in ``out``.
+
+    Returns:
+        Number of lines, at most n, and where the next begins.
+    """
+    to = 0
+    row = 0
+    offsets[0] = 0
+    while at < stop and row < lines.shape[0]:
+        begin = at
+        first = end = UNKNOWN
+        value = _find_value(data, at, key)
+        if value >= 0:
+            at, reached, whole = _copy_string(data, value, stop, out, to)
+            if whole:
+                first, end, to = value - 1, at, reached
+        else:
+            at = _skip_space(data, at)
+            if data[at] == _FEED:
+                first = BLANK
+        while data[at] != _FEED:
+            at += 1
+        if at - begin > cap:
+            first = LONG
+            to = offsets[row]
+        lines[row, 0], lines[row, 1], lines[row, 2], lines[row, 3] = begin, first, end, at
+        row += 1
+        offsets[row] = to
+        at += 1
+    return row, at

@@ -1,0 +1,55 @@
+"""JSON lines read line by line and object by object: the slow definition of what readers give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from penstock.pipeline.reading.records import Bad, Record
+from penstock.recipe import CorpusSource
+
+__all__ = ["json_lines"]
+
+_encode = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
+
+
+def json_lines(content: bytes, cap: int, spec: CorpusSource) -> list[Record | Bad]:
+    """Read a whole file."""
+    found: list[Record | Bad] = []
+    position = 0
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
+        place = f"line {number}"
+        if len(line) > cap:
+            error = (
+                f"{len(line):,} bytes in this line, more than the {cap:,} that "
+                "clean.max_document_bytes leaves room for; only the first "
+                f"{min(len(line), 65536):,} are kept here"
+            )
+            found.append(Bad(f"{place}, from byte {position:,}", error, line[:65536], number))
+        else:
+            own = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if own and not own.isspace():
+                found.append(_record(own, line, place, number, spec))
+        position += len(line) + 1
+    return found
+
+
+def _record(own: bytes, raw: bytes, place: str, number: int, spec: CorpusSource) -> Record | Bad:
+    try:
+        fields: Any = msgspec.json.decode(own)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Bad(place, f"not JSON in UTF-8: {error}", raw, number)
+    if not isinstance(fields, dict):
+        return Bad(place, f"expected an object, got {type(fields).__name__}", raw, number)
+    value = fields.pop(spec.text, None)
+    if not isinstance(value, str):
+        came = "nothing" if value is None else type(value).__name__
+        return Bad(place, f"expected text in {spec.text!r}, got {came}", raw, number)
+    own_id = fields.pop(spec.id, None)
+    own_source = str(fields.pop(spec.source, None) or "unknown")
+    meta = _encode(fields).decode() if fields else ""
+    return Record(
+        value, str(own_id) if own_id not in (None, "") else None, own_source, meta, number
+    )
