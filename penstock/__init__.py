@@ -34,6 +34,7 @@ docs/architecture.md shows how the packages work together.
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
       arrow_text.py      texts of Arrow arrays for compiled loops
+      machine_words.py   eight bytes of text at a time, for compiled loops
       text_hashes.py     128-bit hashes of texts, as they are and normalised
       compiling.py       numba, with a cache that sees changes in imported files
       display.py         tables of results in notebooks

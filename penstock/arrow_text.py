@@ -16,6 +16,7 @@ from penstock.errors import SelectorError
 __all__ = [
     "TextView",
     "decode_utf8",
+    "encode_utf8",
     "is_white_space",
     "read_only",
     "text_view",
@@ -78,6 +79,28 @@ def decode_utf8(data: np.ndarray, at: int) -> tuple[int, int]:
         return (first & 0x0F) << 12 | second << 6 | third, at + 3
     fourth = data[at + 3] & 0x3F
     return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, at + 4
+
+
+@_compiled
+def encode_utf8(code: int, out: np.ndarray, to: int) -> int:
+    """Write the UTF-8 of a code point to ``out[to:]``, and return the index after it."""
+    if code < 0x80:
+        out[to] = code
+        return to + 1
+    if code < 0x800:
+        out[to] = 0xC0 | code >> 6
+        out[to + 1] = 0x80 | code & 0x3F
+        return to + 2
+    if code < 0x10000:
+        out[to] = 0xE0 | code >> 12
+        out[to + 1] = 0x80 | code >> 6 & 0x3F
+        out[to + 2] = 0x80 | code & 0x3F
+        return to + 3
+    out[to] = 0xF0 | code >> 18
+    out[to + 1] = 0x80 | code >> 12 & 0x3F
+    out[to + 2] = 0x80 | code >> 6 & 0x3F
+    out[to + 3] = 0x80 | code & 0x3F
+    return to + 4
 
 
 @_compiled

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import compiling
-from penstock.arrow_text import decode_utf8, is_white_space, text_view
+from penstock.arrow_text import decode_utf8, encode_utf8, is_white_space, text_view
 from penstock.errors import SelectorError
 
 TEXTS = ["", "water", "é\u0000", "漢字\U0001f600", "", "x" * 1000]
@@ -55,6 +55,10 @@ def test_utf8_decodes_to_the_code_points(text: str) -> None:
         code, at = decode_utf8(data, at)
         found.append(chr(code))
     assert "".join(found) == text
+    out, to = np.zeros(len(data), np.uint8), 0
+    for character in text:
+        to = encode_utf8(ord(character), out, to)
+    assert out.tobytes() == text.encode()
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8])

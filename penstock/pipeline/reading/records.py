@@ -139,9 +139,10 @@ def labels_of(fields: dict[str, Any], spec: CorpusSource) -> tuple[str | None, s
         RecursionError: The other fields are nested too deeply.
         UnicodeEncodeError: The id or source has half a surrogate pair.
     """
-    name, source, meta = _labels(fields, spec)
-    _check_encodable(name or "", source)
-    return name, source, meta
+    labels = _labels(fields, spec)
+    if not (labels[1].isascii() and (labels[0] is None or labels[0].isascii())):
+        _check_encodable(labels[0] or "", labels[1])
+    return labels
 
 
 def _labels(fields: dict[str, Any], spec: CorpusSource) -> tuple[str | None, str, str]:

@@ -6,7 +6,8 @@ keys with escapes, damaged UTF-8, halves of surrogate pairs. What it copies is w
 (RFC 8259) and Python's strict UTF-8 decoder would make of that string; all else of the line, with a
 mark in place of the string, has still to be decoded (:mod:`penstock.pipeline.reading.json_lines`).
 
-Texts are copied at 2 GB/s a core where msgspec makes a Python string of them at 1.
+It goes over 1.7 GB/s of web text a core. JSON lines become batches at 770 MB/s so, where records as
+Python objects are made at 470 and have still to become columns.
 """
 
 # mypy: disable-error-code="no-any-return, return-value"
@@ -16,19 +17,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock.arrow_text import read_only
+from penstock import arrow_text, machine_words
+from penstock.arrow_text import encode_utf8, read_only
 from penstock.compiling import compiler
+from penstock.machine_words import first_byte, load_word, not_plain, store_word
 
 __all__ = ["BLANK", "LONG", "UNKNOWN", "find_texts"]
 
 UNKNOWN, BLANK, LONG = -1, -2, -3
 """In place of a text's beginning: the line needs a full decoder, is blank, is over the cap."""
 
-_WIDTH = 16
-"""Bytes that are looked at together: a vector register."""
-
-_inlined = compiler(inlined=True)
-_compiled = compiler()
+_inlined = compiler(arrow_text, machine_words, inlined=True)
+_compiled = compiler(arrow_text, machine_words)
 
 _FEED, _QUOTE, _BACKSLASH = np.uint8(10), np.uint8(ord('"')), np.uint8(ord("\\"))
 _COLON, _COMMA = np.uint8(ord(":")), np.uint8(ord(","))
@@ -146,17 +146,14 @@ def _length(data: np.ndarray, at: int) -> int:
 @_inlined
 def _copy_plain(data: np.ndarray, at: int, stop: int, out: np.ndarray, to: int) -> tuple[int, int]:
     """Copy ASCII that stands for itself in a string; returns the index of another byte."""
-    while at + _WIDTH <= stop:
-        other = False
-        for k in range(_WIDTH):
-            byte = data[at + k]
-            other |= (byte < 32) | (byte > 127) | (byte == _QUOTE) | (byte == _BACKSLASH)
-        if other:
-            break
-        for k in range(_WIDTH):
-            out[to + k] = data[at + k]
-        at += _WIDTH
-        to += _WIDTH
+    while at + 8 <= stop:
+        word = load_word(data, at)
+        store_word(out, to, word)
+        count = first_byte(not_plain(word))
+        at += count
+        to += count
+        if count < 8:
+            return at, to
     byte = data[at]
     while (byte > 31) & (byte < 128) & (byte != _QUOTE) & (byte != _BACKSLASH):
         out[to] = byte
@@ -195,29 +192,7 @@ def _copy_escape(data: np.ndarray, at: int, out: np.ndarray, to: int) -> tuple[i
         end += 6
     if code < 0 or 0xD800 <= code < 0xE000:
         return at, to
-    return end, _encode(code, out, to)
-
-
-@_inlined
-def _encode(code: int, out: np.ndarray, to: int) -> int:
-    """Write a character, and return the index after it."""
-    if code < 0x80:
-        out[to] = code
-        return to + 1
-    if code < 0x800:
-        out[to] = 0xC0 | code >> 6
-        out[to + 1] = 0x80 | code & 0x3F
-        return to + 2
-    if code < 0x10000:
-        out[to] = 0xE0 | code >> 12
-        out[to + 1] = 0x80 | code >> 6 & 0x3F
-        out[to + 2] = 0x80 | code & 0x3F
-        return to + 3
-    out[to] = 0xF0 | code >> 18
-    out[to + 1] = 0x80 | code >> 12 & 0x3F
-    out[to + 2] = 0x80 | code >> 6 & 0x3F
-    out[to + 3] = 0x80 | code & 0x3F
-    return to + 4
+    return end, encode_utf8(code, out, to)
 
 
 @_compiled
