@@ -24,6 +24,7 @@ EXTRAS = {
     "train": ("torch", "transformers", "deepspeed", "ray", "tensorboard", "matplotlib"),
     "hf": ("datasets",),
     "s3": ("s3fs", "botocore"),
+    "language": ("py3langid",),
 }
 """The modules that each extra installs, as ``pyproject.toml`` lists their packages."""
 

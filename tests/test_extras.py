@@ -21,6 +21,7 @@ MODULES = {
     "deepspeed": "deepspeed",
     "faiss-cpu": "faiss",
     "matplotlib": "matplotlib",
+    "py3langid": "py3langid",
     "ray": "ray",
     "s3fs": "s3fs",
     "botocore": "botocore",

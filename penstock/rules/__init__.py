@@ -1,4 +1,4 @@
-"""Rules that exclude documents: texts to statistics, statistics to verdicts.
+"""Rules that exclude documents: texts to columns, columns to verdicts.
 
 ::
 
@@ -8,6 +8,7 @@
               characters.py      alone              ├─ gopher.py        both
                                                     ├─ c4.py
                                                     └─ fineweb.py
+    Languages            texts -> language and its probability              languages/
     Expression           one line of a recipe over any columns -> bool      expressions/
     rule_sets            names and parameters of a recipe -> sets           registry.py
     counting_for         sets -> what statistics must count                 rule.py
@@ -17,6 +18,7 @@ A changed threshold judges anew and reads no text. To add a set, write a file wi
 """
 
 from penstock.rules.expressions import Expression
+from penstock.rules.languages import Languages
 from penstock.rules.registry import built_in, rule_sets
 from penstock.rules.rule import Rule, RuleSet, Verdicts, counting_for
 from penstock.rules.statistics import FIELDS, Counting, count_statistics, schema
@@ -25,6 +27,7 @@ __all__ = [
     "FIELDS",
     "Counting",
     "Expression",
+    "Languages",
     "Rule",
     "RuleSet",
     "Verdicts",

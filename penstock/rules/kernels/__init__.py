@@ -1,4 +1,4 @@
-"""Compiled loops over the bytes of one text, from which statistics are counted.
+"""Compiled loops over the bytes of one text: statistics, languages.
 
 ::
 
@@ -8,6 +8,8 @@
     ├─ judge_line        C4's rules for lines, sentences                     c4_lines.py
     ├─ count_repetition  repeated n-grams                                    repetition.py
     └─ intern_spans      numbers for equal pieces of text                    spans.py
+    find_traits          case, letters, composed characters; the first bytes traits.py
+    classify_bytes       n-grams of bytes by an automaton, naive Bayes       byte_ngrams.py
 
-Every count is exact, whatever the hashes.
+Every count of statistics is exact, whatever the hashes.
 """

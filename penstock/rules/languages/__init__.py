@@ -1,0 +1,15 @@
+"""The language of each text: two columns, ``language`` and ``language_probability``.
+
+::
+
+    texts ─ Languages.compute ─► RecordBatch                        languages.py
+              ├─ find_traits         how a text must be prepared    traits.py
+              └─ ByteModel           py3langid's model, or a file   byte_model.py
+                   classify_bytes    n-grams of bytes, naive Bayes
+
+The kernels are in :mod:`penstock.rules.kernels`.
+"""
+
+from penstock.rules.languages.languages import Languages
+
+__all__ = ["Languages"]
