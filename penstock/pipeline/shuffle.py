@@ -81,9 +81,12 @@ class Shuffle:
         return read_groups(self.directory / self.file(source), self.dtype, 0, self.groups)
 
 
-def ranges_for(rows: int, dtype: np.dtype) -> int:
-    """Return the number of ranges, such that each has about :data:`TASK_BYTES` of rows at most."""
-    return max(1, -(-rows * dtype.itemsize // TASK_BYTES))
+def ranges_for(rows: int, dtype: np.dtype, limit: int | None = None) -> int:
+    """Return the number of ranges, so that each has about ``limit`` bytes of rows at most.
+
+    By default :data:`TASK_BYTES`.
+    """
+    return max(1, -(-rows * dtype.itemsize // (limit or TASK_BYTES)))
 
 
 def range_of(keys: np.ndarray, ranges: int) -> np.ndarray:

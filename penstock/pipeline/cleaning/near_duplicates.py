@@ -37,7 +37,16 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.shuffle import Shuffle, range_of, range_of_number, ranges_for
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["ALONE", "EDGES", "KeyFiles", "fill_components", "read_components", "read_keys"]
+__all__ = [
+    "ALONE",
+    "EDGES",
+    "RANGE_BYTES",
+    "RUN",
+    "KeyFiles",
+    "fill_components",
+    "read_components",
+    "read_keys",
+]
 
 ALONE = -1
 """The component of a document that no other is like."""
@@ -45,8 +54,11 @@ ALONE = -1
 EDGES = 2**23
 """Edges that one task unites, at most: 128 MiB, and five times as much to sort them."""
 
-RUN = 2**18
+RUN = 2**17
 """Documents of the units that one task reads, about."""
+
+RANGE_BYTES = 32 * 2**20
+"""Bytes of keys that one task links; it needs four times as much."""
 
 _EXACT = np.dtype([("key", "<u8"), ("check", "<u8"), ("document", "<i8")])
 _NEAR = np.dtype([("key", "<u8"), ("document", "<i8")])
@@ -149,8 +161,8 @@ def fill_components(
             directory=draft.path,
             runs=len(runs),
             units=1 + max(item.unit for item in files),
-            exact_ranges=ranges_for(documents, _EXACT) if exact else 0,
-            near_ranges=ranges_for(documents * bands, _NEAR) if near else 0,
+            exact_ranges=ranges_for(documents, _EXACT, RANGE_BYTES) if exact else 0,
+            near_ranges=ranges_for(documents * bands, _NEAR, RANGE_BYTES) if near else 0,
         )
         found = draft.fill(
             runner.run, _link_run, {f"run-{run.number:05d}": run for run in runs}, passes
@@ -250,7 +262,7 @@ def _find_stars(
         stars = passes.stars(1)
         draft.fill(runner.run, _unite_all, {"united": 0}, (edges, stars))
         return stars
-    ranges = ranges_for(2 * count, EDGE)
+    ranges = ranges_for(2 * count, EDGE, RANGE_BYTES)
     for edges in _star_rounds(draft, passes, ranges, runner):
         progress(f"{edges.name} of components")
     stars = passes.stars(edges.sources)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Draft, FileRecord
 from penstock.pipeline.cleaning.components import number_documents
-from penstock.pipeline.cleaning.near_duplicates import RUN
+from penstock.pipeline.cleaning.near_duplicates import RANGE_BYTES, RUN
 from penstock.pipeline.cleaning.survivors import (
     STAYS,
     Bridged,
@@ -122,7 +122,7 @@ def fill_survivors(
     batches = [
         _SourceRun(*batch) for batch in enumerate(packed(sources, lambda one: one.documents, RUN))
     ]
-    ranges = ranges_for(members, _member(keys))
+    ranges = ranges_for(members, _member(keys), RANGE_BYTES)
     choice = _Choice(
         directory=draft.path,
         batches=len(batches),

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Draft, FileRecord
-from penstock.pipeline import shuffle
 from penstock.pipeline.cleaning import near_duplicates
 from penstock.pipeline.cleaning.minhash.signatures import Signatures
 from penstock.pipeline.cleaning.near_duplicates import (
@@ -134,7 +133,7 @@ def test_the_same_from_workers_and_in_parts(
     whole = expected(files)
     monkeypatch.setattr(near_duplicates, "EDGES", edges)
     monkeypatch.setattr(near_duplicates, "RUN", 100)
-    monkeypatch.setattr(shuffle, "TASK_BYTES", 6000)
+    monkeypatch.setattr(near_duplicates, "RANGE_BYTES", 6000)
     with closing(LocalRunner(1)) as one, closing(LocalRunner(2)) as two:
         assert made(tmp_path / "one", files, one) == whole
         assert made(tmp_path / "two", files, two) == whole
@@ -156,7 +155,7 @@ def test_the_same_from_ray(tmp_path: Path, ray_session: None) -> None:
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = corpus(tmp_path, seed=3)
     monkeypatch.setattr(near_duplicates, "EDGES", 10)
-    monkeypatch.setattr(shuffle, "TASK_BYTES", 6000)
+    monkeypatch.setattr(near_duplicates, "RANGE_BYTES", 6000)
     passes = "_link_run", "_link_range", "_send_edges", "_apply_star", "_send_stars", "_gather"
     with closing(LocalRunner(1)) as runner:
         for name in passes:

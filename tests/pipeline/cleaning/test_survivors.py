@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.artefact import Draft
-from penstock.pipeline import shuffle
 from penstock.pipeline.cleaning import survivor_passes
 from penstock.pipeline.cleaning.components import EDGE, number_documents, unite
 from penstock.pipeline.cleaning.survivor_passes import fill_survivors, read_survivors
@@ -176,7 +175,7 @@ def joined(sources: list[Source]) -> tuple[Members, np.ndarray]:
     return Members(**columns), np.concatenate(documents)
 
 
-@pytest.mark.parametrize("task_bytes", [10_000, shuffle.TASK_BYTES])
+@pytest.mark.parametrize("task_bytes", [10_000, survivor_passes.RANGE_BYTES])
 def test_the_same_through_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_bytes: int
 ) -> None:
@@ -185,7 +184,7 @@ def test_the_same_through_the_engine(
     expected = choose_survivors(members, documents)
     bridges = count_bridged(members)
     assert 0 < bridges.components < bridges.documents
-    monkeypatch.setattr(shuffle, "TASK_BYTES", task_bytes)
+    monkeypatch.setattr(survivor_passes, "RANGE_BYTES", task_bytes)
     monkeypatch.setattr(survivor_passes, "RUN", 150)
     for workers in (1, 2):
         with closing(LocalRunner(workers)) as runner:

@@ -34,6 +34,9 @@ from penstock.rules.characters import UNICODE
 
 __all__ = ["Signatures", "band_hashes", "shingle_sets"]
 
+_LANES = 16
+"""Hash functions that an instruction computes: a number that is no multiple takes longer."""
+
 _MOST_WORDS = 1000
 """Words of an n-gram, at most."""
 
@@ -100,10 +103,11 @@ class Signatures:
             InputError: A text is null, or not UTF-8.
         """
         view = _checked(texts)
-        hashes = np.empty((len(texts), self.banding.bands), np.uint64)
-        permutations = _permutations(self.banding.bands * self.banding.rows, self.seed)
+        bands, rows = self.banding.bands, self.banding.rows
+        hashes = np.empty((len(texts), bands), np.uint64)
+        permutations = _permutations(-(-bands * rows // _LANES) * _LANES, self.seed)
         scratch = Scratch.of(self.ngram, len(permutations.factors))
-        sign_texts(*view, folded(), self.ngram, permutations, scratch, hashes)
+        sign_texts(*view, folded(), self.ngram, permutations, rows, scratch, hashes)
         bands = pa.FixedSizeListArray.from_arrays(
             pa.array(hashes.reshape(-1)), type=self.schema.field("bands").type
         )
