@@ -33,6 +33,7 @@ __all__ = [
     "lines_in",
     "read_choices",
     "read_targets",
+    "read_texts",
     "render",
     "targets_in",
     "texts_in",
@@ -115,6 +116,25 @@ def read_choices(path: str | Path) -> list[Choices]:
     """
     found = [_at(place, choices_of, example) for place, example in examples_in(Path(path))]
     return [choices for choices in found if choices is not None]
+
+
+def read_texts(path: str | Path) -> list[list[str]]:
+    """Read the texts that an evaluation on a file reads of each example, in file order.
+
+    The first is :func:`render`; the others are the context with each other choice.
+
+    Raises:
+        InputError: As :func:`read_targets`, or an answer is none of its choices.
+    """
+    return [_at(place, _all_texts, example) for place, example in examples_in(Path(path))]
+
+
+def _all_texts(example: Mapping[str, Any]) -> list[str]:
+    texts = [render(example)]
+    if choices := choices_of(example):
+        others = [text for at, text in enumerate(choices.choices) if at != choices.answer]
+        texts += [choices.context + text for text in others]
+    return texts
 
 
 def choices_of(example: Mapping[str, Any]) -> Choices | None:
