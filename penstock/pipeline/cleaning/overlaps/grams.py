@@ -22,11 +22,10 @@ from penstock.pipeline.cleaning.overlaps.kernels import (
     SHORTEST,
     GramIndex,
     GramScratch,
-    Spelling,
     count_overlaps,
     index_grams,
-    spell_texts,
 )
+from penstock.pipeline.cleaning.overlaps.words import Spelling, spell_texts
 
 __all__ = ["MOST_WORDS", "NGRAM", "Grams", "OverlapCounts"]
 
@@ -62,7 +61,7 @@ class Grams:
     """Examples that are too short to be looked for: their first text has fewer than five words."""
     letters: np.ndarray
     """(c,) uint32: the words of all texts, as they are compared; see
-    :class:`~penstock.pipeline.cleaning.overlaps.kernels.Spelling`."""
+    :class:`~penstock.pipeline.cleaning.overlaps.words.Spelling`."""
     starts: np.ndarray
     """(g,) int64."""
     stops: np.ndarray

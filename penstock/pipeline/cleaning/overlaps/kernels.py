@@ -1,4 +1,4 @@
-"""Compiled loops of overlaps: words and their hashes, n-grams, look-up, comparison with the text.
+"""Compiled loops of overlaps: hashes of n-grams, look-up, comparison with the text itself.
 
 The grams of an evaluation file have several lengths: n words, and those of examples that are
 shorter. All have at least ``SHORTEST`` words, so one hash at each word of a document, of the
@@ -21,25 +21,25 @@ import numpy as np
 from penstock import arrow_text, hashing
 from penstock.arrow_text import decode_utf8
 from penstock.compiling import compiler
-from penstock.hashing import FNV_OFFSET, FNV_PRIME, avalanche
-from penstock.pipeline.cleaning.overlaps import comparison
-from penstock.pipeline.cleaning.overlaps.comparison import (
-    ALONE,
-    CODE,
-    EXPANDS,
-    MARK,
-    PASSED_OVER,
-    Letters,
+from penstock.hashing import FNV_OFFSET, avalanche
+from penstock.pipeline.cleaning.overlaps import comparison, words
+from penstock.pipeline.cleaning.overlaps.comparison import PASSED_OVER, Letters
+from penstock.pipeline.cleaning.overlaps.words import (
+    Spelling,
+    WordPosition,
+    begins_word,
+    find_words,
+    letter_at,
+    letter_count,
+    stays_alone,
 )
 
 __all__ = [
     "SHORTEST",
     "GramIndex",
     "GramScratch",
-    "Spelling",
     "count_overlaps",
     "index_grams",
-    "spell_texts",
 ]
 
 SHORTEST = 5
@@ -52,16 +52,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.uint64(1)
 _SIX, _TWELVE, _BITS = np.uint64(6), np.uint64(12), np.uint64(63)
 
-_compiled = compiler(arrow_text, hashing, comparison)
-
-
-class Spelling(NamedTuple):
-    """The words of some texts, as they are compared."""
-
-    letters: np.ndarray  # (c,) uint32, code points plus 1 of the words, a 0 after each word
-    starts: np.ndarray  # (w,) int64, where each word begins in ``letters``
-    hashes: np.ndarray  # (w,) uint64
-    offsets: np.ndarray  # (n + 1,) int64, where each text begins in ``starts``
+_compiled = compiler(arrow_text, hashing, comparison, words)
 
 
 class GramIndex(NamedTuple):
@@ -97,153 +88,6 @@ class GramScratch(NamedTuple):
             np.zeros(examples, np.int32),
             np.empty(examples + 1, np.int32),
         )
-
-
-class _Position(NamedTuple):
-    """Where the search for words stopped."""
-
-    at: int
-    begin: int  # of the word that is being read
-    state: np.uint64
-    inside: bool
-    alone: bool
-
-
-@_compiled
-def _begins(entry: np.uint32, alone: bool) -> bool:
-    """Return whether a character begins a word, also behind another one that was ``alone``."""
-    return ((entry & ALONE) != 0) | (alone & (entry != 0) & ((entry & MARK) == 0))
-
-
-@_compiled
-def _stays_alone(entry: np.uint32, alone: bool) -> bool:
-    return ((entry & ALONE) != 0) | (alone & ((entry & MARK) != 0))
-
-
-@_compiled
-def _n_letters(entry: np.uint32, known: Letters) -> int:
-    if (entry & EXPANDS) == 0:
-        return 1
-    row = known.expansions[entry & CODE]
-    return 1 + (row[1] != 0) + (row[2] != 0)
-
-
-@_compiled
-def _letter(entry: np.uint32, known: Letters, item: int) -> np.uint32:
-    return entry & CODE if (entry & EXPANDS) == 0 else known.expansions[entry & CODE, item]
-
-
-@_compiled
-def _find_words(
-    text: np.ndarray,
-    stop: int,
-    place: _Position,
-    known: Letters,
-    words: np.ndarray,
-    places: np.ndarray,
-    count: int,
-) -> tuple[int, _Position]:
-    """Write hashes and places of words until ``words`` is full but for two, or the text ends.
-
-    The loop over ASCII has no branch at the end of a word, which cannot be predicted.
-    """
-    at, begin, state, inside, alone = place
-    limit = len(words) - 2
-    while at < stop and count < limit:
-        byte = text[at]
-        if (byte < 0x80) & (not alone):
-            entry = known.entries[byte]
-            between = entry == 0
-            words[count] = state
-            places[count] = begin
-            count += between & inside
-            begin = begin if inside else at
-            inside = not between
-            state = FNV_OFFSET if between else (state ^ np.uint64(entry)) * FNV_PRIME
-            at += 1
-            continue
-        first = at
-        code, at = decode_utf8(text, at)
-        entry = known.entries[code]
-        if entry == PASSED_OVER:
-            continue
-        begins = _begins(entry, alone)
-        if inside and (entry == 0 or begins):
-            words[count] = state
-            places[count] = begin
-            count += 1
-            inside = False
-            state = FNV_OFFSET
-        alone = _stays_alone(entry, alone)
-        if entry != 0:
-            begin = begin if inside else first
-            inside = True
-            for item in range(_n_letters(entry, known)):
-                state = (state ^ np.uint64(_letter(entry, known, item))) * FNV_PRIME
-    if inside and at >= stop:
-        words[count] = state
-        places[count] = begin
-        count += 1
-        inside = False
-    return count, _Position(at, begin, state, inside, alone)
-
-
-@_compiled
-def spell_texts(
-    data: np.ndarray,
-    offsets: np.ndarray,
-    known: Letters,
-    letters: np.ndarray,
-    starts: np.ndarray,
-    hashes: np.ndarray,
-    text_offsets: np.ndarray,
-) -> tuple[int, int]:
-    """Write the words of texts as a :class:`Spelling`; return its numbers of letters and words.
-
-    Args:
-        data: (b,) uint8: UTF-8 of all texts, valid.
-        offsets: (n + 1,) int64, where each text begins.
-        known: The letters of each character.
-        letters: At least three times the bytes, and one for each text.
-        starts: At least one for each byte.
-        hashes: At least one for each byte.
-        text_offsets: (n + 1,).
-    """
-    to, word = 0, 0
-    text_offsets[0] = 0
-    for row in range(len(offsets) - 1):
-        at, stop = offsets[row], offsets[row + 1]
-        inside = alone = False
-        state = FNV_OFFSET
-        while at < stop:
-            code, at = decode_utf8(data, at)
-            entry = known.entries[code]
-            if entry == PASSED_OVER:
-                continue
-            begins = _begins(entry, alone)
-            if inside and (entry == 0 or begins):
-                letters[to] = 0
-                to += 1
-                hashes[word] = avalanche(state)
-                word += 1
-                inside = False
-            alone = _stays_alone(entry, alone)
-            if entry != 0:
-                if not inside:
-                    starts[word] = to
-                    state = FNV_OFFSET
-                inside = True
-                for item in range(_n_letters(entry, known)):
-                    letters[to] = _letter(entry, known, item)
-                    state = (state ^ np.uint64(letters[to])) * FNV_PRIME
-                    to += 1
-        if inside:
-            letters[to] = 0
-            to += 1
-            hashes[word] = avalanche(state)
-            word += 1
-        text_offsets[row + 1] = word
-    return to, word
 
 
 @_compiled
@@ -338,18 +182,18 @@ def _same_text(
                 return True
             inside = alone = False
             continue
-        begins = (not inside) | _begins(entry, alone)
+        begins = (not inside) | begins_word(entry, alone)
         if to == end:
             return begins
         if begins and not first:
             if letters[to] != 0:
                 return False
             to += 1
-        for item in range(_n_letters(entry, known)):
-            if letters[to] != _letter(entry, known, item):  # a 0 where the gram's word ends
+        for item in range(letter_count(entry, known)):
+            if letters[to] != letter_at(entry, known, item):  # a 0 where the gram's word ends
                 return False
             to += 1
-        inside, alone, first = True, _stays_alone(entry, alone), False
+        inside, alone, first = True, stays_alone(entry, alone), False
     return to == end
 
 
@@ -464,10 +308,10 @@ def count_overlaps(
     mask = np.uint64(len(index.bloom) - 1)
     for row in range(len(offsets) - 1):
         stop = offsets[row + 1]
-        place = _Position(offsets[row], offsets[row], FNV_OFFSET, False, False)
+        place = WordPosition(offsets[row], offsets[row], FNV_OFFSET, False, False)
         held, passed, covered, until, found, n_touched = 0, 0, 0, 0, 0, 0
         while place.at < stop:
-            count, place = _find_words(data, stop, place, known, words, places, held)
+            count, place = find_words(data, stop, place, known, words, places, held)
             # All grams at a word are looked up at once: when their words are there, or no more are.
             ends = place.at >= stop
             limit = max(0, count - (SHORTEST if ends else ngram) + 1)
