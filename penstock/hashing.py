@@ -1,8 +1,9 @@
-"""64-bit hashes of (seed, id), the randomness of a document, and checksums of packed sequences.
+"""64-bit hashes of (seed, document), the randomness of a document, and checksums of sequences.
 
-Sampling, ties, random ranks and Gumbel noise all use :func:`hash_ids`, which is the same on every
-worker. The draws of a seeded generator would depend on the number of workers; a hash of the id does
-not.
+Sampling, ties, random ranks and Gumbel noise all use :func:`hash_documents`, which is the same on
+every worker. The draws of a seeded generator would depend on the number of workers; a hash of id
+and text does not. Ids alone would do where they are unique, but ids that begin anew in each file
+would draw the same rows of every file.
 
 The checksum of a sequence costs less than reading it: multilinear hashing. It is the sum of
 (value + 1) times an odd 64-bit factor of its position, modulo 2^64 (Carter and Wegman 1979; Lemire
@@ -25,11 +26,13 @@ __all__ = [
     "FNV_PRIME",
     "avalanche",
     "factors",
+    "hash_documents",
     "hash_ids",
     "mix",
     "sequence_checksum",
     "sequence_checksums",
     "uniform",
+    "words_of",
 ]
 
 FNV_OFFSET = np.uint64(0xCBF29CE484222325)
@@ -83,6 +86,38 @@ def hash_ids(ids: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
         data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer else np.empty(0, np.uint8)
         _hash_strings(data, offsets, np.uint64(mix(seed)), out)
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _mix_in(hashes: np.ndarray, words: np.ndarray) -> None:
+    for row in range(hashes.shape[0]):
+        state = avalanche(hashes[row] ^ words[row, 0])
+        hashes[row] = avalanche(state ^ words[row, 1])
+
+
+def hash_documents(documents: pa.Table | pa.RecordBatch, seed: int) -> np.ndarray:
+    """Hash each document's id and the hash of its text with ``seed``.
+
+    Args:
+        documents: ``id`` string and ``hash`` fixed_size_binary(16), without nulls. A table without
+            ``hash`` is hashed by ids alone, as by :func:`hash_ids`.
+        seed: Any integer; use :func:`mix` to keep purposes apart.
+
+    Returns:
+        (n,) uint64, uniform.
+    """
+    hashes = hash_ids(documents.column("id"), seed)
+    if "hash" in documents.schema.names and len(hashes):
+        _mix_in(hashes, words_of(documents.column("hash")))
+    return hashes
+
+
+def words_of(hashes: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """View 128-bit hashes as numbers: (n,) fixed_size_binary(16) to (n, 2) uint64."""
+    if isinstance(hashes, pa.ChunkedArray):
+        hashes = hashes.combine_chunks() if hashes.num_chunks != 1 else hashes.chunk(0)
+    data = hashes.buffers()[1] or b""
+    return np.frombuffer(data, "<u8").reshape(-1, 2)[hashes.offset : hashes.offset + len(hashes)]
 
 
 def uniform(hashes: np.ndarray) -> np.ndarray:

@@ -104,13 +104,28 @@ class Dedup(Model):
 
 
 class Clean(Model):
-    """Cleaning of the pool, before anything is scored."""
+    """Cleaning of the pool, before anything is scored. The corpus keeps what is dropped."""
 
+    rules: Annotated[
+        Annotated[Annotated[tuple[str, ...], BeforeValidator(listed)], PLAIN]
+        | Annotated[dict[str, dict[str, Any] | None], MAPPING],
+        shaped,
+    ] = ()
+    """Names of sets of rules, or names and the parameters that differ from their defaults."""
     dedup: Dedup = Dedup()
     max_document_bytes: PositiveInt = 64 * 2**20
     """UTF-8 bytes; a longer document is quarantined, since it would be a unit of its own."""
-    keep_dropped: bool = False
-    """True to write dropped documents with their text and the rule."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_lost(cls, tree: Any) -> Any:
+        require(
+            not isinstance(tree, dict) or "keep_dropped" not in tree,
+            "no longer a key",
+            key="clean.keep_dropped",
+            fix="remove it: the corpus keeps what is dropped, with its text",
+        )
+        return tree
 
 
 class SelectorSpec(PlugSpec):

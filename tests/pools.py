@@ -15,18 +15,21 @@ import pyarrow.parquet as pq
 import tokenizers
 
 from penstock.artefact import Artefact, Workspace
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
+from penstock.pipeline.cleaning.verdicts import CleanSettings, make_pool
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
 from penstock.pipeline.cutting.ordering import OrderedUnit
 from penstock.pipeline.cutting.radix import score_of
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
-from penstock.pipeline.units import units_of
+from penstock.pipeline.units import UNIT_BYTES as REAL_UNIT_BYTES
+from penstock.pipeline.units import hash_text
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.adapter import as_selector
@@ -117,7 +120,7 @@ class Made:
     """The artefacts that were made of a recipe."""
 
     recipe: Recipe
-    corpus: Artefact
+    pool: Pool
     columns: dict[str, Artefact]
     tokenizer: Artefact
     store: TokenStore
@@ -125,6 +128,10 @@ class Made:
 
     workspace: Workspace
     runner: Runner
+
+    @property
+    def corpus(self) -> Artefact:
+        return self.pool.corpus
 
     def shards(self) -> Artefact:
         return make_shards(
@@ -140,6 +147,18 @@ class Made:
         ]
 
 
+def pool_of(
+    recipe: Recipe,
+    workspace: Workspace | None = None,
+    runner: Runner | None = None,
+    unit_bytes: int = REAL_UNIT_BYTES,
+) -> Pool:
+    """Make the corpus of a recipe, and its pool."""
+    runner, workspace = runner or LocalRunner(1), workspace or Workspace(recipe.work_directory)
+    corpus = make_corpus(CorpusSettings.of(recipe, unit_bytes), workspace, runner)
+    return make_pool(CleanSettings.of(recipe), corpus, workspace, runner)
+
+
 def make(
     recipe: Recipe,
     scores: Mapping[str, Mapping[str, float]] | None = None,
@@ -149,23 +168,23 @@ def make(
     """Make corpus to cut. ``scores`` gives, for each column, the score of each id."""
     runner = runner or LocalRunner(1)
     workspace = Workspace(work or recipe.work_directory)
-    corpus = make_corpus(CorpusSettings.of(recipe, UNIT_BYTES), workspace, runner)
+    pool = pool_of(recipe, workspace, runner, UNIT_BYTES)
     columns = make_columns(
         [
             Column(name=name, selector=as_selector(Given(given)))
             for name, given in (scores or {}).items()
         ],
-        Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed),
+        Models(pool=pool, workspace=workspace, runner=runner, seed=recipe.seed),
     )
-    tokenizer = make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace)
-    store = TokenStore(corpus, tokenizer, workspace)
-    cut = make_cut(CutSettings.of(recipe), corpus, columns, store, tokenizer, workspace, runner)
-    return Made(recipe, corpus, columns, tokenizer, store, cut, workspace, runner)
+    tokenizer = make_tokenizer(TokenizerSettings.of(recipe), pool, workspace)
+    store = TokenStore(pool, tokenizer, workspace)
+    cut = make_cut(CutSettings.of(recipe), pool, columns, store, tokenizer, workspace, runner)
+    return Made(recipe, pool, columns, tokenizer, store, cut, workspace, runner)
 
 
 @dataclass(frozen=True)
 class Known:
-    """A document of the corpus, with its tokens by a direct call of the tokenizer."""
+    """A document of the pool, with its tokens by a direct call of the tokenizer."""
 
     unit: int
     row: int
@@ -175,8 +194,8 @@ class Known:
     tokens: list[int]
 
 
-def all_documents(corpus: Artefact, tokenizer: Artefact) -> list[Known]:
-    """Return the corpus in its own order, tokenised without the store."""
+def all_documents(pool: Pool, tokenizer: Artefact) -> list[Known]:
+    """Return the pool in the order of its corpus, tokenised without the store."""
     model = tokenizers.Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
     end = tokenizer.facts["eos"]
     return [
@@ -188,13 +207,22 @@ def all_documents(corpus: Artefact, tokenizer: Artefact) -> list[Known]:
             entry["text"],
             [end, *model.encode(entry["text"], add_special_tokens=False).ids, end],
         )
-        for unit in units_of(corpus)
-        for row, entry in enumerate(pq.read_table(unit.path()).to_pylist())
+        for unit in pool.units
+        for entries in [pq.read_table(unit.path()).to_pylist()]
+        for row in unit.numbers().tolist()
+        for entry in [entries[row]]
     ]
 
 
-def ties(ids: Sequence[str], seed: int) -> np.ndarray:
-    return hash_ids(pa.array(ids, pa.string()), mix(seed, "tie"))
+def hashed(ids: Sequence[str], texts: Sequence[str]) -> pa.Table:
+    """Return what draws depend on: the ids and the hashes of the texts."""
+    hashes = pa.array([hash_text(own) for own in texts], pa.binary(16))
+    return pa.table({"id": pa.array(ids, pa.string()), "hash": hashes})
+
+
+def ties(known: Sequence[Known], seed: int) -> np.ndarray:
+    table = hashed([own.id for own in known], [own.text for own in known])
+    return hash_documents(table, mix(seed, "tie"))
 
 
 def brute_force(
@@ -205,7 +233,7 @@ def brute_force(
     group: Callable[[str], str | None] = lambda source: None,
 ) -> dict[tuple[int, int], int]:
     """Return tokens taken of each document, by (unit, row): sort all, fill each quota in turn."""
-    tie = ties([known.id for known in pool], seed)
+    tie = ties(pool, seed)
     allowed = np.flatnonzero(~np.isnan(scores)).tolist()
     best = sorted(allowed, key=lambda i: (-scores[i], -int(tie[i]), i))
     left = dict(quotas)

@@ -79,8 +79,7 @@ class Console:
                 f"quarantined records, with their errors: {curated.corpus.path}/quarantine-*"
             )
         if documents["dropped"]:
-            form = "with their text" if curated.recipe.clean.keep_dropped else "with the rule"
-            self.write(f"dropped documents, {form}: {curated.corpus.path}/dropped-*")
+            self.write(f"the reason of each dropped document: {curated.pool.verdicts.path}")
         if rate := summary.get("filter_rate"):
             self.write(
                 f"BETR's law for {rate['flops']:.1e} FLOPs (6 x weights x tokens) keeps "

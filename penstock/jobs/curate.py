@@ -13,10 +13,12 @@ from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.plan import Plan
+from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
 from penstock.pipeline.cutting.budget import check_shares
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import Models
@@ -43,12 +45,17 @@ class Curated:
     """The artefacts of a recipe, from its corpus to its shards."""
 
     recipe: Recipe
-    corpus: Artefact
+    pool: Pool
     columns: dict[str, Artefact]
     tokenizer: Artefact
     cut: Artefact
     shards: Artefact
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def corpus(self) -> Artefact:
+        """Every readable record, kept or not."""
+        return self.pool.corpus
 
     def __repr__(self) -> str:
         return "\n".join(["Curated", *(f"  {name}: {value}" for name, value in self._rows())])
@@ -65,7 +72,7 @@ class Curated:
         return html_table("Curated", (), self._rows()) + sources
 
     def _rows(self) -> list[tuple[str, str]]:
-        counts, cut = self.corpus.facts["documents"], self.cut.facts
+        counts, cut = self.pool.documents, self.cut.facts
         return [
             ("documents", f"{counts['kept']:,} of {counts['read']:,} kept"),
             ("taken", f"{cut['documents']:,}"),
@@ -77,8 +84,8 @@ class Curated:
 
     def source_shares(self) -> list[dict[str, Any]]:
         """Return each source's share of the pool's bytes and of the cut's tokens, largest first."""
-        pool, taken = self.corpus.facts["by_source"], self.cut.facts["by_source"]
-        all_bytes = sum(tally["bytes"] for tally in pool.values())
+        pool, taken = self.pool.by_source, self.cut.facts["by_source"]
+        all_bytes = self.pool.bytes
         delivered = max(1, self.cut.facts["delivered"])
         rows = [
             {
@@ -96,7 +103,7 @@ class Curated:
         return {
             "cut": str(self.cut.path),
             "shards": str(self.shards.path),
-            "documents": self.corpus.facts["documents"],
+            "documents": dict(self.pool.documents),
             **({"rewrites": rewrites} if (rewrites := self.corpus.facts.get("rewrites")) else {}),
             "tokens": {
                 "requested": self.cut.facts["requested"],
@@ -118,12 +125,11 @@ class Curated:
         if "betr" not in uses or not isinstance(model, ModelShape):
             return None
         tokens = self.cut.facts["delivered"]
-        pool = sum(tally["bytes"] for tally in self.corpus.facts["by_source"].values())
         flops = 6.0 * model.parameters * tokens
         return {
             "flops": flops,
             "law": filter_rate(flops),
-            "budget": min(1.0, tokens * self.tokenizer.facts["bytes_per_token"] / pool),
+            "budget": min(1.0, tokens * self.tokenizer.facts["bytes_per_token"] / self.pool.bytes),
         }
 
 
@@ -132,11 +138,16 @@ class PartiallyCurated:
     """The artefacts of a recipe of which not all are made."""
 
     recipe: Recipe
-    corpus: Artefact
+    pool: Pool
     columns: dict[str, Artefact]
     """All columns of the recipe, or none."""
     lacks: UnmadeError
     """Names the first artefact that is missing, and the command that makes it."""
+
+    @property
+    def corpus(self) -> Artefact:
+        """Every readable record, kept or not."""
+        return self.pool.corpus
 
     def __repr__(self) -> str:
         return f"PartiallyCurated: {', '.join(('corpus', *self.columns))}; {self.lacks}"
@@ -179,11 +190,11 @@ def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
     try:
         return _curate(plan, workspace, runner, lambda line: None, made)
     except UnmadeError as error:
-        if "corpus" not in made:
+        if "pool" not in made:
             raise
         return PartiallyCurated(
             recipe=plan.recipe,
-            corpus=made["corpus"],
+            pool=made["pool"],
             columns=made.get("columns", {}),
             lacks=error,
         )
@@ -201,7 +212,7 @@ def _curate(
     made: dict[str, Any],
     free: Callable[[], None] = lambda: None,
 ) -> Curated:
-    """Run the stages; ``made`` gets the corpus and the columns as soon as they exist."""
+    """Run the stages; ``made`` gets the pool and the columns as soon as they exist."""
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -214,16 +225,18 @@ def _curate(
     for name in plan.unranked:
         progress(f"select.{name}: budget.rank does not name it, so it is not scored")
     with stage("corpus"):
-        made["corpus"] = corpus = make_corpus(plan.corpus, workspace, runner)
-        kept = corpus.facts["documents"]
+        corpus = make_corpus(plan.corpus, workspace, runner)
+    with stage("clean"):
+        made["pool"] = pool = make_pool(plan.clean, corpus, workspace, runner, progress)
+        kept = pool.documents
         progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
     added = [rewrite.name for rewrite in plan.rewrites if not rewrite.rewriter.replaces]
     # Before hours of rewriting: which sources there are is known from here on.
-    check_shares(plan.cut.budget, [*corpus.facts["by_source"], *added])
+    check_shares(plan.cut.budget, [*pool.by_source, *added])
     for rewrite in plan.rewrites:
         with stage(f"rewrite {rewrite.name}"):
-            corpus = rewrite_corpus(rewrite, corpus, workspace, runner, progress)
-            made["corpus"] = corpus
+            corpus = rewrite_corpus(rewrite, pool, workspace, runner, progress)
+            made["pool"] = pool = make_pool(plan.clean, corpus, workspace, runner, progress)
             counts = corpus.facts["rewrites"][rewrite.name]
             progress(describe_rewrite(rewrite.name, counts))
         if rewrite.name in plan.cut.budget.shares and not counts["accepted"]:
@@ -240,7 +253,7 @@ def _curate(
 
     with stage("columns"):
         models = Models(
-            corpus=corpus,
+            pool=pool,
             workspace=workspace,
             runner=runner,
             seed=plan.recipe.seed,
@@ -262,17 +275,17 @@ def _curate(
                     selector_training.find_weights(*arguments, models, free)
         made["columns"] = columns = make_columns(wanted, models)
     with stage("tokenizer"):
-        tokenizer = make_tokenizer(plan.tokenizer, corpus, workspace)
+        tokenizer = make_tokenizer(plan.tokenizer, pool, workspace)
     with stage("cut"):
-        tokens = TokenStore(corpus, tokenizer, workspace)
-        cut = make_cut(plan.cut, corpus, columns, tokens, tokenizer, workspace, runner)
+        tokens = TokenStore(pool, tokenizer, workspace)
+        cut = make_cut(plan.cut, pool, columns, tokens, tokenizer, workspace, runner)
         taken = cut.facts
         progress(f"{taken['documents']:,} documents, {taken['delivered']:,} tokens taken")
     with stage("shards"):
         shards = make_shards(plan.shards, cut, tokens, tokenizer, workspace, runner)
     return Curated(
         recipe=plan.recipe,
-        corpus=corpus,
+        pool=pool,
         columns=columns,
         tokenizer=tokenizer,
         cut=cut,

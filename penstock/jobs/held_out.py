@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from penstock.hashing import hash_ids, mix, uniform
+from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.units import FIT, inside
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
@@ -48,10 +48,11 @@ class OutsideSample(BuiltInScorer):
     def score(self, documents: Documents) -> np.ndarray:
         """Return (n,) float32, uniform; NaN inside the sample and in other parts."""
         size, seed = map(int, self._pool)
-        ids = documents.column("id")
-        ranks = uniform(hash_ids(ids, mix(seed, "ladder"))).astype(np.float32)
-        elsewhere = hash_ids(ids, mix(seed, "part")) % np.uint64(self.parts) != self.part
-        never = inside(ids, self.sample, size, seed, FIT) | elsewhere
+        ranks = uniform(hash_documents(documents, mix(seed, "ladder"))).astype(np.float32)
+        elsewhere = (
+            hash_documents(documents, mix(seed, "part")) % np.uint64(self.parts) != self.part
+        )
+        never = inside(documents, self.sample, size, seed, FIT) | elsewhere
         return np.where(never, np.float32(np.nan), ranks)
 
     def save(self, directory: Path) -> None:

@@ -22,6 +22,7 @@ from penstock.jobs.build import (
     build_rewrites,
     find_evaluation_files,
 )
+from penstock.pipeline.cleaning.verdicts import CleanSettings
 from penstock.pipeline.corpus import CorpusSettings
 from penstock.pipeline.cut import CutSettings
 from penstock.pipeline.rewriting.answers import Rewrite
@@ -75,6 +76,7 @@ class Plan:
     work: AnyPath
     """The directory of the artefacts."""
     corpus: CorpusSettings
+    clean: CleanSettings
     rewrites: tuple[Rewrite, ...]
     columns: tuple[Column, ...]
     """Unfitted selectors, each after those that it depends on. Stages fit copies of them."""
@@ -123,7 +125,8 @@ class Plan:
         return cls(
             recipe=recipe,
             work=recipe.work_directory,
-            corpus=once(CorpusSettings.of, keys["corpus"], keys["clean"]),
+            corpus=once(CorpusSettings.of, keys["corpus"], keys["clean"]["max_document_bytes"]),
+            clean=once(CleanSettings.of, keys["clean"]),
             tokenizer=once(TokenizerSettings.of, keys["tokenizer"], recipe.seed),
             evaluate=tuple(once(find_evaluation_files, keys["evaluate"])),
             rewrites=tuple(once(build_rewrites, keys["rewrite"], recipe.seed)),

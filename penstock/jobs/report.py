@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import canonical
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.jobs.curate import Curated
 from penstock.jobs.plots import learning_curve, plot
 from penstock.pipeline.cutting.ranks import first_ranked
-from penstock.pipeline.units import Unit, units_of
+from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath, atomic_file
 
 if TYPE_CHECKING:  # it needs the extra `train`
@@ -110,7 +110,7 @@ def excerpt(text: str, length: int = 240) -> str:
 
 def first_taken(curated: Curated, count: int) -> list[Excerpt]:
     """Read the ``count`` documents that the cut takes first, in the order of their ranks."""
-    units = units_of(curated.corpus)
+    units = curated.pool.units
     first = first_ranked(curated.cut, count)
     return [_read(units[number], row, rank) for rank, (number, row) in enumerate(first, 1)]
 
@@ -119,15 +119,14 @@ def some_left(curated: Curated, count: int) -> list[Excerpt]:
     """Read ``count`` documents that were not taken, drawn by hash of id."""
     key = mix(curated.recipe.seed, "look")
     drawn: list[tuple[int, int, int]] = []
-    units = units_of(curated.corpus)
+    units = curated.pool.units
     for unit, record in zip(units, curated.cut.files):
-        with pq.ParquetFile(unit.path()) as file:
-            hashes = hash_ids(file.read(["id"]).column("id"), key)
+        hashes, rows = hash_documents(unit.read_rows(["id", "hash"]), key), unit.numbers()
         table = pq.read_table(curated.cut.verified(record), columns=["row"])
-        left = np.setdiff1d(np.arange(len(hashes)), table.column("row").to_numpy())
-        few = left[np.argsort(hashes[left], kind="stable")[:count]]
+        left = np.flatnonzero(~np.isin(rows, table.column("row").to_numpy()))
+        few = left[np.argsort(hashes[left], kind="stable")[:count]].tolist()
         drawn = heapq.nsmallest(
-            count, [*drawn, *((int(hashes[row]), unit.number, int(row)) for row in few)]
+            count, [*drawn, *((int(hashes[at]), unit.number, int(rows[at])) for at in few)]
         )
     return [_read(units[number], row) for _, number, row in drawn]
 

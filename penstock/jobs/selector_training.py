@@ -23,7 +23,7 @@ import pyarrow as pa
 from penstock.artefact import Artefact, Workspace
 from penstock.cluster import cpus
 from penstock.errors import BudgetError, SelectorError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.jobs.held_out import cut_outside
 from penstock.pipeline.runner import in_order
 from penstock.pipeline.scoring.models import Column, Models
@@ -216,10 +216,10 @@ def _held_out(
     selector: SetSelector, count: int, each: int, models: Models
 ) -> tuple[Evaluation, ...]:
     """Return an evaluation for each cluster that has documents in the sample."""
-    sample = sample_documents(models.corpus, count, models.seed, FIT)
+    sample = sample_documents(models.pool.units, models.pool.kept, count, models.seed, FIT)
     encoder = models.load_encoder(selector.requirements.encoder)
     vectors = embed_texts(sample["text"], encoder, spread=in_order(models.runner))
-    numbers = selector.assign(vectors, hash_ids(sample["id"], mix(models.seed)))
+    numbers = selector.assign(vectors, hash_documents(sample, mix(models.seed)))
     texts: dict[int, list[str]] = {}
     for number, text in zip(numbers.tolist(), sample["text"].to_pylist()):
         texts.setdefault(number, []).append(text)

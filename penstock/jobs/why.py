@@ -7,10 +7,10 @@ has no name here.
 
 from __future__ import annotations
 
-import bisect
 import functools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.pipeline.cleaning.verdicts import STAGE, failed_rules, repeated_by
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.grouped import read_scores
-from penstock.pipeline.units import Unit, generations, units_of
+from penstock.pipeline.pool import Pool
+from penstock.pipeline.units import Unit, base_of, generations
 
 __all__ = ["Origins", "fates_of", "part_of"]
 
@@ -36,13 +38,19 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     Raises:
         InputError: No record of the corpus has that id.
     """
-    *rewritten, read = generations(curated.corpus)
-    origins = Origins(read)
+    corpora = generations(curated.corpus)
+    origins = Origins(corpora[-1])
+    first, *before = _pools(curated.pool)
     found = [
-        *_kept(curated, name, origins),
-        *(fate for corpus in rewritten for fate in _dropped(corpus, name, None)),
-        *_dropped(read, name, origins),
-        *_quarantined(read, name, origins),
+        *_in_pool(curated, first, name, origins),
+        *(fate for corpus in corpora for fate in _emptied(corpus, name)),
+        *(
+            fate
+            for pool in before
+            for fate in _in_pool(curated, pool, name, origins)
+            if fate["fate"] == "dropped"
+        ),
+        *_quarantined(corpora[-1], name, origins),
     ]
     if not found:
         raise InputError(
@@ -53,34 +61,68 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     return found
 
 
-def _kept(
-    curated: Curated | PartiallyCurated, name: str, origins: Origins
+def _pools(pool: Pool) -> Iterator[Pool]:
+    """Yield a pool, and those that rewriters replaced: what they drop is in no later corpus."""
+    yield pool
+    corpus = pool.corpus
+    while (base := base_of(corpus)) is not None:
+        if not corpus.facts["adds"]:
+            name = corpus.manifest["inputs"]["pool"][:16]
+            yield Pool.of(base, Artefact.open(corpus.path.parent.parent / STAGE / name))
+        corpus = base
+
+
+def _in_pool(
+    curated: Curated | PartiallyCurated, pool: Pool, name: str, origins: Origins
 ) -> Iterator[dict[str, Any]]:
-    for unit in units_of(curated.corpus):
+    for unit in pool.units:
+        whole = replace(unit, kept=None)
+        rows = whole.read_rows(["id", "source", "input", "line"])
+        places = np.flatnonzero(pc.equal(rows.column("id"), name).to_numpy())
+        if not len(places):
+            continue
         with pq.ParquetFile(unit.path()) as file:
-            ids = file.read(["id"]).column("id")
-            rows = np.flatnonzero(pc.equal(ids, name).to_numpy())
-            if not len(rows):
-                continue
-            wanted = file.read(["source", "text", "parent"])
-            documents = wanted.take(pa.array(rows)).to_pylist()
-        for row, document in zip(rows.tolist(), documents):
-            parent = document["parent"]
+            texts = file.read(["text", "parent"]).take(pa.array(places)).to_pylist()
+        kept = unit.numbers()
+        for row, own, text in zip(
+            places.tolist(), rows.take(pa.array(places)).to_pylist(), texts, strict=True
+        ):
+            parent = text["parent"]
             yield {
                 "id": name,
-                "source": document["source"],
-                "file": origins.file_of(unit, row),
+                "source": own["source"],
+                "file": origins.file(own["input"]),
+                "line": origins.line(unit, own["input"], own["line"]),
                 **({} if parent is None else {"parent": parent}),
-                "text": document["text"],
+                "text": text["text"],
                 "unit": unit.name,
                 "row": row,
-                "scores": _scores(curated, unit, row),
-                **(
-                    _choice(curated, unit, row, document["source"])
-                    if isinstance(curated, Curated)
-                    else {"fate": "kept", "why": "what is taken was not decided yet"}
-                ),
+                **_fate(curated, pool, unit, row, kept, own["source"]),
             }
+
+
+def _fate(
+    curated: Curated | PartiallyCurated,
+    pool: Pool,
+    unit: Unit,
+    row: int,
+    kept: np.ndarray,
+    source: str,
+) -> dict[str, Any]:
+    place = int(np.searchsorted(kept, row))
+    if place == len(kept) or kept[place] != row:
+        failed = failed_rules(pool, unit, row)
+        of = repeated_by(pool, unit, row)
+        repeated = f": repeats {_id_at(*of)}" if of else ""
+        return {"fate": "dropped", "why": f"rule {failed.reason}{repeated}", "fails": failed.rules}
+    scores = {"scores": _scores(curated, unit, place)}
+    if isinstance(curated, Curated):
+        return scores | _choice(curated, unit, row, place, source)
+    return {**scores, "fate": "kept", "why": "what is taken was not decided yet"}
+
+
+def _id_at(unit: Unit, row: int) -> str:
+    return str(replace(unit, kept=None).read_rows(["id"]).column("id")[row])
 
 
 def _scores(
@@ -102,8 +144,11 @@ def _scores(
     return scores
 
 
-def _choice(curated: Curated, unit: Unit, row: int, source: str) -> dict[str, Any]:
-    """Return whether the cut takes the document, its rank, and its sequences and shards."""
+def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> dict[str, Any]:
+    """Return whether the cut takes the document, its rank, and its sequences and shards.
+
+    ``row`` is its row in the corpus's unit, ``place`` that among the documents that are kept of it.
+    """
     cut = curated.cut
     table = pq.read_table(cut.verified(cut.files[unit.number]))
     mine = np.flatnonzero(table.column("row").to_numpy() == row)
@@ -112,7 +157,7 @@ def _choice(curated: Curated, unit: Unit, row: int, source: str) -> dict[str, An
         excluded = [
             name
             for name, artefact in curated.columns.items()
-            if np.isnan(read_scores(artefact.path, artefact.files[unit.number])[row])
+            if np.isnan(read_scores(artefact.path, artefact.files[unit.number])[place])
         ]
         reason = (
             f"excluded: no score in {', '.join(excluded)}" if excluded else _below(facts, source)
@@ -170,22 +215,19 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
     return names
 
 
-def _dropped(corpus: Artefact, name: str, origins: Origins | None) -> Iterator[dict[str, Any]]:
-    """Yield the dropped records; ``origins`` is None for a corpus that a rewriter made."""
+def _emptied(corpus: Artefact, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the documents of which a rewriter left nothing."""
     for record in corpus.named("dropped-"):
         table = pq.read_table(corpus.verified(record))
         for row in table.filter(pc.equal(table.column("id"), name)).to_pylist():
-            repeated = ""
-            if origins is not None and row["of"] is not None:
-                part, _, number = row["of"].partition(":")
-                repeated = f": repeats {origins.id_at(part, int(number))}"
+            why = f"rule {row['rule']}"
             yield {
                 "id": name,
                 "source": row["source"],
-                "file": origins.file(part_of(record), row["row"]) if origins else None,
+                "file": None,
                 "fate": "dropped",
-                "why": f"rule {row['rule']}{repeated}",
-                **({"text": row["text"]} if "text" in row else {}),
+                "why": why,
+                "fails": (row["rule"],),
             }
 
 
@@ -198,14 +240,14 @@ def _quarantined(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict
                     yield {
                         "id": name,
                         "source": bad["file"],
-                        "file": origins.file(part_of(record), bad["row"]),
+                        "file": origins.file(bad["input"]),
                         "fate": "quarantined",
                         "why": f"{bad['place']}: {bad['error']}",
                     }
 
 
 class Origins:
-    """Finds the file and the id of a record by ``part`` and ``row``, its number in the part from 0.
+    """Finds the file and the line of a record.
 
     Args:
         corpus: The corpus before any rewriter.
@@ -213,55 +255,30 @@ class Origins:
 
     def __init__(self, corpus: Artefact) -> None:
         self._corpus = corpus
-        self._units: dict[str, list[Unit]] = {}
-        for unit in units_of(corpus):
-            self._units.setdefault(part_of(unit.record), []).append(unit)
 
-    def file(self, part: str, row: int) -> str | None:
-        """Return the input file of a record, or None where its name is not stored."""
-        (record,) = self._corpus.named(f"dropped-{part}.")
-        for number, count in record.facts["inputs"]:
-            if row < count:
-                digest = self._corpus.manifest["inputs"]["files"][number][0]
-                return self._paths.get(digest)
-            row -= count
-        return None
-
-    def file_of(self, unit: Unit, row: int) -> str | None:
-        """Return the input file of a unit's document; None where a rewriter wrote the unit."""
-        if unit.corpus != self._corpus.path:
+    def file(self, number: int | None) -> str | None:
+        """Return the path of an input, or None where it is not stored or there is none."""
+        if number is None:
             return None
-        return self.file(part_of(unit.record), self.row_of(unit, row))
+        return self._paths.get(self._corpus.manifest["inputs"]["files"][number][0])
 
-    def row_of(self, unit: Unit, row: int) -> int:
-        """Return the row, within its part, of a unit's document."""
-        part = part_of(unit.record)
-        position = row + sum(u.documents for u in self._units[part] if u.number < unit.number)
-        dropped = self._dropped(part)
-        # Before it are the kept documents and the dropped records of smaller rows.
-        return position + bisect.bisect_right(
-            range(len(dropped)), position, key=lambda k: dropped[k] - k
-        )
+    def line(self, unit: Unit, number: int | None, line: int | None) -> int | None:
+        """Return the line or row of a document in its input, from 1.
 
-    def id_at(self, part: str, row: int) -> str:
-        """Return the id of the kept document that is record ``row`` of a part."""
-        position = row - bisect.bisect_left(self._dropped(part), row)
-        for unit in self._units[part]:
-            if position < unit.documents:
-                with pq.ParquetFile(unit.path()) as file:
-                    return str(file.read(["id"]).column("id")[position])
-            position -= unit.documents
-        raise LookupError(f"{part}:{row}")
-
-    @functools.lru_cache(maxsize=16)  # noqa: B019  an object serves one command
-    def _dropped(self, part: str) -> list[int]:
-        """Return the rows of a part that were not kept, rising."""
-        (record,) = self._corpus.named(f"dropped-{part}.")
-        rows = pq.read_table(self._corpus.verified(record), columns=["row"])["row"].to_pylist()
-        for bad in self._corpus.named(f"quarantine-{part}."):
-            with open(self._corpus.verified(bad), encoding="utf-8") as lines:
-                rows.extend(json.loads(line)["row"] for line in lines)
-        return sorted(rows)
+        Args:
+            unit: Unit of the document.
+            number: Number of the input.
+            line: What the unit says: lines are counted from the beginning of a part's span.
+        """
+        if number is None or line is None:
+            return None
+        before = 0
+        for record in self._corpus.named("part-"):
+            spans = [one for one in record.facts["inputs"] if one["input"] == number]
+            if part_of(record) == part_of(unit.record):
+                return line if spans[0]["counted"] else line + before
+            before += sum(span["lines"] for span in spans)
+        raise LookupError(unit.name)
 
     @functools.cached_property
     def _paths(self) -> dict[str, str]:

@@ -20,9 +20,10 @@ from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.errors import SelectorError
 from penstock.pipeline.checking import call_plugin, check_sum, scores_of
 from penstock.pipeline.grouped import write_scores
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.sets import score_sets
-from penstock.pipeline.units import Unit, iter_documents, units_of
+from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
 from penstock.selectors.base import Scorer, SetSelector
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
@@ -30,7 +31,7 @@ from penstock.storage import AnyPath
 
 __all__ = ["Column", "in_dependence", "make_columns"]
 
-VERSION = 1
+VERSION = 2
 
 _COUNTED = ("documents", "excluded")
 
@@ -40,14 +41,14 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
 
     Args:
         columns: Columns in any order.
-        models: Models of the corpus whose documents are scored.
+        models: Models of the pool whose documents are scored.
 
     Raises:
         SelectorError: A selector cannot be fitted on this sample and target.
         ScoringError: A selector raised, or returned something other than one float a document.
     """
     ordered = in_dependence(columns)
-    units = units_of(models.corpus)
+    units = models.pool.units
     begun = {
         column.name: _begin(column, models, {})
         for column in ordered
@@ -58,7 +59,7 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
         scorers = [column for column in ordered if column.name in drafts]
         _score(drafts, scorers, units, models)
     finished = {
-        name: _publish(found, units, models.corpus) if isinstance(found, Draft) else found
+        name: _publish(found, units, models.pool) if isinstance(found, Draft) else found
         for name, found in begun.items()
     }
     for column in ordered:
@@ -126,13 +127,13 @@ def _set_column(
         models.seed,
         models.progress,
     )
-    return _publish(draft, units, models.corpus)
+    return _publish(draft, units, models.pool)
 
 
 def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:
     """Find a finished column, or open a draft of it and load its selector's model."""
     model = models.fitted(column)
-    inputs = {"corpus": models.corpus.fingerprint, "model": model.fingerprint, **inputs}
+    inputs = {"pool": models.pool.fingerprint, "model": model.fingerprint, **inputs}
     config = {"selector": column.name}
     found = models.workspace.find("columns", fingerprint("columns", VERSION, config, inputs))
     if found:
@@ -141,13 +142,13 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     return models.workspace.draft("columns", VERSION, config, inputs)
 
 
-def _publish(draft: Draft, units: Sequence[Unit], corpus: Artefact) -> Artefact:
+def _publish(draft: Draft, units: Sequence[Unit], pool: Pool) -> Artefact:
     parts = [unit.name for unit in units]
     records = draft.files(parts)
     counts = {key: sum(record.facts[key] for record in records) for key in _COUNTED}
     check_sum(
         f"{draft.path}",
-        ("documents kept in the corpus", corpus.facts["documents"]["kept"]),
+        ("documents of the pool", pool.kept),
         {"scored": counts["documents"] - counts["excluded"], "excluded": counts["excluded"]},
     )
     return draft.publish(parts, counts)
@@ -207,7 +208,7 @@ def _score_unit(
     vectors = {name: read_vectors(*where) for name, where in embedded.items()}
     start = 0
     wanted = [column for column in state if column[0] in names]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    parts = {name: [np.empty(0, np.float32)] for name in names}
     for documents in iter_documents(unit):
         together = BatchScorer([scorer for _, scorer, _ in wanted], documents)
         rows = slice(start, start := start + len(documents))

@@ -26,6 +26,7 @@ from penstock.pipeline.cutting.budget import Quota, quotas_of
 from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
 from penstock.pipeline.cutting.radix import Cutoff, score_of
 from penstock.pipeline.cutting.search import Found, search_budget, write_candidates
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import Unit
@@ -39,7 +40,7 @@ from penstock.storage import (
 __all__ = ["CutSettings", "make_cut", "write_units"]
 
 STAGE = "cut"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class CutSettings:
 
 def make_cut(
     settings: CutSettings,
-    corpus: Artefact,
+    pool: Pool,
     columns: Mapping[str, Artefact],
     tokens: TokenStore,
     tokenizer: Artefact,
@@ -85,19 +86,19 @@ def make_cut(
     """
     budget, length = settings.budget, settings.sequence_length
     inputs = {
-        "corpus": corpus.fingerprint,
+        "pool": pool.fingerprint,
         "tokenizer": tokenizer.fingerprint,
         "columns": {name: column.fingerprint for name, column in sorted(columns.items())},
     }
 
     def work(draft: Draft) -> Artefact:
         _refuse_unscored(columns)
-        quotas = quotas_of(budget, length, corpus.facts["by_source"])
+        quotas = quotas_of(budget, length, pool.by_source)
         # Scratch of this attempt only: one that lost the work directory removes no other's.
         scratch = draft.path / f"scratch-{uuid.uuid4().hex[:12]}"
         try:
             orders = make_orders(
-                corpus,
+                pool,
                 columns,
                 budget,
                 settings.seed,
@@ -122,11 +123,11 @@ def make_cut(
                 found.cutoffs,
                 budget.tokens,
             )
-            pool = sum(ordered.unit.documents for ordered in orders)
+            ordered = sum(ordered.unit.documents for ordered in orders)
             check_sum(
                 f"{draft.path}",
-                ("documents kept in the corpus", corpus.facts["documents"]["kept"]),
-                {"taken": facts["documents"], "left": pool - facts["documents"]},
+                ("documents of the pool", pool.kept),
+                {"taken": facts["documents"], "left": ordered - facts["documents"]},
             )
             return draft.publish([ordered.unit.name for ordered in orders], facts)
         finally:
@@ -180,7 +181,7 @@ def write_units(
     found: Found,
     draft: Draft,
     runner: Runner,
-    carried: Sequence[str] = ("id", "source"),
+    carried: Sequence[str] = ("id", "source", "hash"),
 ) -> list[FileRecord]:
     """Write the documents that are taken: a file for each unit, recorded in the draft.
 
@@ -189,7 +190,7 @@ def write_units(
         found: The cutoffs, and the candidates.
         draft: Draft of the cut; units that an earlier attempt wrote are not written again.
         runner: Runs a task for each unit.
-        carried: Columns of the corpus that are repeated in the cut.
+        carried: Columns of the units' files of rows that are repeated in the cut.
 
     Returns:
         The record of each unit's file, in the order of the units.
@@ -218,10 +219,11 @@ def _write_unit(item: tuple[OrderedUnit, Sequence[int]], shared: _CutWriting) ->
     taken = shared.found.candidates.read(unit).take(shared.found.cutoffs, allowed)
     scores = score_of(taken.order.key)
     count = len(taken.row)
+    rows = unit.numbers()[taken.row] if count else taken.row
     table = pa.table(
         {
             "unit": np.full(count, unit.number, dtype=np.int32),
-            "row": taken.row,
+            "row": rows,
             **_carried(unit, taken.row, shared.carried),
             "score": scores,
             "tokens": taken.tokens,
@@ -252,8 +254,7 @@ def _write_unit(item: tuple[OrderedUnit, Sequence[int]], shared: _CutWriting) ->
 def _carried(unit: Unit, rows: np.ndarray, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     if not columns:
         return {}
-    with pq.ParquetFile(unit.path()) as file:
-        table = file.read(list(columns)).take(pa.array(rows))
+    table = unit.read_rows(columns).take(pa.array(rows))
     return {name: table.column(name) for name in columns}
 
 

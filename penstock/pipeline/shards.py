@@ -23,7 +23,6 @@ from penstock.hashing import sequence_checksums
 from penstock.pipeline.checking import check_files, check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
-from penstock.pipeline.units import units_of
 from penstock.recipe import Shards
 from penstock.storage import AnyPath, atomic_file
 
@@ -146,7 +145,7 @@ def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_Shar
     """Divide the cut into shards, by prefix sums over its units."""
     length = settings.sequence_length
     per_shard = max(1, settings.tokens_per_shard // length)
-    units = units_of(tokens.corpus)
+    units = tokens.pool.units
     number = 0
     for group, facts in enumerate(cut.facts["groups"]):
         pieces: list[_StreamPiece] = []

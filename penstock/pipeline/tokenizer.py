@@ -12,7 +12,8 @@ import tokenizers
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.pipeline.units import iter_documents, sample_texts, units_of
+from penstock.pipeline.pool import Pool
+from penstock.pipeline.units import iter_documents, sample_texts
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
 from penstock.storage import atomic_file, is_uri, sha256_file
 
@@ -89,15 +90,15 @@ class TokenizerSettings:
         assert self.path is not None
         return {"sha256": sha256_file(self.path)}
 
-    def load(self, corpus: Artefact) -> tokenizers.Tokenizer:
-        """Train the tokenizer on texts of the corpus, or load its file.
+    def load(self, pool: Pool) -> tokenizers.Tokenizer:
+        """Train the tokenizer on texts of the pool, or load its file.
 
         Raises:
             InputError: The file is not a tokenizer.
         """
         if self.train is not None:
             train = self.train.train
-            return _train(_sample(corpus, train.sample_bytes, self.seed, "tokenizer"), train)
+            return _train(_sample(pool, train.sample_bytes, self.seed, "tokenizer"), train)
         try:
             return tokenizers.Tokenizer.from_file(str(self.path))
         except Exception as error:  # the library raises bare Exception
@@ -106,21 +107,21 @@ class TokenizerSettings:
             ) from None
 
 
-def make_tokenizer(settings: TokenizerSettings, corpus: Artefact, workspace: Workspace) -> Artefact:
-    """Find or make the tokenizer of a corpus: ``tokenizer.json`` and its measurements.
+def make_tokenizer(settings: TokenizerSettings, pool: Pool, workspace: Workspace) -> Artefact:
+    """Find or make the tokenizer of a pool: ``tokenizer.json`` and its measurements.
 
-    A trained one is byte-level BPE, from documents drawn by hash of id.
+    A trained one is byte-level BPE, from documents drawn by hash of id and text.
 
     Raises:
         InputError: A tokenizer was named that cannot be loaded or has no end-of-text token.
     """
 
     def write(draft: Draft) -> FileRecord:
-        tokenizer = settings.load(corpus)
+        tokenizer = settings.load(pool)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         end = _end_of_text(tokenizer)
-        sample = list(_sample(corpus, _MEASURED_BYTES, settings.seed, "measure"))
+        sample = list(_sample(pool, _MEASURED_BYTES, settings.seed, "measure"))
         encoded = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
         facts = {
             # Ids may have holes: what a trainer's table must hold is the highest of them.
@@ -144,21 +145,22 @@ def make_tokenizer(settings: TokenizerSettings, corpus: Artefact, workspace: Wor
 
     return workspace.make(
         "tokenizer",
-        1,
+        2,
         settings.config(),
-        {"corpus": corpus.fingerprint, "seed": settings.seed},
+        {"pool": pool.fingerprint, "seed": settings.seed},
         work,
     )
 
 
-def _sample(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
+def _sample(pool: Pool, size: int, seed: int, purpose: str) -> Iterator[str]:
     """Draw texts of about ``size`` bytes; the first text where none of a few long ones is drawn."""
     nothing = True
-    for text in sample_texts(corpus, size, seed, purpose):
+    for text in sample_texts(pool.units, size, pool.bytes, seed, purpose):
         nothing = False
         yield text
     if nothing:
-        yield next(iter_documents(units_of(corpus)[0], ["text"])).column("text")[0].as_py()
+        first = next(unit for unit in pool.units if unit.documents)
+        yield next(iter_documents(first, ["text"])).column("text")[0].as_py()
 
 
 def _train(texts: Iterator[str], settings: TrainedTokenizer) -> tokenizers.Tokenizer:

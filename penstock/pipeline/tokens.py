@@ -17,12 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tokenizers
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError
-from penstock.pipeline.units import Unit, units_of
+from penstock.pipeline.pool import Pool
+from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["TokenStore", "Tokenising", "TokensOf", "UnitTokens", "open_tokens"]
@@ -75,7 +77,7 @@ class Tokenising:
 
         Args:
             held: Unit of the documents, and the files of its tokens in the store.
-            rows: (k,) int64, ascending.
+            rows: (k,) int64, rows of the corpus's unit, ascending.
 
         Returns:
             (k,) int64 tokens of each, both ends of text included, and the record of the new file
@@ -91,10 +93,13 @@ class Tokenising:
 
 
 class TokenStore:
-    """The tokens of a corpus under one tokenizer, as far as they are made; in the driver."""
+    """The tokens of a pool's texts under one tokenizer, as far as they are made; in the driver.
 
-    def __init__(self, corpus: Artefact, tokenizer: Artefact, workspace: Workspace) -> None:
-        self.corpus = corpus
+    They hang on the text: pools of one corpus that keep other documents share them.
+    """
+
+    def __init__(self, pool: Pool, tokenizer: Artefact, workspace: Workspace) -> None:
+        self.pool = pool
         self.vocab_size = int(tokenizer.facts["vocab_size"])
         self.eos = int(tokenizer.facts["eos"])
         self.bytes_per_token = float(tokenizer.facts["bytes_per_token"])
@@ -108,16 +113,16 @@ class TokenStore:
         """Open the draft at the first use: finished shards are read without one."""
         return self._workspace.draft(
             "tokens",
-            1,
+            2,
             {},
-            {"corpus": self.corpus.fingerprint, "tokenizer": self._tokenizer.fingerprint},
+            {"text": self.pool.corpus.facts["text"], "tokenizer": self._tokenizer.fingerprint},
         )
 
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[FileRecord, ...]]:
         """Finished parts by their records: a killed attempt may have written no manifest."""
         parts: dict[str, tuple[FileRecord, ...]] = {}
-        for unit in units_of(self.corpus):
+        for unit in self.pool.units:
             while found := self._draft.done(_part(unit, len(parts.get(unit.name, ())))):
                 parts[unit.name] = (*parts.get(unit.name, ()), *found)
         return parts
@@ -127,8 +132,8 @@ class TokenStore:
         return self._parts.get(unit.name, ())
 
     def units(self) -> list[UnitTokens]:
-        """Return every unit of the corpus, in order, with the files of its tokens."""
-        return [UnitTokens(unit, self.parts(unit)) for unit in units_of(self.corpus)]
+        """Return every unit of the pool, in order, with the files of its tokens."""
+        return [UnitTokens(unit, self.parts(unit)) for unit in self.pool.units]
 
     @property
     def directory(self) -> AnyPath:
@@ -260,11 +265,10 @@ def _texts_of(unit: Unit, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[s
             count = file.metadata.row_group(group).num_rows
             inside = rows[(rows >= start) & (rows < start + count)]
             if len(inside):
-                table = file.read_row_group(group, ["text", "bytes"])
-                table = table.take(pa.array(inside - start))
-                filled = np.cumsum(table.column("bytes").to_numpy()) // _BATCH_BYTES
+                texts = file.read_row_group(group, ["text"]).column("text")
+                texts = texts.take(pa.array(inside - start))
+                filled = np.cumsum(pc.binary_length(texts).to_numpy()) // _BATCH_BYTES
                 edges = [0, *(np.flatnonzero(np.diff(filled)) + 1).tolist(), len(inside)]
                 for first, last in itertools.pairwise(edges):
-                    texts = table.column("text").slice(first, last - first)
-                    yield inside[first:last], texts.to_pylist()
+                    yield inside[first:last], texts.slice(first, last - first).to_pylist()
             start += count

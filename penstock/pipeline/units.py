@@ -1,36 +1,48 @@
-"""Units: the corpus in Parquet files of about 64 MiB of text, the unit of work and of retry.
+"""Units: the corpus in pairs of Parquet files, of about 64 MiB of text: the grain of work and retry.
 
-Samples of the documents are drawn by hash of id, independent of how the work is divided.
+A unit is a file of texts and a file of *rows*, which has what is known of each document without its
+text: light passes, as those of a cut, open the second alone. A corpus holds every readable record.
+Which of them take part in a curation is a *pool*'s to say (:mod:`penstock.pipeline.pool`): the
+units of a pool have the rows that it keeps, and everything that reads them sees those only.
+
+Samples of the documents are drawn by hash of id and text, independent of how the work is divided.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
-from penstock.hashing import hash_ids, mix, uniform
+from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.reading.records import Record
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = [
     "BATCH",
     "FIT",
+    "ROWS",
     "SCHEMA",
     "UNIT_BYTES",
+    "Kept",
+    "Origin",
     "Unit",
     "UnitWriter",
     "base_of",
     "generations",
+    "hash_text",
     "inside",
     "iter_documents",
+    "normalise",
     "sample_documents",
     "sample_texts",
     "units_of",
@@ -38,61 +50,6 @@ __all__ = [
 
 FIT = "fit"
 """Hash purpose of the samples that selectors are fitted on."""
-
-_COLUMNS = ("id", "text", "source")
-
-
-def sample_documents(corpus: Artefact, count: int, seed: int, purpose: str) -> pa.Table:
-    """Draw about ``count`` documents, or all of a smaller corpus, in the order of their hashes.
-
-    That order is random, as training needs it, and independent of the order of the inputs.
-
-    Returns:
-        ``id`` and ``source`` string, ``text`` large_string.
-    """
-    batches = list(_draw(corpus, count, int(corpus.facts["documents"]["kept"]), seed, purpose))
-    schema = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("source", pa.string())])
-    sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
-    hashes = hash_ids(sample["id"], mix(seed, purpose, "order"))
-    return sample.take(pa.array(np.argsort(hashes, kind="stable")))
-
-
-def sample_texts(corpus: Artefact, size: int, seed: int, purpose: str) -> Iterator[str]:
-    """Draw texts of about ``size`` bytes in all, in corpus order."""
-    total = sum(tally["bytes"] for tally in corpus.facts["by_source"].values())
-    for batch in _draw(corpus, size, total, seed, purpose):
-        yield from batch.column("text").to_pylist()
-
-
-def inside(
-    ids: pa.Array | pa.ChunkedArray, count: int, of: int, seed: int, purpose: str
-) -> np.ndarray:
-    """Return which documents :func:`sample_documents` draws, by their ids: (n,) to (n,) bool.
-
-    Args:
-        ids: Ids of documents of the corpus.
-        count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
-        of: Number of documents of the corpus.
-    """
-    return np.asarray(uniform(hash_ids(ids, mix(seed, purpose))) < count / max(1, of))
-
-
-def _draw(
-    corpus: Artefact, count: int, of: int, seed: int, purpose: str
-) -> Iterator[pa.RecordBatch]:
-    for unit in units_of(corpus):
-        with pq.ParquetFile(unit.path()) as file:
-            ids = file.read(["id"]).column("id")
-        drawn = inside(ids, count, of, seed, purpose)
-        if not drawn.any():
-            continue
-        start = 0
-        for batch in iter_documents(unit, _COLUMNS):
-            rows = np.flatnonzero(drawn[start : start + len(batch)])
-            start += len(batch)
-            if len(rows):
-                yield batch.take(pa.array(rows))
-
 
 UNIT_BYTES = 64 * 2**20
 """Bytes of text after which a unit ends."""
@@ -110,15 +67,128 @@ SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("meta", pa.large_string()),
         pa.field("parent", pa.string()),
-        pa.field("bytes", pa.int64(), nullable=False),
     ]
 )
-"""``bytes`` is the text's length in UTF-8, by which a cut plans without reading text."""
+"""The file of texts."""
+
+ROWS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("hash", pa.binary(16), nullable=False),
+        pa.field("normal", pa.binary(16), nullable=False),
+        pa.field("input", pa.int32()),
+        pa.field("line", pa.int64()),
+    ]
+)
+"""The file of rows. ``bytes`` is the text's length in UTF-8; ``hash`` and ``normal`` are BLAKE2b of
+128 bits of the text and of the normalised text (:func:`normalise`); ``input`` is the number of the
+input file and ``line`` that of the line or row in it, from 1; null where a rewriter made it."""
+
+
+def normalise(text: str) -> str:
+    """Normalise a text for comparison: lower case, runs of white space as one space."""
+    return " ".join(text.lower().split())
+
+
+def hash_text(text: str) -> bytes:
+    """Hash a text: 16 bytes, BLAKE2b of its UTF-8."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+# -- samples ----------------------------------------------------------------------------------
+
+
+def sample_documents(
+    units: Sequence[Unit], documents: int, count: int, seed: int, purpose: str
+) -> pa.Table:
+    """Draw about ``count`` documents, or all of a smaller pool, in the order of their hashes.
+
+    That order is random, as training needs it, and independent of the order of the inputs.
+
+    Args:
+        units: Units of the pool.
+        documents: Documents of the pool.
+        count: Documents wanted.
+        seed: Any integer.
+        purpose: Keeps samples for different uses apart.
+
+    Returns:
+        ``id`` and ``source`` string, ``text`` large_string, ``hash`` fixed_size_binary(16).
+    """
+    schema = pa.schema([SCHEMA.field("id"), SCHEMA.field("text"), SCHEMA.field("source")]).append(
+        ROWS.field("hash")
+    )
+    batches = list(_draw(units, count, documents, seed, purpose))
+    sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+    hashes = hash_documents(sample, mix(seed, purpose, "order"))
+    return sample.take(pa.array(np.argsort(hashes, kind="stable")))
+
+
+def sample_texts(
+    units: Sequence[Unit], size: int, of: int, seed: int, purpose: str
+) -> Iterator[str]:
+    """Draw texts of about ``size`` bytes of the ``of`` bytes of all units, in their order."""
+    for batch in _draw(units, size, of, seed, purpose):
+        yield from batch.column("text").to_pylist()
+
+
+def inside(
+    documents: pa.Table | pa.RecordBatch, count: int, of: int, seed: int, purpose: str
+) -> np.ndarray:
+    """Return which documents :func:`sample_documents` draws, by id and hash: (n,) bool.
+
+    Args:
+        documents: Documents of the pool, with ``id`` and ``hash``.
+        count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
+        of: Number of documents of the pool.
+    """
+    draws = uniform(hash_documents(documents, mix(seed, purpose)))
+    return np.asarray(draws < count / max(1, of))
+
+
+def _draw(
+    units: Sequence[Unit], count: int, of: int, seed: int, purpose: str
+) -> Iterator[pa.RecordBatch]:
+    for unit in units:
+        drawn = inside(unit.read_rows(["id", "hash"]), count, of, seed, purpose)
+        if not drawn.any():
+            continue
+        start = 0
+        for batch in iter_documents(unit):
+            rows = np.flatnonzero(drawn[start : start + len(batch)])
+            start += len(batch)
+            if len(rows):
+                yield batch.take(pa.array(rows))
+
+
+# -- units ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """The rows of a unit that a pool keeps."""
+
+    directory: AnyPath
+    """The artefact of the verdicts."""
+    record: FileRecord
+    """Its file with the reason of each document of several units: 0 keeps."""
+    start: int
+    """Documents of other units before this one in the file."""
+    documents: int
+    """Documents of the unit that are kept."""
+
+    def reasons(self, count: int) -> np.ndarray:
+        """Map the reasons of the unit's ``count`` documents: (count,) uint16."""
+        with pa.memory_map(str(self.record.verified(self.directory))) as source:
+            reasons = pa.ipc.open_file(source).get_batch(0).column("reason").to_numpy()
+        return np.asarray(reasons[self.start : self.start + count])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One unit of a corpus: a small item for a task."""
+    """One unit of a corpus, or what a pool keeps of it: a small item for a task."""
 
     number: int
     """Position of the unit in the corpus."""
@@ -126,9 +196,20 @@ class Unit:
     """``unit-00000-000``: number of the split, and of the unit within it."""
     corpus: AnyPath
     record: FileRecord
+    """The file of texts."""
+    rows: FileRecord
+    """The file of rows."""
+    kept: Kept | None = None
+    """What a pool keeps of it; None for the whole unit."""
 
     @property
     def documents(self) -> int:
+        """Documents of the unit that are kept."""
+        return self.of if self.kept is None else self.kept.documents
+
+    @property
+    def of(self) -> int:
+        """Documents of the unit, kept or not."""
         return int(self.record.facts["documents"])
 
     @property
@@ -137,17 +218,30 @@ class Unit:
         return f"{self.name} ({self.documents:,} documents, {size:,.1f} MiB of text)"
 
     def path(self) -> Path:
-        """Return the local path of the Parquet file, after comparing its checksum."""
+        """Return the local path of the file of texts, after comparing its checksum."""
         return self.record.verified(self.corpus)
+
+    def numbers(self) -> np.ndarray:
+        """Return the rows of the corpus's unit that are kept: (documents,) int64, ascending."""
+        if self.kept is None or self.kept.documents == self.of:
+            return np.arange(self.of)
+        return np.flatnonzero(self.kept.reasons(self.of) == 0)
+
+    def read_rows(self, columns: Sequence[str]) -> pa.Table:
+        """Read columns of the file of rows, for the documents that are kept."""
+        with pq.ParquetFile(self.rows.verified(self.corpus)) as file:
+            table = file.read(list(columns))
+        return table if len(table) == self.documents else table.take(pa.array(self.numbers()))
 
 
 def units_of(corpus: Artefact) -> list[Unit]:
     """List the units of a corpus, in order; those that a rewriter added come last."""
     base = base_of(corpus) if corpus.facts.get("adds") else None
     before = units_of(base) if base is not None else []
+    files = zip(corpus.named("unit-"), corpus.named("rows-"), strict=True)
     own = [
-        Unit(number=number, name=Path(record.path).stem, corpus=corpus.path, record=record)
-        for number, record in enumerate(corpus.named("unit-"), len(before))
+        Unit(number=number, name=Path(record.path).stem, corpus=corpus.path, record=record, rows=r)
+        for number, (record, r) in enumerate(files, len(before))
     ]
     return [*before, *own]
 
@@ -171,11 +265,65 @@ def generations(corpus: Artefact) -> list[Artefact]:
 
 
 def iter_documents(
-    unit: Unit, columns: Sequence[str] = ("id", "text", "source")
+    unit: Unit, columns: Sequence[str] = ("id", "text", "source", "hash")
 ) -> Iterator[pa.RecordBatch]:
-    """Read the unit's documents in batches of exactly :data:`BATCH`; the last may be smaller."""
+    """Read a unit's documents in batches of exactly :data:`BATCH`; the last may be smaller.
+
+    Args:
+        unit: A unit of a corpus, or of a pool: the documents that it keeps.
+        columns: Columns of either file of the unit.
+    """
+    light = [name for name in columns if name not in SCHEMA.names]
+    rows = unit.read_rows(light) if light else None
+    start = 0
+    for batch in _texts_of(unit, [name for name in columns if name in SCHEMA.names]):
+        if rows is not None:
+            own = rows.slice(start, len(batch)).combine_chunks()
+            arrays = {name: batch.column(name) for name in batch.schema.names}
+            arrays |= {name: _array(own.column(name)) for name in light}
+            batch = pa.RecordBatch.from_arrays([arrays[name] for name in columns], list(columns))
+        start += len(batch)
+        yield batch
+
+
+def _texts_of(unit: Unit, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(unit.path()) as file:
-        yield from file.iter_batches(batch_size=BATCH, columns=list(columns), use_threads=False)
+        if unit.documents == unit.of:
+            yield from file.iter_batches(batch_size=BATCH, columns=columns, use_threads=False)
+            return
+        wanted = unit.numbers()
+        held: list[pa.Table] = []
+        start = 0
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            first, last = np.searchsorted(wanted, [start, end])
+            if first < last:
+                table = file.read_row_group(group, columns, use_threads=False)
+                held.append(table.take(pa.array(wanted[first:last] - start)))
+            start = end
+            waiting = pa.concat_tables(held) if held else None
+            if waiting is None or (len(waiting) < BATCH and group + 1 < file.num_row_groups):
+                continue
+            whole = len(waiting) // BATCH * BATCH if group + 1 < file.num_row_groups else None
+            for batch in waiting.slice(0, whole).combine_chunks().to_batches(BATCH):
+                yield batch
+            held = [] if whole is None else [waiting.slice(whole)]
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+# -- writing ----------------------------------------------------------------------------------
+
+
+class Origin(NamedTuple):
+    """Where a document was read."""
+
+    input: int
+    """Number of the input file."""
+    line: int
+    """Number of the line or row, from 1."""
 
 
 class UnitWriter:
@@ -189,18 +337,21 @@ class UnitWriter:
 
     def __init__(self, directory: AnyPath, part: str, unit_bytes: int = UNIT_BYTES) -> None:
         self.records: list[FileRecord] = []
+        """Of each unit the file of texts, then the file of rows."""
         self._directory = directory
         self._part = part
         self._limit = unit_bytes
         self._unit = ExitStack()
+        self._count = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._rows: list[tuple[str, str, str, str | None, str | None, int]] = []
+        self._documents: list[tuple[object, ...]] = []
         self._batches: list[pa.RecordBatch] = []
         self._sources: dict[str, dict[str, int]] = {}
         self._bytes = 0
-        self._writer: pq.ParquetWriter | None = None
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._writers: list[pq.ParquetWriter] = []
 
     def __enter__(self) -> UnitWriter:
         return self
@@ -211,67 +362,96 @@ class UnitWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None and self._bytes:
+        if error is None and self._sources:
             self._finish()
         self._unit.__exit__(kind, error, trace)
 
-    @property
-    def _name(self) -> str:
-        return f"unit-{self._part}-{len(self.records):03d}.parquet"
-
-    def add(self, name: str, record: Record, size: int, parent: str | None = None) -> None:
-        """Append a document whose id is ``name`` and whose text has ``size`` bytes, not 0."""
-        self._rows.append((name, record.text, record.source, record.meta or None, parent, size))
+    def add(
+        self,
+        name: str,
+        record: Record,
+        size: int,
+        parent: str | None = None,
+        origin: Origin | None = None,
+    ) -> None:
+        """Append a document whose id is ``name`` and whose text has ``size`` bytes."""
+        text = record.text
+        hashed = hash_text(text)
+        self._hash.update(hashed)
+        self._documents.append(
+            (
+                *(name, text, record.source, record.meta or None, parent),
+                *(size, hashed, hash_text(normalise(text)), *(origin or (None, None))),
+            )
+        )
         tally = self._sources.get(record.source)
         if tally is None:
             tally = self._sources[record.source] = {"documents": 0, "bytes": 0}
         tally["documents"] += 1
         tally["bytes"] += size
         self._bytes += size
-        if len(self._rows) == BATCH:
+        if len(self._documents) == BATCH:
             self._batch()
         if self._bytes >= self._limit:
             self._finish()
 
     def _batch(self) -> None:
         """Convert rows to an Arrow batch, which takes half the memory of Python strings."""
-        columns = [pa.array(column, kind) for column, kind in zip(zip(*self._rows), SCHEMA.types)]
-        self._rows = []
+        columns = [
+            pa.array(column, kind) for column, kind in zip(zip(*self._documents), _BOTH.types)
+        ]
+        self._documents = []
         if columns:
-            self._batches.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+            self._batches.append(pa.RecordBatch.from_arrays(columns, schema=_BOTH))
         if len(self._batches) == _GROUP:
             self._flush()
 
     def _flush(self) -> None:
         """Write a row group: a whole number of batches, so that batches never straddle two."""
-        if self._writer is None:
-            self._sink = self._unit.enter_context(atomic_file(self._directory / self._name))
-            self._writer = self._unit.enter_context(
-                pq.ParquetWriter(
-                    self._sink,
-                    SCHEMA,
-                    compression="zstd",
-                    use_dictionary=["source"],
-                    write_statistics=False,
+        if not self._writers:
+            self._sinks = [
+                self._unit.enter_context(atomic_file(self._directory / self._name(kind)))
+                for kind in ("unit", "rows")
+            ]
+            self._writers = [
+                self._unit.enter_context(
+                    pq.ParquetWriter(
+                        sink,
+                        schema,
+                        compression="zstd",
+                        use_dictionary=["source"],
+                        write_statistics=False,
+                    )
                 )
-            )
+                for sink, schema in zip(self._sinks, (SCHEMA, ROWS))
+            ]
         if self._batches:
-            self._writer.write_table(
-                pa.Table.from_batches(self._batches, SCHEMA), row_group_size=_GROUP * BATCH
-            )
+            table = pa.Table.from_batches(self._batches, _BOTH)
+            for writer, schema in zip(self._writers, (SCHEMA, ROWS)):
+                writer.write_table(table.select(schema.names), row_group_size=_GROUP * BATCH)
         self._batches = []
+
+    def _name(self, kind: str) -> str:
+        return f"{kind}-{self._part}-{self._count:03d}.parquet"
 
     def _finish(self) -> None:
         with self._unit:  # an error closes it, too, so that no partial file stays
             self._batch()
             self._flush()
-        self.records.append(
+        texts, rows = self._sinks
+        self.records += [
             FileRecord.of(
-                self._name,
-                self._sink,
+                self._name("unit"),
+                texts,
                 documents=sum(tally["documents"] for tally in self._sources.values()),
                 bytes=self._bytes,
                 sources=self._sources,
-            )
-        )
+                texts=self._hash.hexdigest(),
+            ),
+            FileRecord.of(self._name("rows"), rows),
+        ]
+        self._count += 1
         self._begin()
+
+
+_BOTH = pa.schema([*SCHEMA, *(field for field in ROWS if field.name not in SCHEMA.names)])

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from penstock.errors import SelectorError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.resources import Resources
 from penstock.selectors.algorithm import ClassifierScorer, read_array, read_json
 from penstock.selectors.base import (
@@ -228,7 +228,7 @@ class Betr(
         if mode == "auto":
             enough = self.top_share * len(sample) >= _POSITIVES
             mode = "classifier" if enough else "direct"
-        hashes = hash_ids(sample["id"], mix(fitting.seed, "betr"))
+        hashes = hash_documents(sample, mix(fitting.seed, "betr"))
         self._chosen = self._encoder(fitting, len(sample), len(targets), mode)
         encoder = fitting.encoder(self._chosen)
 

@@ -47,7 +47,7 @@ import pyarrow.compute as pc
 from pydantic import Field, PrivateAttr
 
 from penstock.errors import InputError, SelectorError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.selectors.algorithm import BuiltInScorer
 from penstock.selectors.bands import Band, BandName
 from penstock.selectors.base import Documents, Fitting, Requirements
@@ -227,7 +227,7 @@ class NgramPerplexity(
                 got="none",
                 fix=f"sources there are {', '.join(map(str, names[:8]))}",
             )
-        hashes = hash_ids(own["id"], mix(fitting.seed, "ccnet"))
+        hashes = hash_documents(own, mix(fitting.seed, "ccnet"))
         order = np.argsort(hashes, kind="stable")
         return self.source, (own["text"][int(row)].as_py() for row in order)
 

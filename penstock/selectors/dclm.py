@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from penstock.errors import SelectorError
-from penstock.hashing import hash_ids, mix, uniform
+from penstock.hashing import hash_documents, hash_ids, mix, uniform
 from penstock.selectors.algorithm import ClassifierScorer, read_json
 from penstock.selectors.base import Fitting, Requirements
 from penstock.selectors.classifiers.classifier import (
@@ -161,7 +161,7 @@ class DclmQuality(
         good, bad = (self._drawn(texts, fitting.seed) for texts in self._labelled(fitting))
         missing = max(0, len(good) - len(bad))
         sample = self._negatives(fitting, missing + _JUDGED)
-        order = np.argsort(hash_ids(sample["id"], mix(fitting.seed, "dclm")), kind="stable")
+        order = np.argsort(hash_documents(sample, mix(fitting.seed, "dclm")), kind="stable")
         random = sample["text"].take(pa.array(order[:missing]))
         # From the end, which is least likely in the training set.
         judged = sample["text"].take(pa.array(order[::-1][:_JUDGED])).combine_chunks()

@@ -30,7 +30,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import blank
@@ -125,7 +125,7 @@ class Dsir(
             )
 
         sample = fitting.sample(self.sample)
-        order = np.argsort(hash_ids(sample["id"], mix(fitting.seed, "dsir")), kind="stable")
+        order = np.argsort(hash_documents(sample, mix(fitting.seed, "dsir")), kind="stable")
         raw = np.zeros(self.buckets, np.int64)
         documents = short = 0
         for at in range(0, len(order), _BLOCK):

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from pydantic import AfterValidator, Field, PrivateAttr
 
 from penstock.errors import SelectorError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.selectors.algorithm import ClassifierScorer
 from penstock.selectors.base import (
     Fitting,
@@ -315,7 +315,7 @@ class PreSelect(
         texts = texts.filter(some)
         if not len(texts):
             raise SelectorError(key="sample", expected="documents with text to fit on", got="none")
-        hashes = hash_ids(sample["id"].filter(some), mix(fitting.seed, "preselect"))
+        hashes = hash_documents(sample.filter(some), mix(fitting.seed, "preselect"))
         nats, bits = [], []
         for place, model in enumerate(self._readers, 1):
             fitting.progress(

@@ -15,22 +15,22 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
-from penstock.hashing import hash_ids, mix, uniform
+from penstock.hashing import hash_documents, mix, uniform
 from penstock.node_cache import local_file
 from penstock.pipeline.cutting.radix import Order, order_bits
 from penstock.pipeline.grouped import packed, read_scores
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.units import Unit, units_of
+from penstock.pipeline.units import Unit
 from penstock.recipe import Budget, GumbelDraw
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["TIE", "OrderedUnit", "Ordering", "batches", "make_orders", "write_order"]
 
 TIE = "tie"
-"""Purpose of the hash of (seed, id) that orders documents of equal scores."""
+"""Purpose of the hash of (seed, document) that orders documents of equal scores."""
 
 _TASK_DOCUMENTS = 1 << 20
 """Documents of one task of a pass: 60 real units, so that there are fewer tasks and results than
@@ -94,7 +94,7 @@ class Ordering:
 
 
 def make_orders(
-    corpus: Artefact,
+    pool: Pool,
     columns: Mapping[str, Artefact],
     budget: Budget,
     seed: int,
@@ -105,7 +105,7 @@ def make_orders(
     """Write the order of every unit under ``directory``.
 
     Args:
-        corpus: Corpus whose documents are ordered.
+        pool: Pool whose documents are ordered.
         columns: By name, all that ``budget.rank`` names but ``random``.
         budget: Budget with rank and draw.
         seed: Seed of random ranks, ties and noise.
@@ -114,7 +114,7 @@ def make_orders(
         directory: Scratch of the cut.
         runner: Runs a task for each unit.
     """
-    units = units_of(corpus)
+    units = pool.units
     items = [
         (unit, {name: column.files[unit.number] for name, column in columns.items()})
         for unit in units
@@ -142,11 +142,12 @@ Item = tuple[Unit, Mapping[str, FileRecord]]
 
 
 def _values(
-    name: str, item: Item, columns: Mapping[str, AnyPath], ids: pa.ChunkedArray | None, seed: int
+    name: str, item: Item, columns: Mapping[str, AnyPath], rows: pa.Table | None, seed: int
 ) -> np.ndarray:
     """Read a unit's scores in a column, or draw them: (n,) float32."""
     if name == "random":
-        return uniform(hash_ids(ids, mix(seed, "random"))).astype(np.float32)
+        assert rows is not None
+        return uniform(hash_documents(rows, mix(seed, "random"))).astype(np.float32)
     return read_scores(columns[name], item[1][name])
 
 
@@ -203,10 +204,10 @@ def _count_values(
     item: Item, shared: tuple[Sequence[str], Mapping[str, AnyPath], int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     names, columns, seed = shared
-    ids = _read(item[0], ["id"]).column("id") if "random" in names else None
+    rows = item[0].read_rows(["id", "hash"]) if "random" in names else None
     found = {}
     for name in names:
-        scores = _values(name, item, columns, ids, seed)
+        scores = _values(name, item, columns, rows, seed)
         values, number = np.unique(
             order_bits(scores[~np.isnan(scores)]) >> np.uint32(8), return_counts=True
         )
@@ -214,19 +215,13 @@ def _count_values(
     return found
 
 
-def _read(unit: Unit, columns: Sequence[str]) -> pa.Table:
-    with pq.ParquetFile(unit.path()) as file:
-        return file.read(list(columns))
-
-
 def _order_unit(item: Item, plan: Ordering) -> None:
     """Combine a unit's columns, add noise if the draw has any, and write its order."""
     unit, _ = item
-    table = _read(unit, ["id", "source", "bytes"])
-    ids = table.column("id")
+    table = unit.read_rows(["id", "hash", "source", "bytes"])
     total = np.zeros(len(table), dtype=np.float64)
     for name, weight in plan.ranks.items():
-        values = _values(name, item, plan.columns, ids, plan.seed)
+        values = _values(name, item, plan.columns, table, plan.seed)
         if plan.quantiles:
             rising, quantile = plan.quantiles[name]
             high = order_bits(np.nan_to_num(values)) >> np.uint32(8)
@@ -235,7 +230,7 @@ def _order_unit(item: Item, plan: Ordering) -> None:
         else:
             total += values
     if plan.temperature is not None:
-        draws = uniform(hash_ids(ids, mix(plan.seed, "gumbel")))
+        draws = uniform(hash_documents(table, mix(plan.seed, "gumbel")))
         # As score / temperature + noise, times the temperature: small ones cannot overflow.
         total -= plan.temperature * np.log(-np.log(draws))
     scores = total.astype(np.float32)
@@ -249,7 +244,7 @@ def _order_unit(item: Item, plan: Ordering) -> None:
         OrderedUnit(unit, plan.directory),
         Order(
             key=order_bits(np.where(excluded, np.float32(0), scores)),
-            tie=hash_ids(ids, mix(plan.seed, TIE)),
+            tie=hash_documents(table, mix(plan.seed, TIE)),
             group=np.where(excluded, np.int16(-1), of_source[sources.indices.to_numpy()]),
         ),
         table.column("bytes").to_numpy(),

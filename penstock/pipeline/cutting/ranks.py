@@ -1,7 +1,7 @@
 """Ranks of the documents that a cut takes, computed from the cut on demand.
 
 Rank 1 is the document that is taken first: of the highest score, then of the highest hash of its
-id, then the earlier one in the corpus. A cut stores no ranks, because they would cost four of 18
+id and text, then the earlier one in the corpus. A cut stores no ranks, because they would cost four of 18
 distributed passes and are read by two commands only; a rank is a count over the cut's ``score``
 column, 4 bytes a document. The score is the one that documents were ordered by, after mixture and
 noise, so neither the pool's columns nor their quantiles are read again.
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.pipeline.cutting.ordering import TIE
 from penstock.pipeline.cutting.radix import order_bits
 
@@ -45,13 +45,11 @@ class _Scored:
         return cls(file, cut.manifest["config"]["seed"], row, order_bits(score))
 
     def ties(self, which: np.ndarray) -> np.ndarray:
-        """Hash the ids of some of the documents: (m,) int64 positions to (m,) uint64."""
+        """Hash some of the documents: (m,) int64 positions to (m,) uint64."""
         if not len(which):
             return np.empty(0, dtype=np.uint64)
-        return hash_ids(
-            pq.read_table(self.file, columns=["id"]).column("id").take(pa.array(which)),
-            mix(self.seed, TIE),
-        )
+        documents = pq.read_table(self.file, columns=["id", "hash"]).take(pa.array(which))
+        return hash_documents(documents, mix(self.seed, TIE))
 
 
 def rank_of(cut: Artefact, unit: int, row: int) -> int:

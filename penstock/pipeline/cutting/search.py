@@ -139,7 +139,7 @@ def _write_table(held: UnitTokens, shared: tuple[Candidates, Tokenising]) -> Fil
     """Write a unit's table; returns the record of the file of new tokens, if there is one."""
     candidates, tokenising = shared
     rows = candidates.rows(held.unit)
-    sizes, part = tokenising.sizes(held, rows)
+    sizes, part = tokenising.sizes(held, held.unit.numbers()[rows])
     candidates.write(held.unit, rows, sizes)
     return part
 

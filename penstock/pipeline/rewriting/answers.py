@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
-from penstock.hashing import hash_ids, mix, uniform
+from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.checking import call_plugin, check_sum
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.rewriting.base import (
@@ -127,7 +128,7 @@ class Rewrite:
     rewriter: Rewriter
     completions: Completions
     share: float
-    """Share of the documents that are rewritten, drawn by hash of id."""
+    """Share of the documents that are rewritten, drawn by hash of id and text."""
     seed: int
 
     def identity(self) -> dict[str, Any]:
@@ -142,18 +143,18 @@ class Rewrite:
 
 def make_answers(
     rewrite: Rewrite,
-    corpus: Artefact,
+    pool: Pool,
     units: Sequence[Unit],
     workspace: Workspace,
     runner: Runner,
     progress: Callable[[str], None],
 ) -> Artefact:
-    """Find or request the answers for the documents of some units of a corpus.
+    """Find or request the answers for the documents of some units of a pool.
 
     Raises:
         CompletionError: The model cannot be reached; the answers so far are kept.
     """
-    inputs = {"corpus": corpus.fingerprint, "model": dict(rewrite.completions.identity())}
+    inputs = {"pool": pool.fingerprint, "model": dict(rewrite.completions.identity())}
 
     def work(draft: Draft) -> Artefact:
         by_name = {unit.name: unit for unit in units}
@@ -204,9 +205,10 @@ def answers_of(
             yield at, found
 
 
-def draw(ids: pa.Array, rewrite: Rewrite) -> np.ndarray:
+def draw(documents: pa.RecordBatch, rewrite: Rewrite) -> np.ndarray:
     """Draw the documents to rewrite: (n,) bool; a larger share contains a smaller one."""
-    return np.asarray(uniform(hash_ids(ids, mix(rewrite.seed, "rewrite"))) < rewrite.share)
+    draws = uniform(hash_documents(documents, mix(rewrite.seed, "rewrite")))
+    return np.asarray(draws < rewrite.share)
 
 
 @contextmanager
@@ -260,9 +262,9 @@ def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
 
 def _documents(unit: Unit, rewrite: Rewrite) -> Iterator[tuple[int, Document]]:
     start = 0
-    for batch in iter_documents(unit, ("id", "text")):
+    for batch in iter_documents(unit, ("id", "text", "hash")):
         ids, texts = batch.column("id"), batch.column("text")
-        for row in np.flatnonzero(draw(ids, rewrite)).tolist():
+        for row in np.flatnonzero(draw(batch, rewrite)).tolist():
             yield start + row, Document(id=ids[row].as_py(), text=texts[row].as_py())
         start += len(batch)
 

@@ -1,8 +1,9 @@
 """The rewriting stage: answers to a corpus that has the rewritten documents with their ``parent``.
 
-A rewriter that adds keeps the corpus: the new corpus has new units beside the old ones,
-which are not copied. A rewriter that replaces writes every unit anew; a document whose text
-becomes empty is dropped by a rule of the rewriter's name. Both passes are functions of the answers.
+A rewriter sees the documents that the pool keeps, and what it makes is judged by the same rules. A
+rewriter that adds keeps the corpus: the new corpus has new units beside the old ones, which are not
+copied. A rewriter that replaces writes what the pool keeps of every unit anew; a document whose
+text becomes empty is dropped by a rule of the rewriter's name. Both passes are functions of the answers.
 """
 
 from __future__ import annotations
@@ -18,18 +19,35 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError, InputError, ScoringError
 from penstock.pipeline.checking import RecordTally, call_plugin, check_sum, sum_by_source
-from penstock.pipeline.cleaning.dropped import Dropped
-from penstock.pipeline.corpus import STAGE
+from penstock.pipeline.corpus import STAGE, text_digest
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.rewriting.answers import Rewrite, answers_of, draw, make_answers
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.units import UNIT_BYTES, Unit, UnitWriter, iter_documents, units_of
+from penstock.pipeline.units import (
+    SCHEMA,
+    UNIT_BYTES,
+    Origin,
+    Unit,
+    UnitWriter,
+    iter_documents,
+    units_of,
+)
 from penstock.selectors.rewriting.base import Document, Rewritten
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["REJECTED", "rewrite_corpus"]
+__all__ = ["DROPPED", "REJECTED", "rewrite_corpus"]
 
-_VERSION = 1
+_VERSION = 2
+
+DROPPED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),
+    ]
+)
+"""A document of which a rewriter that replaces left nothing."""
 
 REJECTED = pa.schema(
     [
@@ -42,12 +60,12 @@ REJECTED = pa.schema(
 
 def rewrite_corpus(
     rewrite: Rewrite,
-    corpus: Artefact,
+    pool: Pool,
     workspace: Workspace,
     runner: Runner,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Artefact:
-    """Find or make the corpus that a rewriter makes of a corpus.
+    """Find or make the corpus that a rewriter makes of a pool.
 
     A rewriter that adds does not get documents that others added; the source of its own documents
     is its name.
@@ -57,21 +75,26 @@ def rewrite_corpus(
         InputError: A source of the corpus has the rewriter's name already.
         ScoringError: The rewriter raised.
     """
-    replaces = rewrite.rewriter.replaces
+    replaces, corpus = rewrite.rewriter.replaces, pool.corpus
     if not replaces and rewrite.name in corpus.facts["by_source"]:
         raise InputError(
             "the corpus has a source of this name already",
             key=f"rewrite.{rewrite.name}",
             fix="give the rewriter another name, by which budget.shares can tell the two apart",
         )
-    units = [unit for unit in units_of(corpus) if replaces or not unit.record.facts.get("added")]
-    answers = make_answers(rewrite, corpus, units, workspace, runner, progress)
+    units = [unit for unit in pool.units if replaces or not unit.record.facts.get("added")]
+    answers = make_answers(rewrite, pool, units, workspace, runner, progress)
     config = {
         "rewrite": rewrite.name,
         "version": [_VERSION, type(rewrite.rewriter).version],
         "identity": rewrite.identity(),
     }
-    inputs = {"corpus": corpus.fingerprint, "answers": answers.fingerprint}
+    inputs = {
+        "corpus": corpus.fingerprint,
+        # A corpus that is replaced has lost what the pool drops, and its reasons.
+        "pool": pool.verdicts.fingerprint if replaces else pool.fingerprint,
+        "answers": answers.fingerprint,
+    }
 
     def work(draft: Draft) -> Artefact:
         state = (rewrite, answers.path, draft.path)
@@ -80,7 +103,7 @@ def rewrite_corpus(
             draft,
             draft.fill(runner.run, _replace if replaces else _add, items, state),
             rewrite,
-            corpus,
+            pool,
             answers,
         )
         if not facts["documents"]["kept"]:
@@ -99,8 +122,8 @@ def _assemble_unit(
     found = answers_of(answers, record)
     following = next(found, None)
     start = 0
-    for batch in iter_documents(unit, ("id", "text", "source", "meta", "parent")):
-        chosen = draw(batch.column("id"), rewrite).tolist()
+    for batch in iter_documents(unit, (*SCHEMA.names, "hash", "input", "line")):
+        chosen = draw(batch, rewrite).tolist()
         for row, fields in enumerate(batch.to_pylist(), start):
             if not chosen[row - start]:
                 yield row, fields, None
@@ -189,22 +212,23 @@ def _replace(
     rejected: list[tuple[str, str]] = []
     part = unit.name.removeprefix("unit-")
     tally = Counter(documents=0, accepted=0, changed=0)
-    with (
-        # A unit stays one unit: columns are row-aligned with it.
-        UnitWriter(directory, part, 2**62) as units,
-        Dropped(directory, part, keep=False) as dropped,
-    ):
+    dropped: list[tuple[str, str, str]] = []
+    # A unit stays one unit, so that the number of a unit stays its own.
+    with UnitWriter(directory, part, 2**62) as units:
         for row, fields, rewritten in _assemble_unit(unit, record, state):
             name, text, parent = fields["id"], fields["text"], fields["parent"]
             own = Record(text=text, id=name, source=fields["source"], meta=fields["meta"] or "")
+            origin = None
+            if fields["input"] is not None:
+                origin = Origin(fields["input"], fields["line"])
             if rewritten is None:
-                units.add(name, own, len(text.encode()), parent=parent)
+                units.add(name, own, len(text.encode()), parent=parent, origin=origin)
                 continue
             tally["documents"] += 1
             rejected += [(name, reason) for reason in rewritten.rejected]
             if not rewritten.texts:
                 reason = rewritten.rejected[0] if rewritten.rejected else "nothing"
-                dropped.add(name, own, len(text.encode()), f"{rewrite.name}: {reason}", row, None)
+                dropped.append((name, own.source, f"{rewrite.name}: {reason}"))
                 continue
             if len(rewritten.texts) > 1:
                 raise ScoringError(
@@ -221,19 +245,33 @@ def _replace(
                 Record(text=new, id=name, source=own.source, meta=own.meta),
                 len(new.encode()),
                 parent=parent if new == text else name,
+                origin=origin,
             )
-    kept = sum(own.facts["documents"] for own in units.records)
-    check_sum(unit.label, ("documents", unit.documents), {"kept": kept, **dropped.rules})
+    kept = sum(own.facts.get("documents", 0) for own in units.records)
+    by_rule = dict(sorted(Counter(rule for *_, rule in dropped).items()))
+    check_sum(unit.label, ("documents", unit.documents), {"kept": kept, **by_rule})
     inherited = {"added": unit.record.facts["added"]} if "added" in unit.record.facts else {}
     return [
         *(_with(own, **inherited) for own in units.records),
-        dropped.record(read=unit.documents, kept=kept, dropped_by=dict(dropped.rules)),
+        _write_dropped(directory, part, dropped, by_rule),
         _write_rejected(directory, unit, rejected, tally),
     ]
 
 
 def _with(record: FileRecord, **facts: Any) -> FileRecord:
-    return replace(record, facts={**record.facts, **facts})
+    is_texts = record.path.startswith("unit-")
+    return replace(record, facts={**record.facts, **facts}) if is_texts else record
+
+
+def _write_dropped(
+    directory: AnyPath, part: str, dropped: Sequence[tuple[str, str, str]], by_rule: dict[str, int]
+) -> FileRecord:
+    """Write (id, source, rule) of a unit's documents of which nothing was left."""
+    name = f"dropped-{part}.parquet"
+    columns = [[row[place] for row in dropped] for place in range(len(DROPPED))]
+    with atomic_file(directory / name) as sink:
+        pq.write_table(pa.table(columns, DROPPED), sink, compression="zstd")
+    return FileRecord.of(name, sink, dropped_by=by_rule)
 
 
 def _write_rejected(
@@ -251,12 +289,17 @@ def _facts(
     draft: Draft,
     records: Sequence[FileRecord],
     rewrite: Rewrite,
-    corpus: Artefact,
+    pool: Pool,
     answers: Artefact,
 ) -> dict[str, Any]:
-    """Count the documents: those of the corpus before, with those added to it or dropped."""
+    """Count the documents: those of the corpus before, with those added to it or dropped.
+
+    A corpus that was added to has the documents that its pool drops; one that was replaced has lost
+    them, and counts them.
+    """
     replaces = rewrite.rewriter.replaces
-    whole = RecordTally.of(corpus.facts["documents"])
+    before = pool.corpus.facts
+    whole = RecordTally.of(pool.documents if replaces else before["documents"])
     units = [record for record in records if record.path.startswith("unit-")]
     in_units = sum(record.facts["documents"] for record in units)
     if not replaces:
@@ -282,9 +325,11 @@ def _facts(
         **{key: answers.facts[key] for key in ("requests", "prompt_tokens", "completion_tokens")},
         "rejected": dict(sorted(rejected.items())),
     }
+    all_of = units if replaces else [unit.record for unit in units_of(pool.corpus)] + units
     return {
         "documents": whole.facts(),
-        "by_source": sum_by_source(units, None if replaces else corpus.facts["by_source"]),
+        "by_source": sum_by_source(units, None if replaces else before["by_source"]),
+        "text": text_digest(all_of),
         "adds": not replaces,
-        "rewrites": {**corpus.facts.get("rewrites", {}), rewrite.name: made},
+        "rewrites": {**before.get("rewrites", {}), rewrite.name: made},
     }

@@ -1,9 +1,9 @@
-"""The model and embeddings stages: fitted selectors and encoders of a corpus, and its vectors.
+"""The model and embeddings stages: fitted selectors and encoders of a pool, and its vectors.
 
-A model's fingerprint has the selector's identity and version, the corpus, the target files and the
-seed. So columns that differ in name alone share a model, and all selectors of a corpus share its
+A model's fingerprint has the selector's identity and version, the pool, the target files and the
+seed. So columns that differ in name alone share a model, and all selectors of a pool share its
 encoders. The token vectors that a static encoder is distilled from depend on the teacher alone.
-They are an artefact of their own, which all corpora of a work directory share, and are encoded once
+They are an artefact of their own, which all pools of a work directory share, and are encoded once
 for a machine (:func:`penstock.node_cache.made_tree`).
 
 Vectors of the pool are made in one pass over the text for all selectors. A unit's vectors are int16
@@ -28,8 +28,9 @@ import pyarrow as pa
 from penstock import extras, node_cache
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.pipeline.checking import call_plugin, check_sum
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner, in_order
-from penstock.pipeline.units import FIT, Unit, iter_documents, sample_documents, units_of
+from penstock.pipeline.units import FIT, Unit, iter_documents, sample_documents
 from penstock.selectors.base import Encoder, Fitting, Selector, Targets
 from penstock.selectors.encoders.distillation import TokenVectors, encode_vocabulary
 from penstock.selectors.encoders.embedding import (
@@ -52,7 +53,7 @@ _STATE = "state"
 _FACTS = "facts.json"
 """The facts that the fit returned, beside the state: so a model always has a file."""
 
-_VERSION = 3
+_VERSION = 4
 
 _ENCODER = 1
 """Version of encoders."""
@@ -77,9 +78,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Finds or makes the models of a corpus."""
+    """Finds or makes the models of a pool."""
 
-    corpus: Artefact
+    pool: Pool
     workspace: Workspace
     runner: Runner
     seed: int
@@ -111,7 +112,7 @@ class Models:
         )
 
     def encoder(self, name: str) -> Artefact:
-        """Find or make the encoder of this name for the corpus."""
+        """Find or make the encoder of this name for the pool."""
 
         def fit(state: Path) -> Mapping[str, Any]:
             encoder = make_encoder(
@@ -163,7 +164,7 @@ class Models:
     def _fitting(self, column: Column) -> Fitting:
         return Fitting(
             sample=self._sample,
-            pool_size=int(self.corpus.facts["documents"]["kept"]),
+            pool_size=self.pool.kept,
             target=column.target.examples,
             seed=self.seed,
             encoder=cache(self.load_encoder),
@@ -173,12 +174,12 @@ class Models:
 
     def _sample(self, count: int) -> Any:
         # Not by the column's name: a model serves every column of the same identity.
-        return sample_documents(self.corpus, count, self.seed, FIT)
+        return sample_documents(self.pool.units, self.pool.kept, count, self.seed, FIT)
 
     def _made(
         self, config: Mapping[str, Any], target: list[str], fit: Callable[[Path], Mapping[str, Any]]
     ) -> Artefact:
-        inputs = {"corpus": self.corpus.fingerprint, "target": target}
+        inputs = {"corpus": self.pool.fingerprint, "target": target}
         return self._make("model", _VERSION, config, inputs, fit)
 
     def _make(
@@ -214,18 +215,18 @@ def _fit_files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[F
     return [FileRecord.of(_FACTS, sink, **facts), *draft.adopt(names)]
 
 
-_EMBEDDINGS = 1
+_EMBEDDINGS = 2
 """Version of embeddings."""
 
 
 def make_embeddings(name: str, models: Models) -> Artefact:
-    """Find or make the vectors of a corpus under an encoder."""
+    """Find or make the vectors of a pool under an encoder."""
     encoder = models.encoder(name)
     config = {"characters": CHARACTERS}
-    inputs = {"corpus": models.corpus.fingerprint, "encoder": encoder.fingerprint}
+    inputs = {"texts": models.pool.texts, "encoder": encoder.fingerprint}
 
     def work(draft: Draft) -> Artefact:
-        units = {unit.name: unit for unit in units_of(models.corpus)}
+        units = {unit.name: unit for unit in models.pool.units}
         state = None
         if any(draft.done(part) is None for part in units):
             state = (models.load_encoder(name), draft.path)
@@ -240,9 +241,10 @@ def make_embeddings(name: str, models: Models) -> Artefact:
             keep_state=True,
             needs=state[0].resources if state else None,
         )
-        kept = models.corpus.facts["documents"]["kept"]
         embedded = sum(record.facts["documents"] for record in records)
-        check_sum(f"{draft.path}", ("documents kept in the corpus", kept), {"embedded": embedded})
+        check_sum(
+            f"{draft.path}", ("documents of the pool", models.pool.kept), {"embedded": embedded}
+        )
         width = max((record.facts["width"] for record in records), default=0)
         return draft.publish(
             units, {"encoder": encoder.facts["encoder"], "documents": embedded, "width": width}
@@ -260,12 +262,11 @@ def read_vectors(embeddings: AnyPath, record: FileRecord) -> np.ndarray:
 
 def _embed_unit(unit: Unit, state: tuple[Encoder, AnyPath]) -> FileRecord:
     encoder, directory = state
-    vectors = np.concatenate(
-        [
-            embed(beginning(documents.column("text")), encoder)
-            for documents in iter_documents(unit, ("text",))
-        ]
-    )
+    batches = [
+        embed(beginning(documents.column("text")), encoder)
+        for documents in iter_documents(unit, ("text",))
+    ]
+    vectors = np.concatenate(batches) if batches else np.empty((0, 1), np.int16)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     batch = pa.record_batch({"vector": rows})
     name = f"{unit.name}.arrow"

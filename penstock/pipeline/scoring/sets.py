@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.lib.recfunctions import repack_fields
 
 from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.pipeline.checking import call_plugin, scores_of
 from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.runner import Runner
@@ -174,16 +173,15 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
     """Write a unit's documents, sorted by partition and hash."""
     unit, vectors_record, quality = item
     vectors = read_vectors(shared.embeddings, vectors_record)
-    hashes = hash_ids(
-        pq.read_table(unit.path(), columns=["id"]).column("id"), mix(shared.seed, "sets")
-    )
+    hashes = hash_documents(unit.read_rows(["id", "hash"]), mix(shared.seed, "sets"))
     placed = vectors.any(axis=1)
     rows = np.zeros(len(vectors), dtype=shared.dtype)
     rows["unit"], rows["row"], rows["hash"] = unit.number, np.arange(len(rows)), hashes
     if quality is not None and shared.quality is not None:
         rows["quality"] = read_scores(shared.quality, quality)
         placed &= ~np.isnan(rows["quality"])
-    rows["vector"] = vectors
+    if len(rows):
+        rows["vector"] = vectors
     rows = rows[placed]
     if len(rows):
         rows["partition"] = _check_numbers(

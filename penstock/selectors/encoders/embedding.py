@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.selectors.base import Encoder, ParallelMap, serial_map
 from penstock.selectors.encoders.distillation import (
     DIM,
@@ -157,7 +157,7 @@ def make_encoder(
     tokens = (vocabulary or partial(encode_vocabulary, spread=spread))(teacher)
     progress(f"distilling a static encoder from {tokens.teacher}")
     drawn = sample(2 * _DISTIL_TEXTS)
-    hashes = hash_ids(drawn["id"], mix(seed, "distil"))
+    hashes = hash_documents(drawn, mix(seed, "distil"))
     rows = np.sort(np.argsort(hashes, kind="stable")[:_DISTIL_TEXTS])
     return distil(tokens, beginning(drawn["text"].take(pa.array(rows))))
 

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from penstock.errors import ArtefactError, SelectorError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.selectors.base import Fitting
 from penstock.selectors.encoders.embedding import embed_texts
 
@@ -181,7 +181,7 @@ def sample_vectors(fitting: Fitting, encoder: str, count: int) -> np.ndarray:
         SelectorError: No document has a token.
     """
     table = fitting.sample(count)
-    hashes = hash_ids(table["id"], mix(fitting.seed, "clusters"))
+    hashes = hash_documents(table, mix(fitting.seed, "clusters"))
     model = fitting.encoder(encoder)
     fitting.progress(f"embedding {len(table):,} documents by {model.name}")
     vectors = embed_texts(table["text"], model, spread=fitting.spread)
