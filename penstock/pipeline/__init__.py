@@ -1,4 +1,4 @@
-"""The engine: input files to shards, through four artefacts.
+"""The engine: input files to shards, through immutable artefacts.
 
 A document's way, with the function or class of each step, its input -> output, and its file::
 
@@ -7,15 +7,16 @@ A document's way, with the function or class of each step, its input -> output, 
       ├─ hash_inputs      Input -> Input with the hash of its bytes   reading/inputs.py
       ├─ plan_splits      Input -> Split of InputPiece                reading/splits.py
       ├─ read_batches     InputPiece -> ParsedBatch                   reading/readers.py
-      ├─ find_repeats     hashes of texts -> duplicates               cleaning/duplicates.py
       └─ UnitWriter       Record -> unit of about 64 MiB              units.py
-    rewrite_corpus      corpus -> corpus of rewritten documents       rewriting/documents.py
+    make_pool           corpus -> Pool: the documents that are kept   cleaning/verdicts.py
+      └─ make_text_columns  texts -> statistics of each document      cleaning/text_columns.py
+    rewrite_corpus      pool -> corpus of rewritten documents         rewriting/documents.py
       └─ make_answers     prompts -> answers of a language model      rewriting/answers.py
-    make_columns        corpus -> a float32 score for each document   columns.py
+    make_columns        pool -> a float32 score for each document     columns.py
       ├─ Models.fitted    sample and targets -> fitted selector       scoring/models.py
       ├─ make_embeddings  texts -> int16 vectors                      scoring/models.py
       └─ score_sets       partitions of vectors -> scores             scoring/sets.py
-    make_tokenizer      corpus -> tokenizer.json                      tokenizer.py
+    make_tokenizer      pool -> tokenizer.json                        tokenizer.py
     make_cut            columns -> the documents of the budget        cut.py
       ├─ quotas_of        budget and shares -> Quota                  cutting/budget.py
       ├─ make_orders      scores -> sort keys                         cutting/ordering.py
@@ -27,7 +28,8 @@ A document's way, with the function or class of each step, its input -> output, 
 What all stages use::
 
     runner.py       Runner: a function over items, in parallel        runners/
-    units.py        Unit: about 64 MiB of documents; samples drawn by hash of id
+    units.py        Unit: about 64 MiB of documents
+    pool.py         Pool: a corpus and the rows that are kept; samples drawn by hash
     shuffle.py      Shuffle: rows from tasks to tasks, by group
     grouped.py      files of rows: scores, and the scratch of a shuffle
     checking.py     check_sum: counts that add up, before an artefact is published

@@ -238,8 +238,8 @@ def text_digest(units: Sequence[FileRecord]) -> str:
 
 def _nothing_read(documents: dict[str, Any]) -> InputError:
     return InputError(
-        f"no document can be read: of {documents['read']:,} records "
-        f"{documents['quarantined']:,} are quarantined",
+        f"no document is left of {documents['read']:,} read: "
+        f"{documents['quarantined']:,} quarantined",
         key="corpus",
         fix="check corpus.text and the files",
     )

@@ -2,20 +2,29 @@
 
 A pool is named by its corpus and by which rows it keeps, not by the rules that chose them: recipes
 whose different rules keep the same documents share every score and every token after cleaning.
+
+Samples of a pool are drawn by hash of id and text, independent of how the work is divided.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from penstock.artefact import Artefact, FileRecord, canonical
-from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
-from penstock.pipeline.units import Kept, Unit, units_of
+import numpy as np
+import pyarrow as pa
 
-__all__ = ["Pool"]
+from penstock.artefact import Artefact, FileRecord, canonical
+from penstock.hashing import hash_documents, mix, uniform
+from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.units import ROWS, SCHEMA, Kept, Unit, iter_documents, units_of
+
+__all__ = ["FIT", "Pool", "inside", "sample_documents", "sample_texts"]
+
+FIT = "fit"
+"""Hash purpose of the samples that selectors are fitted on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,3 +93,62 @@ class Pool:
 def _name(rows: str, files: tuple[FileRecord, ...]) -> str:
     bits = [record.facts["kept"] for record in files]
     return hashlib.sha256(canonical([rows, bits])).hexdigest()
+
+
+# -- samples ----------------------------------------------------------------------------------
+
+
+def sample_documents(pool: Pool, count: int, seed: int, purpose: str) -> pa.Table:
+    """Draw about ``count`` documents, or all of a smaller pool, in the order of their hashes.
+
+    That order is random, as training needs it, and independent of the order of the inputs.
+
+    Args:
+        pool: The pool.
+        count: Documents wanted.
+        seed: Any integer.
+        purpose: Keeps samples for different uses apart.
+
+    Returns:
+        ``id`` and ``source`` string, ``text`` large_string, ``hash`` fixed_size_binary(16).
+    """
+    schema = pa.schema([SCHEMA.field("id"), SCHEMA.field("text"), SCHEMA.field("source")]).append(
+        ROWS.field("hash")
+    )
+    batches = list(_draw(pool, count, pool.kept, seed, purpose))
+    sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+    hashes = hash_documents(sample, mix(seed, purpose, "order"))
+    return sample.take(pa.array(np.argsort(hashes, kind="stable")))
+
+
+def sample_texts(pool: Pool, size: int, seed: int, purpose: str) -> Iterator[str]:
+    """Draw texts of about ``size`` bytes in all, in the order of the corpus."""
+    for batch in _draw(pool, size, pool.bytes, seed, purpose):
+        yield from batch.column("text").to_pylist()
+
+
+def inside(
+    documents: pa.Table | pa.RecordBatch, count: int, of: int, seed: int, purpose: str
+) -> np.ndarray:
+    """Return which documents :func:`sample_documents` draws, by id and hash: (n,) bool.
+
+    Args:
+        documents: Documents of the pool, with ``id`` and ``hash``.
+        count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
+        of: Number of documents of the pool.
+    """
+    draws = uniform(hash_documents(documents, mix(seed, purpose)))
+    return np.asarray(draws < count / max(1, of))
+
+
+def _draw(pool: Pool, count: int, of: int, seed: int, purpose: str) -> Iterator[pa.RecordBatch]:
+    for unit in pool.units:
+        drawn = inside(unit.read_rows(["id", "hash"]), count, of, seed, purpose)
+        if not drawn.any():
+            continue
+        start = 0
+        for batch in iter_documents(unit):
+            rows = np.flatnonzero(drawn[start : start + len(batch)])
+            start += len(batch)
+            if len(rows):
+                yield batch.take(pa.array(rows))

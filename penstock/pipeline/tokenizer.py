@@ -12,8 +12,8 @@ import tokenizers
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.pipeline.pool import Pool
-from penstock.pipeline.units import iter_documents, sample_texts
+from penstock.pipeline.pool import Pool, sample_texts
+from penstock.pipeline.units import iter_documents
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
 from penstock.storage import atomic_file, is_uri, sha256_file
 
@@ -155,7 +155,7 @@ def make_tokenizer(settings: TokenizerSettings, pool: Pool, workspace: Workspace
 def _sample(pool: Pool, size: int, seed: int, purpose: str) -> Iterator[str]:
     """Draw texts of about ``size`` bytes; the first text where none of a few long ones is drawn."""
     nothing = True
-    for text in sample_texts(pool.units, size, pool.bytes, seed, purpose):
+    for text in sample_texts(pool, size, seed, purpose):
         nothing = False
         yield text
     if nothing:

@@ -1,11 +1,9 @@
-"""Units: the corpus in pairs of Parquet files, of about 64 MiB of text: the grain of work and retry.
+"""Units: the corpus in pairs of Parquet files, of about 64 MiB of text: the unit of work and retry.
 
 A unit is a file of texts and a file of *rows*, which has what is known of each document without its
 text: light passes, as those of a cut, open the second alone. A corpus holds every readable record.
 Which of them take part in a curation is a *pool*'s to say (:mod:`penstock.pipeline.pool`): the
 units of a pool have the rows that it keeps, and everything that reads them sees those only.
-
-Samples of the documents are drawn by hash of id and text, independent of how the work is divided.
 """
 
 from __future__ import annotations
@@ -23,13 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
-from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.reading.records import Record
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = [
     "BATCH",
-    "FIT",
     "ROWS",
     "SCHEMA",
     "UNIT_BYTES",
@@ -40,16 +36,10 @@ __all__ = [
     "base_of",
     "generations",
     "hash_text",
-    "inside",
     "iter_documents",
     "normalise",
-    "sample_documents",
-    "sample_texts",
     "units_of",
 ]
-
-FIT = "fit"
-"""Hash purpose of the samples that selectors are fitted on."""
 
 UNIT_BYTES = 64 * 2**20
 """Bytes of text after which a unit ends."""
@@ -95,72 +85,6 @@ def normalise(text: str) -> str:
 def hash_text(text: str) -> bytes:
     """Hash a text: 16 bytes, BLAKE2b of its UTF-8."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-# -- samples ----------------------------------------------------------------------------------
-
-
-def sample_documents(
-    units: Sequence[Unit], documents: int, count: int, seed: int, purpose: str
-) -> pa.Table:
-    """Draw about ``count`` documents, or all of a smaller pool, in the order of their hashes.
-
-    That order is random, as training needs it, and independent of the order of the inputs.
-
-    Args:
-        units: Units of the pool.
-        documents: Documents of the pool.
-        count: Documents wanted.
-        seed: Any integer.
-        purpose: Keeps samples for different uses apart.
-
-    Returns:
-        ``id`` and ``source`` string, ``text`` large_string, ``hash`` fixed_size_binary(16).
-    """
-    schema = pa.schema([SCHEMA.field("id"), SCHEMA.field("text"), SCHEMA.field("source")]).append(
-        ROWS.field("hash")
-    )
-    batches = list(_draw(units, count, documents, seed, purpose))
-    sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
-    hashes = hash_documents(sample, mix(seed, purpose, "order"))
-    return sample.take(pa.array(np.argsort(hashes, kind="stable")))
-
-
-def sample_texts(
-    units: Sequence[Unit], size: int, of: int, seed: int, purpose: str
-) -> Iterator[str]:
-    """Draw texts of about ``size`` bytes of the ``of`` bytes of all units, in their order."""
-    for batch in _draw(units, size, of, seed, purpose):
-        yield from batch.column("text").to_pylist()
-
-
-def inside(
-    documents: pa.Table | pa.RecordBatch, count: int, of: int, seed: int, purpose: str
-) -> np.ndarray:
-    """Return which documents :func:`sample_documents` draws, by id and hash: (n,) bool.
-
-    Args:
-        documents: Documents of the pool, with ``id`` and ``hash``.
-        count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
-        of: Number of documents of the pool.
-    """
-    draws = uniform(hash_documents(documents, mix(seed, purpose)))
-    return np.asarray(draws < count / max(1, of))
-
-
-def _draw(
-    units: Sequence[Unit], count: int, of: int, seed: int, purpose: str
-) -> Iterator[pa.RecordBatch]:
-    for unit in units:
-        drawn = inside(unit.read_rows(["id", "hash"]), count, of, seed, purpose)
-        if not drawn.any():
-            continue
-        start = 0
-        for batch in iter_documents(unit):
-            rows = np.flatnonzero(drawn[start : start + len(batch)])
-            start += len(batch)
-            if len(rows):
-                yield batch.take(pa.array(rows))
 
 
 # -- units ------------------------------------------------------------------------------------
@@ -277,13 +201,14 @@ def iter_documents(
     rows = unit.read_rows(light) if light else None
     start = 0
     for batch in _texts_of(unit, [name for name in columns if name in SCHEMA.names]):
-        if rows is not None:
-            own = rows.slice(start, len(batch)).combine_chunks()
-            arrays = {name: batch.column(name) for name in batch.schema.names}
-            arrays |= {name: _array(own.column(name)) for name in light}
-            batch = pa.RecordBatch.from_arrays([arrays[name] for name in columns], list(columns))
+        if rows is None:
+            yield batch
+            continue
+        own = rows.slice(start, len(batch))
         start += len(batch)
-        yield batch
+        arrays = {name: batch.column(name) for name in batch.schema.names}
+        arrays |= {name: _array(own.column(name)) for name in light}
+        yield pa.RecordBatch.from_arrays([arrays[name] for name in columns], list(columns))
 
 
 def _texts_of(unit: Unit, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -305,8 +230,7 @@ def _texts_of(unit: Unit, columns: list[str]) -> Iterator[pa.RecordBatch]:
             if waiting is None or (len(waiting) < BATCH and group + 1 < file.num_row_groups):
                 continue
             whole = len(waiting) // BATCH * BATCH if group + 1 < file.num_row_groups else None
-            for batch in waiting.slice(0, whole).combine_chunks().to_batches(BATCH):
-                yield batch
+            yield from waiting.slice(0, whole).combine_chunks().to_batches(BATCH)
             held = [] if whole is None else [waiting.slice(whole)]
 
 

@@ -27,7 +27,7 @@ from tests.harness.project import make_project
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-STAGES = ["corpus", "model", "columns", "tokenizer", "cut", "shards"]
+STAGES = ["corpus", "verdicts", "model", "columns", "tokenizer", "cut", "shards"]
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_a_manifest_that_was_cut_off(
     the_same(curations.run(recipe), recipe, finished)
 
 
-RECORDED = ["corpus", "columns", "tokens", "cut", "shards"]
+RECORDED = ["corpus", "verdicts", "columns", "tokens", "cut", "shards"]
 
 
 @pytest.mark.parametrize("stage", RECORDED if WHOLE else ["tokens", "cut"])

@@ -189,5 +189,5 @@ def test_the_kills_struck_everywhere(
     if WHOLE:
         assert len(campaign.struck) >= 200
         assert {stage for _, stage in met} >= set(STAGES)
-        for stage in ("corpus", "columns", "tokens", "cut", "shards"):
+        for stage in ("corpus", "verdicts", "columns", "tokens", "cut", "shards"):
             assert met["worker", stage]

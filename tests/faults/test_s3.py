@@ -58,7 +58,7 @@ def test_the_whole_job_and_its_reports(project: Project) -> None:
     recipe = str(project.directory / "recipe.yaml")
     listed = ended(project, "ls", project.work, "--json").summary["artefacts"]
     assert {item["stage"] for item in listed} == {
-        "corpus", "model", "columns", "tokenizer", "tokens", "cut", "shards",
+        "corpus", "verdicts", "model", "columns", "tokenizer", "tokens", "cut", "shards",
     }  # fmt: skip
     [fate] = ended(project, "why", recipe, "d0200", "--json").summary["fates"]
     assert fate["fate"] in ("taken", "left")

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-STAGES = ("root", "corpus", "model", "columns", "tokenizer", "tokens", "cut", "shards")
+STAGES = (
+    *("root", "corpus", "verdicts", "model", "columns", "tokenizer", "tokens", "cut", "shards"),
+)
 """In the order of a run; ``root`` is for files that belong to no artefact."""
 
 

@@ -76,7 +76,9 @@ def test_curate_prints_one_object_last_and_the_rest_elsewhere(project: Path) -> 
     assert "documents kept" in done.stderr
     listed = json.loads(penstock(project, "ls", "out", "--json").stdout.splitlines()[-1])
     stages = {item["stage"] for item in listed["artefacts"]}
-    assert stages == {"corpus", "model", "columns", "tokenizer", "tokens", "cut", "shards"}
+    assert stages == {
+        "corpus", "verdicts", "model", "columns", "tokenizer", "tokens", "cut", "shards",
+    }  # fmt: skip
     found = penstock(project, "why", "recipe.yaml", "d0000", "--json")
     (fate,) = json.loads(found.stdout.splitlines()[-1])["fates"]
     assert fate["fate"] in ("taken", "left")
@@ -235,14 +237,13 @@ def test_why_is_told_in_words(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with (fresh / "pool.jsonl").open("a") as pool:
         text = documents(150)[7]["text"].replace(" ", "   ")
         pool.write(json.dumps({"id": "copy", "text": text, "source": "web"}) + "\n")
-    keep = ("recipe.yaml", "--set", "clean.keep_dropped=true")
-    done = ran(fresh, monkeypatch, "curate", *keep, "--workers", "1")
-    (corpus,) = (fresh / "out").glob("corpus/*")
-    assert f"dropped documents, with their text: {corpus}/dropped-*" in done.stdout
-    told = ran(fresh, monkeypatch, "why", *keep, "copy").stdout
+    done = ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1")
+    (verdicts,) = (fresh / "out").glob("verdicts/*")
+    assert f"the reason of each dropped document: {verdicts}\n" in done.stdout
+    told = ran(fresh, monkeypatch, "why", "recipe.yaml", "copy").stdout
     assert told.startswith("copy (web): dropped; rule duplicate: repeats d0007\n")
     assert f"  text: {' '.join(text.split())[:30]}" in told
-    told = ran(fresh, monkeypatch, "why", *keep, "d0000").stdout
+    told = ran(fresh, monkeypatch, "why", "recipe.yaml", "d0000").stdout
     assert re.search(r"\n  score in length: \d+, higher than \d+\.\d% of the documents\n", told)
     assert f"  text: {documents(1)[0]['text'][:30]}" in told
 
@@ -262,6 +263,7 @@ def test_ls_tells_what_is_finished_and_what_lacks_files(
     rows = {row["stage"]: row for row in json.loads(done.stdout.splitlines()[-1])["artefacts"]}
     assert {stage: row["state"] for stage, row in rows.items()} == {
         "corpus": "finished",
+        "verdicts": "finished",
         "model": "finished",
         "columns": "unfinished",
         "tokenizer": "damaged",

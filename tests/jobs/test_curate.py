@@ -80,7 +80,7 @@ def test_the_longest_documents_are_taken_and_the_budget_is_met(project: Path) ->
     assert summary["documents"]["dropped_by"] == {"duplicate": 10}
     assert summary["documents"]["read"] == 250
     assert sum(tally["tokens"] for tally in summary["by_source"].values()) == 2_976
-    assert set(summary["seconds"]) == {"corpus", "columns", "tokenizer", "cut", "shards"}
+    assert set(summary["seconds"]) == {"corpus", "clean", "columns", "tokenizer", "cut", "shards"}
 
 
 def test_another_budget_scores_nothing_and_another_scorer_does(project: Path) -> None:

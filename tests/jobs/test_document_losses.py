@@ -21,7 +21,7 @@ from penstock.jobs.report import write_report
 from penstock.jobs.train import read_evaluations, run_spec
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.units import iter_documents, units_of
+from penstock.pipeline.units import iter_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
 from penstock.trainers.data.shards import ShardSet
@@ -184,7 +184,7 @@ def test_losses_rank_the_next_cut(project: Path, trained: tuple[Curated, RunResu
     again = curate(recipe_of(project, select=select, budget={"tokens": 4000, "rank": "hard"}), ONE)
     column = again.columns["hard"]
     scores: dict[str, float] = {}
-    for unit, record in zip(units_of(again.corpus), column.files):
+    for unit, record in zip(again.pool.units, column.files):
         ids = [name for batch in iter_documents(unit, ["id"]) for name in batch["id"].to_pylist()]
         scores.update(zip(ids, read_scores(column.path, record).tolist()))
     assert len(scores) > len(cost) > 100, "some documents were left out of the first cut"
@@ -195,4 +195,4 @@ def test_losses_rank_the_next_cut(project: Path, trained: tuple[Curated, RunResu
     taken = set(spans.documents(0, len(spans)).ids.to_pylist())
     hardest = sorted(cost, key=lambda name: -cost[name])[: len(taken)]
     assert taken == set(hardest) and 10 < len(taken) < len(cost)
-    assert again.corpus.fingerprint == before.corpus.fingerprint
+    assert again.pool.fingerprint == before.pool.fingerprint

@@ -19,7 +19,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
     made = make(recipe, {"s": SCORES})
     return Curated(
         recipe=recipe,
-        corpus=made.corpus,
+        pool=made.pool,
         columns=made.columns,
         tokenizer=made.tokenizer,
         cut=made.cut,
@@ -29,7 +29,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
 
 def test_the_first_taken_are_those_of_the_highest_scores(curated: Curated) -> None:
     best = sorted(SCORES, key=lambda name: -SCORES[name])
-    known = {d.id: d for d in all_documents(curated.corpus, curated.tokenizer)}
+    known = {d.id: d for d in all_documents(curated.pool, curated.tokenizer)}
     assert len({known[name].unit for name in best[:12]}) > 1
     excerpts = first_taken(curated, 12)
     assert [excerpt.id for excerpt in excerpts] == best[:12]
@@ -43,7 +43,7 @@ def test_the_first_taken_are_those_of_the_highest_scores(curated: Curated) -> No
 
 def test_some_left_are_left_distinct_and_spread_over_the_pool(curated: Curated) -> None:
     taken = {excerpt.id for excerpt in first_taken(curated, 10**6)}
-    known = {d.id: d for d in all_documents(curated.corpus, curated.tokenizer)}
+    known = {d.id: d for d in all_documents(curated.pool, curated.tokenizer)}
     excerpts = some_left(curated, 15)
     ids = [excerpt.id for excerpt in excerpts]
     assert len(set(ids)) == 15

@@ -16,15 +16,14 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.held_out import OutsideSample
 from penstock.jobs.selector_training import climb
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.pool import FIT, sample_documents
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Column
-from penstock.pipeline.units import FIT, sample_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import Fitting
 from penstock.selectors.losses import CausalModel
-from tests.pools import documents, write_jsonl
+from tests.pools import documents, hashed, pool_of, write_jsonl
 
 ONE = LocalRunner(1)
 
@@ -110,8 +109,9 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
     assert notes[0] == "freed", "the CPUs, before the training"
     assert CausalModel(models[-1]).losses(pa.array(["water gate"])).nats > 0
 
-    corpus = cuts[0].corpus
-    seen = set(sample_documents(corpus, 150, recipe.seed, FIT)["id"].to_pylist())
+    pool = cuts[0].pool
+    sample = sample_documents(pool, 150, recipe.seed, FIT)
+    seen = set(sample["id"].to_pylist())
     assert 100 < len(seen) < 200
     for made in cuts:
         ids = {
@@ -150,22 +150,23 @@ def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
 
 def test_outside_sample_keeps_what_it_was_told(project: Path, tmp_path: Path) -> None:
     recipe = recipe_of(project)
-    corpus = make_corpus(CorpusSettings.of(recipe), Workspace(recipe.work_directory), ONE)
+    pool = pool_of(recipe)
     scorer = OutsideSample(sample=150)
-    kept = corpus.facts["documents"]["kept"]
-    scorer.fit(Fitting(sample=lambda n: None, pool_size=kept, seed=recipe.seed))  # type: ignore
+    scorer.fit(Fitting(sample=lambda n: None, pool_size=pool.kept, seed=recipe.seed))  # type: ignore
     scorer.save(tmp_path)
     other = OutsideSample(sample=150)
     other.load(tmp_path)
     halves = [OutsideSample(sample=150, part=part, parts=2) for part in (0, 1)]
     for half in halves:
         half.load(tmp_path)
-    ids = pa.array([f"d{n:04d}" for n in range(500)])
-    batch = pa.record_batch({"id": ids})
+    rows = documents(500, seed=2)
+    (batch,) = hashed([row["id"] for row in rows], [row["text"] for row in rows]).to_batches()
     scores = other.score(batch)
     np.testing.assert_array_equal(scores, scorer.score(batch))
     one, two = (half.score(batch) for half in halves)
     assert (np.isnan(one) | np.isnan(two)).all()
     np.testing.assert_array_equal(np.where(np.isnan(one), two, one), scores)
-    seen = set(sample_documents(corpus, 150, recipe.seed, FIT)["id"].to_pylist())
-    assert {ids[int(n)].as_py() for n in np.flatnonzero(np.isnan(scores))} == seen
+    sample = sample_documents(pool, 150, recipe.seed, FIT)
+    assert {rows[n]["id"] for n in np.flatnonzero(np.isnan(scores))} == set(
+        sample["id"].to_pylist()
+    )

@@ -20,7 +20,7 @@ from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from tests.pools import documents, write_jsonl
 
-PARTS = {"corpus", "rewrite", "columns", "tokenizer", "cut", "shards", "train", "evaluate"}
+PARTS = {"corpus", "clean", "rewrite", "columns", "tokenizer", "cut", "shards", "train", "evaluate"}
 
 
 def recipe_of(directory: Path, **changes: Any) -> Recipe:
@@ -46,6 +46,7 @@ def fingerprints(plan: Plan) -> dict[str, str]:
     """A sha256 of each part. Input files count by name, not by content: the pool is not read."""
     parts: dict[str, Any] = {
         "corpus": [[item.path.name for item in plan.corpus.inputs], plan.corpus.config()],
+        "clean": plan.clean.config(),
         "rewrite": [rewrite.identity() for rewrite in plan.rewrites],
         "columns": [
             [column.name, dict(column.selector.identity()), list(column.target.hashes)]
@@ -84,7 +85,9 @@ def test_each_stage_has_a_part_with_a_fingerprint_of_its_own(tmp_path: Path) -> 
         plan.work = tmp_path  # type: ignore[misc]
     assert changed_by(plan, budget={"tokens": 1_000}) == {"cut"}
     assert changed_by(plan, budget={"rank": "far"}) == {"columns", "cut"}
-    assert changed_by(plan, clean={"keep_dropped": True}) == {"corpus"}
+    assert changed_by(plan, clean={"max_document_bytes": 10}) == {"corpus"}
+    assert changed_by(plan, clean={"dedup": {"exact": False}}) == {"clean"}
+    assert changed_by(plan, clean={"rules": "c4"}) == {"clean"}
     assert changed_by(plan, train={"lr": 1e-4}) == {"train"}
     assert changed_by(plan, shards={"tokens_per_shard": 64}) == {"shards"}
     assert changed_by(plan, tokenizer={"train": {"vocab_size": 400}}) == {"tokenizer"}

@@ -13,9 +13,9 @@ from penstock.errors import SelectorError, UnmadeError
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import curate, inspect
 from penstock.jobs.selector_training import find_weights
+from penstock.pipeline.pool import FIT, sample_documents
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.units import FIT, sample_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.shards import ShardSet
@@ -77,7 +77,7 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
 
     (column,) = build_columns(recipe)
     with Workspace.driving(recipe.work_directory) as workspace:
-        models = Models(corpus=made.corpus, workspace=workspace, runner=ONE, seed=recipe.seed)
+        models = Models(pool=made.pool, workspace=workspace, runner=ONE, seed=recipe.seed)
 
         def cut(own: Recipe) -> Any:
             # Documents of a round are its own, and none of them judges.
@@ -98,7 +98,8 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
     expected = np.exp((gains - gains.max()) / 0.05)
     np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-9)
     assert len(weights[weights == weights.max()]) == 1, "the rounds did tell clusters apart"
-    held_out = set(sample_documents(made.corpus, 15, recipe.seed, FIT)["id"].to_pylist())
+    sample = sample_documents(made.pool, 15, recipe.seed, FIT)
+    held_out = set(sample["id"].to_pylist())
     assert not seen[0] & seen[1]
     assert not (seen[0] | seen[1]) & held_out
     again = [

@@ -12,7 +12,6 @@ import pytest
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated
 from penstock.jobs.why import fates_of
-from penstock.pipeline.units import units_of
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
 SCORES = {f"d{number:04d}": float(number % 23) for number in range(150)}
@@ -24,7 +23,7 @@ def curated(directory: Path, tokens: int = 6_000, **budget: Any) -> Curated:
     made = make(recipe, {"s": SCORES})
     return Curated(
         recipe=recipe,
-        corpus=made.corpus,
+        pool=made.pool,
         columns=made.columns,
         tokenizer=made.tokenizer,
         cut=made.cut,
@@ -76,7 +75,7 @@ def where_it_is(of: Curated, name: str) -> tuple[list[int], list[str], int]:
 @pytest.mark.parametrize("kind", ["whole", "shared"])
 def test_each_taken_document_is_where_why_says(kind: str, request: pytest.FixtureRequest) -> None:
     of: Curated = request.getfixturevalue(kind)
-    known = all_documents(of.corpus, of.tokenizer)
+    known = all_documents(of.pool, of.tokenizer)
     taken = 0
     for name in dict.fromkeys(document.id for document in known):
         entries = [entry for entry in fates_of(of, name) if entry["fate"] == "taken"]
@@ -100,7 +99,7 @@ def test_a_taken_document_has_its_rank_scores_and_text(whole: Curated) -> None:
 
 
 def test_quantiles_are_the_share_of_scored_documents_below(whole: Curated) -> None:
-    known = all_documents(whole.corpus, whole.tokenizer)
+    known = all_documents(whole.pool, whole.tokenizer)
     values = np.array([SCORES[document.id] for document in known])
     values = values[~np.isnan(values)]
     (entry,) = fates_of(whole, "d0030")
@@ -120,7 +119,7 @@ def test_a_left_document_competed_for_the_tokens_of_its_own_group(
     pool: Path, shared: Curated
 ) -> None:
     reasons = {}
-    for document in all_documents(shared.corpus, shared.tokenizer):
+    for document in all_documents(shared.pool, shared.tokenizer):
         for entry in fates_of(shared, document.id):
             if entry["fate"] == "left" and document.id != "excluded":
                 reasons[entry["source"]] = entry["why"]
@@ -188,8 +187,8 @@ def test_every_record_knows_the_file_that_it_was_read_from(tmp_path: Path) -> No
 
 
 def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:
-    known = all_documents(whole.corpus, whole.tokenizer)
-    units = [unit.name for unit in units_of(whole.corpus)]
+    known = all_documents(whole.pool, whole.tokenizer)
+    units = [unit.name for unit in whole.pool.units]
     places = [(units[d.unit], d.row, d.text) for d in known if d.id == "twin"]
     entries = fates_of(whole, "twin")
     assert [(e["unit"], e["row"], e["text"]) for e in entries] == places

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,18 +14,16 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, ScoringError, SelectorError
-from penstock.pipeline import columns as columns_module
 from penstock.pipeline import columns as documents_module
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.grouped import read_scores
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.units import units_of
 from penstock.resources import Resources
 from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting, Scorer, Target, Targets
-from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
+from tests.pools import UNIT_BYTES, documents, pool_of, recipe_of, write_jsonl
 
 ONE = LocalRunner(1)
 
@@ -91,10 +89,8 @@ def pool(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def corpus(pool: Path) -> Artefact:
-    return make_corpus(
-        CorpusSettings.of(recipe_of(pool), UNIT_BYTES), Workspace(pool / "work"), ONE
-    )
+def corpus(pool: Path) -> Pool:
+    return pool_of(recipe_of(pool), Workspace(pool / "work"), ONE, UNIT_BYTES)
 
 
 @pytest.fixture
@@ -103,22 +99,22 @@ def space(pool: Path) -> Workspace:
 
 
 def columns_of(
-    corpus: Artefact, space: Workspace, runner: LocalRunner = ONE, **scorers: Scorer
+    corpus: Pool, space: Workspace, runner: LocalRunner = ONE, **scorers: Scorer
 ) -> dict[str, Artefact]:
     wanted = [Column(name=name, selector=as_selector(scorer)) for name, scorer in scorers.items()]
-    return make_columns(wanted, Models(corpus=corpus, workspace=space, runner=runner, seed=17))
+    return make_columns(wanted, Models(pool=corpus, workspace=space, runner=runner, seed=17))
 
 
 def all_scores(column: Artefact) -> np.ndarray:
     return np.concatenate([read_scores(column.path, record) for record in column.files])
 
 
-def texts_of(corpus: Artefact) -> list[str]:
-    return [text for u in units_of(corpus) for text in pq.read_table(u.path())["text"].to_pylist()]
+def texts_of(corpus: Pool) -> list[str]:
+    return [text for u in corpus.units for text in pq.read_table(u.path())["text"].to_pylist()]
 
 
 def test_every_scorer_scores_every_document_in_one_reading(
-    corpus: Artefact, space: Workspace, monkeypatch: pytest.MonkeyPatch
+    corpus: Pool, space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
     iterate = documents_module.iter_documents
@@ -134,14 +130,14 @@ def test_every_scorer_scores_every_document_in_one_reading(
     np.testing.assert_array_equal(all_scores(found["minus"]), -lengths)
     np.testing.assert_array_equal(all_scores(found["length"]), np.float32(lengths / lengths.mean()))
     assert list(found) == ["length", "minus"]
-    assert read == [unit.name for unit in units_of(corpus)]
+    assert read == [unit.name for unit in corpus.units]
     assert len(read) > 3
     again = columns_of(corpus, space, minus=minus, length=Length())
-    assert len(read) == len(units_of(corpus)), "columns that exist were made again"
+    assert len(read) == len(corpus.units), "columns that exist were made again"
     assert {n: c.digest for n, c in again.items()} == {n: c.digest for n, c in found.items()}
     read.clear()
     columns_of(corpus, space, minus=minus, other=Calls(function=_zeros, name="0"))
-    assert len(read) == len(units_of(corpus))
+    assert len(read) == len(corpus.units)
 
 
 def _zeros(batch: Documents) -> list[float]:
@@ -152,11 +148,11 @@ def test_batches_are_fixed_by_the_format(tmp_path: Path) -> None:
     rows = [{"id": f"d{number}", "text": f"text {number}"} for number in range(2_500)]
     write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
     space = Workspace(tmp_path / "work")
-    corpus = make_corpus(CorpusSettings.of(recipe_of(tmp_path)), space, ONE)
+    corpus = pool_of(recipe_of(tmp_path), space)
     sizes: list[int] = []
 
     def progress(batch: Documents) -> list[float]:
-        assert batch.schema.names == ["id", "text", "source"]
+        assert batch.schema.names == ["id", "text", "source", "hash"]
         assert batch.schema.field("text").type == pa.large_string()
         sizes.append(len(batch))
         return _zeros(batch)
@@ -168,20 +164,20 @@ def test_batches_are_fixed_by_the_format(tmp_path: Path) -> None:
 # -- what a fit may see -----------------------------------------------------------------------
 
 
-def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Artefact, space: Workspace) -> None:
+def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Pool, space: Workspace) -> None:
     notes: list[str] = []
     target = [Target(benchmark="arc", text="What turns? A wheel.")]
     scorer = Length()
     aimed = Targets(examples=target, hashes=["abc"])
     column = Column(name="mine", selector=as_selector(scorer), target=aimed)
     make_columns(
-        [column], Models(corpus=corpus, workspace=space, runner=ONE, seed=17, progress=notes.append)
+        [column], Models(pool=corpus, workspace=space, runner=ONE, seed=17, progress=notes.append)
     )
     fitting = scorer.seen[-1]
     assert fitting.pool_size == 150
     assert (fitting.target, fitting.seed) == (target, 17)
     whole = fitting.sample(10**9)
-    assert whole.schema.names == ["id", "text", "source"]
+    assert whole.schema.names == ["id", "text", "source", "hash"]
     assert sorted(whole["text"].to_pylist()) == sorted(texts_of(corpus))
     part = fitting.sample(50)
     assert 25 < len(part) < 80
@@ -195,14 +191,14 @@ def test_fit_is_given_the_pool_the_target_and_the_seed(corpus: Artefact, space: 
 
 
 def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
-    corpus: Artefact, space: Workspace, tmp_path: Path
+    corpus: Pool, space: Workspace, tmp_path: Path
 ) -> None:
     """Equal columns share a model, so nothing in it may depend on a name."""
 
     def model(place: Workspace, name: str, **given: Any) -> list[bytes]:
         seed = given.pop("seed", 17)
         column = Column(name=name, selector=as_selector(Length(given.pop("wanted", 40))), **given)
-        make_columns([column], Models(corpus=corpus, workspace=place, runner=ONE, seed=seed))
+        make_columns([column], Models(pool=corpus, workspace=place, runner=ONE, seed=seed))
         return sorted(path.read_bytes() for path in place.root.glob("model/*/manifest.json"))
 
     fresh = Workspace(tmp_path / "fresh")
@@ -214,7 +210,7 @@ def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
 
 
 def test_two_workers_fit_and_score_the_same_bytes(
-    corpus: Artefact, space: Workspace, tmp_path: Path
+    corpus: Pool, space: Workspace, tmp_path: Path
 ) -> None:
     alone = columns_of(corpus, space, s=Length(30))
     runner = LocalRunner(2)
@@ -229,7 +225,7 @@ def test_two_workers_fit_and_score_the_same_bytes(
 
 
 def test_every_scoring_uses_the_model_on_disk_and_verifies_it(
-    corpus: Artefact, space: Workspace
+    corpus: Pool, space: Workspace
 ) -> None:
     columns_of(corpus, space, s=Length())
     (saved,) = space.root.glob("model/*/state/deep/mean.npy")
@@ -241,7 +237,7 @@ def test_every_scoring_uses_the_model_on_disk_and_verifies_it(
 
 
 def test_files_of_a_killed_fit_are_not_part_of_the_model(
-    corpus: Artefact, space: Workspace, monkeypatch: pytest.MonkeyPatch
+    corpus: Pool, space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(self: Length, directory: Path) -> None:
         (directory / "half").write_bytes(b"x")
@@ -281,9 +277,9 @@ def raises(error: Exception) -> Callable[[Documents], Any]:
     ],
 )
 def test_a_scorer_that_goes_wrong_is_named_with_its_documents(
-    corpus: Artefact, space: Workspace, function: Callable[[Documents], Any], named: str
+    corpus: Pool, space: Workspace, function: Callable[[Documents], Any], named: str
 ) -> None:
-    ids = pq.read_table(units_of(corpus)[0].path())["id"].to_pylist()
+    ids = pq.read_table(corpus.units[0].path())["id"].to_pylist()
     with pytest.raises(ScoringError) as caught:
         columns_of(corpus, space, bad=Calls(function=function, name="bad"))
     error = caught.value
@@ -292,9 +288,7 @@ def test_a_scorer_that_goes_wrong_is_named_with_its_documents(
     assert named in f"{error.problem} {error.got}"
 
 
-def test_an_error_that_was_raised_on_purpose_keeps_its_kind(
-    corpus: Artefact, space: Workspace
-) -> None:
+def test_an_error_that_was_raised_on_purpose_keeps_its_kind(corpus: Pool, space: Workspace) -> None:
     broken = Calls(function=raises(SelectorError("no such language")), name="bad")
     with pytest.raises(SelectorError) as caught:
         columns_of(corpus, space, bad=broken)
@@ -305,7 +299,7 @@ def test_an_error_that_was_raised_on_purpose_keeps_its_kind(
 
 @pytest.mark.parametrize("method", ["fit", "save"])
 def test_a_fit_that_goes_wrong_is_named(
-    corpus: Artefact, space: Workspace, method: str, monkeypatch: pytest.MonkeyPatch
+    corpus: Pool, space: Workspace, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Length, given: object) -> Any:
         raise ZeroDivisionError("no positives")
@@ -318,7 +312,7 @@ def test_a_fit_that_goes_wrong_is_named(
     assert not list(space.root.glob("model/*/manifest.json"))
 
 
-def test_a_worker_process_reports_the_same_error(corpus: Artefact, space: Workspace) -> None:
+def test_a_worker_process_reports_the_same_error(corpus: Pool, space: Workspace) -> None:
     runner = LocalRunner(2)
     with pytest.raises(ScoringError) as caught:
         columns_of(corpus, space, runner, bad=Calls(function=_typo, name="typo"))
@@ -331,9 +325,7 @@ def _typo(batch: Documents) -> Any:
     return len(None)  # type: ignore[arg-type]
 
 
-def test_scores_that_are_not_finite_exclude_the_document(
-    corpus: Artefact, space: Workspace
-) -> None:
+def test_scores_that_are_not_finite_exclude_the_document(corpus: Pool, space: Workspace) -> None:
     odd = [np.nan, np.inf, -np.inf, None, 0.0, -0.0, 1e-45, -3.4e38]
 
     def score(batch: Documents) -> list[Any]:
@@ -342,18 +334,18 @@ def test_scores_that_are_not_finite_exclude_the_document(
     column = columns_of(corpus, space, odd=Calls(function=score, name="odd"))["odd"]
     scores = all_scores(column)
     assert scores.dtype == np.float32
-    first = scores[: units_of(corpus)[0].documents]
+    first = scores[: corpus.units[0].documents]
     assert np.isnan(first[:4]).all()
     np.testing.assert_array_equal(first[4:8], np.float32(odd[4:]))
     assert column.facts == {"documents": 150, "excluded": int(np.isnan(scores).sum())}
-    assert column.facts["excluded"] >= 4 * len(units_of(corpus)) - 4
+    assert column.facts["excluded"] >= 4 * len(corpus.units) - 4
 
 
 # -- resume -----------------------------------------------------------------------------------
 
 
 def test_a_crash_midway_keeps_finished_units(
-    corpus: Artefact, space: Workspace, tmp_path: Path
+    corpus: Pool, space: Workspace, tmp_path: Path
 ) -> None:
     scored: list[str] = []
     broken = True
@@ -372,12 +364,12 @@ def test_a_crash_midway_keeps_finished_units(
     assert not list(space.root.glob("columns/*/manifest.json"))
     broken = False
     resumed = made(space)
-    assert len(scored) == len(set(scored)) == len(units_of(corpus))
+    assert len(scored) == len(set(scored)) == len(corpus.units)
     assert resumed.digest == made(Workspace(tmp_path / "clean")).digest
     np.testing.assert_array_equal(all_scores(resumed), [len(t) for t in texts_of(corpus)])
 
 
-def test_a_column_that_changed_on_disk_is_refused(corpus: Artefact, space: Workspace) -> None:
+def test_a_column_that_changed_on_disk_is_refused(corpus: Pool, space: Workspace) -> None:
     column = columns_of(corpus, space, s=Length())["s"]
     path = column.path / column.files[1].path
     data = bytearray(path.read_bytes())
@@ -404,7 +396,7 @@ class Asking(LocalRunner):
 
 
 def test_a_worker_has_the_resources_of_all_scorers_of_its_pass(
-    corpus: Artefact, space: Workspace
+    corpus: Pool, space: Workspace
 ) -> None:
     plain, large, seeing = Length(), Length(), Length()
     large.needs = Resources(cpus=2, memory=1000)  # type: ignore[attr-defined]
@@ -414,17 +406,15 @@ def test_a_worker_has_the_resources_of_all_scorers_of_its_pass(
         for name, scorer in (("a", plain), ("b", large), ("c", seeing))
     ]
     runner = Asking()
-    make_columns(columns, Models(corpus=corpus, workspace=space, runner=runner, seed=0))
+    make_columns(columns, Models(pool=corpus, workspace=space, runner=runner, seed=0))
     (asked,) = [needs for needs in runner.asked if needs is not None]
     assert asked == Resources(cpus=2, gpus=0.5, memory=1500, by="select.b, select.c")
 
 
-def test_a_column_that_lacks_a_unit_is_not_published(
-    corpus: Artefact, space: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(columns_module, "units_of", lambda corpus: units_of(corpus)[:-1])
+def test_a_column_that_lacks_a_unit_is_not_published(corpus: Pool, space: Workspace) -> None:
+    lacking = replace(corpus, units=corpus.units[:-1])
     with pytest.raises(ArtefactError) as caught:
-        columns_of(corpus, space, s=Length())
-    kept = corpus.facts["documents"]["kept"]
-    assert caught.value.expected == f"{kept} documents kept in the corpus"
+        columns_of(lacking, space, s=Length())
+    kept = corpus.kept
+    assert caught.value.expected == f"{kept} documents of the pool"
     assert not list(space.root.glob("columns/*/manifest.json"))

@@ -6,35 +6,50 @@ import base64
 import errno
 import gc
 import gzip
-import itertools
 import json
 import os
 import random
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.artefact import Artefact, Workspace
+from penstock.artefact import Workspace
 from penstock.errors import ArtefactError, InputError, StorageError
+from penstock.jobs.why import Origins
 from penstock.pipeline import corpus as module
-from penstock.pipeline.cleaning import dropped as dropped_module
-from penstock.pipeline.cleaning import duplicates
-from penstock.pipeline.cleaning.dropped import Dropped
-from penstock.pipeline.corpus import CorpusSettings, make_corpus, normalise
+from penstock.pipeline.cleaning import verdicts
+from penstock.pipeline.cleaning.verdicts import (
+    CleanSettings,
+    Failed,
+    failed_rules,
+    make_pool,
+    repeated_by,
+)
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
-from penstock.pipeline.units import BATCH, SCHEMA, UNIT_BYTES, UnitWriter, iter_documents, units_of
+from penstock.pipeline.units import (
+    BATCH,
+    SCHEMA,
+    UNIT_BYTES,
+    UnitWriter,
+    hash_text,
+    iter_documents,
+    normalise,
+)
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.storage import Sink
@@ -60,36 +75,48 @@ def make(
     unit_bytes: int = UNIT_BYTES,
     work: str = "work",
     **clean: Any,
-) -> Artefact:
-    return make_corpus(
-        CorpusSettings.of(recipe(directory, *corpus, **clean), unit_bytes),
-        Workspace(directory / work),
-        runner or LocalRunner(1),
-    )
+) -> Pool:
+    settings = recipe(directory, *corpus, **clean)
+    workspace, runner = Workspace(directory / work), runner or LocalRunner(1)
+    made = make_corpus(CorpusSettings.of(settings, unit_bytes), workspace, runner)
+    return make_pool(CleanSettings.of(settings), made, workspace, runner)
 
 
-def documents(made: Artefact) -> list[dict[str, Any]]:
+COLUMNS = [*SCHEMA.names, "bytes", "line"]
+
+
+def documents(made: Pool, columns: Sequence[str] = COLUMNS) -> list[dict[str, Any]]:
     return [
         row
-        for unit in units_of(made)
-        for batch in iter_documents(unit, SCHEMA.names)
+        for unit in made.units
+        for batch in iter_documents(unit, columns)
         for row in batch.to_pylist()
     ]
 
 
-def texts(made: Artefact) -> list[str]:
+def texts(made: Pool) -> list[str]:
     return [row["text"] for row in documents(made)]
 
 
-def dropped(made: Artefact, part: str = "") -> list[dict[str, Any]]:
-    files = made.named(f"dropped-{part}")
-    return [row for file in files for row in pq.read_table(made.verified(file)).to_pylist()]
+def dropped(made: Pool) -> list[dict[str, Any]]:
+    """Every document of the corpus that the pool does not keep, with its reason."""
+    found = []
+    for unit in made.units:
+        rows = pq.read_table(unit.path()).to_pylist()
+        for row in np.setdiff1d(np.arange(len(rows)), unit.numbers()).tolist():
+            of = repeated_by(made, unit, row)
+            repeats = of and pq.read_table(of[0].path())["id"][of[1]].as_py()
+            rule = failed_rules(made, unit, row).reason
+            found.append({**rows[row], "rule": rule, "repeats": repeats})
+    return found
 
 
-def quarantined(made: Artefact, part: str = "") -> list[dict[str, Any]]:
-    files = made.named(f"quarantine-{part}")
+def quarantined(made: Pool) -> list[dict[str, Any]]:
+    corpus = made.corpus
     return [
-        json.loads(line) for file in files for line in made.verified(file).read_bytes().splitlines()
+        json.loads(line)
+        for file in corpus.named("quarantine-")
+        for line in corpus.verified(file).read_bytes().splitlines()
     ]
 
 
@@ -97,14 +124,14 @@ def raw(bad: Mapping[str, str]) -> bytes:
     return bad["raw"].encode() if "raw" in bad else base64.b64decode(bad["raw_base64"])
 
 
-def check_accounting(made: Artefact) -> dict[str, Any]:
+def check_accounting(made: Pool) -> dict[str, Any]:
     """read = kept + dropped + quarantined, and each number is what the files hold."""
-    facts = made.facts["documents"]
+    facts = made.documents
     assert facts["read"] == facts["kept"] + facts["dropped"] + facts["quarantined"]
     assert facts["kept"] == len(documents(made))
     assert facts["dropped"] == len(dropped(made)) == sum(facts["dropped_by"].values())
     assert facts["quarantined"] == len(quarantined(made))
-    by_source = made.facts["by_source"].values()
+    by_source = made.by_source.values()
     assert facts["kept"] == sum(tally["documents"] for tally in by_source)
     assert sum(tally["bytes"] for tally in by_source) == sum(
         len(text.encode()) for text in texts(made)
@@ -180,7 +207,7 @@ def test_every_record_has_a_fate(pool: Path) -> None:
     kept = [normalise(text) for text in texts(made)]
     assert kept.count("everywhere the same") == 1
     assert len(set(kept)) == len(kept)
-    assert set(made.facts["by_source"]) == {"unknown", "wiki", "book"}
+    assert set(made.by_source) == {"unknown", "wiki", "book"}
 
 
 def test_the_quarantine_holds_the_record_its_place_and_its_error(tmp_path: Path) -> None:
@@ -207,6 +234,7 @@ def test_documents_keep_id_source_meta_and_size(tmp_path: Path) -> None:
             "meta": '{"a":[2],"b":1}',
             "parent": None,
             "bytes": 2,
+            "line": 1,
         },
         {
             "id": NO_ID,
@@ -215,6 +243,7 @@ def test_documents_keep_id_source_meta_and_size(tmp_path: Path) -> None:
             "meta": None,
             "parent": None,
             "bytes": 5,
+            "line": 2,
         },
     ]
 
@@ -274,7 +303,8 @@ def test_a_bad_record_never_stops_a_run_but_no_good_one_does(tmp_path: Path) -> 
     assert caught.value.key == "corpus"
     counts = " 4 read: 3 quarantined, 1 dropped (1 by the rule empty)"
     assert caught.value.problem.endswith(counts)
-    assert list(Workspace(tmp_path / "work").artefacts()) == []
+    stages = [made.manifest["stage"] for made in Workspace(tmp_path / "work").artefacts()]
+    assert stages == ["corpus", "verdicts"]
 
 
 def test_empty_files_stand_beside_others(tmp_path: Path) -> None:
@@ -359,90 +389,70 @@ def test_duplicates_stay_where_they_are_wanted(pool: Path) -> None:
     assert check_accounting(made)["dropped_by"] == {"empty": 1}
 
 
-def test_many_ranges_find_the_same_duplicates_as_one(
+def test_many_ranges_and_groups_find_the_same_duplicates_as_one(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = make(pool)
-    monkeypatch.setattr(duplicates, "_DOCUMENTS", 10)
+    one = make(pool, unit_bytes=500)
+    monkeypatch.setattr(verdicts, "_RANGE_DOCUMENTS", 10)
+    monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", 30)
     runner = Counting()
-    many = make(pool, work="other", runner=runner)
-    assert len([name for name, _ in runner.done if name == "find_repeats"]) == 16
-    assert many.digest == one.digest
-
-
-def test_dropped_documents_are_written_in_any_number_of_row_groups(
-    pool: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = make(pool)
-    monkeypatch.setattr(dropped_module, "_ROWS", 1)
-    many = make(pool, work="other")
+    many = make(pool, unit_bytes=500, runner=runner, work="other")
+    assert len([name for name, _ in runner.done if name == "_find_repeats"]) == 16
+    assert len([name for name, _ in runner.done if name == "_settle"]) > 3
     assert dropped(many) == dropped(one)
-    assert check_accounting(many) == check_accounting(one)
-
-
-def place_of(made: Artefact, name: str) -> str:
-    """``part:row`` of a kept document, from what the manifest says of its part."""
-    for unit in units_of(made):
-        part = unit.name.split("-")[1]
-        gone = {row["row"] for row in dropped(made, part)} | {
-            bad["row"] for bad in quarantined(made, part)
-        }
-        before = sum(
-            other.documents
-            for other in units_of(made)
-            if other.name.startswith(f"unit-{part}-") and other.number < unit.number
-        )
-        ids = pq.read_table(unit.path())["id"].to_pylist()
-        if name in ids:
-            kept = (row for row in range(10_000) if row not in gone)
-            return f"{part}:{list(itertools.islice(kept, 5_000))[before + ids.index(name)]}"
-    raise AssertionError(name)
+    assert documents(many) == documents(one)
 
 
 @pytest.mark.parametrize("unit_bytes", [150, UNIT_BYTES])
 def test_a_duplicate_names_the_document_that_it_repeats(
     tmp_path: Path, unit_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "_DOCUMENTS", 5)
+    monkeypatch.setattr(verdicts, "_RANGE_DOCUMENTS", 5)
     chance = random.Random(4)
-    texts_ = [f"text {chance.randrange(12)}" for _ in range(60)]
-    rows: list[Any] = [{"id": str(number), "text": text} for number, text in enumerate(texts_)]
-    for number in range(0, 60, 9):
-        rows[number] = BAD[0]
-    jsonl(tmp_path / "pool" / "x.jsonl", rows)
-    made = make(tmp_path, unit_bytes=unit_bytes)
-    good = [row for row in rows if isinstance(row, dict)]
-    first = {row["text"]: row["id"] for row in reversed(good)}
-    assert [row["id"] for row in documents(made)] == sorted(first.values(), key=int)
-    by_id = {row["id"]: row for row in dropped(made)}
-    assert len(by_id) == len(good) - len(first) > 30
-    for row in good:
-        if row["id"] in by_id:
-            assert by_id[row["id"]]["rule"] == "duplicate"
-            assert by_id[row["id"]]["of"] == place_of(made, first[row["text"]])
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_dropped_documents_are_kept_where_they_are_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
-) -> None:
-    rows = [{"id": str(n), "text": f"same {n % 2}" + " " * n, "n": n} for n in range(40)]
-    jsonl(tmp_path / "pool" / "x.jsonl", [*rows, {"id": "e", "text": " "}])
-    monkeypatch.setattr(dropped_module, "_BYTES", 100)
-    made = make(tmp_path, keep_dropped=keep)
-    check_accounting(made)
-    gone = [*rows[2:], {"id": "e", "text": " "}]
-    assert [row["id"] for row in dropped(made)] == [row["id"] for row in gone]
-    (file,) = made.named("dropped-")
-    groups = pq.ParquetFile(made.verified(file)).metadata.num_row_groups
-    if keep:
-        assert [row["text"] for row in dropped(made)] == [row["text"] for row in gone]
-        assert [row["meta"] for row in dropped(made)] == [f'{{"n":{n}}}' for n in range(2, 40)] + [
-            None
+    for number in range(3):
+        rows = [
+            {"id": f"{number}-{k}", "text": f"text {chance.randrange(15)}  "} for k in range(20)
         ]
-        assert groups > 5, "no more is held than was allowed"
-    else:
-        assert "text" not in dropped(made)[0] and groups == 1
+        rows[3:3] = [b"bad"]
+        rows[9:9] = [{"id": f"e{number}", "text": " "}]
+        jsonl(tmp_path / "pool" / f"{number}.jsonl", rows)
+    made = make(tmp_path, unit_bytes=unit_bytes)
+    first: dict[str, str] = {}
+    order = [row for unit in made.units for row in pq.read_table(unit.path()).to_pylist()]
+    for row in order:
+        first.setdefault(normalise(row["text"]), row["id"])
+    gone = dropped(made)
+    assert len(gone) == 63 - 15
+    for row in gone:
+        if row["rule"] == "duplicate":
+            assert row["repeats"] == first[normalise(row["text"])]
+            assert row["repeats"] != row["id"]
+        else:
+            assert (row["rule"], row["repeats"]) == ("empty", None)
+
+
+def test_a_copy_never_loses_to_one_that_is_excluded_itself(tmp_path: Path) -> None:
+    """Equal when normalised; stop words are counted with their case."""
+    text = "the quick brown fox and the lazy dog have to be with that " * 5
+    rows = [
+        {"id": "loud", "text": text.upper()},
+        {"id": "plain", "text": text},
+        {"id": "wide", "text": text.replace(" ", "  ")},
+    ]
+    jsonl(tmp_path / "pool" / "x.jsonl", rows)
+    made = make(tmp_path, rules=["gopher_quality"])
+    assert [row["id"] for row in documents(made)] == ["plain"]
+    assert check_accounting(made)["dropped_by"] == {
+        "duplicate": 1,
+        "gopher_quality: min_stop_words": 1,
+    }
+    assert [(row["id"], row["repeats"]) for row in dropped(made)] == [
+        ("loud", None),
+        ("wide", "plain"),
+    ]
+    (unit,) = made.units
+    assert failed_rules(made, unit, 0).rules == ("gopher_quality: min_stop_words",)
+    assert failed_rules(made, unit, 2) == Failed("duplicate", ())
 
 
 # -- the same bytes ---------------------------------------------------------------------------
@@ -457,7 +467,7 @@ def test_every_runner_makes_the_same_bytes(pool: Path, ray_session: None) -> Non
     digests = {}
     for name, maker in makers.items():
         with closing(maker()) as runner:
-            digests[name] = make(pool, runner=runner, work=name, unit_bytes=500).digest
+            digests[name] = make(pool, runner=runner, work=name, unit_bytes=500).verdicts.digest
     assert len(set(digests.values())) == 1, digests
 
 
@@ -485,21 +495,29 @@ def test_every_runner_makes_the_same_bytes_of_one_large_file(
     for name, maker in {"one": lambda: LocalRunner(1), "ray": RayRunner}.items():
         with closing(maker()) as runner:
             made[name] = make(tmp_path, runner=runner, work=name, unit_bytes=3000)
-    assert made["one"].digest == made["ray"].digest
+    assert made["one"].verdicts.digest == made["ray"].verdicts.digest
+    assert made["one"].corpus.digest == made["ray"].corpus.digest
     facts = check_accounting(made["one"])
     assert facts["read"] == 3 * 600
-    assert len(made["one"].named("dropped-")) > 20
-    places = [f"line {number}" for number, line in enumerate(lines, 1) if line == BAD[0]]
-    assert [bad["place"] for bad in quarantined(made["one"])] == 3 * places
+    assert len(made["one"].corpus.named("part-")) > 20
+    assert len(quarantined(made["one"])) == 3 * lines.count(BAD[0])
+    origins = Origins(made["one"].corpus)
+    for unit in made["one"].units:
+        rows = unit.read_rows(["hash", "input", "line"]).to_pylist()
+        assert all(
+            hash_text(json.loads(lines[line - 1])["text"]) == row["hash"]
+            for row in rows
+            for line in [origins.line(unit, row["input"], row["line"])]
+        )
     distinct = {normalise(json.loads(line)["text"]) for line in lines if line != BAD[0]}
     assert sorted(distinct) == sorted(normalise(text) for text in texts(made["one"]))
 
 
-def test_without_deduplication_places_count_from_a_byte(tmp_path: Path) -> None:
-    """Without a first pass the number of lines before a span is not known."""
+def test_places_beyond_the_first_span_count_from_a_byte(tmp_path: Path) -> None:
+    """The number of lines before a span is not known when it is read."""
     rows = [BAD[0] if number in (3, 90) else {"text": f"{number:04d}"} for number in range(100)]
     path = jsonl(tmp_path / "pool" / "x.jsonl", rows)
-    made = make(tmp_path, dedup={"exact": False}, unit_bytes=500)
+    made = make(tmp_path, unit_bytes=500)
     first, second = [bad["place"] for bad in quarantined(made)]
     assert first == "line 4"
     found = re.fullmatch(r"line (\d+) after byte ([\d,]+)", second)
@@ -514,14 +532,15 @@ def test_the_order_of_the_list_does_not_matter(pool: Path) -> None:
     names = sorted(f"pool/{path.name}" for path in (pool / "pool").iterdir())
     one = make(pool, *names)
     other = make(pool, *reversed(names), work="other")
-    assert one.digest == other.digest
+    assert one.corpus.digest == other.corpus.digest
+    assert one.verdicts.digest == other.verdicts.digest
     assert one.fingerprint == other.fingerprint
 
 
 def test_the_place_of_the_files_does_not_matter(pool: Path, tmp_path: Path) -> None:
     one = make(pool)
     shutil.copytree(pool / "pool", tmp_path / "elsewhere" / "deep" / "pool")
-    assert make(tmp_path / "elsewhere" / "deep").digest == one.digest
+    assert make(tmp_path / "elsewhere" / "deep").verdicts.digest == one.verdicts.digest
 
 
 def test_the_names_of_the_files_do_not_matter(tmp_path: Path) -> None:
@@ -530,7 +549,7 @@ def test_the_names_of_the_files_do_not_matter(tmp_path: Path) -> None:
     one = make(tmp_path)
     for number in range(3):
         (tmp_path / "pool" / f"{number}.jsonl").rename(tmp_path / "pool" / f"{9 - number}.json")
-    assert make(tmp_path, work="other").digest == one.digest
+    assert make(tmp_path, work="other").verdicts.digest == one.verdicts.digest
 
 
 def test_copies_of_a_file_make_the_same_corpus_in_any_order(tmp_path: Path) -> None:
@@ -539,7 +558,7 @@ def test_copies_of_a_file_make_the_same_corpus_in_any_order(tmp_path: Path) -> N
         jsonl(tmp_path / f"{name}.jsonl", [{"text": "x"}, *BAD])
     one = make(tmp_path, "a.jsonl", "b.jsonl")
     other = make(tmp_path, "b.jsonl", "a.jsonl", work="other")
-    assert one.digest == other.digest
+    assert one.verdicts.digest == other.verdicts.digest
     assert check_accounting(one) == {
         "read": 8,
         "kept": 1,
@@ -566,7 +585,8 @@ def test_a_setting_that_changes_documents_changes_the_fingerprint(pool: Path) ->
         make(pool, {"path": "pool", "source": {"name": "web"}}),
         make(pool, unit_bytes=500),
     ]
-    assert len({corpus.fingerprint for corpus in made}) == len(made)
+    assert len({pool.verdicts.fingerprint for pool in made}) == len(made)
+    assert len({pool.corpus.fingerprint for pool in made}) == len(made) - 1, "rules make no corpus"
 
 
 # -- units ------------------------------------------------------------------------------------
@@ -574,33 +594,33 @@ def test_a_setting_that_changes_documents_changes_the_fingerprint(pool: Path) ->
 
 def test_units_divide_a_file_and_change_no_document(pool: Path) -> None:
     whole, divided = make(pool), make(pool, unit_bytes=300)
-    assert len(units_of(whole)) == 1, "small files are one split"
-    assert len(units_of(divided)) > 15
-    assert documents(divided) == documents(whole)
-    for unit in units_of(divided):
-        sizes = [row["bytes"] for row in pq.read_table(unit.path()).to_pylist()]
+    assert len(whole.units) == 1, "small files are one split"
+    assert len(divided.units) > 15
+    assert documents(divided, SCHEMA.names) == documents(whole, SCHEMA.names)
+    for unit in divided.units:
+        sizes = replace(unit, kept=None).read_rows(["bytes"])["bytes"].to_pylist()
         assert sum(sizes[:-1]) < 300, "a unit ends with the document that fills it"
-        assert unit.documents == len(sizes)
-    numbers = [unit.number for unit in units_of(divided)]
+        assert unit.of == len(sizes)
+    numbers = [unit.number for unit in divided.units]
     assert numbers == list(range(len(numbers)))
 
 
 def test_the_label_of_a_unit_has_its_name_and_size(tmp_path: Path) -> None:
     jsonl(tmp_path / "pool" / "x.jsonl", [{"text": f"{n:04d}" * 256} for n in range(1536)])
-    (unit,) = units_of(make(tmp_path))
+    (unit,) = make(tmp_path).units
     assert unit.label == "unit-00000-000 (1,536 documents, 1.5 MiB of text)"
 
 
 def test_batches_are_full_but_the_last(tmp_path: Path) -> None:
     count = 5 * BATCH + 7
     jsonl(tmp_path / "pool" / "x.jsonl", [{"text": f"{n}"} for n in range(count)])
-    (unit,) = units_of(make(tmp_path))
+    (unit,) = make(tmp_path).units
     assert [len(batch) for batch in iter_documents(unit)] == [BATCH] * 5 + [7]
 
 
 def test_a_changed_unit_is_refused(tmp_path: Path) -> None:
     jsonl(tmp_path / "pool" / "x.jsonl", [{"text": "x"}])
-    (unit,) = units_of(make(tmp_path))
+    (unit,) = make(tmp_path).units
     path = unit.corpus / unit.record.path
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(ArtefactError, match="changed since it was written"):
@@ -617,8 +637,8 @@ class Counting(LocalRunner):
         super().__init__(1)
         self.done: list[tuple[str, str]] = []
 
-    def run(self, function: Any, items: Any, shared: Any = None, setup: Any = None) -> Any:
-        for index, result in super().run(function, items, shared, setup):
+    def run(self, function: Any, items: Any, shared: Any = None, **options: Any) -> Any:
+        for index, result in super().run(function, items, shared, **options):
             item = items[index]
             self.done.append((function.__name__, getattr(item, "part", str(item))))
             yield index, result
@@ -650,10 +670,9 @@ def test_a_crash_between_parts_goes_on_where_it_was(
     runner = Counting()
     resumed = make(pool, runner=runner, unit_bytes=2000)
     parts = [part for name, part in runner.done if name == "_write_split"]
-    splits = len(whole.named("dropped-"))
+    splits = len(whole.corpus.named("part-"))
     assert parts == [f"{number:05d}" for number in range(3, splits)] and splits > 5
-    assert not [name for name, _ in runner.done if name == "_hash_split"]
-    assert resumed.digest == whole.digest
+    assert resumed.verdicts.digest == whole.verdicts.digest
 
 
 def test_files_of_a_killed_task_are_not_part_of_the_corpus(
@@ -668,11 +687,11 @@ def test_files_of_a_killed_task_are_not_part_of_the_corpus(
     real = module.UnitWriter.add
     left = [70]
 
-    def killed(self: Any, *record: Any) -> None:
+    def killed(self: Any, *record: Any, **named: Any) -> None:
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
-        real(self, *record)
+        real(self, *record, **named)
 
     monkeypatch.setattr(module.UnitWriter, "add", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -681,27 +700,26 @@ def test_files_of_a_killed_task_are_not_part_of_the_corpus(
     (draft,) = (pool / "work" / "corpus").iterdir()
     recorded = {
         item["path"]
-        for record in (draft / "records").iterdir()
+        for record in draft.glob("records/*")
         for item in json.loads(record.read_bytes())
     }
     assert {path.name for path in draft.glob("unit-*")} - recorded, "nothing was left half done"
     assert not list(draft.rglob("*.tmp"))
-    assert make(pool, unit_bytes=300).digest == whole.digest
+    assert make(pool, unit_bytes=300).verdicts.digest == whole.verdicts.digest
 
 
-@pytest.mark.parametrize("when", ["_hash_split", "_write_split"])
 def test_a_file_that_changes_under_way_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else rows would be taken for duplicates that are none, under a name that is not theirs."""
+    """Else its rows would have a name that is not theirs."""
     path = jsonl(tmp_path / "pool" / "x.jsonl", [{"text": "a"}, {"text": "a"}, {"text": "b"}])
-    real = getattr(module, when)
+    real = module._write_split
 
     def changed(job: Any, state: object) -> Any:
         jsonl(path, [{"text": "c"}, {"text": "d"}, {"text": "e"}])
         return real(job, state)
 
-    monkeypatch.setattr(module, when, changed)
+    monkeypatch.setattr(module, "_write_split", changed)
     with pytest.raises(InputError) as caught:
         make(tmp_path)
     assert (caught.value.file, caught.value.fix) == (str(path), "run again")
@@ -709,27 +727,10 @@ def test_a_file_that_changes_under_way_is_refused(
     assert texts(make(tmp_path)) == ["c", "d", "e"]
 
 
-@pytest.mark.parametrize("change", [1, -1])
-def test_passes_that_read_other_counts_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: int
-) -> None:
-    jsonl(tmp_path / "pool" / "x.jsonl", [{"text": f"{number}"} for number in range(10)])
-    real = module._write_split
-
-    def other(split: Any, state: Any) -> Any:
-        return real(replace(split, read=split.read + change), state)
-
-    monkeypatch.setattr(module, "_write_split", other)
-    with pytest.raises(ArtefactError) as caught:
-        make(tmp_path)
-    assert caught.value.file is not None and caught.value.file.endswith("x.jsonl")
-    assert caught.value.expected == f"{10 + change} records in the first pass"
-    assert list(Workspace(tmp_path / "work").artefacts()) == []
-
-
 def test_scratch_is_gone_when_the_corpus_is_there(pool: Path) -> None:
     made = make(pool, unit_bytes=500)
-    assert {path.name for path in made.path.iterdir() if path.is_dir()} == {"records"}
+    for artefact in (made.corpus, made.verdicts):
+        assert {path.name for path in artefact.path.iterdir() if path.is_dir()} == {"records"}
 
 
 # -- memory -----------------------------------------------------------------------------------
@@ -746,7 +747,7 @@ def test_memory_is_that_of_a_unit_not_of_the_file(tmp_path: Path) -> None:
     make(tmp_path, "small", work="warm")
     with peak_memory(60):
         made = make(tmp_path, unit_bytes=2 * 2**20)
-    assert made.facts["documents"]["kept"] == 8_000
+    assert made.kept == 8_000
 
 
 # -- where nothing more can be written ----------------------------------------------------------
@@ -756,13 +757,6 @@ def write_a_unit(directory: Path) -> None:
     with UnitWriter(directory, "00000", unit_bytes=100_000) as units:
         for number, text in enumerate(noise(400)):
             units.add(str(number), Record(text, None, "web", ""), len(text))
-
-
-def write_the_dropped(directory: Path) -> None:
-    with Dropped(directory, "00000", keep=True) as dropped:
-        for number, text in enumerate(noise(400)):
-            record = Record(text, None, "web", "")
-            dropped.add(str(number), record, len(text), "empty", number, None)
 
 
 def noise(count: int) -> list[str]:
@@ -779,9 +773,7 @@ def noise(count: int) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("room", [0, 3_000, 40_000])
-@pytest.mark.parametrize("write", [write_a_unit, write_the_dropped])
 def test_a_file_that_cannot_be_written_is_named_and_not_left_half(
-    write: Any,
     room: int,
     number: int,
     problem: str,
@@ -802,7 +794,7 @@ def test_a_file_that_cannot_be_written_is_named_and_not_left_half(
     with pytest.raises(
         StorageError, match=rf"^{tmp_path}/[a-z]+-00000[-0]*\.parquet: {problem}"
     ) as caught:
-        write(tmp_path)
+        write_a_unit(tmp_path)
     assert "what is finished is kept" in str(caught.value)
     del caught
     gc.collect()

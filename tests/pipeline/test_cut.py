@@ -73,7 +73,7 @@ def test_the_budget_is_met_by_the_documents_a_sort_would_take(
 ) -> None:
     made = make(recipe_of(pool, tokens, "s"), {"s": scores})
     whole = tokens // 16 * 16
-    known = all_documents(made.corpus, made.tokenizer)
+    known = all_documents(made.pool, made.tokenizer)
     values = np.array([scores[document.id] for document in known])
     expected = brute_force(known, values, 0, {None: whole})
     assert taken_of(made) == expected
@@ -92,7 +92,7 @@ def test_each_share_is_met_exactly(pool: Path, scores: dict[str, float], tokens:
     # In hundredths: 0.37 and 0.11 of the tokens, rounded down to whole sequences.
     wiki, code = 37 * tokens // 1600, 11 * tokens // 1600
     quotas = {"wiki": wiki * 16, "code": code * 16, None: (whole - wiki - code) * 16}
-    known = all_documents(made.corpus, made.tokenizer)
+    known = all_documents(made.pool, made.tokenizer)
     values = np.array([scores[document.id] for document in known])
     expected = brute_force(known, values, 0, quotas, lambda s: s if s in SHARES else None)
     assert taken_of(made) == expected
@@ -117,7 +117,7 @@ def test_dozens_of_shares_are_each_met_exactly(tmp_path: Path, tokens: int) -> N
     share = tokens // 400
     quotas: dict[str | None, int] = dict.fromkeys(shares, share * 16)
     quotas[None] = (tokens // 16 - 20 * share) * 16
-    known = all_documents(made.corpus, made.tokenizer)
+    known = all_documents(made.pool, made.tokenizer)
     values = np.array([given[document.id] for document in known])
     expected = brute_force(known, values, 0, quotas, lambda s: s if s in shares else None)
     assert taken_of(made) == expected
@@ -127,14 +127,14 @@ def test_rows_of_the_cut_have_documents_scores_and_tokens(
     pool: Path, scores: dict[str, float]
 ) -> None:
     made = make(recipe_of(pool, 2_345, "s"), {"s": scores})
-    known = {(d.unit, d.row): d for d in all_documents(made.corpus, made.tokenizer)}
+    known = {(d.unit, d.row): d for d in all_documents(made.pool, made.tokenizer)}
     rows = made.taken()
     assert [(row["unit"], row["row"]) for row in rows] == sorted(taken_of(made))
     for row in rows:
         document = known[row["unit"], row["row"]]
         assert (row["id"], row["source"]) == (document.id, document.source)
         assert row["score"] == scores[document.id]
-        assert row.keys() == {"unit", "row", "id", "source", "score", "tokens", "group"}
+        assert row.keys() == {"unit", "row", "id", "source", "hash", "score", "tokens", "group"}
     shortened = [
         rank_of(made.cut, row["unit"], row["row"])
         for row in rows
@@ -147,11 +147,12 @@ def test_rows_of_the_cut_have_documents_scores_and_tokens(
 
 
 def test_documents_that_are_equal_to_the_last_bit_go_in_corpus_order(tmp_path: Path) -> None:
-    """One id for all: score and hash are equal for all documents, in any unit."""
-    rows = [{**row, "id": "same"} for row in documents(120)]
+    """One id and text for all: score and hash are equal for all documents, in any unit."""
+    rows = [{"id": "same", "text": documents(1)[0]["text"] * 8}] * 120
     write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
-    made = make(recipe_of(tmp_path, 12_000, "s"), {"s": {"same": 0.5}})
-    known = all_documents(made.corpus, made.tokenizer)
+    recipe = recipe_of(tmp_path, 12_000, "s", clean={"dedup": {"exact": False}})
+    made = make(recipe, {"s": {"same": 0.5}})
+    known = all_documents(made.pool, made.tokenizer)
     assert len({document.unit for document in known}) > 2
     left, expected = 12_000 // 16 * 16, {}
     for document in known:
@@ -173,7 +174,7 @@ def test_a_mixture_of_columns_is_cut_by_weighted_quantiles(pool: Path) -> None:
     }
     recipe = recipe_of(pool, 3_333, {"two": 0.25, "one": 0.75})
     made = make(recipe, given)
-    known = all_documents(made.corpus, made.tokenizer)
+    known = all_documents(made.pool, made.tokenizer)
     total = np.zeros(len(known))
     for name, weight in (("one", 0.75), ("two", 0.25)):
         values = np.array([given[name][document.id] for document in known])
@@ -222,7 +223,7 @@ def test_gumbel_with_a_budget_of_everything_takes_everything(
 ) -> None:
     budget = {"draw": {"gumbel": {"temperature": 2.0}}, "allow_short": True}
     made = make(recipe_of(pool, 10**6, "s", budget=budget), {"s": scores})
-    known = all_documents(made.corpus, made.tokenizer)
+    known = all_documents(made.pool, made.tokenizer)
     allowed = {(d.unit, d.row): len(d.tokens) for d in known if not np.isnan(scores[d.id])}
     whole = sum(allowed.values()) // 16 * 16
     assert made.cut.facts["delivered"] == whole
@@ -243,7 +244,7 @@ def test_far_too_large_a_budget_is_refused_before_anything_is_tokenised(
 
 
 def size_of(made: Made, source: str | None = None) -> int:
-    known = all_documents(made.corpus, made.tokenizer)
+    known = all_documents(made.pool, made.tokenizer)
     return sum(len(d.tokens) for d in known if source in (None, d.source))
 
 
@@ -311,7 +312,7 @@ def test_excluded_documents_do_not_count_as_pool(pool: Path, scores: dict[str, f
     made = make(recipe_of(pool, 100, "s"), {"s": scores})
     size = sum(
         len(document.tokens)
-        for document in all_documents(made.corpus, made.tokenizer)
+        for document in all_documents(made.pool, made.tokenizer)
         if not np.isnan(scores[document.id])
     )
     with pytest.raises(BudgetError) as caught:
@@ -401,7 +402,7 @@ def test_a_margin_that_was_too_thin_is_widened(tmp_path: Path, tokenised: list[i
     write_jsonl(tmp_path / "pool" / "a.jsonl", [*dense, *wordy])
     scores = {**{f"w{n}": 2.0 for n in range(20)}, **{f"x{n}": n / 200 for n in range(200)}}
     made = make(recipe_of(tmp_path, 8_000, "s"), {"s": scores})
-    known = all_documents(made.corpus, made.tokenizer)
+    known = all_documents(made.pool, made.tokenizer)
     values = np.array([scores[document.id] for document in known])
     assert taken_of(made) == brute_force(known, np.float32(values), 0, {None: 8_000})
     assert len(tokenised) > 1, "the pool does not test what it should"
@@ -473,7 +474,9 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
     units = []
     for number in range(6):
         record = FileRecord(path="", bytes=0, sha256="", facts={"documents": count})
-        unit = Unit(number=number, name=f"unit-{number}", corpus=tmp_path, record=record)
+        unit = Unit(
+            number=number, name=f"unit-{number}", corpus=tmp_path, record=record, rows=record
+        )
         units.append(OrderedUnit(unit, tmp_path / "scratch"))
         scores = np.round(chance.normal(size=count), 3).astype(np.float32)
         ties = chance.integers(0, 2**63, count).astype(np.uint64)
@@ -530,5 +533,5 @@ def test_a_cut_of_fewer_units_than_the_corpus_has_is_not_published(
     monkeypatch.setattr(cut_module, "make_orders", lambda *args: whole(*args)[:-1])
     with pytest.raises(ArtefactError) as caught:
         make(recipe_of(pool, 500), work=tmp_path)
-    assert caught.value.expected == "240 documents kept in the corpus"
+    assert caught.value.expected == "240 documents of the pool"
     assert not list(tmp_path.glob("cut/*/manifest.json"))

@@ -85,7 +85,7 @@ def test_every_document_is_rebuilt_from_the_shards(made: Made) -> None:
         for name, offset, tokens in spans_of(row):
             assert offset not in pieces[name], "a span was written twice"
             pieces[name][offset] = tokens
-    known = {document.id: document for document in all_documents(made.corpus, made.tokenizer)}
+    known = {document.id: document for document in all_documents(made.pool, made.tokenizer)}
     taken = {row["id"]: row for row in made.taken()}
     assert set(pieces) == set(taken)
     shortened = 0
@@ -122,7 +122,7 @@ def test_groups_follow_each_other_and_each_is_in_the_corpus_order(made: Made) ->
     rows = rows_of(made.shards())
     groups = made.cut.facts["groups"]
     assert [group["source"] for group in groups] == ["code", "wiki", None]
-    order = {d.id: n for n, d in enumerate(all_documents(made.corpus, made.tokenizer))}
+    order = {d.id: n for n, d in enumerate(all_documents(made.pool, made.tokenizer))}
     start = 0
     for group in groups:
         here = rows[start : start + group["tokens"] // LENGTH]
@@ -171,7 +171,7 @@ def test_one_document_longer_than_the_budget_fills_it_alone(tmp_path: Path) -> N
     rows = rows_of(made.shards())
     assert [row["doc_id"] for row in rows] == [["long"]] * 31
     assert [row["doc_offset"] for row in rows] == [[16 * number] for number in range(31)]
-    (known, *_) = all_documents(made.corpus, made.tokenizer)
+    (known, *_) = all_documents(made.pool, made.tokenizer)
     assert [token for row in rows for token in row["tokens"]] == known.tokens[:496]
 
 
@@ -406,7 +406,7 @@ def test_shards_in_a_store_are_found_by_name_and_size(s3: str, pool: Path, tmp_p
         assert made.shards().digest == shards.digest
         listed = [entry.path for entry in made.workspace.entries() if entry.finished]
         assert {path.parent.name for path in listed} == {
-            "corpus", "tokenizer", "tokens", "cut", "shards",
+            "corpus", "verdicts", "tokenizer", "tokens", "cut", "shards",
         }  # fmt: skip
         assert [str(item.path) for item in made.workspace.artefacts()] == list(map(str, listed))
         path = shards.path / "shard-00000.arrow"

@@ -18,15 +18,15 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError, InputError
 from penstock.pipeline import tokenizer as tokenizer_module
 from penstock.pipeline import tokens as tokens_module
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cutting import search as candidates_module
 from penstock.pipeline.cutting.search import Candidates, write_candidates
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.tokenizer import END_OF_TEXT, TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore, open_tokens
-from penstock.pipeline.units import Unit, units_of
+from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
-from tests.pools import UNIT_BYTES, Known, all_documents, documents, recipe_of, write_jsonl
+from tests.pools import UNIT_BYTES, Known, all_documents, documents, pool_of, recipe_of, write_jsonl
 
 ONE = LocalRunner(1)
 
@@ -49,8 +49,8 @@ def add(store: TokenStore, wanted: Rows, runner: Runner = ONE) -> int:
     return write_candidates(cast(Candidates, wanted), runner, store)
 
 
-def every(corpus: Artefact) -> Rows:
-    return Rows({unit.number: range(unit.documents) for unit in units_of(corpus)})
+def every(pool: Pool) -> Rows:
+    return Rows({unit.number: range(unit.documents) for unit in pool.units})
 
 
 @pytest.fixture
@@ -59,15 +59,15 @@ def pool(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def begin(recipe: Recipe) -> tuple[Artefact, Artefact, Workspace]:
+def begin(recipe: Recipe) -> tuple[Pool, Artefact, Workspace]:
     workspace = Workspace(recipe.work_directory)
-    corpus = make_corpus(CorpusSettings.of(recipe, UNIT_BYTES), workspace, ONE)
-    return corpus, make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace), workspace
+    made = pool_of(recipe, workspace, ONE, UNIT_BYTES)
+    return made, make_tokenizer(TokenizerSettings.of(recipe), made, workspace), workspace
 
 
 def read_all(store: TokenStore) -> dict[tuple[int, int], np.ndarray]:
     found = {}
-    for unit in units_of(store.corpus):
+    for unit in store.pool.units:
         known = open_tokens(store.directory, store.parts(unit))
         assert (np.diff(known.rows) > 0).all()
         for row, size in zip(known.rows.tolist(), known.sizes.tolist()):
@@ -86,9 +86,9 @@ def check(store: TokenStore, pool: list[Known], expected: set[tuple[int, int]]) 
 
 
 def test_the_store_grows_by_parts_and_equals_direct_tokenisation(pool: Path) -> None:
-    corpus, tokenizer, workspace = begin(recipe_of(pool))
-    known = all_documents(corpus, tokenizer)
-    store = TokenStore(corpus, tokenizer, workspace)
+    made, tokenizer, workspace = begin(recipe_of(pool))
+    known = all_documents(made, tokenizer)
+    store = TokenStore(made, tokenizer, workspace)
     check(store, known, set())
     assert add(store, Rows({0: [1, 4], 2: [0]})) == 3
     check(store, known, {(0, 1), (0, 4), (2, 0)})
@@ -104,9 +104,9 @@ def test_the_store_grows_by_parts_and_equals_direct_tokenisation(pool: Path) -> 
     assert all(written == ([], []) for written in wanted.written.values())
     assert add(store, Rows({0: [5], 1: [3]})) == 0
     check(store, known, here)
-    check(TokenStore(corpus, tokenizer, workspace), known, here)
+    check(TokenStore(made, tokenizer, workspace), known, here)
     assert before.items() <= {p: p.read_bytes() for p in store.directory.glob("*.arrow")}.items()
-    assert [len(store.parts(unit)) for unit in units_of(corpus)[:3]] == [2, 1, 1]
+    assert [len(store.parts(unit)) for unit in made.units[:3]] == [2, 1, 1]
     Artefact.open(store.directory).verify()
     assert all(array[0] == array[-1] == store.eos for array in read_all(store).values())
 
@@ -116,11 +116,11 @@ def test_long_texts_are_tokenised_a_few_at_a_time(
 ) -> None:
     """The library's result is many times the text, so a unit at once would be gigabytes."""
     monkeypatch.setattr(tokens_module, "_BATCH_BYTES", 2_000)
-    corpus, tokenizer, workspace = begin(recipe_of(pool))
-    store = TokenStore(corpus, tokenizer, workspace)
-    rows = range(1, units_of(corpus)[0].documents)
+    made, tokenizer, workspace = begin(recipe_of(pool))
+    store = TokenStore(made, tokenizer, workspace)
+    rows = range(1, made.units[0].documents)
     add(store, Rows({0: rows}))
-    known = [d for d in all_documents(corpus, tokenizer) if d.unit == 0]
+    known = [d for d in all_documents(made, tokenizer) if d.unit == 0]
     check(store, known, {(0, row) for row in rows})
     (path,) = store.directory.glob("*.arrow")
     file = pa.ipc.open_file(str(path))
@@ -134,12 +134,12 @@ def test_long_texts_are_tokenised_a_few_at_a_time(
 
 
 def test_two_workers_write_the_same_bytes(pool: Path) -> None:
-    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    made, tokenizer, workspace = begin(recipe_of(pool))
     digests = []
     for slots, root in ((1, workspace.root), (2, pool / "other")):
         runner = LocalRunner(slots)
-        store = TokenStore(corpus, tokenizer, Workspace(root))
-        assert add(store, every(corpus), runner) == 120
+        store = TokenStore(made, tokenizer, Workspace(root))
+        assert add(store, every(made), runner) == 120
         runner.close()
         digests.append(Artefact.open(store.directory).digest)
     assert digests[0] == digests[1]
@@ -148,7 +148,7 @@ def test_two_workers_write_the_same_bytes(pool: Path) -> None:
 def test_finished_units_are_not_tokenised_again_after_a_crash(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus, tokenizer, workspace = begin(recipe_of(pool))
+    made, tokenizer, workspace = begin(recipe_of(pool))
     whole = candidates_module._write_table
 
     def crash(job: Any, shared: Any) -> Any:
@@ -158,35 +158,35 @@ def test_finished_units_are_not_tokenised_again_after_a_crash(
 
     monkeypatch.setattr(candidates_module, "_write_table", crash)
     with pytest.raises(RuntimeError, match="power cut"):
-        add(TokenStore(corpus, tokenizer, workspace), every(corpus))
-    resumed = TokenStore(corpus, tokenizer, workspace)
-    known = all_documents(corpus, tokenizer)
+        add(TokenStore(made, tokenizer, workspace), every(made))
+    resumed = TokenStore(made, tokenizer, workspace)
+    known = all_documents(made, tokenizer)
     first_two = {(d.unit, d.row) for d in known if d.unit < 2}
     check(resumed, known, first_two)
     monkeypatch.setattr(candidates_module, "_write_table", whole)
-    assert add(resumed, every(corpus)) == 120 - len(first_two)
-    check(TokenStore(corpus, tokenizer, workspace), known, {(d.unit, d.row) for d in known})
+    assert add(resumed, every(made)) == 120 - len(first_two)
+    check(TokenStore(made, tokenizer, workspace), known, {(d.unit, d.row) for d in known})
 
 
 def test_a_changed_byte_is_refused(pool: Path) -> None:
-    corpus, tokenizer, workspace = begin(recipe_of(pool))
-    store = TokenStore(corpus, tokenizer, workspace)
+    made, tokenizer, workspace = begin(recipe_of(pool))
+    store = TokenStore(made, tokenizer, workspace)
     add(store, Rows({0: range(5)}))
     (part,) = store.directory.glob("*.arrow")
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    unit = units_of(corpus)[0]
+    unit = made.units[0]
     with pytest.raises(ArtefactError) as caught:
         open_tokens(store.directory, store.parts(unit))
     assert caught.value.file == str(part)
 
 
 def test_a_document_that_is_not_there_is_not_mistaken_for_its_neighbour(pool: Path) -> None:
-    corpus, tokenizer, workspace = begin(recipe_of(pool))
-    store = TokenStore(corpus, tokenizer, workspace)
+    made, tokenizer, workspace = begin(recipe_of(pool))
+    store = TokenStore(made, tokenizer, workspace)
     add(store, Rows({0: [1, 3]}))
-    known = open_tokens(store.directory, store.parts(units_of(corpus)[0]))
+    known = open_tokens(store.directory, store.parts(made.units[0]))
     for row in (0, 2, 4):
         with pytest.raises(ArtefactError) as caught:
             known.read(row)
@@ -197,8 +197,8 @@ def test_a_document_that_is_not_there_is_not_mistaken_for_its_neighbour(pool: Pa
 def test_text_that_spells_a_special_token_is_text(tmp_path: Path) -> None:
     rows = [{"id": "evil", "text": f"one {END_OF_TEXT} two"}, *documents(30)]
     write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
-    corpus, tokenizer, workspace = begin(recipe_of(tmp_path))
-    store = TokenStore(corpus, tokenizer, workspace)
+    made, tokenizer, workspace = begin(recipe_of(tmp_path))
+    store = TokenStore(made, tokenizer, workspace)
     add(store, Rows({0: [0]}))
     tokens = read_all(store)[0, 0]
     assert np.flatnonzero(tokens == store.eos).tolist() == [0, len(tokens) - 1]
@@ -224,8 +224,8 @@ def test_training_is_the_same_in_every_run_and_losslessly_reversible(tmp_path: P
 
 
 def test_bytes_per_token_are_those_of_a_small_pool(pool: Path) -> None:
-    corpus, tokenizer, _ = begin(recipe_of(pool))
-    known = all_documents(corpus, tokenizer)
+    made, tokenizer, _ = begin(recipe_of(pool))
+    known = all_documents(made, tokenizer)
     exact = sum(len(d.text.encode()) for d in known) / sum(len(d.tokens) for d in known)
     assert tokenizer.facts["bytes_per_token"] == pytest.approx(exact, abs=1e-6)
 
@@ -269,11 +269,11 @@ def test_a_file_or_a_directory_is_loaded_by_its_content(pool: Path, choice: str)
 
 def test_a_loaded_tokenizers_truncation_and_padding_are_turned_off(pool: Path) -> None:
     saved(pool / "mine", {"?": 0, "</s>": 1}, shortens=True)
-    corpus, tokenizer, workspace = begin(recipe_of(pool, tokenizer="mine"))
-    store = TokenStore(corpus, tokenizer, workspace)
+    made, tokenizer, workspace = begin(recipe_of(pool, tokenizer="mine"))
+    store = TokenStore(made, tokenizer, workspace)
     add(store, Rows({0: range(5)}))
     sizes = [len(tokens) for tokens in read_all(store).values()]
-    texts = [d.text.split() for d in all_documents(corpus, tokenizer)[:5]]
+    texts = [d.text.split() for d in all_documents(made, tokenizer)[:5]]
     assert sizes == [len(words) + 2 for words in texts]
 
 
@@ -283,9 +283,9 @@ def test_a_loaded_tokenizers_truncation_and_padding_are_turned_off(pool: Path) -
 def test_the_width_of_a_token_follows_the_highest_id(pool: Path, highest: int, dtype: str) -> None:
     """Ids have holes in many published vocabularies: counting entries is not enough."""
     saved(pool / "mine", {"?": highest, "</s>": 7})
-    corpus, tokenizer, workspace = begin(recipe_of(pool, tokenizer="mine"))
+    made, tokenizer, workspace = begin(recipe_of(pool, tokenizer="mine"))
     assert tokenizer.facts["vocab_size"] == highest + 1
-    store = TokenStore(corpus, tokenizer, workspace)
+    store = TokenStore(made, tokenizer, workspace)
     assert store.dtype == dtype
     add(store, Rows({0: range(3)}))
     for tokens in read_all(store).values():

@@ -17,11 +17,10 @@ from penstock.errors import SelectorError
 from penstock.jobs.build import build_columns
 from penstock.jobs.held_out import OutsideSample
 from penstock.pipeline.columns import make_columns
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.units import iter_documents, units_of
+from penstock.pipeline.units import iter_documents
 from penstock.recipe import ReweightSpec, SelectorSpec
 from penstock.recipe_file import parse_recipe
 from penstock.resources import Resources
@@ -30,7 +29,7 @@ from penstock.selectors.base import Fitting, Requirements
 from penstock.selectors.functions import load_object
 from penstock.selectors.registry import build, build_reweighter
 from penstock.selectors.reweighting.base import ScoredBatch, TrainingProgress
-from tests.pools import write_jsonl
+from tests.pools import pool_of, write_jsonl
 from tests.selectors.test_properties import texts, write_encoder
 
 FORMER = '''
@@ -159,23 +158,23 @@ def test_classes_of_the_former_protocols_make_columns(project: Path) -> None:
     assert spread.requirements.merge is not None
     with closing(LocalRunner(2)) as runner:
         workspace = Workspace(project / "work")
-        corpus = make_corpus(CorpusSettings.of(recipe), workspace, runner)
-        models = Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed)
+        pool = pool_of(recipe, workspace, runner)
+        models = Models(pool=pool, workspace=workspace, runner=runner, seed=recipe.seed)
         made = make_columns(columns, models)
     scores = {
         name: np.concatenate([read_scores(one.path, record) for record in one.files])
         for name, one in made.items()
     }
-    pool = [
+    known = [
         text
-        for unit in units_of(corpus)
+        for unit in pool.units
         for batch in iter_documents(unit)
         for text in batch["text"].to_pylist()
     ]
     words = {"leaf", "water", "gravity"}
-    expected = [2 * sum(text.count(word) for word in words) for text in pool]
+    expected = [2 * sum(text.count(word) for word in words) for text in known]
     assert scores["near"].tolist() == expected and max(expected) > 0
-    lengths = np.array([len(text) for text in pool], np.float32)
+    lengths = np.array([len(text) for text in known], np.float32)
     np.testing.assert_array_equal(scores["least"], lengths)
     known = ~np.isnan(scores["spread"])
     raised = scores["spread"][known] - lengths[known]

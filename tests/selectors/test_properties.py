@@ -17,26 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Artefact, Draft, Workspace
 from penstock.jobs.build import build_columns
 from penstock.pipeline.columns import make_columns
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
 from penstock.pipeline.grouped import read_scores
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
-from penstock.pipeline.units import iter_documents, units_of
+from penstock.pipeline.units import iter_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.registry import built_in
 from tests.fasttext_reference import train
-from tests.pools import write_jsonl
+from tests.pools import pool_of, write_jsonl
 from tests.selectors.llamas import byte_tokenizer, write_model
 from tests.selectors.test_document_loss import write_run
 
@@ -238,25 +237,25 @@ def recipe_of(ground: Path, use: str, work: Path, pool: str = "pool", **budget: 
     return parse_recipe(json.loads(json.dumps(plain)), ground)
 
 
-def columns_of(recipe: Recipe, runner: Runner) -> tuple[Artefact, dict[str, Artefact]]:
+def columns_of(recipe: Recipe, runner: Runner) -> tuple[Pool, dict[str, Artefact]]:
     workspace = Workspace(recipe.work_directory)
-    corpus = make_corpus(CorpusSettings.of(recipe, 8000), workspace, runner)
+    pool = pool_of(recipe, workspace, runner, unit_bytes=8000)
     wanted = build_columns(recipe)
-    return corpus, make_columns(
-        wanted, Models(corpus=corpus, workspace=workspace, runner=runner, seed=recipe.seed)
+    return pool, make_columns(
+        wanted, Models(pool=pool, workspace=workspace, runner=runner, seed=recipe.seed)
     )
 
 
 def column_of(recipe: Recipe, runner: Runner) -> dict[str, float]:
     """Every document's score by its id."""
-    corpus, columns = columns_of(recipe, runner)
-    return _by_id(corpus, columns["s"])
+    pool, columns = columns_of(recipe, runner)
+    return _by_id(pool, columns["s"])
 
 
-def _by_id(corpus: Artefact, column: Artefact) -> dict[str, float]:
+def _by_id(pool: Pool, column: Artefact) -> dict[str, float]:
     found: dict[str, float] = {}
-    for unit in units_of(corpus):
-        ids = pq.read_table(unit.path(), columns=["id"])["id"].to_pylist()
+    for unit in pool.units:
+        ids = unit.read_rows(["id"])["id"].to_pylist()
         found.update(zip(ids, read_scores(column.path, column.files[unit.number]).tolist()))
     return found
 
@@ -354,10 +353,10 @@ def test_the_budget_is_met(ground: Path, work: Path, use: str) -> None:
     recipe = recipe_of(ground, use, work)
     workspace = Workspace(recipe.work_directory)
     with closing(LocalRunner(1)) as runner:
-        corpus, found = columns_of(recipe, runner)
-        tokenizer = make_tokenizer(TokenizerSettings.of(recipe), corpus, workspace)
-        store = TokenStore(corpus, tokenizer, workspace)
-        cut = make_cut(CutSettings.of(recipe), corpus, found, store, tokenizer, workspace, runner)
+        pool, found = columns_of(recipe, runner)
+        tokenizer = make_tokenizer(TokenizerSettings.of(recipe), pool, workspace)
+        store = TokenStore(pool, tokenizer, workspace)
+        cut = make_cut(CutSettings.of(recipe), pool, found, store, tokenizer, workspace, runner)
     assert cut.facts["delivered"] == 1500 // 32 * 32
 
 
@@ -368,12 +367,12 @@ def test_vectors_are_made_once_and_score_as_texts_do(
     columns(use)
     recipe = recipe_of(ground, use, work)
     with closing(LocalRunner(1)) as runner:
-        corpus, found = columns_of(recipe, runner)
+        pool, found = columns_of(recipe, runner)
     (column,) = build_columns(recipe)
     model = found["s"].manifest["inputs"]["model"]
     column.selector.load(Artefact.open(work / "model" / model[:16]).local() / "state")
     assert column.selector.requirements.embeddings is not None
-    for unit in units_of(corpus):
+    for unit in pool.units:
         for batch in iter_documents(unit):
             got = dict(zip(batch["id"].to_pylist(), column.selector.score(batch).tolist()))
             same(got, {name: columns(use)[name] for name in got})

@@ -80,7 +80,7 @@ def make_text_columns(
         The files of each column, by its name.
     """
     files: dict[str, dict[str, ColumnFile]] = {column.name: {} for column in columns}
-    for units in _by_corpus(corpus):
+    for units in _by_corpus(corpus) if columns else ():
         for name, artefact in _make(columns, units, workspace, runner, progress).items():
             own = zip(units, artefact.files, strict=True)
             files[name] |= {unit.name: ColumnFile(artefact.path, file) for unit, file in own}

@@ -139,7 +139,7 @@ def make_pool(
     def work(draft: Draft) -> Artefact:
         columns = make_text_columns(settings.text_columns(), corpus, workspace, runner, progress)
         units = units_of(corpus)
-        groups = []
+        groups: list[_Group] = []
         for own in packed(units, lambda unit: unit.of, _GROUP_DOCUMENTS):
             files = {name: [of[unit.name] for unit in own] for name, of in columns.items()}
             groups.append(_Group(len(groups), tuple(own), files))
@@ -418,6 +418,7 @@ def repeated_by(pool: Pool, unit: Unit, row: int) -> tuple[Unit, int] | None:
     record, at = files[own["of_group"]], own["of_row"]
     for other in pool.units:
         if other.kept is not None and other.kept.record is record:
-            if other.kept.start <= at < other.kept.start + other.of:
-                return other, at - other.kept.start
+            place = at - other.kept.start
+            if 0 <= place < other.of:
+                return other, place
     raise LookupError(f"{unit.name}:{row}")

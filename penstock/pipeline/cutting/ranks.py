@@ -1,7 +1,7 @@
 """Ranks of the documents that a cut takes, computed from the cut on demand.
 
 Rank 1 is the document that is taken first: of the highest score, then of the highest hash of its
-id and text, then the earlier one in the corpus. A cut stores no ranks, because they would cost four of 18
+id and text, then the earlier one in the corpus. A cut stores no ranks, because they would cost four
 distributed passes and are read by two commands only; a rank is a count over the cut's ``score``
 column, 4 bytes a document. The score is the one that documents were ordered by, after mixture and
 noise, so neither the pool's columns nor their quantiles are read again.

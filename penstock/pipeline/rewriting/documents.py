@@ -3,7 +3,8 @@
 A rewriter sees the documents that the pool keeps, and what it makes is judged by the same rules. A
 rewriter that adds keeps the corpus: the new corpus has new units beside the old ones, which are not
 copied. A rewriter that replaces writes what the pool keeps of every unit anew; a document whose
-text becomes empty is dropped by a rule of the rewriter's name. Both passes are functions of the answers.
+text becomes empty is dropped by a rule of the rewriter's name. Both passes are
+functions of the answers.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ def _replace(
     dropped: list[tuple[str, str, str]] = []
     # A unit stays one unit, so that the number of a unit stays its own.
     with UnitWriter(directory, part, 2**62) as units:
-        for row, fields, rewritten in _assemble_unit(unit, record, state):
+        for _, fields, rewritten in _assemble_unit(unit, record, state):
             name, text, parent = fields["id"], fields["text"], fields["parent"]
             own = Record(text=text, id=name, source=fields["source"], meta=fields["meta"] or "")
             origin = None

@@ -28,9 +28,9 @@ import pyarrow as pa
 from penstock import extras, node_cache
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.pipeline.checking import call_plugin, check_sum
-from penstock.pipeline.pool import Pool
+from penstock.pipeline.pool import FIT, Pool, sample_documents
 from penstock.pipeline.runner import Runner, in_order
-from penstock.pipeline.units import FIT, Unit, iter_documents, sample_documents
+from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.base import Encoder, Fitting, Selector, Targets
 from penstock.selectors.encoders.distillation import TokenVectors, encode_vocabulary
 from penstock.selectors.encoders.embedding import (
@@ -174,12 +174,12 @@ class Models:
 
     def _sample(self, count: int) -> Any:
         # Not by the column's name: a model serves every column of the same identity.
-        return sample_documents(self.pool.units, self.pool.kept, count, self.seed, FIT)
+        return sample_documents(self.pool, count, self.seed, FIT)
 
     def _made(
         self, config: Mapping[str, Any], target: list[str], fit: Callable[[Path], Mapping[str, Any]]
     ) -> Artefact:
-        inputs = {"corpus": self.pool.fingerprint, "target": target}
+        inputs = {"pool": self.pool.fingerprint, "target": target}
         return self._make("model", _VERSION, config, inputs, fit)
 
     def _make(

@@ -8,49 +8,49 @@ from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Artefact, Workspace
-from penstock.hashing import hash_ids, mix, uniform
+from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cutting.ordering import OrderedUnit, batches, make_orders
 from penstock.pipeline.cutting.radix import order_bits
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Models
-from penstock.pipeline.units import units_of
 from penstock.recipe import Budget
 from penstock.selectors.adapter import as_selector
-from tests.pools import Given, recipe_of, scores_in_order, write_jsonl
+from tests.pools import Given, hashed, pool_of, recipe_of, scores_in_order, write_jsonl
 
 RUNNER = LocalRunner(1)
 
 
-def corpus_of(directory: Path, ids: list[str], sources: list[str] | None = None) -> Artefact:
+def corpus_of(directory: Path, ids: list[str], sources: list[str] | None = None) -> Pool:
     rows = [
         {"id": name, "text": f"text of {name}", "source": (sources or ["web"] * len(ids))[place]}
         for place, name in enumerate(ids)
     ]
     write_jsonl(directory / "pool" / "a.jsonl", rows)
     recipe = recipe_of(directory)
-    return make_corpus(CorpusSettings.of(recipe, 400), Workspace(directory / "work"), RUNNER)
+    return pool_of(recipe, Workspace(directory / "work"), RUNNER, 400)
 
 
 def columns_of(
-    corpus: Artefact, directory: Path, scores: dict[str, dict[str, float]]
+    corpus: Pool, directory: Path, scores: dict[str, dict[str, float]]
 ) -> dict[str, Artefact]:
     columns = [
         Column(name=name, selector=as_selector(Given(given))) for name, given in scores.items()
     ]
     return make_columns(
         columns,
-        Models(corpus=corpus, workspace=Workspace(directory / "work"), runner=RUNNER, seed=0),
+        Models(pool=corpus, workspace=Workspace(directory / "work"), runner=RUNNER, seed=0),
     )
 
 
 def ordered(
-    corpus: Artefact,
+    corpus: Pool,
     directory: Path,
     budget: Budget,
     columns: dict[str, Artefact] | None = None,
@@ -85,7 +85,7 @@ def test_one_column_orders_by_its_own_values(tmp_path: Path) -> None:
         table = pq.read_table(unit.unit.path())
         names = table.column("id").to_pylist()
         assert sizes.tolist() == [len(text) for text in table.column("text").to_pylist()]
-        assert order.tie.tolist() == hash_ids(table.column("id"), mix(5, "tie")).tolist()
+        assert order.tie.tolist() == hash_documents(of_unit(table), mix(5, "tie")).tolist()
         for row, name in enumerate(names):
             if place % 10 == 0:
                 assert order.group[row] == -1, "a document without a score may be taken"
@@ -169,18 +169,18 @@ def test_random_is_uniform_reproducible_and_differs_by_seed(tmp_path: Path) -> N
     )
     assert one.tobytes() == again.tobytes()
     np.testing.assert_array_equal(
-        one, np.float32(uniform(hash_ids(_all(corpus), mix(5, "random"))))
+        one, np.float32(uniform(hash_documents(_all(corpus), mix(5, "random"))))
     )
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.15
     assert np.histogram(one, bins=4, range=(0, 1))[0].min() > 70
 
 
-def _all(corpus: Artefact) -> object:
-    import pyarrow as pa
+def of_unit(table: pa.Table) -> pa.Table:
+    return hashed(table.column("id").to_pylist(), table.column("text").to_pylist())
 
-    return pa.chunked_array(
-        [c for u in units_of(corpus) for c in pq.read_table(u.path()).column("id").chunks]
-    )
+
+def _all(corpus: Pool) -> pa.Table:
+    return pa.concat_tables([of_unit(pq.read_table(unit.path())) for unit in corpus.units])
 
 
 RACES = 3000
@@ -194,9 +194,7 @@ def finishes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     directory = tmp_path_factory.mktemp("races")
     ids = [f"{name}{race}" for race in range(RACES) for name in STRENGTH]
     write_jsonl(directory / "pool" / "a.jsonl", [{"id": name, "text": name} for name in ids])
-    corpus = make_corpus(
-        CorpusSettings.of(recipe_of(directory)), Workspace(directory / "work"), RUNNER
-    )
+    corpus = pool_of(recipe_of(directory), Workspace(directory / "work"), RUNNER)
     columns = columns_of(corpus, directory, {"s": {name: STRENGTH[name[0]] for name in ids}})
     budget = Budget(tokens=9, rank="s", draw={"gumbel": {"temperature": TEMPERATURE}})
     noisy = scores_of(ordered(corpus, directory, budget, columns)).reshape(RACES, len(STRENGTH))

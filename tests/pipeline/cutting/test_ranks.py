@@ -11,7 +11,7 @@ import pytest
 from penstock.artefact import Artefact
 from penstock.pipeline.cutting.ranks import first_ranked, rank_of
 from penstock.storage import as_path
-from tests.pools import Made, documents, make, recipe_of, ties, write_jsonl
+from tests.pools import Made, all_documents, documents, make, recipe_of, ties, write_jsonl
 
 IDS = [f"d{number:04d}" for number in range(200)]
 
@@ -40,7 +40,9 @@ def coarse(distinct: int) -> dict[str, float]:
 def sorted_by_hand(made: Made) -> list[tuple[int, int]]:
     """(unit, row) of every document taken: best score, best hash, then the corpus's order."""
     rows = made.taken()
-    tie = ties([row["id"] for row in rows], made.recipe.draw_seed).tolist()
+    known = {(d.unit, d.row): d for d in all_documents(made.pool, made.tokenizer)}
+    taken = [known[row["unit"], row["row"]] for row in rows]
+    tie = ties(taken, made.recipe.draw_seed).tolist()
     order = sorted(range(len(rows)), key=lambda n: (-rows[n]["score"], -tie[n], n))
     return [(rows[n]["unit"], rows[n]["row"]) for n in order]
 

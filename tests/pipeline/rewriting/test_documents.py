@@ -18,17 +18,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.artefact import Artefact, Workspace
+from penstock.artefact import Workspace
 from penstock.errors import CompletionError, InputError, ScoringError, SelectorError
 from penstock.jobs.curate import Curated, curate, inspect
 from penstock.jobs.report import write_report
 from penstock.jobs.why import fates_of
+from penstock.pipeline.cleaning.verdicts import CleanSettings, make_pool
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.rewriting import answers as answers_module
 from penstock.pipeline.rewriting.answers import AnswerJournal, RequestKey, Rewrite
 from penstock.pipeline.rewriting.documents import rewrite_corpus
-from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.units import generations, iter_documents, units_of
+from penstock.pipeline.runner import LocalRunner, Runner
+from penstock.pipeline.units import generations, iter_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe, parse_recipe
 from penstock.selectors.registry import build_rewriter
@@ -97,9 +99,21 @@ def space(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, space: Workspace) -> Artefact:
+def corpus(tmp_path: Path, space: Workspace) -> Pool:
     write_jsonl(tmp_path / "pool" / "a.jsonl", documents(120, seed=4))
-    return make_corpus(CorpusSettings.of(recipe_of(tmp_path, 1000), UNIT_BYTES), space, ONE)
+    made = make_corpus(CorpusSettings.of(recipe_of(tmp_path, 1000), UNIT_BYTES), space, ONE)
+    return make_pool(ALL, made, space, ONE)
+
+
+def rewritten(
+    rewrite: Rewrite, pool: Pool, space: Workspace, runner: Runner, *progress: Any
+) -> Pool:
+    """Return the pool of all documents of the corpus that a rewriter makes."""
+    return make_pool(ALL, rewrite_corpus(rewrite, pool, space, runner, *progress), space, runner)
+
+
+ALL = CleanSettings(exact=False)
+"""Copies stay: the rewriters of these tests make some."""
 
 
 def rewrite(rewriter: Any, server: Server, name: str = "echo", **given: Any) -> Rewrite:
@@ -108,27 +122,27 @@ def rewrite(rewriter: Any, server: Server, name: str = "echo", **given: Any) -> 
     return Rewrite(name=name, rewriter=rewriter, completions=by, share=share, seed=seed)
 
 
-def all_of(corpus: Artefact) -> list[dict[str, Any]]:
+def all_of(corpus: Pool) -> list[dict[str, Any]]:
     columns = ("id", "text", "source", "parent")
     return [
         row
-        for unit in units_of(corpus)
+        for unit in corpus.units
         for batch in iter_documents(unit, columns)
         for row in batch.to_pylist()
     ]
 
 
 def test_added_documents_stand_beside_their_parents(
-    corpus: Artefact, space: Workspace, server: Server
+    corpus: Pool, space: Workspace, server: Server
 ) -> None:
     notes: list[str] = []
-    made = rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE, notes.append)
+    made = rewritten(rewrite(Echo(), server), corpus, space, ONE, notes.append)
     before = all_of(corpus)
     whole = all_of(made)
     assert whole[: len(before)] == before, "the corpus stays as it is"
-    assert {unit.corpus for unit in units_of(made)} == {corpus.path, made.path}
-    assert [unit.number for unit in units_of(made)] == [*range(len(units_of(made)))]
-    assert len({unit.name for unit in units_of(made)}) == len(units_of(made))
+    assert {unit.corpus for unit in made.units} == {corpus.corpus.path, made.corpus.path}
+    assert [unit.number for unit in made.units] == [*range(len(made.units))]
+    assert len({unit.name for unit in made.units}) == len(made.units)
 
     expected = []
     rejected: collections.Counter[str] = collections.Counter()
@@ -148,12 +162,16 @@ def test_added_documents_stand_beside_their_parents(
     assert 0 < len(expected) < 2 * len(before)
     assert min(rejected.values()) > 0
 
-    facts = made.facts
-    assert facts["documents"] == {
-        **corpus.facts["documents"],
-        "added": len(expected),
-        "kept": len(whole),
-    }
+    facts = made.corpus.facts
+    assert (
+        facts["documents"]
+        == made.documents
+        == {
+            **corpus.documents,
+            "added": len(expected),
+            "kept": len(whole),
+        }
+    )
     assert facts["by_source"]["echo"]["documents"] == len(expected)
     asked = sum("wheel" in row["text"] for row in before)
     assert facts["rewrites"]["echo"] == {
@@ -167,19 +185,21 @@ def test_added_documents_stand_beside_their_parents(
     }
     reasons = [
         row
-        for record in made.named("rejected-")
-        for row in pq.read_table(made.verified(record)).to_pylist()
+        for record in made.corpus.named("rejected-")
+        for row in pq.read_table(made.corpus.verified(record)).to_pylist()
     ]
     assert collections.Counter(row["reason"] for row in reasons) == rejected
     assert len(server.prompts()) == 2 * asked
-    assert rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE).digest == made.digest
+    assert (
+        rewritten(rewrite(Echo(), server), corpus, space, ONE).corpus.digest == made.corpus.digest
+    )
     assert len(server.prompts()) == 2 * asked, "what is made is not made again"
 
 
 def test_a_replacing_rewriter_keeps_rows_and_accounts_for_dropped_documents(
-    corpus: Artefact, space: Workspace, server: Server
+    corpus: Pool, space: Workspace, server: Server
 ) -> None:
-    made = rewrite_corpus(rewrite(Clean(), server, "clean"), corpus, space, ONE)
+    made = rewritten(rewrite(Clean(), server, "clean"), corpus, space, ONE)
     expected, changed, gone = [], 0, []
     for row in all_of(corpus):
         answer = f"one {' '.join(row['text'].split()[:4])}".upper()
@@ -192,69 +212,70 @@ def test_a_replacing_rewriter_keeps_rows_and_accounts_for_dropped_documents(
             expected.append({**row, "text": answer, "parent": row["id"]})
     assert all_of(made) == expected
     assert gone and changed
-    assert made.facts["documents"] == {
-        **corpus.facts["documents"],
+    assert made.documents == {
+        **corpus.documents,
         "kept": len(expected),
         "dropped": len(gone),
         "dropped_by": {"clean: seven": len(gone)},
     }
-    assert made.facts["rewrites"]["clean"]["changed"] == changed
-    assert {unit.corpus for unit in units_of(made)} == {made.path}
+    assert made.corpus.facts["rewrites"]["clean"]["changed"] == changed
+    assert {unit.corpus for unit in made.units} == {made.corpus.path}
     names = [
         row["id"]
-        for record in made.named("dropped-")
-        for row in pq.read_table(made.verified(record)).to_pylist()
+        for record in made.corpus.named("dropped-")
+        for row in pq.read_table(made.corpus.verified(record)).to_pylist()
     ]
     assert sorted(names) == sorted(gone)
 
 
-def test_one_after_another(corpus: Artefact, space: Workspace, server: Server) -> None:
+def test_one_after_another(corpus: Pool, space: Workspace, server: Server) -> None:
     """An adding rewriter gets cleaned documents, not added ones; a replacing one gets all."""
-    cleaned = rewrite_corpus(rewrite(Clean(), server, "clean"), corpus, space, ONE)
-    first = rewrite_corpus(rewrite(Echo(), server, "first"), cleaned, space, ONE)
-    second = rewrite_corpus(rewrite(Echo(), server, "second"), first, space, ONE)
-    assert generations(second) == [second, first, cleaned, corpus]
-    rewritten = [row for row in all_of(second) if row["source"] in ("first", "second")]
-    half = len(rewritten) // 2
-    assert [row["text"] for row in rewritten[:half]] == [row["text"] for row in rewritten[half:]]
-    assert second.facts["rewrites"].keys() == {"clean", "first", "second"}
+    cleaned = rewritten(rewrite(Clean(), server, "clean"), corpus, space, ONE)
+    first = rewritten(rewrite(Echo(), server, "first"), cleaned, space, ONE)
+    second = rewritten(rewrite(Echo(), server, "second"), first, space, ONE)
+    assert generations(second.corpus) == [p.corpus for p in (second, first, cleaned, corpus)]
+    texts = [row for row in all_of(second) if row["source"] in ("first", "second")]
+    half = len(texts) // 2
+    assert [row["text"] for row in texts[:half]] == [row["text"] for row in texts[half:]]
+    assert second.corpus.facts["rewrites"].keys() == {"clean", "first", "second"}
 
-    last = rewrite_corpus(rewrite(Clean(), server, "last"), second, space, ONE)
-    assert last.facts["rewrites"]["last"]["documents"] == second.facts["documents"]["kept"]
-    assert {unit.corpus for unit in units_of(last)} == {last.path}
-    third = rewrite_corpus(rewrite(Echo(), server, "third"), last, space, ONE)
-    own = cleaned.facts["documents"]["kept"] - third.facts["rewrites"]["third"]["documents"]
+    last = rewritten(rewrite(Clean(), server, "last"), second, space, ONE)
+    assert last.corpus.facts["rewrites"]["last"]["documents"] == second.kept
+    assert {unit.corpus for unit in last.units} == {last.corpus.path}
+    third = rewritten(rewrite(Echo(), server, "third"), last, space, ONE)
+    own = cleaned.kept - third.corpus.facts["rewrites"]["third"]["documents"]
     assert 0 <= own < 20, "what `last` dropped, and what others had added is still left out"
 
 
 @pytest.mark.parametrize("share", [0.25, 0.75])
 def test_a_share_is_drawn_by_hash(
-    corpus: Artefact, space: Workspace, server: Server, share: float
+    corpus: Pool, space: Workspace, server: Server, share: float
 ) -> None:
-    made = rewrite_corpus(rewrite(Echo(), server, share=share), corpus, space, ONE)
-    drawn = made.facts["rewrites"]["echo"]["documents"]
+    made = rewritten(rewrite(Echo(), server, share=share), corpus, space, ONE)
+    drawn = made.corpus.facts["rewrites"]["echo"]["documents"]
     assert abs(drawn - 120 * share) < 15
     parents = {row["parent"] for row in all_of(made) if row["parent"]}
-    whole = rewrite_corpus(rewrite(Echo(), server, share=0.9), corpus, space, ONE)
+    whole = rewritten(rewrite(Echo(), server, share=0.9), corpus, space, ONE)
     assert parents < {row["parent"] for row in all_of(whole)}, "a larger share adds to a smaller"
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_same_bytes_in_whatever_order_answers_come(
-    corpus: Artefact, space: Workspace, server: Server, tmp_path: Path, workers: int
+    corpus: Pool, space: Workspace, server: Server, tmp_path: Path, workers: int
 ) -> None:
-    alone = rewrite_corpus(rewrite(Echo(), server), corpus, space, ONE)
+    alone = rewritten(rewrite(Echo(), server), corpus, space, ONE)
     server.slowness, server.most = 0.003, 0  # the run above may have 64 at once
     other = Workspace(tmp_path / "other")
     again = make_corpus(CorpusSettings.of(recipe_of(tmp_path, 1000), UNIT_BYTES), other, ONE)
+    pool = make_pool(ALL, again, other, ONE)
     with closing(LocalRunner(workers)) as runner:
-        made = rewrite_corpus(rewrite(Echo(), server, concurrency=9), again, other, runner)
-    assert made.digest == alone.digest
+        made = rewritten(rewrite(Echo(), server, concurrency=9), pool, other, runner)
+    assert made.corpus.digest == alone.corpus.digest
     assert server.most < 20, "the limit is shared out; an answered request counts a little longer"
 
 
 def test_an_outage_is_an_error_and_no_answer_is_lost(
-    corpus: Artefact, space: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
+    corpus: Pool, space: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(handler: Handler) -> None:
         handler.send(503, {"error": "down"})
@@ -275,15 +296,15 @@ def test_an_outage_is_an_error_and_no_answer_is_lost(
     notes: list[str] = []
     monkeypatch.setattr(answers_module, "REPORT_SECONDS", 0.01)
     with pytest.raises(CompletionError, match="expected an answer, got HTTP 503"):
-        rewrite_corpus(rewrite(Echo(), server, concurrency=1, retries=0), corpus, space, ONE)
+        rewritten(rewrite(Echo(), server, concurrency=1, retries=0), corpus, space, ONE)
     answered = server.prompts()[:seen]
     server.always = []
     server.seen.clear()
     again = rewrite(Echo(), server, concurrency=1)
-    made = rewrite_corpus(again, corpus, space, ONE, notes.append)
+    made = rewritten(again, corpus, space, ONE, notes.append)
     assert "MiB of answers are there already" in notes[0]
     assert any("so far" in line for line in notes)
-    assert made.facts["rewrites"]["echo"]["requests"] == asked
+    assert made.corpus.facts["rewrites"]["echo"]["requests"] == asked
     assert len(server.seen) == asked - seen
     assert not set(server.prompts()) & set(answered)
 
@@ -408,10 +429,10 @@ class Rude(Echo):
     ],
 )
 def test_errors_of_a_users_rewriter_are_named(
-    corpus: Artefact, space: Workspace, server: Server, texts: Any, named: str
+    corpus: Pool, space: Workspace, server: Server, texts: Any, named: str
 ) -> None:
     with pytest.raises(ScoringError) as caught:
-        rewrite_corpus(rewrite(Rude(texts), server), corpus, space, ONE)
+        rewritten(rewrite(Rude(texts), server), corpus, space, ONE)
     error = caught.value
     assert error.key == "rewrite.echo"
     assert error.file is not None and re.match(r"document d\d+ of unit-", error.file)
@@ -419,31 +440,31 @@ def test_errors_of_a_users_rewriter_are_named(
 
 
 def test_two_texts_cannot_stand_in_one_place(
-    corpus: Artefact, space: Workspace, server: Server
+    corpus: Pool, space: Workspace, server: Server
 ) -> None:
     class Two(Rude):
         replaces = True
 
     wrong = rewrite(Two(Rewritten(texts=("a", "b"))), server)
     with pytest.raises(ScoringError) as caught:
-        rewrite_corpus(wrong, corpus, space, ONE)
+        rewritten(wrong, corpus, space, ONE)
     assert (caught.value.key, caught.value.got) == ("rewrite.echo", "2")
 
 
 def test_a_source_cannot_have_a_rewriters_name(
-    corpus: Artefact, space: Workspace, server: Server
+    corpus: Pool, space: Workspace, server: Server
 ) -> None:
     with pytest.raises(InputError) as caught:
-        rewrite_corpus(rewrite(Echo(), server, "wiki"), corpus, space, ONE)
+        rewritten(rewrite(Echo(), server, "wiki"), corpus, space, ONE)
     assert caught.value.key == "rewrite.wiki"
 
 
-def test_nothing_may_be_left(corpus: Artefact, space: Workspace, server: Server) -> None:
+def test_nothing_may_be_left(corpus: Pool, space: Workspace, server: Server) -> None:
     class Drop(Rude):
         replaces = True
 
     with pytest.raises(InputError) as caught:
-        rewrite_corpus(rewrite(Drop(Rewritten(rejected=("no",))), server), corpus, space, ONE)
+        rewritten(rewrite(Drop(Rewritten(rejected=("no",))), server), corpus, space, ONE)
     assert caught.value.key == "rewrite.echo"
 
 

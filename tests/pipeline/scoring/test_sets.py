@@ -13,18 +13,17 @@ import pytest
 
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import ScoringError, SelectorError
-from penstock.hashing import hash_ids, mix
+from penstock.hashing import hash_documents, mix
 from penstock.pipeline.columns import Column, make_columns
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.grouped import read_scores
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, RayRunner
 from penstock.pipeline.scoring import sets
 from penstock.pipeline.scoring.models import Models, read_vectors
-from penstock.pipeline.units import units_of
 from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting, Partition
 from penstock.selectors.encoders.static import StaticEncoder
-from tests.pools import documents, recipe_of, write_jsonl
+from tests.pools import documents, pool_of, recipe_of, write_jsonl
 
 SEED = 17
 
@@ -116,19 +115,17 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def corpus(pool: Path) -> Artefact:
+def corpus(pool: Path) -> Pool:
     with closing(LocalRunner(1)) as runner:
-        return make_corpus(
-            CorpusSettings.of(recipe_of(pool), 4000), Workspace(pool / "work"), runner
-        )
+        return pool_of(recipe_of(pool), Workspace(pool / "work"), runner, 4000)
 
 
-def made(corpus: Artefact, work: Path, runner: Any, **selectors: Any) -> dict[str, np.ndarray]:
+def made(corpus: Pool, work: Path, runner: Any, **selectors: Any) -> dict[str, np.ndarray]:
     columns = [
         Column(name=name, selector=as_selector(selector)) for name, selector in selectors.items()
     ]
     found = make_columns(
-        columns, Models(corpus=corpus, workspace=Workspace(work), runner=runner, seed=SEED)
+        columns, Models(pool=corpus, workspace=Workspace(work), runner=runner, seed=SEED)
     )
     assert not list(work.rglob("scratch"))
     return {
@@ -137,16 +134,14 @@ def made(corpus: Artefact, work: Path, runner: Any, **selectors: Any) -> dict[st
     }
 
 
-def hashes_of(corpus: Artefact) -> np.ndarray:
-    import pyarrow.parquet as pq
-
-    ids = [pq.read_table(unit.path(), columns=["id"])["id"] for unit in units_of(corpus)]
-    return hash_ids(pa.chunked_array([c for each in ids for c in each.chunks]), mix(SEED, "sets"))
+def hashes_of(corpus: Pool) -> np.ndarray:
+    rows = pa.concat_tables([unit.read_rows(["id", "hash"]) for unit in corpus.units])
+    return hash_documents(rows, mix(SEED, "sets"))
 
 
 @pytest.mark.parametrize("count", [1, 5, 200])
 def test_each_document_is_scored_in_its_partition(
-    corpus: Artefact, encoder: str, count: int, tmp_path: Path
+    corpus: Pool, encoder: str, count: int, tmp_path: Path
 ) -> None:
     with closing(LocalRunner(1)) as runner:
         got = made(corpus, tmp_path, runner, s=Ranked(encoder, count))["s"]
@@ -159,7 +154,7 @@ def test_each_document_is_scored_in_its_partition(
     np.testing.assert_array_equal(got, expected)
 
 
-def test_the_quality_is_another_column(corpus: Artefact, encoder: str, tmp_path: Path) -> None:
+def test_the_quality_is_another_column(corpus: Pool, encoder: str, tmp_path: Path) -> None:
     with closing(LocalRunner(1)) as runner:
         found = made(corpus, tmp_path, runner, s=Ranked(encoder, quality="q"), q=Length())
     assert np.isnan(found["q"]).sum() > 5
@@ -167,7 +162,7 @@ def test_the_quality_is_another_column(corpus: Artefact, encoder: str, tmp_path:
 
 
 def test_candidates_of_all_partitions_are_merged(
-    corpus: Artefact, encoder: str, tmp_path: Path
+    corpus: Pool, encoder: str, tmp_path: Path
 ) -> None:
     with closing(LocalRunner(1)) as runner:
         got = made(corpus, tmp_path / "a", runner, s=Merged(encoder, 5))["s"]
@@ -181,7 +176,7 @@ def test_candidates_of_all_partitions_are_merged(
 
 @pytest.mark.parametrize("together", [sets.TASK_BYTES, 2000])
 def test_the_same_from_workers_and_ray_and_in_parts(
-    corpus: Artefact,
+    corpus: Pool,
     encoder: str,
     ray_session: None,
     tmp_path: Path,
@@ -198,7 +193,7 @@ def test_the_same_from_workers_and_ray_and_in_parts(
 
 
 def test_it_goes_on_where_it_was_stopped(
-    corpus: Artefact, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Pool, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(LocalRunner(1)) as runner:
         expected = made(corpus, tmp_path / "whole", runner, s=Merged(encoder))["s"]
@@ -221,13 +216,13 @@ def _refuse_to_run(*_: Any) -> Any:
 
 
 def test_vectors_are_made_once_for_all_selectors(
-    corpus: Artefact, encoder: str, tmp_path: Path
+    corpus: Pool, encoder: str, tmp_path: Path
 ) -> None:
     with closing(LocalRunner(1)) as runner:
         made(corpus, tmp_path, runner, a=Ranked(encoder), b=Ranked(encoder, 3))
     (path,) = (tmp_path / "embeddings").iterdir()
     embeddings = Artefact.open(path)
-    assert embeddings.facts["documents"] == corpus.facts["documents"]["kept"]
+    assert embeddings.facts["documents"] == corpus.kept
     vectors = read_vectors(embeddings.path, embeddings.files[0])
     assert vectors.dtype == np.int16 and vectors.shape[1] == 16
     assert len(list((tmp_path / "model").iterdir())) == 3  # two selectors, one encoder
@@ -238,7 +233,7 @@ def test_vectors_are_made_once_for_all_selectors(
     [("unknown", "'unknown'"), ("s", "s -> s")],
 )
 def test_a_quality_that_cannot_be_is_refused(
-    corpus: Artefact, encoder: str, tmp_path: Path, quality: str, got: str
+    corpus: Pool, encoder: str, tmp_path: Path, quality: str, got: str
 ) -> None:
     with closing(LocalRunner(1)) as runner, pytest.raises(SelectorError) as caught:
         made(corpus, tmp_path, runner, s=Ranked(encoder, quality=quality))
@@ -254,7 +249,7 @@ def test_a_quality_that_cannot_be_is_refused(
     ],
 )
 def test_an_error_of_a_selector_is_named(
-    corpus: Artefact, encoder: str, tmp_path: Path, method: str, function: Any, named: str
+    corpus: Pool, encoder: str, tmp_path: Path, method: str, function: Any, named: str
 ) -> None:
     selector = Ranked(encoder)
     setattr(selector, method, function)

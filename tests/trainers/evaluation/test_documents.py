@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from penstock.jobs.curate import Curated
-from penstock.pipeline.units import iter_documents, units_of
+from penstock.pipeline.units import iter_documents
 from penstock.recipe import ModelShape
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
@@ -115,7 +115,7 @@ def test_a_document_in_one_span_has_the_nats_that_evaluation_computes(
     """The text after an end of text, as for bits per byte, and the end of text after it."""
     texts = {
         name: text
-        for unit in units_of(curated.corpus)
+        for unit in curated.pool.units
         for batch in iter_documents(unit, ["id", "text"])
         for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist())
     }

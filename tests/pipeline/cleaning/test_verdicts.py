@@ -1,0 +1,330 @@
+"""Verdicts: who stays and why, what a changed threshold reads, and what two pools share."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.artefact import Workspace
+from penstock.errors import InputError, RecipeError
+from penstock.jobs.curate import curate
+from penstock.jobs.plan import Plan
+from penstock.pipeline.cleaning import text_columns, verdicts
+from penstock.pipeline.cleaning.verdicts import CleanSettings, failed_rules, make_pool
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.pool import Pool
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.units import BATCH, iter_documents, normalise, units_of
+from penstock.recipe import Recipe
+from penstock.rules import count_statistics, counting_for, rule_sets
+from tests.pools import pool_of, recipe_of, write_jsonl
+
+ONE = LocalRunner(1)
+
+_WORDS = "the gate of a river and water that we have. with light to be seen. over stone. by day."
+WORDS = _WORDS.split()
+
+
+def prose(count: int, seed: int) -> list[dict[str, Any]]:
+    """Texts of few and many words, some blank, some equal to others but for case and spaces."""
+    chance = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+    for number in range(count):
+        kind = chance.random()
+        text = " ".join(chance.choice(WORDS) for _ in range(chance.randrange(1, 140))) + " again."
+        if kind < 0.05:
+            text = chance.choice(["", "  ", "\n\t\u2003"])
+        elif kind < 0.25 and rows:
+            text = chance.choice(rows)["text"]
+            text = chance.choice([text, text.upper(), text.replace(" ", "  ")])
+        elif kind < 0.4:
+            text = text.replace(" ", "\n- ")
+        source = chance.choice(["web", "wiki"])
+        rows.append({"id": f"d{number % 300}", "text": text, "source": source})
+    return rows
+
+
+def recipe(directory: Path, **clean: Any) -> Recipe:
+    return recipe_of(directory, 1_000, clean=clean, budget={"allow_short": True})
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for number in range(3):
+        write_jsonl(tmp_path / "pool" / f"{number}.jsonl", prose(400, number))
+    return tmp_path
+
+
+def reasons_of(pool: Pool) -> list[str | None]:
+    """The reason of every document, in the order of the corpus."""
+    names = (None, *pool.verdicts.facts["reasons"])
+    found: list[str | None] = []
+    for unit in pool.units:
+        assert unit.kept is not None
+        found += [names[code] for code in unit.kept.reasons(unit.of).tolist()]
+    return found
+
+
+def texts_of(pool: Pool) -> list[str]:
+    return [text for unit in pool.units for text in pq.read_table(unit.path())["text"].to_pylist()]
+
+
+def expected_reasons(texts: list[str], names: list[str], exact: bool = True) -> list[str | None]:
+    """Judge by the sets alone, then drop all but the first of the copies that are left."""
+    sets = rule_sets(names)
+    counts = count_statistics(pa.array(texts, pa.large_string()), counting_for(sets))
+    judged = [(one, one.judge(counts)) for one in sets]
+    found: list[str | None] = []
+    seen = set()
+    for row, text in enumerate(texts):
+        own = normalise(text)
+        failed = [
+            f"{one.name}: {rule.name}"
+            for one, verdict in judged
+            for bit, rule in enumerate(one.rules)
+            if int(verdict.bits[row]) >> bit & 1
+        ]
+        reason = "empty" if not own else failed[0] if failed else None
+        if reason is None and exact:
+            reason = "duplicate" if own in seen else None
+            seen.add(own)
+        found.append(reason)
+    return found
+
+
+@pytest.mark.parametrize("unit_bytes", [30_000, 1 << 26])
+@pytest.mark.parametrize("rules", [[], ["gopher_quality"], ["c4", "gopher"]])
+@pytest.mark.parametrize("exact", [True, False])
+def test_each_document_has_its_first_reason(
+    files: Path, unit_bytes: int, rules: list[str], exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", 100)
+    monkeypatch.setattr(verdicts, "_RANGE_DOCUMENTS", 90)
+    pool = pool_of(recipe(files, rules=rules, dedup={"exact": exact}), unit_bytes=unit_bytes)
+    found = reasons_of(pool)
+    assert found == expected_reasons(texts_of(pool), rules, exact)
+    counts = Counter(reason for reason in found if reason)
+    assert pool.documents == {
+        "read": 1200,
+        "kept": found.count(None),
+        "dropped": counts.total(),
+        "dropped_by": dict(sorted(counts.items())),
+        "quarantined": 0,
+    }
+    kept = [text for text, reason in zip(texts_of(pool), found) if reason is None]
+    assert [
+        text
+        for unit in pool.units
+        for batch in iter_documents(unit, ["text"])
+        for text in batch.column("text").to_pylist()
+    ] == kept
+    assert pool.bytes == sum(len(text.encode()) for text in kept)
+
+
+def test_every_rule_that_a_document_fails_is_known(files: Path) -> None:
+    pool = pool_of(recipe(files, rules=["c4", "gopher_quality"]), unit_bytes=20_000)
+    sets = rule_sets(["c4", "gopher_quality"])
+    several = 0
+    for unit in pool.units:
+        texts = pa.array(pq.read_table(unit.path())["text"].to_pylist(), pa.large_string())
+        counts = count_statistics(texts, counting_for(sets))
+        for row in range(0, unit.of, 7):
+            names = tuple(
+                f"{one.name}: {rule.name}"
+                for one in sets
+                for bit, rule in enumerate(one.rules)
+                if int(one.judge(counts).bits[row]) >> bit & 1
+            )
+            assert failed_rules(pool, unit, row).rules == names
+            several += len(names) > 1
+    assert several > 10
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The files of artefacts that are opened from here on."""
+    names: list[str] = []
+    real_file, real_open, real_map = pq.ParquetFile, builtins.open, pa.memory_map
+
+    def noted(name: Any) -> None:
+        if isinstance(name, (str, Path)):
+            names.append(Path(name).name)
+
+    class Noted(real_file):  # type: ignore[misc, valid-type]
+        def __init__(self, source: Any, *args: Any, **named: Any) -> None:
+            noted(source)
+            super().__init__(source, *args, **named)
+
+    def opening(name: Any, *args: Any, **named: Any) -> Any:
+        noted(name)
+        return real_open(name, *args, **named)
+
+    monkeypatch.setattr(pq, "ParquetFile", Noted)
+    monkeypatch.setattr(builtins, "open", opening)
+    monkeypatch.setattr(pa, "memory_map", lambda name: (noted(name), real_map(name))[1])
+    yield names
+
+
+def test_a_changed_threshold_reads_no_text(files: Path, opened: list[str]) -> None:
+    pool_of(recipe(files, rules={"gopher": None}), unit_bytes=20_000)
+    assert any(name.startswith("unit-") for name in opened)
+    opened.clear()
+    changed = pool_of(recipe(files, rules={"gopher": {"min_words": 20}}), unit_bytes=20_000)
+    assert any(name.startswith("rows-") for name in opened)
+    # The text column has files of the units' names, in a directory of its own.
+    texts = {unit.record.sha256 for unit in units_of(changed.corpus)}
+    assert texts and not [
+        record
+        for record in changed.corpus.named("unit-")
+        if str(changed.corpus.path / record.path) in opened
+    ]
+    assert changed.documents["dropped_by"]["gopher: min_words"] > 0
+
+
+def test_rules_that_keep_the_same_documents_share_all_that_follows(files: Path) -> None:
+    one = recipe(files, rules={"gopher_quality": {"min_words": 50}})
+    # No document has so many words.
+    other = recipe(files, rules={"gopher_quality": {"min_words": 50, "max_words": 90_000}})
+    first, second = curate(Plan.of(one), ONE), curate(Plan.of(other), ONE)
+    assert first.pool.verdicts.fingerprint != second.pool.verdicts.fingerprint
+    assert first.pool.fingerprint == second.pool.fingerprint
+    assert first.shards.path == second.shards.path
+    fewer = curate(Plan.of(recipe(files, rules={"gopher_quality": {"min_words": 80}})), ONE)
+    assert fewer.pool.fingerprint != first.pool.fingerprint
+    assert fewer.corpus.fingerprint == first.corpus.fingerprint
+
+
+def test_labels_are_no_part_of_the_name_of_texts(files: Path) -> None:
+    one = pool_of(recipe(files, rules=["gopher"]))
+    tree = recipe(files, rules=["gopher"]).model_dump(mode="json", exclude={"compare"})
+    tree["corpus"][0]["source"] = {"name": "other"}
+    other = pool_of(Recipe.model_validate({**tree, "directory": files}))
+    assert other.corpus.fingerprint != one.corpus.fingerprint
+    assert other.fingerprint != one.fingerprint
+    assert other.texts == one.texts
+    assert set(other.by_source) == {"other"}
+    assert len(list((files / "work" / "statistics").iterdir())) == 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(keep=st.lists(st.booleans(), min_size=1, max_size=9000), seed=st.integers(0, 99))
+def test_batches_of_a_pool_are_full(
+    tmp_path_factory: pytest.TempPathFactory, keep: list[bool], seed: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    keep = chance.permutation(np.resize(keep, chance.integers(1, 13_000))).tolist()
+    if not any(keep):
+        keep[0] = True
+    directory = tmp_path_factory.mktemp("batches")
+    rows = [{"id": str(n), "text": str(n) if kept else " "} for n, kept in enumerate(keep)]
+    write_jsonl(directory / "pool" / "a.jsonl", rows)
+    pool = pool_of(recipe(directory))
+    (unit,) = pool.units
+    batches = list(iter_documents(unit, ["text", "id", "bytes", "hash"]))
+    assert [len(batch) for batch in batches[:-1]] == [BATCH] * (len(batches) - 1)
+    assert 0 < len(batches[-1]) <= BATCH
+    expected = [str(n) for n, kept in enumerate(keep) if kept]
+    whole = pa.Table.from_batches(batches)
+    assert whole.column("text").to_pylist() == whole.column("id").to_pylist() == expected
+    assert whole.column("bytes").to_pylist() == [len(name) for name in expected]
+    assert unit.read_rows(["id"])["id"].to_pylist() == expected
+    assert unit.numbers().tolist() == np.flatnonzero(keep).tolist()
+
+
+def test_a_pool_may_keep_nothing_of_a_unit_and_not_nothing_at_all(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{n}", "text": " " if n < 200 else f"text {n} of some words"} for n in range(300)
+    ]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    plan = Plan.of(recipe(tmp_path))
+    plan = replace(plan, corpus=replace(plan.corpus, unit_bytes=400))
+    made = curate(plan, ONE)
+    assert made.pool.kept == 100
+    assert any(unit.documents == 0 for unit in made.pool.units) or len(made.pool.units) > 3
+    write_jsonl(tmp_path / "pool" / "a.jsonl", [{"text": " "}])
+    with pytest.raises(InputError) as caught:
+        pool_of(recipe(tmp_path))
+    assert caught.value.key == "corpus"
+
+
+def test_workers_and_kills_change_no_byte(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", 300)
+    settled = recipe(files, rules=["gopher", "c4"])
+    alone = pool_of(settled, Workspace(files / "one"), unit_bytes=50_000)
+    with closing(LocalRunner(2)) as runner:
+        two = pool_of(settled, Workspace(files / "two"), runner, 50_000)
+    assert two.verdicts.digest == alone.verdicts.digest
+    digests = _digests(files / "one")
+    assert digests == _digests(files / "two")
+    for module, name in (
+        (text_columns, "_compute"), (verdicts, "_judge"), (verdicts, "_find_repeats"),
+        (verdicts, "_settle"),
+    ):  # fmt: skip
+        _interrupt(module, name, settled, files / name, monkeypatch)
+        resumed = pool_of(settled, Workspace(files / name), unit_bytes=50_000)
+        assert resumed.verdicts.digest == alone.verdicts.digest
+        assert _digests(files / name) == digests
+
+
+def _digests(work: Path) -> list[tuple[str, str]]:
+    return sorted((made.manifest["stage"], made.digest) for made in Workspace(work).artefacts())
+
+
+def _interrupt(
+    module: Any, name: str, settled: Recipe, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run until the second call of a function, which is interrupted."""
+    real, calls = getattr(module, name), []
+
+    def once(item: Any, state: Any) -> Any:
+        calls.append(item)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(item, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, once)
+        if name == "_find_repeats":
+            patch.setattr(verdicts, "_ranges_for", lambda documents: 1)
+            calls.append(None)
+        with pytest.raises(KeyboardInterrupt):
+            pool_of(settled, Workspace(work), unit_bytes=50_000)
+
+
+@pytest.mark.parametrize(
+    ("rules", "key"),
+    [
+        (["gopherr"], "clean.rules.gopherr"),
+        ({"gopher": {"min_word": 3}}, "clean.rules.gopher.min_word"),
+        ({"c4": {"min_sentences": "two"}}, "clean.rules.c4.min_sentences"),
+    ],
+)
+def test_a_wrong_rule_is_refused_before_any_work(files: Path, rules: Any, key: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Plan.of(recipe(files, rules=rules))
+    assert caught.value.key == key
+    assert not (files / "work").exists()
+
+
+def test_a_column_of_a_corpus_that_a_rewriter_added_to_is_not_made_again(files: Path) -> None:
+    settled = recipe(files, rules=["gopher"])
+    corpus = make_corpus(CorpusSettings.of(settled), Workspace(files / "work"), ONE)
+    pool = make_pool(CleanSettings.of(settled), corpus, Workspace(files / "work"), ONE)
+    (column,) = (files / "work" / "statistics").iterdir()
+    manifest = json.loads((column / "manifest.json").read_bytes())
+    assert manifest["facts"] == {"documents": sum(unit.of for unit in pool.units)}
+    assert set(manifest["inputs"]) == {"text"}
