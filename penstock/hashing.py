@@ -21,6 +21,8 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from penstock.text_hashes import hash_words
+
 __all__ = [
     "FNV_OFFSET",
     "FNV_PRIME",
@@ -32,7 +34,6 @@ __all__ = [
     "sequence_checksum",
     "sequence_checksums",
     "uniform",
-    "words_of",
 ]
 
 FNV_OFFSET = np.uint64(0xCBF29CE484222325)
@@ -108,16 +109,8 @@ def hash_documents(documents: pa.Table | pa.RecordBatch, seed: int) -> np.ndarra
     """
     hashes = hash_ids(documents.column("id"), seed)
     if "hash" in documents.schema.names and len(hashes):
-        _mix_in(hashes, words_of(documents.column("hash")))
+        _mix_in(hashes, hash_words(documents.column("hash")))
     return hashes
-
-
-def words_of(hashes: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """View 128-bit hashes as numbers: (n,) fixed_size_binary(16) to (n, 2) uint64."""
-    if isinstance(hashes, pa.ChunkedArray):
-        hashes = hashes.combine_chunks() if hashes.num_chunks != 1 else hashes.chunk(0)
-    data = hashes.buffers()[1] or b""
-    return np.frombuffer(data, "<u8").reshape(-1, 2)[hashes.offset : hashes.offset + len(hashes)]
 
 
 def uniform(hashes: np.ndarray) -> np.ndarray:

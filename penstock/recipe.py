@@ -122,7 +122,7 @@ class Clean(Model):
         require(
             not isinstance(tree, dict) or "keep_dropped" not in tree,
             "no longer a key",
-            key="clean.keep_dropped",
+            key="keep_dropped",
             fix="remove it: the corpus keeps what is dropped, with its text",
         )
         return tree

@@ -109,8 +109,10 @@ def hash_normalised(texts: pa.Array) -> pa.FixedSizeBinaryArray:
     return _as_array(b"".join(digests))
 
 
-def hash_words(hashes: pa.FixedSizeBinaryArray) -> np.ndarray:
+def hash_words(hashes: pa.FixedSizeBinaryArray | pa.ChunkedArray) -> np.ndarray:
     """View (n,) hashes without nulls as (n, 2) uint64, little-endian; read-only."""
+    if isinstance(hashes, pa.ChunkedArray):
+        hashes = hashes.combine_chunks()
     _, data = hashes.buffers()
     words = np.frombuffer(data or b"", "<u8").reshape(-1, 2)
     return words[hashes.offset : hashes.offset + len(hashes)]

@@ -29,12 +29,12 @@ from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.pipeline.units import UNIT_BYTES as REAL_UNIT_BYTES
-from penstock.pipeline.units import hash_text
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting
 from penstock.storage import AnyPath
+from penstock.text_hashes import hash_texts
 
 UNIT_BYTES = 12_000
 """Bytes of a unit: small, so that every pool has several."""
@@ -216,7 +216,7 @@ def all_documents(pool: Pool, tokenizer: Artefact) -> list[Known]:
 
 def hashed(ids: Sequence[str], texts: Sequence[str]) -> pa.Table:
     """Return what draws depend on: the ids and the hashes of the texts."""
-    hashes = pa.array([hash_text(own) for own in texts], pa.binary(16))
+    hashes = hash_texts(pa.array(texts, pa.large_string()))
     return pa.table({"id": pa.array(ids, pa.string()), "hash": hashes})
 
 

@@ -108,7 +108,9 @@ class Console:
             else:
                 above = f"higher than {own['quantile']:.1%} of the documents"
                 self.write(f"  score in {name}: {own['score']:.6g}, {above}")
-        for key in ("file", "parent", "unit", "row", "tokens"):
+        if len(fate.get("fails", ())) > 1:
+            self.write(f"  fails: {', '.join(fate['fails'])}")
+        for key in ("file", "line", "parent", "unit", "row", "tokens"):
             if fate.get(key) is not None:
                 self.write(f"  {key}: {fate[key]}")
         if "sequences" in fate:

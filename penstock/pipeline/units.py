@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.reading.records import Record
 from penstock.storage import AnyPath, atomic_file
+from penstock.text_hashes import hash_normalised, hash_texts
 
 __all__ = [
     "BATCH",
@@ -35,9 +36,7 @@ __all__ = [
     "UnitWriter",
     "base_of",
     "generations",
-    "hash_text",
     "iter_documents",
-    "normalise",
     "units_of",
 ]
 
@@ -73,18 +72,9 @@ ROWS = pa.schema(
     ]
 )
 """The file of rows. ``bytes`` is the text's length in UTF-8; ``hash`` and ``normal`` are BLAKE2b of
-128 bits of the text and of the normalised text (:func:`normalise`); ``input`` is the number of the
-input file and ``line`` that of the line or row in it, from 1; null where a rewriter made it."""
-
-
-def normalise(text: str) -> str:
-    """Normalise a text for comparison: lower case, runs of white space as one space."""
-    return " ".join(text.lower().split())
-
-
-def hash_text(text: str) -> bytes:
-    """Hash a text: 16 bytes, BLAKE2b of its UTF-8."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+128 bits of the text and of the normalised text (:func:`~penstock.text_hashes.normalise`);
+``input`` is the number of the input file and ``line`` that of the line or row in it, from 1, both
+null where a rewriter made it."""
 
 
 # -- units ------------------------------------------------------------------------------------
@@ -299,13 +289,10 @@ class UnitWriter:
         origin: Origin | None = None,
     ) -> None:
         """Append a document whose id is ``name`` and whose text has ``size`` bytes."""
-        text = record.text
-        hashed = hash_text(text)
-        self._hash.update(hashed)
         self._documents.append(
             (
-                *(name, text, record.source, record.meta or None, parent),
-                *(size, hashed, hash_text(normalise(text)), *(origin or (None, None))),
+                *(name, record.text, record.source, record.meta or None, parent),
+                *(size, *(origin or (None, None))),
             )
         )
         tally = self._sources.get(record.source)
@@ -322,10 +309,14 @@ class UnitWriter:
     def _batch(self) -> None:
         """Convert rows to an Arrow batch, which takes half the memory of Python strings."""
         columns = [
-            pa.array(column, kind) for column, kind in zip(zip(*self._documents), _BOTH.types)
+            pa.array(column, kind) for column, kind in zip(zip(*self._documents), _GIVEN.types)
         ]
         self._documents = []
         if columns:
+            texts = columns[SCHEMA.get_field_index("text")]
+            hashes = hash_texts(texts)
+            self._hash.update(b"".join(hashes.to_pylist()))
+            columns += [hashes, hash_normalised(texts)]
             self._batches.append(pa.RecordBatch.from_arrays(columns, schema=_BOTH))
         if len(self._batches) == _GROUP:
             self._flush()
@@ -378,4 +369,5 @@ class UnitWriter:
         self._begin()
 
 
-_BOTH = pa.schema([*SCHEMA, *(field for field in ROWS if field.name not in SCHEMA.names)])
+_GIVEN = pa.schema([*SCHEMA, *(ROWS.field(name) for name in ("bytes", "input", "line"))])
+_BOTH = pa.schema([*_GIVEN, ROWS.field("hash"), ROWS.field("normal")])

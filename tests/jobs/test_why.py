@@ -7,19 +7,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated
 from penstock.jobs.why import fates_of
+from penstock.pipeline.cleaning import verdicts
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
 SCORES = {f"d{number:04d}": float(number % 23) for number in range(150)}
 SCORES |= {"long": 50.0, "twin": 22.5, "excluded": float("nan")}
 
 
-def curated(directory: Path, tokens: int = 6_000, **budget: Any) -> Curated:
-    recipe = recipe_of(directory, tokens, "s", budget=budget, shards={"tokens_per_shard": 20 * 16})
+def curated(directory: Path, tokens: int = 6_000, clean: Any = None, **budget: Any) -> Curated:
+    recipe = recipe_of(
+        directory,
+        tokens,
+        "s",
+        budget=budget,
+        shards={"tokens_per_shard": 20 * 16},
+        clean=clean or {},
+    )
     made = make(recipe, {"s": SCORES})
     return Curated(
         recipe=recipe,
@@ -145,22 +154,39 @@ def test_an_excluded_document_names_the_column(whole: Curated) -> None:
 
 def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
     (duplicate,) = fates_of(whole, "copy")
+    text = documents(150, seed=6)[3]["text"].replace(" ", "\n  ")
+    unit = next(one for one in whole.pool.units if one.name == duplicate["unit"])
+    row = duplicate["row"]
     assert duplicate == {
         "id": "copy",
         "source": "code",
         "file": str(whole.recipe.directory / "pool" / "a.jsonl"),
+        "line": 81,
+        "text": text,
+        "unit": unit.name,
+        "row": row,
         "fate": "dropped",
         "why": "rule duplicate: repeats d0003",
+        "fails": (),
     }
+    assert pq.read_table(unit.path()).slice(row, 1)["text"].to_pylist() == [text]
+    assert row not in unit.numbers()
     (blank,) = fates_of(whole, "blank")
-    assert (blank["fate"], blank["why"]) == ("dropped", "rule empty")
+    assert (blank["fate"], blank["why"], blank["line"]) == ("dropped", "rule empty", 91)
     (broken,) = fates_of(whole, "broken")
     assert (broken["fate"], broken["source"]) == ("quarantined", "a.jsonl")
     assert "text" in broken["why"]
 
 
-def test_every_record_knows_the_file_that_it_was_read_from(tmp_path: Path) -> None:
-    """Of five files in packed and divided splits, with records that are not kept between."""
+def test_every_record_knows_the_file_that_it_was_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five files in packed and divided splits, with records that are not kept between.
+
+    Verdicts are of groups of a unit or two, so a document and its copy are in different ones.
+    """
+    monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", 60)
+    monkeypatch.setattr(verdicts, "_RANGE_DOCUMENTS", 100)
     home = {}
     for number in range(5):
         rows = documents(8 + 30 * number, seed=number, longest=30)
@@ -173,17 +199,68 @@ def test_every_record_knows_the_file_that_it_was_read_from(tmp_path: Path) -> No
         path = write_jsonl(tmp_path / "pool" / f"{number}.jsonl", rows)
         with path.open("a", encoding="utf-8") as sink:
             sink.write(f'{{"id": "bad {number}", "text": 7}}\n')
-        home |= {row["id"]: str(path) for row in [*rows, {"id": f"bad {number}"}]}
+        home |= {row["id"]: (str(path), line, row["text"]) for line, row in enumerate(rows, 1)}
+        home[f"bad {number}"] = (str(path), len(rows) + 1, None)
     of = curated(tmp_path, tokens=160)
-    assert len(of.corpus.named("dropped-")) > 3 and len(of.corpus.named("unit-")) > 3
+    assert len(of.pool.verdicts.named("reasons-")) > 3 and len(of.corpus.named("unit-")) > 3
     fates = set()
-    for name, file in home.items():
+    whys: dict[str, set[str]] = {"the same": set(), " ": set()}
+    for name, (file, line, text) in home.items():
         (entry,) = fates_of(of, name)
         assert entry["file"] == file
+        if text is None:
+            assert f"line {line}:" in entry["why"]
+        else:
+            assert (entry["line"], entry["text"]) == (line, text)
         fates.add(entry["fate"])
+        if text in whys:
+            whys[text].add(entry["why"] if entry["fate"] == "dropped" else name)
     assert fates == {"taken", "left", "dropped", "quarantined"}
-    repeats = [entry["why"] for n in range(5) for entry in fates_of(of, f"{n}-d0001")]
-    assert len({why for why in repeats if why.startswith("rule duplicate: repeats ")}) == 1
+    assert whys[" "] == {"rule empty"}
+    first, repeats = sorted(whys["the same"])
+    assert repeats == f"rule duplicate: repeats {first}", "all repeat the one that stays"
+
+
+def test_a_dropped_document_names_all_rules_that_it_fails(tmp_path: Path) -> None:
+    fine = "The gate of the mill is open and the water of the river turns that wheel."
+    texts = {
+        "short": "water wheel",
+        "symbols": "go #",
+        "fine": fine,
+        "copy of short": "Water  wheel",
+        "copy of fine": f" {fine.lower()}",
+        "lines": "The gate of the mill ...\nThe river of the wheel",
+        "copy of lines": "The gate of the mill ... The river of the wheel",
+    }
+    rows = [{"id": name, "text": text, "source": "web"} for name, text in texts.items()]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", [*rows, *documents(30)])
+    rules = {"min_words": 3, "min_stop_words": None, "max_ellipses_per_word": None}
+    of = curated(tmp_path, tokens=160, clean={"rules": {"gopher_quality": rules}})
+    found = {name: fate for name in texts for fate in fates_of(of, name)}
+    assert {
+        name: (fate["why"], fate["fails"]) for name, fate in found.items() if "fails" in fate
+    } == {
+        "short": ("rule gopher_quality: min_words", ("gopher_quality: min_words",)),
+        "symbols": (
+            "rule gopher_quality: min_words",
+            (
+                "gopher_quality: min_words",
+                "gopher_quality: min_word_length",
+                "gopher_quality: max_hashes_per_word",
+                "gopher_quality: min_lettered_words",
+            ),
+        ),
+        "copy of short": ("rule gopher_quality: min_words", ("gopher_quality: min_words",)),
+        "copy of fine": ("rule duplicate: repeats fine", ()),
+        "lines": (
+            "rule gopher_quality: max_ellipsis_lines",
+            ("gopher_quality: max_ellipsis_lines",),
+        ),
+    }
+    assert {name for name, fate in found.items() if fate["fate"] == "left"} == {
+        "fine",
+        "copy of lines",
+    }
 
 
 def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:

@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError, PenstockError
-from penstock.hashing import words_of
 from penstock.pipeline.cleaning.text_columns import (
     ColumnFile,
     TextColumn,
@@ -35,10 +34,11 @@ from penstock.pipeline.cleaning.text_columns import (
 from penstock.pipeline.grouped import packed, read_groups, write_groups
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.units import Unit, hash_text, units_of
+from penstock.pipeline.units import Unit, units_of
 from penstock.recipe import Recipe
 from penstock.rules import Counting, RuleSet, count_statistics, counting_for, rule_sets
 from penstock.storage import AnyPath, atomic_file
+from penstock.text_hashes import hash_normalised, hash_words
 
 __all__ = ["CleanSettings", "Failed", "failed_rules", "make_pool", "repeated_by"]
 
@@ -59,7 +59,7 @@ _BUCKETS = 1024
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("excluded", "<u1")])
 _REPEAT = np.dtype([("row", "<u4"), ("of_group", "<u4"), ("of_row", "<u4")])
 
-_BLANK = np.frombuffer(hash_text(""), "<u8")
+_BLANK = hash_words(hash_normalised(pa.array([""])))
 """The hash of a text that is empty when normalised."""
 
 
@@ -225,7 +225,7 @@ def _judge(group: _Group, shared: _Judging) -> list[FileRecord]:
     """Judge a group's documents one by one: reasons and sorted hashes to scratch, verdicts kept."""
     settings = shared.settings
     rows = pa.concat_tables([unit.read_rows(["normal"]) for unit in group.units])
-    hashes = words_of(rows.column("normal"))
+    hashes = hash_words(rows.column("normal"))
     reasons = np.where((hashes == _BLANK).all(axis=1), np.uint16(1), np.uint16(0))
     records, verdicts, tallies = [], {}, {}
     code = 2

@@ -28,9 +28,10 @@ from penstock.pipeline.cleaning.verdicts import CleanSettings, failed_rules, mak
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.units import BATCH, iter_documents, normalise, units_of
+from penstock.pipeline.units import BATCH, iter_documents, units_of
 from penstock.recipe import Recipe
 from penstock.rules import count_statistics, counting_for, rule_sets
+from penstock.text_hashes import normalise
 from tests.pools import pool_of, recipe_of, write_jsonl
 
 ONE = LocalRunner(1)
