@@ -143,6 +143,10 @@ def digest_of(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
+def hashes_of(texts: list[str]) -> list[bytes]:
+    return hash_texts(pa.array(texts, pa.large_string())).to_pylist()  # type: ignore[no-any-return]
+
+
 def table(names: list[str], digests: list[bytes]) -> pa.Table:
     return pa.table({"id": pa.array(names, pa.string()), "hash": pa.array(digests, pa.binary(16))})
 
@@ -208,15 +212,3 @@ def test_documents_that_differ_in_text_alone_are_independent(seed: int) -> None:
     assert abs(chi_square(cells / 64, 64)) < 5
     one_id = uniform(hash_documents(table(["same"] * 50_000, [digest_of(n) for n in names]), seed))
     assert abs(chi_square(one_id, 256)) < 5
-
-
-@given(digests=st.lists(DIGEST, max_size=12), start=st.integers(0, 3))
-def test_words_are_the_halves_of_a_hash(digests: list[bytes], start: int) -> None:
-    array = pa.array(digests, pa.binary(16))
-    expected = [[int.from_bytes(one[:8], "little"), int.from_bytes(one[8:], "little")]
-                for one in digests]  # fmt: skip
-    assert hash_words(array).dtype == np.uint64
-    assert hash_words(array).tolist() == expected
-    assert hash_words(array.slice(start)).tolist() == expected[start:]
-    chunks = pa.chunked_array([array.slice(0, start), array.slice(start)])
-    assert hash_words(chunks).tolist() == expected

@@ -200,7 +200,7 @@ def test_every_record_knows_the_file_that_it_was_read_from(
         with path.open("a", encoding="utf-8") as sink:
             sink.write(f'{{"id": "bad {number}", "text": 7}}\n')
         home |= {row["id"]: (str(path), line, row["text"]) for line, row in enumerate(rows, 1)}
-        home[f"bad {number}"] = (str(path), len(rows) + 1, None)
+        home[f"bad {number}"] = (str(path), None, None)
     of = curated(tmp_path, tokens=160)
     assert len(of.pool.verdicts.named("reasons-")) > 3 and len(of.corpus.named("unit-")) > 3
     fates = set()
@@ -208,10 +208,7 @@ def test_every_record_knows_the_file_that_it_was_read_from(
     for name, (file, line, text) in home.items():
         (entry,) = fates_of(of, name)
         assert entry["file"] == file
-        if text is None:
-            assert f"line {line}:" in entry["why"]
-        else:
-            assert (entry["line"], entry["text"]) == (line, text)
+        assert (entry.get("line"), entry.get("text")) == (line, text)
         fates.add(entry["fate"])
         if text in whys:
             whys[text].add(entry["why"] if entry["fate"] == "dropped" else name)
@@ -229,8 +226,8 @@ def test_a_dropped_document_names_all_rules_that_it_fails(tmp_path: Path) -> Non
         "fine": fine,
         "copy of short": "Water  wheel",
         "copy of fine": f" {fine.lower()}",
-        "lines": "The gate of the mill ...\nThe river of the wheel",
-        "copy of lines": "The gate of the mill ... The river of the wheel",
+        "lines": "The gate of the mill …\nThe river of the wheel",
+        "copy of lines": "The gate of the mill … The river of the wheel",
     }
     rows = [{"id": name, "text": text, "source": "web"} for name, text in texts.items()]
     write_jsonl(tmp_path / "pool" / "a.jsonl", [*rows, *documents(30)])
