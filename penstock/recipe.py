@@ -112,6 +112,8 @@ class Clean(Model):
         shaped,
     ] = ()
     """Names of sets of rules, or names and the parameters that differ from their defaults."""
+    where: str | None = None
+    """A condition over columns, as ``words > 50 and meta.stars >= 10``."""
     dedup: Dedup = Dedup()
     max_document_bytes: PositiveInt = 64 * 2**20
     """UTF-8 bytes; a longer document is quarantined, since it would be a unit of its own."""

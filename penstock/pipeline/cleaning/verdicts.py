@@ -17,7 +17,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,18 @@ from penstock.pipeline.cleaning.text_columns import (
 from penstock.pipeline.grouped import packed, read_groups, write_groups
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.units import Unit, units_of
+from penstock.pipeline.units import ROWS, Unit, units_of
 from penstock.recipe import Recipe
-from penstock.rules import Counting, RuleSet, count_statistics, counting_for, rule_sets
+from penstock.rules import (
+    FIELDS,
+    Counting,
+    Expression,
+    RuleSet,
+    Verdicts,
+    count_statistics,
+    counting_for,
+    rule_sets,
+)
 from penstock.storage import AnyPath, atomic_file
 from penstock.text_hashes import hash_normalised, hash_words
 
@@ -46,6 +55,13 @@ STAGE = "verdicts"
 VERSION = 1
 
 _EMPTY, _DUPLICATE = "empty", "duplicate"
+_WHERE = ("where", "where: unknown")
+"""The condition does not hold; or a value that it depends on is unknown."""
+
+_LABELS = ("id", "source", "bytes")
+"""Columns of the file of rows that conditions may name."""
+
+_N_GRAM = "_gram_"
 
 _GROUP_DOCUMENTS = 1 << 20
 """Documents of a group of units: the item of a task, and a file of verdicts."""
@@ -68,6 +84,8 @@ class CleanSettings:
     """Settings of cleaning, from a recipe."""
 
     rules: tuple[RuleSet, ...] = ()
+    where: Expression | None = None
+    """A condition over columns; a document for which it does not hold is dropped."""
     exact: bool = True
     """Whether all but one of the documents whose normalised texts are equal are dropped."""
 
@@ -76,23 +94,33 @@ class CleanSettings:
         """Build the sets of rules.
 
         Raises:
-            RecipeError: A set or a parameter is unknown, or a value is wrong.
+            RecipeError: A set, a parameter or a column is unknown, or a value is wrong.
         """
+        clean = recipe.clean
         try:
-            rules = rule_sets(recipe.clean.rules)
+            rules = rule_sets(clean.rules)
         except PenstockError as error:
             raise error.under("clean.rules") from None
-        return cls(rules=rules, exact=recipe.clean.dedup.exact)
+        where = None if clean.where is None else Expression.of(clean.where)
+        made = cls(rules=rules, where=where, exact=clean.dedup.exact)
+        if where is not None:
+            where.planned(made.columns())
+        return made
 
     def config(self) -> dict[str, Any]:
         """Return the stage's part of the fingerprint."""
-        return {"rules": [one.identity() for one in self.rules], "exact": self.exact}
+        return {
+            "rules": [one.identity() for one in self.rules],
+            "where": None if self.where is None else self.where.identity(),
+            "exact": self.exact,
+        }
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """The reasons for which a document can be dropped, in the order of accounting."""
         named = (f"{one.name}: {rule.name}" for one in self.rules for rule in one.rules)
-        return (_EMPTY, *named, _DUPLICATE)
+        where = () if self.where is None else _WHERE
+        return (_EMPTY, *named, *where, _DUPLICATE)
 
     @property
     def bits(self) -> dict[str, list[str]]:
@@ -101,7 +129,23 @@ class CleanSettings:
 
     def text_columns(self) -> list[TextColumn]:
         """Return the columns that the rules read."""
-        return [StatisticsColumn(counting_for(self.rules))] if self.rules else []
+        asked = set() if self.where is None else set(self.where.names)
+        found: list[TextColumn] = []
+        statistics = StatisticsColumn(self._counting())
+        if self.rules or asked.intersection(statistics.types()):
+            found.append(statistics)
+        return found
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that :attr:`where` may name, with their types."""
+        labels = {name: ROWS.field(name).type for name in _LABELS}
+        return {**labels, "meta": pa.large_string(), **StatisticsColumn(self._counting()).types()}
+
+    def _counting(self) -> Counting:
+        counting = counting_for(self.rules)
+        if self.where is not None and _N_GRAM in " ".join(self.where.names):
+            counting = replace(counting, ngrams=True)
+        return counting
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +155,10 @@ class StatisticsColumn:
     counting: Counting
     name = "statistics"
     version = 1
+
+    def types(self) -> dict[str, pa.DataType]:
+        """Return each count's type."""
+        return dict.fromkeys(FIELDS, pa.uint32())
 
     def config(self) -> dict[str, Any]:
         """Return what is counted, and how."""
@@ -139,24 +187,28 @@ def make_pool(
     def work(draft: Draft) -> Artefact:
         columns = make_text_columns(settings.text_columns(), corpus, workspace, runner, progress)
         units = units_of(corpus)
-        groups: list[_Group] = []
+        groups: list[_UnitGroup] = []
         for own in packed(units, lambda unit: unit.of, _GROUP_DOCUMENTS):
             files = {name: [of[unit.name] for unit in own] for name, of in columns.items()}
-            groups.append(_Group(len(groups), tuple(own), files))
+            groups.append(_UnitGroup(len(groups), tuple(own), files))
         shared = _Judging(
             settings=settings,
             directory=draft.path,
             groups=len(groups),
             ranges=_ranges_for(sum(unit.of for unit in units)) if settings.exact else 0,
         )
-        draft.fill(runner.run, _judge, {f"judged-{group.part}": group for group in groups}, shared)
+        items = {f"judged-{group.part}": group for group in groups}
+        judged = draft.fill(runner.run, _judge, items, shared)
+        kept = {record.path: record for record in judged if record.path.startswith("verdicts-")}
+        for name, record in kept.items():  # apart from the scratch of the same task
+            if draft.done(name) is None:
+                draft.record(name, [record])
         ranges = [_Range(number, shared) for number in range(shared.ranges)]
         draft.fill(runner.run, _find_repeats, {one.part: one for one in ranges}, shared)
         parts = {f"settled-{group.part}": group for group in groups}
         draft.fill(runner.run, _settle, parts, shared)
-        judged = [f"judged-{group.part}" for group in groups] if settings.rules else []
         facts = {"reasons": list(settings.reasons), "rules": settings.bits}
-        return draft.publish([*parts, *judged], facts)
+        return draft.publish([*parts, *kept], facts)
 
     made = workspace.make(STAGE, VERSION, settings.config(), inputs, work)
     pool = Pool.of(corpus, made)
@@ -166,7 +218,7 @@ def make_pool(
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _UnitGroup:
     """Some units that follow each other: the item of a task."""
 
     number: int
@@ -181,6 +233,14 @@ class _Group:
     @property
     def label(self) -> str:
         return f"{self.units[0].name} to {self.units[-1].name}"
+
+    def read(self, column: str, names: Sequence[str] | None = None) -> pa.Table:
+        """Read a text column of all documents, or those of its fields that are named."""
+        files = self.columns[column]
+        if names is not None:
+            known = pq.read_schema(files[0].record.verified(files[0].directory)).names
+            names = [name for name in names if name in known]
+        return pa.concat_tables([file.read(names) for file in files]).combine_chunks()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,42 +281,39 @@ def _ranges_for(documents: int) -> int:
 # -- judging ----------------------------------------------------------------------------------
 
 
-def _judge(group: _Group, shared: _Judging) -> list[FileRecord]:
+def _judge(group: _UnitGroup, shared: _Judging) -> list[FileRecord]:
     """Judge a group's documents one by one: reasons and sorted hashes to scratch, verdicts kept."""
     settings = shared.settings
     rows = pa.concat_tables([unit.read_rows(["normal"]) for unit in group.units])
     hashes = hash_words(rows.column("normal"))
-    reasons = np.where((hashes == _BLANK).all(axis=1), np.uint16(1), np.uint16(0))
-    records, verdicts, tallies = [], {}, {}
-    code = 2
+    reasons = _Reasons(len(hashes))
+    reasons.add((hashes == _BLANK).all(axis=1))
+    records: list[FileRecord] = []
     if settings.rules:
-        files = group.columns[StatisticsColumn.name]
-        statistics = pa.concat_tables([file.read() for file in files]).combine_chunks()
-        for one in settings.rules:
-            found = one.judge(statistics)
-            first = _lowest_bit(found.bits)
-            reasons = np.where(
-                (reasons == 0) & (found.bits != 0), (code + first).astype(np.uint16), reasons
-            )
-            code += len(one.rules)
-            verdicts[one.name] = found.bits
-            tallies[one.name] = {
-                "abstained": int(found.abstained.sum()),
-                "rules": found.tally(),
-            }
+        statistics = group.read(StatisticsColumn.name)
+        judged = [one.judge(statistics) for one in settings.rules]
+        for verdicts in judged:
+            reasons.add_first(verdicts.bits, len(verdicts.rules))
+        names = [one.name for one in settings.rules]
         name = f"verdicts-{group.part}.parquet"
         with atomic_file(shared.directory / name) as sink:
-            pq.write_table(pa.table(verdicts), sink, compression="zstd")
-        records.append(FileRecord.of(name, sink, sets=tallies))
+            bits = [verdicts.bits for verdicts in judged]
+            pq.write_table(pa.table(bits, names=names), sink, compression="zstd")
+        records.append(FileRecord.of(name, sink, sets=_tallies(names, judged)))
+    if settings.where is not None:
+        holds = settings.where.evaluate(_named_columns(group, settings.where.names))
+        unknown = holds.is_null().to_numpy(zero_copy_only=False)
+        reasons.add(~holds.fill_null(True).to_numpy(zero_copy_only=False))
+        reasons.add(unknown)
     scratch = shared.scratch("judged", group.number)
     with atomic_file(shared.directory / scratch) as sink:
-        sink.write(reasons.tobytes())
+        sink.write(reasons.codes.tobytes())
     records.append(FileRecord.of(scratch, sink))
     if settings.exact:
         entries = np.empty(len(hashes), dtype=_ENTRY)
         entries["high"], entries["low"] = hashes[:, 0], hashes[:, 1]
         entries["row"] = np.arange(len(hashes))
-        entries["excluded"] = reasons != 0
+        entries["excluded"] = reasons.codes != 0
         entries = entries[np.lexsort((entries["low"], entries["high"]))]
         scratch = shared.scratch("hashes", group.number)
         sink = write_groups(
@@ -264,6 +321,61 @@ def _judge(group: _Group, shared: _Judging) -> list[FileRecord]:
         )
         records.append(FileRecord.of(scratch, sink))
     return records
+
+
+class _Reasons:
+    """The first reason of each document, as reasons are added in the order of accounting."""
+
+    def __init__(self, count: int) -> None:
+        self.codes = np.zeros(count, np.uint16)
+        """(count,): 0, or 1 and the position of the reason."""
+        self._next = 1
+
+    def add(self, fails: np.ndarray) -> None:
+        """Add a reason: (count,) bool."""
+        self.codes[fails & (self.codes == 0)] = self._next
+        self._next += 1
+
+    def add_first(self, bits: np.ndarray, rules: int) -> None:
+        """Add a set of rules: (count,) uint64, of which the lowest bit is the first rule."""
+        fails = (bits != 0) & (self.codes == 0)
+        self.codes[fails] = self._next + _lowest_bit(bits[fails])
+        self._next += rules
+
+
+def _tallies(names: Sequence[str], judged: Sequence[Verdicts]) -> dict[str, Any]:
+    """Count for each rule what it excludes, and what no other rule of any set does."""
+    failed = sum((verdicts.bits != 0).astype(np.int64) for verdicts in judged)
+    found = {}
+    for name, verdicts in zip(names, judged, strict=True):
+        alone = verdicts.bits[failed == 1]
+        found[name] = {
+            "abstained": int(verdicts.abstained.sum()),
+            "rules": {
+                rule: {
+                    "alone": int((verdicts.bits >> np.uint64(bit) & np.uint64(1)).sum()),
+                    "only": int((alone == np.uint64(1 << bit)).sum()),
+                }
+                for bit, rule in enumerate(verdicts.rules)
+            },
+        }
+    return found
+
+
+def _named_columns(group: _UnitGroup, names: Sequence[str]) -> pa.Table:
+    """Read columns of a group's documents: labels, fields of ``meta``, text columns."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    labels = [name for name in names if name in _LABELS]
+    if labels:
+        rows = pa.concat_tables([unit.read_rows(labels) for unit in group.units])
+        columns |= {name: rows.column(name) for name in labels}
+    if "meta" in names:
+        parts = [pq.read_table(unit.path(), columns=["meta"]) for unit in group.units]
+        columns["meta"] = pa.concat_tables(parts).column("meta")
+    for column in group.columns:
+        table = group.read(column, names)
+        columns |= {name: table.column(name) for name in table.column_names}
+    return pa.table(columns).combine_chunks()
 
 
 def _lowest_bit(bits: np.ndarray) -> np.ndarray:
@@ -312,7 +424,7 @@ _REASONS = pa.schema(
 stays, by its group of units and its row there."""
 
 
-def _settle(group: _Group, shared: _Judging) -> FileRecord:
+def _settle(group: _UnitGroup, shared: _Judging) -> FileRecord:
     """Write the first reason of each document of a group, and the counts of what is kept."""
     names = shared.settings.reasons
     data = (shared.directory / shared.scratch("judged", group.number)).read_bytes()

@@ -329,3 +329,45 @@ def test_a_column_of_a_corpus_that_a_rewriter_added_to_is_not_made_again(files: 
     manifest = json.loads((column / "manifest.json").read_bytes())
     assert manifest["facts"] == {"documents": sum(unit.of for unit in pool.units)}
     assert set(manifest["inputs"]) == {"text"}
+
+
+def test_conditions_over_labels_meta_and_statistics(tmp_path: Path) -> None:
+    rows = [
+        {"text": "one two three", "source": "web", "stars": 12},
+        {"text": "one two three four five", "source": "wiki", "stars": 3},
+        {"text": "six seven", "source": "wiki", "stars": 40},
+        {"text": "eight nine ten", "source": "wiki"},
+        {"text": "  ", "source": "wiki", "stars": 90},
+    ]
+    write_jsonl(
+        tmp_path / "pool" / "a.jsonl", [{"id": str(n), **row} for n, row in enumerate(rows)]
+    )
+    for where, expected in {
+        "words >= 3": [None, None, "where", None, "empty"],
+        "meta.stars > 10": [None, "where", None, "where: unknown", "empty"],
+        "source == 'wiki' and (meta.stars is None or meta.stars < 10)": [
+            "where", None, "where", None, "empty",
+        ],
+        "duplicate_5_gram_characters == 0 and bytes < 20": [None, "where", None, None, "empty"],
+    }.items():  # fmt: skip
+        pool = pool_of(recipe(tmp_path, where=where))
+        assert reasons_of(pool) == expected, where
+        assert not list((tmp_path / "work").rglob("scratch"))
+        counts = Counter(reason for reason in expected if reason)
+        assert pool.documents["dropped_by"] == dict(sorted(counts.items()))
+
+
+@pytest.mark.parametrize(
+    ("where", "fix"), [("wordss > 3", "words"), ("words > 'a'", ""), ("words >", "")]
+)
+def test_a_wrong_condition_is_refused_before_any_work(files: Path, where: str, fix: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Plan.of(recipe(files, where=where))
+    assert caught.value.key == "clean.where"
+    assert fix in str(caught.value)
+    assert not (files / "work").exists()
+
+
+def test_no_scratch_is_left(files: Path) -> None:
+    pool_of(recipe(files, rules=["gopher"]), unit_bytes=50_000)
+    assert not list((files / "work").rglob("scratch"))
