@@ -67,7 +67,7 @@ from penstock.errors import (
 )
 
 if TYPE_CHECKING:
-    from penstock.jobs.api import compare, curate, open, train
+    from penstock.jobs.api import clean, compare, curate, open, train
     from penstock.recipe import Recipe
     from penstock.recipe_file import load_recipe
     from penstock.selectors.base import Scorer, SetSelector
@@ -100,6 +100,7 @@ __all__ = [
     "TrainingError",
     "UnmadeError",
     "WorkerError",
+    "clean",
     "compare",
     "curate",
     "load_recipe",
@@ -114,6 +115,7 @@ _LAZY = {
     "Rewriter": "penstock.selectors.rewriting",
     "Scorer": "penstock.selectors.base",
     "SetSelector": "penstock.selectors.base",
+    "clean": "penstock.jobs.api",
     "compare": "penstock.jobs.api",
     "curate": "penstock.jobs.api",
     "load_recipe": "penstock.recipe_file",

@@ -16,7 +16,8 @@ import tokenizers
 
 from penstock.artefact import Artefact, Workspace
 from penstock.hashing import hash_documents, mix
-from penstock.pipeline.cleaning.verdicts import CleanSettings, make_pool
+from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.cut import CutSettings, make_cut
@@ -156,7 +157,7 @@ def pool_of(
     """Make the corpus of a recipe, and its pool."""
     runner, workspace = runner or LocalRunner(1), workspace or Workspace(recipe.work_directory)
     corpus = make_corpus(CorpusSettings.of(recipe, unit_bytes), workspace, runner)
-    return make_pool(CleanSettings.of(recipe), corpus, workspace, runner)
+    return make_pool(CleanSettings.of(recipe), corpus, workspace, runner).checked()
 
 
 def make(

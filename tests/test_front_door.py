@@ -43,6 +43,7 @@ NAMES = [
     "TrainingError",
     "UnmadeError",
     "WorkerError",
+    "clean",
     "compare",
     "curate",
     "load_recipe",

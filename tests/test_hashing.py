@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.hashing import hash_documents, hash_ids, mix, uniform
-from penstock.text_hashes import hash_words
+from penstock.text_hashes import hash_texts, hash_words
 
 MASK = 2**64 - 1
 

@@ -251,6 +251,7 @@ cases("recipe", lambda directory, tree: penstock.load_recipe(recipe(directory, t
     "with_an_empty_corpus": {"corpus": []},
     "with_a_misspelt_key": {"budegt": {}},
     "with_a_misspelt_key_below": budget(token=5),
+    "with_a_key_that_was_removed": {"clean": {"keep_dropped": True}},
     "with_several_problems": {"seed": "x", "shards": {"sequence_length": 0}, "nothing": 1},
     "with_negative_tokens": budget(tokens=-5),
     "with_tokens_in_words": budget(tokens="many"),

@@ -109,6 +109,9 @@ def test_any_texts_in_any_slice(
     words = hash_words(found[len(own) // 2 :])
     assert words.tobytes() == b"".join(reference(own[len(own) // 2 :]))
     assert words.shape == (len(own) - len(own) // 2, 2) and words.dtype == np.uint64
+    chunks = pa.chunked_array([found[: len(own) // 2], found[len(own) // 2 :]])
+    assert hash_words(chunks).tobytes() == b"".join(reference(own))
+    assert hash_words(chunks[len(own) // 2 :]).tobytes() == words.tobytes()
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "\u023a", "\u212a ", "\x00", "\U0001f600", "A\u03a3 "])

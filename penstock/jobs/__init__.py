@@ -3,8 +3,9 @@
 ::
 
     cli                    commands, options, exit status              cli.py, console.py
-      └─ api               penstock.curate, train, compare, open       api.py, progress.py
+      └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
            ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py
+           ├─ clean        a dry run of the rules                      clean.py
            ├─ curate       corpus -> columns -> cut -> shards          curate.py
            │    └─ climb, find_weights   models that a selector        selector_training.py,
            │                             needs before its fit          held_out.py

@@ -24,11 +24,12 @@ from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 from penstock.storage import as_path, is_uri
 
-if TYPE_CHECKING:  # they need the extra `train`
+if TYPE_CHECKING:  # they need the extra `train`, but for the first
+    from penstock.jobs.clean import Cleaned
     from penstock.jobs.compare import Comparison
     from penstock.trainers.spec import OnMetrics, RunResult
 
-__all__ = ["compare", "curate", "open", "train"]
+__all__ = ["clean", "compare", "curate", "open", "train"]
 
 RecipeLike: TypeAlias = Recipe | str | Path
 """A recipe, or the path of its file."""
@@ -66,6 +67,32 @@ def curate(
     recipe = _recipe(recipe, settings)
     with _running(runner, workers) as (opened, free):
         return curating.curate(recipe, opened, progress, free)
+
+
+def clean(
+    recipe: RecipeLike,
+    *,
+    settings: Sequence[str] = (),
+    runner: RunnerLike = "auto",
+    workers: int | None = None,
+    progress: Progress = _ignore,
+    examples: int = 2,
+) -> Cleaned:
+    """Judge the documents of a recipe by its rules: a dry run that scores and cuts nothing.
+
+    Args:
+        recipe, settings, runner, workers, progress: As of :func:`curate`.
+        examples: Documents on either side of each threshold.
+
+    Raises:
+        BadInput: As :func:`curate`.
+        Failure: The work did not succeed; what was finished is kept.
+    """
+    from penstock.jobs import clean as cleaning
+
+    recipe = _recipe(recipe, settings)
+    with _running(runner, workers) as (opened, _):
+        return cleaning.clean(Plan.of(recipe), opened, progress, examples)
 
 
 def train(

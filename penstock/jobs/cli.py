@@ -119,6 +119,23 @@ def curate(recipe: Recipe, console: Console, **running: Any) -> None:
 @main.command()
 @_on_recipe
 @_on_runner
+@click.option(
+    "--examples",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Documents on either side of each threshold.",
+)
+def clean(recipe: Recipe, console: Console, examples: int, **running: Any) -> None:
+    """Judge the documents by the rules and show what each excludes; score and cut nothing."""
+    cleaned = penstock.clean(recipe, examples=examples, progress=console.progress, **running)
+    console.cleaned(cleaned)
+    console.result(cleaned.summary())
+
+
+@main.command()
+@_on_recipe
+@_on_runner
 def train(recipe: Recipe, console: Console, **running: Any) -> None:
     """Train on the curated shards, curating first what is missing."""
     result: RunResult = console.follow(penstock.train, recipe, **running)

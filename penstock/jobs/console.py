@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from penstock.recipe import Recipe
 from penstock.storage import AnyPath
 
 if TYPE_CHECKING:  # they import PyTorch, which curating does not need
+    from penstock.jobs.clean import Cleaned
     from penstock.jobs.compare import Comparison
     from penstock.trainers.spec import RunResult
 
@@ -65,13 +66,7 @@ class Console:
         """Print the accounting of a curated dataset."""
         summary = curated.summary()
         documents, tokens = summary["documents"], summary["tokens"]
-        added = f", {documents['added']:,} added" if "added" in documents else ""
-        dropped = ", ".join(f"{count:,} {rule}" for rule, count in documents["dropped_by"].items())
-        self.write(
-            f"{documents['read']:,} documents read{added}: {documents['kept']:,} kept, "
-            f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
-            f"{documents['quarantined']:,} quarantined"
-        )
+        self.accounted(documents)
         for name, made in summary.get("rewrites", {}).items():
             self.write(describe_rewrite(name, made))
         if documents["quarantined"]:
@@ -98,6 +93,39 @@ class Console:
         self.table(("source", "of the pool", "of the cut", "documents"), rows)
         self.write(f"shards  {summary['shards']}")
         self.write(f"digest  {summary['digest']}")
+
+    def cleaned(self, cleaned: Cleaned) -> None:
+        """Print what each rule excludes, and the documents nearest to its threshold."""
+        documents = cleaned.pool.documents
+        self.accounted(documents)
+        rows = [
+            (
+                own.rule,
+                f"at {own.limit} {own.threshold:g}",
+                *(f"{count:,}" for count in (own.alone, own.first, own.only)),
+            )
+            for own in cleaned.rules
+        ]
+        if rows:
+            self.table(("rule", "limit", "alone", "first", "only"), rows)
+        for name, count in cleaned.abstained.items():
+            self.write(f"{name}: rules for words were not applied to {count:,} documents")
+        for own in cleaned.rules:
+            if own.nearest:
+                self.write(f"\n{own.rule}, at {own.limit} {own.threshold:g}:")
+            for near in own.nearest:
+                fate = "fails" if near.fails else "passes"
+                self.write(f"  {near.value:.6g} {fate}: {near.id}: {near.text}")
+
+    def accounted(self, documents: Mapping[str, Any]) -> None:
+        """Print how many documents were read, kept and dropped, and why."""
+        added = f", {documents['added']:,} added" if "added" in documents else ""
+        dropped = ", ".join(f"{count:,} {rule}" for rule, count in documents["dropped_by"].items())
+        self.write(
+            f"{documents['read']:,} documents read{added}: {documents['kept']:,} kept, "
+            f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
+            f"{documents['quarantined']:,} quarantined"
+        )
 
     def fate(self, fate: dict[str, Any]) -> None:
         """Print the record of one document."""

@@ -227,7 +227,8 @@ def _curate(
     with stage("corpus"):
         corpus = make_corpus(plan.corpus, workspace, runner)
     with stage("clean"):
-        made["pool"] = pool = make_pool(plan.clean, corpus, workspace, runner, progress)
+        pool = make_pool(plan.clean, corpus, workspace, runner, progress).checked()
+        made["pool"] = pool
         kept = pool.documents
         progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
     added = [rewrite.name for rewrite in plan.rewrites if not rewrite.rewriter.replaces]
@@ -236,7 +237,8 @@ def _curate(
     for rewrite in plan.rewrites:
         with stage(f"rewrite {rewrite.name}"):
             corpus = rewrite_corpus(rewrite, pool, workspace, runner, progress)
-            made["pool"] = pool = make_pool(plan.clean, corpus, workspace, runner, progress)
+            pool = make_pool(plan.clean, corpus, workspace, runner, progress).checked()
+            made["pool"] = pool
             counts = corpus.facts["rewrites"][rewrite.name]
             progress(describe_rewrite(rewrite.name, counts))
         if rewrite.name in plan.cut.budget.shares and not counts["accepted"]:

@@ -22,7 +22,7 @@ from penstock.jobs.build import (
     build_rewrites,
     find_evaluation_files,
 )
-from penstock.pipeline.cleaning.verdicts import CleanSettings
+from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.corpus import CorpusSettings
 from penstock.pipeline.cut import CutSettings
 from penstock.pipeline.rewriting.answers import Rewrite

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
-from penstock.pipeline.cleaning.verdicts import STAGE, failed_rules, repeated_by
+from penstock.pipeline.cleaning.fates import failed_rules, repeated_by
+from penstock.pipeline.cleaning.verdicts import STAGE
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, FileRecord, canonical
+from penstock.errors import InputError
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
 from penstock.pipeline.units import ROWS, SCHEMA, Kept, Unit, iter_documents, units_of
@@ -72,6 +73,26 @@ class Pool:
             fingerprint=_name(corpus.fingerprint, files),
             documents=tally.facts(),
             by_source=sum_by_source(files),
+        )
+
+    def checked(self) -> Pool:
+        """Return the pool, which keeps a document.
+
+        Raises:
+            InputError: It keeps none.
+        """
+        if self.kept:
+            return self
+        counts = self.documents
+        by_rule = ", ".join(
+            f"{count:,} by the rule {rule}" for rule, count in counts["dropped_by"].items()
+        )
+        raise InputError(
+            f"no document is left of {counts['read']:,} read: "
+            f"{counts['quarantined']:,} quarantined, {counts['dropped']:,} dropped"
+            f"{f' ({by_rule})' if by_rule else ''}",
+            key="corpus",
+            fix="check corpus.text and the files; `penstock clean` shows what each rule drops",
         )
 
     @property

@@ -106,6 +106,11 @@ class RuleSet(BaseModel):
         except ValidationError as error:
             raise _recipe_error(error, type(self)) from None
 
+    def threshold_of(self, rule: Rule) -> float | None:
+        """Return the threshold of one of the set's rules; None if it is off."""
+        threshold: float | None = getattr(self, rule.name)
+        return threshold
+
     def counting(self) -> dict[str, Any]:
         """Return the arguments of :class:`Counting` that the set fixes."""
         return {"ngrams": False}
@@ -128,7 +133,7 @@ class RuleSet(BaseModel):
         unspaced = is_unspaced(counts) & abstain
         abstains = False
         for number, rule in enumerate(self.rules):
-            threshold = getattr(self, rule.name)
+            threshold = self.threshold_of(rule)
             if threshold is None:
                 continue
             fails = rule.fails(counts, threshold)
@@ -145,7 +150,7 @@ class RuleSet(BaseModel):
         return {
             rule.name: rule.value(counts)
             for rule in self.rules
-            if getattr(self, rule.name) is not None
+            if self.threshold_of(rule) is not None
         }
 
 

@@ -108,7 +108,7 @@ def test_a_host_that_is_disconnected_in_the_middle(
     }
     assert lost <= took_over
     calls = Counter(entry["first"] for entry in diary if entry["event"] == "begin")
-    assert len(project.records("columns")) == len(calls)
+    assert project.scored() == len(calls)
     assert {entry["host"] for entry in diary} == {"one", "two"}
     for artefact in Workspace(project.work_directory).artefacts():
         artefact.verify()

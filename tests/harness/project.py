@@ -182,6 +182,11 @@ class Project:
         """Return the records of the committed parts of a stage."""
         return [path for path in self.work_directory.glob(f"{stage}/*/records/*.json")]
 
+    def scored(self) -> int:
+        """Count the committed units of columns that have documents."""
+        records = [json.loads(path.read_bytes()) for path in self.records("columns")]
+        return sum(own["facts"]["documents"] > 0 for [own] in records)
+
 
 def make_project(directory: Path, count: int = 900, **settings: Any) -> Project:
     """Write a project of about ``count`` documents, 250 bytes each, with settings of the recipe."""

@@ -1,4 +1,4 @@
-"""``penstock`` with units of corpus so small that little text has many: no recipe key sets it."""
+"""``penstock`` with units so small that little text has many: no recipe key sets their size."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import sys
 from collections.abc import Sequence
 
 from penstock.jobs import cli
+from penstock.pipeline.cleaning import verdicts
 from penstock.pipeline.corpus import CorpusSettings
 from penstock.recipe import Recipe
 
+GROUP_DOCUMENTS = 60
+"""Documents of a group of units, and of a range of hashes: a million and more elsewhere."""
+
 
 def main(arguments: Sequence[str], unit_bytes: int) -> None:
-    """Run a command of Penstock; nothing but the size of a unit differs."""
+    """Run a command of Penstock; nothing but the sizes of units and of their groups differs."""
     settings_of = CorpusSettings.of
 
     def small(recipe: Recipe) -> CorpusSettings:
         return settings_of(recipe, unit_bytes)
 
     CorpusSettings.of = small  # type: ignore[method-assign, assignment]
+    verdicts._GROUP_DOCUMENTS = GROUP_DOCUMENTS
+    verdicts._RANGE_DOCUMENTS = GROUP_DOCUMENTS
     sys.argv = ["penstock", *arguments]
     cli.main(list(arguments))
 

@@ -30,13 +30,9 @@ from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.jobs.why import Origins
 from penstock.pipeline import corpus as module
 from penstock.pipeline.cleaning import verdicts
-from penstock.pipeline.cleaning.verdicts import (
-    CleanSettings,
-    Failed,
-    failed_rules,
-    make_pool,
-    repeated_by,
-)
+from penstock.pipeline.cleaning.fates import Failed, failed_rules, repeated_by
+from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
@@ -78,7 +74,7 @@ def make(
     settings = recipe(directory, *corpus, **clean)
     workspace, runner = Workspace(directory / work), runner or LocalRunner(1)
     made = make_corpus(CorpusSettings.of(settings, unit_bytes), workspace, runner)
-    return make_pool(CleanSettings.of(settings), made, workspace, runner)
+    return make_pool(CleanSettings.of(settings), made, workspace, runner).checked()
 
 
 COLUMNS = [*SCHEMA.names, "bytes", "line"]

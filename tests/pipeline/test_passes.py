@@ -21,7 +21,7 @@ PASSES = [
     "_digests",  # sha256 of the input files
     "_inspect",  # where compressed files can be divided
     "_write_split",  # units
-    "_judge",  # what every rule says of each document, and hashes of texts
+    "judge",  # what every rule says of each document, and hashes of texts
     "_find_repeats",  # duplicates among the hashes
     "_settle",  # the first reason of each document
     "_score_unit",  # the column

@@ -3,7 +3,10 @@
 ::
 
     text_columns.py     TextColumn: what hangs on text alone, made in one pass over all texts
-    verdicts.py         make_pool: rules and duplicates -> the first reason of each document, a Pool
+    settings.py         CleanSettings: a recipe's rules and condition, and the columns they read
+    judging.py          judge: what every rule says of each document
+    verdicts.py         make_pool: and duplicates -> the first reason of each document, a Pool
+    fates.py            failed_rules, repeated_by: the verdicts about one document
     minhash/            Signatures: hashes that near-duplicates share, a text column
     overlaps/           Overlaps: n-grams that documents share with evaluation files, a text column
     near_duplicates.py  fill_components: documents that are alike, by a shuffle of such hashes

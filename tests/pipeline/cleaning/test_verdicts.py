@@ -24,7 +24,9 @@ from penstock.errors import InputError, RecipeError
 from penstock.jobs.curate import curate
 from penstock.jobs.plan import Plan
 from penstock.pipeline.cleaning import text_columns, verdicts
-from penstock.pipeline.cleaning.verdicts import CleanSettings, failed_rules, make_pool
+from penstock.pipeline.cleaning.fates import failed_rules
+from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
@@ -272,7 +274,7 @@ def test_workers_and_kills_change_no_byte(files: Path, monkeypatch: pytest.Monke
     digests = _digests(files / "one")
     assert digests == _digests(files / "two")
     for module, name in (
-        (text_columns, "_compute"), (verdicts, "_judge"), (verdicts, "_find_repeats"),
+        (text_columns, "_compute"), (verdicts, "judge"), (verdicts, "_find_repeats"),
         (verdicts, "_settle"),
     ):  # fmt: skip
         _interrupt(module, name, settled, files / name, monkeypatch)

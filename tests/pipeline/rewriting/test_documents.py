@@ -23,7 +23,8 @@ from penstock.errors import CompletionError, InputError, ScoringError, SelectorE
 from penstock.jobs.curate import Curated, curate, inspect
 from penstock.jobs.report import write_report
 from penstock.jobs.why import fates_of
-from penstock.pipeline.cleaning.verdicts import CleanSettings, make_pool
+from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.rewriting import answers as answers_module

@@ -1,0 +1,174 @@
+"""Judge documents one by one: what every rule says of each, and the first that excludes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.artefact import FileRecord
+from penstock.pipeline.cleaning.settings import LABELS, CleanSettings, StatisticsColumn
+from penstock.pipeline.cleaning.text_columns import ColumnFile
+from penstock.pipeline.grouped import write_groups
+from penstock.pipeline.units import Unit
+from penstock.rules import Verdicts
+from penstock.storage import AnyPath, atomic_file
+from penstock.text_hashes import hash_normalised, hash_words
+
+__all__ = ["BUCKETS", "ENTRY", "Judging", "UnitGroup", "judge"]
+
+BUCKETS = 1024
+"""Groups of a file of hashes, by the upper ten bits; a range is one or more of them."""
+
+ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("excluded", "<u1")])
+"""A document in a file of hashes."""
+
+_BLANK = hash_words(hash_normalised(pa.array([""])))
+"""The hash of a text that is empty when normalised."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGroup:
+    """Some units that follow each other: the item of a task."""
+
+    number: int
+    units: tuple[Unit, ...]
+    columns: Mapping[str, Sequence[ColumnFile]]
+    """The files of each text column, by unit."""
+
+    @property
+    def part(self) -> str:
+        return f"{self.number:05d}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.units[0].name} to {self.units[-1].name}"
+
+    def read(self, column: str, names: Sequence[str] | None = None) -> pa.Table:
+        """Read a text column of all documents, or those of its fields that are named."""
+        files = self.columns[column]
+        if names is not None:
+            known = pq.read_schema(files[0].record.verified(files[0].directory)).names
+            names = [name for name in names if name in known]
+        return pa.concat_tables([file.read(names) for file in files]).combine_chunks()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """The state that every task of the stage shares."""
+
+    settings: CleanSettings
+    directory: AnyPath
+    groups: int
+    ranges: int
+    """Ranges of hashes; 0 without exact deduplication."""
+
+    def scratch(self, kind: str, number: int) -> str:
+        return f"scratch/{kind}-{number:05d}"
+
+
+def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
+    """Judge a group's documents one by one: reasons and sorted hashes to scratch, verdicts kept."""
+    settings = shared.settings
+    rows = pa.concat_tables([unit.read_rows(["normal"]) for unit in group.units])
+    hashes = hash_words(rows.column("normal"))
+    reasons = _Reasons(len(hashes))
+    reasons.add((hashes == _BLANK).all(axis=1))
+    records: list[FileRecord] = []
+    if settings.rules:
+        statistics = group.read(StatisticsColumn.name)
+        judged = [one.judge(statistics) for one in settings.rules]
+        for verdicts in judged:
+            reasons.add_first(verdicts.bits, len(verdicts.rules))
+        names = [one.name for one in settings.rules]
+        name = f"verdicts-{group.part}.parquet"
+        with atomic_file(shared.directory / name) as sink:
+            bits = [verdicts.bits for verdicts in judged]
+            pq.write_table(pa.table(bits, names=names), sink, compression="zstd")
+        records.append(FileRecord.of(name, sink, sets=_tallies(names, judged)))
+    if settings.where is not None:
+        holds = settings.where.evaluate(_named_columns(group, settings.where.names))
+        unknown = holds.is_null().to_numpy(zero_copy_only=False)
+        reasons.add(~holds.fill_null(True).to_numpy(zero_copy_only=False))
+        reasons.add(unknown)
+    scratch = shared.scratch("judged", group.number)
+    with atomic_file(shared.directory / scratch) as sink:
+        sink.write(reasons.codes.tobytes())
+    records.append(FileRecord.of(scratch, sink))
+    if settings.exact:
+        entries = np.empty(len(hashes), dtype=ENTRY)
+        entries["high"], entries["low"] = hashes[:, 0], hashes[:, 1]
+        entries["row"] = np.arange(len(hashes))
+        entries["excluded"] = reasons.codes != 0
+        entries = entries[np.lexsort((entries["low"], entries["high"]))]
+        scratch = shared.scratch("hashes", group.number)
+        sink = write_groups(
+            shared.directory / scratch, entries, entries["high"] >> np.uint64(54), BUCKETS
+        )
+        records.append(FileRecord.of(scratch, sink))
+    return records
+
+
+class _Reasons:
+    """The first reason of each document, as reasons are added in the order of accounting."""
+
+    def __init__(self, count: int) -> None:
+        self.codes = np.zeros(count, np.uint16)
+        """(count,): 0, or 1 and the position of the reason."""
+        self._next = 1
+
+    def add(self, fails: np.ndarray) -> None:
+        """Add a reason: (count,) bool."""
+        self.codes[fails & (self.codes == 0)] = self._next
+        self._next += 1
+
+    def add_first(self, bits: np.ndarray, rules: int) -> None:
+        """Add a set of rules: (count,) uint64, of which the lowest bit is the first rule."""
+        fails = (bits != 0) & (self.codes == 0)
+        self.codes[fails] = self._next + _lowest_bit(bits[fails])
+        self._next += rules
+
+
+def _tallies(names: Sequence[str], judged: Sequence[Verdicts]) -> dict[str, Any]:
+    """Count for each rule what it excludes, and what no other rule of any set does."""
+    failed = sum((verdicts.bits != 0).astype(np.int64) for verdicts in judged)
+    found = {}
+    for name, verdicts in zip(names, judged, strict=True):
+        alone = verdicts.bits[failed == 1]
+        found[name] = {
+            "abstained": int(verdicts.abstained.sum()),
+            "rules": {
+                rule: {
+                    "alone": int((verdicts.bits >> np.uint64(bit) & np.uint64(1)).sum()),
+                    "only": int((alone == np.uint64(1 << bit)).sum()),
+                }
+                for bit, rule in enumerate(verdicts.rules)
+            },
+        }
+    return found
+
+
+def _named_columns(group: UnitGroup, names: Sequence[str]) -> pa.Table:
+    """Read columns of a group's documents: labels, fields of ``meta``, text columns."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    labels = [name for name in names if name in LABELS]
+    if labels:
+        rows = pa.concat_tables([unit.read_rows(labels) for unit in group.units])
+        columns |= {name: rows.column(name) for name in labels}
+    if "meta" in names:
+        parts = [pq.read_table(unit.path(), columns=["meta"]) for unit in group.units]
+        columns["meta"] = pa.concat_tables(parts).column("meta")
+    for column in group.columns:
+        table = group.read(column, names)
+        columns |= {name: table.column(name) for name in table.column_names}
+    return pa.table(columns).combine_chunks()
+
+
+def _lowest_bit(bits: np.ndarray) -> np.ndarray:
+    """Return the number of the lowest bit that is set: (n,) uint64 to (n,) int64; 0 of none."""
+    lowest = bits & (~bits + np.uint64(1))
+    return np.log2(np.maximum(lowest, np.uint64(1)).astype(np.float64)).astype(np.int64)

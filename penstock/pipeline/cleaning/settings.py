@@ -1,0 +1,126 @@
+"""What cleaning needs of a recipe: sets of rules, a condition, and the columns that they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.errors import PenstockError
+from penstock.pipeline.cleaning.text_columns import TextColumn
+from penstock.pipeline.units import ROWS
+from penstock.recipe import Recipe
+from penstock.rules import (
+    FIELDS,
+    Counting,
+    Expression,
+    RuleSet,
+    count_statistics,
+    counting_for,
+    rule_sets,
+)
+
+__all__ = ["DUPLICATE", "LABELS", "CleanSettings", "StatisticsColumn"]
+
+DUPLICATE = "duplicate"
+"""The reason of a document whose normalised text is that of one that stays."""
+
+_EMPTY = "empty"
+_WHERE = ("where", "where: unknown")
+"""The condition does not hold; or a value that it depends on is unknown."""
+
+LABELS = ("id", "source", "bytes")
+"""Columns of the file of rows that conditions may name."""
+
+_N_GRAM = "_gram_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanSettings:
+    """Settings of cleaning, from a recipe."""
+
+    rules: tuple[RuleSet, ...] = ()
+    where: Expression | None = None
+    """A condition over columns; a document for which it does not hold is dropped."""
+    exact: bool = True
+    """Whether all but one of the documents whose normalised texts are equal are dropped."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> CleanSettings:
+        """Build the sets of rules.
+
+        Raises:
+            RecipeError: A set, a parameter or a column is unknown, or a value is wrong.
+        """
+        clean = recipe.clean
+        try:
+            rules = rule_sets(clean.rules)
+        except PenstockError as error:
+            raise error.under("clean.rules") from None
+        where = None if clean.where is None else Expression.of(clean.where)
+        made = cls(rules=rules, where=where, exact=clean.dedup.exact)
+        if where is not None:
+            where.planned(made.columns())
+        return made
+
+    def config(self) -> dict[str, Any]:
+        """Return the stage's part of the fingerprint."""
+        return {
+            "rules": [one.identity() for one in self.rules],
+            "where": None if self.where is None else self.where.identity(),
+            "exact": self.exact,
+        }
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons for which a document can be dropped, in the order of accounting."""
+        named = (f"{one.name}: {rule.name}" for one in self.rules for rule in one.rules)
+        where = () if self.where is None else _WHERE
+        return (_EMPTY, *named, *where, DUPLICATE)
+
+    @property
+    def bits(self) -> dict[str, list[str]]:
+        """The rule of each bit of each set's verdict."""
+        return {one.name: [rule.name for rule in one.rules] for one in self.rules}
+
+    def text_columns(self) -> list[TextColumn]:
+        """Return the columns that the rules read."""
+        asked = set() if self.where is None else set(self.where.names)
+        found: list[TextColumn] = []
+        statistics = StatisticsColumn(self._counting())
+        if self.rules or asked.intersection(statistics.types()):
+            found.append(statistics)
+        return found
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that :attr:`where` may name, with their types."""
+        labels = {name: ROWS.field(name).type for name in LABELS}
+        return {**labels, "meta": pa.large_string(), **StatisticsColumn(self._counting()).types()}
+
+    def _counting(self) -> Counting:
+        counting = counting_for(self.rules)
+        if self.where is not None and _N_GRAM in " ".join(self.where.names):
+            counting = replace(counting, ngrams=True)
+        return counting
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsColumn:
+    """The counts that rules compare with their thresholds."""
+
+    counting: Counting
+    name = "statistics"
+    version = 1
+
+    def types(self) -> dict[str, pa.DataType]:
+        """Return each count's type."""
+        return dict.fromkeys(FIELDS, pa.uint32())
+
+    def config(self) -> dict[str, Any]:
+        """Return what is counted, and how."""
+        return self.counting.identity()
+
+    def compute(self, texts: pa.Array) -> pa.RecordBatch:
+        """Count; see :func:`~penstock.rules.statistics.count_statistics`."""
+        return count_statistics(texts, self.counting)

@@ -1,0 +1,103 @@
+"""The dry run of the rules: its counts and examples by hand, and the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import penstock
+from penstock.jobs.cli import main
+from penstock.recipe_file import load_recipe
+from penstock.rules import count_statistics, counting_for, rule_sets
+from tests.pools import documents, write_jsonl
+
+RECIPE = """
+corpus: {path: pool}
+clean:
+  rules: {gopher_quality: {min_words: 40, min_stop_words: null}, fineweb: }
+budget: {tokens: 1000, rank: random}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows: list[dict[str, Any]] = documents(150, seed=3)
+    for row in rows[::4]:
+        row["text"] = row["text"].replace(" ", ".\n")
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_each_rule_is_counted_and_has_its_nearest_documents(project: Path) -> None:
+    cleaned = penstock.clean(project / "recipe.yaml", workers=1, examples=3)
+    lines = (project / "pool" / "a.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    sets = rule_sets({"gopher_quality": {"min_words": 40, "min_stop_words": None}, "fineweb": None})
+    texts = pa.array([row["text"] for row in rows], pa.large_string())
+    statistics = count_statistics(texts, counting_for(sets))
+    judged = [(one, one.judge(statistics)) for one in sets]
+    failed = {
+        f"{one.name}: {rule.name}": (verdicts.bits >> np.uint64(bit) & np.uint64(1)).astype(bool)
+        for one, verdicts in judged
+        for bit, rule in enumerate(one.rules)
+    }
+    together = np.sum(list(failed.values()), axis=0)
+    names = [own.rule for own in cleaned.rules]
+    assert "gopher_quality: min_words" in names
+    assert "gopher_quality: min_stop_words" not in names, "it is off"
+    seen = 0
+    for own in cleaned.rules:
+        fails = failed[own.rule]
+        assert own.alone == fails.sum()
+        assert own.only == (fails & (together == 1)).sum()
+        assert own.first == cleaned.pool.documents["dropped_by"].get(own.rule, 0)
+        name, _, rule = own.rule.partition(": ")
+        values = next(one for one in sets if one.name == name).values(statistics)[rule]
+        for side in (True, False):
+            near = sorted(abs(n.value - own.threshold) for n in own.nearest if n.fails == side)
+            expected = np.sort(np.abs(values[fails == side] - own.threshold))[:3]
+            assert near == expected.tolist()
+            seen += len(near)
+        for one in own.nearest:
+            row = next(n for n, row in enumerate(rows) if row["id"] == one.id)
+            assert (values[row], fails[row]) == (one.value, one.fails)
+            assert rows[row]["text"].split()[0] == one.text.split()[0]
+    assert seen > 40
+    assert sum(own.first for own in cleaned.rules) > 20
+    assert not (project / "work" / "cut").exists()
+    assert "min_words" in repr(cleaned) and "min_words" in cleaned._repr_html_()
+
+
+def test_the_command_prints_a_table_and_json(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout = sys.stdout
+    arguments = ["clean", "recipe.yaml", "--json", "--workers", "1"]
+    main(arguments, standalone_mode=False)
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(made) == {"verdicts", "documents", "rules", "abstained", "seconds"}
+    assert made["documents"]["read"] == 150
+    assert set(made["seconds"]) == {"corpus", "verdicts", "nearest"}
+    more = [*arguments, "--set", "clean.rules.gopher_quality.min_words=10", "--examples", "0"]
+    monkeypatch.setattr(sys, "stdout", stdout)  # the command moved it, as it is a process of its own
+    main(more, standalone_mode=False)
+    changed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    name = "gopher_quality: min_words"
+    (before,) = [rule for rule in made["rules"] if rule["rule"] == name]
+    (after,) = [rule for rule in changed["rules"] if rule["rule"] == name]
+    assert after["threshold"] == 10 and after["alone"] < before["alone"]
+    assert before["nearest"] and after["nearest"] == []
+
+
+def test_a_recipe_without_rules_is_judged_too(project: Path) -> None:
+    recipe = load_recipe(project / "recipe.yaml", ["clean.rules=[]"])
+    cleaned = penstock.clean(recipe, workers=1)
+    assert cleaned.rules == () and cleaned.pool.documents["kept"] == 150
