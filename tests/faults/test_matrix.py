@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness import ROOT, WHOLE
 from tests.harness.project import digest, make_project
+from tests.harness.small import shrink_groups
 
 RUNNERS = [("local", 1), ("local", 2), ("ray", 1), ("ray", 2), ("ray", 4)]
 CASES = list(itertools.product((1, 4), (False, True)))
@@ -52,6 +53,7 @@ def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
     from penstock.pipeline.runner import LocalRunner, RayRunner
     from penstock.recipe_file import load_recipe
 
+    shrink_groups()
     project = make_project(Path.cwd())
     digests = []
     for in_flight, backwards in cases:

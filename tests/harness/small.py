@@ -15,6 +15,12 @@ GROUP_DOCUMENTS = 60
 """Documents of a group of units, and of a range of hashes: a million and more elsewhere."""
 
 
+def shrink_groups() -> None:
+    """Judge small groups. They are a part of a pool's name, and so of the shards' digest."""
+    verdicts._GROUP_DOCUMENTS = GROUP_DOCUMENTS
+    verdicts._RANGE_DOCUMENTS = GROUP_DOCUMENTS
+
+
 def main(arguments: Sequence[str], unit_bytes: int) -> None:
     """Run a command of Penstock; nothing but the sizes of units and of their groups differs."""
     settings_of = CorpusSettings.of
@@ -23,8 +29,7 @@ def main(arguments: Sequence[str], unit_bytes: int) -> None:
         return settings_of(recipe, unit_bytes)
 
     CorpusSettings.of = small  # type: ignore[method-assign, assignment]
-    verdicts._GROUP_DOCUMENTS = GROUP_DOCUMENTS
-    verdicts._RANGE_DOCUMENTS = GROUP_DOCUMENTS
+    shrink_groups()
     sys.argv = ["penstock", *arguments]
     cli.main(list(arguments))
 

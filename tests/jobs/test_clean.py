@@ -87,7 +87,7 @@ def test_the_command_prints_a_table_and_json(
     assert made["documents"]["read"] == 150
     assert set(made["seconds"]) == {"corpus", "verdicts", "nearest"}
     more = [*arguments, "--set", "clean.rules.gopher_quality.min_words=10", "--examples", "0"]
-    monkeypatch.setattr(sys, "stdout", stdout)  # the command moved it, as it is a process of its own
+    monkeypatch.setattr(sys, "stdout", stdout)  # --json moved it
     main(more, standalone_mode=False)
     changed = json.loads(capsys.readouterr().out.splitlines()[-1])
     name = "gopher_quality: min_words"

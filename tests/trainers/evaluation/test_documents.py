@@ -128,7 +128,7 @@ def test_a_document_in_one_span_has_the_nats_that_evaluation_computes(
             (alone,) = text_nats([texts[name]], reader, tokenizer, eos=0, context=CONTEXT)
             assert nats == pytest.approx(alone - log_p(trained, ids)[-1], rel=1e-5)
             checked += 1
-    assert checked >= 10
+    assert checked >= 5
 
 
 @pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.whole), 3])
