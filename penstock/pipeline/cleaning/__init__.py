@@ -2,16 +2,17 @@
 
 ::
 
-    text_columns.py     TextColumn: what hangs on text alone, made in one pass over all texts
-    settings.py         CleanSettings: a recipe's rules and condition, and the columns they read
-    judging.py          judge: what every rule says of each document
-    verdicts.py         make_pool: and duplicates -> the first reason of each document, a Pool
-    fates.py            failed_rules, repeated_by: the verdicts about one document
-    minhash/            Signatures: hashes that near-duplicates share, a text column
-    overlaps/           Overlaps: n-grams that documents share with evaluation files, a text column
-    near_duplicates.py  fill_components: documents that are alike, by a shuffle of such hashes
-    components.py       unite, large_star, small_star: connected components of edges
-    survivor_passes.py  fill_survivors: which of them stays, by a shuffle of components
-    survivors.py        choose_survivors: the best that no other verdict excludes
-    quarantine.py       Quarantine: files of records that cannot be read
+    text_columns.py         TextColumn: what hangs on text alone, made in one pass over all texts
+    settings.py             CleanSettings: a recipe's rules and condition, and the columns they read
+    judging.py              judge: what every rule says of each document
+    verdicts.py             make_pool: and duplicates -> the first reason of each document, a Pool
+    fates.py                failed_rules, repeated_by: the verdicts about one document
+    minhash/                Signatures: hashes that near-duplicates share, a text column
+    overlaps/               Overlaps: n-grams that documents share with evaluation files, a text column
+    near_duplicates.py      fill_components: documents that are alike, by a shuffle of such hashes
+    verified_duplicates.py  fill_verified: of these, documents whose texts are alike
+    components.py           unite, large_star, small_star: connected components of edges
+    survivor_passes.py      fill_survivors: which of them stays, by a shuffle of components
+    survivors.py            choose_survivors: the best that no other verdict excludes
+    quarantine.py           Quarantine: files of records that cannot be read
 """

@@ -44,8 +44,10 @@ __all__ = [
     "RUN",
     "KeyFiles",
     "fill_components",
+    "gather_components",
     "read_components",
     "read_keys",
+    "write_stars",
 ]
 
 ALONE = -1
@@ -175,7 +177,7 @@ def fill_components(
         progress(f"{documents:,} documents, {count:,} edges between those that are alike")
         stars = _find_stars(draft, passes, count, runner, progress)
         shared: Any = draft.path, stars
-        draft.fill(runner.run, _gather, {item.name: item for item in files}, shared)
+        draft.fill(runner.run, gather_components, {item.name: item for item in files}, shared)
     return draft.files(item.name for item in files)
 
 
@@ -274,16 +276,16 @@ def _find_stars(
 def _unite_all(_: int, shared: tuple[Shuffle, Shuffle]) -> FileRecord:
     """Unite all edges in one task."""
     edges, stars = shared
-    return _write_stars(stars, 0, unite(edges.read(0)))
+    return write_stars(stars, 0, unite(edges.read(0)))
 
 
 def _send_stars(source: int, shared: tuple[Shuffle, Shuffle]) -> FileRecord:
     """Write the edges that one task of the last round left, by unit."""
     edges, stars = shared
-    return _write_stars(stars, source, edges.read_source(source))
+    return write_stars(stars, source, edges.read_source(source))
 
 
-def _write_stars(stars: Shuffle, source: int, edges: np.ndarray) -> FileRecord:
+def write_stars(stars: Shuffle, source: int, edges: np.ndarray) -> FileRecord:
     """Write edges of stars by the document's unit, and the first documents themselves."""
     first = np.unique(edges["first"])
     own = np.empty(len(first), EDGE)
@@ -344,8 +346,8 @@ def _apply_star(group: int, half: _Half) -> FileRecord:
     return _write_edges(half.results, group, edges, changed)
 
 
-def _gather(item: KeyFiles, shared: tuple[AnyPath, Shuffle]) -> FileRecord:
-    """Write the components of a unit's documents."""
+def gather_components(item: KeyFiles, shared: tuple[AnyPath, Shuffle]) -> FileRecord:
+    """Write the components of a unit's documents, from a shuffle of stars to units."""
     directory, stars = shared
     components = np.full(item.documents, ALONE, np.int64)
     rows = stars.read(item.unit)

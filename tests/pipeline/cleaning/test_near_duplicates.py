@@ -156,7 +156,14 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     files = corpus(tmp_path, seed=3)
     monkeypatch.setattr(near_duplicates, "EDGES", 10)
     monkeypatch.setattr(near_duplicates, "RANGE_BYTES", 6000)
-    passes = "_link_run", "_link_range", "_send_edges", "_apply_star", "_send_stars", "_gather"
+    passes = (
+        "_link_run",
+        "_link_range",
+        "_send_edges",
+        "_apply_star",
+        "_send_stars",
+        "gather_components",
+    )
     with closing(LocalRunner(1)) as runner:
         for name in passes:
             with monkeypatch.context() as patch:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.artefact import Draft, FileRecord
+from penstock.pipeline.cleaning import verified_duplicates
 from penstock.pipeline.cleaning.components import EDGE, unite
+from penstock.pipeline.cleaning.minhash.signatures import Signatures, band_hashes
 from penstock.pipeline.cleaning.minhash.verification import MOST_COMPARED, Sets, join_similar
+from penstock.pipeline.cleaning.near_duplicates import (
+    ALONE,
+    KeyFiles,
+    fill_components,
+    read_components,
+)
+from penstock.pipeline.cleaning.verified_duplicates import TextFiles, fill_verified
+from penstock.pipeline.runner import LocalRunner
+from penstock.text_hashes import hash_normalised
+from tests.pipeline.cleaning.reference import grams_of, jaccard
+from tests.pipeline.cleaning.test_components import stars_of
 
 
 def sets_of(sets: list[set[int]]) -> Sets:
@@ -72,3 +91,103 @@ def test_many_strangers_of_a_band_take_linear_time() -> None:
     assert MOST_COMPARED == 64
     assert np.flatnonzero(found != np.arange(count)).tolist() == [count - 1]
     assert found[-1] == 63
+
+
+NGRAM, THRESHOLD = 2, 0.6
+
+
+def texts_of(seed: int) -> list[list[str]]:
+    """Return units of texts: families of similar ones, with copies, and an empty unit."""
+    rng = np.random.default_rng(seed)
+    units = []
+    for count in (30, 0, 45, 25):
+        texts = []
+        for _ in range(count):
+            family = int(rng.integers(0, 8))
+            words = [f"f{family}w{number}" for number in range(20)]
+            for at in rng.integers(0, 20, int(rng.integers(0, 5))):
+                words[at] = f"x{rng.integers(0, 3)}"
+            texts.append(" ".join(words) if rng.random() < 0.95 else "")
+        units.append(texts)
+    return units
+
+
+def write_files(directory: Path, units: list[list[str]], column: Signatures) -> list[KeyFiles]:
+    files = []
+    for number, texts in enumerate(units):
+        array = pa.array(texts, pa.large_string())
+        table = pa.table(
+            {
+                "text": array,
+                "normal": hash_normalised(array),
+                "bands": column.compute(array).column("bands"),
+            }
+        )
+        name = f"unit-{number}.parquet"
+        pq.write_table(table, directory / name, row_group_size=10)
+        here = directory, FileRecord.found(directory, name)
+        files.append(
+            KeyFiles(unit=number, name=f"u{number}", documents=len(texts), normal=here, bands=here)
+        )
+    return files
+
+
+def expected(units: list[list[str]], bands: np.ndarray) -> list[int]:
+    numbers = [unit << 32 | row for unit, texts in enumerate(units) for row in range(len(texts))]
+    texts = [text for own in units for text in own]
+    grams = [grams_of(text, NGRAM) for text in texts]
+    pairs = [
+        (numbers[one], numbers[other])
+        for one in range(len(texts))
+        for other in range(one)
+        if texts[one]
+        and (bands[one] == bands[other]).any()
+        and jaccard(grams[one], grams[other]) >= THRESHOLD
+    ]
+    stars = dict(stars_of(pairs))
+    stars |= {first: first for first in stars.values()}
+    return [stars.get(number, ALONE) for number in numbers]
+
+
+@pytest.mark.parametrize("range_bytes", [3000, 2**25])
+def test_components_of_texts_through_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_bytes: int
+) -> None:
+    units = texts_of(range_bytes)
+    column = Signatures(threshold=0.3, ngram=NGRAM)
+    files = write_files(tmp_path, units, column)
+    whole = [text for own in units for text in own]
+    bands = band_hashes(column.compute(pa.array(whole, pa.large_string())).column("bands"))
+    wanted = expected(units, bands)
+    monkeypatch.setattr(verified_duplicates, "RANGE_BYTES", range_bytes)
+    made: list[list[int]] = []
+    for workers in (1, 2) if range_bytes == 3000 else (1,):
+        with closing(LocalRunner(workers)) as runner:
+            first = Draft(tmp_path / f"a{workers}", {"fingerprint": "0" * 64})
+            draft = Draft(tmp_path / f"b{workers}", {"fingerprint": "1" * 64})
+            components = fill_components(first, files, column.banding.bands, runner)
+            items = [
+                TextFiles(
+                    keys=item,
+                    components=(first.path, record),
+                    texts=item.normal,
+                    bytes=sum(map(len, texts)),
+                )
+                for item, record, texts in zip(files, components, units)
+                if item.normal
+            ]
+            args = items, column.banding.bands, NGRAM, THRESHOLD, runner
+            records = fill_verified(draft, *args)
+            assert fill_verified(draft, *args) == records
+        found = [read_components(draft.path, record).tolist() for record in records]
+        made.append([component for own in found for component in own])
+        loose = [read_components(first.path, record).tolist() for record in components]
+        assert [component for own in loose for component in own] != wanted  # bands join more
+    assert all(one == wanted for one in made)
+    assert len(set(wanted)) - 1 > 3
+    monkeypatch.setattr(verified_duplicates, "MOST_TEXTS", 1)
+    with closing(LocalRunner(1)) as runner:
+        draft = Draft(tmp_path / "c", {"fingerprint": "2" * 64})
+        records = fill_verified(draft, *args[:-1], runner)
+    left = [read_components(draft.path, record).tolist() for record in records]
+    assert left == loose  # components of several texts are not compared
