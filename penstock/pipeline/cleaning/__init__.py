@@ -8,7 +8,7 @@
     verdicts.py             make_pool: and duplicates -> the first reason of each document, a Pool
     fates.py                failed_rules, repeated_by: the verdicts about one document
     minhash/                Signatures: hashes that near-duplicates share, a text column
-    overlaps/               Overlaps: n-grams that documents share with evaluation files, a text column
+    overlaps/               Overlaps: n-grams shared with evaluation files, a text column
     near_duplicates.py      fill_components: documents that are alike, by a shuffle of such hashes
     verified_duplicates.py  fill_verified: of these, documents whose texts are alike
     components.py           unite, large_star, small_star: connected components of edges
