@@ -144,6 +144,7 @@ class Pool:
                     record=FileRecord(
                         path="", bytes=0, sha256="", facts={"documents": self._count(number)}
                     ),
+                    rows=FileRecord(path="", bytes=0, sha256=""),
                 ),
                 self.directory / "scratch",
             )

@@ -167,7 +167,7 @@ def _curate(recipe: str, workers: int) -> dict[str, Any]:
             load_recipe(Path(recipe), ()), runner, lambda line: print(line, file=sys.stderr)
         )
         seconds = time.perf_counter() - began
-    facts = curated.corpus.facts["documents"]
+    facts = curated.pool.documents
     fixed = fitting.seconds + curated.seconds["tokenizer"]
     return {
         "kept": facts["kept"],

@@ -4,6 +4,7 @@
 
     text_columns.py         TextColumn: what hangs on text alone, made in one pass over all texts
     settings.py             CleanSettings: a recipe's rules and condition, and the columns they read
+    function_rule.py        FunctionRule: a user's function as a rule
     judging.py              judge: what every rule says of each document
     verdicts.py             make_pool: and duplicates -> the first reason of each document, a Pool
     fates.py                failed_rules, repeated_by: the verdicts about one document

@@ -41,7 +41,8 @@ def failed_rules(pool: Pool, unit: Unit, row: int) -> Failed:
         for one in table.column_names:
             bits = table.column(one)[0].as_py()
             named = enumerate(pool.verdicts.facts["rules"][one])
-            rules += [f"{one}: {rule}" for bit, rule in named if bits >> bit & 1]
+            failed = [rule for bit, rule in named if bits >> bit & 1]
+            rules += [rule if rule == one else f"{one}: {rule}" for rule in failed]
     return Failed(names[code - 1] if code else None, tuple(rules))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
+from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.settings import LABELS, CleanSettings, StatisticsColumn
 from penstock.pipeline.cleaning.text_columns import ColumnFile
 from penstock.pipeline.grouped import write_groups
@@ -79,12 +80,13 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
     reasons = _Reasons(len(hashes))
     reasons.add((hashes == _BLANK).all(axis=1))
     records: list[FileRecord] = []
-    if settings.rules:
-        statistics = group.read(StatisticsColumn.name)
+    names = [*(one.name for one in settings.rules), *(own.rule for own in settings.functions)]
+    if names:
+        statistics = group.read(StatisticsColumn.name) if settings.rules else None
         judged = [one.judge(statistics) for one in settings.rules]
+        judged += [_own_verdicts(own, group) for own in settings.functions]
         for verdicts in judged:
             reasons.add_first(verdicts.bits, len(verdicts.rules))
-        names = [one.name for one in settings.rules]
         name = f"verdicts-{group.part}.parquet"
         with atomic_file(shared.directory / name) as sink:
             bits = [verdicts.bits for verdicts in judged]
@@ -111,6 +113,11 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
         )
         records.append(FileRecord.of(scratch, sink))
     return records
+
+
+def _own_verdicts(own: FunctionRule, group: UnitGroup) -> Verdicts:
+    drops = group.read(own.name).column("drops").to_numpy()
+    return Verdicts((own.rule,), drops.astype(np.uint64), np.zeros(len(drops), bool))
 
 
 class _Reasons:
@@ -162,8 +169,8 @@ def _named_columns(group: UnitGroup, names: Sequence[str]) -> pa.Table:
     if "meta" in names:
         parts = [pq.read_table(unit.path(), columns=["meta"]) for unit in group.units]
         columns["meta"] = pa.concat_tables(parts).column("meta")
-    for column in group.columns:
-        table = group.read(column, names)
+    if StatisticsColumn.name in group.columns:
+        table = group.read(StatisticsColumn.name, names)
         columns |= {name: table.column(name) for name in table.column_names}
     return pa.table(columns).combine_chunks()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.errors import PenstockError
+from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.text_columns import TextColumn
 from penstock.pipeline.units import ROWS
 from penstock.recipe import Recipe
@@ -41,6 +42,8 @@ class CleanSettings:
     """Settings of cleaning, from a recipe."""
 
     rules: tuple[RuleSet, ...] = ()
+    functions: tuple[FunctionRule, ...] = ()
+    """The user's own rules, which are asked after the sets."""
     where: Expression | None = None
     """A condition over columns; a document for which it does not hold is dropped."""
     exact: bool = True
@@ -54,12 +57,18 @@ class CleanSettings:
             RecipeError: A set, a parameter or a column is unknown, or a value is wrong.
         """
         clean = recipe.clean
+        wanted = clean.rules if isinstance(clean.rules, dict) else dict.fromkeys(clean.rules)
+        own = {name: given for name, given in wanted.items() if given and "use" in given}
         try:
-            rules = rule_sets(clean.rules)
+            sets = {name: given for name, given in wanted.items() if name not in own}
+            rules = rule_sets(sets if isinstance(clean.rules, dict) else clean.rules)
+            functions = tuple(
+                FunctionRule(name, given, [recipe.directory]) for name, given in own.items()
+            )
         except PenstockError as error:
             raise error.under("clean.rules") from None
         where = None if clean.where is None else Expression.of(clean.where)
-        made = cls(rules=rules, where=where, exact=clean.dedup.exact)
+        made = cls(rules=rules, functions=functions, where=where, exact=clean.dedup.exact)
         if where is not None:
             where.planned(made.columns())
         return made
@@ -68,6 +77,7 @@ class CleanSettings:
         """Return the stage's part of the fingerprint."""
         return {
             "rules": [one.identity() for one in self.rules],
+            "functions": [{"name": own.rule, **own.config()} for own in self.functions],
             "where": None if self.where is None else self.where.identity(),
             "exact": self.exact,
         }
@@ -77,17 +87,19 @@ class CleanSettings:
         """The reasons for which a document can be dropped, in the order of accounting."""
         named = (f"{one.name}: {rule.name}" for one in self.rules for rule in one.rules)
         where = () if self.where is None else _WHERE
-        return (_EMPTY, *named, *where, DUPLICATE)
+        functions = (own.rule for own in self.functions)
+        return (_EMPTY, *named, *functions, *where, DUPLICATE)
 
     @property
     def bits(self) -> dict[str, list[str]]:
         """The rule of each bit of each set's verdict."""
-        return {one.name: [rule.name for rule in one.rules] for one in self.rules}
+        sets = {one.name: [rule.name for rule in one.rules] for one in self.rules}
+        return sets | {own.rule: [own.rule] for own in self.functions}
 
     def text_columns(self) -> list[TextColumn]:
         """Return the columns that the rules read."""
         asked = set() if self.where is None else set(self.where.names)
-        found: list[TextColumn] = []
+        found: list[TextColumn] = [*self.functions]
         statistics = StatisticsColumn(self._counting())
         if self.rules or asked.intersection(statistics.types()):
             found.append(statistics)

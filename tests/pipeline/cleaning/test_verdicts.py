@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.artefact import Workspace
-from penstock.errors import InputError, RecipeError
+from penstock.errors import InputError, RecipeError, ScoringError, SelectorError
 from penstock.jobs.curate import curate
 from penstock.jobs.plan import Plan
 from penstock.pipeline.cleaning import text_columns, verdicts
@@ -373,3 +373,55 @@ def test_a_wrong_condition_is_refused_before_any_work(files: Path, where: str, f
 def test_no_scratch_is_left(files: Path) -> None:
     pool_of(recipe(files, rules=["gopher"]), unit_bytes=50_000)
     assert not list((files / "work").rglob("scratch"))
+
+
+FUNCTION = """
+def shouts(texts, most=0.5):
+    calls.append(len(texts))
+    return [sum(c.isupper() for c in text) > most * max(1, len(text)) for text in texts]
+
+calls = []
+"""
+
+
+def test_a_function_is_a_rule(files: Path) -> None:
+    (files / "shouting.py").write_text(FUNCTION)
+    wanted = {
+        "loud": {"use": "shouting:shouts", "most": 0.4},
+        "gopher_quality": {"min_words": 9, "min_stop_words": None},
+    }
+    pool = pool_of(recipe(files, rules=wanted, where="bytes < 600"))
+    texts = texts_of(pool)
+    loud = [sum(c.isupper() for c in text) > 0.4 * max(1, len(text)) for text in texts]
+    assert pool.verdicts.facts["reasons"][-4:] == ["loud", "where", "where: unknown", "duplicate"]
+    found = reasons_of(pool)
+    assert 0 < pool.documents["dropped_by"]["loud"] < sum(loud)
+    for text, shouts, reason in zip(texts, loud, found, strict=True):
+        if shouts and normalise(text):
+            assert reason == "loud" or str(reason).startswith("gopher_quality: ")
+    (unit,) = pool.units
+    row = loud.index(True)
+    assert "loud" in failed_rules(pool, unit, row).rules
+    columns = list((files / "work" / "rule_loud").iterdir())
+    pool_of(recipe(files, rules=wanted, where="bytes < 500"))
+    assert list((files / "work" / "rule_loud").iterdir()) == columns, "it was not called again"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("return [True]", ScoringError),
+        ("return [1.0 for _ in texts]", ScoringError),
+        ("raise KeyError('x')", ScoringError),
+    ],
+)
+def test_a_function_that_returns_no_truth_values_is_named(
+    files: Path, body: str, error: type[Exception]
+) -> None:
+    name = f"own_rule_{abs(hash(body))}"
+    (files / f"{name}.py").write_text(f"def drop(texts):\n    {body}\n")
+    with pytest.raises(error) as caught:
+        pool_of(recipe(files, rules={"mine": {"use": f"{name}:drop"}}))
+    assert caught.value.key == "clean.rules.mine"  # type: ignore[attr-defined]
+    with pytest.raises(SelectorError):
+        CleanSettings.of(recipe(files, rules={"mine": {"use": f"{name}:gone"}}))

@@ -1,0 +1,71 @@
+"""A user's function as a rule: ``def drop(texts: list[str]) -> Sequence[bool]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from penstock.errors import ScoringError
+from penstock.pipeline.checking import call_plugin
+from penstock.selectors.functions import PluggedFunction
+
+__all__ = ["FunctionRule"]
+
+
+class FunctionRule:
+    """A rule of one's own: a text column that says which documents it drops.
+
+    It is named in a recipe as ``clean.rules: {NAME: {use: package.module:function}}``; other keys
+    are passed to the function as keywords. It is called once for each text: of all changes of a
+    recipe, only those of the file and of the keywords call it anew.
+
+    Args:
+        rule: Its key in the recipe.
+        parameters: ``use``, and keywords of the function.
+        directories: Where modules are looked for before the installed ones.
+
+    Raises:
+        SelectorError: There is no such function.
+    """
+
+    version = 1
+
+    def __init__(
+        self, rule: str, parameters: Mapping[str, Any], directories: Sequence[Path] = ()
+    ) -> None:
+        self.rule = rule
+        keywords = {key: value for key, value in parameters.items() if key != "use"}
+        self._function = PluggedFunction(parameters["use"], directories, keywords)
+
+    @property
+    def name(self) -> str:
+        """The stage of its column."""
+        return f"rule_{self.rule}"
+
+    def config(self) -> dict[str, Any]:
+        """Return the function's name, its keywords and the sha256 of its file."""
+        return dict(self._function.identity())
+
+    def compute(self, texts: pa.Array) -> pa.RecordBatch:
+        """Call the function: (n,) large_string to n rows of ``drops``, bool.
+
+        Raises:
+            ScoringError: The function raised, or did not return one bool for each text.
+        """
+        key = f"clean.rules.{self.rule}"
+        returned = call_plugin(key, None, self._function.called, texts.to_pylist())
+        try:
+            drops = np.asarray(returned)
+        except ValueError:
+            drops = np.empty(0)
+        if drops.shape != (len(texts),) or (len(texts) and drops.dtype != np.bool_):
+            raise ScoringError(
+                key=key,
+                expected=f"{len(texts)} truth values, one for each text",
+                got=f"{drops.dtype} of shape {drops.shape}",
+            )
+        return pa.record_batch({"drops": pa.array(drops.astype(bool), pa.bool_())})
