@@ -103,6 +103,15 @@ class Dedup(Model):
     """Drop all but one of the documents whose normalised texts are equal."""
 
 
+class LanguageSpec(Model):
+    """The model that tells the language of a text."""
+
+    model: Location | None = None
+    """A file of py3langid's format; by default the one in the package."""
+    first_bytes: PositiveInt | None = None
+    """Bytes of a text that are read, at most; 65,536 by default."""
+
+
 class Clean(Model):
     """Cleaning of the pool, before anything is scored. The corpus keeps what is dropped."""
 
@@ -114,6 +123,8 @@ class Clean(Model):
     """Names of sets of rules, or names and the parameters that differ from their defaults."""
     where: str | None = None
     """A condition over columns, as ``words > 50 and meta.stars >= 10``."""
+    language: LanguageSpec = LanguageSpec()
+    """Of the columns ``language`` and ``language_probability``, which `where` may name."""
     dedup: Dedup = Dedup()
     max_document_bytes: PositiveInt = 64 * 2**20
     """UTF-8 bytes; a longer document is quarantined, since it would be a unit of its own."""

@@ -231,7 +231,8 @@ def test_an_unknown_key_is_one_line_that_names_the_nearest(
 
 def test_an_unknown_key_near_nothing_lists_what_there_is() -> None:
     (line,) = refusal(clean={"zzz": 1})
-    assert line == "clean.zzz: unknown key; expected one of dedup, max_document_bytes, rules, where"
+    known = "dedup, language, max_document_bytes, rules, where"
+    assert line == f"clean.zzz: unknown key; expected one of {known}"
 
 
 def test_a_key_of_the_other_shape_is_told_apart_from_an_unknown_one() -> None:

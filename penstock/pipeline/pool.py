@@ -112,7 +112,7 @@ class Pool:
 
 
 def _name(rows: str, files: tuple[FileRecord, ...]) -> str:
-    bits = [record.facts["kept"] for record in files]
+    bits = [digest for record in files for digest in record.facts["kept"]]  # one for each unit
     return hashlib.sha256(canonical([rows, bits])).hexdigest()
 
 
@@ -158,6 +158,7 @@ def inside(
         count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
         of: Number of documents of the pool.
     """
+    assert "hash" in documents.schema.names, "else it would draw others"
     draws = uniform(hash_documents(documents, mix(seed, purpose)))
     return np.asarray(draws < count / max(1, of))
 

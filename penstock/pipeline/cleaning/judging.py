@@ -17,6 +17,7 @@ from penstock.pipeline.cleaning.text_columns import ColumnFile
 from penstock.pipeline.grouped import write_groups
 from penstock.pipeline.units import Unit
 from penstock.rules import Verdicts
+from penstock.rules.languages import Languages
 from penstock.storage import AnyPath, atomic_file
 from penstock.text_hashes import hash_normalised, hash_words
 
@@ -93,7 +94,9 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
             pq.write_table(pa.table(bits, names=names), sink, compression="zstd")
         records.append(FileRecord.of(name, sink, sets=_tallies(names, judged)))
     if settings.where is not None:
-        holds = settings.where.evaluate(_named_columns(group, settings.where.names))
+        holds = settings.where.evaluate(
+            _named_columns(group, settings.where.names, settings.columns())
+        )
         unknown = holds.is_null().to_numpy(zero_copy_only=False)
         reasons.add(~holds.fill_null(True).to_numpy(zero_copy_only=False))
         reasons.add(unknown)
@@ -159,7 +162,9 @@ def _tallies(names: Sequence[str], judged: Sequence[Verdicts]) -> dict[str, Any]
     return found
 
 
-def _named_columns(group: UnitGroup, names: Sequence[str]) -> pa.Table:
+def _named_columns(
+    group: UnitGroup, names: Sequence[str], types: Mapping[str, pa.DataType]
+) -> pa.Table:
     """Read columns of a group's documents: labels, fields of ``meta``, text columns."""
     columns: dict[str, pa.ChunkedArray] = {}
     labels = [name for name in names if name in LABELS]
@@ -169,9 +174,10 @@ def _named_columns(group: UnitGroup, names: Sequence[str]) -> pa.Table:
     if "meta" in names:
         parts = [pq.read_table(unit.path(), columns=["meta"]) for unit in group.units]
         columns["meta"] = pa.concat_tables(parts).column("meta")
-    if StatisticsColumn.name in group.columns:
-        table = group.read(StatisticsColumn.name, names)
-        columns |= {name: table.column(name) for name in table.column_names}
+    for column in (StatisticsColumn.name, Languages.name):
+        if column in group.columns:
+            table = group.read(column, names)
+            columns |= {name: table.column(name).cast(types[name]) for name in table.column_names}
     return pa.table(columns).combine_chunks()
 
 

@@ -21,6 +21,7 @@ from penstock.rules import (
     counting_for,
     rule_sets,
 )
+from penstock.rules.languages import FIRST_BYTES, Languages
 
 __all__ = ["DUPLICATE", "LABELS", "CleanSettings", "StatisticsColumn"]
 
@@ -36,6 +37,9 @@ LABELS = ("id", "source", "bytes")
 
 _N_GRAM = "_gram_"
 
+_LANGUAGE = {"language": pa.string(), "language_probability": pa.float32()}
+"""Columns of :class:`~penstock.rules.languages.Languages`, as conditions see them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanSettings:
@@ -44,6 +48,8 @@ class CleanSettings:
     rules: tuple[RuleSet, ...] = ()
     functions: tuple[FunctionRule, ...] = ()
     """The user's own rules, which are asked after the sets."""
+    languages: Languages | None = None
+    """The languages of texts, if the condition names them."""
     where: Expression | None = None
     """A condition over columns; a document for which it does not hold is dropped."""
     exact: bool = True
@@ -68,7 +74,20 @@ class CleanSettings:
         except PenstockError as error:
             raise error.under("clean.rules") from None
         where = None if clean.where is None else Expression.of(clean.where)
-        made = cls(rules=rules, functions=functions, where=where, exact=clean.dedup.exact)
+        languages = None
+        if where is not None and not set(where.names).isdisjoint(_LANGUAGE):
+            model = clean.language.model
+            languages = Languages.of(
+                None if model is None else str(recipe.resolve(model)),
+                first_bytes=clean.language.first_bytes or FIRST_BYTES,
+            )
+        made = cls(
+            rules=rules,
+            functions=functions,
+            languages=languages,
+            where=where,
+            exact=clean.dedup.exact,
+        )
         if where is not None:
             where.planned(made.columns())
         return made
@@ -79,6 +98,7 @@ class CleanSettings:
             "rules": [one.identity() for one in self.rules],
             "functions": [{"name": own.rule, **own.config()} for own in self.functions],
             "where": None if self.where is None else self.where.identity(),
+            "languages": None if self.languages is None else self.languages.config(),
             "exact": self.exact,
         }
 
@@ -103,12 +123,15 @@ class CleanSettings:
         statistics = StatisticsColumn(self._counting())
         if self.rules or asked.intersection(statistics.types()):
             found.append(statistics)
+        if self.languages is not None:
+            found.append(self.languages)
         return found
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that :attr:`where` may name, with their types."""
         labels = {name: ROWS.field(name).type for name in LABELS}
-        return {**labels, "meta": pa.large_string(), **StatisticsColumn(self._counting()).types()}
+        statistics = StatisticsColumn(self._counting()).types()
+        return {**labels, "meta": pa.large_string(), **statistics, **_LANGUAGE}
 
     def _counting(self) -> Counting:
         counting = counting_for(self.rules)

@@ -173,13 +173,14 @@ def _settle(group: UnitGroup, shared: Judging) -> FileRecord:
     kept = reasons == 0
     counts = np.bincount(reasons, minlength=len(names) + 1)[1:].tolist()
     ends = np.cumsum([unit.of for unit in group.units])
+    by_unit = np.split(kept, ends[:-1])
     return FileRecord.of(
         name,
         sink,
-        units=[int(own.sum()) for own in np.split(kept, ends[:-1])],
+        units=[int(own.sum()) for own in by_unit],
         dropped_by={name: count for name, count in zip(names, counts) if count},
         sources=_by_source(group.units, kept),
-        kept=hashlib.sha256(np.packbits(kept).tobytes()).hexdigest(),
+        kept=[hashlib.sha256(np.packbits(own).tobytes()).hexdigest() for own in by_unit],
     )
 
 

@@ -10,6 +10,6 @@
 The kernels are in :mod:`penstock.rules.kernels`.
 """
 
-from penstock.rules.languages.languages import Languages
+from penstock.rules.languages.languages import FIRST_BYTES, Languages
 
-__all__ = ["Languages"]
+__all__ = ["FIRST_BYTES", "Languages"]

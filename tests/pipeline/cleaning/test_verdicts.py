@@ -223,6 +223,17 @@ def test_labels_are_no_part_of_the_name_of_texts(files: Path) -> None:
     assert len(list((files / "work" / "statistics").iterdir())) == 1
 
 
+def test_the_name_of_a_pool_does_not_depend_on_groups(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(files, rules=["gopher"])
+    one = pool_of(wanted, unit_bytes=50_000)
+    monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", 100)
+    many = pool_of(wanted, Workspace(files / "other"), unit_bytes=50_000)
+    assert len(many.verdicts.named("reasons-")) > len(one.verdicts.named("reasons-")) == 1
+    assert (many.fingerprint, many.texts) == (one.fingerprint, one.texts)
+
+
 @settings(max_examples=12, deadline=None)
 @given(keep=st.lists(st.booleans(), min_size=1, max_size=9000), seed=st.integers(0, 99))
 def test_batches_of_a_pool_are_full(
@@ -368,6 +379,23 @@ def test_a_wrong_condition_is_refused_before_any_work(files: Path, where: str, f
     assert caught.value.key == "clean.where"
     assert fix in str(caught.value)
     assert not (files / "work").exists()
+
+
+def test_conditions_over_the_language(tmp_path: Path) -> None:
+    rows = [
+        "The river runs from the mountains to the sea, and the mill stands by it.",
+        "Der Fluss fließt von den Bergen zum Meer, und die Mühle steht daneben.",
+        "La rivière coule des montagnes vers la mer, et le moulin est à côté.",
+        "12345 67890",
+    ]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", [{"text": text} for text in rows])
+    where = "language in ('en', 'de') and language_probability > 0.1"
+    pool = pool_of(recipe(tmp_path, where=where))
+    assert reasons_of(pool) == [None, None, "where", "where: unknown"]
+    assert len(list((tmp_path / "work" / "languages").iterdir())) == 1
+    assert not (tmp_path / "work" / "statistics").exists()
+    pool_of(recipe(tmp_path, where=where, language={"first_bytes": 20}))
+    assert len(list((tmp_path / "work" / "languages").iterdir())) == 2
 
 
 def test_no_scratch_is_left(files: Path) -> None:
