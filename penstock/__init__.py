@@ -20,6 +20,7 @@ docs/architecture.md shows how the packages work together.
       rules/             documents -> statistics -> verdicts
       selectors/         documents -> a column of scores
       trainers/          shards -> a trained model under a token budget
+      personal_data/     personal data and secrets in texts: counts, masks
       language_models/   readers of causal models, for selectors and evaluation
       artefact/          the result of a stage: data files and a manifest
       storage/           files on disk and in stores such as S3

@@ -38,6 +38,7 @@ MARKS = {
     "tests/pipeline/cleaning/test_near_duplicates.py": ["slow"],
     "tests/pipeline/cleaning/test_survivors.py": ["slow"],
     "tests/pipeline/cleaning/test_verification.py": ["slow"],
+    "tests/personal_data": ["slow"],
     "tests/pipeline/rewriting/test_documents.py": ["slow"],
     "tests/pipeline/runners/test_lost_workers.py": ["slow"],
     "tests/rules": ["slow"],
