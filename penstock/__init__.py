@@ -36,6 +36,7 @@ docs/architecture.md shows how the packages work together.
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
       arrow_text.py      texts of Arrow arrays for compiled loops
       machine_words.py   eight bytes of text at a time, for compiled loops
+      blake2b.py         BLAKE2b of many texts at a time
       text_hashes.py     128-bit hashes of texts, as they are and normalised
       compiling.py       numba, with a cache that sees changes in imported files
       display.py         tables of results in notebooks

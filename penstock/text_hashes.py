@@ -1,13 +1,12 @@
 """128-bit hashes of texts, as they are and normalised, over Arrow buffers.
 
 The first is the identity of a text, the second finds duplicates that differ in case and white
-space. Both are BLAKE2b of 16 bytes (RFC 7693) from ``hashlib``, which hashes 1,070 MB/s of web text
-a core; a compression function compiled by numba hashed 840.
+space. Both are BLAKE2b of 16 bytes, as ``hashlib`` gives it.
 
 Normalisation is ``" ".join(text.lower().split())``, compiled with a table of Python's lower case
 and white space of each code point. Two characters have no single lower case: the capital sigma's
 depends on its neighbours, and that of ``U+0130`` is two characters. A text with one of them is
-normalised by Python, which is slower (100 MB/s with the hash; 640 compiled).
+normalised by Python, which is slower (100 MB/s with the hash; 1,100 compiled).
 """
 
 # mypy: disable-error-code="no-any-return, return-value"
@@ -16,15 +15,14 @@ normalised by Python, which is slower (100 MB/s with the hash; 640 compiled).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
 from penstock import arrow_text, machine_words
 from penstock.arrow_text import decode_utf8, encode_utf8, read_only, text_view
+from penstock.blake2b import blake2b
 from penstock.compiling import compiler
 from penstock.machine_words import load_word, store_word
 
@@ -56,7 +54,7 @@ def hash_texts(texts: pa.Array) -> pa.FixedSizeBinaryArray:
     Raises:
         SelectorError: The array is of another type.
     """
-    return _as_array(b"".join(_digests(texts, HASH.byte_width)))
+    return _as_array(_hashes(texts, HASH.byte_width))
 
 
 def name_texts(texts: pa.Array) -> pa.StringArray:
@@ -71,7 +69,8 @@ def name_texts(texts: pa.Array) -> pa.StringArray:
     Raises:
         SelectorError: The array is of another type.
     """
-    return pa.array([digest.hex() for digest in _digests(texts, _NAME_BYTES)], pa.string())
+    digests = _hashes(texts, _NAME_BYTES).view(np.uint8)[:, :_NAME_BYTES]
+    return pa.array([digest.tobytes().hex() for digest in digests], pa.string())
 
 
 def hash_normalised(texts: pa.Array) -> pa.FixedSizeBinaryArray:
@@ -87,26 +86,25 @@ def hash_normalised(texts: pa.Array) -> pa.FixedSizeBinaryArray:
         SelectorError: The array is of another type.
     """
     data, offsets = text_view(texts)
-    ends = np.empty(len(texts), np.int64)
-    digests = []
+    found = [np.empty((0, 2), np.uint64)]
     first = 0
     while first < len(texts):
         last = int(np.searchsorted(offsets, offsets[first] + _PAGE, "right")) - 1
         last = max(last, first + 1)
         # Lower case has at most 3 bytes for 2 (test_text_hashes.py looks at every character).
         page = np.empty((offsets[last] - offsets[first]) * 3 // 2 + 1, np.uint8)
-        _normalise(data, offsets[first : last + 1], _lower_case(), page, ends[first:last])
-        view = page.data
-        begin = 0
-        for row, end in enumerate(ends[first:last].tolist(), first):
-            if end < 0:
-                text = normalise(texts[row].as_py()).encode()
-                digests.append(_hash(text, digest_size=HASH.byte_width).digest())
-                continue
-            digests.append(_hash(view[begin:end], digest_size=HASH.byte_width).digest())
-            begin = end
+        ends = np.zeros(last - first + 1, np.int64)
+        left = np.zeros(last - first, np.bool_)
+        _normalise(data, offsets[first : last + 1], _lower_case(), page, ends, left)
+        ends = read_only(ends)
+        hashes = blake2b(read_only(page), ends[:-1], ends[1:], HASH.byte_width)
+        for row in np.flatnonzero(left).tolist():
+            text = normalise(texts[first + row].as_py()).encode()
+            digest = hashlib.blake2b(text, digest_size=HASH.byte_width).digest()
+            hashes[row] = np.frombuffer(digest, "<u8")
+        found.append(hashes)
         first = last
-    return _as_array(b"".join(digests))
+    return _as_array(np.concatenate(found))
 
 
 def hash_words(hashes: pa.FixedSizeBinaryArray | pa.ChunkedArray) -> np.ndarray:
@@ -118,19 +116,14 @@ def hash_words(hashes: pa.FixedSizeBinaryArray | pa.ChunkedArray) -> np.ndarray:
     return words[hashes.offset : hashes.offset + len(hashes)]
 
 
-_hash = hashlib.blake2b
-
-
-def _digests(texts: pa.Array, size: int) -> Iterator[bytes]:
+def _hashes(texts: pa.Array, size: int) -> np.ndarray:
     data, offsets = text_view(texts)
-    view, ends = data.data, offsets.tolist()
-    for begin, end in pairwise(ends):
-        yield _hash(view[begin:end], digest_size=size).digest()
+    return blake2b(data, offsets[:-1], offsets[1:], size)
 
 
-def _as_array(digests: bytes) -> pa.FixedSizeBinaryArray:
-    count = len(digests) // HASH.byte_width
-    return pa.Array.from_buffers(HASH, count, [None, pa.py_buffer(digests)])
+def _as_array(words: np.ndarray) -> pa.FixedSizeBinaryArray:
+    """Return (n, 2) uint64 as an array."""
+    return pa.Array.from_buffers(HASH, len(words), [None, pa.py_buffer(words)])
 
 
 # -- normalisation ----------------------------------------------------------------------------
@@ -207,7 +200,12 @@ def _copy_words(
 
 @_compiled
 def _normalise(
-    data: np.ndarray, offsets: np.ndarray, lower: np.ndarray, out: np.ndarray, ends: np.ndarray
+    data: np.ndarray,
+    offsets: np.ndarray,
+    lower: np.ndarray,
+    out: np.ndarray,
+    ends: np.ndarray,
+    left: np.ndarray,
 ) -> None:
     """Write normalised texts one after another.
 
@@ -216,13 +214,13 @@ def _normalise(
         offsets: (n + 1,) int64 into ``data``.
         lower: :func:`_lower_case`.
         out: uint8, at least 3 bytes for 2 of the texts: gets the normalised texts.
-        ends: (n,) int64: gets the end of each text in ``out``, or -1 where Python must do it.
+        ends: (n + 1,) int64: gets the end of each text in ``out``, behind a zero.
+        left: (n,) bool, False: becomes True where nothing is written and Python must do it.
     """
     to = 0
-    for row in range(ends.shape[0]):
+    for row in range(left.shape[0]):
         at, stop = offsets[row], offsets[row + 1]
         begin = to
-        ends[row] = 0
         before = _SPACE
         while at < stop:
             at, to, before = _copy_words(data, at, stop, out, to, before)
@@ -231,13 +229,13 @@ def _normalise(
             wide, at = decode_utf8(data, at)
             code = lower[wide]
             if code == _BY_PYTHON:
-                ends[row] = -1
+                left[row] = True
                 break
             if code != _SPACE or before != _SPACE:
                 to = encode_utf8(code, out, to)
             before = code
-        if ends[row] < 0:
+        if left[row]:
             to = begin
         else:
             to -= (before == _SPACE) & (to > begin)
-            ends[row] = to
+        ends[row + 1] = to

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import text_hashes
+from penstock.arrow_text import read_only
+from penstock.blake2b import blake2b
 from penstock.errors import SelectorError
 from penstock.text_hashes import (
     HASH,
@@ -119,6 +121,24 @@ def test_texts_longer_than_a_page(unit: str) -> None:
     texts = ["X", unit * (1 << 20), "", unit * ((1 << 20) - 1) + "y"]
     assert hash_normalised(large(texts)).to_pylist() == normalised(texts)
     assert hash_texts(large(texts)).to_pylist() == reference(texts)
+
+
+@pytest.mark.parametrize("size", [1, 12, 16])
+def test_texts_of_every_length_side_by_side(size: int) -> None:
+    """Lanes end at different steps; blocks of 128 bytes end before, at and after a text's end."""
+    data = np.frombuffer(np.random.default_rng(0).bytes(5000), np.uint8)
+    for ends in (list(range(400)), [0] * 30, [384, 0, 1, 128, 129, 4096, 256, 255, 257] * 3, []):
+        begins = [(7 * row) % 800 for row in range(len(ends))]
+        stops = [begin + length for begin, length in zip(begins, ends)]
+        found = blake2b(data, _places(begins), _places(stops), size).view(np.uint8)
+        assert [one.tobytes() for one in found[:, :size]] == [
+            hashlib.blake2b(data[begin:stop].tobytes(), digest_size=size).digest()
+            for begin, stop in zip(begins, stops)
+        ]
+
+
+def _places(values: list[int]) -> np.ndarray:
+    return read_only(np.array(values, np.int64))
 
 
 def test_other_types_are_refused() -> None:

@@ -10,11 +10,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
-from penstock.pipeline.reading.records import Bad, Record, Records
+from penstock.pipeline.reading.records import Bad, Labels, Record, Records
 
-__all__ = ["BATCH_BYTES", "BATCH_ROWS", "DOCUMENTS", "Batches", "ParsedBatch", "batch_of", "gather"]
+__all__ = [
+    "BATCH_BYTES",
+    "BATCH_ROWS",
+    "DOCUMENTS",
+    "Batches",
+    "ParsedBatch",
+    "batch_of",
+    "gather",
+    "gathered",
+    "merged",
+]
 
 BATCH_ROWS = 4096
 BATCH_BYTES = 4 << 20
@@ -66,55 +77,71 @@ Batches: TypeAlias = Iterator[ParsedBatch]
 
 def batch_of(
     texts: pa.Array,
-    labels: Sequence[tuple[str | None, str, str]],
-    numbers: Sequence[int],
+    labels: Labels,
+    numbers: Sequence[int] | np.ndarray,
     bad: Sequence[Bad] = (),
 ) -> ParsedBatch:
     """Make a batch.
 
     Args:
         texts: (n,) large_string, valid UTF-8.
-        labels: Id, source and meta of each document.
-        numbers: Number of its line or row.
+        labels: Of the n documents.
+        numbers: Number of the line or row of each.
         bad: The bad records among them.
 
     Raises:
         UnicodeEncodeError: A label has half a surrogate pair.
     """
-    ids, sources, metas = zip(*labels) if labels else ((), (), ())
     columns = [
         texts,
-        pa.array(ids, pa.string()),
-        pa.array(sources, pa.string()),
-        pa.array([meta or None for meta in metas], pa.large_string()),
+        pa.array(labels.ids, pa.string()),
+        pa.array(labels.sources, pa.string()),
+        pa.array(labels.metas, pa.large_string()),
         pa.array(numbers, pa.int64()),
     ]
     return ParsedBatch(pa.RecordBatch.from_arrays(columns, schema=DOCUMENTS), bad)
 
 
-def gather(records: Iterable[Record | Bad]) -> Batches:
-    """Gather records into batches."""
-    found: list[Record] = []
+def gathered(records: Iterable[Record | Bad]) -> ParsedBatch:
+    """Gather records into one batch."""
+    good: list[Record] = []
     bad: list[Bad] = []
-    size = 0
     for record in records:
         if isinstance(record, Bad):
             bad.append(record)
-            size += len(record.raw)
         else:
-            found.append(record)
-            size += len(record.text)
-        if len(found) + len(bad) >= BATCH_ROWS or size >= BATCH_BYTES:
-            yield _gathered(found, bad)
-            found, bad, size = [], [], 0
-    if found or bad:
-        yield _gathered(found, bad)
-
-
-def _gathered(records: Sequence[Record], bad: Sequence[Bad]) -> ParsedBatch:
+            good.append(record)
     return batch_of(
-        pa.array([record.text for record in records], pa.large_string()),
-        [(record.id, record.source, record.meta) for record in records],
-        [record.number for record in records],
+        pa.array([record.text for record in good], pa.large_string()),
+        Labels(
+            [record.id for record in good],
+            [record.source for record in good],
+            [record.meta.encode() or None for record in good],
+        ),
+        [record.number for record in good],
         bad,
     )
+
+
+def gather(records: Iterable[Record | Bad]) -> Batches:
+    """Gather records into batches."""
+    found: list[Record | Bad] = []
+    size = 0
+    for record in records:
+        found.append(record)
+        size += len(record.raw if isinstance(record, Bad) else record.text)
+        if len(found) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield gathered(found)
+            found, size = [], 0
+    if found:
+        yield gathered(found)
+
+
+def merged(batch: ParsedBatch, records: Sequence[Record | Bad]) -> ParsedBatch:
+    """Put records between those of a batch that has no bad ones, by their numbers."""
+    others = gathered(records)
+    documents = batch.documents
+    if len(others.documents):
+        documents = pa.concat_batches([documents, others.documents])
+        documents = documents.take(pa.array(np.argsort(documents["number"].to_numpy())))
+    return ParsedBatch(documents, others.bad)

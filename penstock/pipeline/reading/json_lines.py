@@ -1,12 +1,16 @@
 """Read JSON lines as batches, without Python objects of the texts.
 
-A compiled loop copies the text of each line into an Arrow buffer. The rest of the line, with a mark
-in place of the text, goes to msgspec, which decides what is JSON. Where the decoded object has the
-mark as its text, the line is a document: so the loop saw the member that counts, the last of equal
-names, and the line is JSON if the text is, which the loop has checked. Any other line is decoded
-whole by msgspec: one that is not JSON, that has no text, or whose text the loop left alone.
+A compiled loop copies the text of each line into an Arrow buffer, and the rest of the line, with a
+mark in place of the text, into another. msgspec decides what is JSON: it decodes the rests of a
+batch in one call. Where as many objects come out as lines went in, each with its own mark as text,
+every line is a document: the loop saw the member that counts, the last of equal names, and the
+line is JSON if its text is, which the loop has checked. Otherwise each half of the lines is tried.
+A line that fails alone, or whose text the loop left alone, is decoded whole by msgspec, whose error
+it gets.
 
-The mark is drawn anew in each process, so no line can hold it but by guessing 64 bits.
+The marks are drawn anew in each process, so no line has one but by guessing 64 bits. A line begins
+with a brace and holds one mark, so an object cannot reach into the next line and keep the count:
+the mark of that line would not be the text of an object of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +24,14 @@ import pyarrow as pa
 
 from penstock.arrow_text import read_only
 from penstock.errors import InputError
-from penstock.pipeline.reading.batches import BATCH_ROWS, Batches, ParsedBatch, batch_of
+from penstock.pipeline.reading.batches import (
+    BATCH_ROWS,
+    Batches,
+    ParsedBatch,
+    batch_of,
+    gathered,
+    merged,
+)
 from penstock.pipeline.reading.lines import Line, Lines, lines_of, long_line, unmarked
 from penstock.pipeline.reading.records import (
     Bad,
@@ -30,7 +41,7 @@ from penstock.pipeline.reading.records import (
     labels_of,
     record_of,
 )
-from penstock.pipeline.reading.scanning import BLANK, find_texts
+from penstock.pipeline.reading.scanning import BLANK, FOUND, UNKNOWN, Copies, find_texts
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
@@ -40,10 +51,17 @@ _ENOUGH_WITHOUT_TEXT = 10
 """Records without the text field at a file's beginning that are taken for a wrong recipe."""
 
 _decode = msgspec.json.Decoder().decode
+_decode_lines = msgspec.json.Decoder().decode_lines
 _ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_MARK = secrets.token_hex(8)
-_QUOTED = f'"{_MARK}"'.encode()
+_SECRET = secrets.token_hex(8)
+_TEXTS = [f"{_SECRET}{row:03x}" for row in range(BATCH_ROWS)]
+_MARKS = read_only(
+    np.frombuffer("".join(f'"{text}"' for text in _TEXTS).encode(), np.uint8).reshape(
+        BATCH_ROWS, -1
+    )
+)
+"""What stands for the text in the rest of a line, by the number of the text in its batch."""
 
 
 def json_lines(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
@@ -78,7 +96,7 @@ class _LineParser:
         self._extent = extent
         self._begins = not (span.start or span.rows)
         self._key = read_only(np.frombuffer(spec.text.encode("utf-8", "replace"), np.uint8))
-        self._places = np.empty((BATCH_ROWS, 4), np.int64)
+        self._places = np.empty((BATCH_ROWS, 3), np.int64)
         self._without_text = 0
         """Records without the text field, while there are no others."""
         self._others = False
@@ -90,14 +108,16 @@ class _LineParser:
         data = read_only(np.frombuffer(lines.data, np.uint8))
         at = lines.start
         while at < lines.stop:
-            texts = np.empty(lines.stop - at, np.uint8)
-            offsets = np.empty(BATCH_ROWS + 1, np.int64)
-            count, at = find_texts(
-                data, at, lines.stop, self._cap, self._key, self._places, texts, offsets
+            room = lines.stop - at
+            texts = Copies(np.empty(room, np.uint8), np.empty(BATCH_ROWS + 1, np.int64))
+            room += BATCH_ROWS * _MARKS.shape[1]
+            rests = Copies(np.empty(room, np.uint8), np.empty(BATCH_ROWS + 1, np.int64))
+            count, found, at = find_texts(
+                *(data, at, lines.stop, self._cap, self._key, _MARKS, self._places, texts, rests)
             )
-            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(texts)]
-            found = pa.Array.from_buffers(pa.large_string(), count, buffers)
-            batch = self._batch(lines, self._places[:count].tolist(), found)
+            buffers = [None, pa.py_buffer(texts.ends), pa.py_buffer(texts.data)]
+            own = pa.Array.from_buffers(pa.large_string(), found, buffers)
+            batch = self._batch(lines, self._places[:count], own, rests)
             if len(batch.documents) or batch.bad:
                 yield batch
 
@@ -107,7 +127,7 @@ class _LineParser:
         self._others = True
         number = self._span.rows + self._extent.lines
         bad = long_line(start, length, head, number, self._span, self._cap)
-        return batch_of(pa.array([], pa.large_string()), [], [], [bad])
+        return gathered([bad])
 
     def check(self, where: AnyPath) -> None:
         """Refuse a file all of whose records lack the text field, if they are enough to tell."""
@@ -119,49 +139,47 @@ class _LineParser:
                 f"{self._without_text:,} records, and none with it",
             )
 
-    def _batch(self, lines: Lines, places: list[list[int]], texts: pa.Array) -> ParsedBatch:
-        """Make a batch of lines.
-
-        Args:
-            lines: Holds their bytes.
-            places: Of each line, as :func:`find_texts` gives them.
-            texts: (lines,) large_string: the texts that were found.
-        """
-        data, text = lines.data, self._spec.text
-        before = self._span.rows + self._extent.lines
+    def _batch(
+        self, lines: Lines, places: np.ndarray, texts: pa.Array, rests: Copies
+    ) -> ParsedBatch:
+        """Make a batch of the lines at ``places``, and of what :func:`find_texts` copied."""
+        before = self._span.rows + self._extent.lines + 1
         self._extent.lines += len(places)
-        labels: list[tuple[str | None, str, str]] = []
-        rows: list[int] = []
-        numbers: list[int] = []
-        decoded: list[str] = []
-        bad: list[Bad] = []
-        for row, (begin, first, end, stop) in enumerate(places):
-            if first >= 0:
-                try:
-                    fields = _decode(data[begin:first] + _QUOTED + data[end:stop])
-                    if type(fields) is dict and fields.pop(text, None) == _MARK:
-                        labels.append(labels_of(fields, self._spec))
-                        rows.append(row)
-                        numbers.append(before + row + 1)
-                        continue
-                except (*_ERRORS, UnicodeEncodeError):
-                    pass  # the whole line gives the error
-            elif first == BLANK:
-                continue
-            record = self._record(lines, begin, stop, before + row + 1)
-            if isinstance(record, Bad):
-                bad.append(record)
-            elif record is not None:
-                labels.append((record.id, record.source, record.meta))
-                rows.append(len(places) + len(decoded))
-                numbers.append(record.number)
-                decoded.append(record.text)
-        self._others |= bool(rows)
-        if decoded:
-            texts = pa.concat_arrays([texts, pa.array(decoded, pa.large_string())])
-        if len(rows) < len(texts):
-            texts = texts.take(pa.array(rows, pa.int64()))
-        return batch_of(texts, labels, numbers, bad)
+        fields = self._fields_of(rests, 0, len(texts))
+        good = np.array([one is not None for one in fields], np.bool_)
+        found = np.flatnonzero(places[:, 2] == FOUND)
+        try:
+            labels = labels_of([one for one in fields if one is not None], self._spec)
+            own = texts if good.all() else texts.filter(pa.array(good))
+            made = batch_of(own, labels, found[good] + before)
+            left = np.union1d(found[~good], np.flatnonzero(places[:, 2] == UNKNOWN))
+        except (RecursionError, UnicodeEncodeError):  # which line it is comes out one by one
+            made = gathered([])
+            left = np.flatnonzero(places[:, 2] != BLANK)
+        self._others |= len(made.documents) > 0
+        decoded = [
+            self._record(lines, int(places[row, 0]), int(places[row, 1]), before + row)
+            for row in left.tolist()
+        ]
+        return merged(made, [record for record in decoded if record is not None])
+
+    def _fields_of(self, rests: Copies, begin: int, end: int) -> list[dict[str, Any] | None]:
+        """Decode the rests of lines; None for a line that has to be decoded whole."""
+        if begin == end:
+            return []
+        try:
+            part = rests.data[rests.ends[begin] : rests.ends[end]]
+            fields = _decode_lines(part.data)
+            if set(map(type, fields)) == {dict}:
+                marks = [own.pop(self._spec.text, None) for own in fields]
+                if marks == _TEXTS[begin:end]:
+                    return fields
+        except _ERRORS:
+            pass
+        if end - begin == 1:
+            return [None]
+        half = (begin + end) // 2
+        return self._fields_of(rests, begin, half) + self._fields_of(rests, half, end)
 
     def _record(self, lines: Lines, begin: int, stop: int, number: int) -> Record | Bad | None:
         """Decode a whole line; None where it is blank."""

@@ -11,7 +11,7 @@ import base64
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -22,6 +22,7 @@ __all__ = [
     "HEAD",
     "Bad",
     "Extent",
+    "Labels",
     "Record",
     "Records",
     "Span",
@@ -120,45 +121,47 @@ def record_of(
         error = f"expected text in {spec.text!r}, got {came}"
         return Bad(span.place(noun, number), error, original, number)
     try:
-        name, source, meta = _labels(fields, spec)
+        labels = labels_of([fields], spec)
     except RecursionError as error:
         kept = repr(fields).encode() if raw is None else raw
         return Bad(span.place(noun, number), f"nested too deeply: {error}", kept, number)
-    record = Record(text, name, source, meta, number)
+    (name,), (source,), (meta,) = labels
+    record = Record(text, name, source, (meta or b"").decode(), number)
     try:
-        _check_encodable(text, name or "", source)
+        for value in (text, name or "", source):
+            if not value.isascii():
+                value.encode()
     except UnicodeEncodeError as error:
         return refused(record, span.place(noun, number), f"not Unicode text: {error}")
     return record
 
 
-def labels_of(fields: dict[str, Any], spec: CorpusSource) -> tuple[str | None, str, str]:
-    """Take id and source out of a record's fields, and encode the others: id, source, meta.
+class Labels(NamedTuple):
+    """What records have beside their texts, as columns."""
+
+    ids: list[str | None]
+    sources: list[str]
+    metas: list[bytes | None]
+    """The other fields as JSON; None where there are none."""
+
+
+def labels_of(rows: list[dict[str, Any]], spec: CorpusSource) -> Labels:
+    """Take the ids and sources out of the fields of records, and encode the other fields.
 
     Raises:
-        RecursionError: The other fields are nested too deeply.
-        UnicodeEncodeError: The id or source has half a surrogate pair.
+        RecursionError: Fields are nested too deeply.
     """
-    labels = _labels(fields, spec)
-    if not (labels[1].isascii() and (labels[0] is None or labels[0].isascii())):
-        _check_encodable(labels[0] or "", labels[1])
-    return labels
-
-
-def _labels(fields: dict[str, Any], spec: CorpusSource) -> tuple[str | None, str, str]:
-    name = fields.pop(spec.id, None)
+    ids = [fields.pop(spec.id, None) for fields in rows]
     if isinstance(spec.source, str):
-        source = str(fields.pop(spec.source, None) or "unknown")
+        own = [fields.pop(spec.source, None) for fields in rows]
+        sources = [str(source or "unknown") for source in own]
     else:
-        source = spec.source.name
-    meta = _encode(fields).decode() if fields else ""
-    return None if name is None or name == "" else str(name), source, meta
-
-
-def _check_encodable(*values: str) -> None:
-    for value in values:
-        if not value.isascii():
-            value.encode()
+        sources = [spec.source.name] * len(rows)
+    return Labels(
+        [None if name is None or name == "" else str(name) for name in ids],
+        sources,
+        [_encode(fields) if fields else None for fields in rows],
+    )
 
 
 def refused(record: Record, place: str, error: str) -> Bad:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -272,11 +273,10 @@ def _whole_columns(
         texts.validate(full=True)
         others = batch.drop_columns([spec.text])
         rows = others.to_pylist() if others.num_columns else [{} for _ in range(len(batch))]
-        labels = [labels_of(fields, spec) for fields in rows]
+        numbers = np.arange(before + 1, before + len(batch) + 1)
+        return batch_of(texts.cast(pa.large_string()), labels_of(rows, spec), numbers)
     except (pa.ArrowInvalid, ValueError, OverflowError, RecursionError):
         return None
-    numbers = range(before + 1, before + len(batch) + 1)
-    return batch_of(texts.cast(pa.large_string()), labels, numbers)
 
 
 def _measurable(column: pa.Array) -> bool:
