@@ -56,6 +56,7 @@ __all__ = [
     "Clean",
     "Compare",
     "CorpusSource",
+    "Decontaminate",
     "MixturePhase",
     "ModelFrom",
     "ModelShape",
@@ -112,6 +113,21 @@ class LanguageSpec(Model):
     """Bytes of a text that are read, at most; 65,536 by default."""
 
 
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # as YAML reads it
+
+
+class Decontaminate(Model):
+    """Documents that hold a copy of an evaluation example, in whole or in part."""
+
+    ngram: Annotated[int, Field(ge=5, le=1000)] = 13
+    """Words in a row that a document and an example share; all words of a shorter example."""
+    action: Annotated[Literal["drop", "audit", "off"], BeforeValidator(_off)] = "drop"
+    """What is done with such documents: dropped, or only counted."""
+    files: Names = ()
+    """Evaluation files; by default those of ``evaluate``."""
+
+
 class Clean(Model):
     """Cleaning of the pool, before anything is scored. The corpus keeps what is dropped."""
 
@@ -126,6 +142,7 @@ class Clean(Model):
     language: LanguageSpec = LanguageSpec()
     """Of the columns ``language`` and ``language_probability``, which `where` may name."""
     dedup: Dedup = Dedup()
+    decontaminate: Decontaminate = Decontaminate()
     max_document_bytes: PositiveInt = 64 * 2**20
     """UTF-8 bytes; a longer document is quarantined, since it would be a unit of its own."""
 

@@ -231,7 +231,7 @@ def test_an_unknown_key_is_one_line_that_names_the_nearest(
 
 def test_an_unknown_key_near_nothing_lists_what_there_is() -> None:
     (line,) = refusal(clean={"zzz": 1})
-    known = "dedup, language, max_document_bytes, rules, where"
+    known = "decontaminate, dedup, language, max_document_bytes, rules, where"
     assert line == f"clean.zzz: unknown key; expected one of {known}"
 
 

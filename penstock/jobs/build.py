@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import glob
+from functools import partial
 from pathlib import Path
 
 from penstock.errors import InputError, RecipeError, SelectorError
 from penstock.node_cache import local_file
+from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
 from penstock.pipeline.columns import in_dependence
 from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
-from penstock.selectors.targets import targets_in
-from penstock.storage import AnyPath, find_files, real_path
+from penstock.selectors.targets import read_texts, targets_in
+from penstock.storage import AnyPath, find_files, real_path, sha256_file
 
-__all__ = ["build_columns", "build_reweighter", "build_rewrites", "find_evaluation_files"]
+__all__ = [
+    "build_columns",
+    "build_overlaps",
+    "build_reweighter",
+    "build_rewrites",
+    "find_evaluation_files",
+]
 
 
 def build_rewrites(recipe: Recipe) -> list[Rewrite]:
@@ -99,6 +107,35 @@ def build_columns(recipe: Recipe) -> list[Column]:
             )
         )
     return in_dependence(columns)
+
+
+def build_overlaps(recipe: Recipe) -> list[Overlaps]:
+    """Find the evaluation files of which no document of the pool may hold a copy.
+
+    Raises:
+        InputError: One is missing, or a pattern matches none.
+    """
+    settings = recipe.clean.decontaminate
+    if settings.action == "off":
+        return []
+    files = [
+        file
+        for pattern in settings.files
+        for file in _target_files(recipe, pattern, "clean.decontaminate.files")
+    ]
+    found: dict[str, Overlaps] = {}
+    for file in files or find_evaluation_files(recipe):
+        local = local_file(file)
+        sha256 = sha256_file(local)
+        names = {one.file for one in found.values()}
+        name = f"{file.name} ({sha256[:8]})" if file.name in names else file.name
+        found.setdefault(
+            sha256,
+            Overlaps(
+                file=name, sha256=sha256, read=partial(read_texts, local), ngram=settings.ngram
+            ),
+        )
+    return list(found.values())
 
 
 def find_evaluation_files(recipe: Recipe) -> list[AnyPath]:

@@ -15,6 +15,12 @@ from penstock.artefact import Workspace
 from penstock.display import html_table
 from penstock.jobs.plan import Plan
 from penstock.jobs.report import excerpt
+from penstock.pipeline.cleaning.fates import (
+    DocumentOverlap,
+    FileOverlap,
+    file_overlaps,
+    largest_overlaps,
+)
 from penstock.pipeline.cleaning.settings import StatisticsColumn
 from penstock.pipeline.cleaning.text_columns import ColumnFile, make_text_columns
 from penstock.pipeline.cleaning.verdicts import make_pool
@@ -25,7 +31,7 @@ from penstock.pipeline.units import Unit, iter_documents
 from penstock.recipe import Recipe
 from penstock.rules import RuleSet
 
-__all__ = ["Cleaned", "NearDocument", "RuleReport", "clean"]
+__all__ = ["Cleaned", "NearDocument", "OverlapReport", "RuleReport", "clean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,22 @@ class RuleReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapReport:
+    """The documents that hold copies of an evaluation file's examples."""
+
+    overlap: FileOverlap
+    largest: tuple[tuple[str, DocumentOverlap], ...]
+    """Ids, and the overlap: the documents with the largest share, largest first."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the object of the file in ``penstock clean --json``."""
+        largest = [
+            {"id": name, "share": own.share, "example": own.example} for name, own in self.largest
+        ]
+        return {**asdict(self.overlap), "largest": largest}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
     """The result of a dry run."""
 
@@ -68,6 +90,8 @@ class Cleaned:
     abstained: dict[str, int]
     """For each set, the documents to which its rules for words were not applied: their script has
     no spaces."""
+    overlaps: tuple[OverlapReport, ...]
+    """For each evaluation file, the documents that hold copies of its examples."""
     seconds: dict[str, float]
 
     def __repr__(self) -> str:
@@ -87,6 +111,7 @@ class Cleaned:
             "documents": dict(self.pool.documents),
             "rules": [asdict(rule) for rule in self.rules],
             "abstained": self.abstained,
+            "overlaps": [own.summary() for own in self.overlaps],
             "seconds": {name: round(spent, 3) for name, spent in self.seconds.items()},
         }
 
@@ -121,6 +146,7 @@ def clean(
             files = [statistics[unit.name] for unit in pool.units]
             nearest = _find_nearest(pool, files, plan.clean.rules, examples, runner)
             found = list(_reports(pool, plan.clean.rules, nearest))
+        overlaps = tuple(_overlaps(pool, examples))
     abstained: Counter[str] = Counter()
     for facts in _sets(pool):
         abstained.update({name: own["abstained"] for name, own in facts.items()})
@@ -129,12 +155,20 @@ def clean(
         pool=pool,
         rules=tuple(found),
         abstained={name: count for name, count in abstained.items() if count},
+        overlaps=overlaps,
         seconds={
             "corpus": read - start,
             "verdicts": judged - read,
             "nearest": time.perf_counter() - judged,
         },
     )
+
+
+def _overlaps(pool: Pool, count: int) -> Iterator[OverlapReport]:
+    largest = largest_overlaps(pool, count)
+    for overlap in file_overlaps(pool):
+        of_file = ((unit.id_at(row), own) for unit, row, own in largest if own.file == overlap.file)
+        yield OverlapReport(overlap=overlap, largest=tuple(of_file))
 
 
 def _sets(pool: Pool) -> Iterator[dict[str, Any]]:

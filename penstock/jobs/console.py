@@ -12,7 +12,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from penstock.jobs.curate import Curated, describe_rewrite
+from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.report import excerpt, first_taken, some_left
 from penstock.recipe import Recipe
@@ -110,6 +110,10 @@ class Console:
             self.table(("rule", "limit", "alone", "first", "only"), rows)
         for name, count in cleaned.abstained.items():
             self.write(f"{name}: rules for words were not applied to {count:,} documents")
+        for found in cleaned.overlaps:
+            self.write(describe_overlap(found.overlap))
+            for name, overlap in found.largest:
+                self.write(f"  {overlap.share:.1%} of {name}: example {overlap.example:,}")
         for own in cleaned.rules:
             if own.nearest:
                 self.write(f"\n{own.rule}, at {own.limit} {own.threshold:g}:")
@@ -136,6 +140,9 @@ class Console:
             else:
                 above = f"higher than {own['quantile']:.1%} of the documents"
                 self.write(f"  score in {name}: {own['score']:.6g}, {above}")
+        for own in fate.get("overlaps", ()):
+            share = f"{own['share']:.1%} of the words"
+            self.write(f"  overlaps with {own['file']}: {share}, example {own['example']:,}")
         if len(fate.get("fails", ())) > 1:
             self.write(f"  fails: {', '.join(fate['fails'])}")
         for key in ("file", "line", "parent", "unit", "row", "tokens"):

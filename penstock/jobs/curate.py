@@ -13,6 +13,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.plan import Plan
+from penstock.pipeline.cleaning.fates import FileOverlap, file_overlaps
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import make_corpus
@@ -33,6 +34,7 @@ __all__ = [
     "PartiallyCurated",
     "Progress",
     "curate",
+    "describe_overlap",
     "describe_rewrite",
     "inspect",
 ]
@@ -231,6 +233,8 @@ def _curate(
         made["pool"] = pool
         kept = pool.documents
         progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
+        for overlap in file_overlaps(pool):
+            progress(describe_overlap(overlap))
     added = [rewrite.name for rewrite in plan.rewrites if not rewrite.rewriter.replaces]
     # Before hours of rewriting: which sources there are is known from here on.
     check_shares(plan.cut.budget, [*pool.by_source, *added])
@@ -293,6 +297,15 @@ def _curate(
         cut=cut,
         shards=shards,
         seconds=seconds,
+    )
+
+
+def describe_overlap(overlap: FileOverlap) -> str:
+    """Describe in one line how many documents hold copies of the examples of a file."""
+    unchecked = f"; {overlap.unchecked:,} are too short to tell" if overlap.unchecked else ""
+    return (
+        f"{overlap.file}: {overlap.documents:,} documents hold one of {overlap.examples:,} "
+        f"examples or a part of one{unchecked}"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from penstock.errors import BadInput
 from penstock.jobs.build import (
     build_columns,
+    build_overlaps,
     build_reweighter,
     build_rewrites,
     find_evaluation_files,
@@ -126,7 +127,7 @@ class Plan:
             recipe=recipe,
             work=recipe.work_directory,
             corpus=once(CorpusSettings.of, keys["corpus"], keys["clean"]["max_document_bytes"]),
-            clean=once(CleanSettings.of, keys["clean"]),
+            clean=once(_clean_settings, keys["clean"], keys["evaluate"]),
             tokenizer=once(TokenizerSettings.of, keys["tokenizer"], recipe.seed),
             evaluate=tuple(once(find_evaluation_files, keys["evaluate"])),
             rewrites=tuple(once(build_rewrites, keys["rewrite"], recipe.seed)),
@@ -148,6 +149,10 @@ class Plan:
         """Selectors that no column of ``budget.rank`` depends on."""
         ranked = {column.name for column in self.columns}
         return [name for name in self.recipe.select if name not in ranked]
+
+
+def _clean_settings(recipe: Recipe) -> CleanSettings:
+    return CleanSettings.of(recipe, build_overlaps(recipe))
 
 
 def plan_arms(recipe: Recipe) -> dict[Arm, Plan]:

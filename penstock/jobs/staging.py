@@ -41,6 +41,7 @@ _PATHS = (
     "rewrite.*.by.local",
     "select.*.target.*",
     "evaluate.*",
+    "clean.decontaminate.files.*",
 )
 _PATHS_OR_NAMES = ("tokenizer", "train.model.hf", "select.*.run")
 _USES = ("select.*.use", "rewrite.*.use", "train.reweight.use")

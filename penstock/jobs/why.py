@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
-from penstock.pipeline.cleaning.fates import failed_rules, repeated_by
+from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
 from penstock.pipeline.cleaning.verdicts import STAGE
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.grouped import read_scores
@@ -98,6 +98,7 @@ def _in_pool(
                 "text": text["text"],
                 "unit": unit.name,
                 "row": row,
+                **_overlaps(pool, unit, row),
                 **_fate(curated, pool, unit, row, kept, own["source"]),
             }
 
@@ -114,7 +115,7 @@ def _fate(
     if place == len(kept) or kept[place] != row:
         failed = failed_rules(pool, unit, row)
         of = repeated_by(pool, unit, row)
-        repeated = f": repeats {_id_at(*of)}" if of else ""
+        repeated = f": repeats {of[0].id_at(of[1])}" if of else ""
         return {"fate": "dropped", "why": f"rule {failed.reason}{repeated}", "fails": failed.rules}
     scores = {"scores": _scores(curated, unit, place)}
     if isinstance(curated, Curated):
@@ -122,8 +123,9 @@ def _fate(
     return {**scores, "fate": "kept", "why": "what is taken was not decided yet"}
 
 
-def _id_at(unit: Unit, row: int) -> str:
-    return str(replace(unit, kept=None).read_rows(["id"]).column("id")[row])
+def _overlaps(pool: Pool, unit: Unit, row: int) -> dict[str, Any]:
+    found = document_overlaps(pool, unit, row)
+    return {"overlaps": [asdict(one) for one in found]} if found else {}
 
 
 def _scores(

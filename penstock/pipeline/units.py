@@ -141,6 +141,11 @@ class Unit:
             return np.arange(self.of)
         return np.flatnonzero(self.kept.reasons(self.of) == 0)
 
+    def id_at(self, row: int) -> str:
+        """Read the id of a row of the corpus's unit."""
+        with pq.ParquetFile(self.rows.verified(self.corpus)) as file:
+            return str(file.read(["id"]).column("id")[row])
+
     def read_rows(self, columns: Sequence[str]) -> pa.Table:
         """Read columns of the file of rows, for the documents that are kept."""
         with pq.ParquetFile(self.rows.verified(self.corpus)) as file:

@@ -83,8 +83,8 @@ def test_the_command_prints_a_table_and_json(
     arguments = ["clean", "recipe.yaml", "--json", "--workers", "1"]
     main(arguments, standalone_mode=False)
     made = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(made) == {"verdicts", "documents", "rules", "abstained", "seconds"}
-    assert made["documents"]["read"] == 150
+    assert set(made) == {"verdicts", "documents", "rules", "abstained", "overlaps", "seconds"}
+    assert made["documents"]["read"] == 150 and made["overlaps"] == []
     assert set(made["seconds"]) == {"corpus", "verdicts", "nearest"}
     more = [*arguments, "--set", "clean.rules.gopher_quality.min_words=10", "--examples", "0"]
     monkeypatch.setattr(sys, "stdout", stdout)  # --json moved it

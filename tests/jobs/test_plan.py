@@ -88,10 +88,12 @@ def test_each_stage_has_a_part_with_a_fingerprint_of_its_own(tmp_path: Path) -> 
     assert changed_by(plan, clean={"max_document_bytes": 10}) == {"corpus"}
     assert changed_by(plan, clean={"dedup": {"exact": False}}) == {"clean"}
     assert changed_by(plan, clean={"rules": "c4"}) == {"clean"}
+    assert changed_by(plan, clean={"decontaminate": {"action": "audit"}}) == {"clean"}
     assert changed_by(plan, train={"lr": 1e-4}) == {"train"}
     assert changed_by(plan, shards={"tokens_per_shard": 64}) == {"shards"}
     assert changed_by(plan, tokenizer={"train": {"vocab_size": 400}}) == {"tokenizer"}
     assert changed_by(plan, evaluate=["target.jsonl"], select={}, budget={"rank": "random"}) == {
+        "clean",
         "evaluate",
         "columns",
         "cut",

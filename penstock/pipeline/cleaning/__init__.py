@@ -7,7 +7,7 @@
     function_rule.py        FunctionRule: a user's function as a rule
     judging.py              judge: what every rule says of each document
     verdicts.py             make_pool: and duplicates -> the first reason of each document, a Pool
-    fates.py                failed_rules, repeated_by: the verdicts about one document
+    fates.py                failed_rules, repeated_by, document_overlaps: about one document
     minhash/                Signatures: hashes that near-duplicates share, a text column
     overlaps/               Overlaps: n-grams shared with evaluation files, a text column
     near_duplicates.py      fill_components: documents that are alike, by a shuffle of such hashes

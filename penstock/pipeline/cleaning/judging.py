@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
 from penstock.pipeline.cleaning.function_rule import FunctionRule
+from penstock.pipeline.cleaning.overlaps.overlaps import EXAMPLES, UNCHECKED, Overlaps
 from penstock.pipeline.cleaning.settings import LABELS, CleanSettings, StatisticsColumn
 from penstock.pipeline.cleaning.text_columns import ColumnFile
 from penstock.pipeline.grouped import write_groups
@@ -100,6 +101,11 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
         unknown = holds.is_null().to_numpy(zero_copy_only=False)
         reasons.add(~holds.fill_null(True).to_numpy(zero_copy_only=False))
         reasons.add(unknown)
+    if settings.overlaps:
+        overlaps = _Overlapping.read(group, settings.overlaps)
+        records.append(overlaps.write(shared.directory, f"overlaps-{group.part}.parquet"))
+        if settings.drop_overlaps:
+            reasons.add(overlaps.mask(len(hashes)))
     scratch = shared.scratch("judged", group.number)
     with atomic_file(shared.directory / scratch) as sink:
         sink.write(reasons.codes.tobytes())
@@ -121,6 +127,46 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
 def _own_verdicts(own: FunctionRule, group: UnitGroup) -> Verdicts:
     drops = group.read(own.name).column("drops").to_numpy()
     return Verdicts((own.rule,), drops.astype(np.uint64), np.zeros(len(drops), bool))
+
+
+@dataclass(frozen=True, slots=True)
+class _Overlapping:
+    """The documents of a group that overlap with evaluation files."""
+
+    table: pa.Table
+    """``row`` of the group, ``file`` by its position in the settings, and the column's values."""
+    counts: Mapping[str, Mapping[str, int]]
+    """``documents``, ``examples`` and ``unchecked`` examples of each file."""
+
+    @classmethod
+    def read(cls, group: UnitGroup, overlaps: Sequence[Overlaps]) -> _Overlapping:
+        tables, counts = [], {}
+        for number, one in enumerate(overlaps):
+            column = group.read(one.name)
+            rows = np.flatnonzero(column.column("grams").to_numpy())
+            found = {"row": rows.astype(np.uint32), "file": np.full(len(rows), number, np.uint16)}
+            own = column.take(pa.array(rows)).replace_schema_metadata(None)
+            for name, values in reversed(found.items()):
+                own = own.add_column(0, name, pa.array(values))
+            tables.append(own)
+            known = column.schema.metadata
+            counts[one.file] = {
+                "documents": len(rows),
+                "examples": int(known[EXAMPLES]),
+                "unchecked": int(known[UNCHECKED]),
+            }
+        return cls(pa.concat_tables(tables).sort_by([("row", "ascending")]), counts)
+
+    def mask(self, count: int) -> np.ndarray:
+        """Return which documents overlap with any file: (count,) bool."""
+        fails = np.zeros(count, bool)
+        fails[self.table.column("row").to_numpy()] = True
+        return fails
+
+    def write(self, directory: AnyPath, name: str) -> FileRecord:
+        with atomic_file(directory / name) as sink:
+            pq.write_table(self.table, sink, compression="zstd")
+        return FileRecord.of(name, sink, overlaps=self.counts)
 
 
 class _Reasons:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from penstock.errors import PenstockError
 from penstock.pipeline.cleaning.function_rule import FunctionRule
+from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
 from penstock.pipeline.cleaning.text_columns import TextColumn
 from penstock.pipeline.units import ROWS
 from penstock.recipe import Recipe
@@ -23,10 +25,13 @@ from penstock.rules import (
 )
 from penstock.rules.languages import FIRST_BYTES, Languages
 
-__all__ = ["DUPLICATE", "LABELS", "CleanSettings", "StatisticsColumn"]
+__all__ = ["DUPLICATE", "LABELS", "OVERLAP", "CleanSettings", "StatisticsColumn"]
 
 DUPLICATE = "duplicate"
 """The reason of a document whose normalised text is that of one that stays."""
+
+OVERLAP = "overlap"
+"""The reason of a document that holds a copy of an evaluation example, in whole or in part."""
 
 _EMPTY = "empty"
 _WHERE = ("where", "where: unknown")
@@ -52,12 +57,20 @@ class CleanSettings:
     """The languages of texts, if the condition names them."""
     where: Expression | None = None
     """A condition over columns; a document for which it does not hold is dropped."""
+    overlaps: tuple[Overlaps, ...] = ()
+    """Overlaps with evaluation files."""
+    drop_overlaps: bool = True
+    """Whether documents with an overlap are dropped, not only counted."""
     exact: bool = True
     """Whether all but one of the documents whose normalised texts are equal are dropped."""
 
     @classmethod
-    def of(cls, recipe: Recipe) -> CleanSettings:
+    def of(cls, recipe: Recipe, overlaps: Sequence[Overlaps] = ()) -> CleanSettings:
         """Build the sets of rules.
+
+        Args:
+            recipe: The recipe.
+            overlaps: One for each of its evaluation files.
 
         Raises:
             RecipeError: A set, a parameter or a column is unknown, or a value is wrong.
@@ -86,6 +99,8 @@ class CleanSettings:
             functions=functions,
             languages=languages,
             where=where,
+            overlaps=tuple(overlaps),
+            drop_overlaps=clean.decontaminate.action == "drop",
             exact=clean.dedup.exact,
         )
         if where is not None:
@@ -99,6 +114,8 @@ class CleanSettings:
             "functions": [{"name": own.rule, **own.config()} for own in self.functions],
             "where": None if self.where is None else self.where.identity(),
             "languages": None if self.languages is None else self.languages.config(),
+            "overlaps": [{"file": one.file, **one.config()} for one in self.overlaps],
+            "drop_overlaps": self.drop_overlaps,
             "exact": self.exact,
         }
 
@@ -108,7 +125,8 @@ class CleanSettings:
         named = (f"{one.name}: {rule.name}" for one in self.rules for rule in one.rules)
         where = () if self.where is None else _WHERE
         functions = (own.rule for own in self.functions)
-        return (_EMPTY, *named, *functions, *where, DUPLICATE)
+        overlap = (OVERLAP,) if self.overlaps and self.drop_overlaps else ()
+        return (_EMPTY, *named, *functions, *where, *overlap, DUPLICATE)
 
     @property
     def bits(self) -> dict[str, list[str]]:
@@ -117,7 +135,7 @@ class CleanSettings:
         return sets | {own.rule: [own.rule] for own in self.functions}
 
     def text_columns(self) -> list[TextColumn]:
-        """Return the columns that the rules read."""
+        """Return the columns that verdicts read."""
         asked = set() if self.where is None else set(self.where.names)
         found: list[TextColumn] = [*self.functions]
         statistics = StatisticsColumn(self._counting())
@@ -125,13 +143,17 @@ class CleanSettings:
             found.append(statistics)
         if self.languages is not None:
             found.append(self.languages)
-        return found
+        return [*found, *self.overlaps]
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that :attr:`where` may name, with their types."""
         labels = {name: ROWS.field(name).type for name in LABELS}
         statistics = StatisticsColumn(self._counting()).types()
         return {**labels, "meta": pa.large_string(), **statistics, **_LANGUAGE}
+
+    def for_judging(self) -> CleanSettings:
+        """Return the settings without evaluation examples, which only text columns need."""
+        return replace(self, overlaps=tuple(one.without_examples() for one in self.overlaps))
 
     def _counting(self) -> Counting:
         counting = counting_for(self.rules)

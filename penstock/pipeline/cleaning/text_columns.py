@@ -30,7 +30,7 @@ class TextColumn(Protocol):
 
     @property
     def name(self) -> str:
-        """The stage of its artefact."""
+        """The stage of its artefact; then, if there are several columns of it, a colon and more."""
 
     @property
     def version(self) -> int:
@@ -108,13 +108,12 @@ def _make(
     drafts: dict[str, Draft] = {}
     inputs = {"text": text_digest([unit.record for unit in units])}
     for column in columns:
-        name = fingerprint(column.name, column.version, column.config(), inputs)
-        if found := workspace.find(column.name, name):
+        stage = column.name.partition(":")[0]
+        name = fingerprint(stage, column.version, column.config(), inputs)
+        if found := workspace.find(stage, name):
             made[column.name] = found
         else:
-            drafts[column.name] = workspace.draft(
-                column.name, column.version, column.config(), inputs
-            )
+            drafts[column.name] = workspace.draft(stage, column.version, column.config(), inputs)
     items = [
         (unit, names)
         for unit in units

@@ -37,6 +37,9 @@ __all__ = ["STAGE", "make_pool"]
 STAGE = "verdicts"
 VERSION = 1
 
+_KEPT = ("verdicts-", "overlaps-")
+"""Names of the files that the first pass writes and that are kept."""
+
 _GROUP_DOCUMENTS = 1 << 20
 """Documents of a group of units: the item of a task, and a file of verdicts."""
 
@@ -68,14 +71,14 @@ def make_pool(
             files = {name: [of[unit.name] for unit in own] for name, of in columns.items()}
             groups.append(UnitGroup(len(groups), tuple(own), files))
         shared = Judging(
-            settings=settings,
+            settings=settings.for_judging(),
             directory=draft.path,
             groups=len(groups),
             ranges=_ranges_for(sum(unit.of for unit in units)) if settings.exact else 0,
         )
         items = {f"judged-{group.part}": group for group in groups}
         judged = draft.fill(runner.run, judge, items, shared)
-        kept = {record.path: record for record in judged if record.path.startswith("verdicts-")}
+        kept = {record.path: record for record in judged if record.path.startswith(_KEPT)}
         for name, record in kept.items():  # apart from the scratch of the same task
             if draft.done(name) is None:
                 draft.record(name, [record])

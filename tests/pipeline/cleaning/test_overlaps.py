@@ -10,7 +10,7 @@ import random
 import time
 import unicodedata
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from penstock.errors import RecipeError, SelectorError
 from penstock.pipeline.cleaning.overlaps import grams as grams_module
 from penstock.pipeline.cleaning.overlaps import kernels
 from penstock.pipeline.cleaning.overlaps.grams import Grams, OverlapCounts
-from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
+from penstock.pipeline.cleaning.overlaps.overlaps import EXAMPLES, UNCHECKED, Overlaps
 from penstock.rules.characters import UNSPACED, classes
 from penstock.selectors.targets import read_texts
 
@@ -306,9 +306,14 @@ def test_the_column_of_a_file(tmp_path: Path) -> None:
         [QUESTION],
     ]
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    column = pickle.loads(pickle.dumps(Overlaps(sha256=sha256, grams=Grams.of(examples))))
-    assert column.grams.unchecked == (1,)
+    given = Overlaps(file=path.name, sha256=sha256, read=partial(read_texts, path))
+    packed = pickle.dumps(given)
+    path.unlink()  # a worker may not have it
+    column = pickle.loads(packed)
+    assert column.grams.unchecked == (1,) and pickle.loads(pickle.dumps(column)).name == given.name
+    assert not pickle.loads(pickle.dumps(given.without_examples())).__dict__.get("grams")
     batch = column.compute(large("what DO bees make milk and also wax", QUESTION, "Why? Because."))
+    assert batch.schema.metadata == {EXAMPLES: b"3", UNCHECKED: b"1"}
     assert batch.schema == pa.schema(
         [("share", pa.float32()), ("example", pa.int32()), ("grams", pa.uint32())]
     )
@@ -316,7 +321,7 @@ def test_the_column_of_a_file(tmp_path: Path) -> None:
     assert batch.column("example").to_pylist() == [0, 2, -1]
     assert json.loads(json.dumps(column.config())) == column.config()
     assert column.config()["sha256"] == sha256 and column.config()["ngram"] == 13
-    assert (column.name, column.version) == ("overlaps", 1)
+    assert (column.name, column.version) == (f"overlaps:{sha256}", 1)
 
 
 @pytest.mark.parametrize("ngram", [4, 0, -1, 1001])
