@@ -10,16 +10,17 @@
 rensa's ``digest_matrix_from_token_sets``, in CPU time and in turns: once with the making of its
 n-grams in Python, and once without (``digest_only``), which leaves out what most of our time is.
 
-``whole``: from documents to documents without near-duplicates, on one core: signatures, components,
-survivors and the writing of what is kept, against datatrove's four stages with the same 14 bands of
-8 rows. Half of the documents are edited copies of the others. ``ratio`` is that of CPU times.
+``whole``: from JSON lines to files of documents without near-duplicates, on one core: corpus,
+signatures, components, verdicts and the writing of what is kept, against datatrove's four stages
+with the same 14 bands of 8 rows. Half of the documents are edited copies of the others. ``ratio``
+is that of CPU times.
 
 ``recall``: 20,000 documents, half of them copies with more or fewer words changed. The similarity
 of every pair that shares an n-gram is computed from the sets; at thresholds of 0.5 to 0.9 the
 number of pairs found is compared with the sum of 1 - (1 - s^r)^b over all pairs.
 
-``scale``: memory of the driver and its workers together, and whether planted copies are found, for
-pools of rising size.
+``scale``: memory of the driver and its workers together, corpus included, and whether planted
+copies are found, for pools of rising size.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,24 +46,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import Side, docstrings, jsonl, refuse_without_peer
 
-from penstock.artefact import Draft, FileRecord
+from penstock.artefact import Workspace
+from penstock.pipeline.cleaning.duplicates import NearDuplicates
 from penstock.pipeline.cleaning.minhash.signatures import Signatures, band_hashes, shingle_sets
-from penstock.pipeline.cleaning.near_duplicates import (
-    ALONE,
-    KeyFiles,
-    fill_components,
-    read_components,
-)
-from penstock.pipeline.cleaning.survivor_passes import fill_survivors, read_survivors
-from penstock.pipeline.cleaning.survivors import STAYS, Members
+from penstock.pipeline.cleaning.minhash.threshold import Banding
+from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.cleaning.verdicts import make_pool
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, Runner
-from penstock.text_hashes import hash_normalised, hash_texts, hash_words
+from penstock.pipeline.units import iter_documents
+from penstock.recipe_file import parse_recipe
 
 ROUNDS = 3
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 PARTS = ("signatures", "whole", "recall", "scale")
 _ROWS = 4096
-_UNIT = 64 * 2**20
 
 _PEER = """
 import json, os, shutil, sys, time
@@ -129,7 +129,7 @@ def main() -> None:
     """Measure the parts, and print the JSON object as the last line."""
     arguments = _arguments()
     if arguments.child:
-        print(json.dumps(_deduplicate_units(Path(arguments.child), arguments.workers)))
+        print(json.dumps(_measured(Path(arguments.child), arguments.workers)))
         return
     result: dict[str, Any] = {"name": "minhash", "unit": "documents/s a core"}
     with tempfile.TemporaryDirectory(prefix="penstock-minhash-", dir=arguments.scratch) as at:
@@ -238,12 +238,12 @@ def _whole(
 ) -> dict[str, Any]:
     """Compare the time and the decisions of all stages."""
     seconds, kept = [], np.zeros(0, np.int64)
-    _write_units(place / "corpus", iter(texts))
     peers: dict[str, Any] = {}
     for number in range(1 + ROUNDS):
         began = time.process_time()
         with contextlib.closing(LocalRunner(1)) as runner:
-            kept = _deduplicate(place / "corpus", place / f"work-{number}", _Fixed(), runner)
+            pool = _make_pool(place, place / f"work-{number}", _Fixed(), runner)
+            kept = np.array(_write_kept(pool, place / f"kept-{number}.parquet"))
         mine = time.process_time() - began
         if peer and number:
             peers = peer.ask(json.dumps(["datatrove_kept"]))
@@ -272,9 +272,8 @@ class _Fixed(Signatures):
     """Signatures with datatrove's 14 bands of 8 rows."""
 
     @property
-    def banding(self) -> Any:
-        from penstock.pipeline.cleaning.minhash.threshold import Banding
-
+    def banding(self) -> Banding:
+        """The bands."""
         return Banding(bands=14, rows=8)
 
 
@@ -288,121 +287,37 @@ def _both_kept(pairs: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return np.isin(pairs, kept).all(axis=1)
 
 
-# -- all stages over units ----------------------------------------------------------------------
+# -- the engine -----------------------------------------------------------------------------------
 
 
-def _write_units(directory: Path, texts: Iterator[str]) -> None:
-    """Write texts as Parquet files of about 64 MiB."""
-    directory.mkdir()
-    number, rows, size = 0, [], 0
-    for text in texts:
-        rows.append(text)
-        size += len(text)
-        if size >= _UNIT:
-            _write_unit(directory, number, rows)
-            number, rows, size = number + 1, [], 0
-    if rows:
-        _write_unit(directory, number, rows)
+def _make_pool(place: Path, work: Path, column: Signatures | None, runner: Runner) -> Pool:
+    """Make the corpus of ``texts.jsonl``, and the pool that near-duplicates leave."""
+    tree = {
+        "corpus": [{"path": "texts.jsonl"}],
+        "clean": {"dedup": {"minhash": {}}},
+        "budget": {"tokens": 1, "rank": "random"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+    }
+    recipe, workspace = parse_recipe(tree, place), Workspace(work)
+    settings = CleanSettings.of(recipe)
+    if column is not None:
+        settings = replace(settings, near=NearDuplicates(signatures=column))
+    corpus = make_corpus(CorpusSettings.of(recipe), workspace, runner)
+    return make_pool(settings, corpus, workspace, runner)
 
 
-def _write_unit(directory: Path, number: int, rows: list[str]) -> None:
-    table = pa.table({"text": pa.array(rows, pa.large_string())})
-    path = directory / f"unit-{number:05d}.parquet"
-    pq.write_table(table, path, compression="zstd", row_group_size=_ROWS, write_statistics=False)
-
-
-def _sign_unit(item: tuple[Path, Path], column: Signatures) -> FileRecord:
-    """Write the hashes of a unit's texts: what the engine's passes over text leave."""
-    source, directory = item
-    parts = []
-    with pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(_ROWS, columns=["text"], use_threads=False):
-            texts = batch.column("text")
-            columns = [
-                hash_texts(texts),
-                hash_normalised(texts),
-                column.compute(texts).column("bands"),
-                pa.array(np.diff(texts.buffers()[1] and _offsets(texts))),
-            ]
-            parts.append(pa.table(columns, ["hash", "normal", "bands", "bytes"]))
-    path = directory / source.name
-    pq.write_table(
-        pa.concat_tables(parts), path, compression="zstd", use_dictionary=False,
-        write_statistics=False,
-    )  # fmt: skip
-    rows = sum(map(len, parts))
-    return FileRecord.found(directory, source.name, documents=rows)
-
-
-def _offsets(texts: pa.Array) -> np.ndarray:
-    return np.frombuffer(texts.buffers()[1], np.int64)[texts.offset :][: len(texts) + 1]
-
-
-class _Source:
-    """A unit of which every document is kept, the longest of each component first."""
-
-    def __init__(self, item: KeyFiles, components: tuple[Path, FileRecord]) -> None:
-        self.item, self.components = item, components
-        self.unit, self.name, self.documents = item.unit, item.name, item.documents
-
-    def read(self) -> Members:
-        """Read what the choice depends on."""
-        assert self.item.normal is not None
-        directory, record = self.item.normal
-        table = pq.read_table(record.verified(directory), columns=["hash", "bytes"])
-        return Members(
-            components=read_components(*self.components),
-            kept=np.ones(self.documents, bool),
-            best=table.column("bytes").to_numpy().astype(np.float64),
-            ties=hash_words(table.column("hash").combine_chunks()),
-        )
-
-
-def _deduplicate(corpus: Path, work: Path, column: Signatures, runner: Runner) -> np.ndarray:
-    """Run all stages, write the texts that are kept, and return their places in the corpus."""
-    drafts = [Draft(work / name, {"fingerprint": "0" * 64}) for name in ("a", "b", "c")]
-    for draft in drafts:
-        draft.path.mkdir(parents=True)
-    units = sorted(corpus.iterdir())
-    signed = drafts[0].fill(
-        runner.run, _sign_unit, {path.stem: (path, drafts[0].path) for path in units}, column
-    )
-    files = [
-        KeyFiles(
-            unit=number,
-            name=path.stem,
-            documents=record.facts["documents"],
-            normal=(drafts[0].path, record),
-            bands=(drafts[0].path, record),
-        )
-        for number, (path, record) in enumerate(zip(units, signed))
-    ]
-    made = fill_components(drafts[1], files, column.banding.bands, runner)
-    alike = sum(record.facts["documents"] - record.facts["alone"] for record in made)
-    sources = [_Source(item, (drafts[1].path, record)) for item, record in zip(files, made)]
-    chosen, _ = fill_survivors(drafts[2], sources, alike, 0, runner)
-    items = [(path, drafts[2].path, record) for path, record in zip(units, chosen)]
-    kept, start = [], 0
-    results = dict(runner.run(_write_kept, items))
-    for number, item in enumerate(files):
-        kept.append(results[number] + start)
-        start += item.documents
-    return np.concatenate(kept)
-
-
-def _write_kept(item: tuple[Path, Path, FileRecord], _: object) -> np.ndarray:
-    """Write the texts of a unit that are kept, and return their rows."""
-    source, directory, record = item
-    stays = read_survivors(directory, record) == STAYS
-    start = 0
-    with pq.ParquetFile(source) as file, pq.ParquetWriter(
-        directory / f"kept-{source.name}", file.schema_arrow, compression="zstd",
-        write_statistics=False,
-    ) as writer:  # fmt: skip
-        for batch in file.iter_batches(_ROWS, use_threads=False):
-            writer.write_batch(batch.filter(pa.array(stays[start : start + len(batch)])))
-            start += len(batch)
-    return np.flatnonzero(stays)
+def _write_kept(pool: Pool, path: Path) -> list[int]:
+    """Write the documents that are kept, and return their numbers."""
+    numbers: list[int] = []
+    writer = None
+    for unit in pool.units:
+        for batch in iter_documents(unit, ["id", "text"]):
+            writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
+            writer.write_batch(batch)
+            numbers += map(int, batch.column("id").to_pylist())
+    if writer is not None:
+        writer.close()
+    return numbers
 
 
 # -- recall and precision -------------------------------------------------------------------------
@@ -495,7 +410,9 @@ def _scale(place: Path, size: int, arguments: argparse.Namespace) -> dict[str, A
     """Deduplicate a pool of ``size`` documents in a process of its own; a tenth are copies."""
     at = place / f"scale-{size}"
     at.mkdir()
-    _write_units(at / "corpus", islice(_planted(arguments.data), size))
+    with open(at / "texts.jsonl", "w", encoding="utf-8") as sink:
+        for number, text in enumerate(islice(_planted(arguments.data), size)):
+            sink.write(json.dumps({"id": str(number), "text": text}) + "\n")
     command = [sys.executable, __file__, "--child", str(at), "--workers", str(arguments.workers)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     point = {"size": size, **json.loads(answer.stdout.splitlines()[-1])}
@@ -525,8 +442,8 @@ def _forever(data: str | None) -> Iterator[str]:
         yield from (row["text"] for row in jsonl(data)) if data else docstrings()
 
 
-def _deduplicate_units(at: Path, workers: int) -> dict[str, Any]:
-    """Deduplicate units with workers; return the time, the memory, and what was found."""
+def _measured(at: Path, workers: int) -> dict[str, Any]:
+    """Deduplicate with workers; return the time, the memory, and what was found."""
     peak, ended = [0], threading.Event()
 
     def watch() -> None:
@@ -537,20 +454,15 @@ def _deduplicate_units(at: Path, workers: int) -> dict[str, Any]:
     thread.start()
     began = time.perf_counter()
     with contextlib.closing(LocalRunner(workers)) as runner:
-        kept = _deduplicate(at / "corpus", at / "work", Signatures(), runner)
+        pool = _make_pool(at, at / "work", None, runner)
     seconds = time.perf_counter() - began
     ended.set()
     thread.join()
-    components = np.concatenate(
-        [
-            pq.read_table(path).column("component").to_numpy()
-            for path in sorted((at / "work/b").glob("unit-*.parquet"))
-        ]
-    )
-    documents = len(components)
-    copies = np.arange(9, documents, 10)
+    documents = int(pool.documents["read"])
     dropped = np.ones(documents, bool)
-    dropped[kept] = False
+    for unit in pool.units:
+        dropped[[int(name) for name in unit.read_rows(["id"])["id"].to_pylist()]] = False
+    copies = np.arange(9, documents, 10)
     found = dropped[copies] ^ dropped[copies - 9]
     return {
         "seconds": round(seconds, 1),
@@ -558,8 +470,7 @@ def _deduplicate_units(at: Path, workers: int) -> dict[str, Any]:
         "peak_mib": peak[0] >> 20,
         "planted": len(copies),
         "found": int(found.sum()),
-        "dropped": documents - len(kept),
-        "alike": int((components != ALONE).sum()),
+        "dropped": int(dropped.sum()),
     }
 
 

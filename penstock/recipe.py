@@ -97,11 +97,26 @@ class CorpusSource(Model):
     """The configuration of a Hugging Face dataset."""
 
 
+class MinHash(Model):
+    """Near-duplicates: documents whose word n-grams are mostly the same."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Jaccard similarity of the sets of n-grams from which documents are alike."""
+    ngram: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Words of an n-gram; in scripts without spaces, characters."""
+    keep: Literal["longest", "first"] = "longest"
+    """Which of the documents that are alike stays, of those that nothing else excludes."""
+    verify: bool = False
+    """Compute the similarity of candidates, where otherwise it is estimated."""
+
+
 class Dedup(Model):
     """Deduplication of the pool."""
 
     exact: bool = True
     """Drop all but one of the documents whose normalised texts are equal."""
+    minhash: MinHash | None = None
+    """Drop all but one of the documents that are alike, equal ones included."""
 
 
 class LanguageSpec(Model):

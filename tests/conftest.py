@@ -34,6 +34,7 @@ MARKS = {
     "tests/trainers/checkpoints/test_kills.py": ["faults"],
     "tests/trainers/checkpoints/test_ray.py": ["deepspeed", "faults", "ray"],
     "tests/pipeline/cleaning/test_components.py": ["slow"],
+    "tests/pipeline/cleaning/test_duplicates.py": ["slow"],
     "tests/pipeline/cleaning/test_minhash.py": ["slow"],
     "tests/pipeline/cleaning/test_near_duplicates.py": ["slow"],
     "tests/pipeline/cleaning/test_survivors.py": ["slow"],

@@ -10,10 +10,11 @@
     fates.py                failed_rules, repeated_by, document_overlaps: about one document
     minhash/                Signatures: hashes that near-duplicates share, a text column
     overlaps/               Overlaps: n-grams shared with evaluation files, a text column
+    duplicates.py           make_components: near-duplicates of a corpus, from its signatures
     near_duplicates.py      fill_components: documents that are alike, by a shuffle of such hashes
     verified_duplicates.py  fill_verified: of these, documents whose texts are alike
     components.py           unite, large_star, small_star: connected components of edges
-    survivor_passes.py      fill_survivors: which of them stays, by a shuffle of components
+    choice.py               Choice: which of them stays, by a shuffle of components
     survivors.py            choose_survivors: the best that no other verdict excludes
     quarantine.py           Quarantine: files of records that cannot be read
 """

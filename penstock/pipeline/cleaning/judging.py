@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
+from penstock.pipeline.cleaning.choice import Choice
+from penstock.pipeline.cleaning.duplicates import COMPONENTS, LABELS_OF_MEMBERS
 from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.overlaps.overlaps import EXAMPLES, UNCHECKED, Overlaps
 from penstock.pipeline.cleaning.settings import LABELS, CleanSettings, StatisticsColumn
@@ -68,7 +70,9 @@ class Judging:
     directory: AnyPath
     groups: int
     ranges: int
-    """Ranges of hashes; 0 without exact deduplication."""
+    """Ranges of hashes; 0 without exact deduplication, or with near-duplicates."""
+    choice: Choice | None = None
+    """Of near-duplicates."""
 
     def scratch(self, kind: str, number: int) -> str:
         return f"scratch/{kind}-{number:05d}"
@@ -110,7 +114,9 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
     with atomic_file(shared.directory / scratch) as sink:
         sink.write(reasons.codes.tobytes())
     records.append(FileRecord.of(scratch, sink))
-    if settings.exact:
+    if shared.choice is not None:
+        records.append(_send_members(group, reasons.codes == 0, shared.choice, settings))
+    elif settings.exact:
         entries = np.empty(len(hashes), dtype=ENTRY)
         entries["high"], entries["low"] = hashes[:, 0], hashes[:, 1]
         entries["row"] = np.arange(len(hashes))
@@ -167,6 +173,18 @@ class _Overlapping:
         with atomic_file(directory / name) as sink:
             pq.write_table(self.table, sink, compression="zstd")
         return FileRecord.of(name, sink, overlaps=self.counts)
+
+
+def _send_members(
+    group: UnitGroup, kept: np.ndarray, choice: Choice, settings: CleanSettings
+) -> FileRecord:
+    """Write the documents that others are like, for the choice of those that stay."""
+    near = settings.near
+    assert near is not None
+    documents = pa.concat_tables([unit.read_rows(LABELS_OF_MEMBERS) for unit in group.units])
+    components = group.read(COMPONENTS).column("component").to_numpy()
+    bands = group.read(near.signatures.name).column("bands").combine_chunks()
+    return choice.send(group.number, *near.members(documents, components, bands, kept))
 
 
 class _Reasons:

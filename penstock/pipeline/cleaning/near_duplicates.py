@@ -36,6 +36,7 @@ from penstock.pipeline.grouped import packed
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.shuffle import Shuffle, range_of, range_of_number, ranges_for
 from penstock.storage import AnyPath, atomic_file
+from penstock.text_hashes import hash_words
 
 __all__ = [
     "ALONE",
@@ -194,10 +195,7 @@ def read_keys(item: KeyFiles) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Read a unit's keys: (n, 2) uint64 of the normalised texts, and (n, b) uint64 of bands."""
     normal = bands = None
     if item.normal is not None:
-        column = _read_column(item.normal, "normal")
-        width = 16 * len(column)
-        raw = np.frombuffer(column.buffers()[1] or b"", np.uint8)[16 * column.offset :][:width]
-        normal = raw.view("<u8").reshape(-1, 2)
+        normal = hash_words(_read_column(item.normal, "normal"))
     if item.bands is not None:
         bands = band_hashes(_read_column(item.bands, "bands"))
     return normal, bands

@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.errors import PenstockError
+from penstock.pipeline.cleaning.duplicates import NearDuplicates
 from penstock.pipeline.cleaning.function_rule import FunctionRule
+from penstock.pipeline.cleaning.minhash.signatures import Signatures
 from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
 from penstock.pipeline.cleaning.text_columns import TextColumn
 from penstock.pipeline.units import ROWS
-from penstock.recipe import Recipe
+from penstock.recipe import Dedup, Recipe
 from penstock.rules import (
     FIELDS,
     Counting,
@@ -25,13 +27,23 @@ from penstock.rules import (
 )
 from penstock.rules.languages import FIRST_BYTES, Languages
 
-__all__ = ["DUPLICATE", "LABELS", "OVERLAP", "CleanSettings", "StatisticsColumn"]
+__all__ = [
+    "DUPLICATE",
+    "LABELS",
+    "NEAR_DUPLICATE",
+    "OVERLAP",
+    "CleanSettings",
+    "StatisticsColumn",
+]
 
 DUPLICATE = "duplicate"
 """The reason of a document whose normalised text is that of one that stays."""
 
 OVERLAP = "overlap"
 """The reason of a document that holds a copy of an evaluation example, in whole or in part."""
+
+NEAR_DUPLICATE = "near duplicate"
+"""The reason of a document that is like one that stays, whose normalised text is another."""
 
 _EMPTY = "empty"
 _WHERE = ("where", "where: unknown")
@@ -63,6 +75,8 @@ class CleanSettings:
     """Whether documents with an overlap are dropped, not only counted."""
     exact: bool = True
     """Whether all but one of the documents whose normalised texts are equal are dropped."""
+    near: NearDuplicates | None = None
+    """Whether all but one of the documents that are alike are dropped; equal texts always are."""
 
     @classmethod
     def of(cls, recipe: Recipe, overlaps: Sequence[Overlaps] = ()) -> CleanSettings:
@@ -102,6 +116,7 @@ class CleanSettings:
             overlaps=tuple(overlaps),
             drop_overlaps=clean.decontaminate.action == "drop",
             exact=clean.dedup.exact,
+            near=_near(clean.dedup),
         )
         if where is not None:
             where.planned(made.columns())
@@ -117,6 +132,7 @@ class CleanSettings:
             "overlaps": [{"file": one.file, **one.config()} for one in self.overlaps],
             "drop_overlaps": self.drop_overlaps,
             "exact": self.exact,
+            "near": None if self.near is None else self.near.config(),
         }
 
     @property
@@ -126,7 +142,12 @@ class CleanSettings:
         where = () if self.where is None else _WHERE
         functions = (own.rule for own in self.functions)
         overlap = (OVERLAP,) if self.overlaps and self.drop_overlaps else ()
-        return (_EMPTY, *named, *functions, *where, *overlap, DUPLICATE)
+        return (_EMPTY, *named, *functions, *where, *overlap, *self.duplicates)
+
+    @property
+    def duplicates(self) -> tuple[str, ...]:
+        """The last of the reasons: the document is like one that stays."""
+        return (DUPLICATE,) if self.near is None else (DUPLICATE, NEAR_DUPLICATE)
 
     @property
     def bits(self) -> dict[str, list[str]]:
@@ -144,6 +165,9 @@ class CleanSettings:
         if self.languages is not None:
             found.append(self.languages)
         return [*found, *self.overlaps]
+        if self.near is not None:
+            found.append(self.near.signatures)
+        return found
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that :attr:`where` may name, with their types."""
@@ -160,6 +184,17 @@ class CleanSettings:
         if self.where is not None and _N_GRAM in " ".join(self.where.names):
             counting = replace(counting, ngrams=True)
         return counting
+
+
+def _near(dedup: Dedup) -> NearDuplicates | None:
+    asked = dedup.minhash
+    if asked is None:
+        return None
+    return NearDuplicates(
+        signatures=Signatures(threshold=asked.threshold, ngram=asked.ngram),
+        keep=asked.keep,
+        verify=asked.verify,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,10 @@ class Members:
     """(n,) float64: of a component the highest stays, NaN last: a score, a length, or all equal."""
     ties: np.ndarray
     """(n, 2) uint64: the lowest of equally good ones stays: a hash of text, source, id and meta."""
-    keys: np.ndarray | None = None
-    """(n, k) uint64: documents are alike if they agree in a column, but for 0; for
-    :func:`count_bridged`."""
+    normal: np.ndarray
+    """(n, 2) uint64: the hash of the normalised text."""
+    keys: np.ndarray
+    """(n, k) uint64: documents are alike if they agree in a column, but for 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,8 @@ def count_bridged(members: Members) -> Bridged:
     """Count components whose kept documents would fall apart without the excluded ones.
 
     Args:
-        members: As for :func:`choose_survivors`, with keys.
+        members: As for :func:`choose_survivors`.
     """
-    assert members.keys is not None
     inside = members.components >= 0
     numbers, own = np.unique(members.components[inside], return_inverse=True)
     kept = members.kept[inside]

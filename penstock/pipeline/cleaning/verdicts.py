@@ -5,7 +5,8 @@ no text, so that a changed threshold takes seconds:
 
 1. Every rule judges every document, and the 128-bit hashes of normalised texts are written sorted.
 2. Each range of hashes finds documents of equal text. The first that no rule excludes stays; a copy
-   never loses to one that is excluded itself.
+   never loses to one that is excluded itself. With near-duplicates, ranges of components take the
+   place of hashes (:mod:`.choice`), whose documents are made of signatures (:mod:`.duplicates`).
 3. Each document gets its first reason, 0 if it is kept.
 
 No task holds more than a group or a range (4 million documents), and the driver holds no document.
@@ -16,16 +17,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.pipeline.cleaning.choice import Choice
+from penstock.pipeline.cleaning.duplicates import COMPONENTS, NearDuplicates, make_components
 from penstock.pipeline.cleaning.judging import BUCKETS, ENTRY, Judging, UnitGroup, judge
 from penstock.pipeline.cleaning.settings import CleanSettings
-from penstock.pipeline.cleaning.text_columns import make_text_columns
+from penstock.pipeline.cleaning.text_columns import ColumnFile, make_text_columns
 from penstock.pipeline.grouped import packed, read_groups, write_groups
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
@@ -66,6 +70,11 @@ def make_pool(
     def work(draft: Draft) -> Artefact:
         columns = make_text_columns(settings.text_columns(), corpus, workspace, runner, progress)
         units = units_of(corpus)
+        near = settings.near
+        if near is not None:
+            signatures = columns[near.signatures.name]
+            found = make_components(near, corpus, signatures, workspace, runner, progress)
+            columns = {**columns, COMPONENTS: found}
         groups: list[UnitGroup] = []
         for own in packed(units, lambda unit: unit.of, _GROUP_DOCUMENTS):
             files = {name: [of[unit.name] for unit in own] for name, of in columns.items()}
@@ -76,6 +85,9 @@ def make_pool(
             groups=len(groups),
             ranges=_ranges_for(sum(unit.of for unit in units)) if settings.exact else 0,
         )
+        if near is not None:
+            choice = _choice(near, columns[COMPONENTS], len(groups), draft)
+            shared = replace(shared, ranges=0, choice=choice)
         items = {f"judged-{group.part}": group for group in groups}
         judged = draft.fill(runner.run, judge, items, shared)
         kept = {record.path: record for record in judged if record.path.startswith(_KEPT)}
@@ -84,12 +96,30 @@ def make_pool(
                 draft.record(name, [record])
         ranges = [_Range(number, shared) for number in range(shared.ranges)]
         draft.fill(runner.run, _find_repeats, {one.part: one for one in ranges}, shared)
+        facts: dict[str, Any] = {"reasons": list(settings.reasons), "rules": settings.bits}
+        if shared.choice is not None:
+            numbers = {f"chosen-{number:05d}": number for number in range(shared.choice.ranges)}
+            bridged = Choice.bridged(draft.fill(runner.run, _choose, numbers, shared))
+            facts["bridged"] = asdict(bridged)
         parts = {f"settled-{group.part}": group for group in groups}
         draft.fill(runner.run, _settle, parts, shared)
-        facts = {"reasons": list(settings.reasons), "rules": settings.bits}
         return draft.publish([*parts, *kept], facts)
 
     return Pool.of(corpus, workspace.make(STAGE, VERSION, settings.config(), inputs, work))
+
+
+def _choice(
+    near: NearDuplicates, components: Mapping[str, ColumnFile], groups: int, draft: Draft
+) -> Choice:
+    facts = [file.record.facts for file in components.values()]
+    members = sum(int(one["documents"]) - int(one["alone"]) for one in facts)
+    return Choice.of(draft.path, groups, members, near.signatures.banding.bands)
+
+
+def _choose(number: int, shared: Judging) -> FileRecord:
+    """Choose which documents of a range of components stay."""
+    assert shared.choice is not None
+    return shared.choice.choose(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +185,8 @@ stays, by its group of units and its row there."""
 
 def _settle(group: UnitGroup, shared: Judging) -> FileRecord:
     """Write the first reason of each document of a group, and the counts of what is kept."""
-    names = shared.settings.reasons
+    names, first = shared.settings.reasons, 1 + len(shared.settings.reasons)
+    first -= len(shared.settings.duplicates)
     data = (shared.directory / shared.scratch("judged", group.number)).read_bytes()
     reasons = np.frombuffer(data, np.uint16).copy()
     of = np.zeros((2, len(reasons)), dtype=np.uint32)
@@ -163,10 +194,13 @@ def _settle(group: UnitGroup, shared: Judging) -> FileRecord:
         found = read_groups(
             shared.directory / shared.scratch("repeats", number), _REPEAT, group.number
         )
-        reasons[found["row"]] = len(names)
+        reasons[found["row"]] = first
         of[:, found["row"]] = found["of_group"], found["of_row"]
-    repeats = pa.array(reasons != len(names))
-    columns = [pa.array(reasons), *(pa.array(one, mask=repeats.to_numpy(False)) for one in of)]
+    if shared.choice is not None:
+        repeats = shared.choice.repeats(group.number)
+        reasons[repeats.rows] = np.where(repeats.equal, first, first + 1)
+        of[:, repeats.rows] = repeats.of_source, repeats.of_row
+    columns = [pa.array(reasons), *(pa.array(one, mask=reasons < first) for one in of)]
     name = f"reasons-{group.part}.arrow"
     with (
         atomic_file(shared.directory / name) as sink,

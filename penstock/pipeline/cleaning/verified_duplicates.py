@@ -115,7 +115,7 @@ def fill_verified(
     ngram: int,
     threshold: float,
     runner: Runner,
-) -> list[FileRecord]:
+) -> tuple[list[FileRecord], int]:
     """Write the component of each document anew, a file for each unit, as parts named by unit.
 
     Args:
@@ -127,7 +127,8 @@ def fill_verified(
         runner: Runs the tasks.
 
     Returns:
-        Records as of :func:`~penstock.pipeline.cleaning.near_duplicates.fill_components`.
+        Records as of :func:`~penstock.pipeline.cleaning.near_duplicates.fill_components`, and the
+        number of components that are too large to be verified.
     """
     alike = sum(_alike(item) for item in files)
     documents = max(1, sum(item.keys.documents for item in files))
@@ -143,6 +144,7 @@ def fill_verified(
     )
     units = [(f"{item.keys.unit:05d}", item) for item in files]
     ranges = [(f"{number:05d}", number) for number in range(verification.ranges)]
+    unverified = 0
     for name, function, items in (
         ("alike", _send_members, units),
         ("marks", _mark_texts, ranges),
@@ -150,10 +152,11 @@ def fill_verified(
         ("verified", _verify_range, ranges),
     ):
         parts: dict[str, object] = {f"{name}-{number}": item for number, item in items}
-        draft.fill(runner.run, function, parts, verification)
+        records = draft.fill(runner.run, function, parts, verification)
+        unverified += sum(record.facts.get("unverified", 0) for record in records)
     shared = draft.path, verification.stars
     keys = {item.keys.name: item.keys for item in files}
-    return draft.fill(runner.run, gather_components, keys, shared)
+    return draft.fill(runner.run, gather_components, keys, shared), unverified
 
 
 def _alike(item: TextFiles) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.artefact import Draft
-from penstock.pipeline.cleaning import survivor_passes
+from penstock.pipeline.cleaning import choice
+from penstock.pipeline.cleaning.choice import Choice
 from penstock.pipeline.cleaning.components import EDGE, number_documents, unite
-from penstock.pipeline.cleaning.survivor_passes import fill_survivors, read_survivors
 from penstock.pipeline.cleaning.survivors import (
     STAYS,
     Members,
     choose_survivors,
     count_bridged,
 )
-from penstock.pipeline.runner import LocalRunner
 
 ROWS = st.lists(
     st.tuples(
@@ -39,12 +35,14 @@ ROWS = st.lists(
 
 def members_of(rows: list[Any], keys: np.ndarray | None = None) -> Members:
     columns = list(zip(*rows)) if rows else [()] * 5
+    none = np.empty((len(rows), 0), np.uint64)
     return Members(
         components=np.array(columns[0], np.int64),
         kept=np.array(columns[1], bool),
         best=np.array(columns[2], np.float64),
         ties=np.array([columns[3], columns[4]], np.uint64).T,
-        keys=keys,
+        normal=none,
+        keys=none if keys is None else keys,
     )
 
 
@@ -140,61 +138,51 @@ def test_a_bridge_by_hand() -> None:
     assert (found.components, found.documents) == (1, 1)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A unit whose rows are numbers drawn from its own seed."""
-
-    unit: int
-    documents: int
-    components: int
-
-    @property
-    def name(self) -> str:
-        return f"unit-{self.unit:05d}"
-
-    def read(self) -> Members:
-        rng = np.random.default_rng(self.unit)
-        components = rng.integers(0, self.components, self.documents)
-        components[rng.random(self.documents) < 0.3] = -1
-        return Members(
-            components=components,
-            kept=rng.random(self.documents) < 0.6,
-            best=rng.integers(0, 3, self.documents).astype(np.float64),
-            ties=rng.integers(0, 2, (self.documents, 2)).astype(np.uint64),
-            keys=rng.integers(0, 30, (self.documents, 3)).astype(np.uint64),
-        )
+def drawn(source: int, count: int) -> tuple[np.ndarray, Members]:
+    """Draw documents of a source: their rows, and what the choice depends on."""
+    rng = np.random.default_rng(source)
+    rows = np.flatnonzero(rng.random(count) < 0.7)
+    return rows, Members(
+        components=rng.integers(0, 60, len(rows)),
+        kept=rng.random(len(rows)) < 0.6,
+        best=rng.integers(0, 3, len(rows)).astype(np.float64),
+        ties=rng.integers(0, 2, (len(rows), 2)).astype(np.uint64),
+        normal=rng.integers(0, 2, (len(rows), 2)).astype(np.uint64),
+        keys=rng.integers(0, 30, (len(rows), 3)).astype(np.uint64),
+    )
 
 
-def joined(sources: list[Source]) -> tuple[Members, np.ndarray]:
-    parts = [source.read() for source in sources]
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("components", "kept", "best", "ties", "keys")
-    }
-    documents = [number_documents(one.unit, one.documents) for one in sources]
-    return Members(**columns), np.concatenate(documents)
-
-
-@pytest.mark.parametrize("task_bytes", [10_000, survivor_passes.RANGE_BYTES])
-def test_the_same_through_the_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_bytes: int
+@pytest.mark.parametrize("range_bytes", [5_000, choice.RANGE_BYTES])
+def test_the_same_through_a_shuffle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_bytes: int
 ) -> None:
-    sources = [Source(unit, documents, 60) for unit, documents in enumerate((80, 0, 100, 120))]
-    members, documents = joined(sources)
+    sources = [drawn(source, count) for source, count in enumerate((80, 0, 100, 120))]
+    members = Members(
+        **{
+            name: np.concatenate([getattr(own, name) for _, own in sources])
+            for name in Members.__slots__
+        }
+    )
+    documents = np.concatenate([number_documents(at, rows) for at, (rows, _) in enumerate(sources)])
     expected = choose_survivors(members, documents)
     bridges = count_bridged(members)
     assert 0 < bridges.components < bridges.documents
-    monkeypatch.setattr(survivor_passes, "RANGE_BYTES", task_bytes)
-    monkeypatch.setattr(survivor_passes, "RUN", 150)
-    for workers in (1, 2):
-        with closing(LocalRunner(workers)) as runner:
-            draft = Draft(tmp_path / str(workers), {"fingerprint": "0" * 64})
-            inside = int(np.count_nonzero(members.components >= 0))
-            records, found = fill_survivors(draft, sources, inside, 3, runner)
-            assert fill_survivors(draft, sources, inside, 3, runner) == (records, found)
-        assert found == bridges
-        stays = [read_survivors(draft.path, record) for record in records]
-        assert np.concatenate(stays).tolist() == expected.tolist()
-        assert [record.facts["documents"] for record in records] == [80, 0, 100, 120]
-        repeats = int(np.count_nonzero((expected != STAYS) & members.kept))
-        assert sum(record.facts["repeats"] for record in records) == repeats
+    monkeypatch.setattr(choice, "RANGE_BYTES", range_bytes)
+    made = Choice.of(tmp_path, len(sources), len(documents), keys=3)
+    assert made.ranges == (1 if range_bytes > 5_000 else 4)
+    for source, (rows, own) in reversed(list(enumerate(sources))):
+        made.send(source, rows, own)
+    assert Choice.bridged([made.choose(number) for number in range(made.ranges)]) == bridges
+    normal = {
+        number: tuple(text) for number, text in zip(documents.tolist(), members.normal.tolist())
+    }
+    found = {}
+    for source in range(len(sources)):
+        repeats = made.repeats(source)
+        stays = number_documents(0, repeats.of_row) + (repeats.of_source.astype(np.int64) << 32)
+        for row, other, equal in zip(repeats.rows, stays.tolist(), repeats.equal):
+            number = (source << 32) + int(row)
+            found[number] = other
+            assert equal == (normal[number] == normal[other])
+    wanted = zip(documents.tolist(), expected.tolist(), members.kept)
+    assert found == {number: other for number, other, kept in wanted if kept and other != STAYS}
