@@ -174,11 +174,7 @@ def _compared(place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _write_inputs(place: Path, arguments: argparse.Namespace) -> int:
     """Write the pool, a small one, and what the fastText model is trained on; returns bytes."""
-    rows = (
-        jsonl(arguments.data)
-        if arguments.data
-        else ({"text": text} for text in docstrings())
-    )
+    rows = jsonl(arguments.data) if arguments.data else ({"text": text} for text in docstrings())
     size = 0
     with (
         open(place / "pool.jsonl", "w", encoding="utf-8") as pool,
@@ -260,7 +256,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="kept for uniformity")
     parser.add_argument("--peer-python", help="Python of an environment with datatrove")
-    parser.add_argument("--data", help="pattern of .jsonl.zst files; default: docstrings found here")
+    parser.add_argument(
+        "--data", help="pattern of .jsonl.zst files; default: docstrings found here"
+    )
     parser.add_argument("--documents", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
