@@ -3,14 +3,14 @@
     python -m venv /tmp/peers
     /tmp/peers/bin/pip install datatrove spacy orjson tokenizers 'xxhash<4' py3langid fasttext-wheel
     python benchmarks/curation.py --json --peer-python /tmp/peers/bin/python
-    python benchmarks/curation.py --json --documents 20000 --data 'pool/web-*.jsonl.zst' --peer-python ...
+    python benchmarks/curation.py --json --data 'pool/web-*.jsonl.zst' --peer-python ...
 
 Both read the same file, apply the rules of Gopher, keep one language by py3langid, drop exact and
 near duplicates (14 bands of 8 rows over word 5-grams), score what is left by the same fastText
-model, take the best documents until the same number of tokens, and write their tokens. datatrove has
-no exact deduplication of documents (its MinHash stages find these, too), no language model that its
-package ships, no fastText score and no budget: there the peer calls the libraries that its users
-call, py3langid, fastText and tokenizers.
+model, take the best documents until the same number of tokens, and write their tokens. datatrove
+has no exact deduplication of documents (its MinHash stages find these, too), no language model that
+its package ships, no fastText score and no budget: there the peer calls the libraries that its
+users call, py3langid, fastText and tokenizers.
 
 ``ours`` and ``peer`` are CPU seconds of one process for everything after imports; code is compiled
 before. ``checked`` compares what both took: they divide words differently, so it is not all.
@@ -60,9 +60,8 @@ fasttext.FastText.eprint = lambda *words: None
 
 
 def train_model():
-    fasttext.train_supervised(place + "/train.txt", dim=32, epoch=2, thread=1, verbose=0).save_model(
-        place + "/model.bin"
-    )
+    made = fasttext.train_supervised(place + "/train.txt", dim=32, epoch=2, thread=1, verbose=0)
+    made.save_model(place + "/model.bin")
     return {}
 
 
@@ -94,8 +93,10 @@ def curate(name):
     kept = MinhashDedupFilter(work + "/removed").run(clean.run(rank=0, world_size=1))
     scored = []
     for document in kept:
-        labels, chances = model.predict(document.text.replace("\n", " "), k=2)
-        scored.append((-dict(zip(labels, chances)).get("__label__1", 0.0), document.id, document.text))
+        line = document.text.replace("\n", " ") + "\n"
+        # The method that model.predict calls, which fails under NumPy 2.
+        chances = {label: chance for chance, label in model.f.predict(line, 2, 0.0, "strict")}
+        scored.append((-chances.get("__label__1", 0.0), document.id, document.text))
     count, taken, delivered = len(scored), [], 0
     scored.sort()
     with open(work + "/tokens.bin", "wb") as sink:
