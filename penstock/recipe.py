@@ -188,9 +188,9 @@ def _plain_word(name: str) -> str:
 class RewriteSpec(PlugSpec):
     """A rewriter: its name, the model that answers it, and the parameters that it declares."""
 
-    by: dict[str, Any]
+    by: Annotated[Annotated[Literal["none"], PLAIN] | Annotated[dict[str, Any], MAPPING], shaped]
     """``{url: ..., model: ...}`` of an OpenAI-compatible server, ``{vllm: model}`` on GPUs of the
-    workers, or ``{local: directory}``."""
+    workers, or ``{local: directory}``; ``none`` for a rewriter that needs no model."""
     share: Fraction = 1.0
     """Share of the documents that are rewritten, drawn by hash of id."""
 

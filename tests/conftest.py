@@ -41,6 +41,7 @@ MARKS = {
     "tests/pipeline/cleaning/test_verification.py": ["slow"],
     "tests/personal_data": ["slow"],
     "tests/pipeline/rewriting/test_documents.py": ["slow"],
+    "tests/pipeline/rewriting/test_edits.py": ["slow"],
     "tests/pipeline/runners/test_lost_workers.py": ["slow"],
     "tests/rules": ["slow"],
     "tests/selectors/classifiers": ["slow"],

@@ -11,6 +11,7 @@ from penstock.node_cache import local_file
 from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
 from penstock.pipeline.columns import in_dependence
 from penstock.pipeline.rewriting.answers import Rewrite
+from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
@@ -27,24 +28,28 @@ __all__ = [
 ]
 
 
-def build_rewrites(recipe: Recipe) -> list[Rewrite]:
-    """Build the recipe's rewriters and the models that answer them, in the order of the file.
+def build_rewrites(recipe: Recipe) -> list[Rewrite | Edit]:
+    """Build the recipe's rewriters and the models that answer them.
+
+    Those without a model come first, so that no model sees what they mask; otherwise the order is
+    that of the file.
 
     Raises:
         SelectorError: A rewriter, a model or a parameter is not known.
     """
     directories = [recipe.directory, Path.cwd()]
-    built = {name: build_rewriter(name, spec, directories) for name, spec in recipe.rewrite.items()}
-    return [
-        Rewrite(
-            name=name,
-            rewriter=rewriter,
-            completions=completions,
-            share=recipe.rewrite[name].share,
-            seed=recipe.seed,
+    edits: list[Rewrite | Edit] = []
+    rewrites: list[Rewrite | Edit] = []
+    for name, spec in recipe.rewrite.items():
+        built, share, seed = build_rewriter(name, spec, directories), spec.share, recipe.seed
+        if built[1] is None:
+            edits.append(Edit(name=name, rewriter=built[0], share=share, seed=seed))
+            continue
+        rewriter, completions = built
+        rewrites.append(
+            Rewrite(name=name, rewriter=rewriter, completions=completions, share=share, seed=seed)
         )
-        for name, (rewriter, completions) in built.items()
-    ]
+    return edits + rewrites
 
 
 def build_reweighter(recipe: Recipe) -> PlannedReweighter | None:

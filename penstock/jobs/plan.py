@@ -27,6 +27,7 @@ from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.corpus import CorpusSettings
 from penstock.pipeline.cut import CutSettings
 from penstock.pipeline.rewriting.answers import Rewrite
+from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.tokenizer import TokenizerSettings
 from penstock.recipe import Recipe, Shards, Train
@@ -78,7 +79,7 @@ class Plan:
     """The directory of the artefacts."""
     corpus: CorpusSettings
     clean: CleanSettings
-    rewrites: tuple[Rewrite, ...]
+    rewrites: tuple[Rewrite | Edit, ...]
     columns: tuple[Column, ...]
     """Unfitted selectors, each after those that it depends on. Stages fit copies of them."""
     tokenizer: TokenizerSettings

@@ -67,7 +67,7 @@ KINDS: Mapping[str, Kind] = {
 """Each kind, in the order of the columns."""
 
 
-def check_kinds(kinds: Iterable[str], key: str = "kinds") -> tuple[str, ...]:
+def check_kinds(kinds: Iterable[str], key: str | None = "kinds") -> tuple[str, ...]:
     """Return kinds in the order of :data:`KINDS`.
 
     Raises:

@@ -114,7 +114,7 @@ def find_items(
         data: UTF-8 of all texts.
         offsets: (n + 1,) int64.
         kinds: Bit ``k`` is set where kind ``k`` of ``KINDS`` is wanted.
-        known: LookUps.
+        known: Tables to look up in.
         counts: (n, 6) uint32, the counts by kind, the result.
         items: (m, 3) int64, begin and end in ``data``, and kind, in order; the result.
 

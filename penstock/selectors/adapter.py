@@ -46,11 +46,12 @@ from penstock.selectors.reweighting.base import (
     BatchRequirements,
     Reweighter,
 )
-from penstock.selectors.rewriting.base import Rewriter
+from penstock.selectors.rewriting.base import Editor, Rewriter
 from penstock.storage import sha256_file
 
 __all__ = [
     "Available",
+    "as_editor",
     "as_reweighter",
     "as_rewriter",
     "as_selector",
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 _REWRITER = ("identity", "version", "replaces", "requests", "assemble")
+_EDITOR = ("identity", "version", "replaces", "edit")
 _REWEIGHTER = ("identity", "version", "is_uniform", "weights", "facts", "state", "restore")
 
 
@@ -91,6 +93,23 @@ def as_rewriter(plug: Any) -> Rewriter:
         SelectorError: It lacks a part of the protocol; key ``use``.
     """
     _check(plug, _REWRITER, "a Rewriter (see penstock.selectors.rewriting.base)")
+    return plug
+
+
+def is_editor(plug: Any) -> bool:
+    """Return whether a plug-in is a rewriter that needs no model."""
+    return hasattr(plug, "edit")
+
+
+def as_editor(plug: Any) -> Editor:
+    """Return the plug-in as a rewriter that needs no model.
+
+    Raises:
+        SelectorError: It lacks a part of the protocol, or adds texts; key ``use``.
+    """
+    _check(plug, _EDITOR, "an Editor (see penstock.selectors.rewriting.base)")
+    if plug.replaces is not True:
+        raise SelectorError(key="use", expected="a rewriter with `replaces = True`", got="another")
     return plug
 
 
@@ -138,7 +157,7 @@ def described(name: str, thing: Any) -> Available:
     if isinstance(thing, type):
         summary, paper = getattr(thing, "summary", ""), getattr(thing, "paper", "")
         kind = "reweighter" if hasattr(thing, "is_uniform") else "selector"
-        kind = "rewriter" if hasattr(thing, "assemble") else kind
+        kind = "rewriter" if hasattr(thing, "assemble") or is_editor(thing) else kind
     else:
         first = next(iter(parameters))
         del parameters[first]

@@ -27,17 +27,19 @@ from penstock.errors import BadInput, SelectorError, did_you_mean
 from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
 from penstock.selectors.adapter import (
     Available,
+    as_editor,
     as_reweighter,
     as_rewriter,
     as_selector,
     described,
+    is_editor,
     paths_of,
 )
 from penstock.selectors.base import Selector
 from penstock.selectors.functions import FunctionReweighter, FunctionScorer, load_object
 from penstock.selectors.parameters import Algorithm, Declared
 from penstock.selectors.reweighting.base import Reweighter
-from penstock.selectors.rewriting.base import Completions, Rewriter
+from penstock.selectors.rewriting.base import Completions, Editor, Rewriter
 from penstock.selectors.rewriting.batched import VllmModel
 from penstock.selectors.rewriting.completions import Endpoint
 from penstock.selectors.rewriting.local import LocalModel
@@ -135,20 +137,34 @@ def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Se
 
 def build_rewriter(
     name: str, spec: RewriteSpec, directories: Sequence[Path] = ()
-) -> tuple[Rewriter, Completions]:
+) -> tuple[Rewriter, Completions] | tuple[Editor, None]:
     """Build the rewriter of ``rewrite.<name>``, and the source of its completions.
 
     Raises:
-        SelectorError: As :func:`build`; the key begins with ``rewrite.<name>``.
+        SelectorError: As :func:`build`; the key begins with ``rewrite.<name>``. Or a rewriter that
+            needs a model has none, or one that needs none has one; the key is ``by``.
     """
     try:
         use, thing = _named(spec.use, "rewriter", directories)
         if not isinstance(thing, type):
             raise SelectorError(key="use", expected="a class that is a Rewriter", got=use)
-        rewriter = as_rewriter(_instance(thing, spec.parameters, directories))
+        own = _instance(thing, spec.parameters, directories)
+        if is_editor(own):
+            if spec.by != "none":
+                raise SelectorError(
+                    f"{spec.use!r} needs no model", key="by", fix="write `by: none`"
+                )
+            return as_editor(own), None
+        rewriter = as_rewriter(own)
     except BadInput as error:
         raise error.under(f"rewrite.{name}") from error.__cause__
     try:
+        if isinstance(spec.by, str):
+            raise SelectorError(
+                f"{spec.use!r} needs a model",
+                expected="{url: ..., model: ...}, {local: ...} or {vllm: ...}",
+                got=spec.by,
+            )
         return rewriter, _completions(spec.by, directories)
     except BadInput as error:
         raise error.under(f"rewrite.{name}.by") from error.__cause__

@@ -1,7 +1,8 @@
-"""Rewriting: the documents of a corpus to prompts, answers, and a new corpus.
+"""Rewriting: the documents of a corpus to prompts, answers or edits, and a new corpus.
 
 ::
 
     answers.py    Rewrite, make_answers: prompts to answers of a language model, journalled
-    documents.py  rewrite_corpus: answers to documents with a parent
+    edits.py      Edit, edit_unit: texts by a rewriter without a model, batch by batch
+    documents.py  rewrite_corpus: answers or edits to documents with a parent
 """

@@ -205,10 +205,10 @@ def answers_of(
             yield at, found
 
 
-def draw(documents: pa.RecordBatch, rewrite: Rewrite) -> np.ndarray:
+def draw(documents: pa.RecordBatch, share: float, seed: int) -> np.ndarray:
     """Draw the documents to rewrite: (n,) bool; a larger share contains a smaller one."""
-    draws = uniform(hash_documents(documents, mix(rewrite.seed, "rewrite")))
-    return np.asarray(draws < rewrite.share)
+    draws = uniform(hash_documents(documents, mix(seed, "rewrite")))
+    return np.asarray(draws < share)
 
 
 @contextmanager
@@ -264,7 +264,7 @@ def _documents(unit: Unit, rewrite: Rewrite) -> Iterator[tuple[int, Document]]:
     start = 0
     for batch in iter_documents(unit, ("id", "text", "hash")):
         ids, texts = batch.column("id"), batch.column("text")
-        for row in np.flatnonzero(draw(batch, rewrite)).tolist():
+        for row in np.flatnonzero(draw(batch, rewrite.share, rewrite.seed)).tolist():
             yield start + row, Document(id=ids[row].as_py(), text=texts[row].as_py())
         start += len(batch)
 

@@ -1,4 +1,4 @@
-"""The rewriting stage: answers to a corpus that has the rewritten documents with their ``parent``.
+"""The rewriting stage: answers, or edits without a model, to a corpus of rewritten documents.
 
 A rewriter sees the documents that the pool keeps, and what it makes is judged by the same rules. A
 rewriter that adds keeps the corpus: the new corpus has new units beside the old ones, which are not
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from penstock.pipeline.corpus import STAGE, text_digest
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.rewriting.answers import Rewrite, answers_of, draw, make_answers
+from penstock.pipeline.rewriting.edits import Edit, edit_unit
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import (
     SCHEMA,
@@ -59,8 +61,14 @@ REJECTED = pa.schema(
 """An answer that was not used, or a document without a request."""
 
 
+_ASKED = ("requests", "prompt_tokens", "completion_tokens")
+"""Counts of a model's work; 0 for a rewriter without a model."""
+
+_COLUMNS = (*SCHEMA.names, "hash", "input", "line")
+
+
 def rewrite_corpus(
-    rewrite: Rewrite,
+    rewrite: Rewrite | Edit,
     pool: Pool,
     workspace: Workspace,
     runner: Runner,
@@ -84,7 +92,9 @@ def rewrite_corpus(
             fix="give the rewriter another name, by which budget.shares can tell the two apart",
         )
     units = [unit for unit in pool.units if replaces or not unit.record.facts.get("added")]
-    answers = make_answers(rewrite, pool, units, workspace, runner, progress)
+    answers = None
+    if isinstance(rewrite, Rewrite):
+        answers = make_answers(rewrite, pool, units, workspace, runner, progress)
     config = {
         "rewrite": rewrite.name,
         "version": [_VERSION, type(rewrite.rewriter).version],
@@ -94,12 +104,13 @@ def rewrite_corpus(
         "corpus": corpus.fingerprint,
         # A corpus that is replaced has lost what the pool drops, and its reasons.
         "pool": pool.verdicts.fingerprint if replaces else pool.fingerprint,
-        "answers": answers.fingerprint,
+        **({"answers": answers.fingerprint} if answers else {}),
     }
 
     def work(draft: Draft) -> Artefact:
-        state = (rewrite, answers.path, draft.path)
-        items = {pair[0].name: pair for pair in zip(units, answers.files)}
+        state = (rewrite, answers.path if answers else None, draft.path)
+        records = answers.files if answers else repeat(None)
+        items = {pair[0].name: pair for pair in zip(units, records)}
         facts = _facts(
             draft,
             draft.fill(runner.run, _replace if replaces else _add, items, state),
@@ -123,8 +134,8 @@ def _assemble_unit(
     found = answers_of(answers, record)
     following = next(found, None)
     start = 0
-    for batch in iter_documents(unit, (*SCHEMA.names, "hash", "input", "line")):
-        chosen = draw(batch, rewrite).tolist()
+    for batch in iter_documents(unit, _COLUMNS):
+        chosen = draw(batch, rewrite.share, rewrite.seed).tolist()
         for row, fields in enumerate(batch.to_pylist(), start):
             if not chosen[row - start]:
                 yield row, fields, None
@@ -205,18 +216,23 @@ def _add(
 
 
 def _replace(
-    item: tuple[Unit, FileRecord], state: tuple[Rewrite, AnyPath, AnyPath]
+    item: tuple[Unit, FileRecord | None], state: tuple[Rewrite | Edit, AnyPath | None, AnyPath]
 ) -> list[FileRecord]:
     """Write a unit with its rewritten documents, the dropped documents, and the rejections."""
     unit, record = item
-    rewrite, _, directory = state
+    rewrite, answers, directory = state
     rejected: list[tuple[str, str]] = []
     part = unit.name.removeprefix("unit-")
     tally = Counter(documents=0, accepted=0, changed=0)
     dropped: list[tuple[str, str, str]] = []
+    if isinstance(rewrite, Edit):
+        rows = edit_unit(unit, rewrite, _COLUMNS)
+    else:
+        assert record is not None and answers is not None
+        rows = _assemble_unit(unit, record, (rewrite, answers, directory))
     # A unit stays one unit, so that the number of a unit stays its own.
     with UnitWriter(directory, part, 2**62) as units:
-        for _, fields, rewritten in _assemble_unit(unit, record, state):
+        for _, fields, rewritten in rows:
             name, text, parent = fields["id"], fields["text"], fields["parent"]
             own = Record(text=text, id=name, source=fields["source"], meta=fields["meta"] or "")
             origin = None
@@ -289,9 +305,9 @@ def _write_rejected(
 def _facts(
     draft: Draft,
     records: Sequence[FileRecord],
-    rewrite: Rewrite,
+    rewrite: Rewrite | Edit,
     pool: Pool,
-    answers: Artefact,
+    answers: Artefact | None,
 ) -> dict[str, Any]:
     """Count the documents: those of the corpus before, with those added to it or dropped.
 
@@ -323,7 +339,7 @@ def _facts(
     made = {
         "rewriter": type(rewrite.rewriter).__qualname__,
         **counts,
-        **{key: answers.facts[key] for key in ("requests", "prompt_tokens", "completion_tokens")},
+        **{key: answers.facts[key] if answers else 0 for key in _ASKED},
         "rejected": dict(sorted(rejected.items())),
     }
     all_of = units if replaces else [unit.record for unit in units_of(pool.corpus)] + units

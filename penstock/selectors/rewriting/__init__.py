@@ -1,11 +1,13 @@
-"""Rewriting: new documents out of old ones, by a language model.
+"""Rewriting: new documents out of old ones, by a language model or without one.
 
 ::
 
-    base           the protocols: Rewriter (document to prompts, answers to documents), Completions
+    base           the protocols: Rewriter (document to prompts, answers to documents), Completions,
+                   and Editor (texts to texts, without a model)
     prompting      the base of the built-in rewriters; tokens, openers and refusals of a text
     rewire, wrap   whole documents rewritten; pieces rephrased in styles (REWIRE, WRAP)
     prox, program  documents kept or dropped, lines removed and normalised by programs (ProX)
+    mask           placeholders for personal data and secrets, without a model
     completions    answers from a server with OpenAI's API: Endpoint
     local          answers from a model in this process, by transformers: LocalModel
     batched        answers from a model on this machine's GPUs, by vLLM: VllmModel
@@ -15,6 +17,7 @@ from penstock.selectors.rewriting.base import (
     Answer,
     Completions,
     Document,
+    Editor,
     Request,
     Rewriter,
     Rewritten,
@@ -24,6 +27,7 @@ from penstock.selectors.rewriting.base import (
 from penstock.selectors.rewriting.batched import VllmModel
 from penstock.selectors.rewriting.completions import Endpoint
 from penstock.selectors.rewriting.local import LocalModel
+from penstock.selectors.rewriting.mask import Mask
 from penstock.selectors.rewriting.prox import ProxChunk, ProxDocument
 from penstock.selectors.rewriting.rewire import Rewire
 from penstock.selectors.rewriting.wrap import Wrap
@@ -32,8 +36,10 @@ __all__ = [
     "Answer",
     "Completions",
     "Document",
+    "Editor",
     "Endpoint",
     "LocalModel",
+    "Mask",
     "ProxChunk",
     "ProxDocument",
     "Request",

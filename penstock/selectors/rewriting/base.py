@@ -1,5 +1,7 @@
 """The rewriting protocols: a rewriter turns a document to prompts, and their answers to documents.
 
+An :class:`Editor` is a rewriter that needs no model: texts to texts.
+
 A rewriter is pure: it calls no model. The engine sends the requests through a :class:`Completions`
 and writes each answer to a journal, so that a killed run sends no request twice. It counts by
 reason the answers that gave no text.
@@ -13,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 
+import pyarrow as pa
 from pydantic import Field
 
 from penstock.errors import SelectorError
@@ -25,6 +28,7 @@ __all__ = [
     "CompletionRequirements",
     "Completions",
     "Document",
+    "Editor",
     "Request",
     "Rewriter",
     "Rewritten",
@@ -147,6 +151,31 @@ class Rewriter(Protocol):
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
         """Turn the answers to :meth:`requests`, one for each and in its order, into texts."""
+
+
+class Editor(Protocol):
+    """Rewrites texts without a model: ``by: none`` in a recipe. Its texts replace the old ones.
+
+    Hyperparameters are the constructor's keywords. :meth:`edit` is a function of each text and the
+    hyperparameters alone, not of the other texts of a batch.
+    """
+
+    @property
+    def version(self) -> int:
+        """Version, raised whenever the same text would be edited in another way."""
+
+    @property
+    def replaces(self) -> bool:
+        """True: texts replace their parent."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what the texts depend on besides the documents; no paths."""
+
+    def edit(self, texts: pa.Array) -> pa.Array:
+        """Edit texts, (n,) large_string without nulls, to (n,) string or large_string.
+
+        A document whose text is null or blank afterwards is dropped.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

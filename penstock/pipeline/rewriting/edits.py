@@ -1,0 +1,76 @@
+"""Edits: rewriters without a model, applied to the texts of a unit batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.errors import ScoringError
+from penstock.pipeline.checking import call_plugin
+from penstock.pipeline.rewriting.answers import draw
+from penstock.pipeline.units import Unit, iter_documents
+from penstock.selectors.rewriting.base import BLANK, Editor, Rewritten
+
+__all__ = ["Edit", "edit_unit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A rewriter of the recipe that needs no model."""
+
+    name: str
+    """Key of the rewriter under ``rewrite``."""
+    rewriter: Editor
+    share: float
+    """Share of the documents that are edited, drawn by hash of the document."""
+    seed: int
+
+    def identity(self) -> dict[str, Any]:
+        """Identify what the texts depend on besides the documents."""
+        return {
+            "rewriter": type(self.rewriter).__qualname__,
+            "identity": dict(self.rewriter.identity()),
+            "share": self.share,
+            "seed": self.seed,
+        }
+
+
+def edit_unit(
+    unit: Unit, edit: Edit, columns: tuple[str, ...]
+) -> Iterator[tuple[int, dict[str, Any], Rewritten | None]]:
+    """Yield the row of each document of a unit, its columns, and its text; None if not drawn.
+
+    Raises:
+        ScoringError: The editor raised, or returned anything but one text for each text.
+    """
+    key = f"rewrite.{edit.name}"
+    start = 0
+    for batch in iter_documents(unit, columns):
+        drawn = draw(batch, edit.share, edit.seed)
+        texts = batch.column("text").filter(pa.array(drawn)).cast(pa.large_string())
+        at = f"documents from row {start} of {unit.name}"
+        edited = _checked(call_plugin(key, at, edit.rewriter.edit, texts), len(texts), key, at)
+        found = iter(edited.to_pylist())
+        for row, fields in enumerate(batch.to_pylist()):
+            yield start + row, fields, _rewritten(next(found)) if drawn[row] else None
+        start += len(batch)
+
+
+def _checked(edited: Any, wanted: int, key: str, at: str) -> pa.Array:
+    texts = pa.types.is_string, pa.types.is_large_string
+    if isinstance(edited, pa.Array) and any(test(edited.type) for test in texts):
+        if len(edited) == wanted:
+            return edited
+        got = f"{len(edited)} texts"
+    else:
+        got = f"{type(edited).__name__} of {getattr(edited, 'type', 'another type')}"
+    raise ScoringError(key=key, file=at, expected=f"an Arrow array of {wanted} texts", got=got)
+
+
+def _rewritten(text: str | None) -> Rewritten:
+    if text is None or not text.strip():
+        return Rewritten(rejected=(BLANK,))
+    return Rewritten(texts=(text,))
