@@ -164,10 +164,9 @@ class CleanSettings:
             found.append(statistics)
         if self.languages is not None:
             found.append(self.languages)
-        return [*found, *self.overlaps]
         if self.near is not None:
             found.append(self.near.signatures)
-        return found
+        return [*found, *self.overlaps]
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that :attr:`where` may name, with their types."""
