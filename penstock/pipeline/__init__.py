@@ -7,7 +7,7 @@ A document's way, with the function or class of each step, its input -> output, 
       ├─ hash_inputs      Input -> Input with the hash of its bytes   reading/inputs.py
       ├─ plan_splits      Input -> Split of InputPiece                reading/splits.py
       ├─ read_batches     InputPiece -> ParsedBatch                   reading/readers.py
-      └─ UnitWriter       Record -> unit of about 64 MiB              units.py
+      └─ UnitWriter       documents -> units of about 64 MiB          units.py
     make_pool           corpus -> Pool: the documents that are kept   cleaning/verdicts.py
       └─ make_text_columns  texts -> statistics of each document      cleaning/text_columns.py
     rewrite_corpus      pool -> corpus of rewritten documents         rewriting/documents.py

@@ -12,23 +12,28 @@ and a document, for a split of any size.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.errors import InputError
 from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
 from penstock.pipeline.cleaning.quarantine import Quarantine
+from penstock.pipeline.reading.batches import ParsedBatch
 from penstock.pipeline.reading.inputs import Input, find_inputs, hash_inputs
-from penstock.pipeline.reading.records import Bad, Extent, Record
+from penstock.pipeline.reading.records import Bad, Extent, refused
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import Runner
-from penstock.pipeline.units import UNIT_BYTES, Origin, UnitWriter
+from penstock.pipeline.units import GIVEN, UNIT_BYTES, UnitWriter
 from penstock.recipe import Recipe
 from penstock.storage import AnyPath, atomic_file, store_of
+from penstock.text_hashes import name_texts
 
 __all__ = ["STAGE", "VERSION", "CorpusSettings", "make_corpus", "text_digest"]
 
@@ -114,43 +119,48 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
 # -- reading ----------------------------------------------------------------------------------
 
 
-def _check_records(
-    piece: InputPiece, stage: _Stage, extent: Extent
-) -> Iterator[tuple[Record | Bad, int]]:
-    """Yield the records of a piece, in order, with the bytes of their texts in UTF-8."""
-    _check_unchanged(piece.item)
-    for record in piece.records(stage.cap, extent):
-        if isinstance(record, Bad):
-            yield record, 0
-            continue
-        text = record.text
-        try:
-            size = len(text) if text.isascii() else len(text.encode())
-            (record.id or "").encode()
-            record.source.encode()
-        except UnicodeEncodeError as error:
-            yield _refused(piece, record, f"not Unicode text: {error}"), 0
-            continue
-        if size > stage.limit:
-            limit = f"clean.max_document_bytes = {stage.limit:,}"
-            yield _refused(piece, record, f"{size:,} bytes of text, more than {limit}"), 0
-        else:
-            yield record, size
-    _check_unchanged(piece.item)
+def _readable(
+    batch: ParsedBatch, piece: InputPiece, limit: int
+) -> tuple[pa.RecordBatch, Sequence[Bad]]:
+    """Return the documents of a batch up to the limit, and its bad records with all others."""
+    sizes = pc.binary_length(batch.documents["text"]).to_numpy()
+    over = np.flatnonzero(sizes > limit)
+    if not len(over):
+        return batch.documents, batch.bad
+    bad = [*batch.bad]
+    for row in over.tolist():
+        record = batch.document(row)
+        error = f"{sizes[row]:,} bytes of text, more than clean.max_document_bytes = {limit:,}"
+        bad.append(refused(record, piece.span.place(piece.reader.noun, record.number), error))
+    bad.sort(key=lambda one: one.number)
+    return batch.documents.filter(pa.array(sizes <= limit)), bad
+
+
+def _columns(documents: pa.RecordBatch, number: int, add: int) -> pa.RecordBatch:
+    """Return the documents of input ``number`` as units have them.
+
+    Args:
+        documents: Of the schema :data:`~penstock.pipeline.reading.batches.DOCUMENTS`.
+        number: Number of the input.
+        add: Lines before those that are counted in ``documents``.
+    """
+    texts, ids = documents["text"], documents["id"]
+    if ids.null_count:
+        missing = ids.is_null()
+        ids = pc.replace_with_mask(ids, missing, name_texts(texts.filter(missing)))
+    count = len(documents)
+    columns = [
+        *(ids, texts, documents["source"], documents["meta"], pa.nulls(count, pa.string())),
+        pc.binary_length(texts).cast(pa.int64()),
+        pa.array(np.full(count, number, np.int32)),
+        pc.add(documents["number"], add),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=GIVEN)
 
 
 def _check_unchanged(item: Input) -> None:
     if store_of(item.path).version(item.path) != item.stamp:
         raise InputError("changed since its bytes were hashed", file=item.path, fix="run again")
-
-
-def _refused(piece: InputPiece, record: Record, error: str) -> Bad:
-    """Make a bad record of the whole record in ASCII, which keeps lone surrogates."""
-    return Bad(
-        piece.span.place(piece.reader.noun, record.number),
-        error,
-        json.dumps(asdict(record)).encode(),
-    )
 
 
 # -- writing ----------------------------------------------------------------------------------
@@ -169,13 +179,14 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
             extent, first = Extent(), tally.read
             # Lines of a span are counted from its beginning, unless it begins the file.
             add = 0 if piece.span.counted else before[piece.input]
-            for record, size in _check_records(piece, stage, extent):
-                tally.read += 1
-                if isinstance(record, Bad):
+            _check_unchanged(piece.item)
+            for batch in piece.batches(stage.cap, extent):
+                documents, bad = _readable(batch, piece, stage.limit)
+                tally.read += len(documents) + len(bad)
+                for record in bad:
                     quarantine.add(piece.item.path.name, piece.input, record)
-                    continue
-                name = record.id if record.id is not None else _name_of(record.text)
-                units.add(name, record, size, origin=Origin(piece.input, record.number + add))
+                units.write(_columns(documents, piece.input, add))
+            _check_unchanged(piece.item)
             before[piece.input] += extent.lines
             inputs.append(
                 {
@@ -196,11 +207,6 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
         FileRecord.of(f"part-{split.part}.json", sink, **facts),
         *quarantine.records(),
     ]
-
-
-def _name_of(text: str) -> str:
-    """Make the id of a document that has none: a hash of its text, equal in any input."""
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 # -- the whole --------------------------------------------------------------------------------

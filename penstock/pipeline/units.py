@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.reading.records import Record
 from penstock.storage import AnyPath, atomic_file
-from penstock.text_hashes import hash_normalised, hash_texts
+from penstock.text_hashes import hash_normalised, hash_texts, hash_words
 
 __all__ = [
     "BATCH",
+    "GIVEN",
     "ROWS",
     "SCHEMA",
     "UNIT_BYTES",
@@ -248,6 +249,8 @@ class Origin(NamedTuple):
 class UnitWriter:
     """Writes the documents of one split as units, in order, a row group at a time.
 
+    The files do not depend on how the documents are divided into calls.
+
     Args:
         directory: Directory of the unfinished corpus.
         part: Name of the split within the corpus; units are ``unit-<part>-<k>``.
@@ -262,13 +265,15 @@ class UnitWriter:
         self._limit = unit_bytes
         self._unit = ExitStack()
         self._count = 0
+        self._rows: list[tuple[object, ...]] = []
+        self._row_bytes = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._documents: list[tuple[object, ...]] = []
-        self._batches: list[pa.RecordBatch] = []
-        self._sources: dict[str, dict[str, int]] = {}
+        self._held: list[pa.RecordBatch] = []
+        self._documents = 0
         self._bytes = 0
+        self._sources: dict[str, dict[str, int]] = {}
         self._hash = hashlib.blake2b(digest_size=16)
         self._writers: list[pq.ParquetWriter] = []
 
@@ -281,8 +286,10 @@ class UnitWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None and self._sources:
-            self._finish()
+        if error is None:
+            self._write_rows()
+            if self._documents:
+                self._finish()
         self._unit.__exit__(kind, error, trace)
 
     def add(
@@ -294,40 +301,53 @@ class UnitWriter:
         origin: Origin | None = None,
     ) -> None:
         """Append a document whose id is ``name`` and whose text has ``size`` bytes."""
-        self._documents.append(
-            (
-                *(name, record.text, record.source, record.meta or None, parent),
-                *(size, *(origin or (None, None))),
-            )
-        )
-        tally = self._sources.get(record.source)
-        if tally is None:
-            tally = self._sources[record.source] = {"documents": 0, "bytes": 0}
-        tally["documents"] += 1
-        tally["bytes"] += size
-        self._bytes += size
-        if len(self._documents) == BATCH:
-            self._batch()
-        if self._bytes >= self._limit:
-            self._finish()
+        labels = (name, record.text, record.source, record.meta or None, parent)
+        self._rows.append((*labels, size, *(origin or (None, None))))
+        self._row_bytes += size
+        if len(self._rows) == BATCH or self._bytes + self._row_bytes >= self._limit:
+            self._write_rows()
 
-    def _batch(self) -> None:
+    def _write_rows(self) -> None:
         """Convert rows to an Arrow batch, which takes half the memory of Python strings."""
-        columns = [
-            pa.array(column, kind) for column, kind in zip(zip(*self._documents), _GIVEN.types)
-        ]
-        self._documents = []
+        columns = [pa.array(column, kind) for column, kind in zip(zip(*self._rows), GIVEN.types)]
+        self._rows, self._row_bytes = [], 0
         if columns:
-            texts = columns[SCHEMA.get_field_index("text")]
-            hashes = hash_texts(texts)
-            self._hash.update(b"".join(hashes.to_pylist()))
-            columns += [hashes, hash_normalised(texts)]
-            self._batches.append(pa.RecordBatch.from_arrays(columns, schema=_BOTH))
-        if len(self._batches) == _GROUP:
+            self.write(pa.RecordBatch.from_arrays(columns, schema=GIVEN))
+
+    def write(self, documents: pa.RecordBatch) -> None:
+        """Append documents, of the schema :data:`GIVEN`."""
+        texts = documents["text"]
+        hashes = [hash_texts(texts), hash_normalised(texts)]
+        whole = pa.RecordBatch.from_arrays([*documents.columns, *hashes], schema=_BOTH)
+        totals = np.cumsum(documents["bytes"].to_numpy())
+        start = before = 0
+        while start < len(whole):
+            # A unit ends with the document that fills it.
+            filled = np.searchsorted(totals, before + self._limit - self._bytes)
+            end = min(int(filled) + 1, len(whole))
+            self._hold(whole.slice(start, end - start))
+            start, before = end, int(totals[end - 1])
+            if self._bytes >= self._limit:
+                self._finish()
+
+    def _hold(self, documents: pa.RecordBatch) -> None:
+        """Append documents of one unit."""
+        self._hash.update(hash_words(documents["hash"]).tobytes())
+        sources = documents["source"].dictionary_encode()
+        codes, sizes = sources.indices.to_numpy(), documents["bytes"].to_numpy()
+        counts, totals = np.bincount(codes), np.bincount(codes, sizes).astype(np.int64)
+        for source, count, total in zip(sources.dictionary.to_pylist(), counts, totals):
+            tally = self._sources.setdefault(source, {"documents": 0, "bytes": 0})
+            tally["documents"] += int(count)
+            tally["bytes"] += int(total)
+        self._held.append(documents)
+        self._documents += len(documents)
+        self._bytes += int(sizes.sum())
+        if sum(map(len, self._held)) >= _GROUP * BATCH:
             self._flush()
 
-    def _flush(self) -> None:
-        """Write a row group: a whole number of batches, so that batches never straddle two."""
+    def _flush(self, last: bool = False) -> None:
+        """Write the row groups that are full, or at last all; the bytes of a file depend on it."""
         if not self._writers:
             self._sinks = [
                 self._unit.enter_context(atomic_file(self._directory / self._name(kind)))
@@ -345,25 +365,29 @@ class UnitWriter:
                 )
                 for sink, schema in zip(self._sinks, (SCHEMA, ROWS))
             ]
-        if self._batches:
-            table = pa.Table.from_batches(self._batches, _BOTH)
+        held = pa.Table.from_batches(self._held, _BOTH).combine_chunks()
+        size = _GROUP * BATCH
+        end = len(held) if last else len(held) // size * size
+        for start in range(0, end, size):
+            # Chunks of one size, since pages of Parquet end where chunks do.
+            group = held.slice(start, min(size, end - start)).to_batches(BATCH)
+            table = pa.Table.from_batches(group, _BOTH)
             for writer, schema in zip(self._writers, (SCHEMA, ROWS)):
-                writer.write_table(table.select(schema.names), row_group_size=_GROUP * BATCH)
-        self._batches = []
+                writer.write_table(table.select(schema.names), row_group_size=size)
+        self._held = held.slice(end).to_batches()
 
     def _name(self, kind: str) -> str:
         return f"{kind}-{self._part}-{self._count:03d}.parquet"
 
     def _finish(self) -> None:
         with self._unit:  # an error closes it, too, so that no partial file stays
-            self._batch()
-            self._flush()
+            self._flush(last=True)
         texts, rows = self._sinks
         self.records += [
             FileRecord.of(
                 self._name("unit"),
                 texts,
-                documents=sum(tally["documents"] for tally in self._sources.values()),
+                documents=self._documents,
                 bytes=self._bytes,
                 sources=self._sources,
                 texts=self._hash.hexdigest(),
@@ -374,5 +398,7 @@ class UnitWriter:
         self._begin()
 
 
-_GIVEN = pa.schema([*SCHEMA, *(ROWS.field(name) for name in ("bytes", "input", "line"))])
-_BOTH = pa.schema([*_GIVEN, ROWS.field("hash"), ROWS.field("normal")])
+GIVEN = pa.schema([*SCHEMA, *(ROWS.field(name) for name in ("bytes", "input", "line"))])
+"""What a writer of units is given; it adds the hashes of the texts."""
+
+_BOTH = pa.schema([*GIVEN, ROWS.field("hash"), ROWS.field("normal")])

@@ -39,8 +39,10 @@ from penstock.pipeline.reading.records import Record
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.pipeline.units import (
     BATCH,
+    GIVEN,
     SCHEMA,
     UNIT_BYTES,
+    Origin,
     UnitWriter,
     iter_documents,
 )
@@ -679,16 +681,16 @@ def test_files_of_a_killed_task_are_not_part_of_the_corpus(
     table = pa.table({"text": [f"{number} " + "w " * 50 for number in range(100)]})
     pq.write_table(table, pool / "pool" / "x.parquet")
     whole = make(pool, work="whole", unit_bytes=300)
-    real = module.UnitWriter.add
-    left = [70]
+    real = module.UnitWriter._hold
+    left = [25]
 
-    def killed(self: Any, *record: Any, **named: Any) -> None:
+    def killed(self: Any, documents: pa.RecordBatch) -> None:
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
-        real(self, *record, **named)
+        real(self, documents)
 
-    monkeypatch.setattr(module.UnitWriter, "add", killed)
+    monkeypatch.setattr(module.UnitWriter, "_hold", killed)
     with pytest.raises(KeyboardInterrupt):
         make(pool, unit_bytes=300)
     monkeypatch.undo()
@@ -746,6 +748,56 @@ def test_memory_is_that_of_a_unit_not_of_the_file(tmp_path: Path) -> None:
 
 
 # -- where nothing more can be written ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 700, 60_000, 2**40])
+def test_units_do_not_depend_on_how_documents_are_divided(tmp_path: Path, unit_bytes: int) -> None:
+    """One by one, in batches of any size, all at once: the same bytes."""
+    chance = random.Random(unit_bytes)
+    count = {1: 40, 700: 600}.get(unit_bytes, 8 * BATCH + 500)
+    texts = ["w " * chance.choice([0, 1, 5, 9]) + str(number) for number in range(count)]
+    sources = [chance.choice(["web", "wiki", "é"]) for _ in texts]
+    sizes = [len(text) for text in texts]
+    whole = pa.RecordBatch.from_pydict(
+        {
+            "id": [str(number) for number in range(count)],
+            "text": texts,
+            "source": sources,
+            "meta": [None if number % 3 else '{"n":1}' for number in range(count)],
+            "parent": [None] * count,
+            "bytes": sizes,
+            "input": [7] * count,
+            "line": list(range(1, count + 1)),
+        },
+        schema=GIVEN,
+    )
+    made = []
+    for step in (0, 1, 37, 5000):
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        with UnitWriter(directory, "00000", unit_bytes) as units:
+            if step == 0:
+                for row in whole.to_pylist():
+                    record = Record(row["text"], None, row["source"], row["meta"] or "")
+                    origin = Origin(7, row["line"])
+                    units.add(row["id"], record, row["bytes"], row["parent"], origin)
+            for start in range(0, count, step or count):
+                units.write(whole.slice(start, step))
+        made.append(units.records)
+    assert all(records == made[0] for records in made)
+    assert len(made[0]) == 2 * {1: 40, 2**40: 1}.get(unit_bytes, len(made[0]) // 2)
+    tables = [
+        pq.read_table(tmp_path / "37" / record.path)
+        for record in made[0]
+        if record.path.startswith("unit-")
+    ]
+    assert pa.concat_tables(tables)["text"].to_pylist() == texts
+    facts = [record.facts for record in made[0] if record.path.startswith("unit-")]
+    assert sum(own["bytes"] for own in facts) == sum(sizes)
+    for source in set(sources):
+        assert sum(own["sources"].get(source, {}).get("bytes", 0) for own in facts) == sum(
+            size for size, own in zip(sizes, sources) if own == source
+        )
 
 
 def write_a_unit(directory: Path) -> None:
