@@ -2,8 +2,9 @@
 
 The arm ``selected`` is the recipe itself; the others are named overrides of it. Every arm is cut
 for each seed, and trained with initial weights and a data order of that seed; corpus, columns and
-tokenizer are shared. The baseline is also trained at multiples of the budget, each with its own
-full schedule; the token multiplier is read from these runs: measured, not extrapolated.
+the recipe's own tokenizer are shared. The baseline is also trained at multiples of the budget, each
+with its own full schedule; the token multiplier is read from these runs: measured, not
+extrapolated.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from penstock.cluster import cpus
 from penstock.display import html_table
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs.curate import Curated, Progress, curate
-from penstock.jobs.plan import SELECTED, Arm, plan_arms
+from penstock.jobs.plan import SELECTED, Arm, Plan, plan_arms
 from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
@@ -28,7 +29,14 @@ from penstock.storage import AnyPath
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import OnMetrics, RunResult
 
-__all__ = ["Comparison", "Point", "compare", "token_multiplier", "with_spread"]
+__all__ = [
+    "Comparison",
+    "Point",
+    "compare",
+    "curate_arms",
+    "token_multiplier",
+    "with_spread",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,11 +235,8 @@ def compare(
     for own in plans.values():
         check_training(own.train.train)
     evaluations = read_evaluations(plan.evaluate)
-    curated: dict[Arm, Curated] = {}
     with Workspace.driving(plan.work) as workspace:
-        for arm, own in plans.items():
-            progress(f"cut: arm {arm.name} at {arm.multiple:g}x, seed {arm.seed}")
-            curated[arm] = curate(own, runner, free=free)
+        curated = curate_arms(plans, runner, progress, free)
         free()
         specs = [
             run_spec(own.train, curated[arm].shards.path, evaluations) for arm, own in plans.items()
@@ -259,3 +264,25 @@ def compare(
             for (name, multiple), arms in points.items()
         ),
     )
+
+
+def curate_arms(
+    plans: Mapping[Arm, Plan],
+    runner: Runner,
+    progress: Progress = lambda line: None,
+    free: Callable[[], None] = lambda: None,
+) -> dict[Arm, Curated]:
+    """Curate every arm with one tokenizer: the recipe's own, of the first arm.
+
+    An arm that cleans otherwise has another pool, on which another tokenizer would be trained, and
+    its tokens would be other ones. An arm that names a tokenizer has that.
+    """
+    curated: dict[Arm, Curated] = {}
+    shared: Curated | None = None
+    for arm, plan in plans.items():
+        progress(f"cut: arm {arm.name} at {arm.multiple:g}x, seed {arm.seed}")
+        same = shared is not None and plan.recipe.tokenizer == shared.recipe.tokenizer
+        tokenizer = shared.tokenizer if shared is not None and same else None
+        curated[arm] = curate(plan, runner, free=free, tokenizer=tokenizer)
+        shared = shared or curated[arm]
+    return curated

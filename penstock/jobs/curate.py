@@ -160,6 +160,7 @@ def curate(
     runner: Runner,
     progress: Progress = lambda line: None,
     free: Callable[[], None] = lambda: None,
+    tokenizer: Artefact | None = None,
 ) -> Curated:
     """Find or make everything from the corpus to the shards.
 
@@ -169,6 +170,7 @@ def curate(
         progress: Called with a line for each event.
         free: Called before models are trained. It stops the workers of a runner that was started
             for this command; those of a runner of the caller's are left alone.
+        tokenizer: A tokenizer that is used instead of the recipe's.
 
     Raises:
         BadInput: Something the user gave cannot be used.
@@ -176,7 +178,7 @@ def curate(
     """
     plan = _planned(plan)
     with Workspace.driving(plan.work) as workspace:
-        return _curate(plan, workspace, runner, progress, {}, free)
+        return _curate(plan, workspace, runner, progress, {}, free, tokenizer)
 
 
 def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
@@ -213,6 +215,7 @@ def _curate(
     progress: Progress,
     made: dict[str, Any],
     free: Callable[[], None] = lambda: None,
+    tokenizer: Artefact | None = None,
 ) -> Curated:
     """Run the stages; ``made`` gets the pool and the columns as soon as they exist."""
     seconds: dict[str, float] = {}
@@ -281,7 +284,7 @@ def _curate(
                     selector_training.find_weights(*arguments, models, free)
         made["columns"] = columns = make_columns(wanted, models)
     with stage("tokenizer"):
-        tokenizer = make_tokenizer(plan.tokenizer, pool, workspace)
+        tokenizer = tokenizer or make_tokenizer(plan.tokenizer, pool, workspace)
     with stage("cut"):
         tokens = TokenStore(pool, tokenizer, workspace)
         cut = make_cut(plan.cut, pool, columns, tokens, tokenizer, workspace, runner)

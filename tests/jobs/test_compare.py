@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
-from penstock.jobs.compare import compare, token_multiplier
+from penstock.jobs.compare import compare, curate_arms, token_multiplier
 from penstock.jobs.console import Console
-from penstock.jobs.plan import Plan, as_compared
+from penstock.jobs.plan import Plan, as_compared, plan_arms
+from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import ModelFrom, Recipe
 from penstock.trainers.spec import RunResult
-from tests.pools import recipe_of, write_jsonl
+from tests.pools import documents, recipe_of, write_jsonl
 
 BASELINE = [(100, 2.0), (200, 1.6), (400, 1.4)]
 
@@ -103,7 +104,9 @@ class Spied:
             path = Path(f"shards-{len(self.recipes)}")
 
         class Curated:
+            recipe = plan.recipe
             shards = Shards
+            tokenizer = None
 
         return Curated
 
@@ -272,3 +275,25 @@ def test_a_model_directory_that_is_not_there_is_told_before_any_work(
 def test_a_report_is_of_the_first_seed_that_was_compared(tmp_path: Path) -> None:
     mine = recipe(tmp_path).model_copy(update={"seed": 17})
     assert (mine.draw_seed, as_compared(mine).draw_seed) == (17, 1)
+
+
+def test_arms_with_other_pools_share_the_recipes_tokenizer(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(300, seed=5))
+    recipe = recipe_of(
+        tmp_path,
+        clean={"where": "words > 40"},
+        compare={
+            "arms": {
+                "random": {"clean": {"where": None}},
+                "other": {"clean": {"where": None}, "tokenizer": {"train": {"vocab_size": 400}}},
+            },
+            "seeds": [1],
+            "baseline_multiples": [1],
+        },
+    )
+    made = curate_arms(plan_arms(recipe), LocalRunner(1))
+    curated = {arm.name: own for arm, own in made.items()}
+    assert curated["random"].pool.kept > curated["selected"].pool.kept
+    assert curated["random"].tokenizer.fingerprint == curated["selected"].tokenizer.fingerprint
+    assert curated["other"].tokenizer.fingerprint != curated["selected"].tokenizer.fingerprint
+    assert curated["other"].tokenizer.facts["vocab_size"] == 400
