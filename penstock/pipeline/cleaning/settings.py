@@ -159,9 +159,8 @@ class CleanSettings:
         """Return the columns that verdicts read."""
         asked = set() if self.where is None else set(self.where.names)
         found: list[TextColumn] = [*self.functions]
-        statistics = StatisticsColumn(self._counting())
-        if self.rules or asked.intersection(statistics.types()):
-            found.append(statistics)
+        if self.rules or asked.intersection(FIELDS):
+            found.append(StatisticsColumn(self._counting()))
         if self.languages is not None:
             found.append(self.languages)
         if self.near is not None:

@@ -108,7 +108,7 @@ def _make(
     drafts: dict[str, Draft] = {}
     inputs = {"text": text_digest([unit.record for unit in units])}
     for column in columns:
-        stage = column.name.partition(":")[0]
+        stage = _stage(column.name)
         name = fingerprint(stage, column.version, column.config(), inputs)
         if found := workspace.find(stage, name):
             made[column.name] = found
@@ -124,7 +124,8 @@ def _make(
         unit, _ = items[index]
         for name, record in records.items():
             drafts[name].record(unit.name, [record])
-        progress(f"{', '.join(records)}: {unit.of:,} documents of {unit.name}")
+        stages = dict.fromkeys(_stage(name) for name in records)
+        progress(f"{', '.join(stages)}: {unit.of:,} documents of {unit.name}")
     parts = [unit.name for unit in units]
     documents = sum(unit.of for unit in units)
     for name, draft in drafts.items():
@@ -132,6 +133,11 @@ def _make(
         check_sum(f"{draft.path}", ("documents of the corpus", documents), {"in rows": counted})
         made[name] = draft.publish(parts, {"documents": counted})
     return made
+
+
+def _stage(name: str) -> str:
+    """Return the stage of a column's artefact."""
+    return name.partition(":")[0]
 
 
 def _compute(

@@ -22,7 +22,7 @@ from penstock.selectors.base import ParallelMap
 __all__ = ["RankedSample", "Ranker", "highest", "merge_highest", "rank_sample", "rank_scores"]
 
 _DOCUMENTS = 32_768
-"""Documents ranked at once; in blocks of 8,192 faiss took nearly twice as long."""
+"""Documents ranked at once, at most; in blocks of 8,192 faiss took nearly twice as long."""
 
 _EXAMPLES = 256
 """Examples multiplied at once with a block of documents: 32 MiB of similarities."""
@@ -88,7 +88,8 @@ def rank_sample(
         value: As in :class:`Ranker`.
         spread: Ranks blocks of documents in parallel.
     """
-    blocks = [documents[at : at + _DOCUMENTS] for at in range(0, len(documents), _DOCUMENTS)]
+    # Of equal size: 100,000 documents on two workers take the time of 50,000, not of 65,536.
+    blocks = np.array_split(documents, max(1, -(-len(documents) // _DOCUMENTS)))
 
     def scores_by(ranker: Ranker) -> np.ndarray:
         return np.concatenate(list(spread(rank_scores, blocks, ranker)))
