@@ -1,14 +1,16 @@
-"""Languages of texts against py3langid, in one process: speed, and agreement on every text.
+"""Languages of texts against py3langid or fastText, in one process: speed, and agreement.
 
     pip install py3langid
     python benchmarks/languages.py --json
     python benchmarks/languages.py --json --data 'pool/web-*.jsonl.zst' --documents 20000
+    python benchmarks/languages.py --json --fasttext lid.176.ftz
 
-The texts are docstrings, or those of ``--data``; and the messages of translated programs, from the
-catalogues of this machine (``--catalogues``), as documents of 1,000 characters in some 200
-languages. Both sides read whole texts, one thread each, in CPU time; they take turns. Of each kind
-the last line says how many labels are equal and how far probabilities differ, and for how many
-texts the label of the first bytes is that of the whole.
+With ``--fasttext`` both sides use that model, and the peer is fastText's own ``predict``, called
+for one text after the other. The texts are docstrings, or those of ``--data``; and the messages of
+translated programs, from the catalogues of this machine (``--catalogues``), as documents of 1,000
+characters in some 200 languages. Both sides read whole texts, one thread each, in CPU time; they
+take turns. Of each kind the last line says how many labels are equal and how far probabilities
+differ, and for how many texts the label of the first bytes is that of the whole.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,15 +40,12 @@ FIRST_BYTES = (512, 2048, 65_536)
 def main() -> None:
     """Measure, compare, and print the JSON object as the last line."""
     arguments = _arguments()
-    peer_module("py3langid")
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    peer = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    peer = _fasttext(arguments.fasttext) if arguments.fasttext else _py3langid()
     kinds = {
         "documents": list(islice(_documents(arguments), arguments.documents)),
         "catalogues": list(islice(_messages(Path(arguments.catalogues)), arguments.documents)),
     }
-    ours = Languages.of(first_bytes=WHOLE)
+    ours = Languages.of(arguments.fasttext, first_bytes=WHOLE)
     ours.compute(pa.array(["It loads the model and compiles."]))
     found = {name: _compared(name, texts, ours, peer) for name, texts in kinds.items() if texts}
     first = found["documents"]
@@ -71,11 +71,31 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
     parser.add_argument("--data", help="glob of .jsonl.zst files with `text`; docstrings if absent")
+    parser.add_argument("--fasttext", help="a .bin or .ftz model of fastText")
     parser.add_argument("--documents", type=int, default=5000, help="of each kind, at most")
     parser.add_argument(
         "--catalogues", default="/usr/share/locale", help="a folder of .mo files, of GNU gettext"
     )
     return parser.parse_args()
+
+
+def _py3langid() -> Callable[[str], tuple[str, float]]:
+    peer_module("py3langid")
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).classify
+
+
+def _fasttext(path: str) -> Callable[[str], tuple[str, float]]:
+    import fasttext
+
+    predict = fasttext.load_model(path).f.predict
+
+    def classify(text: str) -> tuple[str, float]:
+        found = predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
+        return (found[0][1].removeprefix("__label__"), found[0][0]) if found else ("", 0.0)
+
+    return classify
 
 
 def _documents(arguments: argparse.Namespace) -> Iterator[str]:
@@ -131,7 +151,7 @@ def _compared(name: str, texts: list[str], ours: Languages, peer: Any) -> dict[s
         began = time.process_time()
         batch = ours.compute(array)
         between = time.process_time()
-        theirs += map(peer.classify, part)
+        theirs += map(peer, part)
         ended = time.process_time()
         size = sum(len(text.encode()) for text in part) / 1e6
         seconds.append((size, between - began, ended - between))
@@ -144,7 +164,7 @@ def _compared(name: str, texts: list[str], ours: Languages, peer: Any) -> dict[s
     shares = {}
     for first_bytes in FIRST_BYTES:
         began = time.process_time()
-        labels = Languages.of(first_bytes=first_bytes).compute(array).column(0).to_pylist()
+        labels = replace(ours, first_bytes=first_bytes).compute(array).column(0).to_pylist()
         spent = time.process_time() - began
         shares[first_bytes] = {
             "label_of_whole": round(

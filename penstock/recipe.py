@@ -123,7 +123,7 @@ class LanguageSpec(Model):
     """The model that tells the language of a text."""
 
     model: Location | None = None
-    """A file of py3langid's format; by default the one in the package."""
+    """A file of py3langid's format, or a classifier of fastText; by default py3langid's own."""
     first_bytes: PositiveInt | None = None
     """Bytes of a text that are read, at most; 65,536 by default."""
 

@@ -10,6 +10,7 @@
     └─ intern_spans      numbers for equal pieces of text                    spans.py
     find_traits          case, letters, composed characters; the first bytes traits.py
     classify_bytes       n-grams of bytes by an automaton, naive Bayes       byte_ngrams.py
+    classify_words       words and their n-grams by a model of fastText      subwords.py
 
 Every count of statistics is exact, whatever the hashes.
 """

@@ -1,9 +1,10 @@
-"""Columns ``language`` and ``language_probability``: functions of the text alone."""
+"""Columns ``language`` and ``language_probability``, which depend on the text alone."""
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +13,10 @@ from typing_extensions import Self
 
 from penstock.arrow_text import TextView, text_view
 from penstock.errors import InputError
-from penstock.rules.kernels.byte_ngrams import ByteScratch, classify_bytes
 from penstock.rules.kernels.traits import find_traits
-from penstock.rules.languages.byte_model import ByteModel, ModelFile
+from penstock.rules.languages.byte_model import ByteModel
+from penstock.rules.languages.fasttext_model import WordModel, is_fasttext
+from penstock.rules.languages.model_file import ModelFile
 from penstock.rules.languages.traits import (
     COMPOSING,
     LETTER,
@@ -41,9 +43,13 @@ class Languages:
     """The language of each text, by py3langid's model: 139 languages, and ``zxx`` for none.
 
     A label and its probability are those of py3langid 0.4 with ``norm_probs=True`` for the first
-    bytes of the text, but for float32 sums in another order; a text without a letter, and one
+    bytes of the text, but for float32 sums in another order. A text without a letter, and one
     without any n-gram of the model, has neither. A probability says how far the best label is in
     front, divided by the square root of the length; it is not calibrated.
+
+    A classifier of fastText, such as lid.176, may be given instead, with the loss ``softmax`` or
+    ``hs``. Its labels are those of fastText's ``predict`` for the text as one line, without the
+    prefix ``__label__``; its probabilities are, too, but for the 1e-5 that it adds for ``softmax``.
     """
 
     name: ClassVar[str] = "languages"
@@ -63,7 +69,7 @@ class Languages:
         """Find the model, and hash its file.
 
         Args:
-            model: A file of py3langid's format; None for the one in the package.
+            model: A file of py3langid's format or of fastText's; None for the one in py3langid.
             first_bytes: The bytes of a text that are read, at most, cut at a character.
             key: The recipe key, for errors.
 
@@ -105,25 +111,34 @@ class Languages:
             texts.validate(full=True)
         except pa.ArrowInvalid as error:
             raise InputError(f"a text is damaged: {error}") from None
-        model, view, n_texts = ByteModel.load(self.model), text_view(texts), len(texts)
+        model, view, n_texts = _load(self.model), text_view(texts), len(texts)
         ends, traits = np.empty(n_texts, np.int64), np.empty(n_texts, np.uint8)
         find_traits(view.data, view.offsets, self.first_bytes, traits_of_characters(), ends, traits)
         classes, probabilities = np.full(n_texts, -1), np.zeros(n_texts, np.float32)
-        rows, prepared = _prepared(view, ends, traits)
+        rows, prepared = _prepared(view, ends, traits if model.prepares else np.zeros_like(traits))
         plain = traits & LETTER != 0
         plain[rows] = False
         plain_rows = np.flatnonzero(plain)
-        batches = [
+        for where, *batch in (
             (plain_rows, view.data, view.offsets[plain_rows], ends[plain_rows]),
             (rows, prepared.data, prepared.offsets[:-1], prepared.offsets[1:]),
-        ]
-        longest = int((ends - view.offsets[:-1]).max(initial=prepared.longest))
-        scratch = ByteScratch.of(model.table, longest)
-        for where, data, begins, stops in batches:
-            found, share = np.empty(len(where), np.int64), np.empty(len(where), np.float32)
-            classify_bytes(data, begins, stops, model.table, scratch, found, share)
-            classes[where], probabilities[where] = found, share
+        ):
+            classes[where], probabilities[where] = model.classify(*batch)
         return _batch(model, classes, probabilities)
+
+
+@lru_cache(maxsize=2)
+def _load(file: ModelFile) -> ByteModel | WordModel:
+    """Read a model, once in a process."""
+    content = file.read()
+    try:
+        return WordModel.read(content) if is_fasttext(content) else ByteModel.read(content)
+    except ValueError as error:
+        raise InputError(
+            f"cannot be used: {error}",
+            file=file.path,
+            fix="give a model.npz.xz of py3langid 0.4, or a .bin or .ftz of fastText",
+        ) from None
 
 
 def _prepared(view: TextView, ends: np.ndarray, traits: np.ndarray) -> tuple[np.ndarray, TextView]:
@@ -144,7 +159,9 @@ def _prepared(view: TextView, ends: np.ndarray, traits: np.ndarray) -> tuple[np.
     return np.array(rows, np.int64), text_view(pa.array(changed, pa.large_string()))
 
 
-def _batch(model: ByteModel, classes: np.ndarray, probabilities: np.ndarray) -> pa.RecordBatch:
+def _batch(
+    model: ByteModel | WordModel, classes: np.ndarray, probabilities: np.ndarray
+) -> pa.RecordBatch:
     labels = list(dict.fromkeys(model.labels))
     label_of = np.array([labels.index(label) for label in model.labels], np.int16)
     unknown = classes < 0
