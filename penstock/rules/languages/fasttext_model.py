@@ -62,7 +62,7 @@ class WordModel:
         Raises:
             ValueError: It is not one, or of a kind that is not supported.
         """
-        reader = _Reader(content)
+        reader = _ModelBytes(content)
         magic, version = reader.numbers("2i")
         _require(magic == _MAGIC and version == _VERSION, f"version {_VERSION}, got {version}")
         arguments = _Arguments(*reader.numbers("12i"))
@@ -104,7 +104,7 @@ class _Arguments:
     rate: int
 
 
-class _Reader:
+class _ModelBytes:
     """Reads numbers and arrays; a length beyond the end of the file is an error."""
 
     def __init__(self, content: bytes) -> None:
@@ -181,7 +181,7 @@ class _Dictionary:
     """(p, 2) int32, the buckets that are left and their rows; None if all are."""
 
     @classmethod
-    def read(cls, reader: _Reader) -> _Dictionary:
+    def read(cls, reader: _ModelBytes) -> _Dictionary:
         size, n_words, n_labels, _, n_pruned = reader.numbers("3i2q")
         _require(size == n_words + n_labels and n_words >= 0, "words and labels")
         _require(0 < n_labels <= np.iinfo(np.int16).max, "1 to 32,767 labels")
