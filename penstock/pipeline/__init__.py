@@ -9,7 +9,8 @@ A document's way, with the function or class of each step, its input -> output, 
       ├─ read_batches     InputPiece -> ParsedBatch                   reading/readers.py
       └─ UnitWriter       documents -> units of about 64 MiB          units.py
     make_pool           corpus -> Pool: the documents that are kept   cleaning/verdicts.py
-      └─ make_text_columns  texts -> statistics of each document      cleaning/text_columns.py
+      ├─ make_text_columns  texts -> statistics of each document      cleaning/text_columns.py
+      └─ make_components  signatures -> documents that are alike      cleaning/duplicates.py
     rewrite_corpus      pool -> corpus of rewritten documents         rewriting/documents.py
       └─ make_answers     prompts -> answers of a language model      rewriting/answers.py
     make_columns        pool -> a float32 score for each document     columns.py

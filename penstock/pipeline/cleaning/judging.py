@@ -16,6 +16,7 @@ from penstock.pipeline.cleaning.duplicates import COMPONENTS, LABELS_OF_MEMBERS
 from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.overlaps.overlaps import EXAMPLES, UNCHECKED, Overlaps
 from penstock.pipeline.cleaning.settings import LABELS, CleanSettings, StatisticsColumn
+from penstock.pipeline.cleaning.survivors import Members
 from penstock.pipeline.cleaning.text_columns import ColumnFile
 from penstock.pipeline.grouped import write_groups
 from penstock.pipeline.units import Unit
@@ -181,10 +182,21 @@ def _send_members(
     """Write the documents that others are like, for the choice of those that stay."""
     near = settings.near
     assert near is not None
-    documents = pa.concat_tables([unit.read_rows(LABELS_OF_MEMBERS) for unit in group.units])
-    components = group.read(COMPONENTS).column("component").to_numpy()
-    bands = group.read(near.signatures.name).column("bands").combine_chunks()
-    return choice.send(group.number, *near.members(documents, components, bands, kept))
+    numbers: list[np.ndarray] = []
+    members: list[Members] = []
+    start = 0
+    files = zip(group.columns[COMPONENTS], group.columns[near.signatures.name], strict=True)
+    for unit, (components, signatures) in zip(group.units, files, strict=True):
+        own, found = near.members(
+            unit.read_rows(LABELS_OF_MEMBERS),
+            components.read().column("component").to_numpy(),
+            signatures.read(["bands"]).column("bands").combine_chunks(),
+            kept[start : start + unit.of],
+        )
+        numbers.append(own + start)
+        members.append(found)
+        start += unit.of
+    return choice.send(group.number, np.concatenate(numbers), Members.joined(members))
 
 
 class _Reasons:

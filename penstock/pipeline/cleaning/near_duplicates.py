@@ -57,11 +57,12 @@ ALONE = -1
 EDGES = 2**23
 """Edges that one task unites, at most: 128 MiB, and five times as much to sort them."""
 
-RUN = 2**17
-"""Documents of the units that one task reads, about."""
+RUN, _MOST_RUN = 2**17, 2**20
+"""Documents of the units that one task reads, about, and at most: a 512th of a larger corpus."""
 
-RANGE_BYTES = 32 * 2**20
-"""Bytes of keys that one task links; it needs four times as much."""
+RANGE_BYTES, _MOST_RANGE_BYTES = 2**25, 2**27
+"""Bytes of keys that one task links, likewise; it needs four times as much. Without more in larger
+corpora small reads, one for each run and range, would take longest."""
 
 _EXACT = np.dtype([("key", "<u8"), ("check", "<u8"), ("document", "<i8")])
 _NEAR = np.dtype([("key", "<u8"), ("document", "<i8")])
@@ -156,16 +157,17 @@ def fill_components(
         like no other; ``components``, how many are the first of several.
     """
     if any(draft.done(item.name) is None for item in files):
-        runs = [_Run(*run) for run in enumerate(packed(files, lambda item: item.documents, RUN))]
         documents = sum(item.documents for item in files)
+        size = min(max(RUN, documents // 512), _MOST_RUN)
+        runs = [_Run(*run) for run in enumerate(packed(files, lambda item: item.documents, size))]
         exact = any(item.normal is not None for item in files)
         near = any(item.bands is not None for item in files)
         passes = _Passes(
             directory=draft.path,
             runs=len(runs),
             units=1 + max(item.unit for item in files),
-            exact_ranges=ranges_for(documents, _EXACT, RANGE_BYTES) if exact else 0,
-            near_ranges=ranges_for(documents * bands, _NEAR, RANGE_BYTES) if near else 0,
+            exact_ranges=_ranges(documents, _EXACT) if exact else 0,
+            near_ranges=_ranges(documents * bands, _NEAR) if near else 0,
         )
         found = draft.fill(
             runner.run, _link_run, {f"run-{run.number:05d}": run for run in runs}, passes
@@ -205,6 +207,11 @@ def _read_column(where: tuple[AnyPath, FileRecord], name: str) -> pa.Array:
     directory, record = where
     column = pq.read_table(record.verified(directory), columns=[name]).column(name)
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _ranges(rows: int, dtype: np.dtype) -> int:
+    size = rows * dtype.itemsize // 512
+    return ranges_for(rows, dtype, min(max(RANGE_BYTES, size), _MOST_RANGE_BYTES))
 
 
 def _link_run(run: _Run, passes: _Passes) -> list[FileRecord]:
@@ -262,7 +269,7 @@ def _find_stars(
         stars = passes.stars(1)
         draft.fill(runner.run, _unite_all, {"united": 0}, (edges, stars))
         return stars
-    ranges = ranges_for(2 * count, EDGE, RANGE_BYTES)
+    ranges = _ranges(2 * count, EDGE)
     for edges in _star_rounds(draft, passes, ranges, runner):
         progress(f"{edges.name} of components")
     stars = passes.stars(edges.sources)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.errors import PenstockError
-from penstock.pipeline.cleaning.duplicates import NearDuplicates
+from penstock.pipeline.cleaning.duplicates import MISSED, NearDuplicates
 from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.minhash.signatures import Signatures
 from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
@@ -188,8 +188,9 @@ def _near(dedup: Dedup) -> NearDuplicates | None:
     asked = dedup.minhash
     if asked is None:
         return None
+    weight = MISSED if asked.verify else 0.5
     return NearDuplicates(
-        signatures=Signatures(threshold=asked.threshold, ngram=asked.ngram),
+        signatures=Signatures(threshold=asked.threshold, ngram=asked.ngram, false_negatives=weight),
         keep=asked.keep,
         verify=asked.verify,
     )

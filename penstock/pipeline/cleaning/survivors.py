@@ -6,7 +6,8 @@ overlap keep, so that a copy never loses to one that is itself excluded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -34,6 +35,15 @@ class Members:
     """(n, 2) uint64: the hash of the normalised text."""
     keys: np.ndarray
     """(n, k) uint64: documents are alike if they agree in a column, but for 0."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Members]) -> Members:
+        """Put the rows of parts, one at least, after one another."""
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+        }
+        return cls(**columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,11 @@ def make_pool(
             numbers = {f"chosen-{number:05d}": number for number in range(shared.choice.ranges)}
             bridged = Choice.bridged(draft.fill(runner.run, _choose, numbers, shared))
             facts["bridged"] = asdict(bridged)
+            if bridged.documents:
+                progress(
+                    f"{bridged.documents:,} near-duplicates are like those that stay only through "
+                    "excluded documents"
+                )
         parts = {f"settled-{group.part}": group for group in groups}
         draft.fill(runner.run, _settle, parts, shared)
         return draft.publish([*parts, *kept], facts)

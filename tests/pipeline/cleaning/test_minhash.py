@@ -166,7 +166,13 @@ def test_damaged_texts_are_refused() -> None:
 
 
 def test_parameters_are_checked_and_the_column_travels() -> None:
-    for wrong in ({"threshold": 0.0}, {"threshold": 1.0}, {"ngram": 0}, {"permutations": 0}):
+    for wrong in (
+        {"threshold": 0.0},
+        {"threshold": 1.0},
+        {"ngram": 0},
+        {"permutations": 0},
+        {"false_negatives": -1},
+    ):
         with pytest.raises(RecipeError) as caught:
             Signatures(**wrong)
         assert caught.value.key == next(iter(wrong))

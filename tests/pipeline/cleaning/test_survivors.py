@@ -157,12 +157,7 @@ def test_the_same_through_a_shuffle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_bytes: int
 ) -> None:
     sources = [drawn(source, count) for source, count in enumerate((80, 0, 100, 120))]
-    members = Members(
-        **{
-            name: np.concatenate([getattr(own, name) for _, own in sources])
-            for name in Members.__slots__
-        }
-    )
+    members = Members.joined([own for _, own in sources])
     documents = np.concatenate([number_documents(at, rows) for at, (rows, _) in enumerate(sources)])
     expected = choose_survivors(members, documents)
     bridges = count_bridged(members)

@@ -58,18 +58,20 @@ class Signatures:
     """Words of an n-gram."""
     permutations: int = 128
     """Hash functions, at most."""
+    false_negatives: float = 0.5
+    """Weight of missed pairs in the choice of bands and rows; false positives have the rest."""
     seed: int = 0
     """Of the hash functions. It is part of the column's identity."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.ngram <= _MOST_WORDS:
             raise RecipeError(key="ngram", expected=f"1 to {_MOST_WORDS} words", got=self.ngram)
-        choose_banding(self.threshold, self.permutations)
+        choose_banding(self.threshold, self.permutations, self.false_negatives)
 
     @property
     def banding(self) -> Banding:
         """Bands and rows."""
-        return choose_banding(self.threshold, self.permutations)
+        return choose_banding(self.threshold, self.permutations, self.false_negatives)
 
     def config(self) -> dict[str, Any]:
         """Return what the hashes depend on beside the text, for a fingerprint.
