@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from penstock.pipeline.reading.records import Bad, Labels, Record, Records
+from penstock.pipeline.reading.records import Bad, Labels, Record
 
 __all__ = [
     "BATCH_BYTES",
@@ -56,20 +56,6 @@ class ParsedBatch:
         """Return a document as an object."""
         text, name, source, meta, number = (column[row].as_py() for column in self.documents)
         return Record(text, name, source, meta or "", number)
-
-    def records(self) -> Records:
-        """Yield all records as objects, in file order."""
-        bad = iter(self.bad)
-        waiting = next(bad, None)
-        for row in range(len(self.documents)):
-            record = self.document(row)
-            while waiting is not None and waiting.number < record.number:
-                yield waiting
-                waiting = next(bad, None)
-            yield record
-        if waiting is not None:
-            yield waiting
-            yield from bad
 
 
 Batches: TypeAlias = Iterator[ParsedBatch]

@@ -20,7 +20,7 @@ from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches, ParsedBatch
 from penstock.pipeline.reading.json_lines import json_lines
 from penstock.pipeline.reading.lines import plain_text
-from penstock.pipeline.reading.records import Bad, Extent, Record, Records, Span
+from penstock.pipeline.reading.records import Bad, Extent, Record, Span
 from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import (
     arrow,
@@ -41,7 +41,6 @@ __all__ = [
     "Record",
     "is_plain_text",
     "read_batches",
-    "read_records",
     "reader_of",
 ]
 
@@ -116,15 +115,3 @@ def read_batches(
         raise InputError("unknown kind of file", file=where, expected=KINDS)
     with readable(where, "file"):
         yield from reader.read(where, spec, span, cap, extent or Extent())
-
-
-def read_records(
-    where: AnyPath,
-    spec: CorpusSource,
-    span: Span = _WHOLE,
-    cap: int = _NO_CAP,
-    extent: Extent | None = None,
-) -> Records:
-    """Stream the records of :func:`read_batches` one by one, as Python objects."""
-    for batch in read_batches(where, spec, span, cap, extent):
-        yield from batch.records()

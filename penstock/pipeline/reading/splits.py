@@ -17,7 +17,7 @@ from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.batches import Batches
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.readers import Reader, is_plain_text, read_batches, reader_of
-from penstock.pipeline.reading.records import Extent, Records, Span, gathered
+from penstock.pipeline.reading.records import Extent, Span, gathered
 from penstock.pipeline.reading.streams import EXPANSION, Frame, compression_of, cut_out, frames_of
 from penstock.pipeline.runner import Runner
 from penstock.storage import AnyPath, atomic_file
@@ -48,11 +48,6 @@ class InputPiece:
         reader = reader_of(self.item.path, self.item.spec)
         assert reader is not None, self.item.path  # find_inputs refuses others
         return reader
-
-    def records(self, cap: int, extent: Extent) -> Records:
-        """Read the records one by one."""
-        for batch in self.batches(cap, extent):
-            yield from batch.records()
 
     def batches(self, cap: int, extent: Extent) -> Batches:
         """Read the records; see :func:`~penstock.pipeline.reading.readers.read_batches`."""

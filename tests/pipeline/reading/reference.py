@@ -1,17 +1,38 @@
-"""JSON lines read line by line and object by object: the slow definition of what readers give."""
+"""Batches as single records, and JSON lines read line by line: the slow definition of readers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from penstock.pipeline.reading.batches import ParsedBatch
+from penstock.pipeline.reading.readers import read_batches
 from penstock.pipeline.reading.records import Bad, Record
 from penstock.recipe import CorpusSource
+from penstock.storage import AnyPath
 
-__all__ = ["json_lines"]
+__all__ = ["json_lines", "read_records", "records_of"]
 
 _encode = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
+
+
+def records_of(batches: Iterable[ParsedBatch]) -> list[Record | Bad]:
+    """All records of batches, in file order."""
+    found: list[Record | Bad] = []
+    for batch in batches:
+        documents = [batch.document(row) for row in range(len(batch.documents))]
+        for records in (documents, batch.bad):
+            numbers = [record.number for record in records]
+            assert numbers == sorted(numbers)
+        found += sorted([*documents, *batch.bad], key=lambda record: record.number)
+    return found
+
+
+def read_records(where: AnyPath, spec: CorpusSource, *span: Any) -> list[Record | Bad]:
+    """All records of a span; arguments as of ``read_batches``."""
+    return records_of(read_batches(where, spec, *span))
 
 
 def json_lines(content: bytes, cap: int, spec: CorpusSource) -> list[Record | Bad]:

@@ -33,7 +33,7 @@ def records(found: list[ParsedBatch]) -> list[Record | Bad]:
         batch.documents.validate(full=True)
         assert batch.documents.schema == DOCUMENTS
         assert batch.documents["text"].null_count == batch.documents["source"].null_count == 0
-    return [record for batch in found for record in batch.records()]
+    return reference.records_of(found)
 
 
 def check(path: Path, content: bytes, cap: int = NO_CAP, **spec: Any) -> list[Record | Bad]:

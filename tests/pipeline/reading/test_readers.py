@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from penstock.errors import InputError
 from penstock.pipeline.reading import tables
-from penstock.pipeline.reading.readers import KINDS, Bad, Record, read_records, reader_of
+from penstock.pipeline.reading.readers import KINDS, Bad, Record, reader_of
 from penstock.pipeline.reading.records import Span
 from penstock.recipe import CorpusSource, LiteralSource
+from tests.pipeline.reading.reference import read_records, records_of
 
 ROWS = [
     {"id": "a", "text": "one\nline", "source": "web", "n": 1},
@@ -543,7 +544,7 @@ def test_columns_equal_rows(
             if not whole:
                 patch.setattr(tables, "_whole_columns", lambda *_: None)
             batches = tables.from_batches(table.to_batches(size), spec, Span(rows=5), cap)
-            found.append([record for batch in batches for record in batch.records()])
+            found.append(records_of(batches))
     assert found[0] == found[1]
     numbers = [record.number for record in found[0]]
     assert numbers == [record.number for record in found[1]] == list(range(6, 6 + len(rows)))

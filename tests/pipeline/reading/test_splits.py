@@ -19,12 +19,13 @@ from penstock.artefact import Workspace
 from penstock.errors import InputError
 from penstock.pipeline.reading import json_lines, streams
 from penstock.pipeline.reading.inputs import find_inputs, hash_inputs
-from penstock.pipeline.reading.readers import Bad, Record, read_records
+from penstock.pipeline.reading.readers import Bad, Record
 from penstock.pipeline.reading.records import HEAD, Extent, Span
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import CorpusSource
 from penstock.recipe_file import parse_recipe
+from tests.pipeline.reading.reference import read_records
 from tests.zstd import content_size, frame, skippable
 
 
@@ -235,7 +236,7 @@ def test_a_stream_without_a_way_in_is_cut_into_pieces_of_lines(
                 path=str(path), source={"name": "x"} if kind == "txt" else "source", **spec
             ),
         )
-    )  # type: ignore[arg-type]
+    )
     splits = plan(tmp_path, 4000, **spec)
     assert len(splits) > 8
     found = [record for records in read(splits) for record in records]
@@ -378,7 +379,7 @@ def test_an_error_in_a_piece_names_the_file_that_it_is_of(tmp_path: Path) -> Non
     splits = plan(tmp_path, 1500)
     assert splits[0].pieces[0].span.file
     with pytest.raises(InputError) as caught:
-        list(splits[0].pieces[0].records(2**20, Extent()))
+        list(splits[0].pieces[0].batches(2**20, Extent()))
     assert caught.value.file is not None and "x.jsonl.gz, in the piece " in caught.value.file
     assert caught.value.expected == "a field 'text' (corpus.text)"
 
