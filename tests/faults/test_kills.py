@@ -100,7 +100,8 @@ class Campaign:
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     directory = tmp_path_factory.mktemp("kills")
     made = Campaign(
-        Curations(directory), make_project(directory, 150, tokens=5_000, length=True).recipe
+        Curations(directory),
+        make_project(directory, 150, tokens=5_000, length=True, cleaned=True).recipe,
     )
     yield made
     made.curations.close()

@@ -43,7 +43,7 @@ def test_one_digest(tmp_path: Path, kind: str, workers: int) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [digest()] * len(cases)
+    assert json.loads(done.stdout.splitlines()[-1]) == [digest(cleaned=True)] * len(cases)
 
 
 def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
@@ -54,7 +54,7 @@ def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
     from penstock.recipe_file import load_recipe
 
     shrink_groups()
-    project = make_project(Path.cwd())
+    project = make_project(Path.cwd(), cleaned=True)
     digests = []
     for in_flight, backwards in cases:
         inputs = project.inputs[:: -1 if backwards else 1]

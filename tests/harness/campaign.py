@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 STAGES = (
-    *("root", "corpus", "verdicts", "model", "columns", "tokenizer", "tokens", "cut", "shards"),
+    *("root", "corpus", "statistics", "overlaps", "signatures", "components", "verdicts"),
+    *("model", "columns", "tokenizer", "tokens", "cut", "shards"),
 )
 """In the order of a run; ``root`` is for files that belong to no artefact."""
 

@@ -92,6 +92,13 @@ def length(texts):
     return [float(len(text)) if len(text) > 40 else float("nan") for text in texts]
 '''
 
+CLEAN = {
+    "rules": {"gopher_quality": {"min_words": 4, "min_stop_words": None}},
+    "where": "words < 58",
+    "dedup": {"minhash": {"threshold": 0.7, "ngram": 3}},
+    "decontaminate": {"files": ["held-out.jsonl"]},
+}
+
 INPUTS = ("a.jsonl", "b.jsonl", "c.jsonl.gz", "d.jsonl.zst", "e.parquet")
 
 
@@ -107,6 +114,8 @@ class Project:
     target: str = "target.jsonl"
     by_line: bool = True
     """A file of one document a line is an input too."""
+    cleaned: bool = False
+    """Every way of cleaning drops some documents."""
     length: bool = False
     """A second column, by a function, is a part of the ranking."""
 
@@ -124,7 +133,7 @@ class Project:
             "seed": 5,
             "work": self.work,
             "corpus": corpus + [{"path": "lines.txt", "per": "line"}] * self.by_line,
-            "clean": {"max_document_bytes": 4_000},
+            "clean": {"max_document_bytes": 4_000, **(CLEAN if self.cleaned else {})},
             "select": {"near": near, **({"length": length} if self.length else {})},
             "budget": {
                 "tokens": self.tokens,
@@ -214,6 +223,11 @@ def make_project(directory: Path, count: int = 900, **settings: Any) -> Project:
     (directory / "lines.txt").write_text("\n".join(texts), encoding="utf-8")
     target = [{"text": rows[index]["text"]} for index in range(0, count, count // 7)]
     write_jsonl(directory / "target.jsonl", target)
+    write_jsonl(directory / "held-out.jsonl", [{"text": rows[n]["text"]} for n in (8, 31, 77)])
+    if settings.get("cleaned"):
+        near = [{"id": f"near-{n}", "text": rows[n]["text"] + " again"} for n in range(1, share, 2)]
+        write_jsonl(directory / "near.jsonl", near)
+        settings["inputs"] = (*INPUTS, "near.jsonl")
     (directory / "penstock_faults_scorers.py").write_text(SCORERS)
     return Project(directory, **settings)
 
@@ -223,9 +237,11 @@ def digest(
     unit_bytes: int = Project.unit_bytes,
     inputs: Sequence[str] = INPUTS,
     by_line: bool = True,
+    cleaned: bool = False,
 ) -> str:
     """Return the digest of the project's shards, made by one undisturbed process."""
     with tempfile.TemporaryDirectory() as directory:
-        project = make_project(Path(directory))
+        project = make_project(Path(directory), cleaned=cleaned)
+        inputs = project.inputs if cleaned else inputs
         project = replace(project, unit_bytes=unit_bytes, inputs=inputs, by_line=by_line)
         return project.curate("--workers", "1").digest
