@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
+from penstock.personal_data import PersonalData
 from penstock.pipeline.cleaning.choice import Choice
 from penstock.pipeline.cleaning.duplicates import COMPONENTS, LABELS_OF_MEMBERS
 from penstock.pipeline.cleaning.function_rule import FunctionRule
@@ -250,7 +251,7 @@ def _named_columns(
     if "meta" in names:
         parts = [pq.read_table(unit.path(), columns=["meta"]) for unit in group.units]
         columns["meta"] = pa.concat_tables(parts).column("meta")
-    for column in (StatisticsColumn.name, Languages.name):
+    for column in (StatisticsColumn.name, Languages.name, PersonalData.name):
         if column in group.columns:
             table = group.read(column, names)
             columns |= {name: table.column(name).cast(types[name]) for name in table.column_names}

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, RecipeError
+from penstock.personal_data import KINDS, PersonalData
 from penstock.pipeline.cleaning.duplicates import MISSED, NearDuplicates
 from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.minhash.signatures import Signatures
@@ -120,6 +121,9 @@ class CleanSettings:
         )
         if where is not None:
             where.planned(made.columns())
+            if not where.names:
+                expected = "a condition over at least one column"
+                raise RecipeError(key=where.key, expected=expected, got=repr(where.text))
         return made
 
     def config(self) -> dict[str, Any]:
@@ -129,6 +133,7 @@ class CleanSettings:
             "functions": [{"name": own.rule, **own.config()} for own in self.functions],
             "where": None if self.where is None else self.where.identity(),
             "languages": None if self.languages is None else self.languages.config(),
+            "personal_data": PersonalData.version if self._personal_data else None,
             "overlaps": [{"file": one.file, **one.config()} for one in self.overlaps],
             "drop_overlaps": self.drop_overlaps,
             "exact": self.exact,
@@ -163,6 +168,8 @@ class CleanSettings:
             found.append(StatisticsColumn(self._counting()))
         if self.languages is not None:
             found.append(self.languages)
+        if self._personal_data:
+            found.append(PersonalData())
         if self.near is not None:
             found.append(self.near.signatures)
         return [*found, *self.overlaps]
@@ -171,11 +178,16 @@ class CleanSettings:
         """Return the columns that :attr:`where` may name, with their types."""
         labels = {name: ROWS.field(name).type for name in LABELS}
         statistics = StatisticsColumn(self._counting()).types()
-        return {**labels, "meta": pa.large_string(), **statistics, **_LANGUAGE}
+        personal = dict.fromkeys(KINDS, pa.uint32())
+        return {**labels, "meta": pa.large_string(), **statistics, **_LANGUAGE, **personal}
 
     def for_judging(self) -> CleanSettings:
         """Return the settings without evaluation examples, which only text columns need."""
         return replace(self, overlaps=tuple(one.without_examples() for one in self.overlaps))
+
+    @property
+    def _personal_data(self) -> bool:
+        return self.where is not None and not set(self.where.names).isdisjoint(KINDS)
 
     def _counting(self) -> Counting:
         counting = counting_for(self.rules)

@@ -398,6 +398,28 @@ def test_conditions_over_the_language(tmp_path: Path) -> None:
     assert len(list((tmp_path / "work" / "languages").iterdir())) == 2
 
 
+def test_conditions_over_personal_data(tmp_path: Path) -> None:
+    rows = [
+        "Write to someone@example.org or call 212-555-0123.",
+        "Nothing personal is in this text.",
+        "The key is AKIAIOSFODNN7EXAMPLE and the server 93.184.216.34.",
+    ]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", [{"text": text} for text in rows])
+    pool = pool_of(recipe(tmp_path, where="e_mail + phone < 2 and key_like == 0"))
+    assert reasons_of(pool) == ["where", None, "where"]
+    assert len(list((tmp_path / "work" / "personal_data").iterdir())) == 1
+    pool = pool_of(recipe(tmp_path, where="ip == 0 and words > 5"))
+    assert reasons_of(pool) == [None, None, "where"]
+    assert len(list((tmp_path / "work" / "personal_data").iterdir())) == 1
+
+
+@pytest.mark.parametrize("where", ["True", "1 < 2"])
+def test_a_condition_without_a_column_is_refused(files: Path, where: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Plan.of(recipe(files, where=where))
+    assert (caught.value.key, caught.value.got) == ("clean.where", repr(where))
+
+
 def test_no_scratch_is_left(files: Path) -> None:
     pool_of(recipe(files, rules=["gopher"]), unit_bytes=50_000)
     assert not list((files / "work").rglob("scratch"))
