@@ -1,8 +1,10 @@
 """Which document of each component stays, by a shuffle to ranges of components and one back.
 
-A *source* is a group of units, and a document its number << 32 | row in it. Only documents that
-some other is like travel. A task reads a range of components whole, so its memory grows with the
-largest component: about 300 bytes a document.
+A *source* is a group of units, and a document its number << 32 | row in it. Of each component a
+source sends its best document that is kept, one that is excluded, and of the others those of
+different keys, by which bridges are counted: a million equal documents are one row. It is sent back
+the document that stays of each of its components. So a task's memory grows with the different
+documents of a component, not with all of them.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from penstock.storage import AnyPath
 __all__ = ["Choice", "Repeats"]
 
 _FOUND = np.dtype(
-    [("row", "<u4"), ("of_source", "<u4"), ("of_row", "<u4"), ("kept", "?"), ("equal", "?")]
+    [("component", "<i8"), ("of_source", "<u4"), ("of_row", "<u4"), ("normal", "<u8", (2,))]
 )
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +73,12 @@ class Choice:
             numbers: (n,) int64: rows of the documents in the source.
             members: The n documents.
         """
-        rows = np.empty(len(numbers), _member(self.keys))
-        rows["component"] = members.components
-        rows["document"] = number_documents(source, numbers)
+        own = _representatives(members, numbers)
+        rows = np.empty(len(own), _member(self.keys))
+        rows["component"] = members.components[own]
+        rows["document"] = number_documents(source, numbers[own])
         for name in ("kept", "best", "ties", "normal", "keys"):
-            rows[name] = getattr(members, name)
+            rows[name] = getattr(members, name)[own]
         return self._sent.write(source, rows, range_of_number(rows["component"], self.ranges))
 
     def choose(self, number: int) -> FileRecord:
@@ -84,31 +88,48 @@ class Choice:
             components=rows["component"],
             **{name: rows[name] for name in ("kept", "best", "ties", "normal", "keys")},
         )
-        survivors = choose_survivors(members, rows["document"])
-        repeats = survivors != STAYS
-        order = np.argsort(rows["document"])
-        stays = order[np.searchsorted(rows["document"], survivors[repeats], sorter=order)]
-        found = np.empty(len(stays), _FOUND)
-        found["row"] = rows["document"][repeats] & 0xFFFFFFFF
-        found["of_source"] = survivors[repeats] >> 32
-        found["of_row"] = survivors[repeats] & 0xFFFFFFFF
-        found["kept"] = rows["kept"][repeats]
-        found["equal"] = (rows["normal"][repeats] == rows["normal"][stays]).all(axis=1)
+        stay = members.kept & (choose_survivors(members, rows["document"]) == STAYS)
+        staying = rows[stay]
+        staying = staying[np.argsort(staying["component"])]
+        pairs = np.unique(np.stack([rows["document"] >> 32, rows["component"]], axis=1), axis=0)
+        sources, components = pairs[:, 0], pairs[:, 1]
+        at, known = _find(staying["component"], components)
+        found = np.empty(len(at), _FOUND)
+        found["component"] = components[known]
+        found["of_source"] = staying["document"][at] >> 32
+        found["of_row"] = staying["document"][at] & 0xFFFFFFFF
+        found["normal"] = staying["normal"][at]
         bridged = count_bridged(members)
         return self._found.write(
             number,
             found,
-            rows["document"][repeats] >> 32,
+            sources[known],
             bridged=bridged.components,
             bridged_documents=bridged.documents,
         )
 
-    def repeats(self, source: int) -> Repeats:
-        """Read which documents of a source that nothing else excludes do not stay."""
+    def repeats(
+        self, source: int, numbers: np.ndarray, components: np.ndarray, normal: np.ndarray
+    ) -> Repeats:
+        """Find the documents of a source that do not stay.
+
+        Args:
+            source: Its number.
+            numbers: (n,) int64: rows of documents that belong to a component and are kept.
+            components: (n,) int64.
+            normal: (n, 2) uint64: the hashes of their normalised texts.
+        """
         found = self._found.read(source)
-        found = found[found["kept"]]
+        found = found[np.argsort(found["component"])]
+        at, known = _find(found["component"], components)
+        assert known.all()  # a kept document's component has one that stays
+        stays = found[at]
+        repeat = (stays["of_source"] != source) | (stays["of_row"] != numbers)
         return Repeats(
-            found["row"].astype(np.int64), found["of_source"], found["of_row"], found["equal"]
+            numbers[repeat],
+            stays["of_source"][repeat],
+            stays["of_row"][repeat],
+            (stays["normal"] == normal).all(axis=1)[repeat],
         )
 
     @staticmethod
@@ -131,6 +152,32 @@ class Choice:
         return Shuffle(
             directory=self.directory, name=name, dtype=dtype, groups=groups, sources=sources
         )
+
+
+def _representatives(members: Members, numbers: np.ndarray) -> np.ndarray:
+    """Return the rows of a source's documents that decide for all: ascending int64."""
+    kept = members.kept
+    best = np.flatnonzero(kept & (choose_survivors(members, numbers) == STAYS))
+    hashes = members.components.astype(np.uint64) * _ODD
+    for keys in members.keys.T:
+        hashes = (hashes ^ keys) * _ODD
+    inside, outside = np.flatnonzero(kept), np.flatnonzero(~kept)
+    _, different = np.unique(hashes[inside], return_index=True)
+    _, excluded = np.unique(members.components[outside], return_index=True)
+    return np.unique(np.concatenate([best, inside[different], outside[excluded]]))
+
+
+def _find(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places in ``known``, ascending and different, of those wanted that are in it.
+
+    Returns:
+        (m,) int64, and which of the n are found, (n,) bool.
+    """
+    at = np.searchsorted(known, wanted)
+    found = np.zeros(len(wanted), bool)
+    inside = at < len(known)
+    found[inside] = known[at[inside]] == wanted[inside]
+    return at[found], found
 
 
 def _member(keys: int) -> np.dtype:

@@ -63,8 +63,8 @@ def choose_survivors(members: Members, documents: np.ndarray) -> np.ndarray:
         documents: (n,) int64: their numbers, which decide between equal ties.
 
     Returns:
-        (n,) int64: the document that stays in place of each, or :data:`STAYS`. Excluded documents
-        are given it, too: with their other faults they repeat a document that stays.
+        (n,) int64: the document that stays in place of each, or :data:`STAYS`; for excluded
+        documents, too.
     """
     components, kept = members.components, members.kept & (members.components >= 0)
     best = np.where(np.isnan(members.best), -np.inf, members.best)

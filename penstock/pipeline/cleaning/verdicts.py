@@ -35,6 +35,7 @@ from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, units_of
 from penstock.storage import atomic_file
+from penstock.text_hashes import hash_words
 
 __all__ = ["STAGE", "make_pool"]
 
@@ -202,7 +203,7 @@ def _settle(group: UnitGroup, shared: Judging) -> FileRecord:
         reasons[found["row"]] = first
         of[:, found["row"]] = found["of_group"], found["of_row"]
     if shared.choice is not None:
-        repeats = shared.choice.repeats(group.number)
+        repeats = shared.choice.repeats(group.number, *_members_of(group, reasons == 0))
         reasons[repeats.rows] = np.where(repeats.equal, first, first + 1)
         of[:, repeats.rows] = repeats.of_source, repeats.of_row
     columns = [pa.array(reasons), *(pa.array(one, mask=reasons < first) for one in of)]
@@ -224,6 +225,19 @@ def _settle(group: UnitGroup, shared: Judging) -> FileRecord:
         sources=_by_source(group.units, kept),
         kept=[hashlib.sha256(np.packbits(own).tobytes()).hexdigest() for own in by_unit],
     )
+
+
+def _members_of(group: UnitGroup, kept: np.ndarray) -> list[np.ndarray]:
+    """Read rows, components and normalised hashes of the kept documents that others are like."""
+    found: list[tuple[np.ndarray, ...]] = []
+    start = 0
+    for unit, file in zip(group.units, group.columns[COMPONENTS], strict=True):
+        components = file.read().column("component").to_numpy()
+        own = np.flatnonzero((components >= 0) & kept[start : start + unit.of])
+        normal = hash_words(unit.read_rows(["normal"]).column("normal"))
+        found.append((own + start, components[own], normal[own]))
+        start += unit.of
+    return [np.concatenate(parts) for parts in zip(*found)]
 
 
 def _by_source(units: Sequence[Unit], kept: np.ndarray) -> dict[str, dict[str, int]]:

@@ -168,12 +168,11 @@ def test_the_same_through_a_shuffle(
     for source, (rows, own) in reversed(list(enumerate(sources))):
         made.send(source, rows, own)
     assert Choice.bridged([made.choose(number) for number in range(made.ranges)]) == bridges
-    normal = {
-        number: tuple(text) for number, text in zip(documents.tolist(), members.normal.tolist())
-    }
+    normal = dict(zip(documents.tolist(), members.normal.tolist()))
     found = {}
-    for source in range(len(sources)):
-        repeats = made.repeats(source)
+    for source, (rows, own) in enumerate(sources):
+        asked = own.kept
+        repeats = made.repeats(source, rows[asked], own.components[asked], own.normal[asked])
         stays = number_documents(0, repeats.of_row) + (repeats.of_source.astype(np.int64) << 32)
         for row, other, equal in zip(repeats.rows, stays.tolist(), repeats.equal):
             number = (source << 32) + int(row)
@@ -181,3 +180,24 @@ def test_the_same_through_a_shuffle(
             assert equal == (normal[number] == normal[other])
     wanted = zip(documents.tolist(), expected.tolist(), members.kept)
     assert found == {number: other for number, other, kept in wanted if kept and other != STAYS}
+
+
+def test_a_million_equal_documents_are_one_row(tmp_path: Path) -> None:
+    count = 1_000_000
+    members = Members(
+        components=np.zeros(count, np.int64),
+        kept=np.arange(count) % 3 > 0,
+        best=np.ones(count),
+        ties=np.arange(count, 0, -1, dtype=np.uint64).repeat(2).reshape(-1, 2),
+        normal=np.zeros((count, 2), np.uint64),
+        keys=np.ones((count, 9), np.uint64),
+    )
+    made = Choice.of(tmp_path, 1, count, keys=9)
+    assert made.send(0, np.arange(count), members).facts["rows"] <= 3
+    for number in range(made.ranges):
+        made.choose(number)
+    kept = np.flatnonzero(members.kept)
+    repeats = made.repeats(0, kept, members.components[kept], members.normal[kept])
+    assert len(repeats.rows) == len(kept) - 1
+    assert set(repeats.of_row.tolist()) == {kept[-1]}
+    assert repeats.equal.all()
