@@ -26,7 +26,7 @@ from penstock.rules.languages import Languages
 from penstock.storage import AnyPath, atomic_file
 from penstock.text_hashes import hash_normalised, hash_words
 
-__all__ = ["BUCKETS", "ENTRY", "Judging", "UnitGroup", "judge"]
+__all__ = ["BUCKETS", "ENTRY", "Judging", "UnitGroup", "judge", "kept_files"]
 
 BUCKETS = 1024
 """Groups of a file of hashes, by the upper ten bits; a range is one or more of them."""
@@ -46,6 +46,8 @@ class UnitGroup:
     units: tuple[Unit, ...]
     columns: Mapping[str, Sequence[ColumnFile]]
     """The files of each text column, by unit."""
+    written: tuple[str, ...] = ()
+    """The files of :func:`kept_files` that an earlier attempt recorded."""
 
     @property
     def part(self) -> str:
@@ -80,6 +82,12 @@ class Judging:
         return f"scratch/{kind}-{number:05d}"
 
 
+def kept_files(settings: CleanSettings, group: UnitGroup) -> list[str]:
+    """Name the files of a group that are kept, apart from the scratch of the same task."""
+    verdicts = [f"verdicts-{group.part}.parquet"] if settings.rules or settings.functions else []
+    return verdicts + ([f"overlaps-{group.part}.parquet"] if settings.overlaps else [])
+
+
 def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
     """Judge a group's documents one by one: reasons and sorted hashes to scratch, verdicts kept."""
     settings = shared.settings
@@ -96,10 +104,11 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
         for verdicts in judged:
             reasons.add_first(verdicts.bits, len(verdicts.rules))
         name = f"verdicts-{group.part}.parquet"
-        with atomic_file(shared.directory / name) as sink:
-            bits = [verdicts.bits for verdicts in judged]
-            pq.write_table(pa.table(bits, names=names), sink, compression="zstd")
-        records.append(FileRecord.of(name, sink, sets=_tallies(names, judged)))
+        if name not in group.written:
+            with atomic_file(shared.directory / name) as sink:
+                bits = [verdicts.bits for verdicts in judged]
+                pq.write_table(pa.table(bits, names=names), sink, compression="zstd")
+            records.append(FileRecord.of(name, sink, sets=_tallies(names, judged)))
     if settings.where is not None:
         holds = settings.where.evaluate(
             _named_columns(group, settings.where.names, settings.columns())
@@ -109,7 +118,9 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
         reasons.add(unknown)
     if settings.overlaps:
         overlaps = _Overlapping.read(group, settings.overlaps)
-        records.append(overlaps.write(shared.directory, f"overlaps-{group.part}.parquet"))
+        name = f"overlaps-{group.part}.parquet"
+        if name not in group.written:
+            records.append(overlaps.write(shared.directory, name))
         if settings.drop_overlaps:
             reasons.add(overlaps.mask(len(hashes)))
     scratch = shared.scratch("judged", group.number)

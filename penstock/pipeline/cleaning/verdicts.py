@@ -27,7 +27,14 @@ import pyarrow as pa
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.pipeline.cleaning.choice import Choice
 from penstock.pipeline.cleaning.duplicates import COMPONENTS, NearDuplicates, make_components
-from penstock.pipeline.cleaning.judging import BUCKETS, ENTRY, Judging, UnitGroup, judge
+from penstock.pipeline.cleaning.judging import (
+    BUCKETS,
+    ENTRY,
+    Judging,
+    UnitGroup,
+    judge,
+    kept_files,
+)
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cleaning.text_columns import ColumnFile, make_text_columns
 from penstock.pipeline.grouped import packed, read_groups, write_groups
@@ -41,9 +48,6 @@ __all__ = ["STAGE", "make_pool"]
 
 STAGE = "verdicts"
 VERSION = 1
-
-_KEPT = ("verdicts-", "overlaps-")
-"""Names of the files that the first pass writes and that are kept."""
 
 _GROUP_DOCUMENTS = 1 << 20
 """Documents of a group of units: the item of a task, and a file of verdicts."""
@@ -79,7 +83,9 @@ def make_pool(
         groups: list[UnitGroup] = []
         for own in packed(units, lambda unit: unit.of, _GROUP_DOCUMENTS):
             files = {name: [of[unit.name] for unit in own] for name, of in columns.items()}
-            groups.append(UnitGroup(len(groups), tuple(own), files))
+            group = UnitGroup(len(groups), tuple(own), files)
+            written = [name for name in kept_files(settings, group) if draft.done(name)]
+            groups.append(replace(group, written=tuple(written)))
         shared = Judging(
             settings=settings.for_judging(),
             directory=draft.path,
@@ -91,10 +97,10 @@ def make_pool(
             shared = replace(shared, ranges=0, choice=choice)
         items = {f"judged-{group.part}": group for group in groups}
         judged = draft.fill(runner.run, judge, items, shared)
-        kept = {record.path: record for record in judged if record.path.startswith(_KEPT)}
-        for name, record in kept.items():  # apart from the scratch of the same task
-            if draft.done(name) is None:
-                draft.record(name, [record])
+        kept = [name for group in groups for name in kept_files(settings, group)]
+        for record in judged:
+            if record.path in kept and draft.done(record.path) is None:
+                draft.record(record.path, [record])
         ranges = [_Range(number, shared) for number in range(shared.ranges)]
         draft.fill(runner.run, _find_repeats, {one.part: one for one in ranges}, shared)
         facts: dict[str, Any] = {"reasons": list(settings.reasons), "rules": settings.bits}

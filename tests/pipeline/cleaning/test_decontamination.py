@@ -158,3 +158,15 @@ def test_the_commands_name_the_examples(
     main(["why", "recipe.yaml", "d0020"], standalone_mode=False)
     out = capsys.readouterr().out
     assert "rule overlap" in out and "overlaps with made.eval.jsonl" in out and "example 3" in out
+
+
+def test_a_publication_that_was_cut_short_writes_no_kept_file_again(project: Path) -> None:
+    pool = pool_of(project, ["made.eval.jsonl"])
+    path = Path(str(pool.verdicts.path))
+    assert not list((path / "records").glob("judged-*")), "scratch and its records are deleted"
+    (path / "manifest.json").unlink()
+    files = {one: one.stat().st_ino for one in path.glob("*.parquet")}
+    assert [one.name for one in files] == ["overlaps-00000.parquet"]
+    again = pool_of(project, ["made.eval.jsonl"])
+    assert {one: one.stat().st_ino for one in files} == files
+    assert again.verdicts.digest == pool.verdicts.digest
