@@ -102,7 +102,8 @@ def attempts_of(seed: int, census: Mapping[Call, int]) -> list[list[Inside] | Ou
         calls = sorted({(c.what, c.kind) for c in census if (c.role, c.stage) == (role, stage)})
         what, kind = chance.choice(calls)
         whens = ["before", "half", "after"] if kind == "write" else ["before", "after"]
-        call = Call(role=role, stage=stage, what=what, kind=kind, when=chance.choice(whens))
+        made = [Call(role=role, stage=stage, what=what, kind=kind, when=when) for when in whens]
+        call = chance.choice([call for call in made if census[call]])  # an empty file has no half
         kills.append(Inside(call=call, nth=chance.randint(1, census[call])))
         first = STAGES.index(stage)  # earlier stages are finished by then
     return [kills] if role == "worker" else [[kill] for kill in kills]
