@@ -8,6 +8,7 @@
     rewire, wrap   whole documents rewritten; pieces rephrased in styles (REWIRE, WRAP)
     prox, program  documents kept or dropped, lines removed and normalised by programs (ProX)
     mask           placeholders for personal data and secrets, without a model
+    c4_lines       the lines of prose that C4 keeps, without a model
     completions    answers from a server with OpenAI's API: Endpoint
     local          answers from a model in this process, by transformers: LocalModel
     batched        answers from a model on this machine's GPUs, by vLLM: VllmModel
