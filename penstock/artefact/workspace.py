@@ -15,6 +15,7 @@ from penstock.lease import Lease
 from penstock.storage import (
     AnyPath,
     delete,
+    files_under,
     kind_of,
     make_directory,
     sizes_under,
@@ -24,7 +25,7 @@ from penstock.storage import (
 
 __all__ = ["Entry", "Workspace"]
 
-_STAGE = re.compile("(?!(lease|report)(/|$))[a-z]+")
+_STAGE = re.compile("(?!(lease|report)(/|$))[a-z][A-Za-z0-9_]*")
 _ARTEFACT = re.compile(f"{_STAGE.pattern}/[0-9a-f]{{16}}")
 """The directory of an artefact within a work directory."""
 
@@ -153,6 +154,17 @@ class Workspace:
         path = self.directory(stage, name)
         make_directory(path)
         return Draft(path, header, self._lease)
+
+    def finished(self, stage: str) -> list[Artefact]:
+        """Open every finished artefact of a stage, by name."""
+        with translate_os_errors(self.root):
+            names = files_under(self.root / stage)
+        ending = "/manifest.json"
+        return [
+            Artefact.open(self.root / stage / name.removesuffix(ending))
+            for name in sorted(names)
+            if name.endswith(ending) and name.count("/") == 1
+        ]
 
     def artefacts(self) -> Iterator[Artefact]:
         """Yield every finished artefact of the work directory, by stage and name."""

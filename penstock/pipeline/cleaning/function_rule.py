@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import ScoringError
+from penstock.errors import RecipeError, ScoringError
 from penstock.pipeline.checking import call_plugin
 from penstock.selectors.functions import PluggedFunction
 
@@ -29,6 +30,7 @@ class FunctionRule:
         directories: Where modules are looked for before the installed ones.
 
     Raises:
+        RecipeError: The key is no plain name.
         SelectorError: There is no such function.
     """
 
@@ -37,6 +39,8 @@ class FunctionRule:
     def __init__(
         self, rule: str, parameters: Mapping[str, Any], directories: Sequence[Path] = ()
     ) -> None:
+        if re.fullmatch("[A-Za-z0-9_]+", rule) is None:
+            raise RecipeError(expected="a name of letters, digits and _", got=repr(rule))
         self.rule = rule
         keywords = {key: value for key, value in parameters.items() if key != "use"}
         self._function = PluggedFunction(parameters["use"], directories, keywords)

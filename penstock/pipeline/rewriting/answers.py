@@ -56,7 +56,7 @@ class RequestKey:
     """Identifies a request of a unit, to which an answer belongs."""
 
     row: int
-    """Row of the document in its unit."""
+    """Row of the document in the corpus's unit."""
     index: int
     """Number of the request among those of its document."""
     digest: str
@@ -100,7 +100,7 @@ def _entries(content: bytes) -> Iterator[tuple[RequestKey, Answer]]:
         yield RequestKey(**key), Answer(**answer)
 
 
-_VERSION = 1
+_VERSION = 2
 
 REPORT_SECONDS = 60.0
 
@@ -151,13 +151,21 @@ def make_answers(
 ) -> Artefact:
     """Find or request the answers for the documents of some units of a pool.
 
+    A request of the same document that was answered for another pool of the corpus, as with other
+    rules or another share, is not sent again.
+
     Raises:
         CompletionError: The model cannot be reached; the answers so far are kept.
     """
-    inputs = {"pool": pool.fingerprint, "model": dict(rewrite.completions.identity())}
+    inputs = {
+        "corpus": pool.corpus.fingerprint,
+        "pool": pool.fingerprint,
+        "model": dict(rewrite.completions.identity()),
+    }
 
     def work(draft: Draft) -> Artefact:
-        by_name = {unit.name: unit for unit in units}
+        earlier = _earlier_answers(workspace, rewrite, inputs)
+        by_name = {unit.name: (unit, earlier.get(unit.name, [])) for unit in units}
         left = sum(draft.done(name) is None for name in by_name)
         worker = replace(
             rewrite, completions=rewrite.completions.split(min(runner.slots, max(1, left)))
@@ -168,8 +176,8 @@ def make_answers(
                 _request_answers,
                 by_name,
                 (worker, draft.path),
-                lambda unit, files: progress(
-                    f"{rewrite.name}: {files[0].facts['requests']:,} answers for {unit.name}"
+                lambda item, files: progress(
+                    f"{rewrite.name}: {files[0].facts['requests']:,} answers for {item[0].name}"
                 ),
                 keep_state=True,
                 needs=rewrite.completions.requirements.resources,
@@ -235,8 +243,42 @@ def _reported(name: str, directory: AnyPath, progress: Callable[[str], None]) ->
         thread.join()
 
 
-def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
+_UnitAnswers = tuple[AnyPath, FileRecord]
+"""An artefact of answers, and its file of one unit."""
+
+
+def _earlier_answers(
+    workspace: Workspace, rewrite: Rewrite, inputs: Mapping[str, Any]
+) -> dict[str, list[_UnitAnswers]]:
+    """List files of answers of the same model to documents of the same corpus, by unit."""
+    found: dict[str, list[_UnitAnswers]] = {}
+    for answers in workspace.finished("answers"):
+        theirs = answers.manifest["inputs"]
+        same = all(theirs.get(name) == inputs[name] for name in ("corpus", "model"))
+        if same and answers.manifest["config"]["seed"] == rewrite.seed:
+            for record in answers.files:
+                unit = record.path.removeprefix("answers-").rpartition("-")[0]
+                found.setdefault(unit, []).append((answers.path, record))
+    return found
+
+
+def _known_answers(files: Sequence[_UnitAnswers]) -> dict[RequestKey, Answer]:
+    """Read the answers of earlier artefacts to one unit, without those that are errors."""
+    return {
+        RequestKey(row, index, digest): answer
+        for path, record in files
+        for row, answers in answers_of(path, record)
+        for index, (digest, answer) in enumerate(answers)
+        if not answer.error
+    }
+
+
+def _request_answers(
+    item: tuple[Unit, Sequence[_UnitAnswers]], state: tuple[Rewrite, AnyPath]
+) -> FileRecord:
+    unit, earlier = item
     rewrite, directory = state
+    known = _known_answers(earlier)
     wanted: list[RequestKey] = []
     documents = 0
 
@@ -248,6 +290,8 @@ def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
             requests = call_plugin(key, at, rewrite.rewriter.requests, document)
             for index, request in enumerate(requests):
                 wanted.append(request_key := RequestKey(row, index, request.digest))
+                if request_key in known:
+                    journal.answers.setdefault(request_key, known[request_key])
                 if request_key not in journal.answers:
                     yield request_key, request, request_seed(rewrite.seed, document.id, index)
 
@@ -261,11 +305,12 @@ def _request_answers(unit: Unit, state: tuple[Rewrite, AnyPath]) -> FileRecord:
 
 
 def _documents(unit: Unit, rewrite: Rewrite) -> Iterator[tuple[int, Document]]:
-    start = 0
+    start, numbers = 0, unit.numbers()
     for batch in iter_documents(unit, ("id", "text", "hash")):
         ids, texts = batch.column("id"), batch.column("text")
         for row in np.flatnonzero(draw(batch, rewrite.share, rewrite.seed)).tolist():
-            yield start + row, Document(id=ids[row].as_py(), text=texts[row].as_py())
+            document = Document(id=ids[row].as_py(), text=texts[row].as_py())
+            yield int(numbers[start + row]), document
         start += len(batch)
 
 

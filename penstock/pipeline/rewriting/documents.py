@@ -133,7 +133,7 @@ def _assemble_unit(
     rewriter = rewrite.rewriter
     found = answers_of(answers, record)
     following = next(found, None)
-    start = 0
+    start, numbers = 0, unit.numbers().tolist()
     for batch in iter_documents(unit, _COLUMNS):
         chosen = draw(batch, rewrite.share, rewrite.seed).tolist()
         for row, fields in enumerate(batch.to_pylist(), start):
@@ -145,7 +145,7 @@ def _assemble_unit(
             requests = call_plugin(key, at, rewriter.requests, document)
             digests = [request.digest for request in requests]
             mine = []
-            if following is not None and following[0] == row:
+            if following is not None and following[0] == numbers[row]:
                 mine, following = following[1], next(found, None)
             if digests != [digest for digest, _ in mine]:
                 raise ArtefactError(

@@ -453,6 +453,10 @@ def test_a_function_is_a_rule(files: Path) -> None:
     row = loud.index(True)
     assert "loud" in failed_rules(pool, unit, row).rules
     columns = list((files / "work" / "rule_loud").iterdir())
+    stages = [entry.stage for entry in Workspace(files / "work").entries()]
+    assert "rule_loud" in stages
+    with pytest.raises(RecipeError):
+        CleanSettings.of(recipe(files, rules={"../loud": {"use": "shouting:shouts"}}))
     pool_of(recipe(files, rules=wanted, where="bytes < 500"))
     assert list((files / "work" / "rule_loud").iterdir()) == columns, "it was not called again"
 

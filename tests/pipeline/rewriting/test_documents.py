@@ -34,6 +34,7 @@ from penstock.pipeline.runner import LocalRunner, Runner
 from penstock.pipeline.units import generations, iter_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe, parse_recipe
+from penstock.rules import Expression
 from penstock.selectors.registry import build_rewriter
 from penstock.selectors.rewriting import Answer, Document, Endpoint, Request, Rewritten, Sampling
 from penstock.selectors.rewriting import completions as completions_module
@@ -258,6 +259,39 @@ def test_a_share_is_drawn_by_hash(
     parents = {row["parent"] for row in all_of(made) if row["parent"]}
     whole = rewritten(rewrite(Echo(), server, share=0.9), corpus, space, ONE)
     assert parents < {row["parent"] for row in all_of(whole)}, "a larger share adds to a smaller"
+
+
+def test_other_rules_and_another_share_pay_no_answer_again(
+    corpus: Pool, space: Workspace, server: Server, tmp_path: Path
+) -> None:
+    few, many = (
+        make_pool(CleanSettings(where=Expression.of(where), exact=False), corpus.corpus, space, ONE)
+        for where in ("words > 40", "words > 5")
+    )
+    assert 10 < few.kept < many.kept < corpus.kept
+    rewritten(rewrite(Echo(), server), few, space, ONE)
+    first = server.prompts()
+    made = rewritten(rewrite(Echo(), server), many, space, ONE)
+    second = server.prompts()[len(first) :]
+    assert second and not set(first) & set(second)
+    fresh = Workspace(tmp_path / "fresh")
+    alone = rewritten(
+        rewrite(Echo(), server),
+        make_pool(
+            CleanSettings(where=Expression.of("words > 5"), exact=False),
+            make_corpus(CorpusSettings.of(recipe_of(tmp_path, 1000), UNIT_BYTES), fresh, ONE),
+            fresh,
+            ONE,
+        ),
+        fresh,
+        ONE,
+    )
+    assert all_of(alone) == all_of(made), "what was answered before is the same"
+    asked = len(server.prompts())
+    rewritten(rewrite(Echo(), server, share=0.5), many, space, ONE)
+    assert len(server.prompts()) == asked
+    rewritten(rewrite(Echo(), server, seed=4), few, space, ONE)
+    assert len(server.prompts()) == asked + len(first), "another seed asks for other answers"
 
 
 @pytest.mark.parametrize("workers", [2, 3])
