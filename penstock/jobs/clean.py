@@ -135,7 +135,7 @@ def clean(
     """
     with Workspace.driving(plan.work) as workspace:
         start = time.perf_counter()
-        corpus = make_corpus(plan.corpus, workspace, runner)
+        corpus = make_corpus(plan.corpus, workspace, runner, progress)
         read = time.perf_counter()
         pool = make_pool(plan.clean, corpus, workspace, runner, progress)
         judged = time.perf_counter()

@@ -230,7 +230,7 @@ def _curate(
     for name in plan.unranked:
         progress(f"select.{name}: budget.rank does not name it, so it is not scored")
     with stage("corpus"):
-        corpus = make_corpus(plan.corpus, workspace, runner)
+        corpus = make_corpus(plan.corpus, workspace, runner, progress)
     with stage("clean"):
         pool = make_pool(plan.clean, corpus, workspace, runner, progress).checked()
         made["pool"] = pool

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,12 @@ class _Stage:
         return _CAP_TIMES * self.limit + _CAP_PLUS
 
 
-def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) -> Artefact:
+def make_corpus(
+    settings: CorpusSettings,
+    workspace: Workspace,
+    runner: Runner,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Artefact:
     """Find the corpus of these input files, or make it.
 
     Raises:
@@ -101,6 +106,11 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
     names = {"files": [[item.digest, item.reading] for item in inputs]}
 
     def work(draft: Draft) -> Artefact:
+        if old := [own for own in workspace.finished(STAGE) if 0 < _version(own) < VERSION]:
+            progress(
+                f"{workspace.root}: {len(old)} corpora of an earlier version of Penstock are not "
+                "used, nor what was made of them; delete the directory to free the space"
+            )
         splits = plan_splits(inputs, draft.path, settings.unit_bytes, runner)
         by_part = {split.part: split for split in splits}
         stage = _Stage(
@@ -114,6 +124,11 @@ def make_corpus(settings: CorpusSettings, workspace: Workspace, runner: Runner) 
         return draft.publish(by_part, facts)
 
     return workspace.make(STAGE, VERSION, settings.config(), names, work)
+
+
+def _version(corpus: Artefact) -> int:
+    """Return the version of the stage; 0 of a corpus that a rewriter made."""
+    return int(corpus.manifest["stage_version"])
 
 
 # -- reading ----------------------------------------------------------------------------------

@@ -724,6 +724,22 @@ def test_a_file_that_changes_under_way_is_refused(
     assert texts(make(tmp_path)) == ["c", "d", "e"]
 
 
+def test_corpora_of_an_earlier_version_are_told(tmp_path: Path) -> None:
+    jsonl(tmp_path / "pool" / "x.jsonl", [{"text": "x"}])
+    old = tmp_path / "work" / "corpus" / ("0" * 16)
+    old.mkdir(parents=True)
+    manifest = {"format": 1, "stage": "corpus", "stage_version": 2, "fingerprint": "0" * 64}
+    manifest |= {"config": {}, "inputs": {}, "files": [], "facts": {}}
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    lines: list[str] = []
+    settings = CorpusSettings.of(recipe(tmp_path))
+    workspace = Workspace(tmp_path / "work")
+    made = make_corpus(settings, workspace, LocalRunner(1), lines.append)
+    assert len([line for line in lines if "1 corpora of an earlier version" in line]) == 1
+    assert make_corpus(settings, workspace, LocalRunner(1), lines.append).path == made.path
+    assert len(lines) == 1, "once, when a corpus is made"
+
+
 def test_scratch_is_gone_when_the_corpus_is_there(pool: Path) -> None:
     made = make(pool, unit_bytes=500)
     for artefact in (made.corpus, made.verdicts):
