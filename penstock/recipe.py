@@ -158,7 +158,7 @@ class Clean(Model):
     """Of the columns ``language`` and ``language_probability``, which `where` may name."""
     dedup: Dedup = Dedup()
     decontaminate: Decontaminate = Decontaminate()
-    max_document_bytes: PositiveInt = 64 * 2**20
+    max_document_bytes: Annotated[int, Field(gt=0, le=2**29)] = 64 * 2**20
     """UTF-8 bytes; a longer document is quarantined, since it would be a unit of its own."""
 
     @model_validator(mode="before")

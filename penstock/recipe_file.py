@@ -49,7 +49,9 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         got = "an empty file" if tree is None else type(tree).__name__
         raise RecipeError(file=path, expected="a mapping of recipe keys", got=got)
     for setting in settings:
-        tree = _set(tree, *_setting(setting))
+        names, value = _setting(setting)
+        is_threshold = names[:2] == ["clean", "rules"] and len(names) == 4
+        tree = _set(tree, names, value, keeps_null=is_threshold)
     return parse_recipe(tree, path.parent, file=path)
 
 
@@ -111,7 +113,9 @@ def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     merged = dict(tree)
     for key, value in changes.items():
         below = merged.get(key)
-        if value is None:
+        if key == "rules" and isinstance(value, Mapping) and below:
+            merged[key] = _override_rules(below, value)
+        elif value is None:
             merged.pop(key, None)
         elif isinstance(value, Mapping) and isinstance(below, Mapping) and key not in _WHOLE:
             merged[key] = override(below, value)
@@ -120,18 +124,36 @@ def override(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def _set(node: Any, names: Sequence[str], value: Any) -> Any:
-    """Return ``node`` with the whole value at ``names`` replaced."""
+def _override_rules(
+    before: Sequence[str] | Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Merge ``clean.rules``: a set's ``None`` removes it, a threshold's switches the rule off."""
+    merged: dict[str, Any] = dict(before) if isinstance(before, Mapping) else dict.fromkeys(before)
+    for name, own in changes.items():
+        if own is None:
+            merged.pop(name, None)
+        elif isinstance(own, Mapping):
+            merged[name] = {**(merged.get(name) or {}), **own}
+        else:
+            merged[name] = own
+    return merged
+
+
+def _set(node: Any, names: Sequence[str], value: Any, keeps_null: bool = False) -> Any:
+    """Return ``node`` with the whole value at ``names`` replaced; null removes it."""
     name, *below = names
     if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
         items = list(node)
-        items[int(name)] = _set(items[int(name)], below, value) if below else value
+        own = items[int(name)]
+        items[int(name)] = _set(own, below, value, keeps_null) if below else value
         return items
     mapping = dict(node) if isinstance(node, Mapping) else {}
-    if value is None and not below:
+    if isinstance(node, list) and all(isinstance(item, str) for item in node):
+        mapping = dict.fromkeys(node)  # names of sets of rules, as a mapping of their thresholds
+    if value is None and not below and not keeps_null:
         mapping.pop(name, None)
     else:
-        mapping[name] = _set(mapping.get(name), below, value) if below else value
+        mapping[name] = _set(mapping.get(name), below, value, keeps_null) if below else value
     return mapping
 
 

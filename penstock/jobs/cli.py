@@ -13,7 +13,7 @@ import click
 
 import penstock
 from penstock import extras
-from penstock.errors import PenstockError, SelectorError, did_you_mean
+from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 
@@ -257,6 +257,43 @@ def selectors(name: str | None, console: Console) -> None:
         if name is not None:
             console.write(f"\n{row['doc']}")
     console.result({"selectors": rows})
+
+
+@main.command()
+@click.argument("name", required=False)
+@_on_console
+def rules(name: str | None, console: Console) -> None:
+    """List the sets of clean.rules and what clean.where can name; with a NAME, a set's rules."""
+    from penstock.personal_data import KINDS
+    from penstock.rules import FIELDS, built_in
+
+    known = built_in()
+    if name is not None and name not in known:
+        raise RecipeError(f"{name}: no such set of rules{did_you_mean(name, known)}")
+    rows: list[dict[str, Any]] = []
+    for own in [known[name]] if name is not None else known.values():
+        fields = own.model_fields
+        listed = [
+            {
+                "rule": rule.name,
+                "limit": rule.limit,
+                "threshold": fields[rule.name].default,
+                "description": fields[rule.name].description,
+                "source": rule.source,
+            }
+            for rule in own.rules
+        ]
+        rows.append({"name": own.name, "summary": own.summary, "rules": listed})
+        console.write(f"{own.name}: {own.summary}")
+        for rule in listed if name is not None else ():
+            console.write(f"    {rule['rule']}: {rule['threshold']}  {rule['description']}")
+    if name is None:
+        console.write("\nA condition (clean.where) can name:")
+        for column, field in FIELDS.items():
+            console.write(f"    {column}: {field.definition} ({field.unit})")
+        others = ("language", "language_probability", *KINDS, "id", "source", "bytes", "meta.FIELD")
+        console.write(f"    {', '.join(others)}")
+    console.result({"rules": rows})
 
 
 @main.command()

@@ -26,6 +26,18 @@ if TYPE_CHECKING:  # they import PyTorch, which curating does not need
 __all__ = ["Console"]
 
 
+_CONTROLS = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+"""Control characters, which a stranger's text may hold, and what is printed in their place."""
+
+
+def _shown(line: str) -> str:
+    return rich.markup.escape(line.translate(_CONTROLS))
+
+
 class Console:
     """Progress as bars on a terminal and as log lines elsewhere; results as lines and tables.
 
@@ -43,11 +55,11 @@ class Console:
     def progress(self, line: str) -> None:
         """Print an event with the seconds since the start."""
         elapsed = time.monotonic() - self._start
-        self._err.print(rich.markup.escape(f"[{elapsed:7.1f} s] {line}"), soft_wrap=True)
+        self._err.print(_shown(f"[{elapsed:7.1f} s] {line}"), soft_wrap=True)
 
     def write(self, line: str = "") -> None:
         """Print a line of the result."""
-        self._out.print(rich.markup.escape(line), soft_wrap=True)
+        self._out.print(_shown(line), soft_wrap=True)
 
     def result(self, value: dict[str, Any]) -> None:
         """Print the result as JSON, if that is wanted."""
@@ -70,11 +82,9 @@ class Console:
         for name, made in summary.get("rewrites", {}).items():
             self.write(describe_rewrite(name, made))
         if documents["quarantined"]:
-            self.write(
-                f"quarantined records, with their errors: {curated.corpus.path}/quarantine-*"
-            )
+            self.write(f"quarantined records, with their errors: {summary['corpus']}/quarantine-*")
         if documents["dropped"]:
-            self.write(f"the reason of each dropped document: {curated.pool.verdicts.path}")
+            self.write(f"the reason of each dropped document: {', '.join(summary['verdicts'])}")
         if rate := summary.get("filter_rate"):
             self.write(
                 f"BETR's law for {rate['flops']:.1e} FLOPs (6 x weights x tokens) keeps "
@@ -97,7 +107,12 @@ class Console:
     def cleaned(self, cleaned: Cleaned) -> None:
         """Print what each rule excludes, and the documents nearest to its threshold."""
         documents = cleaned.pool.documents
-        self.accounted(documents)
+        for own in cleaned.rules:
+            if own.nearest:
+                self.write(f"{own.rule}, at {own.limit} {own.threshold:g}:")
+            for near in own.nearest:
+                fate = "fails" if near.fails else "passes"
+                self.write(f"  {near.value:.6g} {fate}: {near.id}: {near.text}")
         rows = [
             (
                 own.rule,
@@ -106,30 +121,38 @@ class Console:
             )
             for own in cleaned.rules
         ]
+        others = documents["dropped_by"].keys() - {own.rule for own in cleaned.rules}
+        rows += [
+            (name, "", "", f"{documents['dropped_by'][name]:,}", "") for name in sorted(others)
+        ]
         if rows:
             self.table(("rule", "limit", "alone", "first", "only"), rows)
         for name, count in cleaned.abstained.items():
-            self.write(f"{name}: rules for words were not applied to {count:,} documents")
+            self.write(
+                f"{name}: rules for words were not applied to {count:,} documents, in scripts "
+                "without spaces between words"
+            )
         for found in cleaned.overlaps:
             self.write(describe_overlap(found.overlap))
             for name, overlap in found.largest:
                 self.write(f"  {overlap.share:.1%} of {name}: example {overlap.example:,}")
-        for own in cleaned.rules:
-            if own.nearest:
-                self.write(f"\n{own.rule}, at {own.limit} {own.threshold:g}:")
-            for near in own.nearest:
-                fate = "fails" if near.fails else "passes"
-                self.write(f"  {near.value:.6g} {fate}: {near.id}: {near.text}")
+        self.accounted(documents)
 
     def accounted(self, documents: Mapping[str, Any]) -> None:
         """Print how many documents were read, kept and dropped, and why."""
         added = f", {documents['added']:,} added" if "added" in documents else ""
-        dropped = ", ".join(f"{count:,} {rule}" for rule, count in documents["dropped_by"].items())
+        most = sorted(documents["dropped_by"].items(), key=lambda own: (-own[1], own[0]))
+        dropped = ", ".join(f"{count:,} {rule}" for rule, count in most)
         self.write(
             f"{documents['read']:,} documents read{added}: {documents['kept']:,} kept, "
             f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
             f"{documents['quarantined']:,} quarantined"
         )
+        if unknown := documents["dropped_by"].get("where: unknown"):
+            self.write(
+                f"clean.where cannot be told of {unknown:,} of them, because a value that it names "
+                "is missing: a field of meta, or the language of a text without letters"
+            )
 
     def fate(self, fate: dict[str, Any]) -> None:
         """Print the record of one document."""
@@ -215,6 +238,6 @@ class Console:
             text = number == 0 or name == "state"
             table.add_column(name, justify="left" if text else "right", no_wrap=number > 0)
         for row in rows:
-            table.add_row(*(rich.markup.escape(cell) for cell in row))
+            table.add_row(*map(_shown, row))
         width = None if self._out.is_terminal else 120
         self._out.print(table, width=width)

@@ -22,11 +22,10 @@ from penstock.artefact import Artefact, FileRecord
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
-from penstock.pipeline.cleaning.verdicts import STAGE
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.grouped import read_scores
-from penstock.pipeline.pool import Pool
-from penstock.pipeline.units import Unit, base_of, generations
+from penstock.pipeline.pool import Pool, pools_of
+from penstock.pipeline.units import Unit, generations
 
 __all__ = ["Origins", "fates_of", "part_of"]
 
@@ -41,7 +40,7 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     """
     corpora = generations(curated.corpus)
     origins = Origins(corpora[-1])
-    first, *before = _pools(curated.pool)
+    first, *before = pools_of(curated.pool)
     found = [
         *_in_pool(curated, first, name, origins),
         *(fate for corpus in corpora for fate in _emptied(corpus, name)),
@@ -60,17 +59,6 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
             "of the text where it has none",
         )
     return found
-
-
-def _pools(pool: Pool) -> Iterator[Pool]:
-    """Yield a pool, and those that rewriters replaced: what they drop is in no later corpus."""
-    yield pool
-    corpus = pool.corpus
-    while (base := base_of(corpus)) is not None:
-        if not corpus.facts["adds"]:
-            name = corpus.manifest["inputs"]["pool"][:16]
-            yield Pool.of(base, Artefact.open(corpus.path.parent.parent / STAGE / name))
-        corpus = base
 
 
 def _in_pool(

@@ -20,9 +20,9 @@ from penstock.artefact import Artefact, FileRecord, canonical
 from penstock.errors import InputError
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
-from penstock.pipeline.units import ROWS, SCHEMA, Kept, Unit, iter_documents, units_of
+from penstock.pipeline.units import ROWS, SCHEMA, Kept, Unit, base_of, iter_documents, units_of
 
-__all__ = ["FIT", "Pool", "inside", "sample_documents", "sample_texts"]
+__all__ = ["FIT", "Pool", "inside", "pools_of", "sample_documents", "sample_texts"]
 
 FIT = "fit"
 """Hash purpose of the samples that selectors are fitted on."""
@@ -117,6 +117,17 @@ def _name(rows: str, files: tuple[FileRecord, ...]) -> str:
 
 
 # -- samples ----------------------------------------------------------------------------------
+
+
+def pools_of(pool: Pool) -> Iterator[Pool]:
+    """Yield a pool, and those that rewriters replaced: what they drop is in no later corpus."""
+    yield pool
+    corpus = pool.corpus
+    while (base := base_of(corpus)) is not None:
+        if not corpus.facts["adds"]:
+            verdicts = pool.verdicts.path.parent / corpus.manifest["inputs"]["pool"][:16]
+            yield Pool.of(base, Artefact.open(verdicts))
+        corpus = base
 
 
 def sample_documents(pool: Pool, count: int, seed: int, purpose: str) -> pa.Table:

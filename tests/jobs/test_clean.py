@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 
 import penstock
+from penstock.errors import PenstockError
 from penstock.jobs.cli import main
-from penstock.recipe_file import load_recipe
-from penstock.rules import count_statistics, counting_for, rule_sets
+from penstock.jobs.console import Console
+from penstock.recipe_file import load_recipe, override
+from penstock.rules import FIELDS, built_in, count_statistics, counting_for, rule_sets
 from tests.pools import documents, write_jsonl
 
 RECIPE = """
@@ -101,3 +103,60 @@ def test_a_recipe_without_rules_is_judged_too(project: Path) -> None:
     recipe = load_recipe(project / "recipe.yaml", ["clean.rules=[]"])
     cleaned = penstock.clean(recipe, workers=1)
     assert cleaned.rules == () and cleaned.pool.documents["kept"] == 150
+
+
+def test_rules_and_columns_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["rules"], standalone_mode=False)
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in (*built_in(), *FIELDS, "language_probability", "e_mail"))
+    main(["rules", "gopher_quality"], standalone_mode=False)
+    listed = capsys.readouterr().out
+    assert all(rule.name in listed for rule in built_in()["gopher_quality"].rules)
+    with pytest.raises(SystemExit) as caught:
+        main(["rules", "goper"])
+    assert caught.value.code == 2
+
+
+def test_a_threshold_is_set_beside_the_other_sets(project: Path) -> None:
+    path = project / "recipe.yaml"
+    own = "{gopher_quality: {min_words: 40, min_stop_words: null}, fineweb: }"
+    path.write_text(RECIPE.replace(own, "[gopher, c4]"))
+    names = ["clean.rules.gopher.min_words=40", "clean.rules.c4.min_sentences=null"]
+    rules = load_recipe(path, names).clean.rules
+    assert rules == {"gopher": {"min_words": 40}, "c4": {"min_sentences": None}}
+    assert load_recipe(path, ["clean.rules.c4=null"]).clean.rules == {"gopher": None}
+    plain = load_recipe(path).model_dump(mode="json", exclude={"compare"})
+    arm = override(plain, {"clean": {"rules": {"gopher": {"min_words": None}, "fineweb": {}}}})
+    assert arm["clean"]["rules"] == {"gopher": {"min_words": None}, "c4": None, "fineweb": {}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "key"),
+    [
+        ("{where: {use: 'os:getcwd'}}", "clean.rules.where"),
+        ("{m: {use: 5}}", "clean.rules.m.use"),
+        ("{m: {use: 'os:no_such_function'}}", "clean.rules.m.use"),
+    ],
+)
+def test_a_rule_of_ones_own_that_cannot_be_used_is_named(
+    project: Path, rules: str, key: str
+) -> None:
+    with pytest.raises(PenstockError) as caught:
+        penstock.clean(project / "recipe.yaml", settings=[f"clean.rules={rules}"], workers=1)
+    assert caught.value.key == key
+    assert not (project / "work").exists()
+
+
+def test_control_characters_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().write("a\x1b]0;title\x07\u202ebc")
+    assert capsys.readouterr().out == "a\\x1b]0;title\\x07\\u202ebc\n"
+
+
+def test_reasons_that_are_no_rule_of_a_set_have_a_row(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["clean.where=meta.stars > 3 or words < 50", "clean.rules=[]"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    main(["clean", "recipe.yaml", "--workers", "1", *options], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "where: unknown" in shown and "is missing" in shown

@@ -42,6 +42,9 @@ class FunctionRule:
         if re.fullmatch("[A-Za-z0-9_]+", rule) is None:
             raise RecipeError(expected="a name of letters, digits and _", got=repr(rule))
         self.rule = rule
+        if not isinstance(parameters["use"], str):
+            got = repr(parameters["use"])
+            raise RecipeError(key="use", expected="package.module:function", got=got)
         keywords = {key: value for key, value in parameters.items() if key != "use"}
         self._function = PluggedFunction(parameters["use"], directories, keywords)
 

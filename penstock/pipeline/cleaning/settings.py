@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from penstock.errors import PenstockError, RecipeError
+from penstock.errors import PenstockError, RecipeError, SelectorError
 from penstock.personal_data import KINDS, PersonalData
 from penstock.pipeline.cleaning.duplicates import MISSED, NearDuplicates
 from penstock.pipeline.cleaning.function_rule import FunctionRule
@@ -97,7 +98,7 @@ class CleanSettings:
             sets = {name: given for name, given in wanted.items() if name not in own}
             rules = rule_sets(sets if isinstance(clean.rules, dict) else clean.rules)
             functions = tuple(
-                FunctionRule(name, given, [recipe.directory]) for name, given in own.items()
+                _function(name, given, recipe.directory) for name, given in own.items()
             )
         except PenstockError as error:
             raise error.under("clean.rules") from None
@@ -194,6 +195,27 @@ class CleanSettings:
         if self.where is not None and _N_GRAM in " ".join(self.where.names):
             counting = replace(counting, ngrams=True)
         return counting
+
+
+_RESERVED = ("empty", "where", "overlap", "duplicate")
+
+
+def _function(name: str, given: Mapping[str, Any], directory: Path) -> FunctionRule:
+    if name in _RESERVED:
+        raise RecipeError(
+            "is a reason of Penstock's own", key=name, fix="give the rule another name"
+        )
+    try:
+        return FunctionRule(name, given, [directory])
+    except SelectorError as error:
+        if error.expected and error.expected.startswith("package.module"):
+            error.expected = _FUNCTION
+        raise error.under(name) from None
+    except PenstockError as error:
+        raise error.under(name) from None
+
+
+_FUNCTION = "package.module:function with def drop(texts: list[str]) -> Sequence[bool]"
 
 
 def _near(dedup: Dedup) -> NearDuplicates | None:
