@@ -30,7 +30,7 @@ quick: install
 	$(BIN)/python -m pytest -n 2 -m "not ray and not deepspeed and not faults and not slow"
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 faults: install
 	PENSTOCK_FAULTS=all $(BIN)/python -m pytest tests/faults tests/trainers/checkpoints

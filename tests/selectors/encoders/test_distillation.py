@@ -98,10 +98,10 @@ def test_a_vocabulary_is_encoded_once_for_a_machine(
 
     def vectors(work: str) -> TokenVectors:
         """Return them for another corpus of a work directory."""
-        corpus = SimpleNamespace(fingerprint=f"{len(lines)}" * 64)
+        pool = SimpleNamespace(fingerprint=f"{len(lines)}" * 64)
         with Workspace.driving(tmp_path / work) as workspace:
             models = Models(
-                corpus=corpus,  # type: ignore[arg-type]
+                pool=pool,  # type: ignore[arg-type]
                 workspace=workspace,
                 runner=runner,
                 seed=0,
