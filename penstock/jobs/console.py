@@ -15,6 +15,8 @@ import rich.table
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.report import excerpt, first_taken, some_left
+from penstock.pipeline.pool import pools_of
+from penstock.pipeline.units import generations
 from penstock.recipe import Recipe
 from penstock.storage import AnyPath
 
@@ -82,9 +84,11 @@ class Console:
         for name, made in summary.get("rewrites", {}).items():
             self.write(describe_rewrite(name, made))
         if documents["quarantined"]:
-            self.write(f"quarantined records, with their errors: {summary['corpus']}/quarantine-*")
+            *_, read = generations(curated.corpus)  # rewriters quarantine nothing
+            self.write(f"quarantined records, with their errors: {read.path}/quarantine-*")
         if documents["dropped"]:
-            self.write(f"the reason of each dropped document: {', '.join(summary['verdicts'])}")
+            paths = ", ".join(str(pool.verdicts.path) for pool in pools_of(curated.pool))
+            self.write(f"the reason of each dropped document: {paths}")
         if rate := summary.get("filter_rate"):
             self.write(
                 f"BETR's law for {rate['flops']:.1e} FLOPs (6 x weights x tokens) keeps "

@@ -19,14 +19,13 @@ from penstock.pipeline.columns import make_columns
 from penstock.pipeline.corpus import make_corpus
 from penstock.pipeline.cut import make_cut
 from penstock.pipeline.cutting.budget import check_shares
-from penstock.pipeline.pool import Pool, pools_of
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import make_tokenizer
 from penstock.pipeline.tokens import TokenStore
-from penstock.pipeline.units import generations
 from penstock.recipe import ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
 
@@ -104,8 +103,6 @@ class Curated:
     def summary(self) -> dict[str, Any]:
         """Return the object that ``penstock curate --json`` prints."""
         return {
-            "corpus": str(generations(self.corpus)[-1].path),
-            "verdicts": [str(pool.verdicts.path) for pool in pools_of(self.pool)],
             "cut": str(self.cut.path),
             "shards": str(self.shards.path),
             "documents": dict(self.pool.documents),
