@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.compiling import compiler
-from penstock.errors import SelectorError
+from penstock.errors import InputError, SelectorError
 
 __all__ = [
     "TextView",
+    "checked_view",
     "decode_utf8",
     "encode_utf8",
     "is_white_space",
@@ -56,6 +57,22 @@ def text_view(texts: pa.Array) -> TextView:
         read_only(np.frombuffer(data or b"", np.uint8)),
         read_only(own.astype(np.int64, copy=False)),
     )
+
+
+def checked_view(texts: pa.Array) -> TextView:
+    """View texts as :func:`text_view` does, after checking them.
+
+    Raises:
+        InputError: A text is null or not UTF-8.
+        SelectorError: The array is of another type.
+    """
+    if texts.null_count:
+        raise InputError(expected="texts", got=f"{texts.null_count} nulls")
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"a text is damaged: {error}") from None
+    return text_view(texts)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

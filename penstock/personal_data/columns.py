@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from penstock.arrow_text import TextView, text_view
-from penstock.errors import InputError
+from penstock.arrow_text import checked_view
 from penstock.personal_data.kinds import KINDS, VERSION
 from penstock.personal_data.scanning import find_items
 from penstock.personal_data.tables import tables
 
-__all__ = ["PersonalData", "checked", "count_personal_data"]
+__all__ = ["PersonalData", "count_personal_data"]
 
 _EVERY_KIND = (1 << len(KINDS)) - 1
 """The bits of all kinds."""
@@ -48,7 +47,7 @@ def count_personal_data(texts: pa.Array) -> pa.RecordBatch:
     Raises:
         InputError: A text is null or not UTF-8.
     """
-    view = checked(texts)
+    view = checked_view(texts)
     counts = np.empty((len(texts), len(KINDS)), np.uint32)
     find_items(view.data, view.offsets, _EVERY_KIND, tables(), counts, np.empty((0, 3), np.int64))
     fields = [
@@ -57,18 +56,3 @@ def count_personal_data(texts: pa.Array) -> pa.RecordBatch:
     ]
     columns = [pa.array(np.ascontiguousarray(column)) for column in counts.T]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
-
-
-def checked(texts: pa.Array) -> TextView:
-    """View texts.
-
-    Raises:
-        InputError: A text is null or not UTF-8.
-    """
-    if texts.null_count:
-        raise InputError(expected="texts", got=f"{texts.null_count} nulls")
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"a text is damaged: {error}") from None
-    return text_view(texts)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock.personal_data.columns import checked
+from penstock.arrow_text import checked_view
 from penstock.personal_data.kinds import KINDS, check_kinds
 from penstock.personal_data.scanning import find_items
 from penstock.personal_data.tables import tables
@@ -35,7 +35,7 @@ def mask(texts: pa.Array, kinds: Iterable[str] = KINDS) -> pa.Array:
         RecipeError: A kind is unknown, or there is none.
     """
     wanted = sum(1 << list(KINDS).index(kind) for kind in check_kinds(kinds))
-    view, known = checked(texts), tables()
+    view, known = checked_view(texts), tables()
     counts = np.empty((len(texts), len(KINDS)), np.uint32)
     items = np.empty((len(texts), 3), np.int64)
     found = find_items(view.data, view.offsets, wanted, known, counts, items)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock.arrow_text import TextView, text_view
+from penstock.arrow_text import TextView, checked_view
 from penstock.errors import InputError, RecipeError
 from penstock.rules.characters import SPACE, SYMBOL, UNICODE, classes
 from penstock.rules.kernels.c4_lines import C4Limits, phrases
@@ -219,13 +219,7 @@ def count_statistics(texts: pa.Array, counting: Counting | None = None) -> pa.Re
 
 
 def _checked(texts: pa.Array) -> TextView:
-    if texts.null_count:
-        raise InputError(expected="texts", got=f"{texts.null_count} nulls")
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"a text is damaged: {error}") from None
-    view = text_view(texts)
+    view = checked_view(texts)
     if view.longest > LONGEST:
         raise InputError(expected=f"texts of at most {LONGEST:,} bytes", got=f"{view.longest:,}")
     return view

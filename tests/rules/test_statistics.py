@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.arrow_text import checked_view
 from penstock.errors import InputError, RecipeError
 from penstock.rules import statistics
 from penstock.rules.kernels.spans import Utf8
@@ -157,7 +158,7 @@ def test_colliding_hashes_change_no_count(monkeypatch: pytest.MonkeyPatch) -> No
     assert found is not None
     monkeypatch.setattr(statistics, "_seed", lambda: statistics.np.uint64(seed))
     data = pa.array(found, pa.large_string())
-    view = statistics.text_view(data)
+    view = checked_view(data)
     from penstock.rules.kernels.spans import hash_span
 
     text = Utf8.of(view.data)

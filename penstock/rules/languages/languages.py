@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from typing_extensions import Self
 
-from penstock.arrow_text import TextView, text_view
+from penstock.arrow_text import TextView, checked_view, text_view
 from penstock.errors import InputError
 from penstock.rules.kernels.traits import find_traits
 from penstock.rules.languages.byte_model import ByteModel
@@ -105,13 +105,7 @@ class Languages:
         Raises:
             InputError: A text is null or not UTF-8, or the model's file has changed.
         """
-        if texts.null_count:
-            raise InputError(expected="texts", got=f"{texts.null_count} nulls")
-        try:
-            texts.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"a text is damaged: {error}") from None
-        model, view, n_texts = _load(self.model), text_view(texts), len(texts)
+        model, view, n_texts = _load(self.model), checked_view(texts), len(texts)
         ends, traits = np.empty(n_texts, np.int64), np.empty(n_texts, np.uint8)
         find_traits(view.data, view.offsets, self.first_bytes, traits_of_characters(), ends, traits)
         classes, probabilities = np.full(n_texts, -1), np.zeros(n_texts, np.float32)

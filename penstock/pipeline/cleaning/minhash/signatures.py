@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from penstock.arrow_text import TextView, text_view
-from penstock.errors import InputError, RecipeError
+from penstock.arrow_text import checked_view
+from penstock.errors import RecipeError
 from penstock.hashing import avalanche, mix
 from penstock.pipeline.cleaning.minhash.folding import folded
 from penstock.pipeline.cleaning.minhash.kernels import (
@@ -104,7 +104,7 @@ class Signatures:
         Raises:
             InputError: A text is null, or not UTF-8.
         """
-        view = _checked(texts)
+        view = checked_view(texts)
         bands, rows = self.banding.bands, self.banding.rows
         hashes = np.empty((len(texts), bands), np.uint64)
         permutations = _permutations(-(-bands * rows // _LANES) * _LANES, self.seed)
@@ -135,7 +135,7 @@ def shingle_sets(texts: pa.Array, ngram: int) -> list[np.ndarray]:
     Raises:
         InputError: A text is null, or not UTF-8.
     """
-    view = _checked(texts)
+    view = checked_view(texts)
     scratch = Scratch.of(ngram, 0)
     counts = np.empty(len(texts), np.int64)
     count_shingles(*view, folded(), ngram, scratch, counts)
@@ -145,16 +145,6 @@ def shingle_sets(texts: pa.Array, ngram: int) -> list[np.ndarray]:
         list_shingles(view.data, start, stop, folded(), ngram, scratch, shingles)
         found.append(np.unique(shingles))
     return found
-
-
-def _checked(texts: pa.Array) -> TextView:
-    if texts.null_count:
-        raise InputError(expected="texts", got=f"{texts.null_count} nulls")
-    try:
-        texts.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"a text is damaged: {error}") from None
-    return text_view(texts)
 
 
 @cache
