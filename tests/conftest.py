@@ -39,7 +39,7 @@ MARKS = {
     "tests/pipeline/cleaning/test_near_duplicates.py": ["slow"],
     "tests/pipeline/cleaning/test_survivors.py": ["slow"],
     "tests/pipeline/cleaning/test_verification.py": ["slow"],
-    "tests/pipeline/cleaning/test_decontaminate.py": ["slow"],
+    "tests/pipeline/cleaning/test_decontamination.py": ["slow"],
     "tests/pipeline/cleaning/test_verdicts.py": ["slow"],
     "tests/personal_data": ["slow"],
     "tests/pipeline/rewriting/test_documents.py": ["slow"],
