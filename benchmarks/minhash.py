@@ -407,7 +407,7 @@ def _curve(similarity: np.ndarray, candidate: np.ndarray, chance: np.ndarray) ->
 
 
 def _scale(place: Path, size: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Deduplicate a pool of ``size`` documents in a process of its own; a tenth are copies."""
+    """Deduplicate a pool of ``size`` documents in a separate process; a tenth are copies."""
     at = place / f"scale-{size}"
     at.mkdir()
     with open(at / "texts.jsonl", "w", encoding="utf-8") as sink:

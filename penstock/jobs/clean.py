@@ -47,7 +47,7 @@ class NearDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleReport:
-    """What one rule of a set excludes."""
+    """Counts of the documents that one rule of a set excludes."""
 
     rule: str
     """``set: rule``."""

@@ -154,8 +154,8 @@ class Console:
         )
         if unknown := documents["dropped_by"].get("where: unknown"):
             self.write(
-                f"clean.where cannot be told of {unknown:,} of them, because a value that it names "
-                "is missing: a field of meta, or the language of a text without letters"
+                f"{unknown:,} of them are dropped because a value that clean.where names is "
+                "missing: a field of meta, or the language of a text without letters"
             )
 
     def fate(self, fate: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ _compiled = compiler(tables)
 _DOT, _COLON, _HYPHEN = np.uint8(ord(".")), np.uint8(ord(":")), np.uint8(ord("-"))
 _ZERO = np.uint8(ord("0"))
 _FEWEST_DIGITS = 8
-"""Of an address of version 4. Numbers of sections have fewer, and so have 1.2 % of addresses."""
+"""Digits of an address of version 4. Section numbers have fewer, and so do 1.2 % of addresses."""
 
 
 @_compiled

@@ -35,10 +35,10 @@ from penstock.recipe import Recipe
 from penstock.storage import AnyPath, atomic_file, store_of
 from penstock.text_hashes import name_texts
 
-__all__ = ["STAGE", "VERSION", "CorpusSettings", "make_corpus", "text_digest"]
+__all__ = ["STAGE", "VERSION", "CorpusSettings", "digests", "make_corpus", "text_digest"]
 
 STAGE = "corpus"
-VERSION = 3
+VERSION = 4
 
 _CAP_TIMES, _CAP_PLUS = 4, 2**20
 """A line is read up to this many times ``max_document_bytes`` and this much more: room for escapes
@@ -240,20 +240,29 @@ def _facts(directory: str, records: Sequence[FileRecord]) -> dict[str, Any]:
     return {
         "documents": whole.facts(),
         "by_source": sum_by_source(units),
-        "text": text_digest(units),
+        **digests(units),
     }
 
 
-def text_digest(units: Sequence[FileRecord]) -> str:
-    """Name the texts of units by their hashes: equal for equal texts with other labels.
+def digests(units: Sequence[FileRecord]) -> dict[str, str]:
+    """Name the texts of units, and their ids: equal whatever the other labels are.
 
     Args:
         units: Records of the files of texts.
 
     Returns:
-        64 hexadecimal digits.
+        ``text`` and ``ids``: 64 hexadecimal digits each.
     """
-    names = [[record.path, record.facts["documents"], record.facts["texts"]] for record in units]
+    return {"text": text_digest(units), "ids": _digest(units, "ids")}
+
+
+def text_digest(units: Sequence[FileRecord]) -> str:
+    """Name the texts of units by their hashes: 64 hexadecimal digits."""
+    return _digest(units, "texts")
+
+
+def _digest(units: Sequence[FileRecord], fact: str) -> str:
+    names = [[record.path, record.facts["documents"], record.facts[fact]] for record in units]
     return hashlib.sha256(canonical(names)).hexdigest()
 
 

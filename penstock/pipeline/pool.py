@@ -101,6 +101,12 @@ class Pool:
         return _name(self.corpus.facts["text"], self.verdicts.named("reasons-"))
 
     @property
+    def sampled(self) -> str:
+        """Names the texts that are kept and their ids, all that a sample's texts depend on."""
+        both = canonical([self.corpus.facts["ids"], self.texts])
+        return hashlib.sha256(both).hexdigest()
+
+    @property
     def bytes(self) -> int:
         """Bytes of the texts that are kept."""
         return sum(tally["bytes"] for tally in self.by_source.values())

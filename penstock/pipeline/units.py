@@ -274,7 +274,7 @@ class UnitWriter:
         self._documents = 0
         self._bytes = 0
         self._sources: dict[str, dict[str, int]] = {}
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._texts_hash, self._ids_hash = (hashlib.blake2b(digest_size=16) for _ in range(2))
         self._writers: list[pq.ParquetWriter] = []
 
     def __enter__(self) -> UnitWriter:
@@ -332,7 +332,8 @@ class UnitWriter:
 
     def _hold(self, documents: pa.RecordBatch) -> None:
         """Append documents of one unit."""
-        self._hash.update(hash_words(documents["hash"]).tobytes())
+        self._texts_hash.update(hash_words(documents["hash"]).tobytes())
+        self._ids_hash.update(hash_words(hash_texts(documents["id"])).tobytes())
         sources = documents["source"].dictionary_encode()
         codes, sizes = sources.indices.to_numpy(), documents["bytes"].to_numpy()
         counts, totals = np.bincount(codes), np.bincount(codes, sizes).astype(np.int64)
@@ -390,7 +391,8 @@ class UnitWriter:
                 documents=self._documents,
                 bytes=self._bytes,
                 sources=self._sources,
-                texts=self._hash.hexdigest(),
+                texts=self._texts_hash.hexdigest(),
+                ids=self._ids_hash.hexdigest(),
             ),
             FileRecord.of(self._name("rows"), rows),
         ]

@@ -16,7 +16,7 @@ GROUP_DOCUMENTS = 60
 
 
 def shrink_groups() -> None:
-    """Judge small groups. They are a part of a pool's name, and so of the shards' digest."""
+    """Judge small groups, so that little text has several."""
     verdicts._GROUP_DOCUMENTS = GROUP_DOCUMENTS
     verdicts._RANGE_DOCUMENTS = GROUP_DOCUMENTS
 

@@ -18,7 +18,7 @@ __all__ = ["FunctionRule"]
 
 
 class FunctionRule:
-    """A rule of one's own: a text column that says which documents it drops.
+    """A user's rule: a text column that marks the documents it drops.
 
     It is named in a recipe as ``clean.rules: {NAME: {use: package.module:function}}``; other keys
     are passed to the function as keywords. It is called once for each text: of all changes of a

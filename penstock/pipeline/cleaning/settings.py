@@ -66,7 +66,7 @@ class CleanSettings:
 
     rules: tuple[RuleSet, ...] = ()
     functions: tuple[FunctionRule, ...] = ()
-    """The user's own rules, which are asked after the sets."""
+    """The user's own rules, applied after the sets."""
     languages: Languages | None = None
     """The languages of texts, if the condition names them."""
     where: Expression | None = None
@@ -203,7 +203,7 @@ _RESERVED = ("empty", "where", "overlap", "duplicate")
 def _function(name: str, given: Mapping[str, Any], directory: Path) -> FunctionRule:
     if name in _RESERVED:
         raise RecipeError(
-            "is a reason of Penstock's own", key=name, fix="give the rule another name"
+            "the name of a reason that Penstock uses", key=name, fix="give the rule another name"
         )
     try:
         return FunctionRule(name, given, [directory])

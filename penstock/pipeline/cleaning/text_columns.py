@@ -71,7 +71,7 @@ def make_text_columns(
 
     Args:
         columns: Columns of different names.
-        corpus: Corpus; units that a rewriter added have artefacts of their own.
+        corpus: Corpus; units that a rewriter added have separate artefacts.
         workspace: Where columns are found and made.
         runner: Runs a task for each unit that lacks a column.
         progress: Called with a line for each unit.

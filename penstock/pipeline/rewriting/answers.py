@@ -32,6 +32,7 @@ from penstock.selectors.rewriting.base import (
     Answer,
     Completions,
     Document,
+    Editor,
     Request,
     Rewriter,
     request_seed,
@@ -44,6 +45,7 @@ __all__ = [
     "Rewrite",
     "answers_of",
     "draw",
+    "identity_of",
     "journal_bytes",
     "make_answers",
 ]
@@ -133,12 +135,17 @@ class Rewrite:
 
     def identity(self) -> dict[str, Any]:
         """Identify what the answers depend on besides the documents and the model."""
-        return {
-            "rewriter": type(self.rewriter).__qualname__,
-            "identity": dict(self.rewriter.identity()),
-            "share": self.share,
-            "seed": self.seed,
-        }
+        return identity_of(self.rewriter, self.share, self.seed)
+
+
+def identity_of(rewriter: Rewriter | Editor, share: float, seed: int) -> dict[str, Any]:
+    """Identify a rewriter with what it is applied to, for a fingerprint."""
+    return {
+        "rewriter": type(rewriter).__qualname__,
+        "identity": dict(rewriter.identity()),
+        "share": share,
+        "seed": seed,
+    }
 
 
 def make_answers(

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError, InputError, ScoringError
 from penstock.pipeline.checking import RecordTally, call_plugin, check_sum, sum_by_source
-from penstock.pipeline.corpus import STAGE, text_digest
+from penstock.pipeline.corpus import STAGE, digests
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.rewriting.answers import Rewrite, answers_of, draw, make_answers
@@ -346,7 +346,7 @@ def _facts(
     return {
         "documents": whole.facts(),
         "by_source": sum_by_source(units, None if replaces else before["by_source"]),
-        "text": text_digest(all_of),
+        **digests(all_of),
         "adds": not replaces,
         "rewrites": {**before.get("rewrites", {}), rewrite.name: made},
     }

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from penstock.errors import ScoringError
 from penstock.pipeline.checking import call_plugin
-from penstock.pipeline.rewriting.answers import draw
+from penstock.pipeline.rewriting.answers import draw, identity_of
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.rewriting.base import BLANK, Editor, Rewritten
 
@@ -30,12 +30,7 @@ class Edit:
 
     def identity(self) -> dict[str, Any]:
         """Identify what the texts depend on besides the documents."""
-        return {
-            "rewriter": type(self.rewriter).__qualname__,
-            "identity": dict(self.rewriter.identity()),
-            "share": self.share,
-            "seed": self.seed,
-        }
+        return identity_of(self.rewriter, self.share, self.seed)
 
 
 def edit_unit(

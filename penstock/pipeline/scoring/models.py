@@ -2,9 +2,10 @@
 
 A model's fingerprint has the selector's identity and version, the pool, the target files and the
 seed. So columns that differ in name alone share a model, and all selectors of a pool share its
-encoders. The token vectors that a static encoder is distilled from depend on the teacher alone.
-They are an artefact of their own, which all pools of a work directory share, and are encoded once
-for a machine (:func:`penstock.node_cache.made_tree`).
+encoders. An encoder does not depend on labels: with another `source` nothing is embedded anew. The
+token vectors that a static encoder is distilled from depend on the teacher alone. They are a
+separate artefact, which all pools of a work directory share, and are encoded once for a machine
+(:func:`penstock.node_cache.made_tree`).
 
 Vectors of the pool are made in one pass over the text for all selectors. A unit's vectors are int16
 on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`), half the size of float32
@@ -35,6 +36,7 @@ from penstock.selectors.base import Encoder, Fitting, Selector, Targets
 from penstock.selectors.encoders.distillation import TokenVectors, encode_vocabulary
 from penstock.selectors.encoders.embedding import (
     CHARACTERS,
+    DISTILLED,
     beginning,
     contents_of,
     embed,
@@ -55,7 +57,7 @@ _FACTS = "facts.json"
 
 _VERSION = 4
 
-_ENCODER = 1
+_ENCODER = 2
 """Version of encoders."""
 
 _VOCABULARY = 1
@@ -126,9 +128,10 @@ class Models:
             encoder.save(state)
             return {"encoder": encoder.name}
 
-        return self._made(
-            {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}, [], fit
-        )
+        config = {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}
+        # Labels are no part of a sample's texts, and only a distilled encoder reads a sample.
+        inputs = {"sample": self.pool.sampled if name == DISTILLED else None}
+        return self._make("model", _VERSION, config, inputs, fit)
 
     def vocabulary(self, teacher: SentenceEncoder) -> TokenVectors:
         """Find or make the token vectors of a teacher."""

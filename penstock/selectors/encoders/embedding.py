@@ -36,6 +36,7 @@ from penstock.storage import sha256_file
 
 __all__ = [
     "CHARACTERS",
+    "DISTILLED",
     "EncoderName",
     "beginning",
     "contents_of",
@@ -45,6 +46,9 @@ __all__ = [
     "make_encoder",
     "vocabulary_identity",
 ]
+
+DISTILLED = "static"
+"""The name of the encoder that is distilled on the pool."""
 
 CHARACTERS = 2048
 """Characters of a text that are embedded by default."""
@@ -151,7 +155,7 @@ def make_encoder(
         return SentenceEncoder(device=device)
     if (Path(name) / "encoder.json").is_file():
         return load_encoder(Path(name))
-    if name != "static":
+    if name != DISTILLED:
         return SentenceEncoder(parts.base, device=device)
     teacher = SentenceEncoder()
     tokens = (vocabulary or partial(encode_vocabulary, spread=spread))(teacher)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from penstock import arrow_text
-from penstock.arrow_text import TextView, decode_utf8, text_view
+from penstock.arrow_text import TextView, decode_utf8, encode_utf8, text_view
 from penstock.compiling import compiler
 
 __all__ = ["MOST_BUCKETS", "count_ngrams", "sum_log_ratios"]
@@ -223,32 +223,10 @@ def _tokenise(
                 n_tokens += 1
             kind_before = kind
         if kind != _SPACE:
-            size = _encode(entry & 0xFFFFFF, scratch.text, size)
+            size = encode_utf8(entry & 0xFFFFFF, scratch.text, size)
     if kind_before != _SPACE:
         scratch.ends[n_tokens - 1] = size
     return n_tokens
-
-
-@_compiled
-def _encode(code: int, text: np.ndarray, at: int) -> int:
-    """Write a code point at ``at``; return the index for the next."""
-    if code < 0x80:
-        text[at] = code
-        return at + 1
-    if code < 0x800:
-        text[at] = 0xC0 | code >> 6
-        text[at + 1] = 0x80 | code & 0x3F
-        return at + 2
-    if code < 0x10000:
-        text[at] = 0xE0 | code >> 12
-        text[at + 1] = 0x80 | code >> 6 & 0x3F
-        text[at + 2] = 0x80 | code & 0x3F
-        return at + 3
-    text[at] = 0xF0 | code >> 18
-    text[at + 1] = 0x80 | code >> 12 & 0x3F
-    text[at + 2] = 0x80 | code >> 6 & 0x3F
-    text[at + 3] = 0x80 | code & 0x3F
-    return at + 4
 
 
 @_compiled

@@ -261,6 +261,21 @@ def test_a_share_is_drawn_by_hash(
     assert parents < {row["parent"] for row in all_of(whole)}, "a larger share adds to a smaller"
 
 
+def test_what_is_counted_of_other_documents_is_not_counted_again(
+    corpus: Pool, space: Workspace, server: Server
+) -> None:
+    """The texts that a rewriter added have a column beside that of the texts it was given."""
+    words = CleanSettings(where=Expression.of("words > 3"), exact=False)
+    given = make_pool(words, corpus.corpus, space, ONE)
+    [first] = space.finished("statistics")
+    assert first.facts["documents"] == corpus.kept
+    added = rewrite_corpus(rewrite(Echo(), server), given, space, ONE)
+    judged = make_pool(words, added, space, ONE)
+    [second] = [made for made in space.finished("statistics") if made.path != first.path]
+    assert second.facts["documents"] == added.facts["documents"]["added"] > 0
+    assert {unit.name for unit in judged.units} > {unit.name for unit in given.units}
+
+
 def test_other_rules_and_another_share_pay_no_answer_again(
     corpus: Pool, space: Workspace, server: Server, tmp_path: Path
 ) -> None:

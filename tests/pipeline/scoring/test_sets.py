@@ -256,3 +256,23 @@ def test_an_error_of_a_selector_is_named(
     with closing(LocalRunner(1)) as runner, pytest.raises(ScoringError) as caught:
         made(corpus, tmp_path, runner, s=selector)
     assert (caught.value.key, named in str(caught.value)) == ("select.s", True)
+
+
+def test_other_labels_and_rules_embed_nothing_anew_that_is_kept(
+    pool: Path, encoder: str, tmp_path: Path
+) -> None:
+    space = Workspace(tmp_path / "work")
+    made_of = []
+    for source in ("source", {"name": "other"}):
+        corpus = [{"path": "pool", "source": source}]
+        labelled = pool_of(recipe_of(pool, corpus=corpus), space, unit_bytes=4000)
+        with closing(LocalRunner(1)) as runner:
+            made(labelled, tmp_path / "work", runner, s=Ranked(encoder))
+        made_of.append(labelled)
+    first, second = made_of
+    assert first.fingerprint != second.fingerprint
+    assert (first.texts, first.sampled) == (second.texts, second.sampled)
+    assert len(space.finished("embeddings")) == 1
+    assert len(space.finished("columns")) == 2
+    fewer = pool_of(recipe_of(pool, clean={"where": "words > 20"}), space, unit_bytes=4000)
+    assert fewer.kept < first.kept and fewer.sampled != first.sampled
