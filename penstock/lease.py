@@ -162,6 +162,18 @@ class Lease:
                 fix="run again when the other driver has finished",
             )
 
+    def driver(self) -> str | None:
+        """Describe the driver that holds the lease by what is written; None if none seems to.
+
+        Nothing is written and there is no wait, so a driver whose clock is late may be missed.
+        """
+        last = self._last()
+        holder = self._read(last) if last else None
+        if holder is None or holder.released or holder.alive() is False:
+            return None
+        late = holder.alive() is None and time.time() - holder.signed >= self._expiry
+        return None if late else str(holder)
+
     def release(self) -> None:
         """Give the lease back, if this object holds it."""
         if self._holder is None:

@@ -97,6 +97,19 @@ class CorpusSource(Model):
     """The configuration of a Hugging Face dataset."""
 
 
+class KeepBest(Model):
+    """``{highest: COLUMN}`` or ``{lowest: COLUMN}``: a column of numbers, or ``meta.NAME``."""
+
+    highest: str | None = None
+    lowest: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> KeepBest:
+        given = sum(own is not None for own in (self.highest, self.lowest))
+        require(given == 1, expected="highest or lowest", got="both" if given else "neither")
+        return self
+
+
 class MinHash(Model):
     """Near-duplicates: documents whose word n-grams are mostly the same."""
 
@@ -104,7 +117,9 @@ class MinHash(Model):
     """Jaccard similarity of the sets of n-grams from which documents are alike."""
     ngram: Annotated[int, Field(ge=1, le=1000)] = 5
     """Words of an n-gram; in scripts without spaces, characters."""
-    keep: Literal["longest", "first"] = "longest"
+    keep: Annotated[
+        Annotated[Literal["longest", "first"], PLAIN] | Annotated[KeepBest, MAPPING], shaped
+    ] = "longest"
     """Which of the documents that are alike stays, of those that nothing else excludes."""
     verify: bool = False
     """Compute the similarity of candidates, where otherwise it is estimated."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
+from unittest.mock import Mock
 
 import botocore
 import pytest
@@ -31,6 +32,7 @@ from penstock.storage import (
     LineLog,
     as_path,
     atomic_file,
+    copy_file,
     create_file,
     delete,
     files_under,
@@ -82,6 +84,23 @@ def test_a_file_is_written_whole_with_its_size_and_checksum(root: AnyPath) -> No
     assert (root / "a" / "b.bin").read_bytes() == b"onetwo"
     assert (sink.bytes, sink.sha256) == (6, hashlib.sha256(b"onetwo").hexdigest())
     assert sha256_file(root / "a" / "b.bin") == sink.sha256
+
+
+def test_a_file_is_copied_or_linked(
+    root: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link where source and target are on one file system that has links; a copy elsewhere."""
+    source = tmp_path / "source"
+    source.write_bytes(b"abc" * 1000)
+    for number, links in enumerate((True, False)):
+        if not links:
+            monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EXDEV, "other disk")))
+        for path in (root / "a" / f"{number}", root / "a" / f"{number}"):  # twice: it is replaced
+            copy_file(source, path)
+            assert read_file(path) == b"abc" * 1000
+            if isinstance(path, Path):
+                assert path.samefile(source) == links
+    assert files_under(root) == ["a/0", "a/1"], "no temporary file is left"
 
 
 def test_a_failed_write_leaves_nothing(root: AnyPath) -> None:

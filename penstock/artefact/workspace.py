@@ -179,8 +179,9 @@ class Workspace:
             # A stage or an artefact may be a link to another disk, which a listing does not enter.
             for found in here.glob("*/*"):
                 name = found.relative_to(here).as_posix()
-                if _ARTEFACT.fullmatch(name) and (files := sizes_under(found)):
-                    sizes[name] = files
+                # A run that failed before its first file leaves an empty directory.
+                if _ARTEFACT.fullmatch(name) and found.is_dir():
+                    sizes[name] = sizes_under(found)
         else:
             for path, size in sizes_under(self.root, _may_hold_artefacts).items():
                 stage, _, rest = path.partition("/")

@@ -61,7 +61,7 @@ class RuleReport:
     only: int
     """Documents that fail no other rule of any set."""
     nearest: tuple[NearDocument, ...]
-    """The documents that pass and fail it most narrowly, by value."""
+    """The documents that pass and fail it most narrowly, by value, of those that it applies to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,8 +223,9 @@ def _nearest_of_unit(item: tuple[Unit, ColumnFile], state: tuple[Sequence[RuleSe
             value = values[rule.name]
             distance = np.abs(value - one.threshold_of(rule))
             fails = (verdicts.bits >> np.uint64(bit) & np.uint64(1)).astype(bool)
+            judged = ~(verdicts.abstained & rule.by_words)
             for side in (True, False):
-                rows = np.flatnonzero(fails == side)
+                rows = np.flatnonzero((fails == side) & judged)
                 order = np.argsort(distance[rows], kind="stable")[:count]
                 found[one.name, rule.name, side] = [
                     _NearRow(float(distance[row]), unit.number, int(row), float(value[row]))

@@ -187,8 +187,16 @@ def report(recipe: Recipe, console: Console, runner: str, workers: int | None) -
 @_on_recipe
 @_on_runner
 @click.argument("doc_id")
-def why(recipe: Recipe, console: Console, runner: str, workers: int | None, doc_id: str) -> None:
-    """Show what happened to one document: its scores, its rank, its sequences and shards."""
+@click.option("--rules", "all_rules", is_flag=True, help="Show the rules that it passes, too.")
+def why(
+    recipe: Recipe,
+    console: Console,
+    runner: str,
+    workers: int | None,
+    doc_id: str,
+    all_rules: bool,
+) -> None:
+    """Show what happened to one document: values of rules, scores, rank, sequences and shards."""
     from penstock.jobs.curate import PartiallyCurated, inspect
     from penstock.jobs.why import fates_of
     from penstock.pipeline.runner import open_runner
@@ -197,10 +205,11 @@ def why(recipe: Recipe, console: Console, runner: str, workers: int | None, doc_
         curated = inspect(recipe, opened)
     fates = fates_of(curated, doc_id)
     for fate in fates:
-        console.fate(fate)
-    console.result({"fates": fates})
-    if isinstance(curated, PartiallyCurated) and any(fate["fate"] == "kept" for fate in fates):
-        raise curated.lacks
+        console.fate(fate, all_rules)
+    unmade = str(curated.lacks) if isinstance(curated, PartiallyCurated) else None
+    if unmade is not None and any(fate["fate"] == "kept" for fate in fates):
+        console.write(f"not known yet: {unmade}")
+    console.result({"fates": fates, "unmade": unmade})
 
 
 @main.command()
@@ -226,6 +235,8 @@ def ls(work: str, console: Console) -> None:
     for row in rows:
         if "fault" in row:
             console.write(row["fault"])
+        elif "fix" in row:
+            console.write(f"{row['stage']}/{row['fingerprint'][:16]} is unfinished: {row['fix']}")
     console.result({"artefacts": rows})
 
 

@@ -12,6 +12,7 @@ import rich.console
 import rich.markup
 import rich.table
 
+from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.report import excerpt, first_taken, some_left
@@ -158,8 +159,8 @@ class Console:
                 "missing: a field of meta, or the language of a text without letters"
             )
 
-    def fate(self, fate: dict[str, Any]) -> None:
-        """Print the record of one document."""
+    def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:
+        """Print the record of one document, with the rules that it fails, or with all."""
         self.write(f"{fate['id']} ({fate['source']}): {fate['fate']}; {fate['why']}")
         for name, own in fate.get("scores", {}).items():
             if own["score"] is None:
@@ -170,8 +171,8 @@ class Console:
         for own in fate.get("overlaps", ()):
             share = f"{own['share']:.1%} of the words"
             self.write(f"  overlaps with {own['file']}: {share}, example {own['example']:,}")
-        if len(fate.get("fails", ())) > 1:
-            self.write(f"  fails: {', '.join(fate['fails'])}")
+        for line in describe_values(fate, all_rules):
+            self.write(f"  {line}")
         for key in ("file", "line", "parent", "unit", "row", "tokens"):
             if fate.get(key) is not None:
                 self.write(f"  {key}: {fate[key]}")

@@ -143,8 +143,9 @@ class PartiallyCurated:
     pool: Pool
     columns: dict[str, Artefact]
     """All columns of the recipe, or none."""
-    lacks: UnmadeError
-    """Names the first artefact that is missing, and the command that makes it."""
+    lacks: UnmadeError | InputError
+    """Names the first artefact that is missing, and the command that makes it; or says that no
+    document is kept."""
 
     @property
     def corpus(self) -> Artefact:
@@ -186,15 +187,16 @@ def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
 
     Raises:
         BadInput: Something the user gave cannot be used.
-        UnmadeError: Not even the corpus is made.
+        UnmadeError: Not even the documents are judged.
     """
     plan = _planned(plan)
     made: dict[str, Any] = {}
     workspace = Workspace(plan.work, read_only=True)
     try:
         return _curate(plan, workspace, runner, lambda line: None, made)
-    except UnmadeError as error:
-        if "pool" not in made:
+    except (UnmadeError, InputError) as error:
+        is_empty = "pool" in made and not made["pool"].kept
+        if not is_empty and ("pool" not in made or isinstance(error, InputError)):
             raise
         return PartiallyCurated(
             recipe=plan.recipe,
@@ -232,8 +234,8 @@ def _curate(
     with stage("corpus"):
         corpus = make_corpus(plan.corpus, workspace, runner, progress)
     with stage("clean"):
-        pool = make_pool(plan.clean, corpus, workspace, runner, progress).checked()
-        made["pool"] = pool
+        made["pool"] = pool = make_pool(plan.clean, corpus, workspace, runner, progress)
+        pool.checked()
         kept = pool.documents
         progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
         for overlap in file_overlaps(pool):
@@ -244,8 +246,8 @@ def _curate(
     for rewrite in plan.rewrites:
         with stage(f"rewrite {rewrite.name}"):
             corpus = rewrite_corpus(rewrite, pool, workspace, runner, progress)
-            pool = make_pool(plan.clean, corpus, workspace, runner, progress).checked()
-            made["pool"] = pool
+            made["pool"] = pool = make_pool(plan.clean, corpus, workspace, runner, progress)
+            pool.checked()
             counts = corpus.facts["rewrites"][rewrite.name]
             progress(describe_rewrite(rewrite.name, counts))
         if rewrite.name in plan.cut.budget.shares and not counts["accepted"]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Entry, Workspace
 from penstock.errors import ArtefactError, InputError, StorageError
+from penstock.lease import Lease
 from penstock.storage import as_path, kind_of
 
 __all__ = ["list_artefacts"]
@@ -21,8 +22,8 @@ _EXPECTED = "a recipe's work directory"
 def list_artefacts(work: str) -> list[dict[str, Any]]:
     """List the artefacts of a work directory, as ``penstock ls --json`` prints them.
 
-    Each has a ``state``: ``finished``; ``unfinished``, which the command that began it continues;
-    or ``damaged``, with the ``fault``.
+    Each has a ``state``: ``finished``; ``unfinished``, also if it has no file yet, with the
+    ``fix``, how it is finished or removed; or ``damaged``, with the ``fault``.
 
     Raises:
         InputError: This is not a work directory.
@@ -33,13 +34,14 @@ def list_artefacts(work: str) -> list[dict[str, Any]]:
         raise InputError(str(error)) from None
     if kind_of(root) != "directory":
         raise InputError("no such directory", file=root, expected=_EXPECTED)
-    rows = [_row(entry) for entry in Workspace(root).entries()]
+    driver = Lease(root).driver()
+    rows = [_row(entry, driver) for entry in Workspace(root).entries()]
     if not rows:
         raise InputError("holds no artefacts", file=root, expected=_EXPECTED)
     return rows
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry, driver: str | None) -> dict[str, Any]:
     row = {
         "stage": entry.stage,
         "fingerprint": entry.path.name,
@@ -49,7 +51,9 @@ def _row(entry: Entry) -> dict[str, Any]:
         "path": str(entry.path),
     }
     if not entry.finished:
-        return row
+        wait = "" if driver is None else f" when {driver} has ended: it may be at work on it"
+        fix = f"run the command that began it again, or delete {entry.path}{wait}"
+        return {**row, "fix": fix}
     try:
         artefact = Artefact.open(entry.path)
     except ArtefactError as error:

@@ -1,5 +1,8 @@
 """Find out what happened to a document: taken, left, dropped or quarantined, and why.
 
+For each document of the corpus the values are given that the rules and the condition compared with
+their thresholds.
+
 A corpus stores the hashes of its inputs' bytes and not their names, so that it does not depend on
 their directory. The work directory stores which files had those hashes; a file that it has not read
 has no name here.
@@ -21,11 +24,13 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, FileRecord
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
+from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
-from penstock.pipeline.units import Unit, generations
+from penstock.pipeline.units import Unit, base_of, generations, units_of
 
 __all__ = ["Origins", "fates_of", "part_of"]
 
@@ -33,7 +38,10 @@ __all__ = ["Origins", "fates_of", "part_of"]
 def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
     """Return an entry for each record with an id: its fate, scores, rank and sequences.
 
-    Where the cut is not made yet, the fate of a document that was not dropped is ``kept``.
+    Where the cut is not made yet, the fate of a document that was not dropped is ``kept``. With the
+    fields of :mod:`penstock.pipeline.cleaning.explaining`, ``rules`` has the value and threshold of
+    every rule, ``where`` the condition and its values, and ``repeats`` the document that stays in
+    place of a duplicate.
 
     Raises:
         InputError: No record of the corpus has that id.
@@ -43,7 +51,7 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     first, *before = pools_of(curated.pool)
     found = [
         *_in_pool(curated, first, name, origins),
-        *(fate for corpus in corpora for fate in _emptied(corpus, name)),
+        *(fate for corpus in corpora for fate in _emptied(corpus, name, origins)),
         *(
             fate
             for pool in before
@@ -64,6 +72,7 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
 def _in_pool(
     curated: Curated | PartiallyCurated, pool: Pool, name: str, origins: Origins
 ) -> Iterator[dict[str, Any]]:
+    explanations = Explanations(CleanSettings.of(curated.recipe), pool)
     for unit in pool.units:
         whole = replace(unit, kept=None)
         rows = whole.read_rows(["id", "source", "input", "line"])
@@ -88,7 +97,19 @@ def _in_pool(
                 "row": row,
                 **_overlaps(pool, unit, row),
                 **_fate(curated, pool, unit, row, kept, own["source"]),
+                **_values(explanations, unit, row),
             }
+
+
+def _values(explanations: Explanations, unit: Unit, row: int) -> dict[str, Any]:
+    """Return the values that the verdicts about a document compared."""
+    condition = explanations.condition(unit, row)
+    repeated = explanations.repeated(unit, row)
+    return {
+        "rules": [asdict(one) for one in explanations.rules(unit, row)],
+        **({} if condition is None else {"where": asdict(condition)}),
+        **({} if repeated is None else {"repeats": asdict(repeated)}),
+    }
 
 
 def _fate(
@@ -206,19 +227,28 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
     return names
 
 
-def _emptied(corpus: Artefact, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the documents of which a rewriter left nothing."""
+def _emptied(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+    """Yield the documents of which a rewriter left nothing, as they were before."""
+    base = base_of(corpus)
+    units = {} if base is None else {unit.name: unit for unit in units_of(base)}
     for record in corpus.named("dropped-"):
         table = pq.read_table(corpus.verified(record))
-        for row in table.filter(pc.equal(table.column("id"), name)).to_pylist():
-            why = f"rule {row['rule']}"
+        for found in table.filter(pc.equal(table.column("id"), name)).to_pylist():
+            unit, row = units[f"unit-{record.path[8:].partition('.')[0]}"], found["row"]
+            own = unit.read_rows(["source", "input", "line"]).slice(row, 1).to_pylist()[0]
+            with pq.ParquetFile(unit.path()) as file:
+                text = file.read(["text"]).column("text")[row].as_py()
             yield {
                 "id": name,
-                "source": row["source"],
-                "file": None,
+                "source": own["source"],
+                "file": origins.file(own["input"]),
+                "line": origins.line(unit, own["input"], own["line"]),
+                "text": text,
+                "unit": unit.name,
+                "row": row,
                 "fate": "dropped",
-                "why": why,
-                "fails": (row["rule"],),
+                "why": f"rule {found['rule']}",
+                "fails": (found["rule"],),
             }
 
 

@@ -26,9 +26,22 @@ class C4(RuleSet):
     version: ClassVar = 1
     summary: ClassVar = "C4's rules: sentences in clean lines, placeholder text, source code"
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("max_lorem_ipsum_lines", "most", count("c4_lorem_ipsum_lines"), _SOURCE),
-        Rule("max_curly_bracket_lines", "most", count("c4_curly_bracket_lines"), _SOURCE),
-        Rule("min_sentences", "least", count("c4_sentences"), _SOURCE, by_words=True),
+        Rule("max_lorem_ipsum_lines", "most", count("c4_lorem_ipsum_lines"), _SOURCE, unit="lines"),
+        Rule(
+            "max_curly_bracket_lines",
+            "most",
+            count("c4_curly_bracket_lines"),
+            _SOURCE,
+            unit="lines",
+        ),
+        Rule(
+            "min_sentences",
+            "least",
+            count("c4_sentences"),
+            _SOURCE,
+            by_words=True,
+            unit="sentences",
+        ),
     )
 
     max_lorem_ipsum_lines: NonNegativeInt | None = Field(

@@ -31,10 +31,24 @@ class GopherQuality(RuleSet):
     version: ClassVar = 1
     summary: ClassVar = "Gopher's quality rules: length, symbols, bullets, stop words"
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("min_words", "least", count("cores"), _SOURCE, by_words=True),
-        Rule("max_words", "most", count("cores"), _SOURCE, by_words=True),
-        Rule("min_word_length", "least", share("core_characters", "cores"), _SOURCE, by_words=True),
-        Rule("max_word_length", "most", share("core_characters", "cores"), _SOURCE, by_words=True),
+        Rule("min_words", "least", count("cores"), _SOURCE, by_words=True, unit="words"),
+        Rule("max_words", "most", count("cores"), _SOURCE, by_words=True, unit="words"),
+        Rule(
+            "min_word_length",
+            "least",
+            share("core_characters", "cores"),
+            _SOURCE,
+            by_words=True,
+            unit="characters",
+        ),
+        Rule(
+            "max_word_length",
+            "most",
+            share("core_characters", "cores"),
+            _SOURCE,
+            by_words=True,
+            unit="characters",
+        ),
         Rule("max_hashes_per_word", "most", share("hashes", "words"), _SOURCE, by_words=True),
         Rule("max_ellipses_per_word", "most", share("ellipses", "words"), _SOURCE, by_words=True),
         Rule("max_bullet_lines", "most", share("bullet_lines", "lines"), _SOURCE),
@@ -42,7 +56,14 @@ class GopherQuality(RuleSet):
         Rule(
             "min_lettered_words", "least", share("lettered_words", "words"), _SOURCE, by_words=True
         ),
-        Rule("min_stop_words", "least", count("stop_words"), _SOURCE, by_words=True),
+        Rule(
+            "min_stop_words",
+            "least",
+            count("stop_words"),
+            _SOURCE,
+            by_words=True,
+            unit="stop words",
+        ),
     )
 
     min_words: NonNegativeInt | None = Field(

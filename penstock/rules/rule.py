@@ -40,6 +40,8 @@ class Rule:
     """The publication and its section."""
     by_words: bool = False
     """Whether the rule counts words, and so abstains where a script has no spaces."""
+    unit: str = ""
+    """The unit of the value; empty for a share."""
 
     def fails(self, counts: Counts, threshold: float) -> np.ndarray:
         """Return which documents fail: (n,) bool. A value equal to the threshold passes."""

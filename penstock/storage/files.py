@@ -12,6 +12,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from typing_extensions import Self
 from upath import UPath
 
 from penstock.errors import StorageError
-from penstock.storage.local import LocalStore, make_directory
+from penstock.storage.local import LocalStore, link_file, make_directory
 from penstock.storage.remote import RemoteStore
 from penstock.storage.store import AnyPath, Sink, is_temporary_os_error, is_uri
 
@@ -32,6 +33,7 @@ __all__ = [
     "Store",
     "as_path",
     "atomic_file",
+    "copy_file",
     "create_file",
     "delete",
     "files_under",
@@ -127,6 +129,20 @@ def atomic_file(path: AnyPath, durable: bool = True) -> AbstractContextManager[S
         StorageError: The place is full, read-only or denied.
     """
     return store_of(path).put(path, durable)
+
+
+def copy_file(source: Path, path: AnyPath) -> None:
+    """Make a local file that is not changed any more appear at ``path``, whole or not at all.
+
+    Locally by a hard link, which takes no space; by a copy where there are none.
+
+    Raises:
+        StorageError: As :func:`atomic_file`.
+    """
+    if isinstance(path, Path) and link_file(source, path):
+        return
+    with atomic_file(path) as sink, source.open("rb") as file:
+        shutil.copyfileobj(file, sink, _CHUNK)
 
 
 def create_file(path: AnyPath, data: bytes) -> bool:

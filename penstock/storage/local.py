@@ -20,6 +20,7 @@ from penstock.storage.store import AnyPath, FileVersion, Sink, os_errors
 
 __all__ = [
     "LocalStore",
+    "link_file",
     "make_directory",
     "remove_empty_directories",
     "remove_temporaries",
@@ -196,6 +197,24 @@ def _written_beside(path: AnyPath, data: bytes) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_file(source: Path, path: Path) -> bool:
+    """Hard-link a file, in place of one at ``path``; return False where that cannot be done.
+
+    That is between file systems, on one without links, and at the most links of a file.
+    """
+    with os_errors(path):
+        temporary = _beside(path)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            return False
+        # A rename does nothing, and leaves its source, where both are links to one file.
+        os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)
+        sync_directory(path.parent)
+    return True
 
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")

@@ -78,6 +78,24 @@ def test_each_rule_is_counted_and_has_its_nearest_documents(project: Path) -> No
     assert "min_words" in repr(cleaned) and "min_words" in cleaned._repr_html_()
 
 
+def test_no_example_of_a_rule_that_was_not_applied(project: Path) -> None:
+    """Texts without spaces have few words; they are examples of the rules for lines alone."""
+    rows = [{"id": f"zh{number}", "text": "水力发电的闸门" * number} for number in range(1, 40)]
+    write_jsonl(project / "pool" / "b.jsonl", rows)
+    cleaned = penstock.clean(project / "recipe.yaml", workers=1, examples=200)
+    assert cleaned.abstained == {"gopher_quality": 39, "fineweb": 39}
+    by_words = {
+        f"{one.name}: {rule.name}": rule.by_words
+        for one in built_in().values()
+        for rule in one.rules
+    }
+    unspaced = {
+        own.rule: sum(near.id.startswith("zh") for near in own.nearest) for own in cleaned.rules
+    }
+    assert not any(count for rule, count in unspaced.items() if by_words[rule])
+    assert sum(unspaced.values()) > 50
+
+
 def test_the_command_prints_a_table_and_json(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from penstock import __version__
 from penstock.jobs.cli import main
+from penstock.lease import Lease
 from tests.pools import documents, write_jsonl
 
 RECIPE = """\
@@ -189,12 +190,14 @@ def test_looking_makes_nothing_and_says_what_would(
         shutil.rmtree(fresh / "out" / stage)
         before = bytes_of(fresh / "out")
         done = ran(fresh, monkeypatch, *arguments)
-        assert done.exit_code == 1
-        assert f"out: {stage} of this recipe: not made yet; run `penstock curate R" in done.stderr
+        unmade = f"out: {stage} of this recipe: not made yet; run `penstock curate R"
+        assert unmade in done.stderr
         assert bytes_of(fresh / "out") == before
+        assert done.exit_code == (command == "report")
         if command == "why":
-            (fate,) = json.loads(done.stdout.splitlines()[-1])["fates"]
-            assert fate["fate"] == "kept" and fate["text"]
+            found = json.loads(done.stdout.splitlines()[-1])
+            (fate,) = found["fates"]
+            assert fate["fate"] == "kept" and fate["text"] and unmade in found["unmade"]
             assert set(fate["scores"]) == ({"length"} if stage in ("shards", "cut") else set())
     shutil.rmtree(fresh / "out" / "corpus")
     assert "out: corpus of this recipe: not made yet" in ran(fresh, monkeypatch, *arguments).stderr
@@ -246,6 +249,50 @@ def test_why_is_told_in_words(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told = ran(fresh, monkeypatch, "why", "recipe.yaml", "d0000").stdout
     assert re.search(r"\n  score in length: \d+, higher than \d+\.\d% of the documents\n", told)
     assert f"  text: {documents(1)[0]['text'][:30]}" in told
+
+
+def test_why_needs_no_document_that_is_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--set", "clean.where=bytes < 0", "--json")
+    assert (
+        ran(fresh, monkeypatch, "clean", "recipe.yaml", *options, "--workers", "1").exit_code == 0
+    )
+    done = ran(fresh, monkeypatch, "why", "recipe.yaml", "d0000", *options)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    (fate,) = found["fates"]
+    size = len(documents(1)[0]["text"].encode())
+    assert (fate["fate"], fate["why"]) == ("dropped", "rule where")
+    assert fate["where"] == {"condition": "bytes < 0", "holds": False, "values": {"bytes": size}}
+    assert f"fails where: bytes < 0: bytes {size}\n" in done.stderr
+    assert "no document is left" in found["unmade"]
+    assert ran(fresh, monkeypatch, "report", "recipe.yaml", *options).exit_code == 2
+
+
+def test_ls_tells_what_a_failed_run_left(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fresh / "scorer.py").write_text("def score(texts):\n    return 1 / 0\n")
+    assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 1
+    (left,) = (fresh / "out" / "columns").iterdir()
+    assert not list(left.iterdir()), "it failed before the first file"
+    done = ran(fresh, monkeypatch, "ls", "out", "--json")
+    rows = json.loads(done.stdout.splitlines()[-1])["artefacts"]
+    (row,) = [row for row in rows if row["state"] != "finished"]
+    assert row == {
+        "stage": "columns",
+        "fingerprint": left.name,
+        "state": "unfinished",
+        "files": 0,
+        "bytes": 0,
+        "path": str(left),
+        "fix": f"run the command that began it again, or delete {left}",
+    }
+    assert row["fix"] in ran(fresh, monkeypatch, "ls", "out").stdout.replace("\n", "")
+    lease = Lease(fresh / "out")
+    lease.hold()
+    done = ran(fresh, monkeypatch, "ls", "out", "--json")
+    rows = json.loads(done.stdout.splitlines()[-1])["artefacts"]
+    assert f"(process {os.getpid()} on " in next(row["fix"] for row in rows if "fix" in row)
+    lease.release()
+    assert lease.driver() is None
 
 
 def test_ls_tells_what_is_finished_and_what_lacks_files(

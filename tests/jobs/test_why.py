@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from penstock.errors import InputError
+from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated
 from penstock.jobs.why import fates_of
 from penstock.pipeline.cleaning import verdicts
+from tests.pipeline.cleaning.reference import grams_of, jaccard
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
 SCORES = {f"d{number:04d}": float(number % 23) for number in range(150)}
@@ -157,6 +164,11 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
     text = documents(150, seed=6)[3]["text"].replace(" ", "\n  ")
     unit = next(one for one in whole.pool.units if one.name == duplicate["unit"])
     row = duplicate["row"]
+    stays = next(
+        one
+        for one in (replace(unit, kept=None) for unit in whole.pool.units)
+        if "d0003" in one.read_rows(["id"]).column("id").to_pylist()
+    )
     assert duplicate == {
         "id": "copy",
         "source": "code",
@@ -168,6 +180,14 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
         "fate": "dropped",
         "why": "rule duplicate: repeats d0003",
         "fails": (),
+        "rules": [],
+        "repeats": {
+            **dict.fromkeys(("best", "own", "similarity", "threshold", "ngram")),
+            "id": "d0003",
+            "unit": stays.name,
+            "row": pc.index(stays.read_rows(["id"]).column("id"), "d0003").as_py(),
+            "keep": "first",
+        },
     }
     assert pq.read_table(unit.path()).slice(row, 1)["text"].to_pylist() == [text]
     assert row not in unit.numbers()
@@ -258,6 +278,132 @@ def test_a_dropped_document_names_all_rules_that_it_fails(tmp_path: Path) -> Non
         "fine",
         "copy of lines",
     }
+
+
+def test_the_values_that_rules_compare_are_those_of_the_text(tmp_path: Path) -> None:
+    """Words of letters only, so that a word is a piece between spaces."""
+    (tmp_path / "own_rules.py").write_text(
+        "def drop(texts):\n    return [len(t) % 2 == 1 for t in texts]\n"
+    )
+    chance = random.Random(5)
+    letters = ["the", "be", "of", "gate", "wheel", "water"]
+    texts = [" ".join(chance.choices(letters, k=chance.randrange(1, 30))) for _ in range(40)]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"d{number:04d}",
+            "text": text,
+            "source": "web",
+            "stars": number % 3,
+            "day": "2020-01-02",
+        }
+        for number, text in enumerate(texts)
+    ]
+    rows[7]["text"] = "水力发电" * 5
+    del rows[8]["stars"]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    rules = {
+        "gopher_quality": {"min_words": 10, "min_stop_words": 2, "max_word_length": None},
+        "own": {"use": "own_rules:drop"},
+    }
+    where = "meta.stars > 0 and cores > 5 and meta.day > date('2019-12-31')"
+    clean = {"rules": rules, "where": where, "dedup": {"exact": False}}
+    of = curated(tmp_path, tokens=16, clean=clean, allow_short=True)
+    seen = set()
+    for number, row in enumerate(rows):
+        (fate,) = fates_of(of, row["id"])
+        assert json.loads(json.dumps(fate["rules"])) == fate["rules"]
+        found = {one["rule"]: one for one in fate["rules"]}
+        words = row["text"].split()
+        spaced = number != 7
+        fails = len(words) < 10 and spaced
+        if spaced:
+            assert found["gopher_quality: min_words"] == {
+                "rule": "gopher_quality: min_words",
+                "fails": fails,
+                "applied": True,
+                "value": len(words),
+                "limit": "least",
+                "threshold": 10,
+                "unit": "words",
+            }
+            length = sum(map(len, words)) / len(words)
+            assert found["gopher_quality: min_word_length"]["value"] == length
+            stops = len({"the", "be", "of"}.intersection(words))
+            assert found["gopher_quality: min_stop_words"]["value"] == stops
+        else:
+            assert {one["applied"] for one in found.values()} == {True, False}
+            assert not any(one["fails"] for one in found.values() if not one["applied"])
+        assert "gopher_quality: max_word_length" not in found, "it is off"
+        own = found["own"]
+        assert (own["fails"], own["value"]) == (len(row["text"]) % 2 == 1, None)
+        failed = tuple(name for name, one in found.items() if one["fails"])
+        assert failed == fate.get("fails", ())
+        stars = row.get("stars")
+        enough = spaced and len(words) > 5
+        assert fate["where"]["holds"] == (
+            (None if enough else False) if stars is None else stars > 0 and enough
+        )
+        assert fate["where"]["condition"] == where
+        values = fate["where"]["values"]
+        assert (values["meta.stars"], values["meta.day"]) == (stars, "2020-01-02")
+        assert not spaced or values["cores"] == len(words)
+        seen.add((bool(failed), fate["where"]["holds"]))
+    assert len(seen) > 3
+    shutil.rmtree(tmp_path / "work" / "statistics")
+    (fate,) = [fate for fate in fates_of(of, "d0000") if fate["fate"]]
+    assert [one["rule"] for one in fate["rules"]] == ["own"], "the counts were deleted"
+    assert "where" not in fate
+
+
+def test_a_near_duplicate_is_compared_with_the_one_that_stays(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    base = [f"word{number}" for number in range(60)]
+    rows = [{"id": "d0000", "text": " ".join(base), "source": "web"}]
+    for number in range(1, 12):
+        words = list(base)
+        words[chance.randrange(60)] = "other"
+        rows.append({"id": f"d{number:04d}", "text": " ".join(words[number:]), "source": "web"})
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    clean = {"dedup": {"minhash": {"threshold": 0.5, "ngram": 3}}}
+    of = curated(tmp_path, tokens=16, clean=clean, allow_short=True)
+    texts = {row["id"]: row["text"] for row in rows}
+    compared = 0
+    for name, text in texts.items():
+        (fate,) = fates_of(of, name)
+        if fate["fate"] != "dropped":
+            continue
+        repeats = fate["repeats"]
+        its = texts[repeats["id"]]
+        assert fate["why"] == f"rule near duplicate: repeats {repeats['id']}"
+        assert repeats["similarity"] == jaccard(grams_of(text, 3), grams_of(its, 3))
+        assert (repeats["threshold"], repeats["ngram"], repeats["keep"]) == (0.5, 3, "longest")
+        assert (repeats["own"], repeats["best"]) == (len(text), len(its))
+        lines = list(describe_values(fate))
+        assert lines[0].startswith(f"similarity to {repeats['id']}: {repeats['similarity']:.4g}")
+        assert f"keep: longest, {len(its)} of {repeats['id']} to {len(text)}" in lines
+        compared += 1
+    assert compared > 4
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "limit", "said"),
+    [
+        (31.0, 50, "least", "31 words, at least 50"),
+        (0.2, 0.1, "most", "0.2 words, at most 0.1"),
+        (120_000.0, 100_000, "most", "120,000 words, at most 100,000"),
+        (0.1 + 0.2, 0.3, "most", "0.30000000000000004 words, at most 0.3"),
+        (2.99999, 3.0, "least", "2.99999 words, at least 3.0"),
+    ],
+)
+def test_numbers_that_differ_look_different(
+    value: float, threshold: float, limit: str, said: str
+) -> None:
+    rule = {"rule": "a: b", "fails": True, "applied": True, "unit": "words"}
+    fate = {"rules": [{**rule, "value": value, "threshold": threshold, "limit": limit}]}
+    assert list(describe_values({**fate, "fails": ("a: b", "c")})) == [
+        f"fails a: b: {said}",
+        "fails c",
+    ]
 
 
 def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:

@@ -8,6 +8,7 @@
     judging.py              judge: what every rule says of each document
     verdicts.py             make_pool: and duplicates -> the first reason of each document, a Pool
     fates.py                failed_rules, repeated_by, document_overlaps: about one document
+    explaining.py           Explanations: the values that its verdicts compared
     minhash/                Signatures: hashes that near-duplicates share, a text column
     overlaps/               Overlaps: n-grams shared with evaluation files, a text column
     duplicates.py           make_components: near-duplicates of a corpus, from its signatures
@@ -15,6 +16,7 @@
     verified_duplicates.py  fill_verified: of these, documents whose texts are alike
     components.py           unite, large_star, small_star: connected components of edges
     choice.py               Choice: which of them stays, by a shuffle of components
+    best_column.py          BestColumn: the column by which the best is chosen
     survivors.py            choose_survivors: the best that no other verdict excludes
     quarantine.py           Quarantine: files of records that cannot be read
 """

@@ -17,6 +17,7 @@ import pyarrow as pa
 from penstock.artefact import Artefact, Draft, Workspace
 from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.pipeline.checking import check_sum
+from penstock.pipeline.cleaning.best_column import BestColumn
 from penstock.pipeline.cleaning.minhash.signatures import Signatures, band_hashes
 from penstock.pipeline.cleaning.near_duplicates import KeyFiles, fill_components
 from penstock.pipeline.cleaning.survivors import Members
@@ -45,7 +46,7 @@ MISSED = 0.95
 """Weight of missed pairs where candidates are verified, so that false ones cost time only: with a
 threshold of 0.8, 95 % of the pairs at it are found, without 40 %."""
 
-Keep = Literal["longest", "first"]
+Keep = Literal["longest", "first"] | BestColumn
 
 LABELS_OF_MEMBERS = ("id", "source", "bytes", "hash", "normal")
 """Columns of the file of rows that :meth:`NearDuplicates.members` reads."""
@@ -57,14 +58,16 @@ class NearDuplicates:
 
     signatures: Signatures
     keep: Keep = "longest"
-    """Which document of a component stays: the one of most bytes, or the first of the corpus."""
+    """Which document of a component stays: the one of most bytes, the first of the corpus, or the
+    one with the best value of a column."""
     verify: bool = False
     """Whether the true similarity of documents that agree in a band is compared with the threshold
     of the signatures."""
 
     def config(self) -> dict[str, Any]:
         """Return the part of the verdicts' fingerprint."""
-        return {**self.components(), "keep": self.keep}
+        keep = self.keep.config() if isinstance(self.keep, BestColumn) else self.keep
+        return {**self.components(), "keep": keep}
 
     def components(self) -> dict[str, Any]:
         """Return what the components depend on beside the texts."""
@@ -72,7 +75,12 @@ class NearDuplicates:
         return {"signatures": self.signatures.config(), **verified}
 
     def members(
-        self, documents: pa.Table, components: np.ndarray, bands: pa.Array, kept: np.ndarray
+        self,
+        documents: pa.Table,
+        components: np.ndarray,
+        bands: pa.Array,
+        kept: np.ndarray,
+        ranks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Members]:
         """Gather what the choice depends on, of the documents that belong to a component.
 
@@ -81,6 +89,7 @@ class NearDuplicates:
             components: (n,) int64.
             bands: (n,) of their signatures.
             kept: (n,) bool: no other reason excludes them.
+            ranks: (n,) float64: of :meth:`BestColumn.ranks`, if that is :attr:`keep`.
 
         Returns:
             Their rows, (m,) int64, and m members.
@@ -88,14 +97,17 @@ class NearDuplicates:
         inside = np.flatnonzero(components >= 0)
         chosen = pa.array(inside)
         own = documents.take(chosen).combine_chunks()
-        if self.keep == "longest":
+        if self.keep == "first":
+            best, ties = np.zeros(len(own)), np.zeros((len(own), 2), np.uint64)
+        else:
             best = own.column("bytes").to_numpy().astype(np.float64)
+            if isinstance(self.keep, BestColumn):
+                assert ranks is not None
+                best = ranks[inside]
             seed = mix("duplicates")
             ties = np.stack(
                 [hash_documents(own, seed), hash_ids(own.column("source"), seed)], axis=1
             )
-        else:
-            best, ties = np.zeros(len(own)), np.zeros((len(own), 2), np.uint64)
         return inside, Members(
             components=components[inside],
             kept=kept[inside],

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
 from penstock.personal_data import PersonalData
+from penstock.pipeline.cleaning.best_column import BestColumn
 from penstock.pipeline.cleaning.choice import Choice
 from penstock.pipeline.cleaning.duplicates import COMPONENTS, LABELS_OF_MEMBERS
 from penstock.pipeline.cleaning.function_rule import FunctionRule
@@ -26,7 +27,7 @@ from penstock.rules.languages import Languages
 from penstock.storage import AnyPath, atomic_file
 from penstock.text_hashes import hash_normalised, hash_words
 
-__all__ = ["BUCKETS", "ENTRY", "Judging", "UnitGroup", "judge", "kept_files"]
+__all__ = ["BUCKETS", "ENTRY", "Judging", "UnitGroup", "judge", "kept_files", "named_columns"]
 
 BUCKETS = 1024
 """Groups of a file of hashes, by the upper ten bits; a range is one or more of them."""
@@ -111,7 +112,7 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
             records.append(FileRecord.of(name, sink, sets=_tallies(names, judged)))
     if settings.where is not None:
         holds = settings.where.evaluate(
-            _named_columns(group, settings.where.names, settings.columns())
+            named_columns(group, settings.where.names, settings.columns())
         )
         unknown = holds.is_null().to_numpy(zero_copy_only=False)
         reasons.add(~holds.fill_null(True).to_numpy(zero_copy_only=False))
@@ -197,6 +198,9 @@ def _send_members(
     numbers: list[np.ndarray] = []
     members: list[Members] = []
     start = 0
+    ranks = None
+    if isinstance(near.keep, BestColumn):
+        ranks = near.keep.ranks(named_columns(group, near.keep.names, settings.columns()))
     files = zip(group.columns[COMPONENTS], group.columns[near.signatures.name], strict=True)
     for unit, (components, signatures) in zip(group.units, files, strict=True):
         own, found = near.members(
@@ -204,6 +208,7 @@ def _send_members(
             components.read().column("component").to_numpy(),
             signatures.read(["bands"]).column("bands").combine_chunks(),
             kept[start : start + unit.of],
+            None if ranks is None else ranks[start : start + unit.of],
         )
         numbers.append(own + start)
         members.append(found)
@@ -250,7 +255,7 @@ def _tallies(names: Sequence[str], judged: Sequence[Verdicts]) -> dict[str, Any]
     return found
 
 
-def _named_columns(
+def named_columns(
     group: UnitGroup, names: Sequence[str], types: Mapping[str, pa.DataType]
 ) -> pa.Table:
     """Read columns of a group's documents: labels, fields of ``meta``, text columns."""

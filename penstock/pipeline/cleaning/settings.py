@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from penstock.errors import PenstockError, RecipeError, SelectorError
 from penstock.personal_data import KINDS, PersonalData
-from penstock.pipeline.cleaning.duplicates import MISSED, NearDuplicates
+from penstock.pipeline.cleaning.best_column import BestColumn
+from penstock.pipeline.cleaning.duplicates import MISSED, Keep, NearDuplicates
 from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.minhash.signatures import Signatures
 from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
 from penstock.pipeline.cleaning.text_columns import TextColumn
 from penstock.pipeline.units import ROWS
-from penstock.recipe import Dedup, Recipe
+from penstock.recipe import Dedup, KeepBest, Recipe
 from penstock.rules import (
     FIELDS,
     Counting,
@@ -68,7 +69,7 @@ class CleanSettings:
     functions: tuple[FunctionRule, ...] = ()
     """The user's own rules, applied after the sets."""
     languages: Languages | None = None
-    """The languages of texts, if the condition names them."""
+    """The languages of texts, if the condition or ``keep`` names them."""
     where: Expression | None = None
     """A condition over columns; a document for which it does not hold is dropped."""
     overlaps: tuple[Overlaps, ...] = ()
@@ -103,8 +104,9 @@ class CleanSettings:
         except PenstockError as error:
             raise error.under("clean.rules") from None
         where = None if clean.where is None else Expression.of(clean.where)
+        near = _near(clean.dedup)
         languages = None
-        if where is not None and not set(where.names).isdisjoint(_LANGUAGE):
+        if not _names(where, near).isdisjoint(_LANGUAGE):
             model = clean.language.model
             languages = Languages.of(
                 None if model is None else str(recipe.resolve(model)),
@@ -118,8 +120,10 @@ class CleanSettings:
             overlaps=tuple(overlaps),
             drop_overlaps=clean.decontaminate.action == "drop",
             exact=clean.dedup.exact,
-            near=_near(clean.dedup),
+            near=near,
         )
+        if near is not None and isinstance(near.keep, BestColumn):
+            near.keep.check(made.columns())
         if where is not None:
             where.planned(made.columns())
             if not where.names:
@@ -163,7 +167,7 @@ class CleanSettings:
 
     def text_columns(self) -> list[TextColumn]:
         """Return the columns that verdicts read."""
-        asked = set() if self.where is None else set(self.where.names)
+        asked = _names(self.where, self.near)
         found: list[TextColumn] = [*self.functions]
         if self.rules or asked.intersection(FIELDS):
             found.append(StatisticsColumn(self._counting()))
@@ -176,7 +180,7 @@ class CleanSettings:
         return [*found, *self.overlaps]
 
     def columns(self) -> dict[str, pa.DataType]:
-        """Return the columns that :attr:`where` may name, with their types."""
+        """Return the columns that :attr:`where` and ``keep`` may name, with their types."""
         labels = {name: ROWS.field(name).type for name in LABELS}
         statistics = StatisticsColumn(self._counting()).types()
         personal = dict.fromkeys(KINDS, pa.uint32())
@@ -188,13 +192,21 @@ class CleanSettings:
 
     @property
     def _personal_data(self) -> bool:
-        return self.where is not None and not set(self.where.names).isdisjoint(KINDS)
+        return not _names(self.where, self.near).isdisjoint(KINDS)
 
     def _counting(self) -> Counting:
         counting = counting_for(self.rules)
-        if self.where is not None and _N_GRAM in " ".join(self.where.names):
+        if _N_GRAM in " ".join(_names(self.where, self.near)):
             counting = replace(counting, ngrams=True)
         return counting
+
+
+def _names(where: Expression | None, near: NearDuplicates | None) -> set[str]:
+    """Return the columns that a condition and the choice among near-duplicates name."""
+    names = set() if where is None else set(where.names)
+    if near is not None and isinstance(near.keep, BestColumn):
+        names.update(near.keep.names)
+    return names
 
 
 _RESERVED = ("empty", "where", "overlap", "duplicate")
@@ -223,9 +235,16 @@ def _near(dedup: Dedup) -> NearDuplicates | None:
     if asked is None:
         return None
     weight = MISSED if asked.verify else 0.5
+    keep: Keep
+    if isinstance(asked.keep, KeepBest):
+        order: Literal["highest", "lowest"] = "lowest" if asked.keep.highest is None else "highest"
+        text = getattr(asked.keep, order)
+        keep = BestColumn.of(order, text, f"clean.dedup.minhash.keep.{order}")
+    else:
+        keep = asked.keep
     return NearDuplicates(
         signatures=Signatures(threshold=asked.threshold, ngram=asked.ngram, false_negatives=weight),
-        keep=asked.keep,
+        keep=keep,
         verify=asked.verify,
     )
 

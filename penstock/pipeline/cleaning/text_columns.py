@@ -22,7 +22,7 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, base_of, units_of
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["ColumnFile", "TextColumn", "make_text_columns"]
+__all__ = ["ColumnFile", "ColumnFiles", "TextColumn", "find_text_columns", "make_text_columns"]
 
 
 class TextColumn(Protocol):
@@ -84,6 +84,27 @@ def make_text_columns(
         for name, artefact in _make(columns, units, workspace, runner, progress).items():
             own = zip(units, artefact.files, strict=True)
             files[name] |= {unit.name: ColumnFile(artefact.path, file) for unit, file in own}
+    return dict(files)
+
+
+def find_text_columns(
+    columns: Sequence[TextColumn], corpus: Artefact, workspace: Workspace
+) -> dict[str, ColumnFiles]:
+    """Find the columns that are made, arguments as :func:`make_text_columns`; make none.
+
+    Returns:
+        The files of each column that has any, by its name.
+    """
+    files: dict[str, dict[str, ColumnFile]] = {}
+    for units in _by_corpus(corpus) if columns else ():
+        inputs = {"text": text_digest([unit.record for unit in units])}
+        for column in columns:
+            stage = _stage(column.name)
+            name = fingerprint(stage, column.version, column.config(), inputs)
+            if artefact := workspace.find(stage, name):
+                own = zip(units, artefact.files, strict=True)
+                known = files.setdefault(column.name, {})
+                known |= {unit.name: ColumnFile(artefact.path, file) for unit, file in own}
     return dict(files)
 
 

@@ -2,17 +2,17 @@
 
 A rewriter sees the documents that the pool keeps, and what it makes is judged by the same rules. A
 rewriter that adds keeps the corpus: the new corpus has new units beside the old ones, which are not
-copied. A rewriter that replaces writes what the pool keeps of every unit anew; a document whose
-text becomes empty is dropped by a rule of the rewriter's name. Both passes are
-functions of the answers.
+copied. A rewriter that replaces writes what the pool keeps of every unit anew, and inherits a unit
+of which nothing changes; a document whose text becomes empty is dropped by a rule of the rewriter's
+name. Both passes are functions of the answers.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import pyarrow as pa
@@ -37,20 +37,22 @@ from penstock.pipeline.units import (
     units_of,
 )
 from penstock.selectors.rewriting.base import Document, Rewritten
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath, atomic_file, copy_file
 
 __all__ = ["DROPPED", "REJECTED", "rewrite_corpus"]
 
-_VERSION = 2
+_VERSION = 3
 
 DROPPED = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
     ]
 )
-"""A document of which a rewriter that replaces left nothing."""
+"""A document of which a rewriter that replaces left nothing; ``row`` is that in the unit of the
+corpus before, kept rows or not."""
 
 REJECTED = pa.schema(
     [
@@ -218,61 +220,126 @@ def _add(
 def _replace(
     item: tuple[Unit, FileRecord | None], state: tuple[Rewrite | Edit, AnyPath | None, AnyPath]
 ) -> list[FileRecord]:
-    """Write a unit with its rewritten documents, the dropped documents, and the rejections."""
+    """Write a unit with its rewritten documents, the dropped documents, and the rejections.
+
+    A unit of which the pool keeps every document, and in which nothing changes, is inherited: its
+    files are linked or copied as they are. Written anew, they would have the same bytes.
+    """
     unit, record = item
     rewrite, answers, directory = state
-    rejected: list[tuple[str, str]] = []
     part = unit.name.removeprefix("unit-")
-    tally = Counter(documents=0, accepted=0, changed=0)
-    dropped: list[tuple[str, str, str]] = []
     if isinstance(rewrite, Edit):
         rows = edit_unit(unit, rewrite, _COLUMNS)
     else:
         assert record is not None and answers is not None
         rows = _assemble_unit(unit, record, (rewrite, answers, directory))
-    # A unit stays one unit, so that the number of a unit stays its own.
-    with UnitWriter(directory, part, 2**62) as units:
-        for _, fields, rewritten in rows:
-            name, text, parent = fields["id"], fields["text"], fields["parent"]
-            own = Record(text=text, id=name, source=fields["source"], meta=fields["meta"] or "")
-            origin = None
-            if fields["input"] is not None:
-                origin = Origin(fields["input"], fields["line"])
+    replacing = _Replacing(rewrite.name)
+    outcomes = replacing.outcomes(rows)
+    same, changed = 0, None
+    if unit.documents == unit.of:
+        for fields, text in outcomes:
+            if text != fields["text"]:
+                changed = fields, text
+                break
+            same += 1
+    if same == unit.of:
+        files = _inherit(unit, directory, f"{part}-000")
+    else:
+        again = ((fields, fields["text"]) for fields in islice(_documents(unit), same))
+        files = _write(unit, directory, part, chain(again, [changed] if changed else [], outcomes))
+    kept = sum(own.facts.get("documents", 0) for own in files)
+    by_rule = dict(sorted(Counter(own["rule"] for own in replacing.dropped).items()))
+    check_sum(unit.label, ("documents", unit.documents), {"kept": kept, **by_rule})
+    numbers = unit.numbers()
+    for own in replacing.dropped:
+        own["row"] = int(numbers[own["row"]])
+    return [
+        *files,
+        _write_dropped(directory, part, replacing.dropped, by_rule),
+        _write_rejected(directory, unit, replacing.rejected, replacing.tally),
+    ]
+
+
+def _documents(unit: Unit) -> Iterator[dict[str, Any]]:
+    for batch in iter_documents(unit, _COLUMNS):
+        yield from batch.to_pylist()
+
+
+class _Replacing:
+    """The texts that take the place of a unit's documents, and the counts of its work."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.tally = Counter(documents=0, accepted=0, changed=0)
+        self.rejected: list[tuple[str, str]] = []
+        self.dropped: list[dict[str, Any]] = []
+        """Rows of :data:`DROPPED`; ``row`` among the documents that are kept."""
+
+    def outcomes(
+        self, rows: Iterator[tuple[int, dict[str, Any], Rewritten | None]]
+    ) -> Iterator[tuple[dict[str, Any], str | None]]:
+        """Yield each document's columns and new text; None where nothing is left."""
+        for row, fields, rewritten in rows:
+            name, text = fields["id"], fields["text"]
             if rewritten is None:
-                units.add(name, own, len(text.encode()), parent=parent, origin=origin)
+                yield fields, text
                 continue
-            tally["documents"] += 1
-            rejected += [(name, reason) for reason in rewritten.rejected]
+            self.tally["documents"] += 1
+            self.rejected += [(name, reason) for reason in rewritten.rejected]
             if not rewritten.texts:
                 reason = rewritten.rejected[0] if rewritten.rejected else "nothing"
-                dropped.append((name, own.source, f"{rewrite.name}: {reason}"))
+                rule = f"{self._name}: {reason}"
+                own = {"id": name, "source": fields["source"], "rule": rule, "row": row}
+                self.dropped.append(own)
+                yield fields, None
                 continue
             if len(rewritten.texts) > 1:
                 raise ScoringError(
-                    key=f"rewrite.{rewrite.name}",
+                    key=f"rewrite.{self._name}",
                     file=f"document {name}",
                     expected="one text in its place",
                     got=len(rewritten.texts),
                 )
             (new,) = rewritten.texts
-            tally["accepted"] += 1
-            tally["changed"] += new != text
+            self.tally["accepted"] += 1
+            self.tally["changed"] += new != text
+            yield fields, new
+
+
+def _write(
+    unit: Unit,
+    directory: AnyPath,
+    part: str,
+    outcomes: Iterable[tuple[dict[str, Any], str | None]],
+) -> list[FileRecord]:
+    """Write a unit's documents with their new texts; without those of which nothing is left."""
+    # A unit stays one unit, so that the number of a unit stays its own.
+    with UnitWriter(directory, part, 2**62) as units:
+        for fields, text in outcomes:
+            if text is None:
+                continue
+            name, origin = fields["id"], None
+            if fields["input"] is not None:
+                origin = Origin(fields["input"], fields["line"])
             units.add(
                 name,
-                Record(text=new, id=name, source=own.source, meta=own.meta),
-                len(new.encode()),
-                parent=parent if new == text else name,
+                Record(text=text, id=name, source=fields["source"], meta=fields["meta"] or ""),
+                len(text.encode()),
+                parent=fields["parent"] if text == fields["text"] else name,
                 origin=origin,
             )
-    kept = sum(own.facts.get("documents", 0) for own in units.records)
-    by_rule = dict(sorted(Counter(rule for *_, rule in dropped).items()))
-    check_sum(unit.label, ("documents", unit.documents), {"kept": kept, **by_rule})
     inherited = {"added": unit.record.facts["added"]} if "added" in unit.record.facts else {}
-    return [
-        *(_with(own, **inherited) for own in units.records),
-        _write_dropped(directory, part, dropped, by_rule),
-        _write_rejected(directory, unit, rejected, tally),
-    ]
+    return [_with(own, **inherited) for own in units.records]
+
+
+def _inherit(unit: Unit, directory: AnyPath, part: str) -> list[FileRecord]:
+    """Link or copy the two files of a unit, which had other names in the corpus before."""
+    records = []
+    for kind, record in (("unit", unit.record), ("rows", unit.rows)):
+        own = replace(record, path=f"{kind}-{part}.parquet")
+        copy_file(record.verified(unit.corpus), directory / own.path)
+        records.append(own)
+    return records
 
 
 def _with(record: FileRecord, **facts: Any) -> FileRecord:
@@ -281,13 +348,12 @@ def _with(record: FileRecord, **facts: Any) -> FileRecord:
 
 
 def _write_dropped(
-    directory: AnyPath, part: str, dropped: Sequence[tuple[str, str, str]], by_rule: dict[str, int]
+    directory: AnyPath, part: str, dropped: Sequence[dict[str, Any]], by_rule: dict[str, int]
 ) -> FileRecord:
-    """Write (id, source, rule) of a unit's documents of which nothing was left."""
+    """Write a unit's documents of which nothing was left."""
     name = f"dropped-{part}.parquet"
-    columns = [[row[place] for row in dropped] for place in range(len(DROPPED))]
     with atomic_file(directory / name) as sink:
-        pq.write_table(pa.table(columns, DROPPED), sink, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(list(dropped), DROPPED), sink, compression="zstd")
     return FileRecord.of(name, sink, dropped_by=by_rule)
 
 

@@ -126,6 +126,25 @@ class Planned:
         parts = [self._evaluate(batch) for batch in batches]
         return pa.concat_arrays(parts) if parts else pa.array([], pa.bool_())
 
+    def values(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Return the columns that the expression names, and the fields of ``meta``.
+
+        Args:
+            batch: As for :meth:`evaluate`.
+
+        Returns:
+            (n,) arrays by name, in the order of the expression; a field's name is ``meta.a.b``,
+            and its type that of the use (:func:`meta_columns`).
+        """
+        fields = self.fields
+        own = {
+            one.name: batch.column(one.name)
+            for one in _nodes(self.root)
+            if isinstance(one, ColumnName)
+        }
+        read = meta_columns(batch.column(_META), fields).columns if fields else []
+        return own | {".".join((_META, *field.path)): value for field, value in zip(fields, read)}
+
     def _evaluate(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         fields = self.fields
         values = meta_columns(batch.column(_META), fields).columns if fields else []

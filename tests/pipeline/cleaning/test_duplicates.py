@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -19,8 +20,10 @@ from penstock.errors import RecipeError
 from penstock.jobs.plan import Plan
 from penstock.pipeline import units
 from penstock.pipeline.cleaning import near_duplicates, text_columns, verdicts, verified_duplicates
+from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import repeated_by
 from penstock.pipeline.cleaning.minhash.signatures import Signatures, band_hashes
+from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, RayRunner
 from penstock.recipe import Recipe
@@ -217,6 +220,69 @@ class _Interrupted:
         raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("order", ["highest", "lowest"])
+@pytest.mark.parametrize("column", ["meta.stars", "meta.day", "characters", "e_mail"])
+def test_the_best_by_a_column_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, column: str
+) -> None:
+    """One without a value comes last."""
+    monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", 100)
+    chance = random.Random(4)
+    rows = alike(250, 4)
+    for row in rows:
+        row |= {"stars": chance.choice([None, "many", 2, 7.5, 30, True])}
+        row |= {"day": chance.choice([None, "2020-13-01", "2019-05-06", "2020-01-31 10:00"])}
+        if row["text"].strip():
+            row["text"] += chance.choice(["", " a@example.org"])
+    write_jsonl(tmp_path / "pool" / "0.jsonl", rows)
+    pool = pool_of(recipe(tmp_path, threshold=0.6, keep={order: column}), unit_bytes=30_000)
+    texts, reasons, stays = fates_of(pool)
+    read = [row for unit in pool.units for row in pq.read_table(unit.path()).to_pylist()]
+
+    def rank(at: int) -> float:
+        meta = json.loads(read[at]["meta"])
+        days = {"2019-05-06": 1, "2020-01-31 10:00": 2}
+        stars = meta.get("stars")
+        found = {
+            "meta.stars": stars if type(stars) in (int, float) else None,
+            "meta.day": days.get(meta.get("day", "")),
+            "characters": len(texts[at]),
+            "e_mail": texts[at].count("@"),
+        }[column]
+        return -float("inf") if found is None else found if order == "highest" else -found
+
+    chosen = worse = 0
+    for at, of in enumerate(stays):
+        if of is not None:
+            assert reasons[of] is None
+            assert rank(of) >= rank(at)
+            chosen += 1
+            worse += rank(of) > rank(at)
+    assert chosen > 50 and worse > 10
+
+
+def test_why_names_the_column(tmp_path: Path) -> None:
+    text = " ".join(WORDS[:60])
+    stars = {"d0": 3, "d1": 8, "d2": None}
+    rows = [{"id": name, "text": f"{text} {name}", "stars": own} for name, own in stars.items()]
+    write_jsonl(tmp_path / "pool" / "0.jsonl", rows)
+    settled = recipe(tmp_path, threshold=0.6, keep={"highest": "meta.stars"})
+    pool = pool_of(settled)
+    explanations = Explanations(CleanSettings.of(settled), pool)
+    [unit] = pool.units
+    found = [explanations.repeated(unit, row) for row in range(3)]
+    assert found[1] is None
+    assert [(own.id, own.keep, own.best, own.own) for own in found if own] == [
+        ("d1", "highest meta.stars", 8.0, 3.0),
+        ("d1", "highest meta.stars", 8.0, None),
+    ]
+    grams = [grams_of(row["text"], 5) for row in rows]
+    assert [own.similarity for own in found if own] == [
+        jaccard(grams[0], grams[1]),
+        jaccard(grams[2], grams[1]),
+    ]
+
+
 def test_the_order_of_files_is_no_matter(files: Path) -> None:
     rng = np.random.default_rng(0)
     settled = recipe(files, threshold=0.6)
@@ -237,6 +303,11 @@ def test_the_order_of_files_is_no_matter(files: Path) -> None:
         ({"threshold": 0}, "threshold"),
         ({"ngram": 0}, "ngram"),
         ({"keep": "best"}, "keep"),
+        ({"keep": {"highest": "bytes", "lowest": "bytes"}}, "keep"),
+        ({"keep": {}}, "keep"),
+        ({"keep": {"highest": "corse"}}, "keep.highest"),
+        ({"keep": {"lowest": "language"}}, "keep.lowest"),
+        ({"keep": {"highest": "cores + 1"}}, "keep.highest"),
         ({"treshold": 0.8}, "treshold"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.pool import Pool
+from penstock.pipeline.rewriting import documents as rewriting
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.units import iter_documents
+from penstock.pipeline.units import Unit, iter_documents, units_of
 from penstock.recipe_file import load_recipe, parse_recipe
+from penstock.rules import Expression
 from penstock.selectors.registry import available, build_rewriter
 from penstock.selectors.rewriting import Mask, Rewire
 from tests.pools import UNIT_BYTES, documents, recipe_of, write_jsonl
@@ -216,6 +219,98 @@ def test_masks_come_before_models(tmp_path: Path) -> None:
     built = build_rewrites(parse_recipe(plain, tmp_path))
     assert [one.name for one in built] == ["mask", "first", "last"]
     assert isinstance(built[0], Edit) and isinstance(built[1].rewriter, Rewire)
+
+
+def test_what_a_rewriter_changed_or_emptied_has_its_place(tmp_path: Path) -> None:
+    rows = documents(120, seed=4)
+    path = write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    (tmp_path / "editor.py").write_text(EDITOR)
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.replace(
+            "mask: {use: mask, by: none, kinds: [e_mail, phone]}",
+            "e: {use: 'editor:Editor', by: none}",
+        )
+    )
+    recipe = load_recipe(
+        tmp_path / "recipe.yaml", ["clean.where=bytes > 40", "budget.allow_short=true"]
+    )
+    curated = curate(recipe, ONE)
+    fates = Counter[str]()
+    for line, row in enumerate(rows, 1):
+        (fate,) = fates_of(curated, row["id"])
+        assert (fate["file"], fate["line"], fate["source"]) == (str(path), line, row["source"])
+        excluded, emptied = len(row["text"].encode()) <= 40, "stone" in row["text"]
+        kind = "where" if excluded else "e: blank" if emptied else "kept"
+        assert (fate["fate"] == "dropped") == (kind != "kept")
+        if kind != "kept":
+            assert fate["why"] == f"rule {kind}"
+            assert fate["text"] == row["text"], "as it was before"
+        else:
+            assert fate["text"] == row["text"].replace("water", "WATER")
+            kind = "changed" if "water" in row["text"] else kind
+        fates[kind] += 1
+    assert min(fates[kind] for kind in ("where", "e: blank", "kept", "changed")) > 2
+
+
+EDITOR = """
+import pyarrow.compute as pc
+
+
+class Editor:
+    version = 1
+    replaces = True
+    summary = "shouts"
+
+    def identity(self):
+        return {}
+
+    def edit(self, texts):
+        texts = pc.replace_substring(texts, "water", "WATER")
+        return pc.if_else(pc.match_substring(texts, "stone"), "", texts)
+"""
+
+
+def test_a_unit_that_does_not_change_is_inherited(
+    corpus: Pool, space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are links, and the same corpus is made without."""
+    last = all_of(corpus)[-1]["text"]
+
+    def shouting(texts: pa.Array) -> pa.Array:
+        return pc.if_else(pc.equal(texts, last), pc.utf8_upper(texts.cast(pa.string())), texts)
+
+    by = edit(Editor(shouting))
+    made = rewrite_corpus(by, corpus, space, ONE)
+    units = units_of(made)
+    assert len(units) > 3
+    same = [
+        unit.path().stat().st_ino == before.path().stat().st_ino
+        and unit.rows.sha256 == before.rows.sha256
+        for unit, before in zip(units, corpus.units, strict=True)
+    ]
+    assert same == [True] * (len(units) - 1) + [False], "the last document alone is another"
+    space.remove(made)
+
+    def written_anew(unit: Unit, directory: Path, part: str) -> list[Any]:
+        rows = ((fields, fields["text"]) for fields in rewriting._documents(unit))
+        return rewriting._write(unit, directory, part.removesuffix("-000"), rows)
+
+    monkeypatch.setattr(rewriting, "_inherit", written_anew)
+    again = rewrite_corpus(by, corpus, space, ONE)
+    assert again.digest == made.digest
+    assert units_of(again)[0].path().stat().st_nlink == 1
+
+
+def test_a_unit_of_which_the_pool_drops_a_document_is_not_inherited(
+    corpus: Pool, space: Workspace
+) -> None:
+    where = CleanSettings(where=Expression.of("bytes > 200"), exact=False)
+    pool = make_pool(where, corpus.corpus, space, ONE)
+    made = rewrite_corpus(edit(Editor()), pool, space, ONE)
+    kept = {unit.name: unit.documents == unit.of for unit in pool.units}
+    assert not all(kept.values())
+    assert sum(unit.of for unit in units_of(made)) == pool.kept < corpus.kept
+    assert all_of(make_pool(where, made, space, ONE)) == all_of(pool)
 
 
 MISTAKES = {

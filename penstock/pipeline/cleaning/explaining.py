@@ -1,0 +1,224 @@
+"""The values behind one document's verdicts: of each rule, of the condition, of its duplicate.
+
+Verdicts hold bits. The values are read from the text columns that the verdicts were made of, and
+the similarity of two documents is computed from their texts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.artefact import Workspace
+from penstock.personal_data import PersonalData
+from penstock.pipeline.cleaning.best_column import BestColumn
+from penstock.pipeline.cleaning.fates import repeated_by
+from penstock.pipeline.cleaning.function_rule import FunctionRule
+from penstock.pipeline.cleaning.judging import UnitGroup, named_columns
+from penstock.pipeline.cleaning.minhash.signatures import shingle_sets
+from penstock.pipeline.cleaning.settings import CleanSettings, StatisticsColumn
+from penstock.pipeline.cleaning.text_columns import ColumnFiles, find_text_columns
+from penstock.pipeline.pool import Pool
+from penstock.pipeline.units import Unit
+from penstock.rules import RuleSet
+from penstock.rules.languages import Languages
+
+__all__ = ["ConditionValues", "Explanations", "Repeated", "RuleValue"]
+
+_READ = (StatisticsColumn.name, Languages.name, PersonalData.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleValue:
+    """What a rule compares for one document."""
+
+    rule: str
+    """``set: rule``, or the name of a function."""
+    fails: bool
+    applied: bool = True
+    """False where the rule counts words and the document's script has no spaces."""
+    value: float | None = None
+    """None of a function, which returns no value."""
+    limit: str | None = None
+    """``least`` or ``most``: what a document may have."""
+    threshold: float | None = None
+    unit: str = ""
+    """The unit of both; empty for a share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConditionValues:
+    """What ``clean.where`` is for one document."""
+
+    condition: str
+    holds: bool | None
+    """None where it is unknown."""
+    values: Mapping[str, Any]
+    """The columns and fields of ``meta`` that it names; a date as a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated:
+    """The document that stays in place of one that is dropped as its duplicate."""
+
+    id: str
+    unit: str
+    row: int
+    keep: str
+    """The rule by which it was chosen: ``first``, ``longest``, or as ``highest meta.stars``."""
+    best: float | None = None
+    """Its value of that rule, None where the rule has none or it is missing."""
+    own: float | None = None
+    """The value of the document that is dropped."""
+    similarity: float | None = None
+    """Jaccard similarity of the sets of n-grams of both; None with exact duplicates only."""
+    threshold: float | None = None
+    ngram: int | None = None
+
+
+class Explanations:
+    """Reads the values behind verdicts about the documents of a pool.
+
+    Args:
+        settings: Settings of cleaning by which the pool was made; overlaps may be left out.
+        pool: The pool. Text columns of its corpus that were deleted give no values.
+    """
+
+    def __init__(self, settings: CleanSettings, pool: Pool) -> None:
+        self._settings = settings
+        self._pool = pool
+
+    def rules(self, unit: Unit, row: int) -> list[RuleValue]:
+        """Return what each rule of the recipe says of a document, in the order of the recipe.
+
+        Args:
+            unit: A unit of the pool.
+            row: Row of the document in the corpus's unit.
+        """
+        group = self._group(unit)
+        found: list[RuleValue] = []
+        if StatisticsColumn.name in group.columns:
+            counts = group.read(StatisticsColumn.name).slice(row, 1)
+            for one in self._settings.rules:
+                found += _values_of(one, counts)
+        for own in self._settings.functions:
+            if own.name in group.columns:
+                drops = group.read(own.name).column("drops")[row].as_py()
+                found.append(RuleValue(rule=own.rule, fails=drops))
+        return found
+
+    def condition(self, unit: Unit, row: int) -> ConditionValues | None:
+        """Return the values that the condition reads; None without one. Arguments as `rules`."""
+        where, types = self._settings.where, self._settings.columns()
+        if where is None:
+            return None
+        table = named_columns(self._group(unit), where.names, types).slice(row, 1)
+        if not set(table.column_names).issuperset(where.names):
+            return None
+        planned = where.planned({one.name: one.type for one in table.schema})
+        (batch,) = table.combine_chunks().to_batches()
+        values = {name: own[0].as_py() for name, own in planned.values(batch).items()}
+        return ConditionValues(
+            condition=where.text,
+            holds=planned.evaluate(batch)[0].as_py(),
+            values={name: _plain(value) for name, value in values.items()},
+        )
+
+    def repeated(self, unit: Unit, row: int) -> Repeated | None:
+        """Return the document that stays in place of another; arguments as :meth:`rules`."""
+        place = repeated_by(self._pool, unit, row)
+        if place is None:
+            return None
+        its_unit, its_row = place
+        found = Repeated(id=its_unit.id_at(its_row), unit=its_unit.name, row=its_row, keep="first")
+        near = self._settings.near
+        if near is None:
+            return found
+        texts = [_text_at(*one) for one in ((unit, row), place)]
+        one, other = shingle_sets(pa.array(texts, pa.large_string()), near.signatures.ngram)
+        common = len(np.intersect1d(one, other, assume_unique=True))
+        own, best = (self._rank(*one) for one in ((unit, row), place))
+        return replace(
+            found,
+            keep=str(near.keep),
+            own=own,
+            best=best,
+            similarity=common / max(1, len(one) + len(other) - common),
+            threshold=near.signatures.threshold,
+            ngram=near.signatures.ngram,
+        )
+
+    def _rank(self, unit: Unit, row: int) -> float | None:
+        """Return the value by which a document of a component is chosen."""
+        near = self._settings.near
+        assert near is not None
+        if near.keep == "first":
+            return None
+        if isinstance(near.keep, BestColumn):
+            names, types = near.keep.names, self._settings.columns()
+            table = named_columns(self._group(unit), names, types).slice(row, 1)
+            if not set(table.column_names).issuperset(names):
+                return None
+            value = float(near.keep.values(table)[0])
+            return None if math.isnan(value) else value
+        whole = replace(unit, kept=None)
+        return float(whole.read_rows(["bytes"]).column("bytes")[row].as_py())
+
+    def _group(self, unit: Unit) -> UnitGroup:
+        """Return a unit with those of its text columns that exist."""
+        files = {name: [own[unit.name]] for name, own in self._columns.items() if unit.name in own}
+        return UnitGroup(unit.number, (replace(unit, kept=None),), files)
+
+    @cached_property
+    def _columns(self) -> Mapping[str, ColumnFiles]:
+        corpus = self._pool.corpus
+        wanted = [
+            column
+            for column in self._settings.text_columns()
+            if column.name in _READ or isinstance(column, FunctionRule)
+        ]
+        workspace = Workspace(corpus.path.parent.parent, read_only=True)
+        return find_text_columns(wanted, corpus, workspace)
+
+
+def _values_of(rules: RuleSet, counts: pa.Table) -> list[RuleValue]:
+    """Return the values of a set's rules that are on, for counts of one document."""
+    verdicts = rules.judge(counts)
+    values = rules.values(counts)
+    return [
+        RuleValue(
+            rule=f"{rules.name}: {rule.name}",
+            fails=bool(int(verdicts.bits[0]) >> bit & 1),
+            applied=not (rule.by_words and bool(verdicts.abstained[0])),
+            value=float(values[rule.name][0]),
+            limit=rule.limit,
+            threshold=rules.threshold_of(rule),
+            unit=rule.unit,
+        )
+        for bit, rule in enumerate(rules.rules)
+        if rule.name in values
+    ]
+
+
+def _text_at(unit: Unit, row: int) -> str:
+    """Read the text of a row of the corpus's unit, a row group at a time."""
+    with pq.ParquetFile(unit.path()) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if row < count:
+                texts = file.read_row_group(group, ["text"], use_threads=False).column("text")
+                return str(texts[row])
+            row -= count
+    raise LookupError(unit.name)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: dates as texts."""
+    return value if isinstance(value, str | int | float | bool | None) else value.isoformat()
