@@ -7,6 +7,9 @@ from typing import Any
 
 __all__ = ["describe_values"]
 
+_LONGEST = 80
+"""Characters of a value of the condition that are shown."""
+
 
 def describe_values(fate: Mapping[str, Any], all_rules: bool = False) -> Iterator[str]:
     """Yield a line for each rule that a document fails, the condition, and its duplicate.
@@ -41,11 +44,14 @@ def _rule(rule: Mapping[str, Any]) -> str:
 
 def _condition(where: Mapping[str, Any]) -> str:
     words = {True: "meets", False: "fails", None: "cannot be told by"}[where["holds"]]
-    values = ", ".join(
-        f"{name} {'unknown' if value is None else repr(value)}"
-        for name, value in where["values"].items()
-    )
+    values = ", ".join(f"{name} {_short(value)}" for name, value in where["values"].items())
     return f"{words} where: {where['condition']}: {values}"
+
+
+def _short(value: Any) -> str:
+    """Return a value as Python writes it, of a long text the beginning."""
+    text = "unknown" if value is None else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _repeated(repeated: Mapping[str, Any]) -> Iterator[str]:

@@ -205,7 +205,9 @@ def _send_texts(item: TextFiles, shared: _Verification) -> list[FileRecord]:
         sets = _sets_of(item, marked, shared.ngram)
         rows["size"] = [len(own) for own in sets]
     ranges = range_of_number(rows["component"], shared.ranges)
-    shingles = np.concatenate([np.empty(0, _SHINGLE), *sets])
+    order = np.argsort(ranges, kind="stable")  # of texts: n-grams are hundreds of times as many
+    rows, ranges = rows[order], ranges[order]
+    shingles = np.concatenate([np.empty(0, _SHINGLE), *(sets[text] for text in order.tolist())])
     return [
         shared.texts.write(item.keys.unit, rows, ranges),
         shared.shingles.write(item.keys.unit, shingles, np.repeat(ranges, rows["size"])),
