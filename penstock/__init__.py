@@ -25,7 +25,7 @@ docs/architecture.md shows how the packages work together.
       artefact/          the result of a stage: data files and a manifest
       storage/           files on disk and in stores such as S3
 
-      recipe.py          models of a recipe's keys; recipe_training.py
+      recipe.py          models of a recipe's keys; recipe_cleaning.py, recipe_training.py
       recipe_file.py     YAML to a validated recipe, and the messages
       errors.py          the exception tree
       extras.py          optional libraries, and the extra that installs each
