@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
-from penstock.errors import ArtefactError, InputError, ScoringError
+from penstock.errors import ArtefactError, InputError, ScoringError, UnmadeError
 from penstock.pipeline.checking import RecordTally, call_plugin, check_sum, sum_by_source
 from penstock.pipeline.corpus import STAGE, digests
 from penstock.pipeline.pool import Pool
@@ -85,6 +85,7 @@ def rewrite_corpus(
         CompletionError: The model cannot be reached; the answers so far are kept.
         InputError: A source of the corpus has the rewriter's name already.
         ScoringError: The rewriter raised.
+        UnmadeError: It has to be made, and the workspace is read-only.
     """
     replaces, corpus = rewrite.rewriter.replaces, pool.corpus
     if not replaces and rewrite.name in corpus.facts["by_source"]:
@@ -124,7 +125,11 @@ def rewrite_corpus(
             raise InputError("no document is left of the corpus", key=f"rewrite.{rewrite.name}")
         return draft.publish(items, facts)
 
-    return workspace.make(STAGE, 0, config, inputs, work)
+    try:
+        return workspace.make(STAGE, 0, config, inputs, work)
+    except UnmadeError as error:  # the corpus that was read is made
+        error.problem = f"{STAGE} that {rewrite.name} rewrites: not made yet"
+        raise
 
 
 def _assemble_unit(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Workspace
-from penstock.errors import RecipeError, ScoringError, SelectorError
+from penstock.errors import RecipeError, ScoringError, SelectorError, UnmadeError
 from penstock.jobs.build import build_rewrites
 from penstock.jobs.curate import curate
 from penstock.jobs.why import fates_of
@@ -203,6 +203,13 @@ def test_a_recipe_masks_without_a_model(tmp_path: Path) -> None:
     assert not any("@example.org" in row["text"] or "212-555" in row["text"] for row in kept)
     masked = next(row["id"] for row in kept if "<EMAIL>, <PHONE>" in row["text"])
     assert fates_of(curated, masked)
+
+
+def test_what_is_not_rewritten_yet_is_named(corpus: Pool, space: Workspace) -> None:
+    with pytest.raises(UnmadeError) as error:
+        rewrite_corpus(edit(Mask()), corpus, Workspace(space.root, read_only=True), ONE)
+    assert error.value.problem == "corpus that mask rewrites: not made yet"
+    assert error.value.fix == "run `penstock curate RECIPE`"
 
 
 def test_masks_come_before_models(tmp_path: Path) -> None:
