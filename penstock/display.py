@@ -1,11 +1,28 @@
-"""Results in a notebook: a title and a table of HTML, every cell escaped."""
+"""Text for people: names that UTF-8 can hold, and tables of HTML for notebooks."""
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["html_table"]
+__all__ = ["html_table", "printable"]
+
+
+def printable(text: str, backslash: str = "\\") -> str:
+    """Return a text that UTF-8 can hold: ``caf\\xe9`` for the name of bytes that are not UTF-8.
+
+    Python has those bytes as halves of surrogate pairs (``os.fsdecode``), which no encoder takes.
+
+    Args:
+        text: A text that may have a name of a file in it.
+        backslash: Begins the escape; two backslashes in JSON that is encoded already.
+    """
+    return re.sub("[\ud800-\udfff]", lambda half: backslash + _escape(ord(half[0])), text)
+
+
+def _escape(code: int) -> str:
+    return f"x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"u{code:04x}"
 
 
 def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -34,6 +34,8 @@ from typing import Any
 
 from typing_extensions import Self
 
+from penstock.display import printable
+
 __all__ = [
     "ArtefactError",
     "BadInput",
@@ -99,7 +101,7 @@ class PenstockError(Exception):
             wanted += f"{', ' if wanted else ''}got {self.got}"
         clauses = ", ".join(part for part in (self.problem, wanted) if part)
         sentence = "; ".join(part for part in (clauses, self.fix) if part)
-        return ": ".join(part for part in (self.key, self.file, sentence) if part)
+        return printable(": ".join(part for part in (self.key, self.file, sentence) if part))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.problem), self.__dict__

@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from penstock.display import printable
 from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.recipe_cleaning import Clean, Decontaminate, Dedup, KeepBest
 from penstock.recipe_training import (
@@ -93,6 +94,9 @@ class CorpusSource(Model):
     """The column of ids; without one a document gets a hash of its text as id."""
     source: Annotated[Annotated[str, PLAIN] | Annotated[LiteralSource, MAPPING], shaped] = "source"
     """A column, or a literal; the source of a plain-text file is its name."""
+    fields: dict[str, str | int | float | bool] = {}
+    """Fields of all records of these files, for those that have none of that name. Directories
+    named ``key=value`` add theirs."""
     per: Literal["file", "line"] = "file"
     """The unit of a plain-text file that is a document."""
     split: str = "train"
@@ -342,14 +346,17 @@ class Recipe(Model):
         """The directory of the artefacts.
 
         Raises:
-            RecipeError: It is a URI of a store that cannot be used.
+            RecipeError: It is a URI of a store that cannot be used, or its name is not UTF-8.
         """
         try:
-            return self.resolve(self.work)
+            work = self.resolve(self.work)
         except StorageError as error:
             raise RecipeError(
                 error.problem, key="work", file=error.file, got=error.got, fix=error.fix
             ) from None
+        unicode = printable(str(work)) == str(work)  # no file of Arrow can be written elsewhere
+        require(unicode, key="work", file=work, expected="a name in UTF-8", fix="give another")
+        return work
 
     @property
     def draw_seed(self) -> int:

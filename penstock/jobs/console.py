@@ -12,6 +12,7 @@ import rich.console
 import rich.markup
 import rich.table
 
+from penstock.display import printable
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
@@ -38,7 +39,7 @@ _CONTROLS = {
 
 
 def _shown(line: str) -> str:
-    return rich.markup.escape(line.translate(_CONTROLS))
+    return rich.markup.escape(printable(line).translate(_CONTROLS))
 
 
 class Console:
@@ -67,7 +68,8 @@ class Console:
     def result(self, value: dict[str, Any]) -> None:
         """Print the result as JSON, if that is wanted."""
         if self._json_to:
-            print(json.dumps(value, ensure_ascii=False), file=self._json_to, flush=True)
+            text = printable(json.dumps(value, ensure_ascii=False), backslash=r"\\")
+            print(text, file=self._json_to, flush=True)
 
     def follow(self, job: Callable[..., Any], recipe: Recipe | Path, **running: Any) -> Any:
         """Run a job that trains, with bars on a terminal and log lines elsewhere."""

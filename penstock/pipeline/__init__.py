@@ -3,7 +3,7 @@
 A document's way, with the function or class of each step, its input -> output, and its file::
 
     make_corpus         input files -> units of documents             corpus.py
-      ├─ find_inputs      recipe -> Input                             reading/inputs.py
+      ├─ find_inputs      recipe -> Input, and what is left out       reading/finding.py
       ├─ hash_inputs      Input -> Input with the hash of its bytes   reading/inputs.py
       ├─ plan_splits      Input -> Split of InputPiece                reading/splits.py
       ├─ read_batches     InputPiece -> ParsedBatch                   reading/readers.py

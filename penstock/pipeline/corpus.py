@@ -26,7 +26,8 @@ from penstock.errors import InputError
 from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
 from penstock.pipeline.cleaning.quarantine import Quarantine
 from penstock.pipeline.reading.batches import ParsedBatch
-from penstock.pipeline.reading.inputs import Input, find_inputs, hash_inputs
+from penstock.pipeline.reading.finding import FoundInputs, find_inputs
+from penstock.pipeline.reading.inputs import Input, hash_inputs
 from penstock.pipeline.reading.records import Bad, Extent, refused
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import Runner
@@ -38,7 +39,7 @@ from penstock.text_hashes import name_texts
 __all__ = ["STAGE", "VERSION", "CorpusSettings", "digests", "make_corpus", "text_digest"]
 
 STAGE = "corpus"
-VERSION = 4
+VERSION = 5
 
 _CAP_TIMES, _CAP_PLUS = 4, 2**20
 """A line is read up to this many times ``max_document_bytes`` and this much more: room for escapes
@@ -50,8 +51,8 @@ for one, would be over the cap and quarantined.)"""
 class CorpusSettings:
     """Settings of the corpus stage, from a recipe."""
 
-    inputs: tuple[Input, ...]
-    """The files, found and not yet hashed."""
+    found: FoundInputs
+    """The files, not yet hashed, and what was left out."""
     max_document_bytes: int
     """UTF-8 bytes; a longer document is quarantined."""
     unit_bytes: int = UNIT_BYTES
@@ -62,10 +63,10 @@ class CorpusSettings:
         """Find the recipe's input files.
 
         Raises:
-            InputError: As :func:`~penstock.pipeline.reading.inputs.find_inputs`.
+            InputError: As :func:`~penstock.pipeline.reading.finding.find_inputs`.
         """
         return cls(
-            inputs=tuple(find_inputs(recipe)),
+            found=find_inputs(recipe),
             max_document_bytes=recipe.clean.max_document_bytes,
             unit_bytes=unit_bytes,
         )
@@ -102,7 +103,9 @@ def make_corpus(
             of all can be read.
         ArtefactError: The records that were read are not all accounted for.
     """
-    inputs = hash_inputs(settings.inputs, workspace, runner)
+    for note in settings.found.notes:
+        progress(note)
+    inputs = hash_inputs(settings.found.inputs, workspace, runner)
     names = {"files": [[item.digest, item.reading] for item in inputs]}
 
     def work(draft: Draft) -> Artefact:
@@ -121,7 +124,7 @@ def make_corpus(
         facts = _facts(str(draft.path), draft.fill(runner.run, _write_split, by_part, stage))
         if not facts["documents"]["kept"]:
             raise _nothing_read(facts["documents"])
-        return draft.publish(by_part, facts)
+        return draft.publish(by_part, {**facts, "left_out": settings.found.left_out})
 
     return workspace.make(STAGE, VERSION, settings.config(), names, work)
 
@@ -199,7 +202,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                 documents, bad = _readable(batch, piece, stage.limit)
                 tally.read += len(documents) + len(bad)
                 for record in bad:
-                    quarantine.add(piece.item.path.name, piece.input, record)
+                    quarantine.add(piece.item.label, piece.input, record)
                 units.write(_columns(documents, piece.input, add))
             _check_unchanged(piece.item)
             before[piece.input] += extent.lines

@@ -22,6 +22,8 @@ from penstock.storage.files import (
     Store,
     as_path,
     atomic_file,
+    child_at,
+    children_of,
     copy_file,
     create_file,
     delete,
@@ -43,15 +45,32 @@ from penstock.storage.local import (
     remove_temporaries,
     sync_directory,
 )
-from penstock.storage.store import AnyPath, Sink, is_uri, real_path
+from penstock.storage.store import (
+    DANGLING,
+    DIRECTORY,
+    FILE,
+    SPECIAL,
+    AnyPath,
+    Child,
+    Sink,
+    is_uri,
+    real_path,
+)
 
 __all__ = [
+    "DANGLING",
+    "DIRECTORY",
+    "FILE",
+    "SPECIAL",
     "AnyPath",
+    "Child",
     "LineLog",
     "Sink",
     "Store",
     "as_path",
     "atomic_file",
+    "child_at",
+    "children_of",
     "copy_file",
     "create_file",
     "delete",

@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,13 +26,15 @@ from upath import UPath
 from penstock.errors import StorageError
 from penstock.storage.local import LocalStore, link_file, make_directory
 from penstock.storage.remote import RemoteStore
-from penstock.storage.store import AnyPath, Sink, is_temporary_os_error, is_uri
+from penstock.storage.store import AnyPath, Child, Sink, is_temporary_os_error, is_uri
 
 __all__ = [
     "LineLog",
     "Store",
     "as_path",
     "atomic_file",
+    "child_at",
+    "children_of",
     "copy_file",
     "create_file",
     "delete",
@@ -170,6 +172,20 @@ def delete(path: AnyPath) -> None:
 def kind_of(path: AnyPath) -> str | None:
     """Return ``file``, ``directory``, or None where there is neither."""
     return store_of(path).kind(path)
+
+
+def children_of(path: AnyPath) -> Sequence[Child]:
+    """Return the entries of a directory, by name.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+    """
+    return store_of(path).children(path)
+
+
+def child_at(path: AnyPath) -> Child | None:
+    """Describe a file, a directory or a link; None where there is none."""
+    return store_of(path).child(path)
 
 
 def sizes_under(path: AnyPath, enter: Callable[[str], bool] = lambda name: True) -> dict[str, int]:

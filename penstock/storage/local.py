@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from penstock.errors import StorageError
-from penstock.storage.store import AnyPath, FileVersion, Sink, os_errors
+from penstock.storage.store import (
+    DANGLING,
+    DIRECTORY,
+    FILE,
+    SPECIAL,
+    AnyPath,
+    Child,
+    FileVersion,
+    Sink,
+    os_errors,
+)
 
 __all__ = [
     "LocalStore",
@@ -119,6 +129,15 @@ class LocalStore:
                         sizes[prefix + name] = status.st_size
         return dict(sorted(sizes.items()))
 
+    def children(self, path: AnyPath) -> Sequence[Child]:
+        with os.scandir(str(path)) as entries:
+            found = [_child(entry.name, entry.path, entry.is_symlink()) for entry in entries]
+        return sorted(child for child in found if child is not None)
+
+    def child(self, path: AnyPath) -> Child | None:
+        name = str(path)
+        return _child(path.name, name, os.path.islink(name))
+
     def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
         found = map(Path, glob.glob(str(pattern), recursive=True))
         return [path for path in found if path.is_file() or not path.exists()]
@@ -154,6 +173,22 @@ class LocalStore:
 
     def is_temporary(self, error: BaseException) -> bool:
         return False
+
+
+def _child(name: str, path: str, link: bool) -> Child | None:
+    """Describe an entry of a directory; None where it was deleted meanwhile."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            raise
+        return Child(name, DANGLING, link) if link else None
+    if stat.S_ISDIR(status.st_mode):
+        return Child(name, DIRECTORY, link)
+    if not stat.S_ISREG(status.st_mode):
+        return Child(name, SPECIAL, link)
+    twin = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
+    return Child(name, FILE, link, twin)
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -15,7 +15,16 @@ import fsspec
 from upath import UPath
 
 from penstock.errors import PenstockError, StorageError
-from penstock.storage.store import KEPT, AnyPath, FileVersion, Sink, os_errors
+from penstock.storage.store import (
+    DIRECTORY,
+    FILE,
+    KEPT,
+    AnyPath,
+    Child,
+    FileVersion,
+    Sink,
+    os_errors,
+)
 
 __all__ = ["RemoteStore"]
 
@@ -123,6 +132,25 @@ class RemoteStore:
             for name in sorted(sizes)
             if all(enter(name[: slash.start()]) for slash in re.finditer("/", name))
         }
+
+    def children(self, path: AnyPath) -> Sequence[Child]:
+        with self._request(path) as (files, name):
+            found = files.ls(name, detail=True)
+        root = name.rstrip("/") + "/"
+        kinds = {
+            str(info["name"]).rstrip("/")[len(root) :]: str(info["type"])
+            for info in found
+            if str(info["name"]).startswith(root)
+        }
+        return [
+            Child(name, DIRECTORY if kind == "directory" else FILE)
+            for name, kind in sorted(kinds.items())
+            if name  # the object of that name, which marks a directory
+        ]
+
+    def child(self, path: AnyPath) -> Child | None:
+        kind = self.kind(path)
+        return None if kind is None else Child(path.name, kind)
 
     def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
         with self._request(pattern) as (files, name):

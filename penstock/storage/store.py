@@ -15,15 +15,20 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from upath import UPath
 
 from penstock.errors import StorageError
 
 __all__ = [
+    "DANGLING",
+    "DIRECTORY",
+    "FILE",
     "KEPT",
+    "SPECIAL",
     "AnyPath",
+    "Child",
     "FileVersion",
     "Sink",
     "is_temporary_os_error",
@@ -35,6 +40,22 @@ __all__ = [
 AnyPath: TypeAlias = Path | UPath
 """A local path is a :class:`pathlib.Path`; any other is a :class:`upath.UPath` over fsspec, with
 the same methods."""
+
+DIRECTORY, FILE, DANGLING, SPECIAL = "directory", "file", "dangling link", "special file"
+
+
+class Child(NamedTuple):
+    """An entry of a directory; a link is described by what it leads to."""
+
+    name: str
+    kind: str
+    """``DIRECTORY``, ``FILE``, ``DANGLING`` (a link to nothing, or to itself), or ``SPECIAL`` (a
+    pipe, a socket, a device)."""
+    link: bool = False
+    """True of a symbolic link."""
+    twin: tuple[int, int] | None = None
+    """Device and inode of a file that has several names, by hard links."""
+
 
 KEPT = "what is finished is kept"
 
@@ -112,7 +133,7 @@ def is_uri(text: str | os.PathLike[str] | UPath) -> bool:
 
 def real_path(path: AnyPath) -> str:
     """Return a path as text, with the symbolic links of a local one resolved."""
-    return str(path.resolve() if isinstance(path, Path) else path)
+    return os.path.realpath(path) if isinstance(path, Path) else str(path)
 
 
 FileVersion = tuple[int | str, ...]

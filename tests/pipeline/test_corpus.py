@@ -213,7 +213,7 @@ def test_the_quarantine_holds_the_record_its_place_and_its_error(tmp_path: Path)
     bad = quarantined(make(tmp_path))
     assert [raw(item) for item in bad] == lines
     assert [item["place"] for item in bad] == [f"line {n}" for n in range(2, 2 + len(lines))]
-    assert {item["file"] for item in bad} == {"x.jsonl"}
+    assert {item["file"] for item in bad} == {"pool/x.jsonl"}
     assert all(item["error"] for item in bad)
 
 

@@ -1,4 +1,4 @@
-"""Find the input files that a recipe's ``corpus`` names, before any work starts, and hash them.
+"""Inputs of a corpus, and the hashes of their bytes, before any work starts.
 
 Inputs are ordered by the hash of their bytes, not by path, so that a corpus is the same in any
 directory and in any order of the list. The hash of a file is the sha256 over the sha256 of each of
@@ -8,36 +8,29 @@ and in a store. Hashes are cached in the work directory.
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace, canonical
-from penstock.errors import InputError, StorageError, UnmadeError
+from penstock.display import printable
+from penstock.errors import InputError, UnmadeError
 from penstock.pipeline.grouped import packed
-from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
 from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import NOT_FOUND
 from penstock.pipeline.runner import Runner
-from penstock.recipe import CorpusSource, LiteralSource, Recipe
+from penstock.recipe import CorpusSource
 from penstock.storage import (
     AnyPath,
     atomic_file,
-    files_under,
-    find_files,
-    is_uri,
-    kind_of,
     read_file,
     store_of,
-    translate_os_errors,
 )
 
-__all__ = ["Input", "find_inputs", "hash_inputs"]
+__all__ = ["Input", "hash_inputs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +41,8 @@ class Input:
     spec: CorpusSource
     digest: str = ""
     """The hash of its bytes: 64 hexadecimal digits."""
+    name: str = ""
+    """Its path from the recipe's directory on, in valid Unicode: distinguishes it from others."""
     stamp: tuple[int | str, ...] = ()
     """Size and version of a plain file when it was hashed; empty for a dataset."""
 
@@ -58,104 +53,18 @@ class Input:
 
     @property
     def key(self) -> tuple[str, bytes, str]:
-        """Sort key among the inputs; the name distinguishes equal files in the quarantine."""
-        return self.digest, canonical(self.reading), self.path.name
+        """Sort key among the inputs; the name distinguishes equal files."""
+        return self.digest, canonical(self.reading), self.label
+
+    @property
+    def label(self) -> str:
+        """Its name in messages and in the quarantine."""
+        return self.name or printable(self.path.name)
 
     @property
     def size(self) -> int:
         """Bytes of a plain file; 0 for a dataset."""
         return int(self.stamp[0]) if self.stamp else 0
-
-
-def find_inputs(recipe: Recipe) -> list[Input]:
-    """Find the files that ``corpus`` names, each once.
-
-    Raises:
-        InputError: A file is missing, a glob or directory holds nothing, or a kind is unknown.
-    """
-    found: dict[tuple[str, bytes], Input] = {}
-    for number, spec in enumerate(recipe.corpus):
-        for path in _files(recipe, spec, f"corpus.{number}.path"):
-            item = Input(path=path, spec=_with_source(spec, path))
-            found.setdefault((str(path), canonical(item.reading)), item)
-    return list(found.values())
-
-
-def _with_source(spec: CorpusSource, path: AnyPath) -> CorpusSource:
-    """Make the name of a plain-text file its source, which is part of how it is read."""
-    if not isinstance(spec.source, str) or not is_plain_text(path) or spec.path.startswith("hf:"):
-        return spec
-    return spec.model_copy(update={"source": LiteralSource(name=path.name.partition(".")[0])})
-
-
-def _files(recipe: Recipe, spec: CorpusSource, key: str) -> Iterator[AnyPath]:
-    if spec.path.startswith("hf:"):
-        name = spec.path.removeprefix("hf:")
-        if is_uri(name):
-            raise InputError(
-                key=key,
-                expected="a local directory or a name on the hub after hf:",
-                got=name,
-                fix="give a store's Parquet or Arrow files by a path without hf:",
-            )
-        yield recipe.resolve(name)
-        return
-    path = recipe.resolve(spec.path)
-    with _reachable(path, key):
-        kind = kind_of(path)
-        if kind == "file":
-            files, unknown = [path], [path] if reader_of(path) is None else []
-            if unknown:
-                raise InputError("unknown kind of file", key=key, file=path, expected=KINDS)
-        elif kind == "directory":
-            files = [path / name for name in files_under(path) if reader_of(path / name)]
-            if not files:
-                raise InputError(
-                    "no file in this directory can be read as documents",
-                    key=key,
-                    file=path,
-                    expected=KINDS,
-                )
-        elif not glob.has_magic(spec.path):
-            raise InputError("no such file", key=key, file=path, fix=_FIX)
-        else:
-            files = _matching(recipe, spec)
-            unknown = [file for file in files if reader_of(file) is None]
-            if unknown or not files:
-                found = (
-                    f"matches {unknown[0].name}, of unknown kind" if unknown else "matches no file"
-                )
-                raise InputError(
-                    f"the pattern {found}",
-                    key=key,
-                    file=path,
-                    expected=f"only {KINDS}",
-                    fix=_FIX,
-                )
-    yield from sorted(files, key=str)
-
-
-_FIX = "check the name (and the bucket); paths are relative to the recipe"
-
-
-def _matching(recipe: Recipe, spec: CorpusSource) -> list[AnyPath]:
-    if is_uri(spec.path):
-        return find_files(recipe.resolve(spec.path))
-    # The recipe's own directory may hold characters that mean something in a pattern.
-    pattern = Path(glob.escape(str(recipe.directory)), Path(spec.path).expanduser())
-    return [recipe.resolve(str(match)) for match in find_files(pattern)]
-
-
-@contextlib.contextmanager
-def _reachable(path: AnyPath, key: str) -> Iterator[None]:
-    """Turn errors of a file system or store into InputError with the key and the path."""
-    try:
-        with translate_os_errors(path):
-            yield
-    except FileNotFoundError:
-        raise InputError("no such file or bucket", key=key, file=path, fix=_FIX) from None
-    except StorageError as error:
-        raise InputError(error.problem, key=key, file=error.file, fix=error.fix) from error
 
 
 _CACHE_VERSION = 2
@@ -217,7 +126,8 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
             known[str(inputs[index].path)] = [*stamps[index], digests[index]]
     if fresh and not workspace.read_only:
         with atomic_file(cache) as sink:
-            sink.write(canonical({"version": _CACHE_VERSION, "files": known}))
+            # In ASCII, which keeps names that are not UTF-8.
+            sink.write(json.dumps({"version": _CACHE_VERSION, "files": known}).encode())
     return sorted(
         [
             replace(item, digest=digests[index], stamp=stamps[index])
@@ -256,7 +166,7 @@ def _parts(item: Input) -> list[tuple[str, AnyPath]]:
         return [("", item.path)]
     path = Path(str(item.path))
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return [(file.relative_to(path).as_posix(), file) for file in files]
+    return [(printable(file.relative_to(path).as_posix()), file) for file in files]
 
 
 def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:

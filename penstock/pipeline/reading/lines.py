@@ -20,6 +20,7 @@ from penstock.pipeline.reading.records import (
     Record,
     Records,
     Span,
+    labels_of,
     too_long,
 )
 from penstock.pipeline.reading.streams import blocks
@@ -168,9 +169,9 @@ def _whole(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Ext
 def _document(
     text: bytes, begins: bool, spec: CorpusSource, place: str, number: int
 ) -> Record | Bad:
-    source = "unknown" if isinstance(spec.source, str) else spec.source.name
+    (source,), (meta,) = labels_of([{}], spec)[1:]
     try:
         decoded = (unmarked(number, text) if begins else text).decode("utf-8")
     except UnicodeDecodeError as error:
         return Bad(place, str(error), text, number)
-    return Record(decoded.removesuffix("\r"), None, source, "", number)
+    return Record(decoded.removesuffix("\r"), None, source, (meta or b"").decode(), number)

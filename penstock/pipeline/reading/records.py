@@ -151,6 +151,10 @@ def labels_of(rows: list[dict[str, Any]], spec: CorpusSource) -> Labels:
     Raises:
         RecursionError: Fields are nested too deeply.
     """
+    for name, value in spec.fields.items():
+        for fields in rows:
+            if fields.get(name) is None:
+                fields[name] = value
     ids = [fields.pop(spec.id, None) for fields in rows]
     if isinstance(spec.source, str):
         own = [fields.pop(spec.source, None) for fields in rows]

@@ -61,7 +61,7 @@ class InputPiece:
     @property
     def label(self) -> str:
         """Name in messages: ``web.jsonl.zst, bytes 0–67,108,864``."""
-        name, span = self.item.path.name, self.span
+        name, span = self.item.label, self.span
         if span.file:
             return f"{name}, decompressed bytes {span.bytes:,}–{span.bytes + span.size:,}"
         if not span.start and span.end is None:

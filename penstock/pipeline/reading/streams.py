@@ -14,6 +14,7 @@ while the corpus is made, and one pass at the speed of one core.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -58,7 +59,9 @@ def compression_of(where: AnyPath | PurePath) -> str | None:
 def open_bytes(where: AnyPath) -> pa.NativeFile:
     """Open a file for Arrow, which reads ranges of it."""
     here = store_of(where).local(where)
-    return pa.PythonFile(where.open("rb"), mode="r") if here is None else pa.OSFile(str(here))
+    return (
+        pa.PythonFile(where.open("rb"), mode="r") if here is None else pa.OSFile(os.fsencode(here))
+    )
 
 
 def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ saved to disk is divided at rows. One group or batch is at least one span, howev
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,7 @@ def _arrow_batches(
     where: AnyPath, spec: CorpusSource, start: int
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """Map the batches from ``start`` on; a remote file is fetched first."""
-    with readable(where, "Arrow file"), pa.memory_map(str(local_file(where))) as file:
+    with readable(where, "Arrow file"), pa.memory_map(os.fsencode(local_file(where))) as file:
         # The file format has a footer; `datasets` writes the stream format.
         if file.read(6) == b"ARROW1":
             reader = pa.ipc.open_file(file)

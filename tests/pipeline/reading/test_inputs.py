@@ -1,4 +1,4 @@
-"""Which files a corpus is: found once each, in an order that no listing changes."""
+"""Hashes of input files, and the order of the inputs, which no listing changes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 from penstock.artefact import Workspace
 from penstock.errors import InputError
 from penstock.pipeline.reading import inputs as module
-from penstock.pipeline.reading.inputs import Input, find_inputs, hash_inputs
+from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.inputs import Input, hash_inputs
 from penstock.pipeline.runner import LocalRunner
-from penstock.recipe import LiteralSource, Recipe
+from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 
 
@@ -26,9 +27,8 @@ def recipe(directory: Path, *corpus: Any) -> Recipe:
     return parse_recipe({"corpus": entries, "budget": {"tokens": 1, "rank": "random"}}, directory)
 
 
-def names(directory: Path, *corpus: Any) -> list[str]:
-    found = find_inputs(recipe(directory, *corpus))
-    return [item.path.relative_to(directory).as_posix() for item in found]
+def found_in(directory: Path, *corpus: Any) -> tuple[Input, ...]:
+    return find_inputs(recipe(directory, *corpus)).inputs
 
 
 @pytest.fixture
@@ -38,82 +38,6 @@ def pool(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
     return tmp_path
-
-
-# -- finding ----------------------------------------------------------------------------------
-
-
-def test_files_directories_and_patterns(pool: Path) -> None:
-    assert names(pool, "pool/a.jsonl") == ["pool/a.jsonl"]
-    assert names(pool, "pool") == [
-        "pool/a.jsonl",
-        "pool/b.jsonl.zst",
-        "pool/sub/c.parquet",
-        "pool/sub/deep/d.txt",
-    ]
-    assert names(pool, "pool/*.jsonl*") == ["pool/a.jsonl", "pool/b.jsonl.zst"]
-    assert names(pool, "pool/**/*.parquet") == ["pool/sub/c.parquet"]
-    assert names(pool, str(pool / "pool" / "*.jsonl")) == ["pool/a.jsonl"]
-
-
-def test_a_file_that_is_named_twice_is_one_input(pool: Path) -> None:
-    assert names(pool, "pool/a.jsonl", "pool/*.jsonl", "./pool/a.jsonl") == ["pool/a.jsonl"]
-
-
-def test_a_file_read_in_two_ways_is_two_inputs(pool: Path) -> None:
-    found = find_inputs(recipe(pool, "pool/a.jsonl", {"path": "pool/a.jsonl", "text": "title"}))
-    assert [item.spec.text for item in found] == ["text", "title"]
-
-
-def test_brackets_in_a_file_s_name_or_the_recipe_s_directory_are_no_pattern(
-    tmp_path: Path,
-) -> None:
-    odd = tmp_path / "run [1]"
-    odd.mkdir()
-    (odd / "a[2].jsonl").write_bytes(b"")
-    (odd / "b.jsonl").write_bytes(b"")
-    assert names(odd, "a[2].jsonl") == ["a[2].jsonl"]
-    assert names(odd, "*.jsonl") == ["a[2].jsonl", "b.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("path", "named"),
-    [
-        ("pool/none.jsonl", "no such file"),
-        ("pool/*.arrow", "no file"),
-        ("pool/README.md", "unknown kind"),
-        ("pool/*", "README.md"),
-        ("empty", "no file"),
-    ],
-)
-def test_a_path_without_input_files_is_refused_with_its_key(
-    pool: Path, path: str, named: str
-) -> None:
-    (pool / "empty").mkdir()
-    with pytest.raises(InputError) as caught:
-        names(pool, path)
-    assert (caught.value.key, caught.value.file) == ("corpus.0.path", str(pool / path))
-    assert named in caught.value.problem
-
-
-def test_a_directory_that_is_named_like_a_file(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").mkdir()
-    for path in ("x.jsonl", "*.jsonl"):
-        with pytest.raises(InputError) as caught:
-            names(tmp_path, path)
-        assert caught.value.file == str(tmp_path / path)
-
-
-def test_a_plain_text_file_s_name_is_its_source_and_part_of_its_reading(tmp_path: Path) -> None:
-    """Else renaming it would change documents and not the fingerprint."""
-    (tmp_path / "wiki.en.txt").write_bytes(b"x")
-    (tmp_path / "a.jsonl").write_bytes(b"x")
-    text, lines = find_inputs(recipe(tmp_path, "wiki.en.txt", "a.jsonl"))
-    assert text.spec.source == LiteralSource(name="wiki")
-    assert text.reading["source"] == {"name": "wiki"}
-    assert lines.spec.source == "source"
-    (named,) = find_inputs(recipe(tmp_path, {"path": "wiki.en.txt", "source": {"name": "w"}}))
-    assert named.spec.source == LiteralSource(name="w")
 
 
 # -- hashing ----------------------------------------------------------------------------------
@@ -136,7 +60,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def hashes(directory: Path, *corpus: Any) -> list[Input]:
     work = directory / "work"
     work.mkdir(exist_ok=True)
-    return hash_inputs(find_inputs(recipe(directory, *corpus)), Workspace(work), LocalRunner(1))
+    return hash_inputs(found_in(directory, *corpus), Workspace(work), LocalRunner(1))
 
 
 def test_the_order_is_that_of_the_bytes_not_of_the_list(pool: Path, tmp_path: Path) -> None:
@@ -209,7 +133,7 @@ def test_a_large_file_is_hashed_in_blocks_and_small_ones_together(
             return super().run(function, given, *rest, **more)
 
     workspace = Workspace(tmp_path / "w")
-    found = hash_inputs(find_inputs(recipe(tmp_path, "pool")), workspace, Counting(1))
+    found = hash_inputs(found_in(tmp_path, "pool"), workspace, Counting(1))
     assert items == [4 + 3]
     blocks = [hashlib.sha256(content[start : start + 100]).hexdigest() for start in (0, 100, 200)]
     digests = {item.path.name: item.digest for item in found}

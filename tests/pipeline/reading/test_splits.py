@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from penstock.artefact import Workspace
 from penstock.errors import InputError
 from penstock.pipeline.reading import json_lines, streams
-from penstock.pipeline.reading.inputs import find_inputs, hash_inputs
+from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.inputs import hash_inputs
 from penstock.pipeline.reading.readers import Bad, Record
 from penstock.pipeline.reading.records import HEAD, Extent, Span
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
@@ -34,7 +35,7 @@ def plan(directory: Path, size: int, workers: int = 1, **spec: Any) -> list[Spli
         {"corpus": {"path": "pool", **spec}, "budget": {"tokens": 1, "rank": "random"}}, directory
     )
     with closing(LocalRunner(workers)) as runner:
-        inputs = hash_inputs(find_inputs(recipe), Workspace(directory / "work"), runner)
+        inputs = hash_inputs(find_inputs(recipe).inputs, Workspace(directory / "work"), runner)
         return plan_splits(inputs, directory / "draft", size, runner)
 
 

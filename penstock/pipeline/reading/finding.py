@@ -1,0 +1,330 @@
+"""Find the input files that a recipe's ``corpus`` names, each once, before any work starts.
+
+A file is one input, whatever it is called: through links, with several names on its disk, or where
+items of ``corpus`` overlap. Of items that name one file the most exact one says how it is read: a
+file's own name before patterns and directories, then the one with more names before its first
+wildcard. So neither the order of the items nor that of a listing changes a corpus. Two items that
+read other texts of a file (``text``, or ``per`` of plain text) are two inputs.
+
+Directories named ``key=value``, as Hive and Spark write them, give all records below them a field
+``key``; a record's own field of that name has priority, and the fields of text and id are never
+made so. Values are integers where all of an item's values of that key are.
+
+Nothing is left out silently: :attr:`FoundInputs.notes` says it in a few lines, and the manifest of
+the corpus has the counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import unquote
+
+from penstock.artefact import canonical
+from penstock.display import printable
+from penstock.errors import InputError, StorageError
+from penstock.pipeline.reading.inputs import Input
+from penstock.pipeline.reading.left_out import LeftOut, describe, listed
+from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
+from penstock.pipeline.reading.walking import Walk
+from penstock.recipe import CorpusSource, LiteralSource, Recipe
+from penstock.storage import (
+    DIRECTORY,
+    AnyPath,
+    as_path,
+    child_at,
+    is_uri,
+    real_path,
+    translate_os_errors,
+)
+
+__all__ = ["FoundInputs", "find_inputs", "partitions_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundInputs:
+    """The inputs of a recipe, and what was left out of them."""
+
+    inputs: tuple[Input, ...]
+    notes: tuple[str, ...] = ()
+    """A line for each kind of names that were left out."""
+    left_out: dict[str, Any] = field(default_factory=dict)
+    """Their counts by kind, for the manifest; those of ``other_kinds`` by ending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A file as one item of ``corpus`` names it."""
+
+    item: int
+    """Position of the item."""
+    path: AnyPath
+    name: str
+    spec: CorpusSource
+    file: object
+    """What the file is, whatever it is called."""
+    exactness: tuple[int, int, int]
+    """Less is more exact."""
+    linked: bool
+
+    @property
+    def reading(self) -> bytes:
+        """The keys for reading it."""
+        return canonical(self.spec.model_dump(exclude={"path"}))
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key: the first candidate of a file says how it is read."""
+        return *self.exactness, self.linked, self.reading, str(self.path)
+
+    @property
+    def text(self) -> tuple[str, str]:
+        """Names the texts that are read of the file."""
+        return ("per", self.spec.per) if is_plain_text(self.path) else ("text", self.spec.text)
+
+
+def find_inputs(recipe: Recipe) -> FoundInputs:
+    """Find the files that ``corpus`` names, each once.
+
+    Raises:
+        InputError: A file is missing, a link leads to nothing, a pattern or directory holds
+            nothing to read, or a kind is unknown.
+    """
+    walk = Walk(recipe.work_directory, lambda name: reader_of(Path(name)) is not None)
+    candidates: list[_Candidate] = []
+    for number, spec in enumerate(recipe.corpus):
+        key = f"corpus.{number}.path"
+        with _reachable(recipe.resolve(spec.path.removeprefix("hf:")), key):
+            if spec.path.startswith("hf:"):
+                candidates.append(_dataset(recipe, number, spec))
+            else:
+                candidates += _item(recipe, walk, number, spec)
+    groups: dict[object, list[_Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault((candidate.file, candidate.text), []).append(candidate)
+    repeats = [sorted(group, key=lambda one: one.order) for group in groups.values()]
+    left_out = walk.left_out.without({str(one.path) for one in candidates})
+    counts, notes = describe(left_out, recipe.directory)
+    return FoundInputs(
+        inputs=tuple(Input(path=one.path, spec=one.spec, name=one.name) for one, *_ in repeats),
+        notes=(*notes, *_repeated(repeats)),
+        left_out=counts,
+    )
+
+
+# -- items ------------------------------------------------------------------------------------
+
+_FIX = "check the name (and the bucket); paths are relative to the recipe"
+
+
+def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_Candidate]:
+    """Find the files of one item of ``corpus``."""
+    path = recipe.resolve(spec.path)
+    top, pattern = _pattern(recipe, spec.path)
+    child = child_at(path)
+    if child is not None and not (pattern and all(map(_matches_itself, pattern))):
+        pattern = []
+        directory = child.kind == DIRECTORY
+        found = list(walk.files(path, (), spec.split) if directory else walk.named(path, child))
+        exactness = (int(directory), -len(path.parts), 1)
+    elif pattern:
+        found = list(walk.files(top, pattern, spec.split))
+        exactness = (1, -len(top.parts), 0)
+    else:
+        raise InputError("no such file", file=path, fix=_FIX)
+    if not found:
+        raise _nothing(spec, path, pattern, walk.left_out)
+    names = [_name(recipe, one.path) for one in found]
+    return [
+        _Candidate(
+            item=number,
+            path=one.path,
+            name=name,
+            spec=_labelled(spec, one.path, fields),
+            file=one.twin or one.real,
+            exactness=exactness,
+            linked=one.real != _unlinked(recipe, one.path),
+        )
+        for one, name, fields in zip(found, names, partitions_of(names, spec))
+    ]
+
+
+def _pattern(recipe: Recipe, text: str) -> tuple[AnyPath, list[str]]:
+    """Divide a path at its first wildcard: a directory, and the names and patterns below it."""
+    if is_uri(text):
+        scheme, _, rest = text.partition("://")
+        bucket, *names = [name for name in rest.split("/") if name]
+        top = as_path(f"{scheme}://{bucket}")
+    else:
+        path = Path(text).expanduser()
+        top = Path(path.anchor) if path.is_absolute() else as_path(recipe.directory)
+        names = [name for name in path.parts if name != path.anchor]
+    first = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))
+    return (as_path(str(top.joinpath(*names[:first]))) if first else top), names[first:]
+
+
+def _matches_itself(name: str) -> bool:
+    """Return whether a name, as a pattern, matches itself: it is meant as one."""
+    return re.match(fnmatch.translate(name), name) is not None
+
+
+def _below(recipe: Recipe, path: AnyPath) -> Path | None:
+    """Return the path from the recipe's directory on; None where it is elsewhere."""
+    here = os.path.abspath(recipe.directory)
+    inside = isinstance(path, Path) and path.is_relative_to(here)
+    return Path(str(path)).relative_to(here) if inside else None
+
+
+def _name(recipe: Recipe, path: AnyPath) -> str:
+    """Return the path from the recipe's directory on, as text; the whole path of others."""
+    return printable(str(_below(recipe, path) or path))
+
+
+def _unlinked(recipe: Recipe, path: AnyPath) -> str:
+    """Return what a path leads to if there is no link below the recipe's directory."""
+    below = _below(recipe, path)
+    return str(path) if below is None else os.path.join(os.path.realpath(recipe.directory), below)
+
+
+def _labelled(spec: CorpusSource, path: AnyPath, fields: _Fields) -> CorpusSource:
+    """Add the fields of all records of a file; plain text has its name as source without one."""
+    changed: dict[str, Any] = {"fields": fields} if fields != spec.fields else {}
+    if is_plain_text(path) and isinstance(spec.source, str) and spec.source not in fields:
+        # Part of how it is read: else renaming the file would change documents and no fingerprint.
+        changed["source"] = LiteralSource(name=printable(path.name).partition(".")[0])
+    return spec.model_copy(update=changed) if changed else spec
+
+
+def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
+    """Return the Hugging Face dataset that an item names."""
+    name = spec.path.removeprefix("hf:")
+    if is_uri(name):
+        raise InputError(
+            expected="a local directory or a name on the hub after hf:",
+            got=name,
+            fix="give a store's Parquet or Arrow files by a path without hf:",
+        )
+    path = recipe.resolve(name)
+    work = recipe.work_directory
+    if isinstance(path, Path) and path.is_dir() and real_path(work).startswith(real_path(path)):
+        raise InputError(
+            "the dataset's directory contains the work directory, which is never input",
+            file=path,
+            fix="give another `work`",
+        )
+    return _Candidate(
+        item=number,
+        path=path,
+        name=printable(spec.path),
+        spec=spec,
+        file=(real_path(path), spec.split, spec.subset),
+        exactness=(0, 0, 0),
+        linked=False,
+    )
+
+
+def _nothing(
+    spec: CorpusSource, path: AnyPath, pattern: Sequence[str], left_out: LeftOut
+) -> InputError:
+    """Make the error of an item that names nothing to read."""
+    problem = "no file in this directory can be read as documents"
+    fix = None
+    if pattern:
+        problem, fix = "the pattern matches no file", _FIX
+        if any("[" in name for name in pattern):
+            fix += "; write [[] for a bracket that is part of a name"
+    if left_out.work:
+        problem += ", except in the work directory, which is never input"
+    return InputError(problem, file=path, expected=KINDS, fix=fix)
+
+
+@contextlib.contextmanager
+def _reachable(path: AnyPath, key: str) -> Iterator[None]:
+    """Turn errors of a file system or store into InputError with the key and the path."""
+    try:
+        with translate_os_errors(path):
+            yield
+    except InputError as error:
+        raise error.under(key) from error.__cause__
+    except FileNotFoundError:
+        raise InputError("no such file or bucket", key=key, file=path, fix=_FIX) from None
+    except StorageError as error:
+        raise InputError(error.problem, key=key, file=error.file, fix=error.fix) from error
+
+
+# -- partitions -------------------------------------------------------------------------------
+
+_INTEGER = re.compile("-?[0-9]{1,18}")
+
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""The value of a partition whose key is null."""
+
+
+_Fields: TypeAlias = dict[str, str | int | float | bool]
+
+
+def partitions_of(names: Sequence[str], spec: CorpusSource) -> list[_Fields]:
+    """Return the fields of each file of an item: those of its path, then the item's own.
+
+    Args:
+        names: Paths of the files, with slashes.
+        spec: The item.
+    """
+    found = [_keys(name, spec) for name in names]
+    text = {key for own in found for key, value in own.items() if not _INTEGER.fullmatch(value)}
+    text.add(spec.source if isinstance(spec.source, str) else "")  # a label as it is written
+    return [
+        {
+            **{key: value if key in text else int(value) for key, value in own.items()},
+            **spec.fields,
+        }
+        for own in found
+    ]
+
+
+def _keys(name: str, spec: CorpusSource) -> dict[str, str]:
+    pairs = (part.partition("=") for part in name.split("/")[:-1])
+    keys = {
+        unquote(key, errors="backslashreplace"): unquote(value, errors="backslashreplace")
+        for key, equals, value in pairs
+        if equals and key and value != _NULL
+    }
+    return {key: value for key, value in keys.items() if key not in (spec.text, spec.id)}
+
+
+# -- repeats ----------------------------------------------------------------------------------
+
+
+def _repeated(groups: Sequence[Sequence[_Candidate]]) -> Iterator[str]:
+    """Describe the files that have several names, or that several items name.
+
+    Args:
+        groups: The candidates of each file and text; the first one is read.
+    """
+    several = [g for g in groups if len({(one.item, str(one.path)) for one in g}) > 1]
+    if several:
+        yield (
+            "files with several names, by links or in items of `corpus`, read once: "
+            f"{len(several):,} ({listed(one.name for one, *_ in several)})"
+        )
+    differ = [g for g in several if {one.item for one in g if one.reading != g[0].reading}]
+    if differ:
+        first, *others = differ[0]
+        items = {f"corpus.{one.item}" for one in others if one.reading != first.reading}
+        yield (
+            f"of these, named by items with other keys: {len(differ):,} ({first.name} is read as "
+            f"corpus.{first.item} says, not as {', '.join(sorted(items)[:3])})"
+        )
+    files = Counter(group[0].file for group in groups)
+    twice = {g[0].file: g[0].name for g in groups if files[g[0].file] > 1}
+    if twice:
+        names = listed(twice.values())
+        yield f"files read more than once, for other texts: {len(twice):,} ({names})"

@@ -1,0 +1,605 @@
+"""Which files a corpus is: found once each, and nothing is left out without a word."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import random
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penstock.display import printable
+from penstock.errors import InputError, RecipeError
+from penstock.pipeline.reading.finding import FoundInputs, find_inputs
+from penstock.pipeline.reading.inputs import Input
+from penstock.pipeline.reading.readers import read_batches
+from penstock.recipe import CorpusSource, LiteralSource, Recipe
+from penstock.recipe_file import parse_recipe
+from penstock.storage import as_path
+
+SCHEMA = pa.schema(
+    [("id", "string"), ("text", "string"), ("source", "string"), ("lang", "string"), ("n", "int64")]
+)
+
+
+def recipe(directory: Path, *corpus: Any, **keys: Any) -> Recipe:
+    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in corpus]
+    tree = {"corpus": entries, "budget": {"tokens": 1, "rank": "random"}, **keys}
+    return parse_recipe(tree, directory)
+
+
+def find(directory: Path, *corpus: Any, **keys: Any) -> FoundInputs:
+    return find_inputs(recipe(directory, *corpus, **keys))
+
+
+def names(directory: Path, *corpus: Any) -> list[str]:
+    return sorted(item.name for item in find(directory, *corpus).inputs)
+
+
+def only(directory: Path, *corpus: Any) -> Input:
+    (found,) = find(directory, *corpus).inputs
+    return found
+
+
+def write(directory: Path, *files: str | bytes) -> None:
+    for name in files:
+        path = directory / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def refusal(directory: Path, *corpus: Any, **keys: Any) -> InputError:
+    with pytest.raises(InputError) as caught:
+        find(directory, *corpus, **keys)
+    return caught.value
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    write(
+        tmp_path / "pool",
+        *("a.jsonl", "b.jsonl.zst", "sub/c.parquet", "sub/deep/d.txt", "read.me"),
+    )
+    return tmp_path
+
+
+# -- paths, directories, patterns -------------------------------------------------------------
+
+
+def test_files_directories_and_patterns(pool: Path) -> None:
+    assert names(pool, "pool/a.jsonl") == ["pool/a.jsonl"]
+    assert names(pool, "pool") == [
+        "pool/a.jsonl",
+        "pool/b.jsonl.zst",
+        "pool/sub/c.parquet",
+        "pool/sub/deep/d.txt",
+    ]
+    assert names(pool, "pool/**") == names(pool, "pool")
+    assert names(pool, "pool/*.jsonl*") == ["pool/a.jsonl", "pool/b.jsonl.zst"]
+    assert names(pool, "pool/**/*.parquet") == ["pool/sub/c.parquet"]
+    assert names(pool, "p*/s?b/d[ef]ep/*") == ["pool/sub/deep/d.txt"]
+    assert names(pool, str(pool / "pool" / "*.jsonl")) == ["pool/a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "named"),
+    [
+        ("pool/none.jsonl", "pool/none.jsonl", "no such file"),
+        ("pool/*.arrow", "pool/*.arrow", "no file"),
+        ("none/*.arrow", "none/*.arrow", "no file"),
+        ("pool/read.me", "pool/read.me", "unknown kind"),
+        ("pool/*", "pool/read.me", "unknown kind"),
+        ("empty", "empty", "no file"),
+        ("x.jsonl", "x.jsonl", "no file"),
+        ("*.jsonl", "*.jsonl", "no file"),
+    ],
+)
+def test_a_path_without_input_files_is_refused_with_its_key(
+    pool: Path, path: str, file: str, named: str
+) -> None:
+    (pool / "empty").mkdir()
+    (pool / "x.jsonl").mkdir()
+    error = refusal(pool, path)
+    assert (error.key, error.file) == ("corpus.0.path", str(pool / file))
+    assert named in error.problem
+
+
+def test_a_directory_that_a_pattern_matches_is_read_as_one(tmp_path: Path) -> None:
+    write(tmp_path, "d/y1.parquet/part-0.parquet", "d/y1.parquet/_SUCCESS", "d/y2.parquet/a/b.txt")
+    found = find(tmp_path, "d/*.parquet")
+    assert sorted(item.name for item in found.inputs) == [
+        "d/y1.parquet/part-0.parquet",
+        "d/y2.parquet/a/b.txt",
+    ]
+    assert found.left_out == {"hidden": 1}
+
+
+def test_brackets_of_a_name_that_exists_are_no_pattern(tmp_path: Path) -> None:
+    odd = tmp_path / "run [1]"
+    write(odd, "a[2].jsonl", "a2.jsonl", "b [x]/c.jsonl", "b x/d.jsonl", "*.txt", "e.txt")
+    assert names(odd, "a[2].jsonl") == ["a[2].jsonl"]
+    assert names(odd, "a[12].jsonl") == ["a2.jsonl"]
+    assert names(odd, "b [x]/*.jsonl") == ["b [x]/c.jsonl"]
+    assert names(odd, "b [xy]/*.jsonl") == ["b x/d.jsonl"]
+    # A name that the pattern matches, too, does not hide the others.
+    assert names(odd, "*.txt") == ["*.txt", "e.txt"]
+    assert "[[]" in str(refusal(odd, "none [q]/*.jsonl").fix)
+
+
+# -- hidden names, other kinds, links ---------------------------------------------------------
+
+
+def test_hidden_names_are_left_out_below_the_root_and_counted(tmp_path: Path) -> None:
+    write(
+        tmp_path / ".data" / "_run",
+        *("a.jsonl", "_SUCCESS", "._a.jsonl", ".a.jsonl.swp", "sub/_x.jsonl", "lost+found/y.txt"),
+        *(".ipynb_checkpoints/a-checkpoint.jsonl", "_temporary/0/part-0.jsonl"),
+        *("_lang=de/p.jsonl",),
+    )
+    for path in (".data/_run", ".data/_run/**/*.jsonl", ".data/_run/**"):
+        assert names(tmp_path, path) == [".data/_run/_lang=de/p.jsonl", ".data/_run/a.jsonl"]
+    found = find(tmp_path, ".data/_run")
+    assert found.left_out == {"hidden": 7}
+    (note,) = found.notes
+    assert "7 (" in note and ".data/_run/.a.jsonl.swp" in note and "4 more" in note
+    # A pattern that begins so asks for them.
+    assert names(tmp_path, ".data/_run/sub/_*.jsonl") == [".data/_run/sub/_x.jsonl"]
+    assert names(tmp_path, ".data/_run/._*") == [".data/_run/._a.jsonl"]
+    both = find(tmp_path, ".data/_run", ".data/_run/sub/_x.jsonl")
+    assert both.left_out == {"hidden": 6}
+
+
+def test_files_of_other_kinds_are_counted_by_ending(tmp_path: Path) -> None:
+    write(tmp_path / "d", "a.jsonl", *(f"{n}.{e}" for n in range(3) for e in ("xz", "jsonl.xz")))
+    write(tmp_path / "d", "b.PQ", "README", "c.\x1b[31m", "d." + "e" * 99, b"f.\xe9")
+    assert find(tmp_path, "d").left_out["other_kinds"] == {
+        **{".jsonl.xz": 3, ".xz": 3, ".PQ": 1, ".\x1b[31m": 1, f".{'e' * 15}…": 1, ".\\xe9": 1},
+        "without ending": 1,
+    }
+    write(tmp_path / "many", "a.txt", *(f"x.e{n:05d}" for n in range(3000)), *("y.z", "z.z"))
+    found = find(tmp_path, "many")
+    counts = found.left_out["other_kinds"]
+    assert (len(counts), counts[".z"], sum(counts.values())) == (13, 2, 3002)
+    assert counts["with 2,989 other endings"] == 2989
+    assert max(map(len, found.notes)) < 400
+
+
+def test_a_link_to_nothing_is_an_error_and_a_pipe_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "d", "a.jsonl")
+    (tmp_path / "d" / "gone.jsonl").symlink_to("../gone/blob")
+    for path in ("d/*.jsonl", "d", "d/gone.jsonl", "**/gone.jsonl"):
+        error = refusal(tmp_path, path)
+        assert (error.key, error.file) == ("corpus.0.path", str(tmp_path / "d" / "gone.jsonl"))
+    (tmp_path / "d" / "gone.jsonl").unlink()
+    (tmp_path / "d" / "self.jsonl").symlink_to("self.jsonl")
+    assert refusal(tmp_path, "d").file == str(tmp_path / "d" / "self.jsonl")
+    (tmp_path / "d" / "self.jsonl").unlink()
+    (tmp_path / "d" / ".#a.jsonl").symlink_to("me@host.1234")  # a lock of Emacs
+    (tmp_path / "d" / "latest").symlink_to("gone")
+    os.mkfifo(tmp_path / "d" / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(tmp_path)  # a socket's path is short
+        server.bind("d/socket.jsonl")
+    assert find(tmp_path, "d").left_out == {
+        "hidden": 1,
+        "other_kinds": {"without ending": 1},
+        "special": 2,
+    }
+    assert refusal(tmp_path, "d/*.jsonl").got == "a special file"
+
+
+def test_linked_directories_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path, "d/a/x.jsonl", "d/b/y.jsonl", "far/z.jsonl", "far/deep/w.jsonl")
+    (tmp_path / "d" / "self").symlink_to(".")
+    (tmp_path / "d" / "b" / "up").symlink_to("../..")
+    (tmp_path / "d" / "0").symlink_to("b")
+    (tmp_path / "d" / "far").symlink_to(tmp_path / "far")
+    (tmp_path / "d" / "farther").symlink_to(tmp_path / "far" / "deep")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "d")
+    for path in ("d", "d/**", "d/**/*.jsonl", "d/far/back"):
+        found = find(tmp_path, path)
+        real = {os.path.realpath(tmp_path / item.name) for item in found.inputs}
+        assert real == {
+            str(tmp_path / name)
+            for name in ("d/a/x.jsonl", "d/b/y.jsonl", "far/z.jsonl", "far/deep/w.jsonl")
+        }, path
+        assert len(found.inputs) == 4
+        assert found.left_out["linked"] >= 3
+    # Files have the name without a link where they have one.
+    assert {"d/a/x.jsonl", "d/b/y.jsonl"} <= set(names(tmp_path, "d"))
+
+
+# -- names ------------------------------------------------------------------------------------
+
+ODD = [
+    *(b"a b.jsonl", b"c#d.jsonl", b"e%20f.jsonl", b"g[h].jsonl", b"i?j.jsonl", b"k*.jsonl"),
+    *("café.jsonl".encode(), b"caf\xe9.jsonl", b"\xff\xfe.txt", "\u202ertl.jsonl".encode()),
+    *(b"x:y.jsonl", b"new\nline.jsonl", b"-dash.jsonl", b"~tilde.jsonl", b"UPPER.JSONL"),
+    *(b"back\\slash.jsonl", b"tab\t.jsonl", b"a.b..jsonl", b" .jsonl", b"sub dir/q'\".jsonl"),
+]
+
+
+def test_files_of_any_name_are_found_and_named_apart(tmp_path: Path) -> None:
+    write(tmp_path / "d", *ODD)
+    found = find(tmp_path, "d").inputs
+    assert {os.fsencode(str(item.path.relative_to(tmp_path / "d"))) for item in found} == {*ODD}
+    shown = [item.name.encode() for item in found]  # all of them can be encoded
+    assert len({*shown}) == len(ODD)
+    assert b"d/caf\\xe9.jsonl" in shown
+    (latin,) = find(tmp_path, "d/*\udcff*").inputs
+    assert latin.spec.source == LiteralSource(name="\\xff\\xfe")
+    assert (
+        len(find(tmp_path, *(f"d/{glob.escape(os.fsdecode(name))}" for name in ODD)).inputs) == 20
+    )
+    literal = [name for name in ODD if b"*" not in name]
+    for name in literal:
+        assert only(tmp_path, f"d/{os.fsdecode(name)}").path == tmp_path / "d" / os.fsdecode(name)
+
+
+def test_text_that_utf8_can_hold() -> None:
+    name = os.fsdecode(b"\xe9\x80z")
+    assert printable(f"a{name}\ud800\U0001f600é") == "a\\xe9\\x80z\\ud800\U0001f600é"
+    encoded = printable(json.dumps({"a": name}, ensure_ascii=False), backslash=r"\\")
+    assert json.loads(encoded) == {"a": printable(name)}
+
+
+def test_a_work_directory_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl")
+    with pytest.raises(RecipeError) as caught:
+        find(tmp_path, "a.jsonl", work=os.fsdecode(b"w\xe9"))
+    assert caught.value.key == "work"
+    assert "w\\xe9" in str(caught.value)
+
+
+def test_a_plain_text_file_s_name_is_its_source_and_part_of_its_reading(tmp_path: Path) -> None:
+    """Else renaming it would change documents and not the fingerprint."""
+    write(tmp_path, "wiki.en.txt", "a.jsonl")
+    text, lines = find(tmp_path, "wiki.en.txt", "a.jsonl").inputs
+    assert text.spec.source == LiteralSource(name="wiki")
+    assert text.reading["source"] == {"name": "wiki"}
+    assert lines.spec.source == "source"
+    named = only(tmp_path, {"path": "wiki.en.txt", "source": {"name": "w"}})
+    assert named.spec.source == LiteralSource(name="w")
+
+
+# -- partitions -------------------------------------------------------------------------------
+
+
+def test_partition_keys_are_fields(tmp_path: Path) -> None:
+    write(
+        tmp_path / "d",
+        *("source=wiki/year=2020/month=01/a.jsonl", "source=wiki/year=1999/month=12/b.txt"),
+        *("source=we%20b/year=2021/month=x/id=7/text=t/c.jsonl", "not=a=dir.jsonl"),
+        *("=x/source=__HIVE_DEFAULT_PARTITION__/d.jsonl", b"source=\xe9/k\xc3\xa9y=1=2/e.txt"),
+    )
+    found = {item.name: item.spec for item in find(tmp_path, "d").inputs}
+    a, b, c = (
+        {"source": "wiki", "year": 2020, "month": "01"},
+        {"source": "wiki", "year": 1999, "month": "12"},
+        {"source": "we b", "year": 2021, "month": "x"},
+    )
+    assert {name: spec.fields for name, spec in found.items()} == {
+        "d/source=wiki/year=2020/month=01/a.jsonl": a,
+        "d/source=wiki/year=1999/month=12/b.txt": b,
+        "d/source=we%20b/year=2021/month=x/id=7/text=t/c.jsonl": c,
+        "d/not=a=dir.jsonl": {},
+        "d/=x/source=__HIVE_DEFAULT_PARTITION__/d.jsonl": {},
+        "d/source=\\xe9/kéy=1=2/e.txt": {"source": "\\xe9", "kéy": "1=2"},
+    }
+    # Without the directory `month=x` all months are numbers; the item's own fields have priority.
+    item = only(tmp_path, {"path": "d/*/year=2020/**", "fields": {"year": 1, "lang": "de"}})
+    assert item.spec.fields == {"source": "wiki", "year": 1, "month": 1, "lang": "de"}
+    assert only(tmp_path, {"path": "d/source=wiki/year=2020", "source": "year"}).spec.fields == {
+        **{"source": "wiki", "year": "2020", "month": 1},
+    }
+
+
+def test_fields_are_those_of_records_that_have_none(tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "text": "a"},
+        {"id": "2", "text": "b", "source": "own", "lang": None, "n": 5},
+        {"id": "3", "text": "c", "lang": "fr", "n": None},
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "x.parquet")
+    fields = {"source": "wiki", "lang": "de", "n": 7}
+    for name in ("x.jsonl", "x.parquet"):
+        batches = read_batches(tmp_path / name, CorpusSource(path=name, fields=fields))
+        found = [batch.document(row) for batch in batches for row in range(len(batch.documents))]
+        assert [(one.source, json.loads(one.meta)) for one in found] == [
+            ("wiki", {"lang": "de", "n": 7}),
+            ("own", {"lang": "de", "n": 5}),
+            ("wiki", {"lang": "fr", "n": 7}),
+        ]
+    write(tmp_path, "lang=de/t.txt", "source=s/lang=de/u.txt")
+    for per in ("file", "line"):
+        entry = {"path": "**/*.txt", "per": per}
+        for item, source in zip(find(tmp_path, entry).inputs, ("t", "s")):
+            (batch,) = read_batches(item.path, item.spec)
+            assert (batch.document(0).source, batch.document(0).meta) == (source, '{"lang":"de"}')
+
+
+# -- once -------------------------------------------------------------------------------------
+
+
+def labelled(path: str, name: str, **keys: Any) -> dict[str, Any]:
+    return {"path": path, "source": {"name": name}, **keys}
+
+
+def test_a_file_that_is_named_twice_is_one_input(pool: Path) -> None:
+    (pool / "link").symlink_to("pool")
+    (pool / "pool" / "z.jsonl").symlink_to("a.jsonl")
+    os.link(pool / "pool" / "a.jsonl", pool / "pool" / "0.jsonl")
+    again = ["pool/*.jsonl", "./pool/a.jsonl", "pool/../pool/a.jsonl", "link/a.jsonl", "link"]
+    for listed in (again, again[::-1]):
+        found = find(pool, "pool/a.jsonl", *listed)
+        same = [item for item in found.inputs if os.path.samefile(item.path, pool / "pool/a.jsonl")]
+        assert [item.name for item in same] == ["pool/a.jsonl"]
+        assert sum("read once: " in note for note in found.notes) == 1
+    # Equal files are two.
+    (pool / "pool" / "copy.jsonl").write_bytes((pool / "pool" / "a.jsonl").read_bytes())
+    assert len(find(pool, "pool/*.jsonl").inputs) == 2
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_the_most_exact_item_says_how_a_file_is_read(pool: Path, turn: int) -> None:
+    items = [
+        *(labelled("pool", "all"), labelled("pool/*.jsonl", "lines"), labelled("pool/sub", "sub")),
+        labelled("pool/sub/c.parquet", "one"),
+    ]
+    items = items[turn:] + items[:turn]
+    found = find(pool, *items)
+    assert {item.name: item.spec.source.name for item in found.inputs} == {  # type: ignore[union-attr]
+        "pool/a.jsonl": "lines",
+        "pool/b.jsonl.zst": "all",
+        "pool/sub/c.parquet": "one",
+        "pool/sub/deep/d.txt": "sub",
+    }
+    assert any("other keys: 3 (" in note for note in found.notes)
+    # Two items that are equally exact: by their keys, in whatever order.
+    for pair in ([labelled("pool/a.jsonl", "x"), labelled("link/a.jsonl", "w")],) * (turn == 0):
+        (pool / "link").symlink_to("pool")
+        for two in (pair, pair[::-1]):
+            assert only(pool, *two).spec.source == LiteralSource(name="x")
+
+
+def test_a_file_read_for_two_texts_is_two_inputs(pool: Path) -> None:
+    found = find(pool, "pool/a.jsonl", {"path": "pool", "text": "title"}, "pool/sub/deep/d.txt")
+    same = [item for item in found.inputs if item.name == "pool/a.jsonl"]
+    assert sorted(item.spec.text for item in same) == ["text", "title"]
+    # Plain text has no fields: `text` says nothing of it.
+    assert sum(item.name.endswith("d.txt") for item in found.inputs) == 1
+    assert any("for other texts: 1 (pool/a.jsonl)" in note for note in found.notes)
+
+
+# -- the work directory -----------------------------------------------------------------------
+
+
+def make_work(directory: Path) -> None:
+    write(directory, "inputs.json", "lease/1.json", "corpus/0123456789abcdef/unit-0.parquet")
+    write(directory, "shards/0123456789abcdef/shard-0.arrow")
+
+
+def test_the_work_directory_is_never_input(tmp_path: Path) -> None:
+    write(tmp_path, "in.jsonl", "recipe.yaml")
+    make_work(tmp_path / "work")
+    make_work(tmp_path / "runs" / "other")  # that of another recipe
+    (tmp_path / "out").symlink_to("work")
+    for path in (".", "**", "**/*.jsonl", f"../{tmp_path.name}/**/*.jsonl", "*.jsonl"):
+        assert only(tmp_path, path).path.samefile(tmp_path / "in.jsonl"), path
+    assert find(tmp_path, ".").left_out["work"] == 2
+    for path in ("work", "out", "work/corpus/*/unit-*.parquet", "out/**/*.parquet", "*/corpus/*/*"):
+        assert "work directory" in refusal(tmp_path, path).problem, path
+    for path in ("work/inputs.json", "out/corpus/0123456789abcdef/unit-0.parquet"):
+        assert "work directory" in refusal(tmp_path, path).problem, path
+    elsewhere = find(tmp_path, "*.jsonl", work="../elsewhere")
+    assert elsewhere.left_out == {}
+    assert "work directory" in refusal(tmp_path, "hf:.").problem
+    # Another one's units can be read where they are named.
+    assert names(tmp_path, "runs/other/corpus/*/*") == [
+        "runs/other/corpus/0123456789abcdef/unit-0.parquet"
+    ]
+
+
+# -- datasets saved to disk -------------------------------------------------------------------
+
+
+def save(directory: Path, *files: str, **state: Any) -> None:
+    directory.mkdir(parents=True)
+    for name in files:
+        with pa.ipc.new_stream(str(directory / name), pa.schema([("text", pa.string())])):
+            pass
+    state = {"_data_files": [{"filename": name} for name in files], **state}
+    (directory / "state.json").write_text(json.dumps(state))
+    (directory / "dataset_info.json").write_text("{}")
+
+
+def test_a_saved_dataset_is_its_data_files(tmp_path: Path) -> None:
+    save(tmp_path / "p" / "ds", "data-00000-of-00001.arrow")
+    write(tmp_path, "p/ds/cache-1234.arrow", "p/more.jsonl")
+    for path in ("p", "p/**/*.*", "p/*"):
+        found = find(tmp_path, path)
+        assert sorted(item.name for item in found.inputs) == [
+            "p/ds/data-00000-of-00001.arrow",
+            "p/more.jsonl",
+        ]
+        assert found.left_out == {"saved": 3}
+    for split in ("train", "test"):
+        save(tmp_path / "q" / split, f"{split}.arrow")
+    (tmp_path / "q" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert names(tmp_path, "q") == ["q/train/train.arrow"]
+    assert names(tmp_path, {"path": "q", "split": "test"}) == ["q/test/test.arrow"]
+    assert refusal(tmp_path, {"path": "q", "split": "dev"}).expected == (
+        "one of the splits test, train"
+    )
+    save(tmp_path / "old", "a.arrow", _indices_files=[{"filename": "indices.arrow"}])
+    assert "hf:" in str(refusal(tmp_path, "old").fix)
+    write(tmp_path, "own/state.json", "own/dataset_info.json")  # they only have those names
+    assert len(names(tmp_path, "own")) == 2
+
+
+# -- against independent walks ----------------------------------------------------------------
+
+_DIRECTORIES = ["a", "b", "sub", "k=v", "_k=v", ".h", "_h", "x.jsonl", "é", "[z]", "lost+found"]
+_FILES = ["a.jsonl", "b.txt", "c.parquet", "d.xz", "e", ".f.jsonl", "_g.txt", "h.json.gz", "i.JSON"]
+
+
+def build(root: Path, chance: random.Random) -> None:
+    """Write a tree with links of every kind: to files and directories, up, down, and hard."""
+    directories, files = [root], []
+    for _ in range(chance.randrange(4, 14)):
+        new = chance.choice(directories) / chance.choice(_DIRECTORIES)
+        if not os.path.lexists(new):
+            new.mkdir(parents=True)
+            directories.append(new)
+    for number in range(chance.randrange(5, 30)):
+        name = chance.choice([*_FILES, os.fsdecode(b"\xe9%d.txt" % number)])
+        path = chance.choice(directories) / name
+        if os.path.lexists(path):
+            continue
+        kind = chance.random()
+        if kind < 0.6 or not files:
+            path.write_bytes(b"%d" % number)
+            files.append(path)
+        elif kind < 0.85:
+            target = chance.choice(files)
+            link = path.with_name(f"{chance.choice(['', '.', '_'])}{number}{target.name}")
+            if number % 2:
+                link.symlink_to(target)
+            else:
+                os.link(target, link)
+        else:
+            link = path.with_name(f"link{number}")
+            target = chance.choice(directories)
+            link.symlink_to(os.path.relpath(target, link.parent) if number % 2 else target)
+
+
+def hidden(name: str) -> bool:
+    return name[0] == "." or (name[0] == "_" and "=" not in name) or name == "lost+found"
+
+
+def reference(directory: str, seen: set[str]) -> Iterator[str]:
+    """Yield the files below a directory, whatever they are called, through each directory once."""
+    if os.path.realpath(directory) in seen:
+        return
+    seen.add(os.path.realpath(directory))
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if hidden(name):
+            continue
+        if os.path.isdir(path):
+            yield from reference(path, seen)
+        else:
+            yield path
+
+
+def readable(path: str) -> bool:
+    name = path.lower().removesuffix(".gz")
+    return name.endswith((".jsonl", ".txt", ".parquet", ".json"))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_generated_trees_against_another_walk(tmp_path: Path, seed: int) -> None:
+    root = tmp_path / "t"
+    root.mkdir()
+    build(root, random.Random(seed))
+    below = list(reference(str(root), set()))
+    wanted = {os.stat(path).st_ino for path in below if readable(path)}
+    if not wanted:
+        refusal(tmp_path, "t")
+        return
+    found = find(tmp_path, "t")
+    inodes = [os.stat(str(item.path)).st_ino for item in found.inputs]
+    assert sorted(inodes) == sorted(wanted)
+    others = found.left_out.get("other_kinds", {})
+    assert sum(others.values()) == sum(not readable(path) for path in below)
+    assert len({item.name for item in found.inputs}) == len(inodes)
+    assert names(tmp_path, "t/**", "t") == sorted(item.name for item in found.inputs)
+
+
+_PATTERNS = ["*.jsonl", "**/*.txt", "*/*.jsonl", "[ab]/**/*.txt", "*/**/?.jsonl", "**/[é]/**/*.txt"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("pattern", _PATTERNS)
+def test_generated_patterns_against_those_of_python(
+    tmp_path: Path, seed: int, pattern: str
+) -> None:
+    chance = random.Random(seed)
+    write(tmp_path / "t", "z.bin")
+    for number in range(25):
+        parts = [chance.choice(["a", "b", "cc", "é", "k=v"]) for _ in range(chance.randrange(4))]
+        write(
+            tmp_path / "t", "/".join([*parts, chance.choice(["a.jsonl", "x.txt", f"{number}.txt"])])
+        )
+    wanted = {f"t/{name}" for name in glob.glob(pattern, root_dir=tmp_path / "t", recursive=True)}
+    if wanted:
+        assert set(names(tmp_path, f"t/{pattern}")) == wanted
+    else:
+        assert "matches no file" in refusal(tmp_path, f"t/{pattern}").problem
+
+
+def test_a_directory_deeper_than_python_recurses(tmp_path: Path) -> None:
+    deep = tmp_path / "d"
+    deep.mkdir()
+    before = os.open(tmp_path, os.O_RDONLY)
+    os.chdir(deep)
+    for _ in range(1100):
+        os.mkdir("n")
+        os.chdir("n")
+    Path("x.jsonl").write_bytes(b"")
+    os.fchdir(before)
+    os.close(before)
+    try:
+        assert len(names(tmp_path, "d")) == 1
+        assert len(names(tmp_path, "d/**/x.jsonl")) == 1
+    finally:
+        subprocess.run(["rm", "-rf", deep], check=True)  # `shutil.rmtree` recurses
+
+
+# -- stores -----------------------------------------------------------------------------------
+
+
+def test_a_store_is_walked_by_the_same_rules(s3: str, tmp_path: Path) -> None:
+    top = as_path("s3://pool/finding")
+    keys = [
+        *("data/a.jsonl", "data/_SUCCESS", "data/.x/b.jsonl", "data/_temporary/0/c.jsonl"),
+        *("data/lang=de/d.jsonl", "data/e.xz", "data/y.parquet/f.txt", "data/g [h]/i#?%20é.jsonl"),
+        *("work/inputs.json", "work/lease/1.json", "work/corpus/0/unit-0.parquet", "in.jsonl"),
+    ]
+    for key in keys:
+        with (top / key).open("wb") as file:
+            file.write(b"x")
+
+    def found(path: str, **keys: Any) -> tuple[list[str], dict[str, Any]]:
+        got = find(tmp_path, f"s3://pool/finding/{path}", work="s3://pool/finding/work", **keys)
+        start = len("s3://pool/finding/")
+        return sorted(item.name[start:] for item in got.inputs), got.left_out
+
+    data = [
+        *("data/a.jsonl", "data/g [h]/i#?%20é.jsonl", "data/lang=de/d.jsonl"),
+        "data/y.parquet/f.txt",
+    ]
+    assert found("data") == (data, {"hidden": 3, "other_kinds": {".xz": 1}})
+    assert found("data/**/*.jsonl") == (data[:3], {"hidden": 2})
+    assert found("data/*.jsonl") == (["data/a.jsonl"], {})
+    assert found("data/*.parquet") == (["data/y.parquet/f.txt"], {})
+    assert found("data/g [h]/*.jsonl") == (["data/g [h]/i#?%20é.jsonl"], {})
+    assert found("data/*=de/*") == (["data/lang=de/d.jsonl"], {})
+    assert found("") == (
+        [*data, "in.jsonl"],
+        {"hidden": 3, "other_kinds": {".xz": 1}, "work": 1},
+    )
+    item = only(tmp_path, "s3://pool/finding/data/lang=de", "s3://pool/finding/data/*/d.jsonl")
+    assert item.spec.fields == {"lang": "de"}
+    for path in ("none", "data/none.jsonl", "data/*.arrow", "work/corpus/*/*"):
+        error = refusal(tmp_path, f"s3://pool/finding/{path}", work="s3://pool/finding/work")
+        assert error.key == "corpus.0.path"
