@@ -103,6 +103,8 @@ class CorpusSource(Model):
     """The split of a Hugging Face dataset."""
     subset: str | None = None
     """The configuration of a Hugging Face dataset."""
+    revision: str | None = None
+    """The commit, branch or tag of a dataset on the hub, also as ``hf:NAME@REVISION``."""
 
 
 class SelectorSpec(PlugSpec):

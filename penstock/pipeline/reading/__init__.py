@@ -13,7 +13,8 @@
     json_lines.py  JSON lines: bytes to batches
     scanning.py    a compiled loop that finds the text of each line
     lines.py       lines, from any byte on; plain text
-    tables.py      Parquet, Arrow and datasets
+    tables.py      Parquet and Arrow
+    hugging_face.py  datasets of directories and of the hub, at one commit
     batches.py     ParsedBatch: what readers yield
     records.py     Span: what readers get; Record, Bad: single records
 """

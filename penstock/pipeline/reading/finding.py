@@ -111,6 +111,7 @@ def find_inputs(recipe: Recipe) -> FoundInputs:
     for candidate in candidates:
         groups.setdefault((candidate.file, candidate.text), []).append(candidate)
     repeats = [sorted(group, key=lambda one: one.order) for group in groups.values()]
+    repeats.sort(key=lambda group: (group[0].name, group[0].text))
     left_out = walk.left_out.without({str(one.path) for one in candidates})
     counts, notes = describe(left_out, recipe.directory)
     return FoundInputs(
@@ -213,6 +214,16 @@ def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
             fix="give a store's Parquet or Arrow files by a path without hf:",
         )
     path = recipe.resolve(name)
+    name, at, revision = name.partition("@")
+    if at and not path.is_dir():
+        if not revision or spec.revision not in (None, revision):
+            raise InputError(expected="one revision after @", got=spec.path)
+        spec = spec.model_copy(update={"path": f"hf:{name}", "revision": revision})
+        path = recipe.resolve(name)
+    if spec.revision and path.is_dir():
+        raise InputError(
+            "a directory has no revision", file=path, fix="its files are named by their bytes"
+        )
     work = recipe.work_directory
     if isinstance(path, Path) and path.is_dir() and real_path(work).startswith(real_path(path)):
         raise InputError(
@@ -225,7 +236,7 @@ def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
         path=path,
         name=printable(spec.path),
         spec=spec,
-        file=(real_path(path), spec.split, spec.subset),
+        file=(real_path(path), spec.split, spec.subset, spec.revision),
         exactness=(0, 0, 0),
         linked=False,
     )

@@ -17,10 +17,10 @@ from typing import Any
 
 from penstock.artefact import Workspace, canonical
 from penstock.display import printable
-from penstock.errors import InputError, UnmadeError
+from penstock.errors import UnmadeError
 from penstock.pipeline.grouped import packed
+from penstock.pipeline.reading.hugging_face import dataset_files, pinned
 from penstock.pipeline.reading.streams import readable
-from penstock.pipeline.reading.tables import NOT_FOUND
 from penstock.pipeline.runner import Runner
 from penstock.recipe import CorpusSource
 from penstock.storage import (
@@ -60,6 +60,11 @@ class Input:
     def label(self) -> str:
         """Its name in messages and in the quarantine."""
         return self.name or printable(self.path.name)
+
+    @property
+    def is_dataset(self) -> bool:
+        """True of ``hf:``."""
+        return self.spec.path.startswith("hf:")
 
     @property
     def size(self) -> int:
@@ -102,6 +107,10 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
         InputError: A file cannot be read.
         UnmadeError: A file has to be read, and the workspace is read-only.
     """
+    inputs = [
+        replace(item, spec=pinned(item.spec)) if item.is_dataset and not _parts(item) else item
+        for item in inputs
+    ]
     cache = workspace.root / "inputs.json"
     known = _read_cache(cache)
     stamps = [store_of(item.path).version(item.path) for item in inputs]
@@ -148,30 +157,18 @@ def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
     return dict(known["files"])
 
 
-def _identity(spec: CorpusSource) -> str:
-    """Identify a hub dataset for a fingerprint: name, subset, split and commit."""
-    from huggingface_hub import HfApi
-
-    name = spec.path.removeprefix("hf:")
-    try:
-        commit = HfApi().dataset_info(name).sha
-    except Exception as error:  # any transport error
-        raise InputError(f"not found ({error})", file=spec.path, fix=NOT_FOUND) from None
-    return f"hub:{name}:{spec.subset}:{spec.split}:{commit}"
-
-
 def _parts(item: Input) -> list[tuple[str, AnyPath]]:
     """List the files of an input, by name within it; none where it is on the hub."""
-    if not item.spec.path.startswith("hf:"):
+    if not item.is_dataset:
         return [("", item.path)]
-    path = Path(str(item.path))
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return [(printable(file.relative_to(path).as_posix()), file) for file in files]
+    return [*dataset_files(Path(str(item.path)))]
 
 
 def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:
     if not hashes:
-        return hashlib.sha256(_identity(item.spec).encode()).hexdigest()
+        name, spec = item.spec.path.removeprefix("hf:"), item.spec
+        identity = f"hub:{name}:{spec.subset}:{spec.split}:{spec.revision}"
+        return hashlib.sha256(identity.encode()).hexdigest()
     return hashlib.sha256(canonical(hashes)).hexdigest() if hashes[0][0] else hashes[0][1]
 
 

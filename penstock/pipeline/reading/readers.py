@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches, ParsedBatch
+from penstock.pipeline.reading.hugging_face import hugging_face, hugging_face_spans
 from penstock.pipeline.reading.json_lines import json_lines
 from penstock.pipeline.reading.lines import plain_text
 from penstock.pipeline.reading.records import Bad, Extent, Record, Span
@@ -25,8 +26,6 @@ from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import (
     arrow,
     arrow_spans,
-    hugging_face,
-    hugging_face_spans,
     parquet,
     parquet_spans,
 )

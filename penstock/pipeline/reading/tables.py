@@ -1,7 +1,7 @@
-"""Read files of columns as records: Parquet, Arrow, and Hugging Face datasets.
+"""Read files of columns as records: Parquet and Arrow.
 
-Parquet is divided at row groups and Arrow at record batches, since both are read whole; a dataset
-saved to disk is divided at rows. One group or batch is at least one span, however large it is.
+Parquet is divided at row groups and Arrow at record batches, since both are read whole. One group
+or batch is at least one span, however large it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from penstock import extras
 from penstock.errors import InputError
 from penstock.node_cache import local_file
 from penstock.pipeline.reading.batches import Batches, ParsedBatch, batch_of, gather
@@ -44,8 +42,6 @@ __all__ = [
     "arrow",
     "arrow_spans",
     "from_batches",
-    "hugging_face",
-    "hugging_face_spans",
     "parquet",
     "parquet_spans",
     "require_text",
@@ -137,89 +133,6 @@ def _arrow_batches(
                 pass
         require_text(where, spec, reader.schema.names)
         yield batches
-
-
-# -- Hugging Face datasets --------------------------------------------------------------------
-
-NOT_FOUND = "give a directory made by save_to_disk, or a dataset name that can be reached"
-
-
-def open_dataset(spec: CorpusSource, path: Path) -> Any:
-    """Open ``hf:`` data: a ``datasets.Dataset``, or an ``IterableDataset`` when streamed.
-
-    Args:
-        spec: An item of ``corpus`` whose ``path`` begins with ``hf:``.
-        path: The dataset's directory, resolved; where there is none, the name is looked up.
-
-    Raises:
-        InputError: There is no such dataset or split.
-    """
-    with extras.named("hf", spec.path):
-        import datasets
-
-    name = spec.path.removeprefix("hf:")
-    try:
-        if not path.is_dir():
-            return datasets.load_dataset(name, spec.subset, split=spec.split, streaming=True)
-        if not saved_to_disk(path):
-            return datasets.load_dataset(str(path), spec.subset, split=spec.split, streaming=True)
-        found = datasets.load_from_disk(str(path))
-    except Exception as error:  # `datasets` raises whatever its transports raise
-        raise InputError(
-            f"not a dataset that can be opened ({error})", file=spec.path, fix=NOT_FOUND
-        ) from None
-    if isinstance(found, datasets.DatasetDict):
-        if spec.split not in found:
-            raise InputError(
-                file=spec.path,
-                expected=f"one of the splits {', '.join(sorted(found))}",
-                got=f"{spec.split!r}",
-            )
-        found = found[spec.split]
-    return found
-
-
-def saved_to_disk(path: Path) -> bool:
-    """Return whether ``save_to_disk`` made a directory, which then has a known number of rows."""
-    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
-
-
-def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
-    """Divide a dataset saved to disk into spans of about ``size`` bytes; others are one span."""
-    path = Path(str(where))
-    if not saved_to_disk(path):
-        return [Span(size=size)]
-    dataset = open_dataset(spec, path)
-    total = dataset.num_rows
-    if not total:
-        return []
-    require_text(spec.path, spec, dataset.column_names)
-    row = max(1, dataset.data.nbytes // dataset.data.num_rows)
-    step = max(1, size // row)
-    return [
-        Span(start=start, end=end, size=row * (end - start), rows=start)
-        for start in range(0, total, step)
-        for end in [min(start + step, total)]
-    ]
-
-
-def hugging_face(
-    where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
-) -> Batches:
-    """Read the rows of a dataset."""
-    dataset = open_dataset(spec, Path(str(where)))
-    names = dataset.column_names
-    if names:
-        require_text(spec.path, spec, names)
-    if span.end is not None:
-        dataset = dataset.select(range(span.start, span.end))
-    batches = (
-        batch
-        for table in dataset.with_format("arrow").iter(batch_size=_ROWS)
-        for batch in table.to_batches()
-    )
-    with readable(spec.path, "dataset"):
-        yield from from_batches(batches, spec, span, cap)
 
 
 # -- rows -------------------------------------------------------------------------------------

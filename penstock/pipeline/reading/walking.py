@@ -74,7 +74,7 @@ class FoundFile:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Place:
+class _Directory:
     """A directory to look into."""
 
     name: str
@@ -87,7 +87,7 @@ class _Place:
     link: bool = field(default=False, compare=False)
 
 
-_Found: TypeAlias = Iterator[FoundFile | _Place]
+_Found: TypeAlias = Iterator[FoundFile | _Directory]
 
 
 class Walk:
@@ -125,7 +125,7 @@ class Walk:
         parts = tuple(pattern)
         while parts[-1:] == ("**",):  # all below, as without a pattern
             parts = parts[:-1]
-        places, links = [_Place(str(top), top, real_path(top), parts)], list[_Place]()
+        places, links = [_Directory(str(top), top, real_path(top), parts)], list[_Directory]()
         while places or links:
             # Links last, so that the files of a directory have its own name, and in one order.
             place = places.pop() if places else heapq.heappop(links)
@@ -142,7 +142,7 @@ class Walk:
         if not self._is_work(real := real_path(path)):
             yield from self._take(child, path, real, named=True)
 
-    def _look(self, place: _Place) -> _Found:
+    def _look(self, place: _Directory) -> _Found:
         if (place.real, place.parts) in self._seen:
             if place.link:
                 self.left_out.linked.add(place.name)
@@ -177,14 +177,14 @@ class Walk:
             else:
                 yield from self._enter(place, child, rest, named=bool(place.parts))
 
-    def _enter(self, place: _Place, child: Child, rest: tuple[str, ...], named: bool) -> _Found:
+    def _enter(self, place: _Directory, child: Child, rest: tuple[str, ...], named: bool) -> _Found:
         """Yield a file, or a directory to look into."""
         path = place.path / child.name
         plain = not child.link and child.name != ".."
         real = f"{place.real.rstrip('/')}/{child.name}" if plain else real_path(path)
         if child.kind == DIRECTORY:
             name = f"{place.name.rstrip('/')}/{child.name}"
-            yield _Place(name, path, real, rest, child.link)
+            yield _Directory(name, path, real, rest, child.link)
         elif not rest:
             yield from self._take(child, path, real, named)
 
@@ -219,7 +219,7 @@ class Walk:
             self.left_out.work.add(self._work)
         return inside
 
-    def _children(self, place: _Place) -> Sequence[Child]:
+    def _children(self, place: _Directory) -> Sequence[Child]:
         """List a directory; with all keys below it in a store, where all levels are wanted."""
         if place.name in self._listings:
             return self._listings[place.name]

@@ -262,7 +262,7 @@ def test_a_work_directory_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> N
 def test_a_plain_text_file_s_name_is_its_source_and_part_of_its_reading(tmp_path: Path) -> None:
     """Else renaming it would change documents and not the fingerprint."""
     write(tmp_path, "wiki.en.txt", "a.jsonl")
-    text, lines = find(tmp_path, "wiki.en.txt", "a.jsonl").inputs
+    lines, text = find(tmp_path, "wiki.en.txt", "a.jsonl").inputs
     assert text.spec.source == LiteralSource(name="wiki")
     assert text.reading["source"] == {"name": "wiki"}
     assert lines.spec.source == "source"
@@ -322,7 +322,7 @@ def test_fields_are_those_of_records_that_have_none(tmp_path: Path) -> None:
     write(tmp_path, "lang=de/t.txt", "source=s/lang=de/u.txt")
     for per in ("file", "line"):
         entry = {"path": "**/*.txt", "per": per}
-        for item, source in zip(find(tmp_path, entry).inputs, ("t", "s")):
+        for item, source in zip(find(tmp_path, entry).inputs, ("t", "s"), strict=True):
             (batch,) = read_batches(item.path, item.spec)
             assert (batch.document(0).source, batch.document(0).meta) == (source, '{"lang":"de"}')
 

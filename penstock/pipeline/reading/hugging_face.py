@@ -1,0 +1,192 @@
+"""Read Hugging Face datasets as records: directories, and datasets of the hub, which are streamed.
+
+A dataset of the hub is read at one commit: the branch or tag of ``revision`` is resolved before
+anything is read, and the commit is part of the corpus's fingerprint and in its manifest. A
+directory is named by the bytes of its files. One that ``save_to_disk`` made is divided at rows;
+others are one span.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from penstock import extras
+from penstock.display import printable
+from penstock.errors import InputError
+from penstock.pipeline.reading.batches import Batches
+from penstock.pipeline.reading.records import Extent, Span
+from penstock.pipeline.reading.streams import readable
+from penstock.pipeline.reading.tables import from_batches, require_text
+from penstock.recipe import CorpusSource
+from penstock.storage import AnyPath
+
+__all__ = [
+    "dataset_files",
+    "hugging_face",
+    "hugging_face_spans",
+    "open_dataset",
+    "pinned",
+]
+
+_ROWS = 1024
+"""Most rows that are taken of a dataset at a time."""
+
+_NOT_FOUND = "give a directory made by save_to_disk, or a dataset name that can be reached"
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def pinned(spec: CorpusSource) -> CorpusSource:
+    """Return an item with the commit of its dataset on the hub as ``revision``.
+
+    A commit is taken as it is, so that a recipe with one needs no network for what is made.
+
+    Args:
+        spec: An item of ``corpus`` that names a dataset of the hub.
+
+    Raises:
+        InputError: There is no such dataset or revision, or the hub cannot be reached.
+    """
+    if spec.revision and _COMMIT.fullmatch(spec.revision):
+        return spec
+    with extras.named("hf", spec.path):
+        from huggingface_hub import HfApi
+    try:
+        name = spec.path.removeprefix("hf:")
+        commit = HfApi().dataset_info(name, revision=spec.revision).sha
+    except Exception as error:  # any transport error
+        raise InputError(f"not found ({error})", file=spec.path, fix=_NOT_FOUND) from None
+    return spec.model_copy(update={"revision": commit})
+
+
+def dataset_files(directory: Path) -> list[tuple[str, Path]]:
+    """List the files of a dataset's directory, by name within it; `datasets` skips hidden ones."""
+    found = []
+    seen = set()
+    for here, below, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(here, name) for name in names if not name.startswith(".")]
+    files = [(printable(str(file.relative_to(directory))), file) for file in found]
+    return sorted((name, file) for name, file in files if file.is_file())
+
+
+def open_dataset(spec: CorpusSource, path: Path) -> Any:
+    """Open ``hf:`` data: a ``datasets.Dataset``, or an ``IterableDataset`` when streamed.
+
+    Args:
+        spec: An item of ``corpus`` whose ``path`` begins with ``hf:``.
+        path: The dataset's directory, resolved; where there is none, the name is looked up.
+
+    Raises:
+        InputError: There is no such dataset or split.
+    """
+    with extras.named("hf", spec.path):
+        import datasets
+
+    name = spec.path.removeprefix("hf:")
+    try:
+        if not path.is_dir():
+            return datasets.load_dataset(
+                name, spec.subset, split=spec.split, revision=spec.revision, streaming=True
+            )
+        if not saved_to_disk(path):
+            return datasets.load_dataset(str(path), spec.subset, split=spec.split, streaming=True)
+        found = datasets.load_from_disk(str(path))
+    except Exception as error:  # `datasets` raises whatever its transports raise
+        raise InputError(
+            f"not a dataset that can be opened ({error})", file=spec.path, fix=_NOT_FOUND
+        ) from None
+    if isinstance(found, datasets.DatasetDict):
+        if spec.split not in found:
+            raise InputError(
+                file=spec.path,
+                expected=f"one of the splits {', '.join(sorted(found))}",
+                got=f"{spec.split!r}",
+            )
+        found = found[spec.split]
+    return found
+
+
+def saved_to_disk(path: Path) -> bool:
+    """Return whether ``save_to_disk`` made a directory, which then has a known number of rows."""
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+
+
+def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
+    """Divide a dataset saved to disk into spans of about ``size`` bytes; others are one span."""
+    path = Path(str(where))
+    if not saved_to_disk(path):
+        return [Span(size=size)]
+    dataset = open_dataset(spec, path)
+    total = dataset.num_rows
+    if not total:
+        return []
+    require_text(spec.path, spec, dataset.column_names)
+    row = max(1, dataset.data.nbytes // dataset.data.num_rows)
+    step = max(1, size // row)
+    return [
+        Span(start=start, end=end, size=row * (end - start), rows=start)
+        for start in range(0, total, step)
+        for end in [min(start + step, total)]
+    ]
+
+
+def hugging_face(
+    where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
+) -> Batches:
+    """Read the rows of a dataset."""
+    dataset = open_dataset(spec, Path(str(where)))
+    names = dataset.column_names
+    if names:
+        require_text(spec.path, spec, names)
+    if span.end is not None:
+        dataset = dataset.select(range(span.start, span.end))
+    with readable(spec.path, "dataset"):
+        yield from from_batches(_batches(dataset, spec), spec, span, cap)
+
+
+def _batches(dataset: Any, spec: CorpusSource) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a dataset.
+
+    Raises:
+        InputError: Its files differ in their columns, which `datasets` takes from the first file.
+    """
+    from datasets.table import CastError
+
+    features = dataset.features or {}
+    kinds = dataset.features.arrow_schema if features else pa.schema([])
+    try:
+        for table in dataset.with_format("arrow").iter(batch_size=_ROWS):
+            yield from table.to_batches()
+    except CastError as error:
+        columns = {*error.table_column_names} ^ {*error.requested_column_names}
+        raise _differing(spec, sorted(columns), "") from error
+    except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        text = " ".join(str(error).split())
+        columns = {
+            name
+            for name, feature in features.items()
+            if text.endswith((f" {feature}", f" {kinds.field(name).type}"))
+        }
+        raise _differing(spec, sorted(columns), f" ({text})") from error
+
+
+def _differing(spec: CorpusSource, columns: list[str], why: str) -> InputError:
+    named = f" {', '.join(map(repr, columns))}" if columns else ""
+    return InputError(
+        f"the files of the dataset differ in columns{named}{why}",
+        file=spec.path,
+        fix="give its files by a path without hf:, which reads each with its own columns, or give "
+        "all of them the same ones",
+    )
