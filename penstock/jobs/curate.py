@@ -13,6 +13,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.plan import Plan
+from penstock.pipeline.checking import largest_sources, sum_by_source
 from penstock.pipeline.cleaning.fates import FileOverlap, file_overlaps
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.columns import make_columns
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 Progress = Callable[[str], None]
+
+_SHOWN = 20
+"""Most sources in a table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +89,28 @@ class Curated:
         ]
 
     def source_shares(self) -> list[dict[str, Any]]:
-        """Return each source's share of the pool's bytes and of the cut's tokens, largest first."""
-        pool, taken = self.pool.by_source, self.cut.facts["by_source"]
-        all_bytes = self.pool.bytes
-        delivered = max(1, self.cut.facts["delivered"])
+        """Return each source's share of the pool's bytes and of the cut's tokens, largest first.
+
+        Up to 20 sources; one more row, the last, is of all others.
+        """
+        taken = sum_by_source(self.cut.files)
+        none = {"tokens": 0, "documents": 0}
+        both = {
+            source: {"bytes": tally["bytes"], **taken.get(source, none)}
+            for source, tally in self.pool.by_source.items()
+        }
+        largest = largest_sources(both, "tokens", _SHOWN)
+        all_bytes, delivered = self.pool.bytes, max(1, self.cut.facts["delivered"])
         rows = [
             {
                 "source": source,
                 "pool": tally["bytes"] / all_bytes,
-                "cut": taken.get(source, {"tokens": 0})["tokens"] / delivered,
-                "documents": taken.get(source, {"documents": 0})["documents"],
+                "cut": tally["tokens"] / delivered,
+                "documents": tally["documents"],
             }
-            for source, tally in pool.items()
+            for source, tally in largest.items()
         ]
-        return sorted(rows, key=lambda row: (-row["cut"], row["source"]))
+        return sorted(rows, key=lambda row: (row["source"] not in both, -row["cut"], row["source"]))
 
     def summary(self) -> dict[str, Any]:
         """Return the object that ``penstock curate --json`` prints."""

@@ -13,21 +13,30 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 
 from penstock.artefact import Artefact, FileRecord
-from penstock.errors import ArtefactError, PenstockError, ScoringError
+from penstock.errors import ArtefactError, InputError, PenstockError, ScoringError
 from penstock.pipeline.runner import Runner
 from penstock.storage import (
     AnyPath,
     store_of,
 )
 
-__all__ = ["RecordTally", "call_plugin", "check_files", "check_sum", "scores_of", "sum_by_source"]
+__all__ = [
+    "RecordTally",
+    "call_plugin",
+    "check_files",
+    "check_sources",
+    "check_sum",
+    "largest_sources",
+    "scores_of",
+    "sum_by_source",
+]
 
 Result = TypeVar("Result")
 
@@ -120,6 +129,56 @@ def sum_by_source(
         for source, counts in record.facts["sources"].items():
             sums.setdefault(source, Counter()).update(counts)
     return {source: dict(counts) for source, counts in sorted(sums.items())}
+
+
+_SOURCES = 1000
+"""Most sources of a corpus. Each is counted in the manifest for each unit, and 10,000 units with as
+many would be 600 MB."""
+
+_LISTED = 100
+"""Most sources in the facts of a manifest and in a result."""
+
+
+def check_sources(sources: Collection[str], column: str, file: object = None) -> None:
+    """Check that sources are few enough to be counted.
+
+    Args:
+        sources: Those found so far.
+        column: The recipe's column of sources.
+        file: An input file that has them, where it is known.
+
+    Raises:
+        InputError: They are too many: a column such as ``url`` was taken for the source.
+    """
+    if len(sources) > _SOURCES:
+        raise InputError(
+            key="corpus.source",
+            file=file,
+            expected=f"a column with at most {_SOURCES:,} values",
+            got=f"{column!r} with {', '.join(repr(own[:60]) for own in sorted(sources)[:3])}, ...",
+            fix="name another column, or write source: {name: web}; then it is a field of meta, "
+            "which clean.where can name",
+        )
+
+
+def largest_sources(
+    by_source: Mapping[str, Mapping[str, int]], count: str, most: int = _LISTED
+) -> dict[str, dict[str, int]]:
+    """Return the largest sources, by name, and one entry with the sums of all others.
+
+    Args:
+        by_source: Counts of each source, all with the same names.
+        count: Name of the count by which they are compared.
+        most: Most sources that are listed.
+    """
+    ordered = sorted(by_source, key=lambda source: (-by_source[source][count], source))
+    found = {source: dict(by_source[source]) for source in sorted(ordered[:most])}
+    if others := ordered[most:]:
+        sums: Counter[str] = Counter()
+        for source in others:
+            sums.update(by_source[source])
+        found[f"{len(others):,} other sources"] = dict(sums)
+    return found
 
 
 @dataclass(slots=True)

@@ -23,7 +23,13 @@ import pyarrow.compute as pc
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.errors import InputError
-from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.checking import (
+    RecordTally,
+    check_sources,
+    check_sum,
+    largest_sources,
+    sum_by_source,
+)
 from penstock.pipeline.cleaning.quarantine import Quarantine
 from penstock.pipeline.reading.batches import ParsedBatch
 from penstock.pipeline.reading.finding import FoundInputs, find_inputs
@@ -204,6 +210,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                 for record in bad:
                     quarantine.add(piece.item.label, piece.input, record)
                 units.write(_columns(documents, piece.input, add))
+                check_sources(units.sources, str(piece.item.spec.source), piece.item.path)
             _check_unchanged(piece.item)
             before[piece.input] += extent.lines
             inputs.append(
@@ -240,9 +247,11 @@ def _facts(directory: str, records: Sequence[FileRecord]) -> dict[str, Any]:
     whole.check(directory)
     in_units = sum(record.facts["documents"] for record in units)
     check_sum(directory, ("records that can be read", whole.kept), {"in units": in_units})
+    by_source = sum_by_source(units)
+    check_sources(by_source, "source")
     return {
         "documents": whole.facts(),
-        "by_source": sum_by_source(units),
+        "by_source": largest_sources(by_source, "bytes"),
         **digests(units),
     }
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
-from penstock.pipeline.checking import check_sum, sum_by_source
+from penstock.pipeline.checking import check_sum, largest_sources, sum_by_source
 from penstock.pipeline.cutting.budget import Quota, quotas_of
 from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
 from penstock.pipeline.cutting.radix import Cutoff, score_of
@@ -288,6 +288,6 @@ def _facts(
         "groups": [
             {"source": quota.name, "tokens": tokens} for quota, tokens in zip(quotas, delivered)
         ],
-        "by_source": by_source,
+        "by_source": largest_sources(by_source, "tokens"),
         "lowest_score": min(lowest, default=None),
     }

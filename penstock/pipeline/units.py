@@ -9,7 +9,7 @@ units of a pool have the rows that it keeps, and everything that reads them sees
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +276,11 @@ class UnitWriter:
         self._sources: dict[str, dict[str, int]] = {}
         self._texts_hash, self._ids_hash = (hashlib.blake2b(digest_size=16) for _ in range(2))
         self._writers: list[pq.ParquetWriter] = []
+
+    @property
+    def sources(self) -> Collection[str]:
+        """Those of the unit that is being written."""
+        return self._sources
 
     def __enter__(self) -> UnitWriter:
         return self

@@ -8,7 +8,7 @@ import pytest
 
 from penstock.artefact import FileRecord
 from penstock.errors import ArtefactError
-from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.checking import RecordTally, check_sum, largest_sources, sum_by_source
 
 
 def test_sums_that_hold_pass() -> None:
@@ -41,6 +41,17 @@ def test_counts_of_sources_are_added_up() -> None:
     ]
     assert sum_by_source(records, before)["web"] == {"documents": 6, "bytes": 21}
     assert sum_by_source([], before) == before
+
+
+def test_the_largest_sources_are_listed_and_the_others_summed() -> None:
+    counts = {f"s{n:03d}": {"documents": 1, "bytes": n % 7 * 1000 + n} for n in range(300)}
+    found = largest_sources(counts, "bytes", 10)
+    wanted = sorted(counts, key=lambda own: counts[own]["bytes"])[-10:]
+    assert list(found) == [*sorted(wanted), "290 other sources"]
+    for key in ("documents", "bytes"):
+        assert sum(own[key] for own in found.values()) == sum(own[key] for own in counts.values())
+    assert len(largest_sources(counts, "bytes")) == 101
+    assert largest_sources(counts, "bytes", 300) == counts
 
 
 @pytest.mark.parametrize("off", ["read", "kept", "quarantined"])

@@ -20,7 +20,13 @@ import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError, InputError, ScoringError, UnmadeError
-from penstock.pipeline.checking import RecordTally, call_plugin, check_sum, sum_by_source
+from penstock.pipeline.checking import (
+    RecordTally,
+    call_plugin,
+    check_sum,
+    largest_sources,
+    sum_by_source,
+)
 from penstock.pipeline.corpus import STAGE, digests
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
@@ -88,7 +94,7 @@ def rewrite_corpus(
         UnmadeError: It has to be made, and the workspace is read-only.
     """
     replaces, corpus = rewrite.rewriter.replaces, pool.corpus
-    if not replaces and rewrite.name in corpus.facts["by_source"]:
+    if not replaces and rewrite.name in sum_by_source(unit.record for unit in pool.units):
         raise InputError(
             "the corpus has a source of this name already",
             key=f"rewrite.{rewrite.name}",
@@ -416,7 +422,7 @@ def _facts(
     all_of = units if replaces else [unit.record for unit in units_of(pool.corpus)] + units
     return {
         "documents": whole.facts(),
-        "by_source": sum_by_source(units, None if replaces else before["by_source"]),
+        "by_source": largest_sources(sum_by_source(all_of), "bytes"),
         **digests(all_of),
         "adds": not replaces,
         "rewrites": {**before.get("rewrites", {}), rewrite.name: made},

@@ -388,8 +388,8 @@ def test_an_error_in_a_piece_names_the_file_that_it_is_of(tmp_path: Path) -> Non
 def test_labels_name_files_and_bytes(tmp_path: Path) -> None:
     pool(tmp_path, "a.jsonl", b'{"text": "x"}\n' * 1000)
     first, second, *_ = plan(tmp_path, 4000)
-    assert first.label == "part 00000: a.jsonl, bytes 0–4,000"
-    assert second.label == "part 00001: a.jsonl, bytes 4,000–8,000"
+    assert first.label == "part 00000: pool/a.jsonl, bytes 0–4,000"
+    assert second.label == "part 00001: pool/a.jsonl, bytes 4,000–8,000"
     both: tuple[InputPiece, ...] = (*first.pieces, *second.pieces)
     assert replace(first, pieces=both).label.endswith("bytes 0–4,000 and 1 more")
 
