@@ -6,10 +6,10 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["html_table", "printable"]
+__all__ = ["encodable", "html_table", "printable"]
 
 
-def printable(text: str, backslash: str = "\\") -> str:
+def encodable(text: str, backslash: str = "\\") -> str:
     """Return a text that UTF-8 can hold: ``caf\\xe9`` for the name of bytes that are not UTF-8.
 
     Python has those bytes as halves of surrogate pairs (``os.fsdecode``), which no encoder takes.
@@ -18,11 +18,28 @@ def printable(text: str, backslash: str = "\\") -> str:
         text: A text that may have a name of a file in it.
         backslash: Begins the escape; two backslashes in JSON that is encoded already.
     """
-    return re.sub("[\ud800-\udfff]", lambda half: backslash + _escape(ord(half[0])), text)
+    return re.sub("[\ud800-\udfff]", lambda half: backslash + _escape(half[0]), text)
 
 
-def _escape(code: int) -> str:
-    return f"x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"u{code:04x}"
+def printable(text: str, keep: str = "") -> str:
+    """Return an encodable text without characters that control a terminal or its direction.
+
+    Args:
+        text: A text from elsewhere, such as the name of a file.
+        keep: Controls that stay, such as the line feed of a text of several lines.
+    """
+    return re.sub(
+        "[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]",
+        lambda own: own[0] if own[0] in keep else "\\" + _escape(own[0]),
+        text,
+    )
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"x{code:02x}" if code < 256 else f"u{code:04x}"
 
 
 def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

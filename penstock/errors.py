@@ -101,7 +101,9 @@ class PenstockError(Exception):
             wanted += f"{', ' if wanted else ''}got {self.got}"
         clauses = ", ".join(part for part in (self.problem, wanted) if part)
         sentence = "; ".join(part for part in (clauses, self.fix) if part)
-        return printable(": ".join(part for part in (self.key, self.file, sentence) if part))
+        file = self.file and printable(self.file)
+        text = ": ".join(part for part in (self.key, file, sentence) if part)
+        return printable(text, keep="\n\t")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.problem), self.__dict__

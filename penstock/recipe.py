@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from penstock.display import printable
+from penstock.display import encodable
 from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.recipe_cleaning import Clean, Decontaminate, Dedup, KeepBest
 from penstock.recipe_training import (
@@ -356,7 +356,7 @@ class Recipe(Model):
             raise RecipeError(
                 error.problem, key="work", file=error.file, got=error.got, fix=error.fix
             ) from None
-        unicode = printable(str(work)) == str(work)  # no file of Arrow can be written elsewhere
+        unicode = encodable(str(work)) == str(work)  # no file of Arrow can be written elsewhere
         require(unicode, key="work", file=work, expected="a name in UTF-8", fix="give another")
         return work
 

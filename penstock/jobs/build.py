@@ -17,7 +17,7 @@ from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.selectors.targets import read_texts, targets_in
-from penstock.storage import AnyPath, find_files, real_path, sha256_file
+from penstock.storage import AnyPath, find_files, kind_of, real_path, sha256_file
 
 __all__ = [
     "build_columns",
@@ -160,4 +160,7 @@ def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:
     if not matches:
         problem = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
         raise InputError(problem, key=key, file=path, fix="paths are relative to the recipe")
+    for file in matches:
+        if kind_of(file) is None:
+            raise InputError("a link that leads to no file", key=key, file=file, fix="fetch it")
     return matches

@@ -13,6 +13,7 @@ import click
 
 import penstock
 from penstock import extras
+from penstock.display import printable
 from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
@@ -35,7 +36,8 @@ class CommandGroup(click.Group):
             with extras.named():
                 return super().invoke(context)
         except (PenstockError, OSError) as error:
-            print(f"penstock: {error}", file=sys.stderr)
+            message = printable(str(error), keep="\n\t")
+            print(f"penstock: {message}", file=sys.stderr)
             context.exit(error.exit_status if isinstance(error, PenstockError) else 1)
         except KeyboardInterrupt:
             print("\npenstock: interrupted; run the same command to continue", file=sys.stderr)

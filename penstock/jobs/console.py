@@ -12,7 +12,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from penstock.display import printable
+from penstock.display import encodable, printable
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
@@ -30,16 +30,8 @@ if TYPE_CHECKING:  # they import PyTorch, which curating does not need
 __all__ = ["Console"]
 
 
-_CONTROLS = {
-    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-    if chr(code) not in "\n\t"
-}
-"""Control characters, which a stranger's text may hold, and what is printed in their place."""
-
-
 def _shown(line: str) -> str:
-    return rich.markup.escape(printable(line).translate(_CONTROLS))
+    return rich.markup.escape(printable(line, keep="\n\t"))
 
 
 class Console:
@@ -68,7 +60,7 @@ class Console:
     def result(self, value: dict[str, Any]) -> None:
         """Print the result as JSON, if that is wanted."""
         if self._json_to:
-            text = printable(json.dumps(value, ensure_ascii=False), backslash=r"\\")
+            text = encodable(json.dumps(value, ensure_ascii=False), backslash=r"\\")
             print(text, file=self._json_to, flush=True)
 
     def follow(self, job: Callable[..., Any], recipe: Recipe | Path, **running: Any) -> Any:

@@ -45,7 +45,7 @@ def recipe_of(directory: Path, **changes: Any) -> Recipe:
 def fingerprints(plan: Plan) -> dict[str, str]:
     """A sha256 of each part. Input files count by name, not by content: the pool is not read."""
     parts: dict[str, Any] = {
-        "corpus": [[item.path.name for item in plan.corpus.inputs], plan.corpus.config()],
+        "corpus": [[item.path.name for item in plan.corpus.found.inputs], plan.corpus.config()],
         "clean": plan.clean.config(),
         "rewrite": [rewrite.identity() for rewrite in plan.rewrites],
         "columns": [
@@ -78,7 +78,7 @@ def test_each_stage_has_a_part_with_a_fingerprint_of_its_own(tmp_path: Path) -> 
     plan = Plan.of(recipe_of(tmp_path))
     assert set(fingerprints(plan)) == PARTS
     assert fingerprints(plan) == fingerprints(Plan.of(recipe_of(tmp_path)))
-    assert [item.path for item in plan.corpus.inputs] == [tmp_path / "pool" / "a.jsonl"]
+    assert [item.path for item in plan.corpus.found.inputs] == [tmp_path / "pool" / "a.jsonl"]
     assert plan.evaluate == (tmp_path / "eval.jsonl",)
     assert plan.unranked == ["far"]
     with pytest.raises(FrozenInstanceError):

@@ -194,7 +194,7 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
     (blank,) = fates_of(whole, "blank")
     assert (blank["fate"], blank["why"], blank["line"]) == ("dropped", "rule empty", 91)
     (broken,) = fates_of(whole, "broken")
-    assert (broken["fate"], broken["source"]) == ("quarantined", "a.jsonl")
+    assert (broken["fate"], broken["source"]) == ("quarantined", "pool/a.jsonl")
     assert "text" in broken["why"]
 
 

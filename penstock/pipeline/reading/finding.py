@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from penstock.artefact import canonical
-from penstock.display import printable
+from penstock.display import encodable, printable
 from penstock.errors import InputError, StorageError
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.left_out import LeftOut, describe, listed
@@ -71,6 +71,8 @@ class _Candidate:
     spec: CorpusSource
     file: object
     """What the file is, whatever it is called."""
+    text: tuple[str, str]
+    """Names the texts that are read of it."""
     exactness: tuple[int, int, int]
     """Less is more exact."""
     linked: bool
@@ -84,11 +86,6 @@ class _Candidate:
     def order(self) -> tuple[Any, ...]:
         """Sort key: the first candidate of a file says how it is read."""
         return *self.exactness, self.linked, self.reading, str(self.path)
-
-    @property
-    def text(self) -> tuple[str, str]:
-        """Names the texts that are read of the file."""
-        return ("per", self.spec.per) if is_plain_text(self.path) else ("text", self.spec.text)
 
 
 def find_inputs(recipe: Recipe) -> FoundInputs:
@@ -110,7 +107,10 @@ def find_inputs(recipe: Recipe) -> FoundInputs:
     groups: dict[object, list[_Candidate]] = {}
     for candidate in candidates:
         groups.setdefault((candidate.file, candidate.text), []).append(candidate)
-    repeats = [sorted(group, key=lambda one: one.order) for group in groups.values()]
+    repeats = [
+        sorted(group, key=lambda one: one.order) if len(group) > 1 else group
+        for group in groups.values()
+    ]
     repeats.sort(key=lambda group: (group[0].name, group[0].text))
     left_out = walk.left_out.without({str(one.path) for one in candidates})
     counts, notes = describe(left_out, recipe.directory)
@@ -143,19 +143,26 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
         raise InputError("no such file", file=path, fix=_FIX)
     if not found:
         raise _nothing(spec, path, pattern, walk.left_out)
-    names = [_name(recipe, one.path) for one in found]
-    return [
-        _Candidate(
-            item=number,
-            path=one.path,
-            name=name,
-            spec=_labelled(spec, one.path, fields),
-            file=one.twin or one.real,
-            exactness=exactness,
-            linked=one.real != _unlinked(recipe, one.path),
+    # A file below the recipe's directory has its name from there on; one in a store has a URI.
+    here = f"{os.path.abspath(recipe.directory).rstrip('/')}/"
+    below = [str(one.path).removeprefix(here) for one in found]
+    root = os.path.realpath(here)
+    candidates = []
+    for one, name, fields in zip(found, below, partitions_of(below, spec)):
+        plain = is_plain_text(one.path)
+        candidates.append(
+            _Candidate(
+                item=number,
+                path=one.path,
+                name=printable(name),
+                spec=_labelled(spec, one.path, fields, plain),
+                file=one.twin or one.real,
+                text=("per", spec.per) if plain else ("text", spec.text),
+                exactness=exactness,
+                linked=one.real != (name if is_uri(name) else os.path.join(root, name)),
+            )
         )
-        for one, name, fields in zip(found, names, partitions_of(names, spec))
-    ]
+    return candidates
 
 
 def _pattern(recipe: Recipe, text: str) -> tuple[AnyPath, list[str]]:
@@ -177,30 +184,12 @@ def _matches_itself(name: str) -> bool:
     return re.match(fnmatch.translate(name), name) is not None
 
 
-def _below(recipe: Recipe, path: AnyPath) -> Path | None:
-    """Return the path from the recipe's directory on; None where it is elsewhere."""
-    here = os.path.abspath(recipe.directory)
-    inside = isinstance(path, Path) and path.is_relative_to(here)
-    return Path(str(path)).relative_to(here) if inside else None
-
-
-def _name(recipe: Recipe, path: AnyPath) -> str:
-    """Return the path from the recipe's directory on, as text; the whole path of others."""
-    return printable(str(_below(recipe, path) or path))
-
-
-def _unlinked(recipe: Recipe, path: AnyPath) -> str:
-    """Return what a path leads to if there is no link below the recipe's directory."""
-    below = _below(recipe, path)
-    return str(path) if below is None else os.path.join(os.path.realpath(recipe.directory), below)
-
-
-def _labelled(spec: CorpusSource, path: AnyPath, fields: _Fields) -> CorpusSource:
+def _labelled(spec: CorpusSource, path: AnyPath, fields: _Fields, plain: bool) -> CorpusSource:
     """Add the fields of all records of a file; plain text has its name as source without one."""
     changed: dict[str, Any] = {"fields": fields} if fields != spec.fields else {}
-    if is_plain_text(path) and isinstance(spec.source, str) and spec.source not in fields:
+    if plain and isinstance(spec.source, str) and spec.source not in fields:
         # Part of how it is read: else renaming the file would change documents and no fingerprint.
-        changed["source"] = LiteralSource(name=printable(path.name).partition(".")[0])
+        changed["source"] = LiteralSource(name=encodable(path.name).partition(".")[0])
     return spec.model_copy(update=changed) if changed else spec
 
 
@@ -237,6 +226,7 @@ def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
         name=printable(spec.path),
         spec=spec,
         file=(real_path(path), spec.split, spec.subset, spec.revision),
+        text=("text", spec.text),
         exactness=(0, 0, 0),
         linked=False,
     )
@@ -262,7 +252,14 @@ def _reachable(path: AnyPath, key: str) -> Iterator[None]:
     """Turn errors of a file system or store into InputError with the key and the path."""
     try:
         with translate_os_errors(path):
-            yield
+            try:
+                yield
+            except PermissionError as error:
+                if error.filename is None:  # a store has its own fix
+                    raise
+                raise InputError(
+                    "permission denied", file=error.filename, fix="let this user read it"
+                ) from error
     except InputError as error:
         raise error.under(key) from error.__cause__
     except FileNotFoundError:
@@ -289,7 +286,7 @@ def partitions_of(names: Sequence[str], spec: CorpusSource) -> list[_Fields]:
         names: Paths of the files, with slashes.
         spec: The item.
     """
-    found = [_keys(name, spec) for name in names]
+    found = [_keys(encodable(name), spec) for name in names]
     text = {key for own in found for key, value in own.items() if not _INTEGER.fullmatch(value)}
     text.add(spec.source if isinstance(spec.source, str) else "")  # a label as it is written
     return [

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock import extras
-from penstock.display import printable
+from penstock.display import encodable
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches
 from penstock.pipeline.reading.records import Extent, Span
@@ -77,7 +77,7 @@ def dataset_files(directory: Path) -> list[tuple[str, Path]]:
         seen.add(real)
         below[:] = [name for name in below if not name.startswith(".")]
         found += [Path(here, name) for name in names if not name.startswith(".")]
-    files = [(printable(str(file.relative_to(directory))), file) for file in found]
+    files = [(encodable(str(file.relative_to(directory))), file) for file in found]
     return sorted((name, file) for name, file in files if file.is_file())
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.display import printable
+from penstock.display import encodable, printable
 from penstock.errors import InputError, RecipeError
 from penstock.pipeline.reading.finding import FoundInputs, find_inputs
 from penstock.pipeline.reading.inputs import Input
@@ -161,7 +161,7 @@ def test_files_of_other_kinds_are_counted_by_ending(tmp_path: Path) -> None:
     write(tmp_path / "d", "a.jsonl", *(f"{n}.{e}" for n in range(3) for e in ("xz", "jsonl.xz")))
     write(tmp_path / "d", "b.PQ", "README", "c.\x1b[31m", "d." + "e" * 99, b"f.\xe9")
     assert find(tmp_path, "d").left_out["other_kinds"] == {
-        **{".jsonl.xz": 3, ".xz": 3, ".PQ": 1, ".\x1b[31m": 1, f".{'e' * 15}…": 1, ".\\xe9": 1},
+        **{".jsonl.xz": 3, ".xz": 3, ".PQ": 1, ".\\x1b[31m": 1, f".{'e' * 15}…": 1, ".\\xe9": 1},
         "without ending": 1,
     }
     write(tmp_path / "many", "a.txt", *(f"x.e{n:05d}" for n in range(3000)), *("y.z", "z.z"))
@@ -244,11 +244,30 @@ def test_files_of_any_name_are_found_and_named_apart(tmp_path: Path) -> None:
         assert only(tmp_path, f"d/{os.fsdecode(name)}").path == tmp_path / "d" / os.fsdecode(name)
 
 
-def test_text_that_utf8_can_hold() -> None:
+def test_text_that_utf8_and_a_terminal_can_take() -> None:
     name = os.fsdecode(b"\xe9\x80z")
-    assert printable(f"a{name}\ud800\U0001f600é") == "a\\xe9\\x80z\\ud800\U0001f600é"
-    encoded = printable(json.dumps({"a": name}, ensure_ascii=False), backslash=r"\\")
-    assert json.loads(encoded) == {"a": printable(name)}
+    assert encodable(f"a{name}\ud800\U0001f600é\n") == "a\\xe9\\x80z\\ud800\U0001f600é\n"
+    encoded = encodable(json.dumps({"a": name}, ensure_ascii=False), backslash=r"\\")
+    assert json.loads(encoded) == {"a": encodable(name)}
+    assert printable(f"{name}\x1b[2J\n\x9b\u202e\t", keep="\t") == (
+        "\\xe9\\x80z\\x1b[2J\\x0a\\x9b\\u202e\t"
+    )
+
+
+def test_a_directory_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "d/a.jsonl", "d/closed/b.jsonl")
+    scandir = os.scandir
+
+    def closed(path: str) -> Any:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    error = refusal(tmp_path, "d")
+    assert (error.key, error.file) == ("corpus.0.path", str(tmp_path / "d" / "closed"))
 
 
 def test_a_work_directory_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
