@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
+from penstock import node_cache
 from penstock.artefact import canonical
 from penstock.display import encodable, printable
 from penstock.errors import InputError, StorageError
@@ -95,7 +96,8 @@ def find_inputs(recipe: Recipe) -> FoundInputs:
         InputError: A file is missing, a link leads to nothing, a pattern or directory holds
             nothing to read, or a kind is unknown.
     """
-    walk = Walk(recipe.work_directory, lambda name: reader_of(Path(name)) is not None)
+    own = (recipe.work_directory, node_cache.directory())
+    walk = Walk(own, lambda name: reader_of(Path(name)) is not None)
     candidates: list[_Candidate] = []
     for number, spec in enumerate(recipe.corpus):
         key = f"corpus.{number}.path"
@@ -156,7 +158,7 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
                 path=one.path,
                 name=printable(name),
                 spec=_labelled(spec, one.path, fields, plain),
-                file=one.twin or one.real,
+                file=one.twin or re.sub("^s3a://", "s3://", one.real),
                 text=("per", spec.per) if plain else ("text", spec.text),
                 exactness=exactness,
                 linked=one.real != (name if is_uri(name) else os.path.join(root, name)),
@@ -167,12 +169,12 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
 
 def _pattern(recipe: Recipe, text: str) -> tuple[AnyPath, list[str]]:
     """Divide a path at its first wildcard: a directory, and the names and patterns below it."""
-    if is_uri(text):
-        scheme, _, rest = text.partition("://")
+    scheme, _, rest = text.partition("://")
+    if is_uri(text) and scheme.lower() != "file":
         bucket, *names = [name for name in rest.split("/") if name]
         top = as_path(f"{scheme}://{bucket}")
     else:
-        path = Path(text).expanduser()
+        path = Path(rest if is_uri(text) else text).expanduser()
         top = Path(path.anchor) if path.is_absolute() else as_path(recipe.directory)
         names = [name for name in path.parts if name != path.anchor]
     first = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))

@@ -7,8 +7,8 @@ Rules of a walk:
   ``_SUCCESS``, ``._x``, ``.ipynb_checkpoints``. ``_key=value`` is a partition, and read.
 - Links to directories are followed after all other directories, and no directory is read twice, so
   cycles end.
-- A work directory is never entered: that of the recipe by its path with all links resolved, another
-  by its files.
+- A work directory is never entered: that of the recipe by its path with all links resolved, as the
+  node's cache, and another by its files.
 - A name that exists as a pattern spells it, and that the pattern would not match (``a[1].jsonl``),
   is meant literally.
 
@@ -23,7 +23,7 @@ import fnmatch
 import glob
 import heapq
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -67,8 +67,6 @@ class FoundFile:
     path: AnyPath
     real: str
     """Its path with all links resolved."""
-    named: bool
-    """True if a pattern or the recipe itself names it, and not a directory above it."""
     twin: tuple[int, int] | None = None
     """Device and inode of a file that has several names, by hard links."""
 
@@ -94,13 +92,13 @@ class Walk:
     """Walks of one recipe.
 
     Args:
-        work: The recipe's work directory.
+        own: Directories of Penstock itself: the recipe's work directory, the cache of the node.
         can_read: Returns whether a reader knows the name of a file.
     """
 
-    def __init__(self, work: AnyPath, can_read: Callable[[str], bool]) -> None:
+    def __init__(self, own: Iterable[AnyPath], can_read: Callable[[str], bool]) -> None:
         self.left_out = LeftOut()
-        self._work = real_path(work).rstrip("/")
+        self._own = [real_path(directory).rstrip("/") for directory in own]
         self._can_read = can_read
         self._split = ""
         self._seen: set[tuple[str, tuple[str, ...]]] = set()
@@ -192,7 +190,7 @@ class Walk:
         known = self._can_read(child.name)
         if child.kind == FILE and known:
             if not self._is_work(real):
-                yield FoundFile(path, real, named, child.twin)
+                yield FoundFile(path, real, child.twin)
         elif child.kind == DANGLING and (known or named):
             raise InputError(
                 "a link that leads to no file",
@@ -213,11 +211,12 @@ class Walk:
             self.left_out.other_kinds.add(str(path))
 
     def _is_work(self, real: str) -> bool:
-        """Return whether a path is in the work directory, which is noted."""
-        inside = real == self._work or real.startswith(f"{self._work}/")
-        if inside:
-            self.left_out.work.add(self._work)
-        return inside
+        """Return whether a path is in a directory of Penstock itself, which is noted."""
+        for directory in self._own:
+            if real == directory or real.startswith(f"{directory}/"):
+                self.left_out.work.add(directory)
+                return True
+        return False
 
     def _children(self, place: _Directory) -> Sequence[Child]:
         """List a directory; with all keys below it in a store, where all levels are wanted."""

@@ -87,6 +87,8 @@ def test_files_directories_and_patterns(pool: Path) -> None:
     assert names(pool, "pool/**/*.parquet") == ["pool/sub/c.parquet"]
     assert names(pool, "p*/s?b/d[ef]ep/*") == ["pool/sub/deep/d.txt"]
     assert names(pool, str(pool / "pool" / "*.jsonl")) == ["pool/a.jsonl"]
+    assert names(pool, f"file://{pool}/p*/*.jsonl") == ["pool/a.jsonl"]
+    assert names(pool, f"file://{pool}/pool", "pool/sub") == names(pool, "pool")
 
 
 @pytest.mark.parametrize(
@@ -407,14 +409,16 @@ def make_work(directory: Path) -> None:
     write(directory, "shards/0123456789abcdef/shard-0.arrow")
 
 
-def test_the_work_directory_is_never_input(tmp_path: Path) -> None:
+def test_the_work_directory_is_never_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
+    write(tmp_path, "cache/0123.jsonl")
     write(tmp_path, "in.jsonl", "recipe.yaml")
     make_work(tmp_path / "work")
     make_work(tmp_path / "runs" / "other")  # that of another recipe
     (tmp_path / "out").symlink_to("work")
     for path in (".", "**", "**/*.jsonl", f"../{tmp_path.name}/**/*.jsonl", "*.jsonl"):
         assert only(tmp_path, path).path.samefile(tmp_path / "in.jsonl"), path
-    assert find(tmp_path, ".").left_out["work"] == 2
+    assert find(tmp_path, ".").left_out["work"] == 3
     for path in ("work", "out", "work/corpus/*/unit-*.parquet", "out/**/*.parquet", "*/corpus/*/*"):
         assert "work directory" in refusal(tmp_path, path).problem, path
     for path in ("work/inputs.json", "out/corpus/0123456789abcdef/unit-0.parquet"):
@@ -617,7 +621,7 @@ def test_a_store_is_walked_by_the_same_rules(s3: str, tmp_path: Path) -> None:
         [*data, "in.jsonl"],
         {"hidden": 3, "other_kinds": {".xz": 1}, "work": 1},
     )
-    item = only(tmp_path, "s3://pool/finding/data/lang=de", "s3://pool/finding/data/*/d.jsonl")
+    item = only(tmp_path, "s3a://pool/finding/data/lang=de", "s3://pool/finding/data/*/d.jsonl")
     assert item.spec.fields == {"lang": "de"}
     for path in ("none", "data/none.jsonl", "data/*.arrow", "work/corpus/*/*"):
         error = refusal(tmp_path, f"s3://pool/finding/{path}", work="s3://pool/finding/work")
