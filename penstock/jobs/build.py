@@ -6,6 +6,7 @@ import glob
 from functools import partial
 from pathlib import Path
 
+from penstock.display import encodable
 from penstock.errors import InputError, RecipeError, SelectorError
 from penstock.node_cache import local_file
 from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
@@ -133,7 +134,8 @@ def build_overlaps(recipe: Recipe) -> list[Overlaps]:
         local = local_file(file)
         sha256 = sha256_file(local)
         names = {one.file for one in found.values()}
-        name = f"{file.name} ({sha256[:8]})" if file.name in names else file.name
+        name = encodable(file.name)
+        name = f"{name} ({sha256[:8]})" if name in names else name
         found.setdefault(
             sha256,
             Overlaps(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from penstock import extras
+from penstock.display import encodable
 from penstock.errors import RecipeError
 from penstock.jobs.plan import TrainSettings
 from penstock.node_cache import local_file
@@ -28,7 +29,7 @@ def read_evaluations(files: Iterable[AnyPath]) -> tuple[Evaluation, ...]:
     """
     return tuple(
         Evaluation(
-            name=file.name.partition(".jsonl")[0],
+            name=encodable(file.name).partition(".jsonl")[0],
             texts=tuple(target.text for target in read_targets(local_file(file))),
             questions=tuple(
                 Question(context=found.context, choices=found.choices, answer=found.answer)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from penstock.display import encodable
 from penstock.errors import InputError
 from penstock.selectors.base import Target, Targets
 from penstock.selectors.parameters import at_parameter
@@ -66,7 +67,7 @@ def read_targets(path: str | Path) -> list[Target]:
             is not an example; the message names the file and the line.
     """
     path = Path(path)
-    stem = path.name.removesuffix(".gz").removesuffix(".zst")
+    stem = encodable(path.name).removesuffix(".gz").removesuffix(".zst")
     stem = stem.removesuffix(".jsonl").removesuffix(".json")
     targets = [
         Target(benchmark=_benchmark(example, stem, place), text=_at(place, render, example))
@@ -267,7 +268,10 @@ def lines_in(path: Path) -> Iterator[tuple[str, str]]:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-        with io.BufferedReader(pa.input_stream(path, compression=compression)) as source:
+        with (
+            path.open("rb") as file,  # Arrow opens no name that is not UTF-8
+            io.BufferedReader(pa.input_stream(file, compression=compression)) as source,
+        ):
             yield from source
     except FileNotFoundError:
         raise InputError("no such file", file=path, fix="give targets as JSON lines") from None

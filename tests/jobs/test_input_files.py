@@ -129,3 +129,21 @@ def test_many_sources_are_listed_in_part_and_too_many_are_refused(tmp_path: Path
     assert refused.exit_code == 2
     for part in ("corpus.source: ", "x.jsonl", "at most 1,000 values", "'site'", "meta"):
         assert part in refused.stderr
+
+
+def test_evaluation_files_may_have_any_name_and_must_be_there(tmp_path: Path) -> None:
+    other = b"".join(lines(f"o{n}").replace(b"rivers", b"r%d rivers" % n) for n in range(4))
+    recipe = project(tmp_path, "a.jsonl", a=lines("1") + other)
+    recipe.write_text(f"{recipe.read_text()}evaluate: ['t/*.jsonl']\n")
+    odd = tmp_path / "t" / os.fsdecode(b"caf\xe9.jsonl")
+    odd.parent.mkdir()
+    example = {"text": "Plain words about rivers, bread and the weather in town 1."}
+    odd.write_text(f"{json.dumps(example)}\n")
+    made = curate(recipe)
+    assert made["documents"]["dropped_by"] == {"overlap": 1}
+    (fate,) = json.loads(run("why", recipe, "1", "--json").stdout.splitlines()[-1])["fates"]
+    assert [own["file"] for own in fate["overlaps"]] == ["caf\\xe9.jsonl"]
+    (tmp_path / "t" / "gone.jsonl").symlink_to("nothing")
+    failed = run("curate", recipe)
+    assert failed.exit_code == 2
+    assert "evaluate: " in failed.stderr and "gone.jsonl" in failed.stderr
