@@ -33,7 +33,7 @@ test: install
 	$(BIN)/python -m pytest -n 3
 
 faults: install
-	PENSTOCK_FAULTS=all $(BIN)/python -m pytest tests/faults tests/trainers/checkpoints
+	PENSTOCK_FAULTS=all $(BIN)/python -m pytest -m "faults or whole"
 
 check: install
 	$(BIN)/ruff format --check .

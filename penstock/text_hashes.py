@@ -26,10 +26,22 @@ from penstock.blake2b import blake2b
 from penstock.compiling import compiler
 from penstock.machine_words import load_word, store_word
 
-__all__ = ["HASH", "hash_normalised", "hash_texts", "hash_words", "name_texts", "normalise"]
+__all__ = [
+    "EMPTY",
+    "HASH",
+    "hash_normalised",
+    "hash_texts",
+    "hash_words",
+    "name_texts",
+    "normalise",
+]
 
 HASH = pa.binary(16)
 """The type of hashes: fixed_size_binary, 16 bytes."""
+
+EMPTY = np.frombuffer(hashlib.blake2b(b"", digest_size=HASH.byte_width).digest(), "<u8")
+"""The hash of a text without characters, as :func:`hash_words` has it: (2,) uint64. It is made by
+``hashlib``, for a compiled function would cost every process that imports this 0.7 s."""
 
 _NAME_BYTES = 12
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -64,13 +68,71 @@ MARKS = {
 """Marks of the tests that use a fixture or a value, or that lie in a file or folder."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests; skip those of whole campaigns unless PENSTOCK_FAULTS=all.
+LONG = [
+    "faults/test_matrix.py",
+    "faults/test_namespaces.py",
+    "faults/test_s3.py",
+    "faults/test_kills.py",
+    "faults/test_resume.py",
+    "faults/test_cluster.py",
+    "jobs/test_submit.py",
+    "test_processors.py",
+    "selectors/test_properties.py",
+    "trainers/checkpoints/test_workers.py",
+    "trainers/checkpoints/test_elastic.py",
+    "trainers/checkpoints/test_kills.py",
+    "trainers/backends/test_torch.py",
+    "pipeline/cleaning/test_verdicts.py",
+    "pipeline/rewriting/test_documents.py",
+]
+"""Files that take half a minute and more, the longest first; they begin after those of Ray.
 
-    With several processes (``pytest -n 2``) each file's tests stay in one of them, by ``--dist``
-    in ``pyproject.toml``, so that they share fixtures. Groups of xdist 3.8 have no effect under
-    pytest 9.2.
+Otherwise the last of several processes would run one of them while the others have nothing left.
+"""
+
+
+@cache
+def of_ray(path: Path) -> bool:
+    """Return whether a file has tests of the Ray that all tests share."""
+    return "ray_session" in path.read_text(encoding="utf-8")
+
+
+def place(path: Path) -> int:
+    """Return a file's place among the files: those of Ray, the long ones, the others."""
+    if of_ray(path):
+        return 0
+    name = path.relative_to(ROOT / "tests").as_posix()
+    return LONG.index(name) + 1 if name in LONG else len(LONG) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep each file's tests in one process, so that they share fixtures; those of Ray, too.
+
+    A Ray takes 8 s to start, and CPU time as long as it is there. Scopes begin in the order of the
+    tests, by ``--no-loadscope-reorder`` in ``pyproject.toml``: xdist would put a file of one test,
+    such as the longest, last.
     """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            name = nodeid.split("::", 1)[0]
+            return "Ray" if of_ray(ROOT / name) else name
+
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the Ray that tests share after the last file of its tests."""
+    if "ray" in sys.modules and of_ray(item.path) and not (nextitem and of_ray(nextitem.path)):
+        sys.modules["ray"].shutdown()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first, and mark tests; skip whole campaigns unless PENSTOCK_FAULTS=all."""
+    items.sort(key=lambda item: place(item.path))
     for item in items:
         path = item.path.relative_to(ROOT)
         values = item.callspec.id.split("-") if hasattr(item, "callspec") else []

@@ -250,3 +250,9 @@ def test_benchmarks_start_without_their_peers() -> None:
             roots = {module.split(".")[0] for module in modules} - {"benchmarks"}
             wrong += [f"{path.name}: {root}" for root in roots & PEERS]
     assert wrong == []
+
+
+def test_long_tests_exist() -> None:
+    from tests import conftest
+
+    assert [name for name in conftest.LONG if not (ROOT / "tests" / name).is_file()] == []

@@ -419,12 +419,11 @@ cases("checkpoint", lambda directory, changes: checkpoint(directory, **changes).
 # -- workers, servers, jobs, training ---------------------------------------------------------
 
 
-def end_process(item: object, state: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @case
 def item_that_ends_its_workers(directory: Path) -> None:
+    def end_process(item: object, state: object) -> None:  # sent by value: no worker imports this
+        os.kill(os.getpid(), signal.SIGKILL)
+
     with closing(LocalRunner(2)) as runner:
         list(runner.run(end_process, ["an item"]))
 

@@ -30,11 +30,16 @@ SITE = Path(__file__).resolve().parent / "site"
 
 
 def prepare() -> None:
-    """Import what a run needs, and compile."""
+    """Import what a run needs, which takes longer than the run, and compile."""
+    import pandas  # noqa: F401
     import pyarrow as pa
+    import pyarrow.dataset
+    import rich.progress  # noqa: F401
     import zstandard  # noqa: F401
 
     from penstock.hashing import hash_ids
+    from penstock.jobs import curate  # noqa: F401
+    from tests.harness import curation_points, small  # noqa: F401
 
     hash_ids(pa.array(["compiled code is loaded by its first call"]), 0)
 

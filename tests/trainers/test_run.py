@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from penstock.artefact import Artefact, Workspace
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import ModelShape, Train
+from penstock.recipe_training import Checkpoint
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import _lanes, train_all
 from penstock.trainers.spec import RunSpec
@@ -120,6 +124,39 @@ def test_the_error_of_a_worker_is_one_line(shards: Path, workspace: Workspace) -
     assert message.startswith("step ") and "the loss is nan" in message
     assert "\n" not in message and len(message) < 300
     assert wild.find(workspace) is None
+
+
+def test_a_session_continues_one_whose_worker_was_killed(shards: Path, tmp_path: Path) -> None:
+    """Whole machines are killed by ``make faults`` (checkpoints/test_ray.py)."""
+    workspace = Workspace(tmp_path)
+    settings = {"checkpoint": Checkpoint(tokens=2_560), "tokens": 32_000, "workers": 2}
+    wanted = spec(shards, **settings)
+
+    def saved() -> list[int]:
+        return sorted(int(path.name[5:]) for path in tmp_path.glob("run/*/checkpoints/step-*"))
+
+    def kill_one() -> None:
+        while not saved():
+            time.sleep(0.003)
+        below = psutil.Process().children(recursive=True)
+        workers = [child for child in below if "RayTrainWorker" in " ".join(child.cmdline())]
+        workers[0].kill()
+
+    killing = threading.Thread(target=kill_one, daemon=True)
+    killing.start()
+    with pytest.raises(TrainingError) as caught:
+        train(wanted, workspace)
+    killing.join()
+    assert "\n" not in str(caught.value)
+    at, before = saved()[-1], metrics(next(tmp_path.glob("run/*")))
+    assert 10 <= at < 125 and at <= len(before) and wanted.find(workspace) is None
+    seen: list[dict[str, Any]] = []
+    (result,) = train_all([wanted], workspace, on_metrics=lambda _, line: seen.append(line))
+    assert [line["step"] for line in seen if "note" in line] == [at]
+    assert [line["step"] for line in seen if "note" not in line] == list(range(at - 1, 125))
+    assert result.tokens == 32_000
+    assert [line["step"] for line in metrics(result.path)] == list(range(125))
+    assert metrics(result.path)[:at] == before[:at]
 
 
 def test_bad_settings_are_refused_before_anything_starts(

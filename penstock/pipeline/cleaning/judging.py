@@ -25,7 +25,7 @@ from penstock.pipeline.units import Unit
 from penstock.rules import Verdicts
 from penstock.rules.languages import Languages
 from penstock.storage import AnyPath, atomic_file
-from penstock.text_hashes import hash_normalised, hash_words
+from penstock.text_hashes import EMPTY, hash_words
 
 __all__ = ["BUCKETS", "ENTRY", "Judging", "UnitGroup", "judge", "kept_files", "named_columns"]
 
@@ -34,9 +34,6 @@ BUCKETS = 1024
 
 ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4"), ("excluded", "<u1")])
 """A document in a file of hashes."""
-
-_BLANK = hash_words(hash_normalised(pa.array([""])))
-"""The hash of a text that is empty when normalised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
     rows = pa.concat_tables([unit.read_rows(["normal"]) for unit in group.units])
     hashes = hash_words(rows.column("normal"))
     reasons = _Reasons(len(hashes))
-    reasons.add((hashes == _BLANK).all(axis=1))
+    reasons.add((hashes == EMPTY).all(axis=1))
     records: list[FileRecord] = []
     names = [*(one.name for one in settings.rules), *(own.rule for own in settings.functions)]
     if names:

@@ -13,7 +13,6 @@ exception: all edges to one document are in one task.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +35,7 @@ from penstock.pipeline.grouped import packed
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.shuffle import Shuffle, range_of, range_of_number, ranges_for
 from penstock.storage import AnyPath, atomic_file
-from penstock.text_hashes import hash_words
+from penstock.text_hashes import EMPTY, hash_words
 
 __all__ = [
     "ALONE",
@@ -67,7 +66,6 @@ corpora small reads, one for each run and range, would take longest."""
 _EXACT = np.dtype([("key", "<u8"), ("check", "<u8"), ("document", "<i8")])
 _NEAR = np.dtype([("key", "<u8"), ("document", "<i8")])
 _NODE = np.dtype([("node", "<i8"), ("neighbour", "<i8")])
-_EMPTY = np.frombuffer(hashlib.blake2b(b"", digest_size=16).digest(), "<u8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +220,7 @@ def _link_run(run: _Run, passes: _Passes) -> list[FileRecord]:
         documents = number_documents(item.unit, item.documents)
         normal, bands = read_keys(item)
         if normal is not None:
-            own = (normal != _EMPTY).any(axis=1)
+            own = (normal != EMPTY).any(axis=1)
             rows = np.empty(np.count_nonzero(own), _EXACT)
             rows["key"], rows["check"] = normal[own, 0], normal[own, 1]
             rows["document"] = documents[own]

@@ -1,4 +1,8 @@
-"""``penstock train`` on a Ray of its own, killed outright, and the same command again."""
+"""``penstock train`` on a Ray of its own, killed outright, and the same command again.
+
+The ordinary suite kills a worker on the Ray of all tests (``tests/trainers/test_run.py``), and each
+process at many points without Ray (``test_kills.py``): a command here takes a minute.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.harness import ROOT, WHOLE
+from tests.harness import ROOT
 from tests.harness.commands import Done, Running, running
 from tests.pools import documents, write_jsonl
 
@@ -79,9 +83,7 @@ def saved(project: Path, work: str) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed(project: Path) -> list[dict[str, Any]]:
-    """The steps of a run that is not killed; the ordinary suite does without it."""
-    if not WHOLE:
-        return []
+    """The steps of a run that is not killed."""
     done = trained(project, "undisturbed")
     assert done.summary["tokens"] == 16_000
     return lines(project, "undisturbed")
@@ -106,15 +108,10 @@ def worker(run: Running) -> None:
     os.kill(workers[0], signal.SIGKILL)
 
 
-CASES = [
-    (everything, 2),
-    pytest.param(everything, 1, marks=pytest.mark.whole),
-    pytest.param(driver, 2, marks=pytest.mark.whole),
-    pytest.param(worker, 2, marks=pytest.mark.whole),
-]
-
-
-@pytest.mark.parametrize("kill, workers", CASES)
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    "kill, workers", [(everything, 2), (everything, 1), (driver, 2), (worker, 2)]
+)
 def test_a_killed_run_continues(
     project: Path, undisturbed: list[dict[str, Any]], kill: Any, workers: int
 ) -> None:
@@ -136,7 +133,6 @@ def test_a_killed_run_continues(
         assert lines(project, work)[: at[-1]] == before
     found = lines(project, work)
     assert [line["step"] for line in found] == list(range(STEPS))
-    for mine, theirs in zip(found, undisturbed):
+    for mine, theirs in zip(found, undisturbed, strict=True):
         assert mine["data"] == theirs["data"]
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6 if workers == 1 else 1e-12)
-    assert len(undisturbed) == STEPS * WHOLE
