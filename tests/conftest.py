@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from penstock.pipeline.runner import LocalRunner
 from tests.harness import ROOT, WHOLE
 from tests.s3 import s3_server
 
@@ -171,6 +173,13 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def two_workers() -> Iterator[LocalRunner]:
+    """Two worker processes for the whole test run; each takes a second or two to import."""
+    with closing(LocalRunner(2)) as runner:
+        yield runner
 
 
 @pytest.fixture(scope="session")

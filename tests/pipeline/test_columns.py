@@ -210,12 +210,10 @@ def test_a_fit_depends_on_target_seed_and_identity_but_not_on_the_columns_name(
 
 
 def test_two_workers_fit_and_score_the_same_bytes(
-    corpus: Pool, space: Workspace, tmp_path: Path
+    corpus: Pool, space: Workspace, tmp_path: Path, two_workers: LocalRunner
 ) -> None:
     alone = columns_of(corpus, space, s=Length(30))
-    runner = LocalRunner(2)
-    both = columns_of(corpus, Workspace(tmp_path / "two"), runner, s=Length(30))
-    runner.close()
+    both = columns_of(corpus, Workspace(tmp_path / "two"), two_workers, s=Length(30))
     assert alone["s"].digest == both["s"].digest
     models = [
         [Artefact.open(path).digest for path in root.glob("model/*")]
@@ -312,13 +310,13 @@ def test_a_fit_that_goes_wrong_is_named(
     assert not list(space.root.glob("model/*/manifest.json"))
 
 
-def test_a_worker_process_reports_the_same_error(corpus: Pool, space: Workspace) -> None:
-    runner = LocalRunner(2)
+def test_a_worker_process_reports_the_same_error(
+    corpus: Pool, space: Workspace, two_workers: LocalRunner
+) -> None:
     with pytest.raises(ScoringError) as caught:
-        columns_of(corpus, space, runner, bad=Calls(function=_typo, name="typo"))
+        columns_of(corpus, space, two_workers, bad=Calls(function=_typo, name="typo"))
     assert caught.value.key == "select.bad"
     assert "TypeError" in caught.value.problem
-    runner.close()
 
 
 def _typo(batch: Documents) -> Any:

@@ -513,16 +513,12 @@ def test_the_driver_holds_nothing_of_a_document(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_workers_make_the_same_cut(
-    pool: Path, tmp_path: Path, scores: dict[str, float]
+    pool: Path, tmp_path: Path, scores: dict[str, float], two_workers: LocalRunner
 ) -> None:
     rank = {"s": 0.5, "random": 0.5}
     recipe = recipe_of(pool, 4_321, rank, budget={"shares": SHARES})
     alone = make(recipe, {"s": scores})
-    runner = LocalRunner(2)
-    try:
-        both = make(recipe, {"s": scores}, runner=runner, work=tmp_path)
-    finally:
-        runner.close()
+    both = make(recipe, {"s": scores}, runner=two_workers, work=tmp_path)
     assert both.cut.digest == alone.cut.digest
 
 

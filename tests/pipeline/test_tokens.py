@@ -133,14 +133,12 @@ def test_long_texts_are_tokenised_a_few_at_a_time(
     assert any(len(batch) > 1 for batch in sizes)
 
 
-def test_two_workers_write_the_same_bytes(pool: Path) -> None:
+def test_two_workers_write_the_same_bytes(pool: Path, two_workers: LocalRunner) -> None:
     made, tokenizer, workspace = begin(recipe_of(pool))
     digests = []
-    for slots, root in ((1, workspace.root), (2, pool / "other")):
-        runner = LocalRunner(slots)
+    for runner, root in ((ONE, workspace.root), (two_workers, pool / "other")):
         store = TokenStore(made, tokenizer, Workspace(root))
         assert add(store, every(made), runner) == 120
-        runner.close()
         digests.append(Artefact.open(store.directory).digest)
     assert digests[0] == digests[1]
 

@@ -144,19 +144,15 @@ def test_the_top_of_the_ranking_is_about_the_target(fitted: Any, mode: str) -> N
 
 @pytest.mark.parametrize("mode", ["direct", "classifier"])
 def test_the_same_bytes_from_workers_and_from_the_directory(
-    fitted: Any, mode: str, tmp_path: Path
+    fitted: Any, mode: str, tmp_path: Path, two_workers: LocalRunner
 ) -> None:
     scorer, facts = fitted(mode)
     table = pool(600)
-    runner = LocalRunner(2)
     again = Betr(mode=mode, encoder="static", top_share=0.3, rungs=8, **SMALL)
-    try:
-        # Workers do not have the patch above, so they get the encoder.
-        encoder = fitted("direct")[0]._ranking[0]
-        given = fitting(table, in_order(runner), encoder=lambda name: encoder)
-        assert dict(again.fit(given)) == facts
-    finally:
-        runner.close()
+    # Workers do not have the patch above, so they get the encoder.
+    encoder = fitted("direct")[0]._ranking[0]
+    given = fitting(table, in_order(two_workers), encoder=lambda name: encoder)
+    assert dict(again.fit(given)) == facts
     expected = scorer.score(batch_of(table))
     assert sha256(again.score(batch_of(table))) == sha256(expected)
     for name, which in (("one", scorer), ("two", again)):

@@ -199,14 +199,12 @@ def test_a_short_document_is_not_good_for_being_short() -> None:
     assert np.median(trapped.score(batch_of(short))) > trapped.score(batch_of(table)).max()
 
 
-def test_the_same_bytes_from_workers_and_from_the_directory(fitted: Any, tmp_path: Path) -> None:
+def test_the_same_bytes_from_workers_and_from_the_directory(
+    fitted: Any, tmp_path: Path, two_workers: LocalRunner
+) -> None:
     scorer, facts = fitted
-    runner = LocalRunner(2)
     again = DclmQuality(**SMALL)
-    try:
-        assert dict(again.fit(fitting(spread=in_order(runner)))) == facts
-    finally:
-        runner.close()
+    assert dict(again.fit(fitting(spread=in_order(two_workers)))) == facts
     for name, which in (("one", scorer), ("two", again)):
         (tmp_path / name).mkdir()
         which.save(tmp_path / name)

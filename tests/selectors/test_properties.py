@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
@@ -275,12 +275,6 @@ def columns(ground: Path, work: Path) -> Any:
             return column_of(recipe_of(ground, use, work), runner)
 
     return cache(column)
-
-
-@pytest.fixture(scope="module")
-def two_workers() -> Iterator[LocalRunner]:
-    with closing(LocalRunner(2)) as runner:
-        yield runner
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -185,16 +184,18 @@ def digests(work: Path) -> list[tuple[str, str]]:
 
 
 def test_workers_ray_and_kills_change_no_byte(
-    files: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+    files: Path,
+    ray_session: None,
+    two_workers: LocalRunner,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settled = recipe(files, threshold=0.6, ngram=3, verify=True)
     size = 60_000
     pool_of(settled, Workspace(files / "one"), unit_bytes=size)
     expected = digests(files / "one")
-    with closing(LocalRunner(2)) as two:
-        for name, runner in (("two", two), ("ray", RayRunner())):
-            pool_of(settled, Workspace(files / name), runner, size)
-            assert digests(files / name) == expected, name
+    for name, runner in (("two", two_workers), ("ray", RayRunner())):
+        pool_of(settled, Workspace(files / name), runner, size)
+        assert digests(files / name) == expected, name
     for module, name in (
         (text_columns, "_compute"),
         (near_duplicates, "_link_run"),

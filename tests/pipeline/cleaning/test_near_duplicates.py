@@ -127,16 +127,16 @@ def with_keys(item: KeyFiles, **changed: None) -> KeyFiles:
 
 @pytest.mark.parametrize("edges", [near_duplicates.EDGES, 10])
 def test_the_same_from_workers_and_in_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edges: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_workers: LocalRunner, edges: int
 ) -> None:
     files = corpus(tmp_path, seed=1)
     whole = expected(files)
     monkeypatch.setattr(near_duplicates, "EDGES", edges)
     monkeypatch.setattr(near_duplicates, "RUN", 100)
     monkeypatch.setattr(near_duplicates, "RANGE_BYTES", 6000)
-    with closing(LocalRunner(1)) as one, closing(LocalRunner(2)) as two:
-        assert made(tmp_path / "one", files, one) == whole
-        assert made(tmp_path / "two", files, two if edges == 10 else one) == whole
+    one = LocalRunner(1)
+    assert made(tmp_path / "one", files, one) == whole
+    assert made(tmp_path / "two", files, two_workers if edges == 10 else one) == whole
     rounds = list((tmp_path / "one/scratch").glob("nodes-*"))
     assert len(rounds) >= 3 if edges == 10 else not rounds
     left, right = (

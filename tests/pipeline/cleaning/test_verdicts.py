@@ -6,7 +6,6 @@ import builtins
 import random
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,12 +270,13 @@ def test_a_pool_may_keep_nothing_of_a_unit_and_not_nothing_at_all(tmp_path: Path
     assert caught.value.key == "corpus"
 
 
-def test_workers_and_kills_change_no_byte(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_and_kills_change_no_byte(
+    files: Path, two_workers: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", 300)
     settled = recipe(files, rules=["gopher", "c4"])
     alone = pool_of(settled, Workspace(files / "one"), unit_bytes=50_000)
-    with closing(LocalRunner(2)) as runner:
-        two = pool_of(settled, Workspace(files / "two"), runner, 50_000)
+    two = pool_of(settled, Workspace(files / "two"), two_workers, 50_000)
     assert two.verdicts.digest == alone.verdicts.digest
     digests = _digests(files / "one")
     assert digests == _digests(files / "two")

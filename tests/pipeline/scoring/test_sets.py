@@ -179,17 +179,17 @@ def test_the_same_from_workers_and_ray_and_in_parts(
     corpus: Pool,
     encoder: str,
     ray_session: None,
+    two_workers: LocalRunner,
     tmp_path: Path,
     together: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with closing(LocalRunner(1)) as one, closing(LocalRunner(2)) as two:
-        expected = made(corpus, tmp_path / "one", one, s=Merged(encoder))["s"]
-        monkeypatch.setattr(sets, "TASK_BYTES", together)
-        runners = (one, two, RayRunner())
-        for number, runner in enumerate(runners):
-            got = made(corpus, tmp_path / str(number), runner, s=Merged(encoder))["s"]
-            np.testing.assert_array_equal(got, expected)
+    one = LocalRunner(1)
+    expected = made(corpus, tmp_path / "one", one, s=Merged(encoder))["s"]
+    monkeypatch.setattr(sets, "TASK_BYTES", together)
+    for number, runner in enumerate((one, two_workers, RayRunner())):
+        got = made(corpus, tmp_path / str(number), runner, s=Merged(encoder))["s"]
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_it_goes_on_where_it_was_stopped(

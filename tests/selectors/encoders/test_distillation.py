@@ -23,21 +23,20 @@ from penstock.selectors.encoders.static import StaticEncoder, token_ids
 
 
 def test_the_same_bytes_on_any_threads_and_workers(
-    tiny: Path, static: StaticEncoder, sentences: pa.Array
+    tiny: Path, static: StaticEncoder, sentences: pa.Array, two_workers: LocalRunner
 ) -> None:
     before = torch.get_num_threads()
-    runner = LocalRunner(2)
+    spread = in_order(two_workers)
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             teacher = SentenceEncoder(str(tiny))
-            again = distil(encode_vocabulary(teacher, dim=8, spread=in_order(runner)), sentences)
+            again = distil(encode_vocabulary(teacher, dim=8, spread=spread), sentences)
             assert torch.get_num_threads() == threads
             assert again.table.tobytes() == static.table.tobytes()
             assert again.centre.tobytes() == static.centre.tobytes()
     finally:
         torch.set_num_threads(before)
-        runner.close()
 
 
 def test_the_table_holds_principal_components_of_the_teachers_outputs(

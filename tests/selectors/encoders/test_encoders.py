@@ -58,14 +58,12 @@ def test_a_vector_depends_on_its_text_alone(
         assert sha256(whole) == sha256(alone)
 
 
-def test_the_same_bytes_from_workers(static: StaticEncoder, sentences: pa.Array) -> None:
-    runner = LocalRunner(2)
-    try:
-        spread = in_order(runner)(_encode, [sentences, sentences.slice(2)], static)
-        for vectors, rows in zip(spread, (slice(0, None), slice(2, None))):
-            assert sha256(vectors) == sha256(static.encode(sentences)[rows])
-    finally:
-        runner.close()
+def test_the_same_bytes_from_workers(
+    static: StaticEncoder, sentences: pa.Array, two_workers: LocalRunner
+) -> None:
+    spread = in_order(two_workers)(_encode, [sentences, sentences.slice(2)], static)
+    for vectors, rows in zip(spread, (slice(0, None), slice(2, None))):
+        assert sha256(vectors) == sha256(static.encode(sentences)[rows])
 
 
 def _encode(strings: pa.Array, encoder: StaticEncoder) -> np.ndarray:
