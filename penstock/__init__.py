@@ -22,6 +22,7 @@ docs/architecture.md shows how the packages work together.
       trainers/          shards -> a trained model under a token budget
       personal_data/     personal data and secrets in texts: counts, masks
       language_models/   readers of causal models, for selectors and evaluation
+      tokenization/      tokenizers for texts: no text gives the id of a control token
       artefact/          the result of a stage: data files and a manifest
       storage/           files on disk and in stores such as S3
 

@@ -25,6 +25,7 @@ EXTRAS = {
     "hf": ("datasets",),
     "s3": ("s3fs", "botocore"),
     "language": ("py3langid",),
+    "tokens": ("gigatoken",),
 }
 """The modules that each extra installs, as ``pyproject.toml`` lists their packages."""
 

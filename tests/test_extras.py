@@ -20,6 +20,7 @@ MODULES = {
     "datasets": "datasets",
     "deepspeed": "deepspeed",
     "faiss-cpu": "faiss",
+    "gigatoken": "gigatoken",
     "matplotlib": "matplotlib",
     "py3langid": "py3langid",
     "ray": "ray",

@@ -16,6 +16,8 @@ import numpy as np
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, no_progress_bars
 from penstock.language_models.windows import IGNORED, WindowBatch
+from penstock.tokenization.definition import hub_file
+from penstock.tokenization.hiding import read_text_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -86,8 +88,9 @@ def load_causal_model(name: str, *, key: str, device: str, dtype: str) -> Loaded
 
     if device == "cuda":
         check_gpu("device")
-    tokenizer = _load_tokenizer(name, key)
     causal = _load_weights(name, key, getattr(torch, dtype)).to(device)
+    config = causal.config.get_text_config()
+    tokenizer = _load_tokenizer(name, key, _ids(getattr(config, "eos_token_id", None)))
     entries = 1 + max(tokenizer.get_vocab().values(), default=-1)
     table = causal.get_input_embeddings().num_embeddings
     if entries > table:
@@ -96,11 +99,11 @@ def load_causal_model(name: str, *, key: str, device: str, dtype: str) -> Loaded
             expected=f"the model's own tokenizer in {name}",
             got=f"one of {entries} tokens for a table of {table}",
         )
-    config = causal.config.get_text_config()
-    begin = getattr(config, "bos_token_id", None)
-    begin = getattr(config, "eos_token_id", None) if begin is None else begin
-    begin = begin[0] if isinstance(begin, list) and begin else begin
-    if not isinstance(begin, int):
+    begin = [
+        *_ids(getattr(config, "bos_token_id", None)),
+        *_ids(getattr(config, "eos_token_id", None)),
+    ]
+    if not begin:
         raise InputError(
             key=key,
             expected=f"a bos_token_id or an eos_token_id in the config.json of {name}, to begin "
@@ -111,27 +114,26 @@ def load_causal_model(name: str, *, key: str, device: str, dtype: str) -> Loaded
         causal=causal,
         tokenizer=tokenizer,
         context=getattr(config, "max_position_embeddings", None) or None,
-        begin=begin,
+        begin=begin[0],
         keeps_logits="logits_to_keep" in inspect.signature(causal.forward).parameters,
     )
 
 
-def _load_tokenizer(name: str, key: str) -> Any:
-    from huggingface_hub import hf_hub_download
-    from tokenizers import Tokenizer
+def _ids(value: Any) -> list[int]:
+    """Return the ids of a key of ``config.json``: one, several or none."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
 
+
+def _load_tokenizer(name: str, key: str, ends: Sequence[int]) -> Any:
+    """Load a model's tokenizer, with which no text gives a control token or one of ``ends``."""
     path = Path(name) / "tokenizer.json"
     try:
         if not path.is_file():
-            path = Path(hf_hub_download(name, "tokenizer.json"))
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # any transport or name error; tokenizers raises bare Exceptions
+            path = hub_file(name, "tokenizer.json")
+            hub_file(name, "tokenizer_config.json", missing_ok=True)  # lies beside the other
+        return read_text_tokenizer(path, ids=ends, key=key)
+    except Exception as error:  # any transport or name error
         raise _cannot_load(name, key, error) from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    # <|endoftext|> in a document is read as its letters, not as the token.
-    tokenizer.encode_special_tokens = True
-    return tokenizer
 
 
 def _load_weights(name: str, key: str, dtype: torch.dtype) -> Any:

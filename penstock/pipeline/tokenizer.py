@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +15,41 @@ from penstock.node_cache import local_file
 from penstock.pipeline.pool import Pool, sample_texts
 from penstock.pipeline.units import iter_documents
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
-from penstock.storage import atomic_file, is_uri, sha256_file
+from penstock.storage import AnyPath, atomic_file, is_uri, sha256_file
+from penstock.tokenization.definition import (
+    END_OF_TEXT,
+    DeclaredTokens,
+    Definition,
+    end_of_text,
+    hub_file,
+)
+from penstock.tokenization.fast import find_encoder
+from penstock.tokenization.hiding import text_settings, tokenizer_of
 
-__all__ = ["END_OF_TEXT", "TokenizerSettings", "find_tokenizer", "make_tokenizer"]
+__all__ = ["TokenizerSettings", "make_tokenizer"]
 
-END_OF_TEXT = "<|endoftext|>"
-"""The end-of-text token of a trained tokenizer; it stands before and after every document.
-
-Before it, because nothing is predicted across documents: without it no model would learn how a text
-begins, which evaluation tests. After it, so that a model learns to end. It costs one token a
-document, 0.2 % of web text."""
-
-_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
-"""End-of-text tokens that loaded tokenizers use, in the order they are tried."""
+_CONFIG = "tokenizer_config.json"
 
 _MEASURED_BYTES = 2**20
 """Bytes of text on which bytes per token are measured, to plan how much to tokenise."""
 
 
-def find_tokenizer(recipe: Recipe) -> Path | None:
-    """Find the file of the tokenizer that a recipe names; None where one is trained.
+def _find_tokenizer(recipe: Recipe, choice: str) -> tuple[Path, Path | None]:
+    """Find the file of a tokenizer that a recipe names, and its ``tokenizer_config.json``.
 
     Raises:
         InputError: It is neither a file nor a name on the hub that can be reached.
     """
-    choice = recipe.tokenizer
-    if isinstance(choice, TrainTokenizer):
-        return None
     path = recipe.resolve(choice)
     if path.is_dir():
         path = path / "tokenizer.json"
     if path.is_file():
-        return local_file(path)
+        beside: AnyPath = path.parent / _CONFIG
+        return local_file(path), local_file(beside) if beside.is_file() else None
     if is_uri(choice) or choice.startswith((".", "/", "~")) or choice.endswith(".json"):
         raise InputError("no such file", key="tokenizer", file=path, expected="a tokenizer.json")
     try:
-        from huggingface_hub import hf_hub_download
-
-        return Path(hf_hub_download(choice, "tokenizer.json"))
+        return hub_file(choice, "tokenizer.json"), hub_file(choice, _CONFIG, missing_ok=True)
     except Exception as error:  # any transport or name error
         raise InputError(
             key="tokenizer",
@@ -70,71 +67,82 @@ class TokenizerSettings:
     """Settings of training; None if there is a file."""
     path: Path | None = None
     """The local ``tokenizer.json`` to load; None where one is trained."""
+    declared: DeclaredTokens = field(default_factory=DeclaredTokens)
+    """The control tokens of the ``tokenizer_config.json`` beside it."""
     seed: int = 0
     """Seed of the texts that are drawn to train on and to measure."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> TokenizerSettings:
-        """Find the file of the tokenizer that a recipe names, on disk or on the hub.
+        """Find the files of the tokenizer that a recipe names, on disk or on the hub.
 
         Raises:
-            InputError: As :func:`find_tokenizer`.
+            InputError: It is neither a file nor a name on the hub that can be reached, or its
+                ``tokenizer_config.json`` cannot be read.
         """
-        train = recipe.tokenizer if isinstance(recipe.tokenizer, TrainTokenizer) else None
-        return cls(train=train, path=find_tokenizer(recipe), seed=recipe.seed)
+        choice = recipe.tokenizer
+        if isinstance(choice, TrainTokenizer):
+            return cls(train=choice, seed=recipe.seed)
+        path, config = _find_tokenizer(recipe, choice)
+        declared = DeclaredTokens() if config is None else DeclaredTokens.read(config)
+        return cls(path=path, declared=declared, seed=recipe.seed)
 
     def config(self) -> dict[str, Any]:
-        """Return the stage's part of the fingerprint: how it is trained, or the file's sha256."""
+        """Return the stage's part of the fingerprint: how it is trained, or what is read."""
         if self.train is not None:
             return self.train.model_dump(mode="json")
         assert self.path is not None
-        return {"sha256": sha256_file(self.path)}
+        return {
+            "sha256": sha256_file(self.path),
+            "end": self.declared.end,
+            "control": list(self.declared.control),
+        }
 
-    def load(self, pool: Pool) -> tokenizers.Tokenizer:
-        """Train the tokenizer on texts of the pool, or load its file.
+    def load(self, pool: Pool) -> Definition:
+        """Train the tokenizer on texts of the pool, or read its file.
 
         Raises:
             InputError: The file is not a tokenizer.
         """
         if self.train is not None:
             train = self.train.train
-            return _train(_sample(pool, train.sample_bytes, self.seed, "tokenizer"), train)
-        try:
-            return tokenizers.Tokenizer.from_file(str(self.path))
-        except Exception as error:  # the library raises bare Exception
-            raise InputError(
-                f"not a tokenizer.json: {error}", key="tokenizer", file=self.path
-            ) from None
+            texts = _sample(pool, train.sample_bytes, self.seed, "tokenizer")
+            return Definition.of(_train(texts, train))
+        assert self.path is not None
+        return Definition.read(self.path)
 
 
 def make_tokenizer(settings: TokenizerSettings, pool: Pool, workspace: Workspace) -> Artefact:
     """Find or make the tokenizer of a pool: ``tokenizer.json`` and its measurements.
 
-    A trained one is byte-level BPE, from documents drawn by hash of id and text.
+    A trained one is byte-level BPE, from documents drawn by hash of id and text. In the file all
+    control tokens are flagged special, the end of text too, so that the file alone says what no
+    text may give. The manifest names the library that encodes.
 
     Raises:
-        InputError: A tokenizer was named that cannot be loaded or has no end-of-text token.
+        InputError: A tokenizer was named that cannot be loaded, has no end-of-text token, or gives
+            it for texts.
     """
 
     def write(draft: Draft) -> FileRecord:
-        tokenizer = settings.load(pool)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        end = _end_of_text(tokenizer)
+        definition = settings.load(pool)
+        end = end_of_text(definition, settings.declared)
+        definition = definition.flag({end, *settings.declared.control})
+        of_texts = text_settings(definition, ends=[end])
         sample = list(_sample(pool, _MEASURED_BYTES, settings.seed, "measure"))
-        encoded = tokenizer.encode_batch_fast(sample, add_special_tokens=False)
+        encoded = tokenizer_of(of_texts).encode_batch_fast(sample, add_special_tokens=False)
+        ids = [encoding.ids for encoding in encoded]
         facts = {
             # Ids may have holes: what a trainer's table must hold is the highest of them.
-            "vocab_size": 1 + max(tokenizer.get_vocab().values()),
-            "eos": end,
+            "vocab_size": 1 + max(definition.vocabulary.values()),
+            "eos": definition.vocabulary[end],
             "bytes_per_token": round(
-                sum(len(text.encode()) for text in sample)
-                / sum(len(encoding.ids) + 2 for encoding in encoded),
-                6,
+                sum(len(text.encode()) for text in sample) / sum(len(own) + 2 for own in ids), 6
             ),
+            "encoder": find_encoder(of_texts, sample, ids),
         }
         with atomic_file(draft.path / "tokenizer.json") as sink:
-            sink.write(tokenizer.to_str().encode())
+            sink.write(definition.to_str().encode())
         return FileRecord.of("tokenizer.json", sink, **facts)
 
     def work(draft: Draft) -> Artefact:
@@ -145,7 +153,7 @@ def make_tokenizer(settings: TokenizerSettings, pool: Pool, workspace: Workspace
 
     return workspace.make(
         "tokenizer",
-        2,
+        3,
         settings.config(),
         {"pool": pool.fingerprint, "seed": settings.seed},
         work,
@@ -177,15 +185,3 @@ def _train(texts: Iterator[str], settings: TrainedTokenizer) -> tokenizers.Token
         ),
     )
     return tokenizer
-
-
-def _end_of_text(tokenizer: tokenizers.Tokenizer) -> int:
-    for token in _ENDS:
-        found = tokenizer.token_to_id(token)
-        if found is not None:
-            return int(found)
-    raise InputError(
-        "no end-of-text token",
-        key="tokenizer",
-        expected=f"one of {', '.join(_ENDS)} in its vocabulary",
-    )

@@ -1,9 +1,10 @@
 """The token store: the tokens of those documents that were candidates of some cut.
 
-Tokenising is slow (about 1.3 MB/s a core) and a cut takes a small part of a pool. So a document is
-tokenised once, when its score brings it near a budget: the store of (corpus, tokenizer) grows file
-by file. Unlike that of other artefacts its manifest is rewritten as it grows. The tokens of a
-document never change, so no artefact made from the store depends on its history.
+Tokenising is slow (1.3 MB/s a core by ``tokenizers``, which every tokenizer but byte-level BPE has)
+and a cut takes a small part of a pool. So a document is tokenised once, when its score brings it
+near a budget: the store of (corpus, tokenizer) grows file by file. Unlike that of other artefacts
+its manifest is rewritten as it grows. The tokens of a document never change, so no artefact made
+from the store depends on its history.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import tokenizers
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import ArtefactError
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath, atomic_file
+from penstock.tokenization.encoder import TextEncoder
 
 __all__ = ["TokenStore", "Tokenising", "TokensOf", "UnitTokens", "open_tokens"]
 
@@ -67,6 +69,8 @@ class Tokenising:
 
     tokenizer: str
     """The content of ``tokenizer.json``."""
+    encoder: str
+    """The library that encodes, as JSON: a fact of the tokenizer."""
     eos: int
     dtype: str
     directory: AnyPath
@@ -113,7 +117,7 @@ class TokenStore:
         """Open the draft at the first use: finished shards are read without one."""
         return self._workspace.draft(
             "tokens",
-            2,
+            3,
             {},
             {"text": self.pool.corpus.facts["text"], "tokenizer": self._tokenizer.fingerprint},
         )
@@ -144,6 +148,7 @@ class TokenStore:
         path = self._tokenizer.verified(self._tokenizer.files[0])
         return Tokenising(
             tokenizer=path.read_text(encoding="utf-8"),
+            encoder=json.dumps(self._tokenizer.facts["encoder"]),
             eos=self.eos,
             dtype=self.dtype,
             directory=self.directory,
@@ -214,7 +219,7 @@ def _write_part(
     held: UnitTokens, rows: np.ndarray, shared: Tokenising
 ) -> tuple[FileRecord, np.ndarray]:
     """Write a file of the tokens of ``rows``, a batch at a time; returns their sizes, too."""
-    tokenizer = _tokenizer(shared.tokenizer)
+    encoder = TextEncoder.shared(shared.tokenizer, shared.eos, shared.encoder)
     token_type = pa.uint16() if shared.dtype == "uint16" else pa.uint32()
     schema = pa.schema(
         [
@@ -231,10 +236,7 @@ def _write_part(
         pa.ipc.new_file(sink, schema) as writer,
     ):
         for some, texts in _texts_of(held.unit, rows):
-            documents = [
-                np.asarray([shared.eos, *encoding.ids, shared.eos], dtype=shared.dtype)
-                for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            ]
+            documents = encoder.documents(texts, shared.dtype)
             sizes.append(np.array([len(ids) for ids in documents], dtype=np.int64))
             offsets = np.concatenate([[0], np.cumsum(sizes[-1])])
             lists = pa.LargeListArray.from_arrays(
@@ -246,15 +248,6 @@ def _write_part(
     written = np.concatenate(sizes)
     facts = {"unit": held.unit.name, "documents": len(rows), "tokens": int(written.sum())}
     return FileRecord.of(name, sink, **facts), written
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer(text: str) -> tokenizers.Tokenizer:
-    """Read a tokenizer, once in each worker: a large vocabulary takes half a second."""
-    tokenizer = tokenizers.Tokenizer.from_str(text)
-    # A text that contains "<|endoftext|>" gets the tokens of its letters, not the special one.
-    tokenizer.encode_special_tokens = True
-    return tokenizer
 
 
 def _texts_of(unit: Unit, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:

@@ -187,6 +187,7 @@ def test_documents_that_end_where_a_shard_ends_stay_out_of_the_next(tmp_path: Pa
         tokenizers.models.WordLevel({"?": 0, "</s>": 1, "word": 2}, unk_token="?")
     )
     model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model.add_special_tokens(["</s>"])
     model.save(str(tmp_path / "tokenizer.json"))
     tree: dict[str, Any] = {"shards": {"tokens_per_shard": 2 * LENGTH}}
     made = make(recipe_of(tmp_path, 300 * LENGTH, tokenizer="tokenizer.json", **tree))
@@ -331,6 +332,7 @@ def test_tokens_are_as_wide_as_the_vocabulary_needs(pool: Path, tmp_path: Path) 
     model = tokenizers.Tokenizer(words)
     model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     path = tmp_path / "tokenizer.json"
+    model.add_special_tokens(["</s>"])
     model.save(str(path))
     made = make(recipe_of(pool, 320, tokenizer=str(path)), work=tmp_path / "work")
     shards = made.shards()

@@ -22,10 +22,11 @@ from penstock.pipeline.cutting import search as candidates_module
 from penstock.pipeline.cutting.search import Candidates, write_candidates
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, Runner
-from penstock.pipeline.tokenizer import END_OF_TEXT, TokenizerSettings, make_tokenizer
+from penstock.pipeline.tokenizer import TokenizerSettings, make_tokenizer
 from penstock.pipeline.tokens import TokenStore, open_tokens
 from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
+from penstock.tokenization.definition import END_OF_TEXT
 from tests.pools import UNIT_BYTES, Known, all_documents, documents, pool_of, recipe_of, write_jsonl
 
 ONE = LocalRunner(1)
@@ -251,6 +252,7 @@ def saved(directory: Path, vocabulary: dict[str, int], **extra: Any) -> Path:
     if extra.get("shortens"):
         tokenizer.enable_truncation(3)
         tokenizer.enable_padding(length=500)
+    tokenizer.add_special_tokens([name for name in vocabulary if name != "?"][:1])
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory / "tokenizer.json"
@@ -262,7 +264,11 @@ def test_a_file_or_a_directory_is_loaded_by_its_content(pool: Path, choice: str)
     _, tokenizer, _ = begin(recipe_of(pool, tokenizer=choice))
     assert tokenizer.facts["eos"] == 1
     assert tokenizer.facts["vocab_size"] == 3
-    assert tokenizer.manifest["config"] == {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert tokenizer.manifest["config"] == {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "end": None,
+        "control": [],
+    }
 
 
 def test_a_loaded_tokenizers_truncation_and_padding_are_turned_off(pool: Path) -> None:

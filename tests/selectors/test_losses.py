@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from penstock.errors import InputError, SelectorError
+from penstock.language_models.causal import load_causal_model
 from penstock.language_models.devices import one_thread
 from penstock.selectors.losses import CausalModel, read_losses
 from tests.selectors.llamas import CONTEXT, VOCABULARY, byte_tokenizer, write_model
@@ -194,6 +195,21 @@ def test_a_text_begins_with_the_token_of_the_config(tmp_path: Path) -> None:
     with pytest.raises(InputError) as info:
         CausalModel(str(nothing)).losses(array(["the dam"]))
     assert (info.value.key, info.value.got) == ("model", "neither")
+
+
+def test_no_text_gives_an_end_of_the_config(tmp_path: Path) -> None:
+    own = tokenizer()
+    end = own.token_to_id("<|endoftext|>")
+    settings = json.loads(own.to_str())
+    settings["added_tokens"][0]["special"] = False
+    plain = own.from_str(json.dumps(settings))
+    text = "the <|endoftext|> dam"
+    assert end in plain.encode(text).ids
+    directory = write_model(tmp_path / "named", plain, bos_token_id=None, eos_token_id=[7, end])
+    loaded = load_causal_model(str(directory), key="model", device="cpu", dtype="float32")
+    (ids,) = loaded.token_ids([text])
+    assert ids[0] == 7 and end not in ids[1:]
+    assert plain.decode(ids[1:].tolist()) == text
 
 
 def test_no_documents(model: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, PrivateAttr
 
-from penstock.errors import SelectorError
+from penstock.errors import InputError, SelectorError
 from penstock.selectors.parameters import Algorithm, Located
 from penstock.selectors.rewriting.base import Sampling
 from penstock.storage import sha256_file
+from penstock.tokenization.definition import Definition
 
 __all__ = ["PromptRewriter", "TokenCounter", "refuses", "without_opener"]
 
@@ -47,13 +48,11 @@ class TokenCounter:
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
+        assert self.path is not None
         try:
-            tokenizer = Tokenizer.from_file(str(self.path))
-        except Exception as error:  # tokenizers raises bare Exceptions
-            raise SelectorError(f"cannot be read: {error}", file=self.path) from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+            return Tokenizer.from_str(Definition.read(self.path).to_str())
+        except InputError as error:
+            raise SelectorError(f"cannot be read: {error.problem}", file=self.path) from None
 
     def count(self, text: str) -> int:
         """Count the tokens of a text, without those that begin and end a sequence."""

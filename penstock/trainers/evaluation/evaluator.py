@@ -18,6 +18,7 @@ import numpy as np
 
 from penstock.errors import InputError
 from penstock.language_models import windows
+from penstock.tokenization.hiding import read_text_tokenizer
 from penstock.trainers.evaluation.choices import Accuracy, Question, WindowNats, score_choices
 
 __all__ = ["Evaluation", "Score", "Scores", "evaluate", "score_texts", "text_nats"]
@@ -91,11 +92,8 @@ def evaluate(
     Raises:
         InputError: An evaluation has no text.
     """
-    from tokenizers import Tokenizer
-
-    loaded = Tokenizer.from_file(str(tokenizer))
     # As in the shards: the characters <|endoftext|> in a text are encoded as ordinary text.
-    loaded.encode_special_tokens = True
+    loaded = read_text_tokenizer(tokenizer, ids=[eos], key="evaluate")
     options: dict[str, Any] = {"eos": eos, "context": context}
     for item in evaluations:
         if not any(item.texts):
