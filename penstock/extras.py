@@ -26,6 +26,8 @@ EXTRAS = {
     "s3": ("s3fs", "botocore"),
     "language": ("py3langid",),
     "tokens": ("gigatoken",),
+    "web": ("resiliparse", "brotli"),
+    "trafilatura": ("trafilatura",),
 }
 """The modules that each extra installs, as ``pyproject.toml`` lists their packages."""
 

@@ -99,6 +99,8 @@ class CorpusSource(Model):
     named ``key=value`` add theirs."""
     per: Literal["file", "line"] = "file"
     """The unit of a plain-text file that is a document."""
+    extract: Literal["resiliparse", "trafilatura", "none"] = "resiliparse"
+    """How HTML, in web archives and files, becomes text; ``none`` keeps the source."""
     split: str = "train"
     """The split of a Hugging Face dataset."""
     subset: str | None = None

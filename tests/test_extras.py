@@ -26,6 +26,9 @@ MODULES = {
     "ray": "ray",
     "s3fs": "s3fs",
     "botocore": "botocore",
+    "brotli": "brotli",
+    "resiliparse": "resiliparse",
+    "trafilatura": "trafilatura",
     "sentence-transformers": "sentence_transformers",
     "tensorboard": "tensorboard",
     "torch": "torch",
@@ -67,6 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_jsonl(here / f"{name}.jsonl", [{"text": f"the {name} of the turbine"}])
     (here / "lengths.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
     (here / "recipe.yaml").write_text(RECIPE)
+    (here / "page.html").write_text("<p>text")
     (here / "saved").mkdir()
     (here / "saved" / "dataset_info.json").write_text("{}")
     (here / "without").mkdir()
@@ -110,6 +114,8 @@ def test_the_engine_curates_without_any_extra(project: Path) -> None:
         (["curate", "--runner", "ray"], "ray"),
         (["curate", "--set", "corpus=[{path: 'hf:saved'}]"], "hf"),
         (["curate", "--set", "work=s3://bucket/work"], "s3"),
+        (["curate", "--set", "corpus=[{path: page.html}]"], "web"),
+        (["curate", "--set", "corpus=[{path: page.html, extract: trafilatura}]"], "web"),
         (["curate", "--set", "select.near.use=betr", "--set", "select.near.sample=null"],
          "encoders"),
         (["curate", "--set", "select.near={use: perplexity, model: some/model}"], "encoders"),

@@ -34,6 +34,7 @@ from penstock.pipeline.cleaning.quarantine import Quarantine
 from penstock.pipeline.reading.batches import ParsedBatch
 from penstock.pipeline.reading.finding import FoundInputs, find_inputs
 from penstock.pipeline.reading.inputs import Input, hash_inputs
+from penstock.pipeline.reading.readers import reader_of
 from penstock.pipeline.reading.records import Bad, Extent, refused
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.runner import Runner
@@ -70,9 +71,14 @@ class CorpusSettings:
 
         Raises:
             InputError: As :func:`~penstock.pipeline.reading.finding.find_inputs`.
+            BadInput: A module that reads a file is not installed.
         """
+        found = find_inputs(recipe)
+        for item in found.inputs:
+            if reader := reader_of(item.path, item.spec):
+                reader.require(item.spec)
         return cls(
-            found=find_inputs(recipe),
+            found=found,
             max_document_bytes=recipe.clean.max_document_bytes,
             unit_bytes=unit_bytes,
         )
@@ -130,6 +136,9 @@ def make_corpus(
         facts = _facts(str(draft.path), draft.fill(runner.run, _write_split, by_part, stage))
         if not facts["documents"]["kept"]:
             raise _nothing_read(facts["documents"])
+        if others := facts["other_records"]:
+            told = ", ".join(f"{kind} {count:,}" for kind, count in others.items())
+            progress(f"records of web archives that are not documents: {told}")
         return draft.publish(by_part, {**facts, "left_out": settings.found.left_out})
 
     return workspace.make(STAGE, VERSION, settings.config(), names, work)
@@ -219,6 +228,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                     "records": tally.read - first,
                     "lines": extent.lines,
                     "counted": piece.span.counted,
+                    "others": dict(sorted(extent.others.items())),
                 }
             )
     tally.kept = sum(record.facts.get("documents", 0) for record in units.records)
@@ -240,10 +250,13 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
 def _facts(directory: str, records: Sequence[FileRecord]) -> dict[str, Any]:
     """Add up the accounting of all splits."""
     whole = RecordTally()
+    others: Counter[str] = Counter()
     units = [record for record in records if record.path.startswith("unit-")]
     for record in records:
         if record.path.startswith("part-"):
             whole.add(RecordTally.of(record.facts))
+            for item in record.facts["inputs"]:
+                others.update(item["others"])
     whole.check(directory)
     in_units = sum(record.facts["documents"] for record in units)
     check_sum(directory, ("records that can be read", whole.kept), {"in units": in_units})
@@ -252,6 +265,7 @@ def _facts(directory: str, records: Sequence[FileRecord]) -> dict[str, Any]:
     return {
         "documents": whole.facts(),
         "by_source": largest_sources(by_source, "bytes"),
+        "other_records": dict(sorted(others.items())),
         **digests(units),
     }
 

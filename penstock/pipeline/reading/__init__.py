@@ -15,6 +15,14 @@
     lines.py       lines, from any byte on; plain text
     tables.py      Parquet and Arrow
     hugging_face.py  datasets of directories and of the hub, at one commit
+    delimited.py   CSV and TSV
+    markdown.py    Markdown
+    warc.py        web archives: a file to records
+    members.py     decompression past damaged gzip members
+    web_pages.py   records of web archives to documents
+    messages.py    HTTP bodies to text: encodings, charsets, digests
+    html.py        HTML to text
+    parse_cost.py  a compiled loop that finds pages which cost a parser too much
     batches.py     ParsedBatch: what readers yield
     records.py     Span: what readers get; Record, Bad: single records
 """

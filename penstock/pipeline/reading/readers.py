@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TypeAlias
 
+from penstock import extras
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches, ParsedBatch
+from penstock.pipeline.reading.delimited import comma_separated, tab_separated
+from penstock.pipeline.reading.html import html
 from penstock.pipeline.reading.hugging_face import hugging_face, hugging_face_spans
 from penstock.pipeline.reading.json_lines import json_lines
 from penstock.pipeline.reading.lines import plain_text
+from penstock.pipeline.reading.markdown import markdown
 from penstock.pipeline.reading.records import Bad, Extent, Record, Span
 from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import (
@@ -29,6 +33,7 @@ from penstock.pipeline.reading.tables import (
     parquet,
     parquet_spans,
 )
+from penstock.pipeline.reading.warc import warc
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
@@ -43,7 +48,10 @@ __all__ = [
     "reader_of",
 ]
 
-KINDS = ".jsonl, .json, .txt (each also .gz or .zst), .parquet or .arrow"
+KINDS = (
+    ".jsonl, .json, .csv, .tsv, .txt, .md, .html, .warc, .wet (each also .gz or .zst), "
+    ".parquet or .arrow"
+)
 
 _WHOLE = Span()
 _NO_CAP = 2**63 - 1
@@ -63,15 +71,38 @@ class Reader:
     """Divides a file into spans; None for files that are divided at bytes."""
     counts: str = "bytes"
     """The unit of its spans' ``start`` and ``end``."""
+    whole: bool = False
+    """True for files that are always read by one task."""
+    extra: str = ""
+    """The extra of the package whose modules it needs."""
+
+    def require(self, spec: CorpusSource) -> None:
+        """Check that the modules it needs are installed.
+
+        Raises:
+            BadInput: One is not; the fix names the extra.
+        """
+        if self.extra:
+            extras.require(self.extra, "corpus.path")
+            if spec.extract == "trafilatura":
+                extras.require("trafilatura", "corpus.extract")
 
 
 _LINES = Reader("line", json_lines)
 _HUGGING_FACE = Reader("row", hugging_face, hugging_face_spans, "rows")
+_PAGE = Reader("line", html, whole=True, extra="web")
 _READERS = {
     "jsonl": _LINES,
     "json": _LINES,
     "ndjson": _LINES,
     "txt": Reader("line", plain_text),
+    "csv": Reader("line", comma_separated, whole=True),
+    "tsv": Reader("line", tab_separated, whole=True),
+    "md": Reader("line", markdown, whole=True),
+    "html": _PAGE,
+    "htm": _PAGE,
+    "warc": Reader("record", warc, whole=True, extra="web"),
+    "wet": Reader("record", warc, whole=True),
     "parquet": Reader("row", parquet, parquet_spans, "row groups"),
     "arrow": Reader("row", arrow, arrow_spans, "batches"),
 }

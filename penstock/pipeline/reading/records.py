@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
@@ -59,10 +60,13 @@ class Span:
 
 @dataclass(slots=True)
 class Extent:
-    """Counts of a span of lines, as it is read."""
+    """Counts of a span, as it is read."""
 
     lines: int = 0
+    """Lines, or records of an archive."""
     bytes: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    """Records of an archive that are not documents, by kind."""
 
 
 def gathered(parts: Iterable[Span], size: int) -> Iterator[Span]:

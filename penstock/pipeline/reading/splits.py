@@ -136,6 +136,8 @@ def _by_size(item: Input, size: int) -> list[Span] | None:
         return None
     compression = compression_of(item.path)
     expected = item.size * (EXPANSION if compression else 1)
+    if reader.whole:
+        return [Span(size=expected)]
     if expected <= size or (compression == "gzip" and item.size <= _LARGE * size):
         return [Span(size=expected)]
     if is_plain_text(item.path) and item.spec.per == "file":

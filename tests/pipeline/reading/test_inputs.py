@@ -33,7 +33,7 @@ def found_in(directory: Path, *corpus: Any) -> tuple[Input, ...]:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    for name in ("a.jsonl", "b.jsonl.zst", "sub/c.parquet", "sub/deep/d.txt", "README.md"):
+    for name in ("a.jsonl", "b.jsonl.zst", "sub/c.parquet", "sub/deep/d.txt", "README.rst"):
         path = tmp_path / "pool" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())

@@ -231,7 +231,7 @@ def test_a_missing_file_and_an_unknown_kind_are_refused(file: Write, tmp_path: P
     with pytest.raises(InputError) as caught:
         read(tmp_path / "none.jsonl")
     assert caught.value.file == str(tmp_path / "none.jsonl")
-    for name in ("x.csv", "x", "x.jsonl.bz2", ".gz"):
+    for name in ("x.xml", "x", "x.jsonl.bz2", ".gz"):
         assert reader_of(Path(name)) is None
         with pytest.raises(InputError) as caught:
             read(file(name, b""))

@@ -1,0 +1,223 @@
+"""Read CSV and TSV by Python's ``csv``: a header, then a document for each row.
+
+Fields in quotes may hold line feeds, so that a file cannot be divided and is read by one task, at
+the speed of ``csv``. Where a quote is not closed within the cap, or at all, its first line is bad
+and reading goes on at the next. Lines are read again for this four times as often as the file has
+bytes, and 16 MiB; after that all that a quote holds is one bad record. So the cost is linear.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from penstock.errors import InputError
+from penstock.pipeline.reading.batches import Batches, gather
+from penstock.pipeline.reading.records import (
+    HEAD,
+    Bad,
+    Extent,
+    Record,
+    Records,
+    Span,
+    record_of,
+    too_long,
+)
+from penstock.pipeline.reading.streams import blocks
+from penstock.pipeline.reading.tables import require_text
+from penstock.recipe import CorpusSource
+from penstock.storage import AnyPath
+
+__all__ = ["comma_separated", "tab_separated"]
+
+_AGAIN_TIMES, _AGAIN_PLUS = 4, 16 << 20
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def comma_separated(
+    where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
+) -> Batches:
+    """Read rows of CSV (RFC 4180)."""
+    return gather(_rows(where, spec, span, cap, extent, ","))
+
+
+def tab_separated(
+    where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
+) -> Batches:
+    """Read rows of TSV; fields may be quoted as in CSV."""
+    return gather(_rows(where, spec, span, cap, extent, "\t"))
+
+
+class _TooLong(Exception):
+    """A row is over the cap."""
+
+
+class _RowFeed:
+    """The lines of a file for ``csv``, which takes as many as a row has."""
+
+    def __init__(self, lines: Iterator[str], cap: int, extent: Extent) -> None:
+        self._lines = lines
+        self._cap = cap
+        self._extent = extent
+        self._again: deque[str] = deque()
+        self._reread = 0
+        self._size = 0
+        self.row: list[str] = []
+        """Lines of the row."""
+        self.ended = False
+        """True where the file ended inside the row."""
+
+    def __iter__(self) -> _RowFeed:
+        return self
+
+    def __next__(self) -> str:
+        if self._again:
+            line = self._again.popleft()
+        else:
+            try:
+                line = next(self._lines)
+            except StopIteration:
+                self.ended = bool(self.row)
+                raise
+        self._extent.lines += 1
+        self.row.append(line)
+        self._size += len(line)
+        if self._size > self._cap:
+            raise _TooLong
+        return line
+
+    def begin(self) -> int:
+        """Begin a row; returns the number of its first line."""
+        self.row, self._size, self.ended = [], 0, False
+        return self._extent.lines + 1
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes of the row."""
+        return "".join(self.row).encode("utf-8", "surrogateescape")
+
+    def retreat(self) -> None:
+        """Go back to the second line of the row, unless too much was read again."""
+        rest = self.row[1:]
+        self._reread += sum(map(len, rest))
+        if self._reread <= _AGAIN_TIMES * self._extent.bytes + _AGAIN_PLUS:
+            self._again.extendleft(reversed(rest))
+            self._extent.lines -= len(rest)
+            del self.row[1:]
+
+    def skip_line(self) -> int:
+        """Pass over the rest of a line that is over the cap; returns its characters."""
+        count = 0
+        while not self._again and not self.row[-1].endswith(("\n", "\r")):
+            part = next(self._lines, "\n")
+            count += len(part)
+            self.row = [part]
+        return count
+
+
+def _lines(where: AnyPath, cap: int, extent: Extent) -> Iterator[str]:
+    """Yield lines with their ends, as a text file with ``newline=""``; one over the cap in parts.
+
+    Bytes that are not UTF-8 become lone surrogates (``surrogateescape``).
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    tail = ""
+    for block in blocks(where):
+        begins = not extent.bytes
+        if begins and block.startswith(_UTF16):
+            raise InputError("UTF-16", file=where, expected="UTF-8", fix="convert it (iconv)")
+        extent.bytes += len(block)
+        tail += decoder.decode(block.removeprefix(codecs.BOM_UTF8) if begins else block)
+        lines = io.StringIO(tail, newline="").readlines()
+        # A carriage return at the end may be the first half of a line's end.
+        tail = "" if not lines or lines[-1].endswith("\n") else lines.pop()
+        yield from lines
+        if len(tail) > cap:
+            yield tail
+            tail = ""
+    tail += decoder.decode(b"", True)
+    yield from io.StringIO(tail, newline="")
+
+
+def _rows(
+    where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent, delimiter: str
+) -> Records:
+    csv.field_size_limit(2**31 - 1)  # of the process; the cap bounds a field
+    feed = _RowFeed(_lines(where, cap, extent), cap, extent)
+    reader = csv.reader(feed, delimiter=delimiter)
+    header: list[str] | None = None
+    while True:
+        number = feed.begin()
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Bad(f"line {number}", str(error), feed.raw[:HEAD], number)
+            continue
+        except _TooLong:
+            yield _over_the_cap(feed, number, cap)
+            continue
+        if feed.ended:
+            feed.retreat()
+            yield Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number)
+        elif header is None:
+            if row:
+                header = _checked(where, spec, row)
+        elif row:
+            yield _record(row, header, spec, span, feed, number)
+
+
+_UNCLOSED = "a quote begins in this line and is not closed"
+
+
+def _over_the_cap(feed: _RowFeed, number: int, cap: int) -> Bad:
+    """Make the bad record of a row over the cap: of one line, or of a quote that is not closed."""
+    if len(feed.row) > 1:
+        feed.retreat()
+        return Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number)
+    head, size = feed.raw[:HEAD], len(feed.row[0])
+    return too_long(f"line {number}", size + feed.skip_line(), cap, "line", head, number)
+
+
+def _checked(where: AnyPath, spec: CorpusSource, names: list[str]) -> list[str]:
+    """Return the names of columns.
+
+    Raises:
+        InputError: Two are equal, or ``corpus.text`` is none of them.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(
+                file=where,
+                expected="columns of different names in the first line",
+                got=f"{count} named {name!r}",
+                fix="rename one",
+            )
+    require_text(where, spec, names)
+    return names
+
+
+def _record(
+    row: list[str],
+    header: list[str],
+    spec: CorpusSource,
+    span: Span,
+    feed: _RowFeed,
+    number: int,
+) -> Record | Bad:
+    place = f"line {number}"
+    if len(row) != len(header):
+        error = f"expected {len(header)} fields, as in the first line, got {len(row)}"
+        return Bad(place, error, feed.raw[:HEAD], number)
+    try:
+        for value in row:
+            if not value.isascii():
+                value.encode()
+    except UnicodeEncodeError:
+        return Bad(place, "not UTF-8", feed.raw[:HEAD], number)
+    return record_of(dict(zip(header, row)), spec, span, "line", number, None)

@@ -1,0 +1,114 @@
+"""HTML to text, and HTML files as documents.
+
+``extract: resiliparse`` (as DCLM) keeps what its rules take for the main content of a page;
+``trafilatura`` (as FineWeb) searches longer, at a fifteenth of the speed; ``none`` gives the
+source. docs/lab.md compares them. A page that costs a parser more than linear time is not parsed
+(:mod:`penstock.pipeline.reading.parse_cost`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from penstock import extras
+from penstock.pipeline.reading.batches import Batches, gather
+from penstock.pipeline.reading.lines import Line
+from penstock.pipeline.reading.messages import decode_text
+from penstock.pipeline.reading.parse_cost import bounded
+from penstock.pipeline.reading.records import HEAD, Bad, Extent, Records, Span, record_of, too_long
+from penstock.pipeline.reading.streams import blocks
+from penstock.recipe import CorpusSource
+from penstock.storage import AnyPath
+
+__all__ = ["Unparsable", "extractor", "html"]
+
+_LONGEST = 64 << 20
+"""Most bytes of a page that is parsed: as much as a document by default."""
+
+
+class Unparsable(ValueError):
+    """A page that is not parsed, with the reason."""
+
+
+def extractor(name: str) -> Callable[[str], str]:
+    """Return the function from the source of a page to its text.
+
+    Args:
+        name: ``resiliparse``, ``trafilatura`` or ``none``.
+
+    Returns:
+        It raises :class:`Unparsable` for a page that costs too much, or that the library refuses.
+
+    Raises:
+        BadInput: The library is not installed.
+    """
+    if name == "none":
+        return str
+    try:
+        extract = _resiliparse() if name == "resiliparse" else _trafilatura()
+    except ModuleNotFoundError as error:
+        raise extras.missing_extra(error, name, "corpus.extract") or error from error
+
+    def text_of(page: str) -> str:
+        if len(page) > _LONGEST:
+            raise Unparsable(
+                f"{len(page):,} characters, more than the {_LONGEST:,} that are parsed"
+            )
+        try:
+            page = bounded(page)
+        except ValueError as error:
+            raise Unparsable(str(error)) from None
+        try:
+            return extract(page)
+        except Exception as error:  # whatever a parser raises for this page
+            raise Unparsable(f"no text can be extracted: {error}") from None
+
+    return text_of
+
+
+def _resiliparse() -> Callable[[str], str]:
+    from resiliparse.extract.html2text import extract_plain_text
+
+    def extract(page: str) -> str:
+        text: str = extract_plain_text(page, main_content=True)
+        return text
+
+    return extract
+
+
+def _trafilatura() -> Callable[[str], str]:
+    import trafilatura
+
+    def extract(page: str) -> str:
+        # These settings are those of FineWeb, without its deduplication, which has a memory.
+        return trafilatura.extract(page, favor_precision=True, include_comments=False) or ""
+
+    return extract
+
+
+def html(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
+    """Read a file as a document; ``meta`` has its ``charset``."""
+    return gather(_page(where, spec, span, cap, extent))
+
+
+def _page(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
+    page = Line(0, cap)
+    extent.lines = 1
+    for block in blocks(where):
+        page.add(block)
+        extent.bytes += len(block)
+    raw = page.joined()
+    if page.long:
+        yield too_long("file", page.length, cap, "file", raw, 1)
+        return
+    decoded = decode_text(raw, "", True)
+    facts: dict[str, Any] = {"charset": decoded.charset}
+    if decoded.replaced:
+        facts["replaced"] = decoded.replaced
+    try:
+        facts[spec.text] = extractor(spec.extract)(decoded.text)
+    except Unparsable as error:
+        yield Bad("file", str(error), raw[:HEAD], 1)
+        return
+    yield record_of(facts, spec, span, "line", 1, None)

@@ -1,0 +1,213 @@
+"""Read a file whose compressed members are independent, as web archives are, past damaged members.
+
+A gzip file may be a sequence of members, a zstd file a sequence of frames (called members here,
+too). Web archives have one for each record, so a damaged one costs one record. A member up to 4 MiB
+is decompressed to its end, and its checksum compared, before any of its bytes are used.
+
+After a damaged gzip member the next one is looked for from the byte behind its beginning: a member
+that was cut off runs into the one that follows. Such searches inflate bytes again, four times
+the size of the file and 16 MiB in all; after that they begin where the damage was noticed. So the
+cost is linear for any content.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.errors import InputError
+from penstock.pipeline.reading.streams import compression_of, frames_of, readable
+from penstock.storage import AnyPath
+
+__all__ = ["Part", "parts_of"]
+
+_CHUNK = 64 << 10
+_HELD = 4 << 20
+"""Bytes of a part, about; a member with more is several parts."""
+
+_AGAIN_TIMES, _AGAIN_PLUS = 4, 16 << 20
+"""Bytes that searches may inflate in vain: this many times the file, and these more."""
+
+_GZIP = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
+_BEGINNING = 4 << 10
+"""Bytes of a candidate that are inflated to see whether a member begins as wanted."""
+
+_MAX_WINDOW = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Decompressed bytes of a member, all of them or some."""
+
+    data: bytes
+    offset: int
+    """Of the member in the file, in bytes."""
+    begins: bool
+    """True for the first part of a member."""
+    error: str = ""
+    """The damage of the member; ``data`` is then its first bytes as they are in the file."""
+
+
+def parts_of(where: AnyPath, prefix: bytes) -> Iterator[Part]:
+    """Yield the parts of a file in order; a plain file is one member.
+
+    Args:
+        where: The file; the ending of its name gives the compression.
+        prefix: First bytes of what a member holds, by which one is found after damage.
+
+    Raises:
+        InputError: The file cannot be opened.
+    """
+    compression = compression_of(where)
+    with readable(where, "file"), where.open("rb") as file:
+        if compression == "gzip":
+            yield from _gzip(_ByteFeed(file), prefix)
+        elif compression == "zstd":
+            yield from _zstd(file, where)
+        else:
+            begins = True
+            while data := file.read(_HELD):
+                yield Part(data, 0, begins)
+                begins = False
+
+
+class _ByteFeed:
+    """The bytes of a file from a position that can be moved."""
+
+    def __init__(self, file: Any) -> None:
+        self.size = file.seek(0, 2)
+        self.position = file.seek(0)
+        self._file = file
+        self._rest = b""
+
+    def read(self) -> bytes:
+        """Return the next bytes, up to 64 KiB; none at the end."""
+        chunk = self._rest or self._file.read(_CHUNK)
+        self._rest = b""
+        self.position += len(chunk)
+        return chunk
+
+    def unread(self, rest: bytes) -> None:
+        """Give back the end of what was read."""
+        self._rest = rest
+        self.position -= len(rest)
+
+    def seek(self, position: int) -> None:
+        self._rest = b""
+        self.position = self._file.seek(position)
+
+
+def _gzip(feed: _ByteFeed, prefix: bytes) -> Iterator[Part]:
+    again = 0
+    if not feed.size:
+        yield Part(b"", 0, True, "0 bytes, which is no gzip file")
+    while feed.position < feed.size:
+        start = feed.position
+        error = yield from _member(feed)
+        if not error:
+            continue
+        again += feed.position - start
+        if again <= _AGAIN_TIMES * feed.size + _AGAIN_PLUS:
+            feed.seek(start + 1)
+        _seek_member(feed, prefix)
+        end = feed.position
+        feed.seek(start)
+        yield Part(feed.read()[: end - start], start, False, error)
+        feed.seek(end)
+
+
+def _member(feed: _ByteFeed) -> Generator[Part, None, str]:
+    """Yield the parts of the member at the feed's position; returns its damage."""
+    start = feed.position
+    begins = True
+    inflater = zlib.decompressobj(31)
+    held: list[bytes] = []
+    size = 0
+    chunk = feed.read()
+    if chunk[:1] == b"\0":  # zeros pad a file to a multiple of a block
+        feed.unread(chunk.lstrip(b"\0"))
+        return ""
+    while not inflater.eof:
+        if not chunk:
+            return "the file ends inside a gzip member"
+        try:
+            data = inflater.decompress(chunk, _HELD)
+        except zlib.error:
+            return "damaged gzip member"
+        held.append(data)
+        size += len(data)
+        if size >= _HELD:
+            yield Part(b"".join(held), start, begins)
+            held, size, begins = [], 0, False
+        chunk = inflater.unconsumed_tail or (b"" if inflater.eof else feed.read())
+    if held or begins:
+        yield Part(b"".join(held), start, begins)
+    feed.unread(inflater.unused_data)
+    return ""
+
+
+def _seek_member(feed: _ByteFeed, prefix: bytes) -> None:
+    """Move to the next member that begins with ``prefix``, or to the end of the file."""
+    data = b""
+    while chunk := feed.read():
+        data += chunk
+        base = feed.position - len(data)
+        last = feed.position >= feed.size
+        stop = len(data) if last else len(data) - _BEGINNING
+        at = 0
+        while (found := _GZIP.search(data, at)) and found.start() < stop:
+            at = found.start()
+            if _inflates_to(data[at : at + _BEGINNING], prefix):
+                feed.seek(base + at)
+                return
+            at += 1
+        data = data[max(0, stop) :]
+
+
+def _inflates_to(data: bytes, prefix: bytes) -> bool:
+    try:
+        return zlib.decompressobj(31).decompress(data, len(prefix)) == prefix
+    except zlib.error:
+        return False
+
+
+def _zstd(file: Any, where: AnyPath) -> Iterator[Part]:
+    """Yield the parts of each frame; headers of blocks give its end, whatever its content is."""
+    import zstandard
+
+    reader: Callable[..., Any] = zstandard.ZstdDecompressor(
+        max_window_size=_MAX_WINDOW
+    ).stream_reader
+    end = 0
+    try:
+        for frame in frames_of(where):
+            end, begins = frame.end, True
+            file.seek(frame.start)
+            source = _FrameSource(file, frame.end - frame.start)
+            try:
+                with reader(source, read_across_frames=False, closefd=False) as stream:
+                    while data := stream.read(_HELD):
+                        yield Part(data, frame.start, begins)
+                        begins = False
+            except zstandard.ZstdError as error:
+                file.seek(frame.start)
+                yield Part(file.read(_CHUNK), frame.start, begins, f"damaged zstd frame ({error})")
+    except InputError as error:
+        file.seek(end)
+        yield Part(file.read(_CHUNK), end, True, f"{error.problem}; the rest cannot be read")
+
+
+class _FrameSource:
+    """Bytes of a file from its position on, as a source that ends after ``length``."""
+
+    def __init__(self, file: Any, length: int) -> None:
+        self._file = file
+        self._left = length
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._file.read(min(size, self._left))
+        self._left -= len(data)
+        return data

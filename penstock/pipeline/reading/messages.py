@@ -1,0 +1,281 @@
+"""Bodies of HTTP messages (RFC 9112) to text: transfer and content encodings, charsets.
+
+Archives store bodies as they came or decoded, and keep the header fields of the former: a body
+without the first bytes of the encoding that its header names is taken as it is.
+
+A charset is believed where the bytes are not UTF-8, which text of another charset practically never
+is by chance. The order is: a byte order mark, UTF-8, the charset of the header, of the page itself.
+Charsets whose bytes are UTF-8, too (UTF-16, ISO-2022-JP), come before it where they are declared.
+Where none decodes every byte, the first becomes U+FFFD for what it cannot decode, if that is a
+hundredth of the characters or less. Otherwise the bytes have the charset that they look like
+(resiliparse).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import contextlib
+import hashlib
+import re
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from penstock import extras
+
+__all__ = [
+    "BadBody",
+    "DecodedText",
+    "agrees",
+    "decode_body",
+    "decode_text",
+    "fields_of",
+    "media_type",
+    "without_chunks",
+]
+
+_MAX_CODINGS = 4
+
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]{0,4096})?\r?\n")
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"),
+          (codecs.BOM_UTF16_BE, "utf-16-be"))  # fmt: skip
+
+_LIKE_UTF8 = ("utf-16-le", "utf-16-be", "iso2022_jp")
+
+_META = re.compile(rb"<meta\s[^>]{0,1024}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{1,40})", re.I)
+_FEW = 100
+
+_META_WITHIN = 16 << 10
+"""First bytes of a page in which it may declare its charset; 1,024 by the HTML standard."""
+
+
+class BadBody(ValueError):
+    """A body that cannot be decoded."""
+
+
+class DecodedText(NamedTuple):
+    """A text and how it was decoded."""
+
+    text: str
+    charset: str
+    replaced: int
+    """U+FFFD in place of bytes that could not be decoded."""
+
+
+def fields_of(head: bytes) -> dict[bytes, bytes]:
+    """Parse header fields: the first of each name, in lower case. Lines may be folded."""
+    fields: dict[bytes, bytes] = {}
+    if b"\n " in head or b"\n\t" in head:
+        head = re.sub(rb"\r?\n[ \t]+", b" ", head)
+    for line in head.split(b"\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            fields.setdefault(name.strip().lower(), value.strip())
+    return fields
+
+
+def media_type(value: bytes) -> tuple[str, str]:
+    """Return the media type of a Content-Type, in lower case, and its charset; or empty."""
+    kind, _, parameters = value.decode("latin-1").partition(";")
+    charset = ""
+    for parameter in parameters.split(";") if parameters else ():
+        name, _, given = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = given.strip().strip("\"'")[:40]
+    return kind.strip().lower()[:80], charset
+
+
+def decode_body(body: bytes, fields: dict[bytes, bytes], cap: int) -> bytes:
+    """Undo the transfer and content encodings of a body.
+
+    Args:
+        body: As it is stored.
+        fields: Of the message, names in lower case.
+        cap: Most bytes of the result.
+
+    Raises:
+        BadBody: The body is damaged, longer than ``cap``, or of an unknown encoding.
+    """
+    if b"chunked" in fields.get(b"transfer-encoding", b"").lower():
+        body = without_chunks(body)
+    codings = fields.get(b"content-encoding", b"").lower().split(b",")
+    if len(codings) > _MAX_CODINGS:
+        raise BadBody(f"{len(codings)} content encodings")
+    for coding in reversed(codings):
+        body = _without(coding.strip().decode("latin-1"), body, cap)
+    return body
+
+
+def without_chunks(body: bytes) -> bytes:
+    """Join the chunks of a body; one that does not begin with a chunk is returned as it is.
+
+    Raises:
+        BadBody: A later chunk is damaged, or the last one is missing.
+    """
+    found = _CHUNK_SIZE.match(body)
+    if found is None:
+        return body
+    parts: list[bytes] = []
+    while found is not None:
+        size, at = int(found[1], 16), found.end()
+        if not size:
+            return b"".join(parts)
+        if at + size > len(body):
+            break
+        parts.append(body[at : at + size])
+        at += size
+        at += 2 if body.startswith(b"\r\n", at) else 1 if body.startswith(b"\n", at) else 0
+        found = _CHUNK_SIZE.match(body, at)
+    raise BadBody("damaged chunked body")
+
+
+def _without(coding: str, body: bytes, cap: int) -> bytes:
+    if coding in ("", "identity", "none", "utf-8") or not body:
+        return body
+    if coding in ("gzip", "x-gzip"):
+        parts = _inflated(body, 31) if body[:2] == b"\x1f\x8b" else iter([body])
+    elif coding == "deflate":
+        wrapped = body[0] & 15 == 8 and (body[0] << 8 | body[1] if body[1:] else 1) % 31 == 0
+        parts = _inflated(body, 15 if wrapped else -15)
+    elif coding == "br":
+        parts = _brotli(body)
+    elif coding == "zstd":
+        parts = _zstd(body) if body[:4] == b"\x28\xb5\x2f\xfd" else iter([body])
+    else:
+        raise BadBody(f"unknown content encoding {coding[:40]!r}")
+    kept, size = [], 0
+    for part in parts:
+        size += len(part)
+        if size > cap:
+            raise BadBody(f"more than {cap:,} bytes when decoded ({coding})")
+        kept.append(part)
+    return b"".join(kept)
+
+
+_STEP = 1 << 20
+
+
+def _inflated(body: bytes, window: int) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(window)
+    rest = body
+    try:
+        while rest and not inflater.eof:
+            yield inflater.decompress(rest, _STEP)
+            rest = inflater.unconsumed_tail
+    except zlib.error:
+        raise BadBody("damaged gzip or deflate encoding") from None
+    if not inflater.eof:
+        raise BadBody("the gzip or deflate encoding is cut off")
+
+
+def _brotli(body: bytes) -> Iterator[bytes]:
+    with extras.named("web"):
+        import brotli
+
+    decoder = brotli.Decompressor()
+    rest = body
+    try:
+        while not decoder.is_finished():
+            part = decoder.process(rest, output_buffer_limit=_STEP)
+            if not part and decoder.can_accept_more_data():
+                raise BadBody("the br encoding is cut off")
+            rest = b""
+            yield part
+    except brotli.error:
+        raise BadBody("damaged br encoding") from None
+
+
+def _zstd(body: bytes) -> Iterator[bytes]:
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(body) as stream:
+            while part := stream.read(_STEP):
+                yield part
+    except zstandard.ZstdError:
+        raise BadBody("damaged zstd encoding") from None
+
+
+def decode_text(body: bytes, declared: str, markup: bool) -> DecodedText:
+    """Decode a body.
+
+    Args:
+        body: Without encodings.
+        declared: Charset of the header; empty where there is none.
+        markup: True for HTML, which may declare its charset itself.
+    """
+    for mark, charset in _MARKS:
+        if body.startswith(mark):
+            return _replaced(body[len(mark) :], charset)
+    odd = b"\0" in body or b"\x1b" in body
+    decoded = None if odd else _whole(body, ["utf-8"])
+    if decoded is not None:
+        return decoded
+    candidates = _declared(body, declared, markup)
+    first = ["utf-8"] if not set(_LIKE_UTF8) & set(candidates) else []
+    decoded = _whole(body, [*first, *candidates, "utf-8"])
+    if decoded is None:
+        decoded = _replaced(body, candidates[0] if candidates else "utf-8")
+        if _FEW * decoded.replaced > len(decoded.text):
+            decoded = _whole(body, [_looks_like(body)]) or decoded
+    return decoded
+
+
+def _whole(body: bytes, charsets: list[str]) -> DecodedText | None:
+    """Decode a body by the first charset that has every byte of it."""
+    for charset in charsets:
+        with contextlib.suppress(UnicodeDecodeError):
+            return DecodedText(body.decode(charset), charset, 0)
+    return None
+
+
+def _replaced(body: bytes, charset: str) -> DecodedText:
+    text = body.decode(charset, "replace")
+    return DecodedText(text, charset, text.count("\ufffd"))
+
+
+def _declared(body: bytes, declared: str, markup: bool) -> list[str]:
+    """Return Python's names of the charsets that header and page declare."""
+    found = _META.search(body, 0, _META_WITHIN) if markup else None
+    labels = [label for label in (declared, found and found[1].decode("latin-1")) if label]
+    if not labels:
+        return []
+    with extras.named("web"):
+        from resiliparse.parse.encoding import map_encoding_to_html5
+
+    names = [map_encoding_to_html5(label, fallback_utf8=False) for label in labels]
+    return [_WIDER.get(name, name) for name in names if name]
+
+
+_WIDER = {"gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "iso8859-11": "cp874"}
+"""Python's codecs that have all characters of the charset as browsers know it."""
+
+
+def _looks_like(body: bytes) -> str:
+    with extras.named("web"):
+        from resiliparse.parse.encoding import detect_encoding
+
+    name = detect_encoding(body) or "utf-8"
+    return _WIDER.get(name, name)
+
+
+_DIGESTS = {b"sha1": hashlib.sha1, b"md5": hashlib.md5, b"sha256": hashlib.sha256}
+
+
+def agrees(given: bytes, data: bytes) -> bool:
+    """Return whether a digest is that of the data; digests of other kinds are not compared."""
+    name, _, value = given.partition(b":")
+    make = _DIGESTS.get(name.strip().lower().replace(b"-", b""))
+    if make is None:
+        return True
+    own = make(data, usedforsecurity=False)
+    value = value.strip()
+    if len(value) == 2 * own.digest_size:
+        return value.lower() == own.hexdigest().encode()
+    try:
+        return base64.b32decode(value.upper() + b"=" * (-len(value) % 8)) == own.digest()
+    except binascii.Error:
+        return False

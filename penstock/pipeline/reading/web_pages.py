@@ -1,0 +1,157 @@
+"""Records of a web archive to documents: digests, HTTP messages, text of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from penstock.pipeline.reading.html import Unparsable, extractor
+from penstock.pipeline.reading.messages import (
+    BadBody,
+    agrees,
+    decode_body,
+    decode_text,
+    fields_of,
+    media_type,
+    without_chunks,
+)
+from penstock.pipeline.reading.records import HEAD, Bad, Extent, Record, Span, record_of
+from penstock.recipe import CorpusSource
+
+__all__ = ["PageReader"]
+
+_PAGES = (b"response", b"resource", b"conversion")
+_OTHERS = (b"warcinfo", b"request", b"metadata", b"revisit", b"continuation")
+
+_MARKUP = ("text/html", "application/xhtml+xml")
+_TOP_LEVEL = ("application", "audio", "font", "image", "message", "multipart", "text", "video")
+
+_FACTS = (
+    ("url", b"warc-target-uri"),
+    ("date", b"warc-date"),
+    ("language", b"warc-identified-content-language"),
+    ("truncated", b"warc-truncated"),
+)
+"""Fields of ``meta`` that are fields of a record's header."""
+
+
+class PageReader:
+    """Makes documents of records.
+
+    Args:
+        spec: The item of ``corpus``.
+        span: The file.
+        cap: Most bytes of a decoded body.
+        extent: Records that are not documents are counted in its ``others``.
+    """
+
+    def __init__(self, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> None:
+        self._spec = spec
+        self._span = span
+        self._cap = cap
+        self._extent = extent
+        self._extract: Callable[[str], str] | None = None
+
+    def record(
+        self, fields: dict[bytes, bytes], block: bytes, place: str, number: int
+    ) -> Record | Bad | None:
+        """Make a document of a record; None where it is none.
+
+        Args:
+            fields: Of the record's header, names in lower case.
+            block: Its content.
+            place: Its position, for messages.
+            number: Its number in the file, from 1.
+        """
+        kind = fields.get(b"warc-type", b"").lower()
+        if kind not in _PAGES:
+            if not kind:
+                return self._bad("expected a WARC-Type, got nothing", fields, block, place, number)
+            self._extent.others[kind.decode() if kind in _OTHERS else "of unknown type"] += 1
+            return None
+        try:
+            facts = self._page(fields, block)
+        except (BadBody, Unparsable) as error:
+            return self._bad(str(error), fields, block, place, number)
+        if facts is None:
+            return None
+        return record_of(facts, self._spec, self._span, "record", number, None)
+
+    def _bad(
+        self, error: str, fields: dict[bytes, bytes], block: bytes, place: str, number: int
+    ) -> Bad:
+        head = b"".join(b"%s: %s\r\n" % field for field in fields.items())
+        return Bad(place, error, (head + b"\r\n" + block[:HEAD])[:HEAD], number)
+
+    def _page(self, fields: dict[bytes, bytes], block: bytes) -> dict[str, Any] | None:
+        """Return the text of a page and what is known of it; None where it is no page."""
+        kind, charset = media_type(fields.get(b"content-type", b""))
+        http: dict[bytes, bytes] = {}
+        status = 0
+        body = block
+        if kind == "application/http" or (not kind and block.startswith(b"HTTP/")):
+            http, status, body = _message(block)
+            kind, charset = media_type(http.get(b"content-type", b""))
+        _check_digest(fields, block, body)
+        identified, _ = media_type(fields.get(b"warc-identified-payload-type", b""))
+        kind = identified or kind
+        if http or status:
+            body = decode_body(body, http, self._cap)
+        if kind in ("", "unk", "application/octet-stream"):
+            kind = "text/html" if body[:512].lstrip().startswith(b"<") else "text/plain"
+        if kind not in _MARKUP and kind != "text/plain":
+            top = kind.partition("/")[0]
+            self._extent.others[f"{top if top in _TOP_LEVEL else 'other'} content"] += 1
+            return None
+        decoded = decode_text(body, charset, kind in _MARKUP)
+        facts: dict[str, Any] = {"content_type": kind, "charset": decoded.charset}
+        for name, field in _FACTS:
+            if field in fields:
+                facts[name] = fields[field].decode("utf-8", "replace")
+        if status:
+            facts["status"] = status
+        if decoded.replaced:
+            facts["replaced"] = decoded.replaced
+        name = fields.get(b"warc-record-id", b"").strip(b"<>").decode("utf-8", "replace")
+        facts["id"] = name or facts.get("url")
+        facts[self._spec.text] = self._text_of(decoded.text) if kind in _MARKUP else decoded.text
+        return facts
+
+    def _text_of(self, page: str) -> str:
+        if self._extract is None:  # not where an archive has texts alone
+            self._extract = extractor(self._spec.extract)
+        return self._extract(page)
+
+
+def _message(block: bytes) -> tuple[dict[bytes, bytes], int, bytes]:
+    """Divide an HTTP response into fields, status and body."""
+    line, _, _ = block[:256].partition(b"\n")
+    words = line.split(None, 2)
+    if not line.startswith(b"HTTP/") or len(words) < 2 or not words[1].isdigit():
+        raise BadBody("expected an HTTP response, with HTTP/1.1 and a status in its first line")
+    head, blank, body = block.partition(b"\r\n\r\n")
+    if not blank or b"\n\n" in head:
+        head, blank, body = block.partition(b"\n\n")
+    if not blank:
+        raise BadBody("the HTTP response ends inside its header")
+    return fields_of(head), int(words[1][:4]), body
+
+
+def _check_digest(fields: dict[bytes, bytes], block: bytes, body: bytes) -> None:
+    """Compare the digest of the block; where there is none, that of the payload.
+
+    Archives take a payload with its chunks or without them: either will do.
+    """
+    given = fields.get(b"warc-block-digest")
+    if given is not None:
+        if not agrees(given, block):
+            raise BadBody("the block has another digest than WARC-Block-Digest")
+        return
+    given = fields.get(b"warc-payload-digest")
+    if given is not None and not agrees(given, body):
+        try:
+            joined = without_chunks(body)
+        except BadBody:
+            joined = body
+        if joined is body or not agrees(given, joined):
+            raise BadBody("the payload has another digest than WARC-Payload-Digest")

@@ -1,0 +1,154 @@
+"""Pages to text: what is kept, and that no page costs more than linear time or memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.web_archives import page
+from penstock.pipeline.reading.html import Unparsable, extractor
+from penstock.pipeline.reading.parse_cost import MOST_COPIES, bounded, measure
+from penstock.pipeline.reading.records import Bad, Record
+from penstock.recipe import CorpusSource
+from tests.pipeline.reading.reference import read_records
+
+CONTENT = "<html><body><p>One <b>bold</b> &amp; a word.</p><script>x()</script></body></html>"
+
+
+def read(where: Path, *options: Any, **spec: Any) -> Record | Bad:
+    (found,) = read_records(where, CorpusSource(path="x", **spec), *options)
+    return found
+
+
+@pytest.mark.parametrize("name", ["resiliparse", "trafilatura"])
+def test_the_main_content_is_kept(name: str) -> None:
+    extract = extractor(name)
+    text = extract(page(3, 10))
+    assert text.count(".\n") + text.endswith(".") == 10
+    assert "Imprint" not in text and "<" not in text
+
+
+def test_a_file_is_a_document(tmp_path: Path) -> None:
+    for name in ("a.html", "b.HTM"):
+        (tmp_path / name).write_bytes(CONTENT.encode())
+        assert read(tmp_path / name) == Record(
+            "One bold & a word.", None, "unknown", '{"charset":"utf-8"}'
+        )
+    assert read(tmp_path / "a.html", extract="none", source={"name": "docs"}) == Record(
+        CONTENT, None, "docs", '{"charset":"utf-8"}'
+    )
+    (tmp_path / "c.html").write_bytes("<meta charset=koi8-r><p>Привет".encode("koi8-r"))
+    found = read(tmp_path / "c.html")
+    assert isinstance(found, Record) and found.text == "Привет"
+    assert json.loads(found.meta)["charset"] == "koi8-r"
+    (tmp_path / "d.html").write_bytes(b"<p>" + b"x" * 100)
+    assert isinstance(read(tmp_path / "d.html", *_span(50)), Bad)
+
+
+def _span(cap: int) -> tuple[Any, int]:
+    from penstock.pipeline.reading.records import Span
+
+    return Span(), cap
+
+
+MANY = 10**5
+HOSTILE = {
+    "nested": "<div>" * MANY,
+    "nested articles": "<article>" * MANY,
+    "nested inline": "<b>" * MANY,
+    "nested lists": "<ul><li>" * MANY,
+    "nested tables": "<table><tr><td>" * MANY,
+    "nested in svg": "<svg>" + "<g>" * MANY,
+    "tags": "<p>" * (64 << 20 >> 6),
+    "attributes": "<p " + " ".join(f"a{k}" for k in range(MANY)) + ">x",
+    "attributes of the body": "".join(f"<body a{k}=1>" for k in range(MANY // 2)),
+    "attributes in svg": "<svg><style><p " + " ".join(f"a{k}" for k in range(MANY)) + ">x",
+    "copies of formatting": "<p>"
+    + "".join(f"<b a={k}>" for k in range(3000))
+    + "</p>"
+    + "<p>x" * 3000,
+    "copies in cells": "<table><td>"
+    + "".join(f"<i a={k}></td>" for k in range(3000))
+    + "<p>x" * 3000,
+    "entities": "&amp;&lt;&#65;&#x110000;&nosuch" * MANY,
+    "NUL": "a\0<p\0>" * MANY,
+    "unclosed script": "<script>" + "<div>" * MANY,
+    "unclosed comments": "<!--" * MANY,
+    "unclosed tag": "<" * MANY + "p" + " a='" * MANY,
+    "end tags": "</p></b></div>" * MANY,
+    "surrogates": "\ud800<p>" * 100,
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_pages_cost_little_or_are_refused(kind: str) -> None:
+    extract = extractor("resiliparse")
+    began = time.process_time()
+    try:
+        extract(HOSTILE[kind])
+    except Unparsable as error:
+        assert "more than the" in str(error) or kind == "surrogates"
+    else:
+        assert kind not in ("nested", "nested articles", "attributes", "attributes in svg", "tags")
+    assert time.process_time() - began < 3  # 8 s to hours without the limits, or no memory left
+
+
+class _Counter(HTMLParser):
+    """The slow definition of :func:`measure`, for pages that are well formed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags = self.most = self.depth = self.deepest = 0
+
+    def handle_starttag(self, tag: str, attributes: list[Any]) -> None:
+        self.tags += 1
+        self.most = max(self.most, len(attributes))
+        self.depth += tag in ("div", "article")
+        self.deepest = max(self.deepest, self.depth)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags += 1
+        self.depth = max(0, self.depth - (tag in ("div", "article")))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from([
+    "<div>", "</div>", "<ARTICLE id=a class='b c'>", "</article>", "<p a=1 b='2>' c=\"<div>\" d>",
+    "x < y",
+    "<br>", "<!-- <div> -->", "<!---->", "<!doctype html>", "<script>if (a<b) '<div>'</script>",
+    "<style>a<b{}</style>", "&lt;div&gt;", "<title><div></title>", "<divx>", "<di>", "text",
+]), max_size=30))  # fmt: skip
+def test_markup_is_counted_as_the_standard_library_does(pieces: list[str]) -> None:
+    source = "".join(pieces).replace("<title><div></title>", "<title></title>")
+    slow = _Counter()
+    slow.feed(source)
+    slow.close()
+    found = measure(source.encode())
+    assert (found.tags, found.attributes, found.depth) == (slow.tags, slow.most, slow.deepest)
+
+
+def test_removed_formatting_leaves_the_text() -> None:
+    rows = "".join(
+        f"<p><code id=c{k}>f{k}</code> is <b class=x{k}>bold</b> word</p>" for k in range(1500)
+    )
+    source = f"<main>{rows}</main>"
+    found = measure(source.encode())
+    assert found.tags * found.formatting > MOST_COPIES
+    assert bounded(source) != source
+    from resiliparse.extract.html2text import extract_plain_text
+
+    expected = extract_plain_text(source, main_content=True)
+    assert extract_plain_text(bounded(source), main_content=True) == expected
+
+
+def test_pages_as_they_are_made_pass_unchanged() -> None:
+    for number in range(20):
+        assert bounded(page(number)) == page(number)
