@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from penstock.artefact.draft import Draft
 from penstock.artefact.finished import FORMAT, Artefact, FileRecord, canonical, fingerprint
-from penstock.artefact.workspace import Entry, Workspace
+from penstock.artefact.workspace import Entry, Workspace, is_of_work
 
 __all__ = [
     "FORMAT",
@@ -34,4 +34,5 @@ __all__ = [
     "Workspace",
     "canonical",
     "fingerprint",
+    "is_of_work",
 ]

@@ -23,7 +23,7 @@ from penstock.storage import (
     translate_os_errors,
 )
 
-__all__ = ["Entry", "Workspace"]
+__all__ = ["Entry", "Workspace", "is_of_work"]
 
 _STAGE = re.compile("(?!(lease|report)(/|$))[a-z][A-Za-z0-9_]*")
 _ARTEFACT = re.compile(f"{_STAGE.pattern}/[0-9a-f]{{16}}")
@@ -34,6 +34,13 @@ def _may_hold_artefacts(name: str) -> bool:
     """Return whether to list a directory of a work directory, which may hold anything else too."""
     depth = name.count("/")
     return depth > 1 or (_ARTEFACT if depth else _STAGE).fullmatch(name) is not None
+
+
+def is_of_work(name: str) -> bool:
+    """Return whether Penstock made what has this name in a work directory, or is in that."""
+    first, *below = name.split("/")
+    two = "/".join([first, *below[:1]])
+    return first in ("inputs.json", "lease", "report") or _ARTEFACT.fullmatch(two) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
             "a directory has no revision", file=path, fix="its files are named by their bytes"
         )
     work = recipe.work_directory
-    if isinstance(path, Path) and path.is_dir() and real_path(work).startswith(real_path(path)):
+    if path.is_dir() and f"{real_path(work)}/".startswith(f"{real_path(path)}/"):
         raise InputError(
             "the dataset's directory contains the work directory, which is never input",
             file=path,

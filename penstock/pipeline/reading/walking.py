@@ -8,7 +8,8 @@ Rules of a walk:
 - Links to directories are followed after all other directories, and no directory is read twice, so
   cycles end.
 - A work directory is never entered: that of the recipe by its path with all links resolved, as the
-  node's cache, and another by its files.
+  node's cache, and another by its files. Where the walk begins in one (``work: .``), only what
+  Penstock has made there is left out.
 - A name that exists as a pattern spells it, and that the pattern would not match (``a[1].jsonl``),
   is meant literally.
 
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from penstock.artefact import is_of_work
 from penstock.errors import InputError
 from penstock.pipeline.reading.left_out import LeftOut
 from penstock.pipeline.reading.readers import KINDS
@@ -99,8 +101,10 @@ class Walk:
     def __init__(self, own: Iterable[AnyPath], can_read: Callable[[str], bool]) -> None:
         self.left_out = LeftOut()
         self._own = [real_path(directory).rstrip("/") for directory in own]
+        self._others: list[str] = []
+        """Work directories of other recipes that this walk has met."""
         self._can_read = can_read
-        self._split = ""
+        self._split = self._top = ""
         self._seen: set[tuple[str, tuple[str, ...]]] = set()
         self._listings: dict[str, list[Child]] = {}
         """Entries of the directories of stores that were listed with all below them."""
@@ -120,10 +124,14 @@ class Walk:
         self._split = split
         self._seen.clear()
         self._listings.clear()
+        self._others.clear()
         parts = tuple(pattern)
         while parts[-1:] == ("**",):  # all below, as without a pattern
             parts = parts[:-1]
-        places, links = [_Directory(str(top), top, real_path(top), parts)], list[_Directory]()
+        self._top = real_path(top).rstrip("/")
+        places, links = [_Directory(str(top), top, self._top, parts)], list[_Directory]()
+        if self._is_work(self._top):
+            return
         while places or links:
             # Links last, so that the files of a directory have its own name, and in one order.
             place = places.pop() if places else heapq.heappop(links)
@@ -137,17 +145,15 @@ class Walk:
 
     def named(self, path: AnyPath, child: Child) -> Iterator[FoundFile]:
         """Yield a file that the recipe names; raises as :meth:`files`."""
-        if not self._is_work(real := real_path(path)):
+        self._top = real = real_path(path)
+        if not self._is_work(real):
             yield from self._take(child, path, real, named=True)
 
     def _look(self, place: _Directory) -> _Found:
         if (place.real, place.parts) in self._seen:
-            if place.link:
-                self.left_out.linked.add(place.name)
+            self.left_out.linked |= {place.name} if place.link else set()
             return
         self._seen.add((place.real, place.parts))
-        if self._is_work(place.real):
-            return
         head, rest = (place.parts[0], place.parts[1:]) if place.parts else ("*", ())
         if not glob.has_magic(head):
             child = child_at(place.path / head)
@@ -156,9 +162,10 @@ class Walk:
             return
         children = self._children(place)
         names = {child.name for child in children}
-        if names >= _WORK:
-            self.left_out.work.add(place.name)
-            return
+        if names >= _WORK and place.real not in self._own:
+            self._others.append(place.real)
+            if self._is_work(place.real):
+                return
         if head == "**":  # no directory, or one and the rest again
             yield replace(place, parts=rest, link=False)
             rest, children = place.parts, [one for one in children if one.kind == DIRECTORY]
@@ -182,7 +189,8 @@ class Walk:
         real = f"{place.real.rstrip('/')}/{child.name}" if plain else real_path(path)
         if child.kind == DIRECTORY:
             name = f"{place.name.rstrip('/')}/{child.name}"
-            yield _Directory(name, path, real, rest, child.link)
+            if not self._is_work(real):
+                yield _Directory(name, path, real, rest, child.link)
         elif not rest:
             yield from self._take(child, path, real, named)
 
@@ -211,9 +219,15 @@ class Walk:
             self.left_out.other_kinds.add(str(path))
 
     def _is_work(self, real: str) -> bool:
-        """Return whether a path is in a directory of Penstock itself, which is noted."""
-        for directory in self._own:
-            if real == directory or real.startswith(f"{directory}/"):
+        """Return whether a path is in a directory of Penstock itself, which is noted.
+
+        Of one that the walk begins in, only what Penstock has made there.
+        """
+        for directory in (*self._own, *self._others):
+            if real != directory and not real.startswith(f"{directory}/"):
+                continue
+            begun = self._top == directory or self._top.startswith(f"{directory}/")
+            if not begun or is_of_work(real.removeprefix(directory).lstrip("/")):
                 self.left_out.work.add(directory)
                 return True
         return False

@@ -426,10 +426,42 @@ def test_the_work_directory_is_never_input(tmp_path: Path, monkeypatch: pytest.M
     elsewhere = find(tmp_path, "*.jsonl", work="../elsewhere")
     assert elsewhere.left_out == {}
     assert "work directory" in refusal(tmp_path, "hf:.").problem
+    (tmp_path / "wo").mkdir()
+    assert names(tmp_path, "hf:wo") == ["hf:wo"]
     # Another one's units can be read where they are named.
-    assert names(tmp_path, "runs/other/corpus/*/*") == [
-        "runs/other/corpus/0123456789abcdef/unit-0.parquet"
-    ]
+    unit = "runs/other/corpus/0123456789abcdef/unit-0.parquet"
+    assert names(tmp_path, "runs/other/corpus/*/*") == [unit]
+    assert names(tmp_path, ".", "runs/other/corpus/*/*") == ["in.jsonl", unit]
+
+
+@pytest.mark.parametrize("work", [".", "..", "w"])
+def test_a_pool_in_the_work_directory(tmp_path: Path, work: str) -> None:
+    """`work: .` makes the recipe's own directory the work directory."""
+    here = tmp_path / "w" / "here" if work == ".." else tmp_path
+    root = (here / work).resolve()
+    make_work(root)
+    write(root, "report/0123456789abcdef/report.jsonl", "pool/a.jsonl", "pool/b.txt", "c.jsonl")
+    pool = os.path.relpath(root, here)
+    for path in (f"{pool}/pool", f"{pool}/pool/*", f"{pool}/p*/**/*.*"):
+        found = find(here, path, work=work)
+        assert {item.path.name for item in found.inputs} == {"a.jsonl", "b.txt"}, path
+    assert only(here, f"{pool}/c.jsonl").path == root / "c.jsonl"
+    for path in (pool, f"{pool}/**"):
+        found = find(here, path, work=work)
+        assert {item.path.name for item in found.inputs} == {"a.jsonl", "b.txt", "c.jsonl"}, path
+        assert found.left_out == {"work": 1}
+    for path in (
+        "corpus",
+        "corpus/**/*.parquet",
+        "lease/1.json",
+        "*/0123456789abcdef/*",
+        "inputs.json",
+    ):
+        assert "work directory" in refusal(here, f"{pool}/{path}", work=work).problem, path
+    # Another recipe's work directory, where the item begins in it.
+    assert {item.path.name for item in find(here, pool, work="/elsewhere").inputs} == {
+        *("a.jsonl", "b.txt", "c.jsonl"),
+    }
 
 
 # -- datasets saved to disk -------------------------------------------------------------------
@@ -596,7 +628,12 @@ def test_a_store_is_walked_by_the_same_rules(s3: str, tmp_path: Path) -> None:
     keys = [
         *("data/a.jsonl", "data/_SUCCESS", "data/.x/b.jsonl", "data/_temporary/0/c.jsonl"),
         *("data/lang=de/d.jsonl", "data/e.xz", "data/y.parquet/f.txt", "data/g [h]/i#?%20é.jsonl"),
-        *("work/inputs.json", "work/lease/1.json", "work/corpus/0/unit-0.parquet", "in.jsonl"),
+        *(
+            "work/inputs.json",
+            "work/lease/1.json",
+            "work/corpus/0123456789abcdef/unit-0.parquet",
+            "in.jsonl",
+        ),
     ]
     for key in keys:
         with (top / key).open("wb") as file:
@@ -621,6 +658,8 @@ def test_a_store_is_walked_by_the_same_rules(s3: str, tmp_path: Path) -> None:
         [*data, "in.jsonl"],
         {"hidden": 3, "other_kinds": {".xz": 1}, "work": 1},
     )
+    bucket = find(tmp_path, "s3://pool/finding", work="s3://pool/finding")
+    assert [len(bucket.inputs), bucket.left_out["work"]] == [5, 1]
     item = only(tmp_path, "s3a://pool/finding/data/lang=de", "s3://pool/finding/data/*/d.jsonl")
     assert item.spec.fields == {"lang": "de"}
     for path in ("none", "data/none.jsonl", "data/*.arrow", "work/corpus/*/*"):
