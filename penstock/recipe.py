@@ -254,6 +254,9 @@ class Recipe(Model):
     seed: int = 0
     work: Location = "work"
     corpus: Annotated[tuple[CorpusSource, ...], BeforeValidator(listed)]
+    unit_bytes: Annotated[int, Field(ge=2**16, le=2**30)] | None = None
+    """Bytes of text of a unit, the unit of parallel work; by default a 16th of the pool's, from
+    16 MiB to 64 MiB (:func:`penstock.pipeline.corpus.unit_bytes_for`)."""
     clean: Clean = Clean()
     rewrite: dict[Annotated[str, AfterValidator(_plain_word)], RewriteSpec] = {}
     """Rewriters, in the order of the file; documents that one adds have its key as source."""

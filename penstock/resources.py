@@ -18,6 +18,10 @@ class Resources:
     memory: int | None = None
     """Memory in bytes."""
 
+    slow: bool = False
+    """True if a document takes more than about 10 ms: work is divided and committed in parts of
+    units (:mod:`penstock.pipeline.scoring.parts`)."""
+
     by: str = "the stage"
     """The part of the recipe that needs them, for messages: ``select.NAME``."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tokenizers
 
@@ -68,6 +69,17 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def sampler(table: pa.Table) -> Callable[..., pa.Table]:
+    """Return a ``Fitting.sample`` that draws all documents of a table."""
+
+    def sample(count: int, *, source: str | None = None, characters: int | None = None) -> pa.Table:
+        own = table if source is None else table.filter(pc.equal(table["source"], source))
+        texts = pc.utf8_slice_codeunits(own["text"], 0, characters or 2**30)
+        return own.set_column(own.schema.get_field_index("text"), "text", texts)
+
+    return sample
 
 
 def recipe_of(

@@ -298,7 +298,7 @@ def _curate(
                     selector_training.find_weights(*arguments, models, free)
         made["columns"] = columns = make_columns(wanted, models)
     with stage("tokenizer"):
-        tokenizer = tokenizer or make_tokenizer(plan.tokenizer, pool, workspace)
+        tokenizer = tokenizer or make_tokenizer(plan.tokenizer, pool, workspace, runner)
     with stage("cut"):
         tokens = TokenStore(pool, tokenizer, workspace)
         cut = make_cut(plan.cut, pool, columns, tokens, tokenizer, workspace, runner)

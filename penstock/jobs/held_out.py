@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from penstock.hashing import hash_documents, mix, uniform
-from penstock.pipeline.pool import FIT, inside
+from penstock.pipeline.samples import FIT, inside
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.algorithm import BuiltInScorer

@@ -121,13 +121,18 @@ class Plan:
 
         keys = recipe.model_dump(
             mode="json",
-            include={"corpus", "clean", "rewrite", "select", "tokenizer", "evaluate"},
+            include={"corpus", "unit_bytes", "clean", "rewrite", "select", "tokenizer", "evaluate"},
         )
         reweight = recipe.train.reweight and recipe.train.reweight.model_dump(mode="json")
         return cls(
             recipe=recipe,
             work=recipe.work_directory,
-            corpus=once(CorpusSettings.of, keys["corpus"], keys["clean"]["max_document_bytes"]),
+            corpus=once(
+                CorpusSettings.of,
+                keys["corpus"],
+                keys["unit_bytes"],
+                keys["clean"]["max_document_bytes"],
+            ),
             clean=once(_clean_settings, keys["clean"], keys["evaluate"]),
             tokenizer=once(TokenizerSettings.of, keys["tokenizer"], recipe.seed),
             evaluate=tuple(once(find_evaluation_files, keys["evaluate"])),

@@ -25,8 +25,8 @@ from penstock.cluster import cpus
 from penstock.errors import BudgetError, SelectorError
 from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.jobs.held_out import cut_outside
-from penstock.pipeline.pool import FIT, sample_documents
 from penstock.pipeline.runner import in_order
+from penstock.pipeline.samples import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column, Models
 from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
 from penstock.selectors.base import SetSelector, Target
@@ -216,7 +216,7 @@ def _held_out(
     selector: SetSelector, count: int, each: int, models: Models
 ) -> tuple[Evaluation, ...]:
     """Return an evaluation for each cluster that has documents in the sample."""
-    sample = sample_documents(models.pool, count, models.seed, FIT)
+    sample = sample_documents(models.pool, count, models.seed, FIT, models.runner)
     encoder = models.load_encoder(selector.requirements.encoder)
     vectors = embed_texts(sample["text"], encoder, spread=in_order(models.runner))
     numbers = selector.assign(vectors, hash_documents(sample, mix(models.seed)))

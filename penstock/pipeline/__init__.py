@@ -30,7 +30,9 @@ What all stages use::
 
     runner.py       Runner: a function over items, in parallel        runners/
     units.py        Unit: about 64 MiB of documents
-    pool.py         Pool: a corpus and the rows that are kept; samples drawn by hash
+    pool.py         Pool: a corpus and the rows that are kept
+    samples.py      sample_documents: a sample of a pool, drawn by hash
+    pages.py        read_texts: texts of a unit by row, a page at a time
     shuffle.py      Shuffle: rows from tasks to tasks, by group
     grouped.py      files of rows: scores, and the scratch of a shuffle
     checking.py     check_sum: counts that add up, before an artefact is published

@@ -19,9 +19,10 @@ import numpy as np
 from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.errors import SelectorError
 from penstock.pipeline.checking import call_plugin, check_sum, scores_of
-from penstock.pipeline.grouped import write_scores
+from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
+from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
 from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
@@ -31,7 +32,7 @@ from penstock.storage import AnyPath
 
 __all__ = ["Column", "in_dependence", "make_columns"]
 
-VERSION = 2
+VERSION = 3
 
 _COUNTED = ("documents", "excluded")
 
@@ -55,9 +56,13 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
         if column.selector.kind != "set"
     }
     drafts = {name: draft for name, draft in begun.items() if isinstance(draft, Draft)}
-    if drafts:
-        scorers = [column for column in ordered if column.name in drafts]
-        _score(drafts, scorers, units, models)
+    scorers = [column for column in ordered if column.name in drafts]
+    shared = [column for column in scorers if not _is_slow(column)]
+    if shared:
+        _score({column.name: drafts[column.name] for column in shared}, shared, units, models)
+    for column in scorers:
+        if column not in shared:
+            _score_slowly(drafts[column.name], column, units, models)
     finished = {
         name: _publish(found, units, models.pool) if isinstance(found, Draft) else found
         for name, found in begun.items()
@@ -193,6 +198,41 @@ def _needs_of(columns: Sequence[Column]) -> Resources:
         gpus=max([0, *(one.gpus for one in asked)]),
         memory=sum(one.memory or 0 for one in asked) or None,
         by=", ".join(one.by for one in asked) or "the stage",
+    )
+
+
+def _is_slow(column: Column) -> bool:
+    """Return whether a scorer reads texts itself, and takes long for each."""
+    asked = column.selector.requirements
+    return asked.resources.slow and asked.embeddings is None and asked.classifier is None
+
+
+def _score_slowly(draft: Draft, column: Column, units: Sequence[Unit], models: Models) -> None:
+    """Score every unit by a slow scorer, in parts."""
+    fill_parts(
+        draft,
+        models.runner,
+        _score_part,
+        _join_scores,
+        units,
+        (column.name, column.selector, draft.path),
+        lambda line: models.progress(f"{column.name}: scored {line}"),
+        _needs_of([column]),
+    )
+
+
+def _score_part(part: UnitPart, state: tuple[str, Scorer, AnyPath]) -> FileRecord:
+    name, scorer, directory = state
+    documents = part.read(("id", "text", "source", "hash"))
+    returned = call_plugin(f"select.{name}", part.label, scorer.score, documents)
+    scores = scores_of(returned, len(documents), f"select.{name}", part.label)
+    return write_scores(directory, f"scratch/parts/{part.name}", scores)
+
+
+def _join_scores(item: Joined, directory: AnyPath) -> FileRecord:
+    scores = [read_scores(directory, record) for record in item.files]
+    return write_scores(
+        directory, item.unit.name, np.concatenate([np.empty(0, np.float32), *scores])
     )
 
 

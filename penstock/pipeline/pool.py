@@ -2,8 +2,6 @@
 
 A pool is named by its corpus and by which rows it keeps, not by the rules that chose them: recipes
 whose different rules keep the same documents share every score and every token after cleaning.
-
-Samples of a pool are drawn by hash of id and text, independent of how the work is divided.
 """
 
 from __future__ import annotations
@@ -13,19 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from penstock.artefact import Artefact, FileRecord, canonical
 from penstock.errors import InputError
-from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
-from penstock.pipeline.units import ROWS, SCHEMA, Kept, Unit, base_of, iter_documents, units_of
+from penstock.pipeline.units import Kept, Unit, base_of, units_of
 
-__all__ = ["FIT", "Pool", "inside", "pools_of", "sample_documents", "sample_texts"]
-
-FIT = "fit"
-"""Hash purpose of the samples that selectors are fitted on."""
+__all__ = ["Pool", "pools_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +49,15 @@ class Pool:
         for record in files:
             tally.dropped_by.update(record.facts["dropped_by"])
             start = 0
-            for documents in record.facts["units"]:
+            for documents, digest in zip(record.facts["units"], record.facts["kept"], strict=True):
                 unit = units[len(kept)]
-                own = Kept(directory=verdicts.path, record=record, start=start, documents=documents)
+                own = Kept(
+                    directory=verdicts.path,
+                    record=record,
+                    start=start,
+                    documents=documents,
+                    digest=digest,
+                )
                 kept.append(replace(unit, kept=own))
                 start += unit.of
         tally.kept = sum(unit.documents for unit in kept)
@@ -122,9 +119,6 @@ def _name(rows: str, files: tuple[FileRecord, ...]) -> str:
     return hashlib.sha256(canonical([rows, bits])).hexdigest()
 
 
-# -- samples ----------------------------------------------------------------------------------
-
-
 def pools_of(pool: Pool) -> Iterator[Pool]:
     """Yield a pool, and those that rewriters replaced: what they drop is in no later corpus."""
     yield pool
@@ -134,60 +128,3 @@ def pools_of(pool: Pool) -> Iterator[Pool]:
             verdicts = pool.verdicts.path.parent / corpus.manifest["inputs"]["pool"][:16]
             yield Pool.of(base, Artefact.open(verdicts))
         corpus = base
-
-
-def sample_documents(pool: Pool, count: int, seed: int, purpose: str) -> pa.Table:
-    """Draw about ``count`` documents, or all of a smaller pool, in the order of their hashes.
-
-    That order is random, as training needs it, and independent of the order of the inputs.
-
-    Args:
-        pool: The pool.
-        count: Documents wanted.
-        seed: Any integer.
-        purpose: Keeps samples for different uses apart.
-
-    Returns:
-        ``id`` and ``source`` string, ``text`` large_string, ``hash`` fixed_size_binary(16).
-    """
-    schema = pa.schema([SCHEMA.field("id"), SCHEMA.field("text"), SCHEMA.field("source")]).append(
-        ROWS.field("hash")
-    )
-    batches = list(_draw(pool, count, pool.kept, seed, purpose))
-    sample = pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
-    hashes = hash_documents(sample, mix(seed, purpose, "order"))
-    return sample.take(pa.array(np.argsort(hashes, kind="stable")))
-
-
-def sample_texts(pool: Pool, size: int, seed: int, purpose: str) -> Iterator[str]:
-    """Draw texts of about ``size`` bytes in all, in the order of the corpus."""
-    for batch in _draw(pool, size, pool.bytes, seed, purpose):
-        yield from batch.column("text").to_pylist()
-
-
-def inside(
-    documents: pa.Table | pa.RecordBatch, count: int, of: int, seed: int, purpose: str
-) -> np.ndarray:
-    """Return which documents :func:`sample_documents` draws, by id and hash: (n,) bool.
-
-    Args:
-        documents: Documents of the pool, with ``id`` and ``hash``.
-        count: The argument of :func:`sample_documents`, as ``seed`` and ``purpose``.
-        of: Number of documents of the pool.
-    """
-    assert "hash" in documents.schema.names, "else it would draw others"
-    draws = uniform(hash_documents(documents, mix(seed, purpose)))
-    return np.asarray(draws < count / max(1, of))
-
-
-def _draw(pool: Pool, count: int, of: int, seed: int, purpose: str) -> Iterator[pa.RecordBatch]:
-    for unit in pool.units:
-        drawn = inside(unit.read_rows(["id", "hash"]), count, of, seed, purpose)
-        if not drawn.any():
-            continue
-        start = 0
-        for batch in iter_documents(unit):
-            rows = np.flatnonzero(drawn[start : start + len(batch)])
-            start += len(batch)
-            if len(rows):
-                yield batch.take(pa.array(rows))

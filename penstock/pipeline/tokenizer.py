@@ -12,7 +12,9 @@ import tokenizers
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.pipeline.pool import Pool, sample_texts
+from penstock.pipeline.pool import Pool
+from penstock.pipeline.runner import Runner
+from penstock.pipeline.samples import sample_texts
 from penstock.pipeline.units import iter_documents
 from penstock.recipe import Recipe, TrainedTokenizer, TrainTokenizer
 from penstock.storage import AnyPath, atomic_file, is_uri, sha256_file
@@ -98,7 +100,7 @@ class TokenizerSettings:
             "control": list(self.declared.control),
         }
 
-    def load(self, pool: Pool) -> Definition:
+    def load(self, pool: Pool, runner: Runner | None = None) -> Definition:
         """Train the tokenizer on texts of the pool, or read its file.
 
         Raises:
@@ -106,13 +108,15 @@ class TokenizerSettings:
         """
         if self.train is not None:
             train = self.train.train
-            texts = _sample(pool, train.sample_bytes, self.seed, "tokenizer")
+            texts = _sample(pool, train.sample_bytes, self.seed, "tokenizer", runner)
             return Definition.of(_train(texts, train))
         assert self.path is not None
         return Definition.read(self.path)
 
 
-def make_tokenizer(settings: TokenizerSettings, pool: Pool, workspace: Workspace) -> Artefact:
+def make_tokenizer(
+    settings: TokenizerSettings, pool: Pool, workspace: Workspace, runner: Runner | None = None
+) -> Artefact:
     """Find or make the tokenizer of a pool: ``tokenizer.json`` and its measurements.
 
     A trained one is byte-level BPE, from documents drawn by hash of id and text. In the file all
@@ -125,11 +129,11 @@ def make_tokenizer(settings: TokenizerSettings, pool: Pool, workspace: Workspace
     """
 
     def write(draft: Draft) -> FileRecord:
-        definition = settings.load(pool)
+        definition = settings.load(pool, runner)
         end = end_of_text(definition, settings.declared)
         definition = definition.flag({end, *settings.declared.control})
         of_texts = text_settings(definition, ends=[end])
-        sample = list(_sample(pool, _MEASURED_BYTES, settings.seed, "measure"))
+        sample = list(_sample(pool, _MEASURED_BYTES, settings.seed, "measure", runner))
         encoded = tokenizer_of(of_texts).encode_batch_fast(sample, add_special_tokens=False)
         ids = [encoding.ids for encoding in encoded]
         facts = {
@@ -160,10 +164,10 @@ def make_tokenizer(settings: TokenizerSettings, pool: Pool, workspace: Workspace
     )
 
 
-def _sample(pool: Pool, size: int, seed: int, purpose: str) -> Iterator[str]:
+def _sample(pool: Pool, size: int, seed: int, purpose: str, runner: Runner | None) -> Iterator[str]:
     """Draw texts of about ``size`` bytes; the first text where none of a few long ones is drawn."""
     nothing = True
-    for text in sample_texts(pool, size, seed, purpose):
+    for text in sample_texts(pool, size, seed, purpose, runner):
         nothing = False
         yield text
     if nothing:

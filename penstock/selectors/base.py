@@ -117,11 +117,12 @@ class Targets:
 class Fitting:
     """The inputs of a fit; the ``evaluate`` files are never among them."""
 
-    sample: Callable[[int], pa.Table]
+    sample: Callable[..., pa.Table]
     """``sample(n)``: about n documents drawn by hash of id, or the whole pool if it is smaller.
 
     Columns as :data:`Documents`; in the order of a hash of id, so that a model fitted on it
-    does not depend on the positions of documents in the inputs.
+    does not depend on the positions of documents in the inputs. Keywords: ``source``, the source
+    that all n are drawn of; ``characters``, the most of each text that is needed.
     """
     pool_size: int
     """Documents in the pool."""

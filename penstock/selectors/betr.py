@@ -88,7 +88,7 @@ class Betr(
     name="betr",
     summary="documents nearest to any example of the target benchmarks",
     paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
-    version=3,
+    version=4,
 ):
     """Scores documents by their best rank among the neighbours of the target's examples.
 
@@ -191,13 +191,15 @@ class Betr(
         """Requirements on the engine; in direct mode shared vectors, where they suffice."""
         shared = self.max_characters == CHARACTERS  # the engine has made the vectors
         embeds = not shared and self.mode == "direct" and EncoderName.of(self.encoder).gpu
-        embeddings = None
+        embeddings, slow = None, False
+        if self._ranking is not None:
+            slow = not shared and self._ranking[0].resources.slow
         if shared and self._ranking is not None:
             embeddings = EmbeddingScores(encoder=self._chosen, score=self.score_vectors)
         return replace(
             super().requirements,
             target=True,
-            resources=Resources(gpus=1 if embeds else 0),
+            resources=Resources(gpus=1 if embeds else 0, slow=slow),
             embeddings=embeddings,
         )
 
@@ -214,14 +216,8 @@ class Betr(
         """
         self._classifier = self._ranking = None
         targets = self._examples(fitting)
-        sample = fitting.sample(self.sample)
-        some = pa.array(~blank(sample["text"]))
-        # Text that is not read is freed, also by the allocator: a quarter of the peak.
-        text = sample.schema.get_field_index("text")
-        sample = sample.set_column(
-            text, "text", beginning(sample["text"], self.max_characters)
-        ).filter(some)
-        pa.default_memory_pool().release_unused()
+        sample = fitting.sample(self.sample, characters=self.max_characters)
+        sample = sample.filter(pa.array(~blank(sample["text"])))
         if not len(sample):
             raise SelectorError(key="sample", expected="documents with text to fit on", got="none")
         mode = self.mode

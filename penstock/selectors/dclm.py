@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from penstock.errors import SelectorError
@@ -56,9 +55,6 @@ __all__ = ["DclmQuality"]
 _JUDGED = 20_000
 """Documents of the sample from which the pool's mean and its top tenth are estimated."""
 
-_TIMES = 64
-"""Documents read to find negatives of one source, per negative; all are held at once."""
-
 _WHITESPACE = re.compile("[ \t\n\v\f\r\0]+")
 """Separators of words in fastText."""
 
@@ -68,7 +64,7 @@ class DclmQuality(
     name="dclm",
     summary="p(hq) by a classifier of good examples against the pool",
     paper="Li et al. 2024, DataComp-LM (DCLM)",
-    version=1,
+    version=2,
 ):
     """Scores documents by p(hq): how much they are like good examples, and unlike the pool.
 
@@ -229,18 +225,10 @@ class DclmQuality(
 
     def _negatives(self, fitting: Fitting, count: int) -> pa.Table:
         """Read about ``count`` documents with text, all of the source ``negatives``."""
-        asked = count
-        while True:
-            sample = fitting.sample(asked)
-            names = sample["source"].unique().to_pylist()
-            if self.negatives is not None:
-                sample = sample.filter(pc.equal(sample["source"], self.negatives))
-            sample = sample.filter(pa.array(~blank(sample["text"])))
-            most = min(fitting.pool_size, _TIMES * count)
-            if self.negatives is None or len(sample) >= count or asked >= most:
-                break
-            asked *= 4  # a source is a part of the pool, and a sample is drawn from all of it
+        sample = fitting.sample(count, source=self.negatives)
+        sample = sample.filter(pa.array(~blank(sample["text"])))
         if not len(sample) and self.negatives is not None:
+            names = fitting.sample(_JUDGED)["source"].unique().to_pylist()
             raise SelectorError(
                 key="negatives",
                 expected=f"documents of the source {self.negatives}",

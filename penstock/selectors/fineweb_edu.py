@@ -40,6 +40,7 @@ from pydantic import Field
 
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, mix
+from penstock.resources import Resources
 from penstock.selectors.algorithm import BuiltInScorer, read_array
 from penstock.selectors.base import Documents, EmbeddingScores, Encoder, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import area_under_curve, blank
@@ -208,7 +209,8 @@ class FineWebEdu(
     @property
     def requirements(self) -> Requirements:
         if self.max_characters != CHARACTERS:
-            return Requirements()
+            slow = self._head is not None and self._head[0].resources.slow
+            return Requirements(resources=Resources(slow=slow))
         return Requirements(
             embeddings=EmbeddingScores(encoder=self.encoder, score=self.score_vectors)
         )

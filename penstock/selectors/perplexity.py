@@ -96,7 +96,7 @@ class Perplexity(
 
     @property
     def requirements(self) -> Requirements:
-        return Requirements(resources=Resources(gpus=int(self.device == "cuda")))
+        return Requirements(resources=Resources(gpus=int(self.device == "cuda"), slow=True))
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Read a sample for the quantiles of its perplexities, where the band needs them.

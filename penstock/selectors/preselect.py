@@ -24,7 +24,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import AfterValidator, Field, PrivateAttr
 
 from penstock.errors import SelectorError
@@ -309,8 +308,8 @@ class PreSelect(
             ready = CollapsedFastText.from_model(self.model, "__label__1", zero_eos=self.zero_eos)
             self._classifier = ready
             return {"words": len(ready.starts) - 1, "bucket": ready.bucket}
-        sample = fitting.sample(self.sample)
-        texts = pc.utf8_slice_codeunits(sample["text"], 0, self.max_characters)
+        sample = fitting.sample(self.sample, characters=self.max_characters)
+        texts = sample["text"]
         some = pa.array(~blank(texts))
         texts = texts.filter(some)
         if not len(texts):

@@ -16,8 +16,8 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.held_out import OutsideSample
 from penstock.jobs.selector_training import climb
-from penstock.pipeline.pool import FIT, sample_documents
 from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.samples import FIT, sample_documents
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe

@@ -13,8 +13,8 @@ from penstock.errors import SelectorError, UnmadeError
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import curate, inspect
 from penstock.jobs.selector_training import find_weights
-from penstock.pipeline.pool import FIT, sample_documents
 from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.samples import FIT, sample_documents
 from penstock.pipeline.scoring.models import Models
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe

@@ -19,6 +19,7 @@ from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.scoring import models as fitting_module
 from penstock.pipeline.scoring.models import Models
 from penstock.resources import Resources
 from penstock.selectors.adapter import as_selector
@@ -416,3 +417,18 @@ def test_a_column_that_lacks_a_unit_is_not_published(corpus: Pool, space: Worksp
     kept = corpus.kept
     assert caught.value.expected == f"{kept} documents of the pool"
     assert not list(space.root.glob("columns/*/manifest.json"))
+
+
+def test_a_sample_is_drawn_once_for_selectors_that_ask_for_the_same(
+    corpus: Pool, space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = fitting_module.sample_documents
+
+    def counted(pool: Pool, count: int, *arguments: Any) -> pa.Table:
+        drawn.append(count)
+        return draw(pool, count, *arguments)
+
+    monkeypatch.setattr(fitting_module, "sample_documents", counted)
+    columns_of(corpus, space, a=Length(40), b=Calls(40, function=_zeros), c=Length(30))
+    assert drawn == [40, 30]

@@ -26,14 +26,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.artefact import Workspace
-from penstock.errors import ArtefactError, InputError, StorageError
+from penstock.errors import ArtefactError, InputError, RecipeError, StorageError
 from penstock.jobs.why import Origins
 from penstock.pipeline import corpus as module
 from penstock.pipeline.cleaning import verdicts
 from penstock.pipeline.cleaning.fates import Failed, failed_rules, repeated_by
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cleaning.verdicts import make_pool
-from penstock.pipeline.corpus import CorpusSettings, make_corpus
+from penstock.pipeline.corpus import CorpusSettings, make_corpus, unit_bytes_for
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
@@ -45,6 +45,7 @@ from penstock.pipeline.units import (
     Origin,
     UnitWriter,
     iter_documents,
+    units_of,
 )
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
@@ -863,3 +864,26 @@ def test_a_file_that_cannot_be_written_is_named_and_not_left_half(
     gc.collect()
     assert not untidy
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(0, 16), (256, 16), (511, 16), (512, 32), (1000, 32), (1024, 64), (10**9, 64)],
+)
+def test_units_are_a_16th_of_the_pool(size: int, expected: int) -> None:
+    assert unit_bytes_for(size << 20) == expected << 20
+
+
+def test_the_recipe_sets_the_bytes_of_a_unit(tmp_path: Path) -> None:
+    lines = (json.dumps({"text": f"{number}{'a' * 999}"}) + "\n" for number in range(500))
+    (tmp_path / "pool.jsonl").write_text("".join(lines))
+    tree = {"corpus": {"path": "pool.jsonl"}, "budget": {"tokens": 1, "rank": "random"}}
+    for key, units in ((None, 1), (2**17, 4)):
+        wanted = parse_recipe({**tree, "unit_bytes": key, "work": f"work-{key}"}, tmp_path)
+        space = Workspace(wanted.work_directory)
+        made = make_corpus(CorpusSettings.of(wanted), space, LocalRunner(1))
+        assert len(units_of(made)) == units
+        assert made.manifest["config"]["unit_bytes"] == (key or 2**24)
+    with pytest.raises(RecipeError) as info:
+        parse_recipe({**tree, "unit_bytes": 1000}, tmp_path)
+    assert info.value.key == "unit_bytes"

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.artefact import Workspace
-from penstock.pipeline.pool import Pool, sample_documents, sample_texts
+from penstock.errors import ArtefactError
+from penstock.hashing import hash_documents, mix
+from penstock.pipeline import units
+from penstock.pipeline.pages import PAGE_ERRORS, read_texts
+from penstock.pipeline.pool import Pool
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.samples import inside, sample_documents, sample_texts
+from penstock.pipeline.units import SCHEMA, iter_documents
 from penstock.recipe_file import parse_recipe
 from tests.pools import pool_of
 
@@ -89,3 +102,134 @@ def test_texts_have_about_the_size_that_was_asked(whole: Pool) -> None:
     assert abs(size - 50_000) < 10_000
     total = whole.by_source["unknown"]["bytes"]
     assert sum(len(text) for text in sample_texts(whole, 10 * total, 1, "tokenizer")) == total
+
+
+def bytes_read() -> int:
+    """Return the bytes that this process has read by system calls."""
+    counters = Path("/proc/self/io").read_text().split()
+    return int(counters[counters.index("rchar:") + 1])
+
+
+needs_counters = pytest.mark.skipif(
+    not Path("/proc/self/io").exists(), reason="this system does not count bytes"
+)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """20,000 documents of 1 to 3 kB that compress by a third, of two sources; some are dropped."""
+    root = tmp_path_factory.mktemp("large")
+    draw = np.random.default_rng(3)
+    with open(root / "pool.jsonl", "w") as file:
+        for number, size in enumerate(draw.integers(500, 1500, 20_000).tolist()):
+            source = "wiki" if number % 8 == 0 else "web"
+            text = draw.bytes(size).hex() if number % 50 else ""
+            file.write(json.dumps({"id": f"d{number}", "text": text, "source": source}) + "\n")
+    return divided_by(root, 16 << 20)
+
+
+@needs_counters
+def test_only_pages_with_drawn_documents_are_read(large: Pool) -> None:
+    sample_documents(large, 1, 2, "warm")
+    size = sum(record.bytes for record in large.corpus.files)
+    before = bytes_read()
+    drawn = sample_documents(large, 20, 1, "fit")
+    assert 5 < len(drawn) < 40
+    assert bytes_read() - before < 0.05 * size
+
+
+def test_a_sample_is_that_of_a_scan(large: Pool) -> None:
+    rows = pa.concat_tables(
+        pa.Table.from_batches([batch]) for unit in large.units for batch in iter_documents(unit)
+    )
+    drawn = inside(rows, 300, large.kept, 5, "fit")
+    expected = rows.filter(pa.array(drawn))
+    order = np.argsort(hash_documents(expected, mix(5, "fit", "order")), kind="stable")
+    expected = expected.take(pa.array(order))
+    assert len(expected) > 200
+    with closing(LocalRunner(2)) as two:
+        for runner in (None, two):
+            found = sample_documents(large, 300, 5, "fit", runner)
+            assert found.equals(expected.cast(found.schema))
+
+
+def test_a_sample_of_one_source_has_as_many(large: Pool) -> None:
+    drawn = sample_documents(large, 400, 1, "fit", source="wiki")
+    assert set(drawn["source"].to_pylist()) == {"wiki"}
+    assert abs(len(drawn) - 400) < 5 * 400**0.5
+    assert not len(sample_documents(large, 400, 1, "fit", source="none"))
+
+
+def test_texts_are_cut_to_a_prefix(whole: Pool) -> None:
+    full = sample_documents(whole, 200, 1, "fit")["text"].to_pylist()
+    cut = sample_documents(whole, 200, 1, "fit", characters=11)["text"].to_pylist()
+    assert cut == [text[:11] for text in full]
+
+
+@pytest.mark.parametrize("kind", ["unit", "rows"])
+@pytest.mark.parametrize("fault", ["flipped", "short", "missing", "other"])
+def test_a_file_that_changed_is_refused(pool: Path, kind: str, fault: str) -> None:
+    work = pool / f"work-{kind}-{fault}"
+    recipe = parse_recipe(
+        {"corpus": {"path": "pool.jsonl"}, "budget": {"tokens": 1, "rank": "random"}}, pool
+    )
+    made = pool_of(recipe, Workspace(work), unit_bytes=100_000)
+    (unit, other), record = made.units[:2], "record" if kind == "unit" else "rows"
+    path, else_path = (made.corpus.path / getattr(one, record).path for one in (unit, other))
+    data = bytearray(path.read_bytes())
+    if fault == "flipped":
+        data[len(data) // 3] ^= 1
+    elif fault == "other":
+        data = bytearray(else_path.read_bytes())
+    path.write_bytes(data[:-9] if fault == "short" else data)
+    if fault == "missing":
+        path.unlink()
+    with pytest.raises(ArtefactError) as info:
+        sample_documents(made, COUNT, 1, "fit")
+    assert str(info.value.file) == str(path)
+    assert (info.value.got is not None) == (fault != "missing")
+
+
+@settings(max_examples=40)
+@given(
+    texts=st.lists(st.text(max_size=300), min_size=1, max_size=60),
+    rows=st.lists(st.integers(0, 59), max_size=60),
+    group=st.integers(1, 70),
+    page=st.integers(1, 2000),
+)
+def test_texts_of_single_rows(
+    tmp_path_factory: pytest.TempPathFactory,
+    texts: list[str],
+    rows: list[int],
+    group: int,
+    page: int,
+) -> None:
+    path = tmp_path_factory.mktemp("pages") / "texts.parquet"
+    count = len(texts)
+    table = pa.table([texts] * 2 + [["a"] * count] + [[None] * count] * 2, schema=SCHEMA)
+    options = {**units._PAGES, "data_page_size": page}
+    pq.write_table(table, path, row_group_size=group, compression="zstd", **options,
+                   use_dictionary=["source"], write_statistics=False)  # fmt: skip
+    wanted = sorted({row for row in rows if row < count})
+    found = read_texts(path, path.stat().st_size, 1, np.array(wanted, np.int64))
+    assert found.to_pylist() == [texts[row] for row in wanted]
+
+
+@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), max_size=4),
+       cut=st.integers(0, 400))  # fmt: skip
+def test_bytes_that_are_no_such_file_are_errors(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("pages") / "texts.parquet"
+    texts = [f"text {n} " * 20 for n in range(100)]
+    table = pa.table([texts] * 2 + [["a"] * 100] + [[None] * 100] * 2, schema=SCHEMA)
+    options = {**units._PAGES, "data_page_size": 500}
+    pq.write_table(table, path, compression="zstd", **options,
+                   use_dictionary=["source"], write_statistics=False)  # fmt: skip
+    data = bytearray(path.read_bytes())
+    for place, bits in flips:
+        data[place % len(data)] ^= bits
+    path.write_bytes(data[cut:])
+    with contextlib.suppress(*PAGE_ERRORS):
+        found = read_texts(path, len(data) - cut, 1, np.arange(0, 100, 7))
+        assert len(found) == 15

@@ -22,6 +22,7 @@ from penstock.selectors.encoders.embedding import make_encoder
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.encoders.static import token_ids
 from penstock.selectors.kernels.ranking import RankedSample, Ranker
+from tests.pools import sampler
 
 # Documents about three things, and questions about one of them.
 
@@ -66,8 +67,8 @@ def targets() -> list[Target]:
 def fitting(table: pa.Table, spread: ParallelMap = serial_map, **others: Any) -> Fitting:
     return Fitting(
         **{
-            "sample": lambda count: table,
-            "encoder": lambda name: make_encoder(name, lambda count: table, 4, spread=spread),
+            "sample": sampler(table),
+            "encoder": lambda name: make_encoder(name, sampler(table), 4, spread=spread),
             "pool_size": len(table),
             "target": targets(),
             "seed": 4,

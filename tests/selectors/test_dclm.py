@@ -19,6 +19,7 @@ from penstock.selectors.classifiers import classifier
 from penstock.selectors.classifiers.classifier import TrainingSet, Trial
 from penstock.selectors.dclm import DclmQuality
 from tests.fasttext_reference import train
+from tests.pools import sampler
 
 NATURE = ["plants", "leaf", "sunlight", "water", "soil", "roots", "energy", "rocks", "seeds"]
 SPORT = ["match", "striker", "goal", "league", "coach", "season", "penalty", "stadium", "fans"]
@@ -53,7 +54,7 @@ def fitting(**others: Any) -> Fitting:
     table = pool()
     return Fitting(
         **{
-            "sample": lambda count: table,
+            "sample": sampler(table),
             "pool_size": len(table),
             "target": [Target(benchmark="b", text=text) for text in examples()],
             "seed": 4,
@@ -188,7 +189,7 @@ def test_a_short_document_is_not_good_for_being_short() -> None:
     target = [Target(benchmark="b", text=text) for text in texts_of(SPORT, 300, 4, 12, 7)]
     texts = pa.array(texts_of(SPORT, 300, 40, 200, 2), pa.large_string())
     table = pool().slice(150, 300).set_column(1, "text", texts)
-    world = fitting(target=target, sample=lambda count: table)
+    world = fitting(target=target, sample=sampler(table))
     with pytest.raises(SelectorError, match="rank by chance"):
         DclmQuality(**SMALL).fit(world)
     trapped = DclmQuality(**SMALL, match_lengths=False, prior_words=0)
@@ -224,7 +225,7 @@ def test_the_order_of_the_pool_and_of_the_examples_does_not_matter(fitted: Any) 
     table = pool().take(pa.array(np.random.default_rng(5).permutation(461)))
     target = [Target(benchmark="b", text=text) for text in reversed(examples())]
     other = DclmQuality(**SMALL)
-    assert dict(other.fit(fitting(sample=lambda count: table, target=target))) == facts
+    assert dict(other.fit(fitting(sample=sampler(table), target=target))) == facts
     expected = scorer.score(batch_of(pool()))
     assert other.score(batch_of(pool())).tobytes() == expected.tobytes()
 
@@ -275,7 +276,7 @@ def test_too_little_or_nothing_to_tell_apart_is_refused() -> None:
         DclmQuality().fit(fitting(target=[]))
     assert info.value.key == "positives"
     with pytest.raises(SelectorError) as info:
-        DclmQuality().fit(fitting(sample=lambda count: pool().slice(460)))
+        DclmQuality().fit(fitting(sample=sampler(pool().slice(460))))
     assert info.value.key == "sample"
     with pytest.raises(SelectorError) as info:
         DclmQuality(**SMALL).fit(fitting(target=fitting().target[:20]))
@@ -315,17 +316,17 @@ def test_a_directory_that_holds_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_negatives_of_one_source() -> None:
     """REWIRE's filter: against rewrites, not against the pool."""
-    sizes: list[int] = []
+    asked: list[tuple[int, str | None]] = []
     table = pool()
 
-    def sample(count: int) -> pa.Table:
-        sizes.append(count)
-        return table
+    def sample(count: int, *, source: str | None = None) -> pa.Table:
+        asked.append((count, source))
+        return sampler(table)(count, source=source)
 
     scorer = DclmQuality(**SMALL, negatives="sport")
     facts = scorer.fit(fitting(sample=sample, pool_size=10**9))
     assert facts["positives"] == 250
-    assert sizes == [sizes[0] * 4**n for n in range(4)], "a rare source is looked for in more"
+    assert asked == [(20_250, "sport")], "no document of another source is read"
     sport = table.filter(pa.compute.equal(table["source"], "sport"))
     nature = table.filter(pa.compute.equal(table["source"], "nature"))
     assert np.nanmean(scorer.score(batch_of(nature))) > np.nanmean(scorer.score(batch_of(sport)))

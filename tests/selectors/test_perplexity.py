@@ -219,8 +219,10 @@ def test_identity_holds_contents_and_no_path(model: str) -> None:
 
 
 def test_cuda_requires_a_gpu(model: str) -> None:
-    assert Perplexity(model=model).requirements.resources == Resources()
-    assert Perplexity(model=model, device="cuda").requirements.resources == Resources(gpus=1)
+    assert Perplexity(model=model).requirements.resources == Resources(slow=True)
+    assert Perplexity(model=model, device="cuda").requirements.resources == Resources(
+        gpus=1, slow=True
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from penstock.selectors.fasttext import FastTextScorer
 from penstock.selectors.losses import CausalModel, Losses, read_losses
 from penstock.selectors.preselect import PreSelect, pairs_in_order
 from tests.fasttext_reference import train
+from tests.pools import sampler
 from tests.selectors.llamas import byte_tokenizer, write_model
 
 TOPICS = {
@@ -63,7 +64,7 @@ def batch_of(table: pa.Table) -> pa.RecordBatch:
 def fitting(table: pa.Table, spread: ParallelMap = serial_map, **others: Any) -> Fitting:
     return Fitting(
         **{
-            "sample": lambda count: table,
+            "sample": sampler(table),
             "pool_size": len(table),
             "seed": 4,
             "spread": spread,

@@ -3,5 +3,6 @@
 ::
 
     models.py      Column, Models: fitted selectors and encoders; make_embeddings: shared vectors
+    parts.py       fill_parts: slow work on units, in parts
     sets.py        score_sets: the shuffle of set selectors
 """

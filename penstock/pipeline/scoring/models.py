@@ -29,8 +29,10 @@ import pyarrow as pa
 from penstock import extras, node_cache
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.pipeline.checking import call_plugin, check_sum
-from penstock.pipeline.pool import FIT, Pool, sample_documents
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner, in_order
+from penstock.pipeline.samples import FIT, sample_documents
+from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.selectors.base import Encoder, Fitting, Selector, Targets
 from penstock.selectors.encoders.distillation import TokenVectors, encode_vocabulary
@@ -63,6 +65,9 @@ _ENCODER = 2
 _VOCABULARY = 1
 """Version of token vectors."""
 
+_HELD_BYTES = 2**28
+"""Bytes of a sample that is held for the next selector, at most: 100,000 beginnings of pages."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
@@ -87,6 +92,8 @@ class Models:
     runner: Runner
     seed: int
     progress: Callable[[str], None] = lambda line: None
+    _samples: dict[Any, pa.Table] = field(default_factory=dict, repr=False, compare=False)
+    """The last sample, by the arguments of :meth:`_sample`: selectors often ask for the same."""
 
     def fitted(self, column: Column) -> Artefact:
         """Find or fit a selector: its fitted state as data files, and the facts of the fit."""
@@ -175,9 +182,20 @@ class Models:
             progress=lambda line: self.progress(f"{column.name}: {line}"),
         )
 
-    def _sample(self, count: int) -> Any:
+    def _sample(
+        self, count: int, *, source: str | None = None, characters: int | None = None
+    ) -> pa.Table:
         # Not by the column's name: a model serves every column of the same identity.
-        return sample_documents(self.pool, count, self.seed, FIT)
+        asked = count, source, characters
+        sample = self._samples.get(asked)
+        self._samples.clear()
+        if sample is None:
+            sample = sample_documents(
+                self.pool, count, self.seed, FIT, self.runner, source, characters
+            )
+        if sample.nbytes <= _HELD_BYTES:
+            self._samples[asked] = sample
+        return sample
 
     def _made(
         self, config: Mapping[str, Any], target: list[str], fit: Callable[[Path], Mapping[str, Any]]
@@ -230,20 +248,33 @@ def make_embeddings(name: str, models: Models) -> Artefact:
 
     def work(draft: Draft) -> Artefact:
         units = {unit.name: unit for unit in models.pool.units}
-        state = None
         if any(draft.done(part) is None for part in units):
-            state = (models.load_encoder(name), draft.path)
-        records = draft.fill(
-            models.runner.run,
-            _embed_unit,
-            units,
-            state,
-            lambda unit, _: models.progress(
-                f"embedded {unit.documents:,} documents of {unit.name}"
-            ),
-            keep_state=True,
-            needs=state[0].resources if state else None,
-        )
+            loaded = models.load_encoder(name)
+            state, needs = (loaded, draft.path), loaded.resources
+            if needs.slow:
+                fill_parts(
+                    draft,
+                    models.runner,
+                    _embed_part,
+                    _join_vectors,
+                    models.pool.units,
+                    state,
+                    lambda line: models.progress(f"embedded {line}"),
+                    needs,
+                )
+            else:
+                draft.fill(
+                    models.runner.run,
+                    _embed_unit,
+                    units,
+                    state,
+                    lambda unit, _: models.progress(
+                        f"embedded {unit.documents:,} documents of {unit.name}"
+                    ),
+                    keep_state=True,
+                    needs=needs,
+                )
+        records = draft.files(units)
         embedded = sum(record.facts["documents"] for record in records)
         check_sum(
             f"{draft.path}", ("documents of the pool", models.pool.kept), {"embedded": embedded}
@@ -270,9 +301,24 @@ def _embed_unit(unit: Unit, state: tuple[Encoder, AnyPath]) -> FileRecord:
         for documents in iter_documents(unit, ("text",))
     ]
     vectors = np.concatenate(batches) if batches else np.empty((0, 1), np.int16)
+    return _write_vectors(directory, f"{unit.name}.arrow", vectors)
+
+
+def _embed_part(part: UnitPart, state: tuple[Encoder, AnyPath]) -> FileRecord:
+    encoder, directory = state
+    vectors = embed(beginning(part.read(("text",)).column("text")), encoder)
+    return _write_vectors(directory, f"scratch/parts/{part.name}.arrow", vectors)
+
+
+def _join_vectors(item: Joined, directory: AnyPath) -> FileRecord:
+    blocks = [read_vectors(directory, record) for record in item.files]
+    vectors = np.concatenate(blocks) if blocks else np.empty((0, 1), np.int16)
+    return _write_vectors(directory, f"{item.unit.name}.arrow", vectors)
+
+
+def _write_vectors(directory: AnyPath, name: str, vectors: np.ndarray) -> FileRecord:
     rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     batch = pa.record_batch({"vector": rows})
-    name = f"{unit.name}.arrow"
     with atomic_file(directory / name) as sink, pa.ipc.new_file(sink, batch.schema) as file:
         file.write_batch(batch)
     return FileRecord.of(name, sink, documents=len(vectors), width=vectors.shape[1])

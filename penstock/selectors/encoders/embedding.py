@@ -123,7 +123,7 @@ def load_encoder(directory: Path) -> Encoder:
 
 def make_encoder(
     name: str,
-    sample: Callable[[int], pa.Table],
+    sample: Callable[..., pa.Table],
     seed: int,
     *,
     spread: ParallelMap = serial_map,
@@ -160,7 +160,7 @@ def make_encoder(
     teacher = SentenceEncoder()
     tokens = (vocabulary or partial(encode_vocabulary, spread=spread))(teacher)
     progress(f"distilling a static encoder from {tokens.teacher}")
-    drawn = sample(2 * _DISTIL_TEXTS)
+    drawn = sample(2 * _DISTIL_TEXTS, characters=CHARACTERS)
     hashes = hash_documents(drawn, mix(seed, "distil"))
     rows = np.sort(np.argsort(hashes, kind="stable")[:_DISTIL_TEXTS])
     return distil(tokens, beginning(drawn["text"].take(pa.array(rows))))

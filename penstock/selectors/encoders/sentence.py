@@ -54,7 +54,8 @@ class ModelEncoder:
 
     @property
     def resources(self) -> Resources:
-        return Resources(gpus=1 if self.device == "cuda" else 0, by=f"the encoder {self.name}")
+        gpus = 1 if self.device == "cuda" else 0
+        return Resources(gpus=gpus, slow=True, by=f"the encoder {self.name}")
 
     def save(self, directory: Path) -> None:
         """Write the name and settings, without a copy of the model."""

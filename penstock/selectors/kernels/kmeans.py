@@ -26,7 +26,7 @@ import numpy as np
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_documents, mix
 from penstock.selectors.base import Fitting
-from penstock.selectors.encoders.embedding import embed_texts
+from penstock.selectors.encoders.embedding import CHARACTERS, embed_texts
 
 __all__ = [
     "Clustering",
@@ -180,7 +180,7 @@ def sample_vectors(fitting: Fitting, encoder: str, count: int) -> np.ndarray:
     Raises:
         SelectorError: No document has a token.
     """
-    table = fitting.sample(count)
+    table = fitting.sample(count, characters=CHARACTERS)
     hashes = hash_documents(table, mix(fitting.seed, "clusters"))
     model = fitting.encoder(encoder)
     fitting.progress(f"embedding {len(table):,} documents by {model.name}")

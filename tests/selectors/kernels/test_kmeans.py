@@ -26,6 +26,7 @@ from penstock.selectors.kernels.kmeans import (
     lengths,
     sample_vectors,
 )
+from tests.pools import sampler
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +220,7 @@ def fitting_of(texts: list[str], **others: Any) -> Fitting:
     spectrum = {"spectrum": Spectrum()}
     return Fitting(
         **{
-            "sample": lambda count: table,
+            "sample": sampler(table),
             "pool_size": len(texts),
             "encoder": spectrum.__getitem__,
             **others,
@@ -237,10 +238,10 @@ def test_a_sample_is_ordered_by_hash_without_texts_that_have_no_token() -> None:
     assert not np.array_equal(vectors, expected)
     table = fitting.sample(100)
     backwards = table.take(list(range(len(texts)))[::-1])
-    other = fitting_of([], sample=lambda count: backwards)
+    other = fitting_of([], sample=sampler(backwards))
     np.testing.assert_array_equal(sample_vectors(other, "spectrum", 100), vectors)
     parted = pa.concat_tables([table.slice(0, 9), table.slice(9)])
-    other = fitting_of([], sample=lambda count: parted)
+    other = fitting_of([], sample=sampler(parted))
     np.testing.assert_array_equal(sample_vectors(other, "spectrum", 100), vectors)
     other = fitting_of(texts, seed=1)
     assert not np.array_equal(sample_vectors(other, "spectrum", 100), vectors)
