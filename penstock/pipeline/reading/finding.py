@@ -144,7 +144,7 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
     else:
         raise InputError("no such file", file=path, fix=_FIX)
     if not found:
-        raise _nothing(spec, path, pattern, walk.left_out)
+        raise _nothing(recipe, path, pattern, walk.left_out)
     # A file below the recipe's directory has its name from there on; one in a store has a URI.
     here = f"{os.path.abspath(recipe.directory).rstrip('/')}/"
     below = [str(one.path).removeprefix(here) for one in found]
@@ -235,7 +235,7 @@ def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
 
 
 def _nothing(
-    spec: CorpusSource, path: AnyPath, pattern: Sequence[str], left_out: LeftOut
+    recipe: Recipe, path: AnyPath, pattern: Sequence[str], left_out: LeftOut
 ) -> InputError:
     """Make the error of an item that names nothing to read."""
     problem = "no file in this directory can be read as documents"
@@ -246,7 +246,8 @@ def _nothing(
             fix += "; write [[] for a bracket that is part of a name"
     if left_out.work:
         problem += ", except in the work directory, which is never input"
-    return InputError(problem, file=path, expected=KINDS, fix=fix)
+    _, lines = describe(left_out, recipe.directory)
+    return InputError(problem, file=path, expected=KINDS, got="; ".join(lines) or None, fix=fix)
 
 
 @contextlib.contextmanager

@@ -129,7 +129,10 @@ class Walk:
         while parts[-1:] == ("**",):  # all below, as without a pattern
             parts = parts[:-1]
         self._top = real_path(top).rstrip("/")
-        places, links = [_Directory(str(top), top, self._top, parts)], list[_Directory]()
+        places, links = (
+            [_Directory(str(top).rstrip("/"), top, self._top, parts)],
+            list[_Directory](),
+        )
         if self._is_work(self._top):
             return
         while places or links:
@@ -188,7 +191,7 @@ class Walk:
         plain = not child.link and child.name != ".."
         real = f"{place.real.rstrip('/')}/{child.name}" if plain else real_path(path)
         if child.kind == DIRECTORY:
-            name = f"{place.name.rstrip('/')}/{child.name}"
+            name = f"{place.name}/{child.name}"
             if not self._is_work(real):
                 yield _Directory(name, path, real, rest, child.link)
         elif not rest:

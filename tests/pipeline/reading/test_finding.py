@@ -166,6 +166,9 @@ def test_files_of_other_kinds_are_counted_by_ending(tmp_path: Path) -> None:
         **{".jsonl.xz": 3, ".xz": 3, ".PQ": 1, ".\\x1b[31m": 1, f".{'e' * 15}…": 1, ".\\xe9": 1},
         "without ending": 1,
     }
+    write(tmp_path / "none", "a.xz", "_b.txt")
+    got = refusal(tmp_path, "none").got
+    assert got is not None and "1 .xz" in got and "none/_b.txt" in got
     write(tmp_path / "many", "a.txt", *(f"x.e{n:05d}" for n in range(3000)), *("y.z", "z.z"))
     found = find(tmp_path, "many")
     counts = found.left_out["other_kinds"]
@@ -658,6 +661,9 @@ def test_a_store_is_walked_by_the_same_rules(s3: str, tmp_path: Path) -> None:
         [*data, "in.jsonl"],
         {"hidden": 3, "other_kinds": {".xz": 1}, "work": 1},
     )
+    whole = find(tmp_path, "s3://pool", work="s3://pool/finding/work")
+    assert {"s3://pool/finding/in.jsonl"} <= {item.name for item in whole.inputs}
+    assert not any("/work/" in item.name for item in whole.inputs)
     bucket = find(tmp_path, "s3://pool/finding", work="s3://pool/finding")
     assert [len(bucket.inputs), bucket.left_out["work"]] == [5, 1]
     item = only(tmp_path, "s3a://pool/finding/data/lang=de", "s3://pool/finding/data/*/d.jsonl")
