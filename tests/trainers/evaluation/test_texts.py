@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from penstock.errors import InputError
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import evaluator, run_evaluator
-from penstock.trainers.evaluation.choices import WindowNats
+from penstock.trainers.evaluation.choices import Question, WindowNats
 from penstock.trainers.evaluation.evaluator import Evaluation, evaluate, score_texts, text_nats
 from penstock.trainers.evaluation.run_evaluator import window_reader
 from penstock.trainers.group import Group
@@ -77,3 +79,28 @@ def test_an_evaluation_without_text_is_refused(reader: WindowNats, opened: Shard
     with pytest.raises(InputError) as info:
         evaluate([Evaluation("none", ("",))], reader, opened.tokenizer, **READING)
     assert (info.value.key, info.value.file) == ("evaluate", "none")
+
+
+def test_no_text_of_an_evaluation_gives_the_end(tmp_path: Path) -> None:
+    """As in the shards, also where the tokenizer has the end without the flag `special`."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    plain = Tokenizer(models.BPE({letter: n for n, letter in enumerate(sorted(alphabet))}, []))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.add_tokens([AddedToken("</s>", special=False, normalized=False)])
+    end = plain.token_to_id("</s>")
+    plain.save(str(tmp_path / "tokenizer.json"))
+    text = "a </s> b"
+    assert end in plain.encode(text).ids
+    read: list[Any] = []
+
+    def reader(windows: Any) -> np.ndarray:
+        read.extend(windows)
+        return np.ones(len(windows))
+
+    question = Question(context="q ", choices=(text, "c"), answer=0)
+    given = Evaluation(name="web", texts=(text,), questions=(question,))
+    evaluate([given], reader, tmp_path / "tokenizer.json", eos=end, context=64)
+    assert len(read) == 3
+    for window in read:
+        assert window.inputs[0] == end
+        assert end not in [*window.inputs[1:], *window.targets]
