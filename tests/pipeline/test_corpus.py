@@ -25,6 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import web_archives
 from penstock.artefact import Workspace
 from penstock.errors import ArtefactError, InputError, RecipeError, StorageError
 from penstock.jobs.why import Origins
@@ -467,6 +468,31 @@ def test_every_runner_makes_the_same_bytes(pool: Path, ray_session: None) -> Non
         with closing(maker()) as runner:
             digests[name] = make(pool, runner=runner, work=name, unit_bytes=500).verdicts.digest
     assert len(set(digests.values())) == 1, digests
+
+
+def test_every_runner_makes_the_same_bytes_of_web_archives_and_other_formats(
+    tmp_path: Path, ray_session: None
+) -> None:
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    made_of = list(web_archives.members(60, len(web_archives.HOSTILE), 2))
+    for name, part in (("a", made_of[:40]), ("b", made_of[40:])):
+        (pool / f"{name}.warc.gz").write_bytes(b"".join(member for member, _ in part))
+    (pool / "rows.csv").write_bytes(b'id,text\n1,"a\nb"\n2\n3,c\n')
+    (pool / "page.html").write_bytes(web_archives.page(99, 3).encode())
+    (pool / "notes.md").write_bytes(b"---\ntitle: x\n---\n# Notes\n")
+    made = {}
+    for name, maker in {"one": lambda: LocalRunner(1), "ray": RayRunner}.items():
+        with closing(maker()) as runner:
+            made[name] = make(tmp_path, runner=runner, work=name, unit_bytes=3000)
+    assert made["one"].verdicts.digest == made["ray"].verdicts.digest
+    assert made["one"].corpus.digest == made["ray"].corpus.digest
+    facts = made["one"].corpus.manifest["facts"]
+    hostile = len(web_archives.HOSTILE)
+    counts = [facts["documents"][name] for name in ("read", "kept", "quarantined")]
+    assert counts == [65, 64 - hostile, hostile + 1]
+    assert facts["other_records"] == {"request": 6, "revisit": 6, "warcinfo": 1}
+    assert len(quarantined(made["one"])) == hostile + 1
 
 
 def test_every_runner_makes_the_same_bytes_of_one_large_file(
