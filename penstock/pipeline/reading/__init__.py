@@ -4,7 +4,7 @@
 
     finding.py     find_inputs: the files that a recipe names, each once
     walking.py     Walk: directories, patterns and links, on disks and in stores
-    saved_datasets.py  the files of a dataset that save_to_disk wrote
+    saved_datasets.py  the files of a dataset that `datasets` wrote
     left_out.py    names that are met and not read, by kind, in few words
     inputs.py      Input: a file and how to read it; hash_inputs: a hash of its bytes
     splits.py      Split, InputPiece: parts of files, each the work of a task

@@ -1,26 +1,46 @@
-"""Recognise datasets that ``datasets.Dataset.save_to_disk`` wrote, by their files.
+"""Recognise datasets that ``save_to_disk`` or the cache of ``load_dataset`` wrote, by their files.
 
 Such a directory has Arrow files, and JSON files that describe them and are no data. Only the files
 that ``state.json`` lists belong to it: a later ``map`` or ``filter`` puts ``cache-*.arrow`` beside
-them. A ``DatasetDict`` is a directory of such directories, one for each split.
+them. A ``DatasetDict`` is a directory of such directories, one for each split. In the cache all
+splits are in one directory, as ``NAME-SPLIT.arrow`` or ``NAME-SPLIT-00000-of-00002.arrow``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+import re
+from collections.abc import Iterable, Set
 from typing import Any
 
 from penstock.errors import InputError
 from penstock.storage import AnyPath, read_file
 
-__all__ = ["saved_files", "saved_splits"]
+__all__ = ["dataset_names"]
 
 _INDICES = ("_indices_files", "_indices_data_files")
 """Keys of versions of `datasets` before 2.0, whose rows are those of an index."""
 
 
-def saved_files(directory: AnyPath, names: Set[str]) -> Set[str] | None:
+def dataset_names(directory: AnyPath, names: Set[str], split: str) -> Set[str] | None:
+    """Return the names that are read of a directory of a dataset; None where it is none.
+
+    Args:
+        directory: A directory.
+        names: Those of its entries.
+        split: The split that is read.
+
+    Raises:
+        InputError: It has no such split, or an index of its rows.
+    """
+    return (
+        _saved_splits(directory, names, split)
+        or _saved_files(directory, names)
+        or _cached_files(directory, names, split)
+    )
+
+
+def _saved_files(directory: AnyPath, names: Set[str]) -> Set[str] | None:
     """Return the names of the data files of a saved dataset; None where there is none.
 
     Args:
@@ -46,7 +66,25 @@ def saved_files(directory: AnyPath, names: Set[str]) -> Set[str] | None:
     return found
 
 
-def saved_splits(directory: AnyPath, names: Set[str], split: str) -> Set[str] | None:
+def _cached_files(directory: AnyPath, names: Set[str], split: str) -> Set[str] | None:
+    """Return the names of the files of a split in the cache of `datasets`; None of others.
+
+    Raises:
+        InputError: It has no such split.
+    """
+    if "dataset_info.json" not in names or not any(name.endswith(".arrow") for name in names):
+        return None
+    splits = _read(directory / "dataset_info.json").get("splits")
+    if not isinstance(splits, dict):
+        return None
+    of_split = re.compile(rf".*-{re.escape(split)}(-\d+-of-\d+)?\.arrow").fullmatch
+    found = {name for name in names if of_split(name)}
+    if not found:
+        raise _no_split(directory, splits, split)
+    return found
+
+
+def _saved_splits(directory: AnyPath, names: Set[str], split: str) -> Set[str] | None:
     """Return the name of the split that is read of a saved ``DatasetDict``; None of others.
 
     Raises:
@@ -59,13 +97,17 @@ def saved_splits(directory: AnyPath, names: Set[str], split: str) -> Set[str] | 
     if not isinstance(splits, list):
         return None
     if split not in splits:
-        raise InputError(
-            file=directory,
-            expected=f"one of the splits {', '.join(sorted(map(str, splits)))}",
-            got=repr(split),
-            fix="set `split` beside `path`",
-        )
+        raise _no_split(directory, splits, split)
     return {split}
+
+
+def _no_split(directory: AnyPath, splits: Iterable[object], split: str) -> InputError:
+    return InputError(
+        file=directory,
+        expected=f"one of the splits {', '.join(sorted(map(str, splits)))}",
+        got=repr(split),
+        fix="set `split` beside `path`",
+    )
 
 
 def _read(path: AnyPath) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from penstock.artefact import is_of_work
 from penstock.errors import InputError
 from penstock.pipeline.reading.left_out import LeftOut
 from penstock.pipeline.reading.readers import KINDS
-from penstock.pipeline.reading.saved_datasets import saved_files, saved_splits
+from penstock.pipeline.reading.saved_datasets import dataset_names
 from penstock.storage import (
     DANGLING,
     DIRECTORY,
@@ -174,7 +174,7 @@ class Walk:
             rest, children = place.parts, [one for one in children if one.kind == DIRECTORY]
         matches = re.compile(fnmatch.translate("*" if head == "**" else head)).match
         literal = head in names and not matches(head)
-        data = saved_splits(place.path, names, self._split) or saved_files(place.path, names)
+        data = dataset_names(place.path, names, self._split)
         for child in children:
             if child.name != head if literal else not matches(child.name):
                 continue

@@ -504,6 +504,18 @@ def test_a_saved_dataset_is_its_data_files(tmp_path: Path) -> None:
     assert len(names(tmp_path, "own")) == 2
 
 
+def test_the_cache_of_datasets_is_read_for_one_split(tmp_path: Path) -> None:
+    write(tmp_path, *(f"c/own-{part}.arrow" for part in ("test", "train-00000-of-00002")))
+    write(tmp_path, "c/own-train-00001-of-00002.arrow", "c/cache-12.arrow", "d/x-train.arrow")
+    (tmp_path / "c" / "dataset_info.json").write_text('{"splits": {"train": {}, "test": {}}}')
+    (tmp_path / "d" / "dataset_info.json").write_text("[]")
+    assert names(tmp_path, "c") == [f"c/own-train-0000{n}-of-00002.arrow" for n in (0, 1)]
+    assert find(tmp_path, "c").left_out == {"saved": 3}
+    assert names(tmp_path, {"path": "c", "split": "test"}) == ["c/own-test.arrow"]
+    assert refusal(tmp_path, {"path": "c", "split": "dev"}).got == "'dev'"
+    assert len(names(tmp_path, "d")) == 2
+
+
 # -- against independent walks ----------------------------------------------------------------
 
 _DIRECTORIES = ["a", "b", "sub", "k=v", "_k=v", ".h", "_h", "x.jsonl", "é", "[z]", "lost+found"]
