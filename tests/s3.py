@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -40,12 +41,15 @@ class Trouble:
     requests: int = 0
     failed: int = 0
     delayed: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Requests by method; a listing is a GET."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def next(self) -> tuple[int | None, float]:
+    def next(self, kind: str = "GET") -> tuple[int | None, float]:
         """Return a status to answer with instead, or None, and seconds to wait."""
         with self._lock:
             self.requests += 1
+            self.kinds[kind] += 1
             chance = random.Random(self.seed * 1_000_003 + self.requests)
             if chance.random() < self.errors:
                 self.failed += 1
@@ -122,7 +126,7 @@ class _Proxy(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, delay = self.trouble.next()
+        status, delay = self.trouble.next(self.command)
         time.sleep(delay)
         if status is not None:
             code = {500: "InternalError", 503: "SlowDown"}[status]

@@ -63,8 +63,9 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     for column in scorers:
         if column not in shared:
             _score_slowly(drafts[column.name], column, units, models)
+    names = [unit.name for unit in units]
     finished = {
-        name: _publish(found, units, models.pool) if isinstance(found, Draft) else found
+        name: _publish(found, names, models.pool) if isinstance(found, Draft) else found
         for name, found in begun.items()
     }
     for column in ordered:
@@ -121,7 +122,7 @@ def _set_column(
     )
     if isinstance(draft, Artefact):
         return draft
-    score_sets(
+    parts = score_sets(
         column.name,
         selector,
         draft,
@@ -132,7 +133,7 @@ def _set_column(
         models.seed,
         models.progress,
     )
-    return _publish(draft, units, models.pool)
+    return _publish(draft, parts, models.pool)
 
 
 def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:
@@ -147,8 +148,7 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     return models.workspace.draft("columns", VERSION, config, inputs)
 
 
-def _publish(draft: Draft, units: Sequence[Unit], pool: Pool) -> Artefact:
-    parts = [unit.name for unit in units]
+def _publish(draft: Draft, parts: Sequence[str], pool: Pool) -> Artefact:
     records = draft.files(parts)
     counts = {key: sum(record.facts[key] for record in records) for key in _COUNTED}
     check_sum(

@@ -12,6 +12,7 @@ of its groups. The cost is sources x second tasks small reads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +73,12 @@ class Shuffle:
         Returns:
             (n,) of :attr:`dtype`, writeable: by source, and of each by group.
         """
-        files = (self.directory / self.file(source) for source in range(self.sources))
-        parts = [read_groups(file, self.dtype, first, last) for file in files]
-        return np.concatenate([np.empty(0, self.dtype), *parts])
+        return np.concatenate([np.empty(0, self.dtype), *self.parts(first, last)])
+
+    def parts(self, first: int, last: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the same rows by source, read-only."""
+        for source in range(self.sources):
+            yield read_groups(self.directory / self.file(source), self.dtype, first, last)
 
     def read_source(self, source: int) -> np.ndarray:
         """Read all rows of a source: (n,) of :attr:`dtype`, by group."""

@@ -79,14 +79,14 @@ class BuiltInSetSelector(Algorithm):
         return Requirements(encoder=self.encoder)
 
 
-def read_array(path: Path) -> np.ndarray:
-    """Read an array of fitted state.
+def read_array(path: Path, mapped: bool = False) -> np.ndarray:
+    """Read an array of fitted state, or map it, read-only.
 
     Raises:
         ArtefactError: There is none.
     """
     try:
-        return np.load(path, allow_pickle=False)
+        return np.asarray(np.load(path, "r" if mapped else None, allow_pickle=False))
     except (OSError, ValueError) as error:
         raise ArtefactError(f"not the state of a fitted selector: {error}", file=path) from error
 

@@ -7,17 +7,21 @@ without any model being read again: ``high`` prefers documents of high loss, ``l
 Pruning for Pretraining LLMs at Scale*) found best for perplexity. Unlike those of a reference
 model, these losses are of documents that the model was trained on.
 
-A document is identified by 64 bits of a hash of its id. A fitted selector takes 12 bytes a
-document, and fitting it took 58 (slope from 3 to 12 million), so 10⁸ documents need 6 GB once. Of
-that many, two collide with probability 3e-4, and then share the mean of both. A document that was
-not in the run is mistaken for one of the run with probability 5e-12.
+A document is identified by 64 bits of a hash of its id. A fitted selector is 12 bytes a document of
+files, which are mapped, not held: a machine's workers share them, and the system drops pages that
+it needs. Fitting sorts them by parts of about a million documents, 256 at most, through 12 bytes a
+document of temporary files. Of 10⁸ documents, two collide with probability 3e-4, and then share the
+mean of both. A document that was not in the run is mistaken for one of the run with probability
+5e-12.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +45,9 @@ _KEY = mix("document-loss")
 
 _SAMPLE = 2**20
 """Losses from which quantiles are computed, to within 0.1 %; also the size of a block."""
+
+_MOST_PARTS = 2**8
+"""Parts of a run's documents, at most: each is two open files."""
 
 
 class DocumentLoss(
@@ -70,6 +77,7 @@ class DocumentLoss(
     _band: Band = PrivateAttr()
     _hashes: np.ndarray | None = None
     _scores: np.ndarray = PrivateAttr(default_factory=lambda: np.empty(0, np.float32))
+    _of_missing: np.float32 = PrivateAttr(default=np.float32(np.nan))
 
     def model_post_init(self, context: Any) -> None:
         """Open the run.
@@ -92,17 +100,22 @@ class DocumentLoss(
             SelectorError: They are not what a run writes, or no document has one.
         """
         artefact, record = self._losses
-        hashes, losses = _sorted(*_read(artefact.verified(record)))
-        if not len(losses):
-            raise SelectorError(
-                key="run", file=artefact.path, expected="documents with a loss", got="none"
-            )
-        # In the order of hashes, any part is a sample.
-        perplexities = self._band.place(losses[:_SAMPLE].astype(np.float64))
-        for start in range(0, len(losses), _SAMPLE):
-            piece = slice(start, start + _SAMPLE)
-            losses[piece] = self._band.scores(losses[piece].astype(np.float64))
-        self._hashes, self._scores = hashes, losses
+        # Files that are mapped outlive their names.
+        with tempfile.TemporaryDirectory(prefix="penstock-losses-") as name:
+            directory = Path(name)
+            if not _sort(artefact.verified(record), directory):
+                raise SelectorError(
+                    key="run", file=artefact.path, expected="documents with a loss", got="none"
+                )
+            hashes = np.memmap(directory / "hashes", np.uint64, "r")
+            losses = np.memmap(directory / "losses", np.float32, "r")
+            # In the order of hashes, any part is a sample.
+            perplexities = self._band.place(losses[:_SAMPLE].astype(np.float64))
+            with open(directory / "scores", "wb") as file:
+                for start in range(0, len(losses), _SAMPLE):
+                    piece = losses[start : start + _SAMPLE].astype(np.float64)
+                    file.write(self._band.scores(piece).astype(np.float32).data)
+            self._use(hashes, np.memmap(directory / "scores", np.float32, "r"))
         known = sum(
             int(self._known(batch.column("id"))[0].sum())
             for batch in fitting.sample(1000).to_batches()
@@ -112,7 +125,7 @@ class DocumentLoss(
     def score(self, documents: Documents) -> np.ndarray:
         """Return the scores, (n,) float32; NaN excludes a document."""
         fitted(self._hashes, self.name)
-        scores = np.full(len(documents), self._of_missing(), np.float32)
+        scores = np.full(len(documents), self._of_missing, np.float32)
         known, places = self._known(documents.column("id"))
         scores[known] = self._scores[places[known]]
         return scores
@@ -124,11 +137,19 @@ class DocumentLoss(
         np.save(directory / "scores.npy", self._scores)
 
     def load(self, directory: Path) -> None:
-        hashes = read_array(directory / "hashes.npy")
-        scores = read_array(directory / "scores.npy")
+        hashes = read_array(directory / "hashes.npy", mapped=True)
+        scores = read_array(directory / "scores.npy", mapped=True)
         if hashes.dtype != np.uint64 or scores.shape != hashes.shape or not len(hashes):
             raise ArtefactError(file=directory, expected="a score for each hash")
-        self._hashes, self._scores = hashes, scores
+        self._use(hashes, scores)
+
+    def _use(self, hashes: np.ndarray, scores: np.ndarray) -> None:
+        # As plain arrays, which are sent to workers without a copy in memory.
+        self._hashes, self._scores = np.asarray(hashes), np.asarray(scores)
+        if self.missing != "exclude":
+            first = self.missing == "first"
+            end = scores.max() if first else scores.min()
+            self._of_missing = np.nextafter(end, np.float32(np.inf if first else -np.inf))
 
     def _known(self, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Look ids up: (n,) ids to (n,) bool, whether they have a loss, and (n,) int64
@@ -138,16 +159,6 @@ class DocumentLoss(
         places = np.searchsorted(self._hashes, hashes)
         places[places == len(self._hashes)] = 0
         return self._hashes[places] == hashes, places
-
-    def _of_missing(self) -> np.float32:
-        if self.missing == "exclude":
-            return np.float32(np.nan)
-        end, beyond = (
-            (self._scores.max(), np.inf)
-            if self.missing == "first"
-            else (self._scores.min(), -np.inf)
-        )
-        return np.nextafter(end, np.float32(beyond))
 
 
 def _losses(run: str) -> tuple[Artefact, FileRecord]:
@@ -174,25 +185,66 @@ def _losses(run: str) -> tuple[Artefact, FileRecord]:
     return artefact, found[0]
 
 
-def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the losses that are numbers: hashes of ids, (n,) uint64, and losses, (n,) float32."""
+def _sort(file: Path, directory: Path) -> int:
+    """Sort the losses that are numbers by hash of id, with bounded memory.
+
+    Returns:
+        Documents of the files ``hashes``, uint64, and ``losses``, float32, in the directory.
+    """
+    count = 0
+    parts = _divide(file, directory)
+    with open(directory / "hashes", "wb") as hashes, open(directory / "losses", "wb") as losses:
+        for part in parts:
+            own_hashes, own_losses = _sorted(
+                np.fromfile(part[0], np.uint64), np.fromfile(part[1], np.float32)
+            )
+            for path in part:
+                path.unlink()
+            hashes.write(own_hashes.data)
+            losses.write(own_losses.data)
+            count += len(own_hashes)
+    return count
+
+
+def _divide(file: Path, directory: Path) -> list[tuple[Path, Path]]:
+    """Write the hashes and losses of a run by the first bits of the hash: files of each part."""
     try:
-        with pq.ParquetFile(file) as opened:
-            hashes = np.empty(opened.metadata.num_rows, np.uint64)
-            losses = np.empty(len(hashes), np.float32)
-            start = 0
-            for batch in opened.iter_batches(columns=["doc_id", "loss"]):
-                own = batch.column("loss").to_numpy()
-                known = np.isfinite(own)
-                stop = start + int(known.sum())
-                hashes[start:stop] = hash_ids(batch.column("doc_id"), _KEY)[known]
-                losses[start:stop] = own[known]
-                start = stop
+        with pq.ParquetFile(file) as opened, ExitStack() as stack:
+            rows = opened.metadata.num_rows
+            bits = min(max(1, rows // _SAMPLE).bit_length(), _MOST_PARTS.bit_length()) - 1
+            parts = [
+                (directory / f"hashes-{part}", directory / f"losses-{part}")
+                for part in range(1 << bits)
+            ]
+            sinks = [[stack.enter_context(open(path, "wb")) for path in part] for part in parts]
+            for hashes, losses in _read(opened):
+                _write(sinks, bits, hashes, losses)
     except (pa.ArrowException, KeyError, OSError) as error:
         raise SelectorError(
             f"not the losses of a run ({error})", key="run", file=file, fix="train again"
         ) from None
-    return hashes[:start], losses[:start]
+    return parts
+
+
+def _read(opened: pq.ParquetFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the losses that are numbers: hashes of ids, (n,) uint64, and losses, (n,) float32."""
+    for batch in opened.iter_batches(columns=["doc_id", "loss"]):
+        losses = batch.column("loss").to_numpy()
+        known = np.isfinite(losses)
+        yield hash_ids(batch.column("doc_id"), _KEY)[known], losses[known].astype(np.float32)
+
+
+def _write(
+    sinks: Sequence[Sequence[BinaryIO]], bits: int, hashes: np.ndarray, losses: np.ndarray
+) -> None:
+    """Append documents to the files of their parts, in order."""
+    numbers = (hashes >> np.uint64(63 - bits) >> np.uint64(1)).astype(np.int64)
+    order = np.argsort(numbers, kind="stable")
+    starts = np.searchsorted(numbers[order], np.arange(len(sinks) + 1))
+    for (own_hashes, own_losses), start, end in zip(sinks, starts, starts[1:]):
+        rows = order[start:end]
+        own_hashes.write(hashes[rows].data)
+        own_losses.write(losses[rows].data)
 
 
 def _sorted(hashes: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,11 @@ first. One with an earlier document whose cosine with it is above 1 - ``eps`` is
 
 Vectors are on the lattice, so products are exact and results do not depend on blocks or threads.
 They are compared in blocks of 1,024 documents by 1,024, so memory is some MiB beyond the cluster's
-own vectors. A cluster of any size is compared as a whole; the published code splits large ones and
-misses copies across the parts. One thread is used: two were slower on such blocks, and on a busy
-machine seven times as slow. Trade-off: time grows with the square of a cluster, and copies in
-different clusters are missed, as published.
+own vectors. One thread is used: two were slower on such blocks, and on a busy machine seven times
+as slow. Trade-off: copies in different clusters are missed, as published. Time grows with the
+square of a cluster, so one of more than ``largest`` documents is cut in its order into slices, each
+compared within itself: copies are about equally far from the centroid (|x·c - y·c| <= sqrt(2 eps)
+for unit vectors), so few are in two slices. The published code divides large clusters by position.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Deduplicator:
     eps: float
     """0 if nothing is a copy."""
     rule: str
+    largest: int
+    """Documents that are compared with each other, at most."""
 
     def stays(self, vectors: np.ndarray, number: int) -> np.ndarray:
         """Find the documents of a cluster that are no near copies: (n, d) int16 to (n,) bool.
@@ -69,7 +72,9 @@ class Deduplicator:
         if self.eps:
             order = farthest_first(vectors, self.clusters.centroids[number])
             with threadpool_limits(1):
-                stays[order] = ~near_copies(vectors, order, self.eps, self.rule)
+                for start in range(0, len(order), self.largest):
+                    own = order[start : start + self.largest]
+                    stays[own] = ~near_copies(vectors, own, self.eps, self.rule)
         return stays
 
 
@@ -107,6 +112,12 @@ class ClusterParameters(BuiltInSetSelector):
     iterations: Whole = Field(
         default=100,
         description="Of spherical k-means, at most, as published.",
+    )
+    largest: Whole = Field(
+        default=2**20,
+        description="Documents of a cluster that are compared with each other, at most: an hour of "
+        "one core. A larger cluster is cut into slices by distance from its centroid, and copies "
+        "in two slices are missed.",
     )
 
     @model_validator(mode="before")
@@ -157,7 +168,7 @@ class ClusterParameters(BuiltInSetSelector):
         stays = np.ones(len(vectors), bool)
         if eps:
             stays = _staying(vectors, orders, eps, self.rule)
-        self._deduplicator = Deduplicator(clusters=found.clusters, eps=eps, rule=self.rule)
+        self._deduplicator = self._made(found.clusters, eps)
         kept = round(float(stays.mean()), 4)
         return vectors, stays, {**found.facts, "eps": round(eps, 6), "sample_kept": kept}
 
@@ -174,7 +185,10 @@ class ClusterParameters(BuiltInSetSelector):
     def load(self, directory: Path) -> None:
         clusters = Clusters.load(directory / "clusters.npy", spherical=True)
         eps = read_json(directory / "deduplicator.json", "eps", float)
-        self._deduplicator = Deduplicator(clusters=clusters, eps=eps, rule=self.rule)
+        self._deduplicator = self._made(clusters, eps)
+
+    def _made(self, clusters: Clusters, eps: float) -> Deduplicator:
+        return Deduplicator(clusters=clusters, eps=eps, rule=self.rule, largest=self.largest)
 
 
 def _staying(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 from penstock.artefact import Artefact, FileRecord, Workspace
 from penstock.errors import ArtefactError, SelectorError
+from penstock.selectors import document_loss
 from penstock.selectors.base import Fitting
 from penstock.selectors.document_loss import FILE, DocumentLoss
 from penstock.trainers.evaluation.documents import SCHEMA
+from tests.pools import sampler
 
 NATS = {"a": (2.0, 4), "b": (30.0, 10), "c": (0.0, 0), "long é": (1.0, 1), "e": (40.0, 8)}
 """Losses 0.5, 3, none, 1 and 5."""
@@ -84,6 +87,49 @@ def test_two_documents_of_one_hash_share_the_mean_of_both(tmp_path: Path) -> Non
     scorer = DocumentLoss(run=str(run.path), take="high")
     scorer.fit(Fitting(sample=lambda count: pa.Table.from_batches([batch("a")]), pool_size=1))
     assert scorer.score(batch("a", "b")).tolist() == [2.5, 9]
+
+
+@pytest.mark.parametrize("size", [2**30, 200, 7])
+def test_losses_are_sorted_in_parts(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_loss, "_SAMPLE", size)
+    random = np.random.default_rng(5)
+    names = [f"d{number}" for number in random.integers(0, 1500, 2000)]
+    nats = random.integers(1, 1000, 2000) / 8
+    run = write_run(tmp_path, [(name, float(cost), 1) for name, cost in zip(names, nats)])
+    scorer = DocumentLoss(run=str(run.path), take="high")
+    facts = scorer.fit(
+        Fitting(sample=lambda count: pa.Table.from_batches([batch("a")]), pool_size=1)
+    )
+    means = {name: np.mean([c for n, c in zip(names, nats) if n == name]) for name in set(names)}
+    assert facts["documents"] == len(means)
+    found = scorer.score(batch(*means))
+    np.testing.assert_array_equal(found, np.array([*means.values()]).astype(np.float32))
+
+
+def test_memory_does_not_grow_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_loss, "_SAMPLE", 2**14)
+    peaks = []
+    for count in (2**16, 2**19):
+        rows = [np.arange(count).astype(str), np.ones(count), np.ones(count, np.int64)]
+        losses = np.random.default_rng(1).random(count).astype(np.float32)
+        draft = Workspace(tmp_path).draft("run", 1, {"count": count}, {})
+        pq.write_table(pa.table([*rows, losses], schema=SCHEMA), draft.path / FILE)
+        draft.record("run", [FileRecord.found(draft.path, FILE)])
+        scorer = DocumentLoss(run=str(draft.publish(["run"], {}).path), missing="last")
+        table = pa.Table.from_batches([batch("1", "2")])
+        (state := tmp_path / f"{count}").mkdir()
+        tracemalloc.start()
+        facts = scorer.fit(Fitting(sample=sampler(table), pool_size=1))
+        scorer.save(state)
+        again = DocumentLoss(run=scorer.run, missing="last")
+        again.load(state)
+        assert np.isfinite(again.score(batch("1", "none"))).all()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert facts["documents"] == count and facts["of_sample"] == 2
+    assert peaks[1] < 1.5 * peaks[0], "eight times the documents"
 
 
 def test_saved_loaded_and_pickled_selectors_score_the_same(run: str, tmp_path: Path) -> None:

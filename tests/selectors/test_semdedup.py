@@ -17,7 +17,7 @@ from penstock.selectors import near_copies as module
 from penstock.selectors.base import Partition
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels.kmeans import Clusters
-from penstock.selectors.near_copies import Deduplicator, farthest_first, near_copies
+from penstock.selectors.near_copies import farthest_first, near_copies
 from penstock.selectors.semdedup import SemDeDup
 from tests.selectors.kernels.test_kmeans import directions, fitting_of, unit
 
@@ -39,11 +39,13 @@ def partition(vectors: np.ndarray, number: int = 0) -> Partition:
     return Partition(number=number, hashes=hashes, vectors=vectors, quality=None)
 
 
-def semdedup(*centroids: np.ndarray, eps: float = 0.004, rule: str = "chained") -> SemDeDup:
+def semdedup(
+    *centroids: np.ndarray, eps: float = 0.004, rule: str = "chained", largest: int = 10**6
+) -> SemDeDup:
     """As if fitted."""
-    selector = SemDeDup(eps=eps, rule=rule)
+    selector = SemDeDup(eps=eps, rule=rule, largest=largest)
     clusters = Clusters(centroids=np.concatenate(centroids), spherical=True)
-    selector._deduplicator = Deduplicator(clusters=clusters, eps=eps, rule=rule)
+    selector._deduplicator = selector._made(clusters, eps)
     return selector
 
 
@@ -96,6 +98,18 @@ def test_blocks_agree_with_every_pair(
     copies = near_copies(vectors, order, eps, rule)
     assert copies.tolist() == by_every_pair(vectors, order, eps, rule)
     assert 0 < copies.sum() < 299
+
+
+@pytest.mark.parametrize(("largest", "slices"), [(300, 1), (299, 2), (64, 5), (1, 300)])
+def test_a_large_cluster_is_cut_by_distance(largest: int, slices: int) -> None:
+    vectors = directions(300, dim=12, groups=5, seed=4)
+    centroid = vectors[:50].mean(axis=0).astype(np.int16)
+    order = farthest_first(vectors, centroid)
+    parts = np.split(order, range(largest, 300, largest))
+    assert len(parts) == slices
+    expected = [row for p in parts for row in p[~np.array(by_every_pair(vectors, p, 0.1, "kept"))]]
+    selector = semdedup(centroid[np.newaxis], eps=0.1, rule="kept", largest=largest)
+    assert kept(selector, vectors) == sorted(expected)
 
 
 def test_the_rules_differ_as_they_should() -> None:

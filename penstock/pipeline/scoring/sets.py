@@ -1,10 +1,14 @@
 """The passes of set selectors: a shuffle of vectors to partitions, and of scores back to units.
 
-The task of a unit assigns its documents to partitions and writes them sorted by partition; the task
-of some partitions reads its part of every unit, scores the partitions one by one, and writes the
-scores sorted by unit; the task of a unit gathers its own. No task holds more than a partition, or
-128 MiB of smaller ones, or a unit, and the driver holds no document. Where partitions merge, one
-more task reads the candidates of all.
+The task of a run of units assigns their documents to partitions and writes them sorted by
+partition; the task of some partitions reads its part of every run, scores the partitions one by
+one, and writes the scores sorted by unit; the task of a longer run of units gathers theirs. No
+task holds more than a partition, or 128 MiB of smaller ones or of units (up to 512 MiB in pools of
+64 GiB of vectors and more), and the driver holds no document. Where partitions merge, one more task
+reads the candidates of all.
+
+A unit costs a store three requests (vectors, rows, scores), and one more with a quality. A pair of
+a run and a task costs two in either direction; of single units and tasks these were most of all.
 
 A document without a vector (a text without a token) or without a quality (NaN) is in no partition
 and never taken.
@@ -24,7 +28,7 @@ from penstock.artefact import Artefact, Draft, FileRecord
 from penstock.errors import ScoringError
 from penstock.hashing import hash_documents, mix
 from penstock.pipeline.checking import call_plugin, scores_of
-from penstock.pipeline.grouped import read_scores, write_scores
+from penstock.pipeline.grouped import packed, read_scores, write_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import read_vectors
 from penstock.pipeline.shuffle import TASK_BYTES, Shuffle
@@ -34,7 +38,36 @@ from penstock.storage import AnyPath
 
 __all__ = ["score_sets"]
 
+_LEAST_BYTES, _MOST_BYTES = 2**23, 2**29
+"""Bytes of rows of a run, at least, and of a run or a task at most. A task holds three times as
+much. Below the most there are at most 512 runs and 512 tasks."""
+
+_PARTITION_BYTES = 2**32
+"""Bytes of the partitions of a task, at most; it holds twice as much. A cluster may have many times
+the average, which is below :data:`_MOST_BYTES`."""
+
+_MOST_UNITS = 256
+"""Units of a run, at most: their files are read and written one after another."""
+
 _SCORE = np.dtype([("unit", "<u4"), ("row", "<u4"), ("score", "<f4")])
+
+
+_ROW = 4 * _SCORE.itemsize
+"""Bytes of a document in the task that gathers its score: read, held and indexed."""
+
+
+def _document_type(width: int) -> np.dtype:
+    return np.dtype(
+        [
+            ("partition", "<u4"),
+            ("unit", "<u4"),
+            ("row", "<u4"),
+            ("quality", "<f4"),
+            ("hash", "<u8"),
+            ("score", "<f4"),
+            ("vector", "<i2", (width,)),
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +79,7 @@ class _Set:
     seed: int
     width: int
     units: int
+    runs: int
     partitions: int
     tasks: int
     directory: AnyPath
@@ -59,22 +93,12 @@ class _Set:
     @property
     def dtype(self) -> np.dtype:
         """The record of a document in the shuffle to partitions."""
-        return np.dtype(
-            [
-                ("partition", "<u4"),
-                ("unit", "<u4"),
-                ("row", "<u4"),
-                ("quality", "<f4"),
-                ("hash", "<u8"),
-                ("score", "<f4"),
-                ("vector", "<i2", (self.width,)),
-            ]
-        )
+        return _document_type(self.width)
 
     @property
     def placed(self) -> Shuffle:
-        """Documents, from units to partitions."""
-        return self._shuffle("placed", self.dtype, self.partitions, self.units)
+        """Documents, from runs of units to partitions."""
+        return self._shuffle("placed", self.dtype, self.partitions, self.runs)
 
     @property
     def scored(self) -> Shuffle:
@@ -115,6 +139,29 @@ class _PartitionRange:
         return f"partitions {self.first} to {self.last - 1}"
 
 
+_Placing = tuple[Unit, FileRecord, FileRecord | None]
+"""A unit, the file of its vectors, and that of its qualities."""
+
+
+@dataclass(frozen=True, slots=True)
+class _UnitRun:
+    """Units that one task reads or writes."""
+
+    number: int
+    units: Sequence[_Placing]
+
+    @property
+    def label(self) -> str:
+        return f"{self.units[0][0].name} to {self.units[-1][0].name}"
+
+
+def _runs_of(items: Sequence[_Placing], row: int, limit: int) -> list[_UnitRun]:
+    """Divide units into runs of about ``limit`` bytes, with ``row`` bytes for each document."""
+    least = -(-limit // _MOST_UNITS)
+    runs = packed(items, lambda item: max(least, item[0].documents * row), limit)
+    return [_UnitRun(*run) for run in enumerate(runs)]
+
+
 def score_sets(
     name: str,
     selector: SetSelector,
@@ -125,12 +172,26 @@ def score_sets(
     runner: Runner,
     seed: int,
     progress: Callable[[str], None],
-) -> None:
-    """Score every unit and record the scores in the draft of a column; its selector is loaded."""
-    if all(draft.done(unit.name) is not None for unit in units):
-        return
+) -> list[str]:
+    """Score every unit and record the scores in the draft of a column; its selector is loaded.
+
+    Returns:
+        The names of the parts, each of which has the files of several units.
+    """
+    vectors = embeddings.files
+    items = [
+        (unit, record, None if quality is None else quality.files[unit.number])
+        for unit, record in zip(units, vectors, strict=True)
+    ]
+    gathered = {f"scores-{run.number:05d}": run for run in _runs_of(items, _ROW, TASK_BYTES)}
+    if all(draft.done(part) is not None for part in gathered):
+        return list(gathered)
     documents, width = (int(embeddings.facts[key]) for key in ("documents", "width"))
-    size = documents * 2 * width
+    size = documents * _document_type(width).itemsize
+    limit = min(max(TASK_BYTES, size // 512), _MOST_BYTES)
+    runs = _runs_of(
+        items, _document_type(width).itemsize, min(max(_LEAST_BYTES, size // 32), limit)
+    )
     partitions = int(selector.partitions)
     shared = _Set(
         name=name,
@@ -138,22 +199,15 @@ def score_sets(
         seed=seed,
         width=width,
         units=len(units),
+        runs=len(runs),
         partitions=partitions,
-        tasks=min(partitions, -(-size // TASK_BYTES) or 1),
+        tasks=min(partitions, -(-size // limit) or 1),
         directory=draft.path,
         embeddings=embeddings.path,
         quality=None if quality is None else quality.path,
     )
     progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
-    draft.fill(
-        runner.run,
-        _place,
-        {
-            f"placed-{unit.name}": (unit, vectors, quality and quality.files[unit.number])
-            for unit, vectors in zip(units, embeddings.files)
-        },
-        shared,
-    )
+    draft.fill(runner.run, _place, {f"placed-{run.number:05d}": run for run in runs}, shared)
     bounds = [partitions * task // shared.tasks for task in range(shared.tasks + 1)]
     draft.fill(
         runner.run,
@@ -166,12 +220,21 @@ def score_sets(
     )
     if shared.merges:
         draft.fill(runner.run, _merge, {"merged": 0}, shared)
-    draft.fill(runner.run, _gather, {unit.name: unit for unit in units}, shared)
+    draft.fill(runner.run, _gather, gathered, shared)
+    return list(gathered)
 
 
-def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> list[FileRecord]:
-    """Write a unit's documents, sorted by partition and hash."""
-    unit, vectors_record, quality = item
+def _place(run: _UnitRun, shared: _Set) -> FileRecord:
+    """Write the documents of a run of units, sorted by partition and hash."""
+    rows = np.concatenate([_place_unit(*item, shared) for item in run.units])
+    rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
+    return shared.placed.write(run.number, rows, rows["partition"])
+
+
+def _place_unit(
+    unit: Unit, vectors_record: FileRecord, quality: FileRecord | None, shared: _Set
+) -> np.ndarray:
+    """Read a unit's documents, with their partitions: (n,) of the shuffle's type."""
     vectors = read_vectors(shared.embeddings, vectors_record)
     hashes = hash_documents(unit.read_rows(["id", "hash"]), mix(shared.seed, "sets"))
     placed = vectors.any(axis=1)
@@ -192,12 +255,11 @@ def _place(item: tuple[Unit, FileRecord, FileRecord | None], shared: _Set) -> li
             shared,
             unit.label,
         )
-    rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
-    return [shared.placed.write(unit.number, rows, rows["partition"])]
+    return rows
 
 
 def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
-    rows = shared.placed.read(item.first, item.last)
+    rows = _read_partitions(item, shared)
     # Units come in the corpus's order, so equal hashes stay in it.
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
     starts = np.searchsorted(rows["partition"], np.arange(item.first, item.last + 1))
@@ -223,6 +285,29 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
     return records
 
 
+def _read_partitions(item: _PartitionRange, shared: _Set) -> np.ndarray:
+    """Read the documents of partitions: (n,) of the shuffle's type.
+
+    Raises:
+        ScoringError: They are more than a task holds.
+    """
+    parts = [np.empty(0, shared.dtype)]
+    left = _PARTITION_BYTES
+    for part in shared.placed.parts(item.first, item.last):
+        parts.append(part)
+        left -= part.nbytes
+        if left < 0:
+            raise ScoringError(
+                key=shared.key,
+                file=item.label,
+                expected=f"at most {_PARTITION_BYTES // shared.dtype.itemsize:,} documents",
+                got="more",
+                fix="use more partitions (for clusters, a larger `sample`): the encoder's vectors "
+                "of these documents are alike",
+            )
+    return np.concatenate(parts)
+
+
 def _merge(_: int, shared: _Set) -> list[FileRecord]:
     """Score the candidates of all partitions together."""
     merge = shared.selector.requirements.merge
@@ -240,13 +325,19 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
     return [_write_by_unit(shared.merged, 0, rows)]
 
 
-def _gather(unit: Unit, shared: _Set) -> FileRecord:
-    """Write a unit's scores, in its order."""
-    scores = np.full(unit.documents, np.nan, dtype=np.float32)
+def _gather(run: _UnitRun, shared: _Set) -> list[FileRecord]:
+    """Write the scores of each unit of a run, in its order."""
+    units = [unit for unit, _, _ in run.units]
+    first = units[0].number
+    starts = np.cumsum([0, *(unit.documents for unit in units)])
+    scores = np.full(starts[-1], np.nan, dtype=np.float32)
     for shuffle in [shared.scored, shared.merged] if shared.merges else [shared.scored]:
-        found = shuffle.read(unit.number)
-        scores[found["row"]] = found["score"]
-    return write_scores(shared.directory, unit.name, scores)
+        found = shuffle.read(first, first + len(units))
+        scores[starts[found["unit"] - first] + found["row"]] = found["score"]
+    return [
+        write_scores(shared.directory, unit.name, own)
+        for unit, own in zip(units, np.split(scores, starts[1:-1]), strict=True)
+    ]
 
 
 def _partition(rows: np.ndarray, number: int, shared: _Set) -> Partition:

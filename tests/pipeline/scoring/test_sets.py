@@ -187,6 +187,8 @@ def test_the_same_from_workers_and_ray_and_in_parts(
     one = LocalRunner(1)
     expected = made(corpus, tmp_path / "one", one, s=Merged(encoder))["s"]
     monkeypatch.setattr(sets, "TASK_BYTES", together)
+    monkeypatch.setattr(sets, "_LEAST_BYTES", together)
+    monkeypatch.setattr(sets, "_MOST_UNITS", 3)
     for number, runner in enumerate((one, two_workers, RayRunner())):
         got = made(corpus, tmp_path / str(number), runner, s=Merged(encoder))["s"]
         np.testing.assert_array_equal(got, expected)
@@ -238,6 +240,20 @@ def test_a_quality_that_cannot_be_is_refused(
     with closing(LocalRunner(1)) as runner, pytest.raises(SelectorError) as caught:
         made(corpus, tmp_path, runner, s=Ranked(encoder, quality=quality))
     assert (caught.value.key, caught.value.got) == ("select.s.quality", got)
+
+
+def test_a_partition_that_no_task_holds_is_refused(
+    corpus: Pool, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sets._document_type(16).itemsize
+    with closing(LocalRunner(1)) as runner:
+        monkeypatch.setattr(sets, "_PARTITION_BYTES", 100 * size)
+        with pytest.raises(ScoringError) as caught:
+            made(corpus, tmp_path, runner, s=Ranked(encoder, 1))
+        monkeypatch.setattr(sets, "_PARTITION_BYTES", 220 * size)
+        assert len(made(corpus, tmp_path, runner, s=Ranked(encoder, 1))["s"]) == 220
+    assert (caught.value.key, str(caught.value.file)) == ("select.s", "partitions 0 to 0")
+    assert "100 documents" in str(caught.value.expected)
 
 
 @pytest.mark.parametrize(
