@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+import zstandard
 
 import penstock
 from penstock import errors, lease
@@ -368,6 +369,15 @@ def reading(directory: Path, source: dict[str, Any]) -> None:
     (directory / "not.parquet").write_bytes(b"PAR1 and no more")
     (directory / "bad.jsonl").write_bytes(b"{\n")
     (directory / "blank.jsonl").write_bytes(b'{"text": " "}\n')
+    (directory / "cut.json").write_bytes(b'[{"text": "a"}, ')
+    (directory / "plain.jsonl.gz").write_bytes(b'{"text": "a"}\n')
+    member = gzip.compress(b'{"text": "a"}\n', mtime=0)
+    (directory / "tail.jsonl.gz").write_bytes(member + b"tail")
+    kind = zstandard.ZstdCompressionParameters(window_log=31)
+    stream = zstandard.ZstdCompressor(compression_params=kind).compressobj()
+    (directory / "window.jsonl.zst").write_bytes(stream.compress(b"{}\n") + stream.flush())
+    twice = pa.Table.from_arrays([pa.array(["x"])] * 2, ["text", "text"])
+    pq.write_table(twice, directory / "twice.parquet")
     pq.write_table(pa.table({"body": ["x"]}), directory / "body.parquet")
     curated(directory, {"corpus": [source]})
 
@@ -379,6 +389,11 @@ cases("corpus", reading, {
     "whose_pattern_matches_nothing": {"path": "none-*.jsonl"},
     "whose_pattern_matches_an_unknown_kind": {"path": "notes.*"},
     "that_is_truncated": {"path": "broken.jsonl.gz"},
+    "that_is_a_truncated_array": {"path": "cut.json"},
+    "that_is_not_compressed": {"path": "plain.jsonl.gz"},
+    "with_other_bytes_behind_it": {"path": "tail.jsonl.gz"},
+    "of_a_large_window": {"path": "window.jsonl.zst"},
+    "with_two_columns_of_a_name": {"path": "twice.parquet"},
     "of_no_bytes": {"path": "zero.jsonl.gz"},
     "that_is_no_parquet": {"path": "not.parquet"},
     "without_its_column": {"path": "body.parquet"},
@@ -428,6 +443,19 @@ def item_that_ends_its_workers(directory: Path) -> None:
         list(runner.run(end_process, ["an item"]))
 
 
+def evaluating(directory: Path, changes: dict[str, Any]) -> None:
+    (directory / "empty.jsonl").write_bytes(b"\n")
+    curated(directory, changes)
+
+
+cases("evaluation", evaluating, {
+    "of_an_empty_file": {"evaluate": ["empty.jsonl"]},
+    "of_a_directory": {"evaluate": ["."]},
+    "of_a_target_that_is_a_directory": selecting(use="betr", target="."),
+    "of_a_target_that_is_empty": selecting(use="betr", target="empty.jsonl"),
+})  # fmt: skip
+
+
 @case
 def ray_that_is_not_there(directory: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -456,7 +484,7 @@ def golden() -> dict[str, str]:
     return {line.partition(": ")[0]: line for line in lines}
 
 
-CURATING = ("selector_", "corpus_", "budget_", "server_", "item_")
+CURATING = ("selector_", "corpus_", "evaluation_", "budget_", "server_", "item_")
 """Beginnings of the names of cases that take a second or more."""
 
 

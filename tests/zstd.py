@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from penstock.pipeline.reading.streams import frames_of
+from penstock.pipeline.reading.frames import frames_of
 
 
 def frame(data: bytes, sized: bool = False) -> bytes:

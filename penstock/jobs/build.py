@@ -17,7 +17,7 @@ from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
-from penstock.selectors.targets import read_texts, targets_in
+from penstock.selectors.targets import check_examples, read_texts, targets_in
 from penstock.storage import AnyPath, find_files, kind_of, real_path, sha256_file
 
 __all__ = [
@@ -159,10 +159,22 @@ def find_evaluation_files(recipe: Recipe) -> list[AnyPath]:
 def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:
     path = recipe.resolve(pattern)
     matches = find_files(path)
+    if not matches and kind_of(path) == "directory":
+        raise InputError(
+            key=key,
+            file=path,
+            expected="a file of examples, or a pattern",
+            got="a directory",
+            fix=f"name its files, as in {pattern.rstrip('/')}/*.jsonl",
+        )
     if not matches:
         problem = "the pattern matches no file" if glob.has_magic(pattern) else "no such file"
         raise InputError(problem, key=key, file=path, fix="paths are relative to the recipe")
     for file in matches:
         if kind_of(file) is None:
             raise InputError("a link that leads to no file", key=key, file=file, fix="fetch it")
+        try:
+            check_examples(local_file(file))
+        except InputError as error:
+            raise error.under(key) from None
     return matches

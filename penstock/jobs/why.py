@@ -257,7 +257,7 @@ def _quarantined(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict
         with open(corpus.verified(record), encoding="utf-8") as lines:
             for line in lines:
                 bad = json.loads(line)
-                if json.dumps(name, ensure_ascii=False) in bad.get("raw", ""):
+                if bad.get("id") == name:
                     yield {
                         "id": name,
                         "source": bad["file"],

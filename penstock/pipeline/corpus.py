@@ -30,7 +30,7 @@ from penstock.pipeline.checking import (
     largest_sources,
     sum_by_source,
 )
-from penstock.pipeline.cleaning.quarantine import Quarantine
+from penstock.pipeline.cleaning.quarantine import FirstError, Quarantine, first_error
 from penstock.pipeline.reading.batches import ParsedBatch
 from penstock.pipeline.reading.finding import FoundInputs, find_inputs
 from penstock.pipeline.reading.inputs import Input, hash_inputs
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 STAGE = "corpus"
-VERSION = 6
+VERSION = 7
 
 _LEAST_UNIT_BYTES = 16 * 2**20
 """Bytes of text after which a unit of a small corpus ends: 0.1 s of work. Each unit costs 11 ms of
@@ -173,9 +173,10 @@ def make_corpus(
             limit=settings.max_document_bytes,
             unit_bytes=unit_bytes,
         )
-        facts = _facts(str(draft.path), draft.fill(runner.run, _write_split, by_part, stage))
+        records = draft.fill(runner.run, _write_split, by_part, stage)
+        facts = _facts(str(draft.path), records)
         if not facts["documents"]["kept"]:
-            raise _nothing_read(facts["documents"])
+            raise _nothing_read(facts["documents"], first_error(draft.path, records))
         if others := facts["other_records"]:
             told = ", ".join(f"{kind} {count:,}" for kind, count in others.items())
             progress(f"records of web archives that are not documents: {told}")
@@ -193,7 +194,7 @@ def _version(corpus: Artefact) -> int:
 
 
 def _readable(
-    batch: ParsedBatch, piece: InputPiece, limit: int
+    batch: ParsedBatch, piece: InputPiece, noun: str, limit: int
 ) -> tuple[pa.RecordBatch, Sequence[Bad]]:
     """Return the documents of a batch up to the limit, and its bad records with all others."""
     sizes = pc.binary_length(batch.documents["text"]).to_numpy()
@@ -204,7 +205,7 @@ def _readable(
     for row in over.tolist():
         record = batch.document(row)
         error = f"{sizes[row]:,} bytes of text, more than clean.max_document_bytes = {limit:,}"
-        bad.append(refused(record, piece.span.place(piece.reader.noun, record.number), error))
+        bad.append(refused(record, piece.span.place(noun, record.number), error))
     bad.sort(key=lambda one: one.number)
     return batch.documents.filter(pa.array(sizes <= limit)), bad
 
@@ -254,7 +255,8 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
             add = 0 if piece.span.counted else before[piece.input]
             _check_unchanged(piece.item)
             for batch in piece.batches(stage.cap, extent):
-                documents, bad = _readable(batch, piece, stage.limit)
+                noun = extent.noun or piece.reader.noun
+                documents, bad = _readable(batch, piece, noun, stage.limit)
                 tally.read += len(documents) + len(bad)
                 for record in bad:
                     quarantine.add(piece.item.label, piece.input, record)
@@ -332,10 +334,12 @@ def _digest(units: Sequence[FileRecord], fact: str) -> str:
     return hashlib.sha256(canonical(names)).hexdigest()
 
 
-def _nothing_read(documents: dict[str, Any]) -> InputError:
+def _nothing_read(documents: dict[str, Any], first: FirstError | None) -> InputError:
     return InputError(
         f"no document is left of {documents['read']:,} read: "
-        f"{documents['quarantined']:,} quarantined",
+        f"{documents['quarantined']:,} quarantined"
+        f"{f'; the first in quarantine: {first.text}' if first else ''}",
         key="corpus",
+        file=first and first.path,
         fix="check corpus.text and the files",
     )

@@ -14,6 +14,7 @@ from typing import Any
 from penstock.artefact import Artefact, FileRecord, canonical
 from penstock.errors import InputError
 from penstock.pipeline.checking import RecordTally, check_sum, sum_by_source
+from penstock.pipeline.cleaning.quarantine import first_error
 from penstock.pipeline.units import Kept, Unit, base_of, units_of
 
 __all__ = ["Pool", "pools_of"]
@@ -84,11 +85,14 @@ class Pool:
         by_rule = ", ".join(
             f"{count:,} by the rule {rule}" for rule, count in counts["dropped_by"].items()
         )
+        first = first_error(self.corpus.path, self.corpus.files)
         raise InputError(
             f"no document is left of {counts['read']:,} read: "
             f"{counts['quarantined']:,} quarantined, {counts['dropped']:,} dropped"
-            f"{f' ({by_rule})' if by_rule else ''}",
+            f"{f' ({by_rule})' if by_rule else ''}"
+            f"{f'; the first in quarantine: {first.text}' if first else ''}",
             key="corpus",
+            file=first and first.path,
             fix="check corpus.text and the files; `penstock clean` shows what each rule drops",
         )
 

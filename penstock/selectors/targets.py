@@ -29,6 +29,7 @@ from penstock.storage import sha256_file
 __all__ = [
     "PASSAGES",
     "Choices",
+    "check_examples",
     "choices_of",
     "examples_in",
     "lines_in",
@@ -74,10 +75,24 @@ def read_targets(path: str | Path) -> list[Target]:
         for place, example in examples_in(path)
     ]
     if not targets:
-        raise InputError(
-            file=path, expected="at least one example", got="an empty file", fix=_EXPECTED
-        )
+        raise _no_example(path)
     return targets
+
+
+def check_examples(path: Path) -> None:
+    """Check that a file has an example, by its first line alone.
+
+    Raises:
+        InputError: The file is missing, unreadable or empty, or its first line is not an object.
+    """
+    if next(examples_in(path), None) is None:
+        raise _no_example(path)
+
+
+def _no_example(path: Path) -> InputError:
+    return InputError(
+        file=path, expected="at least one example", got="an empty file", fix=_EXPECTED
+    )
 
 
 def targets_in(files: Sequence[Path]) -> Targets:
@@ -254,7 +269,7 @@ def lines_in(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(_lines(path), start=1):
         place = f"{path}:{number}"
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(
                 file=place,

@@ -198,6 +198,44 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
     assert "text" in broken["why"]
 
 
+def test_quarantined_records_are_found_by_their_ids_alone(tmp_path: Path) -> None:
+    """Whatever the type and the escapes of the id; a word elsewhere in a record finds nothing."""
+    lines = [
+        b'{"id":4711,"text":null,"ref":"other"}',
+        b'{"id":"caf\\u00e9","text":5}',
+        b'{"id": 1.50, "text": []}',
+        b'{"id": true, "text": {"id": "inner"}}',
+        b'{"id": ["x"], "text": 1}',
+        b'{"text": "half \\ud800", "id": "surrogate"}',
+        b'{"id": "nan", "text": "t", "score": NaN}',
+        b'{"\\u0069d": "named by escapes", "text": NaN}',
+        b'{"id": "latin", "text": "caf\xe9"}',
+        b'{"id": "cut \\"short\\"", "text": "and no end',
+        b'{"a": "\\x", "b": {"id": "inner"}, "id": "late", "text": "d0001"}',
+        b'{"text": "no id", "n": NaN}',
+        b'{"id": "half \\udfff", "text": 1}',
+        b"not json",
+    ]
+    path = write_jsonl(tmp_path / "pool" / "a.jsonl", documents(40, seed=6))
+    with path.open("ab") as sink:
+        sink.write(b"\n".join(lines) + b"\n")
+    table = pa.table(
+        {"id": [b"bytes", b"\xff", b"ok"], "text": [b"\xff", b"\xff", b"good"], "n": ["late"] * 3}
+    )
+    pq.write_table(table, tmp_path / "pool" / "b.parquet")
+    of = curated(tmp_path, tokens=160)
+    names = ["4711", "café", "1.5", "True", "['x']", "surrogate", "nan", "named by escapes"]
+    names += ["latin", 'cut "short"', "late", "bytes", "ff"]
+    for name in names:
+        (entry,) = fates_of(of, name)
+        assert (entry["id"], entry["fate"]) == (name, "quarantined")
+    (sound,) = fates_of(of, "d0001")
+    assert sound["fate"] != "quarantined"
+    for name in ("text", "other", "inner", "471", "half ", "null", "n"):
+        with pytest.raises(InputError):
+            fates_of(of, name)
+
+
 def test_every_record_knows_the_file_that_it_was_read_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,7 +301,11 @@ def test_a_bad_record_never_stops_a_run_but_no_good_one_does(tmp_path: Path) -> 
         make(tmp_path)
     assert caught.value.key == "corpus"
     counts = " 4 read: 3 quarantined, 1 dropped (1 by the rule empty)"
-    assert caught.value.problem.endswith(counts)
+    assert counts in caught.value.problem
+    (quarantine,) = (tmp_path / "work" / "corpus").glob("*/quarantine-00000.jsonl")
+    assert caught.value.file == str(quarantine)
+    first = json.loads(quarantine.read_bytes().splitlines()[0])
+    assert caught.value.problem.endswith(f"x.jsonl, line 1: {first['error']}")
     stages = [made.manifest["stage"] for made in Workspace(tmp_path / "work").artefacts()]
     assert stages == ["corpus", "verdicts"]
 

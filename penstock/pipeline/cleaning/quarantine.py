@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.artefact import FileRecord
 from penstock.pipeline.reading.records import Bad
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["Quarantine"]
+__all__ = ["FirstError", "Quarantine", "first_error"]
 
 
 class Quarantine:
@@ -39,8 +40,11 @@ class Quarantine:
             raw = {"raw": bad.raw.decode("utf-8")}
         except UnicodeDecodeError:
             raw = {"raw_base64": base64.b64encode(bad.raw).decode()}
-        line = {"file": file, "place": bad.place, "input": number, "error": bad.error, **raw}
-        self._sink.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        own = {} if bad.id is None else {"id": bad.id}
+        line = {"file": file, "place": bad.place, "input": number, **own, "error": bad.error, **raw}
+        # Half of a surrogate pair becomes its escape in JSON.
+        encoded = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        self._sink.write(encoded + b"\n")
         self.count += 1
 
     def records(self) -> list[FileRecord]:
@@ -48,3 +52,27 @@ class Quarantine:
         if self._sink is None:
             return []
         return [FileRecord.of(self._name, self._sink, documents=self.count)]
+
+
+class FirstError(NamedTuple):
+    """The first bad record of a corpus."""
+
+    path: AnyPath
+    """The quarantine file that holds it."""
+    text: str
+    """Its file, place and error."""
+
+
+def first_error(directory: AnyPath, records: Iterable[FileRecord]) -> FirstError | None:
+    """Find the first bad record of a corpus; None without one.
+
+    Args:
+        directory: The corpus.
+        records: Its files.
+    """
+    names = sorted(one.path for one in records if one.path.startswith("quarantine-"))
+    for name in names[:1]:
+        with (directory / name).open("rb") as lines:
+            bad = json.loads(lines.readline())
+        return FirstError(directory / name, f"{bad['file']}, {bad['place']}: {bad['error']}")
+    return None

@@ -8,12 +8,16 @@
     left_out.py    names that are met and not read, by kind, in few words
     inputs.py      Input: a file and how to read it; hash_inputs: a hash of its bytes
     splits.py      Split, InputPiece: parts of files, each the work of a task
-    streams.py     decompressed bytes; the frames of a zstd file; a stream cut into files of lines
+    streams.py     decompressed bytes; a stream cut into files of lines
+    frames.py      the frames of a zstd file
+    gunzip.py      the members of a gzip file
     readers.py     Reader: the format of a file, by the ending of its name
     json_lines.py  JSON lines: bytes to batches
+    arrays.py      elements of JSON arrays as lines
     scanning.py    a compiled loop that finds the text of each line
     lines.py       lines, from any byte on; plain text
     tables.py      Parquet and Arrow
+    values.py      columns of any type as texts and as values that JSON has
     hugging_face.py  datasets of directories and of the hub, at one commit
     delimited.py   CSV and TSV
     markdown.py    Markdown

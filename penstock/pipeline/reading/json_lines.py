@@ -15,7 +15,9 @@ the mark of that line would not be the text of an object of its own.
 
 from __future__ import annotations
 
+import json
 import secrets
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ import pyarrow as pa
 
 from penstock.arrow_text import read_only
 from penstock.errors import InputError
+from penstock.pipeline.reading.arrays import content_of
 from penstock.pipeline.reading.batches import (
     BATCH_ROWS,
     Batches,
@@ -38,10 +41,18 @@ from penstock.pipeline.reading.records import (
     Extent,
     Record,
     Span,
+    as_id,
     labels_of,
     record_of,
 )
-from penstock.pipeline.reading.scanning import BLANK, FOUND, UNKNOWN, Copies, find_texts
+from penstock.pipeline.reading.scanning import (
+    BLANK,
+    FOUND,
+    UNKNOWN,
+    Copies,
+    find_member,
+    find_texts,
+)
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
@@ -65,18 +76,47 @@ _MARKS = read_only(
 
 
 def json_lines(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
-    """Read a JSON object from each line; blank lines are skipped.
+    """Read a JSON object from each line, or from each element of arrays; blank lines are skipped.
 
     Raises:
         InputError: The file is damaged, or no object at its beginning has the text field.
     """
+    content = None if span.start or span.file else content_of(where, span.end)
+    elements = content.elements if content else span.elements
+    extent.noun = "element" if elements else "line"
     reader = _LineParser(spec, span, cap, extent)
-    for lines in lines_of(where, span, cap, extent):
+    for lines in lines_of(where, span, cap, extent, content and content.blocks):
         if isinstance(lines, Line):
             yield reader.long(lines.start, lines.length, lines.joined())
         else:
             yield from reader.batches(lines)
     reader.check(where)
+
+
+_LENIENT = 1 << 20
+"""Bytes of a line up to which Python's decoder is asked for its id: it takes NaN and halves of
+surrogate pairs, and holds a line in up to fifty times its bytes."""
+
+
+def _id_of(line: bytes, name: str) -> str | None:
+    """Find the id in a line that is not JSON, or is too long to be decoded; None without one."""
+    raw = unmarked(line)
+    if len(raw) <= _LENIENT:
+        try:
+            fields = json.loads(raw.decode("utf-8", "backslashreplace"), strict=False)
+            return as_id(fields.get(name)) if isinstance(fields, dict) else None
+        except (ValueError, RecursionError):
+            pass
+    data = np.frombuffer(raw + b"\n", np.uint8)
+    key = np.frombuffer(name.encode("utf-8", "replace"), np.uint8)
+    begin, end = find_member(read_only(data), read_only(key))
+    whole = raw[begin : begin + 1] == b'"' or raw[end : end + 1] in (b",", b"}")
+    if begin < 0 or end - begin > _LENIENT or not whole:
+        return None
+    try:
+        return as_id(json.loads(raw[begin:end].decode("utf-8", "backslashreplace"), strict=False))
+    except (ValueError, RecursionError):
+        return None
 
 
 class _LineParser:
@@ -126,8 +166,11 @@ class _LineParser:
         self._extent.lines += 1
         self._others = True
         number = self._span.rows + self._extent.lines
-        bad = long_line(start, length, head, number, self._span, self._cap)
-        return gathered([bad])
+        return gathered([self._long_line(start, length, head, number)])
+
+    def _long_line(self, start: int, length: int, head: bytes, number: int) -> Bad:
+        bad = long_line(start, length, head, number, self._span, self._cap, self._extent.noun)
+        return replace(bad, id=_id_of(bad.raw, self._spec.id))
 
     def check(self, where: AnyPath) -> None:
         """Refuse a file all of whose records lack the text field, if they are enough to tell."""
@@ -186,23 +229,24 @@ class _LineParser:
         line = lines.data[begin:stop]
         if len(line) > self._cap:
             self._others = True
-            start = lines.position + begin
-            return long_line(start, len(line), line, number, self._span, self._cap)
-        text = unmarked(number, line) if self._begins else line
+            return self._long_line(lines.position + begin, len(line), line, number)
+        text = unmarked(line)
         if not text or text.isspace():
             return None
-        place = self._span.place("line", number)
+        noun = self._extent.noun
+        place = self._span.place(noun, number)
         try:
             fields = _decode(text)
         except _ERRORS as error:
             self._others = True
-            return Bad(place, f"not JSON in UTF-8: {error}", line, number)
+            own = _id_of(line, self._spec.id)
+            return Bad(place, f"not JSON in UTF-8: {error}", line, number, own)
         if isinstance(fields, dict) and self._spec.text not in fields:
             self._without_text += 1
             self._fields = fields
-            return Bad(place, f"expected text in {self._spec.text!r}, got nothing", line, number)
-        self._others = True
+        else:
+            self._others = True
         if isinstance(fields, dict):
-            return record_of(fields, self._spec, self._span, "line", number, line)
+            return record_of(fields, self._spec, self._span, noun, number, line)
         came = type(fields).__name__
         return Bad(place, f"expected an object, got {came}", line, number)

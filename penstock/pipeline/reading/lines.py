@@ -9,7 +9,8 @@ be read in a compressed frame. A line over the cap is counted and not held in me
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from penstock.pipeline.reading.batches import Batches, gather
@@ -28,6 +29,9 @@ from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
 __all__ = ["Line", "Lines", "lines_of", "long_line", "plain_text", "unmarked"]
+
+
+_marks = re.compile(rb"(?:%b)*" % codecs.BOM_UTF8).match
 
 
 class Lines(NamedTuple):
@@ -79,15 +83,21 @@ class Line:
         return Lines(b"".join([*parts, b"\n"]), 0, self.length + 1, self.start)
 
 
-def lines_of(where: AnyPath, span: Span, cap: int, extent: Extent) -> Iterator[Lines | Line]:
+def lines_of(
+    where: AnyPath,
+    span: Span,
+    cap: int,
+    extent: Extent,
+    content: Iterable[bytes] | None = None,
+) -> Iterator[Lines | Line]:
     """Yield the lines that a span owns; a :class:`Line` where it is long and crosses blocks.
 
     Lines within a block may be over the cap. ``extent`` gets the bytes of the span; the caller
-    counts its lines.
+    counts its lines. ``content`` is the text of the span, where it is open already.
     """
     first = not span.start
     line = Line(0, cap)
-    for block in blocks(where, span.start, span.end):
+    for block in blocks(where, span.start, span.end) if content is None else content:
         position = extent.bytes
         extent.bytes += len(block)
         stop = block.rfind(b"\n") + 1
@@ -118,15 +128,18 @@ def lines_of(where: AnyPath, span: Span, cap: int, extent: Extent) -> Iterator[L
         yield line.ended()
 
 
-def unmarked(number: int, raw: bytes) -> bytes:
-    """Remove the byte order mark that may begin a file from its line or text number ``number``."""
-    return raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+def unmarked(raw: bytes) -> bytes:
+    """Remove the byte order marks that begin a line: files are concatenated with theirs."""
+    marks = _marks(raw)
+    return raw[marks.end() :] if marks else raw
 
 
-def long_line(start: int, length: int, head: bytes, number: int, span: Span, cap: int) -> Bad:
+def long_line(
+    start: int, length: int, head: bytes, number: int, span: Span, cap: int, noun: str = "line"
+) -> Bad:
     """Make the bad record of a line over the cap that begins ``start`` bytes after the span."""
-    place = f"{span.place('line', number)}, from byte {span.bytes + start:,}"
-    return too_long(place, length, cap, "line", head[:HEAD], number)
+    place = f"{span.place(noun, number)}, from byte {span.bytes + start:,}"
+    return too_long(place, length, cap, noun, head[:HEAD], number)
 
 
 def plain_text(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
@@ -136,7 +149,6 @@ def plain_text(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent:
 
 
 def _each_line(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    begins = not (span.start or span.rows)
     for lines in lines_of(where, span, cap, extent):
         if isinstance(lines, Line):
             extent.lines += 1
@@ -150,7 +162,7 @@ def _each_line(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent:
             if len(text) > cap:
                 yield long_line(lines.position + start, len(text), text, number, span, cap)
             else:
-                yield _document(text, begins, spec, span.place("line", number), number)
+                yield _document(text, spec, span.place("line", number), number)
             start += len(text) + 1
 
 
@@ -163,15 +175,13 @@ def _whole(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Ext
     if text.long:
         yield too_long("file", text.length, cap, "file", text.joined(), 1)
     else:
-        yield _document(text.joined(), True, spec, "file", 1)
+        yield _document(text.joined(), spec, "file", 1)
 
 
-def _document(
-    text: bytes, begins: bool, spec: CorpusSource, place: str, number: int
-) -> Record | Bad:
+def _document(text: bytes, spec: CorpusSource, place: str, number: int) -> Record | Bad:
     (source,), (meta,) = labels_of([{}], spec)[1:]
     try:
-        decoded = (unmarked(number, text) if begins else text).decode("utf-8")
+        decoded = unmarked(text).decode("utf-8")
     except UnicodeDecodeError as error:
         return Bad(place, str(error), text, number)
     return Record(decoded.removesuffix("\r"), None, source, (meta or b"").decode(), number)

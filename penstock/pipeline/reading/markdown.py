@@ -37,7 +37,7 @@ def _document(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: 
         yield too_long("file", content.length, cap, "file", raw, 1)
         return
     try:
-        text = unmarked(1, raw).decode()
+        text = unmarked(raw).decode()
     except UnicodeDecodeError as error:
         yield Bad("file", str(error), raw, 1)
         return

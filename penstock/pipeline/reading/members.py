@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.streams import compression_of, frames_of, readable
+from penstock.pipeline.reading.frames import frames_of
+from penstock.pipeline.reading.streams import compression_of, readable
 from penstock.storage import AnyPath
 
 __all__ = ["Part", "parts_of"]

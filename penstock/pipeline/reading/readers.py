@@ -73,6 +73,8 @@ class Reader:
     """The unit of its spans' ``start`` and ``end``."""
     whole: bool = False
     """True for files that are always read by one task."""
+    arrays: bool = False
+    """True if a file may be of JSON arrays, which are not divided at bytes."""
     extra: str = ""
     """The extra of the package whose modules it needs."""
 
@@ -88,7 +90,7 @@ class Reader:
                 extras.require("trafilatura", "corpus.extract")
 
 
-_LINES = Reader("line", json_lines)
+_LINES = Reader("line", json_lines, arrays=True)
 _HUGGING_FACE = Reader("row", hugging_face, hugging_face_spans, "rows")
 _PAGE = Reader("line", html, whole=True, extra="web")
 _READERS = {

@@ -27,6 +27,7 @@ __all__ = [
     "Record",
     "Records",
     "Span",
+    "as_id",
     "as_json",
     "gathered",
     "labels_of",
@@ -52,6 +53,8 @@ class Span:
     """True if ``rows`` and ``bytes`` are known: lines before a span are counted by reading."""
     file: str = ""
     """The file that this part was written to, where the input has no random access."""
+    elements: bool = False
+    """True if ``file`` holds elements of JSON arrays, one a line."""
 
     def place(self, noun: str, number: int) -> str:
         """Name the position of record ``number``, counted over the whole input: ``line 17``."""
@@ -67,6 +70,8 @@ class Extent:
     bytes: int = 0
     others: Counter[str] = field(default_factory=Counter)
     """Records of an archive that are not documents, by kind."""
+    noun: str = ""
+    """The word for a position, where it is not that of the file's format: ``element``."""
 
 
 def gathered(parts: Iterable[Span], size: int) -> Iterator[Span]:
@@ -102,6 +107,8 @@ class Bad:
     raw: bytes
     number: int = field(default=0, compare=False)
     """Number of the line or row, from 1."""
+    id: str | None = field(default=None, compare=False)
+    """The record's id, where it can be read."""
 
 
 Records: TypeAlias = Iterator[Record | Bad]
@@ -119,16 +126,17 @@ def record_of(
 ) -> Record | Bad:
     """Make a document of the fields of a line or row; ``raw`` is the line where there is one."""
     text = fields.pop(spec.text, None)
+    own = as_id(fields.get(spec.id))
     if not isinstance(text, str):
         came = "nothing" if text is None else type(text).__name__
         original = as_json({**fields, spec.text: text}) if raw is None else raw
         error = f"expected text in {spec.text!r}, got {came}"
-        return Bad(span.place(noun, number), error, original, number)
+        return Bad(span.place(noun, number), error, original, number, own)
     try:
         labels = labels_of([fields], spec)
     except RecursionError as error:
         kept = repr(fields).encode() if raw is None else raw
-        return Bad(span.place(noun, number), f"nested too deeply: {error}", kept, number)
+        return Bad(span.place(noun, number), f"nested too deeply: {error}", kept, number, own)
     (name,), (source,), (meta,) = labels
     record = Record(text, name, source, (meta or b"").decode(), number)
     try:
@@ -162,22 +170,51 @@ def labels_of(rows: list[dict[str, Any]], spec: CorpusSource) -> Labels:
     ids = [fields.pop(spec.id, None) for fields in rows]
     if isinstance(spec.source, str):
         own = [fields.pop(spec.source, None) for fields in rows]
-        sources = [str(source or "unknown") for source in own]
+        sources = [
+            source if type(source) is str and source else _as_source(source) for source in own
+        ]
     else:
         sources = [spec.source.name] * len(rows)
     return Labels(
-        [None if name is None or name == "" else str(name) for name in ids],
+        [name if type(name) is str and name else as_id(name) for name in ids],
         sources,
         [_encode(fields) if fields else None for fields in rows],
     )
 
 
+def as_id(value: Any) -> str | None:
+    """Return the id that a value stands for: its text; None for null, NaN and an empty text.
+
+    Bytes are read as UTF-8, or written in hexadecimal where they are not.
+    """
+    if value is None or value != value:  # noqa: PLR0124  (NaN)
+        return None
+    if isinstance(value, bytes):
+        try:
+            return value.decode() or None
+        except UnicodeDecodeError:
+            return value.hex()
+    return str(value) or None
+
+
+def _as_source(value: Any) -> str:
+    return (as_id(value) if value else None) or "unknown"
+
+
 def refused(record: Record, place: str, error: str) -> Bad:
     """Make a bad record of a whole record, in ASCII, which keeps lone surrogates."""
-    return Bad(place, error, json.dumps(asdict(record)).encode(), record.number)
+    return Bad(place, error, json.dumps(asdict(record)).encode(), record.number, record.id)
 
 
-def too_long(place: str, size: int, cap: int, what: str, head: bytes, number: int) -> Bad:
+def too_long(
+    place: str,
+    size: int,
+    cap: int,
+    what: str,
+    head: bytes,
+    number: int,
+    name: str | None = None,
+) -> Bad:
     """Make the bad record of a line or text over the cap, which bounds a worker's memory."""
     return Bad(
         place,
@@ -185,6 +222,7 @@ def too_long(place: str, size: int, cap: int, what: str, head: bytes, number: in
         f"leaves room for; only the first {len(head):,} are kept here",
         head,
         number,
+        name,
     )
 
 

@@ -24,7 +24,7 @@ from penstock.arrow_text import encode_utf8, read_only
 from penstock.compiling import compiler
 from penstock.machine_words import first_byte, load_word, not_plain, store_word
 
-__all__ = ["BLANK", "FOUND", "UNKNOWN", "Copies", "find_texts"]
+__all__ = ["BLANK", "FOUND", "UNKNOWN", "Copies", "find_member", "find_texts"]
 
 FOUND, UNKNOWN, BLANK = 1, 0, -1
 """Kinds of lines: its text is copied, it needs a full decoder, it is blank."""
@@ -100,7 +100,7 @@ def _skip_value(data: np.ndarray, at: int) -> int:
 
 @_compiled
 def _find_value(data: np.ndarray, at: int, key: np.ndarray) -> int:
-    """Return the index of the first byte of the string of the member ``key``, or -1."""
+    """Return the index of the first byte of the value of the member ``key``, or -1."""
     at = _skip_space(data, at)
     if data[at] != 0x7B:
         return -1
@@ -119,10 +119,27 @@ def _find_value(data: np.ndarray, at: int, key: np.ndarray) -> int:
             return -1
         at = _skip_space(data, at + 1)
         if same:
-            return at + 1 if data[at] == _QUOTE else -1
+            return at
         at = _skip_value(data, at)
         if data[at] != _COMMA:
             return -1
+
+
+@_compiled
+def find_member(data: np.ndarray, key: np.ndarray) -> tuple[int, int]:
+    """Find the value of the first member ``key`` of an object, which may be damaged behind it.
+
+    Args:
+        data: (b,) uint8: a line with its line feed.
+        key: (k,) uint8: UTF-8 of the name, without escapes.
+
+    Returns:
+        The index of the value's first byte, and that after its last; both are -1 without it.
+    """
+    begin = _find_value(data, 0, key)
+    if begin < 0:
+        return -1, -1
+    return begin, _skip_value(data, begin)
 
 
 @_inlined
@@ -271,9 +288,9 @@ def find_texts(
     texts.ends[0] = rests.ends[0] = 0
     while at < stop and row < lines.shape[0]:
         begin, kind, to = at, UNKNOWN, texts.ends[found]
-        value = _find_value(data, at, key)
+        value = _find_value(data, at, key) + 1
         closed = value
-        if value >= 0:
+        if value > 0 and data[value - 1] == _QUOTE:
             at, to, whole = _copy_string(data, value, stop, texts.data, to)
             closed = at
             if whole:

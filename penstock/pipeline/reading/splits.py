@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from penstock.artefact import canonical
 from penstock.errors import InputError
 from penstock.pipeline.grouped import packed
+from penstock.pipeline.reading.arrays import Content, content_of
 from penstock.pipeline.reading.batches import Batches
+from penstock.pipeline.reading.frames import Frame, frames_of
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.readers import Reader, is_plain_text, read_batches, reader_of
 from penstock.pipeline.reading.records import Extent, Span, gathered
-from penstock.pipeline.reading.streams import EXPANSION, Frame, compression_of, cut_out, frames_of
+from penstock.pipeline.reading.streams import EXPANSION, blocks, compression_of, cut_out
 from penstock.pipeline.runner import Runner
 from penstock.storage import AnyPath, atomic_file
 
@@ -142,12 +144,17 @@ def _by_size(item: Input, size: int) -> list[Span] | None:
         return [Span(size=expected)]
     if is_plain_text(item.path) and item.spec.per == "file":
         return [Span(size=expected)]  # one document
-    if compression:
+    if compression or reader.arrays:
         return None
+    return _at_bytes(item.size, size)
+
+
+def _at_bytes(total: int, size: int) -> list[Span]:
+    """Divide a file of lines at any byte."""
     return [
         Span(start=start, end=end, size=end - start, counted=not start)
-        for start in range(0, item.size, size)
-        for end in [min(start + size, item.size)]
+        for start in range(0, total, size)
+        for end in [min(start + size, total)]
     ]
 
 
@@ -176,25 +183,35 @@ def _inspect(wanted: _Inspection, _: object) -> list[Span]:
     if reader and reader.spans:
         spans = reader.spans(wanted.item.path, wanted.item.spec, wanted.size)
     else:
-        spans = _divide_stream(wanted)
+        spans = _divide_lines(wanted, reader is not None and reader.arrays)
     with atomic_file(cache) as sink:
         sink.write(canonical([asdict(span) for span in spans]))
     return spans
 
 
-def _divide_stream(wanted: _Inspection) -> list[Span]:
-    """Divide a compressed stream at its frames, or cut it into files where a frame is too large."""
-    frames: list[Frame] = []
-    largest = wanted.item.size
-    if compression_of(wanted.item.path) == "zstd":
-        frames = list(frames_of(wanted.item.path))
-        largest = max((frame.end - frame.start for frame in frames), default=0)
-    if largest <= _LARGE * wanted.size:
-        spans = list(gathered(map(_span_of, frames), wanted.size))
-        return [replace(span, counted=not span.start) for span in spans]
-    return cut_out(
-        wanted.item.path, wanted.draft, f"scratch/pieces/{wanted.number:05d}", wanted.size
-    )
+def _divide_lines(wanted: _Inspection, arrays: bool) -> list[Span]:
+    """Divide a file of lines at bytes or frames, or cut a large one without them into files.
+
+    Args:
+        wanted: The file.
+        arrays: True if it may be of JSON arrays, which are not divided.
+    """
+    item, size = wanted.item, wanted.size
+    compression = compression_of(item.path)
+    content = content_of(item.path) if arrays else Content(False, blocks(item.path))
+    if not (compression or content.elements):
+        return _at_bytes(item.size, size)
+    if compression == "zstd" and not content.elements:
+        frames = list(frames_of(item.path))
+        if max((frame.end - frame.start for frame in frames), default=0) <= _LARGE * size:
+            spans = list(gathered(map(_span_of, frames), size))
+            # The first begins the file, also where frames without content are in front of it.
+            return [replace(span, start=0, counted=True) for span in spans[:1]] + spans[1:]
+    elif item.size <= _LARGE * size:
+        return [Span(size=item.size * (EXPANSION if compression else 1))]
+    name = f"scratch/pieces/{wanted.number:05d}"
+    spans = cut_out(item.path, content.blocks, wanted.draft, name, size)
+    return [replace(span, elements=content.elements) for span in spans]
 
 
 def _span_of(frame: Frame) -> Span:

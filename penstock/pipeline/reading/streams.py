@@ -1,28 +1,25 @@
 """Read the bytes of an input file, local or remote, plain or compressed, whole or in pieces.
 
-A zstd file that was written in parallel or for random access (pzstd, the seekable format,
-concatenated files) has many frames, each of which can be decompressed alone. :func:`frames_of`
-finds them without decompressing (RFC 8878, section 3.1): block headers give the lengths, so it
-reads 3 bytes for each 128 KiB of text: 50 GB in seconds on a disk.
-
-A stream without random access (gzip, a single zstd frame) is decompressed once by one task, which
-writes it to scratch as files of whole lines (:func:`cut_out`); many tasks then read those like any
-other file. This costs a second copy of the text at zstd level 1 (a third to a quarter of its size)
-while the corpus is made, and one pass at the speed of one core.
+A zstd file with many frames can be divided at them (:mod:`penstock.pipeline.reading.frames`). A
+stream without random access (gzip, a single zstd frame, a JSON array) is decompressed once by one
+task, which writes it to scratch as files of whole lines (:func:`cut_out`); many tasks then read
+those like any other file. This costs a second copy of the text at zstd level 1 (a third to a
+quarter of its size) while the corpus is made, and one pass at the speed of one core.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
 
 from penstock.errors import InputError
+from penstock.pipeline.reading.frames import MAGIC, SKIPPABLE, explain_zstd
+from penstock.pipeline.reading.gunzip import gunzip
 from penstock.pipeline.reading.records import Span
 from penstock.storage import (
     AnyPath,
@@ -32,11 +29,9 @@ from penstock.storage import (
 
 __all__ = [
     "EXPANSION",
-    "Frame",
     "blocks",
     "compression_of",
     "cut_out",
-    "frames_of",
     "open_bytes",
     "readable",
 ]
@@ -46,9 +41,19 @@ EXPANSION = 4
 
 _BLOCK = 4 << 20
 
-_FIRST = "the first 4 MiB of text"
-
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+
+_MAGICS = {
+    "gzip": (b"\x1f\x8b",),
+    "zstd": tuple(magic.to_bytes(4, "little") for magic in (MAGIC, *SKIPPABLE)),
+    "bzip2": (b"BZh",),
+    "xz": (b"\xfd7zXZ",),
+    "lz4": (b"\x04\x22\x4d\x18",),
+    "zip": (b"PK\x03\x04",),
+}
+"""The first bytes of compressed files."""
+
+_HEAD = 6
 
 
 def compression_of(where: AnyPath | PurePath) -> str | None:
@@ -76,30 +81,56 @@ def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[b
         InputError: A compressed file is truncated or damaged.
     """
     compression = compression_of(where)
-    count = 0
     with readable(where, "file"), open_bytes(where) as file:
         size = file.size()
-        if compression and not size:
-            raise InputError(
-                f"0 bytes, which is no {compression} file", file=where, fix="fetch it again"
-            )
-        stream = file.get_stream(start, max(0, (size if end is None else end) - start))
-        if start < size and compression:
-            stream = pa.CompressedInputStream(stream, compression)
-        try:
+        end = size if end is None else end
+        if compression and not start:
+            _check_magic(where, file.read_at(_HEAD, 0), compression)
+        stream = file.get_stream(start, max(0, end - start))
+        if compression == "gzip":
+            yield from gunzip(where, stream, _BLOCK)
+        elif compression and start < size:
+            yield from _unzstd(where, stream, start)
+        else:
             while block := stream.read(_BLOCK):
-                count += len(block)
                 yield block
-        except OSError as error:
-            if error.errno is not None:  # the disk or the network, not the bytes
-                raise
-            after = f"after {count:,} decompressed bytes" if count else f"within {_FIRST}"
-            begin = f" from byte {start:,}" if start else ""
-            raise InputError(
-                f"truncated or damaged {after}{begin} ({error})",
-                file=where,
-                fix="fetch the file again, or recompress the part that can be read",
-            ) from None
+
+
+def _check_magic(where: AnyPath, head: bytes, compression: str) -> None:
+    """Check that a compressed file begins as one."""
+    if not head:
+        raise InputError(
+            f"0 bytes, which is no {compression} file", file=where, fix="fetch it again"
+        )
+    if any(head.startswith(magic) or magic.startswith(head) for magic in _MAGICS[compression]):
+        return
+    others = (name for name, magics in _MAGICS.items() if head.startswith(magics))
+    raise InputError(
+        file=where,
+        expected=f"a {compression} file",
+        got=next(others, f"one that begins with {head!r}"),
+        fix="rename it after what it is: a file that is not compressed ends in .jsonl or .txt",
+    )
+
+
+def _unzstd(where: AnyPath, stream: Any, start: int) -> Iterator[bytes]:
+    """Yield the content of zstd frames, the first of which is ``start`` bytes into the file."""
+    count = 0
+    stream = pa.CompressedInputStream(stream, "zstd")
+    try:
+        while block := stream.read(_BLOCK):
+            count += len(block)
+            yield block
+    except OSError as error:
+        if error.errno is not None:  # the disk or the network, not the bytes
+            raise
+        after = f"after {count:,} decompressed bytes" if count else "within the first 4 MiB of text"
+        begin = f" from byte {start:,}" if start else ""
+        raise explain_zstd(where, start) or InputError(
+            f"truncated or damaged {after}{begin} ({error})",
+            file=where,
+            fix="fetch the file again, or compress again what can be read",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -121,84 +152,16 @@ def readable(where: AnyPath | str, kind: str) -> Iterator[None]:
         ) from None
 
 
-_MAGIC = 0xFD2FB528
-_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
-_BLOCK_HEADER = 3
-_RLE, _RESERVED = 1, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame: its byte range in the file and, where its header has it, its size of content."""
-
-    start: int
-    end: int
-    content: int | None
-
-
-def frames_of(where: AnyPath) -> Iterator[Frame]:
-    """Yield the frames of a file in order, without skippable ones, which hold no content.
-
-    Raises:
-        InputError: There is no frame where one should begin, or the file ends inside one.
-    """
-    with where.open("rb") as file:
-        size = file.seek(0, 2)
-        start = 0
-        while start < size:
-            file.seek(start)
-            magic = _number(file, 4)
-            if magic in _SKIPPABLE:
-                start += 8 + _number(file, 4)
-                continue
-            if magic != _MAGIC:
-                raise InputError(
-                    f"no zstd frame at byte {start:,}", file=where, fix="fetch the file again"
-                )
-            end, content = _scan(file, start, where)
-            if end > size:
-                raise InputError("ends inside a zstd frame", file=where, fix="fetch the file again")
-            yield Frame(start, end, content)
-            start = end
-
-
-def _scan(file: Any, start: int, where: AnyPath) -> tuple[int, int | None]:
-    """Find the end of the frame at ``start``, and the size of its content if the header has it."""
-    descriptor = _number(file, 1)
-    single = descriptor >> 5 & 1
-    window = 1 - single
-    dictionary = (0, 1, 2, 4)[descriptor & 3]
-    width = (single, 2, 4, 8)[descriptor >> 6]
-    file.seek(window + dictionary, 1)
-    content = _number(file, width) + (256 if width == 2 else 0) if width else None
-    position = start + 5 + window + dictionary + width
-    while True:
-        file.seek(position)
-        raw = file.read(_BLOCK_HEADER)
-        header = int.from_bytes(raw, "little")
-        kind, length = header >> 1 & 3, header >> 3
-        if len(raw) < _BLOCK_HEADER or kind == _RESERVED:
-            raise InputError(
-                f"truncated or damaged at byte {position:,}",
-                file=where,
-                fix="fetch the file again",
-            )
-        position += _BLOCK_HEADER + (1 if kind == _RLE else length)
-        if header & 1:
-            return position + 4 * (descriptor >> 2 & 1), content
-
-
-def _number(file: Any, width: int) -> int:
-    return int.from_bytes(file.read(width), "little")
-
-
-def cut_out(where: AnyPath, root: AnyPath, directory: str, size: int) -> list[Span]:
+def cut_out(
+    where: AnyPath, content: Iterable[bytes], root: AnyPath, directory: str, size: int
+) -> list[Span]:
     """Cut a file of lines into files of about ``size`` bytes that end where a line ends.
 
     A piece that an earlier attempt finished is not written again.
 
     Args:
-        where: The compressed file.
+        where: The file.
+        content: Its lines, in parts of any size.
         root: Directory that holds ``directory``.
         directory: Relative to ``root``.
         size: Decompressed bytes after which a piece ends with its line.
@@ -209,9 +172,10 @@ def cut_out(where: AnyPath, root: AnyPath, directory: str, size: int) -> list[Sp
     spans: list[Span] = []
     piece: _PieceWriter | None = None
     rows = done = 0
-    ending = PurePath(where.stem).suffix  # a piece is read like the file that it is cut from
+    name = where.stem if compression_of(where) else where.name
+    ending = PurePath(name).suffix  # a piece is read like the file that it is cut from
     with contextlib.ExitStack() as stack:
-        for block in blocks(where):
+        for block in content:
             view = memoryview(block)
             while view:
                 if piece is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from penstock.pipeline.reading.records import (
     Extent,
     Records,
     Span,
+    as_id,
     as_json,
     gathered,
     labels_of,
@@ -32,6 +32,7 @@ from penstock.pipeline.reading.records import (
     too_long,
 )
 from penstock.pipeline.reading.streams import open_bytes, readable
+from penstock.pipeline.reading.values import bytes_of, check_names, largest_repeated, rows_of
 from penstock.recipe import CorpusSource
 from penstock.storage import (
     AnyPath,
@@ -87,9 +88,14 @@ def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[pq.ParquetFile
     with (
         readable(where, "Parquet file"),
         open_bytes(where) as source,
-        pq.ParquetFile(source, page_checksum_verification=True, **options) as file,
+        pq.ParquetFile(
+            source,
+            page_checksum_verification=True,
+            coerce_int96_timestamp_unit="us",  # in nanoseconds, years end at 2262 and wrap around
+            **options,
+        ) as file,
     ):
-        require_text(where, spec, file.schema_arrow.names)
+        _check_schema(where, spec, file.schema_arrow)
         yield file
 
 
@@ -131,7 +137,7 @@ def _arrow_batches(
             batches = iter(reader)
             for _ in zip(range(start), batches):  # mapped, so that nothing is read
                 pass
-        require_text(where, spec, reader.schema.names)
+        _check_schema(where, spec, reader.schema)
         yield batches
 
 
@@ -152,6 +158,11 @@ def require_text(where: AnyPath | str, spec: CorpusSource, names: list[str]) -> 
         )
 
 
+def _check_schema(where: AnyPath, spec: CorpusSource, schema: pa.Schema) -> None:
+    require_text(where, spec, schema.names)
+    check_names(where, schema)
+
+
 def from_batches(
     batches: Iterable[pa.RecordBatch], spec: CorpusSource, span: Span, cap: int
 ) -> Batches:
@@ -165,90 +176,74 @@ def from_batches(
     """
     before = span.rows
     for batch in batches:
-        rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, batch.nbytes)))
+        size = batch.nbytes + largest_repeated(batch) * batch.num_rows
+        rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, size)))
         for start in range(0, batch.num_rows, rows):
             some = batch.slice(start, rows)
-            made = _whole_columns(some, spec, cap, before)
+            texts = bytes_of(some.column(spec.text))
+            made = None if texts is None else _whole_columns(some, texts, spec, cap, before)
             if made is not None:
                 yield made
             else:
-                yield from gather(_row_by_row(some, spec, span, cap, before))
+                yield from gather(_row_by_row(some, texts, spec, span, cap, before))
             before += len(some)
 
 
 def _whole_columns(
-    batch: pa.RecordBatch, spec: CorpusSource, cap: int, before: int
+    batch: pa.RecordBatch, texts: pa.Array, spec: CorpusSource, cap: int, before: int
 ) -> ParsedBatch | None:
     """Make a batch without Python objects of the texts; None where a row is not a document."""
-    texts = batch.column(spec.text)
-    if texts.null_count or not _measurable(texts) or _longest(texts) > cap:
+    if texts.null_count or _longest(texts) > cap:
         return None
     try:
-        texts.validate(full=True)
-        others = batch.drop_columns([spec.text])
-        rows = others.to_pylist() if others.num_columns else [{} for _ in range(len(batch))]
+        strings = texts.cast(pa.large_string())
+        rows = rows_of(batch.drop_columns([spec.text]))
         numbers = np.arange(before + 1, before + len(batch) + 1)
-        return batch_of(texts.cast(pa.large_string()), labels_of(rows, spec), numbers)
-    except (pa.ArrowInvalid, ValueError, OverflowError, RecursionError):
+        return batch_of(strings, labels_of(rows, spec), numbers)
+    except (pa.ArrowInvalid, UnicodeEncodeError, RecursionError):
         return None
 
 
-def _measurable(column: pa.Array) -> bool:
-    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-
-
-def _longest(column: pa.Array) -> int:
-    """Return the bytes of the longest text of a measurable column."""
-    return pc.max(pc.binary_length(column)).as_py() or 0
+def _longest(texts: pa.Array) -> int:
+    return pc.max(pc.binary_length(texts)).as_py() or 0
 
 
 def _row_by_row(
-    batch: pa.RecordBatch, spec: CorpusSource, span: Span, cap: int, before: int
+    batch: pa.RecordBatch,
+    texts: pa.Array | None,
+    spec: CorpusSource,
+    span: Span,
+    cap: int,
+    before: int,
 ) -> Records:
-    """Yield the rows as records; there are ``before`` rows before the batch."""
-    for number, fields in enumerate(_rows(batch, spec.text, cap, before), before + 1):
-        if isinstance(fields, Bad):
-            yield fields
-        else:
-            yield record_of(fields, spec, span, "row", number, None)
+    """Yield the rows as records.
 
-
-def _rows(
-    batch: pa.RecordBatch, text: str, cap: int, before: int
-) -> Iterator[dict[str, Any] | Bad]:
-    """Yield the fields of each row, or a bad record where its text is over the cap or a value
-    cannot be represented in Python; there are ``before`` rows before the batch."""
-    column = batch.column(text)
-    longest = _longest(column) if _measurable(column) else 0
-    try:
-        if longest <= cap:
-            yield from batch.to_pylist()
-            return
-    except (ValueError, OverflowError):
-        pass
-    for row in range(batch.num_rows):
+    Args:
+        batch: The rows.
+        texts: (n,) large_binary: their texts; None where the column has none.
+        spec: Names the columns of text, id and source.
+        span: The part that is read.
+        cap: Most bytes of a text.
+        before: Rows before the batch.
+    """
+    others = batch if texts is None else batch.drop_columns([spec.text])
+    for row, fields in enumerate(rows_of(others)):
         number = before + row + 1
-        if longest > cap and (value := column[row]).is_valid and len(value.as_buffer()) > cap:
-            head = bytes(value.as_buffer()[:HEAD])
-            what = f"value of {text!r}"
-            yield too_long(f"row {number}", len(value.as_buffer()), cap, what, head, number)
-        else:
-            yield _row(batch.slice(row, 1), number)
-
-
-def _row(batch: pa.RecordBatch, number: int) -> dict[str, Any] | Bad:
-    """Convert one row value by value: invalid UTF-8 to bytes, a date out of range to its text."""
-    values: dict[str, Any] = {}
-    errors = []
-    for name, column in zip(batch.schema.names, batch.columns):
+        if texts is None or not texts[row].is_valid:
+            yield record_of(fields, spec, span, "row", number, None)
+            continue
+        raw = texts[row].as_buffer()
+        name = as_id(fields.get(spec.id))
+        if len(raw) > cap:
+            what = f"value of {spec.text!r}"
+            head = bytes(raw[:HEAD])
+            yield too_long(span.place("row", number), len(raw), cap, what, head, number, name)
+            continue
         try:
-            values[name] = column[0].as_py()
+            text = str(raw, "utf-8")
         except UnicodeDecodeError as error:
-            values[name] = error.object
-            errors.append(f"{name!r} is not UTF-8: {error}")
-        except (ValueError, OverflowError) as error:
-            values[name] = str(column)
-            errors.append(f"{name!r} is out of range: {error}")
-    if errors:
-        return Bad(f"row {number}", "; ".join(errors), as_json(values), number)
-    return values
+            original = as_json({**fields, spec.text: raw.to_pybytes()})
+            problem = f"{spec.text!r} is not UTF-8: {error}"
+            yield Bad(span.place("row", number), problem, original, number, name)
+            continue
+        yield record_of({**fields, spec.text: text}, spec, span, "row", number, None)

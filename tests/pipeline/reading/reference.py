@@ -1,4 +1,4 @@
-"""Batches as single records, and JSON lines read line by line: the slow definition of readers."""
+"""Batches as single records, JSON lines line by line, arrays by Python's json: what is right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from penstock.pipeline.reading.records import Bad, Record
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
-__all__ = ["json_lines", "read_records", "records_of"]
+__all__ = ["is_array", "json_lines", "read_records", "records_of"]
 
 _encode = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
 
@@ -35,8 +35,14 @@ def read_records(where: AnyPath, spec: CorpusSource, *span: Any) -> list[Record 
     return records_of(read_batches(where, spec, *span))
 
 
+def is_array(content: bytes) -> bool:
+    """Return whether a file begins as an array of objects."""
+    first = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return first[:1] == b"[" and first[1:].lstrip()[:1] in (b"{", b"]")
+
+
 def json_lines(content: bytes, cap: int, spec: CorpusSource) -> list[Record | Bad]:
-    """Read a whole file."""
+    """Read a whole file that does not begin as an array."""
     found: list[Record | Bad] = []
     position = 0
     lines = content.split(b"\n")
@@ -50,7 +56,9 @@ def json_lines(content: bytes, cap: int, spec: CorpusSource) -> list[Record | Ba
             )
             found.append(Bad(f"{place}, from byte {position:,}", error, line[:65536], number))
         else:
-            own = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            own = line
+            while own.startswith(b"\xef\xbb\xbf"):
+                own = own.removeprefix(b"\xef\xbb\xbf")
             if own and not own.isspace():
                 found.append(_record(own, line, place, number, spec))
         position += len(line) + 1

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.streams import Frame, frames_of
+from penstock.pipeline.reading.frames import Frame, frames_of
 from tests.zstd import frame, skippable
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from penstock.pipeline.reading import json_lines as module
@@ -159,7 +159,8 @@ ODD = [
 
 def test_odd_lines_each_alone_and_all_together(path: Path) -> None:
     for line in ODD:
-        check(path, line)
+        if not reference.is_array(line):
+            check(path, line)
     good = b'{"text": "good", "id": 3}'
     found = check(path, b"\n".join(part for line in ODD for part in (line, good, b"")))
     assert found.count(Record("good", "3", "unknown", "")) == len(ODD)
@@ -295,6 +296,7 @@ def test_batches_equal_records(
     names: tuple[str, str, str],
 ) -> None:
     content = mark + b"\n".join(lines) + end
+    assume(not reference.is_array(content))
     text, name, source = names
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "_BLOCK", block)
@@ -320,6 +322,7 @@ def test_spans_at_any_bytes_have_each_line_once(
     path: Path, lines: list[bytes], cuts: list[int], block: int, cap: int
 ) -> None:
     content = b"\n".join(lines)
+    assume(not reference.is_array(content))
     path.write_bytes(content)
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(content)}), len(content)]
     found: list[Record | Bad] = []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from penstock.artefact import Workspace
 from penstock.errors import InputError
-from penstock.pipeline.reading import json_lines, streams
+from penstock.pipeline.reading import arrays, json_lines, streams
 from penstock.pipeline.reading.finding import find_inputs
 from penstock.pipeline.reading.inputs import hash_inputs
 from penstock.pipeline.reading.readers import Bad, Record
@@ -253,16 +253,16 @@ def test_a_stream_without_a_way_in_is_cut_into_pieces_of_lines(
 def test_cutting_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [b'{"text": "%s"}' % random.Random(n).randbytes(60).hex().encode() for n in range(400)]
     pool(tmp_path, "x.jsonl.gz", gzip.compress(b"\n".join(rows)))
-    real = streams.blocks
+    real = arrays.blocks
     monkeypatch.setattr(streams, "_BLOCK", 500)
 
-    def killed(where: Path) -> Any:
-        for number, block in enumerate(real(where)):
+    def killed(*span: Any) -> Any:
+        for number, block in enumerate(real(*span)):
             if number == 50:
                 raise KeyboardInterrupt
             yield block
 
-    monkeypatch.setattr("penstock.pipeline.reading.streams.blocks", killed)
+    monkeypatch.setattr(arrays, "blocks", killed)
     with pytest.raises(KeyboardInterrupt):
         plan(tmp_path, 4000)
     monkeypatch.undo()
