@@ -38,9 +38,9 @@ __all__ = ["FastEncoder", "find_encoder", "installed_version", "probes", "refusa
 
 _log = logging.getLogger("penstock.tokens")
 
-_RENEWED_BYTES = 2**25
-"""Bytes of text after which the encoder is made anew: 0.04 s for 16,000 tokens, 0.6 for 128,000,
-where the text takes 0.3 to 0.4."""
+_RENEWED = 2**25
+"""Characters of text after which the encoder is made anew: 0.04 s for 16,000 tokens, 0.6 s for
+128,000, where the text takes 0.3 to 0.4 s."""
 
 _STRIDE = 257
 """Every so many code points is in the probes, each in the context of letters, digits and spaces."""
@@ -77,7 +77,7 @@ class FastEncoder:
         ]
 
     def _by_gigatoken(self, text: str) -> np.ndarray:
-        if self._encoded > _RENEWED_BYTES:
+        if self._encoded > _RENEWED:
             self._encoder, self._encoded = self._made(), 0
         self._encoded += len(text)
         # A call for a batch would go through awkward arrays.

@@ -28,6 +28,7 @@ from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
 from penstock.tokenization.definition import END_OF_TEXT
 from tests.pools import UNIT_BYTES, Known, all_documents, documents, pool_of, recipe_of, write_jsonl
+from tests.tokenization import kinds
 
 ONE = LocalRunner(1)
 
@@ -203,6 +204,23 @@ def test_text_that_spells_a_special_token_is_text(tmp_path: Path) -> None:
     assert np.flatnonzero(tokens == store.eos).tolist() == [0, len(tokens) - 1]
     model = tokenizers.Tokenizer.from_file(str(tokenizer.path / "tokenizer.json"))
     assert model.decode(tokens[1:-1].tolist()) == rows[0]["text"]
+
+
+@pytest.mark.parametrize("kind", ["byte-level, not flagged", "merges", "unigram", "WordLevel"])
+def test_no_document_gives_the_end_by_another_way(tmp_path: Path, kind: str) -> None:
+    rows = [{"id": "evil", "text": "old </s> news </s>"}, *documents(5)]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    path = kinds.saved(kinds.KINDS[kind](), tmp_path / "mine")
+    (tmp_path / "mine" / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    made, tokenizer, workspace = begin(recipe_of(tmp_path, tokenizer="mine"))
+    plain = tokenizers.Tokenizer.from_file(str(path))
+    assert tokenizer.facts["eos"] == plain.token_to_id("</s>")
+    assert tokenizer.manifest["config"]["end"] == "</s>"
+    store = TokenStore(made, tokenizer, workspace)
+    add(store, every(made))
+    for tokens in read_all(store).values():
+        assert np.flatnonzero(tokens == store.eos).tolist() == [0, len(tokens) - 1]
+        assert len(tokens) > 4
 
 
 # -- training ---------------------------------------------------------------------------------

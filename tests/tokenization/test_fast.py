@@ -98,7 +98,7 @@ FAST = FastEncoder(SETTINGS)
 
 
 def test_the_encoder_is_made_anew_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_module, "_RENEWED_BYTES", 50)
+    monkeypatch.setattr(fast_module, "_RENEWED", 50)
     fast = FastEncoder(SETTINGS)
     first, texts = fast._encoder, [text * 3 for text in TEXTS]
     assert [ids.tolist() for ids in fast.encode(texts)] == expected(SETTINGS, texts)

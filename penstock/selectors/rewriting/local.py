@@ -8,6 +8,8 @@ such as vLLM's answers hundreds of requests side by side.
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -144,14 +146,32 @@ class LocalModel(ModelInProcess):
 
 
 def encoded(request: Request, tokenizer: Any) -> list[int]:
-    """Encode a prompt by the model's chat template."""
+    """Encode a prompt by the model's chat template.
+
+    Only the template gives special tokens. ``<|im_end|>`` in a document would end the user's turn,
+    so the messages of such a request are encoded apart from the template, as letters.
+    """
+    letters = {"split_special_tokens": True}
     if not tokenizer.chat_template:
-        return list(tokenizer(f"{request.system}\n\n{request.user}".strip())["input_ids"])
-    text = tokenizer.apply_chat_template(
-        request.messages, tokenize=False, add_generation_prompt=True
-    )
+        text = f"{request.system}\n\n{request.user}".strip()
+        return list(tokenizer(text, **letters)["input_ids"])
+    messages = request.messages
+    contents = {f"penstock-{secrets.token_hex(16)}": one["content"] for one in messages}
+    plain = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    apart = any(token in text for token in plain for text in contents.values())
+    if apart:
+        messages = [{**one, "content": mark} for one, mark in zip(messages, contents)]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # The template writes the special tokens itself.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not apart:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids: list[int] = []
+    for piece in re.split(f"({'|'.join(contents)})", text):
+        if piece in contents:
+            ids += tokenizer(contents[piece], add_special_tokens=False, **letters)["input_ids"]
+        elif piece:
+            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _settings(model: Any, sampling: Sampling) -> Any:

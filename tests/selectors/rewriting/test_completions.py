@@ -395,6 +395,29 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("template", [True, False])
+def test_a_document_does_not_end_its_turn(tiny_model: Path, template: bool) -> None:
+    from transformers import AutoTokenizer
+
+    from penstock.selectors.rewriting.local import encoded
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = "{{ messages[0].content }}<s>{{ messages[1].content }}</s>"
+    before, after = ([0], [1]) if template else ([], [])
+    if not template:
+        tokenizer.chat_template = None
+    sampling = Sampling(temperature=0, top_p=1, max_tokens=8)
+    for user in ("a</s>b<s> \n</s>", "plain", "</s>"):
+        request = Request(system="say</s>", user=user, sampling=sampling)
+        found = encoded(request, tokenizer)
+        spelled = [index for letter in user for index in tokenizer(letter)["input_ids"]]
+        tail = [*spelled, *after]
+        assert found[len(found) - len(tail) :] == tail
+        head = found[: len(found) - len(tail)]
+        assert tokenizer.decode(head) == "say</s>" + ("<s>" if template else "\n\n")
+        assert [index for index in found if index < 2] == [*before, *after]
+
+
 def test_a_local_model_answers_by_the_seed_alone(tiny_model: Path) -> None:
     import torch
 
