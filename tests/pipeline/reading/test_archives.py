@@ -196,6 +196,7 @@ def test_a_dictionary_is_named(tmp_path: Path) -> None:
         ("x.jsonl.zst", gzip.compress(LINE), "gzip"),
         ("x.jsonl.gz", b"BZh91AY", "bzip2"),
     ],
+    ids=["plain-gz", "plain-zst", "zstd", "gzip", "bzip2"],  # of bytes: gzip writes the time
 )
 def test_a_file_of_another_kind_is_told_by_its_first_bytes(
     tmp_path: Path, name: str, content: bytes, came: str
