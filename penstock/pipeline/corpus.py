@@ -38,6 +38,7 @@ from penstock.pipeline.reading.readers import reader_of
 from penstock.pipeline.reading.records import Bad, Extent, refused
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
 from penstock.pipeline.reading.streams import EXPANSION, compression_of
+from penstock.pipeline.repeated_ids import count_repeated_ids
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import GIVEN, UNIT_BYTES, UnitWriter
 from penstock.recipe import Recipe
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 STAGE = "corpus"
-VERSION = 7
+VERSION = 8
 
 _LEAST_UNIT_BYTES = 16 * 2**20
 """Bytes of text after which a unit of a small corpus ends: 0.1 s of work. Each unit costs 11 ms of
@@ -180,7 +181,10 @@ def make_corpus(
         if others := facts["other_records"]:
             told = ", ".join(f"{kind} {count:,}" for kind, count in others.items())
             progress(f"records of web archives that are not documents: {told}")
-        return draft.publish(by_part, {**facts, "left_out": settings.found.left_out})
+        if repeated := count_repeated_ids(records, draft, runner):
+            progress(f"documents whose id another one before has: {repeated:,}")
+        facts |= {"repeated_ids": repeated, "left_out": settings.found.left_out}
+        return draft.publish(by_part, facts)
 
     return workspace.make(STAGE, VERSION, settings.config(), names, work)
 

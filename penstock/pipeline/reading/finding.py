@@ -10,6 +10,9 @@ Directories named ``key=value``, as Hive and Spark write them, give all records 
 ``key``; a record's own field of that name has priority, and the fields of text and id are never
 made so. Values are integers where all of an item's values of that key are.
 
+Files that other keys of the recipe name (targets, evaluation, the tokenizer) are input only where
+an item names one itself, not where it is met in a directory or by a pattern.
+
 Nothing is left out silently: :attr:`FoundInputs.notes` says it in a few lines, and the manifest of
 the corpus has the counts.
 """
@@ -42,6 +45,7 @@ from penstock.storage import (
     AnyPath,
     as_path,
     child_at,
+    find_files,
     is_uri,
     real_path,
     translate_os_errors,
@@ -123,6 +127,20 @@ def find_inputs(recipe: Recipe) -> FoundInputs:
     )
 
 
+def _files_of_other_keys(recipe: Recipe) -> set[str]:
+    """Return the files, with all links resolved, of targets, evaluation and the tokenizer."""
+    patterns = [*recipe.evaluate, *recipe.clean.decontaminate.files]
+    patterns += [name for selector in recipe.select.values() for name in selector.target]
+    files = {real_path(file) for name in patterns for file in find_files(recipe.resolve(name))}
+    if isinstance(recipe.tokenizer, str):
+        path = recipe.resolve(recipe.tokenizer)
+        files |= {real_path(one) for one in (path, *(path / own for own in _TOKENIZER))}
+        files.add(real_path(path.parent / _TOKENIZER[1]))
+    return files
+
+
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
 # -- items ------------------------------------------------------------------------------------
 
 _FIX = "check the name (and the bucket); paths are relative to the recipe"
@@ -143,6 +161,10 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
         exactness = (1, -len(top.parts), 0)
     else:
         raise InputError("no such file", file=path, fix=_FIX)
+    if exactness[0]:
+        others = _files_of_other_keys(recipe)
+        walk.left_out.named |= {str(one.path) for one in found if one.real in others}
+        found = [one for one in found if one.real not in others]
     if not found:
         raise _nothing(recipe, path, pattern, walk.left_out)
     # A file below the recipe's directory has its name from there on; one in a store has a URI.

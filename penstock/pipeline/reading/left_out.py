@@ -38,6 +38,8 @@ class LeftOut:
     """Pipes, sockets and devices."""
     work: set[str] = field(default_factory=set)
     """Work directories."""
+    named: set[str] = field(default_factory=set)
+    """Files that another key of the recipe names."""
     saved: set[str] = field(default_factory=set)
     """Files of a dataset saved to disk that are no data of its split."""
     linked: set[str] = field(default_factory=set)
@@ -53,6 +55,7 @@ _WORDS = {
     "other_kinds": "files of other kinds",
     "special": "pipes, sockets and devices",
     "work": "work directories of Penstock",
+    "named": "files that another key of the recipe names",
     "saved": "files beside the data of datasets saved to disk",
     "linked": "links to directories that are read already",
 }

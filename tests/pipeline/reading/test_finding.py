@@ -683,3 +683,33 @@ def test_a_store_is_walked_by_the_same_rules(s3: str, tmp_path: Path) -> None:
     for path in ("none", "data/none.jsonl", "data/*.arrow", "work/corpus/*/*"):
         error = refusal(tmp_path, f"s3://pool/finding/{path}", work="s3://pool/finding/work")
         assert error.key == "corpus.0.path"
+
+
+# -- files that other keys name ---------------------------------------------------------------
+
+
+def test_files_of_other_keys_are_input_only_where_an_item_names_one(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", "t/one.jsonl", "t/two.jsonl", "e.jsonl", "tokenizer.json")
+    write(tmp_path, "tokenizer_config.json")
+    keys: dict[str, Any] = {
+        "evaluate": ["e.jsonl"],
+        "select": {"b": {"use": "betr", "target": ["t/*.jsonl"]}},
+        "tokenizer": "tokenizer.json",
+    }
+    found = find(tmp_path, ".", **keys)
+    assert [item.name for item in found.inputs] == ["a.jsonl"]
+    assert found.left_out == {"named": 5}
+    assert len(found.notes) == 1
+
+    found = find(tmp_path, "*.jsonl", "t/one.jsonl", **keys)
+    assert [item.name for item in found.inputs] == ["a.jsonl", "t/one.jsonl"]
+    assert found.left_out == {"named": 1}
+
+    (tmp_path / "link.jsonl").symlink_to("e.jsonl")
+    assert names_with(tmp_path, ".", keys) == ["a.jsonl"]
+    with pytest.raises(InputError):
+        find(tmp_path / "t", ".", select={"b": {"use": "betr", "target": ["*.jsonl"]}})
+
+
+def names_with(directory: Path, path: str, keys: dict[str, Any]) -> list[str]:
+    return [item.name for item in find(directory, path, **keys).inputs]
