@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["encodable", "html_table", "printable"]
+__all__ = ["encodable", "html_table", "numbered", "printable"]
 
 
 def encodable(text: str, backslash: str = "\\") -> str:
@@ -33,6 +33,17 @@ def printable(text: str, keep: str = "") -> str:
         lambda own: own[0] if own[0] in keep else "\\" + _escape(own[0]),
         text,
     )
+
+
+def numbered(count: int, one: str, several: str = "") -> str:
+    """Return a count with its noun: ``1 document``, ``2,000 documents``.
+
+    Args:
+        count: A count.
+        one: The noun for one.
+        several: The noun for others; with an ``s`` by default.
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def _escape(character: str) -> str:

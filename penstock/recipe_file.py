@@ -167,7 +167,14 @@ def _setting(text: str) -> tuple[list[str], Any]:
     try:
         return names, _read_yaml(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"the value: {_yaml_problem(error)[1]}", key=f"--set {text}") from None
+        raise RecipeError(
+            f"the value is not YAML: {_yaml_problem(error)[1]}",
+            key=f"--set {text}",
+            expected="a value in YAML",
+            got=value,
+            fix="put a text with quotation marks, colons or # in quotation marks of YAML, inside "
+            'those of the shell: --set \'clean.where="source == \\"wiki\\""\'',
+        ) from None
 
 
 class _RecipeLoader(yaml.SafeLoader):

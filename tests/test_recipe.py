@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -541,8 +542,17 @@ def test_a_setting_without_key_or_value_is_refused(full: Path, setting: str) -> 
 def test_a_setting_that_is_not_yaml_is_refused_in_one_line(full: Path, setting: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(full, [setting])
-    assert str(caught.value).startswith(f"--set {setting}: the value")
+    assert str(caught.value).startswith(f"--set {setting}: the value is not YAML")
+    assert (caught.value.expected, caught.value.got) == ("a value in YAML", setting.split("=")[1])
     assert "\n" not in str(caught.value)
+
+
+def test_the_form_that_the_error_shows_for_quotation_marks_is_read(full: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(full, ['clean.where="en" in language'])
+    shown = re.search("--set '(.*)'$", caught.value.fix or "")
+    assert shown is not None
+    assert load_recipe(full, [shown[1]]).clean.where == 'source == "wiki"'
 
 
 def test_a_setting_with_an_unknown_key_is_refused(full: Path) -> None:

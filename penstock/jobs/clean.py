@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.artefact import Workspace
-from penstock.display import html_table
+from penstock.display import html_table, numbered
 from penstock.jobs.plan import Plan
 from penstock.jobs.report import excerpt
 from penstock.pipeline.cleaning.fates import (
@@ -135,12 +135,17 @@ def clean(
     """
     with Workspace.driving(plan.work) as workspace:
         start = time.perf_counter()
+        progress("corpus ...")
         corpus = make_corpus(plan.corpus, workspace, runner, progress)
         read = time.perf_counter()
+        progress("clean ...")
         pool = make_pool(plan.clean, corpus, workspace, runner, progress)
         judged = time.perf_counter()
+        counts = pool.documents
+        progress(f"{counts['kept']:,} of {numbered(counts['read'], 'document')} kept")
         found: list[RuleReport] = []
         if plan.clean.rules:
+            progress("nearest documents ...")
             columns = make_text_columns(plan.clean.text_columns(), corpus, workspace, runner)
             statistics = columns[StatisticsColumn.name]
             files = [statistics[unit.name] for unit in pool.units]

@@ -44,8 +44,21 @@ def _rule(rule: Mapping[str, Any]) -> str:
 
 def _condition(where: Mapping[str, Any]) -> str:
     words = {True: "meets", False: "fails", None: "cannot be told by"}[where["holds"]]
-    values = ", ".join(f"{name} {_short(value)}" for name, value in where["values"].items())
+    values = ", ".join(
+        f"{name} {_short(value)}{_other_kind(name, where['other_kinds'].get(name))}"
+        for name, value in where["values"].items()
+    )
     return f"{words} where: {where['condition']}: {values}"
+
+
+def _other_kind(name: str, own: Mapping[str, Any] | None) -> str:
+    """Describe a value that is of another kind than the condition needs; empty for None."""
+    if own is None:
+        return ""
+    text = isinstance(own["got"], str)
+    remedy = f"; number({name}) reads it" if text and own["expected"] == "a number" else ""
+    got = f"{'the text ' if text else ''}{_short(own['got'])}"
+    return f" (expected {own['expected']}, got {got}{remedy})"
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from penstock.display import encodable, printable
+from penstock.display import encodable, numbered, printable
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
@@ -128,8 +128,8 @@ class Console:
             self.table(("rule", "limit", "alone", "first", "only"), rows)
         for name, count in cleaned.abstained.items():
             self.write(
-                f"{name}: rules for words were not applied to {count:,} documents, in scripts "
-                "without spaces between words"
+                f"{name}: rules for words were not applied to {numbered(count, 'document')}, "
+                "in scripts without spaces between words"
             )
         for found in cleaned.overlaps:
             self.write(describe_overlap(found.overlap))
@@ -143,14 +143,16 @@ class Console:
         most = sorted(documents["dropped_by"].items(), key=lambda own: (-own[1], own[0]))
         dropped = ", ".join(f"{count:,} {rule}" for rule, count in most)
         self.write(
-            f"{documents['read']:,} documents read{added}: {documents['kept']:,} kept, "
+            f"{numbered(documents['read'], 'document')} read{added}: {documents['kept']:,} kept, "
             f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
             f"{documents['quarantined']:,} quarantined"
         )
         if unknown := documents["dropped_by"].get("where: unknown"):
             self.write(
                 f"{unknown:,} of them are dropped because a value that clean.where names is "
-                "missing: a field of meta, or the language of a text without letters"
+                "missing or of another kind: a field of meta (in CSV and TSV all are texts: write "
+                "number(meta.NAME) to compare numbers), or the language of a text without letters; "
+                "`penstock why` prints the values of a document"
             )
 
     def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
-from penstock.display import html_table
+from penstock.display import html_table, numbered
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.plan import Plan
 from penstock.pipeline.checking import largest_sources, sum_by_source
@@ -249,7 +249,7 @@ def _curate(
         made["pool"] = pool = make_pool(plan.clean, corpus, workspace, runner, progress)
         pool.checked()
         kept = pool.documents
-        progress(f"{kept['kept']:,} of {kept['read']:,} documents kept")
+        progress(f"{kept['kept']:,} of {numbered(kept['read'], 'document')} kept")
         for overlap in file_overlaps(pool):
             progress(describe_overlap(overlap))
     added = [rewrite.name for rewrite in plan.rewrites if not rewrite.rewriter.replaces]
@@ -303,7 +303,7 @@ def _curate(
         tokens = TokenStore(pool, tokenizer, workspace)
         cut = make_cut(plan.cut, pool, columns, tokens, tokenizer, workspace, runner)
         taken = cut.facts
-        progress(f"{taken['documents']:,} documents, {taken['delivered']:,} tokens taken")
+        progress(f"{numbered(taken['documents'], 'document')}, {taken['delivered']:,} tokens taken")
     with stage("shards"):
         shards = make_shards(plan.shards, cut, tokens, tokenizer, workspace, runner)
     return Curated(
@@ -319,11 +319,13 @@ def _curate(
 
 def describe_overlap(overlap: FileOverlap) -> str:
     """Describe in one line how many documents hold copies of the examples of a file."""
-    unchecked = f"; {overlap.unchecked:,} are too short to tell" if overlap.unchecked else ""
-    return (
-        f"{overlap.file}: {overlap.documents:,} documents hold one of {overlap.examples:,} "
-        f"examples or a part of one{unchecked}"
+    holding = numbered(overlap.documents, "document holds", "documents hold")
+    line = (
+        f"{overlap.file}: {holding} one of {numbered(overlap.examples, 'example')} or a part of one"
     )
+    if not overlap.unchecked:
+        return line
+    return f"{line}; {numbered(overlap.unchecked, 'example is', 'examples are')} too short to tell"
 
 
 def describe_rewrite(name: str, made: Mapping[str, Any]) -> str:
@@ -331,6 +333,7 @@ def describe_rewrite(name: str, made: Mapping[str, Any]) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in made["rejected"].items())
     changed = f", {made['changed']:,} of them changed" if "changed" in made else ""
     return (
-        f"{name}: {made['accepted']:,} texts from {made['documents']:,} documents{changed}; "
+        f"{name}: {numbered(made['accepted'], 'text')} from "
+        f"{numbered(made['documents'], 'document')}{changed}; "
         f"{sum(made['rejected'].values()):,} rejected{f' ({reasons})' if reasons else ''}"
     )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
+from penstock.display import numbered
 from penstock.errors import SelectorError
 from penstock.pipeline.checking import call_plugin, check_sum, scores_of
 from penstock.pipeline.grouped import read_scores, write_scores
@@ -73,7 +74,8 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
     for name, artefact in finished.items():
         if excluded := artefact.facts["excluded"]:
-            models.progress(f"{name}: {excluded:,} documents have no score and are never taken")
+            noun = numbered(excluded, "document has", "documents have")
+            models.progress(f"{name}: {noun} no score and cannot be taken")
     return {column.name: finished[column.name] for column in columns}
 
 
@@ -183,7 +185,7 @@ def _score(
         unit = items[index][0]
         for name, record in records.items():
             drafts[name].record(unit.name, [record])
-        models.progress(f"scored {unit.documents:,} documents of {unit.name}")
+        models.progress(f"scored {numbered(unit.documents, 'document')} of {unit.name}")
 
 
 def _needs_of(columns: Sequence[Column]) -> Resources:

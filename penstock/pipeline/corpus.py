@@ -41,7 +41,7 @@ from penstock.pipeline.reading.streams import EXPANSION, compression_of
 from penstock.pipeline.repeated_ids import count_repeated_ids
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import GIVEN, UNIT_BYTES, UnitWriter
-from penstock.recipe import Recipe
+from penstock.recipe import CorpusSource, Recipe
 from penstock.storage import AnyPath, atomic_file, store_of
 from penstock.text_hashes import name_texts
 
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 STAGE = "corpus"
-VERSION = 8
+VERSION = 9
 
 _LEAST_UNIT_BYTES = 16 * 2**20
 """Bytes of text after which a unit of a small corpus ends: 0.1 s of work. Each unit costs 11 ms of
@@ -64,6 +64,9 @@ this stage, so that with 4 MiB it took 1.4 times as long."""
 
 _UNITS = 16
 """Units of a corpus, at least, where they are not smaller than that: work for as many cores."""
+
+_NO_SOURCE = "unknown"
+"""The source of a document whose record has none."""
 
 _CAP_TIMES, _CAP_PLUS = 4, 2**20
 """A line is read up to this many times ``max_document_bytes`` and this much more: room for escapes
@@ -175,12 +178,19 @@ def make_corpus(
             unit_bytes=unit_bytes,
         )
         records = draft.fill(runner.run, _write_split, by_part, stage)
-        facts = _facts(str(draft.path), records)
+        facts = _facts(str(draft.path), records, inputs)
         if not facts["documents"]["kept"]:
             raise _nothing_read(facts["documents"], first_error(draft.path, records))
         if others := facts["other_records"]:
             told = ", ".join(f"{kind} {count:,}" for kind, count in others.items())
             progress(f"records of web archives that are not documents: {told}")
+        for label, counts in facts["without_field"].items():
+            for name, count in counts.items():
+                if name != CorpusSource.model_fields[label].default:
+                    progress(
+                        f"documents without the field {name!r} (corpus.{label}): {count:,}, "
+                        f"{_LABELS[label]}"
+                    )
         if repeated := count_repeated_ids(records, draft, runner):
             progress(f"documents whose id another one before has: {repeated:,}")
         facts |= {"repeated_ids": repeated, "left_out": settings.found.left_out}
@@ -228,7 +238,8 @@ def _columns(documents: pa.RecordBatch, number: int, add: int) -> pa.RecordBatch
         ids = pc.replace_with_mask(ids, missing, name_texts(texts.filter(missing)))
     count = len(documents)
     columns = [
-        *(ids, texts, documents["source"], documents["meta"], pa.nulls(count, pa.string())),
+        *(ids, texts, pc.fill_null(documents["source"], _NO_SOURCE)),
+        *(documents["meta"], pa.nulls(count, pa.string())),
         pc.binary_length(texts).cast(pa.int64()),
         pa.array(np.full(count, number, np.int32)),
         pc.add(documents["number"], add),
@@ -255,6 +266,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
     ):
         for piece in split.pieces:
             extent, first = Extent(), tally.read
+            without = dict.fromkeys(_LABELS, 0)
             # Lines of a span are counted from its beginning, unless it begins the file.
             add = 0 if piece.span.counted else before[piece.input]
             _check_unchanged(piece.item)
@@ -262,6 +274,8 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                 noun = extent.noun or piece.reader.noun
                 documents, bad = _readable(batch, piece, noun, stage.limit)
                 tally.read += len(documents) + len(bad)
+                for label in without:
+                    without[label] += documents[label].null_count
                 for record in bad:
                     quarantine.add(piece.item.label, piece.input, record)
                 units.write(_columns(documents, piece.input, add))
@@ -275,6 +289,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                     "lines": extent.lines,
                     "counted": piece.span.counted,
                     "others": dict(sorted(extent.others.items())),
+                    "without": without,
                 }
             )
     tally.kept = sum(record.facts.get("documents", 0) for record in units.records)
@@ -293,16 +308,29 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
 # -- the whole --------------------------------------------------------------------------------
 
 
-def _facts(directory: str, records: Sequence[FileRecord]) -> dict[str, Any]:
+_LABELS = {
+    "id": "named by a hash of their text",
+    "source": f"whose source is {_NO_SOURCE!r}",
+}
+"""Keys of an item of ``corpus`` that name a field, and what documents without the field get."""
+
+
+def _facts(
+    directory: str, records: Sequence[FileRecord], inputs: Sequence[Input]
+) -> dict[str, Any]:
     """Add up the accounting of all splits."""
     whole = RecordTally()
     others: Counter[str] = Counter()
+    without: dict[str, Counter[str]] = {label: Counter() for label in _LABELS}
     units = [record for record in records if record.path.startswith("unit-")]
     for record in records:
         if record.path.startswith("part-"):
             whole.add(RecordTally.of(record.facts))
             for item in record.facts["inputs"]:
                 others.update(item["others"])
+                for label, count in item["without"].items():
+                    name = str(getattr(inputs[item["input"]].spec, label))
+                    without[label] += Counter({name: count})
     whole.check(directory)
     in_units = sum(record.facts["documents"] for record in units)
     check_sum(directory, ("records that can be read", whole.kept), {"in units": in_units})
@@ -312,6 +340,7 @@ def _facts(directory: str, records: Sequence[FileRecord]) -> dict[str, Any]:
         "documents": whole.facts(),
         "by_source": largest_sources(by_source, "bytes"),
         "other_records": dict(sorted(others.items())),
+        "without_field": {label: dict(sorted(own.items())) for label, own in without.items()},
         **digests(units),
     }
 

@@ -40,11 +40,19 @@ def _find_tokenizer(recipe: Recipe, choice: str) -> tuple[Path, Path | None]:
     """Find the file of a tokenizer that a recipe names, and its ``tokenizer_config.json``.
 
     Raises:
-        InputError: It is neither a file nor a name on the hub that can be reached.
+        InputError: It is neither a file nor a name on the hub that can be reached, or a directory
+            without ``tokenizer.json``.
     """
     path = recipe.resolve(choice)
     if path.is_dir():
-        path = path / "tokenizer.json"
+        directory, path = path, path / "tokenizer.json"
+        if not path.is_file():
+            raise InputError(
+                "this directory holds no tokenizer.json",
+                key="tokenizer",
+                file=directory,
+                fix="name the directory or the file of a tokenizer of the library `tokenizers`",
+            )
     if path.is_file():
         beside: AnyPath = path.parent / _CONFIG
         return local_file(path), local_file(beside) if beside.is_file() else None

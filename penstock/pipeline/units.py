@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
+from penstock.display import numbered
 from penstock.pipeline.reading.records import Record
 from penstock.storage import AnyPath, atomic_file, store_of
 from penstock.text_hashes import hash_normalised, hash_texts, hash_words
@@ -153,7 +154,7 @@ class Unit:
     @property
     def label(self) -> str:
         size = self.record.facts["bytes"] / 2**20
-        return f"{self.name} ({self.documents:,} documents, {size:,.1f} MiB of text)"
+        return f"{self.name} ({numbered(self.documents, 'document')}, {size:,.1f} MiB of text)"
 
     def path(self) -> Path:
         """Return the local path of the file of texts, after comparing its checksum."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import pyarrow as pa
 import pytest
 
 import penstock
+from penstock.display import numbered
 from penstock.errors import PenstockError
+from penstock.jobs import clean as cleaning
 from penstock.jobs.cli import main
 from penstock.jobs.console import Console
+from penstock.jobs.curate import describe_overlap
+from penstock.pipeline.cleaning.fates import FileOverlap
 from penstock.recipe_file import load_recipe, override
 from penstock.rules import FIELDS, built_in, count_statistics, counting_for, rule_sets
 from tests.pools import documents, write_jsonl
@@ -115,6 +120,35 @@ def test_the_command_prints_a_table_and_json(
     (after,) = [rule for rule in changed["rules"] if rule["rule"] == name]
     assert after["threshold"] == 10 and after["alone"] < before["alone"]
     assert before["nearest"] and after["nearest"] == []
+
+
+def test_each_stage_is_told_before_it_works(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    told: dict[str, list[str]] = {}
+    for name in ("make_corpus", "make_pool", "make_text_columns"):
+        own = getattr(cleaning, name)
+
+        def recorded(*given: Any, name: str = name, own: Any = own) -> Any:
+            told[name] = lines.copy()
+            return own(*given)
+
+        monkeypatch.setattr(cleaning, name, recorded)
+    penstock.clean("recipe.yaml", workers=1, progress=lines.append)
+    assert told["make_corpus"] == ["corpus ..."]
+    assert told["make_pool"][-1] == "clean ..."
+    assert told["make_text_columns"][-1] == "nearest documents ..."
+    assert any(line.endswith(" of 150 documents kept") for line in lines)
+
+
+def test_counts_are_of_what_their_noun_says() -> None:
+    overlap = FileOverlap(file="e", documents=1, examples=3, unchecked=2)
+    assert re.findall("([0-9]+) (documents?|examples?)", describe_overlap(overlap)) == [
+        ("1", "document"),
+        ("3", "examples"),
+        ("2", "examples"),
+    ]
+    assert (numbered(1, "link"), numbered(0, "link")) == ("1 link", "0 links")
+    assert numbered(2000, "is", "are") == "2,000 are"
 
 
 def test_a_recipe_without_rules_is_judged_too(project: Path) -> None:

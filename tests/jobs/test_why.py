@@ -393,6 +393,21 @@ def test_the_values_that_rules_compare_are_those_of_the_text(tmp_path: Path) -> 
     assert "where" not in fate
 
 
+def test_a_text_where_a_number_is_expected_is_shown_and_number_reads_it(tmp_path: Path) -> None:
+    rows = [f"d{k:04},The number {k} of words.,{k}" for k in range(20)]
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.csv").write_text("\n".join(["id,text,stars", *rows]))
+    clean = {"where": "meta.stars > 3 or number(meta.stars) > 8"}
+    of = curated(tmp_path, tokens=16, clean=clean, allow_short=True)
+    assert of.pool.documents["kept"] == 11
+    assert of.pool.documents["dropped_by"] == {"where: unknown": 9}
+    (fate,) = fates_of(of, "d0008")
+    assert fate["where"]["holds"] is None
+    assert fate["where"]["other_kinds"] == {"meta.stars": {"expected": "a number", "got": "8"}}
+    (line,) = describe_values(fate)
+    assert "'8'" in line and "number(meta.stars)" in line
+
+
 def test_a_near_duplicate_is_compared_with_the_one_that_stays(tmp_path: Path) -> None:
     chance = random.Random(3)
     base = [f"word{number}" for number in range(60)]

@@ -334,6 +334,16 @@ def test_a_file_that_is_no_tokenizer_is_refused(pool: Path) -> None:
     assert (caught.value.key, caught.value.file) == ("tokenizer", str(pool / "broken.json"))
 
 
+def test_a_directory_without_a_tokenizer_is_named_and_no_hub_is_asked(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.pipeline.tokenizer.hub_file", None)
+    (pool / "pool" / "md").mkdir(parents=True)
+    with pytest.raises(InputError, match="this directory holds no tokenizer.json") as caught:
+        TokenizerSettings.of(recipe_of(pool, tokenizer="pool/md"))
+    assert (caught.value.key, caught.value.file) == ("tokenizer", str(pool / "pool" / "md"))
+
+
 def test_a_name_that_leads_nowhere_is_refused(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read at its import
     with pytest.raises(InputError) as caught:

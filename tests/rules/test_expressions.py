@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import InputError, RecipeError
 from penstock.rules.expressions import Expression, MetaField, meta_columns
+from penstock.rules.expressions.meta import decimal_of
 from penstock.rules.expressions.parsing import DEEPEST, LONGEST
 
 COLUMNS = pa.schema(
@@ -699,3 +700,66 @@ def test_meta_that_is_no_object_is_an_error(text: str) -> None:
     with pytest.raises(InputError) as error:
         meta_columns(pa.array(["{}", text]), [MetaField(("a",), "number")])
     assert "row 1" in error.value.problem
+
+
+def _python_number(value: object) -> float | None:
+    """The reference: Python's ``float``, but for what is no decimal number."""
+    if type(value) in (int, float):
+        return float(value)  # type: ignore[arg-type]
+    if not isinstance(value, str) or set(value) - set("0123456789+-.eE \t\n"):
+        return None
+    try:
+        return float(value) if math.isfinite(float(value)) else None
+    except ValueError:
+        return None
+
+
+DECIMALS = (
+    st.from_regex(r"[+-]?[0-9]{0,25}\.?[0-9]{0,25}([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+    | st.floats(allow_nan=False).map(repr)
+    | st.sampled_from(
+        ["", ".", "1_0", "nan", "inf", "0x1", "١", " 8\n", "1e999", "8 9", "1e", "8\x00"]
+    )
+)
+
+
+@given(st.lists(DECIMALS | st.integers(-(2**60), 2**60) | st.floats(-9, 9) | st.none()))
+def test_numbers_in_texts_are_those_of_python(values: list[Any]) -> None:
+    texts = [value if isinstance(value, str) else None for value in values]
+    table = pa.table(
+        {
+            "meta": pa.array([json.dumps({"x": value}) for value in values], pa.large_string()),
+            "text": pa.array(texts, pa.large_string()),
+        }
+    )
+    for bound in (-1.5, 8.0):
+        for name, own in (("meta.x", values), ("text", texts)):
+            numbers = map(_python_number, own)
+            expected = [None if one is None else one >= bound for one in numbers]
+            assert (
+                Expression.of(f"number({name}) >= {bound}").evaluate(table).to_pylist() == expected
+            )
+    for text in {value for value in texts if value}:
+        assert decimal_of(text) == _python_number(text)
+
+
+def test_number_takes_texts_and_numbers_alone() -> None:
+    table = pa.table({"n": [1, None], "text": ["2.5e-1", "two"], "good": [True, False]})
+    found = Expression.of("n + number(text) == 1.25 and number('1') == number(n)").evaluate(table)
+    assert found.to_pylist() == [True, None]
+    for wrong, at in (("number(good) > 0", 8), ("number(n > 1) > 0", 8), ("number() > 0", 1)):
+        with pytest.raises(RecipeError, match=f"at character {at}[:,]"):
+            Expression.of(wrong).evaluate(table)
+
+
+def test_fields_of_another_kind_are_named_with_their_values() -> None:
+    planned = Expression.of("meta.a > 1 and meta.b.c == 'x' and number(meta.d) > 1").planned({})
+    meta = '{"a": "8", "b": {"c": 3}, "d": "8"}'
+    assert planned.other_kinds(meta) == {
+        "meta.a": {"expected": "a number", "got": "8"},
+        "meta.b.c": {"expected": "a text", "got": 3},
+    }
+    assert planned.other_kinds('{"a": 1, "d": []}') == {
+        "meta.d": {"expected": "a text or a number", "got": []}
+    }
+    assert planned.other_kinds('{"a": null}') == planned.other_kinds(None) == {}

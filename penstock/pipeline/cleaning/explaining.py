@@ -62,6 +62,9 @@ class ConditionValues:
     """None where it is unknown."""
     values: Mapping[str, Any]
     """The columns and fields of ``meta`` that it names; a date as a text."""
+    other_kinds: Mapping[str, Any]
+    """The fields of ``meta`` that are unknown because the value is of another kind: by name, the
+    kind that is ``expected`` and the value that it ``got``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +132,7 @@ class Explanations:
             condition=where.text,
             holds=planned.evaluate(batch)[0].as_py(),
             values={name: _plain(value) for name, value in values.items()},
+            other_kinds=planned.other_kinds(batch["meta"][0].as_py()) if planned.fields else {},
         )
 
     def repeated(self, unit: Unit, row: int) -> Repeated | None:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Draft, FileRecord
+from penstock.display import numbered
 from penstock.pipeline.cleaning.components import (
     EDGE,
     large_star,
@@ -86,7 +87,7 @@ class KeyFiles:
     @property
     def label(self) -> str:
         """Name in messages."""
-        return f"{self.name} ({self.documents:,} documents)"
+        return f"{self.name} ({numbered(self.documents, 'document')})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,10 @@ def fill_components(
             runner.run, _link_range, {f"range-{number:05d}": number for number in numbers}, passes
         )
         count = _total(found, "edges")
-        progress(f"{documents:,} documents, {count:,} edges between those that are alike")
+        progress(
+            f"{numbered(documents, 'document')} compared; "
+            f"{numbered(count, 'link joins', 'links join')} those that are alike into groups"
+        )
         stars = _find_stars(draft, passes, count, runner, progress)
         shared: Any = draft.path, stars
         draft.fill(runner.run, gather_components, {item.name: item for item in files}, shared)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
+from penstock.display import numbered
 from penstock.pipeline.checking import check_sum
 from penstock.pipeline.corpus import text_digest
 from penstock.pipeline.runner import Runner
@@ -146,7 +147,7 @@ def _make(
         for name, record in records.items():
             drafts[name].record(unit.name, [record])
         stages = dict.fromkeys(_stage(name) for name in records)
-        progress(f"{', '.join(stages)}: {unit.of:,} documents of {unit.name}")
+        progress(f"{', '.join(stages)}: {numbered(unit.of, 'document')} of {unit.name}")
     parts = [unit.name for unit in units]
     documents = sum(unit.of for unit in units)
     for name, draft in drafts.items():

@@ -35,13 +35,14 @@ DOCUMENTS = pa.schema(
     [
         pa.field("text", pa.large_string(), nullable=False),
         pa.field("id", pa.string()),
-        pa.field("source", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
         pa.field("meta", pa.large_string()),
         pa.field("number", pa.int64(), nullable=False),
     ]
 )
-"""Documents of a batch: ``id`` is null where the record has none; ``meta`` are its other fields as
-JSON, null where there are none; ``number`` is that of the line or row, from 1."""
+"""Documents of a batch: ``id`` and ``source`` are null where the record has none; ``meta`` are
+its other fields as JSON, null where there are none; ``number`` is that of the line or row, from
+1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from penstock.artefact import canonical
 from penstock.display import encodable, printable
 from penstock.errors import InputError, StorageError
 from penstock.pipeline.reading.inputs import Input
-from penstock.pipeline.reading.left_out import LeftOut, describe, listed
+from penstock.pipeline.reading.left_out import LEFT_OUT, LeftOut, describe, listed
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
 from penstock.pipeline.reading.walking import Walk
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
@@ -269,7 +269,8 @@ def _nothing(
     if left_out.work:
         problem += ", except in the work directory, which is never input"
     _, lines = describe(left_out, recipe.directory)
-    return InputError(problem, file=path, expected=KINDS, got="; ".join(lines) or None, fix=fix)
+    got = f"only {', '.join(line.removeprefix(LEFT_OUT) for line in lines)}" if lines else None
+    return InputError(problem, file=path, expected=KINDS, got=got, fix=fix)
 
 
 @contextlib.contextmanager

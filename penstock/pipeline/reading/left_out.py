@@ -11,7 +11,10 @@ from typing import Any
 
 from penstock.display import printable
 
-__all__ = ["LeftOut", "describe", "listed"]
+__all__ = ["LEFT_OUT", "LeftOut", "describe", "listed"]
+
+LEFT_OUT = "left out, "
+"""Begins the lines of the log."""
 
 _SHOWN = 3
 """Most names in a line."""
@@ -84,7 +87,7 @@ def describe(left_out: LeftOut, directory: Path) -> tuple[dict[str, Any], list[s
             counts[kind] = len(paths)
             here = f"{os.path.abspath(directory)}/"
             shown = listed(path.removeprefix(here) for path in paths)
-        lines.append(f"left out, {words}: {len(paths):,} ({shown})")
+        lines.append(f"{LEFT_OUT}{words}: {len(paths):,} ({shown})")
     return counts, lines
 
 

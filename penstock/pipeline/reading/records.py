@@ -86,11 +86,11 @@ HEAD = 64 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A document of an input file; ``id`` is None where the file has none."""
+    """A document of an input file; ``id`` and ``source`` are None where the record has none."""
 
     text: str
     id: str | None
-    source: str
+    source: str | None
     meta: str
     """The record's other fields, as JSON; empty where there are none."""
     number: int = field(default=0, compare=False)
@@ -140,7 +140,7 @@ def record_of(
     (name,), (source,), (meta,) = labels
     record = Record(text, name, source, (meta or b"").decode(), number)
     try:
-        for value in (text, name or "", source):
+        for value in (text, name or "", source or ""):
             if not value.isascii():
                 value.encode()
     except UnicodeEncodeError as error:
@@ -152,7 +152,7 @@ class Labels(NamedTuple):
     """What records have beside their texts, as columns."""
 
     ids: list[str | None]
-    sources: list[str]
+    sources: list[str | None]
     metas: list[bytes | None]
     """The other fields as JSON; None where there are none."""
 
@@ -174,7 +174,7 @@ def labels_of(rows: list[dict[str, Any]], spec: CorpusSource) -> Labels:
             source if type(source) is str and source else _as_source(source) for source in own
         ]
     else:
-        sources = [spec.source.name] * len(rows)
+        sources = [spec.source.name for _ in rows]
     return Labels(
         [name if type(name) is str and name else as_id(name) for name in ids],
         sources,
@@ -197,8 +197,8 @@ def as_id(value: Any) -> str | None:
     return str(value) or None
 
 
-def _as_source(value: Any) -> str:
-    return (as_id(value) if value else None) or "unknown"
+def _as_source(value: Any) -> str | None:
+    return as_id(value) if value else None
 
 
 def refused(record: Record, place: str, error: str) -> Bad:

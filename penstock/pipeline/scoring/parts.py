@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.artefact import Draft, FileRecord
+from penstock.display import numbered
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import BATCH, Unit, iter_documents
 from penstock.resources import Resources
@@ -116,5 +117,7 @@ def fill_parts(
         join,
         joined,
         draft.path,
-        lambda item, _: progress(f"{item.unit.documents:,} documents of {item.unit.name}"),
+        lambda item, _: progress(
+            f"{numbered(item.unit.documents, 'document')} of {item.unit.name}"
+        ),
     )

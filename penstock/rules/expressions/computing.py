@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.rules.expressions.meta import MetaField
+from penstock.rules.expressions.meta import MetaField, decimal_of
 from penstock.rules.expressions.nodes import Call, ColumnName, Constant, MetaName, Node
 
 __all__ = ["compute"]
@@ -188,6 +188,15 @@ def _numpy(value: Value) -> tuple[np.ndarray, np.ndarray]:
     return value.fill_null(0).to_numpy(zero_copy_only=False), valid
 
 
+def _number(value: Value) -> Value:
+    """Return float64: numbers converted, texts read, null where a text is no decimal number."""
+    if not pa.types.is_large_string(value.type):
+        return pc.cast(value, pa.float64(), safe=False)
+    if isinstance(value, pa.Scalar):
+        return pa.scalar(decimal_of(value.as_py()), pa.float64())
+    return pa.array(map(decimal_of, value.to_pylist()), pa.float64())
+
+
 def _extreme(function: Callable[..., Value]) -> Callable[..., Value]:
     return lambda *values: function(*_alike(values), skip_nulls=False)
 
@@ -228,6 +237,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Value]] = {
     "not": pc.invert,
     "min": _extreme(pc.min_element_wise),
     "max": _extreme(pc.max_element_wise),
+    "number": _number,
     "is None": pc.is_null,
     "is not None": pc.is_valid,
     "len": lambda text: pc.cast(pc.utf8_length(text), pa.int64()),

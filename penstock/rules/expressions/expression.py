@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from penstock.rules.expressions.computing import compute
 from penstock.rules.expressions.meta import MetaField, meta_columns
 from penstock.rules.expressions.nodes import Call, ColumnName, MetaName, Node, Source, canonical
 from penstock.rules.expressions.parsing import parse
-from penstock.rules.expressions.typing import resolve
+from penstock.rules.expressions.typing import KIND_NAMES, resolve
 
 __all__ = ["VERSION", "Expression", "Planned"]
 
@@ -37,6 +38,8 @@ class Expression:
       ``'a' in text``; ``x is None``.
     - ``abs``, ``min``, ``max``, ``len``, ``lower``, ``startswith``, ``endswith``, ``contains``, of
       which ``lower``, ``startswith`` and ``endswith`` may be written as methods.
+    - ``number(x)`` is the number that a text is in decimals, as the values of CSV are; unknown of
+      another text. A number is that number.
 
     It means what it means in Python, but:
 
@@ -144,6 +147,26 @@ class Planned:
         }
         read = meta_columns(batch.column(_META), fields).columns if fields else []
         return own | {".".join((_META, *field.path)): value for field, value in zip(fields, read)}
+
+    def other_kinds(self, meta: str | None) -> dict[str, dict[str, Any]]:
+        """Return the fields of a document that are there, but of another kind than their use.
+
+        Args:
+            meta: Of one document; None for no fields.
+
+        Returns:
+            By name ``meta.a.b``: ``expected``, the kind in words, and ``got``, the value.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        column = pa.array([meta], pa.large_string())
+        for field in self.fields:
+            value: Any = {} if meta is None else json.loads(meta)
+            for name in field.path:
+                value = value.get(name) if isinstance(value, dict) else None
+            if value is not None and not meta_columns(column, [field]).column(0)[0].is_valid:
+                name = ".".join((_META, *field.path))
+                found[name] = {"expected": KIND_NAMES[field.kind], "got": value}
+        return found
 
     def _evaluate(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         fields = self.fields

@@ -15,8 +15,9 @@ import pyarrow as pa
 from penstock.errors import InputError
 from penstock.rules.expressions.nodes import Kind
 
-__all__ = ["MetaField", "meta_columns"]
+__all__ = ["MetaField", "decimal_of", "meta_columns"]
 
+_DECIMAL = re.compile(r"\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
 _DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ].*)?", re.DOTALL)
 
 
@@ -34,15 +35,16 @@ def meta_columns(meta: pa.Array, fields: Sequence[MetaField]) -> pa.RecordBatch:
 
     A value that is missing, null or of another kind is null. A *number* is a JSON number, as
     float64; a *text* a string; a *truth* value ``true`` or ``false``; a *date* a string that begins
-    with an ISO 8601 date, alone or before ``T`` or a space, whose time is ignored; *any* is True
-    where there is a value of any kind.
+    with an ISO 8601 date, alone or before ``T`` or a space, whose time is ignored; *decimal* is a
+    number or a text of one (:func:`decimal_of`); *any* is True where there is a value of any kind.
 
     Args:
         meta: (n,) string or large_string, each null or a JSON object.
         fields: Fields, which may repeat.
 
     Returns:
-        n rows; column ``k`` is ``fields[k]``: float64, large_string, bool, date32, or bool.
+        n rows; column ``k`` is ``fields[k]``: float64, large_string, bool, date32, float64 or
+        bool.
 
     Raises:
         InputError: A row is not a JSON object.
@@ -76,6 +78,22 @@ def meta_columns(meta: pa.Array, fields: Sequence[MetaField]) -> pa.RecordBatch:
     if not columns:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * len(meta), pa.struct([])))
     return pa.RecordBatch.from_arrays(columns, [str(k) for k in range(len(columns))])
+
+
+def decimal_of(text: str | None) -> float | None:
+    """Return the float64 nearest to a decimal number in ASCII, as Python's ``float`` does.
+
+    None of any other text, as ``nan``, ``1_000`` and ``0x10``, and of a number beyond float64.
+    White space around the number does not count.
+    """
+    if text is None or not _DECIMAL.fullmatch(text):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _decimal(value: Any) -> float | None:
+    return decimal_of(value) if type(value) is str else _number(value)
 
 
 def _number(value: Any) -> float | None:
@@ -116,5 +134,6 @@ _CONVERSIONS: dict[Kind, tuple[Callable[[Any], Any], pa.DataType]] = {
     "text": (_text, pa.large_string()),
     "truth": (_truth, pa.bool_()),
     "date": (_date, pa.date32()),
+    "decimal": (_decimal, pa.float64()),
     "any": (_present, pa.bool_()),
 }

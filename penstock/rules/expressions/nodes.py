@@ -21,8 +21,9 @@ __all__ = [
     "kind_of_constant",
 ]
 
-Kind = Literal["number", "text", "truth", "date", "any"]
-"""The kind of a value; ``any`` only of a field of ``meta`` that is tested for None."""
+Kind = Literal["number", "text", "truth", "date", "any", "decimal"]
+"""The kind of a value. Only fields of ``meta`` are ``any``, where they are tested for None, or
+``decimal``, as the argument of ``number``: a number, or a text of one."""
 
 INFIX = ("==", "!=", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "and", "or")
 """Functions that are written between their arguments."""

@@ -30,6 +30,7 @@ FUNCTIONS = {
     "endswith": "endswith(text, 'literal')",
     "contains": "contains(text, 'literal')",
     "date": "date('2020-01-31')",
+    "number": "number(text)",
 }
 """The functions, and how each is called."""
 

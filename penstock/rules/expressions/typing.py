@@ -20,16 +20,19 @@ from penstock.rules.expressions.nodes import (
     kind_of_constant,
 )
 
-__all__ = ["kind_of_type", "resolve"]
+__all__ = ["KIND_NAMES", "kind_of_type", "resolve"]
 
 _ORDERED: tuple[Kind, ...] = ("number", "text", "date")
-_NAMES: Mapping[Kind, str] = {
+KIND_NAMES: Mapping[Kind, str] = {
     "number": "a number",
     "text": "a text",
     "truth": "a truth value",
     "date": "a date",
     "any": "a value",
+    "decimal": "a text or a number",
 }
+"""Each kind in words."""
+
 _ONE_KIND: Mapping[str, tuple[Kind, Kind]] = {
     **dict.fromkeys(("+", "-", "*", "/", "%", "abs", "min", "max"), ("number", "number")),
     **dict.fromkeys(("and", "or", "not"), ("truth", "truth")),
@@ -76,8 +79,8 @@ class _Resolver:
         if kind not in (found, "any"):
             raise self._source.error(
                 node.at,
-                expected=_NAMES[kind],
-                got=f"`{canonical(node)[:60]}`, {_NAMES[found]}",
+                expected=KIND_NAMES[kind],
+                got=f"`{canonical(node)[:60]}`, {KIND_NAMES[found]}",
                 fix=_fix(kind, found),
             )
         return node
@@ -119,6 +122,12 @@ class _Resolver:
             return result, replace(
                 node, arguments=tuple(self.wanted(one, kind) for one in arguments)
             )
+        if function == "number":
+            kind, argument = self._resolve(arguments[0], "decimal")
+            if kind not in ("decimal", "text", "number"):
+                got = f"`{canonical(argument)[:60]}`, {KIND_NAMES[kind]}"
+                raise self._source.error(argument.at, expected=KIND_NAMES["decimal"], got=got)
+            return "number", replace(node, arguments=(argument,))
         if function in ("is None", "is not None"):
             return "truth", replace(node, arguments=(self.wanted(arguments[0], "any"),))
         if function in ("startswith", "endswith", "contains"):
@@ -144,9 +153,9 @@ class _Resolver:
         )
         kind, first = self._resolve(arguments[order[0]], None)
         if kind == "truth" and node.function not in ("==", "!=", "in", "not in"):
-            got = f"`{canonical(first)[:60]}`, {_NAMES[kind]}"
+            got = f"`{canonical(first)[:60]}`, {KIND_NAMES[kind]}"
             raise self._source.error(
-                first.at, expected=" or ".join(_NAMES[one] for one in _ORDERED), got=got
+                first.at, expected=" or ".join(KIND_NAMES[one] for one in _ORDERED), got=got
             )
         resolved = {order[0]: first}
         for k in order[1:]:
@@ -154,8 +163,8 @@ class _Resolver:
             if other_kind != kind:
                 raise self._source.error(
                     other.at,
-                    f"{_NAMES[other_kind]} is compared with {_NAMES[kind]}",
-                    expected=f"{_NAMES[kind]}, as `{canonical(first)[:60]}` is",
+                    f"{KIND_NAMES[other_kind]} is compared with {KIND_NAMES[kind]}",
+                    expected=f"{KIND_NAMES[kind]}, as `{canonical(first)[:60]}` is",
                     got=f"`{canonical(other)[:60]}`",
                     fix=_fix(kind, other_kind),
                 )
@@ -172,5 +181,5 @@ def _fix(wanted: Kind, got: Kind) -> str | None:
     if wanted == "text" and got == "number":
         return "write the text in quotation marks, or use len(text)"
     if wanted == "number" and got == "text":
-        return "write the number without quotation marks, or use len(text)"
+        return "write the number without quotation marks, or use number(text) or len(text)"
     return None

@@ -77,8 +77,12 @@ def _record(own: bytes, raw: bytes, place: str, number: int, spec: CorpusSource)
         came = "nothing" if value is None else type(value).__name__
         return Bad(place, f"expected text in {spec.text!r}, got {came}", raw, number)
     own_id = fields.pop(spec.id, None)
-    own_source = str(fields.pop(spec.source, None) or "unknown")
+    own_source = fields.pop(spec.source, None) or None
     meta = _encode(fields).decode() if fields else ""
     return Record(
-        value, str(own_id) if own_id not in (None, "") else None, own_source, meta, number
+        value,
+        str(own_id) if own_id not in (None, "") else None,
+        str(own_source) if own_source is not None else None,
+        meta,
+        number,
     )

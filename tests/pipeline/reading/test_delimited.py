@@ -42,7 +42,7 @@ TABLE = (
 )
 RECORDS = [
     Record('one\nline, and "two"', "1", "web", '{"n":"5"}', 2),
-    Record("plain é", "2", "unknown", '{"n":""}', 5),
+    Record("plain é", "2", None, '{"n":""}', 5),
     Record("", "3", "web", '{"n":"x"}', 6),
     Record('a"b c', "four", "web", '{"n":" 7 "}', 7),
 ]
@@ -196,7 +196,7 @@ def test_markdown(tmp_path: Path) -> None:
     }
     for content, (text, meta) in cases.items():
         found = of(content.encode(), tmp_path, name="x.md")
-        assert found == [Record(text, None, "unknown", meta)]
+        assert found == [Record(text, None, None, meta)]
     assert isinstance(of(b"\xff", tmp_path, name="y.md")[0], Bad)
     assert isinstance(of(b"long", tmp_path, 2, "z.md")[0], Bad)
     (one,) = of(gzip.compress(b"a"), tmp_path, name="z.md.gz", source={"name": "docs"})

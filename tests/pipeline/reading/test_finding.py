@@ -124,6 +124,16 @@ def test_a_directory_that_a_pattern_matches_is_read_as_one(tmp_path: Path) -> No
     assert found.left_out == {"hidden": 1}
 
 
+def test_a_directory_of_hidden_names_alone_says_so(tmp_path: Path) -> None:
+    write(tmp_path, "d/.a.jsonl", "d/_b.csv", "d/c.xyz")
+    with pytest.raises(InputError) as caught:
+        find(tmp_path, "d")
+    assert caught.value.got == (
+        "only names that begin with . or _: 2 (d/.a.jsonl, d/_b.csv), "
+        "files of other kinds: 1 (1 .xyz)"
+    )
+
+
 def test_brackets_of_a_name_that_exists_are_no_pattern(tmp_path: Path) -> None:
     odd = tmp_path / "run [1]"
     write(odd, "a[2].jsonl", "a2.jsonl", "b [x]/c.jsonl", "b x/d.jsonl", "*.txt", "e.txt")

@@ -39,7 +39,7 @@ def test_a_file_is_a_document(tmp_path: Path) -> None:
     for name in ("a.html", "b.HTM"):
         (tmp_path / name).write_bytes(CONTENT.encode())
         assert read(tmp_path / name) == Record(
-            "One bold & a word.", None, "unknown", '{"charset":"utf-8"}'
+            "One bold & a word.", None, None, '{"charset":"utf-8"}'
         )
     assert read(tmp_path / "a.html", extract="none", source={"name": "docs"}) == Record(
         CONTENT, None, "docs", '{"charset":"utf-8"}'

@@ -30,8 +30,8 @@ ROWS = [
 ]
 RECORDS = [
     Record("one\nline", "a", "web", '{"n":1}'),
-    Record("zwei: é 日本", "2", "unknown", '{"extra":[1,null]}'),
-    Record("three", None, "unknown", ""),
+    Record("zwei: é 日本", "2", None, '{"extra":[1,null]}'),
+    Record("three", None, None, ""),
 ]
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
 
@@ -117,8 +117,8 @@ def test_columns_have_the_names_that_the_recipe_gives(file: Write) -> None:
 )
 def test_a_bad_line_keeps_its_bytes_and_stops_nothing(file: Write, line: bytes, error: str) -> None:
     before, bad, after = read(file("x.jsonl", b'{"text": "b"}\n\n' + line + b'\n{"text": "c"}'))
-    assert before == Record("b", None, "unknown", "")
-    assert after == Record("c", None, "unknown", "")
+    assert before == Record("b", None, None, "")
+    assert after == Record("c", None, None, "")
     assert isinstance(bad, Bad)
     assert bad.place == "line 3"
     assert bad.error.startswith(error)
@@ -249,7 +249,7 @@ def test_an_empty_file_has_no_records(file: Write) -> None:
 
 def test_a_plain_text_file_is_a_document(file: Write) -> None:
     path = file("book.txt", b"\xef\xbb\xbfone\r\ntwo\n")
-    assert read(path) == [Record("one\r\ntwo\n", None, "unknown", "")]
+    assert read(path) == [Record("one\r\ntwo\n", None, None, "")]
     assert read(path, source=LiteralSource(name="books"))[0] == Record(
         "one\r\ntwo\n", None, "books", ""
     )

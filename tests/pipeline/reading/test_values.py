@@ -106,7 +106,7 @@ def test_bytes_that_are_not_utf8(tmp_path: Path, kind: str) -> None:
     )
     first, bad, last = read(written(tmp_path, table, kind))
     assert (first, last) == (
-        Record("good", "a", "unknown", '{"blob":"/wA="}'),
+        Record("good", "a", None, '{"blob":"/wA="}'),
         Record("café", "ff00", "web", '{"blob":"/wA="}'),
     )
     assert isinstance(bad, Bad) and (bad.place, bad.id) == ("row 2", "b")
@@ -137,9 +137,7 @@ def test_an_id_that_is_missing_is_none(tmp_path: Path, value: Any) -> None:
     kind = pa.string() if value == "" else pa.float64()
     own = pa.array([value] * 2, kind)
     found = read(written(tmp_path, pa.table({"text": ["a", "b"], "id": own, "source": own})))
-    assert [(one.id, one.source) for one in found if isinstance(one, Record)] == [
-        (None, "unknown")
-    ] * 2
+    assert [(one.id, one.source) for one in found if isinstance(one, Record)] == [(None, None)] * 2
 
 
 @pytest.mark.parametrize(
@@ -276,8 +274,8 @@ def test_side_columns_that_are_not_utf8_keep_the_document(tmp_path: Path) -> Non
     inner = pa.StructArray.from_arrays([own], ["s"])
     table = pa.table({"text": ["a", "b"], "id": own, "x": own, "y": inner})
     first, last = read(written(tmp_path, table))
-    assert first == Record("a", "a\\xffb", "unknown", '{"x":"a\\\\xffb","y":{"s":"a\\\\xffb"}}')
-    assert last == Record("b", "fine", "unknown", '{"x":"fine","y":{"s":"fine"}}')
+    assert first == Record("a", "a\\xffb", None, '{"x":"a\\\\xffb","y":{"s":"a\\\\xffb"}}')
+    assert last == Record("b", "fine", None, '{"x":"fine","y":{"s":"fine"}}')
 
 
 def test_what_a_value_becomes_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:
