@@ -35,6 +35,7 @@ from penstock import node_cache
 from penstock.artefact import canonical
 from penstock.display import encodable, printable
 from penstock.errors import InputError, StorageError
+from penstock.pipeline.reading.hugging_face import splits_of
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.left_out import LEFT_OUT, LeftOut, describe, listed
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
@@ -107,7 +108,10 @@ def find_inputs(recipe: Recipe) -> FoundInputs:
         key = f"corpus.{number}.path"
         with _reachable(recipe.resolve(spec.path.removeprefix("hf:")), key):
             if spec.path.startswith("hf:"):
-                candidates.append(_dataset(recipe, number, spec))
+                candidates.append(own_set := _dataset(recipe, number, spec))
+                if isinstance(own_set.path, Path) and own_set.path.is_dir():
+                    splits = splits_of(own_set.spec, own_set.path)
+                    walk.left_out.splits |= {f"{own_set.path}: {split}" for split in splits}
             else:
                 candidates += _item(recipe, walk, number, spec)
     groups: dict[object, list[_Candidate]] = {}
@@ -118,7 +122,10 @@ def find_inputs(recipe: Recipe) -> FoundInputs:
         for group in groups.values()
     ]
     repeats.sort(key=lambda group: (group[0].name, group[0].text))
-    left_out = walk.left_out.without({str(one.path) for one in candidates})
+    read = {
+        f"{one.path}: {one.spec.split}" for one in candidates if one.spec.path.startswith("hf:")
+    }
+    left_out = walk.left_out.without({str(one.path) for one in candidates} | read)
     counts, notes = describe(left_out, recipe.directory)
     return FoundInputs(
         inputs=tuple(Input(path=one.path, spec=one.spec, name=one.name) for one, *_ in repeats),

@@ -21,6 +21,7 @@ from penstock.display import encodable
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches
 from penstock.pipeline.reading.records import Extent, Span
+from penstock.pipeline.reading.saved_datasets import saved_splits
 from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import from_batches, require_text
 from penstock.recipe import CorpusSource
@@ -32,6 +33,7 @@ __all__ = [
     "hugging_face_spans",
     "open_dataset",
     "pinned",
+    "splits_of",
 ]
 
 _ROWS = 1024
@@ -116,6 +118,25 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
             )
         found = found[spec.split]
     return found
+
+
+def splits_of(spec: CorpusSource, path: Path) -> list[str]:
+    """Return the names of the splits of a dataset on disk; none where it cannot be opened.
+
+    Args:
+        spec: An item of ``corpus`` whose ``path`` begins with ``hf:``.
+        path: The dataset's directory, resolved.
+    """
+    if (path / "dataset_dict.json").exists():
+        return saved_splits(path) or []
+    if saved_to_disk(path):
+        return []
+    with extras.named("hf", spec.path):
+        import datasets
+    try:
+        return [*datasets.load_dataset_builder(str(path), spec.subset).config.data_files]
+    except Exception:  # opening the dataset will raise it, with its fix
+        return []
 
 
 def saved_to_disk(path: Path) -> bool:

@@ -45,6 +45,8 @@ class LeftOut:
     """Files that another key of the recipe names."""
     saved: set[str] = field(default_factory=set)
     """Files of a dataset saved to disk that are no data of its split."""
+    splits: set[str] = field(default_factory=set)
+    """Splits of datasets on disk: ``DIRECTORY: SPLIT``."""
     linked: set[str] = field(default_factory=set)
     """Links to directories that are read by another name."""
 
@@ -60,6 +62,7 @@ _WORDS = {
     "work": "work directories of Penstock",
     "named": "files that another key of the recipe names",
     "saved": "files beside the data of datasets saved to disk",
+    "splits": "other splits of Hugging Face datasets",
     "linked": "links to directories that are read already",
 }
 

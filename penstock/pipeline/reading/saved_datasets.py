@@ -16,7 +16,7 @@ from typing import Any
 from penstock.errors import InputError
 from penstock.storage import AnyPath, read_file
 
-__all__ = ["dataset_names"]
+__all__ = ["dataset_names", "saved_splits"]
 
 _INDICES = ("_indices_files", "_indices_data_files")
 """Keys of versions of `datasets` before 2.0, whose rows are those of an index."""
@@ -90,15 +90,18 @@ def _saved_splits(directory: AnyPath, names: Set[str], split: str) -> Set[str] |
     Raises:
         InputError: It has no such split.
     """
-    if "dataset_dict.json" not in names:
-        return None
-    described = _read(directory / "dataset_dict.json")
-    splits = described.get("splits")
-    if not isinstance(splits, list):
+    splits = saved_splits(directory) if "dataset_dict.json" in names else None
+    if splits is None:
         return None
     if split not in splits:
         raise _no_split(directory, splits, split)
     return {split}
+
+
+def saved_splits(directory: AnyPath) -> list[str] | None:
+    """Return the names of the splits of a saved ``DatasetDict``; None where they are not listed."""
+    splits = _read(directory / "dataset_dict.json").get("splits")
+    return [str(split) for split in splits] if isinstance(splits, list) else None
 
 
 def _no_split(directory: AnyPath, splits: Iterable[object], split: str) -> InputError:

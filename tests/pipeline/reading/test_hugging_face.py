@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.finding import FoundInputs, find_inputs
 from penstock.pipeline.reading.hugging_face import dataset_files
 from penstock.pipeline.reading.readers import read_batches
 from penstock.recipe import CorpusSource, Recipe
@@ -30,7 +30,7 @@ import json, sys
 from pathlib import Path
 from penstock.artefact import Workspace
 from penstock.errors import InputError
-from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.finding import FoundInputs, find_inputs
 from penstock.pipeline.reading.inputs import hash_inputs
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
@@ -160,3 +160,28 @@ def test_the_files_of_a_dataset_s_directory(tmp_path: Path) -> None:
         "d/c.jsonl",
         "far/\\xe9.jsonl",
     ]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_splits_that_are_not_read_are_told(tmp_path: Path, saved: bool) -> None:
+    table = pa.table({"text": ["a"]})
+    names = ["test", "train", "validation"]
+    for name in names:
+        if saved:
+            (tmp_path / "data").mkdir(exist_ok=True)
+            (tmp_path / "data" / "dataset_dict.json").write_text(json.dumps({"splits": names}))
+        else:
+            (tmp_path / "data" / "parts").mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, tmp_path / "data" / "parts" / f"{name}-00000-of-00001.parquet")
+
+    def find(*splits: str) -> FoundInputs:
+        corpus = [{"path": "hf:data", "split": split} for split in splits]
+        budget = {"tokens": 1, "rank": "random"}
+        return find_inputs(parse_recipe({"corpus": corpus, "budget": budget}, tmp_path))
+
+    found = find("train")
+    assert found.left_out == {"splits": 2}
+    (line,) = found.notes
+    assert "data: test, data: validation" in line
+    assert find("train", "test").left_out == {"splits": 1}
+    assert find(*names).left_out == {} and find(*names).notes == ()
