@@ -15,7 +15,7 @@ from typing import Any
 from penstock.errors import InputError
 from penstock.storage import AnyPath
 
-__all__ = ["MAGIC", "MOST_WINDOW", "SKIPPABLE", "Frame", "explain_zstd", "frames_of"]
+__all__ = ["MAGIC", "MOST_WINDOW", "SKIPPABLE", "Frame", "explain_zstd", "frames_in", "frames_of"]
 
 MOST_WINDOW = 128 << 20
 """Bytes of text that a decoder holds of a frame, at most: those of ``zstd --long=27``."""
@@ -47,27 +47,32 @@ def frames_of(where: AnyPath, start: int = 0) -> Iterator[Frame]:
         InputError: There is no frame where one should begin, or the file ends inside one.
     """
     with where.open("rb") as file:
-        size = file.seek(0, 2)
-        while start < size:
-            file.seek(start)
-            magic = _number(file, 4)
-            if magic in SKIPPABLE:
-                end = start + 8 + _number(file, 4)
-            elif magic == MAGIC:
-                frame = _scan(file, start, where)
-                end = frame.end
-            else:
-                raise InputError(
-                    f"no zstd frame at byte {start:,}", file=where, fix="fetch the file again"
-                )
-            if end > size:
-                raise InputError("ends inside a zstd frame", file=where, fix="fetch the file again")
-            if magic == MAGIC:
-                yield frame
-            start = end
+        yield from frames_in(file, where, start)
 
 
-def _scan(file: Any, start: int, where: AnyPath) -> Frame:
+def frames_in(file: Any, where: AnyPath | str, start: int = 0) -> Iterator[Frame]:
+    """Yield the frames of an open file, as :func:`frames_of`; ``where`` is for messages."""
+    size = file.seek(0, 2)
+    while start < size:
+        file.seek(start)
+        magic = _number(file, 4)
+        if magic in SKIPPABLE:
+            end = start + 8 + _number(file, 4)
+        elif magic == MAGIC:
+            frame = _scan(file, start, where)
+            end = frame.end
+        else:
+            raise InputError(
+                f"no zstd frame at byte {start:,}", file=where, fix="fetch the file again"
+            )
+        if end > size:
+            raise InputError("ends inside a zstd frame", file=where, fix="fetch the file again")
+        if magic == MAGIC:
+            yield frame
+        start = end
+
+
+def _scan(file: Any, start: int, where: AnyPath | str) -> Frame:
     """Read the header of the frame at ``start``, and find its end by the headers of its blocks."""
     descriptor = _number(file, 1)
     single = descriptor >> 5 & 1

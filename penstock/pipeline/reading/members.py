@@ -32,7 +32,9 @@ _HELD = 4 << 20
 _AGAIN_TIMES, _AGAIN_PLUS = 4, 16 << 20
 """Bytes that searches may inflate in vain: this many times the file, and these more."""
 
-_GZIP = re.compile(rb"\x1f\x8b\x08[\x00-\x1f]")
+_GZIP = re.compile(rb"\x1f\x8b\x08[\x00-\x1f].{5}[\x00-\x1f\xff]", re.DOTALL)
+"""Ten bytes that a member begins with (RFC 1952); the last is the operating system."""
+
 _BEGINNING = 4 << 10
 """Bytes of a candidate that are inflated to see whether a member begins as wanted."""
 
@@ -128,7 +130,7 @@ def _member(feed: _ByteFeed) -> Generator[Part, None, str]:
     held: list[bytes] = []
     size = 0
     chunk = feed.read()
-    if chunk[:1] == b"\0":  # zeros pad a file to a multiple of a block
+    if start and chunk[:1] == b"\0":  # zeros behind a member pad a file to a multiple of a block
         feed.unread(chunk.lstrip(b"\0"))
         return ""
     while not inflater.eof:

@@ -1,7 +1,9 @@
 """Bodies of HTTP messages (RFC 9112) to text: transfer and content encodings, charsets.
 
 Archives store bodies as they came or decoded, and keep the header fields of the former: a body
-without the first bytes of the encoding that its header names is taken as it is.
+without the first bytes of the encoding that its header names is taken as it is. Several members of
+gzip, or frames of zstd, are one body. A body that is cut off is a bad one, and so is one with other
+bytes than zeros behind its encoding.
 
 A charset is believed where the bytes are not UTF-8, which text of another charset practically never
 is by chance. The order is: a byte order mark, UTF-8, the charset of the header, of the page itself.
@@ -17,12 +19,15 @@ import codecs
 import contextlib
 import functools
 import hashlib
+import io
 import re
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from penstock import extras
+from penstock.errors import InputError
+from penstock.pipeline.reading.frames import MAGIC, MOST_WINDOW, SKIPPABLE, frames_in
 
 __all__ = [
     "BadBody",
@@ -39,7 +44,9 @@ _MAX_CODINGS = 4
 
 _FIELD = re.compile(rb"\n[ \t]*([^:\s]+)[ \t]*:([^\n]*)")
 
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]{0,4096})?\r?\n")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]{0,4096})?\r\n")
+_ANY_CHUNK_SIZE = re.compile(_CHUNK_SIZE.pattern.replace(rb"\r\n", rb"\r?\n"))
+_TRAILER = re.compile(rb"(?:(?:[^\s:]+:[^\r\n]*\r\n)*\r\n)?\Z")
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"),
           (codecs.BOM_UTF16_BE, "utf-16-be"))  # fmt: skip
@@ -87,19 +94,20 @@ def media_type(value: bytes) -> tuple[str, str]:
     return kind.strip().lower()[:80], charset
 
 
-def decode_body(body: bytes, fields: dict[bytes, bytes], cap: int) -> bytes:
+def decode_body(body: bytes, fields: dict[bytes, bytes], cap: int, digest: bytes = b"") -> bytes:
     """Undo the transfer and content encodings of a body.
 
     Args:
         body: As it is stored.
         fields: Of the message, names in lower case.
         cap: Most bytes of the result.
+        digest: Of the payload, where the archive has it.
 
     Raises:
-        BadBody: The body is damaged, longer than ``cap``, or of an unknown encoding.
+        BadBody: The body is damaged, cut off, longer than ``cap``, or of an unknown encoding.
     """
     if b"chunked" in fields.get(b"transfer-encoding", b"").lower():
-        body = without_chunks(body)
+        body = without_chunks(body, digest)
     codings = fields.get(b"content-encoding", b"").lower().split(b",")
     if len(codings) > _MAX_CODINGS:
         raise BadBody(f"{len(codings)} content encodings")
@@ -108,41 +116,66 @@ def decode_body(body: bytes, fields: dict[bytes, bytes], cap: int) -> bytes:
     return body
 
 
-def without_chunks(body: bytes) -> bytes:
-    """Join the chunks of a body; one that does not begin with a chunk is returned as it is.
+def without_chunks(body: bytes, digest: bytes = b"") -> bytes:
+    """Join the chunks of a body; one that has none, as archives store it, is returned as it is.
+
+    Chunks are exact hexadecimal sizes, with CRLF behind each size and each chunk, and the body ends
+    behind the last one and its trailer. Where they are not exact, the digest decides.
+
+    Args:
+        body: As it is stored.
+        digest: Of the payload, where the archive has it.
 
     Raises:
-        BadBody: A later chunk is damaged, or the last one is missing.
+        BadBody: A later chunk is damaged, the last one is missing, or bytes follow it.
     """
-    found = _CHUNK_SIZE.match(body)
-    if found is None:
+    if _ANY_CHUNK_SIZE.match(body) is None:
         return body
+    joined, rest = _joined(body, _CHUNK_SIZE)
+    if rest is not None and _TRAILER.match(body, rest):
+        return joined
+    if digest:
+        lenient, _ = _joined(body, _ANY_CHUNK_SIZE)
+        if agrees(digest, lenient) and not agrees(digest, body):
+            return lenient
+    first = _CHUNK_SIZE.match(body)
+    whole = first is not None and first.end() + int(first[1], 16) + 2 <= len(body)
+    if not joined and (first is None or rest is not None or whole):  # a text begins with a number
+        return body
+    raise BadBody("bytes follow the last chunk" if rest is not None else "damaged chunked body")
+
+
+def _joined(body: bytes, size_line: re.Pattern[bytes]) -> tuple[bytes, int | None]:
+    """Return the chunks up to a damaged one, and the end of the last one, of size 0; or None."""
     parts: list[bytes] = []
-    while found is not None:
+    at = 0
+    while found := size_line.match(body, at):
         size, at = int(found[1], 16), found.end()
         if not size:
-            return b"".join(parts)
+            return b"".join(parts), at
         if at + size > len(body):
             break
-        parts.append(body[at : at + size])
-        at += size
-        at += 2 if body.startswith(b"\r\n", at) else 1 if body.startswith(b"\n", at) else 0
-        found = _CHUNK_SIZE.match(body, at)
-    raise BadBody("damaged chunked body")
+        end = at + size
+        ends = 2 if body.startswith(b"\r\n", end) else int(body.startswith(b"\n", end))
+        if ends < 2 and size_line is _CHUNK_SIZE:
+            break
+        parts.append(body[at:end])
+        at = end + ends
+    return b"".join(parts), None
 
 
 def _without(coding: str, body: bytes, cap: int) -> bytes:
     if coding in ("", "identity", "none", "utf-8") or not body:
         return body
     if coding in ("gzip", "x-gzip"):
-        parts = _inflated(body, 31) if body[:2] == b"\x1f\x8b" else iter([body])
+        parts = _inflated(body, _GZIP) if body[:2] == b"\x1f\x8b" else iter([body])
     elif coding == "deflate":
         wrapped = body[0] & 15 == 8 and (body[0] << 8 | body[1] if body[1:] else 1) % 31 == 0
         parts = _inflated(body, 15 if wrapped else -15)
     elif coding == "br":
         parts = _brotli(body)
     elif coding == "zstd":
-        parts = _zstd(body) if body[:4] == b"\x28\xb5\x2f\xfd" else iter([body])
+        parts = _zstd(body) if body.startswith(_ZSTD) else iter([body])
     else:
         raise BadBody(f"unknown content encoding {coding[:40]!r}")
     kept, size = [], 0
@@ -154,20 +187,38 @@ def _without(coding: str, body: bytes, cap: int) -> bytes:
     return b"".join(kept)
 
 
-_STEP = 1 << 20
+_GZIP = 16 + zlib.MAX_WBITS
+_FIRST_STEP, _STEP = 1 << 10, 1 << 20
+_ZSTD = tuple(magic.to_bytes(4, "little") for magic in (MAGIC, *SKIPPABLE))
+
+_MAX_MEMBERS = 1 << 16
+"""Members or frames of a body: empty ones of 9 bytes would cost more time than any text."""
 
 
 def _inflated(body: bytes, window: int) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(window)
-    rest = body
-    try:
-        while rest and not inflater.eof:
-            yield inflater.decompress(rest, _STEP)
-            rest = inflater.unconsumed_tail
-    except zlib.error:
-        raise BadBody("damaged gzip or deflate encoding") from None
-    if not inflater.eof:
-        raise BadBody("the gzip or deflate encoding is cut off")
+    """Yield the content of a zlib or deflate stream, or of all members of a gzip one."""
+    view = memoryview(body)
+    at = members = 0
+    while not members or (window == _GZIP and body.startswith(b"\x1f\x8b", at)):
+        inflater = zlib.decompressobj(window)
+        members += 1
+        if members > _MAX_MEMBERS:
+            raise BadBody(f"more than {_MAX_MEMBERS:,} gzip members")
+        step = _FIRST_STEP  # zlib copies what follows a member
+        while not inflater.eof:
+            taken = view[at : at + step]
+            try:
+                part = inflater.decompress(taken, _STEP)
+            except zlib.error:
+                raise BadBody("damaged gzip or deflate encoding") from None
+            if not part and not taken and not inflater.eof:
+                raise BadBody("the gzip or deflate encoding is cut off")
+            at += len(taken) - len(inflater.unused_data or inflater.unconsumed_tail)
+            step = min(2 * step, _STEP)
+            if part:
+                yield part
+    if view[at:].tobytes().strip(b"\0"):
+        raise BadBody(f"{len(body) - at:,} bytes follow the gzip or deflate encoding")
 
 
 def _brotli(body: bytes) -> Iterator[bytes]:
@@ -190,8 +241,19 @@ def _brotli(body: bytes) -> Iterator[bytes]:
 def _zstd(body: bytes) -> Iterator[bytes]:
     import zstandard
 
+    end = 0
     try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(body) as stream:
+        for number, frame in enumerate(frames_in(io.BytesIO(body), "")):
+            end = frame.end
+            if number == _MAX_MEMBERS:
+                raise BadBody(f"more than {_MAX_MEMBERS:,} zstd frames")
+    except InputError as error:  # the reader below takes a part of a frame for the whole
+        if not end or body[end:].strip(b"\0"):
+            raise BadBody(f"the zstd encoding: {error.problem}") from None
+        body = body[:end]
+    try:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MOST_WINDOW)
+        with decompressor.stream_reader(body, read_across_frames=True) as stream:
             while part := stream.read(_STEP):
                 yield part
     except zstandard.ZstdError:

@@ -6,9 +6,11 @@ other types and content that is neither a page nor plain text are counted
 with the reason and its first 64 KiB, and the file is read on.
 
 The length of a record is believed only where another record, or the end, follows. Otherwise the
-record ends where a member of the file begins with ``WARC/``, or another header begins. FastWARC
-2.0.1 returns the records that follow a length that is too large as part of its page, and a page
-that is cut off as if it were whole.
+record ends where a member of the file begins with ``WARC/``, or another header begins, which may be
+inside of its own header where that is cut off. Headers inside of bad records are looked at four
+times the size of the file and 16 MiB in all, and passed over after that: the cost is linear.
+FastWARC 2.0.1 returns the records that follow a length that is too large as part of its page, and a
+page that is cut off as if it were whole.
 
 A file is read by one task: bytes that look like the beginning of a member may be content, so where
 members begin is known only from the beginning of the file on.
@@ -39,6 +41,10 @@ _BEGIN_BYTES = 50
 """Most bytes of a match, less one."""
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _BETWEEN = b"\r\n\r\n"
+_line_ends = re.compile(rb"[\r\n]*").match
+
+_AGAIN_TIMES, _AGAIN_PLUS = 4, 16 << 20
+"""Bytes of bad records that may be looked at in vain: this many times those before, and more."""
 
 
 def warc(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
@@ -92,6 +98,22 @@ def raw_records(where: AnyPath, cap: int, extent: Extent) -> Iterator[RawRecord]
     return _Framer(cap, extent, compression_of(where) is None).records(parts_of(where, _WARC))
 
 
+def _is_cut_off(header: bytes) -> bool:
+    """Return whether another record begins inside of a header: it is cut off there.
+
+    A value may end with ``WARC/1.0``, as that of a URL may. Fields behind it are others then than
+    those before it; the fields of another record are the same.
+    """
+    found = _BEGIN.search(header, 1)
+    if found is None:
+        return False
+    before = header[: found.start()]
+    line = before[before.rfind(b"\n") + 1 :]
+    if b":" not in line:
+        return True
+    return not fields_of(before).keys().isdisjoint(fields_of(header[found.start() :]))
+
+
 def _is_proved(fields: dict[bytes, bytes], block: bytes) -> bool:
     """Return whether a block has a digest, and it agrees."""
     given = fields.get(b"warc-block-digest")
@@ -120,6 +142,10 @@ class _Framer:
         """The bad record that is passed over."""
         self._head = b""
         """Its first bytes."""
+        self._done = 0
+        """Bytes before ``_held``."""
+        self._again = 0
+        """Bytes that were looked at in vain."""
 
     def records(self, parts: Iterator[Part]) -> Iterator[RawRecord]:
         member = 0
@@ -155,6 +181,7 @@ class _Framer:
     def _join(self) -> None:
         if self._plain:
             self._offset += self._at
+        self._done += self._at
         self._held = b"".join([memoryview(self._held)[self._at :], *self._more])
         self._at, self._more, self._size, self._need = 0, [], len(self._held), 0
 
@@ -166,8 +193,7 @@ class _Framer:
                 if not self._pass_over(ends):
                     return
                 yield self._closed(self._bad)
-            while self._held.startswith((b"\r", b"\n"), self._at):
-                self._at += 1
+            self._at = _line_ends(self._held, self._at).end()  # type: ignore[union-attr]
             if self._at == self._size:
                 return
             found = self._next(ends)
@@ -196,8 +222,17 @@ class _Framer:
         head, self._head, self._bad = self._head, b"", None
         return replace(bad, data=head)
 
-    def _refuse(self, error: str, claimed: int = 0) -> RawRecord:
-        return RawRecord(self._place(self._at), b"", {}, error, claimed)
+    def _may_look_again(self, size: int) -> bool:
+        """Count bytes that were looked at and may be again; returns False where it is too many."""
+        self._again += size
+        return self._again <= _AGAIN_TIMES * (self._done + self._at) + _AGAIN_PLUS
+
+    def _refuse(self, error: str, header: int = 0, claimed: int = 0) -> RawRecord:
+        """Make a bad record; the next may begin in its header, of so many bytes."""
+        bad = RawRecord(self._place(self._at), b"", {}, error, claimed)
+        if not self._may_look_again(header):
+            self._step_over(self._at + header)
+        return bad
 
     def _next(self, ends: bool) -> RawRecord | None:
         """Return the record that begins here; None where more bytes are needed."""
@@ -208,10 +243,14 @@ class _Framer:
             return self._refuse("expected WARC/1, where a record begins")
         found = _HEADER_END.search(held, begin, begin + _MAX_HEADER)
         if found is not None:
-            return self._block(fields_of(held[begin : found.start()]), begin, found.end(), ends)
-        if len(held) - begin >= _MAX_HEADER:
-            return self._refuse(f"a header of more than {_MAX_HEADER:,} bytes")
-        return self._refuse("ends inside its header") if ends else None
+            header = held[begin : found.start()]
+            if _is_cut_off(header):
+                return self._refuse("ends inside its header", len(header))
+            return self._block(fields_of(header), begin, found.end(), ends)
+        size = len(held) - begin
+        if size >= _MAX_HEADER:
+            return self._refuse(f"a header of more than {_MAX_HEADER:,} bytes", _MAX_HEADER)
+        return self._refuse("ends inside its header", size) if ends else None
 
     def _block(
         self, fields: dict[bytes, bytes], begin: int, start: int, ends: bool
@@ -221,10 +260,10 @@ class _Framer:
         given = fields.get(b"content-length")
         if given is None or not given.isdigit() or len(given) > 18:
             came = "nothing" if given is None else repr(given[:40].decode("latin-1"))
-            return self._refuse(f"expected a Content-Length, got {came}")
+            return self._refuse(f"expected a Content-Length, got {came}", start - begin)
         length = int(given)
         if length > self._cap:
-            return self._refuse("too long", length)
+            return self._refuse("too long", start - begin, length)
         end = start + length
         after = held[end : end + len(_BETWEEN + _WARC)]
         if not ends and len(after) < len(_BETWEEN + _WARC) and after != _BETWEEN:
@@ -234,10 +273,12 @@ class _Framer:
         if len(held) < end:
             error = f"ends after {len(held) - start:,} of the {length:,} bytes"
         elif follows[: len(_WARC)] != _WARC[: len(follows)] and not (
-            after.startswith(_BETWEEN) and _is_proved(fields, held[start:end])
+            after.startswith(_BETWEEN)
+            and self._may_look_again(length)
+            and _is_proved(fields, held[start:end])
         ):
             error = f"no record follows the {length:,} bytes"
         else:
             self._at = end
             return RawRecord(self._place(begin), held[start:end], fields)
-        return self._refuse(f"{error} of its Content-Length")
+        return self._refuse(f"{error} of its Content-Length", start - begin)

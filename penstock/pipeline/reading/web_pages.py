@@ -96,7 +96,7 @@ class PageReader:
         identified, _ = media_type(fields.get(b"warc-identified-payload-type", b""))
         kind = identified or kind
         if http or status:
-            body = decode_body(body, http, self._cap)
+            body = decode_body(body, http, self._cap, fields.get(b"warc-payload-digest", b""))
         if kind in ("", "unk", "application/octet-stream"):
             kind = "text/html" if body[:512].lstrip().startswith(b"<") else "text/plain"
         if kind not in _MARKUP and kind != "text/plain":
@@ -150,7 +150,7 @@ def _check_digest(fields: dict[bytes, bytes], block: bytes, body: bytes) -> None
     given = fields.get(b"warc-payload-digest")
     if given is not None and not agrees(given, body):
         try:
-            joined = without_chunks(body)
+            joined = without_chunks(body, given)
         except BadBody:
             joined = body
         if joined is body or not agrees(given, joined):
