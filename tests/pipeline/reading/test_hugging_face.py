@@ -71,6 +71,7 @@ def test_a_dataset_of_the_hub_is_read_at_the_commit_that_is_recorded(tmp_path: P
             env={
                 **os.environ,
                 "HF_ENDPOINT": address,
+                "HF_HUB_OFFLINE": "0",
                 "HF_HOME": str(tmp_path / "home"),
                 "PYTHONPATH": str(ROOT),
             },
