@@ -176,10 +176,18 @@ class JobError(Failure):
     """A job on a cluster could not be submitted or did not succeed."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest known name, or all."""
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the end of a message about an unknown name: the nearest known name, or all.
+
+    Args:
+        name: The unknown name.
+        known: The known ones; give them in an order that is the same in each run.
+        otherwise: In place of all names.
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
+    if otherwise:
+        return f"; {otherwise}"
     return f"; expected one of {', '.join(known)}" if known else ""

@@ -13,7 +13,8 @@
            └─ compare      arms at equal tokens, token multiplier      compare.py, plots.py
     report                 a page of HTML on a cut                     report.py, plots.py
       └─ report.html.jinja its template
-    why                    the record of one document                  why.py, compared_values.py
+    why                    the record of one document                  why.py, origins.py,
+                                                                       compared_values.py
     ls                     the artefacts of a work directory           listing.py
     submit                 a recipe as a Ray Job                       submit.py, staging.py
     demo                   the main job on text of this machine        demo/

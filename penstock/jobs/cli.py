@@ -210,7 +210,7 @@ def why(
         console.fate(fate, all_rules)
     unmade = str(curated.lacks) if isinstance(curated, PartiallyCurated) else None
     if unmade is not None and any(fate["fate"] == "kept" for fate in fates):
-        console.write(f"not known yet: {unmade}")
+        console.write(unmade)
     console.result({"fates": fates, "unmade": unmade})
 
 

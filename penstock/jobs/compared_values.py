@@ -10,6 +10,9 @@ __all__ = ["describe_values"]
 _LONGEST = 80
 """Characters of a value of the condition that are shown."""
 
+_EXACT = 2**53
+"""Below it a float64 without a fraction is one integer."""
+
 
 def describe_values(fate: Mapping[str, Any], all_rules: bool = False) -> Iterator[str]:
     """Yield a line for each rule that a document fails, the condition, and its duplicate.
@@ -43,12 +46,23 @@ def _rule(rule: Mapping[str, Any]) -> str:
 
 
 def _condition(where: Mapping[str, Any]) -> str:
-    words = {True: "meets", False: "fails", None: "cannot be told by"}[where["holds"]]
+    others = where["other_kinds"]
     values = ", ".join(
-        f"{name} {_short(value)}{_other_kind(name, where['other_kinds'].get(name))}"
+        f"{name} {_short(value)}{_other_kind(name, others.get(name))}"
         for name, value in where["values"].items()
     )
-    return f"{words} where: {where['condition']}: {values}"
+    said = f"where: {where['condition']}: {values}"
+    if where["holds"] is not None:
+        return f"{'meets' if where['holds'] else 'fails'} {said}"
+    unknown = [name for name, value in where["values"].items() if value is None]
+    missing = [name for name in unknown if name not in others]
+    causes = {"missing": missing, "of another kind": list(others)}
+    because = " and ".join(
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {cause}"
+        for cause, names in causes.items()
+        if names
+    )
+    return f"clean.where has no value for it{f', since {because}' if because else ''}; {said}"
 
 
 def _other_kind(name: str, own: Mapping[str, Any] | None) -> str:
@@ -62,7 +76,9 @@ def _other_kind(name: str, own: Mapping[str, Any] | None) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as Python writes it, of a long text the beginning."""
+    """Return a value as Python writes it, of a long text the beginning; 2019.0 as 2019."""
+    if isinstance(value, float) and abs(value) < _EXACT and value == int(value):
+        value = int(value)
     text = "unknown" if value is None else repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
@@ -75,14 +91,25 @@ def _repeated(repeated: Mapping[str, Any]) -> Iterator[str]:
         f"similarity to {repeated['id']}: {value} of {repeated['ngram']}-grams, "
         f"at least {threshold}{through}"
     )
-    if repeated["keep"] == "first":
-        yield f"keep: first, {repeated['id']}"
+    name, rule = repeated["id"], repeated["keep"]
+    if rule == "first":
+        yield f"kept: {name}, the first"
+        return
+    own, best = (_ranked(repeated[key], rule) for key in ("own", "best"))
+    if own == best:
+        yield f"kept: {name}; {rule}: equal, both {best}; a hash decides"
     else:
-        own, best = (
-            "unknown" if value is None else f"{value:,.15g}"
-            for value in (repeated["own"], repeated["best"])
-        )
-        yield f"keep: {repeated['keep']}, {best} of {repeated['id']} to {own}"
+        yield f"kept: {name} with {best}; this one has {own} ({rule})"
+
+
+def _ranked(value: float | str | None, rule: str) -> str:
+    """Return the value by which a near-duplicate is chosen."""
+    if value is None:
+        return "no value"
+    text = value if isinstance(value, str) else f"{value:,.17g}"
+    if not isinstance(value, str) and float(f"{value:.15g}") == value:
+        text = f"{value:,.15g}"
+    return f"{text} bytes" if rule == "longest" else text
 
 
 def _numbers(value: float, threshold: float) -> tuple[str, str]:

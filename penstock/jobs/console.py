@@ -169,7 +169,10 @@ class Console:
             self.write(f"  overlaps with {own['file']}: {share}, example {own['example']:,}")
         for line in describe_values(fate, all_rules):
             self.write(f"  {line}")
-        for key in ("file", "line", "parent", "unit", "row", "tokens"):
+        if fate.get("file") is not None:
+            place = f", {fate['place']}" if fate.get("place") else ""
+            self.write(f"  file: {fate['file']}{place}")
+        for key in ("parent", "unit", "row", "tokens"):
             if fate.get(key) is not None:
                 self.write(f"  {key}: {fate[key]}")
         if "sequences" in fate:

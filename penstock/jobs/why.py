@@ -2,15 +2,10 @@
 
 For each document of the corpus the values are given that the rules and the condition compared with
 their thresholds.
-
-A corpus stores the hashes of its inputs' bytes and not their names, so that it does not depend on
-their directory. The work directory stores which files had those hashes; a file that it has not read
-has no name here.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, FileRecord
+from penstock.artefact import Artefact
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.origins import Origins
 from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
 from penstock.pipeline.cleaning.settings import CleanSettings
@@ -32,7 +28,7 @@ from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.units import Unit, base_of, generations, units_of
 
-__all__ = ["Origins", "fates_of", "part_of"]
+__all__ = ["fates_of"]
 
 
 def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
@@ -47,7 +43,7 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
         InputError: No record of the corpus has that id.
     """
     corpora = generations(curated.corpus)
-    origins = Origins(corpora[-1])
+    origins = Origins(corpora[-1], curated.recipe)
     first, *before = pools_of(curated.pool)
     found = [
         *_in_pool(curated, first, name, origins),
@@ -89,8 +85,7 @@ def _in_pool(
             yield {
                 "id": name,
                 "source": own["source"],
-                "file": origins.file(own["input"]),
-                "line": origins.line(unit, own["input"], own["line"]),
+                **origins.of(unit, own["input"], own["line"]),
                 **({} if parent is None else {"parent": parent}),
                 "text": text["text"],
                 "unit": unit.name,
@@ -241,8 +236,7 @@ def _emptied(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict[str
             yield {
                 "id": name,
                 "source": own["source"],
-                "file": origins.file(own["input"]),
-                "line": origins.line(unit, own["input"], own["line"]),
+                **origins.of(unit, own["input"], own["line"]),
                 "text": text,
                 "unit": unit.name,
                 "row": row,
@@ -265,53 +259,3 @@ def _quarantined(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict
                         "fate": "quarantined",
                         "why": f"{bad['place']}: {bad['error']}",
                     }
-
-
-class Origins:
-    """Finds the file and the line of a record.
-
-    Args:
-        corpus: The corpus before any rewriter.
-    """
-
-    def __init__(self, corpus: Artefact) -> None:
-        self._corpus = corpus
-
-    def file(self, number: int | None) -> str | None:
-        """Return the path of an input, or None where it is not stored or there is none."""
-        if number is None:
-            return None
-        return self._paths.get(self._corpus.manifest["inputs"]["files"][number][0])
-
-    def line(self, unit: Unit, number: int | None, line: int | None) -> int | None:
-        """Return the line or row of a document in its input, from 1.
-
-        Args:
-            unit: Unit of the document.
-            number: Number of the input.
-            line: What the unit says: lines are counted from the beginning of a part's span.
-        """
-        if number is None or line is None:
-            return None
-        before = 0
-        for record in self._corpus.named("part-"):
-            spans = [one for one in record.facts["inputs"] if one["input"] == number]
-            if part_of(record) == part_of(unit.record):
-                return line if spans[0]["counted"] else line + before
-            before += sum(span["lines"] for span in spans)
-        raise LookupError(unit.name)
-
-    @functools.cached_property
-    def _paths(self) -> dict[str, str]:
-        """The input files that this work directory has read, by the hash of their bytes."""
-        stored = self._corpus.path.parent.parent / "inputs.json"
-        try:
-            known: dict[str, Any] = json.loads(stored.read_bytes())["files"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        return {entry[-1]: path for path, entry in sorted(known.items(), reverse=True)}
-
-
-def part_of(record: FileRecord) -> str:
-    """Return the part of a file of a corpus."""
-    return record.path.partition(".")[0].split("-")[1]

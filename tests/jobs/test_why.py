@@ -174,6 +174,7 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
         "source": "code",
         "file": str(whole.recipe.directory / "pool" / "a.jsonl"),
         "line": 81,
+        "place": "line 81",
         "text": text,
         "unit": unit.name,
         "row": row,
@@ -433,7 +434,12 @@ def test_a_near_duplicate_is_compared_with_the_one_that_stays(tmp_path: Path) ->
         assert (repeats["own"], repeats["best"]) == (len(text), len(its))
         lines = list(describe_values(fate))
         assert lines[0].startswith(f"similarity to {repeats['id']}: {repeats['similarity']:.4g}")
-        assert f"keep: longest, {len(its)} of {repeats['id']} to {len(text)}" in lines
+        own, best = f"{len(text)} bytes", f"{len(its)} bytes"
+        assert lines[1] == (
+            f"kept: {repeats['id']}; longest: equal, both {own}; a hash decides"
+            if own == best
+            else f"kept: {repeats['id']} with {best}; this one has {own} (longest)"
+        )
         compared += 1
     assert compared > 4
 
@@ -457,6 +463,50 @@ def test_numbers_that_differ_look_different(
         f"fails a: b: {said}",
         "fails c",
     ]
+
+
+def test_a_condition_without_a_value_names_what_is_missing() -> None:
+    values = {"meta.year": 2019.0, "meta.stars": None, "meta.n": None, "cores": 1.5}
+    others = {"meta.n": {"expected": "a number", "got": True}}
+    where = {"condition": "c", "values": values, "other_kinds": others}
+    said = (
+        "where: c: meta.year 2019, meta.stars unknown, "
+        "meta.n unknown (expected a number, got True), cores 1.5"
+    )
+    because = "since meta.stars is missing and meta.n is of another kind;"
+    for holds, begins in (
+        (None, f"clean.where has no value for it, {because}"),
+        (False, "fails"),
+    ):
+        assert list(describe_values({"where": {**where, "holds": holds}})) == [f"{begins} {said}"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "own", "best", "said"),
+    [
+        ("first", None, None, "kept: d7, the first"),
+        ("longest", 898.0, 900.0, "kept: d7 with 900 bytes; this one has 898 bytes (longest)"),
+        ("longest", 900.0, 900.0, "kept: d7; longest: equal, both 900 bytes; a hash decides"),
+        (
+            "lowest meta.day",
+            None,
+            "2019-05-06",
+            "kept: d7 with 2019-05-06; this one has no value (lowest meta.day)",
+        ),
+        (
+            "highest x",
+            0.1 + 0.2,
+            0.3,
+            "kept: d7 with 0.3; this one has 0.30000000000000004 (highest x)",
+        ),
+    ],
+)
+def test_the_values_by_which_a_document_stays_are_shown(
+    keep: str, own: Any, best: Any, said: str
+) -> None:
+    repeats = {"id": "d7", "keep": keep, "own": own, "best": best}
+    repeats |= {"similarity": 0.9, "threshold": 0.8, "ngram": 5}
+    assert list(describe_values({"repeats": repeats}))[1] == said
 
 
 def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:

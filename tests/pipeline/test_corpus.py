@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from benchmarks import web_archives
 from penstock.artefact import Workspace
 from penstock.errors import ArtefactError, InputError, RecipeError, StorageError
-from penstock.jobs.why import Origins
+from penstock.jobs.origins import Origins
 from penstock.pipeline import corpus as module
 from penstock.pipeline.cleaning import verdicts
 from penstock.pipeline.cleaning.fates import Failed, failed_rules, repeated_by
@@ -529,7 +529,7 @@ def test_every_runner_makes_the_same_bytes_of_one_large_file(
     assert facts["read"] == 3 * 600
     assert len(made["one"].corpus.named("part-")) > 20
     assert len(quarantined(made["one"])) == 3 * lines.count(BAD[0])
-    origins = Origins(made["one"].corpus)
+    origins = Origins(made["one"].corpus, recipe(tmp_path))
     for unit in made["one"].units:
         rows = unit.read_rows(["hash", "input", "line"]).to_pylist()
         assert all(

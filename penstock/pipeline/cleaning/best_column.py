@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from penstock.rules.expressions.meta import MetaField, meta_columns
 from penstock.rules.expressions.nodes import ColumnName, MetaName
 
 __all__ = ["BestColumn"]
+
+_LISTED = "`penstock rules` lists the columns; a field of the record is meta.NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class BestColumn:
                 key=self.column.key,
                 expected="a column of numbers",
                 got=repr(root.name),
-                fix=did_you_mean(root.name, numbers).lstrip("; "),
+                fix=did_you_mean(root.name, sorted(numbers), _LISTED).lstrip("; "),
             )
 
     def values(self, columns: pa.Table) -> np.ndarray:
@@ -92,15 +95,28 @@ class BestColumn:
             (n,) float64: a date as days since 1970-01-01; NaN where there is neither a number nor
             a date.
         """
+        numbers, dates = self._read(columns)
+        if dates is not None:
+            numbers = pc.coalesce(numbers, dates.cast(pa.int32()).cast(pa.float64()))
+        values: np.ndarray = numbers.to_numpy(zero_copy_only=False)
+        return values
+
+    def value(self, columns: pa.Table) -> float | str | None:
+        """Return the value of the one document of a table, a date as ``2020-01-31``, or None."""
+        numbers, dates = self._read(columns)
+        number: float | None = numbers[0].as_py()
+        if number is None and dates is not None and dates[0].is_valid:
+            return str(dates[0])
+        return None if number is None or math.isnan(number) else number
+
+    def _read(self, columns: pa.Table) -> tuple[pa.Array, pa.Array | None]:
+        """Return the numbers (float64), and of a field of ``meta`` the dates (date32)."""
         root: Any = self.column.root
         if isinstance(root, MetaName):
             fields = [MetaField(root.path, "number"), MetaField(root.path, "date")]
             numbers, dates = meta_columns(columns.column("meta").combine_chunks(), fields).columns
-            found = pc.coalesce(numbers, dates.cast(pa.int32()).cast(pa.float64()))
-        else:
-            found = columns.column(root.name).cast(pa.float64()).combine_chunks()
-        values: np.ndarray = found.to_numpy(zero_copy_only=False)
-        return values
+            return numbers, dates
+        return columns.column(root.name).cast(pa.float64()).combine_chunks(), None
 
     def ranks(self, columns: pa.Table) -> np.ndarray:
         """Return (n,) float64, highest for the best: :meth:`values`, negated for the lowest."""

@@ -65,13 +65,14 @@ class Choice:
         ranges = ranges_for(members, _member(keys), RANGE_BYTES)
         return cls(directory=directory, sources=sources, ranges=ranges, keys=keys)
 
-    def send(self, source: int, numbers: np.ndarray, members: Members) -> FileRecord:
+    def send(self, source: int, numbers: np.ndarray, members: Members, **facts: int) -> FileRecord:
         """Write a source's documents that belong to a component, by range of it.
 
         Args:
             source: Its number.
             numbers: (n,) int64: rows of the documents in the source.
             members: The n documents.
+            facts: Values for the record.
         """
         own = _representatives(members, numbers)
         rows = np.empty(len(own), _member(self.keys))
@@ -79,7 +80,9 @@ class Choice:
         rows["document"] = number_documents(source, numbers[own])
         for name in ("kept", "best", "ties", "normal", "keys"):
             rows[name] = getattr(members, name)[own]
-        return self._sent.write(source, rows, range_of_number(rows["component"], self.ranges))
+        return self._sent.write(
+            source, rows, range_of_number(rows["component"], self.ranges), **facts
+        )
 
     def choose(self, number: int) -> FileRecord:
         """Choose among the documents of a range; facts ``bridged`` and ``bridged_documents``."""

@@ -64,6 +64,12 @@ class NearDuplicates:
     """Whether the true similarity of documents that agree in a band is compared with the threshold
     of the signatures."""
 
+    @property
+    def no_value(self) -> str:
+        """Message that no document has a value of the column of :attr:`keep`."""
+        name = self.keep.column.text.strip() if isinstance(self.keep, BestColumn) else self.keep
+        return f"no document has a number or date in {name}"
+
     def config(self) -> dict[str, Any]:
         """Return the part of the verdicts' fingerprint."""
         keep = self.keep.config() if isinstance(self.keep, BestColumn) else self.keep

@@ -6,7 +6,6 @@ the similarity of two documents is computed from their texts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -76,9 +75,10 @@ class Repeated:
     row: int
     keep: str
     """The rule by which it was chosen: ``first``, ``longest``, or as ``highest meta.stars``."""
-    best: float | None = None
-    """Its value of that rule, None where the rule has none or it is missing."""
-    own: float | None = None
+    best: float | str | None = None
+    """Its value of that rule, a date as ``2020-01-31``; None where the rule has none or it is
+    missing. Of ``longest``, the bytes."""
+    own: float | str | None = None
     """The value of the document that is dropped."""
     similarity: float | None = None
     """Jaccard similarity of the sets of n-grams of both; None with exact duplicates only."""
@@ -159,7 +159,7 @@ class Explanations:
             ngram=near.signatures.ngram,
         )
 
-    def _rank(self, unit: Unit, row: int) -> float | None:
+    def _rank(self, unit: Unit, row: int) -> float | str | None:
         """Return the value by which a document of a component is chosen."""
         near = self._settings.near
         assert near is not None
@@ -170,8 +170,7 @@ class Explanations:
             table = named_columns(self._group(unit), names, types).slice(row, 1)
             if not set(table.column_names).issuperset(names):
                 return None
-            value = float(near.keep.values(table)[0])
-            return None if math.isnan(value) else value
+            return near.keep.value(table)
         whole = replace(unit, kept=None)
         return float(whole.read_rows(["bytes"]).column("bytes")[row].as_py())
 

@@ -189,15 +189,19 @@ class _Overlapping:
 def _send_members(
     group: UnitGroup, kept: np.ndarray, choice: Choice, settings: CleanSettings
 ) -> FileRecord:
-    """Write the documents that others are like, for the choice of those that stay."""
+    """Write the documents that others are like, for the choice of those that stay.
+
+    The fact ``valued`` counts the documents of the group with a value of ``keep``'s column.
+    """
     near = settings.near
     assert near is not None
     numbers: list[np.ndarray] = []
     members: list[Members] = []
     start = 0
-    ranks = None
+    ranks, facts = None, {}
     if isinstance(near.keep, BestColumn):
         ranks = near.keep.ranks(named_columns(group, near.keep.names, settings.columns()))
+        facts["valued"] = int(np.count_nonzero(~np.isnan(ranks)))
     files = zip(group.columns[COMPONENTS], group.columns[near.signatures.name], strict=True)
     for unit, (components, signatures) in zip(group.units, files, strict=True):
         own, found = near.members(
@@ -210,7 +214,7 @@ def _send_members(
         numbers.append(own + start)
         members.append(found)
         start += unit.of
-    return choice.send(group.number, np.concatenate(numbers), Members.joined(members))
+    return choice.send(group.number, np.concatenate(numbers), Members.joined(members), **facts)
 
 
 class _Reasons:

@@ -101,6 +101,9 @@ def make_pool(
         for record in judged:
             if record.path in kept and draft.done(record.path) is None:
                 draft.record(record.path, [record])
+        valued = [record.facts["valued"] for record in judged if "valued" in record.facts]
+        if near is not None and valued and not any(valued):
+            progress(f"clean.dedup.minhash.keep: {near.no_value}; a hash decides which stays")
         ranges = [_Range(number, shared) for number in range(shared.ranges)]
         draft.fill(runner.run, _find_repeats, {one.part: one for one in ranges}, shared)
         facts: dict[str, Any] = {"reasons": list(settings.reasons), "rules": settings.bits}

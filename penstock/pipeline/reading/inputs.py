@@ -30,7 +30,7 @@ from penstock.storage import (
     store_of,
 )
 
-__all__ = ["Input", "hash_inputs"]
+__all__ = ["Input", "hash_inputs", "stored_hashes", "with_hub_hash"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +155,18 @@ def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
     if not isinstance(known, dict) or known.get("version") != _CACHE_VERSION:
         return {}
     return dict(known["files"])
+
+
+def stored_hashes(root: AnyPath) -> dict[str, str]:
+    """Return the hash of each file that a work directory has read, by path."""
+    return {path: entry[-1] for path, entry in _read_cache(root / "inputs.json").items()}
+
+
+def with_hub_hash(item: Input, revision: str | None) -> Input:
+    """Return a dataset of the hub at a commit, with its hash: the network is not asked."""
+    spec = item.spec.model_copy(update={"revision": revision})
+    item = replace(item, spec=spec)
+    return replace(item, digest=_combine(item, []))
 
 
 def _parts(item: Input) -> list[tuple[str, AnyPath]]:

@@ -11,13 +11,15 @@ files may be divided at any byte), and list it in ``_READERS`` and :data:`KINDS`
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TypeAlias
 
 from penstock import extras
-from penstock.errors import InputError
+from penstock.errors import InputError, PenstockError
+from penstock.pipeline.reading.arrays import content_of
 from penstock.pipeline.reading.batches import Batches, ParsedBatch
 from penstock.pipeline.reading.delimited import comma_separated, tab_separated
 from penstock.pipeline.reading.html import html
@@ -44,6 +46,7 @@ __all__ = [
     "Reader",
     "Record",
     "is_plain_text",
+    "place_in",
     "read_batches",
     "reader_of",
 ]
@@ -75,6 +78,8 @@ class Reader:
     """True for files that are always read by one task."""
     arrays: bool = False
     """True if a file may be of JSON arrays, which are not divided at bytes."""
+    document: bool = False
+    """True if a file is one document."""
     extra: str = ""
     """The extra of the package whose modules it needs."""
 
@@ -92,7 +97,7 @@ class Reader:
 
 _LINES = Reader("line", json_lines, arrays=True)
 _HUGGING_FACE = Reader("row", hugging_face, hugging_face_spans, "rows")
-_PAGE = Reader("line", html, whole=True, extra="web")
+_PAGE = Reader("line", html, whole=True, document=True, extra="web")
 _READERS = {
     "jsonl": _LINES,
     "json": _LINES,
@@ -100,7 +105,7 @@ _READERS = {
     "txt": Reader("line", plain_text),
     "csv": Reader("line", comma_separated, whole=True),
     "tsv": Reader("line", tab_separated, whole=True),
-    "md": Reader("line", markdown, whole=True),
+    "md": Reader("line", markdown, whole=True, document=True),
     "html": _PAGE,
     "htm": _PAGE,
     "warc": Reader("record", warc, whole=True, extra="web"),
@@ -121,6 +126,26 @@ def reader_of(where: AnyPath | PurePath, spec: CorpusSource | None = None) -> Re
 def is_plain_text(where: AnyPath | PurePath) -> bool:
     """Return whether a file is plain text, without fields or columns."""
     return reader_of(where) is _READERS["txt"]
+
+
+def place_in(where: AnyPath, spec: CorpusSource, number: int) -> str | None:
+    """Name the position of a record in a file: ``row 3``; None where the file is one document.
+
+    Of a file of JSON the beginning is read: a record is a line, or an element of an array.
+
+    Args:
+        where: The file.
+        spec: The item of ``corpus`` with the settings for reading it.
+        number: Number of the record, from 1.
+    """
+    reader = reader_of(where, spec)
+    if reader is None or reader.document or (is_plain_text(where) and spec.per == "file"):
+        return None
+    elements = False
+    if reader.arrays:
+        with contextlib.suppress(OSError, PenstockError):  # the file is gone
+            elements = content_of(where).elements
+    return f"{'element' if elements else reader.noun} {number:,}"
 
 
 def read_batches(

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import repeated_by
 from penstock.pipeline.cleaning.minhash.signatures import Signatures, band_hashes
 from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.cleaning.verdicts import make_pool
+from penstock.pipeline.corpus import CorpusSettings, make_corpus
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, RayRunner
 from penstock.recipe import Recipe
@@ -260,6 +263,42 @@ def test_the_best_by_a_column_stays(
             chosen += 1
             worse += rank(of) > rank(at)
     assert chosen > 50 and worse > 10
+
+
+@pytest.mark.parametrize("field", ["day", "nosuch", "name"])
+def test_a_column_without_values_is_in_the_log(tmp_path: Path, field: str) -> None:
+    text = " ".join(WORDS[:60])
+    days = ["2019-05-06", "2020-01-31 10:00", None]
+    rows = [
+        {"id": f"d{k}", "text": f"{text} {k}", "day": day, "name": "x"}
+        for k, day in enumerate(days)
+    ]
+    write_jsonl(tmp_path / "pool" / "0.jsonl", rows)
+    settled = recipe(tmp_path, threshold=0.6, keep={"highest": f"meta.{field}"})
+    lines: list[str] = []
+    settings = CleanSettings.of(settled)
+    with closing(LocalRunner(1)) as runner:
+        workspace = Workspace(tmp_path / "work")
+        corpus = make_corpus(CorpusSettings.of(settled), workspace, runner)
+        pool = make_pool(settings, corpus, workspace, runner, lines.append)
+    message = f"no document has a number or date in meta.{field}"
+    assert [message in line for line in lines].count(True) == (field != "day")
+    [unit] = pool.units
+    found = [Explanations(settings, pool).repeated(unit, row) for row in range(3)]
+    values = [(own.best, own.own) for own in found if own]
+    if field == "day":
+        assert values == [("2020-01-31", "2019-05-06"), ("2020-01-31", None)]
+    else:
+        assert values == [(None, None)] * 2
+
+
+def test_a_wrong_column_has_one_short_message(files: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Plan.of(recipe(files, keep={"highest": "zzz"}))
+    assert str(caught.value) == (
+        "clean.dedup.minhash.keep.highest: expected a column of numbers, got 'zzz'; "
+        "`penstock rules` lists the columns; a field of the record is meta.NAME"
+    )
 
 
 def test_why_names_the_column(tmp_path: Path) -> None:

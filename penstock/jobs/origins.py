@@ -1,0 +1,147 @@
+"""The file and the position in it from which a document was read.
+
+A corpus stores the hashes of its inputs' bytes and not their names, so that it does not depend on
+their directory. The recipe names the inputs, and the work directory stores the hashes of the files
+that it has read. Where no input of the recipe has a hash, another file that was read is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from penstock.artefact import Artefact, FileRecord, Workspace, canonical
+from penstock.errors import PenstockError
+from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.inputs import Input, hash_inputs, stored_hashes, with_hub_hash
+from penstock.pipeline.reading.readers import place_in
+from penstock.pipeline.runner import LocalRunner
+from penstock.pipeline.units import Unit
+from penstock.recipe import Recipe
+
+__all__ = ["Origins", "part_of"]
+
+
+class Origins:
+    """Finds the file and the line of a record.
+
+    Args:
+        corpus: The corpus before any rewriter.
+        recipe: Names the inputs.
+    """
+
+    def __init__(self, corpus: Artefact, recipe: Recipe) -> None:
+        self._corpus = corpus
+        self._recipe = recipe
+
+    def of(self, unit: Unit, number: int | None, line: int | None) -> dict[str, Any]:
+        """Return ``file``, ``line`` and ``place`` of a document.
+
+        Arguments as :meth:`line`. ``place`` is the line in words, as ``row 3``; None where a file
+        is one document, or is not known.
+        """
+        at = self.line(unit, number, line)
+        item = None if number is None else self._inputs.get(number)
+        place = None if at is None or item is None else place_in(item.path, item.spec, at)
+        return {"file": self.file(number), "line": at, "place": place}
+
+    def file(self, number: int | None) -> str | None:
+        """Return the path of an input, or its dataset as the recipe names it.
+
+        None where it is not known or there is none.
+        """
+        if number is None:
+            return None
+        item = self._inputs.get(number)
+        if item is None:
+            return self._others.get(self._files[number][0])
+        return item.name if item.is_dataset else str(item.path)
+
+    def line(self, unit: Unit, number: int | None, line: int | None) -> int | None:
+        """Return the line or row of a document in its input, from 1.
+
+        Args:
+            unit: Unit of the document.
+            number: Number of the input.
+            line: What the unit says: lines are counted from the beginning of a part's span.
+        """
+        if number is None or line is None:
+            return None
+        before = 0
+        for record in self._corpus.named("part-"):
+            spans = [one for one in record.facts["inputs"] if one["input"] == number]
+            if part_of(record) == part_of(unit.record):
+                return line if spans[0]["counted"] else line + before
+            before += sum(span["lines"] for span in spans)
+        raise LookupError(unit.name)
+
+    @property
+    def _files(self) -> Sequence[tuple[str, Any]]:
+        """The hash of each input, and the keys for reading it."""
+        files: Sequence[tuple[str, Any]] = self._corpus.manifest["inputs"]["files"]
+        return files
+
+    @cached_property
+    def _inputs(self) -> dict[int, Input]:
+        """The inputs of the recipe, by their numbers in the corpus."""
+        found: dict[bytes, list[Input]] = {}
+        for item in self._named():
+            found.setdefault(canonical([item.digest, item.reading]), []).append(item)
+        for items in found.values():
+            items.sort(key=lambda item: item.key, reverse=True)  # the last is the first of equals
+        inputs = {}
+        for number, file in enumerate(self._files):
+            if same := found.get(canonical(file)):
+                inputs[number] = same.pop()
+        return inputs
+
+    def _named(self) -> Iterator[Input]:
+        """Yield the inputs of the recipe with their hashes, as the corpus numbers them."""
+        try:
+            inputs = find_inputs(self._recipe).inputs
+        except PenstockError:
+            return
+        commits = {reading["revision"] for _, reading in self._files}
+        directories = []
+        for item in inputs:
+            if not item.is_dataset:
+                if digest := self._hashes.get(str(item.path)):
+                    yield Input(path=item.path, spec=item.spec, digest=digest, name=item.name)
+                continue
+            named = replace(item, name=self._written(item))
+            if item.path.is_dir():
+                directories.append(named)
+            else:
+                yield from (with_hub_hash(named, commit) for commit in commits)
+        if directories:
+            workspace = Workspace(self._root, read_only=True)
+            with closing(LocalRunner(1)) as runner:
+                yield from hash_inputs(directories, workspace, runner)
+
+    def _written(self, item: Input) -> str:
+        """Return the path of a dataset as the recipe has it."""
+        path, revision = item.spec.path, item.spec.revision
+        with_revision = f"{path}@{revision}"
+        written = {own.path for own in self._recipe.corpus if own.revision in (None, revision)}
+        return with_revision if with_revision in written else path
+
+    @property
+    def _root(self) -> Any:
+        return self._corpus.path.parent.parent
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return stored_hashes(self._root)
+
+    @cached_property
+    def _others(self) -> dict[str, str]:
+        """The files that this work directory has read, by hash; of equal ones the first by name."""
+        return {digest: path for path, digest in sorted(self._hashes.items(), reverse=True)}
+
+
+def part_of(record: FileRecord) -> str:
+    """Return the part of a file of a corpus."""
+    return record.path.partition(".")[0].split("-")[1]

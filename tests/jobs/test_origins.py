@@ -1,0 +1,136 @@
+"""The file of a document: an input of the recipe, whatever else was read before."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from penstock.jobs.cli import main
+from penstock.jobs.origins import Origins
+from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.inputs import with_hub_hash
+from penstock.recipe_file import parse_recipe
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+def texts(*names: str) -> list[dict[str, str]]:
+    return [{"id": name, "text": f"water and bread of town {name}"} for name in names]
+
+
+def jsonl(*names: str) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in texts(*names))
+
+
+def run(command: str, directory: Path, corpus: Any, *options: str) -> Any:
+    recipe = directory / "recipe.yaml"
+    items = [{"path": corpus}] if isinstance(corpus, str) else corpus
+    tree = {"corpus": items, "budget": {"tokens": 16, "rank": "random"}}
+    recipe.write_text(json.dumps(tree))
+    runner = () if command == "why" else ("--workers", "1")
+    arguments = [command, str(recipe), *options, *runner]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    return done
+
+
+def fates(directory: Path, corpus: Any, name: str) -> list[dict[str, Any]]:
+    done = run("why", directory, corpus, name, "--json")
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["fates"]
+    return found
+
+
+def test_the_file_is_an_input_of_the_recipe(tmp_path: Path) -> None:
+    """The same bytes were read at other paths, before and after it in the order of names."""
+    content = jsonl("1", "2")
+    for name in ("a", "m", "z"):
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+        run("clean", tmp_path, f"{name}.jsonl")
+    for name in ("a", "z"):
+        (tmp_path / f"{name}.jsonl").unlink()
+    assert [one["file"] for one in fates(tmp_path, "m.jsonl", "2")] == [f"{tmp_path}/m.jsonl"]
+    (tmp_path / "copy").mkdir()
+    for name in ("b", "c"):
+        shutil.copy(tmp_path / "m.jsonl", tmp_path / "copy" / f"{name}.jsonl")
+    run("clean", tmp_path, "copy")
+    found = {one["fate"]: one["file"] for one in fates(tmp_path, "copy", "2")}
+    assert found == {"kept": f"{tmp_path}/copy/b.jsonl", "dropped": f"{tmp_path}/copy/c.jsonl"}
+
+
+WARC = b"".join(
+    b"WARC/1.0\r\nWARC-Type: %b\r\nWARC-Record-ID: <w>\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 16\r\n\r\nwater in archive\r\n\r\n" % kind
+    for kind in (b"warcinfo", b"conversion")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key", "place"),
+    [
+        ("a.jsonl", jsonl("1", "x"), "x", ("line", 2)),
+        ("a.json", b"[" + jsonl("1", "x").strip().replace(b"\n", b",") + b"]", "x", ("element", 2)),
+        ("a.csv", b"id,text\n1,water\nx,bread\n", "x", ("line", 3)),
+        ("a.wet", WARC, "w", ("record", 2)),
+        ("a.parquet", b"", "x", ("row", 3)),
+        ("a.md", b"# Water\n\nbread\n", "", None),
+        ("a.txt", b"water\nbread\n", "", None),
+    ],
+)
+def test_the_place_has_the_word_of_its_format(
+    tmp_path: Path, name: str, content: bytes, key: str, place: tuple[str, int] | None
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(texts("1", "2", "x")), path)
+    run("clean", tmp_path, name)
+    if not key:
+        (unit,) = (tmp_path / "work").glob("corpus/*/unit-*.parquet")
+        (key,) = pq.read_table(unit)["id"].to_pylist()
+    (fate,) = fates(tmp_path, name, key)
+    words = f"{place[0]} {place[1]}" if place else None
+    assert (fate["line"], fate["place"]) == (place[1] if place else 1, words)
+    lines = run("why", tmp_path, name, key).stdout.splitlines()
+    assert f"  file: {path}{f', {words}' if words else ''}" in lines
+    assert not [line for line in lines if line.startswith("  line")]
+
+
+def test_a_dataset_has_the_name_that_the_recipe_gives_it(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(texts(name)), tmp_path / name / "train.parquet")
+    corpus = [{"path": f"hf:{name}"} for name in ("one", "two")]
+    run("clean", tmp_path, corpus)
+    for name in ("one", "two"):
+        (fate,) = fates(tmp_path, corpus, name)
+        assert (fate["file"], fate["line"], fate["place"]) == (f"hf:{name}", 1, "row 1")
+
+
+def test_a_dataset_of_the_hub_is_named_without_the_network(tmp_path: Path) -> None:
+    corpus = [{"path": f"hf:own/data@{OLD}"}, {"path": "hf:own/more", "revision": "v1"}]
+    tree = {"corpus": corpus, "budget": {"tokens": 16, "rank": "random"}}
+    recipe = parse_recipe(tree, tmp_path)
+    pinned = [
+        with_hub_hash(item, commit)
+        for item, commit in zip(find_inputs(recipe).inputs, (OLD, NEW), strict=True)
+    ]
+    assert all(re.fullmatch("[0-9a-f]{64}", item.digest) for item in pinned)
+    files = [[item.digest, item.reading] for item in reversed(pinned)]
+    stub: Any = SimpleNamespace(
+        manifest={"inputs": {"files": files}}, path=tmp_path / "work" / "corpus" / "x"
+    )
+    origins = Origins(stub, recipe)
+    assert [origins.file(number) for number in (0, 1, None)] == [
+        "hf:own/more",
+        f"hf:own/data@{OLD}",
+        None,
+    ]
