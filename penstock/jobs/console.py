@@ -12,6 +12,7 @@ import rich.console
 import rich.markup
 import rich.table
 
+from penstock.artefact import Artefact
 from penstock.display import encodable, numbered, printable
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
@@ -75,12 +76,9 @@ class Console:
         """Print the accounting of a curated dataset."""
         summary = curated.summary()
         documents, tokens = summary["documents"], summary["tokens"]
-        self.accounted(documents)
+        self.accounted(documents, curated.corpus)
         for name, made in summary.get("rewrites", {}).items():
             self.write(describe_rewrite(name, made))
-        if documents["quarantined"]:
-            *_, read = generations(curated.corpus)  # rewriters quarantine nothing
-            self.write(f"quarantined records, with their errors: {read.path}/quarantine-*")
         if documents["dropped"]:
             paths = ", ".join(str(pool.verdicts.path) for pool in pools_of(curated.pool))
             self.write(f"the reason of each dropped document: {paths}")
@@ -135,9 +133,9 @@ class Console:
             self.write(describe_overlap(found.overlap))
             for name, overlap in found.largest:
                 self.write(f"  {overlap.share:.1%} of {name}: example {overlap.example:,}")
-        self.accounted(documents)
+        self.accounted(documents, cleaned.pool.corpus)
 
-    def accounted(self, documents: Mapping[str, Any]) -> None:
+    def accounted(self, documents: Mapping[str, Any], corpus: Artefact) -> None:
         """Print how many documents were read, kept and dropped, and why."""
         added = f", {documents['added']:,} added" if "added" in documents else ""
         most = sorted(documents["dropped_by"].items(), key=lambda own: (-own[1], own[0]))
@@ -154,6 +152,9 @@ class Console:
                 "number(meta.NAME) to compare numbers), or the language of a text without letters; "
                 "`penstock why` prints the values of a document"
             )
+        if documents["quarantined"]:
+            *_, read = generations(corpus)  # rewriters quarantine nothing
+            self.write(f"quarantined records, with their errors: {read.path}/quarantine-*")
 
     def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:
         """Print the record of one document, with the rules that it fails, or with all."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -134,3 +136,52 @@ def test_a_dataset_of_the_hub_is_named_without_the_network(tmp_path: Path) -> No
         f"hf:own/data@{OLD}",
         None,
     ]
+
+
+def record(name: str, *fields: str, length: int | None = 5, body: str = "water") -> bytes:
+    own = [f"WARC-Record-ID: <{name}>", "Content-Type: text/plain", *fields]
+    own += [] if length is None else [f"Content-Length: {length}"]
+    head = "\r\n".join(["WARC/1.0", "WARC-Type: conversion", *own])
+    return f"{head}\r\n\r\n{body}\r\n\r\n".encode()
+
+
+def test_quarantined_records_of_archives_and_tables_have_their_ids(tmp_path: Path) -> None:
+    archive = [
+        record("sound"),
+        record("digest", "WARC-Block-Digest: sha1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+        record("no length", length=None),
+        record("huge", length=10**15),
+        record("wrong length", length=3),
+        record("cut", length=500),
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(archive))
+    body = random.Random(1).randbytes(100_000).hex()
+    whole = gzip.compress(record("in gzip", length=len(body), body=body))
+    (tmp_path / "b.warc.gz").write_bytes(gzip.compress(record("first")) + whole[:-9_000])
+    rows = [
+        b"n,id,text",
+        b"1,good,water",
+        b"2,few",
+        b"3,many,water,bread",
+        b"4,latin,caf\xe9",
+        b"5,b\xe9d,water",
+        b'6,quote,"water',
+        b"7,last,bread",
+    ]
+    (tmp_path / "c.csv").write_bytes(b"\n".join(rows) + b"\n")
+    (tmp_path / "d.csv").write_bytes(b'n,id,text\n8,"in an id,bread\n')
+    done = run("clean", tmp_path, ".")
+    (corpus,) = (tmp_path / "work" / "corpus").iterdir()
+    assert f"quarantined records, with their errors: {corpus}/quarantine-*\n" in done.stdout
+    found: dict[str, list[str | None]] = {}
+    for path in sorted(corpus.glob("quarantine-*")):
+        for bad in map(json.loads, path.read_text().splitlines()):
+            found.setdefault(bad["file"], []).append(bad.get("id"))
+    assert found == {
+        "a.warc": ["digest", "no length", "huge", "wrong length", "cut"],
+        "b.warc.gz": ["in gzip"],
+        "c.csv": ["few", "many", "latin", None, "quote"],
+        "d.csv": [None],
+    }
+    for name in ("digest", "cut", "many", "quote"):
+        assert [one["fate"] for one in fates(tmp_path, ".", name)] == ["quarantined"]

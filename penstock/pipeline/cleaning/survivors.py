@@ -30,7 +30,7 @@ class Members:
     best: np.ndarray
     """(n,) float64: of a component the highest stays, NaN last: a score, a length, or all equal."""
     ties: np.ndarray
-    """(n, 2) uint64: the lowest of equally good ones stays: a hash of text, source, id and meta."""
+    """(n, 2) uint64: the lowest of equally good ones stays: hashes of text, id and source."""
     normal: np.ndarray
     """(n, 2) uint64: the hash of the normalised text."""
     keys: np.ndarray

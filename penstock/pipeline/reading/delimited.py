@@ -23,6 +23,7 @@ from penstock.pipeline.reading.records import (
     Record,
     Records,
     Span,
+    as_id,
     record_of,
     too_long,
 )
@@ -157,14 +158,17 @@ def _rows(
         except StopIteration:
             return
         except csv.Error as error:
-            yield Bad(f"line {number}", str(error), feed.raw[:HEAD], number)
+            name = _id_in(feed.row[0], header, spec, delimiter)
+            yield Bad(f"line {number}", str(error), feed.raw[:HEAD], number, name)
             continue
         except _TooLong:
-            yield _over_the_cap(feed, number, cap)
+            name = _id_in(feed.row[0], header, spec, delimiter)
+            yield _over_the_cap(feed, number, cap, name)
             continue
         if feed.ended:
+            name = _id_in(feed.row[0], header, spec, delimiter)
             feed.retreat()
-            yield Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number)
+            yield Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number, name)
         elif header is None:
             if row:
                 header = _checked(where, spec, row)
@@ -175,13 +179,32 @@ def _rows(
 _UNCLOSED = "a quote begins in this line and is not closed"
 
 
-def _over_the_cap(feed: _RowFeed, number: int, cap: int) -> Bad:
+def _id_in(line: str, header: list[str] | None, spec: CorpusSource, delimiter: str) -> str | None:
+    """Return the id of a bad row, where a whole field in the beginning of its first line has it."""
+    try:
+        fields = next(csv.reader([line[:HEAD]], delimiter=delimiter), [])
+    except csv.Error:
+        return None
+    return _id_of(fields[:-1], header, spec)  # the last may be cut
+
+
+def _id_of(row: list[str], header: list[str] | None, spec: CorpusSource) -> str | None:
+    """Return the id of a row of any number of fields, or None; none that is not UTF-8."""
+    named = dict(zip(header or [], row)).get(spec.id)
+    try:
+        (named or "").encode()
+    except UnicodeEncodeError:
+        return None
+    return as_id(named)
+
+
+def _over_the_cap(feed: _RowFeed, number: int, cap: int, name: str | None) -> Bad:
     """Make the bad record of a row over the cap: of one line, or of a quote that is not closed."""
     if len(feed.row) > 1:
         feed.retreat()
-        return Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number)
+        return Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number, name)
     head, size = feed.raw[:HEAD], len(feed.row[0])
-    return too_long(f"line {number}", size + feed.skip_line(), cap, "line", head, number)
+    return too_long(f"line {number}", size + feed.skip_line(), cap, "line", head, number, name)
 
 
 def _checked(where: AnyPath, spec: CorpusSource, names: list[str]) -> list[str]:
@@ -213,11 +236,11 @@ def _record(
     place = f"line {number}"
     if len(row) != len(header):
         error = f"expected {len(header)} fields, as in the first line, got {len(row)}"
-        return Bad(place, error, feed.raw[:HEAD], number)
+        return Bad(place, error, feed.raw[:HEAD], number, _id_of(row, header, spec))
     try:
         for value in row:
             if not value.isascii():
                 value.encode()
     except UnicodeEncodeError:
-        return Bad(place, "not UTF-8", feed.raw[:HEAD], number)
+        return Bad(place, "not UTF-8", feed.raw[:HEAD], number, _id_of(row, header, spec))
     return record_of(dict(zip(header, row)), spec, span, "line", number, None)

@@ -19,6 +19,7 @@ members begin is known only from the beginning of the file on.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,7 @@ _WARC = b"WARC/"
 _BEGIN = re.compile(rb"WARC/1\.\d\r?\n[A-Za-z-]{1,40}:")
 _BEGIN_BYTES = 50
 """Most bytes of a match, less one."""
+_GZIP = b"\x1f\x8b"
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _BETWEEN = b"\r\n\r\n"
 _line_ends = re.compile(rb"[\r\n]*").match
@@ -65,9 +67,10 @@ def _pages(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Ext
         number = extent.lines
         place = f"record {number}, {at} {raw.offset:,}"
         if raw.claimed:
-            yield too_long(place, raw.claimed, cap, "record", raw.data, number)
+            name = reader.id_of(raw.fields)
+            yield too_long(place, raw.claimed, cap, "record", raw.data, number, name)
         elif raw.error:
-            yield Bad(place, raw.error, raw.data, number)
+            yield Bad(place, raw.error, raw.data, number, reader.id_of(raw.fields))
         elif (record := reader.record(raw.fields, raw.data, place, number)) is not None:
             yield record
 
@@ -81,7 +84,7 @@ class RawRecord:
     data: bytes
     """Its block; with an error the first 64 KiB of header and block."""
     fields: dict[bytes, bytes]
-    """Of its header, names in lower case; none with an error."""
+    """Of its header, names in lower case; none where it cannot be read."""
     error: str = ""
     claimed: int = 0
     """Its Content-Length where that is over the cap."""
@@ -118,6 +121,23 @@ def _is_proved(fields: dict[bytes, bytes], block: bytes) -> bool:
     """Return whether a block has a digest, and it agrees."""
     given = fields.get(b"warc-block-digest")
     return given is not None and agrees(given, block)
+
+
+def _fields_in(held: bytes) -> dict[bytes, bytes]:
+    """Return the fields of the record that begins ``held``; none where its header is cut off."""
+    found = _HEADER_END.search(held, 0, _MAX_HEADER) if held.startswith(_WARC) else None
+    header = b"" if found is None else held[: found.start()]
+    return {} if _is_cut_off(header) else fields_of(header)
+
+
+def _decompressed(held: bytes) -> bytes:
+    """Return the first bytes of a damaged member, where it is one of gzip."""
+    if not held.startswith(_GZIP):
+        return held
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(held[:HEAD], _MAX_HEADER)
+    except zlib.error:
+        return b""
 
 
 class _Framer:
@@ -170,7 +190,10 @@ class _Framer:
     def _damaged(self, part: Part) -> RawRecord:
         """Take all that is held for one bad record."""
         self._join()
-        bad = self._bad or RawRecord(self._place(self._at), b"", {})
+        bad = self._bad
+        if bad is None:
+            fields = _fields_in(_decompressed(self._held))
+            bad = RawRecord(self._place(self._at), b"", fields)
         error = f"{bad.error}; {part.error}" if bad.error else part.error
         self._step_over(self._size)
         return self._closed(replace(bad, error=error))
@@ -227,9 +250,15 @@ class _Framer:
         self._again += size
         return self._again <= _AGAIN_TIMES * (self._done + self._at) + _AGAIN_PLUS
 
-    def _refuse(self, error: str, header: int = 0, claimed: int = 0) -> RawRecord:
+    def _refuse(
+        self,
+        error: str,
+        header: int = 0,
+        claimed: int = 0,
+        fields: dict[bytes, bytes] | None = None,
+    ) -> RawRecord:
         """Make a bad record; the next may begin in its header, of so many bytes."""
-        bad = RawRecord(self._place(self._at), b"", {}, error, claimed)
+        bad = RawRecord(self._place(self._at), b"", fields or {}, error, claimed)
         if not self._may_look_again(header):
             self._step_over(self._at + header)
         return bad
@@ -260,10 +289,10 @@ class _Framer:
         given = fields.get(b"content-length")
         if given is None or not given.isdigit() or len(given) > 18:
             came = "nothing" if given is None else repr(given[:40].decode("latin-1"))
-            return self._refuse(f"expected a Content-Length, got {came}", start - begin)
+            return self._refuse(f"expected a Content-Length, got {came}", start - begin, 0, fields)
         length = int(given)
         if length > self._cap:
-            return self._refuse("too long", start - begin, length)
+            return self._refuse("too long", start - begin, length, fields)
         end = start + length
         after = held[end : end + len(_BETWEEN + _WARC)]
         if not ends and len(after) < len(_BETWEEN + _WARC) and after != _BETWEEN:
@@ -281,4 +310,4 @@ class _Framer:
         else:
             self._at = end
             return RawRecord(self._place(begin), held[start:end], fields)
-        return self._refuse(f"{error} of its Content-Length", start - begin)
+        return self._refuse(f"{error} of its Content-Length", start - begin, 0, fields)

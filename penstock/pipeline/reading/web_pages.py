@@ -15,7 +15,15 @@ from penstock.pipeline.reading.messages import (
     media_type,
     without_chunks,
 )
-from penstock.pipeline.reading.records import HEAD, Bad, Extent, Record, Span, record_of
+from penstock.pipeline.reading.records import (
+    HEAD,
+    Bad,
+    Extent,
+    Record,
+    Span,
+    as_id,
+    record_of,
+)
 from penstock.recipe import CorpusSource
 
 __all__ = ["PageReader"]
@@ -81,7 +89,12 @@ class PageReader:
         self, error: str, fields: dict[bytes, bytes], block: bytes, place: str, number: int
     ) -> Bad:
         head = b"".join(b"%s: %s\r\n" % field for field in fields.items())
-        return Bad(place, error, (head + b"\r\n" + block[:HEAD])[:HEAD], number)
+        raw = (head + b"\r\n" + block[:HEAD])[:HEAD]
+        return Bad(place, error, raw, number, self.id_of(fields))
+
+    def id_of(self, fields: dict[bytes, bytes]) -> str | None:
+        """Return the id of a record by its header: its WARC-Record-ID, else its URL, or None."""
+        return as_id(_facts(fields).get(self._spec.id))
 
     def _page(self, fields: dict[bytes, bytes], block: bytes) -> dict[str, Any] | None:
         """Return the text of a page and what is known of it; None where it is no page."""
@@ -105,15 +118,11 @@ class PageReader:
             return None
         decoded = decode_text(body, charset, kind in _MARKUP)
         facts: dict[str, Any] = {"content_type": kind, "charset": decoded.charset}
-        for name, field in _FACTS:
-            if field in fields:
-                facts[name] = fields[field].decode("utf-8", "replace")
+        facts |= _facts(fields)
         if status:
             facts["status"] = status
         if decoded.replaced:
             facts["replaced"] = decoded.replaced
-        name = fields.get(b"warc-record-id", b"").strip(b"<>").decode("utf-8", "replace")
-        facts["id"] = name or facts.get("url")
         facts[self._spec.text] = self._text_of(decoded.text) if kind in _MARKUP else decoded.text
         return facts
 
@@ -121,6 +130,15 @@ class PageReader:
         if self._extract is None:  # not where an archive has texts alone
             self._extract = extractor(self._spec.extract)
         return self._extract(page)
+
+
+def _facts(fields: dict[bytes, bytes]) -> dict[str, str | None]:
+    """Return the fields of a document that are in the header of its record."""
+    facts: dict[str, str | None] = {
+        name: fields[field].decode("utf-8", "replace") for name, field in _FACTS if field in fields
+    }
+    name = fields.get(b"warc-record-id", b"").strip(b"<>").decode("utf-8", "replace")
+    return facts | {"id": name or facts.get("url")}
 
 
 def _message(block: bytes) -> tuple[dict[bytes, bytes], int, bytes]:
