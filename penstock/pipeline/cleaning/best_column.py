@@ -60,7 +60,8 @@ class BestColumn:
 
     def config(self) -> dict[str, str]:
         """Return the part of the verdicts' fingerprint."""
-        return {self.order: self.column.identity()["where"]}
+        name = self.column.identity()["where"]
+        return {self.order: f"number({name})" if self.names == ("meta",) else name}
 
     def check(self, columns: Mapping[str, pa.DataType]) -> None:
         """Check the name against the columns that there will be.
@@ -92,8 +93,8 @@ class BestColumn:
             columns: n rows with the columns of :attr:`names`.
 
         Returns:
-            (n,) float64: a date as days since 1970-01-01; NaN where there is neither a number nor
-            a date.
+            (n,) float64: a field of ``meta`` may be a number or a text of one, as in CSV, or a
+            date, as days since 1970-01-01; NaN where it is neither.
         """
         numbers, dates = self._read(columns)
         if dates is not None:
@@ -113,7 +114,7 @@ class BestColumn:
         """Return the numbers (float64), and of a field of ``meta`` the dates (date32)."""
         root: Any = self.column.root
         if isinstance(root, MetaName):
-            fields = [MetaField(root.path, "number"), MetaField(root.path, "date")]
+            fields = [MetaField(root.path, "decimal"), MetaField(root.path, "date")]
             numbers, dates = meta_columns(columns.column("meta").combine_chunks(), fields).columns
             return numbers, dates
         return columns.column(root.name).cast(pa.float64()).combine_chunks(), None
