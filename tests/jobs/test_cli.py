@@ -262,7 +262,8 @@ def test_why_needs_no_document_that_is_kept(fresh: Path, monkeypatch: pytest.Mon
     (fate,) = found["fates"]
     size = len(documents(1)[0]["text"].encode())
     assert (fate["fate"], fate["why"]) == ("dropped", "rule where")
-    assert fate["where"] == {"condition": "bytes < 0", "holds": False, "values": {"bytes": size}}
+    values = {"values": {"bytes": size}, "other_kinds": {}}
+    assert fate["where"] == {"condition": "bytes < 0", "holds": False, **values}
     assert f"fails where: bytes < 0: bytes {size}\n" in done.stderr
     assert "no document is left" in found["unmade"]
     assert ran(fresh, monkeypatch, "report", "recipe.yaml", *options).exit_code == 2
