@@ -53,6 +53,17 @@ def _escape(character: str) -> str:
     return f"x{code:02x}" if code < 256 else f"u{code:04x}"
 
 
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names, in their order and at most 80 characters of each, and a count."""
+    shown = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…" for name in names[:most]]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(shown)}{more}"
+
+
+_LONGEST = 80
+"""Characters of a name that are shown."""
+
+
 def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a heading and a table; all text is escaped, since names are untrusted data."""
     head = _row("th", names) if names else ""

@@ -12,7 +12,10 @@ __all__ = ["Clean", "Decontaminate", "Dedup", "KeepBest", "LanguageSpec", "MinHa
 
 
 class KeepBest(Model):
-    """``{highest: COLUMN}`` or ``{lowest: COLUMN}``: a column of numbers, or ``meta.NAME``."""
+    """``{highest: COLUMN}`` or ``{lowest: COLUMN}``: a column of numbers, or ``meta.NAME``.
+
+    Dates of a field are days since 1970-01-01, and compared with its numbers.
+    """
 
     highest: str | None = None
     lowest: str | None = None

@@ -68,6 +68,7 @@ _PROBLEMS = {
         "the file is larger than is allowed",
         f"raise the limit (`ulimit -f`, or the file system's), {_WORK}",
     ),
+    errno.ENAMETOOLONG: ("the path is longer than this system can open", "give a shorter path"),
     errno.EROFS: ("the file system is read-only", "give another `work`"),
     errno.EACCES: ("permission denied", f"let this user write there, {_WORK}"),
     errno.EPERM: ("the operation is not permitted", "give another `work`"),

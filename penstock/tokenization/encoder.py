@@ -37,7 +37,10 @@ class TextEncoder:
         self._fast: FastEncoder | None = None
         if encoder["library"] == "gigatoken":
             if encoder["version"] == installed_version():
-                self._fast = FastEncoder(settings)
+                try:
+                    self._fast = FastEncoder(settings)
+                except Exception as error:  # of an import, too; the ids are the same without it
+                    _log.warning("gigatoken cannot be used, tokenizers encodes: %s", error)
             else:
                 _log.info("gigatoken %s was checked and is not here", encoder["version"])
         self._slow = None if self._fast else tokenizer_of(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,6 +155,21 @@ def without_pre_tokenizer() -> Tokenizer:
     tokenizer = byte_level()
     tokenizer.pre_tokenizer = None
     return tokenizer
+
+
+def test_a_gigatoken_that_cannot_be_imported_leaves_ids_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = byte_level()
+    definition, eos = plain.to_str(), plain.token_to_id(END)
+    encoder = {"library": "gigatoken", "version": fast_module.installed_version()}
+    sound = TextEncoder(definition, eos, encoder)
+    assert sound._fast is not None
+    wanted = [ids.tolist() for ids in sound.documents(TEXTS, "uint32")]
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    found = TextEncoder(definition, eos, encoder)
+    assert found._fast is None
+    assert [ids.tolist() for ids in found.documents(TEXTS, "uint32")] == wanted
 
 
 REFUSED = {

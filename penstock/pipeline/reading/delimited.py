@@ -14,6 +14,7 @@ import io
 from collections import Counter, deque
 from collections.abc import Iterator
 
+from penstock.display import shortened
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches, gather
 from penstock.pipeline.reading.records import (
@@ -159,21 +160,25 @@ def _rows(
             return
         except csv.Error as error:
             name = _id_in(feed.row[0], header, spec, delimiter)
-            yield Bad(f"line {number}", str(error), feed.raw[:HEAD], number, name)
-            continue
+            bad = Bad(f"line {number}", str(error), feed.raw[:HEAD], number, name)
         except _TooLong:
             name = _id_in(feed.row[0], header, spec, delimiter)
-            yield _over_the_cap(feed, number, cap, name)
-            continue
-        if feed.ended:
+            bad = _over_the_cap(feed, number, cap, name)
+        else:
+            if not feed.ended:
+                if header is None and row:
+                    header = _checked(where, spec, row)
+                elif header is not None and row:
+                    yield _record(row, header, spec, span, feed, number)
+                continue
             name = _id_in(feed.row[0], header, spec, delimiter)
             feed.retreat()
-            yield Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number, name)
-        elif header is None:
-            if row:
-                header = _checked(where, spec, row)
-        elif row:
-            yield _record(row, header, spec, span, feed, number)
+            bad = Bad(f"line {number}", _UNCLOSED, feed.raw[:HEAD], number, name)
+        if header is None:  # the next line would be taken for it
+            raise InputError(
+                f"no names of columns: {bad.error}", file=f"{where}:{number}", fix="write them anew"
+            )
+        yield bad
 
 
 _UNCLOSED = "a quote begins in this line and is not closed"
@@ -211,18 +216,33 @@ def _checked(where: AnyPath, spec: CorpusSource, names: list[str]) -> list[str]:
     """Return the names of columns.
 
     Raises:
-        InputError: Two are equal, or ``corpus.text`` is none of them.
+        InputError: One is not UTF-8, two are equal, or ``corpus.text`` is none of them.
     """
+    for name in names:
+        if not _is_utf8(name):
+            raise InputError(
+                f"the name of a column is not UTF-8: {shortened([name])}",
+                file=where,
+                expected="UTF-8",
+                fix="convert it (iconv)",
+            )
     for name, count in Counter(names).items():
         if count > 1:
             raise InputError(
                 file=where,
                 expected="columns of different names in the first line",
-                got=f"{count} named {name!r}",
+                got=f"{count} named {shortened([name])!r}",
                 fix="rename one",
             )
     require_text(where, spec, names)
     return names
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _record(
@@ -237,10 +257,6 @@ def _record(
     if len(row) != len(header):
         error = f"expected {len(header)} fields, as in the first line, got {len(row)}"
         return Bad(place, error, feed.raw[:HEAD], number, _id_of(row, header, spec))
-    try:
-        for value in row:
-            if not value.isascii():
-                value.encode()
-    except UnicodeEncodeError:
+    if not all(map(_is_utf8, row)):
         return Bad(place, "not UTF-8", feed.raw[:HEAD], number, _id_of(row, header, spec))
     return record_of(dict(zip(header, row)), spec, span, "line", number, None)

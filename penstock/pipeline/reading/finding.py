@@ -20,6 +20,7 @@ the corpus has the counts.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import glob
 import os
@@ -287,7 +288,15 @@ def _reachable(path: AnyPath, key: str) -> Iterator[None]:
         with translate_os_errors(path):
             try:
                 yield
-            except PermissionError as error:
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    raise InputError(
+                        "the path is longer than this system can open",
+                        file=error.filename or path,
+                        fix="move the files to a path of fewer or shorter names",
+                    ) from error
+                if not isinstance(error, PermissionError):
+                    raise
                 if error.filename is None:  # a store has its own fix
                     raise
                 raise InputError(
@@ -344,6 +353,12 @@ def _keys(name: str, spec: CorpusSource) -> dict[str, str]:
 # -- repeats ----------------------------------------------------------------------------------
 
 
+def _other_readings(group: Sequence[_Candidate]) -> set[int]:
+    """Return the other items that would read a file otherwise than its first candidate."""
+    first, *others = group
+    return {one.item for one in others if one.reading != first.reading} - {first.item}
+
+
 def _repeated(groups: Sequence[Sequence[_Candidate]]) -> Iterator[str]:
     """Describe the files that have several names, or that several items name.
 
@@ -356,10 +371,10 @@ def _repeated(groups: Sequence[Sequence[_Candidate]]) -> Iterator[str]:
             "files with several names, by links or in items of `corpus`, read once: "
             f"{len(several):,} ({listed(one.name for one, *_ in several)})"
         )
-    differ = [g for g in several if {one.item for one in g if one.reading != g[0].reading}]
+    differ = [g for g in several if _other_readings(g)]
     if differ:
-        first, *others = differ[0]
-        items = {f"corpus.{one.item}" for one in others if one.reading != first.reading}
+        first = differ[0][0]
+        items = {f"corpus.{number}" for number in _other_readings(differ[0])}
         yield (
             f"of these, named by items with other keys: {len(differ):,} ({first.name} is read as "
             f"corpus.{first.item} says, not as {', '.join(sorted(items)[:3])})"

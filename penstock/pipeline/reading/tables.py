@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from penstock.display import shortened
 from penstock.errors import InputError
 from penstock.node_cache import local_file
 from penstock.pipeline.reading.batches import Batches, ParsedBatch, batch_of, gather
@@ -154,7 +155,7 @@ def require_text(where: AnyPath | str, spec: CorpusSource, names: list[str]) -> 
         raise InputError(
             file=where,
             expected=f"a column {spec.text!r} (corpus.text)",
-            got=", ".join(names),
+            got=shortened(names),
         )
 
 

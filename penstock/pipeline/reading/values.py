@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.display import shortened
 from penstock.errors import InputError
 from penstock.storage import AnyPath
 
@@ -45,7 +46,9 @@ def _check_fields(where: AnyPath | str, fields: list[pa.Field], before: str) -> 
         name = f"{before}{one.name}"
         if one.name in seen:
             raise InputError(
-                f"two columns are named {name!r}", file=where, fix="rename or remove one of them"
+                f"two columns are named {shortened([name])!r}",
+                file=where,
+                fix="rename or remove one of them",
             )
         seen.add(one.name)
         if pa.types.is_nested(one.type):

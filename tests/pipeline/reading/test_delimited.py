@@ -84,6 +84,40 @@ def test_headers_that_cannot_be_used(
     assert str(tmp_path) in str(caught.value.file)
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv"])
+@pytest.mark.parametrize("header", [b"text,gr\xf6sse", b"\xff,text", b"te\xc3,text"])
+def test_a_header_that_is_not_utf8(name: str, header: bytes, tmp_path: Path) -> None:
+    content = (header + b"\nhello there,3\n").replace(b",", b"\t" if "tsv" in name else b",")
+    with pytest.raises(InputError) as caught:
+        of(content, tmp_path, name=name)
+    assert caught.value.expected == "UTF-8" and caught.value.fix
+    assert caught.value.file == str(tmp_path / name)
+    assert str(caught.value).encode()
+
+
+def test_many_or_long_names_of_columns_are_shortened(tmp_path: Path) -> None:
+    contents = [b",".join(b"c%d" % k for k in range(50_000)), b"a" * 90_000, b"a" * 90_000]
+    contents[2] += b"," + contents[2]
+    for content in contents:
+        with pytest.raises(InputError) as caught:
+            of(content + b"\n1\n", tmp_path)
+        assert len(str(caught.value)) < 500 + len(str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        of(contents[0] + b"\n", tmp_path)
+    assert caught.value.got == "c0, c1, c2, c3, c4, c5, c6, c7 and 49,992 more"
+
+
+@pytest.mark.parametrize(
+    "content", [b'id,"text\n1,2\n', b'\nid,"text', b"t" * 200 + b"\ntext\na\n"]
+)
+def test_a_damaged_header_is_not_replaced_by_the_next_line(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        of(content, tmp_path, cap=100)
+    line = 2 if content.startswith(b"\n") else 1
+    assert caught.value.file == f"{tmp_path / 'x.csv'}:{line}"
+    assert ("quote" if b'"' in content else "in this line") in caught.value.problem
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"text\n", b"\xef\xbb\xbftext"])
 def test_no_rows(content: bytes, tmp_path: Path) -> None:
     assert of(content, tmp_path) == []

@@ -723,3 +723,40 @@ def test_files_of_other_keys_are_input_only_where_an_item_names_one(tmp_path: Pa
 
 def names_with(directory: Path, path: str, keys: dict[str, Any]) -> list[str]:
     return [item.name for item in find(directory, path, **keys).inputs]
+
+
+# -- paths that are too long, and one item with two readings ----------------------------------
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A directory whose path is longer than the system opens."""
+    top = tmp_path / "deep"
+    top.mkdir()
+    before = os.getcwd()
+    try:
+        os.chdir(top)
+        for _ in range(25):
+            os.mkdir("d" * 200)
+            os.chdir("d" * 200)
+        yield top
+    finally:
+        os.chdir(before)
+        subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
+def test_a_path_that_is_too_long_is_an_input_error(deep: Path, tmp_path: Path) -> None:
+    for corpus in ("deep", "deep/**", "n" * 300 + ".jsonl"):
+        error = refusal(tmp_path, {"path": corpus})
+        assert error.key == "corpus.0.path" and error.fix is not None
+        assert error.file is not None and error.file.startswith(str(tmp_path))
+
+
+def test_a_file_with_two_readings_of_one_item_is_not_said_to_differ_from_itself(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "pool/k=1/a.jsonl")
+    (tmp_path / "pool" / "k=2").mkdir()
+    os.link(tmp_path / "pool/k=1/a.jsonl", tmp_path / "pool/k=2/a.jsonl")
+    found = find(tmp_path, {"path": "pool"})
+    assert len(found.inputs) == 1 and len(found.notes) == 1
