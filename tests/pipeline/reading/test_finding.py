@@ -62,6 +62,14 @@ def refusal(directory: Path, *corpus: Any, **keys: Any) -> InputError:
     return caught.value
 
 
+@pytest.fixture(autouse=True)
+def same_directory() -> Iterator[None]:
+    """Some tests change the current directory; those of other files do not expect it."""
+    before = os.getcwd()
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
     write(

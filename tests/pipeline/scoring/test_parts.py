@@ -131,7 +131,11 @@ def test_a_kill_at_half_repeats_at_most_a_tenth(root: Path) -> None:
         "import sys; from pathlib import Path; from tests.pipeline.scoring import test_parts as t;"
     )
     code += "r = Path(sys.argv[1]); t.column(r, t.whole(r), 2, pause=0.001)"
-    driver = subprocess.Popen([sys.executable, "-c", code, str(root)], start_new_session=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, str(root)],
+        cwd=Path(__file__).parents[3],  # where `tests` is found
+        start_new_session=True,
+    )
     while len(scored_in(root / "log")) < pool.kept / 2:
         assert driver.poll() is None, "it must be killed before it ends"
         time.sleep(0.02)
