@@ -90,7 +90,8 @@ def load_causal_model(name: str, *, key: str, device: str, dtype: str) -> Loaded
         check_gpu("device")
     causal = _load_weights(name, key, getattr(torch, dtype)).to(device)
     config = causal.config.get_text_config()
-    tokenizer = _load_tokenizer(name, key, _ids(getattr(config, "eos_token_id", None)))
+    ends = _ids(getattr(config, "eos_token_id", None))  # configs of some models lack it
+    tokenizer = _load_tokenizer(name, key, ends)
     entries = 1 + max(tokenizer.get_vocab().values(), default=-1)
     table = causal.get_input_embeddings().num_embeddings
     if entries > table:
@@ -99,10 +100,7 @@ def load_causal_model(name: str, *, key: str, device: str, dtype: str) -> Loaded
             expected=f"the model's own tokenizer in {name}",
             got=f"one of {entries} tokens for a table of {table}",
         )
-    begin = [
-        *_ids(getattr(config, "bos_token_id", None)),
-        *_ids(getattr(config, "eos_token_id", None)),
-    ]
+    begin = [*_ids(getattr(config, "bos_token_id", None)), *ends]
     if not begin:
         raise InputError(
             key=key,

@@ -329,7 +329,8 @@ def _facts(
             for item in record.facts["inputs"]:
                 others.update(item["others"])
                 for label, count in item["without"].items():
-                    name = str(getattr(inputs[item["input"]].spec, label))
+                    spec = inputs[item["input"]].spec
+                    name = str(spec.id if label == "id" else spec.source)
                     without[label] += Counter({name: count})
     whole.check(directory)
     in_units = sum(record.facts["documents"] for record in units)

@@ -36,7 +36,7 @@ _READ = (StatisticsColumn.name, Languages.name, PersonalData.name)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleValue:
-    """What a rule compares for one document."""
+    """The value and the threshold that a rule compares, for one document."""
 
     rule: str
     """``set: rule``, or the name of a function."""
@@ -54,7 +54,7 @@ class RuleValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionValues:
-    """What ``clean.where`` is for one document."""
+    """The result of ``clean.where`` for one document, and the values in it."""
 
     condition: str
     holds: bool | None

@@ -238,7 +238,8 @@ def _near(dedup: Dedup) -> NearDuplicates | None:
     keep: Keep
     if isinstance(asked.keep, KeepBest):
         order: Literal["highest", "lowest"] = "lowest" if asked.keep.highest is None else "highest"
-        text = getattr(asked.keep, order)
+        text = asked.keep.lowest if order == "lowest" else asked.keep.highest
+        assert text is not None  # the recipe names one of them
         keep = BestColumn.of(order, text, f"clean.dedup.minhash.keep.{order}")
     else:
         keep = asked.keep

@@ -1,7 +1,7 @@
 """Read JSON arrays of objects as JSON lines, in bounded memory.
 
 ``json.dumps`` of a list, ``to_json(orient="records")`` and exports of databases write one array, on
-one line or on many. :func:`content_of` puts each element on a line of its own: the commas between
+one line or on many. :func:`content_of` writes each element on one line: the commas between
 elements become line feeds, and line feeds inside elements become spaces, which mean the same in
 JSON. All other bytes stay where they are. So an element is bounded, counted and quarantined as a
 line is. A compiled loop over quotes and brackets does it; what is JSON is decided later.
@@ -127,7 +127,7 @@ def _step_in_array(data: np.ndarray, at: int, depth: int) -> int:
 
 @_compiled
 def _split_elements(data: np.ndarray, state: np.ndarray) -> None:
-    """Put each element of arrays on a line of its own, in place.
+    """Write each element of arrays on one line, in place.
 
     Args:
         data: (n,) uint8: the next bytes of a file.

@@ -1,6 +1,6 @@
 """Find the input files that a recipe's ``corpus`` names, each once, before any work starts.
 
-A file is one input, whatever it is called: through links, with several names on its disk, or where
+A file is one input, also where links lead to it, where it has several names on its disk, or where
 items of ``corpus`` overlap. Of items that name one file the most exact one says how it is read: a
 file's own name before patterns and directories, then the one with more names before its first
 wildcard. So neither the order of the items nor that of a listing changes a corpus. Two items that
@@ -77,7 +77,7 @@ class _Candidate:
     name: str
     spec: CorpusSource
     file: object
-    """What the file is, whatever it is called."""
+    """Equal for all names of one file."""
     text: tuple[str, str]
     """Names the texts that are read of it."""
     exactness: tuple[int, int, int]

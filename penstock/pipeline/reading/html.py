@@ -13,11 +13,10 @@ from typing import Any
 
 from penstock import extras
 from penstock.pipeline.reading.batches import Batches, gather
-from penstock.pipeline.reading.lines import Line
+from penstock.pipeline.reading.lines import content_of_file
 from penstock.pipeline.reading.messages import decode_text
 from penstock.pipeline.reading.parse_cost import bounded
-from penstock.pipeline.reading.records import HEAD, Bad, Extent, Records, Span, record_of, too_long
-from penstock.pipeline.reading.streams import blocks
+from penstock.pipeline.reading.records import HEAD, Bad, Extent, Records, Span, record_of
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
@@ -93,14 +92,9 @@ def html(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Exten
 
 
 def _page(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    page = Line(0, cap)
-    extent.lines = 1
-    for block in blocks(where):
-        page.add(block)
-        extent.bytes += len(block)
-    raw = page.joined()
-    if page.long:
-        yield too_long("file", page.length, cap, "file", raw, 1)
+    raw = content_of_file(where, cap, extent)
+    if isinstance(raw, Bad):
+        yield raw
         return
     decoded = decode_text(raw, "", True)
     facts: dict[str, Any] = {"charset": decoded.charset}

@@ -28,7 +28,15 @@ from penstock.pipeline.reading.streams import blocks
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
-__all__ = ["Line", "Lines", "lines_of", "long_line", "plain_text", "unmarked"]
+__all__ = [
+    "Line",
+    "Lines",
+    "content_of_file",
+    "lines_of",
+    "long_line",
+    "plain_text",
+    "unmarked",
+]
 
 
 _marks = re.compile(rb"(?:%b)*" % codecs.BOM_UTF8).match
@@ -167,15 +175,20 @@ def _each_line(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent:
 
 
 def _whole(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    text = Line(0, cap)
+    content = content_of_file(where, cap, extent)
+    yield content if isinstance(content, Bad) else _document(content, spec, "file", 1)
+
+
+def content_of_file(where: AnyPath, cap: int, extent: Extent) -> bytes | Bad:
+    """Read a file that is one document; return a bad record if it is over the cap."""
+    content = Line(0, cap)
     extent.lines = 1
     for block in blocks(where):
-        text.add(block)
+        content.add(block)
         extent.bytes += len(block)
-    if text.long:
-        yield too_long("file", text.length, cap, "file", text.joined(), 1)
-    else:
-        yield _document(text.joined(), spec, "file", 1)
+    if content.long:
+        return too_long("file", content.length, cap, "file", content.joined(), 1)
+    return content.joined()
 
 
 def _document(text: bytes, spec: CorpusSource, place: str, number: int) -> Record | Bad:

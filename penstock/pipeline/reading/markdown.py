@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from penstock.pipeline.reading.batches import Batches, gather
-from penstock.pipeline.reading.lines import Line, unmarked
-from penstock.pipeline.reading.records import Bad, Extent, Records, Span, record_of, too_long
-from penstock.pipeline.reading.streams import blocks
+from penstock.pipeline.reading.lines import content_of_file, unmarked
+from penstock.pipeline.reading.records import Bad, Extent, Records, Span, record_of
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
@@ -27,14 +26,9 @@ def markdown(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: E
 
 
 def _document(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    content = Line(0, cap)
-    extent.lines = 1
-    for block in blocks(where):
-        content.add(block)
-        extent.bytes += len(block)
-    raw = content.joined()
-    if content.long:
-        yield too_long("file", content.length, cap, "file", raw, 1)
+    raw = content_of_file(where, cap, extent)
+    if isinstance(raw, Bad):
+        yield raw
         return
     try:
         text = unmarked(raw).decode()

@@ -47,7 +47,7 @@ class Part:
 
     data: bytes
     offset: int
-    """Of the member in the file, in bytes."""
+    """The byte of the file at which the member begins."""
     begins: bool
     """True for the first part of a member."""
     error: str = ""

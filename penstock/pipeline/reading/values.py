@@ -22,7 +22,7 @@ from penstock.storage import AnyPath
 __all__ = ["bytes_of", "check_names", "largest_repeated", "rows_of"]
 
 _UNREPRESENTABLE = (ValueError, OverflowError, LookupError, ImportError, pa.ArrowException)
-"""What ``as_py`` raises; also for a time zone that this machine does not know."""
+"""Errors of ``as_py``, as for a time zone that is not installed."""
 
 _BYTES = {
     pa.string(): pa.binary(),
