@@ -86,16 +86,16 @@ def test_documents_that_were_scored_are_not_scored_again(project: Project) -> No
     before = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
     recorded = project.records("columns")
     assert len(recorded) >= 20
-    assert project.scored() <= len(before) <= project.scored() + IN_FLIGHT
+    in_flight = len(before) - project.scored()  # none, where the kill came between two items
+    assert 0 <= in_flight <= IN_FLIGHT
     kept = stamps(recorded)
     done = project.curate("--workers", str(WORKERS))
     assert done.digest == digest()
     calls = Counter(entry["first"] for entry in project.diary() if entry["event"] == "begin")
     units = project.scored()
     assert len(calls) == units > 40
-    redone = sum(calls.values()) - units
-    assert 0 < redone <= IN_FLIGHT
-    assert max(calls.values()) == 2
+    assert in_flight <= sum(calls.values()) - units <= IN_FLIGHT
+    assert max(calls.values()) <= 2
     assert stamps(list(kept)) == kept
 
 
