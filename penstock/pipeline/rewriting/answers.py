@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ __all__ = [
 ]
 
 _JOURNAL = "journal"
+
+_log = logging.getLogger("penstock.rewriting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,12 @@ def _entries(content: bytes) -> Iterator[tuple[RequestKey, Answer]]:
         crc, _, body = line.partition(b" ")
         if crc != b"%08x" % zlib.crc32(body):
             return
-        key, answer = json.loads(body)
-        yield RequestKey(**key), Answer(**answer)
+        try:
+            key, answer = json.loads(body)
+            yield RequestKey(**key), Answer.of(**answer)
+        except (ValueError, TypeError, RecursionError):
+            # An earlier version wrote what a server claimed. The request is sent again.
+            _log.warning("an answer in the journal cannot be read: it is requested again")
 
 
 _VERSION = 2

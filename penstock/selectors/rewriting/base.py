@@ -103,6 +103,13 @@ class Request:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
+MOST_TOKENS = 2**31 - 1
+"""The largest number of tokens that is believed of one prompt or answer."""
+
+_FINISH = 64
+"""Characters of a ``finish_reason`` that are kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The answer to a request."""
@@ -115,6 +122,45 @@ class Answer:
     """The reason why this request can never be answered (a prompt that is too long)."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        text: str,
+        finish: object = "stop",
+        error: str = "",
+        prompt_tokens: object = 0,
+        completion_tokens: object = 0,
+    ) -> Answer:
+        """Make an answer of what a server or a journal says, such that a file can hold it.
+
+        Half a surrogate pair, which JSON can spell, becomes U+FFFD. A number of tokens that is not
+        an integer from 0 to :data:`MOST_TOKENS` counts as 0: it is reported and nothing else, so
+        it is no reason to lose the text.
+
+        Raises:
+            TypeError: The text or the error is not text.
+        """
+        if not isinstance(text, str) or not isinstance(error, str):
+            raise TypeError("expected texts")
+        return cls(
+            text=_storable(text),
+            finish=_storable(str(finish)[:_FINISH]),
+            error=_storable(error),
+            prompt_tokens=_tokens(prompt_tokens),
+            completion_tokens=_tokens(completion_tokens),
+        )
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _tokens(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

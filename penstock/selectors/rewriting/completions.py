@@ -13,6 +13,7 @@ import asyncio
 import email.utils
 import json
 import logging
+import math
 import os
 import queue
 import threading
@@ -56,6 +57,10 @@ _MOST_PATIENCE = 600.0
 
 _EXCERPT = 300
 """Characters of a server's message that an error quotes."""
+
+_BODY_BYTES, _TOKEN_BYTES = 2**20, 2**10
+"""Decoded bytes that an answer may have: the first number, and the second for each of its tokens.
+The longest token of Llama 3 has 128 bytes, which JSON may spell in 768."""
 
 
 def _checked(url: str) -> str:
@@ -222,6 +227,7 @@ class _Caller:
             connector=aiohttp.TCPConnector(limit=endpoint.concurrency),
             timeout=aiohttp.ClientTimeout(total=endpoint.timeout),
             headers={"Authorization": f"Bearer {key}"} if key else None,
+            cookie_jar=aiohttp.DummyCookieJar(),  # nothing that a server sends is kept
         )
         return cls(endpoint, session, key)
 
@@ -281,7 +287,7 @@ class _Caller:
         try:
             async with self.session.post(self.url, json=body, allow_redirects=False) as response:
                 status, headers = response.status, response.headers
-                content = await response.read()
+                content = await _body(response, request.sampling.max_tokens)
         except (asyncio.TimeoutError, TimeoutError):
             raise _Again(f"no answer within {self.endpoint.timeout:g} s") from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
@@ -310,25 +316,46 @@ class _Caller:
         return CompletionError(f"{self.url}: expected an answer, got {reason}{hint}")
 
 
+async def _body(response: Any, max_tokens: int) -> bytes:
+    """Read a body, decompressed, up to the most bytes that an answer may have.
+
+    aiohttp decompresses in parts of bounded size, so that a compressed body takes no more memory
+    than this.
+    """
+    most = _BODY_BYTES + _TOKEN_BYTES * max_tokens
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise _Again(f"HTTP {response.status} and a body of more than {most:,} bytes")
+    return b"".join(parts)
+
+
 def _read(content: bytes) -> Answer:
     """Read the answer of a body; a truncated or malformed one is tried again."""
     try:
-        body = json.loads(content)
+        body = json.loads(content, parse_int=_integer)
         choice = body["choices"][0]
         message = dict(choice["message"])
-        text, usage = message.get("content") or "", dict(body.get("usage") or {})
+        text, usage = message.get("content") or "", body.get("usage")
         if not isinstance(text, str):
-            raise TypeError(f"content: {text!r}")
-        finish = "refusal" if message.get("refusal") else choice.get("finish_reason") or "stop"
-        return Answer(
-            # JSON can spell half a surrogate pair, which no file could hold.
-            text=text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
-            finish=str(finish),
-            prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
+            raise TypeError(f"content: {str(text)[:_EXCERPT]!r}")
+        usage = usage if isinstance(usage, dict) else {}
+        return Answer.of(
+            text=text,
+            finish="refusal" if message.get("refusal") else choice.get("finish_reason") or "stop",
+            prompt_tokens=usage.get("prompt_tokens"),
+            completion_tokens=usage.get("completion_tokens"),
         )
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise _Again(f"HTTP 200 and no completion ({type(error).__name__}: {error})") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error)[:_EXCERPT]
+        raise _Again(f"HTTP 200 and no completion ({type(error).__name__}: {reason})") from None
+
+
+def _integer(digits: str) -> int | float:
+    """Read an integer of JSON; Python refuses a body for one number of 4,301 digits."""
+    return int(digits) if len(digits) < 20 else math.inf
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
@@ -340,5 +367,5 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0

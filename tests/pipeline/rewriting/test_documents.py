@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +445,33 @@ def test_a_journal_reads_whole_lines(tmp_path: Path) -> None:
         assert set(journal.answers) == {*asked[:2], asked[4]}
     with AnswerJournal(tmp_path, "unit-10") as journal:
         assert not journal.answers
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("prompt_tokens", "1" + 30 * "0", Answer(text="a")),
+        ("prompt_tokens", "-5", Answer(text="a")),
+        ("completion_tokens", "Infinity", Answer(text="a")),
+        ("completion_tokens", "9" * 5000, None),
+        ("finish", '"\\ud800"', Answer(text="a", finish="\ufffd")),
+        ("text", "7", None),
+        ("other", "7", None),
+        ("other", "[" * 100_000, None),
+    ],
+)
+def test_a_journal_with_an_answer_that_no_file_can_hold(
+    tmp_path: Path, field: str, value: str, expected: Answer | None
+) -> None:
+    """An earlier version wrote a server's numbers as they came."""
+    key = RequestKey(1, 0, "digest")
+    content = f'[{json.dumps(asdict(key))}, {{"text": "a", "{field}": {value}}}]'.encode()
+    with AnswerJournal(tmp_path, "unit-1") as journal:
+        journal.add(b"%08x %s\n" % (zlib.crc32(content), content))
+        journal.append(RequestKey(2, 0, "next"), Answer(text="b"))
+    with AnswerJournal(tmp_path, "unit-1") as journal:
+        assert journal.answers.get(key) == expected
+        assert journal.answers[RequestKey(2, 0, "next")] == Answer(text="b")
 
 
 def test_a_journal_in_a_store(s3: str) -> None:

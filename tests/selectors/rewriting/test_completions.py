@@ -8,6 +8,8 @@ import pickle
 import socket
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,7 +188,11 @@ def test_retry_after_is_obeyed(server: Server, dated: bool) -> None:
     assert (0.9 if dated else 0.5) <= waited < 10
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "", "1e3", "٣"])
+@pytest.mark.parametrize(
+    "value",
+    ["soon", "-5", "", "1e3", "٣", "Mon, 01 Jan 99999999999 00:00:00 GMT",
+     "Mon, 01 Jan 2020 00:00:00 +99999999999999"],
+)  # fmt: skip
 def test_an_odd_time_to_come_back_is_nothing(server: Server, value: str) -> None:
     server.faults["a"] = [
         lambda handler: handler.send(429, {}, **({"Retry_After": value} if value.isascii() else {}))
@@ -288,6 +294,78 @@ def test_answers_are_read_as_they_are(server: Server, fault: Fault, answer: Answ
     ((_, found),) = endpoint(server).answers(asked("a"))
     assert (found.text, found.finish) == (answer.text, answer.finish)
     found.text.encode()
+
+
+def usage(tokens: str, finish: str = '"stop"') -> Fault:
+    """An answer whose usage has a number as JSON spells it."""
+    body = (
+        '{"choices": [{"message": {"content": "text"}, "finish_reason": %s}],'
+        '"usage": {"prompt_tokens": %s, "completion_tokens": 3}}'
+    )
+    return lambda handler: handler.send(200, (body % (finish, tokens)).encode())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        *((text, 0) for text in ("-1", "NaN", "Infinity", "-Infinity", "1e400", "0.5", "true")),
+        *((text, 0) for text in ("1" + 30 * "0", 5000 * "9", "2147483648", '"7"', "[7]", "{}")),
+        *((text, int(float(text))) for text in ("0", "7", "7.0", "2147483647")),
+    ],
+)
+def test_numbers_of_a_server_are_bounded(server: Server, tokens: str, expected: int) -> None:
+    server.always = [usage(tokens)]
+    ((_, found),) = endpoint(server, retries=0).answers(asked("a"))
+    assert found == Answer(text="text", prompt_tokens=expected, completion_tokens=3)
+    assert type(found.prompt_tokens) is int
+
+
+@pytest.mark.parametrize("finish", ['"\\ud800"', '{"a": "\\ud800"}', '["x", 1e999]', "7"])
+def test_a_finish_reason_is_one_that_a_file_can_hold(server: Server, finish: str) -> None:
+    server.always = [usage("1", finish)]
+    ((_, found),) = endpoint(server, retries=0).answers(asked("a"))
+    assert len(found.finish.encode()) < 300
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "identity"])
+@pytest.mark.parametrize("code", [200, 400, 500])
+def test_a_body_is_bounded_when_decompressed(server: Server, coding: str, code: int) -> None:
+    """Compression bomb: 0.3 MB of gzip are 256 MiB of JSON."""
+    packed = zlib.compressobj(wbits={"gzip": 31, "deflate": 15}.get(coding, 31))
+    body = b" " * 2**22 if coding == "identity" else packed.compress(b" " * 2**28) + packed.flush()
+    server.always = [lambda handler: handler.send(code, body, Content_Encoding=coding)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(CompletionError, match="body of more than 1,069,056 bytes"):
+            list(endpoint(server, retries=0).answers(asked("a")))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_deep_json_of_a_server_is_no_crash(server: Server) -> None:
+    for deep in (b"[" * 500_000, b'{"a":' * 200_000, b'{"choices":[{"message":' + b"[" * 500_000):
+        server.always = [lambda handler, deep=deep: handler.send(200, deep)]
+        with pytest.raises(CompletionError, match="HTTP 200 and no completion"):
+            list(endpoint(server, retries=0).answers(asked("a")))
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_the_key_does_not_follow_a_redirect(
+    server: Server, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with chat_server() as other:
+        server.always = [status(code, Location=f"{other.url}/chat/completions")]
+        with pytest.raises(CompletionError, match=f"HTTP {code}"):
+            list(endpoint(server, retries=0).answers(asked("a")))
+        assert not other.seen
+
+
+def test_cookies_of_a_server_are_not_kept(server: Server) -> None:
+    server.faults["a"] = [status(500, Set_Cookie="a=b")]
+    list(endpoint(server).answers(asked("a")))
+    assert len(server.seen) == 2 and "Cookie" not in server.seen[1][1]
 
 
 def test_giving_up_halfway_leaves_nothing_running(server: Server) -> None:
