@@ -28,6 +28,7 @@ docs/architecture.md shows how the packages work together.
 
       recipe.py          models of a recipe's keys; recipe_cleaning.py, recipe_training.py
       recipe_file.py     YAML to a validated recipe, and the messages
+      recipe_yaml.py     YAML to plain data, in bounded time and memory
       errors.py          the exception tree
       extras.py          optional libraries, and the extra that installs each
       lease.py           one driver at a time for a work directory

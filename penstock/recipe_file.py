@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from penstock.errors import RecipeError, did_you_mean
 from penstock.recipe import Recipe, SelectorSpec
+from penstock.recipe_yaml import MOST_BYTES, read_yaml
 
 __all__ = ["load_recipe", "override", "parse_recipe", "validate"]
 
 _RECIPE = "a recipe in YAML"
+
+_READ_PROBLEMS, _MOST_PROBLEMS = 200, 20
+"""Problems of one recipe that are worded, and that are listed."""
+
+_SHOWN = 300
+"""Characters of a wrong value or key that are shown."""
+
+_LONGEST_KEY = 50
+"""Most parts of a dotted key."""
 
 
 def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
@@ -35,16 +44,23 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        tree = _read_yaml(path.read_text(encoding="utf-8"))
+        with path.open("rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise RecipeError("no such file", file=path, expected=_RECIPE) from None
     except IsADirectoryError:
         raise RecipeError("is a directory", file=path, expected=_RECIPE) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"not readable: {error}", file=path) from None
-    except yaml.YAMLError as error:
-        line, problem = _yaml_problem(error)
-        raise RecipeError(problem, file=path if line is None else f"{path}:{line}") from None
+    if len(content) > MOST_BYTES:
+        raise RecipeError(
+            file=path,
+            expected=f"{_RECIPE} of at most {MOST_BYTES:,} bytes",
+            got="more",
+            fix="name many files by a pattern, such as pool/*.jsonl",
+        )
+    tree = read_yaml(text, path)
     if not isinstance(tree, dict):
         got = "an empty file" if tree is None else type(tree).__name__
         raise RecipeError(file=path, expected="a mapping of recipe keys", got=got)
@@ -90,13 +106,16 @@ def validate(
         try:
             return Recipe.model_validate({**tree, "directory": directory.absolute()})
         except ValidationError as error:
-            problems = [_explain(problem) for problem in _without_echoes(error.errors())]
+            found = error.errors()
+            problems = [_explain(problem) for problem in _without_echoes(found[:_READ_PROBLEMS])]
     for problem in problems:
         problem.file = None if file is None else str(file)
         if under:
             problem.under(under)
     if len(lines := list(dict.fromkeys(map(str, problems)))) == 1:
         raise problems[0] from None
+    if len(lines) > _MOST_PROBLEMS:
+        lines[_MOST_PROBLEMS:] = [f"and {len(lines) - _MOST_PROBLEMS} more"]
     raise RecipeError("\n".join(lines)) from None
 
 
@@ -164,56 +183,21 @@ def _setting(text: str) -> tuple[list[str], Any]:
         raise RecipeError(
             key=f"--set {text}", expected="key.path=value, as in budget.tokens=1_000_000"
         )
-    try:
-        return names, _read_yaml(value)
-    except yaml.YAMLError as error:
+    if len(names) > _LONGEST_KEY:
         raise RecipeError(
-            f"the value is not YAML: {_yaml_problem(error)[1]}",
+            key="--set", expected=f"a key of at most {_LONGEST_KEY} parts", got=len(names)
+        )
+    try:
+        return names, read_yaml(value)
+    except RecipeError as error:
+        raise RecipeError(
+            f"the value is not YAML: {error.problem}",
             key=f"--set {text}",
             expected="a value in YAML",
             got=value,
             fix="put a text with quotation marks, colons or # in quotation marks of YAML, inside "
             'those of the shell: --set \'clean.where="source == \\"wiki\\""\'',
         ) from None
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML 1.1 as people write it: ``3e-3`` is a number, and no key may be given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-                continue
-            if key.value in lines:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"the key {key.value!r} was already given in line {lines[key.value]}; "
-                    "remove one of them",
-                    key.start_mark,
-                )
-            lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?\d[\d_]*(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _RecipeLoader)  # a SafeLoader: builds plain data only
-
-
-def _yaml_problem(error: yaml.YAMLError) -> tuple[int | None, str]:
-    """Return the line and the problem, without the excerpt that YAML adds."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return None, f"not YAML: {' '.join(str(error).split())}"
-    problem = ", ".join(part for part in (error.problem, error.context) if part)
-    return error.problem_mark.line + 1, problem
 
 
 _BRANCH = re.compile(r"<\w+>|\[key\]")
@@ -243,7 +227,7 @@ def _without_echoes(problems: Sequence[Any]) -> list[Any]:
 def _explain(problem: Any) -> RecipeError:
     """Turn a pydantic problem into an error in the words of a recipe."""
     names = _names(problem)
-    key = ".".join(map(str, names)) or None
+    key = ".".join(map(str, names))[:_SHOWN] or None
     if problem["type"] == "extra_forbidden":
         known = _keys_at(names[:-1])
         if names[-1] in known:
@@ -263,7 +247,10 @@ def _explain(problem: Any) -> RecipeError:
     expected = problem["msg"].removeprefix("Input should be ")
     for theirs, ours in _WORDS.items():
         expected = re.sub(theirs, ours, expected)
-    return RecipeError(key=key, expected=expected, got=f"{problem['input']!r}")
+    got = f"{problem['input']!r}"
+    if len(got) > _SHOWN:
+        got = f"{got[:_SHOWN]}…"
+    return RecipeError(key=key, expected=expected, got=got)
 
 
 _WORDS = {

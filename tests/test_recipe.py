@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -639,3 +642,75 @@ def test_a_mixture_is_of_sources_that_are_packed_apart() -> None:
         tree["train"] = {"mixture": phases}
         with pytest.raises(RecipeError, match=message):
             parse_recipe(tree, Path())
+
+
+def _bomb(line: str, end: str) -> str:
+    """Return a recipe in which each of 30 values holds three times the one before it."""
+    lines = [line.format(n=n, before=n - 1) for n in range(1, 30)]
+    return "\n".join(["a0: &a0 {x: [x, x, x]}", *lines, end])
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        (_bomb("a{n}: &a{n} [*a{before}, *a{before}, *a{before}]", "corpus: *a29"), 8,
+         "aliases stand for more than"),
+        (_bomb("a{n}: &a{n} {{<<: [*a{before}, *a{before}, *a{before}]}}", "corpus: *a29"), 8,
+         "aliases stand for more than"),
+        ("seed: 1\ncorpus: &a [*a]", 2, "inside its own value"),
+        ("corpus: &a\n  <<: *a", 2, "inside its own value"),
+        ("seed: 1\na: " + 100_000 * "[", 2, "values inside each other"),
+        (5_000 * "{a: ", 1, "values inside each other"),
+        ("seed: 1\nbudget: {tokens: " + 5_000 * "9" + "}", 2, "an integer of more than 100"),
+        ("seed: 0x" + 100_000 * "f", 1, "an integer of more than 100"),
+        ("seed: " + ":".join(50_000 * ["59"]), 1, "an integer of more than 100"),
+        ("seed: 1\nwork: 2001-99-99", 2, "timestamp"),
+        ('seed: 1\nwork: "\\U00110000"', 2, "not YAML"),
+        ("seed: !!int abc", 1, "int"),
+        ("seed: !!bool abc", 1, "bool"),
+        ("seed: !!timestamp abc", 1, "timestamp"),
+        ("seed: !!python/object/apply:os.system [ls]", 1, "could not determine a constructor"),
+        ("seed: 1\n? [a]\n: 1", 2, "unhashable"),
+        ("a: &a {x: 1}\nb: {<<: *a, <<: [*a]}\nb: 2", 3, "already given in line 2"),
+    ],
+)  # fmt: skip
+def test_hostile_yaml_is_refused_at_its_line(
+    tmp_path: Path, text: str, line: int, problem: str
+) -> None:
+    """Alias bombs, recursion, nesting, huge integers and tags that build objects."""
+    (path := tmp_path / "r.yaml").write_text(text)
+    before = time.process_time()
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert time.process_time() - before < 5
+    assert caught.value.file == f"{path}:{line}"
+    assert problem in caught.value.problem and "\n" not in str(caught.value)
+
+
+def test_aliases_and_merge_keys_of_a_sound_recipe(tmp_path: Path) -> None:
+    (path := tmp_path / "r.yaml").write_text(
+        "corpus:\n- &one {path: a.jsonl, text: body}\n- {<<: *one, path: b.jsonl}\n"
+        "budget: {tokens: 1_000, rank: random}\ntokenizer: {train: {vocab_size: 320}}\n"
+    )
+    assert [one.text for one in load_recipe(path).corpus] == ["body", "body"]
+
+
+def test_a_recipe_of_100_mb_is_not_read(tmp_path: Path) -> None:
+    (path := tmp_path / "r.yaml").write_text("seed: 1\n")
+    os.truncate(path, 100 * 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecipeError, match=r"at most 1,048,576 bytes, got more"):
+            load_recipe(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_problems_of_a_recipe_are_not_all_listed(tmp_path: Path) -> None:
+    text = "".join(f"k{number}: 1\n" for number in range(5_000))
+    (path := tmp_path / "r.yaml").write_text(f"{text}seed: [{'1, ' * 5_000}]\n? {'x' * 9_000}\n: 1")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert len(str(caught.value).splitlines()) == 21
+    assert len(str(caught.value)) < 21 * 1_000

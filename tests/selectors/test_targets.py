@@ -70,6 +70,7 @@ def test_reads_plain_and_compressed_files(tmp_path: Path, name: str, benchmark: 
     ("line", "message"),
     [
         ('{"question": ', "no JSON"),
+        ('{"text": "a", "n": ' + "9" * 5000 + "}", "no JSON"),
         ("[1]", r"got \[1\]"),
         ({"question": "What?"}, r"got the keys \['question'\]"),
         ({"question": "What?", "answer": ""}, "answer: expected a text that is not empty"),
@@ -111,6 +112,15 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, codec: str) -> N
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="t.jsonl"):
         read_targets(path)
+
+
+def test_a_line_that_is_gigabytes_when_decompressed_is_named(tmp_path: Path) -> None:
+    """Compression bomb in a file of targets."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "' + b"a" * 2**26 + b'"}', 1))
+    with pytest.raises(InputError, match="a line of at most 33,554,432 bytes") as caught:
+        read_targets(path)
+    assert caught.value.file == f"{path}:1"
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:

@@ -348,7 +348,7 @@ def _read(content: bytes) -> Answer:
             prompt_tokens=usage.get("prompt_tokens"),
             completion_tokens=usage.get("completion_tokens"),
         )
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         reason = str(error)[:_EXCERPT]
         raise _Again(f"HTTP 200 and no completion ({type(error).__name__}: {reason})") from None
 
