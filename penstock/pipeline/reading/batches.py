@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from penstock.pipeline.reading.records import Bad, Labels, Record
+from penstock.pipeline.reading.records import Bad, Labels, Record, Span, labels_of, record_of
+from penstock.recipe import CorpusSource
 
 __all__ = [
     "BATCH_BYTES",
@@ -21,8 +22,10 @@ __all__ = [
     "DOCUMENTS",
     "Batches",
     "ParsedBatch",
+    "Row",
     "batch_of",
     "gather",
+    "gather_rows",
     "gathered",
     "merged",
 ]
@@ -122,6 +125,59 @@ def gather(records: Iterable[Record | Bad]) -> Batches:
             found, size = [], 0
     if found:
         yield gathered(found)
+
+
+class Row(NamedTuple):
+    """A record before its fields are taken for id, source and ``meta``."""
+
+    text: str | bytes
+    """Bytes are valid UTF-8."""
+    fields: dict[str, Any]
+    number: int
+
+
+def gather_rows(rows: Iterable[Row | Bad], spec: CorpusSource, span: Span, noun: str) -> Batches:
+    """Gather rows into batches; a row of which no document can be made becomes a bad record.
+
+    Args:
+        rows: In the order of the file.
+        spec: Names the fields of id and source.
+        span: The file.
+        noun: The word for a position.
+    """
+    good: list[Row] = []
+    bad: list[Bad] = []
+    size = 0
+    for row in rows:
+        if isinstance(row, Bad):
+            bad.append(row)
+            size += len(row.raw)
+        else:
+            good.append(row)
+            size += len(row.text)
+        if len(good) + len(bad) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield _batch_of_rows(good, bad, spec, span, noun)
+            good, bad, size = [], [], 0
+    if good or bad:
+        yield _batch_of_rows(good, bad, spec, span, noun)
+
+
+def _batch_of_rows(
+    rows: list[Row], bad: list[Bad], spec: CorpusSource, span: Span, noun: str
+) -> ParsedBatch:
+    try:
+        texts = pa.array([row.text for row in rows], pa.large_binary()).view(pa.large_string())
+        labels = labels_of([row.fields.copy() for row in rows], spec)
+        return batch_of(texts, labels, [row.number for row in rows], bad)
+    except (RecursionError, UnicodeEncodeError):  # which row it is comes out one by one
+        made = [
+            record_of(
+                {**fields, spec.text: text.decode() if isinstance(text, bytes) else text},
+                *(spec, span, noun, number, None),
+            )
+            for text, fields, number in rows
+        ]
+        return gathered(sorted([*made, *bad], key=lambda one: one.number))
 
 
 def merged(batch: ParsedBatch, records: Sequence[Record | Bad]) -> ParsedBatch:

@@ -13,10 +13,10 @@ cost is linear for any content.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from zlib_ng import zlib_ng as zlib
 
 from penstock.errors import InputError
 from penstock.pipeline.reading.frames import frames_of
@@ -26,6 +26,10 @@ from penstock.storage import AnyPath
 __all__ = ["Part", "parts_of"]
 
 _CHUNK = 64 << 10
+_LEAST = 256
+"""Compressed bytes that the inflater gets at a time, at least, where more are left of a chunk: each
+time costs about a microsecond."""
+_MAGIC = b"\x1f\x8b\x08"
 _HELD = 4 << 20
 """Bytes of a part, about; a member with more is several parts."""
 
@@ -41,8 +45,7 @@ _BEGINNING = 4 << 10
 _MAX_WINDOW = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Decompressed bytes of a member, all of them or some."""
 
     data: bytes
@@ -84,22 +87,31 @@ class _ByteFeed:
         self.size = file.seek(0, 2)
         self.position = file.seek(0)
         self._file = file
-        self._rest = b""
+        self._chunk = b""
+        self._at = 0
 
-    def read(self) -> bytes:
-        """Return the next bytes, up to 64 KiB; none at the end."""
-        chunk = self._rest or self._file.read(_CHUNK)
-        self._rest = b""
-        self.position += len(chunk)
-        return chunk
+    def read(self, of_member: bool = False) -> bytes:
+        """Return the next bytes, up to 64 KiB; none at the end.
 
-    def unread(self, rest: bytes) -> None:
-        """Give back the end of what was read."""
-        self._rest = rest
-        self.position -= len(rest)
+        Args:
+            of_member: End where another member seems to begin: the inflater copies what it does
+                not need.
+        """
+        if self._at == len(self._chunk):
+            self._chunk, self._at = self._file.read(_CHUNK), 0
+        begin = self._at
+        end = self._chunk.find(_MAGIC, begin + _LEAST) if of_member else -1
+        self._at = len(self._chunk) if end < 0 else end
+        self.position += self._at - begin
+        return self._chunk[begin : self._at]
+
+    def unread(self, count: int) -> None:
+        """Give back the last bytes of what was read last."""
+        self._at -= count
+        self.position -= count
 
     def seek(self, position: int) -> None:
-        self._rest = b""
+        self._chunk, self._at = b"", 0
         self.position = self._file.seek(position)
 
 
@@ -129,9 +141,9 @@ def _member(feed: _ByteFeed) -> Generator[Part, None, str]:
     inflater = zlib.decompressobj(31)
     held: list[bytes] = []
     size = 0
-    chunk = feed.read()
+    chunk = feed.read(True)
     if start and chunk[:1] == b"\0":  # zeros behind a member pad a file to a multiple of a block
-        feed.unread(chunk.lstrip(b"\0"))
+        feed.unread(len(chunk.lstrip(b"\0")))
         return ""
     while not inflater.eof:
         if not chunk:
@@ -145,10 +157,10 @@ def _member(feed: _ByteFeed) -> Generator[Part, None, str]:
         if size >= _HELD:
             yield Part(b"".join(held), start, begins)
             held, size, begins = [], 0, False
-        chunk = inflater.unconsumed_tail or (b"" if inflater.eof else feed.read())
+        chunk = inflater.unconsumed_tail or (b"" if inflater.eof else feed.read(True))
     if held or begins:
         yield Part(b"".join(held), start, begins)
-    feed.unread(inflater.unused_data)
+    feed.unread(len(inflater.unused_data))
     return ""
 
 

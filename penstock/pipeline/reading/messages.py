@@ -21,9 +21,12 @@ import functools
 import hashlib
 import io
 import re
-import zlib
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import pyarrow as pa
+from zlib_ng import zlib_ng as zlib
 
 from penstock import extras
 from penstock.errors import InputError
@@ -35,14 +38,19 @@ __all__ = [
     "agrees",
     "decode_body",
     "decode_text",
+    "encodings_of",
     "fields_of",
+    "is_utf8",
     "media_type",
     "without_chunks",
 ]
 
 _MAX_CODINGS = 4
 
-_FIELD = re.compile(rb"\n[ \t]*([^:\s]+)[ \t]*:([^\n]*)")
+_FIELD = re.compile(rb"\n[ \t]*([^: \t\n\r\f\v]+)[ \t]*:([^\n]*)")
+_ENCODINGS = re.compile(
+    rb"\n(content-type|content-encoding|transfer-encoding)[ \t]*:([^\n]*)", re.IGNORECASE
+)
 
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]{0,4096})?\r\n")
 _ANY_CHUNK_SIZE = re.compile(_CHUNK_SIZE.pattern.replace(rb"\r\n", rb"\r?\n"))
@@ -50,6 +58,8 @@ _TRAILER = re.compile(rb"(?:(?:[^\s:]+:[^\r\n]*\r\n)*\r\n)?\Z")
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"),
           (codecs.BOM_UTF16_BE, "utf-16-be"))  # fmt: skip
+
+_FIRST_OF_MARKS = {mark[:1] for mark, _ in _MARKS}
 
 _LIKE_UTF8 = ("utf-16-le", "utf-16-be", "iso2022_jp")
 
@@ -82,6 +92,13 @@ def fields_of(head: bytes) -> dict[bytes, bytes]:
     return {name.lower(): value.strip() for name, value in found}
 
 
+def encodings_of(head: bytes) -> dict[bytes, bytes]:
+    """Parse the header fields of which a body's text depends, as :func:`fields_of` does."""
+    if b"\n " in head or b"\n\t" in head:
+        return fields_of(head)
+    return {name.lower(): value.strip() for name, value in reversed(_ENCODINGS.findall(head))}
+
+
 @functools.lru_cache(1024)
 def media_type(value: bytes) -> tuple[str, str]:
     """Return the media type of a Content-Type, in lower case, and its charset; or empty."""
@@ -108,7 +125,9 @@ def decode_body(body: bytes, fields: dict[bytes, bytes], cap: int, digest: bytes
     """
     if b"chunked" in fields.get(b"transfer-encoding", b"").lower():
         body = without_chunks(body, digest)
-    codings = fields.get(b"content-encoding", b"").lower().split(b",")
+    if b"content-encoding" not in fields:
+        return body
+    codings = fields[b"content-encoding"].lower().split(b",")
     if len(codings) > _MAX_CODINGS:
         raise BadBody(f"{len(codings)} content encodings")
     for coding in reversed(codings):
@@ -271,8 +290,7 @@ def decode_text(body: bytes, declared: str, markup: bool) -> DecodedText:
     for mark, charset in _MARKS:
         if body.startswith(mark):
             return _replaced(body[len(mark) :], charset)
-    odd = b"\0" in body or b"\x1b" in body
-    decoded = None if odd else _whole(body, ["utf-8"])
+    decoded = None if _is_odd(body) else _whole(body, ["utf-8"])
     if decoded is not None:
         return decoded
     candidates = _declared(body, declared, markup)
@@ -283,6 +301,29 @@ def decode_text(body: bytes, declared: str, markup: bool) -> DecodedText:
         if _FEW * decoded.replaced > len(decoded.text):
             decoded = _whole(body, [_looks_like(body)]) or decoded
     return decoded
+
+
+def is_utf8(body: bytes) -> bool:
+    """Return whether :func:`decode_text` takes a body for UTF-8 and leaves no byte of it out."""
+    return body[:1] not in _FIRST_OF_MARKS and not _is_odd(body) and _is_valid(body)
+
+
+def _is_odd(body: bytes) -> bool:
+    """Return whether a body of ASCII may be of another charset."""
+    return b"\0" in body or b"\x1b" in body
+
+
+def _is_valid(body: bytes) -> bool:
+    """Return whether bytes are UTF-8; Arrow finds it out ten times as fast as Python."""
+    if body.isascii():
+        return True
+    ends = pa.py_buffer(struct.pack("=qq", 0, len(body)))
+    text = pa.Array.from_buffers(pa.large_string(), 1, [None, ends, pa.py_buffer(body)])
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _whole(body: bytes, charsets: list[str]) -> DecodedText | None:

@@ -19,14 +19,15 @@ members begin is known only from the beginning of the file on.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from penstock.pipeline.reading.batches import Batches, gather
+from zlib_ng import zlib_ng as zlib
+
+from penstock.pipeline.reading.batches import Batches, Row, gather_rows
 from penstock.pipeline.reading.members import Part, parts_of
 from penstock.pipeline.reading.messages import agrees, fields_of
-from penstock.pipeline.reading.records import HEAD, Bad, Extent, Records, Span, too_long
+from penstock.pipeline.reading.records import HEAD, Bad, Extent, Span, too_long
 from penstock.pipeline.reading.streams import compression_of
 from penstock.pipeline.reading.web_pages import PageReader
 from penstock.recipe import CorpusSource
@@ -41,8 +42,9 @@ _BEGIN = re.compile(rb"WARC/1\.\d\r?\n[A-Za-z-]{1,40}:")
 _BEGIN_BYTES = 50
 """Most bytes of a match, less one."""
 _GZIP = b"\x1f\x8b"
-_HEADER_END = re.compile(rb"\r?\n\r?\n")
 _BETWEEN = b"\r\n\r\n"
+_NEXT = _BETWEEN + _WARC
+_CR = 13
 _line_ends = re.compile(rb"[\r\n]*").match
 
 _AGAIN_TIMES, _AGAIN_PLUS = 4, 16 << 20
@@ -56,27 +58,32 @@ def warc(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Exten
     ``content_type``, ``charset``, ``language``, ``status`` and ``truncated``, where given, and
     ``replaced``, the number of characters that could not be decoded.
     """
-    return gather(_pages(where, spec, span, cap, extent))
+    return gather_rows(_pages(where, spec, cap, extent), spec, span, "record")
 
 
-def _pages(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Records:
-    reader = PageReader(spec, span, cap, extent)
+def _pages(where: AnyPath, spec: CorpusSource, cap: int, extent: Extent) -> Iterator[Row | Bad]:
+    reader = PageReader(spec, cap, extent)
     at = "byte" if compression_of(where) is None else "member at byte"
-    for raw in raw_records(where, cap, extent):
-        extent.lines += 1
-        number = extent.lines
+    for number, raw in enumerate(raw_records(where, cap, extent), 1):
+        extent.lines = number
+        error, data = raw.error, raw.data
+        if not error:
+            found = reader.row(raw.fields, data, number)
+            if not isinstance(found, str):
+                if found is not None:
+                    yield found
+                continue
+            head = b"".join(b"%s: %s\r\n" % field for field in raw.fields.items())
+            error, data = found, (head + b"\r\n" + data[:HEAD])[:HEAD]
         place = f"record {number}, {at} {raw.offset:,}"
+        name = reader.id_of(raw.fields)
         if raw.claimed:
-            name = reader.id_of(raw.fields)
-            yield too_long(place, raw.claimed, cap, "record", raw.data, number, name)
-        elif raw.error:
-            yield Bad(place, raw.error, raw.data, number, reader.id_of(raw.fields))
-        elif (record := reader.record(raw.fields, raw.data, place, number)) is not None:
-            yield record
+            yield too_long(place, raw.claimed, cap, "record", data, number, name)
+        else:
+            yield Bad(place, error, data, number, name)
 
 
-@dataclass(frozen=True, slots=True)
-class RawRecord:
+class RawRecord(NamedTuple):
     """A record of an archive, or bytes that are none."""
 
     offset: int
@@ -123,10 +130,26 @@ def _is_proved(fields: dict[bytes, bytes], block: bytes) -> bool:
     return given is not None and agrees(given, block)
 
 
+def _header_end(held: bytes, begin: int) -> tuple[int, int]:
+    """Find an empty line; returns where the header that begins at ``begin`` ends, and its block
+    begins; twice -1 where neither is within the most bytes of a header.
+
+    Lines end with CRLF or LF. ``find`` takes a fifth of the time of a regular expression.
+    """
+    end = held.find(b"\n\r\n", begin, begin + _MAX_HEADER)
+    start = end + 3
+    bare = held.find(b"\n\n", begin, begin + _MAX_HEADER if end < 0 else end + 1)
+    if bare >= 0:
+        end, start = bare, bare + 2
+    if end < 0:
+        return -1, -1
+    return end - (end > begin and held[end - 1] == _CR), start
+
+
 def _fields_in(held: bytes) -> dict[bytes, bytes]:
     """Return the fields of the record that begins ``held``; none where its header is cut off."""
-    found = _HEADER_END.search(held, 0, _MAX_HEADER) if held.startswith(_WARC) else None
-    header = b"" if found is None else held[: found.start()]
+    end, _ = _header_end(held, 0) if held.startswith(_WARC) else (-1, -1)
+    header = held[: max(0, end)]
     return {} if _is_cut_off(header) else fields_of(header)
 
 
@@ -196,7 +219,7 @@ class _Framer:
             bad = RawRecord(self._place(self._at), b"", fields)
         error = f"{bad.error}; {part.error}" if bad.error else part.error
         self._step_over(self._size)
-        return self._closed(replace(bad, error=error))
+        return self._closed(bad._replace(error=error))
 
     def _place(self, at: int) -> int:
         return self._offset + at if self._plain else self._offset
@@ -205,7 +228,8 @@ class _Framer:
         if self._plain:
             self._offset += self._at
         self._done += self._at
-        self._held = b"".join([memoryview(self._held)[self._at :], *self._more])
+        rest = [memoryview(self._held)[self._at :]] if self._at < len(self._held) else []
+        self._held = b"".join([*rest, *self._more])
         self._at, self._more, self._size, self._need = 0, [], len(self._held), 0
 
     def _cut(self, ends: bool) -> Iterator[RawRecord]:
@@ -243,7 +267,7 @@ class _Framer:
 
     def _closed(self, bad: RawRecord) -> RawRecord:
         head, self._head, self._bad = self._head, b"", None
-        return replace(bad, data=head)
+        return bad._replace(data=head)
 
     def _may_look_again(self, size: int) -> bool:
         """Count bytes that were looked at and may be again; returns False where it is too many."""
@@ -270,12 +294,12 @@ class _Framer:
             if not ends and len(held) - begin < len(_WARC):
                 return None
             return self._refuse("expected WARC/1, where a record begins")
-        found = _HEADER_END.search(held, begin, begin + _MAX_HEADER)
-        if found is not None:
-            header = held[begin : found.start()]
+        end, start = _header_end(held, begin)
+        if end >= 0:
+            header = held[begin:end]
             if _is_cut_off(header):
                 return self._refuse("ends inside its header", len(header))
-            return self._block(fields_of(header), begin, found.end(), ends)
+            return self._block(fields_of(header), begin, start, ends)
         size = len(held) - begin
         if size >= _MAX_HEADER:
             return self._refuse(f"a header of more than {_MAX_HEADER:,} bytes", _MAX_HEADER)
@@ -294,9 +318,12 @@ class _Framer:
         if length > self._cap:
             return self._refuse("too long", start - begin, length, fields)
         end = start + length
-        after = held[end : end + len(_BETWEEN + _WARC)]
-        if not ends and len(after) < len(_BETWEEN + _WARC) and after != _BETWEEN:
-            self._need = end - begin + len(_BETWEEN + _WARC)
+        after = held[end : end + len(_NEXT)]
+        if after in (_NEXT, _BETWEEN):  # the usual; others are decided below
+            self._at = end + len(_BETWEEN)
+            return RawRecord(self._place(begin), held[start:end], fields)
+        if not ends and len(after) < len(_NEXT):
+            self._need = end - begin + len(_NEXT)
             return None
         follows = after.lstrip(_BETWEEN)
         if len(held) < end:

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from penstock.pipeline.reading.batches import Row
 from penstock.pipeline.reading.html import Unparsable, extractor
 from penstock.pipeline.reading.messages import (
     BadBody,
     agrees,
     decode_body,
     decode_text,
-    fields_of,
+    encodings_of,
+    is_utf8,
     media_type,
     without_chunks,
 )
-from penstock.pipeline.reading.records import (
-    HEAD,
-    Bad,
-    Extent,
-    Record,
-    Span,
-    as_id,
-    record_of,
-)
+from penstock.pipeline.reading.records import Extent, as_id
 from penstock.recipe import CorpusSource
 
 __all__ = ["PageReader"]
@@ -48,55 +42,43 @@ class PageReader:
 
     Args:
         spec: The item of ``corpus``.
-        span: The file.
         cap: Most bytes of a decoded body.
         extent: Records that are not documents are counted in its ``others``.
     """
 
-    def __init__(self, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> None:
+    def __init__(self, spec: CorpusSource, cap: int, extent: Extent) -> None:
         self._spec = spec
-        self._span = span
         self._cap = cap
         self._extent = extent
         self._extract: Callable[[str], str] | None = None
 
-    def record(
-        self, fields: dict[bytes, bytes], block: bytes, place: str, number: int
-    ) -> Record | Bad | None:
-        """Make a document of a record; None where it is none.
+    def row(self, fields: dict[bytes, bytes], block: bytes, number: int) -> Row | str | None:
+        """Make a row of a record.
 
         Args:
             fields: Of the record's header, names in lower case.
             block: Its content.
-            place: Its position, for messages.
             number: Its number in the file, from 1.
+
+        Returns:
+            The row; None where the record is no document; the error of a bad one.
         """
         kind = fields.get(b"warc-type", b"").lower()
         if kind not in _PAGES:
             if not kind:
-                return self._bad("expected a WARC-Type, got nothing", fields, block, place, number)
+                return "expected a WARC-Type, got nothing"
             self._extent.others[kind.decode() if kind in _OTHERS else "of unknown type"] += 1
             return None
         try:
-            facts = self._page(fields, block)
+            return self._page(fields, block, number)
         except (BadBody, Unparsable) as error:
-            return self._bad(str(error), fields, block, place, number)
-        if facts is None:
-            return None
-        return record_of(facts, self._spec, self._span, "record", number, None)
-
-    def _bad(
-        self, error: str, fields: dict[bytes, bytes], block: bytes, place: str, number: int
-    ) -> Bad:
-        head = b"".join(b"%s: %s\r\n" % field for field in fields.items())
-        raw = (head + b"\r\n" + block[:HEAD])[:HEAD]
-        return Bad(place, error, raw, number, self.id_of(fields))
+            return str(error)
 
     def id_of(self, fields: dict[bytes, bytes]) -> str | None:
         """Return the id of a record by its header: its WARC-Record-ID, else its URL, or None."""
         return as_id(_facts(fields).get(self._spec.id))
 
-    def _page(self, fields: dict[bytes, bytes], block: bytes) -> dict[str, Any] | None:
+    def _page(self, fields: dict[bytes, bytes], block: bytes, number: int) -> Row | None:
         """Return the text of a page and what is known of it; None where it is no page."""
         kind, charset = media_type(fields.get(b"content-type", b""))
         http: dict[bytes, bytes] = {}
@@ -116,15 +98,22 @@ class PageReader:
             top = kind.partition("/")[0]
             self._extent.others[f"{top if top in _TOP_LEVEL else 'other'} content"] += 1
             return None
-        decoded = decode_text(body, charset, kind in _MARKUP)
-        facts: dict[str, Any] = {"content_type": kind, "charset": decoded.charset}
-        facts |= _facts(fields)
+        text: str | bytes
+        extracts = kind in _MARKUP and self._spec.extract != "none"
+        if not extracts and is_utf8(body):
+            text, charset, replaced = body, "utf-8", 0
+        else:
+            text, charset, replaced = decode_text(body, charset, kind in _MARKUP)
+            text = self._text_of(text) if extracts else text
+        facts = _facts(fields)
+        facts["content_type"] = kind
+        facts["charset"] = charset
         if status:
             facts["status"] = status
-        if decoded.replaced:
-            facts["replaced"] = decoded.replaced
-        facts[self._spec.text] = self._text_of(decoded.text) if kind in _MARKUP else decoded.text
-        return facts
+        if replaced:
+            facts["replaced"] = replaced
+        facts.pop(self._spec.text, None)
+        return Row(text, facts, number)
 
     def _text_of(self, page: str) -> str:
         if self._extract is None:  # not where an archive has texts alone
@@ -132,17 +121,20 @@ class PageReader:
         return self._extract(page)
 
 
-def _facts(fields: dict[bytes, bytes]) -> dict[str, str | None]:
+def _facts(fields: dict[bytes, bytes]) -> dict[str, Any]:
     """Return the fields of a document that are in the header of its record."""
-    facts: dict[str, str | None] = {
-        name: fields[field].decode("utf-8", "replace") for name, field in _FACTS if field in fields
-    }
+    facts: dict[str, Any] = {}
+    for name, field in _FACTS:
+        value = fields.get(field)
+        if value is not None:
+            facts[name] = value.decode("utf-8", "replace")
     name = fields.get(b"warc-record-id", b"").strip(b"<>").decode("utf-8", "replace")
-    return facts | {"id": name or facts.get("url")}
+    facts["id"] = name or facts.get("url")
+    return facts
 
 
 def _message(block: bytes) -> tuple[dict[bytes, bytes], int, bytes]:
-    """Divide an HTTP response into fields, status and body."""
+    """Divide an HTTP response into the fields of its encodings, its status and its body."""
     line, _, _ = block[:256].partition(b"\n")
     words = line.split(None, 2)
     if not line.startswith(b"HTTP/") or len(words) < 2 or not words[1].isdigit():
@@ -152,7 +144,7 @@ def _message(block: bytes) -> tuple[dict[bytes, bytes], int, bytes]:
         head, blank, body = block.partition(b"\n\n")
     if not blank:
         raise BadBody("the HTTP response ends inside its header")
-    return fields_of(head), int(words[1][:4]), body
+    return encodings_of(head), int(words[1][:4]), body
 
 
 def _check_digest(fields: dict[bytes, bytes], block: bytes, body: bytes) -> None:
