@@ -33,6 +33,7 @@ docs/architecture.md shows how the packages work together.
       extras.py          optional libraries, and the extra that installs each
       lease.py           one driver at a time for a work directory
       node_cache.py      copies of remote files, and what is made once for a machine
+      temporary.py       this user's own directory in the temporary directory
       cluster.py         the connection to Ray; the number of CPUs
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences

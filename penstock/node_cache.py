@@ -14,19 +14,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from penstock.errors import StorageError
-from penstock.storage import (
-    AnyPath,
-    sha256_file,
-    store_of,
-    translate_os_errors,
-)
+from penstock.storage import AnyPath, sha256_file, store_of, translate_os_errors
+from penstock.temporary import check_own_directory, open_lock, private_directory
 
 __all__ = ["directory", "local_file", "local_tree", "made_tree", "staging"]
 
@@ -38,11 +32,19 @@ _FRESH = 120.0
 
 
 def directory() -> Path:
-    """Return the cache's directory: ``PENSTOCK_CACHE``, else one in the temporary directory."""
+    """Return the cache's directory: ``PENSTOCK_CACHE``, else ``cache`` in the private directory.
+
+    Raises:
+        StorageError: It belongs to another user, all users may write to it, or it cannot be made.
+    """
     chosen = os.environ.get("PENSTOCK_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(tempfile.gettempdir()) / f"penstock-cache-{os.getuid()}"
+    if not chosen:
+        return private_directory("cache")
+    root = Path(chosen)
+    with translate_os_errors(root):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_own_directory(root, "set PENSTOCK_CACHE to a directory of your own")
+    return root
 
 
 def local_file(where: AnyPath, sha256: str | None = None) -> Path:
@@ -129,8 +131,8 @@ def _unchanged(tree: Path) -> bool:
 
 def staging(name: str) -> Path:
     """Return a local directory for files that a library writes, to be copied to a store."""
-    path = Path(tempfile.gettempdir()) / f"penstock-staging-{os.getuid()}" / name
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = private_directory("staging") / name
+    path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
@@ -141,14 +143,6 @@ def _entry(
 ) -> Path:
     """Return the entry ``name``; call ``fetch`` if it is missing or not intact."""
     root = directory()
-    with translate_os_errors(root):
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if "PENSTOCK_CACHE" not in os.environ and root.stat().st_uid != os.getuid():
-            raise StorageError(
-                "belongs to another user, who could change what is read from it",
-                file=root,
-                fix="set PENSTOCK_CACHE to a directory of your own",
-            )
     path = root / name
     with _locked(root / f".{name}.lock"):
         if path.exists() and intact(path):
@@ -171,7 +165,7 @@ def _entry(
 @contextlib.contextmanager
 def _locked(lock: Path) -> Iterator[None]:
     """Hold a lock of this node, so that one process copies a file and others wait for it."""
-    with open(lock, "wb") as file:
+    with os.fdopen(open_lock(lock), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

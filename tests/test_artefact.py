@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 import penstock.artefact.draft as draft_module
@@ -374,3 +376,50 @@ def test_a_part_recorded_twice_before_its_first_commit_is_done(
     second = write(draft, "x.bin", b"second")
     draft.record("one", [second])
     assert draft.publish(["one"], {}).files == (second,)
+
+
+# -- manifests of others ----------------------------------------------------------------------
+
+HOSTILE = {
+    "path": [
+        *("../x", "a/../../x", "/etc/passwd", "..", ".", "", "a//b", "a/", "./a", "a/./b"),
+        *("a\\..\\b", "C:/x", "file:///x", "s3://bucket/x", "a\0b", None, 7, ["a"]),
+    ],
+    "sha256": ["../../x", "", "0" * 63, "0" * 65, "A" * 64, "0" * 64 + "\n", None, 0],
+    "bytes": [-1, 1.5, "4", None, True],
+    "facts": [None, []],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in HOSTILE.items() for value in values]
+)
+def test_an_entry_that_leads_out_of_the_artefact_is_refused(
+    workspace: Workspace, field: str, value: Any
+) -> None:
+    """``..`` in a path or a checksum wrote anywhere: both name files of the node's cache."""
+    made = finished(workspace)
+    entry = json.loads((made.path / "manifest.json").read_bytes())["files"][0]
+    manifest = {**made.manifest, "files": [{**entry, field: value}]}
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError) as caught:
+        Artefact.open(made.path)
+    assert caught.value.file == str(made.path / "manifest.json")
+    assert field in caught.value.problem
+    draft = workspace.draft("other", 1, CONFIG, INPUTS)
+    (draft.path / "records").mkdir()
+    (draft.path / "records/one.json").write_text(json.dumps([{**entry, field: value}]))
+    with pytest.raises(ArtefactError) as caught:
+        draft.done("one")
+    assert caught.value.file == str(draft.path / "records/one.json")
+
+
+_NAMES = st.text("ab.-_ é:~", min_size=1, max_size=5).filter(lambda name: name not in (".", ".."))
+
+
+@hypothesis.given(st.lists(_NAMES, min_size=1, max_size=4))
+def test_a_path_below_the_artefact_is_taken(parts: list[str]) -> None:
+    path = "/".join(parts)
+    hypothesis.assume(":" not in parts[0])
+    entry = {"path": path, "bytes": 0, "sha256": "0" * 64}
+    assert FileRecord.parsed(entry) == FileRecord(path=path, bytes=0, sha256="0" * 64)

@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -318,19 +317,6 @@ def test_a_made_directory_is_made_once_and_anew_where_a_byte_changed(tmp_path: P
             assert (tree / "a" / "b.bin").read_bytes() == b"content"
         assert calls == 4
         assert made_tree("other", make) != tree and calls == 5
-
-
-def test_a_cache_of_another_user_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.delenv("PENSTOCK_CACHE", raising=False)
-    made_tree("key", lambda directory: None)
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    (tmp_path / "penstock-cache-12345").mkdir()
-    with pytest.raises(StorageError) as info:
-        made_tree("key", lambda directory: None)
-    assert info.value.file == str(tmp_path / "penstock-cache-12345")
 
 
 def _sha(number: int) -> str:

@@ -268,7 +268,7 @@ def _read_if_there(path: AnyPath) -> bytes | None:
 
 def _files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
     try:
-        return tuple(FileRecord(**item) for item in json.loads(content))
+        return tuple(map(FileRecord.parsed, json.loads(content)))
     except (ValueError, TypeError) as error:
         raise ArtefactError(
             f"not a record of files ({error})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,30 @@ class FileRecord:
     """Values for later stages that do not open the file: rows, counts, tokens."""
 
     @classmethod
+    def parsed(cls, item: Any) -> FileRecord:
+        """Check and return a record that is an entry of a manifest, which anyone may have written.
+
+        The path and the checksum name the files that are read, copied and deleted, so that ``..``
+        in them would lead out of the artefact and out of the node's cache.
+
+        Raises:
+            ValueError: The path leads elsewhere, or another field has another form.
+            TypeError: A field is missing or unknown.
+        """
+        record = cls(**item)
+        name = repr(record.path)
+        if not (isinstance(record.path, str) and _is_below(record.path)):
+            raise ValueError(f"path: expected a relative path inside the artefact, got {name}")
+        if type(record.bytes) is not int or record.bytes < 0:
+            raise ValueError(f"bytes of {name}: expected a count, got {record.bytes!r}")
+        if not (isinstance(record.sha256, str) and _SHA256.fullmatch(record.sha256)):
+            got = repr(record.sha256)
+            raise ValueError(f"sha256 of {name}: expected 64 hexadecimal digits, got {got}")
+        if not isinstance(record.facts, dict):
+            raise ValueError(f"facts of {name}: expected a mapping, got {record.facts!r}")
+        return record
+
+    @classmethod
     def of(cls, name: str, sink: Sink, **facts: Any) -> FileRecord:
         """Return the record of a file that was just written to ``sink``."""
         return cls(path=name, bytes=sink.bytes, sha256=sink.sha256, facts=facts)
@@ -81,6 +106,20 @@ class FileRecord:
         if found != self.sha256:
             raise changed_file(path, self, found, directory)
         return here
+
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def _is_below(path: str) -> bool:
+    """Return whether a path stays inside its directory, on any operating system."""
+    parts = path.split("/")
+    return not (
+        any(part in ("", ".", "..") for part in parts)
+        or "\\" in path
+        or "\0" in path
+        or ":" in parts[0]  # a drive, or the scheme of a URI
+    )
 
 
 def make_again_fix(directory: AnyPath) -> str:
@@ -135,7 +174,7 @@ class Artefact:
             manifest = json.loads(read_file(source))
             written = int(manifest["format"])
             if written <= FORMAT:
-                return cls(path, manifest, tuple(FileRecord(**item) for item in manifest["files"]))
+                return cls(path, manifest, tuple(map(FileRecord.parsed, manifest["files"])))
         except (FileNotFoundError, NotADirectoryError):
             raise ArtefactError(
                 "no such file: the artefact was not finished",

@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from urllib.parse import urlsplit
 from penstock import __version__, extras
 from penstock.errors import BadInput, JobError
 from penstock.jobs.staging import stage
+from penstock.temporary import temporary_directory
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -99,8 +99,8 @@ def submit(
     if command not in COMMANDS:
         raise BadInput(key="--job", expected=f"one of {', '.join(COMMANDS)}", got=repr(command))
     progress = progress or on_line
-    with tempfile.TemporaryDirectory(prefix="penstock-job-") as directory:
-        staged = stage(recipe_path, Path(directory), settings)
+    with temporary_directory("job-") as directory:
+        staged = stage(recipe_path, directory, settings)
         for line in staged.notes:
             progress(line)
         return run_job(

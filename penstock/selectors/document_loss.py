@@ -17,7 +17,6 @@ mean of both. A document that was not in the run is mistaken for one of the run 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +35,7 @@ from penstock.selectors.bands import Band, BandName
 from penstock.selectors.base import Documents, Fitting
 from penstock.selectors.parameters import Location, fitted
 from penstock.storage import as_path
+from penstock.temporary import temporary_directory
 
 __all__ = ["DocumentLoss"]
 
@@ -101,8 +101,7 @@ class DocumentLoss(
         """
         artefact, record = self._losses
         # Files that are mapped outlive their names.
-        with tempfile.TemporaryDirectory(prefix="penstock-losses-") as name:
-            directory = Path(name)
+        with temporary_directory("losses-") as directory:
             if not _sort(artefact.verified(record), directory):
                 raise SelectorError(
                     key="run", file=artefact.path, expected="documents with a loss", got="none"

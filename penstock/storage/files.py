@@ -273,7 +273,7 @@ class LineLog:
         path = store_of(self._directory).local(self._directory / f"{self._writer}.jsonl")
         if path is not None:
             make_directory(self._directory)
-            self._file = self._stack.enter_context(open(path, "wb", buffering=0))
+            self._file = self._stack.enter_context(open(path, "xb", buffering=0))
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -66,7 +66,7 @@ class LocalStore:
         with os_errors(path):
             temporary = _beside(path)
             try:
-                with open(temporary, "wb") as file:
+                with open(temporary, "xb") as file:
                     yield Sink(file)
                     file.flush()
                     if durable:
@@ -225,7 +225,7 @@ def _written_beside(path: AnyPath, data: bytes) -> Iterator[Path]:
     """Write and sync a temporary file in the directory of ``path``; delete it at the end."""
     temporary = _beside(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

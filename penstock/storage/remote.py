@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from penstock.storage.store import (
     Sink,
     os_errors,
 )
+from penstock.temporary import temporary_directory
 
 __all__ = ["RemoteStore"]
 
@@ -95,8 +95,8 @@ class RemoteStore:
 
     @contextlib.contextmanager
     def put(self, path: AnyPath, durable: bool = True) -> Iterator[Sink]:
-        with tempfile.TemporaryDirectory(prefix="penstock-put-") as directory:
-            local = Path(directory) / "file"
+        with temporary_directory("put-") as directory:
+            local = directory / "file"
             with os_errors(path), open(local, "wb") as file:
                 yield Sink(file)
             with self._writing(path) as (files, name):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -21,6 +20,7 @@ from penstock.pipeline.runners.attempt import attempt
 from penstock.pipeline.runners.schedule import Completed, Usage, WorkerLost, drain
 from penstock.pipeline.runners.worker import SharedState, Worker
 from penstock.resources import Resources
+from penstock.temporary import temporary_directory
 
 __all__ = ["LocalRunner"]
 
@@ -65,8 +65,8 @@ class LocalRunner:
         if self.slots == 1:
             yield from drain(_InlinePool(function, shared), items, self.usage, ordered)
             return
-        with tempfile.TemporaryDirectory(prefix="penstock-") as directory:
-            state_file = Path(directory) / "state"
+        with temporary_directory("state-") as directory:
+            state_file = directory / "state"
             SharedState.of((function, shared)).save(state_file)
             pool = _Processes(self.slots, self._in_flight, self._idle, state_file)
             yield from drain(pool, items, self.usage, ordered, isolate=True)

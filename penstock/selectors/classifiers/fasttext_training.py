@@ -12,7 +12,6 @@ in parallel instead.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -26,6 +25,7 @@ from penstock.errors import SelectorError
 from penstock.selectors.classifiers.fasttext import CollapsedFastText, collapse, vocabulary_of
 from penstock.selectors.kernels.fasttext_gradients import draw_inputs, train_inputs, write_rows
 from penstock.selectors.kernels.fasttext_words import EOS, Text, WordScratch
+from penstock.temporary import temporary_directory
 
 __all__ = ["TrainingRows", "find_rows", "train", "training_line"]
 
@@ -170,13 +170,14 @@ def _read_dictionary(texts: Sequence[str], labels: Sequence[bool], **settings: i
     """Return a fastText model that was trained for no epoch."""
     import fasttext
 
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", suffix=".txt") as file:
-        for text, label in zip(texts, labels, strict=True):
-            file.write(f"{_LABEL}{int(label)} {training_line(text)}\n")
-        file.flush()
+    with temporary_directory("fasttext-") as directory:
+        path = directory / "texts.txt"
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            for text, label in zip(texts, labels, strict=True):
+                file.write(f"{_LABEL}{int(label)} {training_line(text)}\n")
         try:
             return fasttext.train_supervised(
-                file.name, epoch=0, dim=1, thread=1, verbose=0, **settings
+                str(path), epoch=0, dim=1, thread=1, verbose=0, **settings
             )
         except (RuntimeError, ValueError) as error:
             raise SelectorError(f"no vocabulary ({error})", key="min_count") from error

@@ -201,6 +201,6 @@ def _name(step: int) -> str:
 def _records(path: Path) -> tuple[FileRecord, ...]:
     """Read the manifest; if that fails, return a record that no file matches."""
     try:
-        return tuple(FileRecord(**item) for item in json.loads((path / MANIFEST).read_bytes()))
+        return tuple(map(FileRecord.parsed, json.loads((path / MANIFEST).read_bytes())))
     except (OSError, ValueError, TypeError):
         return (FileRecord(path=MANIFEST, bytes=0, sha256="one that can be read"),)

@@ -1,0 +1,166 @@
+"""Attacks by a second user of this machine: he plants names before and during a run, and reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import StorageError
+from penstock.node_cache import made_tree, staging
+from penstock.temporary import private_directory, temporary_directory
+from tests.harness.stranger import Stranger, second_user
+
+ME = os.geteuid()
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Stranger]:
+    with second_user() as made:
+        yield made
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory that all users share, as ``/tmp``: mode 1777."""
+    directory = Path(tempfile.mkdtemp(prefix="penstock-shared-", dir="/tmp"))
+    directory.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    monkeypatch.delenv("PENSTOCK_CACHE", raising=False)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def victim(shared: Path) -> Path:
+    """A file of ours that no other user may read or write."""
+    path = shared / "victim"
+    path.write_bytes(b"precious")
+    path.chmod(0o600)
+    return path
+
+
+def _make(directory: Path) -> None:
+    (directory / "model.bin").write_bytes(b"ours")
+
+
+PLANT_DIRECTORY = """
+for name in values["names"]:
+    path = os.path.join(values["shared"], name)
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, 0o777)
+    os.symlink(values["victim"], os.path.join(path, values["link"]))
+"""
+
+PLANT_LINK = """
+for name in values["names"]:
+    os.symlink(values["to"], os.path.join(values["shared"], name))
+"""
+
+NAMES = [f"penstock-cache-{ME}", f"penstock-staging-{ME}/0123", f"penstock-{ME}"]
+"""Names that Penstock takes, or took, in the temporary directory."""
+
+
+def test_planted_directories_with_links_do_not_reach_a_file_of_ours(
+    stranger: Stranger, shared: Path, victim: Path
+) -> None:
+    """What a library writes to ``model.bin`` of a staging directory truncated a victim's file."""
+    planted = {"names": NAMES, "shared": str(shared), "victim": str(victim), "link": "model.bin"}
+    stranger.run(PLANT_DIRECTORY, **planted)
+    directory = staging("0123")
+    (directory / "model.bin").write_bytes(b"a longer model")
+    tree = made_tree("key", _make)
+    with temporary_directory() as scratch:
+        for path in (directory, tree, scratch):
+            top = shared / path.relative_to(shared).parts[0]
+            assert (top.stat().st_uid, stat.S_IMODE(top.stat().st_mode)) == (ME, 0o700)
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_planted_link_to_a_directory_of_ours_is_not_followed(
+    stranger: Stranger, shared: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache deleted the least recently used files of the directory that a link led to."""
+    home = shared / "home"
+    home.mkdir(mode=0o700)
+    (home / "thesis").write_bytes(bytes(1000))
+    os.utime(home / "thesis", (1, 1))
+    names = [f"penstock-cache-{ME}", f"penstock-{ME}"]
+    stranger.run(PLANT_LINK, names=names, shared=str(shared), to=str(home))
+    monkeypatch.setenv("PENSTOCK_CACHE_BYTES", "10")
+    made_tree("key", _make)
+    assert [path.name for path in home.iterdir()] == ["thesis"]
+
+
+def test_names_that_are_taken_keep_no_run_from_starting(stranger: Stranger, shared: Path) -> None:
+    names = [f"penstock-{ME}", *(f"penstock-{ME}-{number}" for number in range(50))]
+    stranger.run(PLANT_LINK, names=names, shared=str(shared), to="/etc")
+    first, again = private_directory(), private_directory("cache")
+    assert again.parent == first and first.parent == shared
+    assert (first.stat().st_uid, stat.S_IMODE(first.stat().st_mode)) == (ME, 0o700)
+
+
+REACH = """
+found = []
+for path in values["paths"]:
+    for reach in (os.listdir, open, lambda path: os.mkdir(path + "/planted")):
+        try:
+            reach(path)
+            found.append(path)
+        except PermissionError:
+            pass
+"""
+
+
+def test_he_reads_nothing_in_the_cache_and_plants_nothing(stranger: Stranger, shared: Path) -> None:
+    before = os.umask(0)  # the most that other users are ever given
+    try:
+        tree = made_tree("key", _make)
+        paths = [tree, staging("0123"), tree.parent, private_directory()]
+        with temporary_directory() as scratch:
+            (scratch / "state").write_bytes(b"secret")
+            paths += [scratch, scratch / "state"]
+            assert stranger.run(REACH, paths=list(map(str, paths))) == []
+    finally:
+        os.umask(before)
+
+
+def test_a_directory_of_ours_that_others_can_write_to_is_not_used(shared: Path) -> None:
+    """Something may lie there already; one that others can only read is closed."""
+    taken = shared / f"penstock-{ME}"
+    taken.mkdir()
+    taken.chmod(0o777)
+    assert private_directory() != taken
+    taken.chmod(0o755)
+    assert private_directory() == taken and stat.S_IMODE(taken.stat().st_mode) == 0o700
+
+
+def test_a_cache_of_another_user_is_refused(
+    stranger: Stranger, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He had planted files under the names of ours."""
+    cache = shared / "cache"
+    monkeypatch.setenv("PENSTOCK_CACHE", str(cache))
+    stranger.run("os.mkdir(values['path'], 0o755)", path=str(cache))
+    with pytest.raises(StorageError) as info:
+        made_tree("key", _make)
+    assert info.value.file == str(cache)
+
+
+def test_a_cache_that_all_users_can_write_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path))
+    for mode, sound in ((0o777, False), (0o1777, False), (0o775, True), (0o755, True)):
+        tmp_path.chmod(mode)  # 0775: closed to all but a group of the user's own choice
+        if sound:
+            assert (made_tree("key", _make) / "model.bin").read_bytes() == b"ours"
+            continue
+        with pytest.raises(StorageError) as info:
+            made_tree("key", _make)
+        assert info.value.file == str(tmp_path) and f"{mode:04o}" in info.value.problem
