@@ -343,7 +343,7 @@ def test_ls_of_what_is_no_work_directory(
     project: Path, monkeypatch: pytest.MonkeyPatch, work: str, message: str
 ) -> None:
     (project / "empty").mkdir(exist_ok=True)
-    (project / "theirs" / "penstock-staging-0" / ("0" * 16)).mkdir(parents=True, exist_ok=True)
+    (project / "theirs" / "penstock-0" / "staging" / ("0" * 16)).mkdir(parents=True, exist_ok=True)
     status, stderr = told(project, monkeypatch, "ls", work)
     assert message in stderr
     assert status == 2

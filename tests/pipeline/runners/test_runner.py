@@ -298,13 +298,13 @@ def test_a_closed_local_runner_leaves_no_process_and_no_file(
     results: Iterator[Any] = runner.run(add, list(range(10)), 1)
     next(results)
     assert len(children() - processes) == 2
-    assert len(list(tmp_path.glob("penstock-*"))) == 1
+    assert len(list(tmp_path.glob("penstock-*/state-*"))) == 1
     if early:
         results.close()  # type: ignore[attr-defined]
     else:
         list(results)
     runner.close()
-    assert list(tmp_path.glob("penstock-*")) == []
+    assert list(tmp_path.glob("penstock-*/*")) == []
     for _ in range(50):
         if children() <= processes:
             break
