@@ -198,7 +198,10 @@ def why(
     doc_id: str,
     all_rules: bool,
 ) -> None:
-    """Show what happened to one document: values of rules, scores, rank, sequences and shards."""
+    """Show what happened to one document: values of rules, scores, rank, sequences and shards.
+
+    DOC_ID is its id, or the path of a file that is one document.
+    """
     from penstock.jobs.curate import PartiallyCurated, inspect
     from penstock.jobs.why import fates_of
     from penstock.pipeline.runner import open_runner

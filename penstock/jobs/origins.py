@@ -7,6 +7,7 @@ that it has read. Where no input of the recipe has a hash, another file that was
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from penstock.artefact import Artefact, FileRecord, Workspace, canonical
-from penstock.errors import PenstockError
+from penstock.errors import InputError, PenstockError
 from penstock.pipeline.reading.finding import find_inputs
 from penstock.pipeline.reading.inputs import Input, hash_inputs, stored_hashes, with_hub_hash
 from penstock.pipeline.reading.readers import place_in
@@ -59,6 +60,30 @@ class Origins:
         if item is None:
             return self._others.get(self._files[number][0])
         return item.name if item.is_dataset else str(item.path)
+
+    def documents_in(self, path: str) -> list[int]:
+        """Return the numbers of the inputs with this path, each of which is one document.
+
+        Args:
+            path: From the recipe's directory or the current one, absolute, or of a store.
+
+        Raises:
+            InputError: An input with this path has more than one document.
+        """
+        found = []
+        for number, item in self._inputs.items():
+            here = os.path.abspath(path) == os.path.abspath(str(item.path))
+            if item.is_dataset or not (path in (item.name, str(item.path)) or here):
+                continue
+            if place := place_in(item.path, item.spec, 1):
+                raise InputError(
+                    file=path,
+                    expected="the id of a document, or the path of a file that is one",
+                    got=f"a file that begins with {place}",
+                    fix="give the id of one of its documents",
+                )
+            found.append(number)
+        return sorted(found)
 
     def line(self, unit: Unit, number: int | None, line: int | None) -> int | None:
         """Return the line or row of a document in its input, from 1.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,23 @@ from penstock.pipeline.units import Unit, base_of, generations, units_of
 __all__ = ["fates_of"]
 
 
+class _Wanted(NamedTuple):
+    """The records that are looked for: those with one of some values in a column."""
+
+    column: str
+    values: list[Any]
+
+    def rows(self, table: pa.Table) -> np.ndarray:
+        """Return the rows of a table, ascending."""
+        column = table.column(self.column)
+        found = pc.is_in(column, value_set=pa.array(self.values, column.type))
+        return np.flatnonzero(found.to_numpy())
+
+
 def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
     """Return an entry for each record with an id: its fate, scores, rank and sequences.
+
+    Where no record has the id, the name may be the path of a file that is one document.
 
     Where the cut is not made yet, the fate of a document that was not dropped is ``kept``. With the
     fields of :mod:`penstock.pipeline.cleaning.explaining`, ``rules`` has the value and threshold of
@@ -40,39 +55,47 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     place of a duplicate.
 
     Raises:
-        InputError: No record of the corpus has that id.
+        InputError: No record of the corpus has that id or path.
     """
-    corpora = generations(curated.corpus)
-    origins = Origins(corpora[-1], curated.recipe)
-    first, *before = pools_of(curated.pool)
-    found = [
-        *_in_pool(curated, first, name, origins),
-        *(fate for corpus in corpora for fate in _emptied(corpus, name, origins)),
-        *(
-            fate
-            for pool in before
-            for fate in _in_pool(curated, pool, name, origins)
-            if fate["fate"] == "dropped"
-        ),
-        *_quarantined(corpora[-1], name, origins),
-    ]
+    origins = Origins(generations(curated.corpus)[-1], curated.recipe)
+    found = _found(curated, _Wanted("id", [name]), origins)
+    if not found and (numbers := origins.documents_in(name)):
+        found = _found(curated, _Wanted("input", numbers), origins)
     if not found:
         raise InputError(
             f"{name}: no document of the corpus has this id",
             fix=f"ids are those of the input's {curated.recipe.corpus[0].id!r} column, or a hash "
-            "of the text where it has none",
+            "of the text where it has none; a file that is one document is found by its path",
         )
     return found
 
 
+def _found(
+    curated: Curated | PartiallyCurated, wanted: _Wanted, origins: Origins
+) -> list[dict[str, Any]]:
+    corpora = generations(curated.corpus)
+    first, *before = pools_of(curated.pool)
+    return [
+        *_in_pool(curated, first, wanted, origins),
+        *(fate for corpus in corpora for fate in _emptied(corpus, wanted, origins)),
+        *(
+            fate
+            for pool in before
+            for fate in _in_pool(curated, pool, wanted, origins)
+            if fate["fate"] == "dropped"
+        ),
+        *_quarantined(corpora[-1], wanted, origins),
+    ]
+
+
 def _in_pool(
-    curated: Curated | PartiallyCurated, pool: Pool, name: str, origins: Origins
+    curated: Curated | PartiallyCurated, pool: Pool, wanted: _Wanted, origins: Origins
 ) -> Iterator[dict[str, Any]]:
     explanations = Explanations(CleanSettings.of(curated.recipe), pool)
     for unit in pool.units:
         whole = replace(unit, kept=None)
         rows = whole.read_rows(["id", "source", "input", "line"])
-        places = np.flatnonzero(pc.equal(rows.column("id"), name).to_numpy())
+        places = wanted.rows(rows)
         if not len(places):
             continue
         with pq.ParquetFile(unit.path()) as file:
@@ -83,7 +106,7 @@ def _in_pool(
         ):
             parent = text["parent"]
             yield {
-                "id": name,
+                "id": own["id"],
                 "source": own["source"],
                 **origins.of(unit, own["input"], own["line"]),
                 **({} if parent is None else {"parent": parent}),
@@ -222,19 +245,23 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
     return names
 
 
-def _emptied(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+def _emptied(corpus: Artefact, wanted: _Wanted, origins: Origins) -> Iterator[dict[str, Any]]:
     """Yield the documents of which a rewriter left nothing, as they were before."""
     base = base_of(corpus)
     units = {} if base is None else {unit.name: unit for unit in units_of(base)}
     for record in corpus.named("dropped-"):
         table = pq.read_table(corpus.verified(record))
-        for found in table.filter(pc.equal(table.column("id"), name)).to_pylist():
-            unit, row = units[f"unit-{record.path[8:].partition('.')[0]}"], found["row"]
+        unit = units[f"unit-{record.path[8:].partition('.')[0]}"]
+        rows = table
+        if wanted.column not in table.column_names:
+            rows = unit.read_rows([wanted.column]).take(table.column("row"))
+        for found in table.take(pa.array(wanted.rows(rows))).to_pylist():
+            row = found["row"]
             own = unit.read_rows(["source", "input", "line"]).slice(row, 1).to_pylist()[0]
             with pq.ParquetFile(unit.path()) as file:
                 text = file.read(["text"]).column("text")[row].as_py()
             yield {
-                "id": name,
+                "id": found["id"],
                 "source": own["source"],
                 **origins.of(unit, own["input"], own["line"]),
                 "text": text,
@@ -246,14 +273,14 @@ def _emptied(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict[str
             }
 
 
-def _quarantined(corpus: Artefact, name: str, origins: Origins) -> Iterator[dict[str, Any]]:
+def _quarantined(corpus: Artefact, wanted: _Wanted, origins: Origins) -> Iterator[dict[str, Any]]:
     for record in corpus.named("quarantine-"):
         with open(corpus.verified(record), encoding="utf-8") as lines:
             for line in lines:
                 bad = json.loads(line)
-                if bad.get("id") == name:
+                if bad.get(wanted.column) in wanted.values:
                     yield {
-                        "id": name,
+                        "id": bad.get("id") or bad["file"],
                         "source": bad["file"],
                         "file": origins.file(bad["input"]),
                         "fate": "quarantined",

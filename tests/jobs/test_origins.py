@@ -106,6 +106,39 @@ def test_the_place_has_the_word_of_its_format(
     assert not [line for line in lines if line.startswith("  line")]
 
 
+def test_a_file_that_is_one_document_is_found_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its text, by whose hash it is named, is another file's, and where it is bad."""
+    pool = tmp_path / "pool"
+    (pool / "in").mkdir(parents=True)
+    (pool / "a.md").write_text("# Water\n\nbread\n")
+    (pool / "in" / "a.md").write_text("# Water\n\nbread\n")
+    (pool / "in" / "b.html").write_text("<p>the mill and its wheel</p>")
+    (pool / "c.txt").write_bytes(b"caf\xe9")
+    (pool / "d.jsonl").write_bytes(jsonl("1", "2"))
+    run("clean", tmp_path, "pool")
+    found = {}
+    for name in ("pool/a.md", "pool/in/a.md", "pool/in/b.html", "pool/c.txt"):
+        (fate,) = fates(tmp_path, "pool", name)
+        assert fate["file"] == str(tmp_path / name)
+        found[name] = (fate["fate"], fate.get("text"))
+        assert fates(tmp_path, "pool", str(tmp_path / name)) == [fate]
+    assert sorted([found.pop("pool/a.md")[0], found.pop("pool/in/a.md")[0]]) == ["dropped", "kept"]
+    assert found == {
+        "pool/in/b.html": ("kept", "the mill and its wheel"),
+        "pool/c.txt": ("quarantined", None),
+    }
+    monkeypatch.chdir(pool / "in")
+    assert fates(tmp_path, "pool", "b.html")[0]["file"] == str(pool / "in" / "b.html")
+    (same,) = {one["id"] for one in fates(tmp_path, "pool", "a.md")}
+    assert len(fates(tmp_path, "pool", same)) == 2
+    for name, error in (("pool/d.jsonl", "begins with line 1"), ("pool/e.md", "has this id")):
+        done = CliRunner().invoke(main, ["why", str(tmp_path / "recipe.yaml"), name])
+        assert done.exit_code == 2
+        assert error in done.stderr
+
+
 def test_a_dataset_has_the_name_that_the_recipe_gives_it(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
