@@ -55,7 +55,7 @@ def main() -> None:
     seen, held_out = documents[::2], documents[1::2]
     print(f"training on {len(seen)} documents", file=sys.stderr)
     models = _models(seen, arguments.scorers, arguments.epoch)
-    tables = [CollapsedFastText.from_model(model, POSITIVE) for model in models]
+    tables = [_collapsed(model, POSITIVE) for model in models]
     one = tables[0].score
     many = FastTextPanel(tables).score  # of one, its own score
     array = pa.array(held_out)
@@ -119,6 +119,12 @@ def _positive(labels: list[list[str]], probabilities: list[np.ndarray]) -> np.nd
     """Return p(positive) from predict's top label, (n,) float64."""
     top = np.array([p[0] for p in probabilities], np.float64) - QUIRK
     return np.where([label[0] == POSITIVE for label in labels], top, 1 - top)
+
+
+def _collapsed(model: Any, positive: str) -> CollapsedFastText:
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        model.save_model(file.name)
+        return CollapsedFastText.from_file(file.name, positive)
 
 
 def _models(texts: list[str], count: int, epoch: int) -> list[Any]:

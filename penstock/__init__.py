@@ -37,6 +37,7 @@ docs/architecture.md shows how the packages work together.
       cluster.py         the connection to Ray; the number of CPUs
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
+      fasttext_file.py   files of fastText's models as arrays
       arrow_text.py      texts of Arrow arrays for compiled loops
       machine_words.py   eight bytes of text at a time, for compiled loops
       blake2b.py         BLAKE2b of many texts at a time

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_training import training_line
 
-__all__ = ["train", "zeroed_malloc"]
+__all__ = ["collapsed", "train", "zeroed_malloc"]
 
 
 def train(
@@ -45,6 +46,13 @@ def train(
                 thread=1,
                 verbose=0,
             )
+
+
+def collapsed(model: Any, positive: str = "__label__1", **given: Any) -> CollapsedFastText:
+    """Collapse a model of fastText's own, by way of its file."""
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        model.save_model(file.name)
+        return CollapsedFastText.from_file(file.name, positive, **given)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class FastTextScorer(
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Collapse the model to one float a row; nothing is learned."""
-        self._classifier = CollapsedFastText.from_model(
+        self._classifier = CollapsedFastText.from_file(
             self.model, self.positive, zero_eos=self.zero_eos
         )
         return {"words": len(self._classifier.starts) - 1, "bucket": self._classifier.bucket}

@@ -305,7 +305,7 @@ class PreSelect(
         """
         self._classifier = None
         if self.model is not None:
-            ready = CollapsedFastText.from_model(self.model, "__label__1", zero_eos=self.zero_eos)
+            ready = CollapsedFastText.from_file(self.model, "__label__1", zero_eos=self.zero_eos)
             self._classifier = ready
             return {"words": len(ready.starts) - 1, "bucket": ready.bucket}
         sample = fitting.sample(self.sample, characters=self.max_characters)

@@ -15,9 +15,8 @@ from penstock.errors import SelectorError
 from penstock.recipe import SelectorSpec
 from penstock.selectors import registry
 from penstock.selectors.base import Fitting
-from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.registry import available, build
-from tests.fasttext_reference import train
+from tests.fasttext_reference import collapsed, train
 
 
 def spec(**keys: object) -> SelectorSpec:
@@ -123,7 +122,7 @@ def test_a_ready_fasttext_model_is_found_beside_the_recipe(tmp_path: Path) -> No
     scores = scorer.score(batch)
     assert scores.dtype == np.float32 and scores[0] > 0.9 > 0.1 > scores[1]
     assert np.isnan(scores[2])
-    expected = CollapsedFastText.from_model(model).score(batch.column("text"))
+    expected = collapsed(model).score(batch.column("text"))
     np.testing.assert_array_equal(scores[:2], expected[:2])
     (tmp_path / "fitted").mkdir()
     scorer.save(tmp_path / "fitted")

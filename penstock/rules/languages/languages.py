@@ -13,9 +13,10 @@ from typing_extensions import Self
 
 from penstock.arrow_text import TextView, checked_view, text_view
 from penstock.errors import InputError
+from penstock.fasttext_file import is_fasttext
 from penstock.rules.kernels.traits import find_traits
 from penstock.rules.languages.byte_model import ByteModel
-from penstock.rules.languages.fasttext_model import WordModel, is_fasttext
+from penstock.rules.languages.fasttext_model import WordModel
 from penstock.rules.languages.model_file import ModelFile
 from penstock.rules.languages.traits import (
     COMPOSING,

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from penstock.arrow_text import read_only, text_view
 from penstock.errors import ArtefactError, SelectorError
+from penstock.fasttext_file import LABEL_PREFIX, SOFTMAX, SUPERVISED, FastTextFile
 from penstock.selectors.kernels.fasttext_sums import CollapsedTable, score_documents
 from penstock.selectors.kernels.fasttext_words import (
     EOS,
@@ -42,6 +43,9 @@ from penstock.selectors.kernels.fasttext_words import (
 __all__ = ["CollapsedFastText", "collapse", "score_texts", "vocabulary_of"]
 
 _FORMAT = 1
+
+LABEL = "__label__1"
+"""The positive label of published classifiers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +63,8 @@ class CollapsedFastText:
     """(V + 1,) int64: word ``i`` is ``words[starts[i]:starts[i + 1]]``."""
     bucket: int
     word_ngrams: int
-    positive: str = "__label__1"
-    label_prefix: str = "__label__"
+    positive: str = LABEL
+    label_prefix: str = LABEL_PREFIX.decode()
     """A word of a document that begins with it is a label to fastText, and ignored."""
 
     eos_row: int = field(init=False, repr=False)
@@ -76,38 +80,40 @@ class CollapsedFastText:
         object.__setattr__(self, "eos_row", vocabulary.eos_row)
 
     @classmethod
-    def from_model(
-        cls, model: Any, positive: str = "__label__1", *, zero_eos: bool = False
+    def from_file(
+        cls, path: str | PathLike[str], positive: str = LABEL, *, zero_eos: bool = False
     ) -> CollapsedFastText:
-        """Collapse a fastText model, or the ``.bin`` file at a path.
+        """Collapse the model of a ``.bin`` file of fastText.
 
         ``zero_eos`` sets the end-of-line token's row to zero after training, which PreSelect
         does so that documents do not score by their length (Shum et al. 2025). The token still
         counts in the mean, and its n-gram with the last word keeps its weight.
+
+        Raises:
+            SelectorError: It is none, or its probability is no sigmoid of a sum over words and
+                n-grams.
         """
-        if isinstance(model, str | PathLike):
-            model = _load_model(fspath(model))
-        _check_collapsible(model, positive)
-        args = model.f.getArgs()
-        inputs = np.asarray(model.f.getInputMatrix())  # a view: 800 MB with the defaults
-        row = model.get_labels().index(positive)
-        weights = collapse(inputs, model.get_output_matrix(), row)
-        encoded = [
-            word.encode("utf-8", "surrogateescape")
-            for word in model.get_words(on_unicode_error="surrogateescape")
-        ]
-        if zero_eos and EOS in encoded:
-            weights[encoded.index(EOS)] = 0.0
+        try:
+            model = FastTextFile.read(Path(path).read_bytes())
+        except (OSError, ValueError) as error:
+            raise SelectorError(
+                key="model", expected="a fastText .bin model", got=f"{path}: {error}"
+            ) from None
+        labels = [label.decode(errors="replace") for label in model.dictionary.labels]
+        _check_collapsible(model, labels, positive)
+        weights = collapse(model.rows, model.output, labels.index(positive))
+        words = model.dictionary.words
+        if zero_eos and EOS in words:
+            weights[words.index(EOS)] = 0.0
         elif zero_eos:
             warnings.warn("zero_eos has no effect: the model has no end-of-line row", stacklevel=2)
         return cls(
             weights=weights,
-            words=np.frombuffer(b"".join(encoded), np.int8),
-            starts=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-            bucket=int(args.bucket),
-            word_ngrams=int(args.wordNgrams),
+            words=np.frombuffer(b"".join(words), np.int8),
+            starts=np.cumsum([0, *map(len, words)], dtype=np.int64),
+            bucket=model.arguments.bucket,
+            word_ngrams=model.arguments.word_ngrams,
             positive=positive,
-            label_prefix=args.label,
         )
 
     def score(self, texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -237,42 +243,44 @@ def _prefix_bytes(label_prefix: str) -> np.ndarray:
     return np.frombuffer(label_prefix.encode(), np.int8)
 
 
-def _load_model(path: str) -> Any:
-    import fasttext
+_LOSSES = {1: "hs", 2: "ns", 3: "softmax", 4: "ova"}
+_KINDS = {1: "cbow", 2: "skipgram", 3: "supervised"}
 
-    try:
-        return fasttext.load_model(path)
-    except ValueError as error:
-        raise SelectorError(
-            key="model", expected="a fastText .bin model", got=f"{path}: {error}"
-        ) from error
+_LONGEST_NGRAM = 64
+"""Words; time grows with it."""
 
 
-def _check_collapsible(model: Any, positive: str) -> None:
+def _check_collapsible(model: FastTextFile, labels: Sequence[str], positive: str) -> None:
     """Refuse every model whose probability is not a sigmoid of a sum over words and n-grams."""
-    if model.is_quantized():
+    args, rows = model.arguments, len(model.rows)
+    if model.quantised or model.dictionary.pruned is not None:
         raise SelectorError(expected="a full fastText model", got="a quantised one (.ftz)")
-    args = model.f.getArgs()
-    if args.model.name != "supervised":
-        raise SelectorError(expected="a supervised fastText model", got=args.model.name)
-    if args.loss.name != "softmax":
-        raise SelectorError(expected="a fastText model with softmax loss", got=args.loss.name)
-    if args.maxn > 0:
+    if args.model != SUPERVISED:
+        kind = _KINDS.get(args.model, args.model)
+        raise SelectorError(expected="a supervised fastText model", got=kind)
+    if args.loss != SOFTMAX:
+        loss = _LOSSES.get(args.loss, args.loss)
+        raise SelectorError(expected="a fastText model with softmax loss", got=loss)
+    if args.longest > 0:
         raise SelectorError(
-            expected="a fastText model without character n-grams", got=f"maxn={args.maxn}"
+            expected="a fastText model without character n-grams", got=f"maxn={args.longest}"
         )
-    if args.wordNgrams > 1 and args.bucket < 1:
+    if args.word_ngrams > _LONGEST_NGRAM:
+        raise SelectorError(
+            expected=f"n-grams of at most {_LONGEST_NGRAM} words", got=args.word_ngrams
+        )
+    if args.word_ngrams > 1 and args.bucket < 1:
         raise SelectorError(expected="buckets for the word n-grams", got="bucket=0")
-    if EOS.decode().startswith(args.label):
-        raise SelectorError(
-            expected=f"a label prefix that the end of a line, {EOS.decode()}, does not begin with",
-            got=repr(args.label),
-        )
-    labels = model.get_labels()
-    if len(labels) != 2:
+    if len(labels) != 2 or len(model.output) != 2:
         raise SelectorError(expected="a fastText model with two labels", got=len(labels))
     if positive not in labels:
         raise SelectorError(key="positive", expected=f"one of {', '.join(labels)}", got=positive)
+    if rows != len(model.dictionary.words) + args.bucket:
+        raise SelectorError(
+            expected=f"a row for each of {len(model.dictionary.words):,} words and "
+            f"{args.bucket:,} buckets",
+            got=f"{rows:,}",
+        )
 
 
 def _check_saved(directory: Path, model: dict[str, Any]) -> None:

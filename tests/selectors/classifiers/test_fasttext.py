@@ -17,7 +17,7 @@ from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors.classifiers import fasttext_panel
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_panel import FastTextPanel, score_together
-from tests.fasttext_reference import train, zeroed_malloc
+from tests.fasttext_reference import collapsed, train, zeroed_malloc
 
 QUIRK = 1e-5  # fastText reports log(p + 1e-5), exponentiated
 TOLERANCE = 2e-5  # its float32 sums against our float64 ones
@@ -56,7 +56,7 @@ def predicted(model, texts):
 
 
 def assert_agrees(model, texts):
-    scores = CollapsedFastText.from_model(model).score(pa.array(texts, pa.string()))
+    scores = collapsed(model).score(pa.array(texts, pa.string()))
     np.testing.assert_allclose(scores, predicted(model, texts), rtol=0, atol=TOLERANCE)
 
 
@@ -94,13 +94,13 @@ def test_agrees_on_long_documents(bigrams):
     words = " ".join(TEXTS).split()
     texts = [" ".join(words * 20), " ".join(reversed(words * 3)), "y" * 100_000, "bonds " * 30_000]
     assert len(texts[0].split()) > 10_000
-    scores = CollapsedFastText.from_model(bigrams).score(pa.array(texts))
+    scores = collapsed(bigrams).score(pa.array(texts))
     np.testing.assert_allclose(scores, predicted(bigrams, texts), rtol=0, atol=1e-4)
 
 
 def test_labels_in_the_text_are_skipped_and_eos_ends_it(bigrams):
     """As in predict, so that no document can contain a label or an end of line."""
-    scores = CollapsedFastText.from_model(bigrams).score(
+    scores = collapsed(bigrams).score(
         pa.array(["the river", "the __label__0 river", "the river </s> bonds", "bonds"])
     )
     assert scores[0] == scores[1] == scores[2] != scores[3]
@@ -117,7 +117,7 @@ def test_no_row_at_all_is_nan():
     model = train(texts, [True, False], dim=4, word_ngrams=1, min_count=3)
     assert model.get_words() == ["flood"]
     assert_agrees(model, ["", "unheard of", "flood", "drought"])
-    scores = CollapsedFastText.from_model(model).score(pa.array(["drought", "flood"]))
+    scores = collapsed(model).score(pa.array(["drought", "flood"]))
     assert np.isnan(scores).tolist() == [True, False]
 
 
@@ -151,7 +151,7 @@ HASHED = ["ein Mädchen trägt Wasser", "Рынок продаёт облига�
 def test_plain_python_agrees_with_predict(bigrams):
     expected = [reference(bigrams, text) for text in HASHED]
     np.testing.assert_allclose(predicted(bigrams, HASHED), expected, rtol=0, atol=TOLERANCE)
-    scores = CollapsedFastText.from_model(bigrams).score(pa.array(HASHED))
+    scores = collapsed(bigrams).score(pa.array(HASHED))
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
 
 
@@ -207,20 +207,20 @@ def test_a_word_is_not_its_first_eight_bytes():
 
 def test_zero_eos():
     model = tiny()
-    plain = CollapsedFastText.from_model(model)
-    zeroed = CollapsedFastText.from_model(model, zero_eos=True)
+    plain = collapsed(model)
+    zeroed = collapsed(model, zero_eos=True)
     assert plain.score(pa.array([""]))[0] != 0.5
     assert zeroed.score(pa.array([""]))[0] == 0.5
     changed = np.flatnonzero(plain.weights != zeroed.weights)
     assert changed.tolist() == [model.get_words().index("</s>")]
     with pytest.warns(UserWarning, match="no effect"):
-        CollapsedFastText.from_model(tiny(min_count=1000, word_ngrams=2), zero_eos=True)
+        collapsed(tiny(min_count=1000, word_ngrams=2), zero_eos=True)
 
 
 def test_positive_label_can_be_the_other_one(bigrams):
     texts = pa.array(HASHED)
-    one = CollapsedFastText.from_model(bigrams).score(texts)
-    other = CollapsedFastText.from_model(bigrams, "__label__0").score(texts)
+    one = collapsed(bigrams).score(texts)
+    other = collapsed(bigrams, "__label__0").score(texts)
     np.testing.assert_allclose(one + other, 1, atol=1e-6)
 
 
@@ -238,18 +238,18 @@ def of_kind(word_ngrams=2, bucket=BUCKET, vocabulary=TEXTS, seed=0, **changes):
 def classifiers(bigrams):
     """Make classifiers of every kind that shares less, the commonest more than a block."""
     return [
-        CollapsedFastText.from_model(bigrams),
+        collapsed(bigrams),
         of_kind(word_ngrams=1, bucket=0),
-        CollapsedFastText.from_model(bigrams, zero_eos=True),
+        collapsed(bigrams, zero_eos=True),
         of_kind(bucket=2_000_000),
         of_kind(seed=1),
-        CollapsedFastText.from_model(tiny(word_ngrams=4)),
+        collapsed(tiny(word_ngrams=4)),
         of_kind(seed=2, label_prefix="_"),
         of_kind(seed=3),
         of_kind(seed=4, label_prefix="_", word_ngrams=3),
         of_kind(seed=5, vocabulary=["entirely other words"]),
         by_hand(["flood"], [1.0]),
-        CollapsedFastText.from_model(tiny(min_count=1), "__label__0"),
+        collapsed(tiny(min_count=1), "__label__0"),
         of_kind(seed=6, label_prefix="the"),
     ]
 
@@ -330,7 +330,7 @@ def test_together_on_slices_nulls_and_chunks(classifiers, panel, type_):
 
 @pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
 def test_slices_nulls_and_chunks(bigrams, type_):
-    table = CollapsedFastText.from_model(bigrams)
+    table = collapsed(bigrams)
     texts = [*TEXTS[:5], None, "", *TEXTS[-5:], None]
     whole = table.score(pa.array(texts, type_))
     assert whole.dtype == np.float32
@@ -344,7 +344,7 @@ def test_slices_nulls_and_chunks(bigrams, type_):
 
 
 def test_empty_arrays(bigrams):
-    table = CollapsedFastText.from_model(bigrams)
+    table = collapsed(bigrams)
     assert table.score(pa.array([], pa.string())).shape == (0,)
     assert table.score(pa.chunked_array([], pa.string())).shape == (0,)
     assert np.isnan(table.score(pa.array([None], pa.string()))).all()
@@ -352,7 +352,7 @@ def test_empty_arrays(bigrams):
 
 def test_other_types_are_refused(bigrams):
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(bigrams).score(pa.array([1]))
+        collapsed(bigrams).score(pa.array([1]))
     assert info.value.got == "int64"
 
 
@@ -360,7 +360,7 @@ def test_other_types_are_refused(bigrams):
 
 
 def test_save_and_load(bigrams, tmp_path):
-    table = CollapsedFastText.from_model(bigrams)
+    table = collapsed(bigrams)
     table.save(tmp_path / "a")
     table.save(tmp_path / "b")
     for file in (tmp_path / "a").iterdir():
@@ -375,17 +375,21 @@ def test_from_a_model_file(bigrams, tmp_path):
     path = tmp_path / "model.bin"
     bigrams.save_model(str(path))
     texts = pa.array(HASHED)
-    np.testing.assert_array_equal(
-        CollapsedFastText.from_model(path).score(texts),
-        CollapsedFastText.from_model(bigrams).score(texts),
-    )
+    table = CollapsedFastText.from_file(path)
+    matrix, outputs = bigrams.get_input_matrix(), bigrams.get_output_matrix().astype(float)
+    row = bigrams.get_labels().index("__label__1")
+    expected = matrix.astype(float) @ (outputs[row] - outputs[1 - row])
+    np.testing.assert_allclose(table.weights, expected, rtol=1e-6, atol=1e-7)
+    words = [table.words[a:b].tobytes().decode() for a, b in pairwise(table.starts)]
+    assert words == bigrams.get_words() and table.bucket == BUCKET
+    assert len(table.score(texts)) == len(HASHED)
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(tmp_path / "absent.bin")
+        CollapsedFastText.from_file(tmp_path / "absent.bin")
     assert info.value.key == "model" and "absent.bin" in str(info.value.got)
 
 
 def test_load_refuses_what_would_read_out_of_bounds(bigrams, tmp_path):
-    table = CollapsedFastText.from_model(bigrams)
+    table = collapsed(bigrams)
     table.save(tmp_path)
     np.save(tmp_path / "weights.npy", table.weights[:-1])
     with pytest.raises(ArtefactError) as info:
@@ -409,25 +413,23 @@ def test_load_refuses_what_would_read_out_of_bounds(bigrams, tmp_path):
         ({"loss": "ova"}, "ova"),
         ({"loss": "hs"}, "hs"),
         ({"minn": 2, "maxn": 3}, "maxn=3"),
-        ({"label": "</"}, "'</'"),
     ],
 )
 def test_refuses_other_models(tmp_path, options, got):
     path = tmp_path / "train.txt"
-    prefix = options.get("label", "__label__")
-    path.write_text(f"{prefix}1 a b c\n{prefix}0 d e f\n" * 5)
+    path.write_text("__label__1 a b c\n__label__0 d e f\n" * 5)
     with zeroed_malloc():
         model = fasttext.train_supervised(
             str(path), dim=4, bucket=100, wordNgrams=2, thread=1, verbose=0, **options
         )
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(model)
+        collapsed(model)
     assert info.value.got == got
 
 
 def test_refuses_other_labels_and_kinds(tmp_path, bigrams):
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(bigrams, "spam")
+        collapsed(bigrams, "spam")
     assert (info.value.key, info.value.got) == ("positive", "spam")
     assert info.value.expected == "one of __label__0, __label__1"
     path = tmp_path / "train.txt"
@@ -438,16 +440,16 @@ def test_refuses_other_labels_and_kinds(tmp_path, bigrams):
             str(path), dim=4, minCount=1, bucket=100, thread=1, verbose=0
         )
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(three)
+        collapsed(three)
     assert info.value.got == "3"
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(words)
+        collapsed(words)
     assert info.value.got == "skipgram"
 
 
 def test_refuses_a_model_without_words():
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(tiny(word_ngrams=1, min_count=1000))
+        collapsed(tiny(word_ngrams=1, min_count=1000))
     assert (info.value.expected, info.value.got) == ("a model of at least one word", "none")
 
 
@@ -455,5 +457,5 @@ def test_refuses_a_quantised_model():
     model = tiny()
     model.quantize()
     with pytest.raises(SelectorError) as info:
-        CollapsedFastText.from_model(model)
+        collapsed(model)
     assert info.value.got == "a quantised one (.ftz)"

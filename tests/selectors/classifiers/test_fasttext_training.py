@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import SelectorError
-from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.classifiers.fasttext_training import find_rows, train
 from tests import fasttext_reference
 
@@ -32,7 +31,7 @@ def assert_same(
     texts: list[str], labels: list[bool], own: dict[str, Any], data: dict[str, int]
 ) -> None:
     ours = train(find_rows(texts, labels, **data), **own)
-    theirs = CollapsedFastText.from_model(fasttext_reference.train(texts, labels, **own, **data))
+    theirs = fasttext_reference.collapsed(fasttext_reference.train(texts, labels, **own, **data))
     assert ours.weights.tobytes() == theirs.weights.tobytes()
     assert ours.words.tobytes() == theirs.words.tobytes()
     assert ours.starts.tobytes() == theirs.starts.tobytes()
@@ -69,7 +68,7 @@ def test_generated_texts(texts: list[str], seed: int, dim: int, ngrams: int) -> 
     data = {"word_ngrams": ngrams, "bucket": 97}
     ours = train(find_rows(texts, labels, **data), dim=dim, seed=seed, lr=0.4)
     theirs = fasttext_reference.train(texts, labels, dim=dim, seed=seed, lr=0.4, **data)
-    assert ours.weights.tobytes() == CollapsedFastText.from_model(theirs).weights.tobytes()
+    assert ours.weights.tobytes() == fasttext_reference.collapsed(theirs).weights.tobytes()
 
 
 def test_another_seed_gives_other_bytes() -> None:
