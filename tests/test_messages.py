@@ -41,6 +41,7 @@ from penstock.storage import (
     translate_os_errors,
 )
 from penstock.trainers.checkpoints.saving import Cursor
+from penstock.trainers.checkpoints.verified import VerifiedFiles
 from tests.pools import write_jsonl
 
 GOLDEN = Path(__file__).parent / "golden" / "messages.txt"
@@ -420,7 +421,8 @@ def checkpoint(directory: Path, **changes: Any) -> Cursor:
     values["backend"] = "torch"
     (directory / "run").mkdir()
     Cursor(**(values | changes)).write(directory / "run")
-    return Cursor.read(directory / "run")
+    record = FileRecord.found(directory / "run", "cursor.json")
+    return Cursor.read(VerifiedFiles.of(directory / "run", [record]))
 
 
 cases("checkpoint", lambda directory, changes: checkpoint(directory, **changes).check(

@@ -24,6 +24,7 @@ from penstock.recipe import Train
 from penstock.storage import as_path, delete
 from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
+from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
 __all__ = ["train_all"]
@@ -59,6 +60,7 @@ def train_all(
     Raises:
         RecipeError: The back end refuses the settings or the machine, or the model to continue
             has another tokenizer than the shards; nothing was started.
+        StorageError: Another user could have read or written the key that signs checkpoints.
         TrainingError: A worker failed; its own message, in one line.
     """
     for spec in specs:
@@ -106,9 +108,10 @@ def _launch(
     connect()
     _check_cpus(lane[0].train for lane in lanes)
     errors: list[Exception] = []
+    signer = Signer.of_user()
     # In threads, because Ray changes the handling of Ctrl-C in the main thread.
     sessions = [
-        threading.Thread(target=_run_session, args=(lane, workspace, errors), daemon=True)
+        threading.Thread(target=_run_session, args=(lane, workspace, signer, errors), daemon=True)
         for lane in lanes
     ]
     tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if on_metrics else []
@@ -144,7 +147,9 @@ def _check_cpus(settings: Iterable[Train]) -> None:
             )
 
 
-def _run_session(lane: Sequence[RunSpec], workspace: Workspace, errors: list[Exception]) -> None:
+def _run_session(
+    lane: Sequence[RunSpec], workspace: Workspace, signer: Signer, errors: list[Exception]
+) -> None:
     """Make the runs of a lane by one ``fit``; a failure is appended to ``errors``."""
     import ray
     from ray.train import RunConfig, ScalingConfig
@@ -161,6 +166,7 @@ def _run_session(lane: Sequence[RunSpec], workspace: Workspace, errors: list[Exc
             train_loop_config={
                 "lane": list(lane),
                 "workspace": Workspace(as_path(workspace.root)),
+                "signer": signer,
             },
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(
@@ -194,7 +200,7 @@ def _session_loop(config: dict[str, Any]) -> None:
     os.environ["LOCAL_SIZE"] = str(context.get_local_world_size())
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     for spec in config["lane"]:
-        run_one(spec, config["workspace"], group)
+        run_one(spec, config["workspace"], group, config["signer"])
     # Without it 3 of 30 sessions aborted when the process group was destroyed.
     group.barrier()
 

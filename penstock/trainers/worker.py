@@ -13,6 +13,7 @@ from typing import Any
 from penstock.artefact import Draft, Workspace
 from penstock.storage import atomic_file
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
+from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.run_evaluator import RunEvaluator
@@ -26,10 +27,10 @@ __all__ = ["run_one"]
 PART = "run"
 
 
-def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
+def run_one(spec: RunSpec, workspace: Workspace, group: Group, signer: Signer) -> None:
     """Train, export, evaluate the export, and commit; all workers call this together.
 
-    Resumes from the newest checkpoint of an earlier attempt.
+    Resumes from the newest checkpoint of an earlier attempt, which ``signer`` has to accept.
     """
     began = time.perf_counter()
     draft = spec.draft(workspace)
@@ -42,6 +43,7 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group) -> None:
         seed=spec.seed,
         backend=spec.train.backend,
         group=group,
+        signer=signer,
         progress=functools.partial(add_note, directory),
     )
     evaluator = RunEvaluator(spec, shards, group)

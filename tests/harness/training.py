@@ -25,6 +25,7 @@ from penstock.artefact import Workspace
 from penstock.recipe import Train
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers import worker
+from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.group import Group
 from penstock.trainers.spec import RunSpec
@@ -83,7 +84,7 @@ def run(order: dict[str, Any], rank: int) -> int:
     )
     spec, workspace = spec_of(order), Workspace(Path(order["work"]))
     _WorkerPoints(order["plan"], f"{spec.draft(workspace).path}/", rank).watch()
-    worker.run_one(spec, workspace, Group(rank, workers))
+    worker.run_one(spec, workspace, Group(rank, workers), signer_of(order))
     torch.distributed.barrier()
     return 0
 
@@ -123,11 +124,13 @@ class _WorkerPoints:
 
         def watched(real: Callable[..., None]) -> Callable[..., None]:
             def save(value: Any, file: Any, *args: Any, **named: Any) -> None:
+                if not isinstance(file, (str, os.PathLike)):
+                    return real(value, file, *args, **named)
                 path = path_of(file)
                 meet("write", path, "before")
                 real(value, file, *args, **named)
                 meet("write", path, "half", lambda: os.truncate(path, os.path.getsize(path) // 2))
-                meet("write", path, "after")
+                return meet("write", path, "after")
 
             return save
 
@@ -144,6 +147,11 @@ class _WorkerPoints:
 
     def _named(self, name: str) -> dict[str, Any]:
         return {"rank": self._rank, "point": name}
+
+
+def signer_of(order: dict[str, Any]) -> Signer:
+    """Return the signer of a run: as a driver's, whose workers get it."""
+    return Signer(bytes.fromhex(order["key"]), [Path(one) for one in order["trusted"]])
 
 
 def spec_of(order: dict[str, Any]) -> RunSpec:
@@ -167,6 +175,10 @@ class Run:
     seed: int = 1
     train: dict[str, Any] = field(default_factory=dict)
     """Settings that differ from :data:`TRAIN`."""
+    key: str = "11" * 32
+    """Signs checkpoints, in hexadecimal digits."""
+    trusted: tuple[Path, ...] = ()
+    """Directories of checkpoints that are read with another signature."""
 
     @property
     def order(self) -> dict[str, Any]:
@@ -175,6 +187,8 @@ class Run:
             "shards": str(self.shards),
             "seed": self.seed,
             "work": str(self.work),
+            "key": self.key,
+            "trusted": [str(one) for one in self.trusted],
         }
 
     @property

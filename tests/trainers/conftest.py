@@ -13,6 +13,7 @@ import torch
 
 from penstock.artefact import Artefact, FileRecord, Workspace
 from penstock.hashing import sequence_checksums
+from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import RunResult, RunSpec
 from tests.harness.training import Trainings
@@ -152,6 +153,11 @@ def process_group(_one_rank: None) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def recorded(directory: Path, names: Sequence[str]) -> VerifiedFiles:
+    """Return what a back end's ``save`` wrote, as its checkpoint's manifest names it."""
+    return VerifiedFiles.of(directory, [FileRecord.found(directory, name) for name in names])
 
 
 def train(spec: RunSpec, workspace: Workspace) -> RunResult:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from penstock.recipe import Train
+from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
@@ -69,11 +70,11 @@ class Backend(Protocol):
             Files that this worker wrote, relative to ``directory``.
         """
 
-    def load(self, directory: Path, workers: int) -> None:
+    def load(self, files: VerifiedFiles, workers: int) -> None:
         """Read what :meth:`save` wrote, to the bit at an equal number of workers.
 
         Args:
-            directory: The checkpoint's, whose files were verified.
+            files: Those of the checkpoint; no other file may be read, and none in another way.
             workers: Workers that wrote it.
 
         Raises:
@@ -107,14 +108,18 @@ class BackendModule(Protocol):
             accumulation: Micro-batches of a whole step on each worker.
         """
 
-    def read_state(self, directory: Path, scratch: Path) -> CanonicalState:
-        """Read a checkpoint that this back end wrote, without a model.
+    def converted(self, files: VerifiedFiles, scratch: Path) -> VerifiedFiles:
+        """Convert a checkpoint that this back end wrote for :meth:`read_state`, if need be.
+
+        Rank 0 calls it, and gives the files that it returns to the others.
 
         Args:
-            directory: The checkpoint's, whose files were verified.
-            scratch: A directory that may be filled. Rank 0 calls this first; the others find what
-                it has written.
+            files: Those of the checkpoint.
+            scratch: A directory that may be filled.
         """
+
+    def read_state(self, files: VerifiedFiles) -> CanonicalState:
+        """Read the files that :meth:`converted` returned, without a model."""
 
 
 def adamw(parameters: Iterable[torch.nn.Parameter], train: Train) -> torch.optim.Optimizer:

@@ -28,10 +28,11 @@ from penstock.trainers.backends.base import (
     adamw,
     restore_adamw,
 )
+from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["Torch", "check", "read_state", "start"]
+__all__ = ["Torch", "check", "converted", "read_state", "start"]
 
 FILE = "torch/state.safetensors"
 """In a checkpoint: ``weight.NAME``, ``exp_avg.NAME`` and ``exp_avg_sq.NAME`` in float32, and
@@ -108,8 +109,8 @@ class Torch:
         save_file({**tensors, "step": torch.tensor(step)}, directory / FILE)
         return [FILE]
 
-    def load(self, directory: Path, workers: int) -> None:
-        self.restore(read_state(directory, directory))
+    def load(self, files: VerifiedFiles, workers: int) -> None:
+        self.restore(read_state(files))
 
     @torch.no_grad()
     def restore(self, state: CanonicalState) -> None:
@@ -145,19 +146,23 @@ def start(model: LanguageModel, train: Train, group: Group, accumulation: int) -
     return Torch(model, train, group, bf16=group.device.type == "cuda")
 
 
-def read_state(directory: Path, scratch: Path) -> CanonicalState:
+def converted(files: VerifiedFiles, scratch: Path) -> VerifiedFiles:
+    """Return the files: they are the same for any number of workers."""
+    return files
+
+
+def read_state(files: VerifiedFiles) -> CanonicalState:
     """Open the file of a checkpoint; tensors are read when they are needed."""
     from safetensors import safe_open
 
-    file = directory / FILE
-    try:
-        opened = safe_open(file, framework="pt")
-    except OSError as error:
+    if FILE not in files.names():
         raise TrainingError(
             "this back end wrote no state here",
-            file=file,
+            file=files.directory / FILE,
             fix="delete the checkpoint to start from the first step",
-        ) from error
+        )
+    with files.opened(files.directory / FILE) as source:
+        opened = safe_open(f"/dev/fd/{source.fileno()}", framework="pt")
     return CanonicalState(
         step=int(opened.get_tensor("step")),
         read=lambda name, kind: opened.get_tensor(f"{kind}.{name}"),

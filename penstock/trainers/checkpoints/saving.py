@@ -16,6 +16,8 @@ from penstock.storage import atomic_file
 from penstock.trainers.backends import find_backend
 from penstock.trainers.backends.base import Backend
 from penstock.trainers.checkpoints.folder import Committed, Folder, record_durably
+from penstock.trainers.checkpoints.signing import Signer
+from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.group import Group
 
 __all__ = ["FORMAT", "CheckpointSchedule", "Checkpoints", "Cursor", "records_of"]
@@ -53,13 +55,15 @@ class Cursor:
         return CURSOR
 
     @classmethod
-    def read(cls, directory: Path) -> Cursor:
-        """Read it from a checkpoint's directory.
+    def read(cls, files: VerifiedFiles) -> Cursor:
+        """Read it from a checkpoint.
 
         Raises:
+            ArtefactError: The file was changed.
             TrainingError: A newer Penstock wrote the checkpoint.
         """
-        values = json.loads((directory / CURSOR).read_bytes())
+        directory = files.directory
+        values = json.loads(files.read(directory / CURSOR))
         if values["format"] > FORMAT:
             raise TrainingError(
                 file=directory,
@@ -166,6 +170,7 @@ class Checkpoints:
         seed: The run's seed.
         backend: Name of the back end.
         group: The workers.
+        signer: Signs what is saved, and decides what is read.
         progress: Called on rank 0 with a line for the user, and with the step at which the run
             resumes where the line is about that.
     """
@@ -179,6 +184,7 @@ class Checkpoints:
         seed: int,
         backend: str,
         group: Group,
+        signer: Signer,
         progress: Callable[[str, int | None], None],
     ) -> None:
         self.folder = Folder(directory / "checkpoints")
@@ -189,28 +195,38 @@ class Checkpoints:
         self._own = Cursor(
             step=0, tokens=0, shards=shards, seed=seed, workers=group.workers, backend=backend
         )
-        self._found = self.folder.path
+        self._found = VerifiedFiles(self.folder.path, {})
         self._group = group
+        self._signer = signer
         self._progress = progress
 
     def find(self) -> Cursor | None:
         """Find the newest whole checkpoint, reading every byte of it; None without one.
 
         Raises:
-            TrainingError: It is of other shards, another seed, or a newer format.
+            TrainingError: It is of other shards, another seed, or a newer format; or this user
+                did not sign it, and its directory is not trusted.
         """
-        found: tuple[str, list[Committed]] = ("", [])
+        found: tuple[str, list[tuple[Committed, str | TrainingError | None]]] = ("", [])
         if self._group.rank == 0:
-            found = self.folder.claim(), self.folder.committed()
+            found = (
+                self.folder.claim(),
+                [(one, self._check(one)) for one in self.folder.committed()],
+            )
             self.folder.sweep()
         self.folder.attempt, candidates = self._group.gather(found)[0]
-        for candidate in candidates:
-            faults = self._group.gather(candidate.fault(self._group.rank, self._group.workers))
-            fault = next(filter(None, faults), None)
+        for candidate, checked in candidates:
+            if isinstance(checked, TrainingError):
+                raise checked
+            fault = checked
             if fault is None:
-                cursor = Cursor.read(candidate.path)
+                share = candidate.fault(self._group.rank, self._group.workers)
+                fault = next(filter(None, self._group.gather(share)), None)
+            if fault is None:
+                files = VerifiedFiles.of(candidate.path, candidate.files)
+                cursor = Cursor.read(files)
                 cursor.check(candidate.path, self._own.shards, self._own.seed)
-                self._found, self.ever = candidate.path, True
+                self._found, self.ever = files, True
                 if self._group.rank == 0:  # an attempt may have been killed after the newest one
                     self.folder.keep(self._keep)
                 return cursor
@@ -221,24 +237,31 @@ class Checkpoints:
             self._report("no checkpoint is whole; beginning anew")
         return None
 
+    def _check(self, candidate: Committed) -> str | TrainingError | None:
+        """Check a signature; return a fault of the manifest, or the error that ends the run."""
+        try:
+            return candidate.manifest.fault(candidate.path, self._signer)
+        except TrainingError as error:
+            return error
+
     def load(self, cursor: Cursor, backend: Backend) -> dict[str, bytes]:
         """Give a back end the state of the checkpoint that :meth:`find` returned.
 
         Returns:
             The files that :meth:`save` was given.
         """
-        path, others = self._found, ""
+        source, others = self._found, ""
         if cursor.workers != self._own.workers:
             others = f", written by {cursor.workers} worker{'s' * (cursor.workers > 1)}"
         if cursor.backend == self._own.backend:
-            backend.load(path, cursor.workers)
+            backend.load(source, cursor.workers)
         else:
             others += f", written by {cursor.backend}"
-            self._restore(cursor, path, backend)
-        self._report(f"going on at step {cursor.step} from {path}{others}", cursor.step)
+            self._restore(cursor, backend)
+        self._report(f"going on at step {cursor.step} from {source.directory}{others}", cursor.step)
         self.schedule.saved()
-        files = sorted((path / STATE).glob("*"))
-        return {file.name: file.read_bytes() for file in files}
+        state = source.directory / STATE
+        return {name: source.read(state / name) for name in source.names(state)}
 
     def save(self, backend: Backend, step: int, tokens: int, files: Mapping[str, bytes]) -> None:
         """Save, and remove checkpoints beyond the number to keep.
@@ -262,17 +285,17 @@ class Checkpoints:
         # A worker that cannot write raises, so nothing is gathered and nothing published.
         gathered = self._group.gather(record_durably(directory, names))
         if self._group.rank == 0:
-            self.folder.publish(step, [record for records in gathered for record in records])
+            records = [record for own in gathered for record in own]
+            self.folder.publish(step, records, self._signer)
             self.folder.keep(self._keep)
         self.ever = True
         self.schedule.saved()
 
-    def _restore(self, cursor: Cursor, path: Path, backend: Backend) -> None:
+    def _restore(self, cursor: Cursor, backend: Backend) -> None:
         """Read a checkpoint that another back end wrote; rank 0 converts it, if need be."""
         writer, scratch = find_backend(cursor.backend), self.folder.scratch
-        state = writer.read_state(path, scratch) if self._group.rank == 0 else None
-        self._group.barrier()
-        backend.restore(state or writer.read_state(path, scratch))
+        own = writer.converted(self._found, scratch) if self._group.rank == 0 else self._found
+        backend.restore(writer.read_state(self._group.gather(own)[0]))
         self._group.barrier()
         if self._group.rank == 0:
             shutil.rmtree(scratch, ignore_errors=True)

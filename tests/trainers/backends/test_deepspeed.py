@@ -14,11 +14,12 @@ import torch
 from penstock.errors import RecipeError
 from penstock.recipe import ModelShape, Train
 from penstock.trainers.backends.deepspeed import check, deepspeed_config
-from penstock.trainers.backends.deepspeed import engine as state
+from penstock.trainers.backends.deepspeed import states as state
 from penstock.trainers.backends.deepspeed.engine import DeepSpeed
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
+from tests.trainers.conftest import recorded
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -223,9 +224,10 @@ def test_the_files_and_not_the_reading_stage_decide_whether_to_convert(
     """By default the stage is 0 on a CPU and 1 on a GPU, and a run may move between them."""
     directory, scratch = tmp_path / "step-00000008", tmp_path / ".universal.tmp"
     (directory / state.TAG).mkdir(parents=True)
-    (directory / state.TAG / "mp_rank_00_model_states.pt").touch()
-    if wrote:
-        (directory / state.TAG / "zero_pp_rank_1_mp_rank_00_optim_states.pt").touch()
+    names = ["mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_optim_states.pt"]
+    names = [f"{state.TAG}/{name}" for name in names[: 1 + wrote]]
+    for name in names:
+        (directory / name).touch()
     converted, loaded = [], []
 
     def convert(source: Path, target: Path) -> None:
@@ -238,7 +240,7 @@ def test_the_files_and_not_the_reading_stage_decide_whether_to_convert(
     stub = SimpleNamespace(
         zero_optimization_stage=lambda: reads, optimizer=optimizer, _config=SimpleNamespace()
     )
-    state.load_state(stub, directory, Group(), wrote=2)
+    state.load_state(stub, recorded(directory, names), Group(), wrote=2)
     assert converted == [directory / state.TAG] * wrote
     assert loaded == [scratch if wrote else directory]
     assert not scratch.exists()

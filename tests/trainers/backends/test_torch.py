@@ -20,6 +20,7 @@ from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from tests.harness.training import TRAIN, Run, Trainings
+from tests.trainers.conftest import recorded
 
 TORCH = {"backend": "torch"}
 HUNDRED = {"tokens": 100 * 8 * 32, "checkpoint": False}
@@ -158,10 +159,10 @@ def test_bfloat16_has_float32_masters(shards: Path, tmp_path: Path) -> None:
         assert norm > 0
     assert (weight != before).float().mean() < 0.05
     assert bool((backend._masters[0] != master).all())
-    backend.save(tmp_path)
+    saved = recorded(tmp_path, backend.save(tmp_path))
     again = build_model(train.model, opened, seed=2)
     resumed = Torch(again, train, Group(), bf16=True)
-    resumed.load(tmp_path, workers=2)
+    resumed.load(saved, workers=2)
     assert torch.equal(next(again.parameters()), weight)
     for made in (backend, resumed):
         made.accumulate(sum(p.float().square().sum() for p in made.model.parameters()), last=True)
@@ -196,8 +197,7 @@ def test_a_weight_that_the_only_worker_did_not_use_is_saved(shards: Path, tmp_pa
     backend.accumulate(first.square().sum(), last=True)
     backend.step(1e-2)
     np.testing.assert_allclose(second.detach(), before * (1 - 1e-2 * 0.1), rtol=1e-6)
-    backend.save(tmp_path)
-    backend.load(tmp_path, workers=1)
+    backend.load(recorded(tmp_path, backend.save(tmp_path)), workers=1)
 
 
 @pytest.mark.slow

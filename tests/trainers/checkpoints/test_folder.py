@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from penstock.artefact import FileRecord
 from penstock.errors import ArtefactError, TrainingError
 from penstock.trainers.checkpoints.folder import Folder, record_durably
 from penstock.trainers.checkpoints.saving import Cursor
+from penstock.trainers.checkpoints.signing import Signer
+from penstock.trainers.checkpoints.verified import VerifiedFiles
+
+SIGNER = Signer(bytes(32))
 
 CURSOR = Cursor(step=4, tokens=99, shards="a" * 64, seed=1, workers=2, backend="torch")
 
@@ -20,6 +25,11 @@ def folder(tmp_path: Path) -> Folder:
     made = Folder(tmp_path / "checkpoints")
     made.claim()
     return made
+
+
+def read(directory: Path) -> Cursor:
+    records = [FileRecord.found(directory, "cursor.json")]
+    return Cursor.read(VerifiedFiles.of(directory, records))
 
 
 def names(folder: Folder) -> list[str]:
@@ -35,7 +45,7 @@ def written(folder: Folder, step: int) -> Path:
 
 def publish(folder: Folder, step: int) -> None:
     directory = written(folder, step)
-    folder.publish(step, record_durably(directory, ["deepspeed/weights.pt"]))
+    folder.publish(step, record_durably(directory, ["deepspeed/weights.pt"]), SIGNER)
 
 
 def test_a_directory_counts_once_it_is_renamed(folder: Folder) -> None:
@@ -86,7 +96,7 @@ def test_a_missing_file_is_found(folder: Folder, name: str) -> None:
 def test_each_worker_reads_its_share(folder: Folder) -> None:
     directory = written(folder, 4)
     CURSOR.write(directory)
-    folder.publish(4, record_durably(directory, ["deepspeed/weights.pt", "cursor.json"]))
+    folder.publish(4, record_durably(directory, ["deepspeed/weights.pt", "cursor.json"]), SIGNER)
     (directory.parent / "step-00000004" / "cursor.json").write_text("{}")
     (found,) = folder.committed()
     faults = [found.fault(share, 2) for share in range(2)]
@@ -114,7 +124,7 @@ def test_a_file_that_the_first_worker_cannot_see_is_refused(folder: Folder) -> N
     records = record_durably(directory, ["deepspeed/weights.pt"])
     (directory / "deepspeed" / "weights.pt").unlink()
     with pytest.raises(ArtefactError) as info:
-        folder.publish(4, records)
+        folder.publish(4, records, SIGNER)
     assert (info.value.file or "").endswith("deepspeed/weights.pt")
     assert (info.value.expected, info.value.got) == ("1024 bytes", "none")
     assert folder.committed() == []
@@ -125,7 +135,7 @@ def test_a_file_without_a_record_is_refused(folder: Folder) -> None:
     records = record_durably(directory, ["deepspeed/weights.pt"])
     (directory / "other").touch()
     with pytest.raises(ArtefactError) as info:
-        folder.publish(4, records)
+        folder.publish(4, records, SIGNER)
     assert (info.value.file or "").endswith("/other")
     assert (info.value.expected, info.value.got) == ("no bytes", "0")
 
@@ -135,7 +145,7 @@ def test_an_earlier_attempt_cannot_write(folder: Folder) -> None:
     records = record_durably(directory, ["deepspeed/weights.pt"])
     later = Folder(folder.path)
     later.claim()
-    for call in (lambda: folder.begin(6), lambda: folder.publish(4, records), folder.check):
+    for call in (lambda: folder.begin(6), lambda: folder.publish(4, records, SIGNER), folder.check):
         with pytest.raises(TrainingError) as info:
             call()
         assert info.value.file == str(folder.path.parent)
@@ -146,14 +156,14 @@ def test_an_earlier_attempt_cannot_write(folder: Folder) -> None:
 
 def test_the_cursor_reads_back(tmp_path: Path) -> None:
     CURSOR.write(tmp_path)
-    assert Cursor.read(tmp_path) == CURSOR
+    assert read(tmp_path) == CURSOR
 
 
 def test_a_cursor_of_format_1_is_read(tmp_path: Path) -> None:
     """It named DeepSpeed's stage, and no back end, since there was one only."""
     old = {"format": 1, "step": 4, "tokens": 99, "shards": "a" * 64, "seed": 1, "workers": 2}
     (tmp_path / "cursor.json").write_text(json.dumps({**old, "stage": 1}))
-    assert Cursor.read(tmp_path) == Cursor(**{**old, "backend": "deepspeed"})
+    assert read(tmp_path) == Cursor(**{**old, "backend": "deepspeed"})
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
@@ -161,7 +171,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cursor.json"
     path.write_text(path.read_text().replace('"format":2', '"format":3'))
     with pytest.raises(TrainingError) as info:
-        Cursor.read(tmp_path)
+        read(tmp_path)
     assert (info.value.file, info.value.got) == (str(tmp_path), "3")
     assert "format 2" in (info.value.expected or "") and "upgrade" in (info.value.fix or "")
 

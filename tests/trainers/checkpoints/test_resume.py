@@ -15,6 +15,7 @@ from penstock.artefact import Artefact
 from penstock.errors import TrainingError
 from penstock.recipe import Train
 from penstock.trainers.checkpoints.saving import Checkpoints
+from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.group import Group
@@ -173,6 +174,7 @@ def test_further_files_are_returned(shards: Path, tmp_path: Path) -> None:
             seed=seed,
             backend="deepspeed",
             group=Group(),
+            signer=Signer(bytes(32)),
             progress=lambda line, step=None: noted.append((line, step)),
         )
 

@@ -23,6 +23,7 @@ from penstock.trainers.group import Group
 from penstock.trainers.metrics import StepMetrics
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.reweighting.samples import Samples
+from tests.trainers.conftest import recorded
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -235,14 +236,14 @@ def test_a_resumed_run_has_the_same_weights(
     next(steps), next(steps)
     kept = killed.reweighting.save()
     (tmp_path / "state").mkdir()
-    killed.backend.save(tmp_path / "state")
+    saved = recorded(tmp_path / "state", killed.backend.save(tmp_path / "state"))
     next(steps)
     killed.reweighting.save()
     killed.close()
 
     again = engine(shards, reweight, tmp_path / "cut")
     assert again.reweighting
-    again.backend.load(tmp_path / "state", 1)
+    again.backend.load(saved, 1)
     again.reweighting.restore(kept)
     rest = run(again, start=2)
     assert [(step.loss, step.reweighting) for step in rest] == [

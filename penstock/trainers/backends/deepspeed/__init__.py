@@ -4,7 +4,8 @@
 
     check          ``train.deepspeed`` and the machine             here
     start          an engine of DeepSpeed on every worker          engine.py
-    read_state     its checkpoint, without an engine               engine.py
+    converted      its checkpoint, of any number of workers        states.py
+    read_state     the same, without an engine                     states.py
 
 DeepSpeed itself is imported when an engine starts or a checkpoint is converted.
 """
@@ -15,7 +16,6 @@ import difflib
 import importlib.util
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import RecipeError
@@ -23,11 +23,14 @@ from penstock.recipe import Train
 from penstock.recipe_file import override
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from penstock.trainers.backends.base import Backend, CanonicalState
+    from penstock.trainers.checkpoints.verified import VerifiedFiles
     from penstock.trainers.group import Group
     from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["check", "deepspeed_config", "read_state", "start"]
+__all__ = ["check", "converted", "deepspeed_config", "read_state", "start"]
 
 OWNED = {
     "train_batch_size": "train.batch_tokens",
@@ -128,11 +131,18 @@ def start(model: LanguageModel, train: Train, group: Group, accumulation: int) -
     return DeepSpeed(model, train, group, accumulation)
 
 
-def read_state(directory: Path, scratch: Path) -> CanonicalState:
-    """Read a checkpoint of any ZeRO stage and any number of workers."""
-    from penstock.trainers.backends.deepspeed.engine import read_state
+def converted(files: VerifiedFiles, scratch: Path) -> VerifiedFiles:
+    """Convert a checkpoint of a ZeRO stage to DeepSpeed's universal format."""
+    from penstock.trainers.backends.deepspeed.states import converted
 
-    return read_state(directory, scratch)
+    return converted(files, scratch)
+
+
+def read_state(files: VerifiedFiles) -> CanonicalState:
+    """Read a checkpoint of stage 0, or one that was converted."""
+    from penstock.trainers.backends.deepspeed.states import read_state
+
+    return read_state(files)
 
 
 def _shown(value: Any) -> str:

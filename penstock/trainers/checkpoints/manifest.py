@@ -1,0 +1,106 @@
+"""A checkpoint's manifest: the records of its files, signed.
+
+::
+
+    {"files": [{"path", "bytes", "sha256", "facts"}, ...],
+     "key": name of the key, "signature": HMAC-SHA256 of the JSON without this entry}
+
+Without a key a manifest can be read, but gives no signature that any signer accepts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from penstock.artefact import FileRecord, canonical
+from penstock.errors import TrainingError
+from penstock.trainers.checkpoints.signing import Signer, key_file
+
+__all__ = ["MANIFEST", "SignedManifest"]
+
+MANIFEST = "manifest.json"
+
+_MOST = 2**26
+"""Bytes of a manifest: about 250,000 files."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedManifest:
+    """The records of a checkpoint's files, by paths relative to it, and who signed them."""
+
+    files: tuple[FileRecord, ...]
+    key: str = ""
+    """Name of the key; empty where nothing is signed, ``?`` where nothing could be read."""
+    signature: str = ""
+
+    @classmethod
+    def of(cls, files: Sequence[FileRecord], signer: Signer) -> SignedManifest:
+        """Sign the records of files."""
+        unsigned = cls(tuple(files), signer.name)
+        return cls(unsigned.files, unsigned.key, signer.sign(unsigned._content()))
+
+    @classmethod
+    def read(cls, directory: Path) -> SignedManifest:
+        """Read the manifest of a checkpoint; one that cannot be read has a record that no file
+        matches."""
+        try:
+            with open(directory / MANIFEST, "rb") as source:
+                content = source.read(_MOST)
+            found = json.loads(content)
+            # Before version 0.5 it was a list of files, without a signature.
+            values = {"files": found} if isinstance(found, list) else found
+            return cls(
+                tuple(map(FileRecord.parsed, values["files"])),
+                str(values.get("key", "")),
+                str(values.get("signature", "")),
+            )
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return cls((FileRecord(path=MANIFEST, bytes=0, sha256="one that can be read"),), "?")
+
+    def encoded(self) -> bytes:
+        """Return the bytes of the manifest's file."""
+        return canonical({**self._entries(), "signature": self.signature})
+
+    def fault(self, directory: Path, signer: Signer) -> str | None:
+        """Check the signature, and return what is wrong with one that this key should have made.
+
+        Args:
+            directory: The checkpoint's.
+            signer: Has the user's key, and the directories to trust.
+
+        Raises:
+            TrainingError: The manifest is not signed, or with another key, and the directory is
+                not trusted. None of its files was read.
+        """
+        if self.key == "?":
+            return f"{directory / MANIFEST}: cannot be read"
+        if self.key == signer.name:
+            if signer.signed(self._content(), self.signature):
+                return None
+            return f"{directory / MANIFEST}: the signature is not that of its content"
+        if signer.trusts(directory):
+            return None
+        raise TrainingError(
+            "this checkpoint may be someone else's, and reading it could run their code",
+            file=directory / MANIFEST,
+            expected=f"a signature with the key of {_shown_key_file()}",
+            got=f"one with the key {self.key!r}" if self.key else "none, as of an older version",
+            fix=f"run again with `--trust {directory.parent.parent}` if only people whom you trust "
+            f"can write there, or delete {directory.parent} to start from the first step",
+        )
+
+    def _entries(self) -> dict[str, object]:
+        return {"files": [asdict(record) for record in self.files], "key": self.key}
+
+    def _content(self) -> bytes:
+        return canonical(self._entries())
+
+
+def _shown_key_file() -> str:
+    try:
+        return str(key_file())
+    except RuntimeError:
+        return "this user"
