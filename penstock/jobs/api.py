@@ -23,6 +23,7 @@ from penstock.pipeline.runner import Runner, open_runner
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 from penstock.storage import as_path, is_uri
+from penstock.trainers.checkpoints.signing import trusting
 
 if TYPE_CHECKING:  # they need the extra `train`, but for the first
     from penstock.jobs.clean import Cleaned
@@ -49,6 +50,7 @@ def curate(
     settings: Sequence[str] = (),
     runner: RunnerLike = "auto",
     workers: int | None = None,
+    trust: Sequence[str | Path] = (),
     progress: Progress = _ignore,
 ) -> Curated:
     """Make everything from the corpus to the shards of a recipe; what exists is not made again.
@@ -58,6 +60,8 @@ def curate(
         settings: ``key.path=value`` overrides of a recipe's file.
         runner: ``local``, ``ray``, ``auto``, or a runner of the caller's.
         workers: Processes of a local runner, or CPUs of a Ray started here; all CPUs by default.
+        trust: Directories whose checkpoints are read though this user did not sign them: whoever
+            can write there can run code.
         progress: Called with a line for each event.
 
     Raises:
@@ -65,7 +69,7 @@ def curate(
         Failure: The work did not succeed; what was finished is kept.
     """
     recipe = _recipe(recipe, settings)
-    with _running(runner, workers) as (opened, free):
+    with _running(runner, workers, trust) as (opened, free):
         return curating.curate(recipe, opened, progress, free)
 
 
@@ -101,13 +105,14 @@ def train(
     settings: Sequence[str] = (),
     runner: RunnerLike = "auto",
     workers: int | None = None,
+    trust: Sequence[str | Path] = (),
     progress: Progress = _ignore,
     on_metrics: OnMetrics | None = None,
 ) -> RunResult:
     """Train a model on a recipe's shards; curate first if they are missing.
 
     Args:
-        recipe, settings, runner, workers, progress: As of :func:`curate`.
+        recipe, settings, runner, workers, trust, progress: As of :func:`curate`.
         on_metrics: Called with the run and each line of its ``metrics.jsonl``; by default
             ``progress`` gets a line every 15 seconds.
 
@@ -123,7 +128,7 @@ def train(
         plan = Plan.of(recipe)
         check_training(recipe.train)
         evaluations = read_evaluations(plan.evaluate)
-        with _running(runner, workers) as (opened, free), ExitStack() as stack:
+        with _running(runner, workers, trust) as (opened, free), ExitStack() as stack:
             curated = curating.curate(plan, opened, progress, free)
             free()  # the training's workers need its CPUs and memory
             progress("train: starting the workers, which takes half a minute")
@@ -140,13 +145,15 @@ def compare(
     settings: Sequence[str] = (),
     runner: RunnerLike = "auto",
     workers: int | None = None,
+    trust: Sequence[str | Path] = (),
     progress: Progress = _ignore,
     on_metrics: OnMetrics | None = None,
 ) -> Comparison:
     """Train the arms of a recipe at equal tokens, and write the summary, the plot and the report.
 
     Args:
-        recipe, settings, runner, workers, progress, on_metrics: As of :func:`train`.
+        recipe, settings, runner, workers, trust, progress, on_metrics: As of
+            :func:`train`.
 
     Raises:
         BadInput: As :func:`train`; there is nothing to evaluate on, or an arm is wrong.
@@ -157,7 +164,7 @@ def compare(
         from penstock.jobs.compare import compare as run
         from penstock.jobs.report import write_comparison
 
-        with _running(runner, workers) as (opened, free), ExitStack() as stack:
+        with _running(runner, workers, trust) as (opened, free), ExitStack() as stack:
             on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
             comparison = run(recipe, opened, progress, on_metrics, free)
         return replace(comparison, files=tuple(write_comparison(comparison)))
@@ -207,15 +214,16 @@ def _recipe(recipe: RecipeLike, settings: Sequence[str]) -> Recipe:
 
 @contextmanager
 def _running(
-    runner: RunnerLike, workers: int | None
+    runner: RunnerLike, workers: int | None, trust: Sequence[str | Path] = ()
 ) -> Iterator[tuple[Runner, Callable[[], None]]]:
     """Open the runner of this name, and close it at the end; a runner of the caller's stays open.
 
     Yields:
         The runner, and a function that stops its workers for a while, if they are not the caller's.
     """
-    if isinstance(runner, str):
-        with closing(open_runner(runner, workers)) as opened:
-            yield opened, opened.close
-    else:
-        yield runner, lambda: None
+    with trusting(trust):
+        if isinstance(runner, str):
+            with closing(open_runner(runner, workers)) as opened:
+                yield opened, opened.close
+        else:
+            yield runner, lambda: None

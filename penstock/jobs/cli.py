@@ -108,9 +108,19 @@ def _on_runner(command: Command) -> Command:
     return kind(workers(command))
 
 
+_on_trust = click.option(
+    "--trust",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Resume from checkpoints below DIR that you did not sign: their writers can run code.",
+)
+
+
 @main.command()
 @_on_recipe
 @_on_runner
+@_on_trust
 def curate(recipe: Recipe, console: Console, **running: Any) -> None:
     """Make shards of raw text: score, cut to the budget, tokenise, pack."""
     curated = penstock.curate(recipe, progress=console.progress, **running)
@@ -138,6 +148,7 @@ def clean(recipe: Recipe, console: Console, examples: int, **running: Any) -> No
 @main.command()
 @_on_recipe
 @_on_runner
+@_on_trust
 def train(recipe: Recipe, console: Console, **running: Any) -> None:
     """Train on the curated shards, curating first what is missing."""
     result: RunResult = console.follow(penstock.train, recipe, **running)
@@ -151,6 +162,7 @@ def train(recipe: Recipe, console: Console, **running: Any) -> None:
 @main.command()
 @_on_recipe
 @_on_runner
+@_on_trust
 def compare(recipe: Recipe, console: Console, **running: Any) -> None:
     """Train the arms at equal tokens and show whether the selection paid."""
     comparison: Comparison = console.follow(penstock.compare, recipe, **running)
@@ -324,6 +336,7 @@ def rules(name: str | None, console: Console) -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key.")
 @click.option("--id", "submission_id", help="Names the job; the same name is never run twice.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the job is accepted.")
+@_on_trust
 @click.option("--json", "as_json", is_flag=True, help="The job's JSON is the last line as it is.")
 def submit(
     recipe: Path,
@@ -332,6 +345,7 @@ def submit(
     settings: tuple[str, ...],
     submission_id: str | None,
     no_wait: bool,
+    trust: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Run a command on a Ray cluster, follow its log, exit with its status."""
@@ -344,6 +358,7 @@ def submit(
         settings=settings,
         submission_id=submission_id,
         follow=not no_wait,
+        trust=trust,
         on_line=click.echo,
         progress=lambda line: click.echo(line, err=True),
     )
@@ -360,6 +375,7 @@ def submit(
 )
 @_on_console
 @_on_runner
+@_on_trust
 def demo(directory: Path, console: Console, **running: Any) -> None:
     """Compare selection with random on text of this machine: Python packages and their docs."""
     from penstock.jobs.demo.gather import prepare

@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,7 @@ def submit(
     settings: Sequence[str] = (),
     submission_id: str | None = None,
     follow: bool = True,
+    trust: Sequence[Path] = (),
     on_line: Progress,
     progress: Progress | None = None,
 ) -> int:
@@ -85,6 +87,7 @@ def submit(
         submission_id: Makes submitting idempotent: a job of this name with the same recipe and
             code is followed instead of started again.
         follow: Wait for the job and pass its log on.
+        trust: Directories of the cluster, as of :func:`penstock.train`.
         on_line: Called with each line of the job's log.
         progress: Called with each message of Penstock itself; ``on_line`` by default.
 
@@ -99,13 +102,14 @@ def submit(
     if command not in COMMANDS:
         raise BadInput(key="--job", expected=f"one of {', '.join(COMMANDS)}", got=repr(command))
     progress = progress or on_line
+    options = "".join(f" --trust {shlex.quote(os.path.abspath(one))}" for one in trust)
     with temporary_directory("job-") as directory:
         staged = stage(recipe_path, directory, settings)
         for line in staged.notes:
             progress(line)
         return run_job(
             connect(address),
-            f"python -m penstock {command} recipe.yaml --runner ray --json",
+            f"python -m penstock {command} recipe.yaml --runner ray --json{options}",
             staged.directory,
             submission_id=submission_id,
             metadata={

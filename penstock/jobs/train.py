@@ -9,6 +9,7 @@ from penstock import extras
 from penstock.display import encodable
 from penstock.errors import RecipeError
 from penstock.jobs.plan import TrainSettings
+from penstock.language_models.model_directory import check_model
 from penstock.node_cache import local_file
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.targets import read_choices, read_targets
@@ -60,6 +61,7 @@ def check_training(train: Train) -> None:
         BadInput: A library of the extra ``train`` is not installed.
         RecipeError: The back end refuses ``train``, or ``train.model.hf`` is a path, and nothing
             is there.
+        InputError: The model of ``train.model.hf`` has pickled weights, or needs its own code.
     """
     others = BACKENDS.keys() - {train.backend, "torch"}  # each is named as its library
     extras.require("train", "train", [m for m in extras.EXTRAS["train"] if m not in others])
@@ -74,3 +76,4 @@ def check_training(train: Train) -> None:
             file=model.hf,
             expected="one that save_pretrained wrote, or a name on the hub",
         )
+    check_model(model.hf, key="train.model.hf")

@@ -13,5 +13,6 @@ train. Both cut token sequences into windows, batch them and sum losses with thi
                           └─ text_nats        -> nats a text      windows.py
 
     LoadedModel        a transformers model and its tokenizer     causal.py
+    check_model        no code of a model's directory runs        model_directory.py
     one_thread         one thread in PyTorch and BLAS             devices.py
 """

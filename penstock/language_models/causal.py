@@ -15,6 +15,7 @@ import numpy as np
 
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, no_progress_bars
+from penstock.language_models.model_directory import check_model
 from penstock.language_models.windows import IGNORED, WindowBatch
 from penstock.tokenization.definition import hub_file
 from penstock.tokenization.hiding import read_text_tokenizer
@@ -139,6 +140,7 @@ def _load_weights(name: str, key: str, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    check_model(name, key=key)
     try:
         with no_progress_bars():
             causal, found = AutoModelForCausalLM.from_pretrained(

