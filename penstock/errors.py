@@ -35,6 +35,7 @@ from typing import Any
 from typing_extensions import Self
 
 from penstock.display import printable
+from penstock.redaction import mask_addresses
 
 __all__ = [
     "ArtefactError",
@@ -103,7 +104,7 @@ class PenstockError(Exception):
         sentence = "; ".join(part for part in (clauses, self.fix) if part)
         file = self.file and printable(self.file)
         text = ": ".join(part for part in (self.key, file, sentence) if part)
-        return printable(text, keep="\n\t")
+        return printable(mask_addresses(text), keep="\n\t")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.problem), self.__dict__

@@ -3,7 +3,8 @@
 ``concurrency`` requests are sent in parallel over connections that are kept open; a request to a
 busy, broken or slow server is repeated with growing delays. No port is opened, requests are not
 logged, and the key is read from the environment when it is needed, so that it is never pickled with
-this object. Trade-off: a seed is sent with each request, but a server that batches answers the same
+this object. A server that repeats the key, in any form, has it masked in answers, errors and logs.
+Trade-off: a seed is sent with each request, but a server that batches answers the same
 request in slightly different words, so answers are kept in a journal and never requested again.
 """
 
@@ -21,12 +22,14 @@ import time
 import urllib.parse
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from penstock.errors import CompletionError, SelectorError
 from penstock.hashing import mix
+from penstock.redaction import Secret
 from penstock.selectors.parameters import Declared, Natural, Positive, Text, Whole
 from penstock.selectors.rewriting.base import Answer, CompletionRequirements, Request
 
@@ -54,6 +57,12 @@ _log = logging.getLogger("penstock.completions")
 
 _MOST_PATIENCE = 600.0
 """The longest delay that a server may request, in seconds; a longer one is an error."""
+
+_LONG_KEY = 16
+"""Characters of a key that is masked in answers, too; a short one, such as ``none``, is a word."""
+
+_READ = 2**16
+"""Characters of a server's message in which the key is masked, before it is shortened."""
 
 _EXCERPT = 300
 """Characters of a server's message that an error quotes."""
@@ -215,7 +224,8 @@ class _Caller:
         self.endpoint = endpoint
         self.session = session
         self.url = f"{endpoint.url}/chat/completions"
-        self._key = key
+        self._key = Secret(key)
+        self._in_texts = Secret(key if len(key) >= _LONG_KEY else "")
         self._silent_until = time.monotonic() + _PATIENCE
 
     @classmethod
@@ -293,7 +303,7 @@ class _Caller:
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise _Again(self._clean(f"{type(error).__name__}: {error}")) from None
         if status == 200:
-            return _read(content)
+            return self._read(content)
         said = f"HTTP {status}: {self._clean(content.decode('utf-8', 'replace'))}"
         if status in _BUSY or status >= 500:
             raise _Again(said, _retry_after(headers))
@@ -303,8 +313,7 @@ class _Caller:
 
     def _clean(self, text: str) -> str:
         """Shorten a server's message to one line, without the key, which some servers repeat."""
-        text = " ".join(text.split())
-        text = text.replace(self._key, "***") if self._key else text
+        text = self._key.mask(" ".join(text[:_READ].split()))
         return text[:_EXCERPT] or "no reason given"
 
     def _error(self, reason: str) -> CompletionError:
@@ -314,6 +323,17 @@ class _Caller:
         elif reason.startswith("HTTP 404"):
             hint = f"; is {self.endpoint.model!r} the model's name there, and the URL's end right?"
         return CompletionError(f"{self.url}: expected an answer, got {reason}{hint}")
+
+    def _read(self, content: bytes) -> Answer:
+        """Read the answer of a body; a truncated or malformed one is tried again."""
+        try:
+            answer = _read(content)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            reason = self._clean(f"{type(error).__name__}: {error}")
+            raise _Again(f"HTTP 200 and no completion ({reason})") from None
+        return replace(
+            answer, text=self._in_texts.mask(answer.text), finish=self._key.mask(answer.finish)
+        )
 
 
 async def _body(response: Any, max_tokens: int) -> bytes:
@@ -333,24 +353,24 @@ async def _body(response: Any, max_tokens: int) -> bytes:
 
 
 def _read(content: bytes) -> Answer:
-    """Read the answer of a body; a truncated or malformed one is tried again."""
-    try:
-        body = json.loads(content, parse_int=_integer)
-        choice = body["choices"][0]
-        message = dict(choice["message"])
-        text, usage = message.get("content") or "", body.get("usage")
-        if not isinstance(text, str):
-            raise TypeError(f"content: {str(text)[:_EXCERPT]!r}")
-        usage = usage if isinstance(usage, dict) else {}
-        return Answer.of(
-            text=text,
-            finish="refusal" if message.get("refusal") else choice.get("finish_reason") or "stop",
-            prompt_tokens=usage.get("prompt_tokens"),
-            completion_tokens=usage.get("completion_tokens"),
-        )
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = str(error)[:_EXCERPT]
-        raise _Again(f"HTTP 200 and no completion ({type(error).__name__}: {reason})") from None
+    """Read the answer of a body.
+
+    Raises:
+        ValueError, LookupError, TypeError, RecursionError: It is truncated or malformed.
+    """
+    body = json.loads(content, parse_int=_integer)
+    choice = body["choices"][0]
+    message = dict(choice["message"])
+    text, usage = message.get("content") or "", body.get("usage")
+    if not isinstance(text, str):
+        raise TypeError(f"content: {text!r}")
+    usage = usage if isinstance(usage, dict) else {}
+    return Answer.of(
+        text=text,
+        finish="refusal" if message.get("refusal") else choice.get("finish_reason") or "stop",
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+    )
 
 
 def _integer(digits: str) -> int | float:
