@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
@@ -24,6 +25,10 @@ from tests.s3 import s3_server
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# Runs sign their checkpoints with a key of the user's configuration.
+_CONFIGURATION = tempfile.TemporaryDirectory(prefix="penstock-tests-")
+os.environ["XDG_CONFIG_HOME"] = _CONFIGURATION.name
 
 # A third of the time of collecting went to garbage collections, one tenth afterwards.
 gc.disable()

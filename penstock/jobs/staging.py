@@ -1,7 +1,8 @@
 """Stage a job: copy a recipe and the user's own scorer modules into a directory for a cluster.
 
 They are some kilobytes. Paths are made absolute, so the recipe means the same on every machine;
-data is not copied.
+data is not copied. Hidden files, links that lead out of a package, and what looks like a key or a
+password stay here, each with a note.
 """
 
 from __future__ import annotations
@@ -47,6 +48,19 @@ _PATHS_OR_NAMES = ("tokenizer", "train.model.hf", "select.*.run")
 _USES = ("select.*.use", "rewrite.*.use", "train.reweight.use")
 
 
+_SECRET = re.compile(
+    r"(?i)(?:.*[._-])?(?:credentials?|secrets?|passwords?|passwd|tokens?|api[_-]?keys?|netrc)"
+    r"(?:\.(?:json|ya?ml|toml|ini|cfg|conf|txt|csv|properties|xml|gz|zip))?"
+    r"|(?:client_secret|service[_-]?account|id_(?:rsa|dsa|ecdsa|ed25519)).*"
+    r"|.*\.(?:pem|key|p8|p12|pfx|jks|keystore|kdbx|ppk|gpg|asc|env|ovpn|htpasswd)"
+)
+"""Names of files that usually hold keys and passwords."""
+
+_PRIVATE = re.compile(rb'PRIVATE KEY-----|"private_key"\s*:|aws_secret_access_key')
+_HEAD = 2**14
+"""Bytes of a file in which :data:`_PRIVATE` is looked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """A directory with all files of a job."""
@@ -54,6 +68,8 @@ class Staged:
     directory: Path
     files: tuple[str, ...]
     """Paths of the files relative to the directory, sorted."""
+    sizes: tuple[int, ...]
+    """Bytes of each file."""
     digest: str
     """sha256 over the names and contents of the files: submissions of one digest are equal."""
     notes: tuple[str, ...]
@@ -73,7 +89,7 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
     notes = list(_relative_parameters(recipe))
     uses = [node[key] for node, key in _strings_at(tree, _USES)]
     sources = [_find_source(use, recipe.directory, notes) for use in dict.fromkeys(uses)]
-    _copy(filter(None, sources), directory)
+    _copy(filter(None, sources), directory, notes)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     (directory / "recipe.yaml").write_text(text, encoding="utf-8")
     files = sorted(
@@ -83,6 +99,7 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
     return Staged(
         directory=directory,
         files=tuple(files),
+        sizes=tuple((directory / name).stat().st_size for name in files),
         digest=hashlib.sha256(canonical(contents)).hexdigest(),
         notes=tuple(notes),
     )
@@ -204,11 +221,11 @@ def _site_packages() -> list[str]:
     return list(dict.fromkeys([*roots, site.getusersitepackages()]))
 
 
-def _copy(sources: Iterable[Path], directory: Path) -> None:
+def _copy(sources: Iterable[Path], directory: Path, notes: list[str]) -> None:
     """Copy files and packages into a directory, up to one request of the job server."""
     left = _MAX_BYTES
     for source in sources:
-        for file in _files_of(source):
+        for file in _files_of(source, source, notes):
             left -= file.stat().st_size
             if left < 0:
                 raise RecipeError(
@@ -222,19 +239,49 @@ def _copy(sources: Iterable[Path], directory: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def _files_of(source: Path) -> Iterator[Path]:
-    """Yield a file, or a package's without caches and hidden files: Ray obeys a ``.gitignore``."""
-    if source.is_file():
+def _files_of(source: Path, package: Path, notes: list[str]) -> Iterator[Path]:
+    """Yield a file, or those of a package that are to be sent; note the others, but for caches."""
+    if source.is_dir():
+        for path in sorted(source.iterdir()):
+            if path.name in ("__pycache__", "venv") or path.name.endswith(".pyc"):
+                continue
+            if path.is_symlink() and path.is_dir():
+                raise RecipeError(
+                    "a link to a directory in a scorer's package",
+                    file=path,
+                    fix="put the files there, or name data by absolute paths",
+                )
+            yield from _files_of(path, package, notes)
+    elif source == package and source.resolve().suffix != ".py":
+        raise RecipeError(
+            "a scorer's module that is a link to another file",
+            file=source,
+            got=source.resolve(),
+            fix="put the file there",
+        )
+    elif source != package and (why := _left_behind(source, package)):
+        notes.append(f"{source.relative_to(package.parent)}: left behind ({why})")
+    else:
         yield source
-        return
-    for path in sorted(source.iterdir()):
-        name = path.name
-        if name.startswith(".") or name in ("__pycache__", "venv") or name.endswith(".pyc"):
-            continue
-        if path.is_symlink() and path.is_dir():
-            raise RecipeError(
-                "a link to a directory in a scorer's package",
-                file=path,
-                fix="put the files there, or name data by absolute paths",
-            )
-        yield from _files_of(path)
+
+
+def _left_behind(file: Path, package: Path) -> str | None:
+    """Return why a file of a package is not sent to a cluster; None where it is sent.
+
+    Modules are sent whatever their names and contents are, since the scorer may import them.
+    """
+    inside = file.relative_to(package).parts
+    if any(part.startswith(".") for part in inside):
+        why: str | None = "hidden"  # Ray obeys a ``.gitignore``, too
+    elif not file.is_file():
+        why = "no file"
+    elif not file.resolve().is_relative_to(package.resolve()):
+        why = "a link that leads out of the package"
+    elif file.suffix == ".py":
+        why = None
+    elif _SECRET.fullmatch(file.name):
+        why = "its name is that of a secret"
+    else:
+        with open(file, "rb") as opened:
+            why = "it holds a private key" if _PRIVATE.search(opened.read(_HEAD)) else None
+    return why

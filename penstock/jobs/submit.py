@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from penstock import __version__, extras
+from penstock.display import numbered
 from penstock.errors import BadInput, JobError
 from penstock.jobs.staging import stage
 from penstock.temporary import temporary_directory
@@ -107,6 +108,9 @@ def submit(
         staged = stage(recipe_path, directory, settings)
         for line in staged.notes:
             progress(line)
+        progress(f"sending {numbered(len(staged.files), 'file')}, {sum(staged.sizes):,} bytes:")
+        for name, size in zip(staged.files, staged.sizes):
+            progress(f"  {name} ({size:,} bytes)")
         return run_job(
             connect(address),
             f"python -m penstock {command} recipe.yaml --runner ray --json{options}",

@@ -92,7 +92,52 @@ def test_only_the_recipe_and_the_scorers_travel(project: Path, tmp_path: Path) -
         "my_scorer.py",
         "recipe.yaml",
     )
-    assert staged.notes == ()
+    assert staged.notes == (
+        "helpers/.gitignore: left behind (hidden)",
+        "helpers/.secrets/key: left behind (hidden)",
+    )
+    assert staged.sizes == tuple((staged.directory / name).stat().st_size for name in staged.files)
+
+
+def test_secrets_and_links_that_lead_outside_stay_here(project: Path, tmp_path: Path) -> None:
+    """A scorer's package with keys beside its code, and with links to the user's own files."""
+    package = project / "helpers"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.txt").write_text("hunter2")
+    (outside / "data.csv").write_text("hunter2")
+    names = [
+        *("credentials.json", "aws-credentials", "secrets.yaml", "prod.env", "server.key"),
+        *("cert.PEM", "id_rsa", "id_ed25519.old", "service-account-7.json", "api_key.txt"),
+        *("client_secret_12.apps.json", "my_token", "deep/passwords.csv"),
+    ]
+    for name in names:
+        (package / name).write_text("hunter2")
+    (package / "project-12.json").write_text('{"type": "x", "private_key": "hunter2"}')
+    (package / "notes.txt").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2")
+    (package / "linked.txt").symlink_to(outside / "data.csv")
+    (package / "up.py").symlink_to(outside / "secret.txt")
+    os.mkfifo(package / "pipe")
+    (package / "keys.py").write_text("KEY = 1")
+    (package / "tokenizer.json").write_text("{}")
+    (package / "alias.txt").symlink_to("words.txt")
+    staged, _ = _staged(project, tmp_path)
+    left = {line.partition(":")[0] for line in staged.notes if "left behind" in line}
+    others = ("project-12.json", "notes.txt", "linked.txt", "up.py", "pipe")
+    assert left == {f"helpers/{name}" for name in (*names, *others)}
+    assert not left & {*staged.files}
+    assert {"helpers/keys.py", "helpers/tokenizer.json", "helpers/alias.txt"} <= {*staged.files}
+    sent = [(staged.directory / name).read_bytes() for name in staged.files]
+    assert not any(b"hunter2" in content for content in sent)
+
+
+def test_a_scorer_that_is_a_link_to_another_file_is_refused(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hunter2")
+    (project / "my_scorer.py").unlink()
+    (project / "my_scorer.py").symlink_to(tmp_path / "key")
+    with pytest.raises(RecipeError) as info:
+        _staged(project, tmp_path)
+    assert (info.value.file, info.value.got) == (str(project / "my_scorer.py"), f"{tmp_path}/key")
 
 
 def test_a_reweighter_of_the_users_is_copied(project: Path, tmp_path: Path) -> None:

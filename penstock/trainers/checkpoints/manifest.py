@@ -11,6 +11,7 @@ Without a key a manifest can be read, but gives no signature that any signer acc
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,18 +48,22 @@ class SignedManifest:
         """Read the manifest of a checkpoint; one that cannot be read has a record that no file
         matches."""
         try:
-            with open(directory / MANIFEST, "rb") as source:
+            # A pipe in its place would wait for a writer.
+            opened = os.open(directory / MANIFEST, os.O_RDONLY | os.O_NONBLOCK)
+            with open(opened, "rb") as source:
                 content = source.read(_MOST)
             found = json.loads(content)
-            # Before version 0.5 it was a list of files, without a signature.
-            values = {"files": found} if isinstance(found, list) else found
-            return cls(
+            # Unsigned ones of older versions are lists of files.
+            values = dict(found) if isinstance(found, dict) else {"files": found}
+            made = cls(
                 tuple(map(FileRecord.parsed, values["files"])),
                 str(values.get("key", "")),
                 str(values.get("signature", "")),
             )
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            made.encoded()  # raises where a value cannot be written, such as NaN
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
             return cls((FileRecord(path=MANIFEST, bytes=0, sha256="one that can be read"),), "?")
+        return made
 
     def encoded(self) -> bytes:
         """Return the bytes of the manifest's file."""

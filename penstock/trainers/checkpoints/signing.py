@@ -1,6 +1,6 @@
 """The signature of a checkpoint: HMAC-SHA256 of its manifest, with a key of this user.
 
-PyTorch unpickles DeepSpeed's files, so whoever can write into a work directory could run code by a
+A back end may unpickle its files, so whoever can write into a work directory could run code by a
 checkpoint of his own. A manifest beside it protects nothing, because it can be replaced with it. So
 a manifest is signed, and the key lies where only its owner can read it::
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import itertools
+import json
 import pickle
 import socket
 import threading
 import time
 import tracemalloc
+import urllib.parse
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +145,40 @@ def test_the_key_is_never_pickled_or_printed(
     assert "Incorrect API key provided: ***." in str(caught.value)
     assert "OPENAI_API_KEY" in str(caught.value)
     assert "sk-secret" not in caplog.text + str(caught.value)
+
+
+def test_a_key_that_the_server_repeats_is_masked_in_every_form(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In errors, in the log, and in answers, which are written to a journal."""
+    key = "sk-proj_0123456789/abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setattr(completions, "_PATIENCE", 0.0)
+    header = base64.b64encode(f"Bearer {key}".encode()).decode()
+    forms = [
+        json.dumps(key).replace("/", "\\/"),
+        "".join(f"\\u{ord(one):04x}" for one in key),
+        urllib.parse.quote(key, safe=""),
+        "".join(f"&#{ord(one)};" for one in key),
+        header,
+    ]
+    for form in forms:
+        for code in (401, 422, 503):
+            server.always = [status(code, f"denied: {form}")]
+            try:
+                ((_, answer),) = endpoint(server, retries=0).answers(asked("a"))
+                shown = answer.error
+            except CompletionError as error:
+                shown = str(error)
+            assert "denied: " in shown and "***" in shown, form
+            assert form.strip('"')[:20] not in shown and key not in shown
+    server.always = [lambda handler: handler.answer({"k": key})]
+    with pytest.raises(CompletionError) as caught:
+        list(endpoint(server, retries=0).answers(asked("a")))
+    assert "***" in str(caught.value) and key not in str(caught.value) + caplog.text
+    server.always = [lambda handler: handler.answer(f"Your key is {key}.", finish=key)]
+    ((_, answer),) = endpoint(server, retries=0).answers(asked("a"))
+    assert (answer.text, answer.finish) == ("Your key is ***.", "***")
 
 
 @pytest.mark.slow

@@ -142,9 +142,23 @@ def test_a_signature_is_of_this_content_and_this_key(checkpoint: Path) -> None:
         assert not Signer(bytes(32), [checkpoint / "below"]).trusts(checkpoint)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b'{"files": 3}', b"[" * 10**5])
+RECORD = b'{"path": "a", "bytes": 1, "sha256": "%s", "facts": {"x": %s}}'
+
+MALFORMED = [
+    *(b"", b"{", b"[1]", b"null", b"3", b'{"files": 3}', b'{"files": [{"path": 1}]}', b"[" * 10**5),
+    *(b"[" + RECORD % (b"", b"NaN") + b"]", b"[" + RECORD % (rb"\ud800", b"1") + b"]"),
+]
+
+
+@pytest.mark.parametrize("content", MALFORMED)
 def test_a_malformed_manifest_is_damage(checkpoint: Path, content: bytes) -> None:
     (checkpoint / MANIFEST).write_bytes(content)
+    assert MANIFEST in (SignedManifest.read(checkpoint).fault(checkpoint, OURS) or "")
+
+
+def test_a_manifest_that_is_a_pipe_is_damage(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).unlink()
+    os.mkfifo(checkpoint / MANIFEST)
     assert MANIFEST in (SignedManifest.read(checkpoint).fault(checkpoint, OURS) or "")
 
 
