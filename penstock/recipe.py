@@ -10,8 +10,10 @@ any work. Relative paths are relative to the recipe's directory.
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,12 +103,33 @@ class CorpusSource(Model):
     """The unit of a plain-text file that is a document."""
     extract: Literal["resiliparse", "trafilatura", "none"] = "resiliparse"
     """How HTML, in web archives and files, becomes text; ``none`` keeps the source."""
+    encoding: str = "utf-8"
+    """Of CSV, TSV, Markdown and plain text: one in which ASCII characters are those bytes."""
     split: str = "train"
     """The split of a Hugging Face dataset."""
     subset: str | None = None
     """The configuration of a Hugging Face dataset."""
     revision: str | None = None
     """The commit, branch or tag of a dataset on the hub, also as ``hf:NAME@REVISION``."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _has_ascii(cls, name: str) -> str:
+        expected = "the name of an encoding that Python knows, as windows-1252 or gb18030"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes
+                same = _ASCII.decode(name) == _ASCII.decode("ascii")
+            own = codecs.lookup(name).name
+        except (LookupError, ValueError):
+            raise RecipeError(expected=expected, got=repr(name)) from None
+        fix = "convert the files to UTF-8 (iconv)"
+        require(same, expected=f"{expected}, with ASCII as it is", got=repr(name), fix=fix)
+        return own
+
+
+_ASCII = bytes(range(128)) + b"\\x41 \\u0041 +AGE- ~{VW~} \x1b$B!!\x1b(B .xn--bcher-kva. -"
+"""ASCII that is another text in UTF-7, HZ, ISO 2022, IDNA, Punycode and the escapes of Python."""
 
 
 class SelectorSpec(PlugSpec):

@@ -100,7 +100,7 @@ class CorpusSettings:
         found = find_inputs(recipe)
         for item in found.inputs:
             if reader := reader_of(item.path, item.spec):
-                reader.require(item.spec)
+                reader.require(item.path, item.spec)
         return cls(
             found=found,
             max_document_bytes=recipe.clean.max_document_bytes,

@@ -27,6 +27,7 @@ from penstock.pipeline.reading.records import (
     as_id,
     record_of,
     too_long,
+    undecodable,
 )
 from penstock.pipeline.reading.streams import blocks
 from penstock.pipeline.reading.tables import require_text
@@ -99,7 +100,7 @@ class _RowFeed:
 
     @property
     def raw(self) -> bytes:
-        """The bytes of the row."""
+        """The row in UTF-8; bytes that are not of the encoding as they are."""
         return "".join(self.row).encode("utf-8", "surrogateescape")
 
     def retreat(self) -> None:
@@ -121,19 +122,20 @@ class _RowFeed:
         return count
 
 
-def _lines(where: AnyPath, cap: int, extent: Extent) -> Iterator[str]:
+def _lines(where: AnyPath, encoding: str, cap: int, extent: Extent) -> Iterator[str]:
     """Yield lines with their ends, as a text file with ``newline=""``; one over the cap in parts.
 
-    Bytes that are not UTF-8 become lone surrogates (``surrogateescape``).
+    Bytes that are not of the encoding become lone surrogates (``surrogateescape``).
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    mark = codecs.BOM_UTF8 if encoding == "utf-8" else b""
     tail = ""
     for block in blocks(where):
         begins = not extent.bytes
         if begins and block.startswith(_UTF16):
             raise InputError("UTF-16", file=where, expected="UTF-8", fix="convert it (iconv)")
         extent.bytes += len(block)
-        tail += decoder.decode(block.removeprefix(codecs.BOM_UTF8) if begins else block)
+        tail += decoder.decode(block.removeprefix(mark) if begins else block)
         lines = io.StringIO(tail, newline="").readlines()
         # A carriage return at the end may be the first half of a line's end.
         tail = "" if not lines or lines[-1].endswith("\n") else lines.pop()
@@ -149,7 +151,7 @@ def _rows(
     where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent, delimiter: str
 ) -> Records:
     csv.field_size_limit(2**31 - 1)  # of the process; the cap bounds a field
-    feed = _RowFeed(_lines(where, cap, extent), cap, extent)
+    feed = _RowFeed(_lines(where, spec.encoding, cap, extent), cap, extent)
     reader = csv.reader(feed, delimiter=delimiter)
     header: list[str] | None = None
     while True:
@@ -216,15 +218,14 @@ def _checked(where: AnyPath, spec: CorpusSource, names: list[str]) -> list[str]:
     """Return the names of columns.
 
     Raises:
-        InputError: One is not UTF-8, two are equal, or ``corpus.text`` is none of them.
+        InputError: One is not of the encoding, two are equal, or ``corpus.text`` is none of them.
     """
     for name in names:
         if not _is_utf8(name):
             raise InputError(
-                f"the name of a column is not UTF-8: {shortened([name])}",
+                f"the name of a column is {undecodable(spec.encoding)}: {shortened([name])}",
                 file=where,
-                expected="UTF-8",
-                fix="convert it (iconv)",
+                fix="name the encoding of the file, or convert it (iconv)",
             )
     for name, count in Counter(names).items():
         if count > 1:
@@ -258,5 +259,7 @@ def _record(
         error = f"expected {len(header)} fields, as in the first line, got {len(row)}"
         return Bad(place, error, feed.raw[:HEAD], number, _id_of(row, header, spec))
     if not all(map(_is_utf8, row)):
-        return Bad(place, "not UTF-8", feed.raw[:HEAD], number, _id_of(row, header, spec))
+        return Bad(
+            place, undecodable(spec.encoding), feed.raw[:HEAD], number, _id_of(row, header, spec)
+        )
     return record_of(dict(zip(header, row)), spec, span, "line", number, None)

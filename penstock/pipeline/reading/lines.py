@@ -23,6 +23,7 @@ from penstock.pipeline.reading.records import (
     Span,
     labels_of,
     too_long,
+    undecodable,
 )
 from penstock.pipeline.reading.streams import blocks
 from penstock.recipe import CorpusSource
@@ -32,6 +33,7 @@ __all__ = [
     "Line",
     "Lines",
     "content_of_file",
+    "decoded",
     "lines_of",
     "long_line",
     "plain_text",
@@ -142,6 +144,15 @@ def unmarked(raw: bytes) -> bytes:
     return raw[marks.end() :] if marks else raw
 
 
+def decoded(raw: bytes, spec: CorpusSource) -> str:
+    """Decode a text, without the byte order marks that begin one in UTF-8.
+
+    Raises:
+        UnicodeDecodeError: It is not of the item's encoding.
+    """
+    return (unmarked(raw) if spec.encoding == "utf-8" else raw).decode(spec.encoding)
+
+
 def long_line(
     start: int, length: int, head: bytes, number: int, span: Span, cap: int, noun: str = "line"
 ) -> Bad:
@@ -194,7 +205,7 @@ def content_of_file(where: AnyPath, cap: int, extent: Extent) -> bytes | Bad:
 def _document(text: bytes, spec: CorpusSource, place: str, number: int) -> Record | Bad:
     (source,), (meta,) = labels_of([{}], spec)[1:]
     try:
-        decoded = unmarked(text).decode("utf-8")
+        content = decoded(text, spec)
     except UnicodeDecodeError as error:
-        return Bad(place, str(error), text, number)
-    return Record(decoded.removesuffix("\r"), None, source, (meta or b"").decode(), number)
+        return Bad(place, f"{undecodable(spec.encoding)} ({error})", text, number)
+    return Record(content.removesuffix("\r"), None, source, (meta or b"").decode(), number)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from penstock.pipeline.reading.batches import Batches, gather
-from penstock.pipeline.reading.lines import content_of_file, unmarked
-from penstock.pipeline.reading.records import Bad, Extent, Records, Span, record_of
+from penstock.pipeline.reading.lines import content_of_file, decoded
+from penstock.pipeline.reading.records import Bad, Extent, Records, Span, record_of, undecodable
 from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
@@ -31,9 +31,9 @@ def _document(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: 
         yield raw
         return
     try:
-        text = unmarked(raw).decode()
+        text = decoded(raw, spec)
     except UnicodeDecodeError as error:
-        yield Bad("file", str(error), raw, 1)
+        yield Bad("file", f"{undecodable(spec.encoding)} ({error})", raw, 1)
         return
     fields = {}
     if found := _FRONT_MATTER.match(text, 0, _WITHIN):

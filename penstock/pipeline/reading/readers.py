@@ -82,13 +82,24 @@ class Reader:
     """True if a file is one document."""
     extra: str = ""
     """The extra of the package whose modules it needs."""
+    encoded: bool = False
+    """True if the recipe gives the encoding of its files."""
 
-    def require(self, spec: CorpusSource) -> None:
-        """Check that the modules it needs are installed.
+    def require(self, where: AnyPath, spec: CorpusSource) -> None:
+        """Check that it can use an item's keys, and that the modules it needs are installed.
 
         Raises:
-            BadInput: One is not; the fix names the extra.
+            BadInput: A module is not; the fix names the extra.
+            InputError: The item gives an encoding to a file whose format has its own.
         """
+        if spec.encoding != "utf-8" and not self.encoded:
+            raise InputError(
+                key="corpus.encoding",
+                file=where,
+                expected="a file of CSV, TSV, Markdown or plain text",
+                got="one of another format, which says its encoding itself or is UTF-8",
+                fix="name files of other formats in an item of their own",
+            )
         if self.extra:
             extras.require(self.extra, "corpus.path")
             if spec.extract == "trafilatura":
@@ -102,10 +113,10 @@ _READERS = {
     "jsonl": _LINES,
     "json": _LINES,
     "ndjson": _LINES,
-    "txt": Reader("line", plain_text),
-    "csv": Reader("line", comma_separated, whole=True),
-    "tsv": Reader("line", tab_separated, whole=True),
-    "md": Reader("line", markdown, whole=True, document=True),
+    "txt": Reader("line", plain_text, encoded=True),
+    "csv": Reader("line", comma_separated, whole=True, encoded=True),
+    "tsv": Reader("line", tab_separated, whole=True, encoded=True),
+    "md": Reader("line", markdown, whole=True, document=True, encoded=True),
     "html": _PAGE,
     "htm": _PAGE,
     "warc": Reader("record", warc, whole=True, extra="web"),

@@ -34,6 +34,7 @@ __all__ = [
     "record_of",
     "refused",
     "too_long",
+    "undecodable",
 ]
 
 
@@ -180,6 +181,12 @@ def labels_of(rows: list[dict[str, Any]], spec: CorpusSource) -> Labels:
         sources,
         [_encode(fields) if fields else None for fields in rows],
     )
+
+
+def undecodable(encoding: str) -> str:
+    """Return the error of a record whose bytes are not of the item's encoding."""
+    hint = "; corpus.encoding can name another, as windows-1252" if encoding == "utf-8" else ""
+    return f"not {encoding.upper()}{hint}"
 
 
 def as_id(value: Any) -> str | None:
