@@ -7,8 +7,15 @@ records anything that another has taken over. The holder renews its file every 1
 was not renewed for 60 s may be taken over, or at once where its process was on this machine and
 has ended.
 
-The clocks of two machines need not agree: a renewal that looks old is first observed for 20 s, and
-only a lease that stays the same is taken over.
+No clock of another machine counts. A driver that meets a lease of another machine observes its
+bytes for 60 s by its own monotonic clock (C. Gray and D. Cheriton, "Leases", SOSP 1989, let a term
+be measured by the one who waits), and takes over a lease that did not change. One that is renewed
+is refused at its next renewal, after 10 s. So a clock that runs ahead locks nothing, and one that
+runs behind loses nothing.
+
+A lease does not stop a driver that is suspended between its check and its next write. That write
+is conditional: a driver reads, then checks its lease, then creates or replaces what it read only
+if it is unchanged (:mod:`penstock.artefact.draft`). So what a successor wrote is not replaced.
 
 A single file that is replaced if unchanged would need no numbers. Locally it needs a lock, which
 some cluster file systems lack; to create a file is exclusive on all of them.
@@ -18,7 +25,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -34,10 +43,10 @@ from penstock.storage import (
     atomic_file,
     create_file,
     delete,
+    delete_files,
     files_under,
-    kind_of,
+    find_temporaries,
     read_file,
-    remove_temporaries,
 )
 
 __all__ = ["Lease"]
@@ -47,6 +56,8 @@ RENEWAL = 10.0
 
 EXPIRY = 60.0
 """Seconds without a renewal after which a lease may be taken over."""
+
+_log = logging.getLogger("penstock.lease")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,22 +103,32 @@ class Lease:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def hold(self) -> None:
+    @property
+    def number(self) -> int:
+        """Number of the lease that this object holds or held; 0 before."""
+        return self._number
+
+    def hold(self) -> bool:
         """Take the lease, unless this object holds it.
 
-        Half-written files of a driver that was killed are deleted.
+        Half-written files of a driver that was killed are deleted. A lease of another machine that
+        is not given back is observed first, for up to ``expiry`` seconds.
+
+        Returns:
+            True if it was taken now, of a driver that did not give it back.
 
         Raises:
             LeaseError: Another driver holds it.
         """
         if self._holder is not None:
             self.check()
-            return
+            return False
         last = self._last()
-        holder = self._read(last) if last else None
-        if holder and not self._over(last, holder):
+        content = self._content(last)
+        holder = _decoded(content)
+        if content is not None and not self._over(last, content):
             raise LeaseError(
-                f"in use by {holder}, last renewed {max(0, time.time() - holder.signed):.0f} s ago",
+                f"in use by {holder or 'a driver of another version of Penstock'}",
                 key="work",
                 file=self._root,
                 fix="wait for that driver, stop it, or give another `work`; the directory may be "
@@ -124,8 +145,12 @@ class Lease:
             since=now,
             signed=now,
         )
+        encoded = _encoded(mine)
         try:
-            first = create_file(self._path(last + 1), _encoded(mine))
+            # The answer to a request that succeeded may be lost: then it is made again, and fails.
+            first = create_file(self._path(last + 1), encoded) or (
+                self._content(last + 1) == encoded
+            )
         except FileNotFoundError:  # the driver that was first has deleted temporary files
             first = False
         if not first:
@@ -138,13 +163,18 @@ class Lease:
         self._number, self._holder = last + 1, mine
         for number in range(max(1, last - 3), last):  # the last one names the previous holder
             delete(self._path(number))
-        remove_temporaries(self._root, deep=False)  # of files written without a lease
-        remove_temporaries(self._directory)
-        if last and not (holder and holder.released):
-            remove_temporaries(self._root)
+        given_back = last == 0 or (holder is not None and holder.released)
+        # Their names are of one use: what was found before the check is of no later driver.
+        left = [
+            *find_temporaries(self._root, deep=not given_back),  # at the top without a lease, too
+            *find_temporaries(self._directory),
+        ]
+        self.check()
+        delete_files(left)
         self._stop.clear()
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._thread.start()
+        return not given_back
 
     def check(self) -> None:
         """Check, before anything is recorded, that no other driver took the lease over.
@@ -152,11 +182,11 @@ class Lease:
         Raises:
             LeaseError: Another driver did.
         """
-        if self._holder is not None and kind_of(self._path(self._number + 1)) is not None:
-            by = self._read(self._last())
+        # Not by the next number alone: later drivers delete it.
+        if self._holder is not None and (last := self._last()) > self._number:
             raise LeaseError(
-                f"taken over by {by} while this driver did not renew its lease; this driver "
-                "published nothing since",
+                f"taken over by {_decoded(self._content(last))} while this driver did not renew "
+                "its lease; this driver published nothing since",
                 key="work",
                 file=self._root,
                 fix="run again when the other driver has finished",
@@ -165,14 +195,15 @@ class Lease:
     def driver(self) -> str | None:
         """Describe the driver that holds the lease by what is written; None if none seems to.
 
-        Nothing is written and there is no wait, so a driver whose clock is late may be missed.
+        Nothing is written and there is no wait, so a driver of another machine that was killed is
+        still described.
         """
         last = self._last()
-        holder = self._read(last) if last else None
-        if holder is None or holder.released or holder.alive() is False:
+        content = self._content(last)
+        holder = _decoded(content)
+        if content is None or (holder and (holder.released or holder.alive() is False)):
             return None
-        late = holder.alive() is None and time.time() - holder.signed >= self._expiry
-        return None if late else str(holder)
+        return str(holder or "a driver of another version of Penstock")
 
     def release(self) -> None:
         """Give the lease back, if this object holds it."""
@@ -186,17 +217,27 @@ class Lease:
             self._write(replace(self._holder, released=True))
         self._holder = None
 
-    def _over(self, number: int, holder: _Holder) -> bool:
+    def _over(self, number: int, content: bytes) -> bool:
         """Return whether a lease was given back, or its holder has ended."""
-        if holder.released:
-            return True
-        alive = holder.alive()
-        if alive is not None:
-            return not alive
-        if time.time() - holder.signed < self._expiry:
-            return False
-        time.sleep(2 * self._renewal)
-        return self._read(number) == holder and self._last() == number
+        holder = _decoded(content)
+        if holder is not None:
+            if holder.released:
+                return True
+            alive = holder.alive()
+            if alive is not None:
+                return not alive
+        _log.warning(
+            "%s: held by %s; waiting up to %.0f s to see whether that driver is at work",
+            self._root,
+            holder or "a driver of another version of Penstock",
+            self._expiry,
+        )
+        end = time.monotonic() + self._expiry
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self._renewal / 2))
+            if self._content(number) != content or self._last() != number:
+                return False
+        return True
 
     def _keep_renewing(self) -> None:
         while not self._stop.wait(self._renewal):
@@ -209,16 +250,16 @@ class Lease:
         with atomic_file(self._path(self._number), durable=False) as sink:
             sink.write(_encoded(holder))
 
-    def _read(self, number: int) -> _Holder | None:
+    def _content(self, number: int) -> bytes | None:
         try:
-            return _Holder(**json.loads(read_file(self._path(number))))
-        except (FileNotFoundError, ValueError, TypeError):
+            return read_file(self._path(number)) if number else None
+        except FileNotFoundError:
             return None
 
     def _last(self) -> int:
         """Return the highest number, 0 where there is none."""
-        names = files_under(self._directory)
-        return max((int(name[:8]) for name in names if name[:8].isdigit()), default=0)
+        names = (name.removesuffix(".json") for name in files_under(self._directory))
+        return max((int(name) for name in names if re.fullmatch("[0-9]{8,12}", name)), default=0)
 
     def _path(self, number: int) -> Any:
         return self._directory / f"{number:08d}.json"
@@ -226,6 +267,13 @@ class Lease:
 
 def _encoded(holder: _Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
+
+
+def _decoded(content: bytes | None) -> _Holder | None:
+    try:
+        return None if content is None else _Holder(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
 
 
 def _machine() -> str:

@@ -34,15 +34,16 @@ from penstock.storage import (
     copy_file,
     create_file,
     delete,
+    delete_files,
     files_under,
     find_files,
+    find_temporaries,
     is_uri,
     kind_of,
     make_directory,
     path_problem,
     read_file,
     remote,
-    remove_temporaries,
     replace_file,
     sha256_file,
     sizes_under,
@@ -184,7 +185,7 @@ def test_a_writer_that_was_killed_while_it_replaced_blocks_no_other(tmp_path: Pa
     assert done.returncode == -signal.SIGKILL and read_file(tmp_path / "f") == b"old"
     assert replace_file(tmp_path / "f", b"old", b"new") and read_file(tmp_path / "f") == b"new"
     assert len(files_under(tmp_path)) == 2  # with the temporary file of the killed one
-    remove_temporaries(tmp_path)
+    delete_files(find_temporaries(tmp_path))
     assert files_under(tmp_path) == ["f"]
 
 

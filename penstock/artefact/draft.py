@@ -1,4 +1,16 @@
-"""Unfinished artefacts."""
+"""Unfinished artefacts.
+
+A driver may be suspended between any two of its steps, and go on when another driver has taken the
+work directory over. It then deletes and replaces nothing of its successor's, because every step
+that changes what counts is conditional in the store itself:
+
+- A record or a manifest is created if it does not exist, or replaced if it is unchanged. What is
+  replaced was read *before* the lease was checked, so it is not a successor's.
+- Leftovers are deleted after the manifest is in place. The manifest of a finished artefact never
+  changes, so a file that it does not name is of no use. A growing artefact is different: there only
+  files that were listed before the check are deleted, and a later driver never gives a file such a
+  name, because :attr:`Draft.generation` is part of it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +31,7 @@ from penstock.storage import (
     AnyPath,
     atomic_file,
     create_file,
-    delete,
+    delete_files,
     files_under,
     read_file,
     remove_empty_directories,
@@ -27,7 +39,7 @@ from penstock.storage import (
     store_of,
 )
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "part_of", "recorded_files", "sweep"]
 
 Item = TypeVar("Item")
 
@@ -47,12 +59,19 @@ class Draft:
         self._lease = lease
         self._requests = store_of(path).requests
         self._known: dict[str, bytes] | None = None
+        self._earlier: set[str] = set()
+        self._there: set[str] = set()
         self._pending: deque[Future[None]] = deque()
 
     @property
     def fingerprint(self) -> str:
         """The name of the artefact to be: 64 hexadecimal digits."""
         return str(self._header["fingerprint"])
+
+    @property
+    def generation(self) -> int:
+        """Number of the driver's lease, in names that no other driver may use; 0 without one."""
+        return 0 if self._lease is None else self._lease.number
 
     def staging(self) -> Path:
         """Return a local directory for files that a library writes.
@@ -83,9 +102,16 @@ class Draft:
         return list(records)
 
     def done(self, part: str) -> tuple[FileRecord, ...] | None:
-        """Return the files recorded for ``part`` by this or an earlier attempt, or None."""
+        """Return the files recorded for ``part`` by this or an earlier attempt, or None.
+
+        A record of which a file does not exist is none: a suspended driver may have written it
+        after the file was deleted as a leftover.
+        """
         content = self._records().get(part)
-        return None if content is None else _files(content, self._record_path(part))
+        files = None if content is None else recorded_files(content, self._record_path(part))
+        if files is None or part not in self._earlier:
+            return files
+        return files if all(file.path in self._there for file in files) else None
 
     def files(self, parts: Iterable[str]) -> list[FileRecord]:
         """Return the files recorded for ``parts``, in the order of the parts.
@@ -154,6 +180,7 @@ class Draft:
         if known is not None:  # its first commit may still be under way
             self.settle()
         self._records()[part] = content
+        self._earlier.discard(part)
         if self._requests == 1:
             self._commit(part, content, known)
             return
@@ -171,8 +198,7 @@ class Draft:
             self._pending.popleft().result()
 
     def _commit(self, part: str, content: bytes, known: bytes | None) -> None:
-        if self._lease is not None:
-            self._lease.check()
+        self._check()
         path = self._record_path(part)
         if known == content:
             return
@@ -189,8 +215,8 @@ class Draft:
     ) -> Artefact:
         """Write the manifest of ``parts`` in the order given, and open the artefact.
 
-        Files that the manifest will not name are deleted first: scratch and its records, and
-        files of attempts that were killed.
+        Files that the manifest does not name are then deleted: scratch and its records, and files
+        of attempts that were killed.
 
         Args:
             parts: The names of all parts of the artefact; they are iterated more than once.
@@ -200,55 +226,82 @@ class Draft:
 
         Raises:
             ArtefactError: A part was never recorded, or a file of it is gone.
-            LeaseError: Another driver took the work directory over.
+            LeaseError: Another driver took the work directory over, or published a growing artefact
+                at the same time.
         """
         self.settle()
         files = self.files(parts)
+        own = {"files": [asdict(item) for item in files], "facts": dict(facts)}
+        content = canonical({**self._header, **own, **({"growing": True} if growing else {})})
+        target = self.path / "manifest.json"
+        earlier = _read_if_there(target) if growing else None
+        there = files_under(self.path)
+        if gone := {item.path for item in files}.difference(there):
+            raise missing_file(self.path / min(gone), self.path)
+        self._check()
+        first = create_file(target, content) if earlier is None else False
+        if growing and not (first or (earlier and replace_file(target, earlier, content))):
+            raise _recorded_elsewhere(target)
+        made = Artefact.open(self.path)
+        self._sweep(made, there, parts, growing)
+        return made
+
+    def _check(self) -> None:
         if self._lease is not None:
             self._lease.check()
-        manifest = {
-            **self._header,
-            "files": [asdict(item) for item in files],
-            "facts": dict(facts),
-        }
-        # Before the manifest: a finished artefact is not visited again.
-        target = self.path / "manifest.json"
-        content = canonical(manifest)
-        earlier = _read_if_there(target)
-        if growing or earlier is None:
-            self._sweep(parts, {item.path for item in files})
-        if earlier is None:
-            create_file(target, content)
-        elif growing and not replace_file(target, earlier, content):
-            raise _recorded_elsewhere(target)
-        return Artefact.open(self.path)
 
-    def _sweep(self, parts: Iterable[str], named: set[str]) -> None:
-        there = files_under(self.path)
-        if gone := named.difference(there):
-            raise missing_file(self.path / min(gone), self.path)
-        # Records first: no record ever names a deleted file.
-        for part in self._records().keys() - set(parts):
-            delete(self._record_path(part))
-            del self._records()[part]
-        for name in there:
-            record = name.startswith("records/") and name.endswith(".json")
-            if name not in named and name != "manifest.json" and not record:
-                delete(self.path / name)
-        remove_empty_directories(self.path)
+    def _sweep(
+        self, made: Artefact, there: Sequence[str], parts: Iterable[str], growing: bool
+    ) -> None:
+        """Delete the files in ``there`` that neither the manifest nor a record to keep names."""
+        named = {item.path for item in made.files}
+        if not growing:
+            sweep(self.path, there, named, set(parts))
+            remove_empty_directories(self.path)
+            return
+        # A suspended driver may have recorded a part since; the next driver will find it.
+        recorded = {part for part in map(part_of, there) if part is not None}
+        for part in recorded - self._records().keys():
+            path = self._record_path(part)
+            named.update(item.path for item in recorded_files(read_file(path), path))
+        named.update(item.path for item in self.files(parts))
+        sweep(self.path, there, named, recorded)
 
     def _records(self) -> dict[str, bytes]:
         """Return the content of each record by part, read once: only this driver adds to it."""
         if self._known is None:
-            directory = self.path / "records"
-            names = [name for name in files_under(directory) if name.endswith(".json")]
+            self._there = set(files_under(self.path))
+            parts = sorted(part for part in map(part_of, self._there) if part)
             with ThreadPoolExecutor(self._requests) as pool:
-                contents = pool.map(lambda name: read_file(directory / name), names)
-                self._known = {name[:-5]: data for name, data in zip(names, contents)}
+                contents = pool.map(lambda part: read_file(self._record_path(part)), parts)
+                self._known = dict(zip(parts, contents))
+            self._earlier = set(parts)
         return self._known
 
     def _record_path(self, part: str) -> AnyPath:
         return self.path / "records" / f"{part}.json"
+
+
+def part_of(name: str) -> str | None:
+    """Return the part that a file of an artefact is the record of; None of other files."""
+    if name.startswith("records/") and name.endswith(".json"):
+        return name.removeprefix("records/").removesuffix(".json")
+    return None
+
+
+def sweep(path: AnyPath, there: Iterable[str], named: set[str], parts: set[str]) -> None:
+    """Delete files of an artefact: records of other than ``parts``, then files without a name.
+
+    Args:
+        path: Directory of the artefact.
+        there: Names of the files that may be deleted.
+        named: Data files to keep.
+        parts: Parts whose records are kept.
+    """
+    records = {name: part for name in there if (part := part_of(name)) is not None}
+    delete_files(path / name for name, part in records.items() if part not in parts)
+    keep = {*named, *records, "manifest.json"}
+    delete_files(path / name for name in there if name not in keep)
 
 
 def _recorded_elsewhere(path: AnyPath) -> LeaseError:
@@ -266,7 +319,7 @@ def _read_if_there(path: AnyPath) -> bytes | None:
         return None
 
 
-def _files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
+def recorded_files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
     try:
         return tuple(map(FileRecord.parsed, json.loads(content)))
     except (ValueError, TypeError) as error:

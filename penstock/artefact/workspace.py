@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.artefact.draft import Draft
+from penstock.artefact.draft import Draft, part_of, recorded_files, sweep
 from penstock.artefact.finished import FORMAT, Artefact, fingerprint
-from penstock.errors import ArtefactError, UnmadeError
+from penstock.errors import ArtefactError, LeaseError, UnmadeError
 from penstock.lease import Lease
 from penstock.storage import (
     AnyPath,
@@ -18,6 +18,8 @@ from penstock.storage import (
     files_under,
     kind_of,
     make_directory,
+    read_file,
+    remove_empty_directories,
     sizes_under,
     store_of,
     translate_os_errors,
@@ -130,7 +132,18 @@ class Workspace:
             UnmadeError: It has to be made, and this workspace is read-only.
         """
         name = fingerprint(stage, version, config, inputs)
-        return self.find(stage, name) or work(self.draft(stage, version, config, inputs))
+        if found := self.find(stage, name):
+            return found
+        draft = self.draft(stage, version, config, inputs)
+        try:
+            return work(draft)
+        except LeaseError:
+            raise
+        except Exception:
+            # A driver that was suspended may have finished it and deleted its scratch.
+            if found := self.find(stage, name):
+                return found
+            raise
 
     def draft(
         self, stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, Any]
@@ -147,8 +160,7 @@ class Workspace:
                 file=self.root,
                 fix="run `penstock curate RECIPE`",
             )
-        if self._lease is not None:
-            self._lease.hold()
+        self.hold()
         name = fingerprint(stage, version, config, inputs)
         header = {
             "format": FORMAT,
@@ -161,6 +173,36 @@ class Workspace:
         path = self.directory(stage, name)
         make_directory(path)
         return Draft(path, header, self._lease)
+
+    def hold(self) -> None:
+        """Take the lease, unless it is held, and delete what drivers that were killed left.
+
+        Raises:
+            LeaseError: Another driver holds the work directory.
+        """
+        if self._lease is None or not self._lease.hold():
+            return
+        unswept = [entry for entry in self.entries() if entry.finished]
+        self._lease.check()
+        for entry in unswept:
+            self._sweep(entry)
+
+    def _sweep(self, entry: Entry) -> None:
+        """Delete the leftovers of a finished artefact, whose driver was killed as it did so."""
+        artefact = Artefact.open(entry.path)
+        named = {record.path for record in artefact.files}
+        records = {part for part in map(part_of, entry.sizes) if part is not None}
+        if artefact.manifest.get("growing") or not (
+            entry.sizes.keys() - named - {f"records/{part}.json" for part in records}
+        ) - {"manifest.json"}:
+            return
+        kept = set()
+        for part in records:
+            path = entry.path / "records" / f"{part}.json"
+            if named.issuperset(item.path for item in recorded_files(read_file(path), path)):
+                kept.add(part)
+        sweep(entry.path, entry.sizes, named, kept)
+        remove_empty_directories(entry.path)
 
     def finished(self, stage: str) -> list[Artefact]:
         """Open every finished artefact of a stage, by name."""

@@ -75,6 +75,8 @@ class Tokenising:
     dtype: str
     directory: AnyPath
     """Directory of the store."""
+    generation: int = 0
+    """:attr:`~penstock.artefact.Draft.generation` of the driver."""
 
     def sizes(self, held: UnitTokens, rows: np.ndarray) -> tuple[np.ndarray, FileRecord | None]:
         """Count the tokens of documents; those that the store lacks are tokenised first.
@@ -152,6 +154,7 @@ class TokenStore:
             eos=self.eos,
             dtype=self.dtype,
             directory=self.directory,
+            generation=self._draft.generation,
         )
 
     def add(self, held: UnitTokens, part: FileRecord) -> int:
@@ -227,9 +230,10 @@ def _write_part(
             pa.field("tokens", pa.large_list(pa.field("item", token_type, nullable=False))),
         ]
     )
-    # Named by its rows: a late driver cannot replace it by a file of other documents.
+    # Named by its rows and the driver's lease: a late driver cannot replace it by a file of other
+    # documents, nor delete it as a file that was left there before.
     digest = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:12]
-    name = f"{held.part}-{digest}.arrow"
+    name = f"{held.part}-{digest}-{shared.generation:08d}.arrow"
     sizes = [np.empty(0, dtype=np.int64)]
     with (
         atomic_file(shared.directory / name) as sink,

@@ -27,6 +27,7 @@ from penstock.storage.files import (
     copy_file,
     create_file,
     delete,
+    delete_files,
     files_under,
     find_files,
     is_temporary_error,
@@ -40,9 +41,9 @@ from penstock.storage.files import (
     translate_os_errors,
 )
 from penstock.storage.local import (
+    find_temporaries,
     make_directory,
     remove_empty_directories,
-    remove_temporaries,
     sync_directory,
 )
 from penstock.storage.store import (
@@ -74,8 +75,10 @@ __all__ = [
     "copy_file",
     "create_file",
     "delete",
+    "delete_files",
     "files_under",
     "find_files",
+    "find_temporaries",
     "is_temporary_error",
     "is_uri",
     "kind_of",
@@ -84,7 +87,6 @@ __all__ = [
     "read_file",
     "real_path",
     "remove_empty_directories",
-    "remove_temporaries",
     "replace_file",
     "sha256_file",
     "sizes_under",

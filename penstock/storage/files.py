@@ -15,7 +15,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,6 +39,7 @@ __all__ = [
     "copy_file",
     "create_file",
     "delete",
+    "delete_files",
     "files_under",
     "find_files",
     "is_temporary_error",
@@ -167,6 +169,15 @@ def replace_file(path: AnyPath, old: bytes, new: bytes) -> bool:
 def delete(path: AnyPath) -> None:
     """Delete a file, or a directory with everything below it, if it exists."""
     store_of(path).delete(path)
+
+
+def delete_files(paths: Iterable[AnyPath]) -> None:
+    """Delete files, several at a time in a store, and those that do not exist are passed over."""
+    paths = list(paths)
+    if paths:
+        with ThreadPoolExecutor(store_of(paths[0]).requests) as pool:
+            for _ in pool.map(delete, paths):
+                pass
 
 
 def kind_of(path: AnyPath) -> str | None:

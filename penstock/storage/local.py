@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,16 +31,19 @@ from penstock.storage.store import (
 
 __all__ = [
     "LocalStore",
+    "find_temporaries",
     "link_file",
     "make_directory",
     "remove_empty_directories",
-    "remove_temporaries",
     "sync_directory",
 ]
 
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors of ``flock`` on a file system that has no locks."""
+
+PATIENCE = 30.0
+"""Seconds to wait for a lock, before the process that holds it counts as suspended."""
 
 
 class LocalStore:
@@ -96,15 +100,14 @@ class LocalStore:
         finds that its file is no longer the one at the path. Where the file system has no locks
         (Lustre without ``-o flock``), two writers between comparison and renaming may both get
         True, and the later one's bytes stay.
+
+        Raises:
+            StorageError: A process that is suspended has held the lock for :data:`PATIENCE`.
         """
         with os_errors(path), _written_beside(path, new) as temporary:
             try:
                 with open(str(path), "r+b") as file:  # NFS locks a file opened for writing only
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX)
-                    except OSError as error:
-                        if error.errno not in _NO_LOCKS:
-                            raise
+                    _lock(file, path)
                     same = os.path.samestat(os.fstat(file.fileno()), os.stat(str(path)))
                     if not same or file.read() != old:
                         return False
@@ -173,6 +176,27 @@ class LocalStore:
 
     def is_temporary(self, error: BaseException) -> bool:
         return False
+
+
+def _lock(file: Any, path: AnyPath) -> None:
+    """Lock an open file, where the file system has locks; they are held for milliseconds."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise StorageError(
+                    f"another process has locked it for {PATIENCE:.0f} s; it may be suspended",
+                    file=path,
+                    fix="end or continue that process (`lsof` names it), and run again",
+                ) from None
+            time.sleep(0.01)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            raise
 
 
 def _child(name: str, path: str, link: bool) -> Child | None:
@@ -255,18 +279,17 @@ def link_file(source: Path, path: Path) -> bool:
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
-def remove_temporaries(path: AnyPath, deep: bool = True) -> None:
-    """Delete the temporary files of writers that were killed; a store has none.
+def find_temporaries(path: AnyPath, deep: bool = True) -> list[AnyPath]:
+    """Return the temporary files of writers, which may be at work; a store has none.
 
     Args:
-        path: A directory without a writer now.
-        deep: True to delete those in the directories below it, too.
+        path: A directory.
+        deep: True to return those in the directories below it, too.
     """
     if not isinstance(path, Path):
-        return
-    for found in (path.rglob if deep else path.glob)(".*.tmp"):
-        if _TEMPORARY.fullmatch(found.name):
-            found.unlink(missing_ok=True)
+        return []
+    found = (path.rglob if deep else path.glob)(".*.tmp")
+    return [file for file in found if _TEMPORARY.fullmatch(file.name)]
 
 
 def remove_empty_directories(path: AnyPath) -> None:
