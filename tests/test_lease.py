@@ -152,7 +152,7 @@ def test_a_driver_that_slept_through_many_others_finds_its_lease_lost(
 def test_a_driver_suspended_as_it_tidies_deletes_no_file_of_a_later_one(
     tmp_path: Path, elsewhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attack: half-written files of the driver that took over are deleted as those of a killed one."""
+    """Attack: half-written files of the driver that took over are deleted like a killed one's."""
     Lease(tmp_path, renewal=1000).hold()
     stale, later = (Lease(tmp_path, renewal=1000, expiry=0) for _ in range(2))
     find, written = module.find_temporaries, []

@@ -273,8 +273,9 @@ class Draft:
             self._there = set(files_under(self.path))
             parts = sorted(part for part in map(part_of, self._there) if part)
             with ThreadPoolExecutor(self._requests) as pool:
-                contents = pool.map(lambda part: read_file(self._record_path(part)), parts)
-                self._known = dict(zip(parts, contents))
+                contents = pool.map(lambda part: _read_if_there(self._record_path(part)), parts)
+                # One that is gone was scratch of an artefact that another driver has finished.
+                self._known = {part: own for part, own in zip(parts, contents) if own is not None}
             self._earlier = set(parts)
         return self._known
 
@@ -320,6 +321,11 @@ def _read_if_there(path: AnyPath) -> bytes | None:
 
 
 def recorded_files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
+    """Return the files that the record at ``path`` names.
+
+    Raises:
+        ArtefactError: The content is not a record.
+    """
     try:
         return tuple(map(FileRecord.parsed, json.loads(content)))
     except (ValueError, TypeError) as error:

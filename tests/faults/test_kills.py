@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from penstock.lease import Lease
+from penstock.artefact import Workspace
 from tests.harness import WHOLE
 from tests.harness.campaign import (
     ALONE,
@@ -140,10 +140,10 @@ def test_after_kills_a_run_goes_on_to_the_same_end(campaign: Campaign, seed: int
     assert documents["read"] == sum(documents[key] for key in ("kept", "dropped", "quarantined"))
     assert digests(campaign.work) == campaign.digests
     assert tokens_of(campaign.work) == campaign.tokens
-    # A kill between link and unlink leaves a temporary name, which the next driver removes.
-    lease = Lease(campaign.work)
-    lease.hold()
-    lease.release()
+    # A kill between link and unlink leaves a temporary name, and one behind a manifest leaves
+    # scratch: the next driver removes both.
+    with Workspace.driving(campaign.work) as workspace:
+        workspace.hold()
     assert not strays(campaign.work)
 
 
