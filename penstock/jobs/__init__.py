@@ -4,7 +4,8 @@
 
     cli                    commands, options, exit status              cli.py, console.py
       └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
-           ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py
+           ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py,
+           │                                                           evaluation_examples.py
            ├─ clean        a dry run of the rules                      clean.py
            ├─ curate       corpus -> columns -> cut -> shards          curate.py
            │    └─ climb, find_weights   models that a selector        selector_training.py,

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from penstock.display import encodable
-from penstock.errors import InputError, RecipeError, SelectorError
+from penstock.errors import InputError, SelectorError
+from penstock.jobs.evaluation_examples import EvaluationExamples, distinct_evaluations
 from penstock.node_cache import local_file
 from penstock.pipeline.cleaning.overlaps.overlaps import Overlaps
 from penstock.pipeline.columns import in_dependence
@@ -15,10 +16,11 @@ from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
+from penstock.selectors.base import Targets
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
-from penstock.selectors.targets import check_examples, read_texts, targets_in
-from penstock.storage import AnyPath, find_files, kind_of, real_path, sha256_file
+from penstock.selectors.targets import check_examples, read_texts, targets_in, texts_in
+from penstock.storage import AnyPath, find_files, kind_of, sha256_file
 
 __all__ = [
     "build_columns",
@@ -72,9 +74,9 @@ def build_columns(recipe: Recipe) -> list[Column]:
     Raises:
         SelectorError: A selector or a parameter is not known.
         InputError: A target file cannot be used.
-        RecipeError: A target file is also an ``evaluate`` file.
+        RecipeError: An example of a target file is also in an ``evaluate`` file.
     """
-    held_out = {real_path(path) for path in find_evaluation_files(recipe)}
+    held_out = EvaluationExamples(find_evaluation_files(recipe))
     directories = [recipe.directory, Path.cwd()]
     built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
     wanted = list(recipe.budget.ranks)
@@ -91,27 +93,24 @@ def build_columns(recipe: Recipe) -> list[Column]:
             for pattern in spec.target
             for file in _target_files(recipe, pattern, f"select.{name}.target")
         ]
-        for file in files:
-            if real_path(file) in held_out:
-                raise RecipeError(
-                    "is also listed under evaluate, and a selector must not see the evaluation",
-                    key=f"select.{name}.target",
-                    file=file,
-                    fix="remove it from one of them",
-                )
         if not files and built[name].requirements.target:
             raise SelectorError(
                 f"missing; `{spec.use}` needs examples",
                 key=f"select.{name}.target",
                 fix="write target: [examples.jsonl], lines of question and answer, or of text",
             )
-        columns.append(
-            Column(
-                name=name,
-                selector=built[name],
-                target=targets_in([local_file(file) for file in files]),
-            )
+        targets = [targets_in([local_file(file)]) for file in files]
+        for file, own in zip(files, targets):
+            texts = [example.text for example in own.examples]
+            held_out.refuse(texts, f"select.{name}.target", file)
+        for parameter, named in built[name].requirements.examples.items():
+            texts = [text for _, _, text in texts_in(Path(named), parameter)] if held_out else []
+            held_out.refuse(texts, f"select.{name}.{parameter}", Path(named))
+        target = Targets(
+            examples=[example for own in targets for example in own.examples],
+            hashes=[sha256 for own in targets for sha256 in own.hashes],
         )
+        columns.append(Column(name=name, selector=built[name], target=target))
     return in_dependence(columns)
 
 
@@ -139,7 +138,10 @@ def build_overlaps(recipe: Recipe) -> list[Overlaps]:
         found.setdefault(
             sha256,
             Overlaps(
-                file=name, sha256=sha256, read=partial(read_texts, local), ngram=settings.ngram
+                file=name,
+                sha256=sha256,
+                read=partial(read_texts, local, sha256),
+                ngram=settings.ngram,
             ),
         )
     return list(found.values())
@@ -150,10 +152,11 @@ def find_evaluation_files(recipe: Recipe) -> list[AnyPath]:
 
     Raises:
         InputError: One is missing, or a pattern matches none.
+        RecipeError: Two have the same name.
     """
-    return [
+    return distinct_evaluations(
         file for pattern in recipe.evaluate for file in _target_files(recipe, pattern, "evaluate")
-    ]
+    )
 
 
 def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:

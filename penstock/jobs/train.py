@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from penstock import extras
-from penstock.display import encodable
 from penstock.errors import RecipeError
+from penstock.jobs.evaluation_examples import evaluation_name
 from penstock.jobs.plan import TrainSettings
 from penstock.language_models.model_directory import check_model
 from penstock.node_cache import local_file
@@ -30,7 +30,7 @@ def read_evaluations(files: Iterable[AnyPath]) -> tuple[Evaluation, ...]:
     """
     return tuple(
         Evaluation(
-            name=encodable(file.name).partition(".jsonl")[0],
+            name=evaluation_name(file),
             texts=tuple(target.text for target in read_targets(local_file(file))),
             questions=tuple(
                 Question(context=found.context, choices=found.choices, answer=found.answer)

@@ -240,6 +240,9 @@ class Requirements:
 
     target: bool = False
     """True if the selector needs ``target`` files; without them it is refused before any work."""
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """Files of examples that the fit reads, by the parameter that names each: as in ``target``, no
+    example of an ``evaluate`` file may be there."""
     quality: str | None = None
     """Another column of the recipe that scores depend on (:attr:`Partition.quality`)."""
     resources: Resources = field(default_factory=Resources)

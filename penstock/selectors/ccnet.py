@@ -148,7 +148,11 @@ class NgramPerplexity(
 
     @property
     def requirements(self) -> Requirements:
-        return Requirements(target=self.reference is None and self.source is None)
+        lines = self.reference is not None and _is_json_lines(Path(self.reference))
+        return Requirements(
+            target=self.reference is None and self.source is None,
+            examples={"reference": str(self.reference)} if lines else {},
+        )
 
     def identity(self) -> Mapping[str, Any]:
         """Return the parameters, and the version of Unicode, which defines letters."""
@@ -241,14 +245,18 @@ class NgramPerplexity(
         return np.concatenate(parts)
 
 
+def _is_json_lines(path: Path) -> bool:
+    name = path.name.removesuffix(path.suffix) if path.suffix in {".gz", ".zst"} else path.name
+    return name.endswith((".jsonl", ".json", ".ndjson"))
+
+
 def _texts_of(path: Path) -> Iterator[str]:
     """Read the texts of a file of JSON lines, or a plain text line by line.
 
     Raises:
         SelectorError: A line is not UTF-8, or not an example.
     """
-    name = path.name.removesuffix(path.suffix) if path.suffix in {".gz", ".zst"} else path.name
-    if name.endswith((".jsonl", ".json", ".ndjson")):
+    if _is_json_lines(path):
         yield from (text for _, _, text in texts_in(path, "reference"))
         return
     try:

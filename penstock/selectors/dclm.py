@@ -139,7 +139,8 @@ class DclmQuality(
 
     @property
     def requirements(self) -> Requirements:
-        return replace(super().requirements, target=self.positives is None)
+        examples = {"positives": self.positives} if self.positives else {}
+        return replace(super().requirements, target=not examples, examples=examples)
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Train a classifier on the positives against passages of the pool's documents.

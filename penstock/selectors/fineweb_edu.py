@@ -210,9 +210,10 @@ class FineWebEdu(
     def requirements(self) -> Requirements:
         if self.max_characters != CHARACTERS:
             slow = self._head is not None and self._head[0].resources.slow
-            return Requirements(resources=Resources(slow=slow))
+            return Requirements(resources=Resources(slow=slow), examples={"labels": self.labels})
         return Requirements(
-            embeddings=EmbeddingScores(encoder=self.encoder, score=self.score_vectors)
+            embeddings=EmbeddingScores(encoder=self.encoder, score=self.score_vectors),
+            examples={"labels": self.labels},
         )
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:

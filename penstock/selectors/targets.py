@@ -11,6 +11,8 @@ optional ``choices``, ``benchmark`` and passages (:data:`PASSAGES`); other field
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +26,6 @@ from penstock.display import encodable
 from penstock.errors import InputError
 from penstock.selectors.base import Target, Targets
 from penstock.selectors.parameters import at_parameter
-from penstock.storage import sha256_file
 
 __all__ = [
     "PASSAGES",
@@ -37,6 +38,7 @@ __all__ = [
     "read_targets",
     "read_texts",
     "render",
+    "rendered_in",
     "targets_in",
     "texts_in",
 ]
@@ -60,8 +62,12 @@ class Choices:
     """The index of the right one."""
 
 
-def read_targets(path: str | Path) -> list[Target]:
+def read_targets(path: str | Path, data: bytes | None = None) -> list[Target]:
     """Read the examples of a ``.jsonl`` file, also ``.gz`` or ``.zst``, in file order.
+
+    Args:
+        path: The file.
+        data: Its bytes, where they were read already.
 
     Raises:
         InputError: The file is missing, unreadable, not UTF-8 or without an example, or a line
@@ -72,7 +78,7 @@ def read_targets(path: str | Path) -> list[Target]:
     stem = stem.removesuffix(".jsonl").removesuffix(".json")
     targets = [
         Target(benchmark=_benchmark(example, stem, place), text=_at(place, render, example))
-        for place, example in examples_in(path)
+        for place, example in examples_in(path, data)
     ]
     if not targets:
         raise _no_example(path)
@@ -96,15 +102,28 @@ def _no_example(path: Path) -> InputError:
 
 
 def targets_in(files: Sequence[Path]) -> Targets:
-    """Read target files into one object.
+    """Read target files into one object: each once, so that its hash is of what was read.
 
     Raises:
         InputError: As :func:`read_targets`.
     """
-    return Targets(
-        examples=[target for file in files for target in read_targets(file)],
-        hashes=[sha256_file(file) for file in files],
-    )
+    examples, hashes = [], []
+    for file in files:
+        with _readable(file):
+            data = file.read_bytes()
+        examples += read_targets(file, data)
+        hashes.append(hashlib.sha256(data).hexdigest())
+    return Targets(examples=examples, hashes=hashes)
+
+
+def rendered_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the position of each example of a file, ``file:line``, and its text.
+
+    Raises:
+        InputError: As :func:`read_targets`.
+    """
+    for place, example in examples_in(path):
+        yield place, _at(place, render, example)
 
 
 def render(example: Mapping[str, Any]) -> str:
@@ -134,15 +153,25 @@ def read_choices(path: str | Path) -> list[Choices]:
     return [choices for choices in found if choices is not None]
 
 
-def read_texts(path: str | Path) -> list[list[str]]:
+def read_texts(path: str | Path, sha256: str | None = None) -> list[list[str]]:
     """Read the texts that an evaluation on a file reads of each example, in file order.
 
     The first is :func:`render`; the others are the context with each other choice.
 
+    Args:
+        path: The file.
+        sha256: Of its bytes, where they were hashed before.
+
     Raises:
-        InputError: As :func:`read_targets`, or an answer is none of its choices.
+        InputError: As :func:`read_targets`, an answer is none of its choices, or the file changed
+            since it was hashed.
     """
-    return [_at(place, _all_texts, example) for place, example in examples_in(Path(path))]
+    path = Path(path)
+    with _readable(path):
+        data = path.read_bytes()
+    if sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise InputError("changed since its bytes were hashed", file=path, fix="run again")
+    return [_at(place, _all_texts, example) for place, example in examples_in(path, data)]
 
 
 def _all_texts(example: Mapping[str, Any]) -> list[str]:
@@ -235,9 +264,9 @@ def _at(place: str, made: Callable[[Mapping[str, Any]], T], example: Mapping[str
         raise InputError(str(error), file=place) from None
 
 
-def examples_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def examples_in(path: Path, data: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each line's position, ``file:line``, and its object; blank lines are skipped."""
-    for place, text in lines_in(path):
+    for place, text in lines_in(path, data):
         if not text.strip():
             continue
         try:
@@ -264,9 +293,9 @@ def texts_in(path: Path, parameter: str) -> Iterator[tuple[str, dict[str, Any], 
         raise at_parameter(error, parameter) from None
 
 
-def lines_in(path: Path) -> Iterator[tuple[str, str]]:
+def lines_in(path: Path, data: bytes | None = None) -> Iterator[tuple[str, str]]:
     """Yield each line's position, ``file:line``, and the line."""
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_lines(path, data), start=1):
         place = f"{path}:{number}"
         try:
             text = line.decode("utf-8-sig")
@@ -284,24 +313,31 @@ _LINE_BYTES = 2**25
 """Most bytes of a line, decompressed: a compressed file may claim a thousand times its size."""
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, data: bytes | None) -> Iterator[bytes]:
     number = 0
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    with (
+        _readable(path),
+        # Arrow opens no name that is not UTF-8.
+        path.open("rb") if data is None else io.BytesIO(data) as file,
+        io.BufferedReader(pa.input_stream(file, compression=compression)) as source,
+    ):
+        while line := source.readline(_LINE_BYTES + 1):
+            number += 1
+            if len(line) > _LINE_BYTES:
+                raise InputError(
+                    file=f"{path}:{number}",
+                    expected=f"a line of at most {_LINE_BYTES:,} bytes",
+                    got="more",
+                    fix="give an example a line",
+                )
+            yield line
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-        with (
-            path.open("rb") as file,  # Arrow opens no name that is not UTF-8
-            io.BufferedReader(pa.input_stream(file, compression=compression)) as source,
-        ):
-            while line := source.readline(_LINE_BYTES + 1):
-                number += 1
-                if len(line) > _LINE_BYTES:
-                    raise InputError(
-                        file=f"{path}:{number}",
-                        expected=f"a line of at most {_LINE_BYTES:,} bytes",
-                        got="more",
-                        fix="give an example a line",
-                    )
-                yield line
+        yield
     except FileNotFoundError:
         raise InputError("no such file", file=path, fix="give targets as JSON lines") from None
     except (OSError, pa.ArrowException) as error:
