@@ -111,7 +111,7 @@ class FastTextFile:
         Raises:
             ValueError: It is none, its version is another, or a length in it is false.
         """
-        reader = _Reader(content)
+        reader = _ModelBytes(content)
         magic, version = reader.numbers("2i")
         require(magic == _MAGIC, "a file of fastText")
         require(version in _VERSIONS, f"version 11 or 12, got {version}")
@@ -134,7 +134,7 @@ class FastTextFile:
         return cls(arguments, dictionary, rows, output, quantised)
 
 
-class _Reader:
+class _ModelBytes:
     """Reads numbers and arrays; a length beyond the end of the file is an error."""
 
     def __init__(self, content: bytes) -> None:
