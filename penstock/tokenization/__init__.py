@@ -7,6 +7,7 @@ of a document for the end of it, so the letters of its name are encoded as lette
 ::
 
     tokenizer.json, tokenizer_config.json
+      ├─ examined          a file that claims no more than it needs         examining.py, probing.py
       ├─ Definition        settings without dropout, truncation, padding   definition.py
       ├─ DeclaredTokens    control tokens of tokenizer_config.json         definition.py
       └─ end_of_text       the token that ends a text                      definition.py

@@ -15,6 +15,7 @@ from typing import Any, Literal, overload
 import tokenizers
 
 from penstock.errors import InputError
+from penstock.tokenization.examining import examined
 
 __all__ = ["END_OF_TEXT", "DeclaredTokens", "Definition", "end_of_text", "hub_file", "model_ids"]
 
@@ -108,10 +109,11 @@ class Definition:
         """Read a ``tokenizer.json``.
 
         Raises:
-            InputError: It is not one.
+            InputError: It is not one, or it claims more than a tokenizer needs.
         """
+        text = examined(path, key)
         try:
-            return cls.of(tokenizers.Tokenizer.from_file(str(path)))
+            return cls.of(tokenizers.Tokenizer.from_str(text))
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"not a tokenizer.json: {error}", key=key, file=path) from None
 

@@ -20,6 +20,7 @@ from penstock.language_models.devices import check_gpu, one_thread
 from penstock.language_models.model_directory import check_model
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.encoders.sentence import ModelEncoder
+from penstock.tokenization.examining import examined
 
 __all__ = ["HiddenEncoder"]
 
@@ -71,7 +72,8 @@ class HiddenEncoder(ModelEncoder):
             check_gpu("encoder")
         check_model(self.name, key="encoder")
         try:
-            tokenizer = Tokenizer.from_file(str(Path(self.name) / "tokenizer.json"))
+            definition = examined(Path(self.name) / "tokenizer.json", "encoder")
+            tokenizer = Tokenizer.from_str(definition)
             model = AutoModel.from_pretrained(
                 self.name, trust_remote_code=False, use_safetensors=True, local_files_only=True
             )

@@ -31,6 +31,7 @@ from penstock.selectors.rewriting.base import (
     Request,
     Sampling,
 )
+from penstock.tokenization.examining import examined
 
 __all__ = ["LocalModel", "ModelInProcess", "encoded"]
 
@@ -110,6 +111,8 @@ class LocalModel(ModelInProcess):
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if (definition := Path(self.model) / "tokenizer.json").is_file():
+            examined(definition, "model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 self.model, local_files_only=True, trust_remote_code=False
