@@ -20,6 +20,7 @@ from penstock import extras
 from penstock.display import encodable
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches
+from penstock.pipeline.reading.dataset_paths import check_matched, check_named, check_saved
 from penstock.pipeline.reading.records import Extent, Span
 from penstock.pipeline.reading.saved_datasets import saved_splits
 from penstock.pipeline.reading.streams import readable
@@ -96,15 +97,13 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
     with extras.named("hf", spec.path):
         import datasets
 
-    name = spec.path.removeprefix("hf:")
     try:
-        if not path.is_dir():
-            return datasets.load_dataset(
-                name, spec.subset, split=spec.split, revision=spec.revision, streaming=True
-            )
-        if not saved_to_disk(path):
-            return datasets.load_dataset(str(path), spec.subset, split=spec.split, streaming=True)
+        if not path.is_dir() or not saved_to_disk(path):
+            return _builder(spec, path).as_streaming_dataset(split=spec.split)
+        check_saved(path)
         found = datasets.load_from_disk(str(path))
+    except InputError:
+        raise
     except Exception as error:  # `datasets` raises whatever its transports raise
         raise InputError(
             f"not a dataset that can be opened ({error})", file=spec.path, fix=_NOT_FOUND
@@ -120,6 +119,40 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
     return found
 
 
+def _builder(spec: CorpusSource, path: Path) -> Any:
+    """Return `datasets`' builder of a dataset that is not saved to disk.
+
+    Raises:
+        InputError: It names files that are not its own.
+        Exception: There is no such dataset.
+    """
+    import datasets
+
+    if path.is_dir():
+        check_named(path)
+        builder = datasets.load_dataset_builder(str(path), spec.subset)
+        check_matched(path, _files_of(builder))
+        return builder
+    name = spec.path.removeprefix("hf:")
+    builder = datasets.load_dataset_builder(name, spec.subset, revision=spec.revision)
+    own = f"hf://datasets/{name}@"
+    for file in _files_of(builder):
+        if not file.rpartition("::")[2].startswith(own):
+            raise InputError(
+                "the dataset names a file that is not its own",
+                file=spec.path,
+                expected=f"{own}…",
+                got=repr(file),
+            )
+    return builder
+
+
+def _files_of(builder: Any) -> list[str]:
+    """Return the files that a builder will read, by absolute path or address."""
+    found = builder.config.data_files or {}
+    return [str(file) for files in found.values() for file in files]
+
+
 def splits_of(spec: CorpusSource, path: Path) -> list[str]:
     """Return the names of the splits of a dataset on disk; none where it cannot be opened.
 
@@ -132,9 +165,9 @@ def splits_of(spec: CorpusSource, path: Path) -> list[str]:
     if saved_to_disk(path):
         return []
     with extras.named("hf", spec.path):
-        import datasets
+        import datasets  # noqa: F401
     try:
-        return [*datasets.load_dataset_builder(str(path), spec.subset).config.data_files]
+        return [*_builder(spec, path).config.data_files]
     except Exception:  # opening the dataset will raise it, with its fix
         return []
 

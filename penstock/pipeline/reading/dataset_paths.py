@@ -1,0 +1,143 @@
+"""The files that a Hugging Face dataset names: all of them lie below its own directory.
+
+The header of a ``README.md`` names data files by patterns, and `datasets` follows them anywhere: to
+``/home``, through ``..``, to other machines by an address, through links. So do the lists of a
+dataset that ``save_to_disk`` wrote. A dataset from elsewhere would put the user's own files into
+the corpus. Patterns are checked before `datasets` resolves them, and what they match afterwards.
+
+A snapshot in the hub's cache consists of links to the blobs of the same repository, which are its
+own files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from penstock.errors import InputError
+
+__all__ = ["check_matched", "check_named", "check_saved"]
+
+_HEADER = re.compile(r"\A\s*---[^\S\n]*\n(.*?)\n---[^\S\n]*(?:\n|\Z)", re.DOTALL)
+"""The header of a README; YAML between two lines of hyphens."""
+
+_KEYS = ("data_files", "data_dir")
+
+_FIX = "name those files in `corpus` by a path of their own, if they are yours"
+
+_MOST = 2**24
+"""Bytes that are read of a file which names others."""
+
+
+def check_named(directory: Path) -> None:
+    """Check the patterns in the headers of a dataset's directory, before anything is looked for.
+
+    Raises:
+        InputError: One of them leads out of the directory.
+    """
+    for name in ("README.md", ".huggingface.yaml"):
+        path = directory / name
+        text = _read(path).decode("utf-8", "replace")
+        header = _HEADER.match(text)
+        if name == "README.md":
+            text = header[1] if header else ""
+        try:
+            found = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            continue  # `datasets` cannot read it either, and says so
+        for pattern in _patterns(found):
+            if _leads_out(pattern):
+                raise _outside(path, pattern)
+
+
+def check_saved(directory: Path) -> None:
+    """Check the lists of files and splits of a dataset that ``save_to_disk`` wrote.
+
+    Raises:
+        InputError: A file, or what it links to, is outside of the directory.
+    """
+    splits = _json(directory / "dataset_dict.json").get("splits")
+    below = [str(name) for name in splits] if isinstance(splits, list) else [""]
+    for split in below:
+        if _leads_out(split):
+            raise _outside(directory / "dataset_dict.json", split)
+        state = directory / split / "state.json"
+        listed = _json(state).get("_data_files")
+        for file in listed if isinstance(listed, list) else ():
+            name = str(file.get("filename")) if isinstance(file, dict) else ""
+            if _leads_out(name):
+                raise _outside(state, name)
+            check_matched(directory, [str(directory / split / name)])
+
+
+def check_matched(directory: Path, files: Iterable[str]) -> None:
+    """Check files that were found of a dataset's directory, with all links resolved.
+
+    Args:
+        directory: The dataset's.
+        files: Their paths; in an archive as ``zip://NAME::PATH``.
+
+    Raises:
+        InputError: One of them is outside of the directory.
+    """
+    roots = [directory.resolve()]
+    if directory.parent.name == "snapshots":  # of the hub's cache, as links to its blobs
+        roots.append((directory.parent.parent / "blobs").resolve())
+    for file in files:
+        path = Path(file.rpartition("::")[2])
+        real = path.resolve()
+        if not path.is_absolute() or not any(real.is_relative_to(root) for root in roots):
+            raise _outside(path, str(real))
+
+
+def _leads_out(pattern: str) -> bool:
+    return (
+        "://" in pattern
+        or "::" in pattern
+        or pattern.startswith(("/", "\\", "~"))
+        or ".." in re.split(r"[/\\]", pattern)
+    )
+
+
+def _outside(file: Path, named: str) -> InputError:
+    return InputError(
+        "leads out of the dataset's directory",
+        file=file,
+        expected="files below it",
+        got=repr(named),
+        fix=_FIX,
+    )
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    """Yield the texts below the keys that name files; YAML's aliases may repeat values."""
+    left, seen = [(value, False)], set()
+    while left:
+        one, inside = left.pop()
+        if isinstance(one, str):
+            if inside:
+                yield one
+        elif isinstance(one, (dict, list)) and (id(one), inside) not in seen:
+            seen.add((id(one), inside))
+            pairs = one.items() if isinstance(one, dict) else ((None, own) for own in one)
+            left += [(own, inside or key in _KEYS) for key, own in pairs]
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        return b""
+    with open(path, "rb") as source:
+        return source.read(_MOST)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_read(path) or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
