@@ -2,7 +2,8 @@
 
 A server may repeat the key that it was sent, and not as it was sent: with escapes of JSON, of URLs
 or of HTML, or within a base64 of the whole header. :class:`Secret` finds a secret in which every
-character has any of these forms. Addresses carry secrets, too: :func:`mask_addresses`.
+character has any of these forms. Addresses carry secrets, too (:func:`mask_addresses`), and so do
+settings that are stored or shown (:func:`mask_values`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import base64
 import html.entities
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
-__all__ = ["Secret", "mask_addresses"]
+__all__ = ["Secret", "mask_addresses", "mask_values"]
 
 _MASK = "***"
 
@@ -35,6 +38,12 @@ _PARAMETER = re.compile(
     r"|accesskeyid)[a-z0-9_.-]*|sig|key|auth|pwd)=[^&;#]+"
 )
 """Parameters of addresses that grant access, those of presigned ones among them."""
+
+_KEY = re.compile(
+    r"(?i)(.*[._-])?(api-?_?keys?|access-?_?keys?|secrets?(-?_?keys?)?|private-?_?keys?|passwords?"
+    r"|passwd|credentials?|(auth|access|api|bearer|hf|hub|session|security)-?_?tokens?)"
+)
+"""Keys of settings whose values are secrets; ``key_variable`` and ``eos_token`` are none."""
 
 
 class Secret:
@@ -75,6 +84,21 @@ def mask_addresses(text: str) -> str:
         return _PARAMETER.sub(lambda one: f"{one[1]}={_MASK}", without)
 
     return _ADDRESS.sub(masked, text) if "://" in text else text
+
+
+def mask_values(tree: Any) -> Any:
+    """Return plain data in which texts under keys such as ``api_key`` and ``password`` are masked.
+
+    A parameter of a user's own function may be a secret, and settings are stored beside results.
+    """
+    if isinstance(tree, Mapping):
+        return {
+            key: _MASK
+            if isinstance(value, str) and value and _KEY.fullmatch(str(key))
+            else mask_values(value)
+            for key, value in tree.items()
+        }
+    return [mask_values(value) for value in tree] if isinstance(tree, (list, tuple)) else tree
 
 
 def _spelled(text: str) -> str:

@@ -9,13 +9,19 @@ import string
 import time
 import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.errors import InputError
-from penstock.redaction import Secret, mask_addresses
+from penstock.artefact import Workspace
+from penstock.errors import InputError, RecipeError
+from penstock.jobs import report
+from penstock.recipe_file import parse_recipe
+from penstock.redaction import Secret, mask_addresses, mask_values
+from penstock.storage import path_problem
 
 KEY = 'sk-proj_Ab/9+=c"d\\e&f<g%h'
 """With characters that each encoder escapes."""
@@ -112,6 +118,55 @@ def test_the_secret_is_not_shown() -> None:
 )
 def test_secrets_of_addresses_are_masked(text: str, expected: str) -> None:
     assert mask_addresses(text) == expected
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("api_key", "API-KEY", "openai_api_key", "password", "client.secret", "hf_token"),
+        *("aws_secret_access_key", "access_token", "credentials", "apikey"),
+    ],
+)
+def test_settings_are_stored_without_secrets(tmp_path: Path, key: str) -> None:
+    """As parameters of a user's own function, in the manifests of what it made."""
+    config = {"own": [{"parameters": {key: "hunter2", "more": {"deep": 1}}}]}
+    draft = Workspace(tmp_path).draft("stage", 1, config, {})
+    artefact = draft.publish([], {})
+    (stored,) = artefact.manifest["config"]["own"]
+    assert stored["parameters"] == {key: "***", "more": {"deep": 1}}
+    assert b"hunter2" not in (draft.path / "manifest.json").read_bytes()
+    other = {"own": [{"parameters": {key: "hunter3", "more": {"deep": 1}}}]}
+    assert Workspace(tmp_path).draft("stage", 1, other, {}).fingerprint != artefact.fingerprint
+
+
+def test_a_report_shows_a_recipe_without_secrets(tmp_path: Path) -> None:
+    own = {"use": "mine:score", "api_key": "hunter2", "power": 2, "url": "https://a:hunter2@h/x"}
+    tree = {
+        "corpus": {"path": "pool"},
+        "select": {"mine": own},
+        "budget": {"tokens": 1, "rank": "mine"},
+    }
+    shown = report._shown(parse_recipe(tree, tmp_path))
+    assert "hunter2" not in shown
+    found = yaml.safe_load(shown)["select"]["mine"]
+    expected = {**own, "api_key": "***", "url": "https://***@h/x"}
+    assert {key: found[key] for key in own} == expected
+
+
+@pytest.mark.parametrize(
+    "key", ["key_variable", "tokens", "eos_token", "key", "secretary", "tokenizer", "token"]
+)
+def test_other_settings_stay(key: str) -> None:
+    assert mask_values({key: "a", "api_key": 5}) == {key: "a", "api_key": 5}
+
+
+def test_a_recipe_takes_no_address_with_a_password(tmp_path: Path) -> None:
+    for path in ("s3://me:hunter2@bucket/x", "s3://TOKEN@bucket"):
+        tree = {"corpus": {"path": path}, "budget": {"tokens": 1, "rank": "random"}}
+        with pytest.raises(RecipeError) as info:
+            parse_recipe(tree, tmp_path)
+        assert "hunter2" not in str(info.value) and "TOKEN" not in str(info.value)
+    assert path_problem("s3://bucket/x@y") is None
 
 
 def test_errors_show_no_secret_of_an_address() -> None:

@@ -12,6 +12,7 @@ from penstock.artefact.draft import Draft, part_of, recorded_files, sweep
 from penstock.artefact.finished import FORMAT, Artefact, fingerprint
 from penstock.errors import ArtefactError, LeaseError, UnmadeError
 from penstock.lease import Lease
+from penstock.redaction import mask_values
 from penstock.storage import (
     AnyPath,
     delete,
@@ -167,7 +168,7 @@ class Workspace:
             "stage": stage,
             "stage_version": version,
             "fingerprint": name,
-            "config": dict(config),
+            "config": mask_values(config),
             "inputs": dict(inputs),
         }
         path = self.directory(stage, name)

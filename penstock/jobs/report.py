@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from penstock.artefact import canonical
 from penstock.hashing import hash_documents, mix
@@ -23,6 +24,8 @@ from penstock.jobs.curate import Curated
 from penstock.jobs.plots import learning_curve, plot
 from penstock.pipeline.cutting.ranks import first_ranked
 from penstock.pipeline.units import Unit
+from penstock.recipe import Recipe
+from penstock.redaction import mask_addresses, mask_values
 from penstock.storage import AnyPath, atomic_file
 
 if TYPE_CHECKING:  # it needs the extra `train`
@@ -74,7 +77,7 @@ def write_report(curated: Curated) -> AnyPath:
     page = template.render(
         summary=curated.summary(),
         columns={name: column.facts for name, column in curated.columns.items()},
-        recipe=curated.recipe.to_yaml(),
+        recipe=_shown(curated.recipe),
         sources=curated.source_shares(),
         taken=first_taken(curated, _EXCERPTS),
         left=some_left(curated, _EXCERPTS),
@@ -86,6 +89,12 @@ def write_report(curated: Curated) -> AnyPath:
     with atomic_file(path) as sink:
         sink.write(page.encode())
     return path
+
+
+def _shown(recipe: Recipe) -> str:
+    """Return a recipe's text without the secrets that a parameter or an address may hold."""
+    tree = mask_values(recipe.model_dump(mode="json"))
+    return mask_addresses(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from typing_extensions import Self
 from upath import UPath
 
 from penstock.errors import StorageError
+from penstock.redaction import mask_addresses
 from penstock.storage.local import LocalStore, link_file, make_directory
 from penstock.storage.remote import RemoteStore
 from penstock.storage.store import AnyPath, Child, Sink, is_temporary_os_error, is_uri
@@ -91,6 +92,11 @@ def path_problem(text: str) -> str | None:
         return f"expected a path or a URI, got {text!r}; did you mean '{half[1]}://{half[2]}'?"
     if re.match(rf"({schemes})://(/|$)", text, re.IGNORECASE):
         return f"expected a bucket, as in s3://bucket/work, got {text!r}"
+    if re.match(r"[a-z][a-z0-9+.-]*://[^/]*@", text, re.IGNORECASE):
+        return (
+            "expected an address without a user and a password, which would be stored beside "
+            f"results, got {mask_addresses(text)!r}; give them in the environment"
+        )
     return None
 
 
