@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from penstock.errors import InputError, RecipeError
 from penstock.language_models.model_directory import check_model
 from penstock.recipe import ModelFrom, ModelShape, Train
+from penstock.temporary import private_directory
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.model import LanguageModel
@@ -274,7 +275,11 @@ def compile_inner(model: LanguageModel, backend: str = "inductor") -> None:
     Sizes are dynamic from the start, because micro-batches differ by a sequence and in their number
     of documents; so code is compiled once. Names of weights do not change. On a CPU attention is
     not compiled, because its spans differ in every batch.
+
+    PyTorch unpickles and runs what it finds in its cache, by default ``/tmp/torchinductor_NAME``,
+    which another user can make first. So the cache is in this user's own directory.
     """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_directory("inductor")))
     model.inner.compile(dynamic=True, backend=backend)
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,3 +112,22 @@ def test_without_options_nothing_is_applied(opened: ShardSet) -> None:
     apply_options(model, Train(), CPU)
     assert model.inner._compiled_call_impl is None
     assert not model.inner.gradient_checkpointing
+
+
+def test_compiled_code_is_kept_where_no_other_user_can_put_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch unpickles files of ``/tmp/torchinductor_NAME``, which anyone can make first."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compiled = []
+    inner = SimpleNamespace(compile=lambda **options: compiled.append(options))
+    compile_inner(SimpleNamespace(inner=inner))  # type: ignore[arg-type]
+    cache = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert compiled and cache.parents[1] == tmp_path
+    for directory in (cache, cache.parent):
+        assert (directory.stat().st_uid, directory.stat().st_mode & 0o77) == (os.geteuid(), 0)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    compile_inner(SimpleNamespace(inner=inner))  # type: ignore[arg-type]
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
