@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from penstock import extras
 from penstock.errors import JobError
+from penstock.temporary import private_directory
 
-__all__ = ["connect", "cpus"]
+__all__ = ["connect", "cpus", "on_loopback"]
 
 _OBJECT_STORE = 512 * 2**20
 """Bytes of the object store: results are small records, and shared state is stored once."""
 
 
-def connect(cpus: int | None = None) -> Any:
+def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
     """Connect to this process's Ray, else that of ``RAY_ADDRESS``, else start one here.
 
     One that is started here has neither dashboard nor usage reports, and ends with the process.
+    It listens on loopback alone, asks each caller for a token that only this user can read, and
+    keeps its files in the private directory.
 
     Args:
         cpus: CPUs of a Ray started here; all by default. A cluster has its own number.
+        object_store: Bytes of the object store of a Ray started here.
 
     Returns:
         The ``ray`` module.
@@ -31,6 +36,7 @@ def connect(cpus: int | None = None) -> Any:
     Raises:
         BadInput: Ray is not installed; ``fix`` names the extra.
         JobError: There is no Ray at ``RAY_ADDRESS``, or none can be started.
+        StorageError: The temporary directory cannot be written to.
     """
     with extras.named("ray", "--runner ray"):
         import ray
@@ -38,43 +44,106 @@ def connect(cpus: int | None = None) -> Any:
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS")
-    started_here: dict[str, Any] = {
-        "num_cpus": cpus,
-        "include_dashboard": False,
-        "object_store_memory": _OBJECT_STORE,
-    }
+    quiet = {"log_to_driver": False, "logging_level": "warning"}
     try:
-        with _quiet_start():
+        if address and address != "local":
+            ray.init(address=address, **quiet)
+            return ray
+        with _closed_to_others() as directory:
             ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level="warning",
-                **({} if address else started_here),
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=object_store,
+                _temp_dir=str(directory),
+                # Its server of metrics answers all users of the machine.
+                _system_config={"enable_metrics_collection": False},
+                **quiet,
             )
     except (ConnectionError, RuntimeError) as error:
-        if address is None:
+        if address in (None, "", "local"):
             raise JobError(f"Ray could not be started on this machine: {error}") from None
         raise JobError(
             f"no Ray at {address} ({error})",
             key="RAY_ADDRESS",
             fix="start one with `ray start --head`, or unset RAY_ADDRESS",
         ) from None
+    if not on_loopback(ray):
+        ray.shutdown()
+        raise JobError(
+            f"Ray {ray.__version__} listens on the network where it is started for one machine",
+            fix="install the version of Ray that Penstock is tested with",
+        )
     return ray
 
 
+def on_loopback(ray: Any) -> bool:
+    """Return whether the connected Ray is one machine whose processes listen on loopback alone."""
+    return str(ray.util.get_node_ip_address()) in ("127.0.0.1", "::1")
+
+
+_LONGEST_DIRECTORY = 107 - len("/session_2026-11-26_20-58-43_158807_4194304/sockets/plasma_store")
+"""Bytes of a directory in which Ray can make the names of its sockets."""
+
+
 @contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Start Ray without usage reports, and without a warning that it made a token for itself."""
-    logger = logging.getLogger("ray._private.authentication")
-    level, reports = logger.level, os.environ.get("RAY_USAGE_STATS_ENABLED")
-    logger.setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def _closed_to_others() -> Iterator[Path]:
+    """Set what makes a Ray that is started here private; yields the directory of its sessions.
+
+    Ray takes the address of the machine's network as its own, and then listens on all, unless its
+    "clusters" are off, as they are by default on macOS: then it takes 127.0.0.1, and listens there.
+    Its default directory, ``/tmp/ray``, is open to all users for writing, and the token in
+    ``~/.ray`` for reading. The settings are inherited by the processes that Ray starts, and are
+    undone at the end, so that this process can connect to a cluster later.
+    """
+    import ray._private.ray_constants as constants
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    directory = private_directory("ray", os.environ.get("RAY_TMPDIR"))
+    if len(os.fsencode(directory)) > _LONGEST_DIRECTORY:
+        directory = private_directory("ray", "/tmp")
+    settings = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
+        # Servers of metrics, which answer all users of the machine, cannot start at this port.
+        "AUTOSCALER_METRIC_PORT": "-1",
+        "DASHBOARD_METRIC_PORT": "-1",
+    }
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        settings["RAY_AUTH_TOKEN_PATH"] = str(_token(directory / "token"))
+    before = {name: os.environ.get(name) for name in settings}
+    clusters = constants.ENABLE_RAY_CLUSTER
+    os.environ.update(settings)
+    constants.ENABLE_RAY_CLUSTER = False
+    Config.initialize("")  # it has read the environment already
     try:
-        yield
+        yield directory
     finally:
-        logger.setLevel(level)
-        if reports is None:
-            del os.environ["RAY_USAGE_STATS_ENABLED"]
+        constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _token(path: Path) -> Path:
+    """Return the file of the token, which is made with mode 0600 where it does not exist.
+
+    All sessions of a user share it: Ray reads it once in a process.
+    """
+    with suppress(FileExistsError):
+        temporary = path.with_name(f".token-{secrets.token_hex(8)}")
+        with os.fdopen(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+        ) as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(temporary, path)  # whole or not at all
+        finally:
+            os.unlink(temporary)
+    return path
 
 
 def cpus() -> int:

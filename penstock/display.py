@@ -1,12 +1,25 @@
-"""Text for people: names that UTF-8 can hold, and tables of HTML for notebooks."""
+"""Text for people: on a terminal, in JSON, names that UTF-8 can hold, and tables of HTML."""
 
 from __future__ import annotations
 
 import html
+import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-__all__ = ["encodable", "html_table", "numbered", "printable"]
+__all__ = [
+    "encodable",
+    "html_table",
+    "json_line",
+    "logger_of",
+    "numbered",
+    "printable",
+    "shortened",
+    "terminal_text",
+    "text_table",
+]
 
 
 def encodable(text: str, backslash: str = "\\") -> str:
@@ -24,6 +37,9 @@ def encodable(text: str, backslash: str = "\\") -> str:
 def printable(text: str, keep: str = "") -> str:
     """Return an encodable text without characters that control a terminal or its direction.
 
+    Names in manifests are made by it, so that it is a part of their fingerprints;
+    :func:`terminal_text` escapes more.
+
     Args:
         text: A text from elsewhere, such as the name of a file.
         keep: Controls that stay, such as the line feed of a text of several lines.
@@ -33,6 +49,63 @@ def printable(text: str, keep: str = "") -> str:
         lambda own: own[0] if own[0] in keep else "\\" + _escape(own[0]),
         text,
     )
+
+
+_UNSAFE = re.compile(
+    "["
+    "\x00-\x1f\x7f-\x9f"  # controls, among them ESC, which begins commands for the terminal
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # direction of what follows
+    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d"  # characters of no width
+    "\u2060-\u2065\u3164\ufeff\uffa0"  # more of them
+    "\u2028\u2029\ufff0-\ufffb\ufffe\uffff"  # ends of lines; annotations, noncharacters
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # of music; tags, which spell texts unseen
+    "\ud800-\udfff"  # halves of pairs, which no encoder takes
+    "]"
+)
+
+
+def terminal_text(text: str, keep: str = "") -> str:
+    """Return a text that a terminal shows as it is: nothing in it acts, hides or reorders.
+
+    Ids, sources, names and errors come from strangers. Escape sequences in them could clear the
+    screen, write to the clipboard, or print lines that look like ours.
+
+    Args:
+        text: Any text.
+        keep: Characters that stay, such as the line feed of a text of several lines.
+    """
+    return _UNSAFE.sub(lambda own: own[0] if own[0] in keep else "\\" + _escape(own[0]), text)
+
+
+def logger_of(name: str) -> logging.Logger:
+    """Return a logger whose messages are shown as they are, by whatever handler prints them."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_escape_message)
+    return logger
+
+
+def _escape_message(record: logging.LogRecord) -> bool:
+    record.msg, record.args = terminal_text(record.getMessage()), ()
+    return True
+
+
+def json_line(value: Any, encoding: str = "utf-8") -> str:
+    """Return JSON in one line that is safe on a terminal and can be encoded.
+
+    What :func:`terminal_text` would escape is escaped as JSON has it, so that its reader gets the
+    same value; halves of surrogate pairs, which JSON cannot hold, as :func:`encodable` has them.
+
+    Args:
+        value: A value of JSON.
+        encoding: Of the stream that it is written to.
+    """
+    text = encodable(json.dumps(value, ensure_ascii=False), backslash=r"\\")
+    text = _UNSAFE.sub(lambda own: json.dumps(own[0])[1:-1], text)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = re.sub("[^ -~]", lambda own: json.dumps(own[0])[1:-1], text)
+    return text
 
 
 def numbered(count: int, one: str, several: str = "") -> str:
@@ -50,7 +123,7 @@ def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00
-    return f"x{code:02x}" if code < 256 else f"u{code:04x}"
+    return f"x{code:02x}" if code < 256 else f"u{code:04x}" if code < 65536 else f"U{code:08x}"
 
 
 def shortened(names: Sequence[str], most: int = 8) -> str:
@@ -64,6 +137,11 @@ _LONGEST = 80
 """Characters of a name that are shown."""
 
 
+def text_table(title: str, lines: Iterable[str]) -> str:
+    """Return a heading and lines for a terminal; each is shown as it is."""
+    return "\n".join([title, *map(terminal_text, lines)])
+
+
 def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a heading and a table; all text is escaped, since names are untrusted data."""
     head = _row("th", names) if names else ""
@@ -72,4 +150,6 @@ def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def _row(tag: str, cells: Iterable[object]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+    # <bdi> keeps the direction of a text to itself.
+    shown = (f"<{tag}><bdi>{html.escape(str(cell))}</bdi></{tag}>" for cell in cells)
+    return f"<tr>{''.join(shown)}</tr>"

@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from penstock.cluster import connect
 from penstock.pipeline.runner import LocalRunner
 from tests.harness import ROOT, WHOLE
 from tests.s3 import s3_server
@@ -166,16 +167,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Start one Ray of two CPUs for the whole test run, which takes 8 s."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    ray.init(
-        address="local",  # another Ray may be running on this machine
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=80 * 2**20,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")  # another Ray may be running on this machine
+        ray = connect(2, object_store=80 * 2**20)
     yield
     ray.shutdown()
 

@@ -4,7 +4,7 @@
 
     RunSpec (train, shards, seed, evaluations)
       └─ train_all              run artefacts, found or made    run.py, spec.py
-           └─ sessions          of Ray Train, each for a lane of runs  run.py
+           └─ sessions          of Ray Train, each for a lane of runs  run.py, rendezvous.py
                 └─ run_one      train, save, evaluate, commit          worker.py
                      ├─ Group       rank, workers, device, collectives group.py
                      ├─ Engine      optimiser steps                    engine.py

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace
-from penstock.cluster import connect
+from penstock.cluster import connect, on_loopback
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import Train
 from penstock.storage import as_path, delete
@@ -155,6 +155,8 @@ def _run_session(
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from penstock.trainers.rendezvous import LoopbackConfig
+
     train = lane[0].train
     # Ray Train's own state, which all nodes must be able to read.
     scratch = workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
@@ -168,7 +170,9 @@ def _run_session(
                 "workspace": Workspace(as_path(workspace.root)),
                 "signer": signer,
             },
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=(LoopbackConfig if on_loopback(ray) else TorchConfig)(
+                backend="nccl" if gpu else "gloo"
+            ),
             scaling_config=ScalingConfig(
                 num_workers=train.workers,
                 use_gpu=gpu,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Artefact, Draft, Workspace, canonical, fingerprint
-from penstock.display import html_table
+from penstock.display import html_table, text_table
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
@@ -112,7 +112,7 @@ class RunResult:
     """Seconds of training and evaluation, without the start of processes."""
 
     def __repr__(self) -> str:
-        return "\n".join(["RunResult", *(f"  {name}: {value}" for name, value in self._rows())])
+        return text_table("RunResult", (f"  {name}: {value}" for name, value in self._rows()))
 
     def _repr_html_(self) -> str:
         return html_table("RunResult", (), self._rows())

@@ -25,6 +25,7 @@ __all__ = ["Stranger", "second_user"]
 _BECOME = """
 import json, os, sys
 uid = int(sys.argv[1])
+exec(sys.argv[4])
 os.setgroups([])
 os.setresgid(uid, uid, uid)
 os.setresuid(uid, uid, uid)
@@ -43,16 +44,17 @@ class Stranger:
 
     uid: int
 
-    def run(self, code: str, **values: Any) -> Any:
+    def run(self, code: str, before: str = "", **values: Any) -> Any:
         """Run Python as this user and return what it assigns to ``found``.
 
         Args:
             code: Lines that may use ``os``, ``json`` and ``values``.
+            before: Imports, which run as root.
             values: What the code needs to know.
         """
         # The interpreter starts as root, since root's directories may be closed to others.
         made = subprocess.run(
-            [sys.executable, "-I", "-c", _BECOME, str(self.uid), code, json.dumps(values)],
+            [sys.executable, "-I", "-c", _BECOME, str(self.uid), code, json.dumps(values), before],
             capture_output=True,
             text=True,
             timeout=60,

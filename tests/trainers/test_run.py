@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from penstock.recipe_training import Checkpoint
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import _lanes, train_all
 from penstock.trainers.spec import RunSpec
+from tests.harness.sockets import listening
 from tests.trainers.conftest import train
 
 from .conftest import EOS, write_shards
@@ -104,7 +106,15 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
 
 def test_two_workers_train_as_one(shards: Path, workspace: Workspace) -> None:
     zero = {"zero_optimization": {"stage": 1}}
-    (two,) = train_all([spec(shards, 1, workers=2, deepspeed=zero)], workspace)
+    ports: dict[tuple[str, int], str] = {}
+    (two,) = train_all(
+        [spec(shards, 1, workers=2, deepspeed=zero)],
+        workspace,
+        on_metrics=lambda *_: ports.update(listening(os.getpid())),
+    )
+    assert {ip for ip, _ in ports} == {"127.0.0.1"}, ports  # gloo's, too; TCPStore has any address
+    gloo = [name for name in ports.values() if name.startswith("ray::Ray") or "Train" in name]
+    assert len(gloo) >= 4, ports
     one = train(spec(shards, 1), workspace)
     assert two.path != one.path
     for mine, theirs in zip(metrics(two.path), metrics(one.path), strict=True):

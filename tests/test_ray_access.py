@@ -1,0 +1,151 @@
+"""A Ray that Penstock starts here: where it listens, and what a second user gets of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.cluster import on_loopback
+from penstock.temporary import private_directory
+from tests.harness.sockets import listening
+from tests.harness.stranger import Stranger, second_user
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Stranger]:
+    with second_user() as made:
+        yield made
+
+
+def _two() -> int:
+    return 2
+
+
+@pytest.fixture(scope="module")
+def ports(ray_session: None) -> Iterator[dict[int, str]]:
+    """Where Ray listens while a task and an actor run: the names of its processes by port."""
+    import ray
+
+    class Holder:
+        def held(self) -> int:
+            return 1
+
+    actor = ray.remote(Holder).remote()
+    assert ray.get([actor.held.remote(), ray.remote(_two).remote()]) == [1, 2]
+    found = listening(os.getpid())
+    assert {ip for ip, _ in found} <= {"127.0.0.1", "::1"}, found
+    yield {port: name for (_, port), name in found.items()}
+    ray.kill(actor)
+
+
+def test_every_port_of_a_local_ray_is_on_loopback(ports: dict[int, str]) -> None:
+    """The address of the machine's network, ``::`` and 0.0.0.0: anyone could connect."""
+    import ray
+
+    names = list(ports.values())
+    assert {"gcs_server", "raylet", "ray::RuntimeEnvAgent"} <= set(names)
+    assert names.count("raylet") == 2 and any(name.startswith("ray::H") for name in names)
+    assert on_loopback(ray)
+
+
+CALLS = """
+import encodings.idna, json, os, socket
+import grpc
+grpc.insecure_channel("127.0.0.1:1").close()
+METHODS = {
+    "gcs_server": "NodeInfoGcsService/GetAllNodeInfo",
+    "raylet": "NodeManagerService/GetNodeStats",
+    "object manager": "ObjectManagerService/Pull",
+    "worker": "CoreWorkerService/GetCoreWorkerStats",
+    "agent": "ReporterService/GetTraceback",
+}
+def call(port, token):
+    answers, sent = {}, [("authorization", "Bearer " + token)] if token else []
+    for name, method in METHODS.items():
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=5, metadata=sent)
+                answers[name] = "OK"
+            except grpc.RpcError as error:
+                answers[name] = error.code().name
+    for path in ("metrics", "api/job_agent/jobs/", "logs/", "get_or_create_runtime_env"):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as http:
+            head = f"GET /{path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n"
+            head += f"Authorization: Bearer {token}\\r\\n" * bool(token)
+            http.sendall(f"{head}\\r\\n".encode())
+            first = http.recv(100)
+        if first.startswith(b"HTTP/"):
+            answers[path] = first.split()[1].decode()
+    return answers
+"""
+
+
+def test_a_second_user_is_refused_at_every_port(stranger: Stranger, ports: dict[int, str]) -> None:
+    """He could run any code as us, by a task of his own."""
+    asking = "found = [call(port, values['token']) for port in values['ports']]"
+    refused = stranger.run(asking, before=CALLS, ports=list(ports), token="")
+    guessed = stranger.run(asking, before=CALLS, ports=list(ports), token="0" * 64)
+    for answers in (*refused, *guessed):
+        assert not {"OK", "200"} & set(answers.values()), answers
+        assert {"UNAUTHENTICATED", "401", "403"} & set(answers.values()), answers
+    token = (private_directory("ray", os.environ.get("RAY_TMPDIR")) / "token").read_text()
+    mine = [
+        set(own.values())
+        for own in stranger.run(asking, before=CALLS, ports=list(ports), token=token)
+    ]
+    assert not any({"UNAUTHENTICATED", "401", "403"} & own for own in mine)  # the token opens all
+    assert sum("OK" in own for own in mine) >= len(ports) - 2  # two speak HTTP
+
+
+def test_a_second_user_reads_no_token_and_no_session(stranger: Stranger) -> None:
+    """``~/.ray/auth_token`` had mode 0644, and the directories of sessions 0777."""
+    directory = private_directory("ray", os.environ.get("RAY_TMPDIR"))
+    assert stat.S_IMODE((directory / "token").stat().st_mode) == 0o600
+    session = (directory / "session_latest").resolve()
+    assert session.parent == directory and (session / "sockets" / "raylet").is_socket()
+    paths = [directory / "token", directory, session, session / "logs", session / "sockets/raylet"]
+    reach = """
+found = []
+for path in values["paths"]:
+    for reach in (os.listdir, open, lambda path: os.mkdir(path + "/planted")):
+        try:
+            reach(path)
+            found.append(path)
+        except PermissionError:
+            pass
+    try:
+        socket.socket(socket.AF_UNIX).connect(path)
+        found.append(path)
+    except PermissionError:
+        pass
+"""
+    assert stranger.run(reach, before="import socket", paths=list(map(str, paths))) == []
+
+
+def test_names_of_a_token_that_others_planted_are_not_used(tmp_path: Path) -> None:
+    """Tokens are made whole or not at all, once, with mode 0600 whatever the umask."""
+    from penstock.cluster import _token
+
+    before = os.umask(0)
+    try:
+        path = _token(tmp_path / "token")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        first = path.read_text()
+        assert len(first) == 64 and _token(path).read_text() == first
+        assert [one.name for one in tmp_path.iterdir()] == ["token"]
+    finally:
+        os.umask(before)
+
+
+def test_the_environment_is_as_before(ray_session: None) -> None:
+    """Settings of a local Ray would keep this process from joining a cluster later."""
+    import ray._private.ray_constants as constants
+
+    assert constants.ENABLE_RAY_CLUSTER
+    assert not {"RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"} & os.environ.keys()
