@@ -256,3 +256,31 @@ def test_long_tests_exist() -> None:
     from tests import conftest
 
     assert [name for name in conftest.LONG if not (ROOT / "tests" / name).is_file()] == []
+
+
+PRINTING = re.compile(
+    r"print|(click|console|err|out)\.(echo|secho|print)|.*\.(stdout|stderr)\.write|"
+    r".*console\.Console|logging\.(getLogger|warning|error|info)|warnings\.warn"
+)
+
+PRINTERS = {
+    "penstock/jobs/terminal.py: print",
+    "penstock/display.py: logging.getLogger",
+    "penstock/jobs/submit.py: logging.getLogger",  # sets a level of Ray's
+    "penstock/trainers/backends/deepspeed/engine.py: logging.getLogger",  # one of DeepSpeed's
+    "penstock/selectors/classifiers/fasttext.py: warnings.warn",  # a text of our own
+}
+"""The calls that print or log; all others go through them."""
+
+
+def test_one_module_prints() -> None:
+    """Another that printed would print what acts on the terminal."""
+    calls = {
+        f"{path}: {ast.unparse(node.func)}"
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, (ast.Name, ast.Attribute))
+        and PRINTING.fullmatch(ast.unparse(node.func))
+    }
+    assert calls == PRINTERS

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.artefact import Workspace
-from penstock.display import html_table, numbered
+from penstock.display import html_table, numbered, text_table
 from penstock.jobs.plan import Plan
 from penstock.jobs.report import excerpt
 from penstock.pipeline.cleaning.fates import (
@@ -97,7 +97,7 @@ class Cleaned:
     def __repr__(self) -> str:
         counts = self.pool.documents
         lines = (f"  {rule.rule}: {rule.alone:,} alone, {rule.only:,} only" for rule in self.rules)
-        return "\n".join([f"Cleaned: {counts['kept']:,} of {counts['read']:,} kept", *lines])
+        return text_table(f"Cleaned: {counts['kept']:,} of {counts['read']:,} kept", lines)
 
     def _repr_html_(self) -> str:
         names = ("rule", "limit", "threshold", "alone", "first", "only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,8 +14,9 @@ import click
 
 import penstock
 from penstock import extras
-from penstock.display import printable
+from penstock.display import terminal_text
 from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
+from penstock.jobs.terminal import prepare_streams, write_error, write_line
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 
@@ -32,15 +34,24 @@ class CommandGroup(click.Group):
     """Commands whose errors become a line on stderr and an exit status."""
 
     def invoke(self, context: click.Context) -> Any:
+        prepare_streams()
         try:
             with extras.named():
                 return super().invoke(context)
         except (PenstockError, OSError) as error:
-            message = printable(str(error), keep="\n\t")
-            print(f"penstock: {message}", file=sys.stderr)
+            write_error(f"penstock: {error}")
             context.exit(error.exit_status if isinstance(error, PenstockError) else 1)
+        except click.ClickException as error:  # a shell may have put names of files in place of *
+            error.message = terminal_text(error.message)  # type: ignore[misc]
+            raise
+        except (click.Abort, click.exceptions.Exit):
+            raise
+        except Exception:  # a fault of ours, whose message may quote the input
+            write_error(traceback.format_exc().rstrip("\n"))
+            context.exit(1)
         except KeyboardInterrupt:
-            print("\npenstock: interrupted; run the same command to continue", file=sys.stderr)
+            write_line("", sys.stderr)
+            write_error("penstock: interrupted; run the same command to continue")
             context.exit(130)
 
 
@@ -193,7 +204,7 @@ def report(recipe: Recipe, console: Console, runner: str, workers: int | None) -
     path = write_report(curated)
     console.curated(curated)
     console.excerpts(curated)
-    console.write(f"\nreport  {path}")
+    console.text(f"report  {path}")
     console.result({"report": str(path)})
 
 
@@ -283,7 +294,7 @@ def selectors(name: str | None, console: Console) -> None:
         for key, value in row["parameters"].items():
             console.write(f"    {key}: {value}")
         if name is not None:
-            console.write(f"\n{row['doc']}")
+            console.text(row["doc"])
     console.result({"selectors": rows})
 
 
@@ -316,7 +327,7 @@ def rules(name: str | None, console: Console) -> None:
         for rule in listed if name is not None else ():
             console.write(f"    {rule['rule']}: {rule['threshold']}  {rule['description']}")
     if name is None:
-        console.write("\nA condition (clean.where) can name:")
+        console.text("A condition (clean.where) can name:")
         for column, field in FIELDS.items():
             console.write(f"    {column}: {field.definition} ({field.unit})")
         others = ("language", "language_probability", *KINDS, "id", "source", "bytes", "meta.FIELD")
@@ -359,8 +370,8 @@ def submit(
         submission_id=submission_id,
         follow=not no_wait,
         trust=trust,
-        on_line=click.echo,
-        progress=lambda line: click.echo(line, err=True),
+        on_line=write_line,
+        progress=lambda line: write_line(line, sys.stderr),
     )
     sys.exit(status)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from penstock.artefact import Workspace
 from penstock.cluster import cpus
-from penstock.display import html_table
+from penstock.display import html_table, text_table
 from penstock.errors import RecipeError, TrainingError
 from penstock.jobs.curate import Curated, Progress, curate
 from penstock.jobs.plan import SELECTED, Arm, Plan, plan_arms
@@ -106,7 +106,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         lines = [f"  {' | '.join(map(str, row))}" for row in self._rows()]
-        return "\n".join(["Comparison: arm | tokens | target | bits per byte | multiplier", *lines])
+        return text_table("Comparison: arm | tokens | target | bits per byte | multiplier", lines)
 
     def _repr_html_(self) -> str:
         names = ("arm", "tokens", "target", "bits per byte", "token multiplier")

@@ -1,23 +1,21 @@
-"""Terminal output of the commands: progress lines and bars on stderr, tables on stdout."""
+"""Output of the commands: progress lines and bars on stderr, tables and JSON on stdout."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import rich.console
-import rich.markup
 import rich.table
 
 from penstock.artefact import Artefact
-from penstock.display import encodable, numbered, printable
+from penstock.display import numbered
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.report import excerpt, first_taken, some_left
+from penstock.jobs.terminal import LineConsole, write_json
 from penstock.pipeline.pool import pools_of
 from penstock.pipeline.units import generations
 from penstock.recipe import Recipe
@@ -31,10 +29,6 @@ if TYPE_CHECKING:  # they import PyTorch, which curating does not need
 __all__ = ["Console"]
 
 
-def _shown(line: str) -> str:
-    return rich.markup.escape(printable(line, keep="\n\t"))
-
-
 class Console:
     """Progress as bars on a terminal and as log lines elsewhere; results as lines and tables.
 
@@ -44,25 +38,29 @@ class Console:
     """
 
     def __init__(self, json_to: IO[str] | None = None) -> None:
-        self._err = rich.console.Console(stderr=True, highlight=False)
-        self._out = rich.console.Console(highlight=False, stderr=json_to is not None)
+        self._err = LineConsole(stderr=True, highlight=False)
+        self._out = LineConsole(highlight=False, stderr=json_to is not None)
         self._json_to = json_to
         self._start = time.monotonic()
 
     def progress(self, line: str) -> None:
         """Print an event with the seconds since the start."""
         elapsed = time.monotonic() - self._start
-        self._err.print(_shown(f"[{elapsed:7.1f} s] {line}"), soft_wrap=True)
+        self._err.write_line(f"[{elapsed:7.1f} s] {line}")
 
     def write(self, line: str = "") -> None:
         """Print a line of the result."""
-        self._out.print(_shown(line), soft_wrap=True)
+        self._out.write_line(line)
+
+    def text(self, lines: str) -> None:
+        """Print a text of our own that has several lines, and an empty line before it."""
+        for line in ("", *lines.split("\n")):
+            self.write(line)
 
     def result(self, value: dict[str, Any]) -> None:
         """Print the result as JSON, if that is wanted."""
         if self._json_to:
-            text = encodable(json.dumps(value, ensure_ascii=False), backslash=r"\\")
-            print(text, file=self._json_to, flush=True)
+            write_json(value, self._json_to)
 
     def follow(self, job: Callable[..., Any], recipe: Recipe | Path, **running: Any) -> Any:
         """Run a job that trains, with bars on a terminal and log lines elsewhere."""
@@ -224,7 +222,7 @@ class Console:
             ("Taken first", first_taken(curated, count)),
             ("Left", some_left(curated, count)),
         ):
-            self.write(f"\n{title}:")
+            self.text(f"{title}:")
             for document in found:
                 self.write(f"  {document.id} ({document.source})")
                 self.write(f"    {document.excerpt()}")
@@ -243,6 +241,6 @@ class Console:
             text = number == 0 or name == "state"
             table.add_column(name, justify="left" if text else "right", no_wrap=number > 0)
         for row in rows:
-            table.add_row(*map(_shown, row))
+            table.add_row(*map(self._out.shown, row))
         width = None if self._out.is_terminal else 120
         self._out.print(table, width=width)

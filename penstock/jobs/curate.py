@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
-from penstock.display import html_table, numbered
+from penstock.display import html_table, numbered, text_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.plan import Plan
 from penstock.pipeline.checking import largest_sources, sum_by_source
@@ -64,7 +64,7 @@ class Curated:
         return self.pool.corpus
 
     def __repr__(self) -> str:
-        return "\n".join(["Curated", *(f"  {name}: {value}" for name, value in self._rows())])
+        return text_table("Curated", (f"  {name}: {value}" for name, value in self._rows()))
 
     def _repr_html_(self) -> str:
         sources = html_table(

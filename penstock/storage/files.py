@@ -86,6 +86,11 @@ def store_of(path: AnyPath) -> Store:
 
 def path_problem(text: str) -> str | None:
     """Return the fault in how a path or URI is written, and a suggested correction."""
+    try:
+        if b"\0" in os.fsencode(text):
+            return f"expected a path or a URI, got {text!r} with a zero byte"
+    except UnicodeEncodeError:
+        return f"expected a path or a URI, got {text!r}, which no name of a file can be"
     schemes = "|".join({*_SCHEMES, *known_stores()})
     half = re.match(rf"({schemes}):(?!//)/*(.*)", text, re.IGNORECASE)
     if half:

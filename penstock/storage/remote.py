@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import fsspec
 from upath import UPath
 
+from penstock.display import logger_of
 from penstock.errors import PenstockError, StorageError
 from penstock.storage.store import (
     DIRECTORY,
@@ -31,7 +31,7 @@ __all__ = ["RemoteStore"]
 LATE = 5.0
 """Seconds without an answer to a small request before a warning."""
 
-_log = logging.getLogger("penstock.storage")
+_log = logger_of("penstock.storage")
 
 
 class RemoteStore:

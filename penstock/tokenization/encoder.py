@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from penstock.display import logger_of
 from penstock.tokenization.definition import Definition
 from penstock.tokenization.fast import FastEncoder, installed_version
 from penstock.tokenization.hiding import text_settings, tokenizer_of
 
 __all__ = ["TextEncoder"]
 
-_log = logging.getLogger("penstock.tokens")
+_log = logger_of("penstock.tokens")
 
 
 class TextEncoder:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import logging
 import random
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +31,12 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from penstock.display import logger_of
 from penstock.tokenization.hiding import tokenizer_of
 
 __all__ = ["FastEncoder", "find_encoder", "installed_version", "probes", "refusal_of"]
 
-_log = logging.getLogger("penstock.tokens")
+_log = logger_of("penstock.tokens")
 
 _RENEWED = 2**25
 """Characters of text after which the encoder is made anew: 0.04 s for 16,000 tokens, 0.6 s for

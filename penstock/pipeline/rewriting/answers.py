@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.display import logger_of
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.pool import Pool
@@ -53,7 +53,7 @@ __all__ = [
 
 _JOURNAL = "journal"
 
-_log = logging.getLogger("penstock.rewriting")
+_log = logger_of("penstock.rewriting")
 
 
 @dataclass(frozen=True, slots=True)

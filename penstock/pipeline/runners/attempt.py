@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import os
 import pickle
 import reprlib
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from penstock.display import logger_of
 from penstock.errors import Failure, PenstockError, StorageError, WorkerError
 from penstock.storage import is_temporary_error
 
@@ -89,7 +89,7 @@ _WIDTH = 80
 _QUIET_SECONDS = 30.0
 """A process logs at most one retry in this time."""
 
-_log = logging.getLogger("penstock.runner")
+_log = logger_of("penstock.runner")
 
 
 @dataclass(frozen=True, slots=True)

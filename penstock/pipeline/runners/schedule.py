@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import copy
 import heapq
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from penstock.display import logger_of
 from penstock.errors import PenstockError, WorkerError
 from penstock.pipeline.runners.attempt import MORE_MEMORY, AttemptResult, label
 
@@ -117,7 +117,7 @@ in flight."""
 _NAMED = 5
 """Failed items that a message names."""
 
-_log = logging.getLogger("penstock.runner")
+_log = logger_of("penstock.runner")
 
 
 class WorkerTracebackError(Exception):

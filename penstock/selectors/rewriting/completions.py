@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
-import logging
 import math
 import os
 import queue
@@ -27,6 +26,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from penstock.display import logger_of
 from penstock.errors import CompletionError, SelectorError
 from penstock.hashing import mix
 from penstock.redaction import Secret
@@ -53,7 +53,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 _PATIENCE, _SECONDS_BETWEEN_WARNINGS = 5.0, 30.0
 """Seconds of failed tries before the first warning, and between warnings."""
 
-_log = logging.getLogger("penstock.completions")
+_log = logger_of("penstock.completions")
 
 _MOST_PATIENCE = 600.0
 """The longest delay that a server may request, in seconds; a longer one is an error."""

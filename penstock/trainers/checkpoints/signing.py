@@ -20,7 +20,6 @@ import contextlib
 import errno
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
@@ -30,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
+from penstock.display import logger_of
 from penstock.errors import BadInput, StorageError
 
 __all__ = ["Signer", "key_file", "trusting"]
@@ -43,7 +43,7 @@ _LONGEST = 4 * _BYTES
 
 _trusted: ContextVar[tuple[Path, ...]] = ContextVar("trusted", default=())
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 
 class Signer:

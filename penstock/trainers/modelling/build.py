@@ -8,7 +8,6 @@ without it weights of standard deviation 0.02 differ by up to 4.1e-8 (docs/lab.m
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from penstock.display import logger_of
 from penstock.errors import InputError, RecipeError
 from penstock.language_models.model_directory import check_model
 from penstock.recipe import ModelFrom, ModelShape, Train
@@ -36,7 +36,7 @@ __all__ = [
     "recompute_activations",
 ]
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 MLP_MULTIPLE = 16
 """The MLP's width is rounded up to whole AVX-512 registers of float32."""
