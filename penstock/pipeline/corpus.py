@@ -15,6 +15,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ from penstock.pipeline.checking import (
 from penstock.pipeline.cleaning.quarantine import FirstError, Quarantine, first_error
 from penstock.pipeline.reading.batches import ParsedBatch
 from penstock.pipeline.reading.finding import FoundInputs, find_inputs
+from penstock.pipeline.reading.hugging_face import unread_splits
 from penstock.pipeline.reading.inputs import Input, hash_inputs
+from penstock.pipeline.reading.left_out import LeftOut, describe
 from penstock.pipeline.reading.readers import reader_of
 from penstock.pipeline.reading.records import Bad, Extent, refused
 from penstock.pipeline.reading.splits import InputPiece, Split, plan_splits
@@ -170,6 +173,12 @@ def make_corpus(
                 f"{workspace.root}: {len(old)} corpora of an earlier version of Penstock are not "
                 "used, nor what was made of them; delete the directory to free the space"
             )
+        left_out = settings.found.left_out
+        if unread := unread_splits((item.spec, item.path) for item in inputs):
+            more, lines = describe(LeftOut(splits=unread), Path())
+            for line in lines:
+                progress(line)
+            left_out = left_out | {"splits": left_out.get("splits", 0) + more["splits"]}
         splits = plan_splits(inputs, draft.path, unit_bytes, runner)
         by_part = {split.part: split for split in splits}
         stage = _Stage(
@@ -193,7 +202,7 @@ def make_corpus(
                     )
         if repeated := count_repeated_ids(records, draft, runner):
             progress(f"documents whose id another one before has: {repeated:,}")
-        facts |= {"repeated_ids": repeated, "left_out": settings.found.left_out}
+        facts |= {"repeated_ids": repeated, "left_out": left_out}
         return draft.publish(by_part, facts)
 
     return workspace.make(STAGE, VERSION, settings.config(), names, work)

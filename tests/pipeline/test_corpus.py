@@ -771,6 +771,31 @@ def test_corpora_of_an_earlier_version_are_told(tmp_path: Path) -> None:
     assert len(lines) == 1, "once, when a corpus is made"
 
 
+def test_splits_of_the_hub_that_are_not_read_are_told_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of disks are found with the files, before anything is made."""
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "pool" / "notes.pdf").write_bytes(b"")
+    asked = []
+
+    def unread_splits(items: Any) -> set[str]:
+        asked.extend(items)
+        return {"hf:own/data@c: test", "hf:own/data@c: validation"}
+
+    monkeypatch.setattr(module, "unread_splits", unread_splits)
+    told: list[str] = []
+    settings = CorpusSettings.of(recipe(tmp_path), UNIT_BYTES)
+    workspace = Workspace(tmp_path / "work")
+    for _ in range(2):
+        made = make_corpus(settings, workspace, LocalRunner(1), told.append)
+        assert made.facts["left_out"] == {"other_kinds": {".pdf": 1}, "splits": 2}
+    assert [str(path) for _, path in asked] == [str(tmp_path / "pool" / "a.jsonl")]
+    line = "left out, other splits of Hugging Face datasets: 2 (hf:own/data@c: test, "
+    assert [one for one in told if "splits" in one] == [f"{line}hf:own/data@c: validation)"]
+
+
 def test_scratch_is_gone_when_the_corpus_is_there(pool: Path) -> None:
     made = make(pool, unit_bytes=500)
     for artefact in (made.corpus, made.verdicts):

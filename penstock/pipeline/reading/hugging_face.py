@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "open_dataset",
     "pinned",
     "splits_of",
+    "unread_splits",
 ]
 
 _ROWS = 1024
@@ -154,11 +155,11 @@ def _files_of(builder: Any) -> list[str]:
 
 
 def splits_of(spec: CorpusSource, path: Path) -> list[str]:
-    """Return the names of the splits of a dataset on disk; none where it cannot be opened.
+    """Return the names of the splits of a dataset; none where it cannot be opened.
 
     Args:
         spec: An item of ``corpus`` whose ``path`` begins with ``hf:``.
-        path: The dataset's directory, resolved.
+        path: The dataset's directory, resolved; where there is none, the name is looked up.
     """
     if (path / "dataset_dict.json").exists():
         return saved_splits(path) or []
@@ -167,9 +168,28 @@ def splits_of(spec: CorpusSource, path: Path) -> list[str]:
     with extras.named("hf", spec.path):
         import datasets  # noqa: F401
     try:
-        return [*_builder(spec, path).config.data_files]
+        builder = _builder(spec, path)
+        return [*(builder.config.data_files or builder.info.splits or ())]
     except Exception:  # opening the dataset will raise it, with its fix
         return []
+
+
+def unread_splits(items: Iterable[tuple[CorpusSource, AnyPath]]) -> set[str]:
+    """Return the splits of datasets of the hub that no item reads: ``hf:NAME@COMMIT: SPLIT``.
+
+    Args:
+        items: Pinned items of ``corpus`` and their paths; those of no such dataset are passed over.
+    """
+    found: set[str] = set()
+    read: set[str] = set()
+    for spec, path in items:
+        here = Path(str(path))
+        if spec.path.startswith("hf:") and not here.is_dir():
+            subset = f", {spec.subset}" if spec.subset else ""
+            name = f"{spec.path}@{spec.revision}{subset}"
+            read.add(f"{name}: {spec.split}")
+            found.update(f"{name}: {split}" for split in splits_of(spec, here))
+    return found - read
 
 
 def saved_to_disk(path: Path) -> bool:

@@ -46,7 +46,7 @@ class LeftOut:
     saved: set[str] = field(default_factory=set)
     """Files of a dataset saved to disk that are no data of its split."""
     splits: set[str] = field(default_factory=set)
-    """Splits of datasets on disk: ``DIRECTORY: SPLIT``."""
+    """Splits of datasets: ``DIRECTORY: SPLIT``, of the hub ``hf:NAME@COMMIT: SPLIT``."""
     linked: set[str] = field(default_factory=set)
     """Links to directories that are read by another name."""
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from penstock.artefact import Workspace
 from penstock.errors import InputError
 from penstock.pipeline.reading.finding import FoundInputs, find_inputs
+from penstock.pipeline.reading.hugging_face import unread_splits
 from penstock.pipeline.reading.inputs import hash_inputs
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
@@ -44,7 +45,8 @@ for path in sys.argv[2:]:
         from penstock.pipeline.reading.readers import read_batches
         texts = [row for batch in read_batches(item.path, item.spec)
                  for row in batch.documents["text"].to_pylist()]
-        print(json.dumps([item.reading["revision"], item.digest, texts]))
+        unread = sorted(unread_splits([(item.spec, item.path)]))
+        print(json.dumps([item.reading["revision"], item.digest, texts, unread]))
     except InputError as error:
         print(json.dumps([error.file, None, []]))
 """
@@ -59,7 +61,12 @@ def table(*texts: str) -> bytes:
 def test_a_dataset_of_the_hub_is_read_at_the_commit_that_is_recorded(tmp_path: Path) -> None:
     commits = {
         OLD: {"train-0.parquet": table("old"), "README.md": b"# Data\n"},
-        NEW: {"train-0.parquet": table("new", "newer"), "train-1.parquet": table("newest")},
+        NEW: {
+            "train-0.parquet": table("new", "newer"),
+            "train-1.parquet": table("newest"),
+            "test-0.parquet": table("other"),
+            "validation-0.parquet": table("other"),
+        },
     }
     hub = Hub(commits, {"main": NEW, "v1": OLD})
     (tmp_path / "read.py").write_text(READ)
@@ -83,6 +90,8 @@ def test_a_dataset_of_the_hub_is_read_at_the_commit_that_is_recorded(tmp_path: P
     assert (main[0], main[2]) == (NEW, ["new", "newer", "newest"])
     assert (tag[0], tag[2]) == (OLD, ["old"])
     assert tag == commit
+    assert main[3] == [f"hf:own/data@{NEW}: {split}" for split in ("test", "validation")]
+    assert tag[3] == []
     assert main[1] != tag[1]
     assert (gone, unknown) == (["hf:own/data", None, []], ["hf:no/x", None, []])
     # Only the data of commits is read, never that of a branch, which may move meanwhile.
