@@ -263,17 +263,35 @@ def _name_end(data: np.ndarray, at: int) -> int:
 def _closed(
     data: np.ndarray, begin: int, length: int, kind: int, sure: bool, stack: np.ndarray, top: int
 ) -> int:
-    """Return how many elements an end tag closes in each mode of the parser."""
+    """Return how many elements an end tag closes in each mode of the parser.
+
+    A start tag closes those that its end tag would close, and ``<dt>`` closes ``dd``, too.
+    """
     through = kind in (_NESTED, _BLOCK, _TABLE, _CELL)
+    term = data[begin - 1] != 0x2F and _is_term(data, begin, length)
     for k in range(1, min(top, 16) + 1):
-        if stack[top - k, 1] == length and _same_name(data, begin, stack[top - k, 0], length):
+        own, size, over = stack[top - k, 0], stack[top - k, 1], stack[top - k, 2]
+        if size == length and (
+            _same_name(data, begin, own, length) or (term and _is_term(data, own, size))
+        ):
             return k
-        over = stack[top - k, 2]
         cell = kind in (_TABLE, _CELL)
         option = over == _OPTION and kind == _SELECT
         if not (sure and (option or (through and (over == _P or (over == _CELL and cell))))):
             return 0
     return 0
+
+
+@_inlined
+def _is_term(data: np.ndarray, at: int, length: int) -> bool:
+    """Return whether a name is dt or dd."""
+    return length == 2 and data[at] | 32 == 0x64 and data[at + 1] | 32 in (0x64, 0x74)
+
+
+@_inlined
+def _is_item(data: np.ndarray, at: int, length: int) -> bool:
+    """Return whether a name of the kind ``_BLOCK`` is li, dt or dd."""
+    return length == 2 and data[at] | 32 in (0x64, 0x6C) and data[at + 1] | 32 != 0x6C
 
 
 @_compiled
@@ -287,9 +305,9 @@ def _inner_space(kind: int, space: int, first: int) -> int:
 
 
 @_inlined
-def _closes_equal(kind: int, first: int, length: int) -> bool:
+def _closes_equal(data: np.ndarray, kind: int, at: int, length: int) -> bool:
     """Return whether a start tag closes an open element of its name: ``<li>`` after ``<li>``."""
-    item = (kind == _BLOCK) and length == 2 and first not in (0x75, 0x6F)  # ul, ol
+    item = kind == _BLOCK and _is_item(data, at, length)
     return item or kind in (_P, _OPTION, _CELL)
 
 
@@ -331,7 +349,7 @@ def _measure(
             push = kind != _BREAK and (kind != _VOID or (foreign > 0 and (broken or space > 0)))
             if space > 0 and not broken and data[at - 2] == 0x2F:
                 push = 0
-            elif sure and _closes_equal(kind, data[begin] | 32, length):
+            elif sure and _closes_equal(data, kind, begin, length):
                 close = _closed(data, begin, length, kind, True, stack, top)
             counts[5] += kind == _OPTION
             if kind == _REST:

@@ -203,6 +203,9 @@ ICON = (
         ("<div><p>x <math><mrow><mi>x</mi><mspace/></mrow></math></p></div>", 1, 5),
         ("<table><tr><td>a<td><p>b<tr><td>c</table>", 0, 4),
         ("<ul><li>a <a href=x>b</a><p>c<li>d</li></ul>", 0, 3),
+        ("<dt>a<dd>b<p>c<DD>d<dt>e", 0, 2),
+        ("<dl><dt>a<dd>b<dt>c<dd>d</dd></dl>", 0, 2),
+        ("<dl><dt>a</dl>", 0, 6000),  # the end of a list may be ignored, so that dt stays open
         ("<script><!--\nif(a<b)write('<div>');\n//--></script><div>a</div>", 1, 1),
         ("<select></select><script>if (a < b) c</script><div>a</div>", 1, 1),
         ("<select></select><script>write('<p>')</script><div>a</div>", 3000, 12000),
@@ -214,6 +217,32 @@ def test_pages_that_omit_end_tags_are_counted_as_shallow(
     found = measure(piece.encode() * 3000)
     assert (found.depth, found.open) == (deepest, opened)  # 3000: counted without end tags
     assert bounded(piece * 3000) == piece * 3000
+
+
+NAMES = ["ul", "ol", "dl", "li", "dt", "dd", "DD", "p", "div", "section", "b", "span", "object",
+         "button", "h1", "address", "form"]  # fmt: skip
+PIECES = [f"<{slash}{name}>" for slash in ("", "/") for name in NAMES]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=9))
+def test_open_elements_are_at_least_those_of_the_parsed_tree(pieces: list[str]) -> None:
+    """The tree has html and body, too, and an empty p for each of its end tags that has none."""
+    from resiliparse.parse.html import HTMLTree
+
+    page = "".join(pieces) * 30
+    deepest, nodes = 0, [(HTMLTree.parse(page).document, 0)]
+    while nodes:
+        node, depth = nodes.pop()
+        deepest = max(deepest, depth)
+        nodes += [(one, depth + 1) for one in node.child_nodes if one.type == 1]
+    assert measure(page.encode()).open >= deepest - 2 - 1
+
+
+def test_lists_in_lists_are_open() -> None:
+    """Of items alone one closes the one before it."""
+    found = measure(b"<dl>" * 3000 + b"<dd><dl>" * 3000)
+    assert found.open == 9000
 
 
 def test_pages_as_they_are_made_pass_unchanged() -> None:
