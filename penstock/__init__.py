@@ -25,6 +25,7 @@ docs/architecture.md shows how the packages work together.
       tokenization/      tokenizers for texts: no text gives the id of a control token
       artefact/          the result of a stage: data files and a manifest
       storage/           files on disk and in stores such as S3
+      columnar/          Arrow and Parquet files, validated before a value is used
 
       recipe.py          models of a recipe's keys; recipe_cleaning.py, recipe_training.py
       recipe_file.py     YAML to a validated recipe, and the messages

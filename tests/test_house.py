@@ -141,6 +141,34 @@ def test_deepspeed_is_named_by_its_back_end() -> None:
     assert len(named) <= 4, named
 
 
+OPENERS = re.compile(
+    r"\b(?:pa|pyarrow)\.memory_map|\bipc\.(?:open_|read_|Record)"
+    r"|\bpq\.(?:Parquet(?:File|Dataset)|read_)|\bfeather\b|pyarrow\.dataset|from pyarrow"
+)
+COLUMNAR = "penstock/columnar/"
+
+
+def test_arrow_and_parquet_are_opened_in_one_room() -> None:
+    """What Arrow reads is used only after it was validated."""
+    opened = {path: OPENERS.findall((ROOT / path).read_text()) for path in trees()}
+    assert sum(bool(found) for path, found in opened.items() if path.startswith(COLUMNAR)) >= 2
+    elsewhere = {p: found for p, found in opened.items() if found and not p.startswith(COLUMNAR)}
+    assert elsewhere == {}
+
+
+def test_numpy_files_are_read_without_pickle() -> None:
+    calls = [
+        (path, {word.arg: ast.unparse(word.value) for word in node.keywords})
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith(("np.load", "open_memmap"))
+    ]
+    assert len(calls) > 5
+    wrong = [path for path, words in calls if words.get("allow_pickle") != "False"]
+    assert wrong == []
+
+
 ROOMS = {
     "penstock",
     *(f"penstock/{name}" for name in ("pipeline", "rules", "selectors", "trainers", "jobs")),

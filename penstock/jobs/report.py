@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from penstock.artefact import canonical
+from penstock.columnar import OwnParquet, read_parquet
 from penstock.hashing import hash_documents, mix
 from penstock.jobs.curate import Curated
 from penstock.jobs.plots import learning_curve, plot
@@ -131,7 +131,7 @@ def some_left(curated: Curated, count: int) -> list[Excerpt]:
     units = curated.pool.units
     for unit, record in zip(units, curated.cut.files):
         hashes, rows = hash_documents(unit.read_rows(["id", "hash"]), key), unit.numbers()
-        table = pq.read_table(curated.cut.verified(record), columns=["row"])
+        table = read_parquet(curated.cut.verified(record), ["row"])
         left = np.flatnonzero(~np.isin(rows, table.column("row").to_numpy()))
         few = left[np.argsort(hashes[left], kind="stable")[:count]].tolist()
         drawn = heapq.nsmallest(
@@ -141,6 +141,6 @@ def some_left(curated: Curated, count: int) -> list[Excerpt]:
 
 
 def _read(unit: Unit, row: int, rank: int | None = None) -> Excerpt:
-    with pq.ParquetFile(unit.path()) as file:
+    with OwnParquet(unit.path()) as file:
         document = file.read(["id", "source", "text"]).take(pa.array([row])).to_pylist()[0]
     return Excerpt(**document, rank=rank)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact
+from penstock.columnar import OwnParquet, read_parquet
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.jobs.origins import Origins
@@ -98,7 +98,7 @@ def _in_pool(
         places = wanted.rows(rows)
         if not len(places):
             continue
-        with pq.ParquetFile(unit.path()) as file:
+        with OwnParquet(unit.path()) as file:
             texts = file.read(["text", "parent"]).take(pa.array(places)).to_pylist()
         kept = unit.numbers()
         for row, own, text in zip(
@@ -180,7 +180,7 @@ def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> 
     ``row`` is its row in the corpus's unit, ``place`` that among the documents that are kept of it.
     """
     cut = curated.cut
-    table = pq.read_table(cut.verified(cut.files[unit.number]))
+    table = read_parquet(cut.verified(cut.files[unit.number]))
     mine = np.flatnonzero(table.column("row").to_numpy() == row)
     facts = cut.facts
     if not len(mine):
@@ -250,7 +250,7 @@ def _emptied(corpus: Artefact, wanted: _Wanted, origins: Origins) -> Iterator[di
     base = base_of(corpus)
     units = {} if base is None else {unit.name: unit for unit in units_of(base)}
     for record in corpus.named("dropped-"):
-        table = pq.read_table(corpus.verified(record))
+        table = read_parquet(corpus.verified(record))
         unit = units[f"unit-{record.path[8:].partition('.')[0]}"]
         rows = table
         if wanted.column not in table.column_names:
@@ -258,7 +258,7 @@ def _emptied(corpus: Artefact, wanted: _Wanted, origins: Origins) -> Iterator[di
         for found in table.take(pa.array(wanted.rows(rows))).to_pylist():
             row = found["row"]
             own = unit.read_rows(["source", "input", "line"]).slice(row, 1).to_pylist()[0]
-            with pq.ParquetFile(unit.path()) as file:
+            with OwnParquet(unit.path()) as file:
                 text = file.read(["text"]).column("text")[row].as_py()
             yield {
                 "id": found["id"],

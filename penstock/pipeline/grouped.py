@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
+from penstock.columnar import read_parquet
 from penstock.storage import AnyPath, Sink, atomic_file, store_of
 
 __all__ = ["packed", "read_groups", "read_scores", "write_groups", "write_scores"]
@@ -70,7 +71,7 @@ def read_groups(where: AnyPath, dtype: np.dtype, first: int, last: int | None = 
 
 def read_scores(columns: AnyPath, record: FileRecord) -> np.ndarray:
     """Read a unit's scores, after comparing the checksum: (n,) float32, NaN where excluded."""
-    return pq.read_table(record.verified(columns), columns=["score"]).column("score").to_numpy()
+    return read_parquet(record.verified(columns), ["score"]).column("score").to_numpy()
 
 
 def write_scores(directory: AnyPath, unit: str, scores: np.ndarray) -> FileRecord:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.columnar.thrift import THRIFT_ERRORS, read_struct
 from penstock.storage import AnyPath, store_of
 
 __all__ = ["PAGE_ERRORS", "read_texts"]
 
-PAGE_ERRORS = (ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
+PAGE_ERRORS = THRIFT_ERRORS
 """Errors of bytes that are no such file."""
 
 _TAIL, _REMOTE_TAIL = 2**13, 2**16
@@ -53,7 +54,7 @@ def read_texts(path: AnyPath, size: int, column: int, rows: np.ndarray) -> pa.Ar
         ValueError: As others of :data:`PAGE_ERRORS`: the bytes are not those of such a file.
     """
     file = _File(path, size)
-    footer, _ = _struct(file.footer(), 0)
+    footer, _ = read_struct(file.footer(), 0)
     found: list[bytes] = []
     start = 0
     for group in footer[4]:
@@ -61,7 +62,7 @@ def read_texts(path: AnyPath, size: int, column: int, rows: np.ndarray) -> pa.Ar
         own = rows[slice(*np.searchsorted(rows, [start, end]))] - start
         if len(own):
             chunk = group[1][column]
-            index, _ = _struct(file.read(chunk[4], chunk[4] + chunk[5]), 0)
+            index, _ = read_struct(file.read(chunk[4], chunk[4] + chunk[5]), 0)
             found += _texts(file, index[1], own)
         start = end
     if len(found) != len(rows):
@@ -126,7 +127,7 @@ def _texts(file: _File, index: Sequence[dict[int, Any]], rows: np.ndarray) -> li
 
 def _values(page: memoryview, rows: Sequence[int]) -> Iterator[bytes]:
     """Decode values of a page, by their positions in it."""
-    header, at = _struct(page, 0)
+    header, at = read_struct(page, 0)
     if header[5][2] != _PLAIN:
         raise ValueError("values in another encoding")
     try:
@@ -143,75 +144,3 @@ def _values(page: memoryview, rows: Sequence[int]) -> Iterator[bytes]:
             if row > wanted:
                 break
         yield bytes(data[value:place])
-
-
-# -- Thrift's compact protocol ----------------------------------------------------------------
-
-_TRUE, _FALSE, _BYTE, _INTS, _DOUBLE, _BINARY, _LISTS, _STRUCT = (
-    1,
-    2,
-    3,
-    (4, 5, 6),
-    7,
-    8,
-    (9, 10),
-    12,
-)
-
-
-def _struct(data: Any, at: int) -> tuple[dict[int, Any], int]:
-    """Decode a structure: its fields by number, and the position after it."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while kind := data[at]:
-        at += 1
-        number += kind >> 4
-        if not kind >> 4:
-            number, at = _integer(data, at)
-        kind &= 15
-        if kind in (_TRUE, _FALSE):
-            fields[number] = kind == _TRUE
-        else:
-            fields[number], at = _value(data, at, kind)
-    return fields, at + 1
-
-
-def _value(data: Any, at: int, kind: int) -> tuple[Any, int]:
-    if kind in _INTS:
-        return _integer(data, at)
-    if kind == _STRUCT:
-        return _struct(data, at)
-    if kind == _BINARY:
-        size, at = _varint(data, at)
-        return bytes(data[at : at + size]), at + size
-    if kind in _LISTS:
-        head = data[at]
-        size, at = (head >> 4, at + 1) if head >> 4 < 15 else _varint(data, at + 1)
-        values = []
-        for _ in range(size):
-            value, at = _value(data, at, head & 15)
-            values.append(value)
-        return values, at
-    if kind in (_TRUE, _FALSE, _BYTE):
-        return data[at], at + 1
-    if kind == _DOUBLE:
-        return bytes(data[at : at + 8]), at + 8
-    raise ValueError(f"an unknown type {kind} of Thrift")
-
-
-def _integer(data: Any, at: int) -> tuple[int, int]:
-    value, at = _varint(data, at)
-    return (value >> 1) ^ -(value & 1), at
-
-
-def _varint(data: Any, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("an integer of more than 64 bits")

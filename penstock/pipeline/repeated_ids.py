@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from penstock.artefact import Draft, FileRecord
+from penstock.columnar import OwnParquet
 from penstock.hashing import hash_ids
 from penstock.pipeline.grouped import packed, read_groups, write_groups
 from penstock.pipeline.runner import Runner
@@ -80,7 +80,7 @@ def _hashes_of(rows: Sequence[FileRecord], directory: AnyPath) -> np.ndarray:
     """Hash the ids of some units: (n,) uint64, sorted."""
     found = []
     for record in rows:
-        with pq.ParquetFile(record.verified(directory)) as file:
+        with OwnParquet(record.verified(directory)) as file:
             found.append(hash_ids(file.read(["id"]).column("id"), 0))
     return np.sort(np.concatenate(found))
 

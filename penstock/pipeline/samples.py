@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from penstock.columnar import OwnParquet
 from penstock.errors import ArtefactError
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.grouped import packed
@@ -187,14 +187,14 @@ def _rows_of(unit: Unit) -> pa.Table:
     facts = unit.record.facts
     try:
         # A remote file is copied whole, for later passes, too.
-        with pq.ParquetFile(path or unit.rows.verified(unit.corpus), pre_buffer=False) as file:
+        with OwnParquet(path or unit.rows.verified(unit.corpus), pre_buffer=False) as file:
             rows = file.read(_LIGHT, use_threads=False)
         ids, hashes = (column.combine_chunks() for column in (rows["id"], rows["hash"]))
         found = [_digest(hash_texts(ids)), _digest(hashes), _counts(rows["source"])]
         counts = {name: counts["documents"] for name, counts in facts["sources"].items()}
         if found == [facts["ids"], facts["texts"], counts]:
             return rows
-    except (FileNotFoundError, pa.ArrowException, OSError, *PAGE_ERRORS):
+    except (FileNotFoundError, pa.ArrowException, OSError, ArtefactError, *PAGE_ERRORS):
         unit.rows.verified(unit.corpus)
         raise
     unit.rows.verified(unit.corpus)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
+from penstock.columnar import read_parquet
 from penstock.hashing import sequence_checksums
 from penstock.pipeline.checking import check_files, check_sum
 from penstock.pipeline.runner import Runner
@@ -187,7 +187,7 @@ def _read(shard: _ShardTask, shared: _ShardWriting) -> _Stream:
     tokens: list[np.ndarray] = []
     facts: list[pa.Table] = []
     for piece in shard.pieces:
-        table = pq.read_table(piece.cut.verified(shared.cut))
+        table = read_parquet(piece.cut.verified(shared.cut))
         table = table.filter(pa.array(table.column("group").to_numpy() == piece.group))
         sizes = table.column("tokens").to_numpy()
         ends = piece.start + np.cumsum(sizes)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.columnar import OwnParquet, read_batches
 from penstock.errors import ArtefactError
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.units import Unit
@@ -187,17 +187,14 @@ def open_tokens(
     views: list[tuple[np.ndarray, np.ndarray]] = []
     part_of: list[np.ndarray] = [np.empty((0, 2), dtype=np.int64)]
     for record in parts:
-        with pa.memory_map(str(record.verified(directory))) as source:
-            reader = pa.ipc.open_file(source)
-            for index in range(reader.num_record_batches):
-                batch = reader.get_batch(index)
-                tokens = batch.column("tokens")
-                offsets = tokens.offsets.to_numpy()
-                rows.append(batch.column("row").to_numpy())
-                sizes.append(np.diff(offsets))
-                count = len(batch)
-                part_of.append(np.stack([np.full(count, len(views)), np.arange(count)], axis=1))
-                views.append((offsets, tokens.values.to_numpy()))
+        for batch in read_batches(record.verified(directory)):
+            tokens = batch.column("tokens")
+            offsets = tokens.offsets.to_numpy()
+            rows.append(batch.column("row").to_numpy())
+            sizes.append(np.diff(offsets))
+            count = len(batch)
+            part_of.append(np.stack([np.full(count, len(views)), np.arange(count)], axis=1))
+            views.append((offsets, tokens.values.to_numpy()))
     all_rows, all_sizes = np.concatenate(rows), np.concatenate(sizes)
     where = np.concatenate(part_of)
     order = np.argsort(all_rows, kind="stable")
@@ -256,7 +253,7 @@ def _write_part(
 
 def _texts_of(unit: Unit, rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Yield rows with their texts, reading only the row groups that hold any of them."""
-    with pq.ParquetFile(unit.path()) as file:
+    with OwnParquet(unit.path()) as file:
         start = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows

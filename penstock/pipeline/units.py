@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, FileRecord
+from penstock.columnar import OwnParquet, read_batch
 from penstock.display import numbered
 from penstock.pipeline.reading.records import Record
 from penstock.storage import AnyPath, atomic_file, store_of
@@ -120,8 +121,7 @@ class Kept:
         return self._read(self.record.verified(self.directory), count)
 
     def _read(self, path: Path, count: int) -> np.ndarray:
-        with pa.memory_map(str(path)) as source:
-            reasons = pa.ipc.open_file(source).get_batch(0).column("reason").to_numpy()
+        reasons = read_batch(path).column("reason").to_numpy()
         return np.asarray(reasons[self.start : self.start + count])
 
 
@@ -168,12 +168,12 @@ class Unit:
 
     def id_at(self, row: int) -> str:
         """Read the id of a row of the corpus's unit."""
-        with pq.ParquetFile(self.rows.verified(self.corpus)) as file:
+        with OwnParquet(self.rows.verified(self.corpus)) as file:
             return str(file.read(["id"]).column("id")[row])
 
     def read_rows(self, columns: Sequence[str]) -> pa.Table:
         """Read columns of the file of rows, for the documents that are kept."""
-        with pq.ParquetFile(self.rows.verified(self.corpus)) as file:
+        with OwnParquet(self.rows.verified(self.corpus)) as file:
             table = file.read(list(columns))
         return table if len(table) == self.documents else table.take(pa.array(self.numbers()))
 
@@ -237,7 +237,7 @@ def iter_documents(
 
 
 def _texts_of(unit: Unit, columns: list[str], own: slice) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(unit.path()) as file:
+    with OwnParquet(unit.path()) as file:
         if own == slice(0, unit.of):
             yield from file.iter_batches(batch_size=BATCH, columns=columns, use_threads=False)
             return

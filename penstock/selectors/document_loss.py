@@ -24,10 +24,10 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, PrivateAttr
 
 from penstock.artefact import Artefact, FileRecord
+from penstock.columnar import OwnParquet
 from penstock.errors import ArtefactError, SelectorError, StorageError
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array
@@ -208,7 +208,7 @@ def _sort(file: Path, directory: Path) -> int:
 def _divide(file: Path, directory: Path) -> list[tuple[Path, Path]]:
     """Write the hashes and losses of a run by the first bits of the hash: files of each part."""
     try:
-        with pq.ParquetFile(file) as opened, ExitStack() as stack:
+        with OwnParquet(file) as opened, ExitStack() as stack:
             rows = opened.metadata.num_rows
             bits = min(max(1, rows // _SAMPLE).bit_length(), _MOST_PARTS.bit_length()) - 1
             parts = [
@@ -218,14 +218,14 @@ def _divide(file: Path, directory: Path) -> list[tuple[Path, Path]]:
             sinks = [[stack.enter_context(open(path, "wb")) for path in part] for part in parts]
             for hashes, losses in _read(opened):
                 _write(sinks, bits, hashes, losses)
-    except (pa.ArrowException, KeyError, OSError) as error:
+    except (ArtefactError, pa.ArrowException, KeyError, OSError) as error:
         raise SelectorError(
             f"not the losses of a run ({error})", key="run", file=file, fix="train again"
         ) from None
     return parts
 
 
-def _read(opened: pq.ParquetFile) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _read(opened: OwnParquet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the losses that are numbers: hashes of ids, (n,) uint64, and losses, (n,) float32."""
     for batch in opened.iter_batches(columns=["doc_id", "loss"]):
         losses = batch.column("loss").to_numpy()

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from penstock.artefact import Workspace
+from penstock.columnar import OwnParquet
 from penstock.personal_data import PersonalData
 from penstock.pipeline.cleaning.best_column import BestColumn
 from penstock.pipeline.cleaning.fates import repeated_by
@@ -212,7 +212,7 @@ def _values_of(rules: RuleSet, counts: pa.Table) -> list[RuleValue]:
 
 def _text_at(unit: Unit, row: int) -> str:
     """Read the text of a row of the corpus's unit, a row group at a time."""
-    with pq.ParquetFile(unit.path()) as file:
+    with OwnParquet(unit.path()) as file:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if row < count:

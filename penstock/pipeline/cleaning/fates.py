@@ -5,11 +5,10 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
+from penstock.columnar import read_batch, read_parquet
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.units import Unit
 
@@ -77,7 +76,7 @@ def largest_overlaps(pool: Pool, count: int) -> list[tuple[Unit, int, DocumentOv
     """
     found: dict[int, list[tuple[float, int, int, int]]] = {}
     for number, record in enumerate(pool.verdicts.named("overlaps-")):
-        for own in pq.read_table(pool.verdicts.verified(record)).to_pylist():
+        for own in read_parquet(pool.verdicts.verified(record)).to_pylist():
             places = found.setdefault(own["file"], [])
             places.append((-own["share"], number, own["row"], own["example"]))
         found = {file: heapq.nsmallest(count, places) for file, places in found.items()}
@@ -100,7 +99,7 @@ def document_overlaps(pool: Pool, unit: Unit, row: int) -> list[DocumentOverlap]
     files = _overlap_files(pool)
     found = []
     for record in pool.verdicts.named(f"overlaps-{number:05d}"):
-        table = pq.read_table(pool.verdicts.verified(record))
+        table = read_parquet(pool.verdicts.verified(record))
         own = table.filter(pc.equal(table.column("row"), unit.kept.start + row))
         found += [
             DocumentOverlap(files[one["file"]], one["example"] + 1, one["share"])
@@ -123,7 +122,7 @@ def failed_rules(pool: Pool, unit: Unit, row: int) -> Failed:
     rules: list[str] = []
     number = pool.verdicts.named("reasons-").index(unit.kept.record)
     for record in pool.verdicts.named(f"verdicts-{number:05d}"):
-        table = pq.read_table(pool.verdicts.verified(record)).slice(unit.kept.start + row, 1)
+        table = read_parquet(pool.verdicts.verified(record)).slice(unit.kept.start + row, 1)
         for one in table.column_names:
             bits = table.column(one)[0].as_py()
             named = enumerate(pool.verdicts.facts["rules"][one])
@@ -136,8 +135,8 @@ def repeated_by(pool: Pool, unit: Unit, row: int) -> tuple[Unit, int] | None:
     """Return the unit and row of the document that stays, of one dropped as its duplicate."""
     assert unit.kept is not None
     files = pool.verdicts.named("reasons-")
-    with pa.memory_map(str(pool.verdicts.verified(unit.kept.record))) as source:
-        own = pa.ipc.open_file(source).get_batch(0).slice(unit.kept.start + row, 1).to_pylist()[0]
+    reasons = read_batch(pool.verdicts.verified(unit.kept.record))
+    own = reasons.slice(unit.kept.start + row, 1).to_pylist()[0]
     if own["of_group"] is None:
         return None
     return _place(pool, files[own["of_group"]], own["of_row"])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import FileRecord
+from penstock.columnar import OwnParquet, read_parquet
 from penstock.personal_data import PersonalData
 from penstock.pipeline.cleaning.best_column import BestColumn
 from penstock.pipeline.cleaning.choice import Choice
@@ -59,7 +60,8 @@ class UnitGroup:
         """Read a text column of all documents, or those of its fields that are named."""
         files = self.columns[column]
         if names is not None:
-            known = pq.read_schema(files[0].record.verified(files[0].directory)).names
+            with OwnParquet(files[0].record.verified(files[0].directory)) as file:
+                known = file.schema_arrow.names
             names = [name for name in names if name in known]
         return pa.concat_tables([file.read(names) for file in files]).combine_chunks()
 
@@ -266,7 +268,7 @@ def named_columns(
         rows = pa.concat_tables([unit.read_rows(labels) for unit in group.units])
         columns |= {name: rows.column(name) for name in labels}
     if "meta" in names:
-        parts = [pq.read_table(unit.path(), columns=["meta"]) for unit in group.units]
+        parts = [read_parquet(unit.path(), ["meta"]) for unit in group.units]
         columns["meta"] = pa.concat_tables(parts).column("meta")
     for column in (StatisticsColumn.name, Languages.name, PersonalData.name):
         if column in group.columns:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Draft, FileRecord
+from penstock.columnar import read_parquet
 from penstock.display import numbered
 from penstock.pipeline.cleaning.components import (
     EDGE,
@@ -191,7 +192,7 @@ def read_components(directory: AnyPath, record: FileRecord) -> np.ndarray:
 
     The number of the first document of each document's component, or :data:`ALONE`.
     """
-    table = pq.read_table(record.verified(directory), columns=["component"])
+    table = read_parquet(record.verified(directory), ["component"])
     return table.column("component").to_numpy()
 
 
@@ -207,7 +208,7 @@ def read_keys(item: KeyFiles) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 def _read_column(where: tuple[AnyPath, FileRecord], name: str) -> pa.Array:
     directory, record = where
-    column = pq.read_table(record.verified(directory), columns=[name]).column(name)
+    column = read_parquet(record.verified(directory), [name]).column(name)
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 

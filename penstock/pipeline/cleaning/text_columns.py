@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
+from penstock.columnar import OwnParquet, read_parquet
 from penstock.display import numbered
 from penstock.pipeline.checking import check_sum
 from penstock.pipeline.corpus import text_digest
@@ -54,7 +55,7 @@ class ColumnFile:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read it, or some of its columns, after comparing the checksum."""
         path = self.record.verified(self.directory)
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        return read_parquet(path, columns)
 
 
 ColumnFiles = Mapping[str, ColumnFile]
@@ -170,7 +171,7 @@ def _compute(
     wanted = [(column, directory) for column, directory in state if column.name in names]
     file_name = f"{unit.name}.parquet"
     with ExitStack() as stack:
-        file = stack.enter_context(pq.ParquetFile(unit.path()))
+        file = stack.enter_context(OwnParquet(unit.path()))
         sinks = [stack.enter_context(atomic_file(directory / file_name)) for _, directory in wanted]
         writers: list[pq.ParquetWriter] = []
         for group in range(file.num_row_groups):

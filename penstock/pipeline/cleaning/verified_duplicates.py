@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from penstock.artefact import Draft, FileRecord
+from penstock.columnar import OwnParquet
 from penstock.pipeline.cleaning.components import EDGE, link_equal, number_documents, unite
 from penstock.pipeline.cleaning.minhash.signatures import shingle_sets
 from penstock.pipeline.cleaning.minhash.verification import Sets, join_similar
@@ -219,7 +219,7 @@ def _sets_of(item: TextFiles, marked: np.ndarray, ngram: int) -> list[np.ndarray
     directory, record = item.texts
     sets: list[np.ndarray] = []
     start = 0
-    with pq.ParquetFile(record.verified(directory)) as file:
+    with OwnParquet(record.verified(directory)) as file:
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             own = marked[(marked >= start) & (marked < end)] - start

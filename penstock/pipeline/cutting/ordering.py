@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, FileRecord
+from penstock.columnar import read_batch
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.node_cache import local_file
 from penstock.pipeline.cutting.radix import Order, order_bits
@@ -49,8 +50,7 @@ class OrderedUnit(NamedTuple):
 
     def read(self) -> tuple[Order, np.ndarray]:
         """Map the order of its n documents, and (n,) int64 bytes of text; nothing is copied."""
-        with pa.memory_map(str(local_file(self.path))) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
+        batch = read_batch(local_file(self.path))
         key, tie, group, size = (
             batch.column(name).to_numpy() for name in ("key", "tie", "group", "bytes")
         )

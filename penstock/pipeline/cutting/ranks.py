@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact
+from penstock.columnar import read_parquet
 from penstock.hashing import hash_documents, mix
 from penstock.pipeline.cutting.ordering import TIE
 from penstock.pipeline.cutting.radix import order_bits
@@ -40,7 +40,7 @@ class _Scored:
     @classmethod
     def read(cls, cut: Artefact, unit: int) -> _Scored:
         file = cut.verified(cut.files[unit])
-        table = pq.read_table(file, columns=["row", "score"])
+        table = read_parquet(file, ["row", "score"])
         row, score = (table.column(name).to_numpy() for name in ("row", "score"))
         return cls(file, cut.manifest["config"]["seed"], row, order_bits(score))
 
@@ -48,7 +48,7 @@ class _Scored:
         """Hash some of the documents: (m,) int64 positions to (m,) uint64."""
         if not len(which):
             return np.empty(0, dtype=np.uint64)
-        documents = pq.read_table(self.file, columns=["id", "hash"]).take(pa.array(which))
+        documents = read_parquet(self.file, ["id", "hash"]).take(pa.array(which))
         return hash_documents(documents, mix(self.seed, TIE))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import FileRecord
+from penstock.columnar import read_batch
 from penstock.errors import BudgetError
 from penstock.node_cache import local_file
 from penstock.pipeline.cutting.budget import Quota
@@ -111,8 +112,7 @@ class Candidates:
 
     def read(self, unit: Unit) -> CandidateTable:
         """Map the table of a unit; nothing is copied."""
-        with pa.memory_map(str(local_file(self._path(unit)))) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
+        batch = read_batch(local_file(self._path(unit)))
         row, tokens, key, tie, group = (column.to_numpy() for column in batch.columns)
         return CandidateTable(row, tokens, Order(key, tie, group))
 

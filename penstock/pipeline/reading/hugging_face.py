@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock import extras
+from penstock.columnar import open_arrow, validate
 from penstock.display import encodable
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches
@@ -198,8 +199,21 @@ def saved_to_disk(path: Path) -> bool:
 
 
 def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
-    """Divide a dataset saved to disk into spans of about ``size`` bytes; others are one span."""
+    """Divide a dataset saved to disk into spans of about ``size`` bytes; others are one span.
+
+    `datasets` does not validate what it maps, so all Arrow files of a directory are validated
+    first.
+
+    Raises:
+        InputError: One is damaged.
+    """
     path = Path(str(where))
+    if path.is_dir():
+        for name, file in dataset_files(path):
+            if name.endswith(".arrow"):
+                with readable(file, "Arrow file"), open_arrow(file) as opened:
+                    for _ in opened.batches(utf8=False):
+                        pass
     if not saved_to_disk(path):
         return [Span(size=size)]
     dataset = open_dataset(spec, path)
@@ -242,7 +256,7 @@ def _batches(dataset: Any, spec: CorpusSource) -> Iterator[pa.RecordBatch]:
     kinds = dataset.features.arrow_schema if features else pa.schema([])
     try:
         for table in dataset.with_format("arrow").iter(batch_size=_ROWS):
-            yield from table.to_batches()
+            yield from validate(table, utf8=False).to_batches()
     except CastError as error:
         columns = {*error.table_column_names} ^ {*error.requested_column_names}
         raise _differing(spec, sorted(columns), "") from error

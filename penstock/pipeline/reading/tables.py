@@ -6,19 +6,20 @@ or batch is at least one span, however large it is.
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from penstock.columnar import ArrowReader, InputParquet, open_arrow
 from penstock.display import shortened
 from penstock.errors import InputError
 from penstock.node_cache import local_file
 from penstock.pipeline.reading.batches import Batches, ParsedBatch, batch_of, gather
+from penstock.pipeline.reading.batches import gathered as gathered_records
 from penstock.pipeline.reading.records import (
     HEAD,
     Bad,
@@ -32,8 +33,9 @@ from penstock.pipeline.reading.records import (
     record_of,
     too_long,
 )
+from penstock.pipeline.reading.row_sizes import row_sizes, slices_of
 from penstock.pipeline.reading.streams import open_bytes, readable
-from penstock.pipeline.reading.values import bytes_of, check_names, largest_repeated, rows_of
+from penstock.pipeline.reading.values import bytes_of, check_names, rows_of
 from penstock.recipe import CorpusSource
 from penstock.storage import (
     AnyPath,
@@ -55,6 +57,9 @@ _ROWS = 1024
 _BATCH = 16 << 20
 """Bytes of rows that are turned into records at a time."""
 
+_COUNTED = 1 << 16
+"""Rows whose bytes are counted at a time."""
+
 
 # -- Parquet ----------------------------------------------------------------------------------
 
@@ -74,24 +79,23 @@ def parquet_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
 def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
     """Read the rows of some row groups."""
     with _parquet_file(where, spec) as file:
-        numbers = range(span.start, file.metadata.num_row_groups if span.end is None else span.end)
-        groups = [file.metadata.row_group(number) for number in numbers]
-        longest = max((-(-g.total_byte_size // max(1, g.num_rows)) for g in groups), default=1)
-        batches = file.iter_batches(
-            batch_size=max(1, min(_ROWS, _BATCH // max(1, longest))), row_groups=list(numbers)
+        end = file.metadata.num_row_groups if span.end is None else span.end
+        batches = (
+            batch
+            for number in range(span.start, end)
+            for batch in file.batches(number, _ROWS, _BATCH)
         )
         yield from from_batches(batches, spec, span, cap)
 
 
 @contextmanager
-def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[pq.ParquetFile]:
+def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[InputParquet]:
     options = store_of(where).parquet
     with (
         readable(where, "Parquet file"),
         open_bytes(where) as source,
-        pq.ParquetFile(
+        InputParquet(
             source,
-            page_checksum_verification=True,
             coerce_int96_timestamp_unit="us",  # in nanoseconds, years end at 2262 and wrap around
             **options,
         ) as file,
@@ -107,39 +111,27 @@ def arrow_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     """Divide a file at record batches, into spans of up to about ``size`` bytes."""
     rows = 0
     parts = []
-    with _arrow_batches(where, spec, 0) as batches:
-        for number, batch in enumerate(batches):
-            parts.append(Span(start=number, end=number + 1, size=batch.nbytes, rows=rows))
-            rows += batch.num_rows
+    with _arrow_file(where, spec) as file:
+        for number, (count, own) in enumerate(file.sizes()):
+            parts.append(Span(start=number, end=number + 1, size=own, rows=rows))
+            rows += count
     return list(gathered(parts, size))
 
 
 def arrow(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent) -> Batches:
     """Read the rows of some record batches."""
-    count = None if span.end is None else span.end - span.start
-    with _arrow_batches(where, spec, span.start) as batches:
-        chosen = batches if count is None else (batch for _, batch in zip(range(count), batches))
-        yield from from_batches(chosen, spec, span, cap)
+    with _arrow_file(where, spec) as file:
+        count = None if span.end is None else span.end - span.start
+        batches = itertools.islice(file.batches(span.start, utf8=False), count)
+        yield from from_batches(batches, spec, span, cap)
 
 
 @contextmanager
-def _arrow_batches(
-    where: AnyPath, spec: CorpusSource, start: int
-) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Map the batches from ``start`` on; a remote file is fetched first."""
-    with readable(where, "Arrow file"), pa.memory_map(os.fsencode(local_file(where))) as file:
-        # The file format has a footer; `datasets` writes the stream format.
-        if file.read(6) == b"ARROW1":
-            reader = pa.ipc.open_file(file)
-            batches = map(reader.get_batch, range(start, reader.num_record_batches))
-        else:
-            file.seek(0)
-            reader = pa.ipc.open_stream(file)
-            batches = iter(reader)
-            for _ in zip(range(start), batches):  # mapped, so that nothing is read
-                pass
-        _check_schema(where, spec, reader.schema)
-        yield batches
+def _arrow_file(where: AnyPath, spec: CorpusSource) -> Iterator[ArrowReader]:
+    """Map a file; a remote file is fetched first."""
+    with readable(where, "Arrow file"), open_arrow(local_file(where)) as file:
+        _check_schema(where, spec, file.schema)
+        yield file
 
 
 # -- rows -------------------------------------------------------------------------------------
@@ -170,24 +162,47 @@ def from_batches(
     """Turn the rows of record batches into documents, the way of every format of columns.
 
     Args:
-        batches: Batches with the columns of the file, in file order.
+        batches: Batches with the columns of the file, in file order, that were validated
+            (:func:`~penstock.columnar.validate`), but for UTF-8.
         spec: Names the columns of text, id and source.
         span: The part that is read; rows are counted on from it.
-        cap: Most bytes of a row's text that are held in memory.
+        cap: Most bytes of a row's text, and of its other values, that are held in memory.
     """
     before = span.rows
-    for batch in batches:
-        size = batch.nbytes + largest_repeated(batch) * batch.num_rows
-        rows = max(1, min(_ROWS, _BATCH * batch.num_rows // max(1, size)))
-        for start in range(0, batch.num_rows, rows):
-            some = batch.slice(start, rows)
-            texts = bytes_of(some.column(spec.text))
-            made = None if texts is None else _whole_columns(some, texts, spec, cap, before)
-            if made is not None:
-                yield made
-            else:
-                yield from gather(_row_by_row(some, texts, spec, span, cap, before))
-            before += len(some)
+    for whole in batches:
+        for start in range(0, whole.num_rows, _COUNTED):
+            batch = whole.slice(start, _COUNTED)
+            others = row_sizes(batch.drop_columns([spec.text]).columns, len(batch))
+            sizes = others + row_sizes([batch.column(spec.text)], len(batch))
+            for rows in slices_of(sizes, _ROWS, _BATCH, alone=cap):
+                some = batch.slice(rows.start, rows.stop - rows.start)
+                if others[rows.start] > cap:
+                    yield _too_large(some, int(others[rows.start]), spec, span, cap, before)
+                else:
+                    yield from _documents(some, spec, span, cap, before)
+                before += len(some)
+
+
+def _documents(
+    batch: pa.RecordBatch, spec: CorpusSource, span: Span, cap: int, before: int
+) -> Batches:
+    texts = bytes_of(batch.column(spec.text))
+    made = None if texts is None else _whole_columns(batch, texts, spec, cap, before)
+    if made is not None:
+        yield made
+    else:
+        yield from gather(_row_by_row(batch, texts, spec, span, cap, before))
+
+
+def _too_large(
+    row: pa.RecordBatch, size: int, spec: CorpusSource, span: Span, cap: int, before: int
+) -> ParsedBatch:
+    """Quarantine a row of which other columns than the text are over the cap, with its text."""
+    texts = bytes_of(row.column(spec.text))
+    head = b"" if texts is None or texts.null_count else bytes(texts[0].as_buffer()[:HEAD])
+    number = before + 1
+    what = f"row beside {spec.text!r}"
+    return gathered_records([too_long(span.place("row", number), size, cap, what, head, number)])
 
 
 def _whole_columns(

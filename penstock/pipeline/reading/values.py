@@ -19,9 +19,9 @@ from penstock.display import shortened
 from penstock.errors import InputError
 from penstock.storage import AnyPath
 
-__all__ = ["bytes_of", "check_names", "largest_repeated", "rows_of"]
+__all__ = ["bytes_of", "check_names", "rows_of"]
 
-_UNREPRESENTABLE = (ValueError, OverflowError, LookupError, ImportError, pa.ArrowException)
+_UNREPRESENTABLE = (ValueError, ArithmeticError, LookupError, ImportError, pa.ArrowException)
 """Errors of ``as_py``, as for a time zone that is not installed."""
 
 _BYTES = {
@@ -62,51 +62,24 @@ def _check_fields(where: AnyPath | str, fields: list[pa.Field], before: str) -> 
 def bytes_of(column: pa.Array) -> pa.Array | None:
     """Return strings or bytes of any type as (n,) large_binary; None for columns of other types.
 
-    Raises:
-        ArrowInvalid: The column is damaged. Whether strings are UTF-8 is not checked.
+    Whether strings are UTF-8 is not checked.
     """
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         return bytes_of(column.storage)
     if pa.types.is_dictionary(kind):
-        values = bytes_of(column.dictionary)
-        return None if values is None else values.take(column.indices)
+        return bytes_of(column.dictionary.take(column.indices))
     if pa.types.is_run_end_encoded(kind) and _is_bytes(kind.value_type):
-        _validate(column)
         return bytes_of(pc.run_end_decode(column))
     if not _is_bytes(kind):
         return None
     if kind in _BYTES:
         column = column.view(_BYTES[kind])
-    column.validate(full=True)
     return column.cast(pa.large_binary())
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return kind in _BYTES or kind in _BYTES.values() or pa.types.is_fixed_size_binary(kind)
-
-
-def largest_repeated(batch: pa.RecordBatch) -> int:
-    """Return the bytes of the longest value that a column holds once for many rows; 0 without."""
-    longest = 0
-    for column in batch.columns:
-        repeated = None
-        if pa.types.is_dictionary(column.type):
-            repeated = bytes_of(column.dictionary)
-        elif pa.types.is_run_end_encoded(column.type):
-            repeated = bytes_of(column.values)
-        if repeated is not None:
-            longest = max(longest, pc.max(pc.binary_length(repeated)).as_py() or 0)
-    return longest
-
-
-def _validate(column: pa.Array) -> None:
-    """Check offsets, indices and values; strings may be other bytes than UTF-8."""
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise
 
 
 # -- side columns -----------------------------------------------------------------------------
@@ -115,8 +88,7 @@ def _validate(column: pa.Array) -> None:
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Return the fields of each row, as values that :mod:`msgspec` encodes as JSON.
 
-    Raises:
-        ArrowInvalid: A column is damaged.
+    The batch was validated (:func:`~penstock.columnar.validate`), but for UTF-8.
     """
     names = batch.schema.names
     if not names:
@@ -125,7 +97,6 @@ def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    _validate(column)
     if "[ns" in str(column.type):
         try:
             column = column.cast(_in_microseconds(column.type))
@@ -198,6 +169,8 @@ def _text(scalar: pa.Scalar) -> str:
         return f"{scalar.value} {kind.unit}"
     else:
         text = str(scalar.cast(pa.string()))
+    if pa.types.is_decimal(kind):  # of more digits than its type has
+        return text
     return str(scalar.value) if "out of range" in text else text
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.columnar import OwnParquet
 from penstock.display import logger_of
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.checking import call_plugin, check_sum
@@ -211,7 +212,7 @@ def answers_of(
     answers: AnyPath, record: FileRecord
 ) -> Iterator[tuple[int, list[tuple[str, Answer]]]]:
     """Read a unit's answers: the row of each document with requests, and (digest, answer)s."""
-    with pq.ParquetFile(record.verified(answers)) as file:
+    with OwnParquet(record.verified(answers)) as file:
         at = -1
         found: list[tuple[str, Answer]] = []
         for batch in file.iter_batches(1024, use_threads=False):

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from penstock import extras, node_cache
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
+from penstock.columnar import read_batch
 from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner, in_order
@@ -289,8 +290,7 @@ def make_embeddings(name: str, models: Models) -> Artefact:
 
 def read_vectors(embeddings: AnyPath, record: FileRecord) -> np.ndarray:
     """Map a unit's vectors, after comparing the checksum: (n, d) int16, not copied."""
-    with pa.memory_map(str(record.verified(embeddings))) as source:
-        vectors = pa.ipc.open_file(source).get_batch(0).column("vector")
+    vectors = read_batch(record.verified(embeddings)).column("vector")
     return vectors.flatten().to_numpy().reshape(len(vectors), -1)
 
 

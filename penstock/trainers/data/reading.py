@@ -55,7 +55,10 @@ _UINT64 = np.empty(0, np.uint64)
 @numba.njit(inline="always")
 def _starts(addresses: np.ndarray, batch: int, row: int) -> np.ndarray:
     offsets = _view(addresses[batch, 2], _INT32, row, 2)
-    return _view(addresses[batch, 1], _INT32, offsets[0], offsets[1] - offsets[0])
+    start, end = np.int64(offsets[0]), np.int64(offsets[1])
+    if not 0 <= start <= end <= np.int64(addresses[batch, 4]):  # changed since it was validated
+        start = end = np.int64(0)
+    return _view(addresses[batch, 1], _INT32, start, end - start)
 
 
 @numba.njit(inline="always")
@@ -102,7 +105,7 @@ def read_rows(
     Args:
         rows: (n,) int64, counted over all record batches.
         first: (batches + 1,) int64: the first row of each record batch, and the number of all.
-        addresses: (batches, 4) uint64: the addresses of the columns of each.
+        addresses: (batches, 5) uint64: the addresses of the columns of each, and its ``starts``.
         like: An empty array of the type of the tokens.
         factors: Those of the checksums.
         length: L, the tokens of a row.

@@ -12,7 +12,7 @@ and in messages, so they are never kept in memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, FileRecord
+from penstock.columnar import read_batches
 from penstock.errors import ArtefactError
 from penstock.hashing import factors
 from penstock.recipe import REST
@@ -60,18 +61,22 @@ class ShardSet:
         self.vocab_size = int(artefact.facts["vocab_size"])
         self.eos = int(artefact.facts["eos"])
         records = artefact.named("shard-")
-        mapped = [(record, list(_map(artefact.verified(record)))) for record in records]
+        mapped = [(record, read_batches(artefact.verified(record))) for record in records]
         self._files = [artefact.path / record.path for record, found in mapped for _ in found]
         self._batches = [batch for _, found in mapped for batch in found]
         self._columns = [
-            _columns(batch, self.sequence_length, path)
+            _columns(batch, self.sequence_length, self.vocab_size, path)
             for batch, path in zip(self._batches, self._files)
         ]
         """Kept so that files stay mapped while their addresses are in use."""
+        if len({columns.tokens.dtype for columns in self._columns}) > 1:
+            raise ArtefactError(file=artefact.path, expected="tokens of one type", got="of two")
         rows = [len(each.checksums) for each in self._columns]
         self._first = np.cumsum([0, *rows], dtype=np.int64)
-        addresses = [[column.ctypes.data for column in each] for each in self._columns]
-        self._addresses = np.array(addresses, np.uint64).reshape(-1, 4)
+        addresses = [
+            [*(column.ctypes.data for column in each), len(each.starts)] for each in self._columns
+        ]
+        self._addresses = np.array(addresses, np.uint64).reshape(-1, 5)
         self.groups = _groups(records)
         if len(self) != artefact.facts["sequences"]:
             raise ArtefactError(
@@ -196,19 +201,65 @@ class ShardSet:
         )
 
 
-def _columns(batch: pa.RecordBatch, length: int, path: AnyPath) -> Columns:
-    """Return the columns that training reads, as views of the mapped file."""
+_TYPES = {
+    "tokens": (pa.uint16(), pa.uint32()),
+    "doc_start": (pa.int32(),),
+    "doc_id": (pa.string(),),
+    "doc_offset": (pa.int64(),),
+}
+"""The columns of lists that are read, and the types of their values. Compiled code reads them by
+their addresses."""
+
+
+def _columns(batch: pa.RecordBatch, length: int, vocab_size: int, path: AnyPath) -> Columns:
+    """Check the columns that training reads, and return views of the mapped file.
+
+    Raises:
+        ArtefactError: They are of other types, or have values that no shard has.
+    """
+
+    def refuse(expected: str, got: object) -> ArtefactError:
+        fix = f"delete {path.parent} and run again to make it anew"
+        return ArtefactError(file=path, expected=expected, got=got, fix=fix)
+
+    for name, kinds in _TYPES.items():
+        column = batch.column(name) if name in batch.schema.names else pa.nulls(0)
+        if not pa.types.is_list(column.type) or column.type.value_type not in kinds:
+            raise refuse(f"{name}: lists of {' or '.join(map(str, kinds))}", column.type)
+        if column.null_count or column.values.null_count:
+            raise refuse(f"{name}: no nulls", "some")
+    checksums = batch.column("checksum") if "checksum" in batch.schema.names else pa.nulls(0)
+    if checksums.type != pa.uint64() or checksums.null_count:
+        raise refuse("checksum: uint64 without nulls", checksums.type)
     tokens, starts = batch.column("tokens"), batch.column("doc_start")
     offsets = tokens.offsets.to_numpy()
     if not np.array_equal(offsets, offsets[0] + np.arange(batch.num_rows + 1) * length):
-        raise ArtefactError(
-            file=path, expected=f"{length} tokens in every sequence", got="rows of other lengths"
-        )
-    return Columns(
+        raise refuse(f"{length} tokens in every sequence", "rows of other lengths")
+    found = Columns(
         tokens=tokens.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]],
         starts=starts.values.to_numpy(zero_copy_only=True),
         offsets=starts.offsets.to_numpy(),
-        checksums=batch.column("checksum").to_numpy(zero_copy_only=True),
+        checksums=checksums.to_numpy(zero_copy_only=True),
+    )
+    largest = int(found.tokens.max(initial=0))
+    if largest >= vocab_size:
+        raise refuse(f"tokens below {vocab_size}", largest)
+    if not _are_spans(found, length):
+        raise refuse(f"in doc_start, from 0 on, ascending positions below {length}", "others")
+    return found
+
+
+def _are_spans(columns: Columns, length: int) -> bool:
+    """Return whether each row's spans begin at its first token, and ascend within it."""
+    first, last = columns.offsets[0], columns.offsets[-1]
+    starts, offsets = columns.starts[first:last], columns.offsets - first
+    begins = np.zeros(len(starts) + 1, bool)
+    begins[offsets] = True
+    return bool(
+        (np.diff(offsets) > 0).all()
+        and (starts[offsets[:-1]] == 0).all()
+        and ((np.diff(starts) > 0) | begins[1:-1]).all()
+        and starts.max(initial=0) < length
     )
 
 
@@ -220,11 +271,6 @@ def _groups(records: Sequence[FileRecord]) -> list[ShardGroup]:
         sizes[name] = sizes.get(name, 0) + record.facts["sequences"]
     firsts = itertools.accumulate(sizes.values(), initial=0)
     return [ShardGroup(name, first, size) for (name, size), first in zip(sizes.items(), firsts)]
-
-
-def _map(path: Path) -> Iterator[pa.RecordBatch]:
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    return (reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
 def _few(items: Iterable[str], most: int, more: bool) -> str:

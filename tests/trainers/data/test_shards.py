@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -110,3 +111,75 @@ def test_another_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError) as info:
         ShardSet.open(made.path)
     assert (info.value.file, info.value.got) == (str(made.path), "'cut'")
+
+
+@pytest.mark.parametrize("attack", ["offsets", "starts", "type", "tokens", "nulls", "order"])
+def test_hostile_shards_with_true_checksums_are_refused(
+    attack: str, tmp_path: Path, tokenizer: object
+) -> None:
+    """Compiled code reads shards by address: a manifest from elsewhere vouches for nothing."""
+    artefact = write_shards(tmp_path, tokenizer, sequences=9, files=1)
+    (record,) = artefact.named("shard-")
+    path = artefact.path / record.path
+    batch = pa.ipc.open_file(str(path)).get_batch(0)
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    starts, tokens = columns["doc_start"], columns["tokens"]
+    values, offsets = np.array(starts.values), starts.offsets.to_numpy()
+    many = int(np.argmax(np.diff(offsets) > 1))
+    assert offsets[many + 1] - offsets[many] > 1, "a sequence of several documents"
+    if attack == "offsets":
+        data = path.read_bytes()
+        old, new = offsets.tobytes(), np.append(offsets[:-1], 10**8).astype(np.int32).tobytes()
+        assert new != old and old in data
+        path.write_bytes(data.replace(old, new))
+    else:
+        if attack == "starts":
+            values[offsets[3]] = -(10**6)
+        elif attack == "order":
+            values[offsets[many] + 1] = values[offsets[many]]
+        if attack == "type":
+            made = pa.ListArray.from_arrays(starts.offsets, pa.array(values, pa.int8()))
+        elif attack == "nulls":
+            made = pa.ListArray.from_arrays(starts.offsets, pa.array(values, mask=values > 0))
+        else:
+            made = pa.ListArray.from_arrays(starts.offsets, pa.array(values))
+        columns["doc_start"] = made
+        if attack == "tokens":
+            largest = np.array(tokens.values)
+            largest[5] = artefact.facts["vocab_size"]
+            columns["tokens"] = pa.ListArray.from_arrays(tokens.offsets, pa.array(largest))
+        changed = pa.record_batch(columns)
+        with pa.ipc.new_file(str(path), changed.schema) as writer:
+            writer.write_batch(changed)
+    manifest = artefact.path / "manifest.json"
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = manifest.read_text().replace(record.sha256, found)
+    sizes = f'"bytes":{record.bytes}', f'"bytes":{path.stat().st_size}'
+    assert sizes[0] in text.replace(" ", "")
+    manifest.write_text(text.replace(" ", "").replace(*sizes))
+    with pytest.raises(ArtefactError) as error:
+        ShardSet.open(artefact.path)
+    assert error.value.file == str(path)
+    assert "sha256" not in str(error.value)
+
+
+def test_offsets_that_change_after_opening_are_not_followed(
+    tmp_path: Path, tokenizer: object
+) -> None:
+    artefact = write_shards(tmp_path, tokenizer, sequences=9, files=1)
+    (record,) = artefact.named("shard-")
+    path = artefact.path / record.path
+    opened = ShardSet.open(artefact.path)
+    offsets = pa.ipc.open_file(str(path)).get_batch(0).column("doc_start").offsets.to_numpy()
+    data, old = path.read_bytes(), offsets.tobytes()
+    places = [at for at in range(0, len(data), 8) if data[at : at + len(old)] == old]
+    assert places, "those of every column that has a value for each document"
+    for hostile in (10**9, -(10**9)):
+        with open(path, "r+b") as file:
+            for at in places:
+                file.seek(at + 4 * 2)
+                file.write(np.array([hostile], np.int32).tobytes())
+        for index in (1, 2):
+            with pytest.raises(ArtefactError):
+                opened.read(np.array([index]))
+    assert len(opened.predicted(np.array([2]), np.array([32])))

@@ -1,0 +1,105 @@
+"""Open Parquet files, within bounds of memory, and validate what is read of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.columnar.parquet_claims import rows_within
+from penstock.columnar.validation import check_names, damaged, validate
+
+__all__ = ["InputParquet", "OwnParquet", "read_parquet"]
+
+
+class InputParquet(pq.ParquetFile):
+    """A Parquet file from anywhere.
+
+    Args:
+        source: The file.
+        options: Of :class:`pyarrow.parquet.ParquetFile`.
+    """
+
+    def __init__(self, source: pa.NativeFile, **options: Any) -> None:
+        self._source = source
+        try:
+            super().__init__(source, page_checksum_verification=True, **options)
+        except UnicodeDecodeError as error:
+            raise pa.ArrowInvalid(f"a name in the schema is not UTF-8: {error}") from None
+        check_names(self.schema_arrow)
+
+    def batches(self, group: int, rows: int, size: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a row group, validated but for UTF-8.
+
+        Args:
+            group: Number of the row group.
+            rows: Most rows of a batch.
+            size: Bytes that a batch may take, if it has several rows and small pages.
+
+        Raises:
+            ArrowInvalid: It is damaged, or claims to decode to far more than its bytes.
+        """
+        rows = rows_within(self._source, self, group, rows, size)
+        for batch in self.iter_batches(batch_size=rows, row_groups=[group]):
+            yield validate(batch, utf8=False)
+
+
+class OwnParquet(pq.ParquetFile):
+    """One of our own Parquet files. All that is read is validated in full.
+
+    Raises:
+        ArtefactError: It is damaged.
+    """
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self._path = path
+        with self._checked():
+            super().__init__(os.fspath(path), **options)
+            check_names(self.schema_arrow)
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise damaged(self._path, error) from None
+
+    def read(self, *arguments: Any, **options: Any) -> pa.Table:
+        with self._checked():
+            return validate(super().read(*arguments, **options))
+
+    def read_row_group(self, *arguments: Any, **options: Any) -> pa.Table:
+        with self._checked():
+            return validate(super().read_row_group(*arguments, **options))
+
+    def read_row_groups(self, *arguments: Any, **options: Any) -> pa.Table:
+        with self._checked():
+            return validate(super().read_row_groups(*arguments, **options))
+
+    def iter_batches(self, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        batches = super().iter_batches(*arguments, **options)
+        while True:
+            with self._checked():
+                batch = next(batches, None)
+                if batch is not None:
+                    validate(batch)
+            if batch is None:
+                return
+            yield batch
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one of our own Parquet files, or some of its columns.
+
+    Raises:
+        ArtefactError: It is damaged.
+    """
+    with OwnParquet(path) as file:
+        return file.read(None if columns is None else list(columns))

@@ -1,0 +1,169 @@
+"""Bytes that a row of a Parquet file may take, before Arrow decodes any.
+
+Arrow allocates the decompressed size of each page, and makes as many values as it is asked for of a
+few bytes: 44 kB of dictionary indices stand for gigabytes of text. So the headers of the pages are
+read (one for about 1 MB), to refuse pages that decode to far more than their bytes, and to tell how
+many rows may be decoded at a time. Sizes in the footer are not used: they may lie.
+
+A value of a plain page takes its bytes of the page. One of a dictionary takes up to those of the
+longest entry, and one of ``DELTA_BYTE_ARRAY`` up to a page, since it may repeat the one before. All
+values of lists may be those of one row, so the lengths of lists are read too, where the lists of a
+row group could take more than :func:`~penstock.columnar.arrow_claims.most_decoded`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.columnar.arrow_claims import check_decoded_size, most_decoded
+from penstock.columnar.parquet_levels import longest_list
+from penstock.columnar.parquet_pages import (
+    DELTA_BYTES,
+    DELTA_LENGTHS,
+    ColumnChunk,
+    read_chunk,
+    read_groups,
+)
+from penstock.columnar.thrift import THRIFT_ERRORS
+
+__all__ = ["rows_within"]
+
+_LENGTH = 4
+"""Bytes of the length of a value, in a plain page and decoded."""
+
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+
+_SMALL = 4096
+"""Bytes of a dictionary that is not searched for its longest entry."""
+
+
+class _Claim(NamedTuple):
+    """What the values of one column of a row group may take."""
+
+    chunk: ColumnChunk
+    value: int
+    """Bytes of the largest value, but for those that are in pages of texts."""
+    values: int
+    pages: tuple[np.ndarray, np.ndarray] | None
+    """Of pages of texts: (k + 1,) values before each, and bytes before each."""
+
+
+def rows_within(
+    source: pa.NativeFile, file: pq.ParquetFile, group: int, rows: int, size: int
+) -> int:
+    """Return how many rows of a group may be decoded at a time.
+
+    Args:
+        source: The file.
+        file: The same, opened.
+        group: Number of the row group.
+        rows: The most.
+        size: Bytes that they may take. More are allowed where single pages are larger.
+
+    Raises:
+        ArrowInvalid: A page, or a row, claims to decode to far more than its bytes.
+    """
+    name = f"row group {group}"
+    try:
+        found = read_groups(source)[group]
+        if len(found.columns) != len(file.schema):
+            raise ValueError(f"{len(found.columns)} columns instead of {len(file.schema)}")
+        claims = [
+            _claim(read_chunk(source, place, file.schema.column(number)), name)
+            for number, place in enumerate(found.columns)
+        ]
+        size = max(size, 2 * _held(claims, name))
+        row = _row(claims, found.rows, name)
+    except THRIFT_ERRORS as error:
+        if isinstance(error, pa.ArrowException):
+            raise
+        raise pa.ArrowInvalid(f"{name}: {type(error).__name__} in a page: {error}") from None
+    while rows > 1 and rows * row + _largest_window(claims, found.rows, rows) > size:
+        rows //= 2
+    return rows
+
+
+def _held(claims: list[_Claim], name: str) -> int:
+    """Return the bytes of the pages that a reader may hold at a time."""
+    stored = decoded = 0
+    for own in claims:
+        pages = [page for page in own.chunk.pages if not page.is_data]
+        pages += sorted(own.chunk.data, key=lambda page: page.decoded)[-1:]
+        stored += sum(page.stored for page in pages)
+        decoded += sum(page.decoded for page in pages)
+    check_decoded_size(f"{name}: the largest page of each column", stored, decoded)
+    return decoded
+
+
+def _row(claims: list[_Claim], rows: int, name: str) -> int:
+    """Return the bytes of the largest row, but for texts in pages."""
+    stored = sum(own.chunk.stored for own in claims)
+    lists = [own for own in claims if own.chunk.schema.max_repetition_level]
+    total = sum(own.value for own in claims if not own.chunk.schema.max_repetition_level)
+    if sum(own.value * own.values for own in lists) > most_decoded(stored):
+        total += sum(own.value * min(own.values, longest_list(own.chunk)) for own in lists)
+    else:
+        total += sum(own.value * -(-own.values // max(1, rows)) for own in lists)
+    check_decoded_size(f"{name}: a row", stored, total)
+    return total
+
+
+def _largest_window(claims: list[_Claim], count: int, rows: int) -> int:
+    """Return the bytes of texts in pages that ``rows`` consecutive rows may take, at most."""
+    largest = 0
+    for own in claims:
+        if own.pages is not None:
+            ends, sums = own.pages
+            width = rows * own.values / max(1, count)
+            after = np.interp(ends + width, ends, sums) - sums
+            before = sums - np.interp(ends - width, ends, sums)
+            largest += int(max(after.max(), before.max()))
+    return largest
+
+
+def _claim(chunk: ColumnChunk, group: str) -> _Claim:
+    kind = chunk.schema.physical_type
+    value = _WIDTHS.get(kind, chunk.schema.length or 0)
+    for page in chunk.data:
+        if page.encoding in (DELTA_LENGTHS, DELTA_BYTES):  # all lengths are decoded at once
+            size = _LENGTH * page.values
+            check_decoded_size(
+                f"{group}, column {chunk.place.name!r}: lengths of a page", page.stored, size
+            )
+        if page.encoding == DELTA_BYTES:
+            value = max(value, page.decoded)
+    pages = None
+    if kind == "BYTE_ARRAY":
+        sums = [
+            np.cumsum([0, *sizes]) for sizes in zip(*((p.values, p.decoded) for p in chunk.data))
+        ]
+        pages = (sums[0], sums[1]) if sums else None
+        if any(page.has_indices for page in chunk.data):
+            value = max(value, _longest_entry(chunk))
+    return _Claim(chunk, value + _LENGTH, sum(page.values for page in chunk.data), pages)
+
+
+def _longest_entry(chunk: ColumnChunk) -> int:
+    """Return the bytes of the longest text of a dictionary, or more."""
+    longest = 0
+    for page in chunk.pages:
+        if not page.is_dictionary:
+            continue
+        if page.decoded <= _SMALL or page.decoded > most_decoded(page.stored):
+            longest = max(longest, page.decoded)
+            continue
+        try:
+            data = chunk.read(page)
+        except (OSError, ValueError, NotImplementedError):  # Arrow will say what is wrong, or not
+            longest = max(longest, page.decoded)
+            continue
+        at = 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + _LENGTH], "little")
+            longest = max(longest, min(size, len(data)))
+            at += _LENGTH + size
+    return longest

@@ -1,0 +1,258 @@
+"""Attacks by Parquet files: memory is bounded whatever a file claims."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penstock.columnar import InputParquet, OwnParquet, read_parquet
+from penstock.columnar.arrow_claims import most_decoded
+from penstock.columnar.parquet_levels import longest_list
+from penstock.columnar.parquet_pages import read_chunk, read_groups
+from penstock.errors import ArtefactError, InputError
+from penstock.pipeline.reading.records import Bad, Record
+from penstock.recipe import CorpusSource
+from tests.columnar.hostile import arrow_bytes, write
+from tests.pipeline.reading.reference import read_records
+
+SPEC = CorpusSource(path="x")
+
+MIB = 1 << 20
+
+
+def repeated(count: int, size: int = MIB) -> pa.Array:
+    """One text for many rows."""
+    indices = pa.array(np.zeros(count, np.int32))
+    return pa.DictionaryArray.from_arrays(indices, pa.array(["x" * size]))
+
+
+def views(count: int, size: int = MIB) -> pa.Array:
+    """Many views of one text."""
+    _, own, data = pa.array(["x" * size], pa.string_view()).buffers()
+    return pa.Array.from_buffers(
+        pa.string_view(), count, [None, pa.py_buffer(own.to_pybytes()[:16] * count), data]
+    )
+
+
+def list_views(count: int, size: int = MIB) -> pa.Array:
+    """Many views of the same elements."""
+    starts, sizes = np.zeros(count, np.int32), np.full(count, size, np.int32)
+    elements = pa.array(np.zeros(size, np.int8))
+    return pa.ListViewArray.from_arrays(pa.array(starts), pa.array(sizes), elements)
+
+
+def runs(count: int, size: int = MIB) -> pa.Array:
+    return pa.RunEndEncodedArray.from_arrays(pa.array([count], pa.int32()), ["x" * size])
+
+
+def write_parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    how = {"compression": "zstd", "store_schema": False, "dictionary_pagesize_limit": 1 << 30}
+    pq.write_table(pa.table(columns), path, **{**how, **options})
+    return path
+
+
+BOMBS = {
+    "text.parquet": {"text": repeated(1000)},
+    "side.parquet": {"text": ["t"] * 1000, "meta": repeated(1000)},
+    "text.arrow": {"text": repeated(1000)},
+    "views.arrow": {"text": views(1000)},
+    "runs.arrow": {"text": runs(1000)},
+    "side views.arrow": {"text": ["t"] * 1000, "meta": views(1000)},
+    "list views.arrow": {"text": ["t"] * 300, "meta": list_views(300)},
+    "list.arrow": {
+        "text": ["t"] * 3,
+        "meta": pa.ListArray.from_arrays([0, 300, 600, 1000], repeated(1000)),
+    },
+}
+"""Files that stand for 1 GiB."""
+
+_CHILD = """
+import resource, sys
+from penstock.pipeline.reading.readers import read_batches
+from penstock.recipe import CorpusSource
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+before = peak()
+for path in sys.argv[2:]:
+    kept, places = 0, []
+    for batch in read_batches(path_of(path), CorpusSource(path=path), cap=int(sys.argv[1])):
+        kept += len(batch.documents)
+        places += [bad.place for bad in batch.bad]
+    print(path.rpartition("/")[2], kept, len(places), places[0] if places else "",
+          places[-1] if places else "", peak() - before, sep=";")
+""".replace("path_of(path)", "__import__('pathlib').Path(path)")
+
+
+def test_values_that_are_stored_once_do_not_take_memory(tmp_path: Path) -> None:
+    """Rows over the cap are quarantined by their numbers, in a process of its own."""
+    paths = []
+    for name, columns in BOMBS.items():
+        path = tmp_path / name
+        if name.endswith(".parquet"):
+            write_parquet(path, columns)
+        else:
+            write(path, arrow_bytes(columns))
+        assert path.stat().st_size < 4 * MIB
+        paths.append(str(path))
+    ran = subprocess.run(
+        [sys.executable, "-c", _CHILD, str(MIB // 2), *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)),
+    )
+    lines = [line.split(";") for line in ran.stdout.splitlines()]
+    assert len(lines) == len(BOMBS)
+    for (name, kept, bad, first, last, grown), columns in zip(lines, BOMBS.values()):
+        rows = len(columns["text"])
+        assert (int(kept), int(bad)) == (0, rows), name
+        assert (first, last) == ("row 1", f"row {rows}"), name
+        assert int(grown) < 400, (name, grown)
+
+
+def test_rows_below_the_cap_are_documents(tmp_path: Path) -> None:
+    texts = ["x" * 70_000, "y", "z" * 300_000]
+    indices = pa.array([0, 1, 2, None, 1] * 500)
+    coded = pa.DictionaryArray.from_arrays(indices, pa.array(texts))
+    path = write_parquet(tmp_path / "x.parquet", {"text": coded, "same": coded})
+    found = read_records(path, SPEC)
+    assert [one.number for one in found] == list(range(1, 2501))
+    for row, one in zip(indices.to_pylist(), found):
+        if row is None:
+            assert isinstance(one, Bad)
+        else:
+            assert isinstance(one, Record) and one.text == texts[row]
+
+
+# -- claims -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["plain", "dictionary", "side"])
+def test_a_page_that_decodes_to_far_more_than_its_bytes_is_refused(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.columnar.arrow_claims._DECODED", MIB)
+    large = ["a" * (most_decoded(0) + 1)]
+    columns = {"text": large} if how != "side" else {"text": ["t"], "meta": large}
+    path = write_parquet(tmp_path / "x.parquet", columns, use_dictionary=how == "dictionary")
+    assert path.stat().st_size < MIB // 64
+    with pytest.raises(InputError, match="claims to decode") as error:
+        read_records(path, SPEC)
+    assert error.value.file == str(path)
+
+
+def test_deltas_of_long_texts_are_decoded_a_few_at_a_time(tmp_path: Path) -> None:
+    """Each value repeats the one before, which takes three bytes."""
+    path = write_parquet(
+        tmp_path / "x.parquet",
+        {"text": ["a" * MIB] * 200},
+        use_dictionary=False,
+        column_encoding={"text": "DELTA_BYTE_ARRAY"},
+    )
+    with open(path, "rb") as source, InputParquet(pa.PythonFile(source)) as file:
+        sizes = [len(batch) for batch in file.batches(0, 1024, 16 * MIB)]
+    assert sum(sizes) == 200 and max(sizes) <= 16
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_row_with_far_more_elements_than_bytes_is_refused(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.columnar.arrow_claims._DECODED", MIB)
+    count = 1 << 20
+    zeros = pa.ListArray.from_arrays([0, 1, count], pa.array(np.zeros(count, np.int8)))
+    path = write_parquet(
+        tmp_path / "x.parquet", {"text": ["t", "t"], "n": zeros}, data_page_version=version
+    )
+    assert path.stat().st_size < MIB
+    with pytest.raises(InputError, match="a row claims"):
+        read_records(path, SPEC)
+
+
+def test_many_short_lists_of_few_bytes_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.columnar.arrow_claims._DECODED", MIB)
+    rows, each = 7_000, 1000
+    mask = pa.ListArray.from_arrays(
+        pa.array(np.arange(rows + 1) * each, pa.int32()), pa.array(np.ones(rows * each, np.int8))
+    )
+    path = write_parquet(tmp_path / "x.parquet", {"text": ["t"] * rows, "mask": mask})
+    assert path.stat().st_size < MIB // 64, "as those of tokenised data sets"
+    with open(path, "rb") as source, InputParquet(pa.PythonFile(source)) as file:
+        batch = next(file.batches(0, 1024, 16 * MIB))
+    assert batch["mask"][0].as_py() == [1] * each
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip", "lz4", "brotli", "none"])
+def test_the_longest_list_is_that_of_the_values(
+    compression: str, version: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    for scale in (1, 20, 1000):
+        lists = [
+            None
+            if rng.random() < 0.1
+            else [[1] * int(rng.integers(0, 4))] * int(rng.integers(0, scale))
+            for _ in range(200)
+        ]
+        path = write_parquet(
+            tmp_path / "x.parquet",
+            {"n": pa.array(lists, pa.list_(pa.list_(pa.int64())))},
+            compression=compression,
+            data_page_version=version,
+            data_page_size=500,
+            write_batch_size=16,
+        )
+        longest = max(max(1, sum(max(1, len(inner)) for inner in own or [])) for own in lists)
+        with pq.ParquetFile(path) as file, pa.OSFile(str(path)) as source:
+            (place,) = read_groups(source)[0].columns
+            chunk = read_chunk(source, place, file.schema.column(0))
+            assert len(chunk.data) > 1 or scale < 3000
+            assert longest_list(chunk) == longest
+
+
+# -- damage -----------------------------------------------------------------------------------
+
+
+def test_files_of_an_artefact_are_validated(tmp_path: Path) -> None:
+    bad = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
+    path = write_parquet(tmp_path / "x.parquet", {"text": bad, "n": [1, 2]})
+    assert read_parquet(path, ["n"]).num_rows == 2
+    with OwnParquet(path) as file:
+        reads = [
+            lambda: read_parquet(path),
+            lambda: file.read(["text"]),
+            lambda: file.read_row_group(0),
+            lambda: file.read_row_groups([0]),
+            lambda: list(file.iter_batches()),
+        ]
+        for read in reads:
+            with pytest.raises(ArtefactError) as error:
+                read()
+            assert error.value.file == str(path)
+    data = path.read_bytes()
+    for end in range(0, len(data), 7):
+        write(path, data[:end])
+        with pytest.raises(ArtefactError):
+            read_parquet(path)
+
+
+def test_a_truncated_input_is_refused_at_every_byte(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "x.parquet", {"text": ["one", "two"], "n": [[1], [2]]})
+    data = path.read_bytes()
+    for end in range(len(data)):
+        write(path, data[:end])
+        with pytest.raises(InputError) as error:
+            read_records(path, SPEC)
+        assert error.value.file == str(path)
