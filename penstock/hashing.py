@@ -21,6 +21,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from penstock.compiling import cached
 from penstock.text_hashes import hash_words
 
 __all__ = [
@@ -49,7 +50,7 @@ def avalanche(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _hash_strings(data: np.ndarray, offsets: np.ndarray, start: np.uint64, out: np.ndarray) -> None:
     for row in range(out.shape[0]):
         state = start
@@ -89,7 +90,7 @@ def hash_ids(ids: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _mix_in(hashes: np.ndarray, words: np.ndarray) -> None:
     for row in range(hashes.shape[0]):
         state = avalanche(hashes[row] ^ words[row, 0])
@@ -136,7 +137,7 @@ def factors(length: int) -> np.ndarray:
     return made
 
 
-@numba.njit(cache=True)
+@cached()
 def _factors(count: int) -> np.ndarray:
     made = np.empty(count, np.uint64)
     for number in range(count):
@@ -162,7 +163,7 @@ def sequence_checksum(tokens: np.ndarray, starts: np.ndarray, factors: np.ndarra
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _all(
     tokens: np.ndarray, starts: np.ndarray, offsets: np.ndarray, factors: np.ndarray
 ) -> np.ndarray:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import socket
@@ -37,6 +36,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from penstock.display import logger_of
 from penstock.errors import LeaseError
 from penstock.storage import (
     AnyPath,
@@ -57,7 +57,7 @@ RENEWAL = 10.0
 EXPIRY = 60.0
 """Seconds without a renewal after which a lease may be taken over."""
 
-_log = logging.getLogger("penstock.lease")
+_log = logger_of("penstock.lease")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

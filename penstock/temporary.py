@@ -38,9 +38,9 @@ def private_directory(name: str = "", base: str | None = None) -> Path:
     Raises:
         StorageError: The temporary directory cannot be written to.
     """
-    above = Path(base or tempfile.gettempdir())
     prefix = f"penstock-{os.geteuid()}"
-    with _named(above):
+    with _translated(base):
+        above = Path(base or tempfile.gettempdir())
         own = _own(above / prefix)
         if own is None:
             others = sorted(above.glob(f"{prefix}-*"))
@@ -125,12 +125,12 @@ def _is_own(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _named(above: Path) -> Iterator[None]:
+def _translated(base: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"no directory can be made there ({error.strerror or error})",
-            file=above,
+            f"no directory for temporary files can be made ({error.strerror or error})",
+            file=error.filename or base,
             fix="set TMPDIR to a directory that you can write to",
         ) from error

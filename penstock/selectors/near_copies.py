@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numba
 import numpy as np
 from pydantic import Field, model_validator
 from threadpoolctl import threadpool_limits
 
+from penstock.compiling import cached
 from penstock.errors import SelectorError
 from penstock.selectors.algorithm import BuiltInSetSelector, read_json
 from penstock.selectors.base import Fitting
@@ -267,7 +267,7 @@ def near_copies(vectors: np.ndarray, order: np.ndarray, eps: float, rule: str) -
     return copies
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _raise(highest: np.ndarray, products: np.ndarray, inverse: np.ndarray) -> None:
     """Raise ``highest`` (n,) float64 to each column's highest cosine times its own length."""
     for row in range(products.shape[0]):
@@ -275,7 +275,7 @@ def _raise(highest: np.ndarray, products: np.ndarray, inverse: np.ndarray) -> No
             highest[column] = max(highest[column], products[row, column] * inverse[row])
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _settle(
     copies: np.ndarray, products: np.ndarray, inverse: np.ndarray, limit: float, chained: bool
 ) -> None:

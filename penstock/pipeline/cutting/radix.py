@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from penstock.compiling import cached
 
 __all__ = [
     "ABOVE",
@@ -120,7 +121,7 @@ class Order:
         )
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _against(
     key: np.ndarray,
     tie: np.ndarray,
@@ -198,7 +199,7 @@ def sum_by_digit(
     return DigitSums(bins, sums[bins])
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _sum_by_digit(
     key: np.ndarray,
     tie: np.ndarray,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.compiling import cached
 from penstock.errors import SelectorError
 from penstock.hashing import uniform
 from penstock.selectors.base import Fitting, ParallelMap
@@ -253,7 +253,7 @@ def shrink(scores: np.ndarray, texts: Texts, prior_words: float) -> np.ndarray:
     return _shrunk(scores, texts.distinct_words, float(prior_words))
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _shrunk(scores: np.ndarray, words: np.ndarray, prior: float) -> np.ndarray:
     out = np.empty(len(scores), np.float32)
     for row in range(len(scores)):

@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 
+from penstock.compiling import cached
 from penstock.errors import ArtefactError
 from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
@@ -114,7 +114,7 @@ def _library_token_ids(tokenizer: Any, texts: pa.Array) -> tuple[np.ndarray, np.
     return np.concatenate([np.empty(0, np.int32), *ids]), np.cumsum([0, *map(len, ids)])
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@cached(nogil=True, _nrt=False)
 def _sum_rows(table: np.ndarray, tokens: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
     """Add rows of ``table`` to ``out`` in text order, four rows for each load of a sum."""
     for row in range(out.shape[0]):

@@ -33,6 +33,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from penstock.compiling import cached
 from penstock.hashing import hash_ids, uniform
 
 __all__ = ["DENSE", "Picks", "Similarities", "lazier_greedy", "lazy_greedy"]
@@ -180,7 +181,7 @@ class _Coverage(NamedTuple):
     """(1,) int64: where the next list begins."""
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@cached(nogil=True, fastmath=_FAST)
 def _gain_of_row(similarities: np.ndarray, covered: np.ndarray) -> tuple[float, int]:
     """Return the gain of a whole row, and the number of entries that gain."""
     total = 0.0
@@ -192,7 +193,7 @@ def _gain_of_row(similarities: np.ndarray, covered: np.ndarray) -> tuple[float, 
     return total, alive
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@cached(nogil=True, fastmath=_FAST)
 def _pack_row(
     similarities: np.ndarray, covered: np.ndarray, rows: np.ndarray, values: np.ndarray, to: int
 ) -> int:
@@ -204,7 +205,7 @@ def _pack_row(
     return to
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@cached(nogil=True, fastmath=_FAST)
 def _gain_of_list(
     rows: np.ndarray, values: np.ndarray, begin: int, length: int, covered: np.ndarray
 ) -> tuple[float, int]:
@@ -222,7 +223,7 @@ def _gain_of_list(
     return total, to - begin
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _gain(state: _Coverage, candidate: int) -> float:
     begin = state.begin[candidate]
     if begin >= 0:
@@ -240,7 +241,7 @@ def _gain(state: _Coverage, candidate: int) -> float:
     return gain
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _cover(state: _Coverage, candidate: int) -> None:
     """Raise m to the candidate's similarities."""
     covered = state.covered
@@ -255,7 +256,7 @@ def _cover(state: _Coverage, candidate: int) -> None:
             covered[row] = max(covered[row], similarities[row])
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _value(state: _Coverage, rows: np.ndarray) -> float:
     for candidate in rows:
         _cover(state, candidate)
@@ -265,7 +266,7 @@ def _value(state: _Coverage, rows: np.ndarray) -> float:
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _lazy(state: _Coverage, first: np.ndarray, order: np.ndarray, gains: np.ndarray) -> None:
     count = state.covered.shape[0]
     taken = np.zeros(count, np.bool_)
@@ -291,7 +292,7 @@ def _lazy(state: _Coverage, first: np.ndarray, order: np.ndarray, gains: np.ndar
             heapq.heapreplace(heap, (-_gain(state, candidate), candidate))
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _lazier(state: _Coverage, chances: np.ndarray, order: np.ndarray, gains: np.ndarray) -> None:
     left = np.arange(state.covered.shape[0])
     size = left.shape[0]
@@ -327,7 +328,7 @@ def _nearest(vectors: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, values
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _keep_nearest(
     similarities: np.ndarray, start: int, rows: np.ndarray, values: np.ndarray
 ) -> None:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
+from penstock.compiling import cached
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_documents, mix
 from penstock.selectors.base import Fitting
@@ -310,14 +310,14 @@ def _averages(vectors: np.ndarray, labels: np.ndarray, clusters: Clusters) -> np
     return centroids
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _add_up(vectors: np.ndarray, labels: np.ndarray, sums: np.ndarray) -> None:
     for row in range(vectors.shape[0]):
         for column in range(vectors.shape[1]):
             sums[labels[row], column] += vectors[row, column]
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _point(sums: np.ndarray, scale: float, centroids: np.ndarray) -> None:
     """Scale sums to the lattice's length, adding squares in one order; zero sums are left out."""
     for row in range(sums.shape[0]):

@@ -14,9 +14,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 
+from penstock.compiling import cached
 from penstock.selectors.base import ParallelMap
 
 __all__ = ["RankedSample", "Ranker", "highest", "merge_highest", "rank_sample", "rank_scores"]
@@ -130,7 +130,7 @@ def rank_scores(documents: np.ndarray, ranker: Ranker) -> np.ndarray:
     return total / _FIXED / len(ranker.examples)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _lower(best: np.ndarray, similarities: np.ndarray, top_r: np.ndarray) -> None:
     """Lower ``best`` (n,) int64 to each document's best rank among these examples.
 
@@ -144,7 +144,7 @@ def _lower(best: np.ndarray, similarities: np.ndarray, top_r: np.ndarray) -> Non
                 best[document] -= 1
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _add(
     total: np.ndarray, similarities: np.ndarray, top_r: np.ndarray, values: np.ndarray
 ) -> None:

@@ -23,9 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numba
 import numpy as np
 
+from penstock.compiling import cached
 from penstock.hashing import avalanche, mix
 
 __all__ = ["Mixture", "Phase", "permute"]
@@ -165,7 +165,7 @@ def _round_keys(key: int) -> np.ndarray:
     return np.array([mix(key, number) for number in range(FEISTEL_ROUNDS)], np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def _walk(places: np.ndarray, size: np.uint64, half: np.uint64, keys: np.ndarray) -> np.ndarray:
     moved = np.empty(len(places), np.int64)
     low = (np.uint64(1) << half) - np.uint64(1)

@@ -14,6 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from penstock.compiling import cached
 from penstock.hashing import sequence_checksum
 
 __all__ = ["Columns", "predicted_in", "read_rows", "recorded_checksums"]
@@ -68,7 +69,7 @@ def _batch(first: np.ndarray, row: int) -> int:
     return int(np.searchsorted(first, row, side="right")) - 1
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def recorded_checksums(rows: np.ndarray, first: np.ndarray, addresses: np.ndarray) -> np.ndarray:
     """Return the recorded checksums of rows, (n,) uint64; arguments as of :func:`read_rows`."""
     sums = np.empty(len(rows), np.uint64)
@@ -78,7 +79,7 @@ def recorded_checksums(rows: np.ndarray, first: np.ndarray, addresses: np.ndarra
     return sums
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def predicted_in(
     rows: np.ndarray, counted: np.ndarray, first: np.ndarray, addresses: np.ndarray
 ) -> np.ndarray:
@@ -91,7 +92,7 @@ def predicted_in(
     return counts
 
 
-@numba.njit(cache=True, nogil=True)
+@cached(nogil=True)
 def read_rows(
     rows: np.ndarray,
     first: np.ndarray,
