@@ -5,61 +5,19 @@ from __future__ import annotations
 import glob
 import json
 import os
-import random
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from penstock.display import encodable, printable
 from penstock.errors import InputError, RecipeError
-from penstock.pipeline.reading.finding import FoundInputs, find_inputs
-from penstock.pipeline.reading.inputs import Input
-from penstock.pipeline.reading.readers import read_batches
-from penstock.recipe import CorpusSource, LiteralSource, Recipe
-from penstock.recipe_file import parse_recipe
+from penstock.recipe import LiteralSource
 from penstock.storage import as_path
-
-SCHEMA = pa.schema(
-    [("id", "string"), ("text", "string"), ("source", "string"), ("lang", "string"), ("n", "int64")]
-)
-
-
-def recipe(directory: Path, *corpus: Any, **keys: Any) -> Recipe:
-    entries = [{"path": entry} if isinstance(entry, str) else entry for entry in corpus]
-    tree = {"corpus": entries, "budget": {"tokens": 1, "rank": "random"}, **keys}
-    return parse_recipe(tree, directory)
-
-
-def find(directory: Path, *corpus: Any, **keys: Any) -> FoundInputs:
-    return find_inputs(recipe(directory, *corpus, **keys))
-
-
-def names(directory: Path, *corpus: Any) -> list[str]:
-    return sorted(item.name for item in find(directory, *corpus).inputs)
-
-
-def only(directory: Path, *corpus: Any) -> Input:
-    (found,) = find(directory, *corpus).inputs
-    return found
-
-
-def write(directory: Path, *files: str | bytes) -> None:
-    for name in files:
-        path = directory / os.fsdecode(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-
-
-def refusal(directory: Path, *corpus: Any, **keys: Any) -> InputError:
-    with pytest.raises(InputError) as caught:
-        find(directory, *corpus, **keys)
-    return caught.value
+from tests.pipeline.reading.found import find, names, only, refusal, write
 
 
 @pytest.fixture(autouse=True)
@@ -312,63 +270,6 @@ def test_a_plain_text_file_s_name_is_its_source_and_part_of_its_reading(tmp_path
     assert named.spec.source == LiteralSource(name="w")
 
 
-# -- partitions -------------------------------------------------------------------------------
-
-
-def test_partition_keys_are_fields(tmp_path: Path) -> None:
-    write(
-        tmp_path / "d",
-        *("source=wiki/year=2020/month=01/a.jsonl", "source=wiki/year=1999/month=12/b.txt"),
-        *("source=we%20b/year=2021/month=x/id=7/text=t/c.jsonl", "not=a=dir.jsonl"),
-        *("=x/source=__HIVE_DEFAULT_PARTITION__/d.jsonl", b"source=\xe9/k\xc3\xa9y=1=2/e.txt"),
-    )
-    found = {item.name: item.spec for item in find(tmp_path, "d").inputs}
-    a, b, c = (
-        {"source": "wiki", "year": 2020, "month": "01"},
-        {"source": "wiki", "year": 1999, "month": "12"},
-        {"source": "we b", "year": 2021, "month": "x"},
-    )
-    assert {name: spec.fields for name, spec in found.items()} == {
-        "d/source=wiki/year=2020/month=01/a.jsonl": a,
-        "d/source=wiki/year=1999/month=12/b.txt": b,
-        "d/source=we%20b/year=2021/month=x/id=7/text=t/c.jsonl": c,
-        "d/not=a=dir.jsonl": {},
-        "d/=x/source=__HIVE_DEFAULT_PARTITION__/d.jsonl": {},
-        "d/source=\\xe9/kéy=1=2/e.txt": {"source": "\\xe9", "kéy": "1=2"},
-    }
-    # Without the directory `month=x` all months are numbers; the item's own fields have priority.
-    item = only(tmp_path, {"path": "d/*/year=2020/**", "fields": {"year": 1, "lang": "de"}})
-    assert item.spec.fields == {"source": "wiki", "year": 1, "month": 1, "lang": "de"}
-    assert only(tmp_path, {"path": "d/source=wiki/year=2020", "source": "year"}).spec.fields == {
-        **{"source": "wiki", "year": "2020", "month": 1},
-    }
-
-
-def test_fields_are_those_of_records_that_have_none(tmp_path: Path) -> None:
-    rows = [
-        {"id": "1", "text": "a"},
-        {"id": "2", "text": "b", "source": "own", "lang": None, "n": 5},
-        {"id": "3", "text": "c", "lang": "fr", "n": None},
-    ]
-    (tmp_path / "x.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "x.parquet")
-    fields = {"source": "wiki", "lang": "de", "n": 7}
-    for name in ("x.jsonl", "x.parquet"):
-        batches = read_batches(tmp_path / name, CorpusSource(path=name, fields=fields))
-        found = [batch.document(row) for batch in batches for row in range(len(batch.documents))]
-        assert [(one.source, json.loads(one.meta)) for one in found] == [
-            ("wiki", {"lang": "de", "n": 7}),
-            ("own", {"lang": "de", "n": 5}),
-            ("wiki", {"lang": "fr", "n": 7}),
-        ]
-    write(tmp_path, "lang=de/t.txt", "source=s/lang=de/u.txt")
-    for per in ("file", "line"):
-        entry = {"path": "**/*.txt", "per": per}
-        for item, source in zip(find(tmp_path, entry).inputs, ("t", "s"), strict=True):
-            (batch,) = read_batches(item.path, item.spec)
-            assert (batch.document(0).source, batch.document(0).meta) == (source, '{"lang":"de"}')
-
-
 # -- once -------------------------------------------------------------------------------------
 
 
@@ -483,174 +384,6 @@ def test_a_pool_in_the_work_directory(tmp_path: Path, work: str) -> None:
     assert {item.path.name for item in find(here, pool, work="/elsewhere").inputs} == {
         *("a.jsonl", "b.txt", "c.jsonl"),
     }
-
-
-# -- datasets saved to disk -------------------------------------------------------------------
-
-
-def save(directory: Path, *files: str, **state: Any) -> None:
-    directory.mkdir(parents=True)
-    for name in files:
-        with pa.ipc.new_stream(str(directory / name), pa.schema([("text", pa.string())])):
-            pass
-    state = {"_data_files": [{"filename": name} for name in files], **state}
-    (directory / "state.json").write_text(json.dumps(state))
-    (directory / "dataset_info.json").write_text("{}")
-
-
-def test_a_saved_dataset_is_its_data_files(tmp_path: Path) -> None:
-    save(tmp_path / "p" / "ds", "data-00000-of-00001.arrow")
-    write(tmp_path, "p/ds/cache-1234.arrow", "p/more.jsonl")
-    for path in ("p", "p/**/*.*", "p/*"):
-        found = find(tmp_path, path)
-        assert sorted(item.name for item in found.inputs) == [
-            "p/ds/data-00000-of-00001.arrow",
-            "p/more.jsonl",
-        ]
-        assert found.left_out == {"saved": 3}
-    for split in ("train", "test"):
-        save(tmp_path / "q" / split, f"{split}.arrow")
-    (tmp_path / "q" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert names(tmp_path, "q") == ["q/train/train.arrow"]
-    assert names(tmp_path, {"path": "q", "split": "test"}) == ["q/test/test.arrow"]
-    assert refusal(tmp_path, {"path": "q", "split": "dev"}).expected == (
-        "one of the splits test, train"
-    )
-    save(tmp_path / "old", "a.arrow", _indices_files=[{"filename": "indices.arrow"}])
-    assert "hf:" in str(refusal(tmp_path, "old").fix)
-    write(tmp_path, "own/state.json", "own/dataset_info.json")  # they only have those names
-    assert len(names(tmp_path, "own")) == 2
-
-
-def test_the_cache_of_datasets_is_read_for_one_split(tmp_path: Path) -> None:
-    write(tmp_path, *(f"c/own-{part}.arrow" for part in ("test", "train-00000-of-00002")))
-    write(tmp_path, "c/own-train-00001-of-00002.arrow", "c/cache-12.arrow", "d/x-train.arrow")
-    (tmp_path / "c" / "dataset_info.json").write_text('{"splits": {"train": {}, "test": {}}}')
-    (tmp_path / "d" / "dataset_info.json").write_text("[]")
-    assert names(tmp_path, "c") == [f"c/own-train-0000{n}-of-00002.arrow" for n in (0, 1)]
-    assert find(tmp_path, "c").left_out == {"saved": 3}
-    assert names(tmp_path, {"path": "c", "split": "test"}) == ["c/own-test.arrow"]
-    assert refusal(tmp_path, {"path": "c", "split": "dev"}).got == "'dev'"
-    assert len(names(tmp_path, "d")) == 2
-
-
-# -- against independent walks ----------------------------------------------------------------
-
-_DIRECTORIES = ["a", "b", "sub", "k=v", "_k=v", ".h", "_h", "x.jsonl", "é", "[z]", "lost+found"]
-_FILES = ["a.jsonl", "b.txt", "c.parquet", "d.xz", "e", ".f.jsonl", "_g.txt", "h.json.gz", "i.JSON"]
-
-
-def build(root: Path, chance: random.Random) -> None:
-    """Write a tree with links of every kind: to files and directories, up, down, and hard."""
-    directories, files = [root], []
-    for _ in range(chance.randrange(4, 14)):
-        new = chance.choice(directories) / chance.choice(_DIRECTORIES)
-        if not os.path.lexists(new):
-            new.mkdir(parents=True)
-            directories.append(new)
-    for number in range(chance.randrange(5, 30)):
-        name = chance.choice([*_FILES, os.fsdecode(b"\xe9%d.txt" % number)])
-        path = chance.choice(directories) / name
-        if os.path.lexists(path):
-            continue
-        kind = chance.random()
-        if kind < 0.6 or not files:
-            path.write_bytes(b"%d" % number)
-            files.append(path)
-        elif kind < 0.85:
-            target = chance.choice(files)
-            link = path.with_name(f"{chance.choice(['', '.', '_'])}{number}{target.name}")
-            if number % 2:
-                link.symlink_to(target)
-            else:
-                os.link(target, link)
-        else:
-            link = path.with_name(f"link{number}")
-            target = chance.choice(directories)
-            link.symlink_to(os.path.relpath(target, link.parent) if number % 2 else target)
-
-
-def hidden(name: str) -> bool:
-    return name[0] == "." or (name[0] == "_" and "=" not in name) or name == "lost+found"
-
-
-def reference(directory: str, seen: set[str]) -> Iterator[str]:
-    """Yield the files below a directory, whatever they are called, through each directory once."""
-    if os.path.realpath(directory) in seen:
-        return
-    seen.add(os.path.realpath(directory))
-    for name in os.listdir(directory):
-        path = os.path.join(directory, name)
-        if hidden(name):
-            continue
-        if os.path.isdir(path):
-            yield from reference(path, seen)
-        else:
-            yield path
-
-
-def readable(path: str) -> bool:
-    name = path.lower().removesuffix(".gz")
-    return name.endswith((".jsonl", ".txt", ".parquet", ".json"))
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_generated_trees_against_another_walk(tmp_path: Path, seed: int) -> None:
-    root = tmp_path / "t"
-    root.mkdir()
-    build(root, random.Random(seed))
-    below = list(reference(str(root), set()))
-    wanted = {os.stat(path).st_ino for path in below if readable(path)}
-    if not wanted:
-        refusal(tmp_path, "t")
-        return
-    found = find(tmp_path, "t")
-    inodes = [os.stat(str(item.path)).st_ino for item in found.inputs]
-    assert sorted(inodes) == sorted(wanted)
-    others = found.left_out.get("other_kinds", {})
-    assert sum(others.values()) == sum(not readable(path) for path in below)
-    assert len({item.name for item in found.inputs}) == len(inodes)
-    assert names(tmp_path, "t/**", "t") == sorted(item.name for item in found.inputs)
-
-
-_PATTERNS = ["*.jsonl", "**/*.txt", "*/*.jsonl", "[ab]/**/*.txt", "*/**/?.jsonl", "**/[é]/**/*.txt"]
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("pattern", _PATTERNS)
-def test_generated_patterns_against_those_of_python(
-    tmp_path: Path, seed: int, pattern: str
-) -> None:
-    chance = random.Random(seed)
-    write(tmp_path / "t", "z.bin")
-    for number in range(25):
-        parts = [chance.choice(["a", "b", "cc", "é", "k=v"]) for _ in range(chance.randrange(4))]
-        write(
-            tmp_path / "t", "/".join([*parts, chance.choice(["a.jsonl", "x.txt", f"{number}.txt"])])
-        )
-    wanted = {f"t/{name}" for name in glob.glob(pattern, root_dir=tmp_path / "t", recursive=True)}
-    if wanted:
-        assert set(names(tmp_path, f"t/{pattern}")) == wanted
-    else:
-        assert "matches no file" in refusal(tmp_path, f"t/{pattern}").problem
-
-
-def test_a_directory_deeper_than_python_recurses(tmp_path: Path) -> None:
-    deep = tmp_path / "d"
-    deep.mkdir()
-    before = os.open(tmp_path, os.O_RDONLY)
-    os.chdir(deep)
-    for _ in range(1100):
-        os.mkdir("n")
-        os.chdir("n")
-    Path("x.jsonl").write_bytes(b"")
-    os.fchdir(before)
-    os.close(before)
-    try:
-        assert len(names(tmp_path, "d")) == 1
-        assert len(names(tmp_path, "d/**/x.jsonl")) == 1
-    finally:
-        subprocess.run(["rm", "-rf", deep], check=True)  # `shutil.rmtree` recurses
 
 
 # -- stores -----------------------------------------------------------------------------------
