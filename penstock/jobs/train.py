@@ -67,13 +67,13 @@ def check_training(train: Train) -> None:
     extras.require("train", "train", [m for m in extras.EXTRAS["train"] if m not in others])
     find_backend(train.backend).check(train)
     model = train.model
-    if not isinstance(model, ModelFrom) or not model.hf.startswith(("/", ".", "~")):
+    if not isinstance(model, ModelFrom):
         return
-    if not Path(model.hf).expanduser().is_dir():
+    check_model(model.hf, key="train.model.hf")
+    if model.hf.startswith(("/", ".", "~")) and not Path(model.hf).expanduser().is_dir():
         raise RecipeError(
             "no such directory",
             key="train.model.hf",
             file=model.hf,
             expected="one that save_pretrained wrote, or a name on the hub",
         )
-    check_model(model.hf, key="train.model.hf")

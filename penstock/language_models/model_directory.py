@@ -59,6 +59,14 @@ def check_model(directory: str | Path, *, key: str | None) -> None:
             file=adapter,
             fix="merge both into one model and save it, or remove the file",
         )
+    generate = root / "custom_generate" / "generate.py"
+    if generate.exists():  # transformers 4.56 runs it from a directory whatever it is told
+        raise InputError(
+            "its own code to generate texts would run, which it never does",
+            key=key,
+            file=generate,
+            fix="remove the directory custom_generate",
+        )
     config = _read(root / "config.json", key)
     if "auto_map" in config and not _is_known(config.get("model_type")):
         raise InputError(

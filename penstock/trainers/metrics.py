@@ -5,6 +5,7 @@ Event files are written with tensorboard's own writer; PyTorch's wrapper does th
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -13,8 +14,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from penstock.errors import StorageError
 from penstock.storage import atomic_file
 
 __all__ = ["FILE", "NOTES", "MetricsLog", "StepMetrics", "add_note"]
@@ -80,7 +82,7 @@ class MetricsLog:
         with atomic_file(path, durable=False) as sink:
             sink.write(b"".join(json.dumps(line).encode() + b"\n" for line in kept))
         shutil.rmtree(directory / "tensorboard", ignore_errors=True)
-        self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._lines = _appending(path)
         self._events = EventFileWriter(str(directory / "tensorboard"), flush_secs=10)
         self.last: Mapping[str, Any] = {}
         """The line of the last step."""
@@ -126,8 +128,25 @@ def add_note(directory: Path, line: str, step: int | None = None) -> None:
         step: The step from which the run resumes, if the note is about that.
     """
     note = {"note": line} if step is None else {"note": line, "step": step}
-    with open(directory / NOTES, "a", encoding="utf-8") as notes:
+    with _appending(directory / NOTES) as notes:
         notes.write(json.dumps(note) + "\n")
+
+
+def _appending(path: Path) -> TextIO:
+    """Open a file to append lines to; a link there could lead to any file of this user's.
+
+    Raises:
+        StorageError: It is a link, or no file.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return open(os.open(path, flags, 0o666), "a", encoding="utf-8")
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise StorageError(
+            "a link or a pipe in the place of a run's file", file=path, fix=f"run `rm {path}`"
+        ) from None
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -79,6 +79,17 @@ def test_a_models_own_code_never_runs_and_nobody_is_asked(
     assert not mark.exists() and not asked
 
 
+@pytest.mark.parametrize("way", everything(Path()))
+def test_code_to_generate_never_runs(model: Path, mark: Path, way: str) -> None:
+    """transformers 4.56 ran it from a local directory, also with ``trust_remote_code=False``."""
+    (model / "custom_generate").mkdir()
+    (model / "custom_generate" / "generate.py").write_text(CODE.format(mark=mark))
+    with pytest.raises(BadInput) as info:
+        everything(model)[way]()
+    assert str(model / "custom_generate" / "generate.py") in str(info.value)
+    assert not mark.exists()
+
+
 def test_a_known_type_is_loaded_by_the_librarys_own_code(model: Path, mark: Path) -> None:
     bring_code(model, mark)
     change(model / "config.json", model_type="llama")

@@ -16,11 +16,15 @@ byte once to find a whole checkpoint, and once more when it is loaded (1.6 GB/s 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import shutil
+import stat
+import tempfile
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +42,8 @@ from penstock.trainers.checkpoints.signing import Signer
 __all__ = ["Committed", "Folder", "record_durably"]
 
 ATTEMPT = ".attempt"
+
+_BLOCK = 2**20
 
 _COMMITTED = re.compile(r"step-(\d{8,})")
 _OURS = re.compile(r"\.(step-\d{8,}|universal)(\.[0-9a-f]+)?\.(tmp|old|damaged)")
@@ -162,7 +168,7 @@ class Folder:
         self.check()
         manifest = SignedManifest.of(files, signer)
         with translate_os_errors(source):
-            with open(source / MANIFEST, "wb") as sink:
+            with open(source / MANIFEST, "xb") as sink:  # never through a link
                 sink.write(manifest.encoded())
                 sink.flush()
                 os.fsync(sink.fileno())
@@ -188,16 +194,42 @@ class Folder:
         return hidden
 
 
-def record_durably(directory: Path, names: Iterable[str]) -> list[FileRecord]:
-    """Fsync files that this process wrote, and return their records."""
+def record_durably(directory: Path, names: Sequence[str]) -> list[FileRecord]:
+    """Fsync files that this process wrote, and return their records, which are to be signed.
+
+    A library has closed each file already. In a directory that others may write, another could lie
+    in its place by now, so that a file must belong to this user: as the file system shows a new
+    file, since it may show all files as another user's.
+
+    Raises:
+        ArtefactError: A file is another user's, or a link.
+    """
+    if not names:  # rank 0 may not have made the directory yet
+        return []
+    with tempfile.TemporaryFile(dir=directory) as probe:
+        own = os.fstat(probe.fileno()).st_uid
     records = []
     for name in names:
-        with (
-            translate_os_errors(directory / name),
-            open(directory / name, "rb") as file,
-        ):
-            os.fsync(file.fileno())
-        records.append(FileRecord.found(directory, name))
+        path = directory / name
+        with translate_os_errors(path):
+            number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(number, "rb") as file:
+                found = os.fstat(number)
+                if found.st_uid != own or not stat.S_ISREG(found.st_mode):
+                    raise ArtefactError(
+                        "is not the file that was written here",
+                        file=path,
+                        expected=f"a file of user {own}",
+                        got=f"one of user {found.st_uid}",
+                        fix="let only this user write to the work directory",
+                    )
+                with contextlib.suppress(PermissionError):  # some file systems have no modes
+                    os.fchmod(number, stat.S_IMODE(found.st_mode) & ~0o022)
+                os.fsync(number)
+                digest = hashlib.sha256()
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        records.append(FileRecord(path=name, bytes=found.st_size, sha256=digest.hexdigest()))
     return records
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from penstock.artefact import FileRecord, canonical
 from penstock.errors import TrainingError
-from penstock.trainers.checkpoints.signing import Signer, key_file
+from penstock.trainers.checkpoints.signing import Signer
 
 __all__ = ["MANIFEST", "SignedManifest"]
 
@@ -91,7 +91,7 @@ class SignedManifest:
         raise TrainingError(
             "this checkpoint may be someone else's, and reading it could run their code",
             file=directory / MANIFEST,
-            expected=f"a signature with the key of {_shown_key_file()}",
+            expected=f"a signature with the key {signer.name} ({signer.source or 'of this run'})",
             got=f"one with the key {self.key!r}" if self.key else "none, as of an older version",
             fix=f"run again with `--trust {directory.parent.parent}` if only people whom you trust "
             f"can write there, or delete {directory.parent} to start from the first step",
@@ -102,10 +102,3 @@ class SignedManifest:
 
     def _content(self) -> bytes:
         return canonical(self._entries())
-
-
-def _shown_key_file() -> str:
-    try:
-        return str(key_file())
-    except RuntimeError:
-        return "this user"

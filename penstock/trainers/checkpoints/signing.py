@@ -52,9 +52,11 @@ class Signer:
     Args:
         key: 32 bytes.
         trusted: Directories whose checkpoints are read with another signature, or without one.
+        source: The file of the key, for errors.
     """
 
-    def __init__(self, key: bytes, trusted: Sequence[Path] = ()) -> None:
+    def __init__(self, key: bytes, trusted: Sequence[Path] = (), source: str = "") -> None:
+        self.source = source
         self._key = key
         self._trusted = tuple(trusted)
 
@@ -68,7 +70,8 @@ class Signer:
             StorageError: Another user could have read or written the key.
         """
         try:
-            return cls(_user_key(key_file()), _trusted.get())
+            path = key_file()
+            return cls(_user_key(path), _trusted.get(), str(path))
         except StorageError:
             raise
         except (OSError, RuntimeError) as error:  # RuntimeError: no home directory

@@ -23,9 +23,11 @@ from penstock.artefact import FileRecord, canonical
 from penstock.errors import ArtefactError, BadInput, StorageError, TrainingError
 from penstock.storage import files_under
 from penstock.trainers.backends.deepspeed import states
+from penstock.trainers.checkpoints.folder import record_durably
 from penstock.trainers.checkpoints.manifest import MANIFEST, SignedManifest
 from penstock.trainers.checkpoints.signing import Signer, key_file, trusting
 from penstock.trainers.checkpoints.verified import VerifiedFiles
+from penstock.trainers.metrics import NOTES, add_note
 from tests.harness.training import Run, Trainings
 
 OURS = Signer(bytes(32))
@@ -217,6 +219,47 @@ def test_files_of_a_conversion_are_what_was_written(tmp_path: Path) -> None:
         with pytest.raises(ArtefactError):
             torch.load(tmp_path / "made", weights_only=False)
     assert [*written] == [str(tmp_path / "made")] and not (tmp_path / "executed").exists()
+
+
+def test_nothing_is_signed_that_another_user_put_there(tmp_path: Path) -> None:
+    """Between the writing of a file by a library and the reading of its sha256."""
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "a").chmod(0o666)
+    (record,) = record_durably(tmp_path, ["a"])
+    assert record == FileRecord.found(tmp_path, "a")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises((OSError, StorageError)):
+        record_durably(tmp_path, ["b"])
+    if os.geteuid():
+        pytest.skip("not run in full: needs root")
+    os.chown(tmp_path / "a", 1, 1)
+    with pytest.raises(ArtefactError) as info:
+        record_durably(tmp_path, ["a"])
+    assert (info.value.file, "of user 1" in (info.value.got or "")) == (str(tmp_path / "a"), True)
+
+
+def test_a_runs_lines_are_never_appended_through_a_link(tmp_path: Path) -> None:
+    """As to a shell's settings of the user who resumes a run."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "profile").write_text("mine\n")
+    notes = tmp_path / "run" / NOTES
+    notes.symlink_to(tmp_path / "profile")
+    with pytest.raises(StorageError) as info:
+        add_note(tmp_path / "run", "x")
+    assert info.value.file == str(notes)
+    notes.unlink()
+    os.mkfifo(notes)
+    with pytest.raises(StorageError):
+        add_note(tmp_path / "run", "x")
+    notes.unlink()
+    add_note(tmp_path / "run", "x")
+    add_note(tmp_path / "run", "y", 3)
+    assert [json.loads(line) for line in notes.read_text().splitlines()] == [
+        {"note": "x"},
+        {"note": "y", "step": 3},
+    ]
+    assert (tmp_path / "profile").read_text() == "mine\n"
 
 
 # -- the key ----------------------------------------------------------------------------------
