@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -19,6 +21,7 @@ from penstock.artefact import Artefact, Workspace
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import ModelShape, Train
 from penstock.recipe_training import Checkpoint
+from penstock.trainers.checkpoints.signing import key_file
 from penstock.trainers.evaluation.evaluator import Evaluation
 from penstock.trainers.run import _lanes, train_all
 from penstock.trainers.spec import RunSpec
@@ -65,6 +68,21 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+def places_of(key: str, *directories: Path) -> list[str]:
+    """Return the files, environments and command lines in which the key is found."""
+    files = [path for one in directories for path in one.rglob("*") if path.is_file()]
+    files += [
+        path for name in ("environ", "cmdline") for path in Path("/proc").glob(f"[0-9]*/{name}")
+    ]
+    found = []
+    for path in files:
+        with contextlib.suppress(OSError):  # a process that has ended
+            content = path.read_bytes()
+            if key.encode() in content or bytes.fromhex(key) in content:
+                found.append(str(path))
+    return found
+
+
 def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> None:
     lines: list[tuple[int, int]] = []
     first, second = train_all(
@@ -90,6 +108,12 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
         "tensorboard",
     }
     assert not list(workspace.root.glob("run/.session-*"))
+    key = key_file().read_text().strip()
+    ray_logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    assert places_of(key, workspace.root, ray_logs) == []
+    (workspace.root / "shown").write_text(f"as here: {key}")
+    assert places_of(key, workspace.root) == [str(workspace.root / "shown")]
+    (workspace.root / "shown").unlink()
     exported = AutoTokenizer.from_pretrained(str(first.model))
     assert (exported.eos_token, exported.eos_token_id) == ("<|endoftext|>", EOS)
 
