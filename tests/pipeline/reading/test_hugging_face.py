@@ -23,7 +23,7 @@ from penstock.recipe_file import parse_recipe
 from tests.harness import ROOT
 from tests.hub import Hub, hub_server
 
-OLD, NEW = "a" * 40, "b" * 40
+OLD, NEW, HOSTILE = "a" * 40, "b" * 40, "c" * 40
 
 READ = """
 import json, sys
@@ -59,8 +59,12 @@ def table(*texts: str) -> bytes:
 
 
 def test_a_dataset_of_the_hub_is_read_at_the_commit_that_is_recorded(tmp_path: Path) -> None:
+    """And no file of this machine, which its README may name."""
+    (tmp_path / "private.parquet").write_bytes(table("private"))
+    header = f"---\nconfigs: [{{config_name: default, data_files: {tmp_path}/*.parquet}}]\n---\n"
     commits = {
         OLD: {"train-0.parquet": table("old"), "README.md": b"# Data\n"},
+        HOSTILE: {"train-0.parquet": table("own"), "README.md": header.encode()},
         NEW: {
             "train-0.parquet": table("new", "newer"),
             "train-1.parquet": table("newest"),
@@ -71,6 +75,7 @@ def test_a_dataset_of_the_hub_is_read_at_the_commit_that_is_recorded(tmp_path: P
     hub = Hub(commits, {"main": NEW, "v1": OLD})
     (tmp_path / "read.py").write_text(READ)
     paths = ["hf:own/data", "hf:own/data@v1", f"hf:own/data@{OLD}", "hf:own/data@gone", "hf:no/x"]
+    paths.append(f"hf:own/data@{HOSTILE}")
     with hub_server(hub) as address:
         done = subprocess.run(
             [sys.executable, "read.py", str(tmp_path), *paths],
@@ -86,7 +91,7 @@ def test_a_dataset_of_the_hub_is_read_at_the_commit_that_is_recorded(tmp_path: P
             text=True,
             check=True,
         )
-    main, tag, commit, gone, unknown = map(json.loads, done.stdout.splitlines())
+    main, tag, commit, gone, unknown, hostile = map(json.loads, done.stdout.splitlines())
     assert (main[0], main[2]) == (NEW, ["new", "newer", "newest"])
     assert (tag[0], tag[2]) == (OLD, ["old"])
     assert tag == commit
@@ -94,9 +99,10 @@ def test_a_dataset_of_the_hub_is_read_at_the_commit_that_is_recorded(tmp_path: P
     assert tag[3] == []
     assert main[1] != tag[1]
     assert (gone, unknown) == (["hf:own/data", None, []], ["hf:no/x", None, []])
+    assert hostile == ["hf:own/data", None, []]
     # Only the data of commits is read, never that of a branch, which may move meanwhile.
     reads = [line for line in hub.requests if "/resolve/" in line]
-    assert all(OLD in line or NEW in line for line in reads)
+    assert all(any(own in line for own in commits) for line in reads)
     assert sum(f"GET /datasets/own/data/resolve/{NEW}/train-1.parquet" in line for line in reads)
 
 
