@@ -19,7 +19,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from penstock.storage import AnyPath, sha256_file, store_of, translate_os_errors
+from penstock.errors import InputError
+from penstock.storage import AnyPath, FileVersion, sha256_file, store_of, translate_os_errors
 from penstock.temporary import check_own_directory, open_lock, private_directory
 
 __all__ = ["directory", "local_file", "local_tree", "made_tree", "staging"]
@@ -47,15 +48,17 @@ def directory() -> Path:
     return root
 
 
-def local_file(where: AnyPath, sha256: str | None = None) -> Path:
+def local_file(where: AnyPath, sha256: str | None = None, version: FileVersion = ()) -> Path:
     """Return a local path of a file: its own, or that of its copy on this node.
 
     Args:
         where: The file.
         sha256: Of its bytes, if known; else the copy is named by the size and version of the file.
+        version: The version that a file of a store must have, if known.
 
     Raises:
         FileNotFoundError: There is no such file.
+        InputError: It changed while it was copied, or has another version.
     """
     store = store_of(where)
     here = store.local(where)
@@ -67,12 +70,18 @@ def local_file(where: AnyPath, sha256: str | None = None) -> Path:
             lambda target: store.copy(where, target),
             lambda copy: sha256_file(copy) == sha256,
         )
-    version = store.version(where)
-    if not version:
+    found = version or store.version(where)
+    if not found:
         raise FileNotFoundError(str(where))
-    key = hashlib.sha256("\n".join(map(str, (where, *version))).encode()).hexdigest()
+
+    def fetch(tree: Path) -> None:
+        store.copy(where, tree / where.name)
+        if store.version(where) != found:  # else the copy would be under a false name for good
+            raise InputError("changed while it was read", file=where, fix="run again")
+
+    key = hashlib.sha256("\n".join(map(str, (where, *found))).encode()).hexdigest()
     # Under its own name, whose suffix may select the reader.
-    return _entry(f"tree-{key}", lambda tree: store.copy(where, tree / where.name)) / where.name
+    return _entry(f"tree-{key}", fetch) / where.name
 
 
 def local_tree(where: AnyPath, names: list[tuple[str, str]], key: str) -> Path:

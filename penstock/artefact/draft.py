@@ -57,6 +57,9 @@ class Draft:
         self.path = path
         self._header = header
         self._lease = lease
+        self.checks: list[Callable[[], object]] = []
+        """Called before a part is recorded and before the manifest is written: each raises where a
+        file that the artefact is named by has changed."""
         self._requests = store_of(path).requests
         self._known: dict[str, bytes] | None = None
         self._earlier: set[str] = set()
@@ -175,6 +178,8 @@ class Draft:
         Raises:
             LeaseError: Another driver took the work directory over.
         """
+        for check in self.checks:
+            check()
         content = canonical([asdict(item) for item in files])
         known = self._records().get(part)
         if known is not None:  # its first commit may still be under way
@@ -229,6 +234,8 @@ class Draft:
             LeaseError: Another driver took the work directory over, or published a growing artefact
                 at the same time.
         """
+        for check in self.checks:
+            check()
         self.settle()
         files = self.files(parts)
         own = {"files": [asdict(item) for item in files], "facts": dict(facts)}

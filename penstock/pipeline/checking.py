@@ -12,6 +12,7 @@ trainer, compare the bytes there, too.
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from penstock.artefact import Artefact, FileRecord
+from penstock.artefact import Artefact, FileRecord, canonical
 from penstock.errors import ArtefactError, InputError, PenstockError, ScoringError
 from penstock.pipeline.runner import Runner
 from penstock.storage import (
@@ -31,6 +32,7 @@ __all__ = [
     "RecordTally",
     "call_plugin",
     "check_files",
+    "check_identity",
     "check_sources",
     "check_sum",
     "largest_sources",
@@ -90,6 +92,42 @@ def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
             key=key, file=at, expected=expected, got=f"an array of shape {scores.shape}"
         )
     return scores
+
+
+def check_identity(before: Any, now: Any, key: str) -> None:
+    """Check that the files which an artefact is named by are as they were when it was named.
+
+    They are read after they were hashed: a model's directory by each worker that scores. So what
+    names an artefact is computed again before it is published.
+
+    Args:
+        before: What it was named by, as JSON has it.
+        now: The same, computed again.
+        key: The recipe key that names the files.
+
+    Raises:
+        InputError: A hash differs; the message names the parameter, or the file of a directory.
+    """
+    before, now = (json.loads(canonical(value)) for value in (before, now))
+    if before != now:
+        names = _differing(before, now) or ["the file"]
+        raise InputError(
+            f"changed since its bytes were hashed ({'.'.join(names)})",
+            key=key,
+            file=names[-1],
+            fix="leave the files of a run as they are, and run again",
+        )
+
+
+def _differing(before: Any, now: Any) -> list[str]:
+    """Return the keys that lead to the first value that differs; none where all are equal."""
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                return [name, *_differing(before.get(name, ""), now.get(name, ""))]
+    return []
 
 
 def check_sum(place: str, whole: tuple[str, int], parts: Mapping[str, int]) -> None:

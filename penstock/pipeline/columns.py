@@ -8,6 +8,7 @@ cut reads columns alone, so cutting again at another budget reads no text.
 
 from __future__ import annotations
 
+import copy
 import graphlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ import numpy as np
 from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.display import numbered
 from penstock.errors import SelectorError
-from penstock.pipeline.checking import call_plugin, check_sum, scores_of
+from penstock.pipeline.checking import call_plugin, check_identity, check_sum, scores_of
 from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
@@ -146,8 +147,13 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     found = models.workspace.find("columns", fingerprint("columns", VERSION, config, inputs))
     if found:
         return found
+    key, before = f"select.{column.name}", model.manifest["config"]["identity"]
+    unfitted = copy.deepcopy(column.selector)
     models.load(column, model)
-    return models.workspace.draft("columns", VERSION, config, inputs)
+    draft = models.workspace.draft("columns", VERSION, config, inputs)
+    # Workers read the files of its parameters when they score.
+    draft.checks.append(lambda: check_identity(before, unfitted.identity(), key))
+    return draft
 
 
 def _publish(draft: Draft, parts: Sequence[str], pool: Pool) -> Artefact:

@@ -35,7 +35,7 @@ from penstock.pipeline.cleaning.quarantine import FirstError, Quarantine, first_
 from penstock.pipeline.reading.batches import ParsedBatch
 from penstock.pipeline.reading.finding import FoundInputs, find_inputs
 from penstock.pipeline.reading.hugging_face import unread_splits
-from penstock.pipeline.reading.inputs import Input, hash_inputs
+from penstock.pipeline.reading.inputs import Input, hash_inputs, unchanged
 from penstock.pipeline.reading.left_out import LeftOut, describe
 from penstock.pipeline.reading.readers import reader_of
 from penstock.pipeline.reading.records import Bad, Extent, refused
@@ -45,7 +45,7 @@ from penstock.pipeline.repeated_ids import count_repeated_ids
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import GIVEN, UNIT_BYTES, UnitWriter
 from penstock.recipe import CorpusSource, Recipe
-from penstock.storage import AnyPath, atomic_file, store_of
+from penstock.storage import AnyPath, atomic_file
 from penstock.text_hashes import name_texts
 
 __all__ = [
@@ -256,11 +256,6 @@ def _columns(documents: pa.RecordBatch, number: int, add: int) -> pa.RecordBatch
     return pa.RecordBatch.from_arrays(columns, schema=GIVEN)
 
 
-def _check_unchanged(item: Input) -> None:
-    if store_of(item.path).version(item.path) != item.stamp:
-        raise InputError("changed since its bytes were hashed", file=item.path, fix="run again")
-
-
 # -- writing ----------------------------------------------------------------------------------
 
 
@@ -278,18 +273,17 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
             without = dict.fromkeys(_LABELS, 0)
             # Lines of a span are counted from its beginning, unless it begins the file.
             add = 0 if piece.span.counted else before[piece.input]
-            _check_unchanged(piece.item)
-            for batch in piece.batches(stage.cap, extent):
-                noun = extent.noun or piece.reader.noun
-                documents, bad = _readable(batch, piece, noun, stage.limit)
-                tally.read += len(documents) + len(bad)
-                for label in without:
-                    without[label] += documents[label].null_count
-                for record in bad:
-                    quarantine.add(piece.item.label, piece.input, record)
-                units.write(_columns(documents, piece.input, add))
-                check_sources(units.sources, str(piece.item.spec.source), piece.item.path)
-            _check_unchanged(piece.item)
+            with unchanged(piece.item):
+                for batch in piece.batches(stage.cap, extent):
+                    noun = extent.noun or piece.reader.noun
+                    documents, bad = _readable(batch, piece, noun, stage.limit)
+                    tally.read += len(documents) + len(bad)
+                    for label in without:
+                        without[label] += documents[label].null_count
+                    for record in bad:
+                        quarantine.add(piece.item.label, piece.input, record)
+                    units.write(_columns(documents, piece.input, add))
+                    check_sources(units.sources, str(piece.item.spec.source), piece.item.path)
             before[piece.input] += extent.lines
             inputs.append(
                 {

@@ -138,6 +138,13 @@ def make_tokenizer(
 
     def write(draft: Draft) -> FileRecord:
         definition = settings.load(pool, runner)
+        if settings.path is not None and settings.config() != config:
+            raise InputError(
+                "changed since its bytes were hashed",
+                key="tokenizer",
+                file=settings.path,
+                fix="run again",
+            )
         end = end_of_text(definition, settings.declared)
         definition = definition.flag({end, *settings.declared.control})
         of_texts = text_settings(definition, ends=[end])
@@ -163,10 +170,11 @@ def make_tokenizer(
         (record,) = draft.done("tokenizer") or ()
         return draft.publish(["tokenizer"], record.facts)
 
+    config = settings.config()
     return workspace.make(
         "tokenizer",
         3,
-        settings.config(),
+        config,
         {"pool": pool.fingerprint, "seed": settings.seed},
         work,
     )

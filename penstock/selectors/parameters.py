@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from penstock.errors import PenstockError, SelectorError, did_you_mean
-from penstock.storage import sha256_file
+from penstock.storage import sha256_unless_known
 
 __all__ = [
     "Algorithm",
@@ -92,7 +92,7 @@ def _existing(path: str) -> str:
 
 
 def _hash_file(path: str) -> str:
-    return sha256_file(Path(path))
+    return sha256_unless_known(Path(path))
 
 
 def _hash_contents(name: str) -> Any:

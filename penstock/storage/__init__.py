@@ -36,6 +36,7 @@ from penstock.storage.files import (
     read_file,
     replace_file,
     sha256_file,
+    sha256_unless_known,
     sizes_under,
     store_of,
     translate_os_errors,
@@ -45,6 +46,7 @@ from penstock.storage.local import (
     make_directory,
     remove_empty_directories,
     sync_directory,
+    version_of_status,
 )
 from penstock.storage.store import (
     DANGLING,
@@ -53,6 +55,7 @@ from penstock.storage.store import (
     SPECIAL,
     AnyPath,
     Child,
+    FileVersion,
     Sink,
     is_uri,
     real_path,
@@ -65,6 +68,7 @@ __all__ = [
     "SPECIAL",
     "AnyPath",
     "Child",
+    "FileVersion",
     "LineLog",
     "Sink",
     "Store",
@@ -89,8 +93,10 @@ __all__ = [
     "remove_empty_directories",
     "replace_file",
     "sha256_file",
+    "sha256_unless_known",
     "sizes_under",
     "store_of",
     "sync_directory",
     "translate_os_errors",
+    "version_of_status",
 ]

@@ -28,7 +28,7 @@ from penstock.errors import StorageError
 from penstock.redaction import mask_addresses
 from penstock.storage.local import LocalStore, link_file, make_directory
 from penstock.storage.remote import RemoteStore
-from penstock.storage.store import AnyPath, Child, Sink, is_temporary_os_error, is_uri
+from penstock.storage.store import AnyPath, Child, FileVersion, Sink, is_temporary_os_error, is_uri
 
 __all__ = [
     "LineLog",
@@ -50,6 +50,7 @@ __all__ = [
     "read_file",
     "replace_file",
     "sha256_file",
+    "sha256_unless_known",
     "sizes_under",
     "store_of",
     "translate_os_errors",
@@ -245,6 +246,20 @@ def sha256_file(path: AnyPath) -> str:
         while chunk := source.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+_hashed: dict[tuple[str, FileVersion], str] = {}
+
+
+def sha256_unless_known(path: AnyPath) -> str:
+    """Return the sha256 of a file, which this process computes once for each of its versions."""
+    version = store_of(path).version(path)
+    if not version:
+        return sha256_file(path)
+    key = str(path), version
+    if key not in _hashed:
+        _hashed[key] = sha256_file(path)
+    return _hashed[key]
 
 
 def translate_os_errors(path: AnyPath) -> AbstractContextManager[None]:

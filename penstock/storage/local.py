@@ -36,6 +36,7 @@ __all__ = [
     "make_directory",
     "remove_empty_directories",
     "sync_directory",
+    "version_of_status",
 ]
 
 
@@ -149,14 +150,15 @@ class LocalStore:
         return "file" if path.is_file() else "directory" if path.is_dir() else None
 
     def version(self, path: AnyPath) -> FileVersion:
-        """Return size and times of modification and change; a copy may keep the first time."""
+        """Return size, times of modification and change, and inode.
+
+        A copy may keep the first time; the second may be equal of files that are written within a
+        few milliseconds.
+        """
         try:
-            status = os.stat(str(path))
+            return version_of_status(os.stat(str(path)))
         except FileNotFoundError:
             return ()
-        if not stat.S_ISREG(status.st_mode):
-            return ()
-        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def delete(self, path: AnyPath) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -176,6 +178,13 @@ class LocalStore:
 
     def is_temporary(self, error: BaseException) -> bool:
         return False
+
+
+def version_of_status(status: os.stat_result) -> FileVersion:
+    """Return the version of a file by its status, as :meth:`LocalStore.version`."""
+    if not stat.S_ISREG(status.st_mode):
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _lock(file: Any, path: AnyPath) -> None:

@@ -172,9 +172,12 @@ class RemoteStore:
         try:
             with self._request(path) as (files, name):
                 files.invalidate_cache(name)
-                info = files.info(name)
+                return self.version_of(files.info(name))
         except FileNotFoundError:
             return ()
+
+    def version_of(self, info: Mapping[str, Any]) -> FileVersion:
+        """Return the version of a file that fsspec describes, as :meth:`version`."""
         tags = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime"))
         version = next((str(tag) for tag in tags if tag), "")
         return (int(info["size"]), version) if info["type"] == "file" else ()

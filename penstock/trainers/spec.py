@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.artefact import Artefact, Draft, Workspace, canonical, fingerprint
 from penstock.display import html_table, text_table
+from penstock.errors import InputError
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
@@ -64,6 +65,22 @@ class RunSpec:
             shards = Artefact.open(self.shards)
             (record,) = shards.named("tokenizer/tokenizer.json")
             check_tokenizer(self.train.model.hf, shards.verified(record))
+
+    def check_model(self) -> None:
+        """Check that the model to continue from is the one that the run is named by.
+
+        Raises:
+            InputError: A file of it was changed, added or deleted since it was hashed.
+        """
+        before, now = self._inputs["model"], _model_files(self.train)
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                raise InputError(
+                    "changed since its bytes were hashed",
+                    key="train.model.hf",
+                    file=name,
+                    fix="leave the model as it is while it is read, and run again",
+                )
 
     def find(self, workspace: Workspace) -> RunResult | None:
         """Return the finished run, or None."""

@@ -62,6 +62,7 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group, signer: Signer) -
             "seconds": round(time.perf_counter() - began, 3),
         }
         checkpoints.folder.check()
+        spec.check_model()
         _commit(draft, facts, evaluator.files)
 
 

@@ -7,6 +7,7 @@
     saved_datasets.py  the files of a dataset that `datasets` wrote
     left_out.py    names that are met and not read, by kind, in few words
     inputs.py      Input: a file and how to read it; hash_inputs: a hash of its bytes
+    unchanged.py   HashedFile: a file is read as it was hashed, or refused
     splits.py      Split, InputPiece: parts of files, each the work of a task
     streams.py     decompressed bytes; a stream cut into files of lines
     frames.py      the frames of a zstd file

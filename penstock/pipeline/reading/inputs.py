@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace, canonical
 from penstock.display import printable
-from penstock.errors import UnmadeError
+from penstock.errors import InputError, UnmadeError
 from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.hugging_face import dataset_files, pinned
 from penstock.pipeline.reading.streams import readable
+from penstock.pipeline.reading.unchanged import BLOCK_BYTES, HashedFile, as_hashed, hash_blocks
 from penstock.pipeline.runner import Runner
 from penstock.recipe import CorpusSource
 from penstock.storage import (
@@ -30,7 +32,7 @@ from penstock.storage import (
     store_of,
 )
 
-__all__ = ["Input", "hash_inputs", "stored_hashes", "with_hub_hash"]
+__all__ = ["Input", "hash_inputs", "stored_hashes", "unchanged", "with_hub_hash"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,8 @@ class Input:
     """The hash of its bytes: 64 hexadecimal digits."""
     name: str = ""
     """Its path from the recipe's directory on, in valid Unicode: distinguishes it from others."""
-    stamp: tuple[int | str, ...] = ()
-    """Size and version of a plain file when it was hashed; empty for a dataset."""
+    files: tuple[HashedFile, ...] = ()
+    """Its files as they were hashed; none of a dataset on the hub, which is read at a commit."""
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -69,19 +71,14 @@ class Input:
     @property
     def size(self) -> int:
         """Bytes of a plain file; 0 for a dataset."""
-        return int(self.stamp[0]) if self.stamp else 0
+        return int(self.files[0].version[0]) if self.files and not self.is_dataset else 0
 
 
 _CACHE_VERSION = 2
 """Version of ``inputs.json``; a file of another version is ignored."""
 
-_BLOCK_BYTES = 256 << 20
-"""Bytes of a block; the hash of a file depends on it."""
-
 _TASK_BYTES = 32 << 20
 """Bytes of small files that one task hashes."""
-
-_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,37 +110,69 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
     ]
     cache = workspace.root / "inputs.json"
     known = _read_cache(cache)
-    stamps = [store_of(item.path).version(item.path) for item in inputs]
-    digests: dict[int, str] = {}
-    fresh: dict[int, list[tuple[str, AnyPath]]] = {}
+    parts = [_parts(item) for item in inputs]
+    # Before they are hashed: a change while they are is found when they are read.
+    versions = [[store_of(path).version(path) for _, path in own] for own in parts]
+    digests: dict[int, list[str]] = {}
+    fresh: list[int] = []
     for index, item in enumerate(inputs):
         *then, digest = known.get(str(item.path), [None])
-        if stamps[index] and tuple(then) == stamps[index]:
-            digests[index] = digest
-        elif workspace.read_only and stamps[index]:
+        if item.is_dataset:
+            fresh.append(index)
+        elif versions[index][0] and tuple(then) == versions[index][0]:
+            digests[index] = [digest]
+        elif workspace.read_only and versions[index][0]:
             raise UnmadeError(
                 f"not read into {workspace.root} as it is now",
                 file=item.path,
                 fix="run `penstock curate RECIPE`",
             )
         else:
-            fresh[index] = _parts(item)
-    hashes = _hash_files([path for parts in fresh.values() for _, path in parts], runner)
-    for index, parts in fresh.items():
-        digests[index] = _combine(inputs[index], [(name, hashes[path]) for name, path in parts])
-        if stamps[index]:
-            known[str(inputs[index].path)] = [*stamps[index], digests[index]]
+            fresh.append(index)
+    hashes = _hash_files([path for index in fresh for _, path in parts[index]], runner)
+    for index in fresh:
+        digests[index] = [hashes[path] for _, path in parts[index]]
+        if not inputs[index].is_dataset and versions[index][0]:
+            known[str(inputs[index].path)] = [*versions[index][0], *digests[index]]
     if fresh and not workspace.read_only:
         with atomic_file(cache) as sink:
             # In ASCII, which keeps names that are not UTF-8.
             sink.write(json.dumps({"version": _CACHE_VERSION, "files": known}).encode())
-    return sorted(
-        [
-            replace(item, digest=digests[index], stamp=stamps[index])
-            for index, item in enumerate(inputs)
-        ],
-        key=lambda item: item.key,
-    )
+    made = []
+    for index, item in enumerate(inputs):
+        files = tuple(
+            HashedFile(name=name, path=path, version=version, digest=digest)
+            for (name, path), version, digest in zip(parts[index], versions[index], digests[index])
+        )
+        digest = _combine(item, [(file.name, file.digest) for file in files])
+        made.append(replace(item, digest=digest, files=files))
+    return sorted(made, key=lambda item: item.key)
+
+
+@contextmanager
+def unchanged(item: Input) -> Iterator[None]:
+    """Check that the files of an input are those that were hashed, before and after the block.
+
+    Raises:
+        InputError: One was changed, or a dataset has a file more or less.
+    """
+    with as_hashed(item.files):
+        _check_names(item)
+        yield
+    _check_names(item)
+
+
+def _check_names(item: Input) -> None:
+    if item.is_dataset and item.files:
+        there = {name: path for name, path in dataset_files(Path(str(item.path)))}
+        if others := there.keys() ^ {file.name for file in item.files}:
+            first = min(others)
+            raise InputError(
+                "added" if first in there else "gone",
+                file=item.path / first,
+                expected="the files of the dataset as they were hashed",
+                fix="run again",
+            )
 
 
 def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
@@ -187,9 +216,9 @@ def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:
 def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
     sizes = {path: path.stat().st_size for path in paths}
     blocks = [
-        _Block(path, start, min(start + _BLOCK_BYTES, size))
+        _Block(path, start, min(start + BLOCK_BYTES, size))
         for path, size in sizes.items()
-        for start in range(0, max(1, size), _BLOCK_BYTES)
+        for start in range(0, max(1, size), BLOCK_BYTES)
     ]
     # Small files share a task: a task for each would mostly be overhead.
     items = list(packed(blocks, lambda block: block.end - block.start, _TASK_BYTES))
@@ -204,12 +233,6 @@ def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
 def _digests(blocks: list[_Block], _: object) -> list[str]:
     digests = []
     for block in blocks:
-        digest = hashlib.sha256()
-        with readable(block.path, "file"), block.path.open("rb") as file:
-            file.seek(block.start)
-            left = block.end - block.start
-            while left and (chunk := file.read(min(left, _CHUNK))):
-                digest.update(chunk)
-                left -= len(chunk)
-        digests.append(digest.hexdigest())
+        with readable(block.path, "file"):
+            digests.append(hash_blocks(block.path, block.start, block.end))
     return digests

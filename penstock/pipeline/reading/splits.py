@@ -7,6 +7,7 @@ requested size, never on workers, paths or the order of the recipe.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.arrays import Content, content_of
 from penstock.pipeline.reading.batches import Batches
 from penstock.pipeline.reading.frames import Frame, frames_of
-from penstock.pipeline.reading.inputs import Input
+from penstock.pipeline.reading.inputs import Input, unchanged
 from penstock.pipeline.reading.readers import Reader, is_plain_text, read_batches, reader_of
 from penstock.pipeline.reading.records import Extent, Span, gathered
 from penstock.pipeline.reading.streams import EXPANSION, blocks, compression_of, cut_out
@@ -180,10 +181,11 @@ def _inspect(wanted: _Inspection, _: object) -> list[Span]:
     except FileNotFoundError:
         pass
     reader = reader_of(wanted.item.path, wanted.item.spec)
-    if reader and reader.spans:
-        spans = reader.spans(wanted.item.path, wanted.item.spec, wanted.size)
-    else:
-        spans = _divide_lines(wanted, reader is not None and reader.arrays)
+    with unchanged(wanted.item):
+        if reader and reader.spans:
+            spans = reader.spans(wanted.item.path, wanted.item.spec, wanted.size)
+        else:
+            spans = _divide_lines(wanted, reader is not None and reader.arrays)
     with atomic_file(cache) as sink:
         sink.write(canonical([asdict(span) for span in spans]))
     return spans
@@ -209,7 +211,9 @@ def _divide_lines(wanted: _Inspection, arrays: bool) -> list[Span]:
             return [replace(span, start=0, counted=True) for span in spans[:1]] + spans[1:]
     elif item.size <= _LARGE * size:
         return [Span(size=item.size * (EXPANSION if compression else 1))]
-    name = f"scratch/pieces/{wanted.number:05d}"
+    # A piece of an earlier attempt is used again; it must not be of a file that was changed since.
+    version = hashlib.sha256(canonical([file.version for file in item.files])).hexdigest()[:12]
+    name = f"scratch/pieces/{wanted.number:05d}-{version}"
     spans = cut_out(item.path, content.blocks, wanted.draft, name, size)
     return [replace(span, elements=content.elements) for span in spans]
 

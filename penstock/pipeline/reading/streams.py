@@ -10,9 +10,8 @@ quarter of its size) while the corpus is made, and one pass at the speed of one 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -21,11 +20,13 @@ from penstock.errors import InputError
 from penstock.pipeline.reading.frames import MAGIC, SKIPPABLE, explain_zstd
 from penstock.pipeline.reading.gunzip import gunzip
 from penstock.pipeline.reading.records import Span
+from penstock.pipeline.reading.unchanged import check_open, open_local
 from penstock.storage import (
     AnyPath,
     atomic_file,
     store_of,
 )
+from penstock.storage.remote import RemoteStore
 
 __all__ = [
     "EXPANSION",
@@ -63,10 +64,14 @@ def compression_of(where: AnyPath | PurePath) -> str | None:
 
 def open_bytes(where: AnyPath) -> pa.NativeFile:
     """Open a file for Arrow, which reads ranges of it."""
-    here = store_of(where).local(where)
-    return (
-        pa.PythonFile(where.open("rb"), mode="r") if here is None else pa.OSFile(os.fsencode(here))
-    )
+    store = store_of(where)
+    if isinstance(store, RemoteStore):
+        file = where.open("rb")
+        check_open(where, file, store)
+        return pa.PythonFile(file, mode="r")
+    assert isinstance(where, Path)
+    with open_local(where) as name:
+        return pa.OSFile(name)
 
 
 def blocks(where: AnyPath, start: int = 0, end: int | None = None) -> Iterator[bytes]:

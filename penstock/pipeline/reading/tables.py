@@ -7,8 +7,10 @@ or batch is at least one span, however large it is.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +37,7 @@ from penstock.pipeline.reading.records import (
 )
 from penstock.pipeline.reading.row_sizes import row_sizes, slices_of
 from penstock.pipeline.reading.streams import open_bytes, readable
+from penstock.pipeline.reading.unchanged import expected_version, open_local
 from penstock.pipeline.reading.values import bytes_of, check_names, rows_of
 from penstock.recipe import CorpusSource
 from penstock.storage import (
@@ -129,7 +132,11 @@ def arrow(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Exte
 @contextmanager
 def _arrow_file(where: AnyPath, spec: CorpusSource) -> Iterator[ArrowReader]:
     """Map a file; a remote file is fetched first."""
-    with readable(where, "Arrow file"), open_arrow(local_file(where)) as file:
+    with (
+        readable(where, "Arrow file"),
+        open_local(local_file(where, version=expected_version(where))) as name,
+        open_arrow(Path(os.fsdecode(name))) as file,
+    ):
         _check_schema(where, spec, file.schema)
         yield file
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 from penstock import extras, node_cache
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.columnar import read_batch
-from penstock.pipeline.checking import call_plugin, check_sum
+from penstock.pipeline.checking import call_plugin, check_identity, check_sum
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.samples import FIT, sample_documents
@@ -108,15 +108,15 @@ class Models:
             fitted.save(state)
             return facts
 
+        identity = dict(selector.identity())
+
         def fit(state: Path) -> Mapping[str, Any]:
-            return call_plugin(f"select.{column.name}", None, fit_and_save, state)
+            facts = call_plugin(f"select.{column.name}", None, fit_and_save, state)
+            check_identity(identity, selector.identity(), f"select.{column.name}")
+            return facts
 
         return self._made(
-            {
-                "identity": dict(selector.identity()),
-                "version": selector.version,
-                "seed": self.seed,
-            },
+            {"identity": identity, "version": selector.version, "seed": self.seed},
             list(column.target.hashes),
             fit,
         )
@@ -134,9 +134,11 @@ class Models:
                 vocabulary=self.vocabulary,
             )
             encoder.save(state)
+            check_identity(contents, contents_of(name), f"encoder {name}")
             return {"encoder": encoder.name}
 
-        config = {"encoder": contents_of(name), "version": _ENCODER, "seed": self.seed}
+        contents = contents_of(name)
+        config = {"encoder": contents, "version": _ENCODER, "seed": self.seed}
         # Labels are no part of a sample's texts, and only a distilled encoder reads a sample.
         inputs = {"sample": self.pool.sampled if name == DISTILLED else None}
         return self._make("model", _VERSION, config, inputs, fit)
@@ -148,6 +150,7 @@ class Models:
         def encode(directory: Path) -> None:
             self.progress(f"encoding the vocabulary of {teacher.name}, once for this machine")
             encode_vocabulary(teacher, spread=spread).save(directory)
+            check_identity(identity, vocabulary_identity(teacher), teacher.name)
 
         identity = vocabulary_identity(teacher)
         if identity is None:
@@ -249,6 +252,8 @@ def make_embeddings(name: str, models: Models) -> Artefact:
 
     def work(draft: Draft) -> Artefact:
         units = {unit.name: unit for unit in models.pool.units}
+        before = encoder.manifest["config"]["encoder"]  # its files are read by each worker
+        draft.checks.append(lambda: check_identity(before, contents_of(name), f"encoder {name}"))
         if any(draft.done(part) is None for part in units):
             loaded = models.load_encoder(name)
             state, needs = (loaded, draft.path), loaded.resources

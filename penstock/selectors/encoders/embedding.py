@@ -32,7 +32,7 @@ from penstock.selectors.encoders.hidden import HiddenEncoder
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.encoders.sentence import SentenceEncoder, locate
 from penstock.selectors.encoders.static import StaticEncoder
-from penstock.storage import sha256_file
+from penstock.storage import sha256_unless_known
 
 __all__ = [
     "CHARACTERS",
@@ -93,7 +93,7 @@ def contents_of(name: str) -> str | dict[str, str]:
     if not root.is_dir():
         return name
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    found = {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    found = {path.relative_to(root).as_posix(): sha256_unless_known(path) for path in files}
     suffix = name.removeprefix(EncoderName.of(name).base)
     return {**found, "@": suffix} if suffix else found
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, PrivateAttr
 from penstock.errors import InputError, SelectorError
 from penstock.selectors.parameters import Algorithm, Located
 from penstock.selectors.rewriting.base import Sampling
-from penstock.storage import sha256_file
+from penstock.storage import sha256_unless_known
 from penstock.tokenization.definition import Definition
 
 __all__ = ["PromptRewriter", "TokenCounter", "refuses", "without_opener"]
@@ -95,7 +95,7 @@ def _check(tokenizer: str) -> str:
 TokenizerPath = Annotated[
     str,
     AfterValidator(_check),
-    Located(lambda tokenizer: sha256_file(tokenizer_file(tokenizer))),
+    Located(lambda tokenizer: sha256_unless_known(tokenizer_file(tokenizer))),
 ]
 """A ``tokenizer.json``, or a directory that holds one."""
 
