@@ -14,6 +14,7 @@ that changes what counts is conditional in the store itself:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections import deque
@@ -39,7 +40,7 @@ from penstock.storage import (
     store_of,
 )
 
-__all__ = ["Draft", "part_of", "recorded_files", "sweep"]
+__all__ = ["Draft", "sweep_finished"]
 
 Item = TypeVar("Item")
 
@@ -111,7 +112,7 @@ class Draft:
         after the file was deleted as a leftover.
         """
         content = self._records().get(part)
-        files = None if content is None else recorded_files(content, self._record_path(part))
+        files = None if content is None else _recorded_files(content, self._record_path(part))
         if files is None or part not in self._earlier:
             return files
         return files if all(file.path in self._there for file in files) else None
@@ -254,8 +255,15 @@ class Draft:
         return made
 
     def _check(self) -> None:
-        if self._lease is not None:
-            self._lease.check()
+        try:
+            if self._lease is not None:
+                self._lease.check()
+        except LeaseError:
+            # Another driver may have finished the artefact; what this one wrote since is left over.
+            if _read_if_there(self.path / "manifest.json") is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    sweep_finished(Artefact.open(self.path), files_under(self.path))
+            raise
 
     def _sweep(
         self, made: Artefact, there: Sequence[str], parts: Iterable[str], growing: bool
@@ -263,22 +271,22 @@ class Draft:
         """Delete the files in ``there`` that neither the manifest nor a record to keep names."""
         named = {item.path for item in made.files}
         if not growing:
-            sweep(self.path, there, named, set(parts))
+            _sweep_files(self.path, there, named, set(parts))
             remove_empty_directories(self.path)
             return
         # A suspended driver may have recorded a part since; the next driver will find it.
-        recorded = {part for part in map(part_of, there) if part is not None}
+        recorded = {part for part in map(_part_of, there) if part is not None}
         for part in recorded - self._records().keys():
             path = self._record_path(part)
-            named.update(item.path for item in recorded_files(read_file(path), path))
+            named.update(item.path for item in _recorded_files(read_file(path), path))
         named.update(item.path for item in self.files(parts))
-        sweep(self.path, there, named, recorded)
+        _sweep_files(self.path, there, named, recorded)
 
     def _records(self) -> dict[str, bytes]:
         """Return the content of each record by part, read once: only this driver adds to it."""
         if self._known is None:
             self._there = set(files_under(self.path))
-            parts = sorted(part for part in map(part_of, self._there) if part)
+            parts = sorted(part for part in map(_part_of, self._there) if part)
             with ThreadPoolExecutor(self._requests) as pool:
                 contents = pool.map(lambda part: _read_if_there(self._record_path(part)), parts)
                 # One that is gone was scratch of an artefact that another driver has finished.
@@ -290,14 +298,14 @@ class Draft:
         return self.path / "records" / f"{part}.json"
 
 
-def part_of(name: str) -> str | None:
+def _part_of(name: str) -> str | None:
     """Return the part that a file of an artefact is the record of; None of other files."""
     if name.startswith("records/") and name.endswith(".json"):
         return name.removeprefix("records/").removesuffix(".json")
     return None
 
 
-def sweep(path: AnyPath, there: Iterable[str], named: set[str], parts: set[str]) -> None:
+def _sweep_files(path: AnyPath, there: Iterable[str], named: set[str], parts: set[str]) -> None:
     """Delete files of an artefact: records of other than ``parts``, then files without a name.
 
     Args:
@@ -306,10 +314,32 @@ def sweep(path: AnyPath, there: Iterable[str], named: set[str], parts: set[str])
         named: Data files to keep.
         parts: Parts whose records are kept.
     """
-    records = {name: part for name in there if (part := part_of(name)) is not None}
+    records = {name: part for name in there if (part := _part_of(name)) is not None}
     delete_files(path / name for name, part in records.items() if part not in parts)
     keep = {*named, *records, "manifest.json"}
     delete_files(path / name for name in there if name not in keep)
+
+
+def sweep_finished(artefact: Artefact, there: Iterable[str]) -> None:
+    """Delete the leftovers of a finished artefact; one that grows may have parts to come.
+
+    Args:
+        artefact: The artefact.
+        there: Names of its files.
+    """
+    there = set(there)
+    named = {record.path for record in artefact.files}
+    records = {name: part for name in there if (part := _part_of(name)) is not None}
+    # Records are deleted first, so that without other files there are none to delete.
+    if artefact.manifest.get("growing") or not there - named - records.keys() - {"manifest.json"}:
+        return
+    kept = set()
+    for name, part in records.items():
+        path = artefact.path / name
+        if named.issuperset(item.path for item in _recorded_files(read_file(path), path)):
+            kept.add(part)
+    _sweep_files(artefact.path, there, named, kept)
+    remove_empty_directories(artefact.path)
 
 
 def _recorded_elsewhere(path: AnyPath) -> LeaseError:
@@ -327,7 +357,7 @@ def _read_if_there(path: AnyPath) -> bytes | None:
         return None
 
 
-def recorded_files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
+def _recorded_files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
     """Return the files that the record at ``path`` names.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.artefact.draft import Draft, part_of, recorded_files, sweep
+from penstock.artefact.draft import Draft, sweep_finished
 from penstock.artefact.finished import FORMAT, Artefact, fingerprint
 from penstock.errors import ArtefactError, LeaseError, UnmadeError
 from penstock.lease import Lease
@@ -19,8 +19,6 @@ from penstock.storage import (
     files_under,
     kind_of,
     make_directory,
-    read_file,
-    remove_empty_directories,
     sizes_under,
     store_of,
     translate_os_errors,
@@ -186,24 +184,7 @@ class Workspace:
         unswept = [entry for entry in self.entries() if entry.finished]
         self._lease.check()
         for entry in unswept:
-            self._sweep(entry)
-
-    def _sweep(self, entry: Entry) -> None:
-        """Delete the leftovers of a finished artefact, whose driver was killed as it did so."""
-        artefact = Artefact.open(entry.path)
-        named = {record.path for record in artefact.files}
-        records = {part for part in map(part_of, entry.sizes) if part is not None}
-        if artefact.manifest.get("growing") or not (
-            entry.sizes.keys() - named - {f"records/{part}.json" for part in records}
-        ) - {"manifest.json"}:
-            return
-        kept = set()
-        for part in records:
-            path = entry.path / "records" / f"{part}.json"
-            if named.issuperset(item.path for item in recorded_files(read_file(path), path)):
-                kept.add(part)
-        sweep(entry.path, entry.sizes, named, kept)
-        remove_empty_directories(entry.path)
+            sweep_finished(Artefact.open(entry.path), entry.sizes)
 
     def finished(self, stage: str) -> list[Artefact]:
         """Open every finished artefact of a stage, by name."""

@@ -4,7 +4,8 @@ The product has no hook for this. A *point* is a call that changes files (see :d
 another function given to :meth:`Points.around`, with its moment: before, half (way through the
 bytes of a write) or after. :class:`Points` replaces these calls in the current process. Each call
 is looked up in the *plan* of the run, a file that all processes of the run read; they count calls
-together, and the process that makes the n-th call of a planned kill sends itself SIGKILL.
+together, and the process that makes the n-th call of a planned kill sends itself SIGKILL, or, of a
+planned pause, SIGSTOP.
 """
 
 from __future__ import annotations
@@ -79,9 +80,10 @@ class Points:
             self._append("census", json.dumps(point))
         for number, kill in enumerate(plan["kills"]):
             if kill["point"] == point and self._append(f"count-{number}", "") == kill["nth"]:
-                last()
+                if not plan["pause"]:
+                    last()
                 self._append("struck", json.dumps(point))
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGSTOP if plan["pause"] else signal.SIGKILL)
 
     def _counted(self, kind: str, real: Any, position: int) -> Any:
         def call(*args: Any, **named: Any) -> Any:
@@ -172,13 +174,21 @@ class Plan:
         self.directory = directory
         directory.mkdir(exist_ok=True)
 
-    def write(self, kills: Sequence[tuple[Point, int]], *, census: bool, **facts: str) -> None:
-        """Begin a run: clear the last one, plan kills at the n-th call of points."""
+    def write(
+        self,
+        kills: Sequence[tuple[Point, int]],
+        *,
+        census: bool,
+        pause: bool = False,
+        **facts: str,
+    ) -> None:
+        """Begin a run: clear the last one, plan kills, or pauses, at the n-th call of points."""
         for file in self.directory.iterdir():
             file.unlink()
         plan = {
             **facts,
             "census": census,
+            "pause": pause,
             "kills": [{"point": point, "nth": nth} for point, nth in kills],
         }
         (self.directory / "plan.json").write_text(json.dumps(plan))
