@@ -106,12 +106,14 @@ def pauses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pauses]:
     made.later.close()
 
 
+@pytest.mark.timeout(3600 if WHOLE else 300)
 def test_a_driver_that_goes_on_replaces_nothing(
     pauses: Pauses, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Attack: a driver sleeps past its lease, at any call of record, publish and sweep."""
     chosen = many(pauses.plan) if WHOLE else few(pauses.plan)
     for grown, pause in chosen:
+        print(f"{'grown' if grown else 'anew'}: {pause}")
         check(pauses, grown, pause)
     with capsys.disabled():
         print(f"\n{len(chosen)} pauses: {dict(pauses.outcomes)}")
