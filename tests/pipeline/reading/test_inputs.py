@@ -117,7 +117,7 @@ def test_a_damaged_memory_is_made_anew(pool: Path, hashed: list[str], damage: by
 def test_a_large_file_is_hashed_in_blocks_and_small_ones_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 100)
     monkeypatch.setattr(module, "_TASK_BYTES", 50)
     content = bytes(range(250))
     (tmp_path / "pool").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from contextlib import closing
 from dataclasses import replace
@@ -266,7 +267,7 @@ def test_cutting_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         plan(tmp_path, 4000)
     monkeypatch.undo()
-    directory = tmp_path / "draft" / "scratch" / "pieces" / "00000"
+    [directory] = (tmp_path / "draft/scratch/pieces").glob("00000-*")
     first = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert 3 < len(first) < 10 and not [name for name in first if name.endswith(".tmp")]
     splits = plan(tmp_path, 4000)
@@ -276,6 +277,29 @@ def test_cutting_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     again = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
     assert plan(tmp_path, 4000) == splits
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == again
+
+
+def test_pieces_of_a_file_that_was_another_one_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: a file is swapped while it is cut, and put back: its pieces would be used again."""
+    rows = [b'{"text": "%s"}' % random.Random(n).randbytes(60).hex().encode() for n in range(400)]
+    good = gzip.compress(b"\n".join(rows))
+    pool(tmp_path, "x.jsonl.gz", good)
+    [path] = tmp_path.rglob("x.jsonl.gz")
+    real = arrays.blocks
+
+    def swapped(*span: Any) -> Any:
+        path.write_bytes(gzip.compress(b"\n".join(rows[::-1])))
+        yield from real(*span)
+
+    monkeypatch.setattr(arrays, "blocks", swapped)
+    with pytest.raises(InputError):
+        plan(tmp_path, 4000)
+    monkeypatch.undo()
+    path.write_bytes(good)
+    found = [record.text for records in read(plan(tmp_path, 4000)) for record in records]
+    assert found == [json.loads(row)["text"] for row in rows]
 
 
 def test_a_truncated_stream_is_refused_while_it_is_divided(tmp_path: Path) -> None:
