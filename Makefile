@@ -3,6 +3,7 @@
 # make test   set up, then all tests
 # make check  formatting, lint and types
 # make gpu    every GPU path of the trainer, 330 s at most; DRY=1 make gpu is tiny, on a CPU
+# make fuzz   hostile inputs for an hour; SECONDS=120 make fuzz is what CI runs
 # make faults whole campaigns of kills, disconnected hosts and full disks (time: docs/lab.md)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install demo quick test faults check gpu bench clean
+.PHONY: install demo quick test faults fuzz check gpu bench clean
 
 install: $(READY)
 
@@ -34,6 +35,12 @@ test: install
 
 faults: install
 	PENSTOCK_FAULTS=all $(BIN)/python -m pytest -m "faults or whole"
+
+SECONDS ?= 3600
+SEED ?= 1
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 check: install
 	$(BIN)/ruff format --check .

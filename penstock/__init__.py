@@ -38,6 +38,7 @@ docs/architecture.md shows how the packages work together.
       cluster.py         the connection to Ray; the number of CPUs
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
+      array_files.py     .npy files whose header claims no more than they hold
       fasttext_file.py   files of fastText's models as arrays
       arrow_text.py      texts of Arrow arrays for compiled loops
       machine_words.py   eight bytes of text at a time, for compiled loops

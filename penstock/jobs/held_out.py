@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from penstock.array_files import load_array
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.pipeline.samples import FIT, inside
 from penstock.recipe import Recipe
@@ -61,7 +62,7 @@ class OutsideSample(BuiltInScorer):
 
     def load(self, directory: Path) -> None:
         """Read the files of :meth:`save`."""
-        self._pool = np.load(directory / "pool.npy", allow_pickle=False)
+        self._pool = load_array(directory / "pool.npy")
 
 
 def cut_outside(

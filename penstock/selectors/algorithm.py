@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from penstock.array_files import load_array
 from penstock.errors import ArtefactError
 from penstock.selectors.base import ClassifierScores, Documents, Requirements
 from penstock.selectors.classifiers.classifier import Texts
@@ -86,7 +87,7 @@ def read_array(path: Path, mapped: bool = False) -> np.ndarray:
         ArtefactError: There is none.
     """
     try:
-        return np.asarray(np.load(path, "r" if mapped else None, allow_pickle=False))
+        return load_array(path, "r" if mapped else None)
     except (OSError, ValueError) as error:
         raise ArtefactError(f"not the state of a fitted selector: {error}", file=path) from error
 

@@ -59,13 +59,13 @@ class DeclaredTokens:
             settings = json.loads(path.read_bytes())
         except FileNotFoundError:
             return cls()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise InputError(f"cannot be read: {error}", key=key, file=path) from None
         if not isinstance(settings, dict):
             raise InputError(key=key, file=path, expected="a JSON object")
         try:
             named = {name: tuple(_names(settings.get(name))) for name in _KEYS}
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:
             raise InputError(
                 key=key, file=path, expected="tokens as text or {content: text}", got=error
             ) from None
@@ -115,7 +115,9 @@ class Definition:
         try:
             return cls.of(tokenizers.Tokenizer.from_str(text))
         except Exception as error:  # the library raises bare Exception
-            raise InputError(f"not a tokenizer.json: {error}", key=key, file=path) from None
+            raise InputError(
+                f"not a tokenizer.json: {str(error)[:300]}", key=key, file=path
+            ) from None
 
     @classmethod
     def parse(cls, text: str) -> Definition:
@@ -202,7 +204,7 @@ def end_of_text(definition: Definition, declared: DeclaredTokens) -> str:
         raise InputError(
             key="tokenizer",
             expected="the eos_token of tokenizer_config.json in the vocabulary",
-            got=repr(declared.end),
+            got=repr(declared.end)[:300],
         )
     flagged = definition.flagged
     for token in _ENDS:
@@ -210,7 +212,7 @@ def end_of_text(definition: Definition, declared: DeclaredTokens) -> str:
             return token
     if END_OF_TEXT in definition.vocabulary:
         return END_OF_TEXT
-    some = ", ".join(sorted(flagged)[:8]) or "none"
+    some = ", ".join(sorted(flagged)[:8])[:300] or "none"
     raise InputError(
         "no end-of-text token",
         key="tokenizer",

@@ -81,11 +81,23 @@ def text_tokenizer(
 
 def tokenizer_of(settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Make the tokenizer of settings; special tokens with their own names are letters, too."""
-    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(settings, ensure_ascii=False))
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(settings, ensure_ascii=False))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(
+            f"merges and vocabulary do not fit together ({str(error)[:300]})", key="tokenizer"
+        ) from None
     tokenizer.encode_special_tokens = True
     for token in settings["added_tokens"]:
         # Ids of added tokens that the model lacks are counted by the library, not read.
-        assert tokenizer.token_to_id(token["content"]) == token["id"], token["content"]
+        found = tokenizer.token_to_id(token["content"])
+        if found != token["id"]:
+            raise InputError(
+                key="tokenizer",
+                expected=f"the id {token['id']} for an added token, as the file says",
+                got=found,
+                fix="give a file that the library `tokenizers` saved",
+            )
     return tokenizer
 
 

@@ -763,3 +763,11 @@ def test_fields_of_another_kind_are_named_with_their_values() -> None:
         "meta.d": {"expected": "a text or a number", "got": []}
     }
     assert planned.other_kinds('{"a": null}') == planned.other_kinds(None) == {}
+
+
+def test_a_long_expression_is_not_repeated_in_its_error() -> None:
+    """Found by fuzzing: a message of 6,027 characters."""
+    for text in ("x" * 9_000 + "(1)", f"words > date('{'9' * 9_000}')", "a.b.c" * 3_000 + "()"):
+        with pytest.raises(RecipeError) as caught:
+            Expression.of(text).planned({"words": pa.int64()})
+        assert len(str(caught.value)) < 2_000

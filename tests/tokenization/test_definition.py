@@ -88,3 +88,14 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) ->
     with pytest.raises(InputError) as caught:
         Definition.read(path, "select.x.model")
     assert (caught.value.key, caught.value.file) == ("select.x.model", str(path))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"eos_token": ' + "[" * 5_000 + "]" * 5_000 + "}", "9" * 5_000]
+)
+def test_a_deep_or_long_config_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
+    """Found by fuzzing: a RecursionError."""
+    (path := tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(InputError) as caught:
+        DeclaredTokens.read(path)
+    assert caught.value.file == str(path)

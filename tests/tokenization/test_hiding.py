@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from penstock.errors import InputError
 from penstock.tokenization.definition import Definition
-from penstock.tokenization.hiding import read_text_tokenizer, text_tokenizer
+from penstock.tokenization.hiding import read_text_tokenizer, text_tokenizer, tokenizer_of
 
 from .kinds import END, KINDS, TEXTS, byte_level, pieces, saved, special, unigram, words
 
@@ -219,3 +219,33 @@ def test_normalization_does_not_bring_the_end() -> None:
 @pytest.mark.parametrize("model", [models.WordPiece, models.WordLevel])
 def test_unknown_words_stay_unknown(model: type) -> None:
     assert ids(of(words(model)), "\u4e2d </s>")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "added_tokens": [
+                {
+                    "id": 999,
+                    "content": "zz",
+                    "special": False,
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                }
+            ]
+        },
+        {"model": {"merges": [["a", "nothing"]]}},
+    ],
+)
+def test_settings_that_do_not_fit_together_are_an_error(changes: dict) -> None:
+    """Found by fuzzing: an AssertionError, and a bare Exception of the library."""
+    model = models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])
+    settings = json.loads(Tokenizer(model).to_str())
+    settings["model"] |= changes.get("model", {})
+    settings["added_tokens"] = changes.get("added_tokens", [])
+    with pytest.raises(InputError) as caught:
+        tokenizer_of(settings)
+    assert caught.value.key == "tokenizer"

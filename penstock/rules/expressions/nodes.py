@@ -68,6 +68,10 @@ class Call:
 Node = Constant | ColumnName | MetaName | Call
 
 
+_SHOWN = 300
+"""Characters of a part of an expression that an error shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """The text of an expression, and its recipe key."""
@@ -86,7 +90,8 @@ class Source:
     ) -> RecipeError:
         """Return an error that names the key and the character, from 1."""
         place = f"at character {at}"
-        problem = f"{place}: {problem}" if problem else place
+        problem = f"{place}: {problem[:_SHOWN]}" if problem else place
+        got = None if got is None else got[:_SHOWN]
         return RecipeError(problem, key=self.key, expected=expected, got=got, fix=fix)
 
 

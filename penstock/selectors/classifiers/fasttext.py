@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.array_files import load_array
 from penstock.arrow_text import read_only, text_view
 from penstock.errors import ArtefactError, SelectorError
 from penstock.fasttext_file import LABEL_PREFIX, SOFTMAX, SUPERVISED, FastTextFile
@@ -154,9 +155,11 @@ class CollapsedFastText:
         directory = Path(directory)
         try:
             model = json.loads((directory / "fasttext.json").read_text())
+            if not isinstance(model, dict):
+                raise ValueError("expected an object")
             for name in ("weights", "words", "starts"):
-                model[name] = np.load(directory / f"{name}.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
+                model[name] = load_array(directory / f"{name}.npy")
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtefactError(
                 f"not a collapsed fastText model: {error}", file=directory
             ) from error
@@ -285,21 +288,32 @@ def _check_collapsible(model: FastTextFile, labels: Sequence[str], positive: str
 
 def _check_saved(directory: Path, model: dict[str, Any]) -> None:
     weights, words, starts = model["weights"], model["words"], model["starts"]
+    texts = model.get("positive"), model.get("label_prefix")
+    bucket, word_ngrams = model.get("bucket"), model.get("word_ngrams")
     consistent = (
-        (weights.dtype, words.dtype, starts.dtype) == (np.float32, np.int8, np.int64)
+        len(model) == 7
+        and type(texts[0]) is type(texts[1]) is str
+        and type(bucket) is type(word_ngrams) is int
+        and 0 <= word_ngrams <= _LONGEST_NGRAM
+        and (weights.dtype, words.dtype, starts.dtype) == (np.float32, np.int8, np.int64)
         and weights.ndim == words.ndim == starts.ndim == 1
         and len(starts) >= 1
         and starts[0] == 0
         and starts[-1] == len(words)
         and bool((np.diff(starts) > 0).all())
-        and model["bucket"] >= min(model["word_ngrams"] - 1, 1)
-        and len(weights) == len(starts) - 1 + model["bucket"]
-        and model["label_prefix"] != ""
+        and bucket >= max(min(word_ngrams - 1, 1), 0)
+        and len(weights) == len(starts) - 1 + bucket
+        and texts[1] != ""
+        and _is_utf8(texts[1])
     )
     if not consistent:
         raise ArtefactError(
             "the arrays do not fit together", file=directory, fix="collapse the model again"
         )
+
+
+def _is_utf8(text: str) -> bool:
+    return text.encode(errors="replace").decode() == text
 
 
 def _row_of(word: bytes, words: np.ndarray, starts: np.ndarray) -> int:

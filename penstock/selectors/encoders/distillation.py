@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.array_files import load_array
 from penstock.errors import ArtefactError
 from penstock.language_models.devices import one_thread
 from penstock.selectors.base import ParallelMap, serial_map
@@ -89,8 +90,8 @@ class TokenVectors:
         try:
             teacher = json.loads((directory / "vocabulary.json").read_text())["teacher"]
             tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-            ids = np.load(directory / "ids.npy", allow_pickle=False)
-            vectors = np.load(directory / "vectors.npy", allow_pickle=False)
+            ids = load_array(directory / "ids.npy")
+            vectors = load_array(directory / "vectors.npy")
         except Exception as error:  # tokenizers raises bare Exceptions
             raise ArtefactError(f"not token vectors: {error}", file=directory) from error
         known = np.fromiter(tokenizer.get_vocab().values(), np.int64)

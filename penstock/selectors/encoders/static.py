@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.array_files import load_array
 from penstock.compiling import cached
 from penstock.errors import ArtefactError
 from penstock.resources import Resources
@@ -72,8 +73,8 @@ class StaticEncoder:
         try:
             name = json.loads((directory / "encoder.json").read_text())["name"]
             tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-            table = np.load(directory / "encoder.table.npy", allow_pickle=False)
-            centre = np.load(directory / "encoder.centre.npy", allow_pickle=False)
+            table = load_array(directory / "encoder.table.npy")
+            centre = load_array(directory / "encoder.centre.npy")
         except Exception as error:  # tokenizers raises bare Exceptions
             raise ArtefactError(f"not a static encoder: {error}", file=directory) from error
         if table.ndim != 2 or centre.shape != table.shape[1:]:

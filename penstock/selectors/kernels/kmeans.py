@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.array_files import load_array
 from penstock.compiling import cached
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_documents, mix
@@ -105,8 +106,8 @@ class Clusters:
             ArtefactError: The file is missing or holds no centroids.
         """
         try:
-            centroids = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            centroids = load_array(path)
+        except (OSError, ValueError) as error:
             raise ArtefactError(f"no centroids: {error}", file=path) from error
         if centroids.dtype != np.int16 or centroids.ndim != 2 or not len(centroids):
             raise ArtefactError(

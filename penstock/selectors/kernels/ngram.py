@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock import arrow_text, hashing
+from penstock.array_files import load_array
 from penstock.arrow_text import (
     decode_utf8,
     read_only,
@@ -153,7 +154,7 @@ class NgramModel:
         try:
             state = json.loads((directory / "ngrams.json").read_text())
             starts, unknown = np.array(state["starts"], np.int64), int(state["unknown"])
-            cells = np.asarray(np.load(directory / "ngrams.npy", mmap_mode="r", allow_pickle=False))
+            cells = load_array(directory / "ngrams.npy", "r")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtefactError(f"not a fitted ccnet: {error}", file=directory) from error
         if (

@@ -404,6 +404,25 @@ def test_load_refuses_what_would_read_out_of_bounds(bigrams, tmp_path):
     assert info.value.file == str(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"word_ngrams": 2**31 - 1}, {"bucket": -1}, {"label_prefix": 7}, {"positive": None},
+     {"extra": 1}, {"label_prefix": "\ud800"}, {"word_ngrams": True}],
+)  # fmt: skip
+def test_load_refuses_settings_of_other_kinds(bigrams, tmp_path, changes):
+    """Found by fuzzing: a number of n-grams that takes for ever, missing and unknown keys."""
+    collapsed(bigrams).save(tmp_path)
+    saved = json.loads((tmp_path / "fasttext.json").read_text())
+    (tmp_path / "fasttext.json").write_text(json.dumps(saved | changes))
+    with pytest.raises(ArtefactError) as info:
+        CollapsedFastText.load(tmp_path)
+    assert info.value.file == str(tmp_path)
+    for missing in ("positive", "bucket"):
+        (tmp_path / "fasttext.json").write_text(json.dumps({**saved, missing: None}))
+        with pytest.raises(ArtefactError):
+            CollapsedFastText.load(tmp_path)
+
+
 # Models that cannot be collapsed
 
 
