@@ -16,7 +16,7 @@ import numpy as np
 __all__ = ["load_array"]
 
 _HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(..)(\{'descr': '([<|][a-z][0-9]{1,2})', 'fortran_order': (?:True|False), "
+    rb"\x93NUMPY\x01\x00(..)(\{'descr': '(<[iuf][248]|\|[iub]1)', 'fortran_order': (?:True|False), "
     rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n)",
     re.DOTALL,
 )

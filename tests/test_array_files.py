@@ -31,6 +31,7 @@ def test_arrays_are_what_was_saved(tmp_path: Path, dtype: str, shape: tuple, mod
         (b"(7,)", b"((7,"),
         (b"'<f4'", b"'|O'"),
         (b"'<f4'", b"'<f8'"),
+        (b"'<f4'", b"'<y8'"),
         (b"\x01\x00", b"\x03\x00"),
         (b"\x93NUMPY", b"\x93NUMPX"),
         (b"}", b"\n"),

@@ -164,7 +164,7 @@ def test_numpy_files_are_read_without_pickle() -> None:
         if isinstance(node, ast.Call)
         and ast.unparse(node.func).endswith(("np.load", "open_memmap"))
     ]
-    assert len(calls) > 5
+    assert len(calls) >= 3
     wrong = [path for path, words in calls if words.get("allow_pickle") != "False"]
     assert wrong == []
 
