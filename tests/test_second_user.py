@@ -108,7 +108,9 @@ def test_names_that_are_taken_keep_no_run_from_starting(stranger: Stranger, shar
 REACH = """
 found = []
 for path in values["paths"]:
-    for reach in (os.listdir, open, lambda path: os.mkdir(path + "/planted")):
+    plant = lambda path: os.mkdir(path + "/planted")
+    move = lambda path: os.rename(path, path + "-moved")
+    for reach in (os.listdir, open, plant, move, os.unlink, os.rmdir):
         try:
             reach(path)
             found.append(path)

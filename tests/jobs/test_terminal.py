@@ -207,6 +207,16 @@ def test_what_is_printed_is_the_id_itself(project: Path, monkeypatch: pytest.Mon
     assert fate["id"] == f"{HOSTILE}3"
 
 
+def test_the_report_keeps_directions_apart(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An override of direction in a source would reverse the numbers beside it."""
+    monkeypatch.chdir(project)
+    told = CliRunner().invoke(main, [*READERS["report"], "--json"])
+    page = Path(json.loads(told.stdout.splitlines()[-1])["report"]).read_text(encoding="utf-8")
+    isolated = re.compile(r"<(bdi|blockquote|pre)>.*?</\1>", re.S)  # elements with a direction
+    assert "\u202e" in "".join(own[0] for own in isolated.finditer(page))
+    assert not acts(isolated.sub("", page))
+
+
 def test_errors_logs_and_faults_of_ours_are_escaped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
