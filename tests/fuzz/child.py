@@ -107,6 +107,7 @@ def _cases(
 ) -> None:
     # What libraries print of bad inputs is no news; the reason of a crash is in the status.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     seeds = target.seeds()
     for content in seeds:  # compiles, and shows that a sound input is one
         target.run(content, work)

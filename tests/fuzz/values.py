@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.artefact import Artefact
-from penstock.artefact.draft import recorded_files
+from penstock.artefact.draft import _recorded_files
 from penstock.lease import _decoded
 from penstock.personal_data import count_personal_data, mask
 from penstock.pipeline.cleaning.minhash.signatures import Signatures
@@ -175,7 +175,7 @@ def _manifest(content: bytes, files: Path) -> None:
 
 
 def _record(content: bytes, files: Path) -> None:
-    for record in recorded_files(content, files / "records" / "a.json"):
+    for record in _recorded_files(content, files / "records" / "a.json"):
         assert ".." not in Path(record.path).parts and not Path(record.path).is_absolute()
 
 
