@@ -18,7 +18,7 @@ import contextlib
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -208,11 +208,12 @@ class Draft:
         path = self._record_path(part)
         if known == content:
             return
-        committed = (
-            create_file(path, content) or read_file(path) == content
-            if known is None
-            else replace_file(path, known, content)
-        )
+        with self._taken_over():
+            committed = (
+                create_file(path, content) or read_file(path) == content
+                if known is None
+                else replace_file(path, known, content)
+            )
         if not committed:
             raise _recorded_elsewhere(path)
 
@@ -247,12 +248,22 @@ class Draft:
         if gone := {item.path for item in files}.difference(there):
             raise missing_file(self.path / min(gone), self.path)
         self._check()
-        first = create_file(target, content) if earlier is None else False
-        if growing and not (first or (earlier and replace_file(target, earlier, content))):
-            raise _recorded_elsewhere(target)
+        with self._taken_over():
+            first = create_file(target, content) if earlier is None else False
+            if growing and not (first or (earlier and replace_file(target, earlier, content))):
+                raise _recorded_elsewhere(target)
         made = Artefact.open(self.path)
         self._sweep(made, there, parts, growing)
         return made
+
+    @contextlib.contextmanager
+    def _taken_over(self) -> Iterator[None]:
+        """Raise LeaseError for a temporary file that a later driver deleted as a leftover."""
+        try:
+            yield
+        except FileNotFoundError:
+            self._check()
+            raise
 
     def _check(self) -> None:
         try:
