@@ -428,7 +428,7 @@ def test_why_a_document_is_there_and_where_it_went(tmp_path: Path, server: Serve
     assert {fate["fate"] for fate in taken} == {"taken", "left"}
     assert made.summary()["documents"]["added"] == 150
     page = write_report(made).read_text()
-    assert "rewritten: wrap" in page and ">150<" in page
+    assert "rewritten: <bdi>wrap</bdi>" in page and ">150<" in page
 
 
 def test_a_journal_reads_whole_lines(tmp_path: Path) -> None:
