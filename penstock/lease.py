@@ -272,7 +272,7 @@ def _encoded(holder: _Holder) -> bytes:
 def _decoded(content: bytes | None) -> _Holder | None:
     try:
         return None if content is None else _Holder(**json.loads(content))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import InputError
+from penstock.artefact import Artefact
+from penstock.artefact.draft import _recorded_files
+from penstock.errors import ArtefactError, InputError
+from penstock.lease import _decoded
 from tests.fuzz import child, models, readers, values
 from tests.fuzz.child import Target, case, run_slice
 from tests.fuzz.mutation import MOST, mutated
@@ -40,7 +43,7 @@ def other(content: bytes, files: Path) -> None:
 
 
 def grow(content: bytes, files: Path) -> None:
-    bytearray(b"x") * 2**29
+    bytearray(b"x") * (2**28 + 2**25)
 
 
 def own(content: bytes, files: Path) -> None:
@@ -54,7 +57,7 @@ def own(content: bytes, files: Path) -> None:
 def test_crashes_hangs_and_foreign_errors_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: object, reason: str
 ) -> None:
-    monkeypatch.setattr(child, "LIMIT_SECONDS", 1)
+    monkeypatch.setattr(child, "LIMIT_SECONDS", 1 if fault is sleep else 20)
     monkeypatch.setattr(child, "LIMIT_BYTES", 2**28)
 
     def run(content: bytes, files: Path) -> None:
@@ -76,3 +79,16 @@ def test_targets_have_names_of_their_own_and_seeds_that_pass(tmp_path: Path) -> 
         if not target.name.startswith(slow):
             for content in target.seeds():
                 target.run(content, tmp_path)
+
+
+def test_deep_manifests_records_and_leases_are_errors(tmp_path: Path) -> None:
+    """Found by fuzzing: RecursionError, and messages of 128,241 characters."""
+    deep, long = b"[" * 100_000, b'[{"path": "../%s"}]' % (b"x" * 9_000)
+    (tmp_path / "manifest.json").write_bytes(deep)
+    with pytest.raises(ArtefactError):
+        Artefact.open(tmp_path)
+    for content in (deep, long):
+        with pytest.raises(ArtefactError) as caught:
+            _recorded_files(content, tmp_path / "records" / "a.json")
+        assert len(str(caught.value)) < 2_000
+    assert _decoded(deep) is None

@@ -376,9 +376,9 @@ def _recorded_files(content: bytes, path: AnyPath) -> tuple[FileRecord, ...]:
     """
     try:
         return tuple(map(FileRecord.parsed, json.loads(content)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ArtefactError(
-            f"not a record of files ({error})",
+            f"not a record of files ({str(error)[:300]})",
             file=path,
             fix=f"delete {path.parent.parent} and run again",
         ) from None

@@ -181,8 +181,8 @@ class Artefact:
                 file=source,
                 fix="run the command again",
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            problem = f"no {error}" if isinstance(error, KeyError) else str(error)[:300]
             raise ArtefactError(
                 f"not a manifest ({problem})", file=source, fix=f"delete {path} and run again"
             ) from None
