@@ -58,6 +58,10 @@ def points(trainings: Trainings, undisturbed: Run) -> list[Counter[str]]:
     return [trainings.census(rank) for rank in range(2)]
 
 
+UNSTEADY = ("write tensorboard", "mkdir checkpoints/.step.tmp/deepspeed")
+"""Points that a worker may not pass: of a thread, and of the worker that comes first."""
+
+
 def weights(run: Run) -> str:
     return hashlib.sha256((run.directory / "model/model.safetensors").read_bytes()).hexdigest()
 
@@ -160,7 +164,7 @@ def kill_everywhere(
     struck: Counter[str] = Counter()
     for rank, passed in enumerate(points):
         for number, (point, times) in enumerate(passed.items()):
-            if point.startswith("write tensorboard"):  # from a thread, at times that differ
+            if point.startswith(UNSTEADY):
                 continue
             run = replace(undisturbed, work=directory / f"{rank}-{number}")
             kill = {"rank": rank, "point": point, "nth": chance.randint(1, times)}
