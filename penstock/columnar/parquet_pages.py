@@ -106,6 +106,7 @@ class _ChunkPlace(NamedTuple):
     compression: str
     start: int
     stored: int
+    """Bytes; 0 without values, since the offsets of such a column may be those of no page."""
 
 
 class RowGroup(NamedTuple):
@@ -145,7 +146,7 @@ def _groups_of(footer: bytes) -> Sequence[RowGroup]:
                     name=b".".join(meta[3]).decode("utf-8", "backslashreplace"),
                     compression=_CODECS.get(meta[4], ""),
                     start=dictionary if 0 < dictionary < pages else pages,
-                    stored=meta[7],
+                    stored=meta[7] if meta[5] else 0,
                 )
             )
         found.append(RowGroup(group[3], places))

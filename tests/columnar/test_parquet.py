@@ -133,6 +133,24 @@ def test_rows_below_the_cap_are_documents(tmp_path: Path) -> None:
             assert isinstance(one, Record) and one.text == texts[row]
 
 
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_row_groups_without_rows_are_read(version: str, tmp_path: Path) -> None:
+    """Their pages begin at byte 0 of the file, by the footer that Arrow writes."""
+    kinds = {"text": pa.string(), "flag": pa.bool_(), "list": pa.list_(pa.int64())}
+    empty = pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
+    for columns in (empty.select(["text"]), empty):
+        named = dict(zip(columns.column_names, columns))
+        path = write_parquet(tmp_path / "x.parquet", named, data_page_version=version)
+        assert pq.read_metadata(path).num_row_groups == 1
+        assert read_records(path, SPEC) == []
+    one = pa.table({"text": ["a"], "flag": [True], "list": [[1]]}, empty.schema)
+    with pq.ParquetWriter(path, empty.schema, data_page_version=version) as writer:
+        for table in (empty, one, empty, one):
+            writer.write_table(table)
+    assert pq.read_metadata(path).num_row_groups == 4
+    assert [one.number for one in read_records(path, SPEC)] == [1, 2]
+
+
 # -- claims -----------------------------------------------------------------------------------
 
 
