@@ -46,6 +46,7 @@ from penstock.storage import (
     delete_files,
     files_under,
     find_temporaries,
+    make_own_directory,
     read_file,
 )
 
@@ -119,10 +120,12 @@ class Lease:
 
         Raises:
             LeaseError: Another driver holds it.
+            StorageError: Another user put a link or a directory in its place.
         """
         if self._holder is not None:
             self.check()
             return False
+        make_own_directory(self._root, self._directory)
         last = self._last()
         content = self._content(last)
         holder = _decoded(content)

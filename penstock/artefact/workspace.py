@@ -6,19 +6,22 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from penstock.artefact.draft import Draft, sweep_finished
 from penstock.artefact.finished import FORMAT, Artefact, fingerprint
-from penstock.errors import ArtefactError, LeaseError, UnmadeError
+from penstock.errors import ArtefactError, LeaseError, StorageError, UnmadeError
 from penstock.lease import Lease
 from penstock.redaction import mask_values
 from penstock.storage import (
     AnyPath,
+    check_no_links,
+    check_own_place,
     delete,
     files_under,
     kind_of,
-    make_directory,
+    make_own_directory,
     sizes_under,
     store_of,
     translate_os_errors,
@@ -152,6 +155,8 @@ class Workspace:
         Raises:
             LeaseError: Another driver holds the work directory.
             UnmadeError: This workspace is read-only.
+            StorageError: Another user put a link or a directory there, or a link of this user
+                leads to files that are not of an artefact.
         """
         if self.read_only:
             raise UnmadeError(
@@ -170,7 +175,9 @@ class Workspace:
             "inputs": dict(inputs),
         }
         path = self.directory(stage, name)
-        make_directory(path)
+        make_own_directory(self.root, path)
+        check_no_links(path)
+        self._check_ours(path)
         return Draft(path, header, self._lease)
 
     def hold(self) -> None:
@@ -182,9 +189,32 @@ class Workspace:
         if self._lease is None or not self._lease.hold():
             return
         unswept = [entry for entry in self.entries() if entry.finished]
+        for entry in unswept:
+            if isinstance(self.root, Path):
+                check_own_place(self.root, self.root / entry.stage / entry.path.name)
         self._lease.check()
         for entry in unswept:
             sweep_finished(Artefact.open(entry.path), entry.sizes)
+
+    def _check_ours(self, path: AnyPath) -> None:
+        """Refuse a link of this user to a directory with files but without a record of ours.
+
+        What no manifest names is deleted when the artefact is published.
+
+        Raises:
+            StorageError: That is so.
+        """
+        if not isinstance(path, Path) or not path.is_symlink():
+            return
+        there = {child.name for child in path.iterdir()}
+        if there and not there & {"manifest.json", "records"}:
+            raise StorageError(
+                "leads to files that Penstock did not make, and would delete",
+                file=path,
+                expected="a link to an empty directory, or to one of an artefact",
+                got=min(there),
+                fix=f"run `rm {path}`",
+            )
 
     def finished(self, stage: str) -> list[Artefact]:
         """Open every finished artefact of a stage, by name."""

@@ -5,6 +5,7 @@
     storage/
       store.py       AnyPath: a path as a recipe writes it; errors with a fix; Sink, a file written
       local.py       LocalStore: a directory of this machine
+      places.py      directories in a work directory, which others may be able to write to
       remote.py      RemoteStore: any file system of fsspec
       stores/        one file for each store that needs more than fsspec gives: s3.py
       files.py       store_of: the store of a path; the functions that the rest of Penstock calls,
@@ -48,6 +49,7 @@ from penstock.storage.local import (
     sync_directory,
     version_of_status,
 )
+from penstock.storage.places import check_no_links, check_own_place, make_own_directory
 from penstock.storage.store import (
     DANGLING,
     DIRECTORY,
@@ -74,6 +76,8 @@ __all__ = [
     "Store",
     "as_path",
     "atomic_file",
+    "check_no_links",
+    "check_own_place",
     "child_at",
     "children_of",
     "copy_file",
@@ -87,6 +91,7 @@ __all__ = [
     "is_uri",
     "kind_of",
     "make_directory",
+    "make_own_directory",
     "path_problem",
     "read_file",
     "real_path",
