@@ -2,9 +2,9 @@
 
 Two examples are equal if their texts (:func:`penstock.selectors.targets.render`) have the same
 letters, digits and symbols, in any case and form of Unicode, with any space and punctuation between
-words. So a copy of an evaluation file is found under any name, compressed or in another order, and
-so is one example among others. A question with another answer is another example: benchmarks repeat
-short questions.
+words and invisible characters anywhere. So a copy of an evaluation file is found under any name,
+compressed or in another order, and so is one example among others. A question with another answer
+is another example: benchmarks repeat short questions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from penstock.display import encodable
 from penstock.errors import InputError, RecipeError
 from penstock.node_cache import local_file
+from penstock.rules.characters import invisible
 from penstock.selectors.targets import rendered_in
 from penstock.storage import AnyPath, real_path
 
@@ -99,7 +100,8 @@ class EvaluationExamples:
 
 def _key(text: str) -> bytes:
     """Return a hash of a text as it is compared."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    seen = text.translate(invisible())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     marked = "".join(c if unicodedata.category(c)[0] in "LMNS" else " " for c in folded)
-    compared = " ".join(marked.split()) or text.strip()
+    compared = " ".join(marked.split()) or seen.strip()
     return hashlib.blake2b(compared.encode(), digest_size=16).digest()

@@ -12,8 +12,9 @@ three signs of Khmer.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -30,6 +31,7 @@ __all__ = [
     "UNICODE",
     "UNSPACED",
     "classes",
+    "invisible",
 ]
 
 UNICODE = unicodedata.unidata_version
@@ -71,6 +73,13 @@ _UNSPACED = """
 """Blocks of scripts without spaces between words, of which only letters count: Thai, Lao, Tibetan,
 Myanmar, Khmer, Tai, Balinese, Javanese, Han, kana, Bopomofo, Yi, Tangut."""
 
+_IGNORABLE = """
+    AD 34F 61C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 3164 FE00-FE0F FEFF FFA0
+    FFF0-FFF8 1BCA0-1BCA3 1D173-1D17A E0000-E0FFF
+"""
+"""Unicode's property ``Default_Ignorable_Code_Point`` (DerivedCoreProperties.txt, the same from
+version 14 to 16): joiners, variation selectors, fillers of Hangul, tags, and reserved codes."""
+
 
 def _codes(ranges: str) -> Iterable[int]:
     for part in ranges.split():
@@ -100,3 +109,13 @@ def classes() -> np.ndarray:
     unspaced = np.array(list(_codes(_UNSPACED)))
     table[unspaced[table[unspaced] & LETTER > 0]] |= UNSPACED
     return read_only(table)
+
+
+@cache
+def invisible() -> Mapping[int, None]:
+    """Return the characters that are not shown, as a table for ``str.translate`` that removes them.
+
+    They are the code points that Unicode lets a display ignore, and all of the category Cf.
+    """
+    formats = (code for code in range(0x110000) if unicodedata.category(chr(code)) == "Cf")
+    return MappingProxyType(dict.fromkeys([*_codes(_IGNORABLE), *formats]))

@@ -15,10 +15,11 @@ import pytest
 
 from penstock.errors import InputError, RecipeError
 from penstock.jobs.build import build_columns, build_overlaps, find_evaluation_files
+from penstock.jobs.evaluation_examples import EvaluationExamples
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors import targets as targets_module
-from penstock.selectors.targets import read_targets, targets_in
+from penstock.selectors.targets import read_targets, rendered_in, targets_in
 from penstock.storage import sha256_file
 from tests.pools import write_jsonl
 from tests.zstd import frame
@@ -84,6 +85,19 @@ ATTACKS = [
     *(copied, linked, hard_linked, gzipped, zstandard, reordered),
     *(one_among_others, rendered, decomposed),
 ]
+
+
+@pytest.mark.parametrize("code", [0xAD, 0x34F, 0x200B, 0x200E, 0x2060, 0x3164, 0xFE0F, 0xE0061])
+def test_invisible_characters_make_no_other_example(tmp_path: Path, code: int) -> None:
+    """Attack: a soft hyphen, a joiner, a variation selector, ... in and behind words of a copy."""
+    file = tmp_path / "eval.jsonl"
+    write_jsonl(file, EXAMPLES)
+    [text, *_] = (text for _, text in rendered_in(file))
+    for changed in (text.replace("turns", f"tu{chr(code)}rns"), text.replace("?", f"{chr(code)}?")):
+        assert changed != text
+        with pytest.raises(RecipeError) as info:
+            EvaluationExamples([file]).refuse([changed], "k", tmp_path / "target.jsonl")
+        assert f"{file}:1," in info.value.problem
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)

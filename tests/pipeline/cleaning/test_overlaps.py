@@ -32,7 +32,13 @@ QUESTION = (
     "Sunlight is the source of energy for nearly all ecosystems."
 )
 SHORT = "What do bees make? They make honey."
-ALPHABET = "aAbéß ﬁe\u0301\n.-\u00ad\u200bÎ中文が\u3099กิ한ΣςI\u0130"
+IGNORABLE = {
+    *(0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0),
+    *(*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xFFF0, 0xFFF9)),
+    *range(0xE0000, 0xE1000),
+}
+"""Default_Ignorable_Code_Point of DerivedCoreProperties.txt, but for those of the category Cf."""
+ALPHABET = "aAbéß ﬁe\u0301\n.-\u00ad\u200b\ufe0f\u3164\u115fÎ中文が\u3099กิ한ΣςI\u0130"
 
 
 def large(*texts: str) -> pa.Array:
@@ -62,7 +68,7 @@ def words_of(text: str) -> list[str]:
     inside = alone = False
     for letter in text:
         kind = unicodedata.category(letter)
-        if kind == "Cf" or is_accent(letter):
+        if kind == "Cf" or is_accent(letter) or ord(letter) in IGNORABLE:
             continue
         if kind[0] not in "LNM":
             inside = alone = False
@@ -321,7 +327,7 @@ def test_the_column_of_a_file(tmp_path: Path) -> None:
     assert batch.column("example").to_pylist() == [0, 2, -1]
     assert json.loads(json.dumps(column.config())) == column.config()
     assert column.config()["sha256"] == sha256 and column.config()["ngram"] == 13
-    assert (column.name, column.version) == (f"overlaps:{sha256}", 1)
+    assert (column.name, column.version) == (f"overlaps:{sha256}", 2)
 
 
 @pytest.mark.parametrize("ngram", [4, 0, -1, 1001])
@@ -341,3 +347,11 @@ def test_no_examples() -> None:
     assert len(grams) == 0
     assert grams.count(large(QUESTION)).example.tolist() == [-1]
     assert Grams.of([["", "a b c d e"], []]).unchecked == (0, 1)
+
+
+def test_invisible_characters_hide_no_copy() -> None:
+    """Attack: a variation selector or another ignorable character within each word of a copy."""
+    grams = Grams.of([[QUESTION]])
+    for code in sorted(IGNORABLE - set(range(0xE0100, 0xE1000))):
+        hidden = " ".join(f"{word[:1]}{chr(code)}{word[1:]}" for word in QUESTION.split())
+        assert grams.count(large(hidden)).share.tolist() == [1.0], hex(code)

@@ -4,9 +4,10 @@ A *word* is a run of letters, digits and marks. All other characters are between
 ``well-known`` equals ``well known``, and ``don't`` its copy with a typographic apostrophe. Case,
 accents and compatible forms do not count: a character is compared as the letters of its NFKD
 without combining accents, case-folded, so ``ﬁ`` equals ``fi`` and ``STRASSE`` equals ``straße``.
-Invisible characters of format (soft hyphen, joiners, byte-order mark) are passed over. A letter of
-a script without spaces (Han, kana, Thai, Khmer, ...) is a word of its own, with the marks behind
-it. So there a gram of 13 words is one of 13 characters.
+Invisible characters (soft hyphen, joiners, variation selectors, byte-order mark;
+:func:`~penstock.rules.characters.invisible`) are passed over. A letter of a script without spaces
+(Han, kana, Thai, Khmer, ...) is a word of its own, with the marks behind it. So there a gram of 13
+words is one of 13 characters.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from penstock.arrow_text import read_only
-from penstock.rules.characters import UNSPACED, classes
+from penstock.rules.characters import UNSPACED, classes, invisible
 
 __all__ = ["ALONE", "CODE", "EXPANDS", "MARK", "PASSED_OVER", "Letters", "letters_of"]
 
@@ -54,9 +55,10 @@ def letters_of() -> Letters:
     """Return the letters of all characters. Made once in a process, in about 0.5 s."""
     entries = np.zeros(len(classes()), np.uint32)
     expansions: list[list[int]] = []
+    unseen = invisible()
     for code in range(0x110000):
         category = unicodedata.category(chr(code))
-        if category == "Cf" or code in _ACCENTS:
+        if code in unseen or code in _ACCENTS:
             entries[code] = PASSED_OVER
         elif category[0] in "LNM":
             letters = _fold(chr(code))

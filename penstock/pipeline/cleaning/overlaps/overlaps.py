@@ -24,7 +24,7 @@ class Overlaps:
     """The overlap of documents with the examples of a file, which is read if the column is made."""
 
     stage: ClassVar[str] = "overlaps"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     file: str
     """The name of the file, for people."""
