@@ -5,13 +5,14 @@ lease by creating the next number, which succeeds for exactly one driver; a driv
 number above its own has lost the lease. So a driver that was suspended or cut off finds before it
 records anything that another has taken over. The holder renews its file every 10 s. A lease that
 was not renewed for 60 s may be taken over, or at once where its process was on this machine and
-has ended.
+has ended. Each file also holds a random token of its driver: if the directory is removed or
+restored from a copy, two drivers can have one number, and the token decides.
 
-No clock of another machine counts. A driver that meets a lease of another machine observes its
-bytes for 60 s by its own monotonic clock (C. Gray and D. Cheriton, "Leases", SOSP 1989, let a term
-be measured by the one who waits), and takes over a lease that did not change. One that is renewed
-is refused at its next renewal, after 10 s. So a clock that runs ahead locks nothing, and one that
-runs behind loses nothing.
+No clock of another machine counts. A driver that meets a lease of another machine, or of a process
+that ``/proc`` hides from it, observes its bytes for 60 s by its own monotonic clock (C. Gray and
+D. Cheriton, "Leases", SOSP 1989, let a term be measured by the one who waits), and takes over a
+lease that did not change. One that is renewed is refused at its next renewal, after 10 s. So a
+clock that runs ahead locks nothing, and one that runs behind loses nothing.
 
 A lease does not stop a driver that is suspended between its check and its next write. That write
 is conditional: a driver reads, then checks its lease, then creates or replaces what it read only
@@ -32,7 +33,7 @@ import sys
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ from penstock.storage import (
     create_file,
     delete,
     delete_files,
-    files_under,
     find_temporaries,
     make_own_directory,
     read_file,
+    sizes_under,
 )
 
 __all__ = ["Lease"]
@@ -57,6 +58,15 @@ RENEWAL = 10.0
 
 EXPIRY = 60.0
 """Seconds without a renewal after which a lease may be taken over."""
+
+_LAST = 10**8 - 1
+"""Highest number of a lease; at one driver a second it is reached after three years."""
+
+_LARGEST = 2**16
+"""Bytes of the largest file that is read as a lease; ours have about 400."""
+
+_END_OF_TIME = 253_402_300_800
+"""Seconds since 1970 at which the year 10000 begins, which no clock formats."""
 
 _log = logger_of("penstock.lease")
 
@@ -77,8 +87,13 @@ class _Holder:
     released: bool = False
 
     def alive(self) -> bool | None:
-        """Return whether its process is running; None for a process of another machine."""
-        return None if self.machine != _machine() else _started(self.pid) == self.started
+        """Return whether its process is running; None where this process cannot know it."""
+        if self.machine != _machine():
+            return None
+        try:
+            return _started(self.pid) == self.started
+        except PermissionError:
+            return None
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -129,6 +144,15 @@ class Lease:
         last = self._last()
         content = self._content(last)
         holder = _decoded(content)
+        if last >= _LAST:
+            raise LeaseError(
+                f"no driver has numbered its lease {last}: the highest number is {_LAST}",
+                key="work",
+                file=self._path(last),
+                expected=f"a number below {_LAST}",
+                got=last,
+                fix="delete the file if no driver is at work there",
+            )
         if content is not None and not self._over(last, content):
             raise LeaseError(
                 f"in use by {holder or 'a driver of another version of Penstock'}",
@@ -151,9 +175,15 @@ class Lease:
         encoded = _encoded(mine)
         try:
             # The answer to a request that succeeded may be lost: then it is made again, and fails.
-            first = create_file(self._path(last + 1), encoded) or (
-                self._content(last + 1) == encoded
-            )
+            first = create_file(self._path(last + 1), encoded)
+            if not first and self._last() <= last:
+                raise LeaseError(
+                    "is in the way of the next lease, and is no file",
+                    key="work",
+                    file=self._path(last + 1),
+                    fix="delete it",
+                )
+            first = first or self._content(last + 1) == encoded
         except FileNotFoundError:  # the driver that was first has deleted temporary files
             first = False
         if not first:
@@ -185,14 +215,26 @@ class Lease:
         Raises:
             LeaseError: Another driver did.
         """
+        if self._holder is None:
+            return
         # Not by the next number alone: later drivers delete it.
-        if self._holder is not None and (last := self._last()) > self._number:
+        last = self._last()
+        other = _decoded(self._content(last))
+        if last > self._number or (other and other.owner != self._holder.owner):
             raise LeaseError(
-                f"taken over by {_decoded(self._content(last))} while this driver did not renew "
-                "its lease; this driver published nothing since",
+                f"taken over by {other or 'a driver of another version of Penstock'} while this "
+                "driver did not renew its lease; this driver published nothing since",
                 key="work",
                 file=self._root,
                 fix="run again when the other driver has finished",
+            )
+        if last < self._number or other is None:
+            raise LeaseError(
+                "the file of this driver's lease was removed or replaced; this driver published "
+                "nothing since",
+                key="work",
+                file=self._path(self._number),
+                fix="run again, and leave the directory of the lease as it is",
             )
 
     def driver(self) -> str | None:
@@ -250,6 +292,10 @@ class Lease:
                 self._write(replace(self._holder, signed=time.time()))
 
     def _write(self, holder: _Holder) -> None:
+        """Replace this driver's file, unless it is gone or another driver's."""
+        found = _decoded(self._content(self._number))
+        if found is None or found.owner != holder.owner:
+            return
         with atomic_file(self._path(self._number), durable=False) as sink:
             sink.write(_encoded(holder))
 
@@ -261,8 +307,22 @@ class Lease:
 
     def _last(self) -> int:
         """Return the highest number, 0 where there is none."""
-        names = (name.removesuffix(".json") for name in files_under(self._directory))
-        return max((int(name) for name in names if re.fullmatch("[0-9]{8,12}", name)), default=0)
+        found = {
+            int(match[1]): size
+            for name, size in sizes_under(self._directory).items()
+            if (match := re.fullmatch(r"([0-9]{8}|[1-9][0-9]{8,11})\.json", name))
+        }
+        last = max(found, default=0)
+        if last and found[last] > _LARGEST:
+            raise LeaseError(
+                "is no lease of a driver: it is too large",
+                key="work",
+                file=self._path(last),
+                expected=f"at most {_LARGEST} bytes",
+                got=found[last],
+                fix="delete the file if no driver is at work there",
+            )
+        return last
 
     def _path(self, number: int) -> Any:
         return self._directory / f"{number:08d}.json"
@@ -272,11 +332,25 @@ def _encoded(holder: _Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
 
 
+_TYPES = {
+    field.name: {"int": int, "float": float, "bool": bool}.get(str(field.type), str)
+    for field in fields(_Holder)
+}
+
+
 def _decoded(content: bytes | None) -> _Holder | None:
+    """Return the holder that a file names; None if no driver of this version wrote it."""
     try:
-        return None if content is None else _Holder(**json.loads(content))
+        values = {} if content is None else json.loads(content)
+        holder = _Holder(**values)
     except (ValueError, TypeError, RecursionError):
         return None
+    sound = (
+        all(type(getattr(holder, name)) is kind for name, kind in _TYPES.items())
+        and 0 < holder.pid < 2**31
+        and all(0 <= moment < _END_OF_TIME for moment in (holder.since, holder.signed))
+    )
+    return holder if sound else None
 
 
 def _machine() -> str:
@@ -288,15 +362,18 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return the start time of a process of this machine; None if it is not running."""
+    """Return the start time of a process of this machine; None if it is not running.
+
+    Raises:
+        PermissionError: It is another user's, and hidden from this one.
+    """
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]  # a zombie is dead
+        state, *after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else after[18]  # a zombie is dead
     except OSError:
         pass
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
     return "running"

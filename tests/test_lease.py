@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,8 @@ from penstock.storage import (
     make_directory,
     replace_file,
 )
+from tests.harness import ROOT
+from tests.harness.stranger import second_user
 from tests.s3 import BUCKET
 
 
@@ -171,6 +177,159 @@ def test_a_driver_suspended_as_it_tidies_deletes_no_file_of_a_later_one(
     assert written[0].read_bytes() == b"half"
     later.release()
     stale.release()
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["removed", "restored"])
+def test_of_two_drivers_with_one_number_the_token_in_the_file_decides(
+    tmp_path: Path, elsewhere: None, restored: bool
+) -> None:
+    """Attack: the directory is removed, or put back from a copy, below a driver at work."""
+    if restored:
+        (before := Lease(tmp_path)).hold()
+        before.release()
+        shutil.copytree(tmp_path / "lease", tmp_path / "copy")
+    first = Lease(tmp_path, renewal=0.05)
+    first.hold()
+    shutil.rmtree(tmp_path / "lease")
+    time.sleep(0.2)  # it must not be made again by a renewal
+    with pytest.raises(LeaseError, match="removed or replaced") as info:
+        first.check()
+    assert info.value.file == str(tmp_path / "lease" / f"0000000{1 + restored}.json")
+    if restored:
+        shutil.copytree(tmp_path / "copy", tmp_path / "lease")
+    second = Lease(tmp_path, renewal=0.05)
+    second.hold()
+    assert second.number == first.number
+    time.sleep(0.2)  # a renewal of the first must not replace the file of the second
+    second.check()
+    with pytest.raises(LeaseError, match="taken over by"):
+        first.check()
+    first.release()
+    second.check()
+    second.release()
+
+
+HOLDER = {
+    "owner": "x",
+    "host": "h",
+    "machine": module._machine(),
+    "pid": 1,
+    "started": "0",
+    "command": "c",
+    "since": 0.5,
+    "signed": 0.5,
+    "released": True,
+}
+
+FORGED = {
+    "pid": ["abc", 10**30, -1, 0, True, 1.5, None],
+    "since": ["x", 1e300, -1e300, float("nan"), float("inf"), True, []],
+    "signed": [float("nan"), None],
+    "released": ["no", 1, None],
+    "machine": [1, None, {}],
+    "command": [["c"], 7],
+}
+
+
+def test_a_forged_lease_is_observed_like_one_of_an_unknown_format(tmp_path: Path) -> None:
+    """Attack: values that end the driver with TypeError, OverflowError or ValueError."""
+    path = tmp_path / "lease" / "00000005.json"
+    path.parent.mkdir()
+    assert module._decoded(json.dumps(HOLDER).encode()) is not None
+    contents = [json.dumps({**HOLDER, key: value}) for key in FORGED for value in FORGED[key]]
+    for content in [*contents, "[" * 60_000, "[]", "1", "null", json.dumps(HOLDER)[:-1]]:
+        path.write_text(content)
+        assert module._decoded(content.encode()) is None, content[:200]
+        mine = Lease(tmp_path, renewal=1000, expiry=0)
+        assert mine.driver() == "a driver of another version of Penstock"
+        assert mine.hold() and mine.number == 6
+        mine.release()
+        (path.parent / "00000006.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("00000005.json", " " * 2**17),
+        ("99999999.json", None),
+        ("999999999999.json", None),
+    ],
+)
+def test_a_forged_file_that_no_driver_can_follow_is_named_with_the_fix(
+    tmp_path: Path, name: str, content: str | None
+) -> None:
+    """Attack: after a number of 12 digits one driver worked, and all later ones were refused."""
+    path = tmp_path / "lease" / name
+    path.parent.mkdir()
+    path.write_text(json.dumps(HOLDER) if content is None else content)
+    for _ in range(2):
+        with pytest.raises(LeaseError) as info:
+            Lease(tmp_path).hold()
+        assert (info.value.key, info.value.file) == ("work", str(path))
+        assert info.value.fix == "delete the file if no driver is at work there"
+    path.unlink()
+    Lease(tmp_path).hold()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/none")])
+def test_what_is_no_file_in_the_way_of_the_next_lease_is_named(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """Attack: IsADirectoryError, or a driver that waits for a writer of a FIFO without end."""
+    (tmp_path / "lease").mkdir()
+    path = tmp_path / "lease" / "00000001.json"
+    make(path)
+    with pytest.raises(LeaseError) as info:
+        Lease(tmp_path).hold()
+    assert (info.value.file, info.value.fix) == (str(path), "delete it")
+
+
+HIDDEN = f"""
+import ctypes, os
+from pathlib import Path
+libc = ctypes.CDLL(None)
+made = libc.unshare(0x20000) or libc.mount(b"none", b"/", None, 0x44000, None)
+made = made or libc.mount(b"proc", b"/proc", b"proc", 0, b"hidepid=%d")
+sys.path.insert(0, {str(ROOT)!r})
+from penstock.errors import LeaseError
+from penstock.lease import Lease
+"""
+
+TAKE = """
+found = [made, os.path.exists(f"/proc/{values['pid']}")]
+try:
+    Lease(Path(values["root"]), 0.2, 0.5).hold()
+    found.append("taken")
+except LeaseError as error:
+    found.append(error.problem)
+"""
+
+
+@pytest.mark.parametrize("hidden", [1, 2])
+def test_a_process_that_proc_hides_is_observed_before_its_lease_is_taken_over(hidden: int) -> None:
+    """Attack: another user's driver, hidden by ``hidepid``, looked dead, and lost its lease."""
+    root = Path(tempfile.mkdtemp(prefix="penstock-shared-", dir="/tmp"))
+    before = os.umask(0)
+    living = Lease(root, renewal=0.1)
+    try:
+        root.chmod(0o777)
+        living.hold()
+        with second_user() as stranger:
+            made, seen, problem = stranger.run(
+                TAKE,
+                before=HIDDEN % hidden,
+                pid=os.getpid(),
+                root=str(root),
+            )
+        if made:
+            pytest.skip("NOT RUN: /proc cannot be mounted here")
+        assert seen is (hidden == 1)
+        assert problem.startswith("in use by") and f"process {os.getpid()} on " in problem
+        living.check()
+    finally:
+        living.release()
+        os.umask(before)
+        shutil.rmtree(root)
 
 
 @pytest.mark.slow
