@@ -50,6 +50,7 @@ __all__ = [
     "read_file",
     "replace_file",
     "sha256_file",
+    "sha256_of_version",
     "sha256_unless_known",
     "sizes_under",
     "store_of",
@@ -241,11 +242,42 @@ def find_files(pattern: AnyPath) -> list[AnyPath]:
 
 def sha256_file(path: AnyPath) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal; reads 1 MiB at a time."""
-    digest = hashlib.sha256()
     with path.open("rb") as source:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
+        return _sha256_of(source, None)
+
+
+def _sha256_of(source: Any, left: int | None) -> str:
+    """Return the sha256 of the next ``left`` bytes of a file, or of all that follow."""
+    digest = hashlib.sha256()
+    while chunk := source.read(_CHUNK if left is None else min(left, _CHUNK)):
+        digest.update(chunk)
+        left = None if left is None else left - len(chunk)
     return digest.hexdigest()
+
+
+def sha256_of_version(
+    path: AnyPath, start: int = 0, end: int | None = None
+) -> tuple[str, FileVersion]:
+    """Hash a file, or a part of it, together with its version.
+
+    The version is that of the file which was opened, whatever was at the path before and is after.
+
+    Args:
+        path: The file.
+        start: Offset of the first byte.
+        end: Offset behind the last; the end of the file by default.
+
+    Returns:
+        The sha256 in hexadecimal, and the version; an empty one where the file changed meanwhile.
+    """
+    store = store_of(path)
+    with path.open("rb") as file:
+        version = store.version_of_open(file)
+        file.seek(start)
+        digest = _sha256_of(file, None if end is None else end - start)
+        # An open file of a store shows what it was; each request names its tag, where a store can.
+        now = store.version_of_open(file) if isinstance(path, Path) else store.version(path)
+    return digest, version if now == version else ()
 
 
 _hashed: dict[tuple[str, FileVersion], str] = {}
@@ -254,12 +286,12 @@ _hashed: dict[tuple[str, FileVersion], str] = {}
 def sha256_unless_known(path: AnyPath) -> str:
     """Return the sha256 of a file, which this process computes once for each of its versions."""
     version = store_of(path).version(path)
-    if not version:
-        return sha256_file(path)
-    key = str(path), version
-    if key not in _hashed:
-        _hashed[key] = sha256_file(path)
-    return _hashed[key]
+    if known := _hashed.get((str(path), version)):
+        return known
+    digest, version = sha256_of_version(path)
+    if version:
+        _hashed[str(path), version] = digest
+    return digest
 
 
 def translate_os_errors(path: AnyPath) -> AbstractContextManager[None]:

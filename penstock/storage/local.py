@@ -160,6 +160,10 @@ class LocalStore:
         except FileNotFoundError:
             return ()
 
+    def version_of_open(self, file: Any) -> FileVersion:
+        """Return the version of an open file, whatever its path leads to by now."""
+        return version_of_status(os.fstat(file.fileno()))
+
     def delete(self, path: AnyPath) -> None:
         with contextlib.suppress(FileNotFoundError):
             if path.is_dir():

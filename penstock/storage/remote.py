@@ -182,6 +182,10 @@ class RemoteStore:
         version = next((str(tag) for tag in tags if tag), "")
         return (int(info["size"]), version) if info["type"] == "file" else ()
 
+    def version_of_open(self, file: Any) -> FileVersion:
+        """Return the version of a file as it was when it was opened."""
+        return self.version_of(file.details)
+
     def delete(self, path: AnyPath) -> None:
         with self._request(path) as (files, name), contextlib.suppress(FileNotFoundError):
             files.rm(name, recursive=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,11 +24,18 @@ from penstock.errors import InputError, UnmadeError
 from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.hugging_face import dataset_files, pinned
 from penstock.pipeline.reading.streams import readable
-from penstock.pipeline.reading.unchanged import BLOCK_BYTES, HashedFile, as_hashed, hash_blocks
+from penstock.pipeline.reading.unchanged import (
+    BLOCK_BYTES,
+    HashedFile,
+    as_hashed,
+    hash_block,
+    joined,
+)
 from penstock.pipeline.runner import Runner
 from penstock.recipe import CorpusSource
 from penstock.storage import (
     AnyPath,
+    FileVersion,
     atomic_file,
     read_file,
     store_of,
@@ -74,8 +83,15 @@ class Input:
         return int(self.files[0].version[0]) if self.files and not self.is_dataset else 0
 
 
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 """Version of ``inputs.json``; a file of another version is ignored."""
+
+_SETTLED = 3_000_000_000
+"""Nanoseconds without a change before it was hashed, after which a hash is used by later runs.
+
+A change in the same tick of the file system's clock as the one before shows in no time: 4 ms on
+ext4 and XFS, 1 to 2 s on some shares.
+"""
 
 _TASK_BYTES = 32 << 20
 """Bytes of small files that one task hashes."""
@@ -86,6 +102,7 @@ class _Block:
     """A block of an input file."""
 
     path: AnyPath
+    version: FileVersion
     start: int
     end: int
 
@@ -98,10 +115,10 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
     """Hash the content of input files, and sort the inputs by their hashes.
 
     Hashes are cached in ``work/inputs.json`` by path, size and version, so a second run reads no
-    input.
+    input, but those that had changed within 3 s before they were hashed.
 
     Raises:
-        InputError: A file cannot be read.
+        InputError: A file cannot be read, or is another when it is hashed than when it was found.
         UnmadeError: A file has to be read, and the workspace is read-only.
     """
     inputs = [
@@ -111,38 +128,43 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
     cache = workspace.root / "inputs.json"
     known = _read_cache(cache)
     parts = [_parts(item) for item in inputs]
-    # Before they are hashed: a change while they are is found when they are read.
-    versions = [[store_of(path).version(path) for _, path in own] for own in parts]
-    digests: dict[int, list[str]] = {}
-    fresh: list[int] = []
-    for index, item in enumerate(inputs):
-        *then, digest = known.get(str(item.path), [None])
-        if item.is_dataset:
-            fresh.append(index)
-        elif versions[index][0] and tuple(then) == versions[index][0]:
-            digests[index] = [digest]
-        elif workspace.read_only and versions[index][0]:
-            raise UnmadeError(
-                f"not read into {workspace.root} as it is now",
-                file=item.path,
-                fix="run `penstock curate RECIPE`",
-            )
-        else:
-            fresh.append(index)
-    hashes = _hash_files([path for index in fresh for _, path in parts[index]], runner)
-    for index in fresh:
-        digests[index] = [hashes[path] for _, path in parts[index]]
-        if not inputs[index].is_dataset and versions[index][0]:
-            known[str(inputs[index].path)] = [*versions[index][0], *digests[index]]
+    hashes: dict[AnyPath, tuple[str, FileVersion]] = {}
+    fresh: dict[AnyPath, FileVersion] = {}
+    for item, own in zip(inputs, parts):
+        for _, path in own:
+            version = store_of(path).version(path)
+            entry = None if item.is_dataset else known.get(str(path))
+            if entry is not None and _is_known(entry, version, workspace.read_only):
+                hashes[path] = entry["sha256"], version
+            elif workspace.read_only and version and not item.is_dataset:
+                raise UnmadeError(
+                    f"not read into {workspace.root} as it is now",
+                    file=item.path,
+                    fix="run `penstock curate RECIPE`",
+                )
+            else:
+                fresh[path] = version
+    since = time.time_ns() - _SETTLED
+    hashes.update(_hash_files(fresh, runner))
+    for item in inputs:
+        if item.path in fresh and not item.is_dataset:
+            digest, version = hashes[item.path]
+            known.pop(str(item.path), None)
+            if version:
+                local = isinstance(item.path, Path)
+                # A store may give neither tag nor time.
+                settled = int(version[2]) < since if local else version[-1] != ""
+                entry = {"version": version, "sha256": digest, "settled": settled}
+                known[str(item.path)] = entry
     if fresh and not workspace.read_only:
         with atomic_file(cache) as sink:
             # In ASCII, which keeps names that are not UTF-8.
             sink.write(json.dumps({"version": _CACHE_VERSION, "files": known}).encode())
     made = []
-    for index, item in enumerate(inputs):
+    for item, own in zip(inputs, parts):
         files = tuple(
-            HashedFile(name=name, path=path, version=version, digest=digest)
-            for (name, path), version, digest in zip(parts[index], versions[index], digests[index])
+            HashedFile(name=name, path=path, version=hashes[path][1], digest=hashes[path][0])
+            for name, path in own
         )
         digest = _combine(item, [(file.name, file.digest) for file in files])
         made.append(replace(item, digest=digest, files=files))
@@ -175,20 +197,38 @@ def _check_names(item: Input) -> None:
             )
 
 
-def _read_cache(cache: AnyPath) -> dict[str, list[Any]]:
+def _read_cache(cache: AnyPath) -> dict[str, dict[str, Any]]:
     """Read the cached hashes by path; none where the file cannot be used."""
     try:
         known = json.loads(read_file(cache))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(known, dict) or known.get("version") != _CACHE_VERSION:
-        return {}
-    return dict(known["files"])
+    match known:
+        case {"version": int(version), "files": dict(files)} if version == _CACHE_VERSION:
+            return {path: entry for path, entry in files.items() if _is_sound(entry)}
+    return {}
+
+
+def _is_sound(entry: Any) -> bool:
+    match entry:
+        case {"version": [*_], "sha256": str(digest), "settled": bool()}:
+            return re.fullmatch("[0-9a-f]{64}", digest) is not None
+    return False
+
+
+def _is_known(entry: dict[str, Any], version: FileVersion, read_only: bool) -> bool:
+    """Return whether a cached hash is that of a version; where nothing is read, it may be unsettled
+    or of a file that machines number differently."""
+    then = tuple(entry["version"])
+    if read_only:
+        return then in (version, (*version[:-1], -1))
+    return bool(then == version and entry["settled"])
 
 
 def stored_hashes(root: AnyPath) -> dict[str, str]:
     """Return the hash of each file that a work directory has read, by path."""
-    return {path: entry[-1] for path, entry in _read_cache(root / "inputs.json").items()}
+    known = _read_cache(root / "inputs.json")
+    return {path: entry["sha256"] for path, entry in known.items()}
 
 
 def with_hub_hash(item: Input, revision: str | None) -> Input:
@@ -213,26 +253,29 @@ def _combine(item: Input, hashes: list[tuple[str, str]]) -> str:
     return hashlib.sha256(canonical(hashes)).hexdigest() if hashes[0][0] else hashes[0][1]
 
 
-def _hash_files(paths: list[AnyPath], runner: Runner) -> dict[AnyPath, str]:
-    sizes = {path: path.stat().st_size for path in paths}
+def _hash_files(
+    versions: dict[AnyPath, FileVersion], runner: Runner
+) -> dict[AnyPath, tuple[str, FileVersion]]:
+    """Hash files that have the given versions; return hash and version of each as it was hashed."""
     blocks = [
-        _Block(path, start, min(start + BLOCK_BYTES, size))
-        for path, size in sizes.items()
+        _Block(path, version, start, min(start + BLOCK_BYTES, size))
+        for path, version in versions.items()
+        for size in [int(version[0]) if version else 0]
         for start in range(0, max(1, size), BLOCK_BYTES)
     ]
     # Small files share a task: a task for each would mostly be overhead.
     items = list(packed(blocks, lambda block: block.end - block.start, _TASK_BYTES))
     found = dict(runner.run(_digests, items))
-    texts: dict[AnyPath, str] = dict.fromkeys(sizes, "")
+    parts: dict[AnyPath, list[tuple[str, FileVersion]]] = {path: [] for path in versions}
     for index, blocks in enumerate(items):
         for block, digest in zip(blocks, found[index]):
-            texts[block.path] += digest
-    return {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
+            parts[block.path].append(digest)
+    return {path: joined(own) for path, own in parts.items()}
 
 
-def _digests(blocks: list[_Block], _: object) -> list[str]:
+def _digests(blocks: list[_Block], _: object) -> list[tuple[str, FileVersion]]:
     digests = []
     for block in blocks:
         with readable(block.path, "file"):
-            digests.append(hash_blocks(block.path, block.start, block.end))
+            digests.append(hash_block(block.path, block.version, block.start, block.end))
     return digests

@@ -2,11 +2,12 @@
 
 A corpus is named by hashes of its inputs, and they are read after they were hashed. So every file
 has its version: on a disk size, times of modification and change, and inode; in a store size and
-entity tag. The version is compared before a file is read (:func:`as_hashed`), at the descriptor
-that is read (:func:`open_local`, :func:`check_open`), so that no other file is put in its place
-between the comparison and the reading, and at the path afterwards. The device is not compared: its
-number differs between machines that mount the same file system. An inode alone may differ, too,
-where a file system in user space numbers files anew; then the bytes are hashed again.
+entity tag. A hash is kept with the version at the descriptor that was hashed, the same before and
+after (:func:`hash_block`). The version is compared before a file is read (:func:`as_hashed`), at
+the descriptor that is read (:func:`open_local`, :func:`check_open`), so that no other file is put
+in its place between the comparison and the reading, and at the path afterwards. The device is not
+compared: its number differs between machines that mount the same file system. An inode alone may
+differ, too, where a file system in user space numbers files anew; then the bytes are hashed again.
 
 The library `datasets` opens the files of ``hf:`` itself; they are compared before and after.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import InputError
-from penstock.storage import AnyPath, FileVersion, store_of, version_of_status
+from penstock.storage import AnyPath, FileVersion, sha256_of_version, store_of, version_of_status
 from penstock.storage.remote import RemoteStore
 
 __all__ = [
@@ -32,14 +33,13 @@ __all__ = [
     "as_hashed",
     "check_open",
     "expected_version",
-    "hash_blocks",
+    "hash_block",
+    "joined",
     "open_local",
 ]
 
 BLOCK_BYTES = 256 << 20
 """Bytes of a block; the hash of a file depends on it."""
-
-_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class HashedFile:
     """Name within a dataset; empty where the file is the input."""
     path: AnyPath
     version: FileVersion
-    """Size in bytes, then values that change when the file does, before it was hashed."""
+    """Size in bytes, then values that change when the file does, as it was hashed."""
     digest: str
     """The sha256 over the sha256 of its blocks: 64 hexadecimal digits."""
 
@@ -70,27 +70,48 @@ class HashedFile:
         """
         if found == self.version:
             return
-        inode_alone = isinstance(self.path, Path) and found[:-1] == self.version[:-1] != ()
-        if not (inode_alone and self._digest() == self.digest):
+        if not (_inode_alone(self.path, found, self.version) and self._digest() == self.digest):
             raise InputError("changed since its bytes were hashed", file=self.path, fix="run again")
 
     def _digest(self) -> str:
         size = int(self.version[0])
         starts = range(0, max(1, size), BLOCK_BYTES)
-        texts = (hash_blocks(self.path, at, min(at + BLOCK_BYTES, size)) for at in starts)
-        return hashlib.sha256("".join(texts).encode()).hexdigest()
+        ends = (min(at + BLOCK_BYTES, size) for at in starts)
+        blocks = [hash_block(self.path, self.version, *block) for block in zip(starts, ends)]
+        return joined(blocks)[0]
 
 
-def hash_blocks(path: AnyPath, start: int, end: int) -> str:
-    """Return the sha256 of the bytes of a file from ``start`` to ``end``, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        left = end - start
-        while left and (chunk := file.read(min(left, _CHUNK))):
-            digest.update(chunk)
-            left -= len(chunk)
-    return digest.hexdigest()
+def _inode_alone(path: AnyPath, found: FileVersion, expected: FileVersion) -> bool:
+    return isinstance(path, Path) and found[:-1] == expected[:-1] != ()
+
+
+def hash_block(
+    path: AnyPath, version: FileVersion, start: int, end: int
+) -> tuple[str, FileVersion]:
+    """Hash the bytes of a file from ``start`` to ``end``, which has a version or an inode anew.
+
+    Returns:
+        The sha256 in hexadecimal, and the version of the file that was opened.
+
+    Raises:
+        InputError: The file that was opened is another than was found, or it changed meanwhile.
+    """
+    digest, found = sha256_of_version(path, start, end)
+    if found != version and not _inode_alone(path, found, version):
+        raise InputError("changed while its bytes were hashed", file=path, fix="run again")
+    return digest, found
+
+
+def joined(blocks: Sequence[tuple[str, FileVersion]]) -> tuple[str, FileVersion]:
+    """Return the hash and the version of a file, whose blocks were hashed one by one.
+
+    Where blocks are of files with several inodes, that of the version is -1, which no file has:
+    then the bytes are compared whenever the file is read.
+    """
+    digest = hashlib.sha256("".join(text for text, _ in blocks).encode()).hexdigest()
+    (_, version), *others = blocks
+    same = all(found == version for _, found in others)
+    return digest, version if same else (*version[:-1], -1)
 
 
 _expected: contextvars.ContextVar[Mapping[str, HashedFile]] = contextvars.ContextVar("expected")
@@ -132,7 +153,7 @@ def check_open(path: AnyPath, file: Any, store: RemoteStore) -> None:
         InputError: It is another than was hashed.
     """
     if (expected := _expected.get({}).get(str(path))) is not None:
-        expected.compare(store.version_of(file.details))
+        expected.compare(store.version_of_open(file))
 
 
 @contextlib.contextmanager

@@ -45,7 +45,8 @@ def pool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files whose bytes are read, as they are."""
+    """The files whose bytes are read, as they are; changes of a moment ago count as settled."""
+    monkeypatch.setattr(module, "_SETTLED", -(10**15), raising=False)
     read: list[str] = []
     real = module._digests
 
@@ -105,7 +106,19 @@ def test_a_file_replaced_by_one_of_the_same_size_and_date_is_noticed(
     assert len(hashed) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[]", b"\xff", b"[" * 10**5]
+    + [
+        b'{"version": %d%s}' % (module._CACHE_VERSION, rest)
+        for rest in (
+            b"",
+            b', "files": []',
+            b', "files": {"a": 1}',
+            b', "files": {"a": {"version": []}}',
+        )
+    ],
+)
 def test_a_damaged_memory_is_made_anew(pool: Path, hashed: list[str], damage: bytes) -> None:
     first = hashes(pool, "pool/a.jsonl")
     (pool / "work" / "inputs.json").write_bytes(damage)
