@@ -180,6 +180,7 @@ class _ModelBytes:
         if n_pruned >= 0:
             pruned = self.array("<i4", 2 * n_pruned).reshape(n_pruned, 2)
         counts = [struct.unpack_from("<q", fact)[0] for fact in facts[n_words:]]
+        require(all(count >= 0 for count in counts) and sum(counts) < 10**15, "counts of labels")
         return Dictionary(words[:n_words], words[n_words:], counts, pruned)
 
     def matrix(self) -> np.ndarray:

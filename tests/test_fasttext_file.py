@@ -86,6 +86,12 @@ HUGE = 2**31 - 1
         written(changed(model=9)),
         written(changed(longest=3)),
         written(ARGUMENTS)[:-1],
+        *(
+            written(ARGUMENTS).replace(
+                b"__label__0\0" + struct.pack("<q", 3), b"__label__0\0" + struct.pack("<q", count)
+            )
+            for count in (-3, 10**15, 2**63 - 1)
+        ),
         written(ARGUMENTS).replace(np.ones(2, "<f4").tobytes(), b"\xff" * 8),
         b"",
         b"PK\3\4" * 100,

@@ -573,6 +573,7 @@ SYNTAX = {
     "abs(x=n) > 1": 1,
     "text.upper() == 'A'": 1,
     "text.len() == 1": 1,
+    f"n > {'1' * 400}": 5,
 }
 
 

@@ -172,7 +172,7 @@ class _Parser:
 
     def _number(self, node: ast.expr, value: int | float) -> int | float:
         if isinstance(value, int) and not -(2**63) < value < 2**63:
-            self._refuse(node, expected="an integer of 64 bits", got=f"{value:e}"[:20])
+            self._refuse(node, expected="an integer of 64 bits", got=f"one of {value.bit_length()}")
         if not math.isfinite(value):
             self._refuse(node, expected="a finite number", got=str(value))
         return value
