@@ -31,6 +31,7 @@ docs/architecture.md shows how the packages work together.
       recipe_file.py     YAML to a validated recipe, and the messages
       recipe_yaml.py     YAML to plain data, in bounded time and memory
       errors.py          the exception tree
+      panics.py          panics of libraries in Rust as errors
       extras.py          optional libraries, and the extra that installs each
       lease.py           one driver at a time for a work directory
       node_cache.py      copies of remote files, and what is made once for a machine

@@ -17,6 +17,7 @@ from penstock import extras
 from penstock.display import terminal_text
 from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
 from penstock.jobs.terminal import prepare_streams, write_error, write_line
+from penstock.panics import is_panic, panic_reason
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 
@@ -53,6 +54,11 @@ class CommandGroup(click.Group):
             write_line("", sys.stderr)
             write_error("penstock: interrupted; run the same command to continue")
             context.exit(130)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            write_error(f"penstock: a library panicked ({panic_reason(error)})")
+            context.exit(1)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})

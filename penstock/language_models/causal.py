@@ -17,6 +17,7 @@ from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, no_progress_bars
 from penstock.language_models.model_directory import check_model
 from penstock.language_models.windows import IGNORED, WindowBatch
+from penstock.panics import panics_as_errors
 from penstock.tokenization.definition import hub_file
 from penstock.tokenization.hiding import read_text_tokenizer
 
@@ -44,7 +45,8 @@ class LoadedModel:
 
     def token_ids(self, strings: Sequence[str]) -> list[np.ndarray]:
         """Tokenise texts, each after :attr:`begin`: (1 + t,) int64 of each."""
-        encoded = self.tokenizer.encode_batch_fast(list(strings), add_special_tokens=False)
+        with panics_as_errors("model"):
+            encoded = self.tokenizer.encode_batch_fast(list(strings), add_special_tokens=False)
         return [np.array([self.begin, *encoding.ids], np.int64) for encoding in encoded]
 
     def __call__(self, batch: WindowBatch) -> torch.Tensor:

@@ -12,6 +12,7 @@ import tokenizers
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import InputError
 from penstock.node_cache import local_file
+from penstock.panics import panics_as_errors
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.samples import sample_texts
@@ -149,8 +150,10 @@ def make_tokenizer(
         definition = definition.flag({end, *settings.declared.control})
         of_texts = text_settings(definition, ends=[end])
         sample = list(_sample(pool, _MEASURED_BYTES, settings.seed, "measure", runner))
-        encoded = tokenizer_of(of_texts).encode_batch_fast(sample, add_special_tokens=False)
-        ids = [encoding.ids for encoding in encoded]
+        with panics_as_errors("tokenizer"):
+            encoded = tokenizer_of(of_texts).encode_batch_fast(sample, add_special_tokens=False)
+            ids = [encoding.ids for encoding in encoded]
+            encoder = find_encoder(of_texts, sample, ids)
         facts = {
             # Ids may have holes: what a trainer's table must hold is the highest of them.
             "vocab_size": 1 + max(definition.vocabulary.values()),
@@ -158,7 +161,7 @@ def make_tokenizer(
             "bytes_per_token": round(
                 sum(len(text.encode()) for text in sample) / sum(len(own) + 2 for own in ids), 6
             ),
-            "encoder": find_encoder(of_texts, sample, ids),
+            "encoder": encoder,
         }
         with atomic_file(draft.path / "tokenizer.json") as sink:
             sink.write(definition.to_str().encode())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from penstock.display import logger_of
+from penstock.panics import panics_as_errors
 from penstock.tokenization.definition import Definition
 from penstock.tokenization.fast import FastEncoder, installed_version
 from penstock.tokenization.hiding import text_settings, tokenizer_of
@@ -59,12 +60,13 @@ class TextEncoder:
 
     def documents(self, texts: Sequence[str], dtype: str) -> list[np.ndarray]:
         """Return the ids of each text between two ends of text: (t + 2,) of a type."""
-        if self._fast is not None:
-            encoded: Sequence[Any] = self._fast.encode(texts)
-        else:
-            assert self._slow is not None
-            found = self._slow.encode_batch_fast(list(texts), add_special_tokens=False)
-            encoded = [encoding.ids for encoding in found]
+        with panics_as_errors("tokenizer"):
+            if self._fast is not None:
+                encoded: Sequence[Any] = self._fast.encode(texts)
+            else:
+                assert self._slow is not None
+                found = self._slow.encode_batch_fast(list(texts), add_special_tokens=False)
+                encoded = [encoding.ids for encoding in found]
         documents = []
         for ids in encoded:
             document = np.empty(len(ids) + 2, dtype=dtype)

@@ -54,12 +54,18 @@ _PLAIN = frozenset(
 patterns and replacements of the last four."""
 
 _ATOM = re.compile(
-    r"\\[pPx]\{[^}]*\}|\\.|\[(?:[^\[\]\\]|\\.)*\]|\((?:\?[a-z-]*[:=!>]|\?<[=!])?|[^\\\[]"
+    r"\\[pPx]\{[^}]*\}|\\.|\[(?:[^\[\]\\]|\\.)*\]|\((?:\?[ims-]*[:=!>]|\?<[=!])?|[^\\\[]"
 )
-_UNBOUNDED = re.compile(r"[*+]|\{\d*,\d*\}|\{\d{3,}\}")
+_QUANTIFIER = re.compile(r"[*+?][+?]?|(\{(\d*)(,?)(\d*)\})(\??)")
 _ALTERNATIVE = 2
 """Unbounded repetitions in one alternative: the published patterns have no more. Three may need
 cubic time."""
+
+_MOST_WAYS = 64
+"""Most ways in which the bounded choices of one alternative may be taken; o200k's has 16."""
+
+_MANY = 100
+"""A repetition of this many and more counts as unbounded."""
 
 
 def examined(path: Path, key: str = "tokenizer") -> str:
@@ -155,26 +161,54 @@ def _parts(node: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_linear(pattern: str) -> bool:
-    """Return whether a pattern repeats no group, refers to none, and repeats little in a row."""
-    place = repeated = depth = 0
+    """Return whether a pattern repeats no group, refers to none, and has few ways to match.
+
+    Ways multiply within an alternative and add up over the alternatives of a group.
+    """
+    place = repeated = 0
+    added, ways = [0], [1]  # of each open group: ways of earlier alternatives, of this one
     while place < len(pattern):
         found = _ATOM.match(pattern, place)
         if found is None or (found[0][0] == "\\" and found[0][1:2] in "123456789kgKGX"):
             return False
         atom, place = found[0], found.end()
-        depth += (atom[0] == "(") - (atom == ")")
-        if atom == "(" and pattern[place : place + 1] == "?":
-            return False  # a name, a condition, or a group of Oniguruma's own
-        if atom == "|" and depth == 0:
-            repeated = 0
-        if (quantifier := _UNBOUNDED.match(pattern, place)) is not None:
+        inside = 1
+        if (atom == ")" and len(ways) == 1) or (atom[0] == "(" and pattern.startswith("?", place)):
+            return False  # not open; or a name, a condition, a group of Oniguruma's own
+        if atom[0] == "(":
+            added.append(0)
+            ways.append(1)
+            continue
+        if atom == "|":
+            added[-1], ways[-1] = added[-1] + ways[-1], 1
+            repeated = repeated if len(ways) > 1 else 0
+            continue
+        if atom == ")":
+            inside = added.pop() + ways.pop()
+        if (quantifier := _QUANTIFIER.match(pattern, place)) is not None:
             place = quantifier.end()
-            repeated += 1
-            if atom == ")" or repeated > _ALTERNATIVE:
-                return False
-            while place < len(pattern) and pattern[place] in "+?":  # possessive or lazy
-                place += 1
+            again = _QUANTIFIER.match(pattern, place) is not None
+            if again or (atom == ")" and quantifier[0][0] != "?"):
+                return False  # a repetition of a repetition, or of a group
+            unbounded, choices = _repetition(quantifier)
+            repeated += unbounded
+            inside = inside + 1 if atom == ")" else choices
+        ways[-1] *= inside
+        if repeated > _ALTERNATIVE or ways[-1] > _MOST_WAYS:
+            return False
     return True
+
+
+def _repetition(quantifier: re.Match[str]) -> tuple[bool, int]:
+    """Return whether a repetition is unbounded, and else how many numbers of times it allows."""
+    braces, least, comma, most, lazy = quantifier.groups()
+    if braces is None:
+        return quantifier[0][0] != "?", 2 if quantifier[0][0] == "?" else 1
+    low = int(least[:4] or 0)
+    high = int(most[:4] or _MANY) if comma else low
+    if high >= _MANY:
+        return True, 1
+    return False, abs(high - low) + 1 + bool(lazy)
 
 
 _failures: dict[bytes, str | None] = {}

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import tokenizers
 
-from penstock.errors import InputError
+from penstock.errors import Failure, InputError
+from penstock.pipeline.runners.attempt import attempt, is_transient
 from penstock.tokenization import examining
 from penstock.tokenization.definition import Definition
+from penstock.tokenization.encoder import TextEncoder
 
 MODEL = tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}, [("a", "b")])
 
@@ -95,6 +97,9 @@ GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": 10_000 * "a
         ({"pre_tokenizer": split("(a+)+$")}, "retry-limit"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split("(z|z)*y")]}}, "retry"),
         ({"pre_tokenizer": split("a*a*a*a*c")}, "retry-limit"),
+        ({"pre_tokenizer": split("(a|[ab]){24}[cd]")}, "retry-limit"),
+        ({"pre_tokenizer": split("(a|aa){40}[cd]")}, "retry-limit"),
+        ({"pre_tokenizer": split(28 * "[ab]?" + "[ab]{28}[cd]")}, "retry-limit"),
         ({"normalizer": {"type": "Sequence", "normalizers": 3 * [GROWING]}}, "more than"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "charsmap"),
         ({"model": {"continuing_subword_prefix": 1_000 * "x"}}, "out of range"),
@@ -110,6 +115,33 @@ def test_what_takes_hours_or_crashes_is_tried_in_a_process_and_refused(
         Definition.read(path)
     assert reason in caught.value.problem
     assert caught.value.file == str(path) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("(a?){30}", "(a|(b|(c|d)?)?){3}", 40 * "(a|aa)", 9 * "a{1,9}", 30 * "a{0}?"),
+        *("a{1,9}+", "a{9}{9}", "a**", "(a+)?" * 9, "(?x:(a|aa)#(\n*)c", ")(a", "(a{0,9})?" * 3),
+    ],
+)
+def test_a_pattern_of_many_choices_is_tried(pattern: str) -> None:
+    """Bounded repetitions and optional parts multiply: each of these counted as linear."""
+    pre_tokenizer = split(f"x|{pattern}y")
+    assert not examining.is_plain({"model": {"type": "BPE"}, "pre_tokenizer": pre_tokenizer})
+
+
+def test_a_panic_at_a_text_is_the_error_of_an_item(tmp_path: Path) -> None:
+    """A panic of Rust is no Exception: it ended each worker that took the item."""
+    text = 60 * "a" + "!"
+    path = tokenizer(tmp_path / "t.json", pre_tokenizer=split("(a+)+$"))
+    library = tokenizers.Tokenizer.from_file(str(path))
+    found = attempt(lambda: (lambda item, state: library.encode(item), None), text)
+    assert isinstance(found.error, Failure) and not is_transient(found.error)
+    assert "retry-limit" in found.error.problem and "\n" not in str(found.error)
+    encoder = TextEncoder(path.read_text(), 3, {"library": "tokenizers"})
+    found = attempt(lambda: (lambda item, state: encoder.documents([item], "<u2"), None), text)
+    assert isinstance(found.error, InputError) and found.error.key == "tokenizer"
+    assert "\n" not in str(found.error) and [len(ids) for ids in encoder.documents(["ab"], "<u2")]
 
 
 def test_an_unusual_one_that_is_sound_is_read_after_a_trial(

@@ -25,6 +25,7 @@ from typing import Any
 
 from penstock.display import logger_of
 from penstock.errors import Failure, PenstockError, StorageError, WorkerError
+from penstock.panics import is_panic, panic_reason
 from penstock.storage import is_temporary_error
 
 __all__ = ["MORE_MEMORY", "AttemptResult", "attempt", "delay", "is_transient", "label", "portable"]
@@ -138,6 +139,10 @@ def attempt(
         failure = Failure(f"{label(item)}: the function called exit ({error.code})")
     except Exception as error:
         failure = error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        failure = Failure(f"{label(item)}: a library panicked ({panic_reason(error)})")
     return AttemptResult(
         result=result,
         error=failure,

@@ -20,6 +20,7 @@ from penstock import extras
 from penstock.errors import InputError
 from penstock.language_models.devices import check_gpu, no_progress_bars, one_thread
 from penstock.language_models.model_directory import check_sentence_model
+from penstock.panics import panics_as_errors
 from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.parameters import one_of
@@ -96,7 +97,7 @@ class SentenceEncoder(ModelEncoder):
         """Encode (n,) large_string as (n, d) float32, L2-normalised; blank texts as zeros."""
         strings = texts.to_pylist() or [""]  # the width is known only from a result
         alone = self.device == "cpu"  # a batch's padding moves the last bits
-        with one_thread() if alone else nullcontext():
+        with one_thread() if alone else nullcontext(), panics_as_errors("encoder"):
             vectors = self.model.encode(
                 strings,
                 batch_size=1 if alone else _GPU_BATCH,

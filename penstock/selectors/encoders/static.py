@@ -18,6 +18,7 @@ import pyarrow as pa
 from penstock.array_files import load_array
 from penstock.compiling import cached
 from penstock.errors import ArtefactError
+from penstock.panics import panics_as_errors
 from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.kernels.wordpiece import WordPiece
@@ -105,13 +106,14 @@ def _token_ids(
 
 
 def _library_token_ids(tokenizer: Any, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    ids = [
-        np.array(encoded.ids, np.int32)
-        for start in range(0, len(texts), _TEXTS_AT_ONCE)
-        for encoded in tokenizer.encode_batch_fast(
-            texts.slice(start, _TEXTS_AT_ONCE).to_pylist(), add_special_tokens=False
-        )
-    ]
+    with panics_as_errors("encoder"):
+        ids = [
+            np.array(encoded.ids, np.int32)
+            for start in range(0, len(texts), _TEXTS_AT_ONCE)
+            for encoded in tokenizer.encode_batch_fast(
+                texts.slice(start, _TEXTS_AT_ONCE).to_pylist(), add_special_tokens=False
+            )
+        ]
     return np.concatenate([np.empty(0, np.int32), *ids]), np.cumsum([0, *map(len, ids)])
 
 

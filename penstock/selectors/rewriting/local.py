@@ -21,6 +21,7 @@ from typing_extensions import Self
 from penstock.errors import SelectorError
 from penstock.language_models.devices import one_thread
 from penstock.language_models.model_directory import check_model
+from penstock.panics import panics_as_errors
 from penstock.resources import Resources
 from penstock.selectors.encoders.embedding import contents_of
 from penstock.selectors.parameters import Declared, ModelName
@@ -135,7 +136,8 @@ class LocalModel(ModelInProcess):
     ) -> Answer:
         import torch
 
-        ids = encoded(request, tokenizer)
+        with panics_as_errors("model"):
+            ids = encoded(request, tokenizer)
         room = getattr(model.config, "max_position_embeddings", None)
         sampling = request.sampling
         if room is not None and (refused := self.refused(len(ids), sampling, room)):

@@ -27,6 +27,7 @@ import numpy as np
 
 from penstock.errors import InputError
 from penstock.language_models.windows import Window
+from penstock.panics import panics_as_errors
 
 __all__ = ["Accuracy", "Question", "WindowNats", "choice_nats", "score_choices"]
 
@@ -106,7 +107,8 @@ def choice_nats(
     """
     pairs = [(question.context, choice) for question in questions for choice in question.choices]
     # encode_batch_fast computes no offsets.
-    encodings = tokenizer.encode_batch([a + b for a, b in pairs], add_special_tokens=False)
+    with panics_as_errors("tokenizer"):
+        encodings = tokenizer.encode_batch([a + b for a, b in pairs], add_special_tokens=False)
     windows = [
         _window([eos, *encoding.ids], 1 + _first(encoding.offsets, *pair), context)
         for encoding, pair in zip(encodings, pairs)

@@ -18,6 +18,7 @@ import numpy as np
 
 from penstock.errors import InputError
 from penstock.language_models import windows
+from penstock.panics import panics_as_errors
 from penstock.tokenization.hiding import read_text_tokenizer
 from penstock.trainers.evaluation.choices import Accuracy, Question, WindowNats, score_choices
 
@@ -131,7 +132,8 @@ def text_nats(
         eos: The token that every text is conditioned on.
         context: Tokens of the model's context.
     """
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    with panics_as_errors("tokenizer"):
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     ids = [np.array([eos, *encoding.ids], np.int64) for encoding in encodings]
     return windows.text_nats(ids, reader, window=context, stride=context)
 
