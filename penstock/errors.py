@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 
+_MOST, _BEGIN, _END = 4000, 3000, 900
+"""Characters of an error's text; of a longer one the beginning and the end, which has the fix."""
+
+
 class PenstockError(Exception):
     """The root of the tree: every error that Penstock raises on purpose.
 
@@ -104,7 +108,11 @@ class PenstockError(Exception):
         sentence = "; ".join(part for part in (clauses, self.fix) if part)
         file = self.file and printable(self.file)
         text = ": ".join(part for part in (self.key, file, sentence) if part)
-        return printable(mask_addresses(text), keep="\n\t")
+        text = printable(mask_addresses(text), keep="\n\t")
+        if len(text) <= _MOST:
+            return text
+        left = len(text) - _BEGIN - _END
+        return f"{text[:_BEGIN]} [… {left:,} characters …] {text[-_END:]}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.problem), self.__dict__

@@ -29,6 +29,15 @@ def test_the_sentence(fields: dict[str, object], sentence: str) -> None:
     assert str(PenstockError(**fields)) == sentence  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("field", ["problem", "key", "file", "expected", "got"])
+def test_a_long_text_keeps_its_beginning_and_its_fix(field: str) -> None:
+    """Names and values of strangers' files are as long as the files."""
+    error = PenstockError(**{"key": "k", field: "\x00" * 300_000, "fix": "mend it"})  # type: ignore[arg-type]
+    assert 3000 < len(str(error)) < 4000 and str(error).endswith("mend it")
+    assert getattr(pickle.loads(pickle.dumps(error)), field) == "\x00" * 300_000
+    assert str(PenstockError("x" * 4000)) == "x" * 4000
+
+
 def test_a_key_goes_in_front() -> None:
     assert RecipeError("x", key="use").under("select.a").key == "select.a.use"
     assert str(RecipeError("x").under("select.a")) == "select.a: x"

@@ -38,6 +38,11 @@ def crash(content: bytes, files: Path) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def spin(content: bytes, files: Path) -> None:
+    while True:
+        pass
+
+
 def other(content: bytes, files: Path) -> None:
     raise KeyError("a")
 
@@ -52,12 +57,19 @@ def own(content: bytes, files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(sleep, "hang"), (crash, "signal 11"), (other, "KeyError"), (grow, "more memory"), (own, "")],
+    [
+        (sleep, "hang"),
+        (spin, "hang"),
+        (crash, "signal 11"),
+        (other, "KeyError"),
+        (grow, "more memory"),
+        (own, ""),
+    ],
 )
 def test_crashes_hangs_and_foreign_errors_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: object, reason: str
 ) -> None:
-    monkeypatch.setattr(child, "LIMIT_SECONDS", 1 if fault is sleep else 20)
+    monkeypatch.setattr(child, "LIMIT_SECONDS", 0.2 if fault in (sleep, spin) else 20)
     monkeypatch.setattr(child, "LIMIT_BYTES", 2**28)
 
     def run(content: bytes, files: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from penstock.columnar.arrow_claims import ArrowClaims
+from penstock.columnar.arrow_claims import ArrowClaims, check_rows
 from penstock.columnar.validation import check_names, damaged, validate
 
 __all__ = ["ArrowReader", "open_arrow", "read_batch", "read_batches"]
@@ -20,6 +20,7 @@ class ArrowReader:
     """The batches of an open Arrow file or stream; :func:`open_arrow` makes it."""
 
     def __init__(self, file: pa.NativeFile) -> None:
+        self._bytes: int = file.size()
         self._claims = ArrowClaims(file)
         if self._claims.random_access:
             self._claims.check_footer()
@@ -35,7 +36,8 @@ class ArrowReader:
             utf8: Whether strings that are not UTF-8 are refused, too.
 
         Raises:
-            ArrowInvalid: A batch is damaged, or claims to decode to far more than its bytes.
+            ArrowInvalid: A batch is damaged, or claims to decode to far more than its bytes, or
+                the file far more rows than bytes.
         """
         for batch in self._unchecked(start):
             yield validate(batch, utf8)
@@ -51,6 +53,13 @@ class ArrowReader:
             yield batch.num_rows, batch.nbytes
 
     def _unchecked(self, start: int) -> Iterator[pa.RecordBatch]:
+        rows = 0
+        for batch in self._claimed(start):
+            rows += batch.num_rows
+            check_rows(rows, self._bytes)
+            yield batch
+
+    def _claimed(self, start: int) -> Iterator[pa.RecordBatch]:
         if self._claims.random_access:
             for number in range(start, self._reader.num_record_batches):
                 self._claims.check_batch(number)
@@ -68,9 +77,17 @@ class ArrowReader:
             number += 1
 
 
+_FEATHER_1 = b"FEA1"
+
+
 def _opened(file: pa.NativeFile, random_access: bool) -> Any:
     if random_access:
         return pa.ipc.open_file(file)
+    if file.read_at(len(_FEATHER_1), 0) == _FEATHER_1:
+        raise pa.ArrowInvalid(
+            "a file of Feather version 1, which only pyarrow.feather.read_table reads; "
+            "pyarrow.feather.write_feather writes the table as version 2, which is Arrow's format"
+        )
     file.seek(0)
     return pa.ipc.open_stream(file)
 

@@ -17,16 +17,23 @@ import pyarrow as pa
 
 from penstock.display import numbered
 
-__all__ = ["ArrowClaims", "check_decoded_size", "most_decoded"]
+__all__ = ["ArrowClaims", "check_decoded_size", "check_rows", "most_decoded"]
 
 _DECODED, _RATIO = 256 << 20, 64
 """Bytes that one part of a file may decode to, however few bytes it has, or times its bytes. Text
 compresses 3 to 10 times; a column of one repeated value more, but it is small."""
 
+_ROWS = 1 << 20
+"""Rows that a file may have, however few bytes it has, or ``_RATIO`` times its bytes."""
+
 _MAGIC = b"ARROW1"
 _CONTINUATION = 0xFFFFFFFF
 _DICTIONARY, _BATCH = 2, 3
 """Kinds of messages: ``MessageHeader``."""
+
+_VERSION_5 = 4
+_OLD_COMPRESSION = b"ARROW:experimental_compression"
+"""Key of a message before version 5 of the metadata, by which Arrow 0.17 tells its compression."""
 
 
 def most_decoded(stored: int) -> int:
@@ -48,6 +55,20 @@ def check_decoded_size(what: str, stored: int, decoded: int) -> None:
         )
 
 
+def check_rows(rows: int, stored: int) -> None:
+    """Check the rows of a file: nulls, runs and repeated batches take no bytes.
+
+    Raises:
+        ArrowInvalid: A file of ``stored`` bytes claims more than 2^20 rows and more than 64 a byte.
+    """
+    most = max(_ROWS, _RATIO * stored)
+    if rows > most:
+        raise pa.ArrowInvalid(
+            f"{numbered(stored, 'byte')} claim to hold {rows:,} rows, more than the {most:,} that "
+            "are allowed (a sound file can be written again in smaller parts)"
+        )
+
+
 class ArrowClaims:
     """Checks the messages of a mapped file or stream in the order in which Arrow reads them."""
 
@@ -58,6 +79,7 @@ class ArrowClaims:
         """True for a file with a footer, False for a stream."""
         self._blocks: list[int] = []
         self._position = 0
+        self._dictionaries = [0, 0]  # bytes stored and decoded, of all that are held
 
     def check_footer(self) -> None:
         """Check the dictionaries of a file with a footer, and find its batches.
@@ -111,6 +133,7 @@ class ArrowClaims:
             message = _indirect(data, 0)
             kind_at, header_at, size_at = (_field(data, message, field) for field in (1, 2, 3))
             kind = data[kind_at] if kind_at else 0
+            compressed = _OLD_COMPRESSION in data and _version(data, message) < _VERSION_5
             body = at + length
             size = struct.unpack_from("<q", data, size_at)[0] if size_at else 0
             sizes: list[int] = []
@@ -119,15 +142,22 @@ class ArrowClaims:
                 if kind == _DICTIONARY:
                     inner = _field(data, table, 1)
                     table = _indirect(data, inner) if inner else 0
-                sizes = list(self._decoded(data, table, body)) if table else []
+                if table and (compressed or _field(data, table, 3)):
+                    sizes = list(self._decoded(data, table, body))
         if sizes:
-            check_decoded_size(f"the batch at byte {start:,}", size, sum(sizes))
+            stored, decoded = min(size, self._size), sum(sizes)
+            check_decoded_size(f"the batch at byte {start:,}", stored, decoded)
+            if kind == _DICTIONARY:  # all are held, and several may be of the same bytes
+                stored = min(self._dictionaries[0] + stored, self._size)
+                decoded += self._dictionaries[1]
+                check_decoded_size(
+                    f"the sum of the dictionaries up to byte {start:,}", stored, decoded
+                )
+                self._dictionaries = [stored, decoded]
         return kind, body + max(0, size)
 
     def _decoded(self, data: bytes, table: int, body: int) -> Iterator[int]:
-        """Yield the decoded sizes of a batch's compressed buffers; none where it has none."""
-        if not _field(data, table, 3):
-            return
+        """Yield the decoded sizes of a batch's compressed buffers."""
         buffers = _field(data, table, 2)
         if not buffers:
             return
@@ -173,6 +203,12 @@ def _field(data: bytes, table: int, number: int) -> int:
     place = 4 + 2 * number
     offset = struct.unpack_from("<H", data, entries + place)[0] if place < size else 0
     return table + offset if offset else 0
+
+
+def _version(data: bytes, message: int) -> int:
+    """Return the version of the metadata of a message: 0 for version 1."""
+    at = _field(data, message, 0)
+    return int(struct.unpack_from("<h", data, at)[0]) if at else 0
 
 
 def _blocks(data: bytes, table: int, number: int) -> list[int]:

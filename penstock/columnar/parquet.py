@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.columnar.arrow_claims import check_rows
 from penstock.columnar.parquet_claims import rows_within
 from penstock.columnar.validation import check_names, damaged, validate
 
@@ -23,6 +24,9 @@ class InputParquet(pq.ParquetFile):
     Args:
         source: The file.
         options: Of :class:`pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        ArrowInvalid: It is damaged, or claims far more rows than bytes.
     """
 
     def __init__(self, source: pa.NativeFile, **options: Any) -> None:
@@ -32,6 +36,8 @@ class InputParquet(pq.ParquetFile):
         except UnicodeDecodeError as error:
             raise pa.ArrowInvalid(f"a name in the schema is not UTF-8: {error}") from None
         check_names(self.schema_arrow)
+        groups = map(self.metadata.row_group, range(self.metadata.num_row_groups))
+        check_rows(sum(max(0, group.num_rows) for group in groups), source.size())
 
     def batches(self, group: int, rows: int, size: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a row group, validated but for UTF-8.

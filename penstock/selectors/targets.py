@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from penstock.display import encodable
+from penstock.display import encodable, shortened
 from penstock.errors import InputError
 from penstock.selectors.base import Target, Targets
 from penstock.selectors.parameters import at_parameter
@@ -139,7 +139,8 @@ def render(example: Mapping[str, Any]) -> str:
     if "text" in example:
         return _text(example, "text")
     if "question" not in example or "answer" not in example:
-        raise ValueError(f"expected {_EXPECTED}, got the keys {sorted(example)}")
+        keys = shortened([repr(key) for key in sorted(example)])
+        raise ValueError(f"expected {_EXPECTED}, got the keys [{keys}]")
     return _context(example) + _answer(example)
 
 

@@ -13,6 +13,8 @@ from penstock.columnar import open_arrow, read_batch, read_batches, validate
 from penstock.columnar.arrow_claims import most_decoded
 from penstock.errors import ArtefactError, InputError
 from penstock.pipeline.reading.records import Bad, Record
+from penstock.pipeline.reading.tables import arrow_spans as spans
+from penstock.pipeline.reading.values import bytes_of
 from penstock.recipe import CorpusSource
 from tests.columnar.hostile import ATTACKS, TEXTS, arrow_bytes, attack, replaced, write
 from tests.pipeline.reading.reference import read_records
@@ -94,6 +96,36 @@ def test_bytes_that_are_not_utf8_cost_no_document_but_where_they_are_the_text(
         list(file.batches())
 
 
+def test_texts_of_dictionaries_of_any_layout_are_read(tmp_path: Path) -> None:
+    """Arrow has no kernel to take views."""
+    entries = [None, "", "a", "b" * 40, "é" * 40, "never used"]
+    places = [3, None, 2, 0, 4, 1, 3, 2]
+    wanted = [None if at is None else entries[at] for at in places]
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):
+        for index in (pa.int8(), pa.uint64()):
+            own = pa.array(["x", *entries], kind).slice(1)
+            coded = pa.DictionaryArray.from_arrays(pa.array(places, index), own)
+            for start in (0, 3):
+                found = bytes_of(coded.slice(start))
+                assert found is not None and found.type == pa.large_binary()
+                texts = [None if one is None else one.decode() for one in found.to_pylist()]
+                assert texts == wanted[start:], kind
+            path = write(tmp_path / "x.arrow", arrow_bytes({"text": coded}))
+            read = [one.text for one in read_records(path, SPEC) if isinstance(one, Record)]
+            assert read == [text for text in wanted if text is not None]
+    nothing = pa.DictionaryArray.from_arrays(
+        pa.array([None], pa.int8()), pa.array([], pa.string_view())
+    )
+    assert bytes_of(nothing).to_pylist() == [None]  # type: ignore[union-attr]
+
+
+def test_a_file_of_feather_1_is_named_with_its_fix(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.arrow", b"FEA1" + bytes(60) + b"FEA1")
+    with pytest.raises(InputError, match="Feather version 1.*write_feather") as error:
+        read_records(path, SPEC)
+    assert error.value.file == str(path)
+
+
 def test_all_types_are_validated_as_bytes() -> None:
     """A type that cannot be viewed as bytes would be an error on sound data."""
     columns = [column for column, *_ in ATTACKS.values()]
@@ -146,6 +178,82 @@ def test_a_batch_that_decodes_to_far_more_than_its_bytes_is_refused(
     assert len(data) < 2**14
     with pytest.raises(InputError, match="claims to decode"):
         read_records(write(tmp_path / "x.arrow", data), SPEC)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_compression_of_old_metadata_is_counted(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of version 4 names its compression beside the batch, as Arrow 0.17 wrote it."""
+    monkeypatch.setattr("penstock.columnar.arrow_claims._DECODED", 1 << 20)
+    data = bytes(most_decoded(0) + 8)
+    size, packed = len(data), pa.Codec("zstd").compress(data, asbytes=True)
+    padding = -len(packed) % 8
+    packed += (0x184D2A50).to_bytes(4, "little") + padding.to_bytes(4, "little") + bytes(padding)
+    numbers = np.frombuffer(size.to_bytes(8, "little") + packed, "<i8")
+    batch = pa.record_batch({"text": pa.nulls(len(numbers)), "n": numbers})
+    path = tmp_path / "x.arrow"
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    for named in ({"ARROW:experimental_compression": "zstd"}, None):
+        options = pa.ipc.IpcWriteOptions(metadata_version=pa.ipc.MetadataVersion.V4)
+        with make(str(path), batch.schema, options=options) as writer:
+            writer.write_batch(batch, custom_metadata=named)
+        if named is None:
+            assert len(read_records(path, SPEC)) == len(batch)
+        else:
+            with pytest.raises(InputError, match="claims to decode"):
+                read_records(path, SPEC)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_dictionaries_that_decode_to_far_more_than_their_bytes_together_are_refused(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.columnar.arrow_claims._DECODED", 1 << 20)
+    coded = pa.array(["a" * (most_decoded(0) // 4)]).dictionary_encode()
+    path = tmp_path / "x.arrow"
+    for count in (3, 4):
+        columns = {"text": ["t"], **{f"c{n}": coded for n in range(count)}}
+        write(path, arrow_bytes(columns, stream, "zstd"))
+        if count == 3:
+            assert len(read_records(path, SPEC)) == 1
+        else:
+            with pytest.raises(InputError, match="the sum of the dictionaries .* claims"):
+                read_records(path, SPEC)
+
+
+def row_bombs() -> dict[str, pa.RecordBatch]:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2**31 - 1], pa.int32()), ["t"])
+    nothing = pa.nulls(2**31 - 1)
+    structures = pa.StructArray.from_arrays([nothing], ["a"])
+    return {
+        name: pa.record_batch({"text": column})
+        for name, column in {"runs": runs, "nulls": nothing, "structures": structures}.items()
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["runs", "nulls", "structures"])
+def test_a_file_with_far_more_rows_than_bytes_is_refused(
+    name: str, stream: bool, tmp_path: Path
+) -> None:
+    """802 bytes were 2^31 documents, or bad records without end."""
+    batch = row_bombs()[name]
+    path = tmp_path / "x.arrow"
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with make(str(path), batch.schema) as writer:
+        writer.write_batch(batch)
+    assert path.stat().st_size < 1024
+    with pytest.raises(InputError, match="claim to hold 2,147,483,647 rows") as error:
+        read_records(path, SPEC)
+    assert error.value.file == str(path)
+    with pytest.raises(InputError, match="claim to hold"):
+        spans(path, SPEC, 1 << 20)
+    with make(str(path), batch.schema) as writer:  # of many batches, the sum
+        for _ in range(5):
+            writer.write_batch(batch.slice(0, 1 << 18))
+    with open_arrow(path) as file, pytest.raises(pa.ArrowInvalid, match="claim to hold 1,310,720"):
+        list(file.sizes())
 
 
 @pytest.mark.parametrize("stream", [False, True])

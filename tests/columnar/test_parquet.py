@@ -168,6 +168,19 @@ def test_a_page_that_decodes_to_far_more_than_its_bytes_is_refused(
     assert error.value.file == str(path)
 
 
+def test_a_file_with_far_more_rows_than_bytes_is_refused(tmp_path: Path) -> None:
+    """7 kB were 3 million bad records."""
+    count = (1 << 20) + 1
+    path = write_parquet(tmp_path / "x.parquet", {"text": pa.nulls(count, pa.string())})
+    assert path.stat().st_size < count // 64
+    with pytest.raises(InputError, match="claim to hold 1,048,577 rows") as error:
+        read_records(path, SPEC)
+    assert error.value.file == str(path)
+    write_parquet(path, {"text": pa.nulls(count, pa.string()), "n": np.arange(count)})
+    with open(path, "rb") as source, InputParquet(pa.PythonFile(source)) as file:
+        assert file.metadata.num_rows == count
+
+
 def test_deltas_of_long_texts_are_decoded_a_few_at_a_time(tmp_path: Path) -> None:
     """Each value repeats the one before, which takes three bytes."""
     path = write_parquet(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -68,7 +69,11 @@ def bytes_of(column: pa.Array) -> pa.Array | None:
     if isinstance(kind, pa.BaseExtensionType):
         return bytes_of(column.storage)
     if pa.types.is_dictionary(kind):
-        return bytes_of(column.dictionary.take(column.indices))
+        own = column.dictionary
+        while isinstance(own, pa.ExtensionArray):
+            own = own.storage
+        views = own.type in (pa.string_view(), pa.binary_view())
+        return bytes_of((_taken_views if views else pc.take)(own, column.indices))
     if pa.types.is_run_end_encoded(kind) and _is_bytes(kind.value_type):
         return bytes_of(pc.run_end_decode(column))
     if not _is_bytes(kind):
@@ -76,6 +81,24 @@ def bytes_of(column: pa.Array) -> pa.Array | None:
     if kind in _BYTES:
         column = column.view(_BYTES[kind])
     return column.cast(pa.large_binary())
+
+
+def _taken_views(array: pa.Array, indices: pa.Array) -> pa.Array:
+    """Return ``array.take(indices)``, for which Arrow has no kernel: (n,) binary_view."""
+    buffers = array.buffers()
+    valid = indices.is_valid().to_numpy(zero_copy_only=False)
+    views = np.zeros((len(indices), 2), np.int64)  # the view of an empty text
+    places = indices.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
+    if array.null_count:
+        kept = array.is_valid().to_numpy(zero_copy_only=False)[places]
+        valid[valid] = kept
+        places = places[kept]
+    if len(places):
+        views[valid] = np.frombuffer(buffers[1], np.int64, 2 * (array.offset + len(array))).reshape(
+            -1, 2
+        )[array.offset + places]
+    made = [pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(views), *buffers[2:]]
+    return pa.Array.from_buffers(pa.binary_view(), len(indices), made)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
