@@ -14,5 +14,6 @@ train. Both cut token sequences into windows, batch them and sum losses with thi
 
     LoadedModel        a transformers model and its tokenizer     causal.py
     check_model        no code of a model's directory runs        model_directory.py
+    settings_problem   nor names kernels or files elsewhere       model_settings.py
     one_thread         one thread in PyTorch and BLAS             devices.py
 """

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import InputError
+from penstock.language_models.model_settings import outside_file, settings_problem
 
 __all__ = ["check_model", "check_sentence_model"]
 
@@ -80,6 +80,7 @@ def check_model(directory: str | Path, *, key: str | None) -> None:
     _check_weights(root, key)
     for path in (root / "config.json", root / "generation_config.json"):
         _check_kernels(path, _read(path, key), key)
+    _check_tokenizer(root / "tokenizer_config.json", key)
 
 
 def check_sentence_model(directory: str | Path, *, key: str | None) -> None:
@@ -154,26 +155,26 @@ def _check_weights(root: Path, key: str | None) -> None:
 
 
 def _check_kernels(path: Path, config: Any, key: str | None) -> None:
-    """Refuse an implementation of attention that would be fetched: one of the form owner/name."""
-    for name, value in _entries(config):
-        if "attn_implementation" in name and isinstance(value, str) and "/" in value:
-            raise InputError(
-                "compiled code from elsewhere would be fetched and run",
-                key=key,
-                file=path,
-                got=f"{name}: {value!r}",
-                fix="remove this entry",
-            )
+    """Refuse settings by which code would be fetched, or files elsewhere be read."""
+    if (problem := settings_problem(path.name, config)) is not None:
+        raise InputError(
+            problem[0],
+            key=key,
+            file=path,
+            got=problem[1],
+            fix="remove this entry, or write it into config.json or tokenizer_config.json",
+        )
 
 
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield all keys and values of mappings within plain data."""
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            yield from one.items()
-        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+def _check_tokenizer(path: Path, key: str | None) -> None:
+    if (entry := outside_file(path.parent, _read(path, key))) is not None:
+        raise InputError(
+            "a file outside of the directory would be read",
+            key=key,
+            file=path,
+            got=entry,
+            fix="remove this entry",
+        )
 
 
 def _read(path: Path, key: str | None, kind: type[Any] = dict) -> Any:

@@ -126,6 +126,58 @@ def test_kernels_to_fetch_and_adapters_are_refused(model: Path) -> None:
     assert (info.value.key, info.value.file) == ("k", str(model / "adapter_config.json"))
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"attn_implementation": {"": "someone/kernel"}},
+        {"text_config": {"_attn_implementation": {"": "sdpa", "vision": ["someone/kernel"]}}},
+        {"attn_implementation": "flash_attention_2|someone/kernel"},
+        {"use_kernels": True},
+        {"vision_config": [{"kernel_config": {"kernel_mapping": {}}}]},
+        {"experts_implementation": {"": "someone/kernel"}},
+    ],
+)
+def test_no_other_form_of_a_kernel_is_read(model: Path, entry: dict[str, Any]) -> None:
+    """Attack: names of kernels within mappings, which transformers takes, too."""
+    change(model / "config.json", **entry)
+    with pytest.raises(InputError) as info:
+        check_model(model, key="k")
+    assert (info.value.key, info.value.file) == ("k", str(model / "config.json"))
+    assert (info.value.got or "").startswith(tuple(key for key, _ in settings_entries(entry)))
+
+
+def settings_entries(entry: Any) -> list[tuple[str, Any]]:
+    below = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+    own = list(entry.items()) if isinstance(entry, dict) else []
+    return own + [pair for one in below for pair in settings_entries(one)]
+
+
+def test_known_implementations_are_accepted(model: Path) -> None:
+    change(
+        model / "config.json",
+        attn_implementation={"": "eager", "text_config": None},
+        _attn_implementation_autoset=True,
+        text_config={"_attn_implementation": "flash_attention_2"},
+        use_kernels=False,
+        use_mamba_kernels=True,
+    )
+    check_model(model, key="k")
+
+
+@pytest.mark.parametrize("name", ["vocab_file", "tokenizer_file", "fast_tokenizer_files"])
+def test_a_tokenizer_names_no_file_elsewhere(model: Path, tmp_path: Path, name: str) -> None:
+    """Attack: earlier versions of transformers open a path of ``tokenizer_config.json``."""
+    other = tmp_path / "elsewhere.json"
+    value: Any = [str(other)] if name.endswith("s") else f"../{other.name}"
+    change(model / "tokenizer_config.json", **{name: value})
+    check_model(model, key="k")  # of its author's machine
+    other.write_text("{}")
+    with pytest.raises(InputError) as info:
+        check_model(model, key="k")
+    assert info.value.file == str(model / "tokenizer_config.json")
+    assert (info.value.got or "").startswith(f"{name}: ")
+
+
 # -- sentence-transformers --------------------------------------------------------------------
 
 
@@ -190,3 +242,32 @@ def test_a_malformed_list_of_modules_is_an_error(tmp_path: Path, content: str) -
     with pytest.raises(InputError) as info:
         check_sentence_model(tmp_path, key="encoder")
     assert info.value.file == str(tmp_path / "modules.json")
+
+
+@pytest.mark.parametrize(
+    ("entry", "got"),
+    [
+        ({"tokenizer_name_or_path": "/elsewhere"}, "tokenizer_name_or_path"),
+        ({"model_name_or_path": "someone/model"}, "model_name_or_path"),
+        ({"cache_dir": "/elsewhere"}, "cache_dir"),
+        ({"model_args": {"use_kernels": True}}, "use_kernels"),
+        ({"model_args": {"attn_implementation": {"": "someone/kernel"}}}, "attn_implementation"),
+        ({"model_kwargs": {"gguf_file": "/elsewhere"}}, "model_kwargs.gguf_file"),
+        ({"processor_kwargs": {"vocab_file": "/elsewhere"}}, "processor_kwargs.vocab_file"),
+        ({"config_args": {"num_labels": {"a": 1}}}, "config_args.num_labels"),
+        ({"tokenizer_args": ["x"]}, "tokenizer_args."),
+        ({"modality_config": {"text": {"method": "push_to_hub"}}}, "method"),
+    ],
+)
+def test_settings_name_nothing_elsewhere(model: Path, entry: dict[str, Any], got: str) -> None:
+    """Attack: keywords of the loader in a file of the directory."""
+    modules(model, "sentence_transformers.models.Transformer")
+    source = model / "sentence_bert_config.json"
+    sound = {"max_seq_length": 16, "do_lower_case": False, "tokenizer_name_or_path": None}
+    change(source, **sound, model_args={"attn_implementation": "sdpa", "torch_dtype": "float32"})
+    check_sentence_model(model, key="encoder")
+    change(source, **entry)
+    with pytest.raises(InputError) as info:
+        check_sentence_model(model, key="encoder")
+    assert (info.value.key, info.value.file) == ("encoder", str(source))
+    assert (info.value.got or "").startswith(got)
