@@ -180,6 +180,11 @@ class Workspace:
         self._check_ours(path)
         return Draft(path, header, self._lease)
 
+    @property
+    def generation(self) -> int:
+        """Number of the driver's lease, which is higher for a later driver; 0 without one."""
+        return 0 if self._lease is None else self._lease.number
+
     def hold(self) -> None:
         """Take the lease, unless it is held, and delete what drivers that were killed left.
 

@@ -45,6 +45,7 @@ from penstock.storage.files import (
 )
 from penstock.storage.local import (
     find_temporaries,
+    lock_file,
     make_directory,
     remove_empty_directories,
     sync_directory,
@@ -91,6 +92,7 @@ __all__ = [
     "is_temporary_error",
     "is_uri",
     "kind_of",
+    "lock_file",
     "make_directory",
     "make_own_directory",
     "path_problem",

@@ -33,6 +33,7 @@ __all__ = [
     "LocalStore",
     "find_temporaries",
     "link_file",
+    "lock_file",
     "make_directory",
     "remove_empty_directories",
     "sync_directory",
@@ -108,7 +109,7 @@ class LocalStore:
         with os_errors(path), _written_beside(path, new) as temporary:
             try:
                 with open(str(path), "r+b") as file:  # NFS locks a file opened for writing only
-                    _lock(file, path)
+                    lock_file(file, path)
                     same = os.path.samestat(os.fstat(file.fileno()), os.stat(str(path)))
                     if not same or file.read() != old:
                         return False
@@ -191,8 +192,12 @@ def version_of_status(status: os.stat_result) -> FileVersion:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _lock(file: Any, path: AnyPath) -> None:
-    """Lock an open file, where the file system has locks; they are held for milliseconds."""
+def lock_file(file: Any, path: AnyPath) -> None:
+    """Lock an open file, where the file system has locks; they are held for milliseconds.
+
+    Raises:
+        StorageError: A process that is suspended has held the lock for :data:`PATIENCE`.
+    """
     end = time.monotonic() + PATIENCE
     while True:
         try:

@@ -108,6 +108,7 @@ def _launch(
     connect()
     _check_cpus(lane[0].train for lane in lanes)
     errors: list[Exception] = []
+    workspace.hold()
     signer = Signer.of_user()
     # In threads, because Ray changes the handling of Ctrl-C in the main thread.
     sessions = [
@@ -169,6 +170,7 @@ def _run_session(
                 "lane": list(lane),
                 "workspace": Workspace(as_path(workspace.root)),
                 "signer": signer,
+                "generation": workspace.generation,
             },
             torch_config=(LoopbackConfig if on_loopback(ray) else TorchConfig)(
                 backend="nccl" if gpu else "gloo"
@@ -204,7 +206,7 @@ def _session_loop(config: dict[str, Any]) -> None:
     os.environ["LOCAL_SIZE"] = str(context.get_local_world_size())
     group = Group(context.get_world_rank(), context.get_world_size(), get_device())
     for spec in config["lane"]:
-        run_one(spec, config["workspace"], group, config["signer"])
+        run_one(spec, config["workspace"], group, config["signer"], config["generation"])
     # Without it 3 of 30 sessions aborted when the process group was destroyed.
     group.barrier()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.artefact import Draft, Workspace
 from penstock.storage import atomic_file
+from penstock.trainers.checkpoints.folder import Folder
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.data.shards import ShardSet
@@ -27,10 +28,13 @@ __all__ = ["run_one"]
 PART = "run"
 
 
-def run_one(spec: RunSpec, workspace: Workspace, group: Group, signer: Signer) -> None:
+def run_one(
+    spec: RunSpec, workspace: Workspace, group: Group, signer: Signer, generation: int = 0
+) -> None:
     """Train, export, evaluate the export, and commit; all workers call this together.
 
     Resumes from the newest checkpoint of an earlier attempt, which ``signer`` has to accept.
+    ``generation`` is the number of the driver's lease: an attempt of an earlier one ends.
     """
     began = time.perf_counter()
     draft = spec.draft(workspace)
@@ -45,6 +49,7 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group, signer: Signer) -
         group=group,
         signer=signer,
         progress=functools.partial(add_note, directory),
+        generation=generation,
     )
     evaluator = RunEvaluator(spec, shards, group)
     log, facts = _train(spec, shards, directory, checkpoints, evaluator, group)
@@ -61,9 +66,8 @@ def run_one(spec: RunSpec, workspace: Workspace, group: Group, signer: Signer) -
             **scores.to_json(),
             "seconds": round(time.perf_counter() - began, 3),
         }
-        checkpoints.folder.check()
         spec.check_model()
-        _commit(draft, facts, evaluator.files)
+        _commit(draft, facts, evaluator.files, checkpoints.folder)
 
 
 def _train(
@@ -89,7 +93,10 @@ def _train(
         files = checkpoints.load(cursor, engine.backend)
         if engine.reweighting:
             engine.reweighting.restore(files)
-    log = MetricsLog(directory, step) if group.rank == 0 else None
+    log = None
+    if group.rank == 0:
+        with checkpoints.folder.alone():  # it replaces lines, and files of TensorBoard
+            log = MetricsLog(directory, step)
 
     def save() -> None:
         if log:
@@ -114,12 +121,14 @@ def _train(
         save()
     if engine.reweighting:
         engine.reweighting.finish()
+    exported = checkpoints.folder.path / f".model.{checkpoints.folder.attempt[:8]}.tmp"
     if log:
-        shutil.rmtree(directory / "model", ignore_errors=True)
-    engine.save(directory / "model")
+        exported.mkdir(mode=0o700)
+    engine.save(exported)
     engine.close()
     if log:
-        _save_tokenizer(shards, directory / "model")
+        _save_tokenizer(shards, exported)
+        checkpoints.folder.install(exported, directory / "model")
     group.barrier()
     return log, {
         "parameters": engine.parameters,
@@ -144,9 +153,9 @@ def _save_tokenizer(shards: ShardSet, directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
 
 
-def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> None:
+def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str], folder: Folder) -> None:
     directory = draft.staging()
-    with atomic_file(directory / "result.json") as sink:
+    with folder.alone(), atomic_file(directory / "result.json") as sink:
         sink.write(json.dumps(facts, indent=2).encode())
     folders = ["model", "tensorboard", WEIGHTS]
     found = [path for folder in folders for path in sorted((directory / folder).rglob("*"))]
@@ -156,5 +165,7 @@ def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str]) -> None:
     # The checkpoints' checksums are known, and a resumed run verifies them: to read gigabytes here
     # is no use. They are recorded so that a finished run can be resumed from.
     checkpoints = draft.adopt_known(records_of(directory))
-    draft.record(PART, [*draft.adopt(names), *checkpoints])
-    draft.publish([PART], facts)
+    records = [*draft.adopt(names), *checkpoints]
+    with folder.alone():
+        draft.record(PART, records)
+        draft.publish([PART], facts)

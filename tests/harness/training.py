@@ -142,7 +142,8 @@ class _WorkerPoints:
         if not path.startswith(self._directory):
             return None
         name = self._RANDOM.sub("", path[len(self._directory) :])
-        name = re.sub(r"step-\d+(\.[0-9a-f]{8}(?=\.tmp))?", "step", name)
+        name = re.sub(r"step-\d+", "step", name)
+        name = re.sub(r"(?<=step|odel)\.[0-9a-f]{8,}(?=\.(tmp|old|damaged))", "", name)
         return self._named(f"{kind} {name}, {moment}")
 
     def _named(self, name: str) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 ::
 
     {"files": [{"path", "bytes", "sha256", "facts"}, ...],
+     "run": name of the run's directory, "step": first step after the checkpoint,
      "key": name of the key, "signature": HMAC-SHA256 of the JSON without this entry}
 
-Without a key a manifest can be read, but gives no signature that any signer accepts.
+Run and step are signed, so that a checkpoint counts in no other run and for no other step. Without
+a key a manifest can be read, but gives no signature that any signer accepts.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from penstock.artefact import FileRecord, canonical
@@ -36,12 +38,15 @@ class SignedManifest:
     key: str = ""
     """Name of the key; empty where nothing is signed, ``?`` where nothing could be read."""
     signature: str = ""
+    run: str = ""
+    """Name of the run's directory; empty in those of older versions."""
+    step: int = 0
 
     @classmethod
-    def of(cls, files: Sequence[FileRecord], signer: Signer) -> SignedManifest:
-        """Sign the records of files."""
-        unsigned = cls(tuple(files), signer.name)
-        return cls(unsigned.files, unsigned.key, signer.sign(unsigned._content()))
+    def of(cls, files: Sequence[FileRecord], signer: Signer, run: str, step: int) -> SignedManifest:
+        """Sign the records of files of a run's checkpoint."""
+        unsigned = cls(tuple(files), signer.name, run=run, step=step)
+        return replace(unsigned, signature=signer.sign(unsigned._content()))
 
     @classmethod
     def read(cls, directory: Path) -> SignedManifest:
@@ -59,7 +64,11 @@ class SignedManifest:
                 tuple(map(FileRecord.parsed, values["files"])),
                 str(values.get("key", "")),
                 str(values.get("signature", "")),
+                str(values.get("run", "")),
+                values.get("step", 0),
             )
+            if type(made.step) is not int:
+                raise TypeError(made.step)
             made.encoded()  # raises where a value cannot be written, such as NaN
         except (OSError, ValueError, TypeError, LookupError, RecursionError):
             return cls((FileRecord(path=MANIFEST, bytes=0, sha256="one that can be read"),), "?")
@@ -77,28 +86,39 @@ class SignedManifest:
             signer: Has the user's key, and the directories to trust.
 
         Raises:
-            TrainingError: The manifest is not signed, or with another key, and the directory is
-                not trusted. None of its files was read.
+            TrainingError: The manifest is not signed, or with another key, or is of another run
+                or step, and the directory is not trusted. None of its files was read.
         """
         if self.key == "?":
             return f"{directory / MANIFEST}: cannot be read"
-        if self.key == signer.name:
+        got = f"one with the key {self.key!r}" if self.key else "none, as of an older version"
+        if self.key == signer.name and not self.run:
+            got = "one without run and step, as of an older version"
+        elif self.key == signer.name:
             if signer.signed(self._content(), self.signature):
-                return None
-            return f"{directory / MANIFEST}: the signature is not that of its content"
+                if (self.run, f"step-{self.step:08d}") == (
+                    directory.parents[1].name,
+                    directory.name,
+                ):
+                    return None
+                got = f"that of step {self.step} of run {self.run}"
+            else:
+                return f"{directory / MANIFEST}: the signature is not that of its content"
         if signer.trusts(directory):
             return None
         raise TrainingError(
             "this checkpoint may be someone else's, and reading it could run their code",
             file=directory / MANIFEST,
-            expected=f"a signature with the key {signer.name} ({signer.source or 'of this run'})",
-            got=f"one with the key {self.key!r}" if self.key else "none, as of an older version",
+            expected=f"a signature of this place with the key {signer.name} "
+            f"({signer.source or 'of this run'})",
+            got=got,
             fix=f"run again with `--trust {directory.parent.parent}` if only people whom you trust "
             f"can write there, or delete {directory.parent} to start from the first step",
         )
 
     def _entries(self) -> dict[str, object]:
-        return {"files": [asdict(record) for record in self.files], "key": self.key}
+        files = [asdict(record) for record in self.files]
+        return {"files": files, "key": self.key, "run": self.run, "step": self.step}
 
     def _content(self) -> bytes:
         return canonical(self._entries())

@@ -173,6 +173,7 @@ class Checkpoints:
         signer: Signs what is saved, and decides what is read.
         progress: Called on rank 0 with a line for the user, and with the step at which the run
             resumes where the line is about that.
+        generation: Number of the driver's lease, as of :class:`Folder`.
     """
 
     def __init__(
@@ -186,8 +187,9 @@ class Checkpoints:
         group: Group,
         signer: Signer,
         progress: Callable[[str, int | None], None],
+        generation: int = 0,
     ) -> None:
-        self.folder = Folder(directory / "checkpoints")
+        self.folder = Folder(directory / "checkpoints", generation)
         self.schedule = CheckpointSchedule(settings, group)
         self.ever = False
         """True if this run has saved, or resumes from a checkpoint of an earlier attempt."""
@@ -205,7 +207,8 @@ class Checkpoints:
 
         Raises:
             TrainingError: It is of other shards, another seed, or a newer format; or this user
-                did not sign it, and its directory is not trusted.
+                did not sign it for this run and step, and its directory is not trusted; or a later
+                driver's attempt has begun.
         """
         found: tuple[str, list[tuple[Committed, str | TrainingError | None]]] = ("", [])
         if self._group.rank == 0:

@@ -2,8 +2,8 @@
 
 A checkpoint lies in a work directory that others may be able to write. Between a comparison of a
 file and its unpickling, another user could put another file in its place. So a file is opened once,
-compared, and read from the same descriptor. A file that another user could change while it is open
-is first copied to one without a name.
+copied to a file without a name, and what is read is the copy, once it was compared: somebody may
+hold the file open for writing since before its mode was set.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from penstock.artefact import FileRecord
 from penstock.errors import ArtefactError
+from penstock.storage import translate_os_errors
 
 __all__ = ["VerifiedFiles"]
 
@@ -61,6 +62,7 @@ class VerifiedFiles:
 
         Raises:
             ArtefactError: It is not recorded, is missing, or was changed.
+            StorageError: There is no space for the copy.
         """
         expected = self.sha256.get(_key(path))
         if expected is None:
@@ -77,14 +79,13 @@ class VerifiedFiles:
                     f"cannot be read ({error.strerror})", file=path, expected="a file"
                 ) from None
             found = os.fstat(number)
-            copy: IO[bytes] | None = None
-            if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                copy = stack.enter_context(tempfile.TemporaryFile(dir=self.directory.parent))
             digest = hashlib.sha256()
-            while stat.S_ISREG(found.st_mode) and (block := source.read(_BLOCK)):
-                digest.update(block)
-                if copy is not None:
+            with translate_os_errors(self.directory):
+                copy = stack.enter_context(tempfile.TemporaryFile(dir=self.directory.parent))
+                while stat.S_ISREG(found.st_mode) and (block := source.read(_BLOCK)):
+                    digest.update(block)
                     copy.write(block)
+                copy.flush()
             if digest.hexdigest() != expected:
                 raise ArtefactError(
                     "changed since it was written",
@@ -93,11 +94,8 @@ class VerifiedFiles:
                     got=digest.hexdigest(),
                     fix="run again: the checkpoint before it is then used",
                 )
-            if copy is not None:
-                copy.flush()
-            opened = copy or source
-            opened.seek(0)
-            yield opened
+            copy.seek(0)
+            yield copy
 
     def read(self, path: Path) -> bytes:
         """Return the bytes of a small file.

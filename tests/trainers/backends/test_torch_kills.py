@@ -42,7 +42,7 @@ KILLS = {
     "half of the manifest": (f"write {SAVE}/manifest.json, half", 2),
     "before the rename": ("rename checkpoints/step, before", 2),
     "after the rename": ("rename checkpoints/step, after", 2),
-    "in the export": ("write model/config.json, half", 1),
+    "in the export": ("write checkpoints/.model.tmp/config.json, half", 1),
     "in the evaluation": ("evaluation, before", 1),
 }
 

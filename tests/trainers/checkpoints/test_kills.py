@@ -35,7 +35,7 @@ FEW: dict[str, tuple[int, str, int]] = {
     "before the rename": (0, "rename checkpoints/step, before", 2),
     "after the rename": (0, "rename checkpoints/step, after", 2),
     "while an old one goes": (0, f"unlink checkpoints/.step.old/{ZERO[len(SAVE) + 1 :]}", 1),
-    "in the export": (0, "write model/config.json, half", 1),
+    "in the export": (0, "write checkpoints/.model.tmp/config.json, half", 1),
     "in the evaluation": (0, "evaluation, before", 1),
 }
 """Rank, beginning of the point's name, and number among the points of that name."""
@@ -127,7 +127,7 @@ def test_a_run_is_killed_while_it_resumes(
     """Twice in a row: with a half-written checkpoint there, and while the metrics are cut back."""
     kills = [
         {"rank": 0, "point": "rename checkpoints/step, before", "nth": 2},
-        {"rank": 0, "point": "rmdir checkpoints/.step.tmp, before", "nth": 1},
+        {"rank": 0, "point": "rmdir checkpoints/.step.old, before", "nth": 1},
         {"rank": 1, "point": "load_checkpoint, after", "nth": 1},
         {"rank": 0, "point": "write .metrics.jsonl, half", "nth": 1},
         {"rank": 0, "point": "replace metrics.jsonl, after", "nth": 1},

@@ -90,6 +90,9 @@ def test_other_shards_are_refused(
     before = other.checkpoints
     ended = trainings.run(other, 1)
     assert ended.statuses == [70]
+    assert f"that of step 4 of run {stopped.directory.name}" in ended.logs[0]
+    ended = trainings.run(replace(other, trusted=(other.work,)), 1)  # whatever its signature
+    assert ended.statuses == [70]
     assert "a checkpoint of the shards " in ended.logs[0]
     assert "train with the shards it began with, or delete" in ended.logs[0]
     assert other.checkpoints == before and not other.lines()

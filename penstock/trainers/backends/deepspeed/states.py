@@ -18,6 +18,7 @@ import io
 import os
 import re
 import shutil
+import uuid
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 
 from penstock.errors import TrainingError
-from penstock.storage import files_under
+from penstock.storage import atomic_file, files_under
 from penstock.trainers.backends.base import CanonicalState
 from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.group import Group
@@ -74,9 +75,10 @@ def load_state(engine: Any, files: VerifiedFiles, group: Group, wrote: int) -> N
         with _only_verified(files):
             _load(engine, files.directory)
         return
-    scratch = files.directory.parent / ".universal.tmp"
+    scratch = files.directory.parent / f".universal.{uuid.uuid4().hex[:8]}.tmp"
     own = converted(files, scratch) if group.rank == 0 else files
-    with _only_verified(group.gather(own)[0]), _universal(engine):
+    own, scratch = group.gather((own, scratch))[0]
+    with _only_verified(own), _universal(engine):
         _load(engine, scratch)
     group.barrier()
     if group.rank == 0:
@@ -157,7 +159,8 @@ def _only_verified(files: VerifiedFiles) -> Iterator[dict[str, str]]:
         content = io.BytesIO()
         save(value, content, *args, **options)
         written[name] = hashlib.sha256(content.getbuffer()).hexdigest()
-        Path(name).write_bytes(content.getbuffer())
+        with atomic_file(Path(name), durable=False) as sink:  # not through a link
+            sink.write(content.getbuffer())
 
     torch.load, torch.save = load_verified, save_recorded  # type: ignore[assignment]
     try:
@@ -202,8 +205,8 @@ def _convert(source: Path, target: Path) -> None:
     """Write a checkpoint in DeepSpeed's universal format, where every parameter has its files."""
     from deepspeed.checkpoint.ds_to_universal import main
 
-    shutil.rmtree(target.parent, ignore_errors=True)
-    target.mkdir(parents=True)
+    target.parent.mkdir(mode=0o700)  # raises where something lies there, such as a link
+    target.mkdir()
     # It writes its progress to both, which here are Ray's logs.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         main(
