@@ -48,13 +48,19 @@ def directory() -> Path:
     return root
 
 
-def local_file(where: AnyPath, sha256: str | None = None, version: FileVersion = ()) -> Path:
+def local_file(
+    where: AnyPath,
+    sha256: str | None = None,
+    version: FileVersion = (),
+    check: Callable[[Path], object] = bool,
+) -> Path:
     """Return a local path of a file: its own, or that of its copy on this node.
 
     Args:
         where: The file.
         sha256: Of its bytes, if known; else the copy is named by the size and version of the file.
         version: The version that a file of a store must have, if known.
+        check: Called with a copy that was made, which it compares.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -78,6 +84,7 @@ def local_file(where: AnyPath, sha256: str | None = None, version: FileVersion =
         store.copy(where, tree / where.name)
         if store.version(where) != found:  # else the copy would be under a false name for good
             raise InputError("changed while it was read", file=where, fix="run again")
+        check(tree / where.name)
 
     key = hashlib.sha256("\n".join(map(str, (where, *found))).encode()).hexdigest()
     # Under its own name, whose suffix may select the reader.

@@ -109,18 +109,20 @@ class TokenizerSettings:
             "control": list(self.declared.control),
         }
 
-    def load(self, pool: Pool, runner: Runner | None = None) -> Definition:
+    def load(
+        self, pool: Pool, runner: Runner | None = None, sha256: str | None = None
+    ) -> Definition:
         """Train the tokenizer on texts of the pool, or read its file.
 
         Raises:
-            InputError: The file is not a tokenizer.
+            InputError: The file is not a tokenizer, or its sha256 is another than the one given.
         """
         if self.train is not None:
             train = self.train.train
             texts = _sample(pool, train.sample_bytes, self.seed, "tokenizer", runner)
             return Definition.of(_train(texts, train))
         assert self.path is not None
-        return Definition.read(self.path)
+        return Definition.read(self.path, sha256=sha256)
 
 
 def make_tokenizer(
@@ -138,14 +140,7 @@ def make_tokenizer(
     """
 
     def write(draft: Draft) -> FileRecord:
-        definition = settings.load(pool, runner)
-        if settings.path is not None and settings.config() != config:
-            raise InputError(
-                "changed since its bytes were hashed",
-                key="tokenizer",
-                file=settings.path,
-                fix="run again",
-            )
+        definition = settings.load(pool, runner, config.get("sha256"))
         end = end_of_text(definition, settings.declared)
         definition = definition.flag({end, *settings.declared.control})
         of_texts = text_settings(definition, ends=[end])

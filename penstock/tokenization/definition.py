@@ -105,13 +105,14 @@ class Definition:
         return cls(settings, tokenizer.get_vocab())
 
     @classmethod
-    def read(cls, path: Path, key: str = "tokenizer") -> Definition:
+    def read(cls, path: Path, key: str = "tokenizer", sha256: str | None = None) -> Definition:
         """Read a ``tokenizer.json``.
 
         Raises:
-            InputError: It is not one, or it claims more than a tokenizer needs.
+            InputError: It is not one, it claims more than a tokenizer needs, or its sha256 is not
+                the one given.
         """
-        text = examined(path, key)
+        text = examined(path, key, sha256)
         try:
             return cls.of(tokenizers.Tokenizer.from_str(text))
         except Exception as error:  # the library raises bare Exception

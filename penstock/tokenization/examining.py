@@ -68,12 +68,12 @@ _MANY = 100
 """A repetition of this many and more counts as unbounded."""
 
 
-def examined(path: Path, key: str = "tokenizer") -> str:
+def examined(path: Path, key: str = "tokenizer", sha256: str | None = None) -> str:
     """Read a ``tokenizer.json`` and return it as JSON that the library can take without harm.
 
     Raises:
         InputError: It cannot be read, is too large, or reading or encoding by it needs more time or
-            memory than a tokenizer may take.
+            memory than a tokenizer may take; or its sha256 is another than the one given.
     """
     try:
         with path.open("rb") as file:
@@ -87,6 +87,8 @@ def examined(path: Path, key: str = "tokenizer") -> str:
             expected=f"a tokenizer.json of at most {_MOST_BYTES:,} bytes",
             got="more",
         )
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise InputError("changed since its bytes were hashed", key=key, file=path, fix="run again")
     try:
         definition = json.loads(content)
         problem = _problem(definition)

@@ -105,6 +105,19 @@ def test_a_tokenizer_that_changes_after_it_was_hashed(
         make_tokenizer(settings, pool, Workspace(tmp_path / "work"))
     assert (info.value.key, info.value.file) == ("tokenizer", str(file))
 
+    def put_back(own: TokenizerSettings, *arguments: Any) -> Any:
+        file.write_text(content + "\n")
+        try:
+            return load(own, *arguments)
+        finally:
+            file.write_text(content)
+
+    file.write_text(content)
+    monkeypatch.setattr(TokenizerSettings, "load", put_back)
+    with pytest.raises(InputError) as info:
+        make_tokenizer(settings, pool, Workspace(tmp_path / "work"))
+    assert (info.value.key, info.value.file) == ("tokenizer", str(file))
+
 
 def test_the_file_that_differs_is_named() -> None:
     before = {"encoder": {"a.bin": "1", "b.bin": "2"}, "size": 3}

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from penstock.columnar import ArrowReader, InputParquet, open_arrow
 from penstock.display import shortened
 from penstock.errors import InputError
-from penstock.node_cache import local_file
 from penstock.pipeline.reading.batches import Batches, ParsedBatch, batch_of, gather
 from penstock.pipeline.reading.batches import gathered as gathered_records
 from penstock.pipeline.reading.records import (
@@ -37,7 +36,7 @@ from penstock.pipeline.reading.records import (
 )
 from penstock.pipeline.reading.row_sizes import row_sizes, slices_of
 from penstock.pipeline.reading.streams import open_bytes, readable
-from penstock.pipeline.reading.unchanged import expected_version, open_local
+from penstock.pipeline.reading.unchanged import local_copy, open_local
 from penstock.pipeline.reading.values import bytes_of, check_names, rows_of
 from penstock.recipe import CorpusSource
 from penstock.storage import (
@@ -134,7 +133,7 @@ def _arrow_file(where: AnyPath, spec: CorpusSource) -> Iterator[ArrowReader]:
     """Map a file; a remote file is fetched first."""
     with (
         readable(where, "Arrow file"),
-        open_local(local_file(where, version=expected_version(where))) as name,
+        open_local(local_copy(where)) as name,
         open_arrow(Path(os.fsdecode(name))) as file,
     ):
         _check_schema(where, spec, file.schema)

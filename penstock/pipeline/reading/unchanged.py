@@ -19,11 +19,12 @@ import contextvars
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import InputError
+from penstock.node_cache import local_file
 from penstock.storage import AnyPath, FileVersion, sha256_of_version, store_of, version_of_status
 from penstock.storage.remote import RemoteStore
 
@@ -32,9 +33,9 @@ __all__ = [
     "HashedFile",
     "as_hashed",
     "check_open",
-    "expected_version",
     "hash_block",
     "joined",
+    "local_copy",
     "open_local",
 ]
 
@@ -71,6 +72,15 @@ class HashedFile:
         if found == self.version:
             return
         if not (_inode_alone(self.path, found, self.version) and self._digest() == self.digest):
+            raise InputError("changed since its bytes were hashed", file=self.path, fix="run again")
+
+    def check_copy(self, copy: Path) -> None:
+        """Compare the bytes of a copy: of an object it was made by its name, not by its tag.
+
+        Raises:
+            InputError: They are others than were hashed.
+        """
+        if replace(self, path=copy, version=store_of(copy).version(copy))._digest() != self.digest:
             raise InputError("changed since its bytes were hashed", file=self.path, fix="run again")
 
     def _digest(self) -> str:
@@ -140,10 +150,17 @@ def as_hashed(files: Sequence[HashedFile]) -> Iterator[None]:
         file.check()
 
 
-def expected_version(path: AnyPath) -> FileVersion:
-    """Return the version that a file must have; empty where it was not hashed."""
+def local_copy(path: AnyPath) -> Path:
+    """Return a local path of a file: its own, or that of its copy on this node.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: It is another than was hashed, or changed while it was copied.
+    """
     file = _expected.get({}).get(str(path))
-    return () if file is None else file.version
+    return (
+        local_file(path) if file is None else local_file(path, None, file.version, file.check_copy)
+    )
 
 
 def check_open(path: AnyPath, file: Any, store: RemoteStore) -> None:

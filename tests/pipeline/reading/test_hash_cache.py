@@ -19,12 +19,13 @@ from penstock.errors import InputError
 from penstock.pipeline.reading import inputs as module
 from penstock.pipeline.reading.finding import find_inputs
 from penstock.pipeline.reading.inputs import Input, hash_inputs
+from penstock.pipeline.reading.unchanged import as_hashed, local_copy
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
 from penstock.storage import as_path, sha256_file, sha256_unless_known, store_of
 from penstock.storage.local import LocalStore
 from penstock.storage.remote import RemoteStore
-from tests.s3 import BUCKET
+from tests.s3 import BUCKET, environment
 
 ONE, TWO = b'{"text": "one"}\n', b'{"text": "two"}\n'
 
@@ -212,3 +213,27 @@ def test_a_model_s_file_that_is_another_one_only_while_it_is_hashed(
     monkeypatch.undo()
     point(link, "one.bin")
     assert sha256_unless_known(link) == sha256_file(link) == hashlib.sha256(ONE).hexdigest()
+
+
+def test_an_object_that_is_another_one_only_while_it_is_copied(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: the object has its tag again after it was copied; the copy would be read for good."""
+    path = as_path(f"s3://{BUCKET}/{tmp_path.name}/a.jsonl")
+    put = S3FileSystem().pipe_file
+    put(path.path, ONE)
+    item = hashed(tmp_path, str(path))
+    real = type(store_of(path)).copy
+
+    def copy(store: Any, where: Any, target: Path) -> None:
+        put(path.path, TWO)
+        real(store, where, target)
+        put(path.path, ONE)
+
+    with environment(PENSTOCK_CACHE=str(tmp_path / "cache")), as_hashed(item.files):
+        monkeypatch.setattr(type(store_of(path)), "copy", copy)
+        with pytest.raises(InputError) as info:
+            local_copy(path)
+        assert info.value.file == str(path)
+        monkeypatch.undo()
+        assert local_copy(path).read_bytes() == ONE
