@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from penstock import extras
 from penstock.errors import JobError
 from penstock.temporary import private_directory
 
-__all__ = ["connect", "cpus", "on_loopback"]
+__all__ = ["connect", "cpus", "extend_path", "on_loopback"]
 
 _OBJECT_STORE = 512 * 2**20
 """Bytes of the object store: results are small records, and shared state is stored once."""
@@ -24,7 +25,9 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
 
     One that is started here has neither dashboard nor usage reports, and ends with the process.
     It listens on loopback alone, asks each caller for a token that only this user can read, and
-    keeps its files in the private directory.
+    keeps its files in the private directory. Its workers do not import from the current directory
+    before all others, as they do by default: other users may be able to write there. Tasks add the
+    driver's module path behind their own (:func:`extend_path`).
 
     Args:
         cpus: CPUs of a Ray started here; all by default. A cluster has its own number.
@@ -44,7 +47,12 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": "warning"}
+    quiet = {
+        "log_to_driver": False,
+        "logging_level": "warning",
+        # A client has no directories in its settings, and pickles them.
+        "job_config": None if (address or "").startswith("ray://") else _job_config(),
+    }
     try:
         if address and address != "local":
             ray.init(address=address, **quiet)
@@ -75,6 +83,36 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
             fix="install the version of Ray that Penstock is tested with",
         )
     return ray
+
+
+def extend_path(path: Iterable[str]) -> None:
+    """Add the driver's module path behind this process's own."""
+    sys.path.extend(place for place in path if place not in sys.path)
+
+
+def _job_config() -> Any:
+    """Return Ray's settings of a job without the directories that it puts first in ``sys.path``.
+
+    They are the driver's current directory and that of its script (Ray 2.60: ``connect`` in
+    ``ray/_private/worker.py``). A ``penstock`` that is not installed keeps its own directory.
+    """
+    from ray.job_config import JobConfig
+
+    class _Isolated(JobConfig):
+        def _get_proto_job_config(self) -> Any:
+            proto = super()._get_proto_job_config()
+            proto.py_driver_sys_path[:] = _uninstalled()
+            return proto
+
+    return _Isolated()
+
+
+def _uninstalled() -> list[str]:
+    """Return the package's directory where only the driver's script or current directory has it."""
+    root = str(Path(__file__).resolve().parents[1])
+    places = [os.path.realpath(place) for place in sys.path]
+    first = 0 if getattr(sys.flags, "safe_path", False) else 1  # from Python 3.11 on
+    return [root] if root in places[:first] and root not in places[first:] else []
 
 
 def on_loopback(ray: Any) -> bool:

@@ -4,7 +4,8 @@ Whoever may write to ``/tmp`` can make a name there before we do: a directory th
 link to a file of ours that we then truncate. So all temporary files of Penstock lie in one
 directory of mode 0700 that is checked before each use: it is a directory, no link, it is ours, and
 others can neither write to it nor read it. If another user has taken its name, another name is
-used, so that nobody can keep a run from starting.
+used, so that nobody can keep a run from starting. The temporary directory is checked, too: without
+the sticky bit all users can rename what is in it, and its owner always can.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from pathlib import Path
 
 from penstock.errors import StorageError
 
-__all__ = ["check_own_directory", "open_lock", "private_directory", "temporary_directory"]
+__all__ = [
+    "check_own_directory",
+    "open_lock",
+    "private_directory",
+    "set_private_caches",
+    "temporary_directory",
+]
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -36,11 +43,13 @@ def private_directory(name: str = "", base: str | None = None) -> Path:
         base: In place of the temporary directory (``TMPDIR``, else ``/tmp``).
 
     Raises:
-        StorageError: The temporary directory cannot be written to.
+        StorageError: The temporary directory cannot be written to, or another user can rename what
+            is in it.
     """
     prefix = f"penstock-{os.geteuid()}"
     with _translated(base):
         above = Path(base or tempfile.gettempdir())
+        _check_shared(above, "TMPDIR" if base is None else "RAY_TMPDIR")
         own = _own(above / prefix)
         if own is None:
             others = sorted(above.glob(f"{prefix}-*"))
@@ -59,6 +68,29 @@ def temporary_directory(prefix: str = "") -> Iterator[Path]:
     """Make a new directory in :func:`private_directory`, and delete it at the end."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir=private_directory()) as directory:
         yield Path(directory)
+
+
+_CACHES = {
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+}
+"""Variables that name where PyTorch, Triton and C++ extensions keep compiled code."""
+
+
+def set_private_caches() -> None:
+    """Set the caches of PyTorch, Triton and C++ extensions to this user's own directory.
+
+    By default they are ``/tmp/torchinductor_NAME`` and ``/tmp/torch_extensions``, which another
+    user can make first: PyTorch runs what it finds there, and its compiler cannot be imported where
+    the first one is a file. Variables that are set already stay. Call it before the import.
+
+    Raises:
+        StorageError: As :func:`private_directory`.
+    """
+    for variable, name in _CACHES.items():
+        if not os.environ.get(variable):
+            os.environ[variable] = str(private_directory(name))
 
 
 def check_own_directory(path: Path, fix: str) -> None:
@@ -97,6 +129,42 @@ def open_lock(path: Path) -> int:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, 0o600)
+
+
+def _check_shared(path: Path, variable: str) -> None:
+    """Check that no other user can rename what this user makes in a directory.
+
+    Raises:
+        StorageError: Another user owns it; or all users may write to it, or to one above it, and it
+            has no sticky bit.
+    """
+    real = path.resolve()
+    for directory in (real, *real.parents):
+        status = directory.stat()
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+            problem = "all users may write to it, and rename what is in it"
+        elif directory == real and not _is_trusted(status.st_uid):
+            problem = f"belongs to another user ({status.st_uid}), who can rename what is in it"
+        else:
+            continue
+        raise StorageError(
+            problem,
+            file=directory,
+            expected="a directory of yours or of root, closed to others or with the sticky bit",
+            got=f"mode {stat.S_IMODE(status.st_mode):04o}, owner {status.st_uid}",
+            fix=f"set {variable} to a directory of your own, such as one in your home",
+        )
+
+
+def _is_trusted(owner: int) -> bool:
+    if owner in (0, os.geteuid()):
+        return True
+    # In a container of this user, root of the machine has no number of its own.
+    with contextlib.suppress(OSError, ValueError):
+        unmapped = int(Path("/proc/sys/kernel/overflowuid").read_text())
+        mapped = Path("/proc/self/uid_map").read_text().split()
+        return owner == unmapped and mapped != ["0", "0", "4294967295"]
+    return False
 
 
 def _own(path: Path) -> Path | None:

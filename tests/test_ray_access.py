@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from penstock.cluster import on_loopback
 from penstock.temporary import private_directory
+from tests.harness import ROOT
 from tests.harness.sockets import listening
 from tests.harness.stranger import Stranger, second_user
 
@@ -149,3 +153,84 @@ def test_the_environment_is_as_before(ray_session: None) -> None:
 
     assert constants.ENABLE_RAY_CLUSTER
     assert not {"RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"} & os.environ.keys()
+
+
+IMPORTING = """
+import json
+from penstock.cluster import connect
+ray = connect(1, object_store=80 * 2**20)
+
+@ray.remote
+def places():
+    import colorsys, sys, penstock
+    return [colorsys.__file__, penstock.__file__, sys.path]
+
+print(json.dumps(ray.get(places.remote())))
+"""
+
+
+def test_workers_import_nothing_from_the_directory_that_a_command_starts_in(tmp_path: Path) -> None:
+    """Attack: ``penstock/__init__.py`` or ``colorsys.py`` in a directory that others write to.
+
+    Ray puts the directories of the driver and of its script first in the module path.
+    """
+    hostile, scripts = tmp_path / "hostile", tmp_path / "scripts"
+    (hostile / "penstock").mkdir(parents=True)
+    scripts.mkdir()
+    for planted in (hostile / "penstock" / "__init__.py", hostile / "colorsys.py"):
+        planted.write_text("raise SystemExit('planted')")
+    (scripts / "driver.py").write_text(IMPORTING)
+    done = subprocess.run(
+        [sys.executable, scripts / "driver.py"],
+        cwd=hostile,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    colorsys, package, path = json.loads(done.stdout.splitlines()[-1])
+    assert Path(colorsys).parent == Path(os.__file__).parent
+    assert Path(package) == ROOT / "penstock" / "__init__.py"
+    assert not {str(hostile), str(scripts)} & set(path)
+
+
+def test_a_package_that_is_not_installed_is_found_by_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout that is run by ``python -m penstock``, or by a script beside the package."""
+    from penstock.cluster import _job_config, _uninstalled
+
+    monkeypatch.chdir(tmp_path)
+    others = [
+        place for place in sys.path if os.path.realpath(place) not in (str(ROOT), str(tmp_path))
+    ]
+    for path, found in (
+        ([str(ROOT), *others], [str(ROOT)]),
+        ([str(tmp_path), *others, str(ROOT)], []),
+        ([str(ROOT), *others, str(ROOT)], []),
+        (["", *others], []),
+    ):
+        monkeypatch.setattr(sys, "path", path)
+        assert _uninstalled() == found
+        settings = _job_config()
+        settings._py_driver_sys_path.extend([path[0], str(tmp_path)])  # as Ray does
+        assert list(settings._get_proto_job_config().py_driver_sys_path) == found
+
+
+def test_the_command_imports_nothing_from_the_directory_that_it_starts_in(tmp_path: Path) -> None:
+    """``python -m`` puts it first: modules there replaced those of libraries."""
+    for name in ("click", "colorsys", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock", "--version"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("penstock")

@@ -105,6 +105,49 @@ def test_names_that_are_taken_keep_no_run_from_starting(stranger: Stranger, shar
     assert (first.stat().st_uid, stat.S_IMODE(first.stat().st_mode)) == (ME, 0o700)
 
 
+@pytest.mark.parametrize(
+    ("mode", "owner", "above"),
+    [
+        (0o777, 0, False),
+        (0o777, 0, True),
+        (0o1777, 4242, False),
+        (0o755, 4242, False),
+    ],
+)
+def test_a_temporary_directory_in_which_others_can_rename_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, owner: int, above: bool
+) -> None:
+    """Attack: the private directory is renamed, and one of the same name is put in its place."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    directory.chmod(mode)
+    if owner:
+        if ME != 0:
+            pytest.skip("NOT RUN: a file can be given to another user by root alone")
+        os.chown(directory, owner, owner)
+    used = directory / "below" if above else directory
+    used.mkdir(exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(used))
+    with pytest.raises(StorageError) as info:
+        private_directory("cache")
+    assert info.value.file == str(directory) and "set TMPDIR" in str(info.value.fix)
+    assert info.value.got == f"mode {mode:04o}, owner {owner or ME}"
+    assert list(used.iterdir()) == []
+    with pytest.raises(StorageError, match="set RAY_TMPDIR"):
+        private_directory("ray", str(used))
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o775, 0o1777])
+def test_a_sound_temporary_directory_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine").chmod(mode)
+    (tmp_path / "link").symlink_to("mine")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    assert private_directory().parent == tmp_path / "link"
+
+
 REACH = """
 found = []
 for path in values["paths"]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace
-from penstock.cluster import connect, on_loopback
+from penstock.cluster import connect, extend_path, on_loopback
 from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import Train
 from penstock.storage import as_path, delete
+from penstock.temporary import set_private_caches
 from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
 from penstock.trainers.checkpoints.signing import Signer
@@ -105,6 +107,7 @@ def _launch(
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    set_private_caches()
     connect()
     _check_cpus(lane[0].train for lane in lanes)
     errors: list[Exception] = []
@@ -171,6 +174,7 @@ def _run_session(
                 "workspace": Workspace(as_path(workspace.root)),
                 "signer": signer,
                 "generation": workspace.generation,
+                "path": list(sys.path),
             },
             torch_config=(LoopbackConfig if on_loopback(ray) else TorchConfig)(
                 backend="nccl" if gpu else "gloo"
@@ -194,6 +198,8 @@ def _run_session(
 
 def _session_loop(config: dict[str, Any]) -> None:
     """Make the runs of a lane, as one worker of a session."""
+    extend_path(config["path"])
+    set_private_caches()
     import ray.train
     import torch
     from ray.train.torch import get_device

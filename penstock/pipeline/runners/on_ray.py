@@ -18,7 +18,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from penstock.cluster import connect
+from penstock.cluster import connect, extend_path
 from penstock.errors import Failure
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 from penstock.pipeline.runners.placement import Placement
@@ -307,7 +307,7 @@ def _in_task(run: str, path: list[str], state: SharedState, item: bytes) -> Atte
             _state = (run, state.open())
         return _state[1]
 
-    _find_modules(path)
+    extend_path(path)
     return portable(attempt(prepare, pickle.loads(item)))  # noqa: S301  our driver made it
 
 
@@ -319,7 +319,7 @@ class _StateActor:
     """
 
     def __init__(self, path: list[str], state: SharedState) -> None:
-        _find_modules(path)
+        extend_path(path)
         self._state: SharedState | None = state
 
     @functools.cached_property
@@ -334,8 +334,3 @@ class _StateActor:
 
     def call(self, item: bytes) -> AttemptResult:
         return portable(attempt(lambda: self._opened, pickle.loads(item)))  # noqa: S301
-
-
-def _find_modules(path: list[str]) -> None:
-    """Add the driver's module path to this process's."""
-    sys.path.extend(place for place in path if place not in sys.path)

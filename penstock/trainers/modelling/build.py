@@ -21,7 +21,7 @@ from penstock.display import logger_of
 from penstock.errors import InputError, RecipeError
 from penstock.language_models.model_directory import check_model
 from penstock.recipe import ModelFrom, ModelShape, Train
-from penstock.temporary import private_directory
+from penstock.temporary import set_private_caches
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.model import LanguageModel
@@ -279,7 +279,7 @@ def compile_inner(model: LanguageModel, backend: str = "inductor") -> None:
     PyTorch unpickles and runs what it finds in its cache, by default ``/tmp/torchinductor_NAME``,
     which another user can make first. So the cache is in this user's own directory.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_directory("inductor")))
+    set_private_caches()
     model.inner.compile(dynamic=True, backend=backend)
 
 

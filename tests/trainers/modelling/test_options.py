@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from penstock.errors import InputError
 from penstock.recipe import ModelShape, Train
+from penstock.trainers.backends.deepspeed.engine import load_deepspeed
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.build import (
@@ -107,6 +109,33 @@ def test_a_model_that_cannot_recompute_activations_is_refused(opened: ShardSet) 
     assert info.value.key == "train.activation_checkpointing" and "llama" in info.value.problem
 
 
+def test_deepspeed_is_imported_with_caches_of_this_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attack: a file ``/tmp/torchinductor_NAME`` of another user ended each run in EEXIST."""
+    names = ["TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR"]
+    for name in names:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    package = tmp_path / "deepspeed"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import os, types\nops = types.SimpleNamespace()\nfound = dict(os.environ)\n"
+    )
+    (package / "git_version_info.py").write_text("installed_ops = {}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deepspeed"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = load_deepspeed(CPU).found
+    for name in ("deepspeed", "deepspeed.git_version_info"):
+        sys.modules.pop(name)
+    places = [Path(found[name]) for name in names]
+    assert len(set(places)) == 3 and {place.parents[1] for place in places} == {tmp_path / "tmp"}
+    assert all(place.parent.stat().st_mode & 0o77 == 0 for place in places)
+
+
 def test_without_options_nothing_is_applied(opened: ShardSet) -> None:
     model = built(opened)
     apply_options(model, Train(), CPU)
@@ -119,8 +148,8 @@ def test_compiled_code_is_kept_where_no_other_user_can_put_some(
 ) -> None:
     """PyTorch unpickles files of ``/tmp/torchinductor_NAME``, which anyone can make first."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR"):
+        monkeypatch.setenv(name, "")
     compiled = []
     inner = SimpleNamespace(compile=lambda **options: compiled.append(options))
     compile_inner(SimpleNamespace(inner=inner))  # type: ignore[arg-type]

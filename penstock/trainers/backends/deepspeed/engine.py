@@ -16,6 +16,7 @@ import torch
 
 from penstock.errors import TrainingError
 from penstock.recipe import Train
+from penstock.temporary import set_private_caches
 from penstock.trainers.backends.base import CanonicalState, adamw, restore_adamw
 from penstock.trainers.backends.deepspeed import deepspeed_config
 from penstock.trainers.backends.deepspeed.states import load_state, save_state
@@ -102,6 +103,7 @@ class DeepSpeed:
 
 def load_deepspeed(device: torch.device) -> Any:
     """Import ``deepspeed`` without its log lines and its just-in-time operators."""
+    set_private_caches()
     os.environ["DS_ACCELERATOR"] = device.type
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
