@@ -35,6 +35,7 @@ __all__ = [
     "link_file",
     "lock_file",
     "make_directory",
+    "new_file_status",
     "remove_empty_directories",
     "sync_directory",
     "version_of_status",
@@ -308,6 +309,24 @@ def find_temporaries(path: AnyPath, deep: bool = True) -> list[AnyPath]:
         return []
     found = (path.rglob if deep else path.glob)(".*.tmp")
     return [file for file in found if _TEMPORARY.fullmatch(file.name)]
+
+
+def new_file_status(directory: Path) -> os.stat_result:
+    """Return owner and mode of a file that a process makes in a directory now.
+
+    The mode is 0666 without the umask; the owner may be another user's, as a file system shows it.
+    A file is made and removed: reading the umask would change it for other threads.
+
+    Raises:
+        OSError: No file can be made there.
+    """
+    path = directory / f".{uuid.uuid4().hex}"
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return os.fstat(number)
+    finally:
+        os.close(number)
+        os.unlink(path)
 
 
 def remove_empty_directories(path: AnyPath) -> None:

@@ -7,6 +7,7 @@ weighted right without communication.
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from penstock.errors import TrainingError
 from penstock.hashing import mix
 from penstock.recipe import Train
 from penstock.selectors.reweighting import Reweighter
+from penstock.storage import new_file_status
 from penstock.trainers.backends import find_backend
 from penstock.trainers.data.loader import LoadedStep, Loader
 from penstock.trainers.data.plan import BatchPlan
@@ -104,11 +106,17 @@ class Engine:
             began, waited = time.perf_counter(), self.loader.waited
 
     def save(self, directory: Path) -> None:
-        """Write the model for transformers; a collective."""
+        """Write the model for transformers, with the modes of new files; a collective.
+
+        safetensors makes files of mode 0600, whatever the umask is.
+        """
         model: Any = self._model.causal
         with self.backend.gathered():
             if self.group.rank == 0:
                 model.save_pretrained(directory)
+                mode = stat.S_IMODE(new_file_status(directory).st_mode)
+                for path in directory.iterdir():
+                    path.chmod(mode)
 
     def close(self) -> None:
         """Free memory, so that another run can follow in this process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_zero_stages_train_as_stage_0(shards: Path, stage: int, tmp_path: Path) 
     expected = [(step.loss, step.grad_norm) for step in losses(engine(shards))]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert (tmp_path / "model" / "model.safetensors").stat().st_size > 40_000
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o027, 0o640)])
+def test_the_files_of_a_model_follow_the_umask(
+    shards: Path, tmp_path: Path, umask: int, mode: int
+) -> None:
+    made = engine(shards, TRAIN.model_copy(update={"backend": "torch"}))
+    before = os.umask(umask)
+    try:
+        made.save(tmp_path / "model")
+    finally:
+        os.umask(before)
+        made.close()
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert "model.safetensors" in found and set(found.values()) == {mode}
 
 
 def test_a_failing_step_names_itself_its_shards_and_documents(

@@ -30,7 +30,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from penstock.storage import (
     files_under,
     lock_file,
     make_own_directory,
+    new_file_status,
     sync_directory,
     translate_os_errors,
 )
@@ -340,15 +340,16 @@ def record_durably(directory: Path, names: Sequence[str]) -> list[FileRecord]:
 
     A library has closed each file already. In a directory that others may write, another could lie
     in its place by now, so that a file must belong to this user: as the file system shows a new
-    file, since it may show all files as another user's.
+    file, since it may show all files as another user's. The mode becomes that of a new file,
+    not writable for others: safetensors makes files of mode 0600, which a group cannot resume from.
 
     Raises:
         ArtefactError: A file is another user's, or a link.
     """
     if not names:  # rank 0 may not have made the directory yet
         return []
-    with tempfile.TemporaryFile(dir=directory) as probe:
-        own = os.fstat(probe.fileno()).st_uid
+    new = new_file_status(directory)
+    own, mode = new.st_uid, stat.S_IMODE(new.st_mode) & ~0o022
     records = []
     for name in names:
         path = directory / name
@@ -364,7 +365,8 @@ def record_durably(directory: Path, names: Sequence[str]) -> list[FileRecord]:
                         got=f"one of user {found.st_uid}",
                         fix="let only this user write to the work directory",
                     )
-                _close_to_writers(number)
+                with contextlib.suppress(PermissionError):  # some file systems have no modes
+                    os.fchmod(number, mode)
                 os.fsync(number)
                 digest = hashlib.sha256()
                 while block := file.read(_BLOCK):

@@ -64,6 +64,22 @@ def test_the_newest_are_kept(folder: Folder) -> None:
     assert names(folder) == ["step-100000000", "step-99999999"]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_follow_the_umask_and_only_their_user_may_write(
+    folder: Folder, umask: int, mode: int
+) -> None:
+    """safetensors makes files of mode 0600: a group could not resume with ``--trust``."""
+    directory = written(folder, 4)
+    (directory / "deepspeed/weights.pt").chmod(0o600)
+    before = os.umask(umask)
+    try:
+        record_durably(directory, ["deepspeed/weights.pt"])
+    finally:
+        os.umask(before)
+    assert (directory / "deepspeed/weights.pt").stat().st_mode & 0o777 == mode
+    assert os.listdir(directory) == ["deepspeed"]
+
+
 def test_a_sweep_removes_temporary_directories_only(folder: Folder) -> None:
     publish(folder, 2)
     written(folder, 4)
