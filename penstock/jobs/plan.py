@@ -23,6 +23,7 @@ from penstock.jobs.build import (
     build_rewrites,
     find_evaluation_files,
 )
+from penstock.language_models.model_directory import check_model
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.corpus import CorpusSettings
 from penstock.pipeline.cut import CutSettings
@@ -30,7 +31,7 @@ from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.tokenizer import TokenizerSettings
-from penstock.recipe import Recipe, Shards, Train
+from penstock.recipe import ModelFrom, Recipe, Shards, Train
 from penstock.recipe_file import override, validate
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.storage import AnyPath
@@ -98,7 +99,8 @@ class Plan:
 
         Raises:
             RecipeError: ``work`` cannot be used, or a target is also an ``evaluate`` file.
-            InputError: An input, target, evaluation or tokenizer file is missing.
+            InputError: An input, target, evaluation or tokenizer file is missing, or a local
+                directory of a model or tokenizer is refused.
             SelectorError: A selector, rewriter, reweighter or parameter is not known.
         """
         return cls._of(recipe, {})
@@ -147,7 +149,7 @@ class Plan:
             cut=CutSettings.of(recipe),
             shards=recipe.shards,
             train=TrainSettings(
-                train=recipe.train,
+                train=once(_checked_training, recipe.train.model_dump(mode="json")),
                 seed=recipe.train_seed,
                 reweighter=once(build_reweighter, reweight),
             ),
@@ -159,6 +161,13 @@ class Plan:
         """Selectors that no column of ``budget.rank`` depends on."""
         ranked = {column.name for column in self.columns}
         return [name for name in self.recipe.select if name not in ranked]
+
+
+def _checked_training(recipe: Recipe) -> Train:
+    """Return the settings of training after a look at the model's directory, if they name one."""
+    if isinstance(recipe.train.model, ModelFrom):
+        check_model(recipe.train.model.hf, key="train.model.hf")
+    return recipe.train
 
 
 def _clean_settings(recipe: Recipe) -> CleanSettings:

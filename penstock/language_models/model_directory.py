@@ -46,7 +46,8 @@ def check_model(directory: str | Path, *, key: str | None) -> None:
 
     Raises:
         InputError: It can be loaded by its own code only, its weights are pickles, it is an adapter
-            of another model, or a configuration is not one.
+            of another model, it has no ``config.json`` or no weights, or a configuration is not
+            one.
     """
     root = Path(directory).expanduser()
     if not root.is_dir():
@@ -67,6 +68,13 @@ def check_model(directory: str | Path, *, key: str | None) -> None:
             file=generate,
             fix="remove the directory custom_generate",
         )
+    if not (root / "config.json").exists():
+        raise InputError(
+            "this directory holds no config.json",
+            key=key,
+            file=root,
+            fix="name the directory in which save_pretrained of transformers saved a model",
+        )
     config = _read(root / "config.json", key)
     if "auto_map" in config and not _is_known(config.get("model_type")):
         raise InputError(
@@ -78,6 +86,14 @@ def check_model(directory: str | Path, *, key: str | None) -> None:
             fix="convert the model to such a type",
         )
     _check_weights(root, key)
+    if not any(root.glob("*.safetensors")):
+        raise InputError(
+            "this directory holds no weights",
+            key=key,
+            file=root,
+            expected="model.safetensors",
+            fix="name the directory in which save_pretrained of transformers saved a model",
+        )
     for path in (root / "config.json", root / "generation_config.json"):
         _check_kernels(path, _read(path, key), key)
     _check_tokenizer(root / "tokenizer_config.json", key)
@@ -135,7 +151,10 @@ def check_sentence_model(directory: str | Path, *, key: str | None) -> None:
 
 def _is_known(kind: Any) -> bool:
     """Return whether transformers has code of its own for a ``model_type``."""
-    from transformers import CONFIG_MAPPING
+    try:
+        from transformers import CONFIG_MAPPING
+    except ImportError:  # what loads the model names the extra
+        return True
 
     return isinstance(kind, str) and kind in CONFIG_MAPPING
 

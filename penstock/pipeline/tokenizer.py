@@ -88,14 +88,15 @@ class TokenizerSettings:
         """Find the files of the tokenizer that a recipe names, on disk or on the hub.
 
         Raises:
-            InputError: It is neither a file nor a name on the hub that can be reached, or its
-                ``tokenizer_config.json`` cannot be read.
+            InputError: It is neither a file nor a name on the hub that can be reached, it is
+                refused, or its ``tokenizer_config.json`` cannot be read.
         """
         choice = recipe.tokenizer
         if isinstance(choice, TrainTokenizer):
             return cls(train=choice, seed=recipe.seed)
         path, config = _find_tokenizer(recipe, choice)
         declared = DeclaredTokens() if config is None else DeclaredTokens.read(config)
+        end_of_text(Definition.read(path), declared)  # raises now, not after the corpus is read
         return cls(path=path, declared=declared, seed=recipe.seed)
 
     def config(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from penstock.errors import PenstockError, SelectorError, did_you_mean
+from penstock.language_models.model_directory import check_model, check_sentence_model
 from penstock.storage import sha256_unless_known
 
 __all__ = [
@@ -107,8 +108,26 @@ File = Annotated[str, AfterValidator(_existing), Located(_hash_file)]
 Location = Annotated[str, Field(min_length=1), Located(str)]
 """A path or a URI; the algorithm itself gives its part in the identity."""
 
-ModelName = Annotated[str, Field(min_length=1), Located(_hash_contents)]
-"""A model's directory, whose files' sha256 are part of the identity, or its name on the hub."""
+
+def _sound_model(name: str) -> str:
+    """Refuse a local directory whose model would not be loaded, before any work starts."""
+    from penstock.selectors.encoders.embedding import EncoderName  # it reads parameters itself
+
+    parts = EncoderName.of(name)
+    root = Path(parts.base)
+    if root.is_dir() and not (root / "encoder.json").is_file():  # a saved encoder has no model
+        if parts.layer is None:
+            check_sentence_model(root, key=None)
+        else:
+            check_model(root, key=None)
+    return name
+
+
+ModelName = Annotated[
+    str, Field(min_length=1), AfterValidator(_sound_model), Located(_hash_contents)
+]
+"""A model's directory, which is checked and whose files' sha256 are part of the identity, or its
+name on the hub."""
 
 
 def _clusters(value: Any) -> Any:

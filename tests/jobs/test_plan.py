@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from penstock.artefact import canonical
-from penstock.errors import InputError, RecipeError, SelectorError
+from penstock.errors import BadInput, InputError, RecipeError, SelectorError
 from penstock.jobs import plan as module
 from penstock.jobs.curate import curate
 from penstock.jobs.plan import Arm, Plan, plan_arms, recipes_of_arms
@@ -178,3 +179,33 @@ def test_a_target_may_not_be_an_evaluation(tmp_path: Path) -> None:
         Plan.of(recipe_of(tmp_path, evaluate=["./target.jsonl"]))
     assert info.value.key == "select.near.target"
     assert info.value.file == str(tmp_path / "target.jsonl")
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "train.model.hf": {"train": {"model": {"hf": "{model}"}}},
+    "select.near.encoder": {
+        "select": {"near": {"use": "betr", "target": ["target.jsonl"], "encoder": "model/"}}
+    },
+    "select.near.model": {"select": {"near": {"use": "perplexity", "model": "./model"}}},
+    "rewrite.again.by.local": {"rewrite": {"again": {"use": "rewire", "by": {"local": "./model"}}}},
+    "tokenizer": {"tokenizer": "./model"},
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_model_that_would_be_refused_is_before_any_work(tmp_path: Path, key: str) -> None:
+    """It was found behind the whole curation: pickled weights, and a false tokenizer."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model / "tokenizer.json").write_text("[]")
+    (model / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    if key == "select.near.model":  # which asks for safetensors first
+        (model / "pytorch_model.bin").unlink()
+        (model / "1.safetensors").touch()
+        (model / "adapter_config.json").write_text("{}")
+    changes = json.loads(json.dumps(REFUSED[key]).replace("{model}", str(model)))
+    with pytest.raises(BadInput) as info:
+        Plan.of(recipe_of(tmp_path, **changes))
+    assert info.value.key == key
+    assert str(info.value.file).startswith(str(model))

@@ -113,6 +113,15 @@ def test_safetensors_come_first(model: Path) -> None:
     load_model(model)
 
 
+def test_a_directory_without_a_model_is_refused(model: Path) -> None:
+    for name, found in (("model.safetensors", "weights"), ("config.json", "config.json")):
+        (model / name).unlink()
+        with pytest.raises(InputError) as info:
+            check_model(model, key="k")
+        assert (info.value.key, info.value.file) == ("k", str(model))
+        assert info.value.problem == f"this directory holds no {found}"
+
+
 def test_kernels_to_fetch_and_adapters_are_refused(model: Path) -> None:
     change(model / "config.json", attn_implementation="someone/kernel")
     with pytest.raises(InputError) as info:
