@@ -13,19 +13,34 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from penstock.display import encodable
+from penstock.display import encodable, numbered
 from penstock.errors import InputError, RecipeError
 from penstock.node_cache import local_file
 from penstock.rules.characters import invisible
 from penstock.selectors.targets import rendered_in
 from penstock.storage import AnyPath, real_path
 
-__all__ = ["EvaluationExamples", "distinct_evaluations", "evaluation_name"]
+__all__ = ["EvaluationExamples", "distinct_evaluations", "evaluation_names"]
 
 
-def evaluation_name(file: AnyPath) -> str:
-    """Return the name of an evaluation file in results: that of the file, up to ``.jsonl``."""
-    return encodable(file.name).partition(".jsonl")[0]
+def evaluation_names(files: Sequence[AnyPath]) -> list[str]:
+    """Return the names of evaluation files in results: that of each file, up to ``.jsonl``.
+
+    Files of one name get as many of their directories as make all of these differ: ``arc/test`` and
+    ``piqa/test``. So names do not depend on where a folder of benchmarks is, nor on the order.
+    Where all directories are not enough (``test.jsonl`` and ``test.jsonl.gz``), names are equal.
+    """
+    parts = [[part for part in encodable(str(file)).split("/") if part] for file in files]
+    names = [own[-1].partition(".jsonl")[0] for own in parts]
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [at for at, one in enumerate(names) if one == name]
+        for depth in range(1, 1 + max(len(parts[at]) for at in alike)):
+            longer = ["/".join([*parts[at][-1 - depth : -1], name]) for at in alike]
+            if len(set(longer)) == len(longer):
+                for at, one in zip(alike, longer):
+                    names[at] = one
+                break
+    return names
 
 
 def distinct_evaluations(files: Iterable[AnyPath]) -> list[AnyPath]:
@@ -36,17 +51,24 @@ def distinct_evaluations(files: Iterable[AnyPath]) -> list[AnyPath]:
     """
     found: dict[str, AnyPath] = {}
     for file in files:
-        first = found.setdefault(evaluation_name(file), file)
-        if real_path(first) != real_path(file):
+        found.setdefault(real_path(file), file)
+    distinct = list(found.values())
+    first: dict[str, AnyPath] = {}
+    for name, file in zip(evaluation_names(distinct), distinct):
+        if first.setdefault(name, file) != file:
             raise RecipeError(
-                f"{first} has the same name, and results are by name",
+                f"{first[name]} has the same name, and results are by name",
                 key="evaluate",
                 file=file,
                 expected="files of different names",
-                got=f"{evaluation_name(file)} twice",
-                fix="rename one, or name one only",
+                got=f"{name} twice",
+                fix="name one only, or rename one or make a link of another name to it",
             )
-    return list(found.values())
+    return distinct
+
+
+_SHOWN = 10
+"""Numbers of examples in an error."""
 
 
 class EvaluationExamples:
@@ -81,14 +103,17 @@ class EvaluationExamples:
             file: The file.
 
         Raises:
-            RecipeError: One is; the message names the first.
+            RecipeError: One is; the message gives the numbers of the first ten.
         """
         found = [(at, place) for at, text in enumerate(texts, 1) if (place := self._place(text))]
         if found:
-            at, place = found[0]
+            shown = ", ".join(f"{at:,}" for at, _ in found[:_SHOWN])
+            more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
+            first = "the first is " if len(found) > 1 else ""
             raise RecipeError(
-                f"example {at:,} is also under evaluate, {place}, as are {len(found):,} of its "
-                f"{len(texts):,}; a selector must not see the evaluation",
+                f"{len(found):,} of its {numbered(len(texts), 'example')} "
+                f"{'is' if len(found) == 1 else 'are'} also under evaluate: {shown}{more} "
+                f"({first}{found[0][1]}); a selector must not see the evaluation",
                 key=key,
                 file=file,
                 fix="remove them from one of the two files",

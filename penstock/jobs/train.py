@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from penstock import extras
 from penstock.errors import RecipeError
-from penstock.jobs.evaluation_examples import evaluation_name
+from penstock.jobs.evaluation_examples import evaluation_names
 from penstock.jobs.plan import TrainSettings
 from penstock.language_models.model_directory import check_model
 from penstock.node_cache import local_file
@@ -22,22 +22,22 @@ from penstock.trainers.spec import RunSpec
 __all__ = ["check_training", "read_evaluations", "run_spec"]
 
 
-def read_evaluations(files: Iterable[AnyPath]) -> tuple[Evaluation, ...]:
-    """Read ``evaluate`` files, each as an evaluation named by the file's stem.
+def read_evaluations(files: Sequence[AnyPath]) -> tuple[Evaluation, ...]:
+    """Read ``evaluate`` files, each as an evaluation named as :func:`evaluation_names` says.
 
     Raises:
         InputError: A file has a line that is not an example.
     """
     return tuple(
         Evaluation(
-            name=evaluation_name(file),
+            name=name,
             texts=tuple(target.text for target in read_targets(local_file(file))),
             questions=tuple(
                 Question(context=found.context, choices=found.choices, answer=found.answer)
                 for found in read_choices(local_file(file))
             ),
         )
-        for file in files
+        for name, file in zip(evaluation_names(files), files)
     )
 
 

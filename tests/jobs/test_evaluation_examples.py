@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from upath import UPath
 
 from penstock.errors import InputError, RecipeError
 from penstock.jobs.build import build_columns, build_overlaps, find_evaluation_files
-from penstock.jobs.evaluation_examples import EvaluationExamples
+from penstock.jobs.evaluation_examples import EvaluationExamples, evaluation_names
+from penstock.jobs.train import read_evaluations
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors import targets as targets_module
@@ -113,8 +116,8 @@ def test_an_example_of_an_evaluation_is_no_target(
     assert (info.value.key, info.value.file) == ("select.near.target", str(file))
     first = {one_among_others: (51, 3), rendered: (1, 3), decomposed: (1, 2), reordered: (1, 3)}
     at, line = first.get(attack, (1, 1))
-    assert f"example {at} is also" in info.value.problem
-    assert f"{tmp_path / 'eval.jsonl'}:{line}," in info.value.problem
+    assert re.search(rf"also under evaluate: {at}\b", info.value.problem)
+    assert f"{tmp_path / 'eval.jsonl'}:{line})" in info.value.problem
 
 
 def test_other_examples_are_targets(tmp_path: Path) -> None:
@@ -144,20 +147,62 @@ def test_nor_is_it_in_a_file_of_a_parameter(tmp_path: Path, use: str, parameter:
         build_columns(recipe_of(tmp_path, {"near": {"use": use, parameter: "own.jsonl"}}))
     assert info.value.key == f"select.near.{parameter}"
     assert info.value.file == str(tmp_path / "own.jsonl")
-    assert "example 61 is also" in info.value.problem
+    assert "1 of its 61 examples is" in info.value.problem and ": 61 (" in info.value.problem
+
+
+@pytest.mark.parametrize(("shared", "shown"), [(3, ": 1, 2, 3 ("), (14, ", 9, 10 and 4 more (")])
+def test_all_examples_that_are_also_an_evaluations_are_counted(
+    tmp_path: Path, shared: int, shown: str
+) -> None:
+    rows = [{"text": f"the number {n}"} for n in range(20)]
+    write_jsonl(tmp_path / "eval.jsonl", rows[:shared])
+    write_jsonl(tmp_path / "target.jsonl", rows)
+    with pytest.raises(RecipeError) as info:
+        build_columns(recipe_of(tmp_path))
+    assert f"{shared} of its 20 examples are" in info.value.problem
+    assert shown in info.value.problem and f"{tmp_path / 'eval.jsonl'}" in info.value.problem
+
+
+def test_evaluations_of_one_name_are_named_by_their_directories(tmp_path: Path) -> None:
+    """The usual layout of benchmarks; results are by name, so one of two must not be lost."""
+    names = ["arc/test", "piqa/test", "b/arc/test", "b/arc/easy", "a/x/dev", "b/x/dev"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(tmp_path / f"{name}.jsonl", EXAMPLES)
+    top = tmp_path.name
+    expected = {
+        "arc/test": f"{top}/arc/test",
+        "piqa/test": f"{top}/piqa/test",
+        "b/arc/test": "b/arc/test",
+        "b/arc/easy": "easy",
+        "a/x/dev": "a/x/dev",
+        "b/x/dev": "b/x/dev",
+    }
+    for order in (names, names[::-1]):
+        files = find_evaluation_files(
+            recipe_of(tmp_path, evaluate=[f"{name}.jsonl" for name in order])
+        )
+        assert [one.name for one in read_evaluations(files)] == [expected[name] for name in order]
+    assert evaluation_names([tmp_path / "arc/test.jsonl", tmp_path / "piqa/test.jsonl"]) == [
+        "arc/test",
+        "piqa/test",
+    ]
+    remote = [UPath(f"memory://{bucket}/test.jsonl") for bucket in "ab"]
+    assert evaluation_names([*remote, Path("/test.jsonl")]) == ["a/test", "b/test", "test"]
 
 
 def test_two_evaluations_of_one_name_are_refused(tmp_path: Path) -> None:
     """Attack: results are by the name of the file, so one of two was lost."""
-    for name in ("a/test.jsonl", "b/test.jsonl.gz", "b/other.jsonl"):
+    for name in ("a/test.jsonl", "a/test.jsonl.gz", "b/other.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         lines = "".join(json.dumps(row) + "\n" for row in EXAMPLES).encode()
         (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
     with pytest.raises(RecipeError) as info:
         find_evaluation_files(recipe_of(tmp_path, evaluate=["a/*", "b/*"]))
     assert info.value.key == "evaluate"
-    assert info.value.file == str(tmp_path / "b/test.jsonl.gz")
+    assert info.value.file == str(tmp_path / "a/test.jsonl.gz")
     assert str(tmp_path / "a/test.jsonl") in info.value.problem
+    (tmp_path / "a/test.jsonl.gz").rename(tmp_path / "test.jsonl.gz")
     (tmp_path / "link").symlink_to(tmp_path / "a")
     once = find_evaluation_files(recipe_of(tmp_path, evaluate=["a/test.jsonl", "link/*", "b/o*"]))
     assert [path.name for path in once] == ["test.jsonl", "other.jsonl"]
