@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock import extras
-from penstock.errors import JobError
+from penstock.errors import JobError, PenstockError
 from penstock.temporary import private_directory
 
 __all__ = ["connect", "cpus", "extend_path", "on_loopback"]
@@ -57,6 +57,13 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
         if address and address != "local":
             ray.init(address=address, **quiet)
             return ray
+    except (ConnectionError, RuntimeError) as error:
+        raise JobError(
+            f"no Ray at {address} ({error})",
+            key="RAY_ADDRESS",
+            fix="start one with `ray start --head`, or unset RAY_ADDRESS",
+        ) from None
+    try:
         with _closed_to_others() as directory:
             ray.init(
                 address="local",
@@ -68,14 +75,15 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
                 _system_config={"enable_metrics_collection": False},
                 **quiet,
             )
-    except (ConnectionError, RuntimeError) as error:
-        if address in (None, "", "local"):
-            raise JobError(f"Ray could not be started on this machine: {error}") from None
+    except PenstockError:
+        raise
+    except Exception as error:  # Ray raises a bare Exception where a process is not up in time
+        reason = " ".join(str(error).split())
         raise JobError(
-            f"no Ray at {address} ({error})",
-            key="RAY_ADDRESS",
-            fix="start one with `ray start --head`, or unset RAY_ADDRESS",
-        ) from None
+            f"Ray could not be started on this machine: {reason}",
+            fix="run again when the machine has CPU time and memory to spare: Ray's processes have "
+            "30 s to start",
+        ) from error
     if not on_loopback(ray):
         ray.shutdown()
         raise JobError(

@@ -6,6 +6,7 @@ import html
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "shortened",
     "terminal_text",
     "text_table",
+    "unescaped",
 ]
 
 
@@ -64,6 +66,9 @@ _UNSAFE = re.compile(
 )
 
 
+_ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+
+
 def terminal_text(text: str, keep: str = "") -> str:
     """Return a text that a terminal shows as it is: nothing in it acts, hides or reorders.
 
@@ -75,6 +80,21 @@ def terminal_text(text: str, keep: str = "") -> str:
         keep: Characters that stay, such as the line feed of a text of several lines.
     """
     return _UNSAFE.sub(lambda own: own[0] if own[0] in keep else "\\" + _escape(own[0]), text)
+
+
+def unescaped(text: str) -> str:
+    """Return the text that :func:`terminal_text` shows so: the escapes are characters again.
+
+    A backslash of the text itself is shown as it is, so that another text may be shown so, too.
+    """
+    return _ESCAPED.sub(_meant, text)
+
+
+def _meant(escape: re.Match[str]) -> str:
+    code = int(escape[0][2:], 16)
+    if code > sys.maxunicode or 0xD800 <= code < 0xE000:
+        return escape[0]
+    return chr(code) if terminal_text(chr(code)) == escape[0] else escape[0]
 
 
 def logger_of(name: str) -> logging.Logger:

@@ -117,14 +117,21 @@ class CorpusSource(Model):
     def _has_ascii(cls, name: str) -> str:
         expected = "the name of an encoding that Python knows, as windows-1252 or gb18030"
         try:
+            own = codecs.lookup(name).name
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of escapes
                 same = _ASCII.decode(name) == _ASCII.decode("ascii")
-            own = codecs.lookup(name).name
+        except UnicodeError:
+            same = False
         except (LookupError, ValueError):
             raise RecipeError(expected=expected, got=repr(name)) from None
-        fix = "convert the files to UTF-8 (iconv)"
-        require(same, expected=f"{expected}, with ASCII as it is", got=repr(name), fix=fix)
+        require(
+            same,
+            "lines and columns are found by their ASCII bytes, which are others in this encoding",
+            expected=f"{expected}, in which ASCII characters are those bytes",
+            got=repr(name),
+            fix=f"convert the files: iconv -f {own} -t utf-8",
+        )
         return own
 
 

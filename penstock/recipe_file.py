@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,7 +52,15 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         raise RecipeError("no such file", file=path, expected=_RECIPE) from None
     except IsADirectoryError:
         raise RecipeError("is a directory", file=path, expected=_RECIPE) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        byte, line = content[error.start], 1 + content.count(b"\n", 0, error.start)
+        raise RecipeError(
+            file=f"{path}:{line}",
+            expected="a recipe in UTF-8",
+            got=f"the byte 0x{byte:02x}",
+            fix=f"save it as UTF-8; from Latin-1: iconv -f latin1 -t utf-8 {path.name}",
+        ) from None
+    except OSError as error:
         raise RecipeError(f"not readable: {error}", file=path) from None
     if len(content) > MOST_BYTES:
         raise RecipeError(
@@ -166,6 +175,13 @@ def _set(node: Any, names: Sequence[str], value: Any, keeps_null: bool = False) 
         own = items[int(name)]
         items[int(name)] = _set(own, below, value, keeps_null) if below else value
         return items
+    if isinstance(node, list) and name.isdecimal():
+        raise RecipeError(
+            f"no item {name}",
+            key="--set",
+            expected=f"an item from 0 to {len(node) - 1}" if node else "a list with items",
+            fix="give the whole list, as in 'corpus=[{path: a.jsonl}, {path: b.jsonl}]'",
+        )
     mapping = dict(node) if isinstance(node, Mapping) else {}
     if isinstance(node, list) and all(isinstance(item, str) for item in node):
         mapping = dict.fromkeys(node)  # names of sets of rules, as a mapping of their thresholds
@@ -250,7 +266,13 @@ def _explain(problem: Any) -> RecipeError:
     got = f"{problem['input']!r}"
     if len(got) > _SHOWN:
         got = f"{got[:_SHOWN]}…"
-    return RecipeError(key=key, expected=expected, got=got)
+    dated = isinstance(problem["input"], date) and expected == "a string"
+    return RecipeError(
+        key=key,
+        expected=expected,
+        got=f"the date {problem['input'].isoformat()}" if dated else got,
+        fix="quote it" if dated else None,
+    )
 
 
 _WORDS = {

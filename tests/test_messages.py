@@ -459,6 +459,17 @@ cases("evaluation", evaluating, {
 
 
 @case
+def ray_that_does_not_start_in_time(directory: Path) -> None:
+    """Ray raises a bare Exception, which ended in a traceback."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr("ray.is_initialized", lambda: False)
+        late = Exception("The current node timed out during startup.\nThis could happen because")
+        patch.setattr("ray.init", mock.Mock(side_effect=late))
+        connect(1)
+
+
+@case
 def ray_that_is_not_there(directory: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

@@ -480,7 +480,7 @@ def test_what_is_not_a_mapping_is_refused(tmp_path: Path, content: bytes) -> Non
     path.write_bytes(content)
     with pytest.raises(RecipeError) as info:
         load_recipe(path)
-    assert info.value.file == str(path)
+    assert (info.value.file or "").removesuffix(":1") == str(path)
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
@@ -562,6 +562,41 @@ def test_a_setting_with_an_unknown_key_is_refused(full: Path) -> None:
     with pytest.raises(RecipeError) as info:
         load_recipe(full, ["budget.token=3"])
     assert (info.value.key, info.value.fix) == ("budget.token", "did you mean 'tokens'?")
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_a_setting_of_an_item_that_is_not_there_is_refused(full: Path, number: int) -> None:
+    count = len(load_recipe(full).corpus)
+    assert count <= 2
+    with pytest.raises(RecipeError) as info:
+        load_recipe(full, [f"corpus.{number}.path=x"])
+    assert (info.value.key, info.value.problem) == ("--set", f"no item {number}")
+    assert info.value.expected == f"an item from 0 to {count - 1}"
+
+
+def test_a_recipe_of_another_encoding_has_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("seed: 1\n# caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(RecipeError) as info:
+        load_recipe(path)
+    assert (info.value.file, info.value.got) == (f"{path}:2", "the byte 0xe9")
+    assert "iconv" in (info.value.fix or "")
+
+
+def test_a_date_that_is_meant_as_a_text_is_to_be_quoted(full: Path) -> None:
+    with pytest.raises(RecipeError) as info:
+        load_recipe(full, ["work=2020-01-01"])
+    assert (info.value.key, info.value.got) == ("work", "the date 2020-01-01")
+    assert info.value.fix == "quote it"
+    assert load_recipe(full, ["work='2020-01-01'"]).work == "2020-01-01"
+
+
+@pytest.mark.parametrize("name", ["utf-16", "utf-32-le", "utf-7"])
+def test_an_encoding_without_ascii_is_refused_with_the_reason(full: Path, name: str) -> None:
+    with pytest.raises(RecipeError) as info:
+        load_recipe(full, [f"corpus=[{{path: a.csv, encoding: {name}}}]"])
+    assert info.value.key == "corpus.0.encoding"
+    assert "ASCII" in info.value.problem and f"iconv -f {name} " in (info.value.fix or "")
 
 
 _trees = st.recursive(

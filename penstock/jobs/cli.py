@@ -229,7 +229,7 @@ def why(
 ) -> None:
     """Show what happened to one document: values of rules, scores, rank, sequences and shards.
 
-    DOC_ID is its id, or the path of a file that is one document.
+    DOC_ID is its id, also as it is printed, or the path of a file that is one document.
     """
     from penstock.jobs.curate import PartiallyCurated, inspect
     from penstock.jobs.why import fates_of

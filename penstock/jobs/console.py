@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -153,6 +154,10 @@ class Console:
         if documents["quarantined"]:
             *_, read = generations(corpus)  # rewriters quarantine nothing
             self.write(f"quarantined records, with their errors: {read.path}/quarantine-*")
+            some = next(one for one in read.named("quarantine-") if one.bytes)
+            with open(read.verified(some), encoding="utf-8") as lines:
+                first = json.loads(lines.readline())
+            self.write(f"the first of them: {first['file']}, {first['place']}: {first['error']}")
 
     def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:
         """Print the record of one document, with the rules that it fails, or with all."""

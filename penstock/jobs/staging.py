@@ -54,7 +54,7 @@ _SECRET = re.compile(
     r"|(?:client_secret|service[_-]?account|id_(?:rsa|dsa|ecdsa|ed25519)).*"
     r"|.*\.(?:pem|key|p8|p12|pfx|jks|keystore|kdbx|ppk|gpg|asc|env|ovpn|htpasswd)"
 )
-"""Names of files that usually hold keys and passwords."""
+"""Names of files, and of directories of files, that usually hold keys and passwords."""
 
 _PRIVATE = re.compile(rb'PRIVATE KEY-----|"private_key"\s*:|aws_secret_access_key')
 _HEAD = 2**14
@@ -281,6 +281,8 @@ def _left_behind(file: Path, package: Path) -> str | None:
         why = None
     elif _SECRET.fullmatch(file.name):
         why = "its name is that of a secret"
+    elif any(map(_SECRET.fullmatch, inside[:-1])):
+        why = "its directory's name is that of secrets"
     else:
         with open(file, "rb") as opened:
             why = "it holds a private key" if _PRIVATE.search(opened.read(_HEAD)) else None

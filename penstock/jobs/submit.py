@@ -88,7 +88,8 @@ def submit(
         submission_id: Makes submitting idempotent: a job of this name with the same recipe and
             code is followed instead of started again.
         follow: Wait for the job and pass its log on.
-        trust: Directories of the cluster, as of :func:`penstock.train`.
+        trust: Directories of the cluster, as of :func:`penstock.train`; a relative one is here,
+            too.
         on_line: Called with each line of the job's log.
         progress: Called with each message of Penstock itself; ``on_line`` by default.
 
@@ -102,6 +103,9 @@ def submit(
     """
     if command not in COMMANDS:
         raise BadInput(key="--job", expected=f"one of {', '.join(COMMANDS)}", got=repr(command))
+    for one in trust:  # a directory of the cluster that is not here has an absolute path
+        if not one.is_absolute() and not one.is_dir():
+            raise BadInput("no such directory", key="--trust", file=one)
     progress = progress or on_line
     options = "".join(f" --trust {shlex.quote(os.path.abspath(one))}" for one in trust)
     with temporary_directory("job-") as directory:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from penstock.artefact import Artefact
 from penstock.columnar import OwnParquet, read_parquet
+from penstock.display import unescaped
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.jobs.origins import Origins
@@ -47,7 +48,8 @@ class _Wanted(NamedTuple):
 def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
     """Return an entry for each record with an id: its fate, scores, rank and sequences.
 
-    Where no record has the id, the name may be the path of a file that is one document.
+    Where no record has the id, the name may be one with controls as they are printed (``\\x1b``),
+    or the path of a file that is one document.
 
     Where the cut is not made yet, the fate of a document that was not dropped is ``kept``. With the
     fields of :mod:`penstock.pipeline.cleaning.explaining`, ``rules`` has the value and threshold of
@@ -59,6 +61,8 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     """
     origins = Origins(generations(curated.corpus)[-1], curated.recipe)
     found = _found(curated, _Wanted("id", [name]), origins)
+    if not found and (meant := unescaped(name)) != name:
+        found = _found(curated, _Wanted("id", [meant]), origins)
     if not found and (numbers := origins.documents_in(name)):
         found = _found(curated, _Wanted("input", numbers), origins)
     if not found:

@@ -110,8 +110,10 @@ def test_secrets_and_links_that_lead_outside_stay_here(project: Path, tmp_path: 
         *("credentials.json", "aws-credentials", "secrets.yaml", "prod.env", "server.key"),
         *("cert.PEM", "id_rsa", "id_ed25519.old", "service-account-7.json", "api_key.txt"),
         *("client_secret_12.apps.json", "my_token", "deep/passwords.csv"),
+        *("secrets/db.txt", "deep/credentials/a/b.bin", "prod.key/x"),
     ]
     for name in names:
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("hunter2")
     (package / "project-12.json").write_text('{"type": "x", "private_key": "hunter2"}')
     (package / "notes.txt").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2")

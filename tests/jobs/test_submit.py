@@ -39,6 +39,18 @@ def test_submit_refuses_an_unknown_command(project: Path) -> None:
         submit(project / "recipe.yaml", "rm", "http://127.0.0.1:1", on_line=print)
 
 
+def test_submit_refuses_a_directory_to_trust_that_is_not_here(project: Path) -> None:
+    with pytest.raises(BadInput) as info:
+        submit(
+            project / "recipe.yaml",
+            "train",
+            "http://127.0.0.1:1",
+            trust=[Path("nope")],
+            on_line=print,
+        )
+    assert (info.value.key, info.value.file) == ("--trust", "nope")
+
+
 # The log -----------------------------------------------------------------------------------------
 
 

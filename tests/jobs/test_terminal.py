@@ -18,7 +18,7 @@ import hypothesis.strategies as st
 import pytest
 from click.testing import CliRunner
 
-from penstock.display import json_line, logger_of, terminal_text
+from penstock.display import json_line, logger_of, terminal_text, unescaped
 from penstock.errors import InputError
 from penstock.jobs.cli import main
 from penstock.jobs.console import Console
@@ -265,3 +265,16 @@ def test_json_reaches_a_stream_without_an_encoding() -> None:
     stream = io.StringIO()
     write_json({"a": "é\x9b"}, stream)
     assert stream.getvalue() == '{"a": "é\\u009b"}\n'
+
+
+@hypothesis.given(st.text())
+def test_a_text_as_it_is_shown_is_read_back(text: str) -> None:
+    """All but those that have a backslash of their own before what could be an escape."""
+    own = text.replace("\\", "/")
+    assert unescaped(terminal_text(own)) == own
+    assert terminal_text(unescaped(text)) == terminal_text(text)
+
+
+@pytest.mark.parametrize("text", [r"\x41", r"C:\users\u0041", r"\Uffffffff", r"\x1", "\\"])
+def test_what_is_no_escape_of_ours_stays(text: str) -> None:
+    assert unescaped(text) == text

@@ -24,6 +24,7 @@ from tests.pipeline.cleaning.reference import grams_of, jaccard
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
 SCORES = {f"d{number:04d}": float(number % 23) for number in range(150)}
+SCORES["a\x1b[31m\u202eb"] = SCORES.pop("d0020")
 SCORES |= {"long": 50.0, "twin": 22.5, "excluded": float("nan")}
 
 
@@ -54,6 +55,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[5] = {"id": "long", "text": "turbine water " * 700, "source": "web"}
     rows[9] = {"id": "excluded", "text": "never to be taken", "source": "wiki"}
     rows[12]["id"] = rows[140]["id"] = "twin"
+    rows[20]["id"] = "a\x1b[31m\u202eb"
     rows.insert(80, {"id": "copy", "text": rows[3]["text"].replace(" ", "\n  "), "source": "code"})
     rows.insert(90, {"id": "blank", "text": "  ", "source": "web"})
     path = write_jsonl(directory / "pool" / "a.jsonl", rows)
@@ -112,6 +114,11 @@ def test_a_taken_document_has_its_rank_scores_and_text(whole: Curated) -> None:
     assert entry["text"].startswith("turbine water")
     assert len(entry["shards"]) >= 3
     assert entry["scores"] == {"s": {"score": 50.0, "quantile": 148 / 149}}
+
+
+def test_an_id_is_found_as_it_is_printed(whole: Curated) -> None:
+    (entry,) = fates_of(whole, r"a\x1b[31m\u202eb")
+    assert entry["id"] == "a\x1b[31m\u202eb"
 
 
 def test_quantiles_are_the_share_of_scored_documents_below(whole: Curated) -> None:
