@@ -100,7 +100,7 @@ def test_invisible_characters_make_no_other_example(tmp_path: Path, code: int) -
         assert changed != text
         with pytest.raises(RecipeError) as info:
             EvaluationExamples([file]).refuse([changed], "k", tmp_path / "target.jsonl")
-        assert f"{file}:1," in info.value.problem
+        assert f"{file}:1)" in info.value.problem
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
