@@ -8,7 +8,9 @@
     parquet.py         InputParquet: an input; OwnParquet, read_parquet: our own files
     parquet_claims.py  rows_within: how many rows may be decoded at a time
     parquet_pages.py   headers and bytes of pages
+    parquet_indices.py most_repeated: how often rows repeat an entry of a dictionary
     parquet_levels.py  longest_list: elements of the longest list of a column
+    parquet_runs.py    runs and packed bits, of which levels and indices consist
     thrift.py          structures in Thrift's compact protocol
 
 Arrow trusts the offsets, sizes and indices in a file. A damaged or hostile one makes it read other

@@ -6,20 +6,25 @@ read (one for about 1 MB), to refuse pages that decode to far more than their by
 many rows may be decoded at a time. Sizes in the footer are not used: they may lie.
 
 A value of a plain page takes its bytes of the page. One of a dictionary takes up to those of the
-longest entry, and one of ``DELTA_BYTE_ARRAY`` up to a page, since it may repeat the one before. All
-values of lists may be those of one row, so the lengths of lists are read too, where the lists of a
-row group could take more than :func:`~penstock.columnar.arrow_claims.most_decoded`.
+longest entry, and rows no more than the dictionary times how often they repeat an entry. The sizes
+of small dictionaries suffice; next the indices are read, which are few bytes; last a dictionary is
+decompressed for its longest entry. A value of ``DELTA_BYTE_ARRAY`` takes up to a page, since it may
+repeat the one before. All values of lists may be those of one row, so the lengths of lists are read
+too, where the lists of a row group could take more than
+:func:`~penstock.columnar.arrow_claims.most_decoded`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+import dataclasses
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.columnar.arrow_claims import check_decoded_size, most_decoded
+from penstock.columnar.parquet_indices import most_repeated
 from penstock.columnar.parquet_levels import longest_list
 from penstock.columnar.parquet_pages import (
     DELTA_BYTES,
@@ -41,15 +46,49 @@ _SMALL = 4096
 """Bytes of a dictionary that is not searched for its longest entry."""
 
 
-class _Claim(NamedTuple):
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Claim:
     """What the values of one column of a row group may take."""
 
     chunk: ColumnChunk
     value: int
-    """Bytes of the largest value, but for those that are in pages of texts."""
+    """Bytes of the largest value, but for those of the dictionary and in pages of texts."""
     values: int
     pages: tuple[np.ndarray, np.ndarray] | None
     """Of pages of texts: (k + 1,) values before each, and bytes before each."""
+    dictionary: int
+    """Bytes of the dictionary; 0 where no value is one of it."""
+    entry: int
+    """Bytes of the longest entry of the dictionary, or more."""
+    repeated: int | None = None
+    """How often the rows that are read at a time repeat an entry, at most."""
+
+    @property
+    def has_lists(self) -> bool:
+        return bool(self.chunk.schema.max_repetition_level)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest value, but for those in pages of texts."""
+        return max(self.value, self.entry + _LENGTH)
+
+    def of_rows(self, rows: int) -> int:
+        """Return the bytes that ``rows`` rows of a column without lists may take."""
+        size = rows * self.entry
+        if self.repeated is not None:
+            size = min(size, self.repeated * self.dictionary)
+        return size + rows * self.value
+
+    def find_longest_entry(self) -> None:
+        """Search the dictionary for its longest entry, which decompresses it."""
+        if self.entry > _SMALL:
+            self.entry = _longest_entry(self.chunk)
+
+    def count_repeats(self, rows: int) -> None:
+        """Read the indices, to know how often they repeat an entry."""
+        if self.entry > _SMALL:
+            with contextlib.suppress(OSError, NotImplementedError, *THRIFT_ERRORS):
+                self.repeated = most_repeated(self.chunk, rows)
 
 
 def rows_within(
@@ -77,12 +116,38 @@ def rows_within(
             for number, place in enumerate(found.columns)
         ]
         size = max(size, 2 * _held(claims, name))
-        row = _row(claims, found.rows, name)
+        return _fitting(claims, found.rows, name, rows, size)
     except THRIFT_ERRORS as error:
         if isinstance(error, pa.ArrowException):
             raise
         raise pa.ArrowInvalid(f"{name}: {type(error).__name__} in a page: {error}") from None
-    while rows > 1 and rows * row + _largest_window(claims, found.rows, rows) > size:
+
+
+def _fitting(claims: list[_Claim], count: int, name: str, rows: int, size: int) -> int:
+    """Return how many of a row group's ``count`` rows fit, from what costs least to know."""
+    lists = [own for own in claims if own.has_lists]
+    others = [own for own in claims if not own.has_lists]
+    stored = sum(own.chunk.stored for own in claims)
+    for own in lists:
+        own.find_longest_entry()
+    of_lists = _longest_row(lists, count, most_decoded(stored))
+
+    def needed(rows: int) -> int:
+        texts = _largest_window(claims, count, rows)
+        return rows * of_lists + sum(own.of_rows(rows) for own in others) + texts
+
+    if sum(own.largest for own in others) + of_lists > most_decoded(stored):
+        for own in others:
+            own.find_longest_entry()
+        row = sum(own.largest for own in others) + of_lists
+        check_decoded_size(f"{name}: a row", stored, row)
+    if needed(rows) > size:
+        for own in others:
+            own.count_repeats(rows)
+    if needed(rows) > size:
+        for own in others:
+            own.find_longest_entry()
+    while rows > 1 and needed(rows) > size:
         rows //= 2
     return rows
 
@@ -99,17 +164,11 @@ def _held(claims: list[_Claim], name: str) -> int:
     return decoded
 
 
-def _row(claims: list[_Claim], rows: int, name: str) -> int:
-    """Return the bytes of the largest row, but for texts in pages."""
-    stored = sum(own.chunk.stored for own in claims)
-    lists = [own for own in claims if own.chunk.schema.max_repetition_level]
-    total = sum(own.value for own in claims if not own.chunk.schema.max_repetition_level)
-    if sum(own.value * own.values for own in lists) > most_decoded(stored):
-        total += sum(own.value * min(own.values, longest_list(own.chunk)) for own in lists)
-    else:
-        total += sum(own.value * -(-own.values // max(1, rows)) for own in lists)
-    check_decoded_size(f"{name}: a row", stored, total)
-    return total
+def _longest_row(lists: list[_Claim], rows: int, most: int) -> int:
+    """Return the bytes of the longest lists; of the mean ones where all take no more than most."""
+    if sum(own.largest * own.values for own in lists) > most:
+        return sum(own.largest * min(own.values, longest_list(own.chunk)) for own in lists)
+    return sum(own.largest * -(-own.values // max(1, rows)) for own in lists)
 
 
 def _largest_window(claims: list[_Claim], count: int, rows: int) -> int:
@@ -136,15 +195,22 @@ def _claim(chunk: ColumnChunk, group: str) -> _Claim:
             )
         if page.encoding == DELTA_BYTES:
             value = max(value, page.decoded)
-    pages = None
+    pages, dictionary = None, 0
     if kind == "BYTE_ARRAY":
         sums = [
             np.cumsum([0, *sizes]) for sizes in zip(*((p.values, p.decoded) for p in chunk.data))
         ]
         pages = (sums[0], sums[1]) if sums else None
         if any(page.has_indices for page in chunk.data):
-            value = max(value, _longest_entry(chunk))
-    return _Claim(chunk, value + _LENGTH, sum(page.values for page in chunk.data), pages)
+            dictionary = sum(page.decoded for page in chunk.pages if page.is_dictionary)
+    return _Claim(
+        chunk=chunk,
+        value=value + _LENGTH,
+        values=sum(page.values for page in chunk.data),
+        pages=pages,
+        dictionary=dictionary,
+        entry=dictionary,
+    )
 
 
 def _longest_entry(chunk: ColumnChunk) -> int:

@@ -86,17 +86,18 @@ class ColumnChunk:
         return sum(page.stored for page in self.pages)
 
     def read(self, page: Page) -> memoryview:
-        """Read and decompress a page that has no levels apart.
+        """Read and decompress a page, but for levels that are stored apart.
 
         Raises:
             ValueError: The bytes are damaged, or the compression is one that is not known here.
             OSError: As ValueError.
         """
-        data = self.source.read_at(page.stored, page.content)
+        apart = sum(page.levels or ())
+        data = self.source.read_at(page.stored - apart, page.content + apart)
         if self.place.compression == "none" or not page.packed:
             return memoryview(data)
         codec = pa.Codec(self.place.compression)
-        return memoryview(codec.decompress(data, page.decoded)).cast("B")
+        return memoryview(codec.decompress(data, page.decoded - apart)).cast("B")
 
 
 class _ChunkPlace(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from penstock.columnar import InputParquet, OwnParquet, read_parquet
 from penstock.columnar.arrow_claims import most_decoded
+from penstock.columnar.parquet_indices import most_repeated
 from penstock.columnar.parquet_levels import longest_list
 from penstock.columnar.parquet_pages import read_chunk, read_groups
 from penstock.errors import ArtefactError, InputError
@@ -251,6 +253,60 @@ def test_the_longest_list_is_that_of_the_values(
             chunk = read_chunk(source, place, file.schema.column(0))
             assert len(chunk.data) > 1 or scale < 3000
             assert longest_list(chunk) == longest
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_repeats_of_an_entry_are_those_of_the_values(
+    compression: str, version: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(7)
+    for distinct, share in ((1, 0.0), (3, 0.5), (700, 0.1), (5000, 0.0)):
+        codes = rng.zipf(1.3, 3000) % distinct
+        codes[1000:1300] = codes[1000]  # a run
+        codes = np.where(rng.random(3000) < share, -1, codes)
+        texts = [None if code < 0 else f"text {code}" for code in codes.tolist()]
+        path = write_parquet(
+            tmp_path / "x.parquet",
+            {"text": texts},
+            compression=compression,
+            data_page_version=version,
+            data_page_size=400,
+            write_batch_size=64,
+        )
+        with pq.ParquetFile(path) as file, pa.OSFile(str(path)) as source:
+            (place,) = read_groups(source)[0].columns
+            chunk = read_chunk(source, place, file.schema.column(0))
+            found = {rows: most_repeated(chunk, rows) for rows in (10, 256, 3000)}
+        for rows, repeats in found.items():
+            windows = [texts[start : start + rows] for start in range(3001 - rows)][:: rows // 8]
+            most = max(max(Counter(filter(None, own)).values(), default=0) for own in windows)
+            assert most <= repeats <= min(rows, 2 * most + 2)
+        assert found[3000] == max(Counter(filter(None, texts)).values())
+
+
+@pytest.mark.parametrize("longest", [0, 37, 399])
+def test_one_long_entry_among_many_does_not_take_memory(longest: int, tmp_path: Path) -> None:
+    """The attack: most rows are distinct and short, and some hundred are one text of 1 MiB."""
+    texts = [f"{number} " * 100 for number in range(400)]
+    texts[longest] = "x" * MIB
+    codes = np.arange(4000) % 400
+    codes[2500:2900] = longest
+    coded = pa.DictionaryArray.from_arrays(codes.astype(np.int32), pa.array(texts))
+    path = write_parquet(tmp_path / "x.parquet", {"text": coded})
+    most = 16 * MIB
+    with pa.OSFile(str(path)) as source, InputParquet(source) as file:
+        sizes = [batch.nbytes for batch in file.batches(0, 1024, most)]
+    assert sum(sizes) > 400 * MIB and max(sizes) <= most
+
+
+def test_a_dictionary_of_distinct_texts_is_decompressed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_parquet(tmp_path / "x.parquet", {"text": [f"{n} " * 800 for n in range(2000)]})
+    monkeypatch.setattr("penstock.columnar.parquet_claims._longest_entry", None)
+    with pa.OSFile(str(path)) as source, InputParquet(source) as file:
+        assert [len(batch) for batch in file.batches(0, 1024, 16 * MIB)] == [1024, 976]
 
 
 # -- damage -----------------------------------------------------------------------------------
