@@ -11,11 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.columnar.arrow_claims import check_rows
-from penstock.columnar.parquet_claims import rows_within
+from penstock.columnar.arrow_claims import check_decoded_size, check_rows
+from penstock.columnar.parquet_claims import may_be_large, rows_within
+from penstock.columnar.parquet_pages import read_groups
 from penstock.columnar.validation import check_names, damaged, validate
 
 __all__ = ["InputParquet", "OwnParquet", "read_parquet"]
+
+_ROWS, _BYTES = 1024, 16 << 20
+"""Rows and bytes that are decoded at a time to count the bytes of a row group."""
 
 
 class InputParquet(pq.ParquetFile):
@@ -53,6 +57,24 @@ class InputParquet(pq.ParquetFile):
         rows = rows_within(self._source, self, group, rows, size)
         for batch in self.iter_batches(batch_size=rows, row_groups=[group]):
             yield validate(batch, utf8=False)
+
+    def check_groups(self) -> None:
+        """Check that another library can read each row group whole.
+
+        One that could decode to far more than its bytes is decoded here, some rows at a time, to
+        count them.
+
+        Raises:
+            ArrowInvalid: One is damaged, or decodes to far more than its bytes.
+        """
+        for group in range(self.num_row_groups):
+            if not may_be_large(self._source, self, group):
+                continue
+            stored = sum(place.stored for place in read_groups(self._source)[group].columns)
+            size = 0
+            for batch in self.batches(group, _ROWS, _BYTES):
+                size += batch.nbytes
+                check_decoded_size(f"row group {group}", stored, size)
 
 
 class OwnParquet(pq.ParquetFile):

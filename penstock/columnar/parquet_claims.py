@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ from penstock.columnar.parquet_pages import (
 )
 from penstock.columnar.thrift import THRIFT_ERRORS
 
-__all__ = ["rows_within"]
+__all__ = ["may_be_large", "rows_within"]
 
 _LENGTH = 4
 """Bytes of the length of a value, in a plain page and decoded."""
@@ -106,17 +107,47 @@ def rows_within(
     Raises:
         ArrowInvalid: A page, or a row, claims to decode to far more than its bytes.
     """
+    with _claims_of(source, file, group) as (count, claims):
+        name = f"row group {group}"
+        return _fitting(claims, count, name, rows, max(size, 2 * _held(claims, name)))
+
+
+def may_be_large(source: pa.NativeFile, file: pq.ParquetFile, group: int) -> bool:
+    """Return whether a row group could decode to far more than its bytes, if it is read whole.
+
+    Raises:
+        ArrowInvalid: A page claims to, or is damaged.
+    """
+    with _claims_of(source, file, group) as (count, claims):
+        _held(claims, f"row group {group}")
+        most = most_decoded(sum(own.chunk.stored for own in claims))
+        for own in claims:
+            if not own.has_lists and count * own.entry > most // len(claims):
+                own.count_repeats(count)
+        texts = _largest_window(claims, count, count)
+        sizes = (
+            own.largest * own.values if own.has_lists else own.of_rows(count) for own in claims
+        )
+        return sum(sizes) + texts > most
+
+
+@contextlib.contextmanager
+def _claims_of(
+    source: pa.NativeFile, file: pq.ParquetFile, group: int
+) -> Iterator[tuple[int, list[_Claim]]]:
+    """Yield the rows of a row group, and what its columns claim; name it in errors."""
     name = f"row group {group}"
     try:
         found = read_groups(source)[group]
         if len(found.columns) != len(file.schema):
             raise ValueError(f"{len(found.columns)} columns instead of {len(file.schema)}")
-        claims = [
-            _claim(read_chunk(source, place, file.schema.column(number)), name)
-            for number, place in enumerate(found.columns)
-        ]
-        size = max(size, 2 * _held(claims, name))
-        return _fitting(claims, found.rows, name, rows, size)
+        yield (
+            found.rows,
+            [
+                _claim(read_chunk(source, place, file.schema.column(number)), name)
+                for number, place in enumerate(found.columns)
+            ],
+        )
     except THRIFT_ERRORS as error:
         if isinstance(error, pa.ArrowException):
             raise

@@ -21,7 +21,7 @@ import yaml
 
 from penstock.errors import InputError
 
-__all__ = ["check_matched", "check_named", "check_saved"]
+__all__ = ["check_matched", "check_named", "check_saved", "saved_files"]
 
 _HEADER = re.compile(r"\A\s*---[^\S\n]*\n(.*?)\n---[^\S\n]*(?:\n|\Z)", re.DOTALL)
 """The header of a README; YAML between two lines of hyphens."""
@@ -61,18 +61,34 @@ def check_saved(directory: Path) -> None:
     Raises:
         InputError: A file, or what it links to, is outside of the directory.
     """
-    splits = _json(directory / "dataset_dict.json").get("splits")
-    below = [str(name) for name in splits] if isinstance(splits, list) else [""]
-    for split in below:
+    for split in _saved_splits(directory):
         if _leads_out(split):
             raise _outside(directory / "dataset_dict.json", split)
         state = directory / split / "state.json"
-        listed = _json(state).get("_data_files")
-        for file in listed if isinstance(listed, list) else ():
-            name = str(file.get("filename")) if isinstance(file, dict) else ""
+        for name in _listed(state):
             if _leads_out(name):
                 raise _outside(state, name)
             check_matched(directory, [str(directory / split / name)])
+
+
+def saved_files(directory: Path) -> list[Path]:
+    """Return the data files of a dataset that ``save_to_disk`` wrote, by its lists."""
+    return [
+        directory / split / name
+        for split in _saved_splits(directory)
+        for name in _listed(directory / split / "state.json")
+    ]
+
+
+def _saved_splits(directory: Path) -> list[str]:
+    splits = _json(directory / "dataset_dict.json").get("splits")
+    return [str(name) for name in splits] if isinstance(splits, list) else [""]
+
+
+def _listed(state: Path) -> list[str]:
+    listed = _json(state).get("_data_files")
+    files = listed if isinstance(listed, list) else ()
+    return [str(file.get("filename")) if isinstance(file, dict) else "" for file in files]
 
 
 def check_matched(directory: Path, files: Iterable[str]) -> None:

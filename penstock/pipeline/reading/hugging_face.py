@@ -8,6 +8,7 @@ others are one span.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -17,17 +18,22 @@ from typing import Any
 import pyarrow as pa
 
 from penstock import extras
-from penstock.columnar import open_arrow, validate
+from penstock.columnar import InputParquet, open_arrow, validate
 from penstock.display import encodable
 from penstock.errors import InputError
 from penstock.pipeline.reading.batches import Batches
-from penstock.pipeline.reading.dataset_paths import check_matched, check_named, check_saved
+from penstock.pipeline.reading.dataset_paths import (
+    check_matched,
+    check_named,
+    check_saved,
+    saved_files,
+)
 from penstock.pipeline.reading.records import Extent, Span
 from penstock.pipeline.reading.saved_datasets import saved_splits
 from penstock.pipeline.reading.streams import readable
 from penstock.pipeline.reading.tables import from_batches, require_text
 from penstock.recipe import CorpusSource
-from penstock.storage import AnyPath
+from penstock.storage import AnyPath, FileVersion, version_of_status
 
 __all__ = [
     "dataset_files",
@@ -201,19 +207,11 @@ def saved_to_disk(path: Path) -> bool:
 def hugging_face_spans(where: AnyPath, spec: CorpusSource, size: int) -> list[Span]:
     """Divide a dataset saved to disk into spans of about ``size`` bytes; others are one span.
 
-    `datasets` does not validate what it maps, so all Arrow files of a directory are validated
-    first.
-
     Raises:
-        InputError: One is damaged.
+        InputError: A file of the directory is damaged, or decodes to far more than its bytes.
     """
     path = Path(str(where))
-    if path.is_dir():
-        for name, file in dataset_files(path):
-            if name.endswith(".arrow"):
-                with readable(file, "Arrow file"), open_arrow(file) as opened:
-                    for _ in opened.batches(utf8=False):
-                        pass
+    _check_files(path, spec)
     if not saved_to_disk(path):
         return [Span(size=size)]
     dataset = open_dataset(spec, path)
@@ -234,6 +232,8 @@ def hugging_face(
     where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Extent
 ) -> Batches:
     """Read the rows of a dataset."""
+    if span.end is None:  # not of hugging_face_spans, which checks the files
+        _check_files(Path(str(where)), spec)
     dataset = open_dataset(spec, Path(str(where)))
     names = dataset.column_names
     if names:
@@ -242,6 +242,59 @@ def hugging_face(
         dataset = dataset.select(range(span.start, span.end))
     with readable(spec.path, "dataset"):
         yield from from_batches(_batches(dataset, spec), spec, span, cap)
+
+
+def _check_files(directory: Path, spec: CorpusSource) -> None:
+    """Check the Arrow and Parquet files of a directory before `datasets` opens one.
+
+    It does not validate what it maps, and it decodes row groups whole.
+
+    Raises:
+        InputError: A file is damaged, or decodes to far more than its bytes.
+    """
+    if not directory.is_dir():
+        return
+    files = [file for _, file in dataset_files(directory)]
+    arrow = {file for file in files if file.name.endswith(".arrow")}
+    parquet = {file for file in files if file.name.endswith(".parquet")}
+    if saved_to_disk(directory):
+        check_saved(directory)
+        arrow.update(file for file in saved_files(directory) if file.is_file())
+    else:
+        named, format_name = _columnar_files(spec, directory)
+        (arrow if format_name == "arrow" else parquet).update(named)
+    for file in sorted(arrow | parquet):
+        _check_file(file, file in arrow, version_of_status(file.stat()))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _check_file(path: Path, is_arrow: bool, version: FileVersion) -> None:
+    """Check a file, once in a process for each of its versions."""
+    if is_arrow:
+        with readable(path, "Arrow file"), open_arrow(path) as opened:
+            for _ in opened.batches(utf8=False):
+                pass
+        return
+    with (
+        readable(path, "Parquet file"),
+        pa.OSFile(os.fsencode(path)) as source,
+        InputParquet(source) as file,
+    ):
+        file.check_groups()
+
+
+def _columnar_files(spec: CorpusSource, directory: Path) -> tuple[list[Path], str]:
+    """Return the files that `datasets` reads as Arrow or Parquet, whatever their names."""
+    with extras.named("hf", spec.path):
+        import datasets  # noqa: F401
+    try:
+        builder = _builder(spec, directory)
+    except Exception:  # opening the dataset raises it, with its fix
+        return [], ""
+    format_name = type(builder).__module__.rpartition(".")[2]
+    if format_name not in ("arrow", "parquet"):
+        return [], ""
+    return [Path(file) for file in _files_of(builder)], format_name
 
 
 def _batches(dataset: Any, spec: CorpusSource) -> Iterator[pa.RecordBatch]:
