@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ __all__ = ["InputParquet", "OwnParquet", "read_parquet"]
 
 _ROWS, _BYTES = 1024, 16 << 20
 """Rows and bytes that are decoded at a time to count the bytes of a row group."""
+
+_BATCH_ROWS = 65_536
+"""Rows of a batch of one of our own files by default, as of pyarrow."""
 
 
 class InputParquet(pq.ParquetFile):
@@ -62,30 +65,43 @@ class InputParquet(pq.ParquetFile):
         """Check that another library can read each row group whole.
 
         One that could decode to far more than its bytes is decoded here, some rows at a time, to
-        count them.
+        count its bytes.
 
         Raises:
             ArrowInvalid: One is damaged, or decodes to far more than its bytes.
         """
         for group in range(self.num_row_groups):
-            if not may_be_large(self._source, self, group):
-                continue
-            stored = sum(place.stored for place in read_groups(self._source)[group].columns)
-            size = 0
-            for batch in self.batches(group, _ROWS, _BYTES):
-                size += batch.nbytes
-                check_decoded_size(f"row group {group}", stored, size)
+            _check_group(self._source, self, group)
+
+
+def _check_group(source: pa.NativeFile, file: pq.ParquetFile, group: int) -> None:
+    """Check that a row group can be read whole.
+
+    Raises:
+        ArrowInvalid: It is damaged, or decodes to far more than its bytes.
+    """
+    if not may_be_large(source, file, group):
+        return
+    stored = sum(place.stored for place in read_groups(source)[group].columns)
+    rows = rows_within(source, file, group, _ROWS, _BYTES)
+    size = 0
+    for batch in pq.ParquetFile.iter_batches(file, batch_size=rows, row_groups=[group]):
+        size += batch.nbytes
+        check_decoded_size(f"row group {group}", stored, size)
 
 
 class OwnParquet(pq.ParquetFile):
     """One of our own Parquet files. All that is read is validated in full.
 
+    It may be of another machine, so row groups are checked before they are decoded, once each.
+
     Raises:
-        ArtefactError: It is damaged.
+        ArtefactError: It is damaged, or a row group decodes to far more than its bytes.
     """
 
     def __init__(self, path: Path, **options: Any) -> None:
         self._path = path
+        self._bounded: set[int] = set()
         with self._checked():
             super().__init__(os.fspath(path), **options)
             check_names(self.schema_arrow)
@@ -99,20 +115,40 @@ class OwnParquet(pq.ParquetFile):
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise damaged(self._path, error) from None
 
+    def _check_groups(self, groups: Iterable[int] | None = None) -> None:
+        left = set(range(self.num_row_groups) if groups is None else groups) - self._bounded
+        if left:
+            with pa.OSFile(os.fsencode(self._path)) as source:
+                for group in sorted(left):
+                    _check_group(source, self, group)
+            self._bounded |= left
+
     def read(self, *arguments: Any, **options: Any) -> pa.Table:
         with self._checked():
+            self._check_groups()
             return validate(super().read(*arguments, **options))
 
-    def read_row_group(self, *arguments: Any, **options: Any) -> pa.Table:
+    def read_row_group(self, i: int, *arguments: Any, **options: Any) -> pa.Table:
         with self._checked():
-            return validate(super().read_row_group(*arguments, **options))
+            self._check_groups([i])
+            return validate(super().read_row_group(i, *arguments, **options))
 
-    def read_row_groups(self, *arguments: Any, **options: Any) -> pa.Table:
+    def read_row_groups(
+        self, row_groups: Sequence[int], *arguments: Any, **options: Any
+    ) -> pa.Table:
         with self._checked():
-            return validate(super().read_row_groups(*arguments, **options))
+            self._check_groups(row_groups)
+            return validate(super().read_row_groups(row_groups, *arguments, **options))
 
-    def iter_batches(self, *arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
-        batches = super().iter_batches(*arguments, **options)
+    def iter_batches(
+        self,
+        batch_size: int = _BATCH_ROWS,
+        row_groups: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Iterator[pa.RecordBatch]:
+        with self._checked():
+            self._check_groups(row_groups)
+        batches = super().iter_batches(batch_size, row_groups, **options)
         while True:
             with self._checked():
                 batch = next(batches, None)

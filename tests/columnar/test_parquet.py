@@ -335,6 +335,33 @@ def test_files_of_an_artefact_are_validated(tmp_path: Path) -> None:
             read_parquet(path)
 
 
+@pytest.mark.parametrize("side", [False, True])
+def test_a_file_of_an_artefact_cannot_take_memory(
+    side: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a unit of some kB in a work directory from elsewhere, for 100 MiB of text."""
+    monkeypatch.setattr("penstock.columnar.arrow_claims._DECODED", 8 * MIB)
+    codes = np.zeros(3000, np.int32)
+    codes[7] = 1
+    sound = pa.DictionaryArray.from_arrays(codes, pa.array(["short", "x" * (MIB // 4)]))
+    path = write_parquet(tmp_path / "sound.parquet", {"text": sound})
+    assert read_parquet(path)["text"].to_pylist() == sound.to_pylist()
+    bomb = {"text": ["t"] * 100, "meta": repeated(100)} if side else {"text": repeated(100)}
+    path = write_parquet(tmp_path / "x.parquet", bomb)
+    assert path.stat().st_size < MIB // 16
+    with OwnParquet(path) as file:
+        reads = [
+            file.read,
+            lambda: file.read_row_group(0),
+            lambda: file.read_row_groups([0]),
+            lambda: next(file.iter_batches()),
+        ]
+        for read in reads:
+            with pytest.raises(ArtefactError, match="claims to decode") as error:
+                read()
+            assert error.value.file == str(path)
+
+
 def test_a_truncated_input_is_refused_at_every_byte(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", {"text": ["one", "two"], "n": [[1], [2]]})
     data = path.read_bytes()
