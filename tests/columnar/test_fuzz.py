@@ -6,6 +6,6 @@ from tests.columnar.fuzzing import run
 
 
 def test_mutated_files_end_in_errors_of_penstock() -> None:
-    counts, wrong = run(seconds=60, seed=0, most=600)
+    counts, wrong = run(seconds=60, seed=0, most=240)
     assert wrong == []
     assert min(counts.values()) >= 100
