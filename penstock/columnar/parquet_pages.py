@@ -30,7 +30,7 @@ DELTA_LENGTHS, DELTA_BYTES = 6, 7
 _CODECS = {0: "none", 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 """``CompressionCodec``, but for those that nothing writes any more: LZO and LZ4 in frames."""
 
-_HEADERS = (1 << 10, 1 << 16, 16 << 20)
+_HEADERS = (128, 1 << 12, 1 << 16, 16 << 20)
 """Bytes that are read for a header: it may hold the smallest and the largest value."""
 
 
