@@ -15,5 +15,7 @@ train. Both cut token sequences into windows, batch them and sum losses with thi
     LoadedModel        a transformers model and its tokenizer     causal.py
     check_model        no code of a model's directory runs        model_directory.py
     settings_problem   nor names kernels or files elsewhere       model_settings.py
+      ├─ read_header   safetensors hold what they claim           weight_files.py
+      └─ ModelFiles    a model is built as large as its files     bounded_building.py
     one_thread         one thread in PyTorch and BLAS             devices.py
 """

@@ -142,9 +142,8 @@ def _load_weights(name: str, key: str, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    check_model(name, key=key)
-    try:
-        with no_progress_bars():
+    with check_model(name, key=key).bounding(key), no_progress_bars():
+        try:
             causal, found = AutoModelForCausalLM.from_pretrained(
                 name,
                 dtype=dtype,
@@ -152,8 +151,8 @@ def _load_weights(name: str, key: str, dtype: torch.dtype) -> Any:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _cannot_load(name, key, error) from None
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise _cannot_load(name, key, error) from None
     if found["missing_keys"]:  # transformers would draw them at random, and only warn
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise InputError(

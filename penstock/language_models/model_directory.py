@@ -7,6 +7,10 @@ question. Penstock runs none of it, whatever the library's version: what is refu
 reaches a library, and ``trust_remote_code=False`` and ``use_safetensors=True`` are passed as well.
 
 A model that has its own code beside a type that transformers knows is loaded by transformers' code.
+
+Headers of weights may claim no more than their file (``weight_files.py``), and ``config.json`` no
+sizes that no model has. While a library builds the model, it is compared with the weight files
+(``bounded_building.py``). Files of tokenizers are examined.
 """
 
 from __future__ import annotations
@@ -17,12 +21,23 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import InputError
+from penstock.language_models.bounded_building import ModelFiles, sizes_problem
 from penstock.language_models.model_settings import outside_file, settings_problem
+from penstock.language_models.weight_files import (
+    HeaderError,
+    WeightTotals,
+    opened_plain,
+    read_header,
+)
+from penstock.tokenization.examining import examined
 
 __all__ = ["check_model", "check_sentence_model"]
 
-_MOST = 2**26
-"""Bytes of a configuration."""
+_MOST = 2**23
+"""Bytes of a configuration; as Python's objects they may take 30 times as much."""
+
+_MOST_INDEX = 2**26
+"""Bytes of a list of weight files; DeepSeek-V3's has 9 MB."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 """Names of weights that PyTorch unpickles."""
@@ -37,21 +52,24 @@ _ACTIVATION = re.compile(r"torch\.nn(\.modules\.(activation|linear))?\.[A-Z]\w*"
 """Activations of a ``Dense``, which sentence-transformers imports by this name and calls."""
 
 
-def check_model(directory: str | Path, *, key: str | None) -> None:
+def check_model(directory: str | Path, *, key: str | None) -> ModelFiles:
     """Check the directory of a transformers model; any other name is left to the hub's client.
 
     Args:
         directory: A directory, or a name on the hub.
         key: The recipe key of errors; None where the caller adds it.
 
+    Returns:
+        Its files, which limit what a library may build (:meth:`ModelFiles.bounding`).
+
     Raises:
         InputError: It can be loaded by its own code only, its weights are pickles, it is an adapter
-            of another model, it has no ``config.json`` or no weights, or a configuration is not
-            one.
+            of another model, it has no ``config.json`` or no weights, a configuration is not one or
+            has sizes that no model has, or a header of weights is false.
     """
     root = Path(directory).expanduser()
     if not root.is_dir():
-        return
+        return ModelFiles(root, None)
     adapter = root / "adapter_config.json"
     if adapter.exists():
         raise InputError(
@@ -85,7 +103,7 @@ def check_model(directory: str | Path, *, key: str | None) -> None:
             got=f"{config.get('model_type')!r} and an auto_map",
             fix="convert the model to such a type",
         )
-    _check_weights(root, key)
+    totals = _check_weights(root, key)
     if not any(root.glob("*.safetensors")):
         raise InputError(
             "this directory holds no weights",
@@ -94,13 +112,18 @@ def check_model(directory: str | Path, *, key: str | None) -> None:
             expected="model.safetensors",
             fix="name the directory in which save_pretrained of transformers saved a model",
         )
+    _check_index(root, key)
     for path in (root / "config.json", root / "generation_config.json"):
-        _check_kernels(path, _read(path, key), key)
+        _check_values(path, _read(path, key), key)
     _check_tokenizer(root / "tokenizer_config.json", key)
+    return ModelFiles(root / "config.json", totals, "quantization_config" in config)
 
 
-def check_sentence_model(directory: str | Path, *, key: str | None) -> None:
-    """Check the directory of a sentence-transformers model, with all of its modules.
+def check_sentence_model(directory: str | Path, *, key: str) -> ModelFiles:
+    """Check the directory of a sentence-transformers model, with all modules and tokenizers.
+
+    Returns:
+        As :func:`check_model`.
 
     Raises:
         InputError: As :func:`check_model`; or a module is none of those that hold tensors and
@@ -109,8 +132,10 @@ def check_sentence_model(directory: str | Path, *, key: str | None) -> None:
     root = Path(directory)
     source = root / "modules.json"
     if not source.exists():  # a plain transformers model
-        check_model(root, key=key)
-        return
+        _examine_tokenizer(root, key)
+        return check_model(root, key=key)
+    _examine_tokenizer(root, key)
+    totals, packed = WeightTotals(), False
     modules = _read(source, key, list)
     for module in modules:
         found = module if isinstance(module, dict) else {}
@@ -131,11 +156,13 @@ def check_sentence_model(directory: str | Path, *, key: str | None) -> None:
             )
         inside = root.joinpath(*parts)
         if kind.endswith(".Transformer"):
-            check_model(inside, key=key)
-        _check_weights(inside, key)
+            packed |= check_model(inside, key=key).is_packed
+        totals += _check_weights(inside, key)
+        if inside != root:
+            _examine_tokenizer(inside, key)
         for config in (inside / "config.json", *sorted(inside.glob("sentence_*_config.json"))):
             values = _read(config, key)
-            _check_kernels(config, values, key)
+            _check_values(config, values, key)
             activation = values.get("activation_function")
             if not kind.endswith(".Dense") or config.name != "config.json":
                 continue
@@ -147,6 +174,7 @@ def check_sentence_model(directory: str | Path, *, key: str | None) -> None:
                     "torch.nn.modules.activation.Tanh",
                     got=repr(activation),
                 )
+    return ModelFiles(source, totals, packed)
 
 
 def _is_known(kind: Any) -> bool:
@@ -159,9 +187,28 @@ def _is_known(kind: Any) -> bool:
     return isinstance(kind, str) and kind in CONFIG_MAPPING
 
 
-def _check_weights(root: Path, key: str | None) -> None:
-    if any(root.glob("*.safetensors")):
-        return
+def _examine_tokenizer(root: Path, key: str) -> None:
+    if (definition := root / "tokenizer.json").is_file():
+        examined(definition, key)
+
+
+def _check_weights(root: Path, key: str | None) -> WeightTotals:
+    """Compare the headers of weights with their files; refuse pickles where there are none."""
+    totals = WeightTotals()
+    found = sorted(root.glob("*.safetensors"))
+    for path in found:
+        try:
+            with opened_plain(path) as source:
+                totals += read_header(source)
+        except (OSError, HeaderError) as error:
+            raise InputError(
+                f"not safetensors that can be used: {error}",
+                key=key,
+                file=path,
+                fix="copy or download the file again",
+            ) from None
+    if found:
+        return totals
     for pickled in (path for pattern in _PICKLES for path in sorted(root.glob(pattern))):
         raise InputError(
             "these weights are a pickle, which can run code and is never read",
@@ -171,18 +218,35 @@ def _check_weights(root: Path, key: str | None) -> None:
             fix="where you trust its author, load it there with transformers and call "
             "save_pretrained",
         )
+    return totals
 
 
-def _check_kernels(path: Path, config: Any, key: str | None) -> None:
-    """Refuse settings by which code would be fetched, or files elsewhere be read."""
-    if (problem := settings_problem(path.name, config)) is not None:
+def _check_index(root: Path, key: str | None) -> None:
+    """Refuse a list of weight files that names others than those of this directory."""
+    path = root / "model.safetensors.index.json"
+    if (root / "model.safetensors").exists():  # the list is not read
+        return
+    listed = _read(path, key, most=_MOST_INDEX).get("weight_map", {})
+    names = {str(name) for name in listed.values()} if isinstance(listed, dict) else {repr(listed)}
+    for name in sorted(names):
+        if Path(name).name != name or not (root / name).is_file():
+            raise InputError(
+                key=key, file=path, expected="files of this directory", got=repr(name)[:80]
+            )
+
+
+def _check_values(path: Path, config: Any, key: str | None) -> None:
+    """Refuse sizes that no model has, and settings that fetch code or read files elsewhere."""
+    if (problem := sizes_problem(config)) is not None:
         raise InputError(
-            problem[0],
             key=key,
             file=path,
+            expected=problem[0],
             got=problem[1],
-            fix="remove this entry, or write it into config.json or tokenizer_config.json",
+            fix="take config.json and the weights from one model",
         )
+    if (problem := settings_problem(path.name, config)) is not None:
+        raise InputError(problem[0], key=key, file=path, got=problem[1], fix="remove this entry")
 
 
 def _check_tokenizer(path: Path, key: str | None) -> None:
@@ -196,11 +260,14 @@ def _check_tokenizer(path: Path, key: str | None) -> None:
         )
 
 
-def _read(path: Path, key: str | None, kind: type[Any] = dict) -> Any:
+def _read(path: Path, key: str | None, kind: type[Any] = dict, most: int = _MOST) -> Any:
     """Read a JSON file; one that does not exist is empty, as for the libraries."""
     try:
-        with open(path, "rb") as source:
-            found = json.loads(source.read(_MOST))
+        with opened_plain(path) as source:
+            content = source.read(most + 1)
+        if len(content) > most:
+            raise ValueError(f"more than {most:,} bytes")
+        found = json.loads(content)
     except FileNotFoundError:
         return kind()
     except (OSError, ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["outside_file", "settings_problem"]
+__all__ = ["entries", "outside_file", "settings_problem"]
 
 _IMPLEMENTATIONS = {
     *("eager", "sdpa", "flex_attention", "paged|eager", "paged|sdpa"),
@@ -58,7 +58,7 @@ def settings_problem(file: str, settings: Mapping[str, Any]) -> tuple[str, str] 
         file: The name of their file.
         settings: Its content.
     """
-    for name, value in _entries(settings):
+    for name, value in entries(settings):
         chosen = "attn_implementation" in name or "experts_implementation" in name
         if (chosen and not _is_known(value)) or (name in _KERNELS and value not in (None, False)):
             return "compiled code from elsewhere would be fetched and run", _shown(name, value)
@@ -75,7 +75,7 @@ def settings_problem(file: str, settings: Mapping[str, Any]) -> tuple[str, str] 
                     return elsewhere, _shown(f"{name}.{keyword}", one)
         elif name not in _PLAIN and value is not None:
             return elsewhere, _shown(name, value)
-    for name, value in _entries(settings.get("modality_config")):
+    for name, value in entries(settings.get("modality_config")):
         if name == "method" and not _METHOD.fullmatch(str(value)):
             return "a method that gives no vectors would be called", _shown(name, value)
     return None
@@ -118,7 +118,7 @@ def _shown(name: str, value: Any) -> str:
     return f"{name}: {value!r}"[:120]
 
 
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+def entries(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield all keys and values of mappings within plain data."""
     left = [value]
     while left:

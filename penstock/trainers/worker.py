@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.artefact import Draft, Workspace
 from penstock.storage import atomic_file
+from penstock.tokenization.examining import examined
 from penstock.trainers.checkpoints.folder import Folder
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.checkpoints.signing import Signer
@@ -143,7 +144,7 @@ def _save_tokenizer(shards: ShardSet, directory: Path) -> None:
     from tokenizers import Tokenizer
 
     shutil.copyfile(shards.tokenizer, directory / "tokenizer.json")
-    end = Tokenizer.from_file(str(shards.tokenizer)).id_to_token(shards.eos)
+    end = Tokenizer.from_str(examined(shards.tokenizer)).id_to_token(shards.eos)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": end,

@@ -8,7 +8,7 @@
     seeds.py       small sound files of each format, which are generated
     readers.py     targets: files of each input format, target files
     values.py      targets: texts, expressions, recipes, answers of a server, manifests, journals
-    models.py      targets: tokenizers, models of fastText and py3langid, saved classifiers
+    models.py      targets: tokenizers, models, weights, saved classifiers
 
 A target is a function of bytes. It may raise PenstockError and nothing else, takes at most
 ``LIMIT_SECONDS`` and ``LIMIT_BYTES`` (child.py), and asserts what it can count. Case ``n`` of a

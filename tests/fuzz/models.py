@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import tokenizers
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from penstock.language_models.model_directory import check_model
+from penstock.language_models.weight_files import HeaderError, opened_plain, read_header
 from penstock.rules.languages import Languages
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.tokenization import examining
@@ -115,6 +121,47 @@ def _saved_classifier(content: bytes, files: Path) -> None:
     CollapsedFastText.load(files).score(pa.array(_SAMPLE))
 
 
+def _safetensors(content: bytes, files: Path) -> None:
+    """What the library takes is taken; what it may refuse is refused by its own error alone."""
+    path = files / "model.safetensors"
+    path.write_bytes(content)
+    try:
+        with safe_open(path, framework="np") as opened:
+            sound = sum(1 for _ in opened.keys())  # noqa: SIM118
+    except SafetensorError:
+        sound = None
+    try:
+        with opened_plain(path) as source:
+            tensors = read_header(source).tensors
+    except HeaderError:
+        assert sound is None, "a sound file is refused"
+    else:
+        assert sound in (None, tensors)
+
+
+def _weights() -> Sequence[bytes]:
+    arrays: dict[str, Any] = {"a": np.ones((2, 3), np.float32), "b": np.ones(5, np.int8)}
+    return [save(arrays), save({**arrays, "é": np.ones((), np.int64)}, {"format": "pt"})]
+
+
+def _model_config(content: bytes, files: Path) -> None:
+    """A Llama's directory, of which the config has other bytes; it is built on no device."""
+    (files / "config.json").write_bytes(content)
+    (files / "model.safetensors").write_bytes(_weights()[0])
+    bounds = check_model(files, key="k")
+    with bounds.bounding("k"), torch.device("meta"):
+        config = LlamaConfig.from_pretrained(files)
+        LlamaForCausalLM(config)
+
+
+_CONFIG = {
+    "model_type": "llama", "vocab_size": 30, "hidden_size": 16, "intermediate_size": 32,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 48,
+    "head_dim": 8, "eos_token_id": [0, 1], "rope_theta": 10000.0, "tie_word_embeddings": True,
+    "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+}  # fmt: skip
+
+
 @functools.cache
 def _classifier() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
@@ -140,5 +187,7 @@ TARGETS = [
         _saved_classifier,
         lambda: [b"%d\n%s" % pair for pair in enumerate(_classifier().values())],
     ),
+    Target("safetensors", _safetensors, _weights),
+    Target("model-config", _model_config, lambda: [json.dumps(_CONFIG).encode()]),
 ]
 """A target is found by the beginning of its name."""

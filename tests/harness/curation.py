@@ -157,6 +157,7 @@ class Curations:
                     "PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}",
                     DIRECTORY: str(self._plan.directory),
                     "RAY_AUTH_MODE": "disabled",
+                    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all servers listen on loopback
                 },
             )
             self._ray = start.pid  # the session in which Ray remains when its starter has ended

@@ -36,6 +36,7 @@ from penstock.language_models.devices import one_thread
 from penstock.selectors.base import ParallelMap, serial_map
 from penstock.selectors.encoders.sentence import SentenceEncoder
 from penstock.selectors.encoders.static import StaticEncoder, token_ids
+from penstock.tokenization.examining import examined
 
 __all__ = ["DIM", "TokenVectors", "distil", "encode_vocabulary"]
 
@@ -89,7 +90,7 @@ class TokenVectors:
 
         try:
             teacher = json.loads((directory / "vocabulary.json").read_text())["teacher"]
-            tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+            tokenizer = Tokenizer.from_str(examined(directory / "tokenizer.json"))
             ids = load_array(directory / "ids.npy")
             vectors = load_array(directory / "vectors.npy")
         except Exception as error:  # tokenizers raises bare Exceptions

@@ -70,13 +70,16 @@ class HiddenEncoder(ModelEncoder):
 
         if self.device == "cuda":
             check_gpu("encoder")
-        check_model(self.name, key="encoder")
+        files = check_model(self.name, key="encoder")
         try:
-            definition = examined(Path(self.name) / "tokenizer.json", "encoder")
-            tokenizer = Tokenizer.from_str(definition)
-            model = AutoModel.from_pretrained(
-                self.name, trust_remote_code=False, use_safetensors=True, local_files_only=True
-            )
+            with files.bounding("encoder"):
+                definition = examined(Path(self.name) / "tokenizer.json", "encoder")
+                tokenizer = Tokenizer.from_str(definition)
+                model = AutoModel.from_pretrained(
+                    self.name, trust_remote_code=False, use_safetensors=True, local_files_only=True
+                )
+        except InputError:
+            raise
         except Exception as error:  # tokenizers raises bare Exceptions
             reason = str(error).strip().partition("\n")[0]
             raise InputError(

@@ -119,16 +119,16 @@ def _load_sentence_model(name: str, device: str) -> Any:
             directory = _fetched(locate(name))
         except (OSError, ValueError) as error:
             raise _cannot_load(name, error) from None
-        check_sentence_model(directory, key="encoder")
-        try:
-            return SentenceTransformer(
-                str(directory),
-                device=device,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            )
-        except (OSError, ValueError) as error:
-            raise _cannot_load(name, error) from None
+        with check_sentence_model(directory, key="encoder").bounding("encoder"):
+            try:
+                return SentenceTransformer(
+                    str(directory),
+                    device=device,
+                    trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True},
+                )
+            except (OSError, ValueError) as error:
+                raise _cannot_load(name, error) from None
 
 
 def _cannot_load(name: str, error: Exception) -> InputError:

@@ -22,6 +22,7 @@ from penstock.panics import panics_as_errors
 from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.kernels.wordpiece import WordPiece
+from penstock.tokenization.examining import examined
 
 __all__ = ["StaticEncoder", "token_ids"]
 
@@ -73,7 +74,7 @@ class StaticEncoder:
 
         try:
             name = json.loads((directory / "encoder.json").read_text())["name"]
-            tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+            tokenizer = Tokenizer.from_str(examined(directory / "tokenizer.json"))
             table = load_array(directory / "encoder.table.npy")
             centre = load_array(directory / "encoder.centre.npy")
         except Exception as error:  # tokenizers raises bare Exceptions

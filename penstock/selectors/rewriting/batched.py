@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from penstock.resources import Resources
 from penstock.selectors.parameters import ModelName, Whole
 from penstock.selectors.rewriting.base import Answer, CompletionRequirements, Request
 from penstock.selectors.rewriting.local import ModelInProcess, encoded
+from penstock.tokenization.examining import examined
 
 __all__ = ["VllmModel"]
 
@@ -75,6 +77,8 @@ class VllmModel(ModelInProcess):
                 fix="pip install vllm there, or run its server and give `url`",
             ) from None
         check_model(self.model, key="vllm")
+        if (definition := Path(self.model) / "tokenizer.json").is_file():
+            examined(definition, "vllm")
         try:
             return vllm.LLM(
                 model=self.model,

@@ -108,28 +108,29 @@ class LocalModel(ModelInProcess):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        check_model(self.model, key="model")
+        files = check_model(self.model, key="model")
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if (definition := Path(self.model) / "tokenizer.json").is_file():
             examined(definition, "model")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                self.model, local_files_only=True, trust_remote_code=False
-            )
-            model = AutoModelForCausalLM.from_pretrained(
-                self.model,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype="auto",
-            )
-            return tokenizer, model.to(device).eval(), device
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise SelectorError(
-                f"cannot be loaded: {error}", key="model", file=self.model
-            ) from None
+        with files.bounding("model"):
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    self.model, local_files_only=True, trust_remote_code=False
+                )
+                model = AutoModelForCausalLM.from_pretrained(
+                    self.model,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    dtype="auto",
+                )
+            except (OSError, ValueError, RuntimeError, KeyError) as error:
+                raise SelectorError(
+                    f"cannot be loaded: {error}", key="model", file=self.model
+                ) from None
+        return tokenizer, model.to(device).eval(), device
 
     def _answer(
         self, request: Request, seed: int, tokenizer: Any, model: Any, device: str

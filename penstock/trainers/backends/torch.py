@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from penstock.errors import RecipeError, TrainingError
+from penstock.language_models.weight_files import HeaderError, read_header
 from penstock.recipe import Train
 from penstock.trainers.backends.base import (
     MOMENTS,
@@ -152,8 +153,12 @@ def converted(files: VerifiedFiles, scratch: Path) -> VerifiedFiles:
 
 
 def read_state(files: VerifiedFiles) -> CanonicalState:
-    """Open the file of a checkpoint; tensors are read when they are needed."""
-    from safetensors import safe_open
+    """Open the file of a checkpoint; tensors are read when they are needed.
+
+    Raises:
+        TrainingError: There is none, or it is not safetensors with a step.
+    """
+    from safetensors import SafetensorError, safe_open
 
     if FILE not in files.names():
         raise TrainingError(
@@ -161,10 +166,19 @@ def read_state(files: VerifiedFiles) -> CanonicalState:
             file=files.directory / FILE,
             fix="delete the checkpoint to start from the first step",
         )
-    with files.opened(files.directory / FILE) as source:
-        opened = safe_open(f"/dev/fd/{source.fileno()}", framework="pt")
+    try:
+        with files.opened(files.directory / FILE) as source:
+            read_header(source)
+            opened = safe_open(f"/dev/fd/{source.fileno()}", framework="pt")
+        step = int(opened.get_tensor("step"))
+    except (HeaderError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"not safetensors that can be used: {error}",
+            file=files.directory / FILE,
+            fix="delete the checkpoint to start from the one before",
+        ) from None
     return CanonicalState(
-        step=int(opened.get_tensor("step")),
+        step=step,
         read=lambda name, kind: opened.get_tensor(f"{kind}.{name}"),
     )
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from penstock.display import logger_of
 from penstock.errors import InputError, RecipeError
 from penstock.language_models.model_directory import check_model
 from penstock.recipe import ModelFrom, ModelShape, Train
 from penstock.temporary import set_private_caches
+from penstock.tokenization.definition import Definition
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.modelling.model import LanguageModel
@@ -72,22 +72,22 @@ def load_model(path: str | Path) -> LanguageModel:
     """
     from transformers import AutoModelForCausalLM
 
-    check_model(path, key="train.model.hf")
-    try:
-        causal = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"cannot be loaded as a causal language model: {reason}",
-            key="train.model.hf",
-            file=path,
-        ) from None
+    with check_model(path, key="train.model.hf").bounding("train.model.hf"):
+        try:
+            causal = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"cannot be loaded as a causal language model: {reason}",
+                key="train.model.hf",
+                file=path,
+            ) from None
     return LanguageModel(causal)
 
 
@@ -197,8 +197,8 @@ def check_tokenizer(model: str, tokenizer: Path) -> None:
     if own is None:
         _log.warning("train.model.hf: %s: no tokenizer.json to compare the shards with", model)
         return
-    expected = Tokenizer.from_file(str(own)).get_vocab()
-    found = Tokenizer.from_file(str(tokenizer)).get_vocab()
+    expected = Definition.read(own, "train.model.hf").vocabulary
+    found = Definition.read(tokenizer).vocabulary
     other = [(number, token) for token, number in found.items() if expected.get(token) != number]
     if not other:
         return
