@@ -206,8 +206,12 @@ def lease_that_was_taken_over(directory: Path) -> None:
 
 @case
 def lease_taken_at_the_same_moment(directory: Path) -> None:
+    def taken(path: Path, data: bytes) -> bool:
+        path.write_bytes(b"{}")
+        return False
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lease, "create_file", lambda path, data: False)
+        patch.setattr(lease, "create_file", taken)
         Lease(directory).hold()
 
 

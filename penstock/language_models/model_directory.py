@@ -104,6 +104,7 @@ def check_model(directory: str | Path, *, key: str | None) -> ModelFiles:
             fix="convert the model to such a type",
         )
     totals = _check_weights(root, key)
+    _check_index(root, key)
     if not any(root.glob("*.safetensors")):
         raise InputError(
             "this directory holds no weights",
@@ -112,14 +113,13 @@ def check_model(directory: str | Path, *, key: str | None) -> ModelFiles:
             expected="model.safetensors",
             fix="name the directory in which save_pretrained of transformers saved a model",
         )
-    _check_index(root, key)
     for path in (root / "config.json", root / "generation_config.json"):
         _check_values(path, _read(path, key), key)
     _check_tokenizer(root / "tokenizer_config.json", key)
     return ModelFiles(root / "config.json", totals, "quantization_config" in config)
 
 
-def check_sentence_model(directory: str | Path, *, key: str) -> ModelFiles:
+def check_sentence_model(directory: str | Path, *, key: str | None) -> ModelFiles:
     """Check the directory of a sentence-transformers model, with all modules and tokenizers.
 
     Returns:
@@ -187,7 +187,7 @@ def _is_known(kind: Any) -> bool:
     return isinstance(kind, str) and kind in CONFIG_MAPPING
 
 
-def _examine_tokenizer(root: Path, key: str) -> None:
+def _examine_tokenizer(root: Path, key: str | None) -> None:
     if (definition := root / "tokenizer.json").is_file():
         examined(definition, key)
 

@@ -68,7 +68,7 @@ _MANY = 100
 """A repetition of this many and more counts as unbounded."""
 
 
-def examined(path: Path, key: str = "tokenizer", sha256: str | None = None) -> str:
+def examined(path: Path, key: str | None = "tokenizer", sha256: str | None = None) -> str:
     """Read a ``tokenizer.json`` and return it as JSON that the library can take without harm.
 
     Raises:

@@ -175,8 +175,8 @@ def check(pauses: Pauses, grown: bool, pause: Inside) -> None:
     assert pauses.state() == pauses.expected[grown], place
     assert not [path for path in kept if not path.exists()], f"{place}: lost"
     again = redone(kept)
-    # Files of the unit at which it was are put in place again, with the same bytes, as was checked.
-    assert pause.call.what == "data" or not again, f"{place}: replaced {again}"
+    # A worker puts the files of one unit in place again, with the same bytes, as was checked.
+    assert pause.call.what in ("data", "record") or not again, f"{place}: replaced {again}"
     assert len({path.name for path in again}) <= 1, f"{place}: replaced {again}"
     assert not any(path.parent.name == "records" for path in again), f"{place}: replaced {again}"
     with Workspace.driving(pauses.work) as workspace:
