@@ -43,8 +43,11 @@ class InputParquet(pq.ParquetFile):
         except UnicodeDecodeError as error:
             raise pa.ArrowInvalid(f"a name in the schema is not UTF-8: {error}") from None
         check_names(self.schema_arrow)
-        groups = map(self.metadata.row_group, range(self.metadata.num_row_groups))
-        check_rows(sum(max(0, group.num_rows) for group in groups), source.size())
+        claims = self.metadata
+        rows = [claims.row_group(group).num_rows for group in range(claims.num_row_groups)]
+        if claims.num_rows != sum(rows) or min(rows, default=0) < 0:
+            raise pa.ArrowInvalid(f"{claims.num_rows:,} rows are not those of the row groups")
+        check_rows(sum(rows), source.size())
 
     def batches(self, group: int, rows: int, size: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a row group, validated but for UTF-8.

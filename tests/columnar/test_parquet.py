@@ -183,6 +183,20 @@ def test_a_file_with_far_more_rows_than_bytes_is_refused(tmp_path: Path) -> None
         assert file.metadata.num_rows == count
 
 
+def test_rows_of_the_file_are_those_of_its_row_groups(tmp_path: Path) -> None:
+    """A footer said 5 rows for groups of 250: parts of the file held others than the whole."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 5_000}), path, row_group_size=2_000)
+    assert len(read_records(path, SPEC)) == 5_000
+    data = path.read_bytes()
+    rows, fewer = b"\x16\x90\x4e", b"\x16\x8e\x4e"  # field 3 of the footer: 5,000 and 4,999
+    assert data.count(rows) == 1
+    path.write_bytes(data.replace(rows, fewer))
+    with pytest.raises(InputError, match="4,999 rows") as error:
+        read_records(path, SPEC)
+    assert error.value.file == str(path)
+
+
 def test_deltas_of_long_texts_are_decoded_a_few_at_a_time(tmp_path: Path) -> None:
     """Each value repeats the one before, which takes three bytes."""
     path = write_parquet(
