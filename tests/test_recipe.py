@@ -747,5 +747,5 @@ def test_many_problems_of_a_recipe_are_not_all_listed(tmp_path: Path) -> None:
     (path := tmp_path / "r.yaml").write_text(f"{text}seed: [{'1, ' * 5_000}]\n? {'x' * 9_000}\n: 1")
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
-    assert len(str(caught.value).splitlines()) == 21
-    assert len(str(caught.value)) < 21 * 1_000
+    assert 10 < len(str(caught.value).splitlines()) <= 21
+    assert len(str(caught.value)) <= 4_000

@@ -36,6 +36,7 @@ from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.corpus import CorpusSettings, make_corpus, unit_bytes_for
 from penstock.pipeline.pool import Pool
+from penstock.pipeline.reading import inputs
 from penstock.pipeline.reading.records import Record
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.pipeline.units import (
@@ -672,7 +673,8 @@ class Counting(LocalRunner):
             yield index, result
 
 
-def test_a_second_call_does_no_work(pool: Path) -> None:
+def test_a_second_call_does_no_work(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "_SETTLED", -(10**15))
     one = make(pool)
     runner = Counting()
     assert make(pool, runner=runner) == one

@@ -12,6 +12,7 @@ import pytest
 
 from penstock.jobs.curate import curate
 from penstock.jobs.plan import Plan
+from penstock.pipeline.reading import inputs
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
 from tests.pools import documents
@@ -63,6 +64,7 @@ def test_a_curation_with_one_scorer_takes_seventeen_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ranks of documents, which are computed on demand, took four more; cleaning takes three."""
+    monkeypatch.setattr(inputs, "_SETTLED", -(10**15))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "crc.py").write_text(SCORER)
     lines = [json.dumps(row) + "\n" for row in documents(400)]

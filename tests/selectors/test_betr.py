@@ -270,10 +270,10 @@ def test_parameters_are_checked_when_it_is_built(parameters: dict, key: str) -> 
 
 
 def test_identity_is_the_hyperparameters_and_the_encoders_contents(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_text("1")
+    (tmp_path / "encoder.json").write_text("1")  # of a saved encoder
     one = Betr(encoder=str(tmp_path)).identity()
     assert str(tmp_path) not in str(one) and one["rungs"] == 512
-    (tmp_path / "weights").write_text("2")
+    (tmp_path / "encoder.json").write_text("2")
     assert Betr(encoder=str(tmp_path)).identity() != one
 
 

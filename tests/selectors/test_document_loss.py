@@ -115,7 +115,8 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path, monkeypatch: pytest.M
         rows = [np.arange(count).astype(str), np.ones(count), np.ones(count, np.int64)]
         losses = np.random.default_rng(1).random(count).astype(np.float32)
         draft = Workspace(tmp_path).draft("run", 1, {"count": count}, {})
-        pq.write_table(pa.table([*rows, losses], schema=SCHEMA), draft.path / FILE)
+        table = pa.table([*rows, losses], schema=SCHEMA)
+        pq.write_table(table, draft.path / FILE, row_group_size=2**16)
         draft.record("run", [FileRecord.found(draft.path, FILE)])
         scorer = DocumentLoss(run=str(draft.publish(["run"], {}).path), missing="last")
         table = pa.Table.from_batches([batch("1", "2")])

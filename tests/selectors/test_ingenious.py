@@ -251,10 +251,10 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_identity_is_the_hyperparameters_and_the_encoders_contents(tmp_path: Path) -> None:
-    (tmp_path / "weights").write_text("1")
+    (tmp_path / "encoder.json").write_text("1")  # of a saved encoder
     one = Ingenious(encoder=str(tmp_path)).identity()
     assert str(tmp_path) not in str(one) and one["partition_size"] == 8192
-    (tmp_path / "weights").write_text("2")
+    (tmp_path / "encoder.json").write_text("2")
     assert Ingenious(encoder=str(tmp_path)).identity() != one
     assert fitted(5).identity() == Ingenious().identity()
 

@@ -13,14 +13,14 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Workspace, canonical
 from penstock.display import printable
-from penstock.errors import InputError, UnmadeError
+from penstock.errors import InputError, StorageError, UnmadeError
 from penstock.pipeline.grouped import packed
 from penstock.pipeline.reading.hugging_face import dataset_files, pinned
 from penstock.pipeline.reading.streams import readable
@@ -157,7 +157,8 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
                 entry = {"version": version, "sha256": digest, "settled": settled}
                 known[str(item.path)] = entry
     if fresh and not workspace.read_only:
-        with atomic_file(cache) as sink:
+        # A cache: on a read-only file system what is finished is found without it.
+        with suppress(StorageError), atomic_file(cache) as sink:
             # In ASCII, which keeps names that are not UTF-8.
             sink.write(json.dumps({"version": _CACHE_VERSION, "files": known}).encode())
     made = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from penstock.pipeline.cleaning import text_columns, verdicts
 from penstock.pipeline.cleaning.fates import failed_rules
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.pool import Pool
+from penstock.pipeline.reading import inputs
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import BATCH, iter_documents
 from penstock.recipe import Recipe
@@ -157,28 +159,30 @@ def test_every_rule_that_a_document_fails_is_known(files: Path) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The files of artefacts that are opened from here on."""
     names: list[str] = []
-    real_file, real_open, real_map = pq.ParquetFile, builtins.open, pa.memory_map
+    real_init, real_open, real_map = pq.ParquetFile.__init__, builtins.open, pa.memory_map
 
     def noted(name: Any) -> None:
-        if isinstance(name, (str, Path)):
-            names.append(str(name))
+        if isinstance(name, (str, bytes, Path)):
+            names.append(os.fsdecode(name))
 
-    class Noted(real_file):  # type: ignore[misc, valid-type]
-        def __init__(self, source: Any, *args: Any, **named: Any) -> None:
-            noted(source)
-            super().__init__(source, *args, **named)
+    def begun(self: Any, source: Any, *args: Any, **named: Any) -> None:
+        noted(source)
+        real_init(self, source, *args, **named)
 
     def opening(name: Any, *args: Any, **named: Any) -> Any:
         noted(name)
         return real_open(name, *args, **named)
 
-    monkeypatch.setattr(pq, "ParquetFile", Noted)
+    monkeypatch.setattr(pq.ParquetFile, "__init__", begun)
     monkeypatch.setattr(builtins, "open", opening)
     monkeypatch.setattr(pa, "memory_map", lambda name: (noted(name), real_map(name))[1])
     yield names
 
 
-def test_a_changed_threshold_reads_no_text(files: Path, opened: list[str]) -> None:
+def test_a_changed_threshold_reads_no_text(
+    files: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_SETTLED", -(10**15))
     dedup = {"minhash": {"threshold": 0.8}}
     first = pool_of(recipe(files, rules={"gopher": None}, dedup=dedup), unit_bytes=20_000)
     texts = {str(first.corpus.path / record.path) for record in first.corpus.named("unit-")}
