@@ -1,7 +1,7 @@
 """This user's own directory in the temporary directory, which all users of a machine share.
 
-Whoever may write to ``/tmp`` can make a name there before we do: a directory that he fills, or a
-link to a file of ours that we then truncate. So all temporary files of Penstock lie in one
+Another user can make a name in ``/tmp`` before we do: a directory with files of theirs, or a link
+to a file of ours, which we would then truncate. So all temporary files of Penstock lie in one
 directory of mode 0700 that is checked before each use: it is a directory, no link, it is ours, and
 others can neither write to it nor read it. If another user has taken its name, another name is
 used, so that nobody can keep a run from starting. The temporary directory is checked, too: without

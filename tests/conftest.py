@@ -18,8 +18,9 @@ import pytest
 
 from penstock.cluster import connect
 from penstock.pipeline.runner import LocalRunner
+from penstock.storage import AnyPath, as_path
 from tests.harness import ROOT, WHOLE
-from tests.s3 import s3_server
+from tests.s3 import BUCKET, s3_server
 
 # A shell starts background commands, such as a run of these tests under nohup, with SIGINT
 # ignored, and the processes to which tests send SIGINT would inherit that.
@@ -186,3 +187,12 @@ def s3() -> Iterator[str]:
     """Start an S3 API on loopback, which the environment names from then on; return its address."""
     with s3_server() as address:
         yield address
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
+    """An empty directory, on the disk and in the store."""
+    if request.param == "local":
+        return tmp_path
+    request.getfixturevalue("s3")
+    return as_path(f"s3://{BUCKET}/{tmp_path.name}")

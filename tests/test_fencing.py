@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ from penstock.errors import LeaseError
 from penstock.lease import Lease
 from penstock.storage import (
     AnyPath,
-    as_path,
     atomic_file,
     files_under,
     kind_of,
@@ -31,7 +29,6 @@ from penstock.storage import (
 )
 from penstock.storage.local import LocalStore
 from tests.harness import WHOLE
-from tests.s3 import BUCKET
 
 REQUESTS = ("read", "put", "create", "replace", "list", "kind", "delete")
 """Methods of a store at which a driver is suspended."""
@@ -71,14 +68,6 @@ class Suspension:
             return result
 
         return call
-
-
-@pytest.fixture(params=["local", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
-    if request.param == "local":
-        return tmp_path
-    request.getfixturevalue("s3")
-    return as_path(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture(autouse=True)

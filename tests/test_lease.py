@@ -22,7 +22,6 @@ from penstock.errors import LeaseError
 from penstock.lease import Lease
 from penstock.storage import (
     AnyPath,
-    as_path,
     atomic_file,
     create_file,
     delete,
@@ -32,15 +31,6 @@ from penstock.storage import (
 )
 from tests.harness import ROOT
 from tests.harness.stranger import second_user
-from tests.s3 import BUCKET
-
-
-@pytest.fixture(params=["local", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
-    if request.param == "local":
-        return tmp_path
-    request.getfixturevalue("s3")
-    return as_path(f"s3://{BUCKET}/{tmp_path.name}")
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ class _Claim:
     def count_repeats(self, rows: int) -> None:
         """Read the indices, to know how often they repeat an entry."""
         if self.entry > _SMALL:
+            # Where they cannot be read, the bound without them stands.
             with contextlib.suppress(OSError, NotImplementedError, *THRIFT_ERRORS):
                 self.repeated = most_repeated(self.chunk, rows)
 
@@ -255,7 +256,7 @@ def _longest_entry(chunk: ColumnChunk) -> int:
             continue
         try:
             data = chunk.read(page)
-        except (OSError, ValueError, NotImplementedError):  # Arrow will say what is wrong, or not
+        except (OSError, ValueError, NotImplementedError):  # the whole page is a bound, too
             longest = max(longest, page.decoded)
             continue
         at = 0

@@ -60,8 +60,8 @@ def curate(
         settings: ``key.path=value`` overrides of a recipe's file.
         runner: ``local``, ``ray``, ``auto``, or a runner of the caller's.
         workers: Processes of a local runner, or CPUs of a Ray started here; all CPUs by default.
-        trust: Directories whose checkpoints are read though this user did not sign them: whoever
-            can write there can run code.
+        trust: Directories whose checkpoints are read though this user did not sign them: those
+            who can write there can run code.
         progress: Called with a line for each event.
 
     Raises:

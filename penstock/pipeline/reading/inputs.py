@@ -8,12 +8,13 @@ and in a store. Hashes are cached in the work directory.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,14 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
                 entry = {"version": version, "sha256": digest, "settled": settled}
                 known[str(item.path)] = entry
     if fresh and not workspace.read_only:
-        # A cache: on a read-only file system what is finished is found without it.
-        with suppress(StorageError), atomic_file(cache) as sink:
-            # In ASCII, which keeps names that are not UTF-8.
-            sink.write(json.dumps({"version": _CACHE_VERSION, "files": known}).encode())
+        try:
+            with atomic_file(cache) as sink:
+                # In ASCII, which keeps names that are not UTF-8.
+                sink.write(json.dumps({"version": _CACHE_VERSION, "files": known}).encode())
+        except StorageError as error:
+            # What is finished is found without this cache, where nothing can be written.
+            if not (isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EROFS):
+                raise
     made = []
     for item, own in zip(inputs, parts):
         files = tuple(

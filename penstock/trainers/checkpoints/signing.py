@@ -1,8 +1,8 @@
 """The signature of a checkpoint: HMAC-SHA256 of its manifest, with a key of this user.
 
-A back end may unpickle its files, so whoever can write into a work directory could run code by a
-checkpoint of his own. A manifest beside it protects nothing, because it can be replaced with it. So
-a manifest is signed, and the key lies where only its owner can read it::
+A back end may unpickle its files, so another user who can write into a work directory could run
+code by a checkpoint of their own. A manifest beside it protects nothing, because it can be replaced
+with it. So a manifest is signed, and the key lies where only its owner can read it::
 
     $XDG_CONFIG_HOME/penstock/checkpoint.key     64 hexadecimal digits, mode 0600 (~/.config)
 
