@@ -1,9 +1,9 @@
 """Directories in a work directory: made without following what another user put in their place.
 
-Whoever may write to a work directory can make a name there before we do: a link to a directory of
-ours, in which we would then write, and delete what no manifest names. So each directory from the
-work directory to an artefact is made or looked at by itself. The work directory may be a link, or
-lie below links: that is its user's own choice.
+Another user who may write to a work directory can make a name there before we do: a link to a
+directory of ours, in which we would then write, and delete what no manifest names. So each
+directory from the work directory to an artefact is made or looked at by itself. The work directory
+may be a link, or lie below links: that is its user's own choice.
 """
 
 from __future__ import annotations
