@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +38,8 @@ def _tokenizer(content: bytes, files: Path) -> None:
     """Read a tokenizer; where it needs a trial, that is too slow to be made each time."""
     path = files / "tokenizer.json"
     path.write_bytes(content)
-    examining._tried = lambda text: "not tried here"
-    definition = Definition.read(path)
+    with mock.patch.object(examining, "_tried", return_value="not tried here"):
+        definition = Definition.read(path)
     end = end_of_text(definition, DeclaredTokens())
     encoder = tokenizer_of(text_settings(definition.flag({end}), ends=[end]))
     for text in _SAMPLE:
