@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -27,8 +29,16 @@ def stranger() -> Iterator[Stranger]:
         yield made
 
 
-def _two() -> int:
-    return 2
+def _ports_of_tests() -> set[int]:
+    """Servers that other tests of this process left listening; Ray's sockets are not Python's."""
+    sockets = [one for one in gc.get_objects() if isinstance(one, socket.socket)]
+    return {
+        one.getsockname()[1]
+        for one in sockets
+        if one.fileno() >= 0
+        and one.family in (socket.AF_INET, socket.AF_INET6)
+        and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +51,9 @@ def ports(ray_session: None) -> Iterator[dict[int, str]]:
             return 1
 
     actor = ray.remote(Holder).remote()
-    assert ray.get([actor.held.remote(), ray.remote(_two).remote()]) == [1, 2]
-    found = listening(os.getpid())
+    assert ray.get([actor.held.remote(), ray.remote(lambda: 2).remote()]) == [1, 2]
+    others = _ports_of_tests()
+    found = {at: name for at, name in listening(os.getpid()).items() if at[1] not in others}
     assert {ip for ip, _ in found} <= {"127.0.0.1", "::1"}, found
     yield {port: name for (_, port), name in found.items()}
     ray.kill(actor)

@@ -15,7 +15,7 @@ from tests.fuzz.child import Target, run_slice
 __all__ = ["main"]
 
 SLICE = 15.0
-"""Most seconds of a target before the next one."""
+"""Most seconds of a target, in one process or several, before the next target."""
 
 
 def main() -> None:
@@ -41,10 +41,14 @@ def main() -> None:
     for number in range(rounds * len(chosen)):
         target = chosen[number % len(chosen)]
         own = tally[target.name]
-        left = max(1.0, (end - time.monotonic()) / (rounds * len(chosen) - number))
-        done = run_slice(target, arguments.seed, own["cases"], left, arguments.saved)
-        own["cases"] += done["cases"]
-        own["found"] += done["found"]
+        now = time.monotonic()
+        until = now + max(1.0, (end - now) / (rounds * len(chosen) - number))
+        while now < until:
+            left = max(1.0, until - now)
+            done = run_slice(target, arguments.seed, own["cases"], left, arguments.saved)
+            own["cases"] += done["cases"]
+            own["found"] += done["found"]
+            now = time.monotonic()
     for name, own in tally.items():
         print(f"{name:24} {own['cases']:9,} cases {own['found']:6,} found")
     total = {key: sum(own[key] for own in tally.values()) for key in ("cases", "found")}
