@@ -182,8 +182,11 @@ class Budget(Model):
     draw: Annotated[Annotated[Literal["top"], PLAIN] | Annotated[GumbelDraw, MAPPING], shaped] = (
         "top"
     )
-    shares: dict[str, Fraction] = {}
-    """Fixed shares of the tokens by source; the other sources compete for the rest."""
+    shares: Annotated[
+        Annotated[Literal["pool"], PLAIN] | Annotated[dict[str, Fraction], MAPPING], shaped
+    ] = {}
+    """Fixed shares of the tokens by source; the other sources compete for the rest. ``pool``: those
+    of all sources in the kept text, by bytes."""
     allow_short: bool = False
     """Deliver the whole pool where it holds fewer tokens than the budget, instead of failing."""
     seed: int | None = None
@@ -199,10 +202,15 @@ class Budget(Model):
 
     @field_validator("shares")
     @classmethod
-    def _shares_fit(cls, shares: dict[str, float]) -> dict[str, float]:
-        total = sum(shares.values())
+    def _shares_fit(cls, shares: str | dict[str, float]) -> str | dict[str, float]:
+        total = sum(shares.values()) if isinstance(shares, dict) else 1
         require(total <= 1 + 1e-9, expected="shares of at most 1 in sum", got=f"{total:g}")
         return shares
+
+    @property
+    def named_shares(self) -> dict[str, float]:
+        """The shares that the recipe gives by source."""
+        return self.shares if isinstance(self.shares, dict) else {}
 
     @property
     def ranks(self) -> dict[str, float]:
@@ -327,6 +335,8 @@ class Recipe(Model):
 
     @model_validator(mode="after")
     def _mixed_sources_have_shares(self) -> Recipe:
+        if self.budget.shares == "pool":
+            return self  # its sources are known after cleaning
         known = [*self.budget.shares, REST]
         for name in {name for phase in self.train.mixture for name in phase.weights}:
             if name not in known:

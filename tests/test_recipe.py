@@ -276,6 +276,10 @@ WRONG_VALUES = [
         {"budget": {"tokens": 1, "rank": "random", "shares": {"a": 1.5}}},
         "budget.shares.a: expected a number less than or equal to 1, got 1.5",
     ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "shares": "pol"}},
+        "budget.shares: expected 'pool', got 'pol'",
+    ),
     ({"seed": "x"}, "seed: expected an integer, got 'x'"),
     ({"corpus": []}, "corpus: expected at least one entry"),
     ({"corpus": ["a"]}, "corpus.0: expected a mapping, got 'a'"),
@@ -645,6 +649,16 @@ def test_a_setting_replaces_what_is_there_and_reaches_into_lists(tmp_path: Path)
     assert recipe.budget.ranks == {"y": 1}
     assert recipe.budget.shares == {}
     assert [source.path for source in recipe.corpus] == ["a", "c"]
+
+
+def test_an_arm_may_have_the_pools_shares(tmp_path: Path) -> None:
+    tree = {"budget": {"tokens": 9, "rank": "random", "shares": {"wiki": 0.5}}}
+    own = override(tree, {"budget": {"shares": "pool"}})
+    recipe = parse_recipe({"corpus": [{"path": "a"}], **own}, tmp_path)
+    assert (recipe.budget.shares, recipe.budget.named_shares) == ("pool", {})
+    # The sources of a mixture are known after cleaning.
+    mixed = {"corpus": [{"path": "a"}], **own, "train": {"mixture": {"any": 1}}}
+    assert parse_recipe(mixed, tmp_path).train.mixture[0].weights == {"any": 1}
 
 
 def test_an_arms_weights_are_all_its_weights() -> None:

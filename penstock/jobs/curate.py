@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.artefact import Artefact, Workspace
-from penstock.display import html_table, numbered, text_table
+from penstock.display import html_table, numbered, shortened, text_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.plan import Plan
 from penstock.pipeline.checking import largest_sources, sum_by_source
@@ -35,6 +35,7 @@ __all__ = [
     "PartiallyCurated",
     "Progress",
     "curate",
+    "describe_cut",
     "describe_overlap",
     "describe_rewrite",
     "inspect",
@@ -262,7 +263,7 @@ def _curate(
             pool.checked()
             counts = corpus.facts["rewrites"][rewrite.name]
             progress(describe_rewrite(rewrite.name, counts))
-        if rewrite.name in plan.cut.budget.shares and not counts["accepted"]:
+        if rewrite.name in plan.cut.budget.named_shares and not counts["accepted"]:
             raise InputError(
                 key=f"rewrite.{rewrite.name}",
                 expected=f"texts for budget.shares.{rewrite.name}",
@@ -302,8 +303,8 @@ def _curate(
     with stage("cut"):
         tokens = TokenStore(pool, tokenizer, workspace)
         cut = make_cut(plan.cut, pool, columns, tokens, tokenizer, workspace, runner)
-        taken = cut.facts
-        progress(f"{numbered(taken['documents'], 'document')}, {taken['delivered']:,} tokens taken")
+        for line in describe_cut(cut, pool):
+            progress(line)
     with stage("shards"):
         shards = make_shards(plan.shards, cut, tokens, tokenizer, workspace, runner)
     return Curated(
@@ -326,6 +327,19 @@ def describe_overlap(overlap: FileOverlap) -> str:
     if not overlap.unchecked:
         return line
     return f"{line}; {numbered(overlap.unchecked, 'example is', 'examples are')} too short to tell"
+
+
+def describe_cut(cut: Artefact, pool: Pool) -> Iterator[str]:
+    """Describe a cut: what it takes, and the sources whose share is less than a sequence."""
+    taken = cut.facts
+    yield f"{numbered(taken['documents'], 'document')}, {taken['delivered']:,} tokens taken"
+    names = [own["source"] for own in taken["groups"] if own["source"] and not own["tokens"]]
+    if names:
+        share = sum(pool.by_source[name]["bytes"] for name in names) / pool.bytes
+        yield (
+            f"budget.shares: no sequence for {numbered(len(names), 'source')} with {share:.2%} of "
+            f"the text: {shortened(names)}"
+        )
 
 
 def describe_rewrite(name: str, made: Mapping[str, Any]) -> str:

@@ -125,6 +125,17 @@ def test_ten_odd_budgets_are_met_to_the_sequence(project: Path, tokens: int) -> 
     assert wiki == int(tokens * 0.25 // 32 * 32)
 
 
+def test_a_source_with_less_than_a_sequence_is_told(project: Path) -> None:
+    lines: list[str] = []
+    recipe = recipe_for(project, tokens=40, shares="pool")
+    groups = curate(recipe, LocalRunner(1), lines.append).cut.facts["groups"]
+    assert [group["tokens"] for group in groups if group["tokens"]] == [32]
+    empty = [group["source"] for group in groups[:-1] if not group["tokens"]]
+    assert len(empty) >= 1
+    (told,) = [line for line in lines if line.startswith("budget.shares: no sequence for")]
+    assert all(name in told for name in empty)
+
+
 def test_the_filter_rate_is_told_where_betr_ranks(project: Path) -> None:
     made = curate(recipe_for(project), LocalRunner(1))
     assert made.filter_rate() is None

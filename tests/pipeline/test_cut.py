@@ -105,6 +105,28 @@ def test_each_share_is_met_exactly(pool: Path, scores: dict[str, float], tokens:
 
 
 @pytest.mark.parametrize("tokens", [999, 4_097])
+def test_the_pools_shares_are_met_exactly(
+    pool: Path, scores: dict[str, float], tokens: int
+) -> None:
+    made = make(recipe_of(pool, tokens, "s", budget={"shares": "pool"}), {"s": scores})
+    known = all_documents(made.pool, made.tokenizer)
+    sizes = Counter[str]()
+    for document in known:
+        sizes[document.source] += len(document.text.encode())
+    exact = {name: tokens * size / sizes.total() / 16 for name, size in sizes.items()}
+    quotas = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))
+    for name in by_remainder[: tokens // 16 - sum(quotas.values())]:
+        quotas[name] += 1
+    values = np.array([scores[document.id] for document in known])
+    wanted = {name: count * 16 for name, count in quotas.items()}
+    expected = brute_force(known, values, 0, dict(wanted), lambda source: source)
+    assert taken_of(made) == expected
+    by_source = made.cut.facts["by_source"]
+    assert {name: tally["tokens"] for name, tally in by_source.items()} == wanted
+
+
+@pytest.mark.parametrize("tokens", [999, 4_097])
 def test_dozens_of_shares_are_each_met_exactly(tmp_path: Path, tokens: int) -> None:
     """More than 16 groups are searched by digits of 8 bits."""
     rows = documents(300)

@@ -39,7 +39,7 @@ def check_shares(budget: Budget, sources: Collection[str]) -> None:
     Raises:
         RecipeError: A share names a source that the pool does not have.
     """
-    for source in budget.shares:
+    for source in budget.named_shares:
         if source not in sources:
             raise RecipeError(
                 f"the pool has no source {source!r}{did_you_mean(source, sources)}",
@@ -54,7 +54,8 @@ def quotas_of(
 
     Sources without a share compete for what is left; where shares leave nothing, sequences lost
     to rounding go to the shares that were cut most. Shares come by name, so that the order in
-    which a recipe lists them changes nothing.
+    which a recipe lists them changes nothing. With ``shares: pool`` every source has a share, its
+    bytes of the pool's; one of less than a sequence may get none.
 
     Args:
         budget: Tokens and shares.
@@ -73,7 +74,7 @@ def quotas_of(
             got=budget.tokens,
         )
     check_shares(budget, by_source)
-    shares = {name: Fraction(repr(share)) for name, share in sorted(budget.shares.items())}
+    shares = _shares(budget, by_source)
     whole = sum(shares.values())
     if whole >= _WHOLE:
         shares = {name: share / whole for name, share in shares.items()}
@@ -102,3 +103,11 @@ def quotas_of(
             pool_documents=sum(tally["documents"] for tally in others),
         ),
     ]
+
+
+def _shares(budget: Budget, by_source: Mapping[str, Mapping[str, int]]) -> dict[str, Fraction]:
+    """Return the exact share of each source that has one, by name."""
+    if budget.shares != "pool":
+        return {name: Fraction(repr(share)) for name, share in sorted(budget.named_shares.items())}
+    total = sum(tally["bytes"] for tally in by_source.values())
+    return {name: Fraction(by_source[name]["bytes"], total) for name in sorted(by_source)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -67,6 +68,51 @@ def test_thirds_are_everything() -> None:
 def test_a_sum_a_little_above_one_does_not_overdraw_a_huge_budget() -> None:
     shares = {"web": 0.3333333334, "wiki": 0.3333333333, "code": 0.3333333334}
     assert sum(sequences(10**13, 8, shares).values()) == 10**13 // 8
+
+
+def pools_shares(tokens: int, length: int, sizes: dict[str, int]) -> dict[str | None, int]:
+    pool = {name: {"documents": 1, "bytes": size} for name, size in sizes.items()}
+    quotas = quotas_of(Budget(tokens=tokens, rank="random", shares="pool"), length, pool)
+    return {quota.name: quota.tokens // length for quota in quotas}
+
+
+def test_the_pools_shares_are_those_of_its_bytes() -> None:
+    # Of 600 bytes 30, 500 and 70: 5, 83.3 and 11.7 of 100 sequences.
+    budget = Budget(tokens=10_000, rank="random", shares="pool")
+    quotas = quotas_of(budget, 100, POOL)
+    assert [(own.name, own.tokens, own.pool_bytes, own.pool_documents) for own in quotas] == [
+        ("code", 500, 30, 3),
+        ("web", 8_300, 500, 5),
+        ("wiki", 1_200, 70, 7),
+        (None, 0, 0, 0),
+    ]
+
+
+@given(
+    st.integers(0, 10**15),
+    st.integers(1, 600),
+    st.lists(st.integers(1, 10**14), min_size=1, max_size=30),
+    st.randoms(use_true_random=False),
+)
+def test_the_pools_shares_are_apportioned_by_largest_remainders(
+    extra: int, length: int, sizes: list[int], chance: Random
+) -> None:
+    """Against a plain sort of remainders; the order of sources changes nothing."""
+    by_name = {f"s{number:02}": size for number, size in enumerate(sizes)}
+    total, whole = sum(sizes), (length + extra) // length
+    exact = {
+        name: Fraction(size, total) * (length + extra) / length for name, size in by_name.items()
+    }
+    expected = {name: exact[name].__floor__() for name in by_name}
+    by_remainder = sorted(by_name, key=lambda name: (expected[name] - exact[name], name))
+    for name in by_remainder[: whole - sum(expected.values())]:
+        expected[name] += 1
+    shuffled = list(by_name.items())
+    chance.shuffle(shuffled)
+    found = pools_shares(length + extra, length, dict(shuffled))
+    assert list(found) == [*sorted(by_name), None]
+    assert found == {**expected, None: 0}
+    assert all(abs(found[name] - exact[name]) < 1 for name in by_name)
 
 
 @given(
