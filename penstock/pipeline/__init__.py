@@ -16,7 +16,8 @@ A document's way, with the function or class of each step, its input -> output, 
     make_columns        pool -> a float32 score for each document     columns.py
       ├─ Models.fitted    sample and targets -> fitted selector       scoring/models.py
       ├─ make_embeddings  texts -> int16 vectors                      scoring/models.py
-      └─ score_sets       partitions of vectors -> scores             scoring/sets.py
+      ├─ score_sets       partitions of vectors -> scores             scoring/sets.py
+      └─ score_means      scores -> means by source or length         scoring/means.py
     make_tokenizer      pool -> tokenizer.json                        tokenizer.py
     make_cut            columns -> the documents of the budget        cut.py
       ├─ quotas_of        budget and shares -> Quota                  cutting/budget.py

@@ -2,8 +2,9 @@
 
 A selector is fitted once (the *model*, an artefact of its own) and then scores every document of
 every unit, row-aligned with the unit. All scorers that have no column yet share one pass, which
-reads the text of each unit once; set selectors read vectors, an artefact that all of them share. A
-cut reads columns alone, so cutting again at another budget reads no text.
+reads the text of each unit once; set selectors read vectors, an artefact that all of them share,
+and means of a column read that column and rows. A cut reads columns alone, so cutting again at
+another budget reads no text.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from penstock.errors import SelectorError
 from penstock.pipeline.checking import call_plugin, check_identity, check_sum, scores_of
 from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.pool import Pool
+from penstock.pipeline.scoring.means import score_means
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
 from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
-from penstock.selectors.base import Scorer, SetSelector
+from penstock.selectors.base import MeanSelector, Scorer, SetSelector
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
 from penstock.storage import AnyPath
 
@@ -55,7 +57,7 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     begun = {
         column.name: _begin(column, models, {})
         for column in ordered
-        if column.selector.kind != "set"
+        if column.selector.kind == "scorer"
     }
     drafts = {name: draft for name, draft in begun.items() if isinstance(draft, Draft)}
     scorers = [column for column in ordered if column.name in drafts]
@@ -73,6 +75,8 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     for column in ordered:
         if column.selector.kind == "set":
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
+        elif column.selector.kind == "mean":
+            finished[column.name] = _mean_column(column, column.selector, models, finished)
     for name, artefact in finished.items():
         if excluded := artefact.facts["excluded"]:
             noun = numbered(excluded, "document has", "documents have")
@@ -90,7 +94,7 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
     for column in columns:
         if column.quality is not None and column.quality not in known:
             raise SelectorError(
-                key=f"select.{column.name}.quality",
+                key=f"select.{column.name}.{column.selector.requirements.quality_key}",
                 expected="the name of another selector of the recipe",
                 got=f"{column.quality!r}",
             )
@@ -100,7 +104,7 @@ def in_dependence(columns: Sequence[Column]) -> list[Column]:
     except graphlib.CycleError as error:
         circle = error.args[1][::-1]
         raise SelectorError(
-            key=f"select.{circle[0]}.quality",
+            key=f"select.{circle[0]}.{known[circle[0]].selector.requirements.quality_key}",
             expected="a column that does not depend on this one",
             got=" -> ".join(circle),
         ) from None
@@ -136,6 +140,18 @@ def _set_column(
         models.seed,
         models.progress,
     )
+    return _publish(draft, parts, models.pool)
+
+
+def _mean_column(
+    column: Column, selector: MeanSelector, models: Models, finished: Mapping[str, Artefact]
+) -> Artefact:
+    assert column.quality is not None
+    averaged = finished[column.quality]
+    draft = _begin(column, models, {"column": averaged.fingerprint})
+    if isinstance(draft, Artefact):
+        return draft
+    parts = score_means(selector.by, draft, models.pool, averaged, models.runner)
     return _publish(draft, parts, models.pool)
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    base            the protocols: Scorer, SetSelector; Requirements, what they need of the engine
+    base            the protocols: Scorer, SetSelector, MeanSelector; Requirements on the engine
     algorithm       bases of the built-in ones: BuiltInScorer, ClassifierScorer, BuiltInSetSelector
     adapter         completes plug-ins that have a part of a protocol
     functions       a plain function as a scorer or reweighter; imports of modules beside a recipe
@@ -26,6 +26,9 @@
     ingenious       facility location (Renduchintala et al. 2023, INGENIOUS)
     kmq             clusters share the budget, quality is drawn (Yu et al. 2024, kMQ)
     semdedup        no two documents of nearly the same meaning (Abbas et al. 2023, SemDeDup)
+
+    controls:
+    mean_of         mean of another column by source or by length
 
     shared by several algorithms:
     bands           which band of perplexity a budget takes

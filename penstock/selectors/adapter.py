@@ -75,7 +75,7 @@ def as_selector(plug: Any, parameters: Mapping[str, Any] | None = None) -> Selec
     Raises:
         SelectorError: It has no ``score``; key ``use``.
     """
-    if not callable(getattr(plug, "score", None)):
+    if not _is_built_in(plug) and not callable(getattr(plug, "score", None)):
         raise SelectorError(
             key="use",
             expected="a Scorer or a SetSelector (see penstock.selectors.base) or a function",

@@ -34,6 +34,7 @@ __all__ = [
     "Encoder",
     "FittedSelector",
     "Fitting",
+    "MeanSelector",
     "Merge",
     "ModelLadder",
     "ParallelMap",
@@ -245,6 +246,8 @@ class Requirements:
     example of an ``evaluate`` file may be there."""
     quality: str | None = None
     """Another column of the recipe that scores depend on (:attr:`Partition.quality`)."""
+    quality_key: str = "quality"
+    """The parameter that names that column, for errors."""
     resources: Resources = field(default_factory=Resources)
     """Resources of one worker that scores."""
     encoder: str = "static"
@@ -343,5 +346,18 @@ class SetSelector(FittedSelector, Protocol):
         """Return one float32 per document of the partition, (n,); NaN excludes a document."""
 
 
-Selector: TypeAlias = Scorer | SetSelector
-"""A scorer or a set selector, as ``selector.kind`` states."""
+class MeanSelector(FittedSelector, Protocol):
+    """Gives each document the mean of another column, :attr:`Requirements.quality`, in its group.
+
+    The engine computes the means.
+    """
+
+    kind: ClassVar[Literal["mean"]]
+
+    @property
+    def by(self) -> Literal["source", "length"]:
+        """The groups: sources, or twentieths of length."""
+
+
+Selector: TypeAlias = Scorer | SetSelector | MeanSelector
+"""A scorer, a set selector or a mean, as ``selector.kind`` states."""

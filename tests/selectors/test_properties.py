@@ -124,6 +124,10 @@ CASES: dict[str, Case] = {
         lambda at: {"encoder": str(at / "encoder"), "clusters": 4, "quality": "length"},
         others={"length": {"use": "plugin:score"}},
     ),
+    "mean_of": Case(
+        lambda at: {"column": "length", "by": "length"},
+        others={"length": {"use": "plugin:score"}},
+    ),
     "perplexity": Case(lambda at: {"model": str(at / "good"), "max_characters": 150}),
     "preselect": Case(
         lambda at: {
