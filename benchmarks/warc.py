@@ -218,7 +218,7 @@ def extraction(pages: list[str]) -> dict[str, dict[str, float]]:
     size = sum(len(one.encode()) for one in pages)
     found: dict[str, dict[str, float]] = {}
     for name in ("resiliparse", "trafilatura"):
-        extract = extractor(name)
+        extract = extractor(name, 1 << 26)
         extract(pages[0])
         texts: list[str] = []
         spent = seconds(lambda: texts.extend(map(extract, pages)))  # noqa: B023

@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 STAGE = "corpus"
-VERSION = 11
+VERSION = 12
 
 _LEAST_UNIT_BYTES = 16 * 2**20
 """Bytes of text after which a unit of a small corpus ends: 0.1 s of work. Each unit costs 11 ms of

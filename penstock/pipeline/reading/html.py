@@ -30,14 +30,16 @@ class Unparsable(ValueError):
     """A page that is not parsed, with the reason."""
 
 
-def extractor(name: str) -> Callable[[str], str]:
+def extractor(name: str, cap: int) -> Callable[[str], str]:
     """Return the function from the source of a page to its text.
 
     Args:
         name: ``resiliparse``, ``trafilatura`` or ``none``.
+        cap: Most bytes of a text that is extracted: nested lists are indented.
 
     Returns:
-        It raises :class:`Unparsable` for a page that costs too much, or that the library refuses.
+        It raises :class:`Unparsable` for a page that costs too much, that the library refuses, or
+        of which the text is over the cap.
 
     Raises:
         BadInput: The library is not installed.
@@ -59,9 +61,16 @@ def extractor(name: str) -> Callable[[str], str]:
         except ValueError as error:
             raise Unparsable(str(error)) from None
         try:
-            return extract(page)
+            text = extract(page)
         except Exception as error:  # whatever a parser raises for this page
             raise Unparsable(f"no text can be extracted: {error}") from None
+        size = len(text) if 4 * len(text) <= cap else len(text.encode("utf-8", "surrogatepass"))
+        if size > cap:
+            raise Unparsable(
+                f"{size:,} bytes of extracted text, more than the {cap:,} that "
+                "clean.max_document_bytes leaves room for"
+            )
+        return text
 
     return text_of
 
@@ -101,7 +110,7 @@ def _page(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Exte
     if decoded.replaced:
         facts["replaced"] = decoded.replaced
     try:
-        facts[spec.text] = extractor(spec.extract)(decoded.text)
+        facts[spec.text] = extractor(spec.extract, cap)(decoded.text)
     except Unparsable as error:
         yield Bad("file", str(error), raw[:HEAD], 1)
         return

@@ -42,6 +42,9 @@ MOST_STEPS = 1_000_000_000
 """Tags times open elements, of which ``div`` and ``article`` count as five: 2 s."""
 MOST_OPTIONS = 10_000
 """Elements ``option``: 0.4 s in one ``select``."""
+MOST_INDENTATION = 2**27
+"""Characters by which the text of nested lists may be indented, two for each open list: 20,000
+lists inside each other make 400 MB of 400 kB. From there on tags of lists are removed."""
 MOST_COPIES = 500_000
 """Tags times formatting elements that may be open, from which on those are removed."""
 
@@ -50,6 +53,8 @@ _FORMATTING = (b"b", b"big", b"code", b"em", b"font", b"i", b"nobr", b"s", b"sma
 _FORMATTING_TAG = re.compile(
     rb"</?(?:%s)(?:[\s/][^>]*)?(?:>|\Z)" % b"|".join(_FORMATTING), re.IGNORECASE
 )
+
+_LIST_TAG = re.compile(rb"</?[uo]l(?:[\s/][^>]*)?(?:>|\Z)", re.IGNORECASE)
 
 (_PLAIN, _NESTED, _FORMAT, _ROOT, _RAW, _TITLE, _FOREIGN, _MODE, _SELECT, _REST, _VOID, _BREAK,
  _BREAKS, _BLOCK, _P, _TABLE, _CELL, _OPTION, _HTML_IN_SVG, _HTML_IN_MATH) = range(20)  # fmt: skip
@@ -441,6 +446,10 @@ def bounded(page: str) -> str:
     ):
         if count > most:
             raise ValueError(f"{count:,} {what}, more than the {most:,} that are parsed")
-    if found.tags * found.formatting <= MOST_COPIES:
-        return page
-    return _FORMATTING_TAG.sub(b"<wbr>", data).decode("utf-8", "surrogatepass")
+    removed = data
+    if found.tags * found.formatting > MOST_COPIES:
+        removed = _FORMATTING_TAG.sub(b"<wbr>", removed)
+    lists = min(found.open, sum(1 for _ in _LIST_TAG.finditer(data)))
+    if 2 * found.tags * lists > MOST_INDENTATION:
+        removed = _LIST_TAG.sub(b"<wbr>", removed)
+    return page if removed is data else removed.decode("utf-8", "surrogatepass")

@@ -42,7 +42,7 @@ class PageReader:
 
     Args:
         spec: The item of ``corpus``.
-        cap: Most bytes of a decoded body.
+        cap: Most bytes of a decoded body, and of a text that is extracted.
         extent: Records that are not documents are counted in its ``others``.
     """
 
@@ -117,7 +117,7 @@ class PageReader:
 
     def _text_of(self, page: str) -> str:
         if self._extract is None:  # not where an archive has texts alone
-            self._extract = extractor(self._spec.extract)
+            self._extract = extractor(self._spec.extract, self._cap)
         return self._extract(page)
 
 

@@ -30,7 +30,7 @@ def read(where: Path, *options: Any, **spec: Any) -> Record | Bad:
 
 @pytest.mark.parametrize("name", ["resiliparse", "trafilatura"])
 def test_the_main_content_is_kept(name: str) -> None:
-    extract = extractor(name)
+    extract = extractor(name, 1 << 26)
     text = extract(page(3, 10))
     assert text.count(".\n") + text.endswith(".") == 10
     assert "Imprint" not in text and "<" not in text
@@ -125,7 +125,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_pages_cost_little_or_are_refused(kind: str) -> None:
-    extract = extractor("resiliparse")
+    extract = extractor("resiliparse", 1 << 26)
     began = time.process_time()
     try:
         extract(HOSTILE[kind])
@@ -248,3 +248,18 @@ def test_lists_in_lists_are_open() -> None:
 def test_pages_as_they_are_made_pass_unchanged() -> None:
     for number in range(20):
         assert bounded(page(number)) == page(number)
+
+
+NESTED_LISTS = "<html><body><p>A paragraph of words.</p>" + "<ol>text and words" * 1_000
+
+
+def test_the_indentation_of_nested_lists_is_within_the_cap() -> None:
+    """Each list indents its lines by two: 18 kB became 1 MB, and 1 MB more than a gigabyte."""
+    text = extractor("resiliparse", 1 << 26)(NESTED_LISTS)
+    assert len(text) > 50 * len(NESTED_LISTS)
+    with pytest.raises(Unparsable, match=f"^{len(text):,} bytes of extracted text"):
+        extractor("resiliparse", len(text) - 1)(NESTED_LISTS)
+    page = NESTED_LISTS + "<OL>text and words" * 9_000
+    assert len(extractor("resiliparse", 1 << 26)(page)) < len(page)
+    many = "<p>A paragraph of words.</p><ul><li>one<li>two</ul>" * 1_000
+    assert bounded(many) == many  # lists beside each other are no depth
