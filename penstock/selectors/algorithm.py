@@ -8,22 +8,32 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from penstock.array_files import load_array
 from penstock.errors import ArtefactError
-from penstock.selectors.base import ClassifierScores, Documents, Requirements
-from penstock.selectors.classifiers.classifier import Texts
+from penstock.selectors.base import ClassifierScores, Documents, Fitting, Requirements
+from penstock.selectors.classifiers.classifier import Texts, mean_log_odds, shrink
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.parameters import Algorithm, ModelName, fitted
+from penstock.selectors.parameters import Algorithm, ModelName, Natural, fitted
 
 __all__ = [
     "BuiltInScorer",
     "BuiltInSetSelector",
+    "CentredScorer",
     "ClassifierScorer",
+    "draw_pool",
     "read_array",
     "read_json",
 ]
+
+_CENTRE = "centre.json"
+"""The file of the pool's mean log odds."""
+
+_DRAWN, _CHARACTERS = 20_000, 2**14
+"""Documents that a pool's mean log odds are estimated from, to about 0.01 of their standard
+deviation, and characters of each, so that they take 330 MB of ASCII at most."""
 
 
 class BuiltInScorer(Algorithm):
@@ -64,6 +74,49 @@ class ClassifierScorer(BuiltInScorer):
 
     def load(self, directory: Path) -> None:
         self._classifier = CollapsedFastText.load(directory)
+
+
+class CentredScorer(ClassifierScorer):
+    """A scorer by a fastText classifier whose log odds are shrunk towards the pool's mean.
+
+    A subclass declares ``prior_words``, the number of words that the mean weighs as much as
+    (:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`). A score is p(positive).
+    """
+
+    prior_words: Natural
+    _centre: float = 0.0
+
+    def centre_on(self, texts: pa.Array | pa.ChunkedArray) -> None:
+        """Set the centre to the mean log odds of texts of the pool, (n,) large_string."""
+        classifier = fitted(self._classifier, self.name)
+        chunk = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        self._centre = mean_log_odds(classifier, chunk) if self.prior_words else 0.0
+
+    def log_odds(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+        """Return shrunk log odds from p(positive): (n,) float32 to (n,) float32; NaN if blank."""
+        log_odds = shrink(scores, texts, self.prior_words, self._centre)
+        return np.where(texts.blank, np.float32(np.nan), log_odds)
+
+    def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+        if not self.prior_words:
+            return np.where(texts.blank, np.float32(np.nan), scores)
+        log_odds = self.log_odds(scores, texts).astype(np.float64)
+        return (1 / (1 + np.exp(-log_odds))).astype(np.float32)
+
+    def save(self, directory: Path) -> None:
+        super().save(directory)
+        if self._classifier is not None:
+            (directory / _CENTRE).write_text(json.dumps({"centre": self._centre}) + "\n")
+
+    def load(self, directory: Path) -> None:
+        centre = read_json(directory / _CENTRE, "centre", float)
+        super().load(directory)
+        self._centre = centre
+
+
+def draw_pool(fitting: Fitting) -> pa.ChunkedArray:
+    """Draw texts to estimate the pool's mean log odds by: about 20,000 documents' beginnings."""
+    return fitting.sample(_DRAWN, characters=_CHARACTERS)["text"]
 
 
 class BuiltInSetSelector(Algorithm):

@@ -27,7 +27,7 @@ from pydantic import Field
 from penstock.errors import SelectorError
 from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.resources import Resources
-from penstock.selectors.algorithm import ClassifierScorer, read_array, read_json
+from penstock.selectors.algorithm import CentredScorer, draw_pool, read_array, read_json
 from penstock.selectors.base import (
     Documents,
     EmbeddingScores,
@@ -42,7 +42,6 @@ from penstock.selectors.classifiers.classifier import (
     blank,
     fit_classifier,
     is_held_out,
-    shrink,
 )
 from penstock.selectors.encoders.embedding import (
     CHARACTERS,
@@ -84,11 +83,11 @@ def filter_rate(flops: float) -> float:
 
 
 class Betr(
-    ClassifierScorer,
+    CentredScorer,
     name="betr",
     summary="documents nearest to any example of the target benchmarks",
     paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
-    version=4,
+    version=5,
 ):
     """Scores documents by their best rank among the neighbours of the target's examples.
 
@@ -175,10 +174,11 @@ class Betr(
     )
     prior_words: Natural = Field(
         default=50,
-        description="Log odds are shrunk by n / (n + ``prior_words``), n distinct words. "
-        "Published: not at all, which puts stubs first: of the pool's best 2 % by characters 41 "
-        "% were shorter than 200 characters, and of those that the classifier had not been "
-        "trained on 10 % belonged to the tenth it was to find. Shrunk with 50: 0 % and 45 % "
+        description="The distance of the classifier's log odds from the pool's mean is shrunk by n "
+        "/ (n + ``prior_words``), n distinct words. Published: not at all, which puts stubs "
+        "first: of the pool's best 2 % by characters 41 % were shorter than 200 characters, and "
+        "of those that the classifier had not been trained on 10 % belonged to the tenth it was "
+        "to find. Shrunk with 50: 0 % and 45 % "
         "(:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`).",
     )
 
@@ -271,7 +271,7 @@ class Betr(
         return np.where(blank(documents.column("text")), np.float32(np.nan), scores)
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
-        return np.where(texts.blank, np.float32(np.nan), shrink(scores, texts, self.prior_words))
+        return self.log_odds(scores, texts)
 
     def save(self, directory: Path) -> None:
         super().save(directory)
@@ -333,4 +333,5 @@ class Betr(
         chosen = beginning(texts.take(pa.array(rows)), self.max_characters).to_pylist()
         best, facts = fit_classifier(self, chosen, top[rows], is_held_out(again), fitting)
         self._classifier = best.classifier
-        return {"positives": int(top.sum()), **facts}
+        self.centre_on(draw_pool(fitting))
+        return {"positives": int(top.sum()), "centre": round(self._centre, 4), **facts}
