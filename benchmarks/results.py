@@ -129,14 +129,7 @@ def _recipe(
 
 
 def _preselect() -> dict[str, Any]:
-    return {
-        "use": "preselect",
-        "aims": True,
-        "ladder": True,
-        "sample": 12_000,
-        "max_characters": 1024,
-        "prior_words": 50,
-    }
+    return {"use": "preselect", "aims": True, "ladder": True, "sample": 12_000}
 
 
 def _selectors(data: Path, model: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _scan(pool: Any, count: int) -> pa.Table:
     batches = []
     for unit in pool.units:
         for batch in iter_documents(unit):
-            drawn = inside(batch, count, pool.kept, 1, "fit")
+            drawn = inside(batch, count / pool.kept, 1, "fit")
             batches.append(batch.filter(pa.array(drawn)))
     sample = pa.Table.from_batches(batches)
     hashes = hash_documents(sample, mix(1, "fit", "order"))

@@ -74,8 +74,17 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 def sampler(table: pa.Table) -> Callable[..., pa.Table]:
     """Return a ``Fitting.sample`` that draws all documents of a table."""
 
-    def sample(count: int, *, source: str | None = None, characters: int | None = None) -> pa.Table:
+    def sample(
+        count: int,
+        *,
+        source: str | None = None,
+        characters: int | None = None,
+        shortest: int = 0,
+        balanced: bool = False,
+        most: float = 1.0,
+    ) -> pa.Table:
         own = table if source is None else table.filter(pc.equal(table["source"], source))
+        own = own.filter(pc.greater_equal(pc.utf8_length(own["text"]), shortest))
         texts = pc.utf8_slice_codeunits(own["text"], 0, characters or 2**30)
         return own.set_column(own.schema.get_field_index("text"), "text", texts)
 

@@ -1,8 +1,8 @@
 """Train the models that a selector needs before its fit: PreSelect's ladder and kMQ's rounds.
 
 *Ladder*: small models of every shape and budget, put in order from worst to best on the targets.
-They learn from documents that the selector's sample does not hold, so that what they find easy
-there is not what they have seen.
+They learn from as many bytes of each source, of documents that the selector's sample does not hold,
+so that what they find easy there is neither what they have seen nor what most of the pool is.
 
 *Rounds*: short runs that measure the value of each cluster. Each round trains on documents that the
 current cluster weights choose from another part of the pool. The change of the loss on each
@@ -81,14 +81,14 @@ def climb(
     specs = []
     for tokens in ladder.tokens:
         try:
-            shards = cut(cut_outside(recipe, ladder.sample, tokens))
+            shards = cut(cut_outside(recipe, tokens, share=ladder.share, balanced=True))
         except BudgetError as error:
             raise BudgetError(
                 key=f"select.{column.name}.ladder.tokens",
-                expected=f"{tokens:,} tokens of documents that `sample` = {ladder.sample:,} leaves "
-                "of the pool to train on",
+                expected=f"{tokens:,} tokens of the documents that are left to train on, "
+                f"{1 - ladder.share:.0%} of the pool",
                 got=f"fewer ({error})",
-                fix="make either smaller",
+                fix="make it smaller",
             ) from None
         specs += [  # the recipe's settings are for other models and not used
             RunSpec(
@@ -147,7 +147,7 @@ def find_weights(
             rank = {column.name: 1.0, "outside": _TRIFLE}
             select[column.name] = {**unweighted, "weights": weights.tolist()}
             part = {"part": number, "parts": plan.rounds}
-            shards = cut(cut_outside(recipe, sample, plan.tokens, rank, select, **part))
+            shards = cut(cut_outside(recipe, plan.tokens, rank, select, sample=sample, **part))
         except BudgetError as error:
             key = f"select.{column.name}.{plan.replaces}.tokens"
             raise BudgetError(str(error), key=key) from None

@@ -3,7 +3,8 @@
 ::
 
     base            the protocols: Scorer, SetSelector, MeanSelector; Requirements on the engine
-    algorithm       bases of the built-in ones: BuiltInScorer, ClassifierScorer, BuiltInSetSelector
+    algorithm       bases of the built-in ones: BuiltInScorer, ClassifierScorer, CentredScorer,
+                    BuiltInSetSelector
     adapter         completes plug-ins that have a part of a protocol
     functions       a plain function as a scorer or reweighter; imports of modules beside a recipe
     parameters      declared parameters: validation, identity, documentation
@@ -34,6 +35,7 @@
     bands           which band of perplexity a budget takes
     near_copies     near copies within clusters of documents, as SemDeDup and D4 exclude them
     losses          losses of documents under causal language models
+    predictive_strength  pairs of models that losses put in order, and PreSelect's training set
     kernels/        compiled loops: fastText, n-grams, WordPiece, k-means, rankings, similarities
     encoders/       texts to vectors: sentence-transformers, hidden states, static distillation
     classifiers/    fastText classifiers: reading, training, shrunk log odds, BatchScorer

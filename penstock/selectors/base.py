@@ -123,10 +123,14 @@ class Fitting:
 
     Columns as :data:`Documents`; in the order of a hash of id, so that a model fitted on it
     does not depend on the positions of documents in the inputs. Keywords: ``source``, the source
-    that all n are drawn of; ``characters``, the most of each text that is needed.
+    that all n are drawn of; ``characters``, the most of each text that is needed; ``shortest``, the
+    least number of characters of a document; ``balanced``, true for equally many of each source, as
+    far as it has them; ``most``, the share of a source's documents that is drawn at most.
     """
     pool_size: int
     """Documents in the pool."""
+    sources: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of text of each source."""
     target: Sequence[Target] = ()
     """The examples of the selector's ``target`` files, in file order."""
     seed: int = 0
@@ -187,8 +191,8 @@ class Merge:
 class ModelLadder:
     """Models to train before the fit: every shape on every budget, in order of their losses.
 
-    They are trained on documents of the pool outside the selector's sample, and put in order by
-    their bits per byte on the selector's ``target`` files.
+    They are trained on documents of the pool outside the selector's sample, as many bytes of each
+    source, and put in order by their bits per byte on the selector's ``target`` files.
     """
 
     shapes: Sequence[tuple[int, int, int]]
@@ -197,8 +201,8 @@ class ModelLadder:
     """Training budgets of each size."""
     batch_tokens: int
     lr: float
-    sample: int
-    """Documents of the sample that the models must not be trained on, about."""
+    share: float
+    """Share of each source that the sample may be drawn of; the models are trained on the rest."""
     give: Callable[[Sequence[str]], None]
     """Receives the models' directories, from worst to best."""
 

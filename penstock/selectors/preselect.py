@@ -10,13 +10,18 @@ where C_i is the loss of d under model i, and models go from worst to best. A fa
 is trained on documents of strength 1 against as many of the least, and scores the pool in one
 cheap pass.
 
-Trade-off: the models read a sample only, and the classifier uses words where the models read
-documents.
+Two things decide a pair of models that say nothing about a document's worth. A long document
+averages more tokens, so all pairs are more often in order; and the models gain most on what most of
+their training text was. So the models read passages of one length, equally many of each source,
+and each source has as many positives as negatives; and a ladder is trained on equally many bytes of
+each source (measured: docs/lab.md).
+
+Trade-off: the models read a sample only, of long documents, and the classifier uses words where the
+models read documents.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,19 +33,16 @@ from pydantic import AfterValidator, Field, PrivateAttr
 
 from penstock.errors import SelectorError
 from penstock.hashing import hash_documents, hash_ids, mix
-from penstock.selectors.algorithm import ClassifierScorer
+from penstock.selectors.algorithm import CentredScorer, draw_pool
 from penstock.selectors.base import (
     Fitting,
     ModelLadder,
     Requirements,
 )
 from penstock.selectors.classifiers.classifier import (
-    HELD_OUT,
-    Texts,
-    area_under_curve,
     blank,
     fit_classifier,
-    shrink,
+    hold_out,
 )
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
 from penstock.selectors.encoders.embedding import contents_of
@@ -56,27 +58,17 @@ from penstock.selectors.parameters import (
     Positive,
     Whole,
 )
+from penstock.selectors.predictive_strength import choose_sides, pairs_in_order
 
-__all__ = ["LadderParameters", "PreSelect", "pairs_in_order"]
+__all__ = ["LadderParameters", "PreSelect"]
 
-_LEAST = 100
-"""The minimum number of documents of each label: ten of each are held out."""
+_READ = 0.75
+"""Share of each source that a ladder's models may read; they are trained on the rest."""
 
-
-def pairs_in_order(nats: np.ndarray) -> np.ndarray:
-    """Count the pairs of models that each document's losses put in order; a tie is out of order.
-
-    Args:
-        nats: (N, n) float64, a row for each model, from worst to best; in any unit, as long as a
-            document's is the same under all models.
-
-    Returns:
-        (n,) int64, from 0 to N (N - 1) / 2.
-    """
-    counts = np.zeros(nats.shape[1], np.int64)
-    for worse, better in itertools.combinations(nats, 2):
-        counts += worse > better
-    return counts
+_MUCH = 0.4
+"""Share of passages of strength 1 from which on the models are too far apart. Published: 0.22. On
+the way from 0.2 to 0.8 the share by source spreads, and the least strength of the negatives rises
+to all pairs but one, which near ties decide."""
 
 
 def _ordered_models(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,18 +87,20 @@ ModelNames = Annotated[OneOrMore[ModelName], AfterValidator(_ordered_models)]
 class LadderParameters(Options):
     """Parameters of the models that are trained and ranked: every shape on every budget.
 
-    Published: six models of one family, from 7 to 65 billion parameters. Their order must be
-    certain, and they must not differ otherwise; so here, too, they are of one family, with sizes
-    far apart.
+    Published: six models of one family, from 7 to 65 billion parameters, whose losses hardly
+    differ: they put all pairs in order on 22 % of 900,000 documents. So here, too, they are of one
+    family, a single shape, and near to each other: 15 to 30 % of the passages should put all pairs
+    in order. The fit tells the share.
     """
 
     shapes: OneOrMore[ModelShape] = Field(
-        default=((1, 64, 2), (2, 128, 4), (3, 192, 6)),
-        description="(layers, width, heads) of each size.",
+        default=((2, 128, 4),),
+        description="(layers, width, heads) of each size. One size with several budgets: with "
+        "three sizes 76 % of the documents put all pairs in order.",
     )
     tokens: OneOrMore[Whole] = Field(
-        default=(500_000, 2_000_000),
-        description="Training budgets of each size.",
+        default=(500_000, 575_000, 660_000, 760_000, 875_000, 1_000_000),
+        description="Training budgets of each size, each 1.15 times the one before.",
     )
     batch_tokens: Whole = Field(
         default=2048,
@@ -128,11 +122,11 @@ class LadderParameters(Options):
 
 
 class PreSelect(
-    ClassifierScorer,
+    CentredScorer,
     name="preselect",
     summary="documents whose losses rank language models as benchmarks do",
     paper="Shum et al. 2025, Predictive Data Selection (PreSelect)",
-    version=1,
+    version=2,
 ):
     """p(positive) by a classifier of documents whose losses rank models as benchmarks do.
 
@@ -149,23 +143,28 @@ class PreSelect(
     )
     ladder: Optional[LadderParameters] = Field(
         default=None,
-        description="Instead, small models that Penstock trains on documents of the pool "
-        "outside the sample, ordered by their bits per byte on the ``target`` files: ``true``, "
-        "or a mapping with :class:`LadderParameters`'s keys.",
+        description="Instead, small models that Penstock trains on a quarter of the pool's "
+        "documents, which are not in the sample, and on as many bytes of each source; ordered by "
+        "their bits per byte on the ``target`` files: ``true``, or a mapping with "
+        ":class:`LadderParameters`'s keys.",
     )
     model: File | None = Field(
         default=None,
         description="Instead, a ready fastText ``.bin`` of this kind, such as the published "
-        "one, relative to the recipe. Nothing is fitted, and of the other parameters only "
+        "one, relative to the recipe. Nothing is trained, and of the other parameters only "
         "``zero_eos`` and ``prior_words`` count.",
     )
     sample: Whole = Field(
         default=20_000,
-        description="Documents that the models read, about. Published: 900,000, of 3,000 domains.",
+        description="Documents that the models read, about, equally many of each source, as far "
+        "as it has them. Published: 900,000, 300 of each of 3,000 domains.",
     )
     max_characters: Whole = Field(
-        default=4096,
-        description="Characters of a document that are read and trained on. Published: all of it.",
+        default=1024,
+        description="Characters of each passage that is read and trained on: the beginning of a "
+        "document that has as many. Shorter documents are not in the sample, since longer ones "
+        "put more pairs in order: of Reddit's longest fifth 87 %, and of its shortest 58 %. "
+        "Published: whole documents of any length.",
     )
     window: Whole = Field(
         default=WINDOW,
@@ -187,8 +186,9 @@ class PreSelect(
     )
     lr: OneOrMore[Positive] = Field(
         default=(0.1, 0.5),
-        description="The classifier's learning rates; the grid with ``epoch`` is chosen from on "
-        "a held-out tenth. Published: 0.1, and 5 epochs (paper) or 3 (repository).",
+        description="The classifier's learning rates; the grid with ``epoch`` is chosen from by "
+        "the area under the curve on a held-out tenth. Published: 0.1, and 5 epochs (paper) or 3 "
+        "(repository).",
     )
     epoch: OneOrMore[Whole] = Field(
         default=(5, 10),
@@ -216,10 +216,11 @@ class PreSelect(
         "length, as in the paper; the repository does not show it.",
     )
     prior_words: Natural = Field(
-        default=0,
-        description="Log odds are shrunk by n / (n + ``prior_words``), n distinct words "
-        "(:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`); with 0 "
-        "(published) the score is p.",
+        default=50,
+        description="The distance of a document's log odds from the pool's mean is shrunk by n "
+        "/ (n + ``prior_words``), n distinct words "
+        "(:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`). Published: 0, not "
+        "at all, which puts documents of few words first and last.",
     )
 
     _readers: list[CausalModel] = PrivateAttr(default_factory=list)
@@ -249,7 +250,7 @@ class PreSelect(
             tokens=plan.tokens,
             batch_tokens=plan.batch_tokens,
             lr=plan.lr,
-            sample=self.sample,
+            share=_READ,
             give=self.give_models,
         )
         return replace(own, target=True, model_ladder=ladder)
@@ -290,14 +291,16 @@ class PreSelect(
                 fix="call `give_models`, or name `models`",
             )
         models = [contents_of(name) for name in self.readers]
-        return {**own, "ladder": None, "models": models}
+        # A ladder's models are trained on a part of the pool, and read the other.
+        return {**own, "ladder": self.ladder is not None, "models": models}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Read a sample with the models, and train a classifier on how they rank its documents.
 
         Returns:
-            Facts: the sample; each model's bits per character on it; documents by how many pairs of
-            models they put in order; the training set, the accuracy, and what was chosen.
+            Facts: the sample; each model's bits per character on it; passages by how many pairs of
+            models they put in order, and the share that puts all in order, by source; the training
+            set, the area under the curve, and what was chosen.
 
         Raises:
             SelectorError: There are too few documents of either kind, or the classifier does not
@@ -307,19 +310,27 @@ class PreSelect(
         if self.model is not None:
             ready = CollapsedFastText.from_file(self.model, "__label__1", zero_eos=self.zero_eos)
             self._classifier = ready
+            self._centre_on_pool(fitting)
             return {"words": len(ready.starts) - 1, "bucket": ready.bucket}
-        sample = fitting.sample(self.sample, characters=self.max_characters)
+        sample = fitting.sample(
+            self.sample,
+            characters=self.max_characters,
+            shortest=self.max_characters,
+            balanced=True,
+            most=1.0 if self.ladder is None else _READ,
+        )
+        sample = sample.filter(pa.array(~blank(sample["text"])))
         texts = sample["text"]
-        some = pa.array(~blank(texts))
-        texts = texts.filter(some)
         if not len(texts):
-            raise SelectorError(key="sample", expected="documents with text to fit on", got="none")
-        hashes = hash_documents(sample.filter(some), mix(fitting.seed, "preselect"))
+            raise SelectorError(
+                key="sample",
+                expected=f"documents of at least {self.max_characters:,} characters to fit on",
+                got="none",
+                fix="make `max_characters` smaller",
+            )
         nats, bits = [], []
         for place, model in enumerate(self._readers, 1):
-            fitting.progress(
-                f"model {place} of {len(self._readers)} reads {len(texts):,} documents"
-            )
+            fitting.progress(f"model {place} of {len(self._readers)} reads {len(texts):,} passages")
             losses = read_losses(texts, model, fitting.spread)
             nats.append(losses.nats)
             bits.append(float(losses.nats.sum() / math.log(2) / losses.characters.sum()))
@@ -336,82 +347,57 @@ class PreSelect(
                 pairs, minlength=math.comb(len(self._readers), 2) + 1
             ).tolist(),
         }
-        return {**facts, **self._train(texts, pairs, hashes, fitting)}
+        return {**facts, **self._train(sample, pairs, fitting)}
 
-    def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
+    def _centre_on_pool(self, fitting: Fitting) -> None:
         if self.prior_words:
-            scores = shrink(scores, texts, self.prior_words)
-        return np.where(texts.blank, np.float32(np.nan), scores)
+            self.centre_on(draw_pool(fitting))
 
-    def _train(
-        self, texts: pa.ChunkedArray, pairs: np.ndarray, hashes: np.ndarray, fitting: Fitting
-    ) -> dict[str, Any]:
-        """Train a classifier on the documents of strength 1 against as many of the least."""
-        positives, negatives = _sides(pairs, math.comb(len(self._readers), 2), hashes)
+    def _train(self, sample: pa.Table, pairs: np.ndarray, fitting: Fitting) -> dict[str, Any]:
+        """Train a classifier on the passages of strength 1 against as many of the least."""
+        most = math.comb(len(self._readers), 2)
+        hashes = hash_documents(sample, mix(fitting.seed, "preselect"))
+        groups = sample["source"].combine_chunks().dictionary_encode()
+        strongest = {
+            name: round(float((pairs[groups.indices.to_numpy() == code] == most).mean()), 4)
+            for code, name in enumerate(groups.dictionary.to_pylist())
+        }
+        share = float((pairs == most).mean())
+        fitting.progress(_strengths(share, strongest))
+        positives, negatives = choose_sides(pairs, most, groups.indices.to_numpy(), hashes)
+        climbed = int(pairs[negatives].max())
+        if share > _MUCH or climbed >= most - 3:
+            fitting.progress(
+                f"warning: the models are too far apart: {share:.0%} of the passages put all pairs "
+                f"of them in order (15 to 30 % are good; published: 22 %), and there are negatives "
+                f"with {climbed} of {most} pairs in order; use models, or budgets of the ladder, "
+                "that are nearer to each other"
+            )
         rows = np.sort(np.concatenate([positives, negatives]))
         labels = np.isin(rows, positives)
         # Hashed again: the hash itself has just chosen documents.
         again = hash_ids(pa.array(hashes[rows].astype(str)), mix(fitting.seed, "held out"))
-        held_out = _held_out(labels, again)
-        chosen = texts.take(pa.array(rows)).to_pylist()
-        best, facts = fit_classifier(self, chosen, labels, held_out, fitting)
-        self._classifier = _without_end(best.classifier) if self.zero_eos else best.classifier
-        unseen = texts.take(pa.array(rows[held_out])).combine_chunks()
-        scores = self.finish(self._classifier.score(unseen), Texts(unseen))
+        held_out = hold_out(labels, again)
+        chosen = sample["text"].take(pa.array(rows)).to_pylist()
+        best, facts = fit_classifier(
+            self, chosen, labels, held_out, fitting, by="auc", zero_eos=self.zero_eos
+        )
+        self._classifier = best.classifier
+        self._centre_on_pool(fitting)
         return {
+            "strength_one": round(share, 4),
+            "strength_one_by_source": strongest,
             "positives": len(positives),
-            "negatives_up_to": int(pairs[negatives].max()),
-            "area_under_curve": round(area_under_curve(scores, labels[held_out]), 4),
+            "negatives_up_to": climbed,
+            "centre": round(self._centre, 4),
             **facts,
         }
 
 
-def _sides(pairs: np.ndarray, most: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Choose rows of positives and of as many negatives: (n,) int64 pairs in order to (k,) and
-    (k,).
-
-    Negatives climb from strength 0, and are drawn by hash from the last strength they reach.
-    Where few documents are left to be negatives, positives are drawn by hash.
-
-    Raises:
-        SelectorError: There are too few of either to learn from.
-    """
-    positives, rest = np.flatnonzero(pairs == most), np.flatnonzero(pairs < most)
-    if len(positives) < _LEAST:
-        raise SelectorError(
-            key="sample",
-            expected=f"at least {_LEAST} documents whose losses put all {most} pairs of "
-            "models in order",
-            got=f"{len(positives)} of {len(pairs):,}",
-            fix="use a larger sample or fewer models, and list them from worst to best",
-        )
-    if len(rest) < _LEAST:
-        raise SelectorError(
-            key="sample",
-            expected=f"at least {_LEAST} documents whose losses do not put all {most} "
-            "pairs of models in order",
-            got=f"{len(rest)} of {len(pairs):,}: too few documents, or models too far "
-            "apart to tell them by",
-            fix="use a larger sample, or models (rungs of a ladder) that are nearer to each other",
-        )
-    count = min(len(positives), len(rest))
-    positives = positives[np.argsort(hashes[positives], kind="stable")[:count]]
-    return positives, rest[np.lexsort((hashes[rest], pairs[rest]))[:count]]
-
-
-def _held_out(labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """Hold out a tenth of each label, by hash: (n,) bool and (n,) uint64 to (n,) bool."""
-    held_out = np.zeros(len(labels), bool)
-    for label in (False, True):
-        rows = np.flatnonzero(labels == label)
-        count = math.ceil(HELD_OUT * len(rows))
-        held_out[rows[np.argsort(hashes[rows], kind="stable")[:count]]] = True
-    return held_out
-
-
-def _without_end(classifier: CollapsedFastText) -> CollapsedFastText:
-    """Set the row of the end-of-line token to zero, where there is one."""
-    weights = classifier.weights.copy()
-    if classifier.eos_row >= 0:
-        weights[classifier.eos_row] = 0
-    return replace(classifier, weights=weights)
+def _strengths(share: float, by_source: Mapping[str, float]) -> str:
+    """Word the share of passages of strength 1, and that of the sources at either end."""
+    ends = sorted(by_source.items(), key=lambda one: (-one[1], one[0]))
+    told = ends if len(ends) <= 8 else [*ends[:4], *ends[-4:]]
+    return f"{share:.0%} of the passages have strength 1: " + ", ".join(
+        f"{name} {own:.0%}" for name, own in told
+    )

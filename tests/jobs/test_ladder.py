@@ -46,6 +46,7 @@ def recipe_of(directory: Path, **ladder: Any) -> Recipe:
                 "p": {
                     "use": "preselect",
                     "sample": 150,
+                    "max_characters": 100,
                     "ladder": ladder,
                     "target": "targets.jsonl",
                 }
@@ -110,7 +111,7 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
     assert CausalModel(models[-1]).losses(pa.array(["water gate"])).nats > 0
 
     pool = cuts[0].pool
-    sample = sample_documents(pool, 150, recipe.seed, FIT)
+    sample = sample_documents(pool, 150, recipe.seed, FIT, shortest=100, balanced=True, most=0.75)
     seen = set(sample["id"].to_pylist())
     assert 100 < len(seen) < 200
     for made in cuts:
@@ -122,6 +123,11 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
         }
         assert ids
         assert not ids & seen, "nothing of the sample is learned"
+
+    larger = cuts[-1].cut.facts["by_source"]
+    tokens_of = {name: one["tokens"] for name, one in larger.items()}
+    assert set(tokens_of) == {"web", "wiki", "code"}
+    assert max(tokens_of.values()) < 2 * min(tokens_of.values()), "the pool has 3 : 2 : 1"
 
     with Workspace.driving(recipe.work_directory) as workspace:
         again, _, notes = climbed(recipe, workspace)
@@ -146,6 +152,33 @@ def test_a_ladder_that_cannot_be_made(project: Path, tmp_path: Path) -> None:
         climbed(other, looking)
     with pytest.raises(SelectorError, match="ladder: expected its models"):
         build_columns(other)[0].selector.identity()
+
+
+def test_a_balanced_cut_has_as_many_bytes_of_each_source(tmp_path: Path) -> None:
+    """Of the best scores a cut takes equal bytes, and all of a source that has fewer."""
+    chance = np.random.default_rng(4)
+    counts = {"large": 4000, "middle": 400, "small": 20}
+    names = [name for name, count in counts.items() for _ in range(count)]
+    texts = ["x" * size for size in chance.integers(50, 150, len(names)).tolist()]
+    table = hashed([str(row) for row in range(len(names))], texts).append_column(
+        "source", pa.array(names)
+    )
+    sizes = np.array([len(text) for text in texts])
+    of = {name: int(sizes[np.array(names) == name].sum()) for name in counts}
+    scorer = OutsideSample(share=0.25, balanced=True)
+    scorer.fit(Fitting(sample=lambda n: None, pool_size=len(names), sources=of))  # type: ignore
+    scorer.save(tmp_path)
+    other = OutsideSample(share=0.25, balanced=True)
+    other.load(tmp_path)
+    (batch,) = table.combine_chunks().to_batches()
+    scores = other.score(batch)
+    np.testing.assert_array_equal(scores, scorer.score(batch))
+    assert np.isnan(scores).mean() == pytest.approx(0.25, abs=0.03)
+    order = np.argsort(-scores, kind="stable")
+    taken = order[: np.searchsorted(np.cumsum(sizes[order]), 25_000)]
+    cut = {name: int(sizes[taken][np.array(names)[taken] == name].sum()) for name in counts}
+    assert cut["small"] == sizes[(np.array(names) == "small") & ~np.isnan(scores)].sum()
+    assert cut["large"] == pytest.approx(cut["middle"], rel=0.3)
 
 
 def test_outside_sample_keeps_what_it_was_told(project: Path, tmp_path: Path) -> None:

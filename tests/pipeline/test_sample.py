@@ -142,7 +142,7 @@ def test_a_sample_is_that_of_a_scan(large: Pool) -> None:
     rows = pa.concat_tables(
         pa.Table.from_batches([batch]) for unit in large.units for batch in iter_documents(unit)
     )
-    drawn = inside(rows, 300, large.kept, 5, "fit")
+    drawn = inside(rows, 300 / large.kept, 5, "fit")
     expected = rows.filter(pa.array(drawn))
     order = np.argsort(hash_documents(expected, mix(5, "fit", "order")), kind="stable")
     expected = expected.take(pa.array(order))
@@ -164,6 +164,63 @@ def test_texts_are_cut_to_a_prefix(whole: Pool) -> None:
     full = sample_documents(whole, 200, 1, "fit")["text"].to_pylist()
     cut = sample_documents(whole, 200, 1, "fit", characters=11)["text"].to_pylist()
     assert cut == [text[:11] for text in full]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """2,000 documents of one source, 400 and 40 of others, each of 7 to 206 characters; the
+    characters of one source have three bytes."""
+    root = tmp_path_factory.mktemp("sources")
+    chance = np.random.default_rng(5)
+    counts = {"web": 2000, "wiki": 400, "zh": 40}
+    with open(root / "pool.jsonl", "w") as file:
+        for source, count in counts.items():
+            for number, size in enumerate(chance.integers(1, 201, count).tolist()):
+                text = f"{number:06d}" + ("水" if source == "zh" else "x") * size
+                row = {"id": f"{source}-{number}", "text": text, "source": source}
+                file.write(json.dumps(row) + "\n")
+    return divided_by(root, 20_000)
+
+
+def tally(table: pa.Table) -> dict[str, int]:
+    return {one["values"]: one["counts"] for one in table["source"].value_counts().to_pylist()}
+
+
+def test_a_balanced_sample_has_as_many_of_each_source_as_far_as_it_has_them(sources: Pool) -> None:
+    drawn = tally(sample_documents(sources, 300, 1, "fit", balanced=True))
+    assert drawn["zh"] == 40
+    assert abs(drawn["wiki"] - 130) < 40 and abs(drawn["web"] - 130) < 40
+    everything = sample_documents(sources, 10**6, 1, "fit", balanced=True)
+    assert len(everything) == sources.kept > 2400
+    plain = tally(sample_documents(sources, 300, 1, "fit"))
+    assert plain["web"] > 5 * plain["wiki"]
+    with closing(LocalRunner(2)) as two:
+        again = sample_documents(sources, 300, 1, "fit", two, balanced=True)
+    assert again.equals(sample_documents(sources, 300, 1, "fit", balanced=True))
+
+
+def test_only_long_documents_are_drawn_if_asked(sources: Pool) -> None:
+    drawn = sample_documents(sources, 300, 1, "fit", shortest=156, characters=156, balanced=True)
+    texts = drawn["text"].to_pylist()
+    assert {len(text) for text in texts} == {156}
+    counts = tally(drawn)
+    assert 4 < counts["zh"] < 20, "a quarter of 40: of those drawn, not by bytes alone"
+    assert abs(counts["wiki"] - counts["web"]) < 60 and sum(counts.values()) > 200
+    whole = sample_documents(sources, 10**6, 1, "fit", shortest=156)
+    assert tally(whole)["web"] == pytest.approx(2000 * 51 / 200, abs=90)
+    assert min(map(len, whole["text"].to_pylist())) == 156
+    assert set(drawn["id"].to_pylist()) < set(whole["id"].to_pylist())
+
+
+def test_a_share_of_each_source_is_left(sources: Pool) -> None:
+    drawn = sample_documents(sources, 10**6, 1, "fit", balanced=True, most=0.75)
+    counts = tally(drawn)
+    assert counts["web"] == pytest.approx(1500, abs=100) and 20 < counts["zh"] < 40
+    rows = pa.concat_tables(
+        pa.Table.from_batches([batch]) for unit in sources.units for batch in iter_documents(unit)
+    )
+    possible = rows.filter(pa.array(inside(rows, 0.75, 1, "fit")))
+    assert set(drawn["id"].to_pylist()) == set(possible["id"].to_pylist())
 
 
 @pytest.mark.parametrize("kind", ["unit", "rows"])

@@ -20,11 +20,13 @@ from penstock.selectors import preselect
 from penstock.selectors.base import Fitting, ParallelMap, serial_map
 from penstock.selectors.classifiers.classifier import (
     area_under_curve,
+    hold_out,
     shrunk_log_odds,
 )
 from penstock.selectors.fasttext import FastTextScorer
 from penstock.selectors.losses import CausalModel, Losses, read_losses
-from penstock.selectors.preselect import PreSelect, pairs_in_order
+from penstock.selectors.predictive_strength import choose_sides, pairs_in_order
+from penstock.selectors.preselect import PreSelect
 from tests.fasttext_reference import train
 from tests.pools import sampler
 from tests.selectors.llamas import byte_tokenizer, write_model
@@ -41,7 +43,7 @@ def texts_of(topic: str, count: int, seed: int) -> list[str]:
     random = np.random.default_rng(seed)
     words = TOPICS[topic].split()
     return [
-        " and\n".join(random.choice(words, int(size))) for size in random.integers(6, 20, count)
+        " and\n".join(random.choice(words, int(size))) for size in random.integers(14, 24, count)
     ]
 
 
@@ -52,9 +54,13 @@ def pool(count: int = 400) -> pa.Table:
         {
             "id": [f"doc-{row}" for row in range(count)],
             "text": pa.array([*texts[:-1], " \n"], pa.large_string()),
-            "source": list(TOPICS) * (count // 2),
+            "source": ["site-a", "site-a", "site-b", "site-b"] * (count // 4),
         }
     )
+
+
+NATURE = np.arange(400) % 2 == 0
+"""Documents of the pool that are about nature: half of each source."""
 
 
 def batch_of(table: pa.Table) -> pa.RecordBatch:
@@ -104,7 +110,7 @@ def read_once() -> Iterator[None]:
     patch.undo()
 
 
-SMALL = {"dim": 4, "bucket": 5000, "lr": [0.5], "epoch": [5, 15]}
+SMALL = {"max_characters": 100, "dim": 4, "bucket": 5000, "lr": [0.5], "epoch": [5, 15]}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +172,7 @@ def test_order_reversed_and_losses_scaled(nats: np.ndarray, scale: float) -> Non
 def test_negatives_climb_until_the_counts_match() -> None:
     pairs = np.repeat([0, 1, 2, 3], [60, 80, 500, 200])
     hashes = np.random.default_rng(2).permutation(len(pairs)).astype(np.uint64)
-    positives, negatives = preselect._sides(pairs, 3, hashes)
+    positives, negatives = choose_sides(pairs, 3, np.zeros(len(pairs)), hashes)
     assert np.bincount(pairs[positives]).tolist() == [0, 0, 0, 200]
     assert np.bincount(pairs[negatives]).tolist() == [60, 80, 60]
     from_last = negatives[pairs[negatives] == 2]
@@ -177,11 +183,11 @@ def test_negatives_climb_until_the_counts_match() -> None:
 def test_positives_are_drawn_where_negatives_are_few() -> None:
     pairs = np.repeat([0, 1, 3], [60, 80, 500])
     hashes = np.random.default_rng(2).permutation(len(pairs)).astype(np.uint64)
-    positives, negatives = preselect._sides(pairs, 3, hashes)
+    positives, negatives = choose_sides(pairs, 3, np.zeros(len(pairs)), hashes)
     assert np.bincount(pairs[negatives]).tolist() == [60, 80]
     assert len(positives) == 140 and (pairs[positives] == 3).all()
     order = np.random.default_rng(3).permutation(len(pairs))
-    again, _ = preselect._sides(pairs[order], 3, hashes[order])
+    again, _ = choose_sides(pairs[order], 3, np.zeros(len(pairs)), hashes[order])
     assert set(hashes[order][again]) == set(hashes[positives])
 
 
@@ -198,14 +204,14 @@ def test_positives_are_drawn_where_negatives_are_few() -> None:
 def test_too_few_of_a_kind_are_refused(counts: list[int], key: str) -> None:
     pairs = np.repeat([0, 1], counts)
     with pytest.raises(SelectorError) as info:
-        preselect._sides(pairs, 1, np.arange(len(pairs), dtype=np.uint64))
+        choose_sides(pairs, 1, np.zeros(len(pairs)), np.arange(len(pairs), dtype=np.uint64))
     assert info.value.key == key
 
 
 def test_a_tenth_of_each_label_is_held_out() -> None:
     labels = np.arange(300) % 3 == 0
     hashes = np.random.default_rng(2).permutation(300).astype(np.uint64)
-    held_out = preselect._held_out(labels, hashes)
+    held_out = hold_out(labels, hashes)
     assert held_out[labels].sum() == 10 and held_out[~labels].sum() == 20
 
 
@@ -213,6 +219,27 @@ def test_area_under_the_curve() -> None:
     scores = np.array([0.9, 0.4, 0.4, 0.1], np.float32)
     labels = np.array([True, True, False, False])
     assert area_under_curve(scores, labels) == 0.875  # by hand: (1 + 1 + 1/2 + 1) / 4
+
+
+def test_each_source_has_as_many_of_both() -> None:
+    """One source has nine documents of strength 1 in ten, another one in ten, a third none."""
+    random = np.random.default_rng(6)
+    groups = np.repeat([0, 1, 2], 1000)
+    strongest = random.random(3000) < np.repeat([0.9, 0.1, 0.0], 1000)
+    pairs = np.where(strongest, 15, random.integers(0, 15, 3000))
+    hashes = random.permutation(3000).astype(np.uint64)
+    positives, negatives = choose_sides(pairs, 15, groups, hashes)
+    for group, few in ((0, ~strongest[:1000]), (1, strongest[1000:2000])):
+        assert (groups[positives] == group).sum() == (groups[negatives] == group).sum() == few.sum()
+    assert not (groups[positives] == 2).any() and not (groups[negatives] == 2).any()
+    assert (pairs[positives] == 15).all() and pairs[negatives].max() < 15
+    own = negatives[groups[negatives] == 1]
+    left = np.setdiff1d(np.flatnonzero((groups == 1) & ~strongest), own)
+    assert pairs[own].max() <= pairs[left].min(), "the least of its source"
+    order = random.permutation(3000)
+    again = choose_sides(pairs[order], 15, groups[order], hashes[order])
+    for one, other in zip(again, (positives, negatives)):
+        assert set(order[one]) == set(other)
 
 
 # Whole fits.
@@ -226,15 +253,16 @@ def test_documents_that_rank_the_models_right_are_preferred(
     scores = scorer.score(batch_of(pool()))
     assert scores.dtype == np.float32 and scores.shape == (400,)
     assert np.flatnonzero(np.isnan(scores)).tolist() == [399]  # the blank document
-    nature = np.array(pool()["source"].to_pylist()) == "nature"
-    assert scores[nature].min() > np.nanmax(scores[~nature])
+    assert scores[NATURE].min() > np.nanmax(scores[~NATURE])
     assert ((scores[:-1] >= 0) & (scores[:-1] <= 1)).all()
     by_pairs = facts["by_pairs_in_order"]
     assert len(by_pairs) == 4 and sum(by_pairs) == facts["sample"] == 399
     assert by_pairs[3] > 150 and by_pairs[0] > 100
-    assert facts["positives"] == min(by_pairs[3], sum(by_pairs[:3]))
-    assert facts["accuracy"] > 0.9 and facts["area_under_curve"] > 0.9
-    assert len(facts["trials"]) == 2 and facts["held_out"] >= 30
+    assert 100 <= facts["positives"] <= min(by_pairs[3], sum(by_pairs[:3]))
+    assert facts["strength_one"] == round(by_pairs[3] / 399, 4)
+    assert set(facts["strength_one_by_source"]) == {"site-a", "site-b"}
+    assert facts["auc"] > 0.9 and facts["auc"] == max(trial["auc"] for trial in facts["trials"])
+    assert len(facts["trials"]) == 2 and facts["held_out"] >= 20
     assert len(facts["bits_per_character"]) == 3
 
 
@@ -243,14 +271,13 @@ def test_the_order_of_the_models_decides(ladder: list[str]) -> None:
     scorer = PreSelect(models=ladder[::-1], **SMALL)
     scorer.fit(fitting(pool(), progress=lines.append))
     scores = scorer.score(batch_of(pool()))
-    nature = np.array(pool()["source"].to_pylist()) == "nature"
-    assert scores[nature].max() < np.nanmin(scores[~nature])
+    assert scores[NATURE].max() < np.nanmin(scores[~NATURE])
 
 
 def test_models_in_reverse_order_give_a_warning(ladder: list[str]) -> None:
     """All documents are about nature, and the last model has seen the least of it."""
     lines: list[str] = []
-    table = pool().filter(pa.array([source == "nature" for source in pool()["source"].to_pylist()]))
+    table = pool().filter(pa.array(NATURE))
     with pytest.raises(SelectorError) as info:
         PreSelect(models=ladder[::-1], **SMALL).fit(fitting(table, progress=lines.append))
     assert info.value.key == "sample"
@@ -298,28 +325,29 @@ def test_the_end_of_line_row_is_zeroed_and_may_be_left(
     assert zeroed.weights[others].tobytes() == left._classifier.weights[others].tobytes()
 
 
-def test_words_that_are_few_count_less_if_asked(
+def test_words_that_are_few_count_less(
     fitted: tuple[PreSelect, dict[str, Any]], ladder: list[str], tmp_path: Path
 ) -> None:
-    scorer = fitted[0]
-    scorer.save(tmp_path)
-    shrinking = PreSelect(models=ladder, prior_words=50, **SMALL)
-    shrinking.load(tmp_path)
+    scorer, facts = fitted
     documents = batch_of(pool())
-    expected = shrunk_log_odds(scorer._classifier, documents.column("text"), 50)
-    np.testing.assert_array_equal(shrinking.score(documents)[:-1], expected[:-1])
+    texts = documents.column("text")
+    plain = PreSelect(models=ladder, prior_words=0, **SMALL)
+    assert plain.fit(fitting(pool()))["centre"] == 0
+    p = plain.score(documents)[:-1].astype(np.float64)
+    centre = np.mean(np.log(p / (1 - p)))
+    assert facts["centre"] == pytest.approx(centre, abs=0.01)
+    log_odds = shrunk_log_odds(scorer._classifier, texts, 50, centre)[:-1]
+    np.testing.assert_allclose(scorer.score(documents)[:-1], 1 / (1 + np.exp(-log_odds)), rtol=1e-4)
 
 
 def test_only_the_beginning_is_read_and_learned(ladder: list[str]) -> None:
     table = pool()
-    long = pa.array(
-        [text + " " * 8 + "goal " * 300 for text in table["text"].to_pylist()], pa.large_string()
-    )
-    table = table.set_column(1, "text", long)
-    scorer = PreSelect(models=ladder, max_characters=40, **SMALL)
+    long = pa.array([text + "goalless " * 300 for text in table["text"].to_pylist()])
+    table = table.set_column(1, "text", long.cast(pa.large_string()))
+    scorer = PreSelect(models=ladder, **SMALL)
     scorer.fit(fitting(table))
     words = scorer._classifier.words.tobytes()  # type: ignore[union-attr]
-    assert b"sunlight" in words and scorer.score(batch_of(pool()))[0] > 0.5
+    assert b"sunlight" in words and b"goalless" not in words
 
 
 def test_strangers_documents(fitted: tuple[PreSelect, dict[str, Any]]) -> None:
@@ -345,7 +373,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> str:
     table = pool()
     model = train(
         table["text"].to_pylist()[:-1],
-        [source == "nature" for source in table["source"].to_pylist()[:-1]],
+        NATURE[:-1].tolist(),
         lr=0.5,
         dim=4,
         bucket=1000,
@@ -359,19 +387,22 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_ready_classifier_scores_as_fasttext_does(
     ready: str, zero_eos: bool, tmp_path: Path
 ) -> None:
-    scorer, plain = (
-        PreSelect(model=ready, zero_eos=zero_eos),
-        FastTextScorer(model=ready, zero_eos=zero_eos),
-    )
+    published = {"model": ready, "zero_eos": zero_eos}
+    scorer, plain = PreSelect(prior_words=0, **published), FastTextScorer(**published)
     assert scorer.fit(fitting(pool())) == plain.fit(fitting(pool()))
     documents = batch_of(pool())
     expected = plain.score(documents)
     assert scorer.score(documents).tobytes() == expected.tobytes()
     assert np.nanstd(expected) > 0.1
     scorer.save(tmp_path)
-    loaded = PreSelect(model=ready, zero_eos=zero_eos)
+    loaded = PreSelect(prior_words=0, **published)
     loaded.load(tmp_path)
     assert loaded.score(documents).tobytes() == expected.tobytes()
+    shrunk = PreSelect(**published)
+    shrunk.fit(fitting(pool()))
+    unknown = shrunk.score(batch_of(pool().slice(0, 1).set_column(1, "text", [["zyx"]])))
+    odds = np.log(expected[:-1] / (1 - expected[:-1].astype(np.float64)))
+    assert unknown == pytest.approx(1 / (1 + np.exp(-odds.mean())), abs=0.02)
 
 
 # Identity and parameters.

@@ -158,7 +158,8 @@ def test_there_is_a_case_for_each() -> None:
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool twice, once in another order; targets, an encoder, a model, a plug-in."""
     at = tmp_path_factory.mktemp("properties")
-    rows = texts(360)
+    # Each site has documents about everything.
+    rows = [{**row, "source": f"site-{number % 2}"} for number, row in enumerate(texts(360))]
     rows += [{"id": name, "text": text, "source": "odd"} for name, text in ODD.items()]
     write_jsonl(at / "pool" / "a.jsonl", rows)
     random.Random(3).shuffle(rows)

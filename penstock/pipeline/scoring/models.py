@@ -179,6 +179,7 @@ class Models:
         return Fitting(
             sample=self._sample,
             pool_size=self.pool.kept,
+            sources={name: tally["bytes"] for name, tally in self.pool.by_source.items()},
             target=column.target.examples,
             seed=self.seed,
             encoder=cache(self.load_encoder),
@@ -186,19 +187,15 @@ class Models:
             progress=lambda line: self.progress(f"{column.name}: {line}"),
         )
 
-    def _sample(
-        self, count: int, *, source: str | None = None, characters: int | None = None
-    ) -> pa.Table:
+    def _sample(self, count: int, **asked: Any) -> pa.Table:
         # Not by the column's name: a model serves every column of the same identity.
-        asked = count, source, characters
-        sample = self._samples.get(asked)
+        key = count, *sorted(asked.items())
+        sample = self._samples.get(key)
         self._samples.clear()
         if sample is None:
-            sample = sample_documents(
-                self.pool, count, self.seed, FIT, self.runner, source, characters
-            )
+            sample = sample_documents(self.pool, count, self.seed, FIT, self.runner, **asked)
         if sample.nbytes <= _HELD_BYTES:
-            self._samples[asked] = sample
+            self._samples[key] = sample
         return sample
 
     def _made(
