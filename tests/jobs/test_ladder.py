@@ -126,8 +126,8 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
 
     larger = cuts[-1].cut.facts["by_source"]
     tokens_of = {name: one["tokens"] for name, one in larger.items()}
-    assert set(tokens_of) == {"web", "wiki", "code"}
-    assert max(tokens_of.values()) < 2 * min(tokens_of.values()), "the pool has 3 : 2 : 1"
+    assert set(tokens_of) == {"web", "wiki", "code"}  # of code, all there is
+    assert tokens_of["web"] == pytest.approx(tokens_of["wiki"], rel=0.2), "the pool has 3 : 2"
 
     with Workspace.driving(recipe.work_directory) as workspace:
         again, _, notes = climbed(recipe, workspace)
