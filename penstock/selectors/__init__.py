@@ -23,6 +23,7 @@
     preselect       documents whose losses rank models (Shum et al. 2025, PreSelect)
 
     set selectors, partition by partition:
+    crisp           clusters by the target's examples in them (Grangier et al. 2024, CRISP)
     d4              no near copies, the least typical first (Tirumala et al. 2023, D4)
     ingenious       facility location (Renduchintala et al. 2023, INGENIOUS)
     kmq             clusters share the budget, quality is drawn (Yu et al. 2024, kMQ)

@@ -97,6 +97,7 @@ CASES: dict[str, Case] = {
     ),
     # One common word on a line is easy by definition.
     "ccnet": Case(lambda at: {**TARGET}, aims=True, takes=frozenset({"one"})),
+    "crisp": Case(lambda at: {**TARGET, "encoder": str(at / "encoder"), "clusters": 4}, aims=True),
     "d4": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4}),
     # It learns that these examples are questions, which nothing in the pool is.
     "dclm": Case(lambda at: {"target": "many.jsonl", "dim": 4, "bucket": 5000, "lr": 0.5}),
