@@ -19,12 +19,14 @@
     dsir            importance weights of hashed n-grams (Xie et al. 2023, DSIR)
     fasttext        a ready fastText classifier (Joulin et al. 2017)
     fineweb_edu     grades by a linear head on embeddings (Penedo et al. 2024, FineWeb-Edu)
+    got_d           gradient of the transport to the target (Kang et al. 2024, GOT-D)
     perplexity      bands of a small language model's perplexity (Ankner et al. 2024)
     preselect       documents whose losses rank models (Shum et al. 2025, PreSelect)
 
     set selectors, partition by partition:
     crisp           clusters by the target's examples in them (Grangier et al. 2024, CRISP)
     d4              no near copies, the least typical first (Tirumala et al. 2023, D4)
+    gist            the best that are not near each other (Fahrbach et al. 2024, GIST)
     ingenious       facility location (Renduchintala et al. 2023, INGENIOUS)
     kmq             clusters share the budget, quality is drawn (Yu et al. 2024, kMQ)
     semdedup        no two documents of nearly the same meaning (Abbas et al. 2023, SemDeDup)
@@ -37,7 +39,8 @@
     near_copies     near copies within clusters of documents, as SemDeDup and D4 exclude them
     losses          losses of documents under causal language models
     predictive_strength  pairs of models that losses put in order, and PreSelect's training set
-    kernels/        compiled loops: fastText, n-grams, WordPiece, k-means, rankings, similarities
+    kernels/        compiled loops: fastText, n-grams, WordPiece, k-means, rankings, similarities,
+                    optimal transport
     encoders/       texts to vectors: sentence-transformers, hidden states, static distillation
     classifiers/    fastText classifiers: reading, training, shrunk log odds, BatchScorer
 

@@ -113,6 +113,11 @@ CASES: dict[str, Case] = {
     "fineweb-edu": Case(
         lambda at: {"labels": str(at / "labels.jsonl"), "encoder": str(at / "encoder")}, aims=True
     ),
+    "gist": Case(
+        lambda at: {"encoder": str(at / "encoder"), "clusters": 4, "quality": "length"},
+        others={"length": {"use": "plugin:score"}},
+    ),
+    "got-d": Case(lambda at: {**TARGET, "encoder": str(at / "encoder")}, aims=True),
     "ingenious": Case(
         lambda at: {
             "encoder": str(at / "encoder"),

@@ -14,6 +14,7 @@
     vectors on the lattice -> choices
     ├─ fit_clusters      k-means                                            kmeans.py
     ├─ lazy_greedy       facility location                                  facility_location.py
+    ├─ sinkhorn          entropic optimal transport (GOT-D)                 transport.py
     └─ rank_sample       ranks by each example (BETR)                       ranking.py
 
 Every kernel returns the same bytes on any number of threads.
