@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -32,6 +32,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(self.server.slowness)
             if fault is not None:
                 fault(self)
+            elif self.server.reply is not None:
+                self.server.reply(self, prompt)
             else:
                 own = self.server.answer_with
                 self.answer(prompt.upper() if own is None else own)
@@ -45,6 +47,20 @@ class Handler(BaseHTTPRequestHandler):
                          "finish_reason": finish}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3},
         })  # fmt: skip
+
+    def grade(self, text: str, *alternatives: Mapping[str, float]) -> None:
+        """Answer with log-probabilities: for each token, those of the likeliest ones."""
+        content = [
+            {
+                "token": max(own, key=lambda token: own[token]),
+                "logprob": max(own.values()),
+                "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in own.items()],
+            }
+            for own in alternatives
+        ]
+        message = {"role": "assistant", "content": text}
+        choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": content}}
+        self.send(200, {"choices": [choice]})
 
     def send(self, status: int, body: Any, **headers: str) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -72,6 +88,7 @@ class Server(ThreadingHTTPServer):
         self.always: list[Fault] = []
         self.slowness = 0.0
         self.answer_with: str | None = None
+        self.reply: Callable[[Handler, str], None] | None = None
         self.under_way = self.most = 0
 
     def handle_error(self, *_: Any) -> None:

@@ -24,6 +24,7 @@ from penstock.errors import SelectorError
 from penstock.pipeline.checking import call_plugin, check_identity, check_sum, scores_of
 from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.pool import Pool
+from penstock.pipeline.scoring.answered import answers_for, score_answers
 from penstock.pipeline.scoring.means import score_means
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
@@ -57,7 +58,7 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
     begun = {
         column.name: _begin(column, models, {})
         for column in ordered
-        if column.selector.kind == "scorer"
+        if column.selector.kind == "scorer" and column.selector.requirements.answers is None
     }
     drafts = {name: draft for name, draft in begun.items() if isinstance(draft, Draft)}
     scorers = [column for column in ordered if column.name in drafts]
@@ -77,6 +78,8 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
             finished[column.name] = _set_column(column, column.selector, models, units, finished)
         elif column.selector.kind == "mean":
             finished[column.name] = _mean_column(column, column.selector, models, finished)
+        elif column.name not in finished:
+            finished[column.name] = _answered_column(column, models)
     for name, artefact in finished.items():
         if excluded := artefact.facts["excluded"]:
             noun = numbered(excluded, "document has", "documents have")
@@ -153,6 +156,16 @@ def _mean_column(
         return draft
     parts = score_means(selector.by, draft, models.pool, averaged, models.runner)
     return _publish(draft, parts, models.pool)
+
+
+def _answered_column(column: Column, models: Models) -> Artefact:
+    asked = column.selector.requirements.answers
+    assert asked is not None
+    answers = answers_for(column, asked, models)
+    draft = _begin(column, models, {"answers": answers.fingerprint})
+    if isinstance(draft, Artefact):
+        return draft
+    return _publish(draft, score_answers(column, asked, draft, answers, models), models.pool)
 
 
 def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:

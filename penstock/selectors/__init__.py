@@ -15,6 +15,7 @@
     betr            nearest to any example of the target (Mizrahi et al. 2025, BETR)
     ccnet           perplexity under an n-gram model of a reference (Wenzek et al. 2020, CCNet)
     dclm            p(high quality) by a classifier (Li et al. 2024, DataComp-LM)
+    deita           grades by a language model's probabilities (Liu et al. 2024, DEITA)
     document_loss   losses of an earlier run of your own (Marion et al. 2023; Ankner et al. 2024)
     dsir            importance weights of hashed n-grams (Xie et al. 2023, DSIR)
     fasttext        a ready fastText classifier (Joulin et al. 2017)

@@ -25,8 +25,10 @@ from penstock.resources import Resources
 if TYPE_CHECKING:
     from penstock.selectors.classifiers.classifier import Texts
     from penstock.selectors.classifiers.fasttext import CollapsedFastText
+    from penstock.selectors.rewriting.base import Answer, Completions, Prompter
 
 __all__ = [
+    "AnswerScores",
     "ClassifierScores",
     "ClusterWeights",
     "Documents",
@@ -176,6 +178,18 @@ class ClassifierScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerScores:
+    """Scoring by a language model's answers, which the engine requests once and keeps."""
+
+    prompter: Prompter
+    """The requests about each document."""
+    completions: Completions
+    """The model that answers."""
+    score: Callable[[Sequence[Answer]], float]
+    """A document's answers, in the order of its requests, to its score; NaN excludes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Merge:
     """A second round of selection: the best of all partitions compete once more (GreeDi)."""
 
@@ -261,6 +275,8 @@ class Requirements:
     """Scores by shared vectors instead of by :meth:`Scorer.score`."""
     classifier: ClassifierScores | None = None
     """Scores by a classifier that shares a pass over the texts with others."""
+    answers: AnswerScores | None = None
+    """Scores by answers of a language model instead of by :meth:`Scorer.score`."""
     merge: Merge | None = None
     """A set selector's second round."""
     model_ladder: ModelLadder | None = None

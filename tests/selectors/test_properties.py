@@ -7,9 +7,10 @@ document crashes it, and odd ones gain no rank; what a budget then takes is exac
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,6 +35,7 @@ from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.registry import built_in
+from tests.chat import Handler, chat_server
 from tests.fasttext_reference import train
 from tests.pools import pool_of, write_jsonl
 from tests.selectors.llamas import byte_tokenizer, write_model
@@ -101,6 +103,9 @@ CASES: dict[str, Case] = {
     "d4": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4}),
     # It learns that these examples are questions, which nothing in the pool is.
     "dclm": Case(lambda at: {"target": "many.jsonl", "dim": 4, "bucket": 5000, "lr": 0.5}),
+    "deita": Case(
+        lambda at: {"by": {"url": (at / "server").read_text(), "model": "m"}, "max_characters": 99}
+    ),
     "document-loss": Case(
         lambda at: {"run": (at / "run").read_text(), "take": "middle", "missing": "last"}
     ),
@@ -160,9 +165,22 @@ def test_there_is_a_case_for_each() -> None:
     assert not missing, f"add a Case to CASES in {Path(__file__).name} for {missing}"
 
 
+def grade(handler: Handler, prompt: str) -> None:
+    """Grade a text by its share of words about nature, between two grades or without them."""
+    words = prompt.partition("=\n")[2].split()
+    share = sum(word in TOPICS["nature"].split() for word in words) / max(len(words), 30)
+    low = min(1 + int(10 * share), 5)
+    if len(words) % 7:
+        handler.grade(
+            str(low), {str(low): math.log(0.9 - share), str(low + 1): math.log(share + 0.1)}
+        )
+    else:
+        handler.answer(str(low))
+
+
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pool twice, once in another order; targets, an encoder, a model, a plug-in."""
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pool twice, once in another order; targets, an encoder, models, a plug-in, a server."""
     at = tmp_path_factory.mktemp("properties")
     # Each site has documents about everything.
     rows = [{**row, "source": f"site-{number % 2}"} for number, row in enumerate(texts(360))]
@@ -193,7 +211,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     losses = [(row["id"], float(len(row["text"])), 9) for row in rows[::2]]
     (at / "run").write_text(str(write_run(at / "runs", losses).path))
     (at / "plugin.py").write_text("def score(texts):\n    return [len(text) for text in texts]\n")
-    return at
+    with chat_server() as server:
+        server.reply = grade
+        (at / "server").write_text(server.url)
+        yield at
 
 
 def write_encoder(directory: Path) -> None:

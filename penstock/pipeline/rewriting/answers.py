@@ -35,6 +35,7 @@ from penstock.selectors.rewriting.base import (
     Completions,
     Document,
     Editor,
+    Prompter,
     Request,
     Rewriter,
     request_seed,
@@ -43,6 +44,7 @@ from penstock.storage import AnyPath, LineLog, atomic_file, sizes_under
 
 __all__ = [
     "AnswerJournal",
+    "Questions",
     "RequestKey",
     "Rewrite",
     "answers_of",
@@ -128,6 +130,32 @@ _SCHEMA = pa.schema(
 )
 """An answer a row, in the order of documents and of their requests."""
 
+_PROBABILITIES = pa.field("probabilities", pa.list_(pa.float64()))
+"""A further column, where some answer has probabilities of choices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """Prompts for the documents of a pool, with the language model that answers them."""
+
+    name: str
+    """Key of the rewriter or selector."""
+    section: str
+    """The recipe's section: ``rewrite`` or ``select``."""
+    prompter: Prompter
+    completions: Completions
+    share: float
+    """Share of the documents that are asked about, drawn by hash of id and text."""
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+    def identity(self) -> dict[str, Any]:
+        """Identify what the answers depend on besides the documents and the model."""
+        return identity_of(self.prompter, self.share, self.seed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
@@ -141,13 +169,24 @@ class Rewrite:
     """Share of the documents that are rewritten, drawn by hash of id and text."""
     seed: int
 
+    @property
+    def questions(self) -> Questions:
+        return Questions(
+            name=self.name,
+            section="rewrite",
+            prompter=self.rewriter,
+            completions=self.completions,
+            share=self.share,
+            seed=self.seed,
+        )
+
     def identity(self) -> dict[str, Any]:
-        """Identify what the answers depend on besides the documents and the model."""
+        """Identify what the texts depend on besides the documents and the answers."""
         return identity_of(self.rewriter, self.share, self.seed)
 
 
-def identity_of(rewriter: Rewriter | Editor, share: float, seed: int) -> dict[str, Any]:
-    """Identify a rewriter with what it is applied to, for a fingerprint."""
+def identity_of(rewriter: Prompter | Editor, share: float, seed: int) -> dict[str, Any]:
+    """Identify a rewriter or selector with what it is applied to, for a fingerprint."""
     return {
         "rewriter": type(rewriter).__qualname__,
         "identity": dict(rewriter.identity()),
@@ -157,7 +196,7 @@ def identity_of(rewriter: Rewriter | Editor, share: float, seed: int) -> dict[st
 
 
 def make_answers(
-    rewrite: Rewrite,
+    questions: Questions,
     pool: Pool,
     units: Sequence[Unit],
     workspace: Workspace,
@@ -175,27 +214,27 @@ def make_answers(
     inputs = {
         "corpus": pool.corpus.fingerprint,
         "pool": pool.fingerprint,
-        "model": dict(rewrite.completions.identity()),
+        "model": dict(questions.completions.identity()),
     }
 
     def work(draft: Draft) -> Artefact:
-        earlier = _earlier_answers(workspace, rewrite, inputs)
+        earlier = _earlier_answers(workspace, questions, inputs)
         by_name = {unit.name: (unit, earlier.get(unit.name, [])) for unit in units}
         left = sum(draft.done(name) is None for name in by_name)
         worker = replace(
-            rewrite, completions=rewrite.completions.split(min(runner.slots, max(1, left)))
+            questions, completions=questions.completions.split(min(runner.slots, max(1, left)))
         )
-        with _reported(rewrite.name, draft.path, progress):
+        with _reported(questions.name, draft.path, progress):
             records = draft.fill(
                 runner.run,
                 _request_answers,
                 by_name,
                 (worker, draft.path),
                 lambda item, files: progress(
-                    f"{rewrite.name}: {files[0].facts['requests']:,} answers for {item[0].name}"
+                    f"{questions.name}: {files[0].facts['requests']:,} answers for {item[0].name}"
                 ),
                 keep_state=True,
-                needs=rewrite.completions.requirements.resources,
+                needs=questions.completions.requirements.resources,
             )
         return draft.publish(
             by_name,
@@ -205,7 +244,7 @@ def make_answers(
             },
         )
 
-    return workspace.make("answers", _VERSION, rewrite.identity(), inputs, work)
+    return workspace.make("answers", _VERSION, questions.identity(), inputs, work)
 
 
 def answers_of(
@@ -219,6 +258,7 @@ def answers_of(
             for line in batch.to_pylist():
                 row, digest = line.pop("row"), line.pop("digest")
                 del line["index"]
+                line["probabilities"] = tuple(line.get("probabilities") or ())
                 if row != at and found:
                     yield at, found
                     found = []
@@ -263,14 +303,14 @@ _UnitAnswers = tuple[AnyPath, FileRecord]
 
 
 def _earlier_answers(
-    workspace: Workspace, rewrite: Rewrite, inputs: Mapping[str, Any]
+    workspace: Workspace, questions: Questions, inputs: Mapping[str, Any]
 ) -> dict[str, list[_UnitAnswers]]:
     """List files of answers of the same model to documents of the same corpus, by unit."""
     found: dict[str, list[_UnitAnswers]] = {}
     for answers in workspace.finished("answers"):
         theirs = answers.manifest["inputs"]
         same = all(theirs.get(name) == inputs[name] for name in ("corpus", "model"))
-        if same and answers.manifest["config"]["seed"] == rewrite.seed:
+        if same and answers.manifest["config"]["seed"] == questions.seed:
             for record in answers.files:
                 unit = record.path.removeprefix("answers-").rpartition("-")[0]
                 found.setdefault(unit, []).append((answers.path, record))
@@ -289,29 +329,29 @@ def _known_answers(files: Sequence[_UnitAnswers]) -> dict[RequestKey, Answer]:
 
 
 def _request_answers(
-    item: tuple[Unit, Sequence[_UnitAnswers]], state: tuple[Rewrite, AnyPath]
+    item: tuple[Unit, Sequence[_UnitAnswers]], state: tuple[Questions, AnyPath]
 ) -> FileRecord:
     unit, earlier = item
-    rewrite, directory = state
+    questions, directory = state
     known = _known_answers(earlier)
     wanted: list[RequestKey] = []
     documents = 0
 
     def missing() -> Iterator[tuple[RequestKey, Request, int]]:
         nonlocal documents
-        for row, document in _documents(unit, rewrite):
+        for row, document in _documents(unit, questions):
             documents += 1
-            key, at = f"rewrite.{rewrite.name}", f"document {document.id} of {unit.name}"
-            requests = call_plugin(key, at, rewrite.rewriter.requests, document)
+            at = f"document {document.id} of {unit.name}"
+            requests = call_plugin(questions.key, at, questions.prompter.requests, document)
             for index, request in enumerate(requests):
                 wanted.append(request_key := RequestKey(row, index, request.digest))
                 if request_key in known:
                     journal.answers.setdefault(request_key, known[request_key])
                 if request_key not in journal.answers:
-                    yield request_key, request, request_seed(rewrite.seed, document.id, index)
+                    yield request_key, request, request_seed(questions.seed, document.id, index)
 
     with AnswerJournal(directory, unit.name) as journal:
-        for key, answer in rewrite.completions.answers(missing()):
+        for key, answer in questions.completions.answers(missing()):
             journal.append(key, answer)
         found = [journal.answers.get(key) for key in wanted]
     answered = [answer for answer in found if answer is not None]
@@ -319,11 +359,11 @@ def _request_answers(
     return _write_answers(directory, unit, wanted, answered, documents)
 
 
-def _documents(unit: Unit, rewrite: Rewrite) -> Iterator[tuple[int, Document]]:
+def _documents(unit: Unit, questions: Questions) -> Iterator[tuple[int, Document]]:
     start, numbers = 0, unit.numbers()
     for batch in iter_documents(unit, ("id", "text", "hash")):
         ids, texts = batch.column("id"), batch.column("text")
-        for row in np.flatnonzero(draw(batch, rewrite.share, rewrite.seed)).tolist():
+        for row in np.flatnonzero(draw(batch, questions.share, questions.seed)).tolist():
             document = Document(id=ids[row].as_py(), text=texts[row].as_py())
             yield int(numbers[start + row]), document
         start += len(batch)
@@ -333,16 +373,20 @@ def _write_answers(
     directory: AnyPath, unit: Unit, wanted: list[RequestKey], answers: list[Answer], documents: int
 ) -> FileRecord:
     """Write a unit's answers under a name that depends on them: attempts may get different ones."""
+    schema = _SCHEMA
+    if any(answer.probabilities for answer in answers):
+        schema = schema.append(_PROBABILITIES)
     columns: Mapping[str, list[Any]] = {
         **{name: [getattr(key, name) for key in wanted] for name in ("row", "index", "digest")},
-        **{name: [getattr(answer, name) for answer in answers] for name in _SCHEMA.names[3:]},
+        **{name: [getattr(answer, name) for answer in answers] for name in schema.names[3:]},
     }
-    table = pa.table(columns, _SCHEMA)
+    table = pa.table(columns, schema)
     content = hashlib.sha256()
     for key, answer in zip(wanted, answers):
         # Spelt out, so that names do not depend on the name of a class.
         key_text = f"Asked(row={key.row}, index={key.index}, digest={key.digest!r})"
         content.update(f"({key_text}, {answer!r})".encode())
+        content.update(repr(answer.probabilities).encode() if answer.probabilities else b"")
     name = f"answers-{unit.name}-{content.hexdigest()[:12]}.parquet"
     with atomic_file(directory / name) as sink:
         pq.write_table(table, sink, compression="zstd", row_group_size=4096)

@@ -103,7 +103,7 @@ def rewrite_corpus(
     units = [unit for unit in pool.units if replaces or not unit.record.facts.get("added")]
     answers = None
     if isinstance(rewrite, Rewrite):
-        answers = make_answers(rewrite, pool, units, workspace, runner, progress)
+        answers = make_answers(rewrite.questions, pool, units, workspace, runner, progress)
     config = {
         "rewrite": rewrite.name,
         "version": [_VERSION, type(rewrite.rewriter).version],

@@ -29,6 +29,7 @@ __all__ = [
     "Completions",
     "Document",
     "Editor",
+    "Prompter",
     "Request",
     "Rewriter",
     "Rewritten",
@@ -90,6 +91,8 @@ class Request:
     user: str
     sampling: Sampling
     system: str = ""
+    choices: tuple[str, ...] = ()
+    """Answers of one token whose probabilities are wanted."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -100,7 +103,10 @@ class Request:
     @property
     def digest(self) -> str:
         """sha256 of the whole request, which identifies its answer in a journal."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        own = asdict(self)
+        if not self.choices:  # as before there were any: answers are found again
+            del own["choices"]
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 MOST_TOKENS = 2**31 - 1
@@ -122,6 +128,8 @@ class Answer:
     """The reason why this request can never be answered (a prompt that is too long)."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    probabilities: tuple[float, ...] = field(default=(), repr=False)
+    """Of each of :attr:`Request.choices`; empty where the source gives none."""
 
     @classmethod
     def of(
@@ -132,6 +140,7 @@ class Answer:
         error: str = "",
         prompt_tokens: object = 0,
         completion_tokens: object = 0,
+        probabilities: Sequence[object] = (),
     ) -> Answer:
         """Make an answer of what a server or a journal says, such that a file can hold it.
 
@@ -140,7 +149,7 @@ class Answer:
         it is no reason to lose the text.
 
         Raises:
-            TypeError: The text or the error is not text.
+            TypeError: The text or the error is not text, or a probability is not from 0 to 1.
         """
         if not isinstance(text, str) or not isinstance(error, str):
             raise TypeError("expected texts")
@@ -150,11 +159,18 @@ class Answer:
             error=_storable(error),
             prompt_tokens=_tokens(prompt_tokens),
             completion_tokens=_tokens(completion_tokens),
+            probabilities=tuple(map(_probability, probabilities)),
         )
 
 
 def _storable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _probability(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise TypeError("expected probabilities")
+    return float(value)
 
 
 def _tokens(value: object) -> int:
@@ -173,7 +189,20 @@ class Rewritten:
     """A reason for each answer that was not used, and for a document that got no request."""
 
 
-class Rewriter(Protocol):
+class Prompter(Protocol):
+    """Turns one document into prompts.
+
+    Both methods are functions of their arguments and the hyperparameters alone.
+    """
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what the prompts depend on besides the documents; no paths."""
+
+    def requests(self, document: Document) -> Sequence[Request]:
+        """Make the prompts, in a fixed order; none for a document without a request."""
+
+
+class Rewriter(Prompter, Protocol):
     """Turns one document into prompts, and their answers into documents.
 
     Hyperparameters are the constructor's keywords. Both methods are functions of their arguments
@@ -191,9 +220,6 @@ class Rewriter(Protocol):
 
     def identity(self) -> Mapping[str, Any]:
         """Return what the texts depend on besides documents and answers; no paths."""
-
-    def requests(self, document: Document) -> Sequence[Request]:
-        """Make the prompts, in a fixed order; none for a document without a request."""
 
     def assemble(self, document: Document, answers: Sequence[Answer]) -> Rewritten:
         """Turn the answers to :meth:`requests`, one for each and in its order, into texts."""

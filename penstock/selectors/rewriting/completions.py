@@ -19,7 +19,7 @@ import queue
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
@@ -70,6 +70,11 @@ _EXCERPT = 300
 _BODY_BYTES, _TOKEN_BYTES = 2**20, 2**10
 """Decoded bytes that an answer may have: the first number, and the second for each of its tokens.
 The longest token of Llama 3 has 128 bytes, which JSON may spell in 768."""
+
+
+_MOST_LOGPROBS = 20
+"""Likeliest tokens whose log-probabilities are requested: the most that OpenAI's API and vLLM give
+by default."""
 
 
 def _checked(url: str) -> str:
@@ -293,6 +298,7 @@ class _Caller:
             "max_tokens": request.sampling.max_tokens,
             "seed": seed,
             "stream": False,
+            **({"logprobs": True, "top_logprobs": _MOST_LOGPROBS} if request.choices else {}),
         }
         try:
             async with self.session.post(self.url, json=body, allow_redirects=False) as response:
@@ -303,7 +309,7 @@ class _Caller:
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise _Again(self._clean(f"{type(error).__name__}: {error}")) from None
         if status == 200:
-            return self._read(content)
+            return self._read(content, request.choices)
         said = f"HTTP {status}: {self._clean(content.decode('utf-8', 'replace'))}"
         if status in _BUSY or status >= 500:
             raise _Again(said, _retry_after(headers))
@@ -324,10 +330,10 @@ class _Caller:
             hint = f"; is {self.endpoint.model!r} the model's name there, and the URL's end right?"
         return CompletionError(f"{self.url}: expected an answer, got {reason}{hint}")
 
-    def _read(self, content: bytes) -> Answer:
+    def _read(self, content: bytes, choices: Sequence[str]) -> Answer:
         """Read the answer of a body; a truncated or malformed one is tried again."""
         try:
-            answer = _read(content)
+            answer = _read(content, choices)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             reason = self._clean(f"{type(error).__name__}: {error}")
             raise _Again(f"HTTP 200 and no completion ({reason})") from None
@@ -352,8 +358,8 @@ async def _body(response: Any, max_tokens: int) -> bytes:
     return b"".join(parts)
 
 
-def _read(content: bytes) -> Answer:
-    """Read the answer of a body.
+def _read(content: bytes, choices: Sequence[str] = ()) -> Answer:
+    """Read the answer of a body, with the probabilities of choices.
 
     Raises:
         ValueError, LookupError, TypeError, RecursionError: It is truncated or malformed.
@@ -370,7 +376,38 @@ def _read(content: bytes) -> Answer:
         finish="refusal" if message.get("refusal") else choice.get("finish_reason") or "stop",
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
+        probabilities=_probabilities(choice.get("logprobs"), choices),
     )
+
+
+def _probabilities(logprobs: Any, choices: Sequence[str]) -> list[float]:
+    """Return the probability of each choice at the first token that is one of them.
+
+    Tokens that are equal but for white space are one choice, as ``4`` and `` 4``. The result is
+    empty where the server gives no log-probabilities, or no token is a choice; a choice that is
+    not among the likeliest tokens has 0.
+
+    Raises:
+        ValueError, TypeError, LookupError: They are malformed.
+    """
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) and choices else None
+    for token in tokens or ():
+        if str.strip(token["token"]) not in choices:
+            continue
+        found = {one["token"]: one["logprob"] for one in token.get("top_logprobs") or ()}
+        found[token["token"]] = token["logprob"]
+        sums = dict.fromkeys(choices, 0.0)
+        for name, logprob in found.items():
+            if (choice := str.strip(name)) in sums:
+                sums[choice] += _probability(logprob)
+        return [min(1.0, own) for own in sums.values()]
+    return []
+
+
+def _probability(logprob: float) -> float:
+    if math.isnan(logprob):
+        raise ValueError("a log-probability that is no number")
+    return math.exp(min(logprob, 0.0))
 
 
 def _integer(digits: str) -> int | float:
