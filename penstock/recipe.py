@@ -242,6 +242,8 @@ class Shards(Model):
     """Tokens of a packed sequence."""
     tokens_per_shard: PositiveInt = 16 * 2**20
     """Tokens of a shard file, about; also the cap of one record batch."""
+    carry: str | None = None
+    """A selector whose score each document carries into the shards, for ``train.reweight``."""
 
 
 class Compare(Model):
@@ -318,12 +320,15 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _rank_names_exist(self) -> Recipe:
         known = [*self.select, "random"]
-        for name in self.budget.ranks:
-            if name not in known:
+        named = [("budget.rank", name, known) for name in self.budget.ranks]
+        if self.shards.carry is not None:
+            named.append(("shards.carry", self.shards.carry, [*self.select]))
+        for key, name, columns in named:
+            if name not in columns:
                 raise RecipeError(
                     f"no column {name!r}",
-                    key="budget.rank",
-                    fix=did_you_mean(name, known).removeprefix("; "),
+                    key=key,
+                    fix=did_you_mean(name, columns).removeprefix("; "),
                 )
         require(
             "random" not in self.select,

@@ -157,7 +157,13 @@ class Made:
 
     def shards(self) -> Artefact:
         return make_shards(
-            self.recipe.shards, self.cut, self.store, self.tokenizer, self.workspace, self.runner
+            self.recipe.shards,
+            self.cut,
+            self.store,
+            self.tokenizer,
+            self.workspace,
+            self.runner,
+            self.columns.get(self.recipe.shards.carry or ""),
         )
 
     def taken(self) -> list[dict[str, Any]]:

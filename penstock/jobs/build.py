@@ -59,14 +59,25 @@ def build_reweighter(recipe: Recipe) -> PlannedReweighter | None:
     """Build the reweighter of the recipe's training batches; None without one.
 
     Raises:
-        SelectorError: There is no such reweighter, or a parameter is not known.
+        SelectorError: There is no such reweighter, a parameter is not known, or it needs scores
+            that the shards do not carry.
     """
     spec = recipe.train.reweight
-    return PlannedReweighter(spec, [recipe.directory, Path.cwd()]) if spec else None
+    if spec is None:
+        return None
+    planned = PlannedReweighter(spec, [recipe.directory, Path.cwd()])
+    if planned.needs_carried and recipe.shards.carry is None:
+        raise SelectorError(
+            f"`{spec.use}` needs a score of each document in the shards",
+            key="train.reweight.use",
+            fix="name a selector in shards.carry",
+        )
+    return planned
 
 
 def build_columns(recipe: Recipe) -> list[Column]:
-    """Build the selectors that ``budget.rank`` names and those that they depend on; read targets.
+    """Build the selectors that ``budget.rank`` and ``shards.carry`` name and those that they depend
+    on; read targets.
 
     Returns:
         Columns in an order in which each comes after those that it depends on.
@@ -79,7 +90,7 @@ def build_columns(recipe: Recipe) -> list[Column]:
     held_out = EvaluationExamples(find_evaluation_files(recipe))
     directories = [recipe.directory, Path.cwd()]
     built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
-    wanted = list(recipe.budget.ranks)
+    wanted = [*recipe.budget.ranks, *([recipe.shards.carry] if recipe.shards.carry else [])]
     for name in wanted:  # it grows by the columns that a column depends on
         upon = built[name].requirements.quality if name in built else None
         if upon is not None and upon not in wanted:

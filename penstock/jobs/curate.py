@@ -84,7 +84,7 @@ class Curated:
             ("documents", f"{counts['kept']:,} of {counts['read']:,} kept"),
             ("taken", f"{cut['documents']:,}"),
             ("tokens", f"{cut['delivered']:,} of {cut['requested']:,} delivered"),
-            ("ranked by", ", ".join(self.columns) or "random"),
+            ("ranked by", ", ".join(self.recipe.budget.ranks)),
             ("shards", str(self.shards.path)),
             ("digest", self.shards.digest),
         ]
@@ -302,11 +302,13 @@ def _curate(
         tokenizer = tokenizer or make_tokenizer(plan.tokenizer, pool, workspace, runner)
     with stage("cut"):
         tokens = TokenStore(pool, tokenizer, workspace)
-        cut = make_cut(plan.cut, pool, columns, tokens, tokenizer, workspace, runner)
+        own = _columns_of_cut(plan, columns)
+        cut = make_cut(plan.cut, pool, own, tokens, tokenizer, workspace, runner)
         for line in describe_cut(cut, pool):
             progress(line)
     with stage("shards"):
-        shards = make_shards(plan.shards, cut, tokens, tokenizer, workspace, runner)
+        carried = columns.get(plan.shards.carry or "")
+        shards = make_shards(plan.shards, cut, tokens, tokenizer, workspace, runner, carried)
     return Curated(
         recipe=plan.recipe,
         pool=pool,
@@ -316,6 +318,12 @@ def _curate(
         shards=shards,
         seconds=seconds,
     )
+
+
+def _columns_of_cut(plan: Plan, columns: Mapping[str, Artefact]) -> dict[str, Artefact]:
+    """Leave out a column that is only carried: it is no part of the cut's name."""
+    ranks, carry = plan.cut.budget.ranks, plan.shards.carry
+    return {name: own for name, own in columns.items() if name in ranks or name != carry}
 
 
 def describe_overlap(overlap: FileOverlap) -> str:

@@ -144,14 +144,20 @@ class Plan:
             evaluate=tuple(once(find_evaluation_files, keys["evaluate"])),
             rewrites=tuple(once(build_rewrites, keys["rewrite"], recipe.seed)),
             columns=tuple(
-                once(build_columns, keys["select"], keys["evaluate"], sorted(recipe.budget.ranks))
+                once(
+                    build_columns,
+                    keys["select"],
+                    keys["evaluate"],
+                    sorted(recipe.budget.ranks),
+                    recipe.shards.carry,
+                )
             ),
             cut=CutSettings.of(recipe),
             shards=recipe.shards,
             train=TrainSettings(
                 train=once(_checked_training, recipe.train.model_dump(mode="json")),
                 seed=recipe.train_seed,
-                reweighter=once(build_reweighter, reweight),
+                reweighter=once(build_reweighter, reweight, recipe.shards.carry),
             ),
             _built=built,
         )

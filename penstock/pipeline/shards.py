@@ -4,8 +4,9 @@ The chosen documents of a group, in the corpus's order, are one stream of tokens
 between two ends of text; every ``sequence_length`` tokens of the stream are a sequence. The
 position of a document follows from prefix sums, so each shard is written by a task of its own. A
 row is a sequence: its tokens; for each span of a document, its start in the sequence and in the
-document, its id, source and score; and a checksum of tokens and starts, by which a trainer detects
-a changed bit whenever it reads the row. No stage may attend or predict across spans.
+document, its id, source and score, and its score by ``shards.carry``, if that is given; and a
+checksum of tokens and starts, by which a trainer detects a changed bit whenever it reads the row.
+No stage may attend or predict across spans.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprin
 from penstock.columnar import read_parquet
 from penstock.hashing import sequence_checksums
 from penstock.pipeline.checking import check_files, check_sum
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore, open_tokens
+from penstock.pipeline.units import Unit
 from penstock.recipe import Shards
 from penstock.storage import AnyPath, atomic_file
 
@@ -44,6 +47,8 @@ class _StreamPiece:
     group: int
     start: int
     """Offset of the unit's tokens in the group's stream."""
+    carried: tuple[Unit, FileRecord] | None
+    """The unit, and its scores that documents carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class _ShardWriting:
     dtype: str
     length: int
     directory: AnyPath
+    carried: AnyPath | None
+    """The column whose scores documents carry."""
 
 
 def make_shards(
@@ -85,18 +92,24 @@ def make_shards(
     tokenizer: Artefact,
     workspace: Workspace,
     runner: Runner,
+    carried: Artefact | None = None,
 ) -> Artefact:
     """Find the shards of a cut, or make them; two runs are compared by their digest.
+
+    ``carried`` is the column of ``shards.carry``.
 
     Raises:
         ArtefactError: A file of shards that were found differs from its record.
     """
     length = settings.sequence_length
-    config = settings.model_dump(mode="json")
+    # As before there was `carry`, where none is given: the same shards have the same name.
+    config = settings.model_dump(mode="json", exclude_none=True)
     inputs = {"cut": cut.fingerprint, "tokenizer": tokenizer.fingerprint}
+    if carried is not None:
+        inputs["carried"] = carried.fingerprint
 
     def work(draft: Draft) -> Artefact:
-        shards = {shard.name: shard for shard in _plan(settings, cut, tokens)}
+        shards = {shard.name: shard for shard in _plan(settings, cut, tokens, carried)}
         records = draft.fill(
             runner.run,
             _write_shard,
@@ -107,6 +120,7 @@ def make_shards(
                 dtype=tokens.dtype,
                 length=length,
                 directory=draft.path,
+                carried=carried.path if carried else None,
             ),
         )
         if draft.done("tokenizer") is None:
@@ -141,7 +155,9 @@ def make_shards(
     return workspace.make(STAGE, VERSION, config, inputs, work)
 
 
-def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_ShardTask]:
+def _plan(
+    settings: Shards, cut: Artefact, tokens: TokenStore, carried: Artefact | None
+) -> Iterator[_ShardTask]:
     """Divide the cut into shards, by prefix sums over its units."""
     length = settings.sequence_length
     per_shard = max(1, settings.tokens_per_shard // length)
@@ -156,7 +172,8 @@ def _plan(settings: Shards, cut: Artefact, tokens: TokenStore) -> Iterator[_Shar
             by_group = record.facts["tokens"]
             size = by_group[group] if group < len(by_group) else 0
             if size:
-                pieces.append(_StreamPiece(record, tokens.parts(unit), group, start))
+                own = (unit, carried.files[unit.number]) if carried else None
+                pieces.append(_StreamPiece(record, tokens.parts(unit), group, start, own))
                 starts.append(start)
                 start += size
                 ends.append(start)
@@ -178,7 +195,7 @@ class _Stream:
     tokens: Sequence[np.ndarray]
     """The tokens of each document, mapped, not copied."""
     facts: pa.Table
-    """``doc_id``, ``source`` and ``score`` of each document."""
+    """``doc_id``, ``source`` and ``score`` of each document, and ``carried``, if a column is."""
 
 
 def _read(shard: _ShardTask, shared: _ShardWriting) -> _Stream:
@@ -198,7 +215,13 @@ def _read(shard: _ShardTask, shared: _ShardWriting) -> _Stream:
         tokens += [known.read(row)[:size] for row, size in zip(rows, sizes[first:last].tolist())]
         starts.append((ends - sizes)[first:last])
         table = table.slice(first, last - first).select(["id", "source", "score"])
-        facts.append(table.rename_columns(["doc_id", "source", "score"]))
+        table = table.rename_columns(["doc_id", "source", "score"])
+        if piece.carried is not None and shared.carried is not None:
+            unit, record = piece.carried
+            places = np.searchsorted(unit.numbers(), rows)
+            values = read_scores(shared.carried, record)[places]
+            table = table.append_column("carried", pa.array(values, from_pandas=False))
+        facts.append(table)
     return _Stream(np.concatenate(starts), tokens, pa.concat_tables(facts).combine_chunks())
 
 
@@ -212,6 +235,7 @@ def _write_shard(shard: _ShardTask, shared: _ShardWriting) -> FileRecord:
             pa.field("doc_offset", pa.list_(pa.int64())),
             pa.field("source", pa.list_(pa.string())),
             pa.field("score", pa.list_(pa.float32())),
+            *([pa.field("carried", pa.list_(pa.float32()))] if shared.carried else []),
             pa.field("checksum", pa.uint64()),
         ]
     )

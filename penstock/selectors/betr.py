@@ -1,9 +1,8 @@
 """BETR: documents ranked by their nearness to any one example of the target.
 
 Mizrahi et al. 2025, *Language Models Improve When Pretraining Data Matches Target Tasks*. Texts and
-examples are embedded; each example ranks all documents; a document's score is its best rank, and
-the mean of 1/rank orders those that share one (:mod:`penstock.selectors.kernels.ranking`). The
-published selector then trains a fastText
+examples are embedded; each example ranks all documents; a document's score is its best rank
+(:mod:`penstock.selectors.kernels.ranking`). The published selector then trains a fastText
 classifier to find the top tenth of a sample, so that a pool of any size costs one cheap pass
 (``mode: classifier``). Where the sample can be the whole pool, the ranks themselves are the score
 (``mode: direct``).
@@ -52,9 +51,7 @@ from penstock.selectors.encoders.embedding import (
     embed_texts,
     load_encoder,
 )
-from penstock.selectors.encoders.lattice import mean_vector, shrunk_vectors
 from penstock.selectors.encoders.static import StaticEncoder
-from penstock.selectors.kernels.distinct_words import count_distinct_words
 from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
 from penstock.selectors.parameters import (
     ModelName,
@@ -75,9 +72,6 @@ _POSITIVES = 1000
 """The least number of positives for which ``mode: auto`` trains a classifier: with 100 of them held
 out and as many others, an accuracy of 0.75 is measured to 0.03."""
 
-_ROWS = 8192
-"""Vectors that are shrunk at once: 16 MiB of float64 at 256 dimensions."""
-
 
 def filter_rate(flops: float) -> float:
     """Return the share of a pool's tokens that is best kept for a compute budget, at most 1.
@@ -93,7 +87,7 @@ class Betr(
     name="betr",
     summary="documents nearest to any example of the target benchmarks",
     paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
-    version=6,
+    version=5,
 ):
     """Scores documents by their best rank among the neighbours of the target's examples.
 
@@ -133,8 +127,8 @@ class Betr(
     )
     value: Literal["rank", "log2", "reciprocal"] = Field(
         default="rank",
-        description="v of a rank under ``mean``: ``rank``, ``log2`` or ``reciprocal``; under "
-        "``max`` they rank documents alike.",
+        description="``rank``, ``log2`` or ``reciprocal``; under ``max`` they rank documents "
+        "alike.",
     )
     top_share: Share = Field(
         default=0.1,
@@ -185,12 +179,10 @@ class Betr(
         "first: of the pool's best 2 % by characters 41 % were shorter than 200 characters, and "
         "of those that the classifier had not been trained on 10 % belonged to the tenth it was "
         "to find. Shrunk with 50: 0 % and 45 % "
-        "(:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`). In direct mode a "
-        "document's vector is moved towards the sample's mean by the same weight.",
+        "(:func:`~penstock.selectors.classifiers.classifier.shrunk_log_odds`).",
     )
 
-    _ranking: tuple[Encoder, Ranker, np.ndarray] | None = None
-    # And the mean vector of the sample, (d,) int16.
+    _ranking: tuple[Encoder, Ranker] | None = None
     _chosen: str = ""
     # The encoder chosen by ``auto``, once fitted.
 
@@ -241,9 +233,6 @@ class Betr(
         spread, characters = fitting.spread, self.max_characters
         examples = embed_texts(texts, encoder, characters=characters, spread=spread)
         documents = embed_texts(sample["text"], encoder, characters=characters, spread=spread)
-        mean = mean_vector(documents)
-        if mode == "direct":
-            documents = self._shrunk(documents, sample["text"], mean)
         fitting.progress(f"ranking by {encoder.name}")
         ranked = rank_sample(
             examples,
@@ -264,13 +253,12 @@ class Betr(
             "coverage": round(ranked.coverage, 4),
         }
         if mode == "direct":
-            self._ranking = (encoder, ranked.ranker, mean)
+            self._ranking = (encoder, ranked.ranker)
             return facts
         return {**facts, **self._train(sample["text"], ranked.scores, hashes, fitting)}
 
     def score(self, documents: Documents) -> np.ndarray:
-        """Return log odds of the top, or in direct mode the scores of
-        :func:`~penstock.selectors.kernels.ranking.rank_scores`: (n,) float32; NaN if blank."""
+        """Return log odds of the top, or v of the rank, (n,) float32; NaN for a blank document."""
         if self._ranking is None:
             return super().score(documents)
         texts = beginning(documents.column("text"), self.max_characters)
@@ -278,10 +266,9 @@ class Betr(
 
     def score_vectors(self, documents: Documents, vectors: np.ndarray) -> np.ndarray:
         """Compute the scores of direct mode from vectors: (n, d) int16 to (n,) float32."""
-        _, ranker, mean = fitted(self._ranking, self.name)
-        texts = documents.column("text")
-        scores = rank_scores(self._shrunk(vectors, texts, mean), ranker).astype(np.float32)
-        return np.where(blank(texts), np.float32(np.nan), scores)
+        ranker = fitted(self._ranking, self.name)[1]
+        scores = rank_scores(vectors, ranker).astype(np.float32)
+        return np.where(blank(documents.column("text")), np.float32(np.nan), scores)
 
     def finish(self, scores: np.ndarray, texts: Texts) -> np.ndarray:
         return self.log_odds(scores, texts)
@@ -289,11 +276,10 @@ class Betr(
     def save(self, directory: Path) -> None:
         super().save(directory)
         if self._ranking is not None:
-            encoder, ranker, mean = self._ranking
+            encoder, ranker = self._ranking
             encoder.save(directory)
             np.save(directory / "examples.npy", ranker.examples)
-            np.save(directory / "top_r.npy", ranker.top_r)
-            np.save(directory / "mean.npy", mean)
+            np.save(directory / "ladders.npy", ranker.top_r)
             # By name only where it is built in: a directory may have another path elsewhere.
             chosen = self._chosen if self.encoder == "auto" else ""
             (directory / "betr.json").write_text(json.dumps({"encoder": chosen}) + "\n")
@@ -305,13 +291,12 @@ class Betr(
             return
         ranker = Ranker(
             examples=read_array(directory / "examples.npy"),
-            top_r=read_array(directory / "top_r.npy"),
+            top_r=read_array(directory / "ladders.npy"),
             aggregate=self.aggregate,
             value=self.value,
         )
         self._chosen = read_json(directory / "betr.json", "encoder", str) or self.encoder
-        mean = read_array(directory / "mean.npy")
-        self._ranking = (load_encoder(directory), ranker, mean)
+        self._ranking = (load_encoder(directory), ranker)
 
     def _examples(self, fitting: Fitting) -> list[Target]:
         """Return the target's examples; equally many of each benchmark, by hash, if balanced."""
@@ -335,17 +320,6 @@ class Betr(
             return self.encoder
         texts = examples + max(sample, fitting.pool_size if mode == "direct" else 0)
         return "sentence" if texts <= _FEW_TEXTS else "static"
-
-    def _shrunk(
-        self, vectors: np.ndarray, texts: pa.Array | pa.ChunkedArray, mean: np.ndarray
-    ) -> np.ndarray:
-        """Shrink vectors towards the mean by the distinct words of what was embedded."""
-        shrunk = np.empty_like(vectors)
-        for at in range(0, len(vectors), _ROWS):
-            words = count_distinct_words(beginning(texts.slice(at, _ROWS), self.max_characters))
-            own = vectors[at : at + _ROWS]
-            shrunk[at : at + _ROWS] = shrunk_vectors(own, words, self.prior_words, mean)
-        return shrunk
 
     def _train(
         self, texts: pa.ChunkedArray, scores: np.ndarray, hashes: np.ndarray, fitting: Fitting

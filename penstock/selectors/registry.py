@@ -188,6 +188,12 @@ def build_reweighter(spec: ReweightSpec, directories: Sequence[Path] = ()) -> Re
                 expected=f"sequence, since `{spec.use}` uses logits of equal length",
                 got=repr(spec.sample),
             )
+        if reweighter.requirements.carried and spec.sample != "document":
+            raise SelectorError(
+                key="sample",
+                expected=f"document, since `{spec.use}` weighs documents",
+                got=repr(spec.sample),
+            )
         return reweighter
     except BadInput as error:
         raise error.under("train.reweight") from error.__cause__

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from penstock.errors import BadInput, RecipeError, ScoringError, SelectorError
@@ -95,6 +96,25 @@ def test_another_budget_scores_nothing_and_another_scorer_does(project: Path) ->
     assert list((project / "calls").iterdir())
     assert changed.cut.fingerprint != again.cut.fingerprint
     assert changed.cut.facts["documents"] > again.cut.facts["documents"]
+
+
+def test_a_carried_column_is_in_the_shards_and_changes_no_cut(project: Path) -> None:
+    plain_recipe = recipe_for(project, rank="random")
+    shards = plain_recipe.shards.model_copy(update={"carry": "length"})
+    plain = curate(plain_recipe, LocalRunner(1))
+    made = curate(plain_recipe.model_copy(update={"shards": shards}), LocalRunner(1))
+    assert made.cut.fingerprint == plain.cut.fingerprint
+    assert made.shards.fingerprint != plain.shards.fingerprint
+    assert plain.columns == {} and [*made.columns] == ["length"]
+    assert dict(made._rows())["ranked by"] == "random"
+    texts = {row["id"]: row["text"] for row in documents(240)}
+    table = pa.concat_tables(
+        pa.ipc.open_file(str(made.shards.verified(record))).read_all()
+        for record in made.shards.named("shard-")
+    )
+    pairs = zip(table["doc_id"].to_pylist(), table["carried"].to_pylist())
+    for ids, values in pairs:
+        assert values == [float(len(texts[name])) for name in ids]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from penstock.pipeline import checking
 from penstock.pipeline import shards as shards_module
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
 from penstock.storage import as_path
+from penstock.trainers.data.shards import ShardSet
 from tests import pools
 from tests.pools import Made, all_documents, documents, make, recipe_of, write_jsonl
 from tests.s3 import BUCKET, environment
@@ -116,6 +117,41 @@ def test_spans_partition_each_sequence_and_say_whose_they_are(made: Made) -> Non
             assert (source, score) == (taken[name]["source"], taken[name]["score"])
         interior += len(starts) - 1
     assert interior > 50, "no boundary fell inside a sequence, so this tested nothing"
+
+
+def test_documents_carry_their_score_of_another_column(
+    pool: Path, made: Made, tmp_path: Path
+) -> None:
+    """Also where copies leave gaps in the units, and where a document has no score."""
+    values = {f"d{number:04d}": number / 8 for number in range(200) if number % 9}
+    tree = {
+        **TREE,
+        "select": {name: {"use": "test"} for name in ("s", "v")},
+        "shards": {**TREE["shards"], "carry": "v"},
+    }
+    recipe = recipe_of(pool, 20_005, "s", LENGTH, **tree)
+    shards = make(recipe, {"s": SCORES, "v": values}, work=tmp_path / "work").shards()
+    seen = 0
+    for row, plain in zip(rows_of(shards), rows_of(made.shards()), strict=True):
+        expected = [values.get(name, np.nan) for name in row["doc_id"]]
+        np.testing.assert_array_equal(row.pop("carried"), expected)
+        assert row == plain
+        seen += len(expected)
+    assert seen > 200
+    # Without it the configuration, and so the name of the shards, is as it was before there was it.
+    assert made.shards().manifest["config"] == {
+        "sequence_length": LENGTH,
+        "tokens_per_shard": 40 * LENGTH,
+    }
+    assert "carried" not in made.shards().manifest["inputs"]
+    opened = ShardSet.open(shards.path)
+    for index in range(0, len(opened), 5):
+        names = opened.documents(index, index + 1).ids.to_pylist()
+        expected = np.array([values.get(name, np.nan) for name in names], np.float32)
+        np.testing.assert_array_equal(opened.carried(index), expected)
+    with pytest.raises(ArtefactError) as info:
+        ShardSet.open(made.shards().path).carried(0)
+    assert info.value.fix == "curate with shards.carry"
 
 
 def test_groups_follow_each_other_and_each_is_in_the_corpus_order(made: Made) -> None:

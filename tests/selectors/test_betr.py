@@ -172,42 +172,13 @@ def test_the_same_bytes_from_workers_and_from_the_directory(
 
 def test_direct_scores_are_the_ranks_of_the_whole_pool(fitted: Any) -> None:
     scorer, facts = fitted("direct")
-    encoder, ranker, mean = scorer._ranking
-    texts = pool(600)["text"].combine_chunks()[:599]
-    vectors = on_lattice(encoder.encode(texts)).astype(np.float64)
-    np.testing.assert_allclose(mean, vectors.mean(axis=0), atol=0.5)
-    words = np.array([len(set(text.split())) for text in texts.to_pylist()])
-    # A text of n words is as near as n of 50 more: its vector moves towards the pool's mean.
-    shrunk = mean + (vectors - mean) * (words / (words + 50))[:, None]
-    shrunk = np.rint(shrunk * (1 - np.sqrt(vectors.shape[1]) / 8190)).astype(np.int64)
-    product = ranker.examples.astype(np.int64) @ shrunk.T
+    encoder, ranker = scorer._ranking
+    table = pool(600)
+    vectors = on_lattice(encoder.encode(table["text"].combine_chunks()))[:599]
+    product = ranker.examples.astype(np.int64) @ vectors.astype(np.int64).T
     ranks = 1 + (product[:, None, :] > product[:, :, None]).sum(axis=2)
     expected = np.minimum(ranks.min(axis=0), facts["rungs"] + 1)
-    np.testing.assert_array_equal(np.floor(scorer.score(batch_of(pool(600)))[:599]), -expected)
-
-
-def test_a_stub_is_not_nearer_than_a_text_about_the_target(fitted: Any) -> None:
-    random = np.random.default_rng(2)
-    words = TOPICS["nature"].split()
-    stubs = [f"The {' and the '.join(random.choice(words, 2))}." for _ in range(60)]
-    table = pool(600)
-    rows = {
-        "id": [*table["id"].to_pylist(), *(f"stub-{row}" for row in range(60))],
-        "text": pa.array([*table["text"].to_pylist(), *stubs], pa.large_string()),
-        "source": [*table["source"].to_pylist(), *["stub"] * 60],
-    }
-    mixed = pa.table(rows)
-    encoder = fitted("direct")[0]._ranking[0]
-
-    def stubs_in_the_best_tenth(**parameters: Any) -> int:
-        scorer = Betr(mode="direct", encoder="static", rungs=64, **SMALL, **parameters)
-        scorer.fit(fitting(mixed, encoder=lambda name: encoder))
-        scores = np.nan_to_num(scorer.score(batch_of(mixed)), nan=-np.inf)
-        return int((np.argsort(-scores, kind="stable")[:66] >= 600).sum())
-
-    # 60 stubs are among 260 texts about nature: by chance 15 of the best 66.
-    assert stubs_in_the_best_tenth(prior_words=0) > 6
-    assert stubs_in_the_best_tenth() == 0
+    np.testing.assert_array_equal(scorer.score(batch_of(table))[:599], -expected)
 
 
 def test_a_document_outside_the_sample_and_one_of_unknown_words(fitted: Any) -> None:
@@ -215,7 +186,7 @@ def test_a_document_outside_the_sample_and_one_of_unknown_words(fitted: Any) -> 
     batch = pa.record_batch(
         {
             "id": ["a", "b"],
-            "text": pa.array([TOPICS["nature"], "\U0001f9ff"], pa.large_string()),
+            "text": pa.array(["plants and leaf and soil", "\U0001f9ff"], pa.large_string()),
             "source": ["new"] * 2,
         }
     )

@@ -18,6 +18,7 @@ from penstock.selectors.base import Fitting, Target
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.got_d import GotD
 from tests.selectors.kernels.test_kmeans import Spectrum, fitting_of
+from tests.selectors.test_properties import TOPICS, write_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def gradients(pool: list[str], examples: list[str], eps: float) -> np.ndarray:
     costs = ((x[:, None] - y) ** 2).sum(axis=2)
     eps *= costs.mean()
     g = np.zeros(len(y))
-    for _ in range(3000):
+    for _ in range(300):
         f = -eps * logsumexp((g - costs) / eps - np.log(len(y)), axis=1)
         g = -eps * logsumexp((f[:, None] - costs) / eps - np.log(len(x)), axis=0)
     f = -eps * logsumexp((g - costs) / eps - np.log(len(y)), axis=1)
@@ -135,11 +136,14 @@ def test_nothing_to_solve_for(examples: list[str], pool: list[str], key: str) ->
     assert info.value.key == key
 
 
-def test_save_and_load(static: StaticEncoder, sentences: pa.Array, tmp_path: Path) -> None:
-    pool = [text for text in sentences.to_pylist() if text.strip()]
-    fitting = aimed([pool[0], pool[2]], pool)
-    fitting = Fitting(
-        sample=fitting.sample, pool_size=5, target=fitting.target, encoder={"e": static}.__getitem__
+def test_save_and_load(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "encoder")
+    static = StaticEncoder.load(tmp_path / "encoder")
+    pool = [" ".join(words.split()[at::3]) for words in TOPICS.values() for at in range(3)]
+    fitting = fitting_of(
+        pool,
+        target=[Target(benchmark="t", text=text) for text in pool[:2]],
+        encoder={"e": static}.__getitem__,
     )
     selector = GotD(encoder="e")
     selector.fit(fitting)

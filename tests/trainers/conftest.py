@@ -109,7 +109,10 @@ def _write_file(
             "doc_start": pa.array(starts, pa.list_(pa.int32())),
             "doc_offset": pa.array([[0] * n for n in spans], pa.list_(pa.int64())),
             "source": pa.array([[source] * n for n in spans], pa.list_(pa.string())),
-            "weight": pa.array([[1.0] * n for n in spans], pa.list_(pa.float32())),
+            "carried": pa.array(
+                [[float(len(name)) % 7 + at for at, name in enumerate(own)] for own in ids],
+                pa.list_(pa.float32()),
+            ),
             "score": pa.array([[0.0] * n for n in spans], pa.list_(pa.float32())),
             "checksum": sums,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["mean_vector", "normalised", "on_lattice", "shrunk_vectors"]
+__all__ = ["normalised", "on_lattice"]
 
 
 def on_lattice(vectors: np.ndarray) -> np.ndarray:
@@ -26,40 +26,6 @@ def on_lattice(vectors: np.ndarray) -> np.ndarray:
     """
     scale = 4095 - np.sqrt(vectors.shape[1]) / 2
     return np.rint(vectors * np.float32(scale)).astype(np.int16)
-
-
-def mean_vector(vectors: np.ndarray) -> np.ndarray:
-    """Return the mean of (n, d) int16 rows that are not zero, rounded: (d,) int16."""
-    count = np.count_nonzero(vectors.any(axis=1))
-    return np.rint(vectors.sum(axis=0, dtype=np.int64) / max(1, count)).astype(np.int16)
-
-
-def shrunk_vectors(
-    vectors: np.ndarray, words: np.ndarray, prior_words: float, mean: np.ndarray
-) -> np.ndarray:
-    """Move vectors of few words towards a mean, so that their similarities are not extreme.
-
-    The vector of a text is a mean over its words, so the fewer there are, the more it is noise.
-    With a prior at ``mean`` that weighs as much as k words, the posterior mean of x, of w words,
-    is ``mean + (x - mean) w / (w + k)``. All are scaled alike to keep their norm below 4096 when
-    rounded, and are no unit vectors any more.
-
-    Args:
-        vectors: (n, d) int16 on the lattice.
-        words: (n,) int64, the distinct words of each text.
-        prior_words: k; with 0 the vectors are returned as they are.
-        mean: (d,) int16, of :func:`mean_vector`.
-
-    Returns:
-        (n, d) int16; zero where the vector was.
-    """
-    if not prior_words:
-        return vectors
-    scale = 1 - np.sqrt(vectors.shape[1]) / (2 * 4095)
-    weights = (scale * words / (words + prior_words))[:, None]
-    shrunk = np.rint(weights * vectors + (scale - weights) * mean).astype(np.int16)
-    shrunk[~vectors.any(axis=1)] = 0
-    return shrunk
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

@@ -2,13 +2,8 @@
 
 Each example ranks all documents by similarity (Mizrahi et al. 2025) and keeps its R highest
 similarities, its **top R**. A document's rank is one more than the number of kept similarities
-above its own, so any document can be ranked against the sample later, equal similarities share a
-rank, and order, blocks and workers change nothing.
-
-**Ties.** Under ``max`` as published a score is the best rank alone, and documents that share it are
-put in an order by chance. Of 5,000 documents, by 2,251 examples, 7 % had a best rank of 1, so that
-two cuts of 2 % with other seeds shared 28 %. Here the mean of 1/rank over all examples orders
-documents of one best rank: of those 5,000, 4,816 scores were different.
+above its own, so any document can be ranked against the sample later, and equal similarities share
+a rank: there is no tie to break, and order, blocks and workers change nothing.
 
 Memory: R floats an example (15 MB for 7,000 examples), and the sample's vectors, a fifth of its
 text. Trade-off: all ranks beyond R are R + 1, so a mean over examples is truncated there.
@@ -18,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -48,8 +42,7 @@ class Ranker:
     aggregate: str = "max"
     """The aggregate over examples: ``max`` or ``mean``."""
     value: str = "rank"
-    """v(r) under ``mean``: ``rank`` is -r, ``log2`` is log2(1/r), ``reciprocal`` is 1/r.
-    Under ``max`` they order documents alike; v is then 1/r, whose mean breaks ties."""
+    """v(r) of a rank r: ``rank`` is -r, ``log2`` is log2(1/r), ``reciprocal`` is 1/r."""
 
     @property
     def kept(self) -> int:
@@ -59,8 +52,7 @@ class Ranker:
     def values(self) -> np.ndarray:
         """Return v(r) for r = 1 to R + 1, falling: (R + 1,) int64 in units of 2^-32."""
         ranks = np.arange(1, self.kept + 2, dtype=np.float64)
-        of = {"rank": lambda: -ranks, "log2": lambda: -np.log2(ranks)}
-        values = of.get(self.value, lambda: 1 / ranks)() if self.aggregate == "mean" else 1 / ranks
+        values = {"rank": -ranks, "log2": -np.log2(ranks), "reciprocal": 1 / ranks}[self.value]
         return np.rint(values * _FIXED).astype(np.int64)
 
 
@@ -70,7 +62,7 @@ class RankedSample:
 
     ranker: Ranker
     scores: np.ndarray
-    """(n,) float64, as :func:`rank_scores`."""
+    """(n,) float64, in the order of S; under ``max`` the best rank, negated, whatever v is."""
     coverage: float
     """The share of the documents in the top R of some example."""
 
@@ -98,9 +90,6 @@ def rank_sample(
     """
     # Of equal size: 100,000 documents on two workers take the time of 50,000, not of 65,536.
     blocks = np.array_split(documents, max(1, -(-len(documents) // _DOCUMENTS)))
-    if aggregate == "max":
-        # A repeated example must not weigh more in a tie.
-        examples = examples[np.sort(np.unique(examples, axis=0, return_index=True)[1])]
 
     def scores_by(ranker: Ranker) -> np.ndarray:
         return np.concatenate(list(spread(rank_scores, blocks, ranker)))
@@ -121,70 +110,55 @@ def rank_sample(
 
 
 def rank_scores(documents: np.ndarray, ranker: Ranker) -> np.ndarray:
-    """Compute S_j from the ranks r_ij: (n, d) int16 on the lattice to (n,) float64.
-
-    Under ``mean`` it is the mean over i of v(r_ij). Under ``max`` it is -r + t: r is the best rank,
-    so that the score rounded down is -r, and t in [0, 1) rises with the mean over i of 1 / r_ij.
-    """
+    """Compute S_j = max_i or mean_i of v(r_ij): (n, d) int16 on the lattice to (n,) float64."""
     columns = documents.astype(np.float32).T
     # A text without a token is similar to nothing; its similarities are not 0.
     nowhere = ~documents.any(axis=1)
     values = ranker.values
     best = np.full(len(documents), len(values), np.int64)
-    total = np.full(len(documents), len(ranker.examples) * values[-1], np.int64)
+    total = np.zeros(len(documents), np.int64)
     for start in range(0, len(ranker.examples), _EXAMPLES):
         block = slice(start, start + _EXAMPLES)
         similarities = ranker.examples[block].astype(np.float32) @ columns
         similarities[:, nowhere] = -np.inf
-        _add_ranks(best, total, similarities, ranker.top_r[block], values)
-    means = total / _FIXED / len(ranker.examples)
-    return _in_ties(means, values[-1] / _FIXED) - best if ranker.aggregate == "max" else means
-
-
-def _in_ties(means: np.ndarray, least: float) -> np.ndarray:
-    """Map means of 1/rank in [``least``, 1] to [0, 1), rising: (n,) float64.
-
-    Differences count in proportion to the mean, so that float32 resolves those among many
-    examples: log2, interpolated linearly between powers of two, which is exact everywhere.
-    """
-
-    def log2(numbers: Any) -> Any:
-        mantissa, exponent = np.frexp(numbers)
-        return exponent + 2 * mantissa - 2
-
-    lowest = log2(least)
-    ties: np.ndarray = (log2(means) - lowest) / (1 - lowest)
-    return ties
+        if ranker.aggregate == "max":
+            _lower(best, similarities, ranker.top_r[block])
+        else:
+            _add(total, similarities, ranker.top_r[block], values)
+    if ranker.aggregate == "max":
+        return values[best - 1] / _FIXED
+    return total / _FIXED / len(ranker.examples)
 
 
 @cached(nogil=True)
-def _add_ranks(
-    best: np.ndarray,
-    total: np.ndarray,
-    similarities: np.ndarray,
-    top_r: np.ndarray,
-    values: np.ndarray,
-) -> None:
-    """Lower ``best`` to the best rank, and add v(rank) - v(R + 1) to ``total``: (n,) int64 each.
+def _lower(best: np.ndarray, similarities: np.ndarray, top_r: np.ndarray) -> None:
+    """Lower ``best`` (n,) int64 to each document's best rank among these examples.
 
-    Most similarities need one comparison to be found beyond the top R.
+    Most similarities need one comparison to be found no better.
     """
-    kept = top_r.shape[1]
     for example in range(similarities.shape[0]):
-        least = top_r[example, kept - 1]
         for document in range(similarities.shape[1]):
             similarity = similarities[example, document]
-            if least > similarity:
-                continue
-            low, high = 0, kept - 1
+            # Better than the best so far, if at most best - 2 kept similarities are above.
+            while best[document] > 1 and not top_r[example, best[document] - 2] > similarity:
+                best[document] -= 1
+
+
+@cached(nogil=True)
+def _add(
+    total: np.ndarray, similarities: np.ndarray, top_r: np.ndarray, values: np.ndarray
+) -> None:
+    """Add v(rank) under each of these examples to ``total`` (n,) int64."""
+    for example in range(similarities.shape[0]):
+        for document in range(similarities.shape[1]):
+            low, high = 0, top_r.shape[1]
             while low < high:
                 middle = (low + high) // 2
-                if top_r[example, middle] > similarity:
+                if top_r[example, middle] > similarities[example, document]:
                     low = middle + 1
                 else:
                     high = middle
-            best[document] = min(best[document], low + 1)
-            total[document] += values[low] - values[kept]
+            total[document] += values[low]
 
 
 # The top R

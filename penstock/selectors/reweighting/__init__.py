@@ -4,6 +4,7 @@
 
     base        the protocol: Reweighter, its inputs, and BatchRequirements
     loss        weights by a loss's position in its batch (Sow et al. 2025)
+    carried     weights that the documents carry, such as importance weights of CRISP
     uds         the most useful and diverse part of a batch (UDS, arXiv:2510.16882)
     schedule    warm-up and temperature
     planned     a recipe's reweighter, built on each worker
@@ -18,11 +19,13 @@ from penstock.selectors.reweighting.base import (
     TrainingProgress,
     checked_weights,
 )
+from penstock.selectors.reweighting.carried import Carried
 from penstock.selectors.reweighting.loss import LossReweighter
 from penstock.selectors.reweighting.uds import Uds
 
 __all__ = [
     "BatchRequirements",
+    "Carried",
     "LossReweighter",
     "Moment",
     "Reweighter",

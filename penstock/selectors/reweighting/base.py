@@ -51,15 +51,26 @@ class ScoredBatch:
     """The samples of a global batch that have a token to predict; at least one."""
 
     losses: np.ndarray
-    """(n,) float64: each sample's mean over its predicted tokens, in nats."""
+    """(n,) float64: each sample's mean over its predicted tokens, in nats; NaN for a reweighter
+    without :attr:`BatchRequirements.losses`."""
     moment: TrainingProgress
     features: np.ndarray | None = None
     """(n, k) float32 of :attr:`BatchRequirements.describe`."""
+    predicted: np.ndarray | None = None
+    """(n,) int64: the predicted tokens of each sample."""
+    carried: np.ndarray | None = None
+    """(n,) float32, NaN where there is none: the score by ``shards.carry`` of each sample's
+    document, where :attr:`BatchRequirements.carried` asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequirements:
-    """Requirements of a reweighter on the trainer besides losses."""
+    """Requirements of a reweighter on the trainer."""
+
+    losses: bool = True
+    """False if weights do not depend on losses: then a step is not scored first."""
+    carried: bool = False
+    """True if it needs the scores that documents carry (``sample: document``)."""
 
     describe: Callable[[Sequence[torch.Tensor], torch.Tensor | None], torch.Tensor] | None = None
     """Features of each sample's logits, computed on the worker that holds them.

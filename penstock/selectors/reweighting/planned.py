@@ -34,7 +34,10 @@ class PlannedReweighter:
     def __init__(self, spec: ReweightSpec, directories: Sequence[Path] = ()) -> None:
         self.spec = spec
         self.directories = [Path(directory).absolute() for directory in directories]
-        self.identity: Mapping[str, Any] = _identity(spec, build_reweighter(spec, self.directories))
+        made = build_reweighter(spec, self.directories)
+        self.identity: Mapping[str, Any] = _identity(spec, made)
+        self.needs_carried = made.requirements.carried
+        """True if the shards must carry a score of each document."""
 
     def __call__(self) -> Reweighter:
         """Build a new one.

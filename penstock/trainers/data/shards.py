@@ -154,6 +154,28 @@ class ShardSet:
         first, last = columns.offsets[place : place + 2]
         return columns.starts[first:last]
 
+    def carried(self, index: int) -> np.ndarray:
+        """Return the score by ``shards.carry`` of each span of a sequence: (documents,) float32.
+
+        Raises:
+            ArtefactError: There is none for each.
+        """
+        number = self._batch_of(index)
+        place = index - int(self._first[number])
+        batch = self._batches[number]
+        column = batch.column("carried") if "carried" in batch.schema.names else pa.nulls(0)
+        found = np.empty(0, np.float32)
+        if column.type == pa.list_(pa.float32()) and column.is_valid()[place].as_py():
+            found = column[place].values.to_numpy(zero_copy_only=False)
+        if len(found) != len(self.starts(index)):
+            raise ArtefactError(
+                file=self._files[number],
+                expected="a carried score of each document",
+                got=str(column.type),
+                fix="curate with shards.carry",
+            )
+        return found
+
     @property
     def tokens(self) -> int:
         """Tokens of one pass over all sequences."""

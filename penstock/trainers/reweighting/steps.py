@@ -8,7 +8,8 @@ micro-batch: its scores are kept with their graph, and it is trained on first. S
 micro-batch costs only its logits, which are computed twice.
 
 If at most half of the sequences have a weight, the others are left out, and the sequences with a
-weight are split over the workers again. While weights are uniform by definition nothing is scored.
+weight are split over the workers again. While weights are uniform by definition, and where they do
+not depend on losses, nothing is scored.
 """
 
 from __future__ import annotations
@@ -95,8 +96,12 @@ class Reweighting:
         moment = TrainingProgress(
             step=batch.step, tokens=batch.before, budget=self._loader.plan.tokens
         )
-        if not samples.real.any() or self.reweighter.is_uniform(moment):
+        uniform = not samples.real.any() or self.reweighter.is_uniform(moment)
+        if uniform or not self.reweighter.requirements.losses:
             weights = samples.real / max(1, samples.real.sum())
+            if not uniform:
+                unknown = np.full(len(samples), np.nan)
+                weights = self._weights(samples, unknown, loaded, moment, [])
             shares = self._shares(samples, weights)
             pairs = zip(loaded.pieces, loaded.micro_batches)
             nats = self._train(pairs, len(loaded.pieces), samples, shares)
@@ -150,7 +155,7 @@ class Reweighting:
                 kept = self._score(own, features)
             scored.append((places, kept.detach()))
         losses = self._losses(samples, scored)
-        weights = self._weights(samples, losses, moment, loaded.pieces, features)
+        weights = self._weights(samples, losses, loaded, moment, features)
         shares = self._shares(samples, weights)
         counting = np.unique(samples.sequences[weights > 0])
         if len(counting) <= MAX_SHARE_SPLIT_AGAIN * len(loaded.batch):
@@ -214,20 +219,27 @@ class Reweighting:
         self,
         samples: Samples,
         losses: np.ndarray,
+        loaded: LoadedStep,
         moment: TrainingProgress,
-        pieces: list[np.ndarray],
         features: list[torch.Tensor],
     ) -> np.ndarray:
-        described = None
+        described, pieces = None, loaded.pieces
         if features:
             rows = [own[: len(places)] for own, places in zip(features, pieces)]
             numbers = samples.of_places(np.concatenate(pieces))
             described = self._gathered(len(samples), numbers, torch.cat(rows)).astype(np.float32)
         real = samples.real
+        carried = None
+        if self.reweighter.requirements.carried:
+            shards = self._loader.shards
+            found = [shards.carried(index) for index in loaded.batch.sequences.tolist()]
+            carried = np.concatenate(found)[real]
         batch = ScoredBatch(
             losses=losses[real],
             moment=moment,
             features=None if described is None else described[real],
+            predicted=samples.predicted[real],
+            carried=carried,
         )
         weights = np.zeros(len(samples))
         weights[real] = checked_weights(self.reweighter.weights(batch), batch, self.spec.use)

@@ -7,7 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -44,10 +44,11 @@ def ranks_by_full_sort(matrix: np.ndarray) -> np.ndarray:
 
 
 def test_golden_best_ranks_and_mean_log_scores() -> None:
-    np.testing.assert_array_equal(np.floor(scores_of(GOLDEN, "max", "rank")), [-1, -1, -2, -3])
+    np.testing.assert_array_equal(scores_of(GOLDEN, "max", "rank"), [-1, -1, -2, -3])
     np.testing.assert_allclose(
         scores_of(GOLDEN, "mean", "log2"), [-1, -0.5, -1.292, -1.792], atol=5e-4
     )
+    np.testing.assert_allclose(scores_of(GOLDEN, "max", "reciprocal"), [1, 1, 1 / 2, 1 / 3])
     np.testing.assert_allclose(scores_of(GOLDEN, "mean", "rank"), [-2.5, -1.5, -2.5, -3.5])
 
 
@@ -56,13 +57,7 @@ def test_the_top_r_agree_with_a_full_sort(matrix: np.ndarray, count: int, value:
     count = min(count, matrix.shape[1])
     ranks = np.minimum(ranks_by_full_sort(matrix), count + 1)
     worth = {"rank": -ranks, "log2": -np.log2(ranks), "reciprocal": 1 / ranks}[value]
-    scores = scores_of(matrix, "max", value, count)
-    np.testing.assert_array_equal(np.floor(scores), -ranks.min(axis=0))
-    means = np.rint(2.0**32 / ranks).sum(axis=0)  # of 1/rank, which breaks ties
-    order = np.lexsort((means, -ranks.min(axis=0)))
-    assert (np.diff(scores[order]) >= 0).all()
-    pairs = np.column_stack([ranks.min(axis=0), means])
-    assert len(np.unique(scores)) == len(np.unique(pairs, axis=0))
+    np.testing.assert_allclose(scores_of(matrix, "max", value, count), worth.max(axis=0), atol=1e-9)
     np.testing.assert_allclose(
         scores_of(matrix, "mean", value, count), worth.mean(axis=0), atol=1e-9
     )
@@ -79,16 +74,10 @@ def test_the_order_and_blocks_of_examples_change_nothing(
     np.testing.assert_array_equal(shuffled, scores_of(matrix, aggregate, "log2"))
 
 
-@settings(max_examples=20)
 @given(similarities)
 def test_a_duplicated_example_changes_nothing_under_max(matrix: np.ndarray) -> None:
-    def ranked(examples: np.ndarray) -> np.ndarray:
-        documents = np.eye(matrix.shape[1], dtype=np.int16)
-        settings = {"top_r": 3, "coverage": 0.1, "aggregate": "max", "value": "rank"}
-        return rank_sample(examples, documents, **settings, spread=serial_map).scores  # type: ignore[arg-type]
-
     twice = np.concatenate([matrix, matrix[:1]])
-    np.testing.assert_array_equal(ranked(twice), ranked(matrix))
+    np.testing.assert_array_equal(scores_of(twice, "max", "rank"), scores_of(matrix, "max", "rank"))
 
 
 @given(similarities, st.sampled_from(["max", "mean"]))
@@ -119,7 +108,7 @@ def test_a_sample_in_blocks_is_ranked_as_by_the_whole_product(
     vectors[[5, 300, 301]] = vectors[7]  # ties, also across blocks
     vectors[11] = 0  # a text without a token is in no top R
     documents = on_lattice(vectors)
-    examples = documents[[*range(7), 8, 9, 10]]  # the seventh is the fifth
+    examples = documents[:10]
     product = examples.astype(np.float32) @ documents.astype(np.float32).T
     product[:, 11] = -np.inf
     monkeypatch.setattr(ranking, "_DOCUMENTS", block)
@@ -138,31 +127,5 @@ def test_a_sample_in_blocks_is_ranked_as_by_the_whole_product(
     assert (ranked.ranker.kept, ranked.coverage) == (20, covered[20])
     np.testing.assert_array_equal(ranked.ranker.top_r, highest(product, 20))
     kept = np.minimum(ranks, 21)
-    if aggregate == "max":
-        np.testing.assert_array_equal(np.floor(ranked.scores), -kept.min(axis=0))
-    else:
-        np.testing.assert_allclose(ranked.scores, (1 / kept).mean(axis=0), atol=1e-9)
-
-
-def test_ties_at_the_best_rank_are_broken_by_the_mean_reciprocal_rank() -> None:
-    # d0 is ranked 1 and 4, d1 2 and 1: means of 0.625 and 0.75.
-    scores = scores_of(GOLDEN, "max", "rank")
-    assert scores[1] > scores[0]
-    random = np.random.default_rng(5)
-    vectors = random.normal(size=(2179, 32)).astype(np.float32)
-    vectors = on_lattice(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    settings = {"top_r": 512, "coverage": 0.1, "aggregate": "max", "value": "rank"}
-    ranked = rank_sample(vectors[2000:], vectors[:2000], **settings, spread=serial_map)  # type: ignore[arg-type]
-    first = np.floor(ranked.scores) == -1
-    assert first.mean() > 0.075  # more than twice a cut of 2 % share the best rank
-    single = ranked.scores.astype(np.float32)  # as a column holds it
-    assert len(np.unique(single)) > 1990
-
-    # Ties go by a hash of the seed: with another seed, the cut is nearly the same documents.
-    hashes = [random.random(len(single)), random.random(len(single))]
-    one, two = (set(np.lexsort((drawn, -single))[:40].tolist()) for drawn in hashes)
-    assert len(one & two) >= 39
-    matrix = vectors[2000:].astype(np.int64) @ vectors[:2000].astype(np.int64).T
-    ranks = [2001 - np.searchsorted(np.sort(row), row, side="right") for row in matrix]
-    means = (1 / np.minimum(ranks, 513)).mean(axis=0)
-    assert one == set(np.lexsort((-means, ~first))[:40].tolist())
+    expected = -kept.min(axis=0) if aggregate == "max" else (1 / kept).mean(axis=0)
+    np.testing.assert_allclose(ranked.scores, expected, atol=1e-9)

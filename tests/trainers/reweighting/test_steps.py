@@ -184,6 +184,34 @@ def test_a_whole_run_is_in_the_journal_and_learns(shards: Path, tmp_path: Path) 
     assert all(facts["effective_samples"] < 0.99 for facts in later)
 
 
+def test_carried_weights_are_of_the_documents_and_cost_no_pass(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is that of the sum of w times the nats of each document's tokens."""
+    made = engine(shards, {"use": "carried", "sample": "document"}, tmp_path)
+    monkeypatch.setattr(made.reweighting, "_score", None)  # nothing is scored first
+    steps = made.loader.steps(3)
+    loaded = next(steps)
+    model, losses, samples = naive_losses(made, 3, "document")
+    carried = np.concatenate(
+        [made.shards.carried(index) for index in loaded.batch.sequences.tolist()]
+    )
+    assert len(np.unique(carried)) > 1
+    weights = carried.astype(float) * samples.predicted
+    weights /= weights.sum()
+    expected = sum(weight * loss for weight, loss in zip(weights.tolist(), losses))
+    expected.backward()
+    found = made.reweighting.step(loaded)
+    for (name, mine), theirs in zip(made._model.named_parameters(), model.parameters()):
+        error = (mine.grad - theirs.grad).norm() / theirs.grad.norm()
+        assert error < 1e-5, name
+    made.reweighting.finish()
+    made.close()
+    assert found.facts["weighted_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert found.facts["missing_share"] == 0
+    np.testing.assert_allclose(journal(tmp_path)["weight"], weights, rtol=1e-4)
+
+
 @pytest.mark.parametrize("sample", ["sequence", "document"])
 def test_weights_by_length_train_like_a_plain_step(
     shards: Path, tmp_path: Path, functions: Callable[[str], str], sample: str
