@@ -170,10 +170,7 @@ def train(recipe: Recipe, console: Console, **running: Any) -> None:
     """Train on the curated shards, curating first what is missing."""
     result: RunResult = console.follow(penstock.train, recipe, **running)
     console.trained(result)
-    means = {name: values["mean"] for name, values in result.bits_per_byte.items()}
-    found = {**result.to_json(), "run": str(result.path), "bits_per_byte": means}
-    names = ("run", "tokens", "loss", "epochs", "repeated_tokens", "bits_per_byte", "accuracy")
-    console.result({name: found[name] for name in names})
+    console.result(result.summary())
 
 
 @main.command()

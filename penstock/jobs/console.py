@@ -193,13 +193,19 @@ class Console:
             self.write(f"{result.repeated_tokens:,} of them read before; epochs: {epochs}")
         for name, bits in result.bits_per_byte.items():
             line = f"{name}: {bits['mean']:.4f} ± {bits['stderr']:.4f} bits per byte"
-            if accuracy := result.accuracy.get(name):
-                line += (
-                    f", {accuracy['mean']:.1%} ± {accuracy['stderr']:.1%} right by likelihood per "
-                    f"byte ({accuracy['plain']:.1%} by likelihood, {accuracy['chance']:.1%} by "
-                    "chance)"
-                )
+            text = result.text_bits_per_byte[name]
+            if text["bytes"] != bits["bytes"]:
+                line += f" of the answers ({text['mean']:.4f} of questions and answers)"
             self.write(line)
+            if accuracy := result.accuracy.get(name):
+                chosen, margin = result.choice_probability[name], result.margin[name]
+                self.write(
+                    f"  {accuracy['mean']:.1%} ± {accuracy['stderr']:.1%} right by likelihood per "
+                    f"byte ({accuracy['plain']:.1%} by likelihood, {accuracy['chance']:.1%} by "
+                    f"chance); probability of the right choice {chosen['mean']:.4f} ± "
+                    f"{chosen['stderr']:.4f} ({chosen['chance']:.4f} by chance), margin "
+                    f"{margin['mean']:+.4f} ± {margin['stderr']:.4f} bits per byte"
+                )
         self.write(f"run  {result.path}")
 
     def compared(self, comparison: Comparison) -> None:

@@ -67,8 +67,8 @@ def learning_curve(curated: Curated) -> bytes | None:
         {
             (target, measure)
             for lines in runs.values()
-            for measure, scores in lines[-1]["evaluation"].items()
-            for target in scores
+            for measure in ("bits_per_byte", "accuracy")
+            for target in lines[-1]["evaluation"][measure]
         },
         key=lambda panel: (panel[0], panel[1] != "bits_per_byte"),
     )

@@ -31,7 +31,7 @@ from penstock.pipeline.scoring.models import Column, Models
 from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
 from penstock.selectors.base import SetSelector, Target
 from penstock.selectors.encoders.embedding import embed_texts
-from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import RunResult, RunSpec
 
@@ -198,7 +198,7 @@ def _evaluations(targets: Sequence[Target]) -> tuple[Evaluation, ...]:
     for name, all_of in sorted(texts.items()):
         hashes = hash_ids(pa.array(all_of, pa.large_string()), mix("ladder"))
         rows = np.sort(np.argsort(hashes, kind="stable")[:_EXAMPLES])
-        found.append(Evaluation(name=name, texts=tuple(all_of[row] for row in rows)))
+        found.append(Evaluation.of_texts(name, *(all_of[row] for row in rows)))
     return tuple(found)
 
 
@@ -224,8 +224,7 @@ def _held_out(
     for number, text in zip(numbers.tolist(), sample["text"].to_pylist()):
         texts.setdefault(number, []).append(text)
     return tuple(
-        Evaluation(name=_name(number), texts=tuple(own[:each]))
-        for number, own in sorted(texts.items())
+        Evaluation.of_texts(_name(number), *own[:each]) for number, own in sorted(texts.items())
     )
 
 

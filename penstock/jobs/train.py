@@ -12,11 +12,10 @@ from penstock.jobs.plan import TrainSettings
 from penstock.language_models.model_directory import check_model
 from penstock.node_cache import local_file
 from penstock.recipe import ModelFrom, Train
-from penstock.selectors.targets import read_choices, read_targets
+from penstock.selectors.targets import read_examples
 from penstock.storage import AnyPath
 from penstock.trainers.backends import BACKENDS, find_backend
-from penstock.trainers.evaluation.choices import Question
-from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.evaluation.examples import Evaluation, Example
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["check_training", "read_evaluations", "run_spec"]
@@ -31,10 +30,9 @@ def read_evaluations(files: Sequence[AnyPath]) -> tuple[Evaluation, ...]:
     return tuple(
         Evaluation(
             name=name,
-            texts=tuple(target.text for target in read_targets(local_file(file))),
-            questions=tuple(
-                Question(context=found.context, choices=found.choices, answer=found.answer)
-                for found in read_choices(local_file(file))
+            examples=tuple(
+                Example(context=found.context, choices=found.choices, answer=found.answer)
+                for found in read_examples(local_file(file))
             ),
         )
         for name, file in zip(evaluation_names(files), files)

@@ -12,6 +12,9 @@ train. Both cut token sequences into windows, batch them and sum losses with thi
                      └─ window_nats      model -> nats a window   windows.py
                           └─ text_nats        -> nats a text      windows.py
 
+    TokenTree          a text and its branches, read once         trees.py
+      └─ tree_nats       trees -> nats of their parts             trees.py
+
     LoadedModel        a transformers model and its tokenizer     causal.py
     check_model        no code of a model's directory runs        model_directory.py
     settings_problem   nor names kernels or files elsewhere       model_settings.py

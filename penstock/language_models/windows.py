@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -89,11 +89,16 @@ def text_windows(tokens: np.ndarray, window: int, stride: int) -> Iterator[Windo
             break
 
 
-def batch_windows(windows: Sequence[Window], tokens: int) -> Iterator[list[int]]:
+class _Sized(Protocol):
+    @property
+    def length(self) -> int: ...
+
+
+def batch_windows(windows: Sequence[_Sized], tokens: int) -> Iterator[list[int]]:
     """Group windows of about equal length.
 
     Args:
-        windows: Windows in any order.
+        windows: Windows or trees, in any order.
         tokens: The most padded tokens of a batch, unless one window alone has more; 0 for a batch
             of each window, in the order given.
 

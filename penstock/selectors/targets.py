@@ -34,7 +34,7 @@ __all__ = [
     "choices_of",
     "examples_in",
     "lines_in",
-    "read_choices",
+    "read_examples",
     "read_targets",
     "read_texts",
     "render",
@@ -54,10 +54,12 @@ _EXPECTED = '{"question": ..., "answer": ...} or {"text": ...}'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """A multiple-choice example; it is rendered to ``context`` and one of ``choices``."""
+    """The parts of an example; it is rendered to ``context`` and one of ``choices``."""
 
     context: str
+    """The text before the answer; empty for a plain text."""
     choices: tuple[str, ...]
+    """The answer, and wrong choices where the example has any."""
     answer: int
     """The index of the right one."""
 
@@ -144,14 +146,17 @@ def render(example: Mapping[str, Any]) -> str:
     return _context(example) + _answer(example)
 
 
-def read_choices(path: str | Path) -> list[Choices]:
-    """Read the multiple-choice examples of a file, in file order; others are skipped.
+def read_examples(path: str | Path) -> list[Choices]:
+    """Read the examples of a file with their choices, in file order.
 
     Raises:
         InputError: As :func:`read_targets`, or an answer is none of its choices.
     """
-    found = [_at(place, choices_of, example) for place, example in examples_in(Path(path))]
-    return [choices for choices in found if choices is not None]
+    path = Path(path)
+    found = [_at(place, choices_of, example) for place, example in examples_in(path)]
+    if not found:
+        raise _no_example(path)
+    return found
 
 
 def read_texts(path: str | Path, sha256: str | None = None) -> list[list[str]]:
@@ -176,27 +181,29 @@ def read_texts(path: str | Path, sha256: str | None = None) -> list[list[str]]:
 
 
 def _all_texts(example: Mapping[str, Any]) -> list[str]:
-    texts = [render(example)]
-    if choices := choices_of(example):
-        others = [text for at, text in enumerate(choices.choices) if at != choices.answer]
-        texts += [choices.context + text for text in others]
-    return texts
+    found = choices_of(example)
+    right = found.choices[found.answer]
+    others = [text for at, text in enumerate(found.choices) if at != found.answer]
+    return [found.context + text for text in (right, *others)]
 
 
-def choices_of(example: Mapping[str, Any]) -> Choices | None:
-    """Return the choices of an example, or None where it has none or is a plain text.
-
-    Each continues ``context`` as the answer does in :func:`render`.
+def choices_of(example: Mapping[str, Any]) -> Choices:
+    """Return an example's context, answer and wrong choices, each as in :func:`render`.
 
     Raises:
-        ValueError: The answer is none of them, or as :func:`render`.
+        ValueError: The answer is none of the choices, or as :func:`render`.
     """
-    if "text" in example or example.get("choices") is None:
-        return None
-    choices, answer = _texts(example, "choices"), _answer(example)
+    if "text" in example:
+        return Choices(context="", choices=(_text(example, "text"),), answer=0)
+    text = render(example)
+    context = _context(example)
+    answer = text[len(context) :]
+    if example.get("choices") is None:
+        return Choices(context=context, choices=(answer,), answer=0)
+    choices = _texts(example, "choices")
     if answer not in choices:
         raise ValueError(f"answer: expected one of the choices, got {_short(answer)}")
-    return Choices(context=_context(example), choices=tuple(choices), answer=choices.index(answer))
+    return Choices(context=context, choices=tuple(choices), answer=choices.index(answer))
 
 
 def _context(example: Mapping[str, Any]) -> str:

@@ -15,13 +15,14 @@ from penstock.errors import InputError
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
-from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.evaluation.examples import Evaluation
+from penstock.trainers.evaluation.scores import METRICS, ExampleScores
 from penstock.trainers.modelling.build import check_tokenizer
 
 __all__ = ["OnMetrics", "RunResult", "RunSpec"]
 
 STAGE = "run"
-VERSION = 1
+VERSION = 2
 
 NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint"})
 """Settings of ``train`` that change no batch of a run, only where and how it is computed.
@@ -117,10 +118,20 @@ class RunResult:
     loss: float
     """Loss of the last step, in nats per predicted token."""
     bits_per_byte: dict[str, dict[str, float]]
-    """Results by evaluation: ``mean``, ``stderr`` over examples, ``bytes`` and ``examples``."""
+    """By evaluation, of the answers given their questions, or of the texts where there is none:
+    ``mean``, ``stderr`` over examples, ``bytes`` and ``examples``. For all metrics see
+    :mod:`penstock.trainers.evaluation.scores`."""
+    text_bits_per_byte: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By evaluation, of question and answer as one text; as :attr:`bits_per_byte`."""
+    choice_probability: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By evaluation with choices: ``mean``, ``stderr``, ``chance`` and ``examples``."""
+    margin: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By evaluation with choices, in bits per byte; as :attr:`choice_probability`."""
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By evaluation with multiple choices: ``mean`` and ``stderr`` where the likelihood of a choice
+    """By evaluation with choices: ``mean`` and ``stderr`` where the likelihood of a choice
     is divided by its bytes, ``plain`` and ``plain_stderr`` where not, ``chance``, ``examples``."""
+    example_files: dict[str, str] = field(default_factory=dict)
+    """By evaluation, the file of :attr:`path` that :meth:`examples` reads."""
     epochs: dict[str, float] = field(default_factory=dict)
     """Epochs read of each source of the mixture; without one, of all sequences as ``all``."""
     repeated_tokens: int = 0
@@ -153,21 +164,48 @@ class RunResult:
             path=artefact.path,
             tokens=facts["tokens"],
             loss=facts["loss"],
-            bits_per_byte=facts["bits_per_byte"],
-            accuracy=facts["accuracy"],
+            **{metric: facts[metric] for metric in METRICS},
+            example_files=facts["examples"],
             epochs=facts["epochs"],
             repeated_tokens=facts["repeated_tokens"],
             seconds=facts["seconds"],
         )
+
+    def examples(self, evaluation: str) -> ExampleScores:
+        """Read the results of each example of an evaluation, for differences between runs.
+
+        Raises:
+            ArtefactError: The file is missing, or is not the one that was recorded.
+        """
+        run = Artefact.open(self.path)
+        (record,) = run.named(self.example_files[evaluation])
+        return ExampleScores.read(run.verified(record))
 
     @property
     def model(self) -> AnyPath:
         """Return the directory that ``AutoModelForCausalLM.from_pretrained`` reads."""
         return self.path / "model"
 
+    def means(self, metric: str) -> dict[str, float]:
+        """Return the mean of a metric by evaluation."""
+        found: dict[str, dict[str, float]] = getattr(self, metric)
+        return {name: values["mean"] for name, values in found.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {**asdict(self), "path": str(self.path)}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the object that ``penstock train --json`` prints."""
+        return {
+            "run": str(self.path),
+            "tokens": self.tokens,
+            "loss": self.loss,
+            "epochs": self.epochs,
+            "repeated_tokens": self.repeated_tokens,
+            **{metric: self.means(metric) for metric in METRICS if metric != "accuracy"},
+            "accuracy": self.accuracy,
+        }
 
 
 def _digest(evaluation: Evaluation) -> str:

@@ -18,6 +18,7 @@ from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
+from penstock.trainers.evaluation.documents import FILE as LOSSES
 from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import FILE, NOTES, MetricsLog, add_note
@@ -54,7 +55,7 @@ def run_one(
     )
     evaluator = RunEvaluator(spec, shards, group)
     log, facts = _train(spec, shards, directory, checkpoints, evaluator, group)
-    scores = evaluator.finish(directory)
+    scores, examples = evaluator.finish(directory)
     if log:
         last = log.last
         if spec.train.evaluate_every:
@@ -65,10 +66,12 @@ def run_one(
             "steps": last["step"] + 1,
             "loss": last["loss"],
             **scores.to_json(),
+            "examples": examples,
             "seconds": round(time.perf_counter() - began, 3),
         }
         spec.check_model()
-        _commit(draft, facts, evaluator.files, checkpoints.folder)
+        files = [*examples.values(), *([LOSSES] if spec.train.document_losses else [])]
+        _commit(draft, facts, files, checkpoints.folder)
 
 
 def _train(

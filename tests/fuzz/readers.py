@@ -11,7 +11,7 @@ from penstock.errors import InputError
 from penstock.pipeline.reading.readers import Bad, read_batches, reader_of
 from penstock.pipeline.reading.records import Span
 from penstock.recipe import CorpusSource
-from penstock.selectors.targets import read_choices, read_targets
+from penstock.selectors.targets import read_examples, read_targets
 from tests.fuzz import seeds
 from tests.fuzz.child import Target
 from tests.pipeline.reading.reference import is_array, json_lines, records_of
@@ -63,7 +63,7 @@ def _targets(content: bytes, files: Path, name: str) -> None:
     for example in read_targets(path):
         example.text.encode()
     try:
-        read_choices(path)
+        read_examples(path)
     except InputError:
         return
 

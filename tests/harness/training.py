@@ -26,7 +26,7 @@ from penstock.recipe import Train
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.trainers import worker
 from penstock.trainers.checkpoints.signing import Signer
-from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.group import Group
 from penstock.trainers.spec import RunSpec
 from tests.harness.forks import ForkServer
@@ -163,7 +163,7 @@ def spec_of(order: dict[str, Any]) -> RunSpec:
         shards=Path(order["shards"]),
         seed=order["seed"],
         reweighter=PlannedReweighter(train.reweight, []) if train.reweight else None,
-        evaluations=(Evaluation("water", ("water flows to the turbine", "hello " * 30)),),
+        evaluations=(Evaluation.of_texts("water", "water flows to the turbine", "hello " * 30),),
     )
 
 

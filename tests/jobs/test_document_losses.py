@@ -26,7 +26,8 @@ from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation.documents import FILE
-from penstock.trainers.metrics import FILE as METRICS
+from penstock.trainers.evaluation.scores import METRICS
+from penstock.trainers.metrics import FILE as LINES
 from penstock.trainers.spec import RunResult
 from tests.pools import documents, write_jsonl
 from tests.trainers.conftest import train
@@ -98,7 +99,7 @@ def losses(result: RunResult) -> dict[str, list[Any]]:
 
 
 def evaluations(result: RunResult) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (result.path / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (result.path / LINES).read_text().splitlines()]
     return [line for line in lines if "evaluation" in line]
 
 
@@ -121,16 +122,22 @@ def test_evaluation_during_training_ends_with_the_saved_model(
     curve = evaluations(result)
     assert [line["tokens"] for line in curve] == [4096, 8192, 375 * 32]
     assert [line["saved"] for line in curve] == [False, False, True]
-    assert curve[-1]["evaluation"] == {
-        "bits_per_byte": result.bits_per_byte,
-        "accuracy": result.accuracy,
-    }
+    assert curve[-1]["evaluation"] == {metric: getattr(result, metric) for metric in METRICS}
     bits = [line["evaluation"]["bits_per_byte"]["quiz.eval"]["mean"] for line in curve]
     assert bits[0] > bits[1] > bits[2]
     assert set(result.bits_per_byte) == {"quiz.eval", "plain"}
     assert set(result.accuracy) == {"quiz.eval"}
     assert result.accuracy["quiz.eval"]["chance"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     assert result.accuracy["quiz.eval"]["examples"] == 2
+    examples = result.examples("quiz.eval")
+    assert examples.summary() == {
+        metric: getattr(result, metric)["quiz.eval"] for metric in METRICS
+    }
+    answers, texts = ["gate", "water", "river and wheel"], ["water flows through the gate"]
+    texts += ["What is 水?\nwater", "river and wheel"]
+    assert examples.table["bytes"].to_pylist() == [len(one) for one in answers]
+    assert examples.table["text_bytes"].to_pylist() == [len(one.encode()) for one in texts]
+    assert examples.table["choices"].to_pylist() == [2, 3, 1]
 
 
 def test_two_workers_on_zero_3_tell_the_same(
@@ -172,6 +179,9 @@ def test_the_command_tells_both_measures(project: Path, trained: tuple[Curated, 
         "epochs": {"all": 1.0},
         "repeated_tokens": 0,
         "bits_per_byte": {name: bits["mean"] for name, bits in result.bits_per_byte.items()},
+        "text_bits_per_byte": result.means("text_bits_per_byte"),
+        "choice_probability": {"quiz.eval": result.choice_probability["quiz.eval"]["mean"]},
+        "margin": {"quiz.eval": result.margin["quiz.eval"]["mean"]},
         "accuracy": result.accuracy,
     }
     assert "right by likelihood per byte" in done.stderr

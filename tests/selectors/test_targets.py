@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import InputError
 from penstock.selectors.base import Target
-from penstock.selectors.targets import Choices, read_choices, read_targets, render
+from penstock.selectors.targets import Choices, read_examples, read_targets, render
 
 QUESTION = {"question": "What do plants need?", "answer": "light"}
 
@@ -151,10 +151,13 @@ def test_choices_continue_the_context_as_the_answer_does(tmp_path: Path) -> None
     ]
     path = tmp_path / "quiz.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    first, second = read_choices(path)
+    first, second, third, fourth = read_examples(path)
     assert first == Choices(context="What do plants need?\n", choices=("stone", "light"), answer=1)
     assert second == Choices(context="S.\nThe sun is ", choices=("cold", "warm"), answer=1)
-    for found, line in zip((first, second), lines):
+    assert third == Choices(context=third.context, choices=(third.choices[0],), answer=0)
+    assert third.context == first.context
+    assert fourth == Choices(context="", choices=("plain",), answer=0)
+    for found, line in zip((first, second, third, fourth), lines):
         assert found.context + found.choices[found.answer] == render(line)
 
 
@@ -163,4 +166,4 @@ def test_an_answer_that_is_no_choice_is_refused_where_choices_are_wanted(tmp_pat
     path.write_text(json.dumps({**QUESTION, "choices": ["stone", "iron"]}) + "\n")
     assert len(read_targets(path)) == 1
     with pytest.raises(InputError, match=r"quiz.jsonl:1: answer: expected one of the choices, got"):
-        read_choices(path)
+        read_examples(path)

@@ -10,7 +10,7 @@ import pytest
 
 from penstock.artefact import Workspace
 from penstock.recipe import Train
-from penstock.trainers.evaluation.evaluator import Scores
+from penstock.trainers.evaluation.scores import Scores
 from penstock.trainers.metrics import FILE, MetricsLog, StepMetrics, add_note
 from penstock.trainers.run import _Tail
 from penstock.trainers.spec import RunSpec
@@ -73,7 +73,7 @@ def test_a_finished_run_resumes_without_a_step(tmp_path: Path) -> None:
 
 
 def test_evaluations_of_steps_that_are_not_repeated_are_kept(tmp_path: Path) -> None:
-    scores = Scores(bits_per_byte={}, accuracy={})
+    scores = Scores({})
     log = MetricsLog(tmp_path)
     for step in range(5):
         log.write(metrics(step).line())

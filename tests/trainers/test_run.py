@@ -22,7 +22,7 @@ from penstock.errors import RecipeError, TrainingError
 from penstock.recipe import ModelShape, Train
 from penstock.recipe_training import Checkpoint
 from penstock.trainers.checkpoints.signing import key_file
-from penstock.trainers.evaluation.evaluator import Evaluation
+from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.run import _lanes, train_all
 from penstock.trainers.spec import RunSpec
 from tests.harness.sockets import listening
@@ -36,7 +36,7 @@ TRAIN = Train(model=ModelShape(layers=1, width=32, heads=2), batch_tokens=256, m
 LENGTH = 32
 """Tokens of a sequence of the shards, and so the model's context."""
 
-TEXTS = Evaluation("water", ("water flows to the turbine", "hello " * 30))
+TEXTS = Evaluation.of_texts("water", "water flows to the turbine", "hello " * 30)
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def bits_by_hand(model: Path) -> float:
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32).eval()
     nats = 0.0
-    for text in TEXTS.texts:
+    for text in (one.text for one in TEXTS.examples):
         ids = [EOS, *tokenizer.encode(text, add_special_tokens=False)]
         for start in range(0, len(ids) - 1, LENGTH):
             window = torch.tensor([ids[start : start + LENGTH + 1]])
             with torch.inference_mode():
                 log_p = loaded(window[:, :-1]).logits[0].double().log_softmax(-1)
             nats -= float(log_p.gather(1, window[0, 1:, None]).sum())
-    return nats / math.log(2) / sum(len(text.encode()) for text in TEXTS.texts)
+    return nats / math.log(2) / sum(len(one.text.encode()) for one in TEXTS.examples)
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:
@@ -102,6 +102,7 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
     assert artefact.facts["parameters"] == {"total": 23_648, "without_embeddings": 13_408}
     assert all(0 < line["mfu"] < 1 for line in metrics(first.path))
     assert {record.path.split("/")[0] for record in artefact.files} == {
+        "examples-00000.parquet",
         "metrics.jsonl",
         "model",
         "result.json",
@@ -218,7 +219,9 @@ def test_the_name_of_a_run_depends_on_its_batches(
         spec(shards, 2),
         spec(longer),
         spec(shards, lr=1.0),
-        RunSpec(train=TRAIN, shards=shards, seed=1, evaluations=(Evaluation("water", ("x",)),)),
+        RunSpec(
+            train=TRAIN, shards=shards, seed=1, evaluations=(Evaluation.of_texts("water", "x"),)
+        ),
     ]
     assert len({one.fingerprint for one in [base, *others]}) == 5
     reseeded = RunSpec(

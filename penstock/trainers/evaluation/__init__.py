@@ -4,8 +4,8 @@
 
     RunEvaluator                during a run and at its end            run_evaluator.py
       ├─ evaluate               evaluations -> Scores                  evaluator.py
-      │    ├─ score_texts       texts -> bits per byte                 evaluator.py
-      │    ├─ score_choices     questions -> accuracy                  choices.py
-      │    └─ window_reader     windows of tokens -> nats              run_evaluator.py
+      │    ├─ example_nats      examples -> nats of texts and choices  examples.py
+      │    ├─ tree_reader       trees of tokens -> nats                run_evaluator.py
+      │    └─ ExampleScores     nats -> metrics of each example        scores.py
       └─ write_document_losses  shards -> nats of every document       documents.py
 """

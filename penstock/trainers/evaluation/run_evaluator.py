@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from penstock.language_models.windows import Window, WindowBatch, batch_windows, window_nats
+from penstock.language_models.trees import TokenTree, TreeBatch, tree_nats
+from penstock.language_models.windows import batch_windows
 from penstock.recipe import ModelFrom
 from penstock.trainers.backends.base import Backend
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
-from penstock.trainers.evaluation.choices import WindowNats
-from penstock.trainers.evaluation.evaluator import Scores, evaluate
+from penstock.trainers.evaluation.evaluator import evaluate
+from penstock.trainers.evaluation.examples import TreeNats
+from penstock.trainers.evaluation.scores import Scores
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
+from penstock.trainers.modelling.model import LanguageModel
 from penstock.trainers.spec import RunSpec
 
-__all__ = ["RunEvaluator", "window_reader"]
+__all__ = ["RunEvaluator", "tree_reader"]
 
 BATCH_TOKENS = 2048
 """Padded tokens of a forward pass, sorted by length so that few of them are padding. On one core
@@ -42,11 +44,6 @@ class RunEvaluator:
         self.spec = spec
         self.shards = shards
         self.group = group
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files that :meth:`finish` writes into the run's directory."""
-        return [documents.FILE] if self.spec.train.document_losses else []
 
     def due(self, before: int, after: int) -> bool:
         """Return whether to evaluate after a step: it passes a multiple of ``evaluate_every``.
@@ -74,18 +71,21 @@ class RunEvaluator:
         try:
             # Compiled code has the shapes of training; others would be compiled for a few batches.
             with torch.compiler.set_stance("force_eager"):
-                return self._evaluate(backend.forward, self.shards.tokenizer)
+                return self._evaluate(backend.model, backend.forward, self.shards.tokenizer)
         finally:
             backend.model.train()
 
-    def finish(self, directory: Path) -> Scores:
+    def finish(self, directory: Path) -> tuple[Scores, dict[str, str]]:
         """Evaluate the model saved below ``directory``, and write the losses of its documents.
 
-        Every worker loads the whole model, in float32.
+        Every worker loads the whole model, in float32; rank 0 writes the files.
+
+        Returns:
+            The results, and the name in ``directory`` of each evaluation's file of examples.
         """
         train = self.spec.train
         if not self.spec.evaluations and not train.document_losses:
-            return Scores(bits_per_byte={}, accuracy={})
+            return Scores({}), {}
         # Loaded like a model to continue, so that documents are kept apart as in training.
         saved = ModelFrom(hf=str(directory / "model"))
         model = build_model(saved, self.shards, self.spec.seed).eval().to(self.group.device)
@@ -97,20 +97,29 @@ class RunEvaluator:
                 micro_batch=train.micro_batch,
                 group=self.group,
             )
-        return self._evaluate(model, directory / "model" / "tokenizer.json")
+        scores = self._evaluate(model, model, directory / "model" / "tokenizer.json")
+        files = {}
+        for number, (name, examples) in enumerate(scores.examples.items()):
+            files[name] = f"examples-{number:05d}.parquet"
+            if not self.group.rank:
+                examples.write(directory / files[name])
+        return scores, files
 
-    def _evaluate(self, model: Any, tokenizer: Path) -> Scores:
+    def _evaluate(
+        self, model: LanguageModel, forward: Callable[[TreeBatch], torch.Tensor], tokenizer: Path
+    ) -> Scores:
         return evaluate(
             self.spec.evaluations,
-            window_reader(model, self.group),
+            tree_reader(forward, self.group),
             tokenizer,
             eos=self.shards.eos,
             context=self.shards.sequence_length,
+            branches=model.reads_branches,
         )
 
 
-def window_reader(model: Callable[[WindowBatch], torch.Tensor], group: Group) -> WindowNats:
-    """Return a function that reads windows with a model that is in evaluation mode.
+def tree_reader(model: Callable[[TreeBatch], torch.Tensor], group: Group) -> TreeNats:
+    """Return a function that reads trees of tokens with a model that is in evaluation mode.
 
     Losses are equal for any number of workers: whole batches are dealt to them. Every worker makes
     equally many forward passes, because a pass is a collective operation where the model is
@@ -118,20 +127,23 @@ def window_reader(model: Callable[[WindowBatch], torch.Tensor], group: Group) ->
     again.
 
     Args:
-        model: Windows to nats, as :meth:`~penstock.trainers.modelling.model.LanguageModel.forward`
+        model: Trees to nats, as :meth:`~penstock.trainers.modelling.model.LanguageModel.forward`
             computes them: a model, or the back end around one.
-        group: The workers, which call the function together, with the same windows, and all get the
+        group: The workers, which call the function together, with the same trees, and all get the
             same; the model is on its device.
     """
 
-    def read(windows: Sequence[Window]) -> np.ndarray:
-        nats = np.zeros(len(windows))
-        batches = list(batch_windows(windows, BATCH_TOKENS))
+    def read(trees: Sequence[TokenTree]) -> np.ndarray:
+        ends = np.cumsum([0, *(len(tree.parts) for tree in trees)])
+        nats = np.zeros(ends[-1])
+        batches = list(batch_windows(trees, BATCH_TOKENS))
         own = batches[group.rank :: group.workers]
         for rows in own:
-            nats[rows] = window_nats(model, [windows[row] for row in rows], group.device)
+            places = [np.arange(ends[row], ends[row + 1]) for row in rows]
+            found = tree_nats(model, [trees[row] for row in rows], group.device)
+            nats[np.concatenate(places)] = found
         if len(own) < -(-len(batches) // group.workers):
-            window_nats(model, [windows[row] for row in batches[0]], group.device)
+            tree_nats(model, [trees[row] for row in batches[0]], group.device)
         summed: np.ndarray = group.all_sum(torch.from_numpy(nats)).cpu().numpy()
         return summed
 

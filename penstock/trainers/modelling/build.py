@@ -19,6 +19,7 @@ import torch
 from penstock.display import logger_of
 from penstock.errors import InputError, RecipeError
 from penstock.language_models.model_directory import check_model
+from penstock.language_models.trees import Branch, TokenTree, tree_nats
 from penstock.recipe import ModelFrom, ModelShape, Train
 from penstock.temporary import set_private_caches
 from penstock.tokenization.definition import Definition
@@ -57,9 +58,11 @@ def build_model(model: ModelShape | ModelFrom, shards: ShardSet, seed: int) -> L
         made = load_model(model.hf)
         _check_vocabulary(model.hf, made, shards)
         _keep_apart(model.hf, made, shards)
+        made.reads_branches = _reads_branches(model.hf, made, shards)
     else:
         made = LanguageModel(_llama(model, shards, seed))
         made.attend_by_spans(True)
+        made.reads_branches = True
     return made
 
 
@@ -174,6 +177,35 @@ def _apart(model: LanguageModel, batch: Batch) -> torch.Tensor | None:
     half = logits.shape[1] // 2
     equal = torch.allclose(logits[0, half:], logits[1, half:], rtol=1e-4, atol=1e-4)
     return logits if equal else None
+
+
+def _reads_branches(name: str, model: LanguageModel, shards: ShardSet) -> bool:
+    """Return whether the model honours the mask and the positions of a tree with branches.
+
+    A model with a sliding window ignores it where a mask is given, so the window must be at least
+    as long as the sequences.
+    """
+    config = model.causal.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or _KNOWN_LAYERS)
+    window = getattr(config, "sliding_window", None) or shards.sequence_length
+    if not kinds <= _KNOWN_LAYERS or shards.sequence_length < 2:
+        return False
+    if window < shards.sequence_length and kinds != {"full_attention"}:
+        return False
+    half = min(8, shards.sequence_length) // 2
+    trunk, other = (np.arange(2 * half + 1) % shards.vocab_size for _ in range(2))
+    other[half:] = (trunk[half:] + 1) % shards.vocab_size
+    branch = Branch(shared=half - 1, tokens=other[half - 1 :])
+    size = len(trunk) - 1
+    tree = TokenTree(trunk, [(0, size), (size, 2 * size - half + 1)], [branch])
+    alone = [TokenTree(trunk, [(0, size)]), TokenTree(other, [(half - 1, size)])]
+    expected = np.concatenate([tree_nats(model, [one], "cpu") for one in alone])
+    try:
+        found = tree_nats(model, [tree], "cpu")
+    except (NotImplementedError, TypeError, ValueError) as error:
+        _log.info("%s: each choice is read in a window of its own, since: %s", name, error)
+        return False
+    return np.allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def check_tokenizer(model: str, tokenizer: Path) -> None:

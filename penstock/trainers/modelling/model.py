@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from penstock.language_models.windows import WindowBatch
+from penstock.language_models.trees import TreeBatch
 from penstock.trainers.data.batch import IGNORED, Batch
 from penstock.trainers.modelling.attention import register, span_arguments
 from penstock.trainers.modelling.loss import token_cross_entropy, weighted_cross_entropy
@@ -23,7 +23,7 @@ Describe = Callable[[Sequence[torch.Tensor], "torch.Tensor | None"], torch.Tenso
 class LanguageModel(nn.Module):
     """A causal language model with its loss.
 
-    A batch gives its summed loss, for training; windows give the loss of each target, for
+    A batch gives its summed loss, for training; trees give the loss of each target, for
     evaluation. Both go through :meth:`forward`, where a back end gathers partitioned weights.
 
     Args:
@@ -35,6 +35,8 @@ class LanguageModel(nn.Module):
         self.causal = causal
         self.by_spans = False
         """True if documents are separated by spans, False if by a dense mask."""
+        self.reads_branches = False
+        """True if the losses of a tree's branches are those of separate windows."""
         self._plain_head = causal.config.model_type == "llama"
 
     @property
@@ -45,7 +47,7 @@ class LanguageModel(nn.Module):
 
     def forward(
         self,
-        batch: Batch | WindowBatch,
+        batch: Batch | TreeBatch,
         counts: torch.Tensor | None = None,
         *,
         tokens: bool = False,
@@ -54,7 +56,7 @@ class LanguageModel(nn.Module):
         """Compute the loss of the batch's labels.
 
         Args:
-            batch: n sequences of L tokens; or windows.
+            batch: n sequences of L tokens; or trees.
             counts: (n, L) float32, the weight of each label.
             tokens: Return the nats of each label, (n, L) float32 with gradient, 0 where there is
                 no label.
@@ -64,12 +66,12 @@ class LanguageModel(nn.Module):
 
         Returns:
             The sum of -log p over the labels, () float32 in nats; with ``counts`` the weighted
-            sum, and the nats of each label without gradient. For windows, -log p of each target
+            sum, and the nats of each label without gradient. For trees, -log p of each target
             that is not IGNORED: (targets,) float32.
         """
-        if isinstance(batch, WindowBatch):
+        if isinstance(batch, TreeBatch):
             counted = batch.targets != IGNORED
-            hidden = self._hidden(input_ids=batch.inputs)[counted]
+            hidden = self._hidden(**batch.arguments)[counted]
             return _nats(hidden, self._head, batch.targets[counted])
         states, labels, labelled = self._predicting(batch)
         hidden, targets, head = states[labelled], labels[labelled], self._head

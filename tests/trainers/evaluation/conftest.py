@@ -13,8 +13,8 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import ModelShape
 from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.evaluation.choices import WindowNats
-from penstock.trainers.evaluation.run_evaluator import window_reader
+from penstock.trainers.evaluation.examples import TreeNats
+from penstock.trainers.evaluation.run_evaluator import tree_reader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.model import LanguageModel
@@ -35,8 +35,8 @@ def model(opened: ShardSet) -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
-def reader(model: LanguageModel) -> WindowNats:
-    return window_reader(model, Group())
+def reader(model: LanguageModel) -> TreeNats:
+    return tree_reader(model, Group())
 
 
 @pytest.fixture(scope="session")

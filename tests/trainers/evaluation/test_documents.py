@@ -17,8 +17,8 @@ from penstock.recipe import ModelShape
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation import documents
 from penstock.trainers.evaluation.documents import write_document_losses
-from penstock.trainers.evaluation.evaluator import text_nats
-from penstock.trainers.evaluation.run_evaluator import window_reader
+from penstock.trainers.evaluation.examples import Example, example_nats
+from penstock.trainers.evaluation.run_evaluator import tree_reader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
 from penstock.trainers.modelling.model import LanguageModel
@@ -120,12 +120,13 @@ def test_a_document_in_one_span_has_the_nats_that_evaluation_computes(
         for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist())
     }
     tokenizer = Tokenizer.from_file(str(packed.tokenizer))
-    reader = window_reader(trained, Group())
+    reader = tree_reader(trained, Group())
     checked = 0
     for name, nats, count in zip(found["doc_id"], found["nats"], found["tokens"]):
         ids = [0, *tokenizer.encode(texts[name]).ids, 0]
         if count == len(ids) - 1:
-            (alone,) = text_nats([texts[name]], reader, tokenizer, eos=0, context=CONTEXT)
+            plain = [Example(choices=(texts[name],))]
+            (alone,), _ = example_nats(plain, reader, tokenizer, eos=0, context=CONTEXT)
             assert nats == pytest.approx(alone - log_p(trained, ids)[-1], rel=1e-5)
             checked += 1
     assert checked >= 5

@@ -13,8 +13,9 @@ from penstock.recipe import Train
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.documents import write_document_losses
-from penstock.trainers.evaluation.evaluator import Evaluation, evaluate
-from penstock.trainers.evaluation.run_evaluator import RunEvaluator, window_reader
+from penstock.trainers.evaluation.evaluator import evaluate
+from penstock.trainers.evaluation.examples import Evaluation, Example
+from penstock.trainers.evaluation.run_evaluator import RunEvaluator, tree_reader
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import compile_inner, load_model
 from penstock.trainers.modelling.model import LanguageModel
@@ -22,11 +23,12 @@ from penstock.trainers.spec import RunSpec
 from tests.trainers.test_engine import TRAIN, engine
 
 from .conftest import READING
-from .test_choices import QUESTIONS
+from .test_examples import QUESTIONS
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
-EVALUATIONS = (Evaluation("quiz", ("water flows", "the turbine é"), tuple(QUESTIONS)),)
+TEXTS = (Example(choices=("water flows",)), Example(choices=("the turbine é",)))
+EVALUATIONS = (Evaluation(name="quiz", examples=(*QUESTIONS, *TEXTS)),)
 
 
 def of_stage(stage: int, **changes: Any) -> Train:
@@ -56,12 +58,13 @@ def test_a_model_in_training_scores_like_the_saved_one_and_training_does_not_cha
         assert made.backend.model.training
     assert found == expected, "to the bit"
     made.save(tmp_path / "model")
-    reader = window_reader(load_model(tmp_path / "model").eval(), Group())
+    reader = tree_reader(load_model(tmp_path / "model").eval(), Group())
     saved = evaluate(EVALUATIONS, reader, made.shards.tokenizer, **READING)
     made.close()
-    bits = [scores.bits_per_byte["quiz"].mean for scores in curve]
-    assert bits[-1] == pytest.approx(saved.bits_per_byte["quiz"].mean, rel=1e-6)
-    assert curve[-1].accuracy == saved.accuracy
+    bits = [scores.to_json()["bits_per_byte"]["quiz"]["mean"] for scores in curve]
+    last, expected = (scores.examples["quiz"].table.to_pydict() for scores in (curve[-1], saved))
+    for name in last:
+        assert last[name] == pytest.approx(expected[name], rel=1e-4)
     assert len(set(bits)) == len(bits), "the model did not change between them"
 
 
@@ -79,12 +82,12 @@ def test_nothing_is_compiled_for_it(shards: Path) -> None:
 
     compile_inner(made.backend.model, backend)  # type: ignore[arg-type]
     live = evaluator(made)
-    before = live.evaluate_live(made.backend)
+    before = live.evaluate_live(made.backend).to_json()
     assert not compiled
     next(made.run())
     trained = len(compiled)
     assert trained
-    assert live.evaluate_live(made.backend) != before and len(compiled) == trained
+    assert live.evaluate_live(made.backend).to_json() != before and len(compiled) == trained
     made.close()
 
 
