@@ -174,7 +174,7 @@ class Artefact:
             manifest = json.loads(read_file(source))
             written = int(manifest["format"])
             if written <= FORMAT:
-                return cls(path, manifest, tuple(map(FileRecord.parsed, manifest["files"])))
+                return cls.of(path, manifest)
         except (FileNotFoundError, NotADirectoryError):
             raise ArtefactError(
                 "no such file: the artefact was not finished",
@@ -193,6 +193,15 @@ class Artefact:
             fix="upgrade Penstock or use another work directory",
         )
 
+    @classmethod
+    def of(cls, path: AnyPath, manifest: dict[str, Any]) -> Artefact:
+        """Return the artefact at ``path`` of which this is the manifest.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is not a manifest.
+        """
+        return cls(path, manifest, tuple(map(FileRecord.parsed, manifest["files"])))
+
     @property
     def fingerprint(self) -> str:
         """The artefact's name: 64 hexadecimal digits."""
@@ -202,6 +211,11 @@ class Artefact:
     def digest(self) -> str:
         """The sha256 of the manifest, and so of every byte of every data file."""
         return hashlib.sha256(canonical(self.manifest)).hexdigest()
+
+    def digest_of(self, prefix: str) -> str:
+        """Return a sha256 of the names and bytes of the files whose path begins with ``prefix``."""
+        files = [[record.path, record.sha256] for record in self.named(prefix)]
+        return hashlib.sha256(canonical(sorted(files))).hexdigest()
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -67,17 +67,20 @@ def learning_curve(curated: Curated) -> bytes | None:
         {
             (target, measure)
             for lines in runs.values()
+            for line in lines
             for measure in ("bits_per_byte", "accuracy")
-            for target in lines[-1]["evaluation"][measure]
+            for target in line["evaluation"][measure]
         },
         key=lambda panel: (panel[0], panel[1] != "bits_per_byte"),
     )
     figure, axes = _figure("report", len(panels), (4, 3))
     for axis, (target, measure) in zip(axes, panels):
         for name, lines in runs.items():
-            scores = [line["evaluation"][measure][target] for line in lines]
+            # A run may have been stopped, and gone on with other evaluations.
+            own = [line for line in lines if target in line["evaluation"][measure]]
+            scores = [line["evaluation"][measure][target] for line in own]
             axis.errorbar(
-                [line["tokens"] for line in lines],
+                [line["tokens"] for line in own],
                 [score["mean"] for score in scores],
                 [score["stderr"] for score in scores],
                 marker="o",

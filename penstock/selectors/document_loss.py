@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, PrivateAttr
 
-from penstock.artefact import Artefact, FileRecord
+from penstock.artefact import Artefact, FileRecord, Workspace
 from penstock.columnar import OwnParquet
 from penstock.errors import ArtefactError, SelectorError, StorageError
 from penstock.hashing import hash_ids, mix
@@ -39,7 +39,7 @@ from penstock.temporary import temporary_directory
 
 __all__ = ["DocumentLoss"]
 
-FILE = "document_losses.parquet"
+_STAGE = "document_losses"
 
 _KEY = mix("document-loss")
 
@@ -83,7 +83,7 @@ class DocumentLoss(
         """Open the run.
 
         Raises:
-            SelectorError: There is no such run, or it wrote no losses.
+            SelectorError: There is no such run, or its documents were not read.
         """
         self._losses = _losses(self.run)
         self._band = Band(self.take, self.name)
@@ -161,10 +161,12 @@ class DocumentLoss(
 
 
 def _losses(run: str) -> tuple[Artefact, FileRecord]:
-    """Open a finished run; return it with the record of its losses.
+    """Open the losses of a finished run, and return them with the record of their file.
+
+    They lie in the run's work directory, and are named by its model and its shards.
 
     Raises:
-        SelectorError: There is no such run, or it wrote none.
+        SelectorError: There is no such run, or its documents were not read.
     """
     try:
         artefact = Artefact.open(as_path(run))
@@ -173,15 +175,21 @@ def _losses(run: str) -> tuple[Artefact, FileRecord]:
             key="run",
             expected=f"the directory of a finished run, as `penstock train` names it: {error}",
         ) from None
-    found = artefact.named(FILE)
-    if not found:
-        raise SelectorError(
-            key="run",
-            expected=f"a run with {FILE}",
-            got=run,
-            fix="train with train.document_losses: true",
-        )
-    return artefact, found[0]
+    if artefact.manifest["stage"] == _STAGE:
+        return artefact, artefact.files[0]
+    inputs = {
+        "model": artefact.digest_of("model/"),
+        "shards": artefact.manifest["inputs"].get("shards"),
+    }
+    for other in Workspace(artefact.path.parent.parent, read_only=True).finished(_STAGE):
+        if other.manifest["inputs"] == inputs:
+            return other, other.files[0]
+    raise SelectorError(
+        key="run",
+        expected="a run of which the losses of documents were read",
+        got=run,
+        fix="run `penstock train` with train.document_losses: true; it trains nothing again",
+    )
 
 
 def _sort(file: Path, directory: Path) -> int:

@@ -3,9 +3,9 @@
 ::
 
     RunSpec (train, shards, seed, evaluations)
-      └─ train_all              run artefacts, found or made    run.py, spec.py
+      └─ train_all              runs and evaluations, found or made  run.py, spec.py
            └─ sessions          of Ray Train, each for a lane of runs  run.py, rendezvous.py
-                └─ run_one      train, save, evaluate, commit          worker.py
+                └─ run_one      train, save, commit, evaluate          worker.py
                      ├─ Group       rank, workers, device, collectives group.py
                      ├─ Engine      optimiser steps                    engine.py
                      │    ├─ Backend        losses -> updated weights  backends/
@@ -17,5 +17,5 @@
                      │    └─ learning_rate  tokens -> rate             schedule.py
                      ├─ Checkpoints save, and resume after a kill      checkpoints/
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
-                     └─ RunEvaluator  during a run and at its end       evaluation/
+                     └─ RunEvaluator  during a run and after it         evaluation/
 """

@@ -31,9 +31,8 @@ NOTES = "notes.jsonl"
 class StepMetrics:
     """The line of a step in ``metrics.jsonl``.
 
-    With ``train.evaluate_every`` there are lines of evaluations too: ``step``, ``tokens``,
-    ``evaluation`` (:meth:`penstock.trainers.evaluation.evaluator.Scores.to_json`), and ``saved``,
-    which is true for the last one, of the saved model.
+    With ``train.evaluate_every`` there are lines of evaluations too: ``step``, ``tokens`` and
+    ``evaluation`` (:meth:`penstock.trainers.evaluation.scores.Scores.to_json`).
     """
 
     step: int
@@ -70,14 +69,14 @@ class MetricsLog:
     Args:
         directory: The run's.
         start: The first step to be written. Lines of an earlier attempt are kept if their step is
-            before it, in both files; lines of later steps and of the saved model are removed.
+            before it, in both files; lines of later steps are removed.
     """
 
     def __init__(self, directory: Path, start: int = 0) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         path = directory / FILE
-        kept = [line for line in _read(path) if line["step"] < start and not line.get("saved")]
+        kept = [line for line in _read(path) if line["step"] < start]
         # A new file replaces the old one, so that a reader that follows it notices the change.
         with atomic_file(path, durable=False) as sink:
             sink.write(b"".join(json.dumps(line).encode() + b"\n" for line in kept))

@@ -54,7 +54,8 @@ def train_all(
 ) -> list[RunResult]:
     """Make the runs that do not exist, up to ``parallel`` at a time; thread-safe.
 
-    Runs that finish before another fails are kept, and found by the next call.
+    A run that exists and was not evaluated on all of its evaluations is only evaluated. Runs that
+    finish before another fails are kept, and found by the next call.
 
     Returns:
         Results in the order of ``specs``.
@@ -67,7 +68,11 @@ def train_all(
     """
     for spec in specs:
         find_backend(spec.train.backend).check(spec.train)
-    missing = {spec.fingerprint: spec for spec in specs if spec.find(workspace) is None}
+    missing: dict[str, RunSpec] = {}
+    for spec in specs:
+        if spec.find(workspace) is None:
+            same = missing.get(spec.fingerprint)
+            missing[spec.fingerprint] = spec.merged(same) if same else spec
     for spec in missing.values():
         spec.check_tokenizer()
     if missing:

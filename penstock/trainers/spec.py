@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from penstock.artefact import Artefact, Draft, Workspace, canonical, fingerprint
+from penstock.artefact import Artefact, Draft, Workspace, fingerprint
 from penstock.display import html_table, text_table
 from penstock.errors import InputError
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
+from penstock.trainers.evaluation.artefacts import (
+    evaluation_of,
+    evaluations_of,
+    losses_of,
+    read_examples,
+)
 from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.evaluation.scores import METRICS, ExampleScores
 from penstock.trainers.modelling.build import check_tokenizer
@@ -24,8 +29,9 @@ __all__ = ["OnMetrics", "RunResult", "RunSpec"]
 STAGE = "run"
 VERSION = 2
 
-NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint"})
-"""Settings of ``train`` that change no batch of a run, only where and how it is computed.
+NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint", "document_losses"})
+"""Settings of ``train`` that change no batch of a run, only where and how it is computed, or what
+is measured of it later.
 
 They are not part of its name, so that a stopped run resumes when they are changed.
 """
@@ -37,12 +43,13 @@ OnMetrics = Callable[["RunSpec", dict[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One run: training settings, shards, seed and evaluations."""
+    """One run: training settings, shards and seed; and what is measured of its model."""
 
     train: Train
     shards: AnyPath
     seed: int
     evaluations: tuple[Evaluation, ...] = ()
+    """Not part of the run's name, as ``train.document_losses`` is not."""
     reweighter: ReweighterPlan | None = None
     """Plan of ``train.reweight``."""
 
@@ -83,10 +90,35 @@ class RunSpec:
                     fix="leave the model as it is while it is read, and run again",
                 )
 
+    def run(self, workspace: Workspace) -> Artefact | None:
+        """Return the finished run, whether its model was evaluated or not; or None."""
+        return workspace.find(STAGE, self.fingerprint)
+
     def find(self, workspace: Workspace) -> RunResult | None:
-        """Return the finished run, or None."""
-        found = workspace.find(STAGE, self.fingerprint)
-        return None if found is None else RunResult.of(found)
+        """Return the finished run with all that is to be measured of it, or None."""
+        run = self.run(workspace)
+        if run is None:
+            return None
+        if self.train.document_losses and losses_of(run).find(workspace) is None:
+            return None
+        found = {}
+        for item in self.evaluations:
+            artefact = evaluation_of(run, item).find(workspace)
+            if artefact is None:
+                return None
+            found[item.name] = artefact
+        return RunResult.of(run, found)
+
+    def merged(self, other: RunSpec) -> RunSpec:
+        """Return the specification of the same run that measures what either measures of it."""
+        known = {item.examples for item in self.evaluations}
+        more = (item for item in other.evaluations if item.examples not in known)
+        losses = self.train.document_losses or other.train.document_losses
+        return replace(
+            self,
+            evaluations=(*self.evaluations, *more),
+            train=self.train.model_copy(update={"document_losses": losses}),
+        )
 
     def draft(self, workspace: Workspace) -> Draft:
         """Begin the run's artefact."""
@@ -103,7 +135,6 @@ class RunSpec:
     def _inputs(self) -> dict[str, Any]:
         return {
             "shards": Artefact.open(self.shards).digest,
-            "evaluations": {item.name: _digest(item) for item in self.evaluations},
             "model": _model_files(self.train),
         }
 
@@ -130,14 +161,16 @@ class RunResult:
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
     """By evaluation with choices: ``mean`` and ``stderr`` where the likelihood of a choice
     is divided by its bytes, ``plain`` and ``plain_stderr`` where not, ``chance``, ``examples``."""
-    example_files: dict[str, str] = field(default_factory=dict)
-    """By evaluation, the file of :attr:`path` that :meth:`examples` reads."""
+    evaluations: dict[str, AnyPath] = field(default_factory=dict)
+    """Directories of the evaluations' artefacts, by evaluation."""
+    document_losses: AnyPath | None = None
+    """Directory of the artefact with the losses of documents, if they were read."""
     epochs: dict[str, float] = field(default_factory=dict)
     """Epochs read of each source of the mixture; without one, of all sequences as ``all``."""
     repeated_tokens: int = 0
     """Those of :attr:`tokens` in sequences that had been read before."""
     seconds: float
-    """Seconds of training and evaluation, without the start of processes."""
+    """Seconds of training, without the start of processes."""
 
     def __repr__(self) -> str:
         return text_table("RunResult", (f"  {name}: {value}" for name, value in self._rows()))
@@ -157,18 +190,25 @@ class RunResult:
         ]
 
     @classmethod
-    def of(cls, artefact: Artefact) -> RunResult:
-        """Read the manifest of a run."""
-        facts = artefact.facts
+    def of(cls, run: Artefact, evaluations: Mapping[str, Artefact] | None = None) -> RunResult:
+        """Read the manifests of a run and of evaluations of its model; by default of all."""
+        evaluations = evaluations_of(run) if evaluations is None else evaluations
+        metrics: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in METRICS}
+        for name, artefact in evaluations.items():
+            for metric, values in artefact.facts["metrics"].items():
+                metrics[metric][name] = values
+        facts = run.facts
+        losses = losses_of(run).find(Workspace(run.path.parent.parent, read_only=True))
         return cls(
-            path=artefact.path,
+            path=run.path,
             tokens=facts["tokens"],
             loss=facts["loss"],
-            **{metric: facts[metric] for metric in METRICS},
-            example_files=facts["examples"],
+            evaluations={name: artefact.path for name, artefact in evaluations.items()},
+            document_losses=None if losses is None else losses.path,
             epochs=facts["epochs"],
             repeated_tokens=facts["repeated_tokens"],
             seconds=facts["seconds"],
+            **metrics,
         )
 
     def examples(self, evaluation: str) -> ExampleScores:
@@ -177,9 +217,7 @@ class RunResult:
         Raises:
             ArtefactError: The file is missing, or is not the one that was recorded.
         """
-        run = Artefact.open(self.path)
-        (record,) = run.named(self.example_files[evaluation])
-        return ExampleScores.read(run.verified(record))
+        return read_examples(self.evaluations[evaluation])
 
     @property
     def model(self) -> AnyPath:
@@ -193,7 +231,10 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {**asdict(self), "path": str(self.path)}
+        evaluations = {name: str(path) for name, path in self.evaluations.items()}
+        losses = None if self.document_losses is None else str(self.document_losses)
+        paths = {"path": str(self.path), "evaluations": evaluations, "document_losses": losses}
+        return {**asdict(self), **paths}
 
     def summary(self) -> dict[str, Any]:
         """Return the object that ``penstock train --json`` prints."""
@@ -206,10 +247,6 @@ class RunResult:
             **{metric: self.means(metric) for metric in METRICS if metric != "accuracy"},
             "accuracy": self.accuracy,
         }
-
-
-def _digest(evaluation: Evaluation) -> str:
-    return hashlib.sha256(canonical(asdict(evaluation))).hexdigest()
 
 
 def _model_files(train: Train) -> dict[str, str]:

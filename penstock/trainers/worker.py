@@ -1,4 +1,4 @@
-"""One run in a Ray Train worker: train, save, evaluate, commit."""
+"""One run in a Ray Train worker: train, save, commit, evaluate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
-from penstock.trainers.evaluation.documents import FILE as LOSSES
 from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import FILE, NOTES, MetricsLog, add_note
@@ -33,14 +31,34 @@ PART = "run"
 def run_one(
     spec: RunSpec, workspace: Workspace, group: Group, signer: Signer, generation: int = 0
 ) -> None:
-    """Train, export, evaluate the export, and commit; all workers call this together.
+    """Train, export and commit, unless it was done; then evaluate; all workers call this together.
+
+    The run is committed before its model is evaluated, so that an evaluation that fails or is
+    killed costs no training.
 
     Resumes from the newest checkpoint of an earlier attempt, which ``signer`` has to accept.
     ``generation`` is the number of the driver's lease: an attempt of an earlier one ends.
     """
+    shards = ShardSet.open(spec.shards)
+    evaluator = RunEvaluator(spec, shards, group)
+    finished = not group.rank and spec.run(workspace) is not None
+    if not group.broadcast(int(finished)):
+        _make(spec, shards, evaluator, workspace, group, signer, generation)
+    evaluator.measure(workspace, generation)
+
+
+def _make(
+    spec: RunSpec,
+    shards: ShardSet,
+    evaluator: RunEvaluator,
+    workspace: Workspace,
+    group: Group,
+    signer: Signer,
+    generation: int,
+) -> None:
+    """Train, export and commit."""
     began = time.perf_counter()
     draft = spec.draft(workspace)
-    shards = ShardSet.open(spec.shards)
     directory = draft.staging()
     checkpoints = Checkpoints(
         directory,
@@ -53,25 +71,18 @@ def run_one(
         progress=functools.partial(add_note, directory),
         generation=generation,
     )
-    evaluator = RunEvaluator(spec, shards, group)
     log, facts = _train(spec, shards, directory, checkpoints, evaluator, group)
-    scores, examples = evaluator.finish(directory)
     if log:
         last = log.last
-        if spec.train.evaluate_every:
-            log.write(scores.line(last["step"], last["tokens"], saved=True))
         log.close()
         facts |= {
             "tokens": last["tokens"],
             "steps": last["step"] + 1,
             "loss": last["loss"],
-            **scores.to_json(),
-            "examples": examples,
             "seconds": round(time.perf_counter() - began, 3),
         }
         spec.check_model()
-        files = [*examples.values(), *([LOSSES] if spec.train.document_losses else [])]
-        _commit(draft, facts, files, checkpoints.folder)
+        _commit(draft, facts, checkpoints.folder)
 
 
 def _train(
@@ -120,7 +131,7 @@ def _train(
         step, tokens = metrics.step + 1, metrics.tokens
         if due:
             save()
-    # Export and evaluation can be killed, too; a checkpoint spares the training.
+    # The export can be killed, too; a checkpoint spares the training.
     if checkpoints.ever and not due:
         save()
     if engine.reweighting:
@@ -157,14 +168,14 @@ def _save_tokenizer(shards: ShardSet, directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
 
 
-def _commit(draft: Draft, facts: dict[str, Any], more: Sequence[str], folder: Folder) -> None:
+def _commit(draft: Draft, facts: dict[str, Any], folder: Folder) -> None:
     directory = draft.staging()
     with folder.alone(), atomic_file(directory / "result.json") as sink:
         sink.write(json.dumps(facts, indent=2).encode())
     folders = ["model", "tensorboard", WEIGHTS]
     found = [path for folder in folders for path in sorted((directory / folder).rglob("*"))]
     names = [path.relative_to(directory).as_posix() for path in found if path.is_file()]
-    names += [FILE, "result.json", *more]
+    names += [FILE, "result.json"]
     names += [NOTES] if (directory / NOTES).exists() else []
     # The checkpoints' checksums are known, and a resumed run verifies them: to read gigabytes here
     # is no use. They are recorded so that a finished run can be resumed from.

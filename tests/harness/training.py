@@ -83,7 +83,11 @@ def run(order: dict[str, Any], rank: int) -> int:
         timeout=datetime.timedelta(seconds=60),
     )
     spec, workspace = spec_of(order), Workspace(Path(order["work"]))
-    _WorkerPoints(order["plan"], f"{spec.draft(workspace).path}/", rank).watch()
+    directories = {
+        f"{spec.draft(workspace).path}/": "",
+        f"{workspace.root / 'evaluation'}/": "evaluation/",
+    }
+    _WorkerPoints(order["plan"], directories, rank).watch()
     worker.run_one(spec, workspace, Group(rank, workers), signer_of(order))
     torch.distributed.barrier()
     return 0
@@ -92,8 +96,9 @@ def run(order: dict[str, Any], rank: int) -> int:
 class _WorkerPoints:
     _RANDOM = re.compile(r"\.[0-9a-f]{32}\.tmp$|(?<=/events)\.out\.tfevents\..*$")
 
-    def __init__(self, plan: str, directory: str, rank: int) -> None:
-        self._directory = directory
+    def __init__(self, plan: str, directories: dict[str, str], rank: int) -> None:
+        self._directories = directories
+        """The beginning of a point's name for each directory in which files are watched."""
         self._rank = rank
         self._points = Points(plan, self._of_file)
 
@@ -139,9 +144,11 @@ class _WorkerPoints:
         safetensors.torch.save_file = watched(safetensors.torch.save_file)
 
     def _of_file(self, kind: str, path: str, moment: str) -> dict[str, Any] | None:
-        if not path.startswith(self._directory):
+        known = [own for own in self._directories if path.startswith(own)]
+        if not known:
             return None
-        name = self._RANDOM.sub("", path[len(self._directory) :])
+        name = self._RANDOM.sub("", self._directories[known[0]] + path[len(known[0]) :])
+        name = re.sub(r"^evaluation/[0-9a-f]{16}/", "evaluation/", name)
         name = re.sub(r"step-\d+", "step", name)
         name = re.sub(r"(?<=step|odel)\.[0-9a-f]{8,}(?=\.(tmp|old|damaged))", "", name)
         return self._named(f"{kind} {name}, {moment}")

@@ -25,7 +25,6 @@ from penstock.pipeline.units import iter_documents
 from penstock.recipe import Recipe
 from penstock.recipe_file import override, parse_recipe
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.evaluation.documents import FILE
 from penstock.trainers.evaluation.scores import METRICS
 from penstock.trainers.metrics import FILE as LINES
 from penstock.trainers.spec import RunResult
@@ -93,8 +92,9 @@ def trained_by_two(project: Path) -> RunResult:
 
 
 def losses(result: RunResult) -> dict[str, list[Any]]:
-    artefact = Artefact.open(result.path)
-    (record,) = artefact.named(FILE)
+    assert result.document_losses is not None
+    artefact = Artefact.open(result.document_losses)
+    (record,) = artefact.files
     return pq.read_table(artefact.verified(record)).to_pydict()  # type: ignore[no-any-return]
 
 
@@ -115,14 +115,16 @@ def test_every_document_of_the_cut_has_a_loss(trained: tuple[Curated, RunResult]
     assert mean == pytest.approx(result.loss, rel=0.05)
 
 
-def test_evaluation_during_training_ends_with_the_saved_model(
+def test_evaluation_during_training_ends_with_the_last_step(
     trained: tuple[Curated, RunResult],
 ) -> None:
     _, result = trained
     curve = evaluations(result)
     assert [line["tokens"] for line in curve] == [4096, 8192, 375 * 32]
-    assert [line["saved"] for line in curve] == [False, False, True]
-    assert curve[-1]["evaluation"] == {metric: getattr(result, metric) for metric in METRICS}
+    # The saved model, in float32 as this one, has the same scores but for last bits.
+    for metric in METRICS:
+        for name, values in curve[-1]["evaluation"][metric].items():
+            assert values == pytest.approx(getattr(result, metric)[name], rel=1e-4)
     bits = [line["evaluation"]["bits_per_byte"]["quiz.eval"]["mean"] for line in curve]
     assert bits[0] > bits[1] > bits[2]
     assert set(result.bits_per_byte) == {"quiz.eval", "plain"}

@@ -16,7 +16,8 @@ from penstock.artefact import Artefact, FileRecord, Workspace
 from penstock.errors import ArtefactError, SelectorError
 from penstock.selectors import document_loss
 from penstock.selectors.base import Fitting
-from penstock.selectors.document_loss import FILE, DocumentLoss
+from penstock.selectors.document_loss import DocumentLoss
+from penstock.trainers.evaluation.artefacts import losses_of
 from penstock.trainers.evaluation.documents import SCHEMA
 from tests.pools import sampler
 
@@ -24,16 +25,34 @@ NATS = {"a": (2.0, 4), "b": (30.0, 10), "c": (0.0, 0), "long é": (1.0, 1), "e":
 """Losses 0.5, 3, none, 1 and 5."""
 
 
-def write_run(root: Path, rows: list[tuple[str, float, int]], name: str = FILE) -> Artefact:
-    draft = Workspace(root).draft("run", 1, {"rows": [name, *map(list, rows)]}, {})
+def write_run(root: Path, rows: list[tuple[str, float, int]]) -> Artefact:
+    """Write a run, and the losses of its documents."""
     ids, nats, tokens = zip(*rows) if rows else ((), (), ())
     costs = np.array(nats, np.float64), np.array(tokens, np.int64)
     with np.errstate(invalid="ignore"):
         losses = (costs[0] / costs[1]).astype(np.float32)
     table = pa.table([pa.array(ids, pa.string()), *costs, losses], schema=SCHEMA)
-    pq.write_table(table, draft.path / name, row_group_size=2)
-    draft.record("run", [FileRecord.found(draft.path, name)])
+    run = write_model(root, repr(rows))
+    losses_of(run).make(
+        Workspace(root), lambda path: pq.write_table(table, path, row_group_size=2), {}
+    )
+    return run
+
+
+def write_model(root: Path, weights: str) -> Artefact:
+    """Write a run without losses."""
+    draft = Workspace(root).draft("run", 1, {"weights": weights}, {"shards": "0" * 64})
+    (draft.path / "model").mkdir(exist_ok=True)
+    (draft.path / "model/weights").write_text(weights)
+    draft.record("run", [FileRecord.found(draft.path, "model/weights")])
     return draft.publish(["run"], {})
+
+
+def losses_file(run: Path) -> Path:
+    """Return the file with the losses of a run's documents."""
+    losses = losses_of(Artefact.open(run)).find(Workspace(run.parent.parent))
+    assert losses is not None
+    return Path(losses.path / losses.files[0].path)
 
 
 @pytest.fixture
@@ -114,11 +133,14 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path, monkeypatch: pytest.M
     for count in (2**16, 2**19):
         rows = [np.arange(count).astype(str), np.ones(count), np.ones(count, np.int64)]
         losses = np.random.default_rng(1).random(count).astype(np.float32)
-        draft = Workspace(tmp_path).draft("run", 1, {"count": count}, {})
+        run = write_model(tmp_path, str(count))
         table = pa.table([*rows, losses], schema=SCHEMA)
-        pq.write_table(table, draft.path / FILE, row_group_size=2**16)
-        draft.record("run", [FileRecord.found(draft.path, FILE)])
-        scorer = DocumentLoss(run=str(draft.publish(["run"], {}).path), missing="last")
+
+        def write(path: Path, table: pa.Table = table) -> None:
+            pq.write_table(table, path, row_group_size=2**16)
+
+        losses_of(run).make(Workspace(tmp_path), write, {})
+        scorer = DocumentLoss(run=str(run.path), missing="last")
         table = pa.Table.from_batches([batch("1", "2")])
         (state := tmp_path / f"{count}").mkdir()
         tracemalloc.start()
@@ -175,10 +197,16 @@ def test_a_directory_that_is_no_run_is_refused_early(tmp_path: Path) -> None:
     with pytest.raises(SelectorError) as info:
         DocumentLoss(run=str(tmp_path / "none"))
     assert info.value.key == "run"
-    without = write_run(tmp_path, [("a", 1.0, 1)], name="model.bin")
+    write_run(tmp_path, [("a", 1.0, 1)])
+    without = write_model(tmp_path, "other")
     with pytest.raises(SelectorError) as info:
         DocumentLoss(run=str(without.path))
-    assert info.value.key == "run"
+    assert info.value.key == "run" and info.value.got == str(without.path)
+
+
+def test_the_directory_of_the_losses_will_do(run: str) -> None:
+    alone = DocumentLoss(run=str(losses_file(Path(run)).parent))
+    assert alone.identity() == DocumentLoss(run=run).identity()
 
 
 def test_losses_that_changed_or_say_nothing_are_refused(run: str, tmp_path: Path) -> None:
@@ -189,8 +217,9 @@ def test_losses_that_changed_or_say_nothing_are_refused(run: str, tmp_path: Path
     with pytest.raises(SelectorError, match="expected documents with a loss, got none"):
         DocumentLoss(run=str(write_run(tmp_path, []).path)).fit(nothing)
     changed = DocumentLoss(run=run)
-    data = bytearray((Path(run) / FILE).read_bytes())
+    file = losses_file(Path(run))
+    data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    (Path(run) / FILE).write_bytes(data)
+    file.write_bytes(data)
     with pytest.raises(ArtefactError, match="changed since it was written"):
         changed.fit(nothing)

@@ -77,9 +77,9 @@ def test_evaluations_of_steps_that_are_not_repeated_are_kept(tmp_path: Path) -> 
     log = MetricsLog(tmp_path)
     for step in range(5):
         log.write(metrics(step).line())
-        log.write(scores.line(step, 10 * step + 10, saved=step == 4))
+        log.write(scores.line(step, 10 * step + 10))
     log.close()
-    for start, expected in ((5, [0, 1, 2, 3]), (2, [0, 1])):
+    for start, expected in ((5, [0, 1, 2, 3, 4]), (2, [0, 1])):
         log = MetricsLog(tmp_path, start)
         log.close()
         read = list(map(json.loads, (tmp_path / FILE).read_text().splitlines()))

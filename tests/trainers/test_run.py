@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 TRAIN = Train(model=ModelShape(layers=1, width=32, heads=2), batch_tokens=256, micro_batch=2)
 LENGTH = 32
 """Tokens of a sequence of the shards, and so the model's context."""
+
+OTHER = Evaluation.of_texts("other", "the penstock")
 
 TEXTS = Evaluation.of_texts("water", "water flows to the turbine", "hello " * 30)
 
@@ -102,7 +105,6 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
     assert artefact.facts["parameters"] == {"total": 23_648, "without_embeddings": 13_408}
     assert all(0 < line["mfu"] < 1 for line in metrics(first.path))
     assert {record.path.split("/")[0] for record in artefact.files} == {
-        "examples-00000.parquet",
         "metrics.jsonl",
         "model",
         "result.json",
@@ -219,18 +221,33 @@ def test_the_name_of_a_run_depends_on_its_batches(
         spec(shards, 2),
         spec(longer),
         spec(shards, lr=1.0),
-        RunSpec(
-            train=TRAIN, shards=shards, seed=1, evaluations=(Evaluation.of_texts("water", "x"),)
-        ),
     ]
-    assert len({one.fingerprint for one in [base, *others]}) == 5
+    assert len({one.fingerprint for one in [base, *others]}) == 4
     reseeded = RunSpec(
         train=TRAIN.model_copy(update={"seed": 9}), shards=shards, seed=1, evaluations=(TEXTS,)
     )
     assert reseeded.fingerprint == base.fingerprint, "train.seed is resolved into RunSpec.seed"
     elsewhere = spec(shards, workers=2, micro_batch=1, checkpoint=False)
     assert elsewhere.fingerprint == base.fingerprint, "no batch of it changes"
+    more = RunSpec(train=TRAIN, shards=shards, seed=1, evaluations=(OTHER,))
+    assert more.fingerprint == base.fingerprint, "it is measured when it is trained"
+    assert spec(shards, document_losses=True).fingerprint == base.fingerprint
     assert spec(shards, deepspeed={"x": 1}).fingerprint != base.fingerprint
+
+
+def test_specifications_of_one_run_are_made_as_one(shards: Path) -> None:
+    one = spec(shards)
+    other = RunSpec(
+        train=TRAIN.model_copy(update={"document_losses": True}),
+        shards=shards,
+        seed=1,
+        evaluations=(OTHER, replace(TEXTS, name="again")),
+    )
+    for merged in (one.merged(other), other.merged(one)):
+        assert merged.train.document_losses and merged.fingerprint == one.fingerprint
+        assert {item.digest for item in merged.evaluations} == {TEXTS.digest, OTHER.digest}
+        assert len(merged.evaluations) == 2
+    assert one.merged(one) == one
 
 
 def test_lanes_end_together(shards: Path, tmp_path: Path, tokenizer: Any) -> None:

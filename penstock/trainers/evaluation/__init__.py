@@ -2,10 +2,11 @@
 
 ::
 
-    RunEvaluator                during a run and at its end            run_evaluator.py
+    RunEvaluator                during a run, and of a finished one    run_evaluator.py
       ├─ evaluate               evaluations -> Scores                  evaluator.py
       │    ├─ example_nats      examples -> nats of texts and choices  examples.py
       │    ├─ tree_reader       trees of tokens -> nats                run_evaluator.py
       │    └─ ExampleScores     nats -> metrics of each example        scores.py
-      └─ write_document_losses  shards -> nats of every document       documents.py
+      ├─ write_document_losses  shards -> nats of every document       documents.py
+      └─ Measurement            both are artefacts of their own        artefacts.py
 """

@@ -20,14 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from penstock.storage import atomic_file
 from penstock.trainers.data.batch import Batch
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["FILE", "SCHEMA", "write_document_losses"]
-
-FILE = "document_losses.parquet"
+__all__ = ["SCHEMA", "write_document_losses"]
 
 SCHEMA = pa.schema(
     [
@@ -66,7 +65,7 @@ def write_document_losses(
         for _ in chunks:
             pass
         return
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with atomic_file(path) as sink, pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
         for documents in _whole_documents(chunks):
             nats, tokens = (documents[name].to_numpy() for name in ("nats", "tokens"))
             with np.errstate(invalid="ignore"):

@@ -16,12 +16,15 @@ tokens differ. Without this, the four choices of ARC-Easy cost 2.7 times the tok
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from penstock.artefact import canonical
 from penstock.errors import InputError
 from penstock.language_models.trees import Branch, TokenTree
 from penstock.panics import panics_as_errors
@@ -52,12 +55,18 @@ class Example:
         return self.context + self.choices[self.answer]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Examples of one benchmark."""
 
     name: str
     examples: tuple[Example, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of the examples, whatever the name."""
+        content = [[one.context, one.choices, one.answer] for one in self.examples]
+        return hashlib.sha256(canonical(content)).hexdigest()
 
     @classmethod
     def of_texts(cls, name: str, *texts: str) -> Evaluation:
@@ -91,7 +100,7 @@ def example_nats(
     Raises:
         InputError: A choice gives no token.
     """
-    plan = _Plan(context=context, branches=branches)
+    plan = _ReadingPlan(context=context, branches=branches)
     for example, lines in zip(examples, _tokenised(examples, tokenizer, eos)):
         plan.add(example, lines)
     nats = reader(plan.trees)
@@ -103,7 +112,7 @@ def example_nats(
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _TokenLine:
     """Tokens of a question with one of its choices."""
 
     ids: np.ndarray
@@ -119,7 +128,7 @@ class _Line:
 
 def _tokenised(
     examples: Sequence[Example], tokenizer: Any, eos: int
-) -> Iterator[tuple[_Line, ...]]:
+) -> Iterator[tuple[_TokenLine, ...]]:
     """Tokenise each example with each of its choices."""
     texts = [(one.context, choice) for one in examples for choice in one.choices]
     # encode_batch_fast computes no offsets, which only questions need.
@@ -129,7 +138,7 @@ def _tokenised(
         encodings = iter(encode([a + b for a, b in texts], add_special_tokens=False))
     for example in examples:
         yield tuple(
-            _Line(
+            _TokenLine(
                 np.array([eos, *found.ids], np.int64),
                 _first(found.offsets, example.context, choice) if example.context else 0,
             )
@@ -152,7 +161,7 @@ def _first(offsets: Sequence[tuple[int, int]], question: str, choice: str) -> in
 
 
 @dataclass(slots=True, kw_only=True)
-class _Plan:
+class _ReadingPlan:
     """The trees to read, and the sum to which each of their parts is added: its slot.
 
     An example has a slot for its text, and one for each choice.
@@ -164,7 +173,7 @@ class _Plan:
     slots: list[int] = field(default_factory=list)
     used: int = 0
 
-    def add(self, example: Example, lines: Sequence[_Line]) -> None:
+    def add(self, example: Example, lines: Sequence[_TokenLine]) -> None:
         """Plan an example, which ``lines`` has with each of its choices."""
         text, self.used = self.used, self.used + 1 + len(lines)
         right, slot = lines[example.answer], text + 1 + example.answer
@@ -184,8 +193,11 @@ class _Plan:
                 left = self._read_tree(line, [(line.first, line.size, slot)], left)
 
     def _read_tree(
-        self, trunk: _Line, parts: list[tuple[int, int, int]], others: list[tuple[int, _Line]]
-    ) -> list[tuple[int, _Line]]:
+        self,
+        trunk: _TokenLine,
+        parts: list[tuple[int, int, int]],
+        others: list[tuple[int, _TokenLine]],
+    ) -> list[tuple[int, _TokenLine]]:
         """Read a trunk with the next of the other lines that fit; return those that are left."""
         made: list[Branch] = []
         length, taken = trunk.size, 0
@@ -205,13 +217,13 @@ class _Plan:
         self._read(trunk.ids, parts, made)
         return others[taken:]
 
-    def _read_windows(self, line: _Line, slots: Sequence[int]) -> None:
+    def _read_windows(self, line: _TokenLine, slots: Sequence[int]) -> None:
         """Read all of a text in consecutive windows."""
         for start in range(0, line.size, self.context):
             ids = line.ids[start : start + self.context + 1]
             self._read(ids, [(0, len(ids) - 1, slot) for slot in slots])
 
-    def _read_end(self, slot: int, line: _Line) -> None:
+    def _read_end(self, slot: int, line: _TokenLine) -> None:
         """Read a choice in a window of its own, which ends with it."""
         begin = max(0, line.size - self.context)
         ids = line.ids[begin:]

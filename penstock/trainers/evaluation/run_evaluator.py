@@ -1,21 +1,25 @@
-"""Evaluation of a run: a learning curve while it trains, and the saved model at its end."""
+"""Evaluation of a run: a learning curve while it trains, and its saved model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from penstock.artefact import Artefact, Workspace
 from penstock.language_models.trees import TokenTree, TreeBatch, tree_nats
 from penstock.language_models.windows import batch_windows
+from penstock.node_cache import local_tree
 from penstock.recipe import ModelFrom
 from penstock.trainers.backends.base import Backend
 from penstock.trainers.data.shards import ShardSet
-from penstock.trainers.evaluation import documents
+from penstock.trainers.evaluation.artefacts import MODEL, evaluation_of, losses_of
+from penstock.trainers.evaluation.documents import write_document_losses
 from penstock.trainers.evaluation.evaluator import evaluate
-from penstock.trainers.evaluation.examples import TreeNats
+from penstock.trainers.evaluation.examples import Evaluation, TreeNats
 from penstock.trainers.evaluation.scores import Scores
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.build import build_model
@@ -32,7 +36,7 @@ BATCH_TOKENS = 2048
 class RunEvaluator:
     """Evaluates the model of a run.
 
-    All workers call :meth:`evaluate_live` and :meth:`finish` together.
+    All workers call :meth:`evaluate_live` and :meth:`measure` together.
 
     Args:
         spec: The run.
@@ -46,9 +50,9 @@ class RunEvaluator:
         self.group = group
 
     def due(self, before: int, after: int) -> bool:
-        """Return whether to evaluate after a step: it passes a multiple of ``evaluate_every``.
+        """Return whether to evaluate after a step: the last, or one that passes a multiple.
 
-        It is False for the last step, after which the saved model is evaluated.
+        The multiples are of ``evaluate_every``; without it there is no evaluation in training.
 
         Args:
             before: Tokens trained on before the step.
@@ -57,7 +61,7 @@ class RunEvaluator:
         every = self.spec.train.evaluate_every
         if not every or not self.spec.evaluations:
             return False
-        return before // every < after // every and after < self.spec.tokens
+        return before // every < after // every or after >= self.spec.tokens
 
     def evaluate_live(self, backend: Backend) -> Scores:
         """Evaluate a model between two steps of its training.
@@ -71,51 +75,93 @@ class RunEvaluator:
         try:
             # Compiled code has the shapes of training; others would be compiled for a few batches.
             with torch.compiler.set_stance("force_eager"):
-                return self._evaluate(backend.model, backend.forward, self.shards.tokenizer)
+                return self._evaluate(
+                    self.spec.evaluations,
+                    backend.model,
+                    backend.forward,
+                    self.shards.tokenizer,
+                )
         finally:
             backend.model.train()
 
-    def finish(self, directory: Path) -> tuple[Scores, dict[str, str]]:
-        """Evaluate the model saved below ``directory``, and write the losses of its documents.
+    def measure(self, workspace: Workspace, generation: int = 0) -> None:
+        """Evaluate the finished run on what it was not evaluated on, and read its documents.
 
-        Every worker loads the whole model, in float32; rank 0 writes the files.
+        Every worker loads the whole model, in float32; rank 0 decides what is missing, and writes.
 
-        Returns:
-            The results, and the name in ``directory`` of each evaluation's file of examples.
+        Args:
+            workspace: Where the run is, and the artefacts are made.
+            generation: Number of the driver's lease.
+
+        Raises:
+            ArtefactError: A file of the model changed since it was written.
         """
-        train = self.spec.train
-        if not self.spec.evaluations and not train.document_losses:
-            return Scores({}), {}
+        spec, group = self.spec, self.group
+        found = None if group.rank else _missing(spec, workspace)
+        missing, losses, manifest = group.gather(found)[0]
+        if not missing and not losses:
+            return
+        run = Artefact.of(spec.draft(workspace).path, manifest)
+        files = run.named(MODEL)
+        for record in files:
+            run.verified(record)
+        names = [(record.path, record.sha256) for record in files]
+        directory = local_tree(run.path, names, run.digest_of(MODEL)) / "model"
         # Loaded like a model to continue, so that documents are kept apart as in training.
-        saved = ModelFrom(hf=str(directory / "model"))
-        model = build_model(saved, self.shards, self.spec.seed).eval().to(self.group.device)
-        if train.document_losses:
-            documents.write_document_losses(
-                model,
-                self.shards,
-                directory / documents.FILE,
-                micro_batch=train.micro_batch,
-                group=self.group,
-            )
-        scores = self._evaluate(model, model, directory / "model" / "tokenizer.json")
-        files = {}
-        for number, (name, examples) in enumerate(scores.examples.items()):
-            files[name] = f"examples-{number:05d}.parquet"
-            if not self.group.rank:
-                examples.write(directory / files[name])
-        return scores, files
+        saved = ModelFrom(hf=str(directory))
+        model = build_model(saved, self.shards, spec.seed).eval().to(group.device)
+        for number in missing:
+            item = spec.evaluations[number]
+            scores = self._evaluate([item], model, model, directory / "tokenizer.json")
+            examples = scores.examples[item.name]
+            if not group.rank:
+                facts = {"name": item.name, "metrics": examples.summary()}
+                evaluation_of(run, item).make(workspace, examples.write, facts, generation)
+        if losses:
+            self._read_documents(run, model, workspace, generation)
+        group.barrier()
+
+    def _read_documents(
+        self, run: Artefact, model: LanguageModel, workspace: Workspace, generation: int
+    ) -> None:
+        size, group = self.spec.train.micro_batch, self.group
+
+        def write(path: Path) -> None:
+            write_document_losses(model, self.shards, path, micro_batch=size, group=group)
+
+        if group.rank:
+            write(Path())
+        else:
+            losses_of(run).make(workspace, write, {}, generation)
 
     def _evaluate(
-        self, model: LanguageModel, forward: Callable[[TreeBatch], torch.Tensor], tokenizer: Path
+        self,
+        evaluations: Sequence[Evaluation],
+        model: LanguageModel,
+        forward: Callable[[TreeBatch], torch.Tensor],
+        tokenizer: Path,
     ) -> Scores:
         return evaluate(
-            self.spec.evaluations,
+            evaluations,
             tree_reader(forward, self.group),
             tokenizer,
             eos=self.shards.eos,
             context=self.shards.sequence_length,
             branches=model.reads_branches,
         )
+
+
+def _missing(spec: RunSpec, workspace: Workspace) -> tuple[list[int], bool, dict[str, Any]]:
+    """Return the numbers of missing evaluations, whether losses are missing, and the manifest."""
+    run = spec.run(workspace)
+    assert run is not None
+    missing = {
+        item.digest: number
+        for number, item in enumerate(spec.evaluations)
+        if evaluation_of(run, item).find(workspace) is None
+    }
+    losses = spec.train.document_losses and losses_of(run).find(workspace) is None
+    return list(missing.values()), losses, run.manifest
 
 
 def tree_reader(model: Callable[[TreeBatch], torch.Tensor], group: Group) -> TreeNats:

@@ -38,6 +38,7 @@ import pyarrow.parquet as pq
 
 from penstock.columnar import read_parquet
 from penstock.errors import ArtefactError
+from penstock.storage import atomic_file
 from penstock.trainers.evaluation.examples import Example
 
 __all__ = [
@@ -118,7 +119,8 @@ class ExampleScores:
 
     def write(self, path: Path) -> None:
         """Write the table as Parquet."""
-        pq.write_table(self.table, path, compression="zstd")
+        with atomic_file(path) as sink:
+            pq.write_table(self.table, sink, compression="zstd")
 
     def terms(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """Return what a metric is the ratio of: the mean is the sum of one over that of the other.
@@ -188,15 +190,14 @@ class Scores:
             for metric in METRICS
         }
 
-    def line(self, step: int, tokens: int, *, saved: bool = False) -> dict[str, Any]:
+    def line(self, step: int, tokens: int) -> dict[str, Any]:
         """Return the line of ``metrics.jsonl``.
 
         Args:
             step: The last step that was taken.
             tokens: Tokens trained on until then.
-            saved: True if the model is the saved one, at the end of the run.
         """
-        return {"step": step, "tokens": tokens, "evaluation": self.to_json(), "saved": saved}
+        return {"step": step, "tokens": tokens, "evaluation": self.to_json()}
 
 
 def ratio_of_sums(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

@@ -44,6 +44,7 @@ KILLS = {
     "after the rename": ("rename checkpoints/step, after", 2),
     "in the export": ("write checkpoints/.model.tmp/config.json, half", 1),
     "in the evaluation": ("evaluation, before", 1),
+    "half of the evaluation": ("write evaluation/.evaluation-00000000.parquet, half", 1),
 }
 
 

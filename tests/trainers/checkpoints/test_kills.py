@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from penstock.artefact import Workspace
 from penstock.trainers.checkpoints.folder import Folder
 from tests.harness.training import Run, Trainings
 
@@ -36,7 +37,8 @@ FEW: dict[str, tuple[int, str, int]] = {
     "after the rename": (0, "rename checkpoints/step, after", 2),
     "while an old one goes": (0, f"unlink checkpoints/.step.old/{ZERO[len(SAVE) + 1 :]}", 1),
     "in the export": (0, "write checkpoints/.model.tmp/config.json, half", 1),
-    "in the evaluation": (0, "evaluation, before", 1),
+    "in the evaluation": (1, "evaluation, before", 1),
+    "before the evaluation's manifest": (0, "link evaluation/manifest.json, before", 1),
 }
 """Rank, beginning of the point's name, and number among the points of that name."""
 
@@ -91,12 +93,14 @@ def kill_and_go_on(
             break
     kept = whole(run)
     assert len(kept) <= 2, "one more than is kept, while the old one goes"
+    trained = run.spec.run(Workspace(run.work)) is not None
     if not run.finished:
         trainings.run(run, workers).well()
         going_on = [
             progress for progress in run.notes[noted:] if progress.startswith("going on at step")
         ]
-        assert [int(progress.split()[4]) for progress in going_on] == kept[:1]
+        expected_steps = [] if trained else kept[:1]
+        assert [int(progress.split()[4]) for progress in going_on] == expected_steps
     assert run.finished
     assert run.checkpoints == ["step-00000005"]
     expected = undisturbed.lines()
@@ -104,6 +108,8 @@ def kill_and_go_on(
     assert same == [(line["step"], line["tokens"], line["data"]) for line in expected]
     assert [line["loss"] for line in run.lines()] == [line["loss"] for line in expected]
     assert weights(run) == weights(undisturbed)
+    found, wanted = (one.spec.find(Workspace(one.work)) for one in (run, undisturbed))
+    assert found and wanted and found.bits_per_byte == wanted.bits_per_byte
 
 
 @pytest.mark.parametrize("rank, begins, nth", FEW.values(), ids=FEW.keys())

@@ -25,7 +25,6 @@ def test_an_evaluation_is_a_line_and_scalars(tmp_path: Path) -> None:
         "step": 7,
         "tokens": 4096,
         "evaluation": SCORES.to_json(),
-        "saved": False,
     }
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
