@@ -110,7 +110,7 @@ class Kmq(
     name="kmq",
     summary="clusters share the budget, better documents likelier to be drawn",
     paper="Yu et al. 2024, Diversify and Conquer (kMQ)",
-    version=1,
+    version=2,
 ):
     """Scores documents by when their cluster's draw takes them.
 
@@ -144,7 +144,9 @@ class Kmq(
     )
     standardise: bool = Field(
         default=True,
-        description="Measure quality in its standard deviations within the cluster first. "
+        description="Measure quality in standard deviations of the whole pool first, by the "
+        "distance of its quartiles over 1.349, so that neither extreme documents count nor "
+        "differences within a cluster of nearly equal ones. "
         "Published: as it is, in the code even cast to integers. A column's unit is arbitrary: "
         "softmax of a probability hardly prefers anything, and softmax of a rank is no draw any "
         "more. Grades of 1 to 6 spread by 2.5 at most, so a temperature of 1 is of the same "
@@ -303,9 +305,10 @@ class Kmq(
         due = np.arange(1, len(rows) + 1, dtype=np.float64)
         if self.replace:
             uniforms = _uniform(partition.hashes[rows[order]], "repeat")
-            due = _first_draws(np.exp(logits[order]), uniforms)
+            due = _first_draws(np.exp(logits[order] - logits.max()), uniforms)
         due -= _uniform(partition.hashes[rows[:1]], "start")
-        scores[rows[order]] = np.maximum(-due / share, _LOWEST)
+        with np.errstate(over="ignore"):
+            scores[rows[order]] = np.maximum(-due / share, _LOWEST)
         return scores
 
     def save(self, directory: Path) -> None:
@@ -342,15 +345,11 @@ class Kmq(
         return tried[int(np.argmax(figures))], {"silhouettes": facts}
 
     def _logits(self, partition: Partition, rows: np.ndarray) -> np.ndarray:
-        """Return logarithms of relative draw probabilities, the highest 0: (m,) float64."""
-        if self.quality is None or partition.quality is None:
+        """Return logarithms of relative draw probabilities: (m,) float64."""
+        scale = partition.quality_scale if self.standardise else 1.0
+        if self.quality is None or partition.quality is None or not scale:
             return np.zeros(len(rows))
-        quality = partition.quality[rows].astype(np.float64)
-        quality -= quality.max()
-        if self.standardise:
-            spread = quality.std()
-            quality = quality / spread if spread > 0 else np.zeros(len(rows))
-        return quality / self.temperature
+        return partition.quality[rows].astype(np.float64) / scale / self.temperature
 
 
 def refine(

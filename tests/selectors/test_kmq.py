@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def one_thread_at_a_time() -> Iterator[None]:
 def partition(
     count: int, quality: Sequence[float] | None = None, number: int = 0, seed: int = 0
 ) -> Partition:
-    """One cluster; what is drawn depends on the hashes, so on the seed."""
+    """One cluster, the whole pool; what is drawn depends on the hashes, so on the seed."""
     random = np.random.default_rng([seed, number])
     hashes = np.sort(random.integers(0, 2**64, size=count, dtype=np.uint64))
     return Partition(
@@ -39,7 +40,14 @@ def partition(
         hashes=hashes,
         vectors=np.full((count, 2), 100, np.int16),
         quality=None if quality is None else np.asarray(quality, np.float32),
+        quality_scale=1.0 if quality is None else scale_of(quality),
     )
+
+
+def scale_of(quality: Sequence[float]) -> float:
+    finite = np.asarray(quality, np.float64)
+    low, high = np.quantile(finite[np.isfinite(finite)], [0.25, 0.75])
+    return float((high - low) / 1.349)
 
 
 def kmq(clusters: int = 1, **parameters: Any) -> Kmq:
@@ -152,6 +160,7 @@ def test_equal_quality_is_random_sampling_within_each_cluster() -> None:
                 hashes=part.hashes,
                 vectors=part.vectors,
                 quality=np.full(len(part), 7.5, np.float32),
+                quality_scale=0.0,
             )
             with_quality = kmq(4, quality="any", replace=replace)
             np.testing.assert_array_equal(
@@ -223,11 +232,35 @@ def test_neither_unit_nor_origin_of_the_quality_counts(
 def test_a_low_temperature_takes_the_best_and_a_high_one_anything() -> None:
     quality = np.arange(200.0)
     part = partition(200, quality)
-    assert drawn(kmq(quality="q", temperature=1e-3), part) == list(range(200))[::-1]
+    assert drawn(kmq(quality="q", temperature=1e-4), part) == list(range(200))[::-1]
     anything = drawn(kmq(quality="q", temperature=1e6), part)
     assert anything == drawn(kmq(), part)
     between = drawn(kmq(quality="q"), part)[:20]
     assert between != list(range(200))[:-21:-1] and np.mean(between) > 130
+
+
+def preference(selector: Kmq, quality: np.ndarray, scale: float) -> float:
+    """The mean place in quality, from 0 to 1, of the first half that is drawn."""
+    places = np.argsort(np.argsort(quality)) / (len(quality) - 1)
+    first = [
+        drawn(
+            selector,
+            dataclasses.replace(partition(len(quality), quality, seed=seed), quality_scale=scale),
+        )
+        for seed in range(40)
+    ]
+    return float(np.mean([places[one[: len(quality) // 2]].mean() for one in first]))
+
+
+def test_qualities_of_all_clusters_have_one_scale() -> None:
+    quality = np.random.default_rng(4).normal(size=100)
+    selector = kmq(2, quality="q")
+    assert preference(selector, quality, 1.0) > 0.6
+    # (The code before divided by the own spread of each cluster, so this was as above.)
+    assert preference(selector, 1e-6 * quality, 1.0) == pytest.approx(0.5, abs=0.02)
+    # (And here one document made the spread.)
+    quality[7] = 1e6
+    assert preference(selector, quality, 1.0) > 0.6
 
 
 def test_scores_are_finite_however_far_apart_qualities_are() -> None:

@@ -7,8 +7,8 @@ task holds more than a partition, or 128 MiB of smaller ones or of units (up to 
 64 GiB of vectors and more), and the driver holds no document. Where partitions merge, one more task
 reads the candidates of all.
 
-A unit costs a store three requests (vectors, rows, scores), and one more with a quality. A pair of
-a run and a task costs two in either direction; of single units and tasks these were most of all.
+A unit costs a store three requests (vectors, rows, scores), and three more with a quality. A pair
+of a run and a task costs two in either direction; of single units and tasks these were most of all.
 
 A document without a vector (a text without a token) or without a quality (NaN) is in no partition
 and never taken.
@@ -31,6 +31,7 @@ from penstock.pipeline.checking import call_plugin, scores_of
 from penstock.pipeline.grouped import packed, read_scores, write_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import read_vectors
+from penstock.pipeline.scoring.scales import find_scale
 from penstock.pipeline.shuffle import TASK_BYTES, Shuffle
 from penstock.pipeline.units import Unit
 from penstock.selectors.base import Partition, SetSelector
@@ -85,6 +86,7 @@ class _Set:
     directory: AnyPath
     embeddings: AnyPath
     quality: AnyPath | None
+    quality_scale: float
 
     @property
     def key(self) -> str:
@@ -205,6 +207,7 @@ def score_sets(
         directory=draft.path,
         embeddings=embeddings.path,
         quality=None if quality is None else quality.path,
+        quality_scale=1.0 if quality is None else find_scale(quality, units, runner),
     )
     progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
     draft.fill(runner.run, _place, {f"placed-{run.number:05d}": run for run in runs}, shared)
@@ -346,6 +349,7 @@ def _partition(rows: np.ndarray, number: int, shared: _Set) -> Partition:
         hashes=np.ascontiguousarray(rows["hash"]),
         vectors=np.ascontiguousarray(rows["vector"]),
         quality=None if shared.quality is None else np.ascontiguousarray(rows["quality"]),
+        quality_scale=shared.quality_scale,
     )
 
 
