@@ -30,6 +30,7 @@ from pydantic import (
 from penstock.display import encodable
 from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.recipe_cleaning import Clean, Decontaminate, Dedup, KeepBest
+from penstock.recipe_draw import DrawOf, Uniform
 from penstock.recipe_training import (
     MAPPING,
     PLAIN,
@@ -161,27 +162,15 @@ class RewriteSpec(PlugSpec):
     """Share of the documents that are rewritten, drawn by hash of id."""
 
 
-class Gumbel(Model):
-    """Parameters of the Gumbel draw."""
-
-    temperature: float = Field(gt=0)
-
-
-class GumbelDraw(Model):
-    """Sampling without replacement with probabilities proportional to exp(score/temperature)."""
-
-    gumbel: Gumbel
-
-
 class Budget(Model):
     """The number of tokens to take, and the order in which documents are taken."""
 
     tokens: PositiveInt
     rank: Annotated[Annotated[str, PLAIN] | Annotated[dict[str, float], MAPPING], shaped]
     """One selector's name, ``random``, or weights over the quantiles of several columns."""
-    draw: Annotated[Annotated[Literal["top"], PLAIN] | Annotated[GumbelDraw, MAPPING], shaped] = (
-        "top"
-    )
+    draw: Annotated[Annotated[Literal["top"], PLAIN] | Annotated[DrawOf, MAPPING], shaped] = "top"
+    """The highest scores, or a draw by chance. With ``rank: random`` all documents are equal, so
+    that it changes nothing."""
     shares: Annotated[
         Annotated[Literal["pool"], PLAIN] | Annotated[dict[str, Fraction], MAPPING], shaped
     ] = {}
@@ -200,6 +189,18 @@ class Budget(Model):
             require(weight > 0, expected=f"a positive weight for {name!r}", got=weight)
         return rank
 
+    @model_validator(mode="after")
+    def _bound_is_a_score(self) -> Budget:
+        uniform = self.uniform
+        if uniform is not None and uniform.above is not None and len(self.ranks) > 1:
+            raise RecipeError(
+                key="draw.uniform.above",
+                expected="a `rank` of one column, whose scores it bounds",
+                got=f"a mixture of {', '.join(self.ranks)}, which has quantiles",
+                fix="use draw: {uniform: {keep: 0.3}}",
+            )
+        return self
+
     @field_validator("shares")
     @classmethod
     def _shares_fit(cls, shares: str | dict[str, float]) -> str | dict[str, float]:
@@ -211,6 +212,18 @@ class Budget(Model):
     def named_shares(self) -> dict[str, float]:
         """The shares that the recipe gives by source."""
         return self.shares if isinstance(self.shares, dict) else {}
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature of a Gumbel draw."""
+        drawn = self.draw.gumbel if isinstance(self.draw, DrawOf) else None
+        return None if drawn is None else drawn.temperature
+
+    @property
+    def uniform(self) -> Uniform | None:
+        """The bound of a uniform draw from the best; None where all documents are equal."""
+        drawn = self.draw.uniform if isinstance(self.draw, DrawOf) else None
+        return None if self.rank == "random" else drawn
 
     @property
     def ranks(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import RecipeError
-from penstock.recipe import GumbelDraw, LiteralSource, ModelFrom, ModelShape, Recipe
+from penstock.recipe import LiteralSource, ModelFrom, ModelShape, Recipe
 from penstock.recipe_file import load_recipe, override, parse_recipe
 
 FULL = """\
@@ -84,7 +84,7 @@ def test_a_full_recipe_means_what_it_says(full: Path) -> None:
     assert recipe.select["betr"].parameters == {"ridge": 0.01}
     assert recipe.budget.tokens == 20_000_000
     assert recipe.budget.ranks == {"betr": 0.7, "spread": 0.3}
-    assert isinstance(recipe.budget.draw, GumbelDraw)
+    assert recipe.budget.temperature is not None and recipe.budget.uniform is None
     assert recipe.train.model == ModelShape(layers=2, width=64, heads=2)
     assert recipe.train.lr == 0.003
     assert recipe.evaluate == ("t/eval.jsonl",)
@@ -263,6 +263,18 @@ WRONG_VALUES = [
     (
         {"budget": {"tokens": 1, "rank": "random", "draw": "best"}},
         "budget.draw: expected 'top', got 'best'",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "draw": {"uniform": {"keep": 1.5}}}},
+        "budget.draw.uniform.keep: expected a number",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "draw": {"uniform": {}}}},
+        "budget.draw.uniform: expected one of keep and above",
+    ),
+    (
+        {"budget": {"tokens": 1, "rank": "random", "draw": {}}},
+        "budget.draw: expected one of gumbel and uniform",
     ),
     (
         {"budget": {"tokens": 1, "rank": "random", "draw": {"gumbel": {"temperature": 0}}}},

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
 from penstock.pipeline.checking import check_sum, largest_sources, sum_by_source
+from penstock.pipeline.cutting.best import find_best
 from penstock.pipeline.cutting.budget import Quota, quotas_of
 from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
 from penstock.pipeline.cutting.radix import Cutoff, score_of
@@ -106,16 +107,29 @@ def make_cut(
                 scratch,
                 runner,
             )
-            found = search_budget(
-                orders,
-                quotas,
-                length=length,
-                bytes_per_token=tokens.bytes_per_token,
-                write=partial(write_candidates, store=tokens),
-                runner=runner,
-                directory=scratch,
-                allow_short=budget.allow_short,
-            )
+            drawn_from: Sequence[dict[str, Any]] = ()
+            if budget.uniform is not None:
+                best = find_best(orders, budget.uniform, quotas, scratch / "best", runner)
+                orders, quotas, drawn_from = best.orders, best.quotas, best.facts
+            try:
+                found = search_budget(
+                    orders,
+                    quotas,
+                    length=length,
+                    bytes_per_token=tokens.bytes_per_token,
+                    write=partial(write_candidates, store=tokens),
+                    runner=runner,
+                    directory=orders[0].directory if orders else scratch,
+                    allow_short=budget.allow_short,
+                )
+            except BudgetError as error:
+                if not drawn_from:
+                    raise
+                raise BudgetError(
+                    f"{error.problem}, all of them among the best by budget.draw.uniform",
+                    key=error.key,
+                    fix=f"widen budget.draw.uniform; or {error.fix}",
+                ) from None
             facts = _facts(
                 draft,
                 write_units(orders, found, draft, runner),
@@ -124,6 +138,8 @@ def make_cut(
                 budget.tokens,
             )
             ordered = sum(ordered.unit.documents for ordered in orders)
+            if drawn_from:
+                facts["drawn_from"] = drawn_from
             check_sum(
                 f"{draft.path}",
                 ("documents of the pool", pool.kept),

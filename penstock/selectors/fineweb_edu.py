@@ -87,7 +87,7 @@ class FineWebEdu(
     name="fineweb-edu",
     summary="grades by a linear head on embeddings, trained on labels of yours",
     paper="Penedo et al. 2024, The FineWeb Datasets (FineWeb-Edu)",
-    version=1,
+    version=2,
 ):
     """Scores documents by the grade that a linear head on their embeddings gives.
 
@@ -197,10 +197,12 @@ class FineWebEdu(
         }
 
     def score(self, documents: Documents) -> np.ndarray:
-        """Compute the head's raw output, (n,) float32; NaN for a blank document or one without a
-        token.
+        """Compute grades from 0 to 5, not rounded: (n,) float32; NaN for a blank document or one
+        without a token.
 
-        What :func:`grade` makes 3 or more of is above 2.5.
+        As published, the head's output is clipped: beyond 5 it says nothing about a document. What
+        :func:`grade` makes 3 or more of is above 2.5. ``budget.draw: {uniform: {above: 2.5}}``
+        takes documents as published, at random from all of those.
         """
         encoder, _ = fitted(self._head, self.name)
         beginnings = beginning(documents.column("text"), self.max_characters)
@@ -220,7 +222,8 @@ class FineWebEdu(
         """Compute the scores from vectors of the texts: (n, d) int16 to (n,) float32."""
         _, head = fitted(self._head, self.name)
         some = vectors.any(axis=1) & ~blank(documents.column("text"))
-        return np.where(some, _apply(head, vectors), np.nan).astype(np.float32)
+        grades = np.clip(_apply(head, vectors), 0, HIGHEST)
+        return np.where(some, grades, np.nan).astype(np.float32)
 
     def save(self, directory: Path) -> None:
         """Write the encoder and the head, (d + 1,) float64 of which the last is the bias."""

@@ -252,6 +252,42 @@ def test_gumbel_with_a_budget_of_everything_takes_everything(
     assert names(made) == set(allowed)
 
 
+def test_a_uniform_draw_takes_any_of_the_best(pool: Path, scores: dict[str, float]) -> None:
+    ids = [row["id"] for row in documents(240)]
+    ranks = {name: float(place) for place, name in enumerate(ids)}
+    ranks["twin"] = 1.0
+
+    def taken(tokens: int, **uniform: float) -> Made:
+        budget = {"draw": {"uniform": uniform}}
+        return make(recipe_of(pool, tokens, "s", budget=budget), {"s": ranks})
+
+    made = taken(2_000, keep=0.5)
+    (best,) = made.cut.facts["drawn_from"]
+    lowest = int(best["lowest"])
+    assert 100 < lowest < 140 and best["documents"] == 240 - lowest - (lowest < 200)
+    got = [ranks[row["id"]] for row in made.taken()]
+    # The best 2,000 tokens are a few of the last documents; a draw reaches down to the bound.
+    top = make(recipe_of(pool, 2_000, "s"), {"s": ranks})
+    assert min(got) >= lowest and np.mean(got) < 200
+    assert min(ranks[row["id"]] for row in top.taken()) > np.mean(got)
+    larger = taken(4_000, keep=0.5)
+    assert names(made) < names(larger)
+    above = taken(2_000, above=150.0)
+    assert above.cut.facts["drawn_from"][-1]["lowest"] == 151.0
+    assert min(ranks[row["id"]] for row in above.taken()) > 150
+    assert names(taken(2_000, keep=1.0)) == names(taken(2_000, above=-1.0))
+
+
+def test_a_uniform_draw_of_too_few_documents_is_refused(
+    pool: Path, scores: dict[str, float]
+) -> None:
+    budget = {"draw": {"uniform": {"keep": 0.05}}}
+    with pytest.raises(BudgetError) as caught:
+        make(recipe_of(pool, 8_000, "s", budget=budget), {"s": scores})
+    assert caught.value.key == "budget.tokens"
+    assert "budget.draw.uniform" in str(caught.value.fix)
+
+
 # -- pools that are too small -----------------------------------------------------------------
 
 

@@ -136,6 +136,18 @@ def test_products_with_the_head_are_exact_in_any_order(
     assert one.tobytes() == (vectors @ weights).tobytes()
 
 
+def test_scores_are_grades_from_0_to_5(scorer: FineWebEdu, encoder: StaticEncoder) -> None:
+    assert scorer._head is not None
+    own, head = scorer._head
+    steep = FineWebEdu(labels=scorer.labels, encoder=scorer.encoder)
+    steep._head = (own, head * 4 - np.eye(len(head))[-1] * 8)
+    lines = texts(80, seed=9)
+    vectors = vectors_of(encoder, lines).astype(np.float64)
+    raw = vectors @ steep._head[1][:-1] + steep._head[1][-1]
+    assert raw.min() < 0 and raw.max() > 5
+    assert steep.score(batch_of(lines)).tolist() == raw.clip(0, 5).astype(np.float32).tolist()
+
+
 def test_scores_are_the_raw_output(scorer: FineWebEdu, encoder: StaticEncoder) -> None:
     lines = texts(80, seed=9)
     scores = scorer.score(batch_of(lines))
@@ -144,7 +156,7 @@ def test_scores_are_the_raw_output(scorer: FineWebEdu, encoder: StaticEncoder) -
     assert scorer._head is not None
     head = scorer._head[1]
     expected = vectors_of(encoder, lines).astype(np.float64) @ head[:-1] + head[-1]
-    assert scores.tolist() == expected.astype(np.float32).tolist()
+    assert scores.tolist() == expected.clip(0, 5).astype(np.float32).tolist()
     assert np.corrcoef(scores, [worth(line) for line in lines])[0, 1] > 0.9
 
 

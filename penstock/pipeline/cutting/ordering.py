@@ -25,7 +25,7 @@ from penstock.pipeline.grouped import packed, read_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit
-from penstock.recipe import Budget, GumbelDraw
+from penstock.recipe import Budget
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = ["TIE", "OrderedUnit", "Ordering", "batches", "make_orders", "write_order"]
@@ -125,9 +125,7 @@ def make_orders(
         ranks=ranks,
         columns=paths,
         quantiles=_quantiles(items, ranks, paths, seed, runner) if len(ranks) > 1 else {},
-        temperature=(
-            budget.draw.gumbel.temperature if isinstance(budget.draw, GumbelDraw) else None
-        ),
+        temperature=budget.temperature,
         seed=seed,
         groups={source: number for number, source in enumerate(groups)},
         rest=len(groups),
