@@ -117,7 +117,9 @@ class Ingenious(
         default=32_768,
         description="Documents, at most, that compete once more under ``draw: greedy``, equally "
         "many of each partition; 0 for none. Published: none. It rose from 0.673 to 0.679 in 10 "
-        "s of one core, and for a hundredth from 0.574 to 0.591.",
+        "s of one core, and for a hundredth from 0.574 to 0.591. Above ``union`` times "
+        "``partition_size`` documents, 268 million by default, it is less than one of each "
+        "partition, and none competes: the fit says so.",
     )
 
     _partitions: int | None = None
@@ -154,6 +156,12 @@ class Ingenious(
         """
         self._partitions = max(1, -(-fitting.pool_size // self.partition_size))
         documents = round(fitting.pool_size / self._partitions)
+        if self.draw == "greedy" and 0 < self.union < self._partitions:
+            fitting.progress(
+                f"no document competes once more: `union` is {self.union:,} for "
+                f"{self._partitions:,} partitions; for one of each, raise `union` to that number "
+                f"or `partition_size` to {-(-fitting.pool_size // self.union):,}"
+            )
         return {
             "partitions": self._partitions,
             "documents": documents,

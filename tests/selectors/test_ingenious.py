@@ -278,3 +278,14 @@ def test_parameters_are_checked_when_it_is_built(parameters: dict, key: str) -> 
     with pytest.raises(SelectorError) as info:
         Ingenious(**parameters)
     assert info.value.key == key
+
+
+@pytest.mark.parametrize(("size", "told"), [(3 * 10**8, True), (10**8, False)])
+def test_a_merge_without_candidates_is_told(size: int, told: bool) -> None:
+    lines: list[str] = []
+    selector = Ingenious(draw="greedy")
+    given = Fitting(sample=lambda n: pa.table({}), pool_size=size, progress=lines.append)
+    facts = selector.fit(given)
+    assert (facts["candidates"] == 0) == told
+    assert [line for line in lines if f"{facts['partitions']:,}" in line] == lines
+    assert len(lines) == told

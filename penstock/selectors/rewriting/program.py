@@ -15,13 +15,18 @@ cannot be carried out. Nothing is ever evaluated. Python's own parser is not use
 ``remove_lines(007, 009)``, as lines are labelled in the prompt, warns about the backslashes of a
 quoted path, and can crash on the output of a model. The reference splits arguments at commas, so
 that it ignores every string that holds one.
+
+**Backslashes.** A string is taken literally first, as in the reference: ``"\\theta"`` is a command
+of LaTeX and ``"C:\\temp"`` a path. Only where the text does not hold it are Python's escapes read,
+so that a model can write ``"a \\"quoted\\" word"``, and never to white space alone:
+``normalize("\\n")`` would join all lines.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 __all__ = ["Normalize", "Program", "Refined", "RemoveAll", "RemoveLines", "parse", "refine"]
@@ -75,10 +80,24 @@ class RemoveAll:
 
 @dataclass(frozen=True, slots=True)
 class Normalize:
-    """Replace ``source`` by ``target`` wherever it occurs in the document."""
+    """Replace one string by another wherever it occurs in the document.
+
+    ``literal`` if the document holds its source; else ``source`` by ``target``.
+    """
 
     source: str
     target: str = ""
+    literal: tuple[str, str] | None = field(default=None, compare=False, kw_only=True)
+    """Source and target as they were written, where the source has escapes."""
+
+    def within(self, text: str) -> tuple[str, str] | None:
+        """Return the source that a text holds, and its target; None if it holds none."""
+        if self.literal is not None:
+            if self.literal[0] in text:
+                return self.literal
+            if self.source.isspace():
+                return None
+        return (self.source, self.target) if self.source in text else None
 
 
 Operation: TypeAlias = RemoveLines | RemoveAll | Normalize
@@ -130,7 +149,14 @@ def _operation(name: str, bracket: str, line: str, place: int) -> Operation:
         raise ValueError("no bracket")
     plain, named = _arguments(line, place)
     if name == "normalize":
-        replaced = Normalize(*plain, **named)
+        replaced = Normalize(
+            *map(_value, plain), **{key: _value(own) for key, own in named.items()}
+        )
+        written = Normalize(*map(_written, plain), **{k: _written(v) for k, v in named.items()})
+        if "literal" in named:
+            raise ValueError("an argument of no operation")
+        if written.source != replaced.source:
+            replaced = replace(replaced, literal=(written.source, written.target))
         source = replaced.source
         # An empty source matches everywhere; without spaces all words run together.
         if type(source) is not str or type(replaced.target) is not str or source in ("", " "):
@@ -163,7 +189,7 @@ def _arguments(line: str, place: int) -> tuple[list[Any], dict[str, Any]]:
         key, digits, string, truth, _ = found.groups()
         value: int | str | bool = int(digits) if digits else truth == "True"
         if string:
-            value = _unquoted(string)
+            value = _Quoted(string[1:-1])
         key = _ALIASES.get(key, key)
         if key is None and not named:
             plain.append(value)
@@ -178,9 +204,17 @@ def _arguments(line: str, place: int) -> tuple[list[Any], dict[str, Any]]:
     return plain, named
 
 
-def _unquoted(string: str) -> str:
-    """Return a string literal's value by Python's rules; unknown escapes stay as they are."""
-    return _ESCAPE.sub(_unescaped, string[1:-1])
+class _Quoted(str):
+    """What stands between the quotes of a string."""
+
+
+def _value(argument: Any) -> Any:
+    """Read the escapes of a string by Python's rules; unknown ones stay as they are."""
+    return str(_ESCAPE.sub(_unescaped, argument)) if isinstance(argument, _Quoted) else argument
+
+
+def _written(argument: Any) -> Any:
+    return str(argument) if isinstance(argument, _Quoted) else argument
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -241,11 +275,14 @@ def _normalised(text: str, programs: Sequence[Program]) -> tuple[str, int]:
         for operation in program.operations:
             if not isinstance(operation, Normalize):
                 continue
-            longer = len(operation.target) - len(operation.source)
-            if longer > 0 and len(text) + longer * text.count(operation.source) > limit:
+            found = operation.within(text)
+            if found is None:
+                continue
+            longer = len(found[1]) - len(found[0])
+            if longer > 0 and len(text) + longer * text.count(found[0]) > limit:
                 errors += 1
             else:
-                text = text.replace(operation.source, operation.target)
+                text = text.replace(*found)
     return text, errors
 
 

@@ -70,7 +70,7 @@ class Chunk:
     """The lines, each with its number before it."""
 
 
-class ProxRewriter(PromptRewriter, paper="Zhou et al. 2024, Programming Every Example", version=1):
+class ProxRewriter(PromptRewriter, paper="Zhou et al. 2024, Programming Every Example", version=2):
     """The parameters that both passes share; both decode greedily."""
 
     replaces: ClassVar[bool] = True

@@ -13,9 +13,11 @@ discarded, and a document costs a generation of its own length or more."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
+from penstock.errors import SelectorError
 from penstock.selectors.parameters import Positive, Whole
 from penstock.selectors.rewriting.base import (
     BLANK,
@@ -88,7 +90,7 @@ class Rewire(
     name="rewire",
     summary="each document rewritten by an expert who thinks first",
     paper="Nguyen et al. 2025, Recycling the Web",
-    version=1,
+    version=2,
 ):
     """Rewrites each document whole, with thinking before it."""
 
@@ -104,10 +106,11 @@ class Rewire(
         default=8192,
         description="Tokens of thinking and rewrite together, as published.",
     )
-    max_draft: Whole = Field(
-        default=8192,
-        description="Longer documents, in tokens, are not asked for. Published: no limit is "
-        "named; a draft that fills ``max_tokens`` cannot be answered by a text no shorter.",
+    max_draft: Whole | None = Field(
+        default=None,
+        description="Longer documents, in tokens, are rejected unasked. Default: half of "
+        "``max_tokens``, which leaves a rewrite no shorter than its draft and as many tokens of "
+        "thinking. Published: no limit is named.",
     )
     min_words: Whole = Field(
         default=11,
@@ -120,6 +123,27 @@ class Rewire(
         "Published: the prompt asks for 1, and nothing is discarded. A limit of 1 would discard "
         "most: rewrites had 719 tokens on average and raw texts 1,451.",
     )
+
+    def model_post_init(self, context: Any) -> None:
+        """Check that the longest draft can be answered.
+
+        Raises:
+            SelectorError: ``max_draft`` leaves no token of ``max_tokens`` for thinking.
+        """
+        super().model_post_init(context)
+        if self._longest >= self.max_tokens:
+            raise SelectorError(
+                key="max_draft",
+                expected=f"fewer than max_tokens, {self.max_tokens:,}: an answer is some thinking "
+                "and a text no shorter than its draft",
+                got=self._longest,
+                fix="lower max_draft, or raise max_tokens",
+            )
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest draft that is asked for."""
+        return self.max_tokens // 2 if self.max_draft is None else self.max_draft
 
     @property
     def sampling(self) -> Sampling:
@@ -160,7 +184,7 @@ class Rewire(
         return text, flaw
 
     def _too_long(self, text: str) -> bool:
-        return self._counter.cut(text, self.max_draft) != text
+        return self._counter.cut(text, self._longest) != text
 
 
 def _rewrite(text: str) -> tuple[str, str]:

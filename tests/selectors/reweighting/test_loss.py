@@ -52,6 +52,26 @@ def test_golden_weights(strategy: str, temperature: float, expected: list[float]
     assert found.sum() == pytest.approx(1, abs=1e-15)
 
 
+def at_minus_one(count: int, tails: float) -> float:
+    """The weight of a sample one standard deviation below the mean over the mean weight."""
+    random = np.random.default_rng(3)
+    made = LossReweighter(temperature=0.4, warmup=0, tails=tails)
+    found = []
+    for _ in range(max(20, 8_000 // count)):
+        losses = np.append(random.normal(size=count - 1), -1.0)
+        found.append(made.weights(ScoredBatch(losses=losses, moment=moment()))[-1] * count)
+    return float(np.mean(found))
+
+
+def test_the_weight_of_a_loss_fades_with_the_batch_unless_bounds_are_quantiles() -> None:
+    wide = [at_minus_one(count, 0) for count in (64, 512, 4096)]
+    assert wide[0] + 0.04 < wide[1] < wide[2] - 0.03
+    close = [at_minus_one(count, 0.077) for count in (64, 512, 4096)]
+    assert max(close) - min(close) < 0.03
+    h = standardised(np.array([0.0, 1, 2, 3, 100]), 0.25)
+    np.testing.assert_allclose(h, [-1, -1, 0, 1, 1])
+
+
 some_losses = st.lists(st.floats(0, 20), min_size=2, max_size=30).map(np.array)
 
 

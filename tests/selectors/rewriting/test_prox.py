@@ -190,6 +190,8 @@ def naive(text: str, program: str) -> tuple[str, str]:
     result = text
     for operation in operations:
         if operation[0] == "normalize":
+            if operation[1].isspace() and "\n" in operation[1]:
+                continue  # it was an escape, of white space alone
             after = operation[2].join(result.split(operation[1]))
             if len(after) > len(result) and len(after) > 2 * len(text):
                 errors += 1
@@ -269,7 +271,7 @@ def some_operation(draw: random.Random, text: str) -> tuple[str, object]:
     if kind < 0.95:
         place = draw.randrange(len(text) + 1)
         source = text[place : place + draw.choice([1, 2, 5, 20])]
-        source = source if source not in ("", " ") else "zz"
+        source = source if source.strip() else "zz"
         target = draw.choice(["", " ", "x", ", ", "\n", source * 3])
         first, last = quoted(draw, source), quoted(draw, target)
         if not target:
@@ -375,6 +377,30 @@ def test_operations(program: str, result: str) -> None:
     refined = refine(SIXTEEN, [program])
     assert refined.text == result
     assert refined.errors == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "result"),
+    [
+        (r'normalize("\theta", "angle")', r"the angle of C:\temp and \nu is 3\n wide"),
+        (r'normalize(source_str="C:\temp", target_str="C:\new")',
+         r"the \theta of C:\new and \nu is 3\n wide"),
+        (r'normalize("\n")', r"the \theta of C:\temp and \nu is 3 wide".replace(r"\nu", "u")),
+        # Not there as it is written: with its escapes.
+        (r'normalize("C:\\temp", "\u00a9")', "the \\theta of \u00a9 and \\nu is 3\\n wide"),
+    ],
+)  # fmt: skip
+def test_a_string_is_literal_first(program: str, result: str) -> None:
+    text = r"the \theta of C:\temp and \nu is 3\n wide"
+    rest = f"\n{SIXTEEN}"
+    refined = refine(text + rest, [program])
+    assert (refined.text, refined.errors) == (result + rest, 0)
+
+
+@pytest.mark.parametrize("program", [r'normalize("\n")', r'normalize("\n\t", " ")'])
+def test_white_space_alone_is_not_read_from_escapes(program: str) -> None:
+    refined = refine(SIXTEEN, [program])
+    assert (refined.text, refined.outcome, refined.errors) == (SIXTEEN, "unchanged", 0)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ def test_requests_and_seeds_are_the_documents_own() -> None:
         ({"top_p": "0.9"}, "top_p: "),
         ({"max_tokens": True}, "max_tokens: "),
         ({"max_draft": 0}, "max_draft: "),
+        ({"max_draft": 100, "max_tokens": 100}, "max_draft: "),
         ({"min_words": 0}, "min_words: "),
         ({"min_ratio": -1}, "min_ratio: "),
         ({"tokenizer": 5}, "tokenizer: "),
