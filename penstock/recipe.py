@@ -4,14 +4,14 @@ Every model is frozen and refuses unknown keys. Values are checked here as far a
 without reading data; a selector checks its own parameters when it is built, which is also before
 any work. Relative paths are relative to the recipe's directory.
 
-:mod:`penstock.recipe_cleaning` and :mod:`penstock.recipe_training` have the models of ``clean`` and
-``train``, which this module exports too.
+:mod:`penstock.recipe_cleaning`, :mod:`penstock.recipe_training` and
+:mod:`penstock.recipe_comparing` have the models of ``clean``, ``train`` and ``compare``, which this
+module exports too.
 """
 
 from __future__ import annotations
 
 import codecs
-import itertools
 import re
 import warnings
 from pathlib import Path
@@ -30,6 +30,7 @@ from pydantic import (
 from penstock.display import encodable
 from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.recipe_cleaning import Clean, Decontaminate, Dedup, KeepBest
+from penstock.recipe_comparing import Compare, Rung
 from penstock.recipe_draw import DrawOf, Uniform
 from penstock.recipe_training import (
     MAPPING,
@@ -71,6 +72,7 @@ __all__ = [
     "Recipe",
     "ReweightSpec",
     "RewriteSpec",
+    "Rung",
     "ScheduleOf",
     "SelectorSpec",
     "Shards",
@@ -257,48 +259,6 @@ class Shards(Model):
     """Tokens of a shard file, about; also the cap of one record batch."""
     carry: str | None = None
     """A selector whose score each document carries into the shards, for ``train.reweight``."""
-
-
-class Compare(Model):
-    """A comparison: its arms, seeds and budgets."""
-
-    arms: dict[str, dict[str, Any]] = {"random": {"budget": {"rank": "random"}}}
-    """Named overrides of this recipe; the recipe itself is the arm ``selected``."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    baseline: str = "random"
-    """The arm whose tokens the multiplier counts."""
-    baseline_multiples: tuple[float, ...] = (1, 2, 4)
-    """Budgets at which the baseline is trained, in multiples of ``budget.tokens``."""
-    parallel: PositiveInt | None = None
-    """Runs trained at a time; by default as many as there are CPUs for their workers."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _some_seed(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        once = len(set(seeds)) == len(seeds) > 0
-        require(once, expected="at least one seed, each once", got=list(seeds))
-        return seeds
-
-    @field_validator("baseline_multiples")
-    @classmethod
-    def _multiples_begin_at_one(cls, multiples: tuple[float, ...]) -> tuple[float, ...]:
-        rising = all(a < b for a, b in itertools.pairwise(multiples)) and multiples[:1] == (1,)
-        require(rising, expected="rising numbers that begin with 1", got=list(multiples))
-        return multiples
-
-    @model_validator(mode="after")
-    def _baseline_is_an_arm(self) -> Compare:
-        require(
-            self.baseline in self.arms,
-            expected=f"a baseline of {sorted(self.arms)}",
-            got=repr(self.baseline),
-        )
-        require(
-            "selected" not in self.arms,
-            "the arm 'selected' is the recipe itself",
-            fix="give yours another name",
-        )
-        return self
 
 
 class Recipe(Model):

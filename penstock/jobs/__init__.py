@@ -11,7 +11,8 @@
            │    └─ climb, find_weights   models that a selector        selector_training.py,
            │                             needs before its fit          held_out.py
            ├─ train        shards -> a run                             train.py
-           └─ compare      arms at equal tokens, token multiplier      compare.py, plots.py
+           └─ compare      arms at equal tokens                        compare.py, plots.py
+                └─ Comparison  verdicts, token multiplier, rungs       comparison/
     report                 a page of HTML on a cut                     report.py, plots.py
       └─ report.html.jinja its template
     why                    the record of one document                  why.py, origins.py,

@@ -27,7 +27,7 @@ from penstock.trainers.checkpoints.signing import trusting
 
 if TYPE_CHECKING:  # they need the extra `train`, but for the first
     from penstock.jobs.clean import Cleaned
-    from penstock.jobs.compare import Comparison
+    from penstock.jobs.comparison.results import Comparison
     from penstock.trainers.spec import OnMetrics, RunResult
 
 __all__ = ["clean", "compare", "curate", "open", "train"]

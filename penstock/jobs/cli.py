@@ -22,7 +22,7 @@ from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 
 if TYPE_CHECKING:  # commands import what they use: starting takes 0.3 s less
-    from penstock.jobs.compare import Comparison
+    from penstock.jobs.comparison.results import Comparison
     from penstock.jobs.console import Console
     from penstock.trainers.spec import RunResult
 

@@ -24,7 +24,7 @@ from penstock.storage import AnyPath
 
 if TYPE_CHECKING:  # they import PyTorch, which curating does not need
     from penstock.jobs.clean import Cleaned
-    from penstock.jobs.compare import Comparison
+    from penstock.jobs.comparison.results import Comparison
     from penstock.trainers.spec import RunResult
 
 __all__ = ["Console"]
@@ -209,23 +209,34 @@ class Console:
         self.write(f"run  {result.path}")
 
     def compared(self, comparison: Comparison) -> None:
-        """Print the arms at equal tokens, and the token multipliers."""
-        from penstock.jobs.compare import with_spread
+        """Print the arms with verdicts and multipliers, the other metrics, rungs and notes."""
+        from penstock.jobs.comparison.results import AGREEMENT, HEADINGS
 
-        if len(comparison.recipe.compare.seeds) == 1:
-            self.write("one seed does not tell a difference from chance: see compare.seeds")
+        points, metric = comparison.shown(), comparison.metric
+        baseline = comparison.recipe.compare.baseline
+        arms = [point.label for point in points]
+
+        def table(title: str, **columns: list[str]) -> None:
+            named = {HEADINGS.get(name, name): own for name, own in columns.items() if any(own)}
+            if named:
+                self.table(["arm", *named], list(zip(arms, *named.values())), title=title)
+
         for target in comparison.targets:
-            points = comparison.shown()
-            columns = {
-                "arm": [point.label for point in points],
-                "tokens": [f"{point.tokens:,}" for point in points],
-                "bits per byte": [with_spread(point.bits(target), ".4f") for point in points],
-                "accuracy": [with_spread(point.accuracy(target), ".1%") for point in points],
-                "token multiplier": [comparison.shown_multiplier(p, target) for p in points],
+            metrics = {
+                name: [comparison.shown_metric(point, target, name) for point in points]
+                for name in comparison.metrics
             }
-            if points[0].accuracy(target) is None:
-                del columns["accuracy"]
-            self.table(list(columns), list(zip(*columns.values())), title=target)
+            own = metrics.pop(metric)
+            multipliers = [comparison.shown_multiplier(point, target) for point in points]
+            verdicts = [comparison.shown_verdict(point, target) for point in points]
+            tokens = [f"{point.tokens:,}" for point in points]
+            table(target, tokens=tokens, **{metric: own, "token multiplier": multipliers})
+            table(f"{target}, less {baseline}", verdict=verdicts)
+            table(f"{target}, other metrics", **metrics)
+        if rows := comparison.agreement_rows():
+            self.table(AGREEMENT, rows, title="order of the arms at two sizes")
+        for note in comparison.notes:
+            self.write(note)
 
     def excerpts(self, curated: Curated, count: int = 3) -> None:
         """Print the first documents that the cut takes, and some that it leaves."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.tokenizer import TokenizerSettings
-from penstock.recipe import ModelFrom, Recipe, Shards, Train
+from penstock.recipe import ModelFrom, Recipe, Rung, Shards, Train
 from penstock.recipe_file import override, validate
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.storage import AnyPath
@@ -58,6 +59,8 @@ class Arm(NamedTuple):
     """Tokens of the arm over the recipe's budget."""
     seed: int
     """Seed of the draw, the initial weights and the data order."""
+    rung: int = 0
+    """The size: 0 is the recipe's own, then those of ``compare.rungs``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,27 +200,46 @@ def plan_arms(recipe: Recipe) -> dict[Arm, Plan]:
 
 
 def recipes_of_arms(recipe: Recipe) -> dict[Arm, Recipe]:
-    """Return the recipe of every arm, multiple of the budget and seed, in the order of training.
+    """Return the recipe of every arm, multiple, seed and rung, in the order of training.
 
     An arm was validated when the recipe was loaded; here each is validated once at each of its
     budgets, and its seeds only replace numbers.
 
     Raises:
-        RecipeError: An arm is wrong at a multiple of its budget.
+        RecipeError: An arm is wrong at a multiple of its budget, or at a rung.
     """
     settings = recipe.compare
-    points = [
-        (SELECTED, 1.0),
-        *((name, 1.0) for name in settings.arms),
-        *((settings.baseline, float(multiple)) for multiple in settings.baseline_multiples[1:]),
-    ]
     tree = recipe.model_dump(mode="json", exclude={"compare"})
-    return {
-        Arm(name, multiple, seed): _with_seed(own, seed)
-        for name, multiple in points
-        for own in [_at_multiple(recipe, tree, name, multiple)]
-        for seed in settings.seeds
-    }
+    found = {}
+    for number, rung in enumerate((None, *settings.rungs)):
+        multiples = [] if rung else settings.baseline_multiples[1:]
+        names = settings.arms if rung is None or rung.arms is None else rung.arms
+        points = [
+            (SELECTED, 1.0),
+            *((name, 1.0) for name in settings.arms if name in {*names, settings.baseline}),
+            *((settings.baseline, float(multiple)) for multiple in multiples),
+        ]
+        for name, multiple in points:
+            under = f"compare.arms.{name}"
+            own = _at_multiple(recipe, tree, name, multiple)
+            if rung:
+                own = _at_rung(own, recipe, rung, f"compare.rungs.{number - 1}: {under}")
+            for seed in (rung and rung.seeds) or settings.seeds:
+                found[Arm(name, multiple, seed, number)] = _with_seed(own, seed)
+    return found
+
+
+def _at_rung(own: Recipe, recipe: Recipe, rung: Rung, under: str) -> Recipe:
+    """Return an arm's recipe at another size: its budget and rate change as the recipe's do."""
+    factor = Fraction(rung.tokens, recipe.budget.tokens)
+    train: dict[str, Any] = {"model": rung.model.model_dump(mode="json")}
+    if own.train.tokens:
+        train["tokens"] = round(own.train.tokens * factor)
+    if rung.lr is not None:
+        train["lr"] = rung.lr * (own.train.lr / recipe.train.lr)
+    size = {"budget": {"tokens": round(own.budget.tokens * factor)}, "train": train}
+    tree = own.model_dump(mode="json", exclude={"compare"})
+    return validate(override(tree, size), recipe.directory, under=under)
 
 
 def as_compared(recipe: Recipe) -> Recipe:

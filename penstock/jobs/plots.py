@@ -13,29 +13,30 @@ from penstock.jobs.curate import Curated
 from penstock.storage import AnyPath, atomic_file
 
 if TYPE_CHECKING:  # it imports PyTorch
-    from penstock.jobs.compare import Comparison
+    from penstock.jobs.comparison.results import Comparison
 
 __all__ = ["learning_curve", "plot"]
 
 
 def plot(comparison: Comparison, directory: AnyPath) -> list[AnyPath]:
     """Write ``comparison.png`` and ``comparison.svg``: means over seeds, bars of one deviation."""
-    figure, axes = _figure("compare", len(comparison.targets), (5, 4))
+    figure, axes = _figure("compare", len(comparison.judged), (5, 4))
+    metric = comparison.metric
     baseline = comparison.baseline()
     arms = [[point] for point in comparison.at_equal_tokens() if point.arm != baseline[0].arm]
-    for axis, target in zip(axes, comparison.targets):
+    for axis, target in zip(axes, comparison.judged):
         for points in (baseline, *arms):
-            bits = [point.bits(target) for point in points]
+            found = [own for one in points if (own := one.measured(target, metric))]
             axis.errorbar(
                 [point.tokens for point in points],
-                [own["mean"] for own in bits],
-                [own["std"] or 0.0 for own in bits],
+                [own["mean"] for own in found],
+                [own["std"] or 0.0 for own in found],
                 marker="o" if points is baseline else "D",
                 capsize=3,
                 linestyle="-" if points is baseline else "none",
                 label=points[0].arm,
             )
-        axis.set(xscale="log", title=target, xlabel="tokens", ylabel="bits per byte")
+        axis.set(xscale="log", title=target, xlabel="tokens", ylabel=metric.replace("_", " "))
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     paths = [directory / "comparison.png", directory / "comparison.svg"]

@@ -11,7 +11,7 @@ import heapq
 import json
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ from penstock.redaction import mask_addresses, mask_values
 from penstock.storage import AnyPath, atomic_file
 
 if TYPE_CHECKING:  # it needs the extra `train`
-    from penstock.jobs.compare import Comparison
+    from penstock.jobs.comparison.results import Comparison
 
 __all__ = [
     "Excerpt",
@@ -81,7 +81,7 @@ def write_report(curated: Curated) -> AnyPath:
         sources=curated.source_shares(),
         taken=first_taken(curated, _EXCERPTS),
         left=some_left(curated, _EXCERPTS),
-        comparison=json.loads(comparison.read_bytes()) if comparison.exists() else None,
+        comparison=_comparison(comparison),
         curve=base64.b64encode(curve).decode() if curve else None,
         picture=base64.b64encode(picture.read_bytes()).decode() if picture.exists() else None,
     )
@@ -89,6 +89,12 @@ def write_report(curated: Curated) -> AnyPath:
     with atomic_file(path) as sink:
         sink.write(page.encode())
     return path
+
+
+def _comparison(path: AnyPath) -> dict[str, Any] | None:
+    """Read a comparison's summary; None where there is none, or one without verdicts."""
+    found = json.loads(path.read_bytes()) if path.exists() else {}
+    return found if "verdict" in found else None
 
 
 def _shown(recipe: Recipe) -> str:

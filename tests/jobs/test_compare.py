@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import RecipeError, TrainingError
+from penstock.errors import BudgetError, RecipeError, TrainingError
 from penstock.jobs import compare as compare_module
-from penstock.jobs.compare import compare, curate_arms, token_multiplier
+from penstock.jobs.compare import compare, curate_arms
+from penstock.jobs.comparison.arms import token_multiplier
 from penstock.jobs.console import Console
+from penstock.jobs.curate import curate as curating
 from penstock.jobs.plan import Plan, as_compared, plan_arms
+from penstock.jobs.report import write_comparison
 from penstock.pipeline.runner import LocalRunner
-from penstock.recipe import ModelFrom, Recipe
+from penstock.recipe import Compare, ModelFrom, Recipe
+from penstock.trainers.evaluation.scores import METRICS
 from penstock.trainers.spec import RunResult
+from tests.jobs.comparison.runs import run_of
 from tests.pools import documents, recipe_of, write_jsonl
 
 BASELINE = [(100, 2.0), (200, 1.6), (400, 1.4)]
@@ -96,41 +103,34 @@ class Spied:
     recipes: list[Recipe] = field(default_factory=list)
     judged: bool = False
     """Whether the file of examples has choices."""
+    noise: float = 0.0
+    """What the selected arm's seeds differ by, beside what all arms share."""
 
     def curate(self, plan: Plan, runner: object, **_: object) -> Any:
         self.recipes.append(plan.recipe)
-
-        class Shards:
-            path = Path(f"shards-{len(self.recipes)}")
-
-        class Curated:
-            recipe = plan.recipe
-            shards = Shards
-            tokenizer = None
-
-        return Curated
+        tokens = plan.recipe.budget.tokens // 16 * 16
+        return SimpleNamespace(
+            recipe=plan.recipe,
+            shards=SimpleNamespace(path=Path(f"shards-{len(self.recipes)}")),
+            tokenizer=SimpleNamespace(facts={"bytes_per_token": 4.0}),
+            cut=SimpleNamespace(
+                facts={"delivered": tokens, "requested": plan.recipe.budget.tokens}
+            ),
+            pool=SimpleNamespace(bytes=400_000, by_source={"web": {}, "wiki": {}}),
+        )
 
     def run_spec(self, settings: object, shards: Path, evaluations: object) -> Recipe:
         return self.recipes[int(shards.name.removeprefix("shards-")) - 1]
 
     def train_all(self, specs: Sequence[Recipe], *_: object, **__: object) -> list[RunResult]:
         """Random falls by 0.1 with each doubling; selected is as random at 2x."""
-        results = []
+        results: list[RunResult] = []
         for recipe in specs:
-            bits = 2.0 - 0.1 * math.log2(recipe.budget.tokens / 1_000)
-            bits -= 0.1 * (recipe.budget.rank == "s")
-            results.append(
-                RunResult(
-                    path=Path("run"),
-                    tokens=recipe.budget.tokens,
-                    loss=1.0,
-                    bits_per_byte={"arc": {"mean": bits + 0.01 * recipe.train_seed}},
-                    accuracy={"arc": {"mean": 0.25 + 0.1 * recipe.train_seed}}
-                    if self.judged
-                    else {},
-                    seconds=1.0,
-                )
-            )
+            seed, selected = recipe.train_seed, recipe.budget.rank == "s"
+            bits = 2.0 - 0.1 * math.log2(recipe.budget.tokens / 1_000) + 0.01 * seed
+            bits -= selected * (0.1 + self.noise * (seed - 2))
+            right = 0.25 * seed
+            results.append(run_of(recipe.budget.tokens, {"arc": bits}, self.judged, right))
         return results
 
 
@@ -220,17 +220,18 @@ def test_accuracy_is_shown_where_there_is_any(
     tmp_path: Path, spied: Spied, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = compare(recipe(tmp_path), NoRunner())  # type: ignore[arg-type]
-    assert "accuracy" not in plain.summary()["arms"]["selected"]
+    assert {"accuracy", "margin"}.isdisjoint(plain.summary()["arms"]["selected"])
     Console().compared(plain)
     assert "accuracy" not in capsys.readouterr().out
     spied.judged = True
     comparison = compare(recipe(tmp_path), NoRunner())  # type: ignore[arg-type]
     found = comparison.summary()["arms"]["random"]["accuracy"]["arc"]
-    assert found["values"] == pytest.approx([0.35, 0.45, 0.55])
-    assert (found["mean"], found["std"]) == (pytest.approx(0.45), pytest.approx(0.1))
+    assert found["values"] == pytest.approx([0.25, 0.5, 0.75])
+    assert (found["mean"], found["std"]) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert set(METRICS) < set(comparison.summary()["arms"]["selected"])
     Console().compared(comparison)
     told = capsys.readouterr().out
-    assert "accuracy" in told and "45.0% ± 10.0%" in told
+    assert "accuracy" in told and "50.0% ± 25.0%" in told
 
 
 def test_an_arm_that_is_no_recipe_is_named(tmp_path: Path, spied: Spied) -> None:
@@ -259,7 +260,10 @@ def test_one_seed_has_no_spread(
     assert comparison.summary()["arms"]["random"]["bits_per_byte"]["arc"]["std"] is None
     Console().compared(comparison)
     told = capsys.readouterr()
-    assert "±" not in told.out and "one seed does not tell" in told.out + told.err
+    assert "±" not in told.out
+    verdict = comparison.summary()["verdict"]["selected"]["arc"]
+    assert (verdict["interval"], verdict["words"]) == (None, "not distinguishable")
+    assert comparison.summary()["token_multiplier_interval"] == {"arc": None}
 
 
 def test_a_model_directory_that_is_not_there_is_told_before_any_work(
@@ -291,9 +295,197 @@ def test_arms_with_other_pools_share_the_recipes_tokenizer(tmp_path: Path) -> No
             "baseline_multiples": [1],
         },
     )
-    made = curate_arms(plan_arms(recipe), LocalRunner(1))
+    made, left_out = curate_arms(plan_arms(recipe), LocalRunner(1))
+    assert left_out == []
     curated = {arm.name: own for arm, own in made.items()}
     assert curated["random"].pool.kept > curated["selected"].pool.kept
     assert curated["random"].tokenizer.fingerprint == curated["selected"].tokenizer.fingerprint
     assert curated["other"].tokenizer.fingerprint != curated["selected"].tokenizer.fingerprint
     assert curated["other"].tokenizer.facts["vocab_size"] == 400
+
+
+# -- verdicts, rungs and multiples ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("noise", "words"), [(0.01, "better"), (0.1, "not distinguishable")])
+def test_a_verdict_is_of_differences_by_seed(
+    tmp_path: Path, spied: Spied, noise: float, words: str
+) -> None:
+    """The selected arm is better by 0.1 on the mean of three seeds, ± noise."""
+    spied.noise = noise
+    comparison = compare(recipe(tmp_path), NoRunner())  # type: ignore[arg-type]
+    summary = comparison.summary()
+    assert list(summary["verdict"]) == ["selected"]
+    found = summary["verdict"]["selected"]["arc"]
+    half = 4.527 * noise / 3**0.5  # all examples differ equally
+    assert found["difference"] == pytest.approx(-0.1)
+    assert found["interval"] == pytest.approx([-0.1 - half, -0.1 + half], rel=1e-3)
+    assert found["words"] == words
+    low, high = summary["token_multiplier_interval"]["arc"]
+    if words == "better":
+        # 0.1 bits are a doubling.
+        assert [low, high] == pytest.approx([2 ** (1 - 10 * half), 2 ** (1 + 10 * half)], rel=1e-3)
+    else:
+        assert (low, high) == ("<1", ">4")
+    stderr = summary["arms"]["selected"]["bits_per_byte"]["arc"]["stderr"]
+    spread = summary["arms"]["selected"]["bits_per_byte"]["arc"]["std"]
+    assert stderr["seeds"] == pytest.approx(spread / 3**0.5)
+    assert stderr["examples"] > 0
+
+
+def test_another_metric_gives_verdicts_and_the_multiplier(tmp_path: Path, spied: Spied) -> None:
+    with pytest.raises(RecipeError) as info:
+        compare(recipe(tmp_path, metric="margin"), NoRunner())  # type: ignore[arg-type]
+    assert info.value.key == "compare.metric" and not spied.recipes
+    mine = recipe(tmp_path, metric="choice_probability")
+    question = {"question": "What turns?", "answer": "A wheel.", "choices": ["A wheel.", "Ice."]}
+    write_jsonl(tmp_path / "arc.jsonl", [question])
+    spied.judged = True
+    summary = compare(mine, NoRunner()).summary()  # type: ignore[arg-type]
+    assert summary["metric"] == "choice_probability"
+    assert summary["verdict"]["selected"]["arc"]["words"] == "not distinguishable"
+    assert summary["token_multiplier"]["arc"] == 1.0  # equal at equal tokens
+
+
+def test_metrics_are_those_of_evaluations() -> None:
+    assert get_args(Compare.model_fields["metric"].annotation) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("comparison", "key"),
+    [
+        ({"baseline_multiples": [1, 17]}, "compare.baseline_multiples"),
+        ({"rungs": [{"model": {"layers": 1}, "tokens": 9, "arms": ["rnd"]}]}, "compare"),
+        ({"rungs": [{"model": {"layers": 1}, "tokens": 0}]}, "compare.rungs.0.tokens"),
+        ({"metric": "perplexity"}, "compare.metric"),
+    ],
+)
+def test_what_a_comparison_refuses(tmp_path: Path, comparison: dict[str, Any], key: str) -> None:
+    with pytest.raises(RecipeError) as info:
+        recipe(tmp_path, **comparison)
+    assert str(info.value.key).startswith(key)
+
+
+RUNGS = [
+    {"model": {"layers": 1, "width": 64, "heads": 2}, "tokens": 3_000, "lr": 0.001},
+    {"model": {"layers": 2, "width": 64, "heads": 2}, "tokens": 500, "arms": [], "seeds": [1, 9]},
+]
+
+
+def test_rungs_are_the_arms_at_other_sizes(tmp_path: Path, spied: Spied) -> None:
+    arms = {
+        "random": {"budget": {"rank": "random"}},
+        "slow": {"train": {"lr": "1e-3", "tokens": 2_000}, "budget": {"tokens": 2_000}},
+    }
+    mine = recipe(tmp_path, arms=arms, rungs=RUNGS, baseline_multiples=[1, 2], seeds=[1, 2])
+    comparison = compare(mine, NoRunner())  # type: ignore[arg-type]
+    rungs = [
+        (own.budget.tokens, own.train.tokens, own.train.model.layers, own.train.lr, own.train_seed)  # type: ignore[union-attr]
+        for own in spied.recipes[8:]
+    ]
+    # The third of the recipe's rate is a third at the rung, too, and twice the budget twice.
+    assert [row[:3] for row in rungs] == [
+        *[(3_000, None, 1)] * 4,
+        *[(6_000, 6_000, 1)] * 2,
+        *[(500, None, 2)] * 4,
+    ]
+    assert [row[3] for row in rungs] == pytest.approx(
+        [*[0.001] * 4, *[0.001 / 3] * 2, *[0.003] * 4]
+    )
+    assert [row[4] for row in rungs] == [1, 2, 1, 2, 1, 2, 1, 9, 1, 9]
+    summary = comparison.summary()
+    sizes = [(size["tokens"], size["seeds"], size["weights"]) for size in summary["rungs"]]
+    shapes = [mine.train.model, *(rung.model for rung in mine.compare.rungs)]
+    assert sizes == [
+        (1_000, [1, 2], shapes[0].parameters),  # type: ignore[union-attr]
+        (3_000, [1, 2], shapes[1].parameters),  # type: ignore[union-attr]
+        (500, [1, 9], shapes[2].parameters),  # type: ignore[union-attr]
+    ]
+    assert list(summary["rungs"][2]["arms"]) == ["selected", "random"]
+    first, second, third = summary["agreement"]["arc"]
+    assert [own["rungs"] for own in (first, second, third)] == [[0, 1], [0, 2], [1, 2]]
+    assert (first["arms"], first["pairs"]) == (["selected", "random", "slow"], 3)
+    assert (first["equally_ordered"], first["kendall_tau"]) == (1.0, 1.0)
+    assert first["distinguishable"] == {"pairs": 3, "equally_ordered": 1.0}
+    assert (second["arms"], second["pairs"]) == (["selected", "random"], 1)
+
+
+def test_orders_that_differ_are_counted(
+    tmp_path: Path, spied: Spied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Selected wins at the recipe's size and loses at the rung; `other` is between."""
+    train_all = spied.train_all
+
+    def turned(specs: Sequence[Recipe], *_: object, **__: object) -> list[RunResult]:
+        worse = {"s": 0.2, "random": 0.0}
+        return [
+            run_of(own.budget.tokens, {"arc": 1.0 + worse[str(own.budget.rank)]})
+            if own.budget.tokens == 3_000
+            else run
+            for own, run in zip(specs, train_all(specs))
+        ]
+
+    monkeypatch.setattr(compare_module, "train_all", turned)
+    comparison = compare(recipe(tmp_path, rungs=RUNGS[:1]), NoRunner())  # type: ignore[arg-type]
+    (found,) = comparison.summary()["agreement"]["arc"]
+    assert (found["equally_ordered"], found["kendall_tau"]) == (0.0, -1.0)
+    assert found["distinguishable"] == {"pairs": 1, "equally_ordered": 0.0}
+    assert comparison.rungs[0].summary()["verdict"]["selected"]["arc"]["words"] == "worse"
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_multiple_that_the_pool_cannot_fill_is_left_out_and_named(
+    tmp_path: Path, short: bool, monkeypatch: pytest.MonkeyPatch, spied: Spied
+) -> None:
+    """No run repeats text to reach a multiple, also where `train.tokens` would allow it."""
+    monkeypatch.setattr(compare_module, "curate", curating)
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(100, seed=5))
+    write_jsonl(tmp_path / "arc.jsonl", [{"question": "What turns?", "answer": "A wheel."}])
+    mine = recipe_of(
+        tmp_path,
+        4_000,
+        budget={"allow_short": short},
+        train={"tokens": 4_000},
+        evaluate=["arc.jsonl"],
+        compare={"seeds": [1, 2], "baseline_multiples": [1, 2, 8, 16]},
+    )
+    lines: list[str] = []
+    made, left_out = curate_arms(plan_arms(mine), LocalRunner(1), lines.append)
+    assert {(arm.name, arm.multiple) for arm in made} == {
+        ("selected", 1.0),
+        ("random", 1.0),
+        ("random", 2.0),
+    }
+    assert [(own.multiple, own.tokens) for own in left_out] == [(8, 32_000), (16, 64_000)]
+    held = made[next(iter(made))].pool.bytes
+    assert held < 8 * 4_000 * 4 and "the pool" in left_out[0].reason
+    assert [line for line in lines if line.startswith("left out: random at 8x, 32,000 tokens")]
+    if short:
+        return
+    monkeypatch.setattr(compare_module, "run_spec", lambda settings, *_: settings)
+    monkeypatch.setattr(
+        compare_module,
+        "train_all",
+        lambda specs, *_, **__: [run_of(1, {"arc": 2.0 + 0.01 * own.seed}) for own in specs],
+    )
+    comparison = compare(mine, LocalRunner(1))
+    assert [one["multiple"] for one in comparison.summary()["arms"]["random"]["left_out"]] == [
+        8,
+        16,
+    ]
+    assert sum(note.startswith("Left out: random at") for note in comparison.notes) == 2
+    # The page has the verdict, and that so small a proof is below every validated scale.
+    files = write_comparison(comparison)
+    page = next(file for file in files if file.name == "report.html").read_bytes().decode()
+    assert json.loads(files[0].read_bytes()) == json.loads(json.dumps(comparison.summary()))
+    for words in ("not distinguishable", "below every validated scale", "Left out: random at 8x"):
+        assert words in page
+
+
+def test_a_rung_that_the_pool_cannot_fill_is_an_error(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(60, seed=5))
+    rung = {"model": {"layers": 1, "width": 64, "heads": 2}, "tokens": 90_000}
+    mine = recipe_of(tmp_path, 500, compare={"seeds": [1], "rungs": [rung]})
+    with pytest.raises(BudgetError) as info:
+        curate_arms(plan_arms(mine), LocalRunner(1))
+    assert info.value.key == "compare.rungs.0.budget.tokens"
