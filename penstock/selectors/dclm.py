@@ -65,9 +65,10 @@ class DclmQuality(
 
     Where a default differs from DCLM, theirs is given as "published", with the reason. Figures are
     of 16,254 examples of five benchmarks against a pool of 65,686 documents; "agreement" is the
-    area under the curve on 261 pages that people labelled good or bad, measured to 0.03: 0.70 with
-    these defaults and 0.56 with the published ones, which were made for other positives. (It is
-    0.76 for the number of words alone.)
+    area under the curve on 261 pages that people labelled good or bad, measured to 0.03: 0.66 with
+    these defaults (0.70 where negatives alone were cut to the words of their pair) and 0.56 with
+    the published ones, which were made for other positives. (It is 0.76 for the number of words
+    alone.)
     """
 
     positives: File | None = Field(
