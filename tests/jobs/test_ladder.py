@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.base import Fitting
 from penstock.selectors.losses import CausalModel
+from penstock.trainers.spec import RunResult
 from tests.pools import documents, hashed, pool_of, write_jsonl
 
 ONE = LocalRunner(1)
@@ -99,11 +99,8 @@ def test_a_ladder_is_trained_outside_the_sample_and_put_in_order(project: Path) 
         column, cuts, notes = climbed(recipe, workspace)
     models = column.selector.readers  # type: ignore[union-attr]
     assert len(set(models)) == 4
-    bits = [
-        np.mean([one["mean"] for one in result["bits_per_byte"].values()])
-        for model in models
-        for result in [json.loads((Path(model).parent / "result.json").read_text())]
-    ]
+    results = [RunResult.of(Artefact.open(Path(model).parent)) for model in models]
+    bits = [np.mean(list(result.means("bits_per_byte").values())) for result in results]
     assert bits == sorted(bits, reverse=True)
     assert bits[-1] < bits[0] - 0.2, "one that learned more is better by far"
     assert sum("bits per byte" in line for line in notes) == 4

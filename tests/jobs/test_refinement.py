@@ -19,6 +19,7 @@ from penstock.pipeline.scoring.models import Models
 from penstock.recipe import Recipe
 from penstock.recipe_file import parse_recipe
 from penstock.trainers.data.shards import ShardSet
+from penstock.trainers.spec import RunResult
 from tests.pools import write_jsonl
 from tests.selectors.test_properties import texts, write_encoder
 
@@ -71,7 +72,7 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
         one for one in Workspace(recipe.work_directory).artefacts() if one.path.parent.name == "run"
     ]
     assert len(runs) == 2
-    assert all(len(run.facts["bits_per_byte"]) == 3 for run in runs)
+    assert all(len(RunResult.of(run).bits_per_byte) == 3 for run in runs)
     first, second = sorted(runs, key=lambda run: "hf" in run.manifest["config"]["train"]["model"])
     assert second.manifest["config"]["train"]["model"] == {"hf": str(first.path / "model")}
 
@@ -90,10 +91,7 @@ def test_rounds_give_weights_and_are_found_again(project: Path) -> None:
     weights = np.array(column.selector.cluster_weights)  # type: ignore[union-attr]
     assert weights.shape == (3,)
     assert weights.sum() == pytest.approx(1)
-    before, after = (
-        {name: one["mean"] for name, one in run.facts["bits_per_byte"].items()}
-        for run in (first, second)
-    )
+    before, after = (RunResult.of(run).means("bits_per_byte") for run in (first, second))
     gains = np.array([before[name] - after[name] for name in sorted(before)])
     expected = np.exp((gains - gains.max()) / 0.05)
     np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-9)
