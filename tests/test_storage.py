@@ -50,6 +50,7 @@ from penstock.storage import (
     store_of,
     translate_os_errors,
 )
+from penstock.storage.remote import RemoteStore
 from penstock.storage.stores.s3 import S3Store
 from tests.s3 import BUCKET, environment
 
@@ -419,3 +420,12 @@ def test_a_missing_bucket_is_an_error_that_names_it(s3: str) -> None:
     with pytest.raises(StorageError) as info, atomic_file(path) as sink:
         sink.write(b"x")
     assert info.value.file == "s3://nosuchbucket/x" and "bucket" in str(info.value.fix)
+
+
+def test_an_error_of_a_store_has_the_path() -> None:
+    """s3fs raises ``OSError(121, message)``, which named no file."""
+    path = as_path("memory://penstock/file")
+    store = RemoteStore()
+    with pytest.raises(OSError) as caught, store.errors(path):
+        raise OSError(121, "injected")
+    assert caught.value.errno == 121 and caught.value.filename == str(path)

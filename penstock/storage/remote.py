@@ -210,7 +210,11 @@ class RemoteStore:
         with os_errors(path, denied=self.credentials):
             try:
                 yield
-            except (OSError, PenstockError):
+            except OSError as error:
+                if error.filename is None:  # s3fs names no file
+                    error.filename = str(path)
+                raise
+            except PenstockError:
                 raise
             except Exception as error:  # clients raise whatever they like
                 fix = f"check that the store can be reached from here, and run again; {KEPT}"

@@ -190,15 +190,30 @@ def model_ids(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def end_of_text(definition: Definition, declared: DeclaredTokens) -> str:
-    """Find the token that ends a text.
+    """Find the token that ends a text; no other token has its id, so no text contains it.
 
     It is the ``eos_token`` of ``tokenizer_config.json``, of any name; without one, a usual end of
     text that is flagged special: a token ``</s>`` without the flag may be markup. ``<|endoftext|>``
     is no markup of any format, so it needs no flag.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or another token has the same id.
     """
+    found = _named_end(definition, declared)
+    number = definition.vocabulary[found]
+    for token, other in definition.vocabulary.items():
+        if other == number and token != found:
+            raise InputError(
+                f"two tokens have the id {number:,}",
+                key="tokenizer",
+                expected=f"an id for {found} alone: it is put between documents",
+                got=repr(token)[:300],
+                fix="give a file that the library `tokenizers` saved",
+            )
+    return found
+
+
+def _named_end(definition: Definition, declared: DeclaredTokens) -> str:
     if declared.end is not None:
         if declared.end in definition.vocabulary:
             return declared.end

@@ -26,6 +26,9 @@ from tests.harness.points import DIRECTORY, Plan
 
 UNIT_BYTES = 5_000
 
+_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""All of Ray's servers listen on loopback; without it a driver asks at the machine's address."""
+
 SITE = Path(__file__).resolve().parent / "site"
 
 
@@ -112,6 +115,7 @@ class Curations:
         }
         if way == RAY:
             environment["RAY_ADDRESS"] = self._ray_address()
+            environment |= _ON_LOOPBACK
         arguments = ["curate", str(recipe), "--json", *way.arguments, *overrides]
         [pid] = self._forks.fork({"arguments": arguments, "environment": environment})
         struck = _strike(pid, kills, usual) if isinstance(kills, Outside) else []
@@ -157,7 +161,7 @@ class Curations:
                     "PYTHONPATH": f"{SITE}{os.pathsep}{ROOT}",
                     DIRECTORY: str(self._plan.directory),
                     "RAY_AUTH_MODE": "disabled",
-                    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all servers listen on loopback
+                    **_ON_LOOPBACK,
                 },
             )
             self._ray = start.pid  # the session in which Ray remains when its starter has ended

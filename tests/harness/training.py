@@ -94,7 +94,7 @@ def run(order: dict[str, Any], rank: int) -> int:
 
 
 class _WorkerPoints:
-    _RANDOM = re.compile(r"\.[0-9a-f]{32}\.tmp$|(?<=/events)\.out\.tfevents\..*$")
+    _RANDOM = re.compile(r"\.[0-9a-f]{32}(?:\.tmp)?$|(?<=/events)\.out\.tfevents\..*$")
 
     def __init__(self, plan: str, directories: dict[str, str], rank: int) -> None:
         self._directories = directories

@@ -13,7 +13,7 @@ import tokenizers
 from penstock.errors import Failure, InputError
 from penstock.pipeline.runners.attempt import attempt, is_transient
 from penstock.tokenization import examining
-from penstock.tokenization.definition import Definition
+from penstock.tokenization.definition import DeclaredTokens, Definition, end_of_text
 from penstock.tokenization.encoder import TextEncoder
 
 MODEL = tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}, [("a", "b")])
@@ -86,6 +86,17 @@ def test_ids_beyond_any_vocabulary_are_refused(tmp_path: Path, parts: dict[str, 
         Definition.read(path, "tokenizer")
     assert (caught.value.file, caught.value.key) == (str(path), "tokenizer")
     assert "\n" not in str(caught.value) and time.process_time() - before < 1
+
+
+def test_an_end_whose_id_is_another_token_s_too_is_refused(tmp_path: Path) -> None:
+    """Texts with that token would hold the mark between documents (found by fuzzing)."""
+    end = [{**added(1)[0], "content": "<|endoftext|>", "special": True}]
+    # The library gives an added token the number of the model's tokens as its id.
+    parts = {"model": {"vocab": {"a": 0, "b": 2}, "merges": []}, "added_tokens": end}
+    definition = Definition.read(tokenizer(tmp_path / "t.json", **parts))
+    with pytest.raises(InputError) as caught:
+        end_of_text(definition, DeclaredTokens())
+    assert (caught.value.key, caught.value.got) == ("tokenizer", "'b'")
 
 
 GROWING = {"type": "Replace", "pattern": {"String": "a"}, "content": 10_000 * "a"}

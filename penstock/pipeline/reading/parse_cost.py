@@ -372,17 +372,9 @@ def _measure(
         if push:
             stack[top, 0], stack[top, 1], stack[top, 2] = begin, length, kind
             stack[top, 3], stack[top, 4] = inner, marked
-            top += 1
-            depth, foreign, formatting = (
-                depth + (kind == _NESTED),
-                foreign + (kind == _FOREIGN),
-                formatting + marked,
-            )
-            deepest, highest, copied = (
-                max(deepest, depth),
-                max(highest, top),
-                max(copied, formatting),
-            )
+            depth, foreign = depth + (kind == _NESTED), foreign + (kind == _FOREIGN)
+            formatting, copied = formatting + marked, max(copied, formatting + marked)
+            top, highest, deepest = top + 1, max(highest, top + 1), max(deepest, depth)
         broken &= foreign > 0
         at = _next_tag(data, at)
     counts[:5] = (tags, most, deepest, copied + min(plain, 3 * 13), highest)
