@@ -1,35 +1,55 @@
-"""Compare each selector with random at equal tokens, and scorers with labels of people.
+"""Compare every selector with random: verdicts, controls, three metrics, three sizes.
 
-    python benchmarks/results.py --data DIRECTORY [--work runs/results] [--tokens 800_000]
+    python benchmarks/results.py --data DIRECTORY [--work runs/results]     # a night, resumes
+    python benchmarks/results.py --tiny                                     # minutes, made-up data
 
-The directory has ``pool/*.zst``, ``targets/*.jsonl`` and ``labels/dclm_quality.jsonl``. Arms are
-cut from one pool, trained at equal tokens over three seeds, and evaluated in bits per byte on
-benchmarks that no selector read. Selectors with a target have ARC-Easy and OpenBookQA. PreSelect's
-models are a ladder that is trained here. Finished artefacts are found again, so a stopped run can
-be resumed.
+The directory has ``pool/*.zst``, ``targets/*.jsonl`` and ``labels/dclm_quality.jsonl``. The pool is
+cleaned and decontaminated. There are six tasks: three evaluation files, and a fifth by hash of id
+of three target files, which no selector sees. Selectors with a target have ARC-Easy and the rest
+of OpenBookQA; those two tasks are *aimed* at, the others are apart. The parts, in order:
 
-The figures replace those between the two marks in ``docs/results.md``; the text around them stays.
+1. every selector, six combinations and controls, with the pool's shares of sources and with free
+   ones, five seeds fixed beforehand, random at up to 8 times the tokens;
+2. a third of the learning rate for the four best arms;
+3. the six best arms with more weights and tokens, random at up to 8 times;
+4. the two best arms with still more weights, random at 1 and 2.
+
+An arm that cannot be made (a selector refuses the data, or a source has too little for its share)
+is left out and named with the reason. Finished artefacts are found again, so a stopped run
+resumes. After each part the figures between the two marks of the page are replaced.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from results_data import Tasks, split_tasks, write_tiny_data
+from results_tables import (
+    agreement_table,
+    arms_table,
+    composition_table,
+    describe_size,
+    mean_difference,
+    metrics_table,
+)
 
 from penstock.artefact import Artefact, Workspace
+from penstock.errors import PenstockError
 from penstock.jobs.build import build_columns
-from penstock.jobs.compare import Comparison, Point, compare
+from penstock.jobs.compare import compare
+from penstock.jobs.comparison.arms import ArmsAtSize
+from penstock.jobs.comparison.results import Comparison
 from penstock.jobs.curate import Curated, curate
-from penstock.jobs.plan import SELECTED
+from penstock.jobs.plan import SELECTED, Plan, recipes_of_arms
 from penstock.jobs.selector_training import climb
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Recipe
@@ -39,226 +59,365 @@ from penstock.selectors.preselect import PreSelect
 
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
-AIM = ("arc_easy.train.jsonl", "openbookqa.train.jsonl")
-JUDGES = ("arc_easy.eval.jsonl", "lambada.eval.jsonl", "piqa.eval.jsonl")
+FIRST = "betr"
+"""The arm ``selected`` of every comparison."""
 
 TOGETHER: Mapping[str, Mapping[str, float]] = {
     "betr + preselect": {"betr": 0.5, "preselect": 0.5},
     "betr + ingenious": {"betr": 0.7, "ingenious": 0.3},
+    "betr + perplexity": {"betr": 0.7, "perplexity": 0.3},
+    "dclm + ingenious": {"dclm": 0.7, "ingenious": 0.3},
+    "dsir + fineweb-edu": {"dsir": 0.7, "fineweb-edu": 0.3},
+    "preselect + ingenious": {"preselect": 0.7, "ingenious": 0.3},
 }
+
+CONTROLS = ("betr", "dclm", "preselect")
+"""Selectors whose means by length and by source are arms, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Model and budget of one part."""
+
+    shape: tuple[int, int, int]
+    """Layers, width and heads."""
+    tokens: int
+    lr: float
+    seeds: Sequence[int]
+    multiples: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All sizes, and what a tiny run has smaller."""
+
+    first: Size
+    second: Size
+    third: Size
+    batch_tokens: int = 2048
+    sequence_length: int = 256
+    vocabulary: int = 4096
+    clean: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "rules": ["gopher"],
+            "where": "language == 'en' and language_probability > 0.65",
+            "dedup": {"exact": True, "minhash": {}},
+        }
+    )
+    preselect: Mapping[str, Any] = field(default_factory=lambda: {"ladder": True, "sample": 12_000})
+
+
+FULL = Settings(
+    first=Size(
+        shape=(2, 128, 4), tokens=800_000, lr=3e-3, seeds=(1, 2, 3, 4, 5), multiples=(1, 2, 4, 8)
+    ),
+    second=Size(
+        shape=(4, 144, 4), tokens=2_000_000, lr=3e-3, seeds=(1, 2, 3), multiples=(1, 2, 4, 8)
+    ),
+    third=Size(shape=(5, 256, 4), tokens=2_000_000, lr=2e-3, seeds=(1, 2), multiples=(1, 2)),
+)
+
+TINY = Settings(
+    first=Size(shape=(1, 32, 2), tokens=4_000, lr=1e-2, seeds=(1, 2), multiples=(1, 2, 4)),
+    second=Size(shape=(1, 48, 2), tokens=9_000, lr=1e-2, seeds=(1, 2), multiples=(1, 2)),
+    third=Size(shape=(2, 48, 2), tokens=9_000, lr=1e-2, seeds=(1, 2), multiples=(1, 2)),
+    batch_tokens=512,
+    sequence_length=64,
+    vocabulary=512,
+    clean={"dedup": {"exact": True}},
+    preselect={
+        "ladder": {"shapes": [[1, 16, 1], [1, 32, 1]], "tokens": [2_000, 6_000, 20_000]},
+        "sample": 600,
+        "max_characters": 300,
+    },
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all parts share."""
+
+    data: Path
+    work: Path
+    tasks: Tasks
+    settings: Settings
+    runner: LocalRunner
+    progress: Callable[[str], None]
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Arms that could not be made, with the reason."""
+
+    @property
+    def aimed(self) -> list[str]:
+        """Names of the tasks that selectors with a target aim at."""
+        return [path.name.partition(".jsonl")[0] for path in self.tasks.aimed]
+
+    @property
+    def others(self) -> list[str]:
+        """Names of the other tasks."""
+        return [path.name.partition(".jsonl")[0] for path in self.tasks.others]
+
+    # -- recipes --------------------------------------------------------------------------------
+
+    def selectors(self, model: str | None) -> dict[str, dict[str, Any]]:
+        """Return the selectors, with defaults if any; ``model`` is the ladder's best."""
+        target = {"target": [str(path) for path in self.tasks.aim]}
+        labels = str(self.data / "labels" / "dclm_quality.jsonl")
+        found: dict[str, dict[str, Any]] = {
+            "betr": target,
+            "preselect": {**target, **self.settings.preselect},
+            "dsir": target,
+            "dclm": target,
+            "got-d": target,
+            "crisp": target,
+            "fineweb-edu": {"labels": labels},
+            "perplexity": {"model": model, "max_characters": 1024},
+            "ccnet": target,
+            "ingenious": {},
+            "kmq": {"quality": "betr"},
+            "gist": {"quality": "betr"},
+            "semdedup": {},
+            "d4": {},
+        }
+        if model is None:
+            del found["preselect"], found["perplexity"]
+        named = {name: {"use": name, **spec} for name, spec in found.items()}
+        for name in CONTROLS:
+            if name in named:
+                for by in ("length", "source"):
+                    named[f"{name}_by_{by}"] = {"use": "mean_of", "column": name, "by": by}
+        return named
+
+    def recipe(
+        self,
+        size: Size,
+        select: Mapping[str, Any],
+        arms: Sequence[str],
+        shares: str | None,
+        lr: float = 1.0,
+    ) -> Recipe:
+        """Return the recipe of a part.
+
+        Args:
+            size: Model and budget.
+            select: The selectors.
+            arms: Names of selectors and of :data:`TOGETHER`, beside :data:`FIRST` and random.
+            shares: ``pool``, or None for free shares.
+            lr: Factor of the learning rate.
+        """
+        ranks = {name: TOGETHER.get(name, name) for name in arms if name != FIRST}
+        layers, width, heads = size.shape
+        return parse_recipe(
+            {
+                "seed": 17,
+                "work": str(self.work),
+                "corpus": [{"path": str(self.data / "pool" / "*.zst")}],
+                "clean": dict(self.settings.clean),
+                "select": dict(select),
+                "budget": {
+                    "tokens": size.tokens,
+                    "rank": FIRST,
+                    **({"shares": shares} if shares else {}),
+                },
+                "tokenizer": {
+                    "train": {"vocab_size": self.settings.vocabulary, "sample_bytes": 8_000_000}
+                },
+                "shards": {"sequence_length": self.settings.sequence_length},
+                "train": {
+                    "model": {"layers": layers, "width": width, "heads": heads},
+                    "batch_tokens": self.settings.batch_tokens,
+                    "lr": size.lr * lr,
+                },
+                "evaluate": [str(path) for path in (*self.tasks.aimed, *self.tasks.others)],
+                "compare": {
+                    "arms": {
+                        "random": {"budget": {"rank": "random"}},
+                        **{name: {"budget": {"rank": rank}} for name, rank in ranks.items()},
+                    },
+                    "seeds": list(size.seeds),
+                    "baseline_multiples": list(size.multiples),
+                },
+            },
+            Path(),
+        )
+
+    # -- parts ----------------------------------------------------------------------------------
+
+    def ladder(self) -> str | None:
+        """Train PreSelect's models; return the best one's directory, None where that fails."""
+        select = {"preselect": self.selectors("none")["preselect"]}
+        first = {FIRST: self.selectors(None)[FIRST]}
+        tree = self.recipe(self.settings.first, first, [], None).model_dump(mode="json")
+        tree |= {"select": select, "compare": {}}
+        tree["budget"]["rank"] = "preselect"
+        try:
+            own = parse_recipe(tree, Path())
+            (column,) = build_columns(own)
+            with Workspace.driving(own.work_directory) as workspace:
+                climb(
+                    own,
+                    column,
+                    lambda one: curate(one, self.runner).shards,
+                    workspace,
+                    self.progress,
+                    self.runner.close,
+                )
+            assert isinstance(column.selector, PreSelect)
+            return column.selector.readers[-1]
+        except PenstockError as error:
+            self.left_out["preselect, perplexity"] = str(error)
+            return None
+
+    def makeable(
+        self, select: Mapping[str, Any], arms: Sequence[str], shares: str | None
+    ) -> dict[str, Curated]:
+        """Cut every arm at the first seed; those that fail are left out and named."""
+        found = {}
+        for name in (FIRST, *arms):
+            own = self.recipe(self.settings.first, select, [name], shares)
+            recipes = {arm.name: one for arm, one in reversed(recipes_of_arms(own).items())}
+            try:
+                plan = Plan.of(recipes[SELECTED if name == FIRST else name])
+                found[name] = curate(plan, self.runner, self.progress)
+            except PenstockError as error:
+                if name == FIRST:
+                    raise
+                self.left_out[f"{name}, {shares or 'free'} shares"] = str(error)
+                self.progress(f"left out: {name}: {error}")
+        return found
+
+    def compared(self, recipe: Recipe) -> Comparison:
+        """Train the arms of a recipe."""
+        return compare(recipe, self.runner, self.progress)
+
+    def best(self, size: ArmsAtSize, count: int) -> list[str]:
+        """Return the arms with the best mean on the aimed tasks, without controls and random."""
+        means = {
+            point.arm: found.value
+            for point in size.at_equal_tokens()
+            if point.arm != "random"
+            and "_by_" not in point.arm
+            and (found := mean_difference(size, point, self.aimed))
+        }
+        return sorted(means, key=lambda name: (means[name], name))[:count]
 
 
 def main() -> None:
-    """Make all that is missing, and write the page."""
+    """Make all that is missing, and write the page after each part."""
     arguments = _arguments()
     began = time.monotonic()
 
     def progress(line: str) -> None:
         print(f"[{time.monotonic() - began:7.1f} s] {line}", file=sys.stderr, flush=True)
 
-    runner = LocalRunner()
-    ladder = _recipe(arguments, {"preselect": _preselect()}, {"rank": "preselect"})
-    started = time.monotonic()
-    models = _climb(ladder, runner, progress)
-    progress(f"the ladder is there after {time.monotonic() - started:.0f} s")
-    recipe = _recipe(arguments, _selectors(arguments.data, models[-1]), {"rank": "betr"})
-    made = {name: curate(_ranked(recipe, name), runner, progress) for name in recipe.select}
-    agreement = dict(_agreement(arguments.data, recipe, made))
-    comparison = compare(recipe, runner, progress)
-    page = "\n".join(
-        [
-            *_settings(arguments, recipe),
-            *_worth(comparison),
-            *_composition(comparison, recipe),
-            *_agreed(agreement),
-        ]
+    work = arguments.work.resolve()
+    data = work / "tiny-data" if arguments.tiny else arguments.data.resolve()
+    if arguments.tiny and not (data / "targets").exists():
+        write_tiny_data(data)
+    bench = Bench(
+        data=data,
+        work=work,
+        tasks=split_tasks(data / "targets", work / "tasks"),
+        settings=TINY if arguments.tiny else FULL,
+        runner=LocalRunner(),
+        progress=progress,
     )
-    _write(arguments.out, page)
-    print(json.dumps({"arms": comparison.summary()["arms"], "auc": agreement}))
+    lines: list[str] = []
+    for part in _parts(bench):
+        lines += part
+        left = [f"- {name}: {reason}" for name, reason in bench.left_out.items()]
+        _write(arguments.out, "\n".join([*lines, *(["Left out:", "", *left] if left else [])]))
+        progress(f"written: {arguments.out}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="with pool/, targets/ and labels/, as above")
-    parser.add_argument("--work", type=Path, default=Path("runs/results"))
-    parser.add_argument("--tokens", type=int, default=800_000, help="of each arm")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--out", type=Path, help="the page; with --tiny one in the work directory")
+    parser.add_argument("--tiny", action="store_true", help="all parts on a small made-up pool")
     arguments = parser.parse_args()
-    if arguments.data is None:
+    if arguments.data is None and not arguments.tiny:
         sys.exit(
             "the data is missing: give --data DIRECTORY with pool/*.zst, targets/*.jsonl of the "
-            "benchmarks, and labels/dclm_quality.jsonl; `penstock demo` needs no data"
+            "benchmarks, and labels/dclm_quality.jsonl, or --tiny; `penstock demo` needs no data"
         )
+    arguments.work = arguments.work or Path("runs/tiny" if arguments.tiny else "runs/results")
+    page = arguments.work / "results.md" if arguments.tiny else Path("docs/results.md")
+    arguments.out = arguments.out or page
     return arguments
 
 
-def _recipe(
-    arguments: argparse.Namespace, select: Mapping[str, Any], budget: Mapping[str, Any]
-) -> Recipe:
-    targets = arguments.data.resolve() / "targets"
-    aimed = {
-        name: {**spec, "target": [str(targets / file) for file in AIM]}
-        if spec.pop("aims", False)
-        else spec
-        for name, spec in select.items()
-    }
-    arms: dict[str, Any] = {"random": {"budget": {"rank": "random"}}}
-    arms |= {name: {"budget": {"rank": name}} for name in select if name != budget["rank"]}
-    if len(select) > 1:
-        arms |= {name: {"budget": {"rank": dict(rank)}} for name, rank in TOGETHER.items()}
-    return parse_recipe(
-        {
-            "seed": 17,
-            "work": str(arguments.work.resolve()),
-            "corpus": [{"path": str(arguments.data.resolve() / "pool" / "*.zst")}],
-            "select": aimed,
-            "budget": {"tokens": arguments.tokens, **budget},
-            "tokenizer": {"train": {"vocab_size": 4096, "sample_bytes": 8_000_000}},
-            "shards": {"sequence_length": 256},
-            "train": {
-                "model": {"layers": 2, "width": 128, "heads": 4},
-                "batch_tokens": 2048,
-                "lr": 3e-3,
-            },
-            "evaluate": [str(targets / file) for file in JUDGES],
-            "compare": {"arms": arms, "seeds": arguments.seeds, "baseline_multiples": [1, 2]},
-        },
-        Path(),
+def _parts(bench: Bench) -> Iterator[list[str]]:
+    """Yield the lines of each part when it is made."""
+    settings, aimed, others = bench.settings, bench.aimed, bench.others
+    select = bench.selectors(bench.ladder())
+    arms = [name for name in select if name != FIRST]
+    arms += [name for name, rank in TOGETHER.items() if set(rank) <= set(select)]
+    first: dict[str | None, Comparison] = {}
+    for shares, title in (("pool", "The pool's shares of sources"), (None, "Free shares")):
+        # By source and with fixed shares, a control is random.
+        own = [name for name in arms if not (shares and name.endswith("_by_source"))]
+        made = bench.makeable(select, own, shares)
+        kept = [name for name in own if name in made]
+        size = first[shares] = bench.compared(bench.recipe(settings.first, select, kept, shares))
+        yield [
+            f"### {title}",
+            "",
+            describe_size(size),
+            "",
+            *(f"{note}\n" for note in size.notes),
+            *arms_table(size, aimed, others),
+            "Three metrics, less random's, on the mean of the aimed tasks and of the others:",
+            "",
+            *metrics_table(size, aimed, others),
+            "What the cuts are made of, at the first seed:",
+            "",
+            *composition_table(size),
+            *(_agreed(bench, size.recipe, made) if shares is None else ()),
+        ]
+    size = first["pool"]
+    best = bench.best(size, 6)
+    sizes: dict[str, ArmsAtSize] = {"first": size}
+    for name, title, own, factor, count in (
+        ("a third of the rate", "A third of the learning rate", settings.first, 1 / 3, 4),
+        ("second", "Second size", settings.second, 1.0, 6),
+        ("third", "Third size", settings.third, 1.0, 2),
+    ):
+        few = own if factor == 1 else _with_few(own)
+        chosen = best[: count if FIRST in best[:count] else count - 1]
+        made = bench.recipe(few, select, chosen, "pool", factor)
+        sizes[name] = bench.compared(made)
+        yield [
+            f"### {title}",
+            "",
+            describe_size(sizes[name]),
+            "",
+            *arms_table(sizes[name], aimed, others, multiplier=factor == 1),
+        ]
+    yield ["### Order of the arms at two sizes", "", *agreement_table(sizes, [*aimed, *others])]
+
+
+def _with_few(size: Size) -> Size:
+    return Size(
+        shape=size.shape, tokens=size.tokens, lr=size.lr, seeds=size.seeds[:2], multiples=(1,)
     )
 
 
-def _preselect() -> dict[str, Any]:
-    return {"use": "preselect", "aims": True, "ladder": True, "sample": 12_000}
-
-
-def _selectors(data: Path, model: str) -> dict[str, Any]:
-    """Return the selectors, with defaults if any; the language model is the ladder's best."""
-    labels = str(data.resolve() / "labels" / "dclm_quality.jsonl")
-    return {
-        "betr": {"use": "betr", "aims": True},
-        "preselect": _preselect(),
-        "dsir": {"use": "dsir", "aims": True},
-        "got-d": {"use": "got-d", "aims": True},
-        "crisp": {"use": "crisp", "aims": True},
-        "dclm": {"use": "dclm", "aims": True},
-        "fineweb-edu": {"use": "fineweb-edu", "labels": labels},
-        "perplexity": {"use": "perplexity", "model": model, "max_characters": 1024},
-        "ccnet": {"use": "ccnet", "aims": True},
-        "ingenious": {"use": "ingenious"},
-        "kmq": {"use": "kmq", "quality": "betr"},
-        "gist": {"use": "gist", "quality": "betr"},
-        "semdedup": {"use": "semdedup"},
-        "d4": {"use": "d4"},
-    }
-
-
-def _climb(recipe: Recipe, runner: LocalRunner, progress: Any) -> tuple[str, ...]:
-    (column,) = build_columns(recipe)
-    with Workspace.driving(recipe.work_directory) as workspace:
-        climb(
-            recipe,
-            column,
-            lambda own: curate(own, runner).shards,
-            workspace,
-            progress,
-            runner.close,
-        )
-    assert isinstance(column.selector, PreSelect)
-    return column.selector.readers
-
-
-def _ranked(recipe: Recipe, name: str) -> Recipe:
-    tree = recipe.model_dump(mode="json", by_alias=True)
-    tree["budget"]["rank"] = name
-    return parse_recipe(tree, Path())
-
-
-# The page.
-
-
-def _settings(arguments: argparse.Namespace, recipe: Recipe) -> Iterator[str]:
-    train = recipe.train
-    yield (
-        f"{recipe.budget.tokens // 256 * 256:,} tokens an arm, seeds "
-        f"{', '.join(map(str, recipe.compare.seeds))}; {train.model.layers} layers of "  # type: ignore[union-attr]
-        f"{train.model.width}, batches of {train.batch_tokens:,} tokens, learning rate "  # type: ignore[union-attr]
-        f"{train.lr:g}. Bits per byte, lower is better: mean ± standard deviation over seeds, and "
-        "the difference from random, seed by seed, ± its standard error; in bold where that is "
-        "more than twice its standard error."
-    )
-
-
-def _worth(comparison: Comparison) -> Iterator[str]:
-    targets = comparison.targets
+def _agreed(bench: Bench, recipe: Recipe, made: Mapping[str, Curated]) -> Iterator[str]:
+    """Yield the lines of a table: how scorers agree with pages that people called good or bad."""
+    areas = dict(_agreement(bench.data, recipe, made))
+    yield "Agreement with pages that people called good or bad: the area under the curve."
     yield ""
-    yield f"| arm | {' | '.join(targets)} |"
-    yield f"|---|{'---|' * len(targets)}"
-    random = comparison.point(comparison.recipe.compare.baseline)
-    points = sorted(
-        comparison.at_equal_tokens(), key=lambda point: point.mean(comparison.targets[0])
-    )
-    for point in [*points, *comparison.baseline()[1:]]:
-        name = _name(point, comparison)
-        cells = [_cell(point, random, target) for target in targets]
-        yield f"| {name} | {' | '.join(cells)} |"
-
-
-def _name(point: Point, comparison: Comparison) -> str:
-    name = str(comparison.recipe.budget.rank) if point.arm == SELECTED else point.arm
-    return name if point.multiple == 1 else f"{name}, {point.multiple:g} times the tokens"
-
-
-def _cell(point: Point, random: Point, target: str) -> str:
-    cell = f"{point.mean(target):.3f} ± {point.bits(target)['std']:.3f}"
-    if point is random:
-        return cell
-    apart = [
-        own - other
-        for own, other in zip(point.bits(target)["values"], random.bits(target)["values"])
-    ]
-    mean = statistics.fmean(apart)
-    if len(apart) < 2:
-        return f"{cell} ({mean:+.3f})"
-    error = statistics.stdev(apart) / len(apart) ** 0.5
-    difference = f"{mean:+.3f} ± {error:.3f}"
-    return f"{cell} ({f'**{difference}**' if abs(mean) > 2 * error else difference})"
-
-
-def _composition(comparison: Comparison, recipe: Recipe) -> Iterator[str]:
-    """Yield the lines of a table on the first seed's cuts: documents, lengths and sources."""
+    yield "| scorer | area under the curve |"
+    yield "|---|---|"
+    for name, area in sorted(areas.items(), key=lambda one: (-one[1], one[0])):
+        yield f"| {name} | {area:.3f} |"
     yield ""
-    yield "What the cuts are made of, at the first seed:"
-    yield ""
-    yield "| arm | documents | tokens a document, median | largest sources |"
-    yield "|---|---|---|---|"
-    cuts = {}
-    for point in comparison.at_equal_tokens():
-        shards = Artefact.open(point.shards[0])
-        cut = recipe.work_directory / "cut" / shards.manifest["inputs"]["cut"][:16]
-        cuts[_name(point, comparison)] = Artefact.open(cut)
-    for name, cut in sorted(cuts.items()):
-        sizes = np.concatenate(
-            [np.asarray(_column(cut, record.path, "tokens")) for record in cut.files]
-        )
-        delivered = cut.facts["delivered"]
-        sources = sorted(cut.facts["by_source"].items(), key=lambda one: -one[1]["tokens"])[:3]
-        largest = ", ".join(
-            f"{source} {100 * tally['tokens'] / delivered:.0f} %" for source, tally in sources
-        )
-        yield f"| {name} | {len(sizes):,} | {np.median(sizes):.0f} | {largest} |"
-
-
-def _column(artefact: Artefact, path: str, name: str) -> pa.ChunkedArray:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(artefact.path / path, columns=[name])[name]
 
 
 def _agreement(
     data: Path, recipe: Recipe, made: Mapping[str, Curated]
 ) -> Iterator[tuple[str, float]]:
-    """Yield the area under the curve of each scorer, on pages that people labelled good or bad."""
     path = data / "labels" / "dclm_quality.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     labels = np.array([bool(row["label"]) for row in rows])
@@ -271,38 +430,24 @@ def _agreement(
         }
     )
     for name, curated in made.items():
-        (column,) = [one for one in _columns(recipe, name) if one.name == name]
-        if column.selector.kind == "set":
+        if name not in recipe.select or name not in curated.columns:
+            continue
+        tree = recipe.model_dump(mode="json", by_alias=True)
+        tree["budget"]["rank"], tree["compare"] = name, {}
+        columns = {one.name: one for one in build_columns(parse_recipe(tree, Path()))}
+        selector = columns[name].selector
+        if selector.kind != "scorer":
             continue
         model = curated.columns[name].manifest["inputs"]["model"]
         artefact = Artefact.open(recipe.work_directory / "model" / model[:16])
         if "auc" in artefact.facts and name == "fineweb-edu":  # it has seen these very labels
             yield f"{name}, by five folds", float(artefact.facts["auc"])
             continue
-        column.selector.load(artefact.local() / "state")
-        scores = np.nan_to_num(np.asarray(column.selector.score(documents)), nan=-np.inf)
+        selector.load(artefact.local() / "state")
+        scores = np.nan_to_num(np.asarray(selector.score(documents)), nan=-np.inf)
         yield name, round(area_under_curve(scores, labels), 3)
     words = np.array([len(text.split()) for text in texts], float)
     yield "number of words", round(area_under_curve(words, labels), 3)
-
-
-def _columns(recipe: Recipe, name: str) -> Sequence[Any]:
-    tree = recipe.model_dump(mode="json", by_alias=True)
-    tree["budget"]["rank"] = name
-    return build_columns(parse_recipe(tree, Path()))
-
-
-def _agreed(agreement: Mapping[str, float]) -> Iterator[str]:
-    yield ""
-    yield (
-        "Agreement with 261 Common Crawl pages that people called good or bad: the area under the "
-        "curve, known to 0.03."
-    )
-    yield ""
-    yield "| scorer | area under the curve |"
-    yield "|---|---|"
-    for name, area in sorted(agreement.items(), key=lambda one: -one[1]):
-        yield f"| {name} | {area:.3f} |"
 
 
 def _write(path: Path, figures: str) -> None:

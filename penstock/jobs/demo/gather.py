@@ -16,7 +16,8 @@ evaluation. Three guarantees:
 * the files read are capped, not the time, so that a slow machine gathers the same text: 160 MB of
   files take 20 s on one core and give 46 MB of text, about 11 million tokens.
 
-Sizes are such that the whole comparison, 12 runs, takes minutes on two cores.
+All arms have the pool's shares of sources, and one is a control by length. Sizes are such that the
+whole comparison, 15 runs, takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ select:
   betr:
     use: betr
     target: [text/stdlib.aim.jsonl]
+  by_length: {use: mean_of, column: betr, by: length}   # a control: what its lengths alone gain
 
 budget:
   tokens: 270_000
   rank: betr
+  shares: pool                     # all arms have one mixture of sources
 
 tokenizer: {train: {vocab_size: 4096, sample_bytes: 4_000_000}}
 shards: {sequence_length: 256}
@@ -72,7 +75,9 @@ train:
 evaluate: [text/stdlib.held_out.jsonl]
 
 compare:
-  arms: {random: {budget: {rank: random}}}
+  arms:
+    random: {budget: {rank: random}}
+    by_length: {budget: {rank: by_length}}
   seeds: [1, 2, 3]
 """
 
