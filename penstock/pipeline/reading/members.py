@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from zlib_ng import zlib_ng as zlib
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.frames import frames_of
+from penstock.pipeline.reading.frames import MOST_WINDOW, frames_of
 from penstock.pipeline.reading.streams import compression_of, readable
 from penstock.storage import AnyPath
 
@@ -41,8 +41,6 @@ _GZIP = re.compile(rb"\x1f\x8b\x08[\x00-\x1f].{5}[\x00-\x1f\xff]", re.DOTALL)
 
 _BEGINNING = 4 << 10
 """Bytes of a candidate that are inflated to see whether a member begins as wanted."""
-
-_MAX_WINDOW = 1 << 31
 
 
 class Part(NamedTuple):
@@ -194,14 +192,21 @@ def _zstd(file: Any, where: AnyPath) -> Iterator[Part]:
     import zstandard
 
     reader: Callable[..., Any] = zstandard.ZstdDecompressor(
-        max_window_size=_MAX_WINDOW
+        max_window_size=MOST_WINDOW
     ).stream_reader
     end = 0
     try:
         for frame in frames_of(where):
-            end, begins = frame.end, True
+            end, begins, size = frame.end, True, frame.end - frame.start
             file.seek(frame.start)
-            source = _FrameSource(file, frame.end - frame.start)
+            if frame.window > MOST_WINDOW:
+                problem = (
+                    f"a zstd frame with a window of {frame.window:,} bytes, more than the "
+                    f"{MOST_WINDOW:,} that are held in memory; compress it again without --long"
+                )
+                yield Part(_FrameSource(file, size).read(_CHUNK), frame.start, begins, problem)
+                continue
+            source = _FrameSource(file, size)
             try:
                 with reader(source, read_across_frames=False, closefd=False) as stream:
                     while data := stream.read(_HELD):
@@ -209,7 +214,8 @@ def _zstd(file: Any, where: AnyPath) -> Iterator[Part]:
                         begins = False
             except zstandard.ZstdError as error:
                 file.seek(frame.start)
-                yield Part(file.read(_CHUNK), frame.start, begins, f"damaged zstd frame ({error})")
+                head = _FrameSource(file, size).read(_CHUNK)
+                yield Part(head, frame.start, begins, f"damaged zstd frame ({error})")
     except InputError as error:
         file.seek(end)
         yield Part(file.read(_CHUNK), end, True, f"{error.problem}; the rest cannot be read")

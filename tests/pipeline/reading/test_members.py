@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zlib_ng import zlib_ng
@@ -102,3 +103,19 @@ def test_beginnings_inside_of_a_member_take_linear_time(tmp_path: Path) -> None:
     begin = time.process_time()
     assert sum(len(part.data) for part in parts_of(where, b"WARC/")) == 12 << 20
     assert time.process_time() - begin < 2
+
+
+def test_a_window_that_takes_gigabytes_is_not_decoded(tmp_path: Path) -> None:
+    """The attack: a frame of 16 kB whose decoder holds 2 GiB, here one of 256 MiB."""
+    compress = zstandard.ZstdCompressor(write_content_size=False).compress
+    sound = compress(b"sound")
+    large = bytearray(compress(b"large"))
+    assert large[:4] == b"\x28\xb5\x2f\xfd" and not large[4] >> 5 & 1
+    path = tmp_path / "x.warc.zst"
+    for exponent, error in ((27, ""), (28, f"a window of {1 << 28:,} bytes")):
+        large[5] = exponent - 10 << 3
+        path.write_bytes(sound + large + sound)
+        before, middle, after = parts_of(path, b"sound")
+        assert (before.data, after.data, before.error, after.error) == (b"sound", b"sound", "", "")
+        assert middle.data == (bytes(large) if error else b"large")
+        assert error in middle.error and bool(middle.error) == bool(error)
