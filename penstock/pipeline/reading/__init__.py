@@ -20,6 +20,7 @@
     tables.py      Parquet and Arrow
     values.py      columns of any type as texts and as values that JSON has
     hugging_face.py  datasets of directories and of the hub, at one commit
+    dataset_texts.py  compressed texts of such a directory, bounded
     delimited.py   CSV and TSV
     markdown.py    Markdown
     warc.py        web archives: a file to records

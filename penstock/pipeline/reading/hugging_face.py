@@ -28,6 +28,7 @@ from penstock.pipeline.reading.dataset_paths import (
     check_saved,
     saved_files,
 )
+from penstock.pipeline.reading.dataset_texts import FORMATS, check_text
 from penstock.pipeline.reading.records import Extent, Span
 from penstock.pipeline.reading.saved_datasets import saved_splits
 from penstock.pipeline.reading.streams import readable
@@ -140,6 +141,14 @@ def _builder(spec: CorpusSource, path: Path) -> Any:
         check_named(path)
         builder = datasets.load_dataset_builder(str(path), spec.subset)
         check_matched(path, _files_of(builder))
+        if (found := _format_of(builder)) not in FORMATS:
+            raise InputError(
+                "a directory that `datasets` reads in a format that is not checked",
+                file=path,
+                expected=f"files of {', '.join(FORMATS)}",
+                got=found,
+                fix="give its files by a path without hf:, or write them in one of these formats",
+            )
         return builder
     name = spec.path.removeprefix("hf:")
     builder = datasets.load_dataset_builder(name, spec.subset, revision=spec.revision)
@@ -245,9 +254,9 @@ def hugging_face(
 
 
 def _check_files(directory: Path, spec: CorpusSource) -> None:
-    """Check the Arrow and Parquet files of a directory before `datasets` opens one.
+    """Check the files of a directory before `datasets` opens one.
 
-    It does not validate what it maps, and it decodes row groups whole.
+    It does not validate what it maps, and it decodes row groups, lines and arrays whole.
 
     Raises:
         InputError: A file is damaged, or decodes to far more than its bytes.
@@ -261,8 +270,12 @@ def _check_files(directory: Path, spec: CorpusSource) -> None:
         check_saved(directory)
         arrow.update(file for file in saved_files(directory) if file.is_file())
     else:
-        named, format_name = _columnar_files(spec, directory)
-        (arrow if format_name == "arrow" else parquet).update(named)
+        named, format_name = _data_files(spec, directory)
+        if format_name in ("arrow", "parquet"):
+            (arrow if format_name == "arrow" else parquet).update(named)
+        else:
+            for file in named:
+                _check_text(file, version_of_status(file.stat()))
     for file in sorted(arrow | parquet):
         _check_file(file, file in arrow, version_of_status(file.stat()))
 
@@ -283,18 +296,29 @@ def _check_file(path: Path, is_arrow: bool, version: FileVersion) -> None:
         file.check_groups()
 
 
-def _columnar_files(spec: CorpusSource, directory: Path) -> tuple[list[Path], str]:
-    """Return the files that `datasets` reads as Arrow or Parquet, whatever their names."""
+@functools.lru_cache(maxsize=1 << 16)
+def _check_text(path: Path, version: FileVersion) -> None:
+    """Check a text, once in a process for each of its versions."""
+    with readable(path, "file"):
+        check_text(path)
+
+
+def _data_files(spec: CorpusSource, directory: Path) -> tuple[list[Path], str]:
+    """Return the files that `datasets` reads, whatever their names, and their format."""
     with extras.named("hf", spec.path):
         import datasets  # noqa: F401
     try:
         builder = _builder(spec, directory)
+    except InputError:
+        raise
     except Exception:  # opening the dataset raises it, with its fix
         return [], ""
-    format_name = type(builder).__module__.rpartition(".")[2]
-    if format_name not in ("arrow", "parquet"):
-        return [], ""
-    return [Path(file) for file in _files_of(builder)], format_name
+    files = sorted({Path(file.rpartition("::")[2]) for file in _files_of(builder)})
+    return files, _format_of(builder)
+
+
+def _format_of(builder: Any) -> str:
+    return type(builder).__module__.rpartition(".")[2]
 
 
 def _batches(dataset: Any, spec: CorpusSource) -> Iterator[pa.RecordBatch]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import zstandard
 
 from penstock.errors import InputError
 from penstock.pipeline.reading.hugging_face import hugging_face_spans
@@ -102,3 +109,84 @@ def test_a_damaged_arrow_file_is_refused_before_it_is_mapped(kind: str, tmp_path
     assert len(texts_of(directory)) >= 3
     write(path, attack("offset past the buffer", stream=stream))
     assert refused(directory).file == str(path)
+
+
+def _zipped(data: bytes) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("part.jsonl", data)
+    return sink.getvalue()
+
+
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstandard.ZstdCompressor().compress,
+    "zip": _zipped,
+}
+
+BOMBS = {
+    "json": b'[{"text": "a"},' + b" " * 4 * MIB + b'{"text": "b"}]',
+    "jsonl": b'{"text": "a"}\n{"text": "' + b"a" * 4 * MIB + b'"}\n',
+    "csv": b'text,id\na,1\n"' + b"a\n" * 2 * MIB + b'",2\n',
+    "txt": b"a\n" * 2 * MIB,
+}
+
+
+@pytest.mark.parametrize(
+    ("ending", "compression"),
+    [*((ending, "gz") for ending in BOMBS), *(("jsonl", name) for name in COMPRESSIONS)],
+)
+def test_a_compressed_text_of_far_more_than_its_bytes_is_refused(
+    ending: str, compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attacks: arrays, lines, fields and files, which `datasets` holds several times over."""
+    path = tmp_path / f"a.{ending}.{compression}"
+    write(path, COMPRESSIONS[compression](BOMBS[ending]))
+    monkeypatch.setattr("penstock.pipeline.reading.dataset_texts._DECODED", MIB, raising=False)
+    assert refused(tmp_path).file == str(path)
+
+
+def test_a_long_line_of_compressed_text_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However well it is hidden among parts: a line may have as many bytes as the limit."""
+    monkeypatch.setattr("penstock.pipeline.reading.dataset_texts._LINE", MIB + 5, raising=False)
+    for length, good in ((MIB + 5, True), (MIB + 6, False)):
+        path = write(tmp_path / "a.txt.gz", gzip.compress(b"x\n" + b"y" * length + b"\nz\n" * 9))
+        if good:
+            assert [len(text) for text in texts_of(tmp_path)][:3] == [1, length, 1]
+        else:
+            assert refused(tmp_path).file == str(path)
+
+
+@pytest.mark.parametrize("inner", ["a.csv.gz.gz", "b.csv.zip"])
+def test_a_text_that_is_compressed_twice_is_refused(inner: str, tmp_path: Path) -> None:
+    """The attack: a bomb in a bomb, which `datasets` opens by the inner name."""
+    data = gzip.compress(b"text\na\n")
+    if inner.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / inner, "w") as archive:
+            archive.writestr("a.csv.gz", data)
+    else:
+        write(tmp_path / inner, gzip.compress(data))
+    assert refused(tmp_path).file == str(tmp_path / inner)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_sound_compressed_texts_are_read(compression: str, tmp_path: Path) -> None:
+    data = b"".join(b'{"text": "%d"}\n' % number for number in range(100))
+    path = write(tmp_path / f"a.jsonl.{compression}", COMPRESSIONS[compression](data))
+    assert texts_of(tmp_path) == [str(number) for number in range(100)]
+    write(path, COMPRESSIONS[compression](data)[:-30])
+    assert refused(tmp_path).file == str(path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [("xml", "xml"), ("tar", "webdataset"), ("h5", "hdf5"), ("eval", "eval"), ("lance", "lance")],
+)
+def test_formats_that_are_not_checked_are_refused(ending: str, kind: str, tmp_path: Path) -> None:
+    write(tmp_path / f"a.{ending}", b"<a/>")
+    error = refused(tmp_path)
+    assert (error.file, error.got) == (str(tmp_path), kind)
