@@ -37,6 +37,7 @@ docs/architecture.md shows how the packages work together.
       node_cache.py      copies of remote files, and what is made once for a machine
       temporary.py       this user's own directory in the temporary directory
       cluster.py         the connection to Ray; the number of CPUs
+      own_modules.py     modules beside a recipe, without their directory in sys.path
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
       array_files.py     .npy files whose header claims no more than they hold

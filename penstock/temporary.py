@@ -21,6 +21,7 @@ from penstock.errors import StorageError
 
 __all__ = [
     "check_own_directory",
+    "is_trusted",
     "open_lock",
     "private_directory",
     "set_private_caches",
@@ -143,7 +144,7 @@ def _check_shared(path: Path, variable: str) -> None:
         status = directory.stat()
         if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
             problem = "all users may write to it, and rename what is in it"
-        elif directory == real and not _is_trusted(status.st_uid):
+        elif directory == real and not is_trusted(status.st_uid):
             problem = f"belongs to another user ({status.st_uid}), who can rename what is in it"
         else:
             continue
@@ -156,7 +157,8 @@ def _check_shared(path: Path, variable: str) -> None:
         )
 
 
-def _is_trusted(owner: int) -> bool:
+def is_trusted(owner: int) -> bool:
+    """Return whether a user number is this user's or root's."""
     if owner in (0, os.geteuid()):
         return True
     # In a container of this user, root of the machine has no number of its own.

@@ -65,9 +65,6 @@ class CommandGroup(click.Group):
 @click.version_option(penstock.__version__, prog_name="penstock")
 def main() -> None:
     """Decide which documents a language model is trained on, and prove that it paid."""
-    # A scorer in a file of the user's is imported from the current directory.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
 
 
 _UNDER = {"rewriter": " (under rewrite)", "reweighter": " (under train.reweight)"}

@@ -1,10 +1,11 @@
 """A plain function as a scorer, ``def score(texts: list[str]) -> Sequence[float]``.
 
 It is named in a recipe as ``use: package.module:function``. A reweighter is another
-(:class:`FunctionReweighter`). The module is looked for in the
-recipe's directory, in the current one, then among what is installed; those directories go to the
-end of ``sys.path``, so that a file called ``random.py`` beside the recipe does not replace Python's
-own module. The file's sha256 is part of the score's identity: a changed file scores again.
+(:class:`FunctionReweighter`). The module is looked for in the recipe's directory, then among what
+is installed, then in the current directory. No directory goes into ``sys.path``
+(:mod:`penstock.own_modules`): a file ``random.py`` beside the recipe does not replace Python's own
+module, and a library imports nothing from there. The file's sha256 is part of the score's identity:
+a changed file scores again.
 Trade-off: a change in a module that the file imports is not detected; name a version in the file.
 
 An infinite score becomes NaN, never taken. It comes from a division by zero or from
@@ -17,8 +18,8 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import module_from_spec
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
@@ -26,6 +27,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from penstock.errors import ScoringError, SelectorError
+from penstock.own_modules import find_own
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 from penstock.storage import sha256_file
@@ -46,7 +48,7 @@ class PluggedFunction:
 
     Args:
         use: ``package.module:function``.
-        directories: Directories to search before the installed packages.
+        directories: The recipe's directory, and others that are searched behind what is installed.
         parameters: Passed to the function as keywords.
     """
 
@@ -70,8 +72,8 @@ class PluggedFunction:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # On another machine the recipe's directory is the job's working directory.
-        self.function = load_object(self.use, [*self.directories, Path.cwd()])
+        # On another machine the recipe's directory is the job's, the current one.
+        self.function = load_object(self.use, self.directories)
         if code_hashes(self.use, self.function) != self.sha256:
             raise ScoringError(
                 f"{self.use}: this worker's file is not the one that the run began with",
@@ -166,6 +168,11 @@ class FunctionReweighter(PluggedFunction):
 def load_object(use: str, directories: Sequence[Path]) -> Any:
     """Import the object that ``package.module:name`` names.
 
+    Args:
+        use: What it names.
+        directories: The recipe's directory, and others that are searched behind what is installed;
+            the current directory is the last.
+
     Raises:
         SelectorError: The module cannot be imported or has no such name; begins with ``use:``.
     """
@@ -193,11 +200,12 @@ def _module(name: str, directories: Sequence[Path]) -> ModuleType:
             key="use",
             fix="give the scorer's file another name",
         )
-    places = [str(directory) for directory in directories]
-    sys.path.extend(place for place in places if place not in sys.path)
-    importlib.invalidate_caches()
+    behind = [*directories[1:], Path.cwd()]
+    places = [str(directory) for directory in (*directories, *behind)]
     try:
-        spec = PathFinder.find_spec(top, places)
+        spec = find_own(top, directories[:1])
+        if spec is None and (top in _adopted or (top not in sys.modules and not find_spec(top))):
+            spec = find_own(top, behind, chosen=False)
         if spec and spec.origin and not _already_loaded(top, spec.origin):
             _adopt(top, spec)
         return importlib.import_module(name)

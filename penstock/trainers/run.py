@@ -21,6 +21,7 @@ from typing import Any
 from penstock.artefact import Workspace
 from penstock.cluster import connect, extend_path, on_loopback
 from penstock.errors import RecipeError, TrainingError
+from penstock.own_modules import OwnModules
 from penstock.recipe import Train
 from penstock.storage import as_path, delete
 from penstock.temporary import set_private_caches
@@ -175,6 +176,7 @@ def _run_session(
         TorchTrainer(
             _session_loop,
             train_loop_config={
+                "own_modules": OwnModules(),
                 "lane": list(lane),
                 "workspace": Workspace(as_path(workspace.root)),
                 "signer": signer,

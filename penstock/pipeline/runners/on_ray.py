@@ -20,6 +20,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from penstock.cluster import connect, extend_path
 from penstock.errors import Failure
+from penstock.own_modules import OwnModules
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 from penstock.pipeline.runners.placement import Placement
 from penstock.pipeline.runners.schedule import Completed, Usage, WorkerLost, drain
@@ -112,7 +113,7 @@ class _Tasks(_RayPool):
         return len(self._running) < self.slots * self.in_flight
 
     def give(self, index: int, item: Any) -> None:
-        packed = cloudpickle.dumps(item, protocol=5)
+        packed = cloudpickle.dumps((OwnModules(), item), protocol=5)
         self._running[self._task.remote(self._run, sys.path, self._state, packed)] = index
 
     def next(self) -> Completed | WorkerLost | None:
@@ -172,7 +173,8 @@ class _Actors(_RayPool):
 
     def give(self, index: int, item: Any) -> None:
         actor = min(self._given, key=lambda one: len(self._given[one]))
-        call = actor.call.remote(cloudpickle.dumps(item, protocol=5))
+        packed = cloudpickle.dumps((OwnModules(), item), protocol=5)
+        call = actor.call.remote(packed)
         self._calls[call] = actor
         self._given[actor][call] = index
 
@@ -308,7 +310,7 @@ def _in_task(run: str, path: list[str], state: SharedState, item: bytes) -> Atte
         return _state[1]
 
     extend_path(path)
-    return portable(attempt(prepare, pickle.loads(item)))  # noqa: S301  our driver made it
+    return portable(attempt(prepare, pickle.loads(item)[1]))  # noqa: S301  our driver made it
 
 
 class _StateActor:
@@ -333,4 +335,4 @@ class _StateActor:
         return portable(attempt(lambda: (lambda *_: None, self._opened), None))
 
     def call(self, item: bytes) -> AttemptResult:
-        return portable(attempt(lambda: self._opened, pickle.loads(item)))  # noqa: S301
+        return portable(attempt(lambda: self._opened, pickle.loads(item)[1]))  # noqa: S301

@@ -38,6 +38,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 
 from penstock.errors import StorageError
+from penstock.own_modules import OwnModules
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 
 __all__ = ["Ending", "SharedState", "Worker", "serve"]
@@ -60,13 +61,15 @@ class SharedState:
     def of(cls, value: Any) -> SharedState:
         """Pickle a value, with the functions and classes of ``__main__`` that it uses."""
         buffers: list[pickle.PickleBuffer] = []
-        head = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        given = (OwnModules(), value)
+        head = cloudpickle.dumps(given, protocol=5, buffer_callback=buffers.append)
         return cls(_array(head), [_array(buffer.raw()) for buffer in buffers])
 
     def open(self) -> Any:
         """Unpickle the value. Only a state that our own driver made may be opened."""
         buffers = [memoryview(buffer).toreadonly() for buffer in self.buffers]
-        return pickle.loads(self.head, buffers=buffers)  # noqa: S301  our driver made it
+        _, value = pickle.loads(self.head, buffers=buffers)  # noqa: S301  our driver made it
+        return value
 
     def save(self, path: Path) -> None:
         """Write a file for :meth:`load`.
@@ -171,7 +174,7 @@ class Worker:
 
     def give(self, index: int, item: Any, state_file: Path) -> None:
         """Send an item. A dead worker is noticed by :meth:`receive`, not here."""
-        message = cloudpickle.dumps((str(state_file), item), protocol=5)
+        message = cloudpickle.dumps((OwnModules(), str(state_file), item), protocol=5)
         self.given.append(index)
         with contextlib.suppress(OSError):
             self.connection.send_bytes(message)
@@ -259,7 +262,7 @@ def _run_item(state: dict[str, Any], message: bytes) -> bytes:
 
     outcome = AttemptResult()
     try:
-        state_file, item = pickle.loads(message)  # noqa: S301  our driver made it
+        _, state_file, item = pickle.loads(message)  # noqa: S301  our driver made it
         outcome = portable(attempt(prepare, item))
         return cloudpickle.dumps(outcome, protocol=5)
     except Exception as error:  # an item that cannot be read here, a result that cannot be sent
