@@ -47,6 +47,7 @@ docs/architecture.md shows how the packages work together.
       blake2b.py         BLAKE2b of many texts at a time
       text_hashes.py     128-bit hashes of texts, as they are and normalised
       compiling.py       numba, with a cache that sees changes in imported files
+      compiled_code.py   private caches of PyTorch and Triton, set before these read them
       display.py         tables of results in notebooks
       __main__.py        python -m penstock
 """
@@ -56,7 +57,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from penstock import extras
+from penstock import compiled_code, extras  # noqa: F401  before PyTorch is imported
 from penstock.errors import (
     ArtefactError,
     BadInput,
