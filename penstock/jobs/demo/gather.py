@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,11 +36,12 @@ from typing import Any, NamedTuple
 import yaml
 import zstandard
 
-from penstock.errors import InputError
+from penstock.errors import InputError, StorageError
 from penstock.jobs.demo.library import limited, split_library
 from penstock.jobs.demo.packages import fair_share, package_files, read_pool
 from penstock.jobs.demo.pieces import Piece
 from penstock.storage import atomic_file
+from penstock.temporary import check_own_directory, is_trusted
 
 __all__ = ["RECIPE", "Count", "Gathered", "Limits", "gather", "prepare"]
 
@@ -216,9 +218,23 @@ def prepare(directory: Path, progress: Callable[[str], None]) -> Path:
 
     Returns:
         The recipe's path.
+
+    Raises:
+        StorageError: Another user can have made the directory, or what is in it.
+        InputError: The recipe there is not the demo's.
     """
     recipe = directory / "recipe.yaml"
+    fix = "give --directory a new directory of your own"
+    for path in (directory, directory / "text", recipe):
+        if os.path.lexists(path) and not is_trusted(path.lstat().st_uid):
+            raise StorageError("belongs to another user", file=path, fix=fix)
+    if directory.exists():
+        check_own_directory(directory, fix)
     if recipe.exists():
+        with open(recipe, "rb") as file:
+            first = file.readline(len(RECIPE))
+        if first != RECIPE.encode().splitlines(keepends=True)[0]:
+            raise InputError("a recipe that `penstock demo` did not write", file=recipe, fix=fix)
         progress(f"{recipe}: found; delete {directory} to begin anew")
         return recipe
     progress("gathering the documentation of the installed packages ...")
