@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -186,10 +187,17 @@ def _locked(lock: Path) -> Iterator[None]:
         yield
 
 
+_ENTRY = r"(?:tree-[0-9a-f]{16,}|[0-9a-f]{64}(?:\.[^.]*)?)"
+_NAMES = re.compile(rf"{_ENTRY}|\.{_ENTRY}\.(?:lock|[0-9a-f]{{32}}\.tmp)", re.DOTALL)
+"""Names of entries, of their locks, and of what is being fetched."""
+
+
 def _evict(root: Path) -> None:
     """Delete the least recently used entries until the cache is within its limit."""
     entries = []
     for path in root.iterdir():
+        if not _NAMES.fullmatch(path.name):  # the directory of PENSTOCK_CACHE may have others
+            continue
         with contextlib.suppress(OSError):  # another process evicts too
             inside = path.rglob("*") if path.is_dir() else [path]
             size = sum(file.stat().st_size for file in inside)
