@@ -30,6 +30,9 @@ __all__ = [
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
+_chosen: dict[Path, Path] = {}
+"""This process's directory by the name that it takes first: another one may become free later."""
+
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -37,7 +40,8 @@ def private_directory(name: str = "", base: str | None = None) -> Path:
     """Return this user's directory in the temporary directory, or the one of a name below it.
 
     It is ``penstock-UID``, of mode 0700; if that name is taken by another user, the first
-    ``penstock-UID-*`` that is ours, else a new one.
+    ``penstock-UID-*`` that is ours, else a new one. A process keeps the one that it has, as long as
+    that is its own.
 
     Args:
         name: A directory below it, which is made.
@@ -51,12 +55,15 @@ def private_directory(name: str = "", base: str | None = None) -> Path:
     with _translated(base):
         above = Path(base or tempfile.gettempdir())
         _check_shared(above, "TMPDIR" if base is None else "RAY_TMPDIR")
-        own = _own(above / prefix)
+        own = _chosen.get(above / prefix)
+        if own is None or not _is_own(own):
+            own = _own(above / prefix)
         if own is None:
             others = sorted(above.glob(f"{prefix}-*"))
             own = next((path for path in others if _is_own(path)), None)
         if own is None:
             own = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=above))
+        _chosen[above / prefix] = own
         if not name:
             return own
         below = own / name
