@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from penstock.errors import StorageError
 from penstock.storage.store import (
@@ -58,11 +58,12 @@ class LocalStore:
     parquet: ClassVar[dict[str, Any]] = {"buffer_size": 1 << 20}  # page by page
 
     def read(self, path: AnyPath) -> bytes:
-        return path.read_bytes()
+        with _opened(path) as file:
+            return bytes(file.read())
 
     def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         found = []
-        with open(str(path), "rb") as file:
+        with _opened(path) as file:
             for start, end in ranges:
                 file.seek(start)
                 found.append(file.read(end - start))
@@ -184,6 +185,26 @@ class LocalStore:
 
     def is_temporary(self, error: BaseException) -> bool:
         return False
+
+
+def _opened(path: AnyPath) -> IO[bytes]:
+    """Open a file to read it, and never wait for the writer of a pipe.
+
+    Raises:
+        StorageError: It is neither a file nor a directory.
+        OSError: It is a directory, or cannot be opened.
+    """
+    number = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(mode := os.fstat(number).st_mode) and not stat.S_ISDIR(mode):
+        os.close(number)
+        raise StorageError(
+            file=path, expected="a file", got=f"a {SPECIAL}", fix="remove it, or write it to a file"
+        )
+    try:
+        return open(number, "rb")
+    except IsADirectoryError as error:
+        os.close(number)
+        raise IsADirectoryError(error.errno, error.strerror, str(path)) from None
 
 
 def version_of_status(status: os.stat_result) -> FileVersion:
