@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from penstock.errors import StorageError
+from penstock import temporary
+from penstock.errors import InputError, StorageError
+from penstock.jobs.demo.gather import RECIPE as DEMO
+from penstock.jobs.demo.gather import prepare
 from penstock.node_cache import made_tree, staging
+from penstock.pipeline.reading.inputs import stored_hashes
+from penstock.storage import read_file
 from penstock.temporary import private_directory, temporary_directory
 from tests.harness.stranger import Stranger, second_user
 
@@ -43,6 +51,31 @@ def victim(shared: Path) -> Path:
     path.write_bytes(b"precious")
     path.chmod(0o600)
     return path
+
+
+COMPILER = """
+import getpass, os, sys, tempfile
+open(os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}"), "x").close()
+import penstock.trainers.modelling.attention
+import torch._dynamo
+print(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+"""
+
+
+def test_the_compiler_is_imported_with_a_planted_name_of_its_cache(shared: Path) -> None:
+    """Attack: a file ``/tmp/torchinductor_NAME``; its directory was used by the import alone."""
+    unset = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILER],
+        env={**kept, "TMPDIR": str(shared)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == shared / f"penstock-{ME}" / "inductor"
 
 
 def _make(directory: Path) -> None:
@@ -103,6 +136,19 @@ def test_names_that_are_taken_keep_no_run_from_starting(stranger: Stranger, shar
     first, again = private_directory(), private_directory("cache")
     assert again.parent == first and first.parent == shared
     assert (first.stat().st_uid, stat.S_IMODE(first.stat().st_mode)) == (ME, 0o700)
+
+
+def test_a_name_that_becomes_free_moves_no_directory_of_a_process(
+    stranger: Stranger, shared: Path
+) -> None:
+    """Attack: the planted name is removed during a run, whose files were then looked for there."""
+    at = {"names": [f"penstock-{ME}"], "shared": str(shared)}
+    stranger.run(PLANT_LINK, **at, to="/etc")
+    first = private_directory()
+    stranger.run("os.unlink(os.path.join(values['shared'], values['names'][0]))", **at)
+    assert private_directory() == first
+    shutil.rmtree(first)
+    assert private_directory() == shared / f"penstock-{ME}"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +228,7 @@ def test_a_directory_of_ours_that_others_can_write_to_is_not_used(shared: Path) 
     taken.chmod(0o777)
     assert private_directory() != taken
     taken.chmod(0o755)
+    temporary._chosen.clear()  # another process
     assert private_directory() == taken and stat.S_IMODE(taken.stat().st_mode) == 0o700
 
 
@@ -209,3 +256,73 @@ def test_a_cache_that_all_users_can_write_to_is_refused(
         with pytest.raises(StorageError) as info:
             made_tree("key", _make)
         assert info.value.file == str(tmp_path) and f"{mode:04o}" in info.value.problem
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """Ends a call that waits for the writer of a pipe."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, 5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_pipe_in_a_work_directory_is_not_waited_for(tmp_path: Path, limited: None) -> None:
+    """Attack: a pipe in the place of ``inputs.json`` or of a manifest stopped each run."""
+    os.mkfifo(tmp_path / "inputs.json")
+    for read in (lambda: stored_hashes(tmp_path), lambda: read_file(tmp_path / "inputs.json")):
+        with pytest.raises(StorageError) as caught:
+            read()
+        assert str(caught.value.file) == str(tmp_path / "inputs.json")
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+
+
+def test_the_cache_evicts_only_what_it_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``PENSTOCK_CACHE`` named a scratch directory, and its least recently used files went."""
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path))
+    monkeypatch.setenv("PENSTOCK_CACHE_BYTES", "10")
+    own = ["tree-" + "0" * 64, "1" * 64 + ".zst", "2" * 64, f".{'1' * 64}.zst.lock"]
+    others = ["thesis", "notes.txt", "tree-house", ".profile"]
+    for name in (*own, *others):
+        (tmp_path / name).write_bytes(bytes(1000))
+        os.utime(tmp_path / name, (1, 1))
+    made_tree("3" * 64, _make)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left & {*own, *others} == set(others)
+
+
+RECIPE = DEMO.encode().splitlines(keepends=True)[0] + b"corpus: []\n"
+
+
+def test_the_demo_runs_no_recipe_of_another(tmp_path: Path) -> None:
+    """Attack: ``demo/recipe.yaml`` in the current directory, which names a function of his."""
+    directory = tmp_path / "demo"
+    directory.mkdir()
+    recipe = directory / "recipe.yaml"
+    recipe.write_bytes(RECIPE)
+    assert prepare(directory, print) == recipe
+    recipe.write_bytes(b"corpus: []\n" + RECIPE)
+    with pytest.raises(InputError) as caught:
+        prepare(directory, print)
+    assert caught.value.file == str(recipe)
+    recipe.write_bytes(RECIPE)
+    directory.chmod(0o777)
+    with pytest.raises(StorageError):
+        prepare(directory, print)
+    directory.chmod(0o755)
+    if os.geteuid():
+        pytest.skip("NOT RUN: only root can give files to another user")
+    for path in (directory, recipe):
+        os.chown(path, 4242, 4242)
+        with pytest.raises(StorageError) as refused:
+            prepare(directory, print)
+        assert refused.value.file == str(path)
+        os.chown(path, 0, 0)
