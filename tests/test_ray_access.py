@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from penstock.cluster import on_loopback
@@ -30,15 +32,21 @@ def stranger() -> Iterator[Stranger]:
 
 
 def _ports_of_tests() -> set[int]:
-    """Servers that other tests of this process left listening; Ray's sockets are not Python's."""
+    """Servers that other tests left listening, here or in processes of their own; Ray's sockets
+    are not Python's."""
     sockets = [one for one in gc.get_objects() if isinstance(one, socket.socket)]
-    return {
+    found = {
         one.getsockname()[1]
         for one in sockets
         if one.fileno() >= 0
         and one.family in (socket.AF_INET, socket.AF_INET6)
         and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     }
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "/ray/" not in " ".join(child.cmdline()):
+                found |= {port for _, port in listening(child.pid)}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +93,12 @@ def call(port, token):
     for name, method in METHODS.items():
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             try:
-                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=5, metadata=sent)
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=30, metadata=sent)
                 answers[name] = "OK"
             except grpc.RpcError as error:
                 answers[name] = error.code().name
     for path in ("metrics", "api/job_agent/jobs/", "logs/", "get_or_create_runtime_env"):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as http:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as http:
             head = f"GET /{path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n"
             head += f"Authorization: Bearer {token}\\r\\n" * bool(token)
             http.sendall(f"{head}\\r\\n".encode())
