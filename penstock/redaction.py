@@ -23,6 +23,9 @@ _MASK = "***"
 _SHORTEST = 8
 """Characters of a base64 or hexadecimal form that is looked for; fewer occur by chance."""
 
+_SPELLED = 64
+"""Characters for each byte of a secret, at most: those of base64, each with its longest escape."""
+
 _NAMED: dict[str, list[str]] = defaultdict(list)
 """Names of HTML's characters, such as ``lowbar`` for ``_``."""
 for _name, _character in html.entities.html5.items():
@@ -62,6 +65,11 @@ class Secret:
     def mask(self, text: str) -> str:
         """Replace the secret in each of its forms by ``***``, in time linear in the text."""
         return self._pattern.sub(_MASK, text) if self._value else text
+
+    @property
+    def longest(self) -> int:
+        """Characters that a form of the secret has, at most."""
+        return _SPELLED * len(self._value.encode("utf-8", "surrogatepass"))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

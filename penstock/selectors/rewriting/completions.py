@@ -289,6 +289,7 @@ class _Caller:
 
     async def _once(self, request: Request, seed: int) -> Answer:
         import aiohttp
+        from aiohttp.http_exceptions import HttpProcessingError
 
         body = {
             "model": self.endpoint.model,
@@ -306,7 +307,7 @@ class _Caller:
                 content = await _body(response, request.sampling.max_tokens)
         except (asyncio.TimeoutError, TimeoutError):
             raise _Again(f"no answer within {self.endpoint.timeout:g} s") from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:  # malformed HTTP, too
             raise _Again(self._clean(f"{type(error).__name__}: {error}")) from None
         if status == 200:
             return self._read(content, request.choices)
@@ -319,8 +320,10 @@ class _Caller:
 
     def _clean(self, text: str) -> str:
         """Shorten a server's message to one line, without the key, which some servers repeat."""
-        text = self._key.mask(" ".join(text[:_READ].split()))
-        return text[:_EXCERPT] or "no reason given"
+        shown = self._key.mask(text[:_READ])
+        if len(text) > _READ:  # the key may be cut in two there
+            shown = shown[: max(0, len(shown) - self._key.longest)]
+        return " ".join(shown.split())[:_EXCERPT] or "no reason given"
 
     def _error(self, reason: str) -> CompletionError:
         hint = ""

@@ -181,6 +181,50 @@ def test_a_key_that_the_server_repeats_is_masked_in_every_form(
     assert (answer.text, answer.finish) == ("Your key is ***.", "***")
 
 
+@pytest.mark.parametrize("kept", [4, 12, 24])
+def test_a_key_that_is_cut_in_a_long_message_is_not_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """The attack: white space, so that a part of the key is the last that is looked at."""
+    key = "sk-proj_0123456789/abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    head = "denied: "
+    space = " " * (2**16 - len(head) - kept)
+    page = f"{head}{space}{key} and more".encode()
+    server.always = [lambda handler: handler.send(401, page)]
+    with pytest.raises(CompletionError) as caught:
+        list(endpoint(server, retries=0).answers(asked("a")))
+    assert "denied:" in str(caught.value) and key[:kept] not in str(caught.value)
+
+
+def malformed(line: bytes) -> Fault:
+    def sent(handler: Handler) -> None:
+        handler.wfile.write(line + b"\r\n\r\n")
+        handler.wfile.flush()
+        handler.close_connection = True
+
+    return sent
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"HTTP/1.1 abc what",
+        b"nothing of HTTP",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+    ],
+)
+def test_malformed_http_is_tried_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    monkeypatch.setattr(completions, "_FIRST_WAIT", 0.001)
+    server.faults["b"] = [malformed(line)]
+    ((_, answer),) = endpoint(server).answers(asked("b"))
+    assert (answer.text, server.prompts().count("b")) == ("B", 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
