@@ -30,12 +30,13 @@ _DIGITS = 100
 """Most characters of an integer."""
 
 
-def read_yaml(text: str, file: object = None) -> Any:
+def read_yaml(text: str, file: object = None, once: bool = True) -> Any:
     """Read YAML: mappings, lists and scalars.
 
     Args:
         text: One document of YAML 1.1.
         file: Named in the error, with the line.
+        once: Refuse a key that is given twice; else the last one counts, as for PyYAML.
 
     Raises:
         RecipeError: It is not YAML, or claims more than a recipe needs.
@@ -43,6 +44,7 @@ def read_yaml(text: str, file: object = None) -> Any:
     loader = None
     try:
         loader = _RecipeLoader(text)  # a SafeLoader: builds plain data only
+        loader.once = once
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(part for part in (error.problem, error.context) if part)
@@ -60,6 +62,8 @@ def _refuse(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 class _RecipeLoader(yaml.SafeLoader):
     """YAML 1.1 as people write it: ``3e-3`` is a number, and no key may be given twice."""
+
+    once = True
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -108,7 +112,7 @@ class _RecipeLoader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
                 continue
-            if key.value in lines:
+            if self.once and key.value in lines:
                 raise _refuse(
                     f"the key {key.value!r} was already given in line {lines[key.value]}; "
                     "remove one of them",

@@ -17,14 +17,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from penstock.errors import InputError
+from penstock.errors import InputError, RecipeError
+from penstock.recipe_yaml import MOST_BYTES, read_yaml
 
 __all__ = ["check_matched", "check_named", "check_saved", "saved_files"]
 
-_HEADER = re.compile(r"\A\s*---[^\S\n]*\n(.*?)\n---[^\S\n]*(?:\n|\Z)", re.DOTALL)
-"""The header of a README; YAML between two lines of hyphens."""
+_HEADER = re.compile(r"\A\s*---(?:\r\n|\r|\n)(.*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|\Z)", re.DOTALL)
+"""The header of a README, as `datasets` finds it: YAML between two lines of hyphens."""
 
 _KEYS = ("data_files", "data_dir")
 
@@ -38,7 +37,8 @@ def check_named(directory: Path) -> None:
     """Check the patterns in the headers of a dataset's directory, before anything is looked for.
 
     Raises:
-        InputError: One of them leads out of the directory.
+        InputError: One of them leads out of the directory, or the header claims more than a recipe
+            may (:mod:`penstock.recipe_yaml`): `datasets` parses it without limits.
     """
     for name in ("README.md", ".huggingface.yaml"):
         path = directory / name
@@ -46,10 +46,14 @@ def check_named(directory: Path) -> None:
         header = _HEADER.match(text)
         if name == "README.md":
             text = header[1] if header else ""
+        if len(text) > MOST_BYTES:
+            raise InputError(
+                f"YAML of more than {MOST_BYTES:,} characters", file=path, fix="shorten it"
+            )
         try:
-            found = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            continue  # `datasets` cannot read it either, and says so
+            found = read_yaml(text, path, once=False)
+        except RecipeError as error:
+            raise InputError(error.problem, file=error.file, fix="mend or shorten it") from None
         for pattern in _patterns(found):
             if _leads_out(pattern):
                 raise _outside(path, pattern)
@@ -148,7 +152,10 @@ def _read(path: Path) -> bytes:
     if not path.is_file():
         return b""
     with open(path, "rb") as source:
-        return source.read(_MOST)
+        found = source.read(_MOST + 1)
+    if len(found) > _MOST:
+        raise InputError(f"more than {_MOST:,} bytes", file=path, fix="shorten it")
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

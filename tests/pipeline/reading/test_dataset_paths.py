@@ -115,15 +115,38 @@ def test_a_snapshot_of_the_hubs_cache_is_read(tmp_path: Path) -> None:
     assert read(snapshot) == ["own"]
 
 
-def test_aliases_of_a_header_cost_linear_time(data: Path) -> None:
-    levels = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
-    (data / "README.md").write_text(f"---\na0: &a0 [x]\n{levels}data_files: *a29\n---\n")
-    from penstock.pipeline.reading.dataset_paths import check_named
+@pytest.mark.parametrize("kind", ["aliases", "merges", "deep", "digits", "long"])
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_a_header_claims_no_more_than_a_recipe(data: Path, kind: str, name: str) -> None:
+    """The attacks: `datasets` parses the header again, and without limits."""
+    names = {n: ", ".join([f"*a{n - 1}"] * 9) for n in range(1, 6)}
+    text = {
+        "aliases": "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{own}]\n" for n, own in names.items()),
+        "merges": "a0: &a0 {k: v}\n"
+        + "".join(f"a{n}: &a{n} {{<<: [{own}]}}\n" for n, own in names.items()),
+        "deep": "a: " + "[" * 60 + "]" * 60,
+        "digits": "a: " + "9" * 5_000,
+        "long": "a: " + "x" * 2**20,
+    }[kind]
+    (data / name).write_text(f"---\n{text}\n---\n" if name == "README.md" else text)
+    with pytest.raises(InputError) as info:
+        read(data)
+    assert str(data / name) in str(info.value.file)
 
-    check_named(data)
-    (data / "README.md").write_text(f"---\na0: &a0 [/etc/x]\n{levels}data_files: *a29\n---\n")
-    with pytest.raises(InputError):
-        check_named(data)
+
+def test_a_header_of_other_line_ends_is_looked_at(data: Path) -> None:
+    """The attack: carriage returns, which `datasets` takes for line ends."""
+    (data / "README.md").write_bytes(
+        b"---\rconfigs: [{config_name: default, data_files: /etc/*.jsonl}]\r---\n"
+    )
+    with pytest.raises(InputError) as info:
+        read(data)
+    assert info.value.got == repr("/etc/*.jsonl")
+
+
+def test_a_key_that_is_given_twice_is_read_as_by_datasets(data: Path) -> None:
+    (data / "README.md").write_text("---\nlicense: a\nlicense: b\n---\n")
+    assert read(data) == ["own"]
 
 
 @pytest.mark.parametrize("name", ["../private.arrow", "{tmp}/private.arrow", "linked.arrow"])
