@@ -105,6 +105,8 @@ class Settings:
         }
     )
     preselect: Mapping[str, Any] = field(default_factory=lambda: {"ladder": True, "sample": 12_000})
+    reference_source: str = "wiki_en"
+    """The source that `ccnet` reads like, as the published one does Wikipedia."""
 
 
 FULL = Settings(
@@ -130,6 +132,7 @@ TINY = Settings(
         "sample": 600,
         "max_characters": 300,
     },
+    reference_source="school",
 )
 
 
@@ -171,7 +174,7 @@ class Bench:
             "crisp": target,
             "fineweb-edu": {"labels": labels},
             "perplexity": {"model": model, "max_characters": 1024},
-            "ccnet": target,
+            "ccnet": {"source": self.settings.reference_source},
             "ingenious": {},
             "kmq": {"quality": "betr"},
             "gist": {"quality": "betr"},

@@ -80,7 +80,7 @@ class NgramPerplexity(
     name="ccnet",
     summary="documents an n-gram model of a reference finds easy, or hard",
     paper="Wenzek et al. 2020, CCNet; Chen & Goodman 1998 (Kneser-Ney)",
-    version=1,
+    version=2,
 ):
     """Scores documents so that a budget takes a band of n-gram perplexity.
 
@@ -92,12 +92,12 @@ class NgramPerplexity(
         default=None,
         description="A file of reference text: JSON lines (``.jsonl``; text, or question and "
         "answer), or plain text, a sentence or a paragraph a line; optionally ``.gz`` or "
-        "``.zst``. Published: Wikipedia.",
+        "``.zst``. Published: Wikipedia. Examples of a benchmark are a poor reference: text "
+        "that is worded like questions is neither good nor about their subjects.",
     )
     source: Text | None = Field(
         default=None,
-        description="Instead, the pool's documents of this source. Without either, the examples "
-        "of the selector's ``target``.",
+        description="Instead, the pool's documents of this source. One of the two is needed.",
     )
     band: BandName = Field(
         default="low",
@@ -132,10 +132,10 @@ class NgramPerplexity(
     _model: NgramModel | None = None
 
     def model_post_init(self, context: Any) -> None:
-        """Check that there is at most one reference.
+        """Check that there is one reference.
 
         Raises:
-            SelectorError: Both ``reference`` and ``source`` are given.
+            SelectorError: Both ``reference`` and ``source`` are given, or neither.
         """
         if self.reference is not None and self.source is not None:
             raise SelectorError(
@@ -144,15 +144,20 @@ class NgramPerplexity(
                 got=repr(self.source),
                 fix="give one of the two",
             )
+        if self.reference is None and self.source is None:
+            raise SelectorError(
+                key="reference",
+                expected="a file of text to read like, or `source`, a source of the pool",
+                got="neither",
+                fix="write reference: wikipedia.txt.zst; `target` is not read: to read like its "
+                "examples, name their file",
+            )
         self._band = Band(self.band, self.name)
 
     @property
     def requirements(self) -> Requirements:
         lines = self.reference is not None and _is_json_lines(Path(self.reference))
-        return Requirements(
-            target=self.reference is None and self.source is None,
-            examples={"reference": str(self.reference)} if lines else {},
-        )
+        return Requirements(examples={"reference": str(self.reference)} if lines else {})
 
     def identity(self) -> Mapping[str, Any]:
         """Return the parameters, and the version of Unicode, which defines letters."""
@@ -212,14 +217,7 @@ class NgramPerplexity(
     def _reference(self, fitting: Fitting) -> tuple[str, Iterable[str]]:
         if self.reference is not None:
             return Path(self.reference).name, _texts_of(Path(self.reference))
-        if self.source is None:
-            if not fitting.target:
-                raise SelectorError(
-                    key="reference",
-                    expected="a file, `source`, or target files with examples",
-                    got="none of the three",
-                )
-            return "target", [example.text for example in fitting.target]
+        assert self.source is not None
         sample = fitting.sample(self.sample)
         own = sample.filter(pc.equal(sample["source"], self.source))
         if not len(own):

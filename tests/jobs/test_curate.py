@@ -168,7 +168,7 @@ def test_the_filter_rate_is_told_where_betr_ranks(project: Path) -> None:
     assert 0 < rate["budget"] < 1
 
 
-@pytest.mark.parametrize("use", ["betr", "dsir", "dclm", "ccnet"])
+@pytest.mark.parametrize("use", ["betr", "dsir", "dclm"])
 def test_a_missing_target_is_told_before_any_work(project: Path, use: str) -> None:
     tree = {
         "corpus": [{"path": "pool/a.jsonl"}],

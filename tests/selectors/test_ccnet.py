@@ -160,14 +160,11 @@ def batch_of(texts: Sequence[str]) -> pa.RecordBatch:
     return table_of(texts).to_batches()[0] if texts else table_of(["x"]).to_batches()[0].slice(1)
 
 
-def fitting(pool: pa.Table, target: Sequence[str] = (), **others: Any) -> Fitting:
+def fitting(pool: pa.Table, target: Sequence[str] = ()) -> Fitting:
     return Fitting(
-        **{
-            "sample": lambda count: pool.slice(0, count),
-            "pool_size": len(pool),
-            "target": [Target(benchmark="b", text=text) for text in target],
-            **others,
-        }
+        sample=lambda count: pool.slice(0, count),
+        pool_size=len(pool),
+        target=[Target(benchmark="b", text=text) for text in target],
     )
 
 
@@ -184,10 +181,20 @@ POOL = table_of([*documents(60, seed=8), "", " \n\u00a0"])
 REFERENCE = documents(120)
 
 
+def write_texts(path: Path, texts: Sequence[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
 @pytest.fixture(scope="module")
-def scorer() -> NgramPerplexity:
-    scorer = NgramPerplexity()
-    scorer.fit(fitting(POOL, REFERENCE))
+def reference(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_texts(tmp_path_factory.mktemp("reference") / "own.jsonl", REFERENCE)
+
+
+@pytest.fixture(scope="module")
+def scorer(reference: str) -> NgramPerplexity:
+    scorer = NgramPerplexity(reference=reference)
+    scorer.fit(fitting(POOL))
     return scorer
 
 
@@ -350,10 +357,10 @@ def end_of(model: NgramModel, text: str) -> float:
     raise AssertionError
 
 
-def test_facts_tell_the_reference() -> None:
-    facts = NgramPerplexity(order=3).fit(fitting(POOL, REFERENCE))
+def test_facts_tell_the_reference(reference: str) -> None:
+    facts = NgramPerplexity(order=3, reference=reference).fit(fitting(POOL))
     lines = [line for text in REFERENCE for line in naive_tokens(text)]
-    assert facts["reference"] == "target" and facts["lines"] == len(lines)
+    assert facts["reference"] == "own.jsonl" and facts["lines"] == len(lines)
     assert facts["tokens"] == sum(len(line) + 1 for line in lines)
     assert facts["band"] == "low" and facts["sample"] == 60
     assert list(facts["perplexity"].values()) == sorted(facts["perplexity"].values())
@@ -377,12 +384,12 @@ def test_scores_by_hand(scorer: NgramPerplexity) -> None:
     np.testing.assert_allclose(scores, np.negative(logs), rtol=1e-4)
 
 
-def test_bands() -> None:
+def test_bands(reference: str) -> None:
     texts = POOL["text"].to_pylist()
     scores = {}
     for band in ("low", "middle", "high"):
-        scorer = NgramPerplexity(band=band)
-        facts = scorer.fit(fitting(POOL, REFERENCE))
+        scorer = NgramPerplexity(band=band, reference=reference)
+        facts = scorer.fit(fitting(POOL))
         assert facts["band"] == band
         scores[band] = scorer.score(batch_of(texts))[:60]
     assert (scores["low"] == -scores["high"]).all()
@@ -421,22 +428,24 @@ def test_odd_documents(scorer: NgramPerplexity) -> None:
 
 
 def test_the_same_bytes_in_any_order_and_company_and_from_the_directory(
-    tmp_path: Path,
+    tmp_path: Path, reference: str
 ) -> None:
     texts = POOL["text"].to_pylist()
-    scorer = NgramPerplexity(band="middle")
-    scorer.fit(fitting(POOL, REFERENCE))
+    scorer = NgramPerplexity(band="middle", reference=reference)
+    scorer.fit(fitting(POOL))
     expected = scorer.score(batch_of(texts))
     order = np.random.default_rng(5).permutation(len(texts))
-    again = NgramPerplexity(band="middle")
-    again.fit(fitting(POOL.take(pa.array(order)), REFERENCE[::-1]))
+    backwards = write_texts(tmp_path / "backwards.jsonl", REFERENCE[::-1])
+    again = NgramPerplexity(band="middle", reference=backwards)
+    again.fit(fitting(POOL.take(pa.array(order))))
     shuffled = again.score(batch_of([texts[row] for row in order]))
     assert shuffled.tobytes() == expected[order].tobytes()
     alone = [scorer.score(batch_of(texts).slice(row, 1)) for row in range(len(texts))]
     assert np.concatenate(alone).tobytes() == expected.tobytes()
 
     scorer.save(tmp_path)
-    loaded = pickle.loads(pickle.dumps(NgramPerplexity(band="middle")))
+    fresh = NgramPerplexity(band="middle", reference=reference)
+    loaded = pickle.loads(pickle.dumps(fresh))
     loaded.load(tmp_path)
     assert loaded.score(batch_of(texts)).tobytes() == expected.tobytes()
     travelled = pickle.loads(pickle.dumps(loaded))
@@ -460,13 +469,13 @@ def test_references_of_all_kinds_are_read_alike(tmp_path: Path, scorer: NgramPer
     assert other.score(batch_of(POOL["text"].to_pylist())).tobytes() == expected.tobytes()
 
 
-def test_the_reference_ends_with_the_document_that_reaches_the_most(tmp_path: Path) -> None:
-    first = NgramPerplexity(max_tokens=100).fit(fitting(POOL, REFERENCE))
+def test_the_reference_ends_with_the_document_that_reaches_the_most(reference: str) -> None:
+    first = NgramPerplexity(max_tokens=100, reference=reference).fit(fitting(POOL))
     lengths = np.cumsum([len(hash_tokens(text)) for text in REFERENCE])
     assert first["tokens"] == lengths[np.searchsorted(lengths, 100)] < lengths[-1]
 
 
-def test_bad_references(tmp_path: Path) -> None:
+def test_bad_references(tmp_path: Path, reference: str) -> None:
     def fitted(name: str, content: bytes) -> None:
         (tmp_path / name).write_bytes(content)
         NgramPerplexity(reference=str(tmp_path / name)).fit(fitting(POOL))
@@ -487,15 +496,21 @@ def test_bad_references(tmp_path: Path) -> None:
         fitted("b.txt", b" \n\n")
     assert info.value.key == "reference"
     with pytest.raises(SelectorError) as info:
-        NgramPerplexity().fit(fitting(POOL))
-    assert info.value.key == "reference"
-    with pytest.raises(SelectorError) as info:
         NgramPerplexity(source="wiki").fit(fitting(POOL))
     assert info.value.key == "source"
     assert "62" in str(info.value)
     with pytest.raises(SelectorError) as info:
-        NgramPerplexity().fit(fitting(table_of(["", " "]), REFERENCE))
+        NgramPerplexity(reference=reference).fit(fitting(table_of(["", " "])))
     assert info.value.key == "sample"
+
+
+def test_examples_of_the_target_are_no_reference() -> None:
+    """They were, silently, where none was given: a text like a question was easy."""
+    with pytest.raises(SelectorError) as info:
+        NgramPerplexity(band="high").fit(fitting(POOL, REFERENCE))
+    assert (info.value.key, info.value.got) == ("reference", "neither")
+    assert "`source`" in info.value.expected and info.value.fix
+    assert not NgramPerplexity(source="wiki").requirements.target
 
 
 def test_identity_holds_contents_and_no_path(tmp_path: Path) -> None:
@@ -504,7 +519,7 @@ def test_identity_holds_contents_and_no_path(tmp_path: Path) -> None:
     first = NgramPerplexity(reference=str(tmp_path / "a.txt")).identity()
     assert str(tmp_path) not in repr(first)
     assert NgramPerplexity(reference=str(tmp_path / "b.txt")).identity() == first
-    plain = NgramPerplexity().identity()
+    plain = NgramPerplexity(source="web").identity()
     assert json.dumps(plain) and plain != first
     for change in (
         {"source": "wiki"},
@@ -514,7 +529,8 @@ def test_identity_holds_contents_and_no_path(tmp_path: Path) -> None:
         {"max_tokens": 9},
         {"sample": 9},
     ):
-        assert NgramPerplexity(**change).identity() != plain  # type: ignore[arg-type]
+        changed = NgramPerplexity(**{"source": "web", **change})  # type: ignore[arg-type]
+        assert changed.identity() != plain
 
 
 @pytest.mark.parametrize(
@@ -525,6 +541,7 @@ def test_identity_holds_contents_and_no_path(tmp_path: Path) -> None:
         ({"source": ""}, "source"),
         ({"source": 3}, "source"),
         ({"reference": __file__, "source": "wiki"}, "source"),
+        ({}, "reference"),
         ({"band": "head"}, "band"),
         ({"order": 0}, "order"),
         ({"order": 10}, "order"),
@@ -534,13 +551,14 @@ def test_identity_holds_contents_and_no_path(tmp_path: Path) -> None:
     ],
 )
 def test_bad_parameters(parameters: dict[str, Any], key: str) -> None:
+    given = {"source", "reference"} & parameters.keys()
     with pytest.raises(SelectorError) as info:
-        NgramPerplexity(**parameters)
+        NgramPerplexity(**({} if given or not parameters else {"source": "wiki"}) | parameters)
     assert info.value.key == key
 
 
 def test_states_that_cannot_score(tmp_path: Path, scorer: NgramPerplexity) -> None:
-    fresh = NgramPerplexity()
+    fresh = NgramPerplexity(source="wiki")
     with pytest.raises(SelectorError) as info:
         fresh.score(batch_of(["leaf"]))
     assert info.value.expected == "a fitted selector"
@@ -549,7 +567,7 @@ def test_states_that_cannot_score(tmp_path: Path, scorer: NgramPerplexity) -> No
     assert info.value.file
     scorer.save(tmp_path)
     with pytest.raises(ArtefactError, match="expected tables of 4 orders"):
-        NgramPerplexity(order=4).load(tmp_path)
+        NgramPerplexity(order=4, source="wiki").load(tmp_path)
     with pytest.raises(ArtefactError) as info:
-        NgramPerplexity(band="middle").load(tmp_path)
+        NgramPerplexity(band="middle", source="wiki").load(tmp_path)
     assert info.value.file

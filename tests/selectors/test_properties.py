@@ -98,7 +98,9 @@ CASES: dict[str, Case] = {
         aims=True,
     ),
     # One common word on a line is easy by definition.
-    "ccnet": Case(lambda at: {**TARGET}, aims=True, takes=frozenset({"one"})),
+    "ccnet": Case(
+        lambda at: {"reference": str(at / "targets.jsonl")}, aims=True, takes=frozenset({"one"})
+    ),
     "crisp": Case(lambda at: {**TARGET, "encoder": str(at / "encoder"), "clusters": 4}, aims=True),
     "d4": Case(lambda at: {"encoder": str(at / "encoder"), "clusters": 4}),
     # It learns that these examples are questions, which nothing in the pool is.
