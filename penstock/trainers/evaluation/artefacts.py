@@ -1,4 +1,4 @@
-"""What is measured of a trained model, as artefacts of their own.
+"""What is measured of a trained model, as separate artefacts.
 
 An evaluation is named by the model's files, the examples and the version of the metrics, and the
 losses of documents by the model's files and the shards. So neither is part of a run's name: a run
