@@ -20,7 +20,8 @@
     tables.py      Parquet and Arrow
     values.py      columns of any type as texts and as values that JSON has
     hugging_face.py  datasets of directories and of the hub, at one commit
-    dataset_texts.py  compressed texts of such a directory, bounded
+    dataset_types.py  types of columns that a dataset declares: plain ones
+    dataset_texts.py  texts of such a directory, bounded
     delimited.py   CSV and TSV
     markdown.py    Markdown
     warc.py        web archives: a file to records

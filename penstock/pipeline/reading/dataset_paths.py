@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import InputError, RecipeError
+from penstock.pipeline.reading.dataset_types import check_declared
 from penstock.recipe_yaml import MOST_BYTES, read_yaml
 
 __all__ = ["check_matched", "check_named", "check_saved", "saved_files"]
@@ -27,6 +28,9 @@ _HEADER = re.compile(r"\A\s*---(?:\r\n|\r|\n)(.*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n
 
 _KEYS = ("data_files", "data_dir")
 
+_DECLARING = ("configs", "dataset_info")
+"""Keys of a header in which `datasets` looks for types."""
+
 _FIX = "name those files in `corpus` by a path of their own, if they are yours"
 
 _MOST = 2**24
@@ -34,11 +38,12 @@ _MOST = 2**24
 
 
 def check_named(directory: Path) -> None:
-    """Check the patterns in the headers of a dataset's directory, before anything is looked for.
+    """Check the patterns and types in the descriptions of a dataset, before anything is looked for.
 
     Raises:
-        InputError: One of them leads out of the directory, or the header claims more than a recipe
-            may (:mod:`penstock.recipe_yaml`): `datasets` parses it without limits.
+        InputError: A pattern leads out of the directory, a type is no plain one, or the header
+            claims more than a recipe may (:mod:`penstock.recipe_yaml`): `datasets` parses it
+            without limits.
     """
     for name in ("README.md", ".huggingface.yaml"):
         path = directory / name
@@ -57,17 +62,24 @@ def check_named(directory: Path) -> None:
         for pattern in _patterns(found):
             if _leads_out(pattern):
                 raise _outside(path, pattern)
+        if isinstance(found, dict):
+            check_declared({key: found.get(key) for key in _DECLARING}, path, yaml=True)
+    infos = directory / "dataset_infos.json"
+    check_declared(_json(infos), infos)
 
 
 def check_saved(directory: Path) -> None:
-    """Check the lists of files and splits of a dataset that ``save_to_disk`` wrote.
+    """Check the types, files and splits of a dataset that ``save_to_disk`` wrote.
 
     Raises:
-        InputError: A file, or what it links to, is outside of the directory.
+        InputError: A file, or what it links to, is outside of the directory, or a type is no plain
+            one.
     """
     for split in _saved_splits(directory):
         if _leads_out(split):
             raise _outside(directory / "dataset_dict.json", split)
+        info = directory / split / "dataset_info.json"
+        check_declared(_json(info), info)
         state = directory / split / "state.json"
         for name in _listed(state):
             if _leads_out(name):

@@ -1,9 +1,9 @@
 """Texts of a Hugging Face dataset's directory, bounded before `datasets` decodes them.
 
 `datasets` holds a whole line, a whole field, and a whole file that is an array or has a damaged
-line, with several times its bytes of memory. A compressed file is therefore decompressed once in
-parts before `datasets` opens it, and as `datasets` would decompress it: by its name, else by its
-first bytes. Trade-off: compressed texts are decompressed twice.
+line, with several times its bytes of memory. A file is therefore read once in parts before
+`datasets` opens it, and decompressed as `datasets` would: by its name, else by its first bytes.
+Trade-off: texts are read twice, and compressed ones decompressed twice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DECODED, _RATIO = 64 << 20, 32
 3 to 10 times."""
 
 _LINE = 64 << 20
-"""Bytes that a line of compressed text may have."""
+"""Bytes that a line of text may have, compressed or not."""
 
 _PART = 1 << 20
 
@@ -86,6 +86,8 @@ def check_text(path: Path) -> None:
     """
     kind = _kind(path.name, _head(path))
     if kind is None:
+        with path.open("rb", buffering=0) as plain:
+            _check_stream(path, None, plain, path.stat().st_size)
         return
     most = max(_DECODED, _RATIO * path.stat().st_size)
     size = 0
@@ -103,12 +105,12 @@ def check_text(path: Path) -> None:
         ) from None
 
 
-def _check_stream(path: Path, name: str, stream: IO[bytes], most: int) -> int:
-    """Read a text in parts; returns its bytes."""
+def _check_stream(path: Path, name: str | None, stream: Any, most: int) -> int:
+    """Read a text in parts; returns its bytes. ``name`` is that in a compressed file."""
     stored = path.stat().st_size
     size = line = 0
     while part := stream.read(_PART):
-        if not size and (inner := _kind(name, part)):
+        if not size and name is not None and (inner := _kind(name, part)):
             raise InputError(f"compressed twice: {inner} in a compressed file", file=path, fix=_FIX)
         size += len(part)
         if size > most:

@@ -29,6 +29,7 @@ from penstock.pipeline.reading.dataset_paths import (
     saved_files,
 )
 from penstock.pipeline.reading.dataset_texts import FORMATS, check_text
+from penstock.pipeline.reading.dataset_types import check_metadata, guard_types
 from penstock.pipeline.reading.records import Extent, Span
 from penstock.pipeline.reading.saved_datasets import saved_splits
 from penstock.pipeline.reading.streams import readable
@@ -103,9 +104,7 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
     Raises:
         InputError: There is no such dataset or split.
     """
-    with extras.named("hf", spec.path):
-        import datasets
-
+    datasets = _library(spec)
     try:
         if not path.is_dir() or not saved_to_disk(path):
             return _builder(spec, path).as_streaming_dataset(split=spec.split)
@@ -128,6 +127,14 @@ def open_dataset(spec: CorpusSource, path: Path) -> Any:
     return found
 
 
+def _library(spec: CorpusSource) -> Any:
+    """Import `datasets`, which then resolves names of plain types only."""
+    with extras.named("hf", spec.path):
+        import datasets
+    guard_types()
+    return datasets
+
+
 def _builder(spec: CorpusSource, path: Path) -> Any:
     """Return `datasets`' builder of a dataset that is not saved to disk.
 
@@ -135,8 +142,7 @@ def _builder(spec: CorpusSource, path: Path) -> Any:
         InputError: It names files that are not its own.
         Exception: There is no such dataset.
     """
-    import datasets
-
+    datasets = _library(spec)
     if path.is_dir():
         check_named(path)
         builder = datasets.load_dataset_builder(str(path), spec.subset)
@@ -181,8 +187,7 @@ def splits_of(spec: CorpusSource, path: Path) -> list[str]:
         return saved_splits(path) or []
     if saved_to_disk(path):
         return []
-    with extras.named("hf", spec.path):
-        import datasets  # noqa: F401
+    _library(spec)
     try:
         builder = _builder(spec, path)
         return [*(builder.config.data_files or builder.info.splits or ())]
@@ -263,6 +268,7 @@ def _check_files(directory: Path, spec: CorpusSource) -> None:
     """
     if not directory.is_dir():
         return
+    _library(spec)  # before a schema is read, whose extension types it resolves
     files = [file for _, file in dataset_files(directory)]
     arrow = {file for file in files if file.name.endswith(".arrow")}
     parquet = {file for file in files if file.name.endswith(".parquet")}
@@ -285,6 +291,7 @@ def _check_file(path: Path, is_arrow: bool, version: FileVersion) -> None:
     """Check a file, once in a process for each of its versions."""
     if is_arrow:
         with readable(path, "Arrow file"), open_arrow(path) as opened:
+            check_metadata(opened.schema.metadata, path)
             for _ in opened.batches(utf8=False):
                 pass
         return
@@ -293,6 +300,7 @@ def _check_file(path: Path, is_arrow: bool, version: FileVersion) -> None:
         pa.OSFile(os.fsencode(path)) as source,
         InputParquet(source) as file,
     ):
+        check_metadata(file.schema_arrow.metadata, path)
         file.check_groups()
 
 
@@ -305,8 +313,7 @@ def _check_text(path: Path, version: FileVersion) -> None:
 
 def _data_files(spec: CorpusSource, directory: Path) -> tuple[list[Path], str]:
     """Return the files that `datasets` reads, whatever their names, and their format."""
-    with extras.named("hf", spec.path):
-        import datasets  # noqa: F401
+    _library(spec)
     try:
         builder = _builder(spec, directory)
     except InputError:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,27 @@ BOMBS = {
     "csv": b'text,id\na,1\n"' + b"a\n" * 2 * MIB + b'",2\n',
     "txt": b"a\n" * 2 * MIB,
 }
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "txt", "json"])
+def test_a_plain_line_is_bounded(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: one line of any length, which `datasets` holds several times over."""
+    path = tmp_path / f"a.{ending}"
+    long = b"a" * (3 * MIB)
+    line = {
+        "jsonl": b'{"text": "' + long + b'"}',
+        "json": b'[{"text": "a"}, {"text": "' + long + b'"}]',
+        "csv": b"text\n" + long,
+        "txt": long,
+    }[ending]
+    write(path, line + b"\n")
+    assert b"".join(text.encode() for text in texts_of(tmp_path)).endswith(long)
+    monkeypatch.setattr("penstock.pipeline.reading.dataset_texts._LINE", 2 * MIB, raising=False)
+    os.utime(path, ns=(1, 1))  # a version that was not checked yet
+    error = refused(tmp_path)
+    assert error.file == str(path) and "a line of more than 2,097,152 bytes" in str(error)
 
 
 @pytest.mark.parametrize(
