@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from penstock.storage import open_file
+
 __all__ = ["load_array"]
 
 _HEADER = re.compile(
@@ -34,7 +36,7 @@ def load_array(path: Path, mode: Literal["r"] | None = None) -> np.ndarray:
         ValueError: It is no such file, or its length is not that of the array.
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         found = _HEADER.match(file.read(2**14))
         length = file.seek(0, 2)
     if found is None or int.from_bytes(found[1], "little") != len(found[2]):

@@ -15,9 +15,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from penstock.errors import RecipeError, did_you_mean
+from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.recipe import Recipe, SelectorSpec
 from penstock.recipe_yaml import MOST_BYTES, read_yaml
+from penstock.storage import open_file
 
 __all__ = ["load_recipe", "override", "parse_recipe", "validate"]
 
@@ -45,13 +46,17 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        with path.open("rb") as opened:
+        with open_file(path) as opened:
             content = opened.read(MOST_BYTES + 1)
         text = content.decode("utf-8")
     except FileNotFoundError:
         raise RecipeError("no such file", file=path, expected=_RECIPE) from None
     except IsADirectoryError:
         raise RecipeError("is a directory", file=path, expected=_RECIPE) from None
+    except StorageError as error:
+        raise RecipeError(
+            file=path, expected=_RECIPE, got=error.got, fix="write it to a file"
+        ) from None
     except UnicodeDecodeError as error:
         byte, line = content[error.start], 1 + content.count(b"\n", 0, error.start)
         raise RecipeError(

@@ -34,6 +34,7 @@ from penstock.storage import (
     create_file,
     delete_files,
     files_under,
+    open_file,
     read_file,
     remove_empty_directories,
     replace_file,
@@ -99,7 +100,7 @@ class Draft:
         source = self.staging()
         for record in records if source != self.path else ():
             target = self.path / record.path
-            with atomic_file(target) as sink, open(source / record.path, "rb") as file:
+            with atomic_file(target) as sink, open_file(source / record.path) as file:
                 shutil.copyfileobj(file, sink)
                 if sink.sha256 != record.sha256:
                     raise changed_file(source / record.path, record, sink.sha256, source)

@@ -24,6 +24,7 @@ import yaml
 
 from penstock.artefact import canonical
 from penstock.errors import RecipeError
+from penstock.own_modules import check_module
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 from penstock.storage import sha256_file
@@ -169,9 +170,9 @@ def _find_source(use: str, directory: Path, notes: list[str]) -> Path | None:
         return None  # built in, or registered by a package that is installed
     if not all(part.isidentifier() for part in parts):
         raise RecipeError(key="use", expected="package.module:function", got=use)
-    local = next(
-        (found for root in (directory, Path.cwd()) if (found := _module_at(root, parts))), None
-    )
+    local = _module_at(directory, parts)
+    if local is not None:
+        _check(directory, parts, chosen=True)
     if top in sys.stdlib_module_names:
         if local is None:
             return None
@@ -185,7 +186,7 @@ def _find_source(use: str, directory: Path, notes: list[str]) -> Path | None:
         if local is not None:
             notes.append(f"{top}: installed here, so the cluster's own copy is used, not {local}")
         return None
-    local = local or _importable(parts)
+    local = local or _importable(parts) or _current(parts)
     if local is None:
         raise RecipeError(
             f"no module {module} next to the recipe ({directory}), in the current directory, or "
@@ -205,6 +206,20 @@ def _module_at(root: Path, parts: Sequence[str]) -> Path | None:
     if package.is_dir() and holds and (len(parts) > 1 or (package / "__init__.py").is_file()):
         return package
     return single if len(parts) == 1 and single.is_file() else None
+
+
+def _current(parts: Sequence[str]) -> Path | None:
+    """Find the module in the current directory, behind all others, as a local run does."""
+    local = _module_at(Path.cwd(), parts)
+    if local is not None:
+        _check(Path.cwd(), parts, chosen=False)
+    return local
+
+
+def _check(root: Path, parts: Sequence[str], chosen: bool) -> None:
+    """Check that no other user can have put a module there: it is copied and run as the user's."""
+    if spec := importlib.machinery.PathFinder.find_spec(parts[0], [str(root)]):
+        check_module(spec, chosen)
 
 
 def _importable(parts: Sequence[str]) -> Path | None:

@@ -26,7 +26,7 @@ from penstock.columnar import OwnParquet, read_batches
 from penstock.errors import ArtefactError
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.units import Unit
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath, atomic_file, read_file
 from penstock.tokenization.encoder import TextEncoder
 
 __all__ = ["TokenStore", "Tokenising", "TokensOf", "UnitTokens", "open_tokens"]
@@ -149,7 +149,7 @@ class TokenStore:
         """Return the state that tasks tokenise with."""
         path = self._tokenizer.verified(self._tokenizer.files[0])
         return Tokenising(
-            tokenizer=path.read_text(encoding="utf-8"),
+            tokenizer=read_file(path).decode("utf-8"),
             encoder=json.dumps(self._tokenizer.facts["encoder"]),
             eos=self.eos,
             dtype=self.dtype,

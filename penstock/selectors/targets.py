@@ -26,6 +26,7 @@ from penstock.display import encodable, shortened
 from penstock.errors import InputError
 from penstock.selectors.base import Target, Targets
 from penstock.selectors.parameters import at_parameter
+from penstock.storage import open_file, read_file
 
 __all__ = [
     "PASSAGES",
@@ -112,7 +113,7 @@ def targets_in(files: Sequence[Path]) -> Targets:
     examples, hashes = [], []
     for file in files:
         with _readable(file):
-            data = file.read_bytes()
+            data = read_file(file)
         examples += read_targets(file, data)
         hashes.append(hashlib.sha256(data).hexdigest())
     return Targets(examples=examples, hashes=hashes)
@@ -174,7 +175,7 @@ def read_texts(path: str | Path, sha256: str | None = None) -> list[list[str]]:
     """
     path = Path(path)
     with _readable(path):
-        data = path.read_bytes()
+        data = read_file(path)
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise InputError("changed since its bytes were hashed", file=path, fix="run again")
     return [_at(place, _all_texts, example) for place, example in examples_in(path, data)]
@@ -327,7 +328,7 @@ def _lines(path: Path, data: bytes | None) -> Iterator[bytes]:
     with (
         _readable(path),
         # Arrow opens no name that is not UTF-8.
-        path.open("rb") if data is None else io.BytesIO(data) as file,
+        open_file(path) if data is None else io.BytesIO(data) as file,
         io.BufferedReader(pa.input_stream(file, compression=compression)) as source,
     ):
         while line := source.readline(_LINE_BYTES + 1):

@@ -36,6 +36,7 @@ __all__ = [
     "lock_file",
     "make_directory",
     "new_file_status",
+    "open_file",
     "remove_empty_directories",
     "sync_directory",
     "version_of_status",
@@ -58,12 +59,12 @@ class LocalStore:
     parquet: ClassVar[dict[str, Any]] = {"buffer_size": 1 << 20}  # page by page
 
     def read(self, path: AnyPath) -> bytes:
-        with _opened(path) as file:
+        with open_file(path) as file:
             return bytes(file.read())
 
     def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         found = []
-        with _opened(path) as file:
+        with open_file(path) as file:
             for start, end in ranges:
                 file.seek(start)
                 found.append(file.read(end - start))
@@ -187,7 +188,7 @@ class LocalStore:
         return False
 
 
-def _opened(path: AnyPath) -> IO[bytes]:
+def open_file(path: AnyPath) -> IO[bytes]:
     """Open a file to read it, and never wait for the writer of a pipe.
 
     Raises:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from penstock.errors import StorageError
-from penstock.storage import atomic_file
+from penstock.storage import atomic_file, read_file
 
 __all__ = ["FILE", "NOTES", "MetricsLog", "StepMetrics", "add_note"]
 
@@ -150,7 +150,7 @@ def _appending(path: Path) -> TextIO:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines of a metrics file, if it exists."""
-    data = path.read_bytes() if path.exists() else b""
+    data = read_file(path) if path.exists() else b""
     return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
 

@@ -23,7 +23,7 @@ from penstock.cluster import connect, extend_path, on_loopback
 from penstock.errors import RecipeError, TrainingError
 from penstock.own_modules import OwnModules
 from penstock.recipe import Train
-from penstock.storage import as_path, delete
+from penstock.storage import as_path, delete, open_file
 from penstock.temporary import set_private_caches
 from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
@@ -253,7 +253,7 @@ class _Tail:
 
     def _appended(self, path: Path) -> Iterator[dict[str, Any]]:
         try:
-            with open(path, "rb") as source:
+            with open_file(path) as source:
                 source.seek(self._offsets[path])
                 data = source.read()
         except FileNotFoundError:

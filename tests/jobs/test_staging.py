@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from penstock.errors import RecipeError
+from penstock.errors import RecipeError, SelectorError
 from penstock.jobs import staging as module
 from penstock.jobs.staging import stage
 from penstock.recipe_file import load_recipe
@@ -174,6 +174,37 @@ def test_a_scorer_that_this_python_finds_elsewhere_is_copied(
     monkeypatch.syspath_prepend(tmp_path / "src")
     staged, _ = _staged(project, tmp_path)
     assert "my_scorer.py" in staged.files
+
+
+def test_a_module_of_the_current_directory_comes_after_that_of_the_path(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a directory of others as the current one, with a module of the same name."""
+    (tmp_path / "src").mkdir()
+    shutil.move(project / "my_scorer.py", tmp_path / "src")
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    (Path.cwd() / "my_scorer.py").write_text("hostile = 1\n")
+    directory = tmp_path / "staged"
+    directory.mkdir()
+    stage(project / "recipe.yaml", directory)
+    own = (tmp_path / "src" / "my_scorer.py").read_bytes()
+    assert (directory / "my_scorer.py").read_bytes() == own
+
+
+@pytest.mark.parametrize("where", ["current directory", "recipe's directory"])
+def test_a_module_that_all_users_may_write_to_is_not_copied(
+    where: str, project: Path, tmp_path: Path
+) -> None:
+    """The attack: another user changes it before it is sent to the cluster."""
+    if where == "current directory":
+        shutil.move(project / "my_scorer.py", Path.cwd())
+    file = (Path.cwd() if where == "current directory" else project) / "my_scorer.py"
+    file.chmod(0o666)
+    with pytest.raises(SelectorError) as info:
+        _staged(project, tmp_path)
+    assert (info.value.key, info.value.file) == ("use", str(file))
+    file.chmod(0o600)
+    assert "my_scorer.py" in _staged(project, tmp_path)[0].files
 
 
 @pytest.mark.parametrize("use", ["betr", "penstock.selectors.base:score", "numpy:mean", "math:exp"])

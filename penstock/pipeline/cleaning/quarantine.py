@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from penstock.artefact import FileRecord
 from penstock.pipeline.reading.records import Bad
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath, atomic_file, open_file
 
 __all__ = ["FirstError", "Quarantine", "first_error"]
 
@@ -72,7 +72,7 @@ def first_error(directory: AnyPath, records: Iterable[FileRecord]) -> FirstError
     """
     names = sorted(one.path for one in records if one.path.startswith("quarantine-"))
     for name in names[:1]:
-        with (directory / name).open("rb") as lines:
+        with open_file(directory / name) as lines:
             bad = json.loads(lines.readline())
         return FirstError(directory / name, f"{bad['file']}, {bad['place']}: {bad['error']}")
     return None

@@ -22,6 +22,7 @@ from zlib_ng import gzip_ng, zlib_ng
 from penstock.display import numbered
 from penstock.errors import InputError
 from penstock.pipeline.reading.frames import MOST_WINDOW, explain_zstd
+from penstock.storage import open_file
 
 __all__ = ["FORMATS", "check_text"]
 
@@ -130,7 +131,7 @@ def _check_stream(path: Path, name: str | None, stream: Any, most: int) -> int:
 
 
 def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(8)
 
 

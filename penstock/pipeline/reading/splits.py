@@ -23,7 +23,7 @@ from penstock.pipeline.reading.readers import Reader, is_plain_text, read_batche
 from penstock.pipeline.reading.records import Extent, Span, gathered
 from penstock.pipeline.reading.streams import EXPANSION, blocks, compression_of, cut_out
 from penstock.pipeline.runner import Runner
-from penstock.storage import AnyPath, atomic_file
+from penstock.storage import AnyPath, atomic_file, read_file
 
 __all__ = ["InputPiece", "Split", "plan_splits"]
 
@@ -177,7 +177,7 @@ def _inspect(wanted: _Inspection, _: object) -> list[Span]:
     """Divide an input; the spans are kept in scratch, so that a resumed run opens no file again."""
     cache = wanted.draft / "scratch" / "spans" / f"{wanted.number:05d}.json"
     try:
-        return [Span(**fields) for fields in json.loads(cache.read_bytes())]
+        return [Span(**fields) for fields in json.loads(read_file(cache))]
     except FileNotFoundError:
         pass
     reader = reader_of(wanted.item.path, wanted.item.spec)

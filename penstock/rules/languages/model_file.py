@@ -10,6 +10,7 @@ from pathlib import Path
 
 from penstock.errors import InputError
 from penstock.extras import require
+from penstock.storage import read_file
 
 __all__ = ["ModelFile"]
 
@@ -46,7 +47,7 @@ class ModelFile:
             path = str(Path(spec.origin).parent / _FILE)
             library = f"{_PACKAGE} {metadata.version(_PACKAGE)}"
         try:
-            digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            digest = hashlib.sha256(read_file(Path(path))).hexdigest()
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", key=key, file=path) from None
         return cls(path, digest, library)
@@ -58,7 +59,7 @@ class ModelFile:
             InputError: It cannot be read, or has changed.
         """
         try:
-            content = Path(self.path).read_bytes()
+            content = read_file(Path(self.path))
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=self.path) from None
         digest = hashlib.sha256(content).hexdigest()

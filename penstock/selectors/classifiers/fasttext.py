@@ -40,6 +40,7 @@ from penstock.selectors.kernels.fasttext_words import (
     WordScratch,
     fill_slots,
 )
+from penstock.storage import read_file
 
 __all__ = ["CollapsedFastText", "collapse", "score_texts", "vocabulary_of"]
 
@@ -95,7 +96,7 @@ class CollapsedFastText:
                 n-grams.
         """
         try:
-            model = FastTextFile.read(Path(path).read_bytes())
+            model = FastTextFile.read(read_file(Path(path)))
         except (OSError, ValueError) as error:
             raise SelectorError(
                 key="model", expected="a fastText .bin model", got=f"{path}: {error}"
