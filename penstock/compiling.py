@@ -10,15 +10,18 @@ that file (read in ``numba/core/caching.py`` of 0.68, and shown by a test).
 qualified name. After a change there the name is new, and numba compiles anew. The cost is a file
 that nothing reads any more in ``__pycache__``.
 
-Where neither ``__pycache__`` nor a directory of the home can be written to, numba refuses to
-decorate a function; :func:`cached` then keeps the code in the private directory, or, if there is
-none, only in memory. The cache is made of pickles, so that it may lie nowhere that another user can
-write to.
+The cache is made of pickles and machine code, so that it may lie nowhere that another user can
+write to: numba takes ``NUMBA_CACHE_DIR``, ``__pycache__``, or a directory of the home, whoever owns
+it. :func:`cached` looks at that directory and those above it before anything is loaded. Where it is
+not safe, a warning says so once, and the code is kept in the private directory, or, if there is
+none, only in memory; so it is where numba finds no directory that can be written to.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,10 +31,13 @@ from typing import Any
 import numba
 from numba import njit
 
+from penstock.display import logger_of
 from penstock.errors import StorageError
-from penstock.temporary import private_directory
+from penstock.temporary import others_can_write, private_directory
 
 __all__ = ["cached", "compiler"]
+
+_log = logger_of(__name__)
 
 
 def compiler(*modules: ModuleType, inlined: bool = False) -> Callable[[Callable[..., Any]], Any]:
@@ -58,11 +64,16 @@ def compiler(*modules: ModuleType, inlined: bool = False) -> Callable[[Callable[
 
 
 def cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return ``numba.njit(cache=True, **options)`` that needs no directory to write to."""
+    """Return ``numba.njit(cache=True, **options)`` that needs no directory to write to.
+
+    Nothing is loaded from a directory that another user can write to.
+    """
 
     def compile_function(function: Callable[..., Any]) -> Any:
         with suppress(RuntimeError):  # no place for the cache
-            return njit(cache=True, **options)(function)
+            made = njit(cache=True, **options)(function)
+            if _is_safe(str(made.stats.cache_path), function.__code__.co_filename):
+                return made
         before = numba.config.CACHE_DIR
         try:
             numba.config.CACHE_DIR = str(private_directory("numba"))
@@ -73,3 +84,22 @@ def cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             numba.config.CACHE_DIR = before
 
     return compile_function
+
+
+@functools.cache
+def _is_safe(cache: str, source: str) -> bool:
+    """Return whether only this user, root and the owner of the source can write to a cache."""
+    problem = others_can_write(Path(cache), Path(source).stat().st_uid)
+    if problem is not None and _WARNED not in os.environ:
+        os.environ[_WARNED] = cache  # workers are children of this process, and say it no more
+        _log.warning(
+            "%s: compiled code is not loaded from there, since another user could replace it: %s; "
+            "close it to others, or set NUMBA_CACHE_DIR to a directory of your own",
+            cache,
+            problem,
+        )
+    return problem is None
+
+
+_WARNED = "PENSTOCK_UNSAFE_NUMBA_CACHE"
+"""Set where the warning was given."""

@@ -23,6 +23,7 @@ __all__ = [
     "check_own_directory",
     "is_trusted",
     "open_lock",
+    "others_can_write",
     "private_directory",
     "set_private_caches",
     "temporary_directory",
@@ -174,6 +175,27 @@ def is_trusted(owner: int) -> bool:
         mapped = Path("/proc/self/uid_map").read_text().split()
         return owner == unmapped and mapped != ["0", "0", "4294967295"]
     return False
+
+
+def others_can_write(path: Path, owner: int) -> str | None:
+    """Return why another user can put files into a directory, or replace it; None if none can.
+
+    A group may write there: it is the user's own choice.
+
+    Args:
+        path: An existing directory.
+        owner: A user number who may write there, too.
+    """
+    real = path.resolve()
+    for directory in (real, *real.parents):
+        status = directory.stat()
+        if not is_trusted(status.st_uid) and status.st_uid != owner:
+            return f"{directory} belongs to another user ({status.st_uid})"
+        if status.st_mode & stat.S_IWOTH and (
+            directory == real or not status.st_mode & stat.S_ISVTX
+        ):
+            return f"all users may write to {directory}"
+    return None
 
 
 def _own(path: Path) -> Path | None:

@@ -1,9 +1,10 @@
-"""Compiled code of a package that cannot be written to, for a user without a home."""
+"""Where compiled code is kept: of a package that cannot be written to, without a safe home."""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -38,13 +39,17 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def _run(package: Path, temporary: Path) -> list[object]:
+def _closed() -> list[str]:
     # Root may write anywhere unless it gives that up.
     closed = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
     if closed and shutil.which("setpriv") is None:
         pytest.skip("NOT RUN: root may write anywhere, and there is no setpriv")
+    return closed
+
+
+def _run(package: Path, temporary: Path) -> list[object]:
     done = subprocess.run(
-        [*closed, sys.executable, "-c", CODE],
+        [*_closed(), sys.executable, "-c", CODE],
         env={"PYTHONPATH": str(package), "HOME": "/proc/none", "TMPDIR": str(temporary)},
         cwd="/",
         capture_output=True,
@@ -77,3 +82,72 @@ def test_it_works_without_a_temporary_directory(package: Path, tmp_path: Path) -
     closed.chmod(0o555)
     assert _run(package, closed) == [factors(3).tolist(), 0, 1]
     assert not any(closed.iterdir())
+
+
+FILES = """
+import json, subprocess, sys
+from penstock.hashing import _factors, factors
+import penstock.arrow_text
+subprocess.run([sys.executable, "-c", "import penstock.hashing"], check=True)  # a worker
+print(json.dumps([factors(3).tolist(), _factors.stats.cache_path]))
+"""
+
+
+class _Attack:
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (self._marker, "w")
+
+
+def _cached_in(home: Path, temporary: Path, package: Path, **more: str) -> tuple[str, list[str]]:
+    """Return where compiled code is cached, and what is said of it."""
+    done = subprocess.run(
+        [*_closed(), sys.executable, "-c", FILES],
+        env={"PYTHONPATH": str(package), "HOME": str(home), "TMPDIR": str(temporary), **more},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, cache = json.loads(done.stdout)
+    assert found == factors(3).tolist()
+    said = [line for line in done.stderr.splitlines() if "compiled code" in line]
+    return cache, said
+
+
+def test_nothing_is_loaded_from_a_cache_that_others_can_write_to(
+    package: Path, tmp_path: Path
+) -> None:
+    """Attack: pickles in ``~/.cache/numba`` of a home in which all users may make directories."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    cache, said = _cached_in(home, temporary, package)
+    assert cache.startswith(f"{home}/.cache/numba/") and said == []
+    numba = home / ".cache" / "numba"
+    marker = tmp_path / "marker"
+    indices = list(numba.rglob("*.nbi"))
+    for path in indices:
+        path.write_bytes(pickle.dumps(_Attack(str(marker))))
+    for place, mode in ((home, 0o777), (Path(cache), 0o777), (Path(cache), 0o1777)):
+        shutil.rmtree(temporary)
+        temporary.mkdir()
+        place.chmod(mode)
+        other, said = _cached_in(home, temporary, package)
+        assert other.startswith(f"{temporary}/penstock-") and len(said) == 1
+        assert not marker.exists() and indices
+        assert said[0].startswith(cache) and f"all users may write to {place}" in said[0]
+        place.chmod(0o755)
+    cache, said = _cached_in(home, temporary, package, NUMBA_CACHE_DIR=str(tmp_path / "own"))
+    assert cache.startswith(f"{tmp_path}/own/") and said == []
+    if os.geteuid():
+        pytest.skip("NOT RUN: only root can give files to another user")
+    home.chmod(0o1777)
+    os.chown(numba, 4242, 4242)
+    other, said = _cached_in(home, temporary, package)
+    assert other.startswith(f"{temporary}/penstock-") and "(4242)" in said[0]
+    assert not marker.exists()
