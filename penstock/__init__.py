@@ -35,6 +35,7 @@ docs/architecture.md shows how the packages work together.
       extras.py          optional libraries, and the extra that installs each
       lease.py           one driver at a time for a work directory
       node_cache.py      copies of remote files, and what is made once for a machine
+      opening.py         files to read, by no link that another user made to a private one
       temporary.py       this user's own directory in the temporary directory
       cluster.py         the connection to Ray; the number of CPUs
       own_modules.py     modules beside a recipe, without their directory in sys.path
@@ -46,7 +47,7 @@ docs/architecture.md shows how the packages work together.
       machine_words.py   eight bytes of text at a time, for compiled loops
       blake2b.py         BLAKE2b of many texts at a time
       text_hashes.py     128-bit hashes of texts, as they are and normalised
-      compiling.py       numba, with a cache that sees changes in imported files
+      compiling.py       numba, with a cache that sees changes in imported files and is safe
       compiled_code.py   private caches of PyTorch and Triton, set before these read them
       display.py         tables of results in notebooks
       __main__.py        python -m penstock

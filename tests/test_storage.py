@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 from unittest.mock import Mock
 
 import botocore
@@ -150,8 +149,9 @@ def test_a_file_to_be_replaced_is_locked_as_nfs_demands(
     create_file(tmp_path / "f", b"one")
     number = errno.EBADF
 
-    def flock(file: IO[bytes], operation: int) -> None:
-        if number != errno.EBADF or not file.writable():
+    def flock(file: int, operation: int) -> None:
+        writable = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        if number != errno.EBADF or not writable:
             raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)

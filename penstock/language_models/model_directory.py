@@ -29,6 +29,7 @@ from penstock.language_models.weight_files import (
     opened_plain,
     read_header,
 )
+from penstock.opening import check_links_below
 from penstock.tokenization.examining import examined
 
 __all__ = ["check_model", "check_sentence_model"]
@@ -70,6 +71,7 @@ def check_model(directory: str | Path, *, key: str | None) -> ModelFiles:
     root = Path(directory).expanduser()
     if not root.is_dir():
         return ModelFiles(root, None)
+    _check_links(root, key)
     adapter = root / "adapter_config.json"
     if adapter.exists():
         raise InputError(
@@ -130,6 +132,7 @@ def check_sentence_model(directory: str | Path, *, key: str | None) -> ModelFile
             settings only, or is outside of the directory.
     """
     root = Path(directory)
+    _check_links(root, key)
     source = root / "modules.json"
     if not source.exists():  # a plain transformers model
         _examine_tokenizer(root, key)
@@ -175,6 +178,14 @@ def check_sentence_model(directory: str | Path, *, key: str | None) -> ModelFile
                     got=repr(activation),
                 )
     return ModelFiles(source, totals, packed)
+
+
+def _check_links(root: Path, key: str | None) -> None:
+    """Refuse links of other users: a library opens files by their paths."""
+    try:
+        check_links_below(root)
+    except InputError as error:
+        raise error if key is None else error.under(key) from None
 
 
 def _is_known(kind: Any) -> bool:

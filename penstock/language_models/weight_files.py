@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from penstock.errors import StorageError
+from penstock.opening import open_plain
 
 __all__ = ["HeaderError", "WeightTotals", "opened_plain", "read_header"]
 
@@ -55,12 +57,14 @@ def opened_plain(path: Path) -> Iterator[IO[bytes]]:
     """Open a regular file; a pipe in its place would wait for a writer.
 
     Raises:
+        InputError: Another user made a link to it.
         OSError: It cannot be opened, or is none.
     """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(number, "rb") as source:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError("not a regular file")
+    try:
+        source = open_plain(path)
+    except StorageError:
+        raise OSError("not a regular file") from None
+    with source:
         yield source
 
 

@@ -24,9 +24,9 @@ import pyarrow as pa
 
 from penstock.display import encodable, shortened
 from penstock.errors import InputError
+from penstock.opening import open_plain, read_plain
 from penstock.selectors.base import Target, Targets
 from penstock.selectors.parameters import at_parameter
-from penstock.storage import open_file, read_file
 
 __all__ = [
     "PASSAGES",
@@ -113,7 +113,7 @@ def targets_in(files: Sequence[Path]) -> Targets:
     examples, hashes = [], []
     for file in files:
         with _readable(file):
-            data = read_file(file)
+            data = read_plain(file)
         examples += read_targets(file, data)
         hashes.append(hashlib.sha256(data).hexdigest())
     return Targets(examples=examples, hashes=hashes)
@@ -175,7 +175,7 @@ def read_texts(path: str | Path, sha256: str | None = None) -> list[list[str]]:
     """
     path = Path(path)
     with _readable(path):
-        data = read_file(path)
+        data = read_plain(path)
     if sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise InputError("changed since its bytes were hashed", file=path, fix="run again")
     return [_at(place, _all_texts, example) for place, example in examples_in(path, data)]
@@ -328,7 +328,7 @@ def _lines(path: Path, data: bytes | None) -> Iterator[bytes]:
     with (
         _readable(path),
         # Arrow opens no name that is not UTF-8.
-        open_file(path) if data is None else io.BytesIO(data) as file,
+        open_plain(path) if data is None else io.BytesIO(data) as file,
         io.BufferedReader(pa.input_stream(file, compression=compression)) as source,
     ):
         while line := source.readline(_LINE_BYTES + 1):

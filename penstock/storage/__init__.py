@@ -5,6 +5,7 @@
     storage/
       store.py       AnyPath: a path as a recipe writes it; errors with a fix; Sink, a file written
       local.py       LocalStore: a directory of this machine
+      locks.py       a lock beside a file, which users who may only read it cannot hold
       places.py      directories in a work directory, which others may be able to write to
       remote.py      RemoteStore: any file system of fsspec
       stores/        one file for each store that needs more than fsspec gives: s3.py
@@ -45,7 +46,6 @@ from penstock.storage.files import (
 )
 from penstock.storage.local import (
     find_temporaries,
-    lock_file,
     make_directory,
     new_file_status,
     open_file,
@@ -53,6 +53,7 @@ from penstock.storage.local import (
     sync_directory,
     version_of_status,
 )
+from penstock.storage.locks import lock_file
 from penstock.storage.places import check_no_links, check_own_place, make_own_directory
 from penstock.storage.store import (
     DANGLING,

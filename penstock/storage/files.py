@@ -242,7 +242,7 @@ def find_files(pattern: AnyPath) -> list[AnyPath]:
 
 def sha256_file(path: AnyPath) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal; reads 1 MiB at a time."""
-    with path.open("rb") as source:
+    with store_of(path).open(path) as source:
         return _sha256_of(source, None)
 
 
@@ -271,7 +271,7 @@ def sha256_of_version(
         The sha256 in hexadecimal, and the version; an empty one where the file changed meanwhile.
     """
     store = store_of(path)
-    with path.open("rb") as file:
+    with store.open(path) as file:
         version = store.version_of_open(file)
         file.seek(start)
         digest = _sha256_of(file, None if end is None else end - start)

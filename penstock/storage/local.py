@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import os
 import re
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 from penstock.errors import StorageError
+from penstock.opening import open_plain, read_plain
+from penstock.storage.locks import LOCK, lock_beside, remove_lock
 from penstock.storage.store import (
     DANGLING,
     DIRECTORY,
@@ -33,7 +33,6 @@ __all__ = [
     "LocalStore",
     "find_temporaries",
     "link_file",
-    "lock_file",
     "make_directory",
     "new_file_status",
     "open_file",
@@ -41,13 +40,6 @@ __all__ = [
     "sync_directory",
     "version_of_status",
 ]
-
-
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""Errors of ``flock`` on a file system that has no locks."""
-
-PATIENCE = 30.0
-"""Seconds to wait for a lock, before the process that holds it counts as suspended."""
 
 
 class LocalStore:
@@ -59,8 +51,10 @@ class LocalStore:
     parquet: ClassVar[dict[str, Any]] = {"buffer_size": 1 << 20}  # page by page
 
     def read(self, path: AnyPath) -> bytes:
-        with open_file(path) as file:
-            return bytes(file.read())
+        return read_plain(str(path))
+
+    def open(self, path: AnyPath) -> IO[bytes]:
+        return open_file(path)
 
     def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         found = []
@@ -100,21 +94,18 @@ class LocalStore:
     def replace(self, path: AnyPath, old: bytes, new: bytes) -> bool:
         """Replace a file if its bytes are ``old``; of several writers exactly one gets True.
 
-        That holds even if writers are killed. The file to be replaced is locked with ``flock``
-        while it is compared and renamed over; the lock ends with its process. A writer that waited
-        finds that its file is no longer the one at the path. Where the file system has no locks
-        (Lustre without ``-o flock``), two writers between comparison and renaming may both get
-        True, and the later one's bytes stay.
+        That holds even if writers are killed. A lock beside the file (``locks.py``) is held while
+        it is compared and renamed over; it ends with its process. Where the file system has no
+        locks (Lustre without ``-o flock``), two writers between comparison and renaming may both
+        get True, and the later one's bytes stay.
 
         Raises:
-            StorageError: A process that is suspended has held the lock for :data:`PATIENCE`.
+            StorageError: As :func:`penstock.storage.locks.lock_beside`.
         """
         with os_errors(path), _written_beside(path, new) as temporary:
             try:
-                with open(str(path), "r+b") as file:  # NFS locks a file opened for writing only
-                    lock_file(file, path)
-                    same = os.path.samestat(os.fstat(file.fileno()), os.stat(str(path)))
-                    if not same or file.read() != old:
+                with lock_beside(path):
+                    if read_plain(str(path)) != old:
                         return False
                     os.replace(temporary, str(path))
             except FileNotFoundError:
@@ -169,6 +160,10 @@ class LocalStore:
         return version_of_status(os.fstat(file.fileno()))
 
     def delete(self, path: AnyPath) -> None:
+        """Delete a file or a directory; a lock that a process holds stays."""
+        if LOCK.fullmatch(path.name):
+            remove_lock(Path(str(path)))
+            return
         with contextlib.suppress(FileNotFoundError):
             if path.is_dir():
                 shutil.rmtree(Path(str(path)))
@@ -189,23 +184,8 @@ class LocalStore:
 
 
 def open_file(path: AnyPath) -> IO[bytes]:
-    """Open a file to read it, and never wait for the writer of a pipe.
-
-    Raises:
-        StorageError: It is neither a file nor a directory.
-        OSError: It is a directory, or cannot be opened.
-    """
-    number = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(mode := os.fstat(number).st_mode) and not stat.S_ISDIR(mode):
-        os.close(number)
-        raise StorageError(
-            file=path, expected="a file", got=f"a {SPECIAL}", fix="remove it, or write it to a file"
-        )
-    try:
-        return open(number, "rb")
-    except IsADirectoryError as error:
-        os.close(number)
-        raise IsADirectoryError(error.errno, error.strerror, str(path)) from None
+    """Open a file to read it; raises as :func:`penstock.opening.open_plain`."""
+    return open_plain(str(path))
 
 
 def version_of_status(status: os.stat_result) -> FileVersion:
@@ -213,31 +193,6 @@ def version_of_status(status: os.stat_result) -> FileVersion:
     if not stat.S_ISREG(status.st_mode):
         return ()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def lock_file(file: Any, path: AnyPath) -> None:
-    """Lock an open file, where the file system has locks; they are held for milliseconds.
-
-    Raises:
-        StorageError: A process that is suspended has held the lock for :data:`PATIENCE`.
-    """
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise StorageError(
-                    f"another process has locked it for {PATIENCE:.0f} s; it may be suspended",
-                    file=path,
-                    fix="end or continue that process (`lsof` names it), and run again",
-                ) from None
-            time.sleep(0.01)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return
-            raise
 
 
 def _child(name: str, path: str, link: bool) -> Child | None:

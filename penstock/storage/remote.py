@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar, cast
 
 import fsspec
 from upath import UPath
@@ -84,6 +84,10 @@ class RemoteStore:
     def read(self, path: AnyPath) -> bytes:
         with self._request(path) as (files, name):
             return bytes(files.cat_file(name))
+
+    def open(self, path: AnyPath) -> IO[bytes]:
+        """Open a file to read it."""
+        return cast(IO[bytes], path.open("rb"))
 
     def read_ranges(self, path: AnyPath, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of a file from each start up to its end."""

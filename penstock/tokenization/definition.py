@@ -15,7 +15,7 @@ from typing import Any, Literal, overload
 import tokenizers
 
 from penstock.errors import InputError
-from penstock.storage import read_file
+from penstock.opening import read_plain
 from penstock.tokenization.examining import examined
 
 __all__ = ["END_OF_TEXT", "DeclaredTokens", "Definition", "end_of_text", "hub_file", "model_ids"]
@@ -57,7 +57,7 @@ class DeclaredTokens:
             InputError: It is not a JSON object, or a token is not text.
         """
         try:
-            settings = json.loads(read_file(path))
+            settings = json.loads(read_plain(path))
         except FileNotFoundError:
             return cls()
         except (ValueError, OSError, RecursionError) as error:

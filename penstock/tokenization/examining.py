@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import InputError
-from penstock.storage import open_file
+from penstock.opening import open_plain
 from penstock.tokenization import probing
 
 __all__ = ["examined", "is_plain"]
@@ -77,7 +77,7 @@ def examined(path: Path, key: str | None = "tokenizer", sha256: str | None = Non
             memory than a tokenizer may take; or its sha256 is another than the one given.
     """
     try:
-        with open_file(path) as file:
+        with open_plain(path) as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", key=key, file=path) from None

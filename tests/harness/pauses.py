@@ -24,7 +24,7 @@ from tests.harness.forks import ForkServer
 from tests.harness.points import DIRECTORY, Plan
 
 RENEWAL, EXPIRY, PATIENCE = 0.1, 0.5, 0.5
-"""Seconds, as :mod:`penstock.lease` and :mod:`penstock.storage.local` have them."""
+"""Seconds, as :mod:`penstock.lease` and :mod:`penstock.storage.locks` have them."""
 
 
 def prepare() -> None:
@@ -35,11 +35,11 @@ def prepare() -> None:
 def run(order: dict[str, Any], rank: int) -> int:
     """Be a driver; return its exit status."""
     from penstock import lease
-    from penstock.storage import local
+    from penstock.storage import locks
 
     lease._machine = lambda: str(order["machine"])
     lease.Lease.__init__.__defaults__ = (RENEWAL, EXPIRY)  # type: ignore[misc]
-    local.PATIENCE = PATIENCE
+    locks.PATIENCE = PATIENCE
     return curation.run(order, rank)
 
 

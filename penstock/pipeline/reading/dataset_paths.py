@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import InputError, RecipeError
+from penstock.opening import check_links, open_plain
 from penstock.pipeline.reading.dataset_types import check_declared
 from penstock.recipe_yaml import MOST_BYTES, read_yaml
 
@@ -115,7 +116,7 @@ def check_matched(directory: Path, files: Iterable[str]) -> None:
         files: Their paths; in an archive as ``zip://NAME::PATH``.
 
     Raises:
-        InputError: One of them is outside of the directory.
+        InputError: One of them is outside of the directory, or reached by a link of another user.
     """
     roots = [directory.resolve()]
     if directory.parent.name == "snapshots":  # of the hub's cache, as links to its blobs
@@ -125,6 +126,7 @@ def check_matched(directory: Path, files: Iterable[str]) -> None:
         real = path.resolve()
         if not path.is_absolute() or not any(real.is_relative_to(root) for root in roots):
             raise _outside(path, str(real))
+        check_links(path)
 
 
 def _leads_out(pattern: str) -> bool:
@@ -163,7 +165,7 @@ def _patterns(value: Any) -> Iterator[str]:
 def _read(path: Path) -> bytes:
     if not path.is_file():
         return b""
-    with open(path, "rb") as source:
+    with open_plain(path) as source:
         found = source.read(_MOST + 1)
     if len(found) > _MOST:
         raise InputError(f"more than {_MOST:,} bytes", file=path, fix="shorten it")

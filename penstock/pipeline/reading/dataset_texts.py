@@ -21,8 +21,8 @@ from zlib_ng import gzip_ng, zlib_ng
 
 from penstock.display import numbered
 from penstock.errors import InputError
+from penstock.opening import open_plain
 from penstock.pipeline.reading.frames import MOST_WINDOW, explain_zstd
-from penstock.storage import open_file
 
 __all__ = ["FORMATS", "check_text"]
 
@@ -87,7 +87,7 @@ def check_text(path: Path) -> None:
     """
     kind = _kind(path.name, _head(path))
     if kind is None:
-        with path.open("rb", buffering=0) as plain:
+        with open_plain(path) as plain:
             _check_stream(path, None, plain, path.stat().st_size)
         return
     most = max(_DECODED, _RATIO * path.stat().st_size)
@@ -131,7 +131,7 @@ def _check_stream(path: Path, name: str | None, stream: Any, most: int) -> int:
 
 
 def _head(path: Path) -> bytes:
-    with open_file(path) as file:
+    with open_plain(path) as file:
         return file.read(8)
 
 
@@ -158,7 +158,7 @@ def _streams(path: Path, kind: str) -> Iterator[tuple[str, IO[bytes]]]:
         reader: Callable[..., Any] = zstandard.ZstdDecompressor(
             max_window_size=MOST_WINDOW
         ).stream_reader
-        with path.open("rb") as source:
+        with open_plain(path) as source:
             yield path.stem, reader(source, read_across_frames=True)
         return
     openers: dict[str, Callable[..., Any]] = {

@@ -36,7 +36,7 @@ from penstock import node_cache
 from penstock.artefact import canonical
 from penstock.display import encodable, printable
 from penstock.errors import InputError, StorageError
-from penstock.pipeline.reading.hugging_face import splits_of
+from penstock.pipeline.reading.hugging_face import dataset_files, splits_of
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.left_out import LEFT_OUT, LeftOut, describe, listed
 from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
@@ -245,6 +245,8 @@ def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
         raise InputError(
             "a directory has no revision", file=path, fix="its files are named by their bytes"
         )
+    if isinstance(path, Path) and path.is_dir():
+        dataset_files(path)  # refuses links of other users before `datasets` opens any
     work = recipe.work_directory
     if path.is_dir() and f"{real_path(work)}/".startswith(f"{real_path(path)}/"):
         raise InputError(

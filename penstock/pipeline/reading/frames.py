@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import InputError
+from penstock.pipeline.reading.unchanged import open_input
 from penstock.storage import AnyPath
 
 __all__ = ["MAGIC", "MOST_WINDOW", "SKIPPABLE", "Frame", "explain_zstd", "frames_in", "frames_of"]
@@ -46,7 +47,7 @@ def frames_of(where: AnyPath, start: int = 0) -> Iterator[Frame]:
     Raises:
         InputError: There is no frame where one should begin, or the file ends inside one.
     """
-    with where.open("rb") as file:
+    with open_input(where) as file:
         yield from frames_in(file, where, start)
 
 

@@ -21,6 +21,7 @@ from penstock import extras
 from penstock.columnar import InputParquet, open_arrow, validate
 from penstock.display import encodable
 from penstock.errors import InputError
+from penstock.opening import walk_checked
 from penstock.pipeline.reading.batches import Batches
 from penstock.pipeline.reading.dataset_paths import (
     check_matched,
@@ -79,17 +80,16 @@ def pinned(spec: CorpusSource) -> CorpusSource:
 
 
 def dataset_files(directory: Path) -> list[tuple[str, Path]]:
-    """List the files of a dataset's directory, by name within it; `datasets` skips hidden ones."""
+    """List the files of a dataset's directory, by name within it; `datasets` skips hidden ones.
+
+    Raises:
+        InputError: There is a link that another user made.
+    """
     found = []
-    seen = set()
-    for here, below, names in os.walk(directory, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below[:] = [name for name in below if not name.startswith(".")]
-        found += [Path(here, name) for name in names if not name.startswith(".")]
+    for here, *both in walk_checked(directory):
+        for names in both:
+            names[:] = [name for name in names if not name.startswith(".")]
+        found += [Path(here, name) for name in both[1]]
     files = [(encodable(str(file.relative_to(directory))), file) for file in found]
     return sorted((name, file) for name, file in files if file.is_file())
 

@@ -21,6 +21,7 @@ from zlib_ng import zlib_ng as zlib
 from penstock.errors import InputError
 from penstock.pipeline.reading.frames import MOST_WINDOW, frames_of
 from penstock.pipeline.reading.streams import compression_of, readable
+from penstock.pipeline.reading.unchanged import open_input
 from penstock.storage import AnyPath
 
 __all__ = ["Part", "parts_of"]
@@ -66,7 +67,7 @@ def parts_of(where: AnyPath, prefix: bytes) -> Iterator[Part]:
         InputError: The file cannot be opened.
     """
     compression = compression_of(where)
-    with readable(where, "file"), where.open("rb") as file:
+    with readable(where, "file"), open_input(where) as file:
         if compression == "gzip":
             yield from _gzip(_ByteFeed(file), prefix)
         elif compression == "zstd":

@@ -20,13 +20,8 @@ from penstock.errors import InputError
 from penstock.pipeline.reading.frames import MAGIC, SKIPPABLE, explain_zstd
 from penstock.pipeline.reading.gunzip import gunzip
 from penstock.pipeline.reading.records import Span
-from penstock.pipeline.reading.unchanged import check_open, open_local
-from penstock.storage import (
-    AnyPath,
-    atomic_file,
-    store_of,
-)
-from penstock.storage.remote import RemoteStore
+from penstock.pipeline.reading.unchanged import open_input, open_local
+from penstock.storage import AnyPath, atomic_file
 
 __all__ = [
     "EXPANSION",
@@ -64,12 +59,8 @@ def compression_of(where: AnyPath | PurePath) -> str | None:
 
 def open_bytes(where: AnyPath) -> pa.NativeFile:
     """Open a file for Arrow, which reads ranges of it."""
-    store = store_of(where)
-    if isinstance(store, RemoteStore):
-        file = where.open("rb")
-        check_open(where, file, store)
-        return pa.PythonFile(file, mode="r")
-    assert isinstance(where, Path)
+    if not isinstance(where, Path):
+        return pa.PythonFile(open_input(where), mode="r")
     with open_local(where) as name:
         return pa.OSFile(name)
 

@@ -4,7 +4,7 @@ A corpus is named by hashes of its inputs, and they are read after they were has
 has its version: on a disk size, times of modification and change, and inode; in a store size and
 entity tag. A hash is kept with the version at the descriptor that was hashed, the same before and
 after (:func:`hash_block`). The version is compared before a file is read (:func:`as_hashed`), at
-the descriptor that is read (:func:`open_local`, :func:`check_open`), so that no other file is put
+the descriptor that is read (:func:`open_input`), so that no other file is put
 in its place between the comparison and the reading, and at the path afterwards. The device is not
 compared: its number differs between machines that mount the same file system. An inode alone may
 differ, too, where a file system in user space numbers files anew; then the bytes are hashed again.
@@ -21,21 +21,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from penstock.errors import InputError
 from penstock.node_cache import local_file
-from penstock.storage import AnyPath, FileVersion, sha256_of_version, store_of, version_of_status
-from penstock.storage.remote import RemoteStore
+from penstock.storage import AnyPath, FileVersion, sha256_of_version, store_of
 
 __all__ = [
     "BLOCK_BYTES",
     "HashedFile",
     "as_hashed",
-    "check_open",
     "hash_block",
     "joined",
     "local_copy",
+    "open_input",
     "open_local",
 ]
 
@@ -163,31 +162,30 @@ def local_copy(path: AnyPath) -> Path:
     )
 
 
-def check_open(path: AnyPath, file: Any, store: RemoteStore) -> None:
-    """Compare a file of a store that was opened, by the entity tag of the request.
+def open_input(path: AnyPath) -> IO[bytes]:
+    """Open a file, and compare it at its descriptor, or by the entity tag of the request.
 
     Raises:
-        InputError: It is another than was hashed.
+        InputError: It is another than was hashed, or another user made a link to it.
     """
+    store = store_of(path)
+    file = store.open(path)
     if (expected := _expected.get({}).get(str(path))) is not None:
-        expected.compare(store.version_of_open(file))
+        try:
+            expected.compare(store.version_of_open(file))
+        except BaseException:
+            file.close()
+            raise
+    return file
 
 
 @contextlib.contextmanager
 def open_local(path: Path) -> Iterator[bytes]:
-    """Give a name, for Arrow to open, of a file that was compared at its descriptor.
+    """Give a name, for Arrow to open, of a file that :func:`open_input` opened.
 
     Raises:
-        InputError: It is another than was hashed.
+        InputError: As :func:`open_input`.
     """
-    expected = _expected.get({}).get(str(path))
-    if expected is None:
-        yield os.fsencode(path)
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        expected.compare(version_of_status(os.fstat(descriptor)))
-        again = f"/dev/fd/{descriptor}"  # the same file, whatever the path leads to by now
+    with open_input(path) as file:
+        again = f"/dev/fd/{file.fileno()}"  # the same file, whatever the path leads to by now
         yield os.fsencode(again if os.path.exists(again) else path)
-    finally:
-        os.close(descriptor)

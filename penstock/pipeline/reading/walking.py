@@ -5,6 +5,7 @@ Rules of a walk:
 - Names that begin with ``.`` or ``_`` are left out below the root, and a wildcard matches them only
   if the pattern begins with that character. Writers put there what is no data: ``_temporary``,
   ``_SUCCESS``, ``._x``, ``.ipynb_checkpoints``. ``_key=value`` is a partition, and read.
+- Links that another user made are an error (:mod:`penstock.opening`).
 - Links to directories are followed after all other directories, and no directory is read twice, so
   cycles end.
 - A work directory is never entered: that of the recipe by its path with all links resolved, as the
@@ -31,6 +32,7 @@ from typing import TypeAlias
 
 from penstock.artefact import is_of_work
 from penstock.errors import InputError
+from penstock.opening import check_links
 from penstock.pipeline.reading.left_out import LeftOut
 from penstock.pipeline.reading.readers import KINDS
 from penstock.pipeline.reading.saved_datasets import dataset_names
@@ -60,6 +62,12 @@ def _is_hidden(name: str) -> bool:
         or (name.startswith("_") and "=" not in name)
         or name == "lost+found"  # which only root may list
     )
+
+
+def _check_links(path: AnyPath) -> None:
+    """Refuse links of other users at once; they are looked at again when a file is opened."""
+    if isinstance(path, Path):
+        check_links(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +126,15 @@ class Walk:
             split: The split that is read of datasets saved to disk.
 
         Raises:
-            InputError: A link that would be read leads to nothing, or a file that the pattern
-                matches is of no format that is read.
+            InputError: A link that would be read leads to nothing, or another user made it
+                (:mod:`penstock.opening`); or a file that the pattern matches is of no format that
+                is read.
         """
         self._split = split
         self._seen.clear()
         self._listings.clear()
         self._others.clear()
+        _check_links(top)
         parts = tuple(pattern)
         while parts[-1:] == ("**",):  # all below, as without a pattern
             parts = parts[:-1]
@@ -148,6 +158,7 @@ class Walk:
 
     def named(self, path: AnyPath, child: Child) -> Iterator[FoundFile]:
         """Yield a file that the recipe names; raises as :meth:`files`."""
+        _check_links(path)
         self._top = real = real_path(path)
         if not self._is_work(real):
             yield from self._take(child, path, real, named=True)
@@ -193,6 +204,8 @@ class Walk:
         if child.kind == DIRECTORY:
             name = f"{place.name}/{child.name}"
             if not self._is_work(real):
+                if child.link:
+                    _check_links(path)
                 yield _Directory(name, path, real, rest, child.link)
         elif not rest:
             yield from self._take(child, path, real, named)
@@ -201,6 +214,8 @@ class Walk:
         known = self._can_read(child.name)
         if child.kind == FILE and known:
             if not self._is_work(real):
+                if child.link:
+                    _check_links(path)
                 yield FoundFile(path, real, child.twin)
         elif child.kind == DANGLING and (known or named):
             raise InputError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penstock.errors import InputError
 from penstock.extras import require
-from penstock.storage import read_file
+from penstock.opening import read_plain
 
 __all__ = ["ModelFile"]
 
@@ -47,7 +47,7 @@ class ModelFile:
             path = str(Path(spec.origin).parent / _FILE)
             library = f"{_PACKAGE} {metadata.version(_PACKAGE)}"
         try:
-            digest = hashlib.sha256(read_file(Path(path))).hexdigest()
+            digest = hashlib.sha256(read_plain(path)).hexdigest()
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", key=key, file=path) from None
         return cls(path, digest, library)
@@ -59,7 +59,7 @@ class ModelFile:
             InputError: It cannot be read, or has changed.
         """
         try:
-            content = read_file(Path(self.path))
+            content = read_plain(self.path)
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=self.path) from None
         digest = hashlib.sha256(content).hexdigest()

@@ -31,6 +31,7 @@ from penstock.array_files import load_array
 from penstock.arrow_text import read_only, text_view
 from penstock.errors import ArtefactError, SelectorError
 from penstock.fasttext_file import LABEL_PREFIX, SOFTMAX, SUPERVISED, FastTextFile
+from penstock.opening import read_plain
 from penstock.selectors.kernels.fasttext_sums import CollapsedTable, score_documents
 from penstock.selectors.kernels.fasttext_words import (
     EOS,
@@ -40,7 +41,6 @@ from penstock.selectors.kernels.fasttext_words import (
     WordScratch,
     fill_slots,
 )
-from penstock.storage import read_file
 
 __all__ = ["CollapsedFastText", "collapse", "score_texts", "vocabulary_of"]
 
@@ -96,7 +96,7 @@ class CollapsedFastText:
                 n-grams.
         """
         try:
-            model = FastTextFile.read(read_file(Path(path)))
+            model = FastTextFile.read(read_plain(path))
         except (OSError, ValueError) as error:
             raise SelectorError(
                 key="model", expected="a fastText .bin model", got=f"{path}: {error}"

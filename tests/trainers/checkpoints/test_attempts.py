@@ -161,7 +161,7 @@ def test_a_finished_run_is_not_claimed(tmp_path: Path) -> None:
 def test_a_suspended_attempt_that_holds_the_lock_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.storage.local.PATIENCE", 0.05)
+    monkeypatch.setattr("penstock.storage.locks.PATIENCE", 0.05)
     old = claimed(tmp_path / "run")
     with old.alone(), pytest.raises(StorageError) as info:
         claimed(tmp_path / "run")
