@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from penstock.hashing import factors
+from penstock.temporary import others_can_write
 from tests.harness import ROOT
 
 CODE = """
@@ -87,9 +88,9 @@ def test_it_works_without_a_temporary_directory(package: Path, tmp_path: Path) -
 FILES = """
 import json, subprocess, sys
 from penstock.hashing import _factors, factors
-import penstock.arrow_text
-subprocess.run([sys.executable, "-c", "import penstock.hashing"], check=True)  # a worker
 print(json.dumps([factors(3).tolist(), _factors.stats.cache_path]))
+if len(sys.argv) > 1:
+    subprocess.run([sys.executable, "-c", "import penstock.hashing"], check=True)  # a worker
 """
 
 
@@ -101,11 +102,11 @@ class _Attack:
         return open, (self._marker, "w")
 
 
-def _cached_in(home: Path, temporary: Path, package: Path, **more: str) -> tuple[str, list[str]]:
+def _cached_in(home: Path, temporary: Path, package: Path, *more: str) -> tuple[str, list[str]]:
     """Return where compiled code is cached, and what is said of it."""
     done = subprocess.run(
-        [*_closed(), sys.executable, "-c", FILES],
-        env={"PYTHONPATH": str(package), "HOME": str(home), "TMPDIR": str(temporary), **more},
+        [*_closed(), sys.executable, "-c", FILES, *more],
+        env={"PYTHONPATH": str(package), "HOME": str(home), "TMPDIR": str(temporary)},
         cwd="/",
         capture_output=True,
         text=True,
@@ -128,22 +129,16 @@ def test_nothing_is_loaded_from_a_cache_that_others_can_write_to(
     temporary.mkdir()
     cache, said = _cached_in(home, temporary, package)
     assert cache.startswith(f"{home}/.cache/numba/") and said == []
-    numba = home / ".cache" / "numba"
-    marker = tmp_path / "marker"
+    numba, marker = home / ".cache" / "numba", tmp_path / "marker"
     indices = list(numba.rglob("*.nbi"))
+    assert indices
     for path in indices:
         path.write_bytes(pickle.dumps(_Attack(str(marker))))
-    for place, mode in ((home, 0o777), (Path(cache), 0o777), (Path(cache), 0o1777)):
-        shutil.rmtree(temporary)
-        temporary.mkdir()
-        place.chmod(mode)
-        other, said = _cached_in(home, temporary, package)
-        assert other.startswith(f"{temporary}/penstock-") and len(said) == 1
-        assert not marker.exists() and indices
-        assert said[0].startswith(cache) and f"all users may write to {place}" in said[0]
-        place.chmod(0o755)
-    cache, said = _cached_in(home, temporary, package, NUMBA_CACHE_DIR=str(tmp_path / "own"))
-    assert cache.startswith(f"{tmp_path}/own/") and said == []
+    home.chmod(0o777)
+    other, said = _cached_in(home, temporary, package, "and a worker")
+    assert other.startswith(f"{temporary}/penstock-") and not marker.exists()
+    assert len(said) == 1 and said[0].startswith(cache)
+    assert f"all users may write to {home}" in said[0]
     if os.geteuid():
         pytest.skip("NOT RUN: only root can give files to another user")
     home.chmod(0o1777)
@@ -151,3 +146,30 @@ def test_nothing_is_loaded_from_a_cache_that_others_can_write_to(
     other, said = _cached_in(home, temporary, package)
     assert other.startswith(f"{temporary}/penstock-") and "(4242)" in said[0]
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("above", "mode", "safe"),
+    [
+        (0o755, 0o755, True),
+        (0o775, 0o775, True),  # a group of the user's own choice
+        (0o1777, 0o755, True),
+        (0o777, 0o755, False),
+        (0o755, 0o777, False),
+        (0o755, 0o1777, False),
+    ],
+)
+def test_directories_that_others_can_write_to(
+    tmp_path: Path, above: int, mode: int, safe: bool
+) -> None:
+    directory = tmp_path / "above" / "cache"
+    directory.mkdir(parents=True)
+    directory.chmod(mode)
+    directory.parent.chmod(above)
+    assert (others_can_write(directory, os.geteuid()) is None) == safe
+    (tmp_path / "link").symlink_to(directory)
+    assert (others_can_write(tmp_path / "link", os.geteuid()) is None) == safe
+    if os.geteuid() == 0:
+        os.chown(directory, 4242, 4242)
+        assert others_can_write(directory, os.geteuid()) is not None
+        assert (others_can_write(directory, 4242) is None) == safe
