@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from penstock.errors import InputError
 
-__all__ = ["check_gpu", "no_progress_bars", "one_thread"]
+__all__ = ["check_gpu", "gpu_available", "no_progress_bars", "one_thread"]
+
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Device files of a GPU's driver: NVIDIA's, AMD's, Windows' in a Linux guest."""
+
+
+def gpu_available() -> bool:
+    """Return whether PyTorch finds a GPU.
+
+    PyTorch takes seconds to import, so it is not imported where no driver of a GPU is loaded.
+    """
+    if "torch" not in sys.modules and not any(Path(path).exists() for path in _DRIVERS):
+        return False
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
 
 
 def check_gpu(key: str) -> None:

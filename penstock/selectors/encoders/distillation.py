@@ -11,8 +11,9 @@ two changes:
   subtract their first singular vector, model2vec nothing.
 
 Mean rank correlation with the teacher's similarities, over 800 questions: 0.16 for model2vec, 0.29
-with frequencies, 0.41 with both. Trade-off: the encoder is specific to the pool, and another pool
-needs another one.
+with frequencies, 0.41 with both. Learned maps, vectors of words and other weights were tried, and
+none was clearly better (``docs/lab.md``, ``benchmarks/agreement.py``). Trade-off: the encoder is
+specific to the pool, and another pool needs another one.
 
 The teacher's token vectors depend on the teacher alone (:class:`TokenVectors`), and are 37 of the
 39 core-seconds of a distillation from all-MiniLM-L6-v2. So they are computed once and kept; a pool

@@ -17,9 +17,9 @@ from penstock.pipeline.runner import LocalRunner, in_order
 from penstock.pipeline.scoring.models import Models
 from penstock.selectors.encoders import distillation, embedding
 from penstock.selectors.encoders.distillation import TokenVectors, distil, encode_vocabulary
-from penstock.selectors.encoders.embedding import vocabulary_identity
+from penstock.selectors.encoders.embedding import make_encoder, vocabulary_identity
 from penstock.selectors.encoders.sentence import SentenceEncoder
-from penstock.selectors.encoders.static import StaticEncoder, token_ids
+from penstock.selectors.encoders.static import AGREEMENT, StaticEncoder, token_ids
 
 
 def test_the_same_bytes_on_any_threads_and_workers(
@@ -137,3 +137,26 @@ def test_the_identity_of_token_vectors_is_the_teachers_files(tiny: Path, tmp_pat
     (copy / "modules.json").write_text((copy / "modules.json").read_text() + " ")
     assert vocabulary_identity(SentenceEncoder(str(copy))) != same
     assert vocabulary_identity(SentenceEncoder("nowhere/at-all")) is None
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_gpu_adds_a_note_and_changes_no_byte(
+    gpu: bool, tiny: Path, sentences: pa.Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "gpu_available", lambda: gpu)
+    vocabulary = encode_vocabulary(SentenceEncoder(str(tiny)), dim=8)
+    lines: list[str] = []
+    made = make_encoder(
+        "static",
+        lambda count, **asked: pa.table({"id": [*"abcdefg"], "text": sentences}),
+        0,
+        progress=lines.append,
+        vocabulary=lambda teacher: vocabulary,
+    )
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == gpu
+    assert all("sentence@cuda" in note and f" {AGREEMENT:.0%} " in note for note in notes)
+    expected = distil(vocabulary, embedding.beginning(sentences))
+    assert isinstance(made, StaticEncoder)
+    assert made.table.tobytes() == expected.table.tobytes()
+    assert made.centre.tobytes() == expected.centre.tobytes()
