@@ -22,7 +22,7 @@ from penstock.trainers.evaluation.artefacts import (
 )
 from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.evaluation.scores import METRICS, ExampleScores
-from penstock.trainers.modelling.build import check_tokenizer
+from penstock.trainers.modelling.vocabulary import check_tokenizer
 
 __all__ = ["OnMetrics", "RunResult", "RunSpec"]
 
@@ -67,7 +67,7 @@ class RunSpec:
         """Compare the shards' tokenizer with that of the model to continue from, if there is one.
 
         Raises:
-            RecipeError: As :func:`~penstock.trainers.modelling.build.check_tokenizer`.
+            RecipeError: As :func:`~penstock.trainers.modelling.vocabulary.check_tokenizer`.
         """
         if isinstance(self.train.model, ModelFrom):
             shards = Artefact.open(self.shards)

@@ -28,7 +28,7 @@ from penstock.language_models.weight_files import HeaderError, opened_plain, rea
 from penstock.selectors.encoders.distillation import TokenVectors
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.trainers.backends.torch import FILE, read_state
-from penstock.trainers.modelling.build import check_tokenizer
+from penstock.trainers.modelling.vocabulary import check_tokenizer
 from tests.language_models.test_model_directory import change, everything, modules
 from tests.selectors.llamas import byte_tokenizer, write_model
 from tests.trainers.conftest import recorded

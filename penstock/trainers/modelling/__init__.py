@@ -2,7 +2,7 @@
 
 ::
 
-    check_tokenizer         a model's token ids mean those of the shards    build.py
+    check_tokenizer         a model's token ids mean those of the shards    vocabulary.py
     build_model             recipe, shards, seed -> LanguageModel           build.py
       ├─ load_model         a model that transformers saved
       └─ _keep_apart        choose spans or a mask by a trial batch

@@ -12,7 +12,7 @@ import pytest
 from penstock.artefact import Workspace
 from penstock.errors import RecipeError
 from penstock.recipe import ModelFrom, Train
-from penstock.trainers.modelling.build import check_tokenizer
+from penstock.trainers.modelling.vocabulary import check_tokenizer
 from penstock.trainers.spec import RunSpec
 from tests.trainers.conftest import train
 
