@@ -54,6 +54,7 @@ MARKS = {
     "cluster": ["ray"],
     "[ray]": ["ray"],
     "process_group": ["deepspeed"],
+    "trained_here": ["deepspeed"],
     "trainings": ["deepspeed"],
     "tests/faults": ["faults"],
     "tests/trainers/checkpoints/test_kills.py": ["faults"],
@@ -173,6 +174,40 @@ def ray_session() -> Iterator[None]:
         ray = connect(2, object_store=80 * 2**20)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Start one process group for the session: DeepSpeed keeps the groups of the first one."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        patch.setenv("LOCAL_RANK", "0")
+        store = tmp_path_factory.mktemp("store") / "store"
+        torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
+        yield
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def process_group(_one_rank: None) -> Iterator[None]:
+    """Train in this process: one rank, one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained_here(_one_rank: None) -> Iterator[None]:
+    """Make the training sessions of a module in this process."""
+    from tests.harness.sessions import sessions_here
+
+    with sessions_here():
+        yield
 
 
 @pytest.fixture(scope="session")

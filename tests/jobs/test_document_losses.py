@@ -1,4 +1,4 @@
-"""Losses of a run, back to its documents, and into the next cut; on real workers."""
+"""Losses of a run, back to its documents, and into the next cut."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.evaluation.scores import METRICS
 from penstock.trainers.metrics import FILE as LINES
 from penstock.trainers.spec import RunResult
+from tests.harness.sessions import sessions_here
 from tests.pools import documents, write_jsonl
 from tests.trainers.conftest import train
 
 ONE = LocalRunner(1)
-
-pytestmark = pytest.mark.usefixtures("ray_session")
 
 QUIZ = [
     {"question": "water flows through the", "answer": "gate", "choices": ["gate", "night"]},
@@ -80,12 +79,13 @@ def run_of(recipe: Recipe) -> tuple[Curated, RunResult]:
 
 
 @pytest.fixture(scope="module")
-def trained(project: Path) -> tuple[Curated, RunResult]:
-    return run_of(recipe_of(project))
+def trained(project: Path, _one_rank: None) -> tuple[Curated, RunResult]:
+    with sessions_here():
+        return run_of(recipe_of(project))
 
 
 @pytest.fixture(scope="module")
-def trained_by_two(project: Path) -> RunResult:
+def trained_by_two(project: Path, ray_session: None) -> RunResult:
     """With weights, gradients and optimiser in parts on two workers."""
     zero = {"workers": 2, "deepspeed": {"zero_optimization": {"stage": 3}}}
     return run_of(recipe_of(project, train=zero))[1]

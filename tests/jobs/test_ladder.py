@@ -27,7 +27,7 @@ from tests.pools import documents, hashed, pool_of, write_jsonl
 
 ONE = LocalRunner(1)
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("trained_here")
 
 
 def recipe_of(directory: Path, **ladder: Any) -> Recipe:

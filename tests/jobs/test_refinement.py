@@ -25,7 +25,7 @@ from tests.selectors.test_properties import texts, write_encoder
 
 ONE = LocalRunner(1)
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("trained_here")
 
 
 def recipe_of(directory: Path, **refine: Any) -> Recipe:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from penstock.artefact import Artefact, FileRecord, Workspace
 from penstock.hashing import sequence_checksums
@@ -134,28 +133,6 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
     made = Trainings(tmp_path_factory.mktemp("trainings"))
     yield made
     made.close()
-
-
-@pytest.fixture(scope="session")
-def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Start one process group for the session: DeepSpeed keeps the groups of the first one."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("DS_ACCELERATOR", "cpu")
-    patch.setenv("LOCAL_RANK", "0")
-    store = tmp_path_factory.mktemp("store") / "store"
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-    patch.undo()
-
-
-@pytest.fixture
-def process_group(_one_rank: None) -> Iterator[None]:
-    """Train in this process: one rank, one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def recorded(directory: Path, names: Sequence[str]) -> VerifiedFiles:
