@@ -389,8 +389,9 @@ def submit(
 @_on_trust
 def demo(directory: Path, console: Console, **running: Any) -> None:
     """Compare selection with random on text of this machine: Python packages and their docs."""
-    from penstock.jobs.demo.gather import prepare
+    from penstock.jobs.demo.gather import DURATION, prepare
 
+    console.progress(DURATION)
     recipe_path = prepare(directory, console.progress)
     comparison: Comparison = console.follow(penstock.compare, recipe_path, **running)
     console.curated(comparison.selected)
@@ -398,4 +399,10 @@ def demo(directory: Path, console: Console, **running: Any) -> None:
     console.excerpts(comparison.selected)
     console.write()
     console.written([recipe_path, comparison.selected.shards.path, *comparison.files])
+    console.write()
+    for target in comparison.judged:
+        console.write(comparison.conclusion(target))
+    for page in comparison.files:
+        if page.suffix == ".html":
+            console.write(f"The page with the errors, and with what this does not show: {page}")
     console.result(comparison.summary())

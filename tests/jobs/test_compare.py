@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,6 +200,25 @@ def test_each_arm_is_the_recipe_with_its_overrides_and_its_seeds(
             mine.tokenizer,
             mine.directory,
         )
+
+
+@pytest.mark.parametrize(
+    ("noise", "words", "half"), [(0.0, "better than", 0.0), (0.5, "not distinguishable from", 1.3)]
+)
+def test_the_conclusion_has_verdict_difference_seeds_and_multiplier(
+    tmp_path: Path, spied: Spied, noise: float, words: str, half: float
+) -> None:
+    spied.noise = noise
+    comparison = compare(recipe(tmp_path), NoRunner())  # type: ignore[arg-type]
+    found = re.fullmatch(
+        r"arc: at 1,000 tokens, selected is ([a-z ]+) random \((-\d\.\d+) ± (\d\.\d+) bits per "
+        r"byte, 3 seeds\); random needs (.+) times as many tokens to equal it\.",
+        comparison.conclusion("arc"),
+    )
+    assert found and found[1] == words
+    assert float(found[2]) == pytest.approx(-0.1, abs=1e-4)
+    assert float(found[3]) == pytest.approx(half, rel=0.05, abs=1e-4)
+    assert found[4] == comparison.shown_multiplier(comparison.point("selected"), "arc")
 
 
 def test_the_summary_gives_means_deviations_and_the_multiplier(

@@ -10,8 +10,9 @@ from penstock.display import html_table, numbered, text_table
 from penstock.jobs.comparison.agreement import agreements
 from penstock.jobs.comparison.arms import ArmsAtSize, Point, with_spread
 from penstock.jobs.comparison.caveats import caveats
-from penstock.jobs.comparison.differences import coverage_factor
+from penstock.jobs.comparison.differences import UNCLEAR, coverage_factor
 from penstock.jobs.curate import Curated
+from penstock.jobs.plan import SELECTED
 from penstock.recipe import ModelShape
 from penstock.storage import AnyPath
 
@@ -93,6 +94,19 @@ class Comparison(ArmsAtSize):
         found = self.difference(point, target)
         half = "" if found.margin is None else f" ± {found.margin:.4f}"
         return f"{found.value:+.4f}{half}: {self.words(point, target)}"
+
+    def conclusion(self, target: str) -> str:
+        """Return the verdict on the arm ``selected`` as a sentence, with its figures."""
+        point, baseline = self.point(SELECTED), self.recipe.compare.baseline
+        found, words = self.difference(point, target), self.words(point, target)
+        half = "" if found.margin is None else f" ± {found.margin:.4f}"
+        name, than = self.metric.replace("_", " "), "from" if words == UNCLEAR else "than"
+        return (
+            f"{target}: at {point.tokens:,} tokens, {SELECTED} is {words} {than} {baseline} "
+            f"({found.value:+.4f}{half} {name}, "
+            f"{numbered(len(point.seeds), 'seed')}); {baseline} needs "
+            f"{self.shown_multiplier(point, target)} times as many tokens to equal it."
+        )
 
     def agreement_rows(self) -> list[tuple[str, ...]]:
         """Return rows of :data:`AGREEMENT`, for each evaluation and two sizes."""
