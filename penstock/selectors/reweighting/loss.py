@@ -9,7 +9,9 @@ predicted token, which it divides by zero, are left out.
 **Batch size.** The bounds of a larger batch are farther apart, so that one temperature weighs less:
 of normal losses, ``linupper`` with 0.4 gives a sample one standard deviation below the mean 0.36 of
 the mean weight among 8, 0.48 among 64, 0.56 among 512 and 0.62 among 4,096. Published results are
-of micro-batches. With ``tails`` the bounds are quantiles, which do not move.
+of micro-batches. With ``tails`` the bounds are quantiles, which do not move. With ``block`` each
+block of so many samples of the global batch is weighted by itself, as published: 8 give 0.36 for
+any batch. Blocks are in the order of the data, so they are the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -79,11 +81,21 @@ class LossReweighter(
         "average where 0.077 of a normal distribution is beyond, of 64 where 0.0095 is.",
     )
 
+    block: int | None = Field(
+        default=None,
+        ge=2,
+        description="Samples of a block: consecutive samples of the global batch with bounds and a "
+        "softmax of their own. The batch is divided evenly into blocks of about this size. "
+        "Published: the samples of one micro-batch. Default: the whole batch, whose larger sample "
+        "of losses gives steadier bounds.",
+    )
+
     def identity(self) -> Mapping[str, Any]:
         if self.strategy == "uniform":
             return {"strategy": "uniform"}
         return {
             **({"tails": self.tails} if self.tails else {}),
+            **({"block": self.block} if self.block else {}),
             "strategy": self.strategy,
             "temperature": self.temperature.identity(),
             "warmup": self.warmup.identity(),
@@ -98,11 +110,19 @@ class LossReweighter(
         return self.strategy == "uniform" or self.warmup.passed(moment) < 1
 
     def weights(self, batch: ScoredBatch) -> np.ndarray:
-        """Return ``softmax(f(h) / r)``, (n,) float64."""
+        """Return ``softmax(f(h) / r)`` of each block, times its share of samples: (n,) float64."""
+        count = len(batch.losses)
         if self.is_uniform(batch.moment):
-            return np.full(len(batch.losses), 1 / len(batch.losses))
-        worth = STRATEGIES[self.strategy](standardised(batch.losses, self.tails))
-        return softmax(worth / self.temperature.at(batch.moment))
+            return np.full(count, 1 / count)
+        value, temperature = STRATEGIES[self.strategy], self.temperature.at(batch.moment)
+        blocks = np.array_split(batch.losses, max(1, round(count / (self.block or count))))
+        return np.concatenate(
+            [
+                softmax(value(standardised(losses, self.tails)) / temperature)
+                * (len(losses) / count)
+                for losses in blocks
+            ]
+        )
 
     def facts(self, moment: TrainingProgress) -> Mapping[str, float]:
         return {} if self.is_uniform(moment) else {"temperature": self.temperature.at(moment)}

@@ -52,10 +52,10 @@ def test_golden_weights(strategy: str, temperature: float, expected: list[float]
     assert found.sum() == pytest.approx(1, abs=1e-15)
 
 
-def at_minus_one(count: int, tails: float) -> float:
+def at_minus_one(count: int, tails: float = 0.0, block: int | None = None) -> float:
     """The weight of a sample one standard deviation below the mean over the mean weight."""
     random = np.random.default_rng(3)
-    made = LossReweighter(temperature=0.4, warmup=0, tails=tails)
+    made = LossReweighter(temperature=0.4, warmup=0, tails=tails, block=block)
     found = []
     for _ in range(max(20, 8_000 // count)):
         losses = np.append(random.normal(size=count - 1), -1.0)
@@ -70,6 +70,37 @@ def test_the_weight_of_a_loss_fades_with_the_batch_unless_bounds_are_quantiles()
     assert max(close) - min(close) < 0.03
     h = standardised(np.array([0.0, 1, 2, 3, 100]), 0.25)
     np.testing.assert_allclose(h, [-1, -1, 0, 1, 1])
+
+
+@pytest.mark.parametrize("count", [8, 64, 512, 4096])
+def test_a_block_of_8_weighs_as_published_in_a_batch_of_any_size(count: int) -> None:
+    whole = {8: 0.36, 64: 0.48, 512: 0.56, 4096: 0.62}
+    assert at_minus_one(count) == pytest.approx(whole[count], abs=0.02)
+    random, made = np.random.default_rng(4), LossReweighter(temperature=0.4, warmup=0, block=8)
+    found = []
+    for _ in range(8_000 // count):
+        losses = random.normal(size=count)
+        losses[::8] = -1  # one of each block
+        own = made.weights(ScoredBatch(losses=losses, moment=moment()))
+        assert own.sum() == pytest.approx(1)
+        found.append(own[::8].mean() * count)
+    assert float(np.mean(found)) == pytest.approx(0.36, abs=0.02)
+
+
+def test_blocks_are_consecutive_and_nearly_equal() -> None:
+    losses = np.array([1.0, 2, 3, 4, 10, 20, 30, 40, 5, 5])
+    made = LossReweighter(temperature=0.4, warmup=0, block=4)
+    found = made.weights(ScoredBatch(losses=losses, moment=moment()))
+    parts = [losses[:5], losses[5:]]  # 2.5 blocks of 4 are two of 5
+    expected = np.concatenate([weights(part, "linupper", 0.4) / 2 for part in parts])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    # Fewer samples than a block are one block.
+    few = made.weights(ScoredBatch(losses=losses[:3], moment=moment()))
+    np.testing.assert_allclose(few, weights(losses[:3], "linupper", 0.4), rtol=1e-12)
+    assert made.identity()["block"] == 4 and "block" not in LossReweighter().identity()
+    with pytest.raises(SelectorError) as info:
+        LossReweighter(block=1)
+    assert info.value.key == "block"
 
 
 some_losses = st.lists(st.floats(0, 20), min_size=2, max_size=30).map(np.array)

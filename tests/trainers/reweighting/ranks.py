@@ -20,7 +20,7 @@ LINUPPER = {"use": "loss", "warmup": {"steps": 1}, "temperature": 1.0}
 CASES = {
     # name: (reweight, stage)
     "linupper": (LINUPPER, 1),
-    "documents": ({**LINUPPER, "sample": "document"}, 0),
+    "documents": ({**LINUPPER, "sample": "document", "block": 4}, 0),
     "uds": ({"use": "uds", "share": 0.4, "memory": 8}, 2),
     "selecting": ({"use": "selecting:reweight"}, 3),
 }
