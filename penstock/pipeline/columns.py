@@ -29,6 +29,7 @@ from penstock.pipeline.scoring.means import score_means
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
 from penstock.pipeline.scoring.sets import score_sets
+from penstock.pipeline.scoring.thinning import thinning_facts
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.resources import Resources
 from penstock.selectors.base import MeanSelector, Scorer, SetSelector
@@ -143,7 +144,7 @@ def _set_column(
         models.seed,
         models.progress,
     )
-    return _publish(draft, parts, models.pool)
+    return _publish(draft, parts, models.pool, thinning_facts(draft))
 
 
 def _mean_column(
@@ -185,7 +186,9 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     return draft
 
 
-def _publish(draft: Draft, parts: Sequence[str], pool: Pool) -> Artefact:
+def _publish(
+    draft: Draft, parts: Sequence[str], pool: Pool, facts: Mapping[str, Any] | None = None
+) -> Artefact:
     records = draft.files(parts)
     counts = {key: sum(record.facts[key] for record in records) for key in _COUNTED}
     check_sum(
@@ -193,7 +196,7 @@ def _publish(draft: Draft, parts: Sequence[str], pool: Pool) -> Artefact:
         ("documents of the pool", pool.kept),
         {"scored": counts["documents"] - counts["excluded"], "excluded": counts["excluded"]},
     )
-    return draft.publish(parts, counts)
+    return draft.publish(parts, {**counts, **(facts or {})})
 
 
 def _score(

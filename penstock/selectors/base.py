@@ -47,6 +47,7 @@ __all__ = [
     "SetSelector",
     "Target",
     "Targets",
+    "Thinning",
     "serial_map",
 ]
 
@@ -202,6 +203,28 @@ class Merge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thinning:
+    """Documents that are left out of every partition before a set selector scores the others."""
+
+    nearness: Callable[[Partition, float], np.ndarray]
+    """The partition and a limit to (n,) float32; documents above the limit are left out."""
+    fit: Callable[[float, int, np.ndarray], Mapping[str, Any]]
+    """Receives the limit, the number of documents that stay, and vectors of a sample of these,
+    (m, d) int16 in the order of their hashes; returns facts of the column."""
+    limits: tuple[float, float]
+    """The lowest and the highest limit."""
+    limit: float | None = None
+    """The limit, or else ``keep``."""
+    keep: float | None = None
+    """The share of the partitions' documents that stay: the lowest limit with as many or more."""
+    alone: bool = True
+    """True if nearness does not depend on the limit, so that partitions are measured once and not
+    at each step of a bisection."""
+    sample: int = 0
+    """Documents of the sample of those that stay, about; their vectors are held at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLadder:
     """Models to train before the fit: every shape on every budget, in order of their losses.
 
@@ -279,6 +302,8 @@ class Requirements:
     """Scores by answers of a language model instead of by :meth:`Scorer.score`."""
     merge: Merge | None = None
     """A set selector's second round."""
+    thinning: Thinning | None = None
+    """Documents that a set selector leaves out first."""
     model_ladder: ModelLadder | None = None
     """Models to train first."""
     cluster_weights: ClusterWeights | None = None

@@ -7,20 +7,21 @@ nearest to their new centroid are dropped, until a share R_proto of the survivor
 "SSL prototypes" of Sorscher et al. 2022). A score is the distance from that centroid, so that the
 budget determines R_proto: the prototypes are the last to be taken.
 
-Trade-off: the published order is SemDeDup of the pool, then clusters of its survivors; here the new
-clusters are those of the sample's survivors, so that a partition needs one pass.
+As published, SemDeDup is of the whole pool. The new clusters are fitted on a sample of what it
+keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from penstock.selectors.base import Fitting, Partition
+from penstock.errors import SelectorError
+from penstock.selectors.base import Partition, Requirements
 from penstock.selectors.kernels.kmeans import (
     Clusters,
     cluster_count,
@@ -38,7 +39,7 @@ class D4(
     name="d4",
     summary="no near copies, and the least typical documents first",
     paper="Tirumala et al. 2023, D4: document de-duplication and diversification",
-    version=1,
+    version=2,
 ):
     """Excludes near copies, and ranks the rest by distance from their centroid, farthest first.
 
@@ -55,59 +56,54 @@ class D4(
         default=None,
         gt=0,
         le=1,
-        description="R_dedup, the share that SemDeDup keeps, found on the sample; 0.75 by "
-        "default and as published. 1 leaves deduplication out, and the prototypes alone are "
-        "dropped.",
+        description="R_dedup, the share of the pool that SemDeDup keeps; 0.75 by default and as "
+        "published. 1 leaves deduplication out, and the prototypes alone are dropped.",
     )
     eps: float | None = Field(
         default=None,
         gt=0,
         lt=2,
-        description="Instead of ``keep``, the bound of SemDeDup itself. Better for a pool much "
-        "larger than the sample, in which a document has fewer copies than in the pool.",
+        description="Instead of ``keep``, the bound of SemDeDup itself.",
     )
 
     _survivors: Clusters | None = None
 
-    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Cluster a sample, find eps on it, and cluster the survivors.
+    @property
+    def bound(self) -> tuple[float | None, float | None]:
+        return self.eps, self.keep
+
+    @property
+    def requirements(self) -> Requirements:
+        own = super().requirements
+        assert own.thinning is not None
+        return replace(own, thinning=replace(own.thinning, sample=self.sample))
+
+    def fit_survivors(self, limit: float, stay: int, vectors: np.ndarray) -> dict[str, Any]:
+        """Cluster a sample of the survivors.
 
         Returns:
-            Facts: those of :class:`penstock.selectors.semdedup.SemDeDup`, and ``survivors``, the
-            number and sizes of the new clusters.
+            Facts: ``eps``, and ``survivors``, the number and sizes of the new clusters.
 
         Raises:
-            SelectorError: There is no text, or there are fewer documents than clusters.
+            SelectorError: The sample is empty.
         """
-        self._survivors = None
-        vectors, stays, facts = self.fit_copies(fitting, self.eps, self.keep)
-        left = vectors[stays]
-        count = cluster_count(self.clusters, fitting.pool_size, len(vectors))
-        count = min(count, len(left))
-        fitting.progress(f"clustering {len(left):,} survivors into {count:,}")
-        again = fit_clusters(left, count, spherical=True, iterations=self.iterations)
+        if not len(vectors):
+            raise SelectorError(key="sample", expected="survivors to cluster", got="none")
+        count = self.clusters
+        if isinstance(count, str):
+            count = cluster_count(count, stay, len(vectors))
+        again = fit_clusters(
+            vectors, min(count, len(vectors)), spherical=True, iterations=self.iterations
+        )
         self._survivors = again.clusters
-        return {**facts, "survivors": again.facts}
+        return {**super().fit_survivors(limit, stay, vectors), "survivors": again.facts}
 
     def score(self, partition: Partition) -> np.ndarray:
         """Return 1 - cosine with the nearest centroid of the survivors, 0 to 2, (n,) float32.
 
-        NaN for a near copy and for a document without a token.
+        No document is a zero vector.
         """
-        deduplicator = fitted(self._deduplicator, self.name)
         survivors = fitted(self._survivors, self.name)
-        rows = np.flatnonzero(deduplicator.stays(partition.vectors, partition.number))
-        vectors = partition.vectors[rows]
-        nearest = survivors.nearest(vectors)
-        away = lengths(vectors) * lengths(survivors.centroids)[nearest.numbers]
-        scores = np.full(len(partition), np.nan, np.float32)
-        scores[rows] = 1 - nearest.values / away
-        return scores
-
-    def save(self, directory: Path) -> None:
-        super().save(directory)
-        fitted(self._survivors, self.name).save(directory / "survivors.npy")
-
-    def load(self, directory: Path) -> None:
-        super().load(directory)
-        self._survivors = Clusters.load(directory / "survivors.npy", spherical=True)
+        nearest = survivors.nearest(partition.vectors)
+        away = lengths(partition.vectors) * lengths(survivors.centroids)[nearest.numbers]
+        return (1 - nearest.values / away).astype(np.float32)

@@ -1,7 +1,10 @@
 """Near copies: documents with an earlier, nearer document within their cluster (SemDeDup, D4).
 
 Within each cluster, documents are put in order of their distance from the centroid, the farthest
-first. One with an earlier document whose cosine with it is above 1 - ``eps`` is a near copy.
+first. A document's nearness is its highest cosine with an earlier one; above 1 - ``eps`` it is a
+near copy. The engine leaves near copies out (:class:`penstock.selectors.base.Thinning`), and finds
+eps for a share to keep on the whole clusters of the whole pool. On a sample, in which a document
+has fewer copies, eps for 0.75 of a tenth of a pool kept 0.55 of it.
 
 Vectors are on the lattice, so products are exact and results do not depend on blocks or threads.
 They are compared in blocks of 1,024 documents by 1,024, so memory is some MiB beyond the cluster's
@@ -14,9 +17,10 @@ for unit vectors), so few are in two slices. The published code divides large cl
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,8 +30,8 @@ from threadpoolctl import threadpool_limits
 
 from penstock.compiling import cached
 from penstock.errors import SelectorError
-from penstock.selectors.algorithm import BuiltInSetSelector, read_json
-from penstock.selectors.base import Fitting
+from penstock.selectors.algorithm import BuiltInSetSelector
+from penstock.selectors.base import Fitting, Partition, Requirements, Thinning
 from penstock.selectors.kernels.kmeans import (
     Clusters,
     cluster_count,
@@ -37,45 +41,13 @@ from penstock.selectors.kernels.kmeans import (
 )
 from penstock.selectors.parameters import ClusterCount, ModelName, Whole, fitted
 
-__all__ = [
-    "ClusterParameters",
-    "Deduplicator",
-    "farthest_first",
-    "near_copies",
-]
+__all__ = ["ClusterParameters", "farthest_first", "nearness"]
 
 _BLOCK = 1024
 
-_HALVINGS = 18
-"""Bisections of eps in [0, 2], where a share is to be kept: to 1e-5, a tenth of the change of a
-cosine by rounding to the lattice."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Deduplicator:
-    """Clusters, and what a near copy is within one."""
-
-    clusters: Clusters
-    eps: float
-    """0 if nothing is a copy."""
-    rule: str
-    largest: int
-    """Documents that are compared with each other, at most."""
-
-    def stays(self, vectors: np.ndarray, number: int) -> np.ndarray:
-        """Find the documents of a cluster that are no near copies: (n, d) int16 to (n,) bool.
-
-        Rows are in the order of their hashes, which decides between documents equally far from
-        the centroid. A zero vector does not stay.
-        """
-        stays = np.asarray(vectors.any(axis=1))
-        if self.eps:
-            order = farthest_first(vectors, self.clusters.centroids[number])
-            with threadpool_limits(1):
-                for start in range(0, len(order), self.largest):
-                    own = order[start : start + self.largest]
-                    stays[own] = ~near_copies(vectors, own, self.eps, self.rule)
-        return stays
+_LEAST_EPS = 2.0**-17
+"""Eps at the least, a tenth of what rounding to the lattice changes a cosine by: exact copies are
+near copies under any eps."""
 
 
 class ClusterParameters(BuiltInSetSelector):
@@ -129,93 +101,82 @@ class ClusterParameters(BuiltInSetSelector):
             raise SelectorError(key="keep", expected="eps or keep", got=bounds, fix="drop one")
         return given if bounds else {**given, **cls.default_bound}
 
-    _deduplicator: Deduplicator | None = None
+    _clusters: Clusters | None = None
 
     @property
     def partitions(self) -> int:
-        return len(fitted(self._deduplicator, self.name).clusters)
+        return len(fitted(self._clusters, self.name))
 
-    def fit_copies(
-        self, fitting: Fitting, eps: float | None, keep: float | None
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        """Cluster a sample, and find eps on it unless it is given.
+    @property
+    @abstractmethod
+    def bound(self) -> tuple[float | None, float | None]:
+        """``eps`` and ``keep``, of which one is given; of ``keep`` 1 leaves nothing out."""
 
-        Args:
-            fitting: Inputs of the fit; the pool's size sets ``clusters: auto``.
-            eps: The bound of a near copy, or None.
-            keep: The share to keep where eps is None; 1 is everything.
+    @property
+    def requirements(self) -> Requirements:
+        eps, keep = self.bound
+        everything = keep == 1
+        thinning = Thinning(
+            nearness=self.nearness,
+            fit=self.fit_survivors,
+            limits=(-1.0, 1 - _LEAST_EPS),
+            limit=math.inf if everything else None if eps is None else 1 - eps,
+            keep=None if everything else keep,
+            alone=self.rule == "chained",
+        )
+        return replace(super().requirements, thinning=thinning)
+
+    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
+        """Cluster a sample.
 
         Returns:
-            (n, d) int16 vectors of the sample, which of its documents stay (n,) bool, and facts.
+            Facts: the sample, the clusters' number and sizes in it.
+
+        Raises:
+            SelectorError: There is no text, or there are fewer documents than clusters.
         """
-        self._deduplicator = None
+        self._clusters = None
         vectors = sample_vectors(fitting, self.encoder, self.sample)
         count = cluster_count(self.clusters, fitting.pool_size, len(vectors))
         fitting.progress(f"clustering {len(vectors):,} documents into {count:,}")
         found = fit_clusters(vectors, count, spherical=True, iterations=self.iterations)
-        orders = [
-            rows[farthest_first(vectors[rows], centroid)]
-            for rows, centroid in zip(found.members(), found.clusters.centroids)
-        ]
-        if eps is None:
-            assert keep is not None
-            if keep < 1 and len(vectors) < fitting.pool_size:
-                fitting.progress(
-                    f"eps is found on {len(vectors):,} of {fitting.pool_size:,} documents, which "
-                    f"have fewer copies than the pool: less than {keep:g} of it will be kept"
-                )
-            eps = _eps_to_keep(keep, vectors, orders, self.rule) if keep < 1 else 0.0
-        stays = np.ones(len(vectors), bool)
-        if eps:
-            stays = _staying(vectors, orders, eps, self.rule)
-        self._deduplicator = self._made(found.clusters, eps)
-        kept = round(float(stays.mean()), 4)
-        return vectors, stays, {**found.facts, "eps": round(eps, 6), "sample_kept": kept}
+        self._clusters = found.clusters
+        return found.facts
 
     def assign(self, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """Assign to the nearest cluster, the lowest of equally near ones: (n,) int64."""
-        return fitted(self._deduplicator, self.name).clusters.nearest(vectors).numbers
+        return fitted(self._clusters, self.name).nearest(vectors).numbers
+
+    def nearness(self, partition: Partition, limit: float) -> np.ndarray:
+        """Return each document's highest cosine with an earlier one of its cluster.
+
+        Hashes decide between documents equally far from the centroid. Under the rule ``kept``, only
+        earlier documents that the limit leaves count.
+
+        Returns:
+            (n,) float32; minus infinity for the first, NaN for a zero vector.
+        """
+        clusters = fitted(self._clusters, self.name)
+        vectors = partition.vectors
+        near = np.where(vectors.any(axis=1), np.float32(-np.inf), np.float32(np.nan))
+        if limit < 1:
+            order = farthest_first(vectors, clusters.centroids[partition.number])
+            with threadpool_limits(1):
+                for start in range(0, len(order), self.largest):
+                    own = order[start : start + self.largest]
+                    near[own] = nearness(vectors, own, self.rule, limit)
+        return near
+
+    def fit_survivors(self, limit: float, stay: int, vectors: np.ndarray) -> dict[str, Any]:
+        """Return the fact ``eps``, 0 where nothing is a copy; see :class:`Thinning`."""
+        return {"eps": round(max(0.0, 1 - limit), 6)}
 
     def save(self, directory: Path) -> None:
-        """Write ``clusters.npy`` and ``deduplicator.json``."""
-        own = fitted(self._deduplicator, self.name)
-        own.clusters.save(directory / "clusters.npy")
-        (directory / "deduplicator.json").write_text(json.dumps({"eps": own.eps}))
+        """Write ``clusters.npy``."""
+        fitted(self._clusters, self.name).save(directory / "clusters.npy")
 
     def load(self, directory: Path) -> None:
-        clusters = Clusters.load(directory / "clusters.npy", spherical=True)
-        eps = read_json(directory / "deduplicator.json", "eps", float)
-        self._deduplicator = self._made(clusters, eps)
-
-    def _made(self, clusters: Clusters, eps: float) -> Deduplicator:
-        return Deduplicator(clusters=clusters, eps=eps, rule=self.rule, largest=self.largest)
-
-
-def _staying(
-    vectors: np.ndarray, orders: Sequence[np.ndarray], eps: float, rule: str
-) -> np.ndarray:
-    stays = np.empty(len(vectors), bool)
-    with threadpool_limits(1):
-        for order in orders:
-            stays[order] = ~near_copies(vectors, order, eps, rule)
-    return stays
-
-
-def _eps_to_keep(
-    keep: float, vectors: np.ndarray, orders: Sequence[np.ndarray], rule: str
-) -> float:
-    """Find the highest eps, by bisection, that keeps a share of the sample or more.
-
-    Where exact copies alone are too many, it is the least that exceeds rounding.
-    """
-    low, high = 0.0, 2.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if _staying(vectors, orders, middle, rule).mean() >= keep:
-            low = middle
-        else:
-            high = middle
-    return low or high
+        self._clusters = Clusters.load(directory / "clusters.npy", spherical=True)
 
 
 def farthest_first(vectors: np.ndarray, centroid: np.ndarray) -> np.ndarray:
@@ -238,33 +199,33 @@ def farthest_first(vectors: np.ndarray, centroid: np.ndarray) -> np.ndarray:
     return rows[np.argsort(nearness / away[rows], kind="stable")]
 
 
-def near_copies(vectors: np.ndarray, order: np.ndarray, eps: float, rule: str) -> np.ndarray:
-    """Find the documents with an earlier one whose cosine with them is above 1 - eps.
+def nearness(vectors: np.ndarray, order: np.ndarray, rule: str, limit: float) -> np.ndarray:
+    """Compute the highest cosine of each document with an earlier one.
 
     Args:
         vectors: (n, d) int16 on the lattice.
         order: (m,) int64, rows from the first to the last; none is a zero vector.
-        eps: Above 0; at 0 rounding would decide.
         rule: ``chained``: any earlier document counts; ``kept``: only one that is no near copy.
+        limit: The highest cosine, as float32, of a document that is no near copy.
 
     Returns:
-        (m,) bool, along ``order``.
+        (m,) float32, along ``order``; minus infinity for the first.
     """
-    chained, limit = rule == "chained", 1.0 - eps
+    chained, bound = rule == "chained", np.float32(limit)
     inverse = 1.0 / lengths(vectors, order)
-    copies = np.zeros(len(order), bool)
+    near = np.full(len(order), -np.inf, np.float32)
     for start in range(0, len(order), _BLOCK):
         own = slice(start, start + _BLOCK)
         block = vectors[order[own]].astype(np.float32)
         highest = np.full(len(block), -np.inf)
-        earlier = np.arange(start) if chained else np.flatnonzero(~copies[:start])
+        earlier = np.arange(start) if chained else np.flatnonzero(near[:start] <= bound)
         for at in range(0, len(earlier), _BLOCK):
             rows = earlier[at : at + _BLOCK]
             products = vectors[order[rows]].astype(np.float32) @ block.T
             _raise(highest, products, inverse[rows])
-        copies[own] = highest * inverse[own] > limit
-        _settle(copies[own], block @ block.T, inverse[own], limit, chained)
-    return copies
+        near[own] = highest * inverse[own]
+        _settle(near[own], block @ block.T, inverse[own], bound, chained)
+    return near
 
 
 @cached(nogil=True)
@@ -277,11 +238,11 @@ def _raise(highest: np.ndarray, products: np.ndarray, inverse: np.ndarray) -> No
 
 @cached(nogil=True)
 def _settle(
-    copies: np.ndarray, products: np.ndarray, inverse: np.ndarray, limit: float, chained: bool
+    near: np.ndarray, products: np.ndarray, inverse: np.ndarray, limit: np.float32, chained: bool
 ) -> None:
-    """Mark the near copies of a block's own documents, (n,) bool, from the first to the last."""
-    for row in range(len(copies)):
-        if chained or not copies[row]:
-            for column in range(row + 1, len(copies)):
-                if products[row, column] * inverse[row] * inverse[column] > limit:
-                    copies[column] = True
+    """Raise nearness (n,) float32 by a block's own documents, from the first to the last."""
+    for row in range(len(near)):
+        if chained or near[row] <= limit:
+            for column in range(row + 1, len(near)):
+                cosine = np.float32(products[row, column] * inverse[row] * inverse[column])
+                near[column] = max(near[column], cosine)

@@ -10,14 +10,14 @@ copy: NaN, never taken. The least typical of each group stays
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from penstock.selectors.base import Fitting, Partition
+from penstock.selectors.base import Partition
 from penstock.selectors.near_copies import ClusterParameters
-from penstock.selectors.parameters import Share, fitted
+from penstock.selectors.parameters import Share
 
 __all__ = ["SemDeDup"]
 
@@ -27,7 +27,7 @@ class SemDeDup(
     name="semdedup",
     summary="no two documents that mean nearly the same",
     paper="Abbas et al. 2023, SemDeDup: semantic deduplication",
-    version=1,
+    version=2,
 ):
     """Excludes near copies; all others score 0.
 
@@ -53,26 +53,15 @@ class SemDeDup(
     )
     keep: Share | None = Field(
         default=None,
-        description="Instead of ``eps``, the share of the documents to keep: eps is found on "
-        "the sample, as published on the whole. In a sample of a larger pool a document has "
-        "fewer copies, so the same eps keeps less of the pool: eps for 0.75 of a third of the "
-        "pool kept 0.66 of it, and eps for 0.75 of a tenth kept 0.55. Then give ``eps``.",
+        description="Instead of ``eps``, the share of the documents to keep: eps is the highest "
+        "that keeps it, found on the whole clusters of the whole pool, as published. Exact copies "
+        "are left out even if more than the share are.",
     )
 
-    def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Cluster a sample, and find eps on it if a share is to be kept.
-
-        Returns:
-            Facts: the sample, the clusters' number and sizes in it, eps, the share of the sample
-            that it keeps.
-
-        Raises:
-            SelectorError: There is no text, or there are fewer documents than clusters.
-        """
-        return self.fit_copies(fitting, self.eps, self.keep)[2]
+    @property
+    def bound(self) -> tuple[float | None, float | None]:
+        return self.eps, self.keep
 
     def score(self, partition: Partition) -> np.ndarray:
-        """Return 0, or NaN for a near copy or a document without a token: (n,) float32."""
-        own = fitted(self._deduplicator, self.name)
-        stays = own.stays(partition.vectors, partition.number)
-        return np.where(stays, np.float32(0), np.float32(np.nan))
+        """Return 0 for each document that is no near copy: (n,) float32."""
+        return np.zeros(len(partition), np.float32)

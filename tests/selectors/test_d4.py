@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from penstock.errors import ArtefactError, SelectorError
+from penstock.errors import SelectorError
 from penstock.selectors.base import Fitting, Partition
 from penstock.selectors.d4 import D4
 from penstock.selectors.kernels.kmeans import fit_clusters, sample_vectors
 from penstock.selectors.semdedup import SemDeDup
 from tests.selectors.kernels.test_kmeans import fitting_of, unit
+from tests.selectors.test_semdedup import staying
 
 
 @pytest.fixture(autouse=True)
@@ -41,37 +42,34 @@ def fitting() -> Fitting:
 
 
 def column(selector: Any, fitting: Fitting) -> tuple[np.ndarray, np.ndarray]:
-    """The pool's vectors, (n, d) int16, and its scores, through all partitions."""
+    """The pool's vectors, (n, d) int16, and its scores, as the engine makes them."""
     vectors = sample_vectors(fitting, "spectrum", 0)
     hashes = np.arange(len(vectors), dtype=np.uint64)
     numbers = selector.assign(vectors, hashes)
-    scores = np.full(len(vectors), np.inf, np.float32)
+    stays = staying(selector, vectors, numbers)
+    selector.fit_survivors(selector.requirements.thinning.limit or 0.9, 240, vectors[stays])
+    scores = np.full(len(vectors), np.nan, np.float32)
     for number in range(selector.partitions):
-        rows = np.flatnonzero(numbers == number)
+        rows = np.flatnonzero((numbers == number) & stays)
         part = Partition(number=number, hashes=hashes[rows], vectors=vectors[rows], quality=None)
         scores[rows] = selector.score(part)
     return vectors, scores
 
 
-@pytest.mark.parametrize("rule", ["chained", "kept"])
-@pytest.mark.parametrize("how", [{"keep": 0.6}, {"eps": 0.01}])
-def test_without_dropped_prototypes_it_is_semdedup(
-    fitting: Fitting, rule: str, how: dict[str, float]
-) -> None:
-    both, alone = D4(rule=rule, **how, **SMALL), SemDeDup(rule=rule, **how, **SMALL)
-    facts, expected = both.fit(fitting), alone.fit(fitting)
-    assert {key: facts[key] for key in expected} == expected
+@pytest.mark.parametrize("how", [{"keep": 0.6}, {"eps": 0.01}, {"eps": 0.01, "rule": "kept"}])
+def test_without_dropped_prototypes_it_is_semdedup(fitting: Fitting, how: dict[str, Any]) -> None:
+    both, alone = D4(**how, **SMALL), SemDeDup(**how, **SMALL)
+    assert both.fit(fitting) == alone.fit(fitting)
     scores, others = column(both, fitting)[1], column(alone, fitting)[1]
     # A budget for all survivors takes the same documents.
     np.testing.assert_array_equal(np.isnan(scores), np.isnan(others))
     assert 40 <= np.isnan(scores).sum() < 200
-    assert facts["survivors"]["sample"] == round(facts["sample_kept"] * 240)
 
 
 def test_without_deduplication_it_is_ssl_prototypes(fitting: Fitting) -> None:
     selector = D4(keep=1, **SMALL)
-    facts = selector.fit(fitting)
-    assert facts["eps"] == 0 and facts["sample_kept"] == 1
+    selector.fit(fitting)
+    assert selector.fit_survivors(np.inf, 240, sample_vectors(fitting, "spectrum", 0))["eps"] == 0
     vectors, scores = column(selector, fitting)
     # Sorscher et al.: k-means of all, and the distance of each to the nearest centroid.
     clusters = fit_clusters(vectors, 6, spherical=True, iterations=100).clusters
@@ -101,9 +99,9 @@ def test_prototypes_are_those_of_the_survivors(fitting: Fitting) -> None:
 
 def test_a_budget_takes_the_farthest_first(fitting: Fitting) -> None:
     selector = D4(**SMALL)
-    facts = selector.fit(fitting)
-    assert facts["sample_kept"] == pytest.approx(0.75, abs=0.02)  # as published
+    selector.fit(fitting)
     _, scores = column(selector, fitting)
+    assert (~np.isnan(scores)).sum() == 180  # 0.75, as published
     taken = np.argsort(-scores, kind="stable")[: int((~np.isnan(scores)).sum() * 0.5)]
     dropped = np.setdiff1d(np.flatnonzero(~np.isnan(scores)), taken)
     assert scores[taken].min() >= scores[dropped].max()
@@ -117,11 +115,7 @@ def test_documents_without_a_token_are_excluded(fitting: Fitting) -> None:
         selector.fit(fitting)
         vectors = np.zeros((3, 4), np.int16)
         vectors[1] = 2000
-        hashes = np.arange(3, dtype=np.uint64)
-        part = Partition(number=0, hashes=hashes, vectors=vectors, quality=None)
-        assert np.isnan(selector.score(part)).tolist() == [True, False, True]
-        nothing = Partition(number=0, hashes=hashes[:0], vectors=vectors[:0], quality=None)
-        assert selector.score(nothing).shape == (0,)
+        assert staying(selector, vectors, np.zeros(3, np.int64)).tolist() == [False, True, False]
 
 
 def test_save_and_load(fitting: Fitting, tmp_path: Path) -> None:
@@ -135,18 +129,18 @@ def test_save_and_load(fitting: Fitting, tmp_path: Path) -> None:
     assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path)
     assert column(loaded, fitting)[1].tobytes() == column(selector, fitting)[1].tobytes()
-    (tmp_path / "survivors.npy").unlink()
-    with pytest.raises(ArtefactError) as info:
-        D4(**SMALL).load(tmp_path)
-    assert info.value.file
 
 
 def test_fewer_survivors_than_clusters_are_clusters_of_one() -> None:
     selector = D4(encoder="spectrum", clusters=40)
-    facts = selector.fit(fitting_of(texts()[:10] * 20))
-    assert (facts["clusters"], facts["survivors"]["clusters"]) == (10, 10)
-    _, scores = column(selector, fitting_of(texts()[:10] * 20))
+    fitting = fitting_of(texts()[:10] * 20)
+    assert selector.fit(fitting)["clusters"] == 10
+    _, scores = column(selector, fitting)
+    assert len(selector._survivors or ()) == 10 == (~np.isnan(scores)).sum()
     assert np.nanmax(scores) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(SelectorError) as info:
+        selector.fit_survivors(0.9, 0, np.empty((0, 4), np.int16))
+    assert info.value.key == "sample"
 
 
 @pytest.mark.parametrize(

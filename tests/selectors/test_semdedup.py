@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from penstock.selectors import near_copies as module
 from penstock.selectors.base import Partition
 from penstock.selectors.encoders.lattice import on_lattice
 from penstock.selectors.kernels.kmeans import Clusters
-from penstock.selectors.near_copies import farthest_first, near_copies
+from penstock.selectors.near_copies import ClusterParameters, farthest_first, nearness
 from penstock.selectors.semdedup import SemDeDup
 from tests.selectors.kernels.test_kmeans import directions, fitting_of, unit
 
@@ -45,15 +46,37 @@ def semdedup(
     """As if fitted."""
     selector = SemDeDup(eps=eps, rule=rule, largest=largest)
     clusters = Clusters(centroids=np.concatenate(centroids), spherical=True)
-    selector._deduplicator = selector._made(clusters, eps)
+    selector._clusters = clusters
     return selector
 
 
+def near_copies(vectors: np.ndarray, order: np.ndarray, eps: float, rule: str) -> np.ndarray:
+    """(m,) bool along ``order``."""
+    near = nearness(vectors, order, rule, 1 - eps)
+    assert near.dtype == np.float32 and near.shape == order.shape
+    return near > np.float32(1 - eps)
+
+
+def staying(selector: ClusterParameters, vectors: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """(n,) bool: which documents stay, by sorting what the engine counts."""
+    thinning = selector.requirements.thinning
+    assert thinning is not None and (thinning.keep is None) != (thinning.limit is None)
+    limit = thinning.limits[1] if thinning.limit is None else thinning.limit
+    near = np.empty(len(vectors), np.float32)
+    for number in range(selector.partitions):
+        rows = np.flatnonzero(numbers == number)
+        near[rows] = thinning.nearness(partition(vectors[rows], number), limit)
+    if thinning.keep is not None:
+        known = np.sort(near[~np.isnan(near)])
+        limit = min(limit, float(known[math.ceil(thinning.keep * len(known)) - 1]))
+    return near <= np.float32(limit)
+
+
 def kept(selector: SemDeDup, vectors: np.ndarray) -> list[int]:
-    scores = selector.score(partition(vectors))
-    assert scores.dtype == np.float32 and scores.shape == (len(vectors),)
-    assert set(scores[~np.isnan(scores)].tolist()) <= {0.0}
-    return np.flatnonzero(~np.isnan(scores)).tolist()
+    rows = np.flatnonzero(staying(selector, vectors, np.zeros(len(vectors), np.int64)))
+    scores = selector.score(partition(vectors[rows]))
+    assert scores.dtype == np.float32 and scores.tolist() == [0] * len(rows)
+    return rows.tolist()
 
 
 def by_every_pair(vectors: np.ndarray, order: np.ndarray, eps: float, rule: str) -> list[bool]:
@@ -153,8 +176,7 @@ def test_clusters_know_nothing_of_each_other_and_one_alone_stays() -> None:
     vectors = at_degrees(44, 46, 44.5)
     numbers = selector.assign(vectors, np.arange(3, dtype=np.uint64))
     assert numbers.tolist() == [0, 1, 0] and selector.partitions == 2
-    assert kept(selector, vectors[[1]]) == [0]
-    assert kept(selector, vectors[[0, 2]]) == [1]
+    assert staying(selector, vectors, numbers).tolist() == [False, True, True]
     assert kept(selector, vectors[:0]) == []
 
 
@@ -177,70 +199,56 @@ def similar_texts(count: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("rule", ["chained", "kept"])
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.2])
-def test_eps_is_found_for_the_share_to_keep(rule: str, keep: float, tmp_path: Path) -> None:
-    texts = similar_texts(400)
-    fitting = fitting_of(texts)
-    selector = SemDeDup(keep=keep, rule=rule, encoder="spectrum", clusters=8)
+def test_the_limit_of_a_share_to_keep(keep: float, tmp_path: Path) -> None:
+    fitting = fitting_of(similar_texts(400))
+    selector = SemDeDup(keep=keep, encoder="spectrum", clusters=8)
     facts = selector.fit(fitting)
-    assert selector.kind == "set"
-    assert facts["sample_kept"] == pytest.approx(keep, abs=0.02)
-    # The sample is the pool here, so this is what it keeps of the pool.
+    assert selector.kind == "set" and (facts["sample"], facts["clusters"]) == (400, 8)
     vectors = on_lattice(
         fitting.encoder("spectrum").encode(fitting.sample(0)["text"].combine_chunks())
     )
-    placed = selector.assign(vectors, np.arange(400, dtype=np.uint64))
-    parts = [partition(vectors[placed == number], number) for number in range(selector.partitions)]
-    scores = [selector.score(part) for part in parts]
-    left = sum(int((~np.isnan(part)).sum()) for part in scores)
-    assert left / 400 == pytest.approx(facts["sample_kept"], abs=0.02)
+    numbers = selector.assign(vectors, np.arange(400, dtype=np.uint64))
+    stays = staying(selector, vectors, numbers)
+    assert stays.sum() == math.ceil(keep * 400)
 
     selector.save(tmp_path)
-    loaded = SemDeDup(keep=keep, rule=rule, encoder="spectrum", clusters=8)
+    loaded = SemDeDup(keep=keep, encoder="spectrum", clusters=8)
     with pytest.raises(SelectorError) as info:
-        loaded.score(parts[0])
+        staying(loaded, vectors, numbers)
     assert info.value.expected == "a fitted selector"
     loaded.load(tmp_path)
-    for part, expected in zip(parts, scores):
-        assert loaded.score(part).tobytes() == expected.tobytes()
+    assert staying(loaded, vectors, numbers).tolist() == stays.tolist()
 
 
-def test_eps_that_is_given_is_used() -> None:
+def test_the_bound_is_told() -> None:
     texts = similar_texts(200)
-    facts = SemDeDup(eps=0.02, encoder="spectrum").fit(fitting_of(texts))
-    assert facts["eps"] == 0.02 and 0 < facts["sample_kept"] < 1
-    assert SemDeDup(encoder="spectrum").fit(fitting_of(texts))["eps"] == 0.05
+    selector = SemDeDup(eps=0.02, encoder="spectrum")
+    selector.fit(fitting_of(texts))
+    thinning = selector.requirements.thinning
+    assert thinning is not None and (thinning.limit, thinning.keep) == (0.98, None)
+    assert thinning.fit(0.98, 7, np.empty((0, 4), np.int16)) == {"eps": 0.02}
+    by_default = SemDeDup(encoder="spectrum").requirements.thinning
+    assert by_default is not None and by_default.limit == 0.95
+    by_kept = SemDeDup(keep=0.5, rule="kept").requirements.thinning
+    assert by_kept is not None and (by_kept.keep, by_kept.alone) == (0.5, False)
 
 
 def test_more_exact_copies_than_may_go_take_the_least_eps() -> None:
-    texts = similar_texts(10) * 20
-    facts = SemDeDup(keep=0.9, encoder="spectrum", clusters=1).fit(fitting_of(texts))
-    assert facts["eps"] == pytest.approx(2**-17, abs=1e-6) and facts["sample_kept"] == 0.05
-
-
-def test_a_share_of_a_sample_keeps_less_of_the_pool() -> None:
-    lines: list[str] = []
-    texts = similar_texts(100)
-    SemDeDup(keep=0.8, encoder="spectrum").fit(
-        fitting_of(texts, pool_size=900, progress=lines.append)
-    )
-    assert any("less than 0.8 of it will be kept" in line for line in lines)
-    lines.clear()
-    SemDeDup(keep=0.8, encoder="spectrum").fit(fitting_of(texts, progress=lines.append))
-    assert lines and not any("less than" in line for line in lines)
+    vectors = at_degrees(*np.tile(np.arange(10) * 9.0, 20))
+    selector = SemDeDup(keep=0.9)
+    selector._clusters = Clusters(centroids=at_degrees(33), spherical=True)
+    assert len(kept(selector, vectors)) == 10
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError) as info:
         SemDeDup().load(tmp_path)
     assert info.value.file
-    np.save(tmp_path / "clusters.npy", np.ones((2, 3), np.int16))
-    for text in ("", "[]", '{"eps": null}'):
-        (tmp_path / "deduplicator.json").write_text(text)
-        with pytest.raises(ArtefactError) as info:
-            SemDeDup().load(tmp_path)
-        assert info.value.file
+    np.save(tmp_path / "clusters.npy", np.ones((2, 3), np.float32))
+    with pytest.raises(ArtefactError) as info:
+        SemDeDup().load(tmp_path)
+    assert info.value.expected == "centroids (k, d) int16"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@
     answered.py    score_answers: scores by answers of a language model
     means.py       score_means: means of a column by source or by length
     models.py      Column, Models: fitted selectors and encoders; make_embeddings: shared vectors
+    partitions.py  PartitionPlan: documents sorted by partition, as a set selector receives them
     parts.py       fill_parts: slow work on units, in parts
-    scales.py      find_scale: the robust standard deviation of a column
+    scales.py      order statistics of a pool; find_scale: the robust deviation of a column
     sets.py        score_sets: the shuffle of set selectors
+    thinning.py    thin: documents that a set selector leaves out before it scores the others
 """

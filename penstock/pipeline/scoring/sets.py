@@ -5,7 +5,8 @@ partition; the task of some partitions reads its part of every run, scores the p
 one, and writes the scores sorted by unit; the task of a longer run of units gathers theirs. No
 task holds more than a partition, or 128 MiB of smaller ones or of units (up to 512 MiB in pools of
 64 GiB of vectors and more), and the driver holds no document. Where partitions merge, one more task
-reads the candidates of all.
+reads the candidates of all. Where the selector leaves documents out (:mod:`.thinning`), each task
+measures its partitions first, and the driver holds a sample of what stays.
 
 A unit costs a store three requests (vectors, rows, scores), and three more with a quality. A pair
 of a run and a task costs two in either direction; of single units and tasks these were most of all.
@@ -16,7 +17,6 @@ and never taken.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +31,17 @@ from penstock.pipeline.checking import call_plugin, scores_of
 from penstock.pipeline.grouped import packed, read_scores, write_scores
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.scoring.models import read_vectors
+from penstock.pipeline.scoring.partitions import (
+    SCORE,
+    PartitionPlan,
+    PartitionRange,
+    document_type,
+)
 from penstock.pipeline.scoring.scales import find_scale
+from penstock.pipeline.scoring.thinning import thin
 from penstock.pipeline.shuffle import TASK_BYTES, Shuffle
 from penstock.pipeline.units import Unit
-from penstock.selectors.base import Partition, SetSelector
-from penstock.storage import AnyPath
+from penstock.selectors.base import SetSelector
 
 __all__ = ["score_sets"]
 
@@ -43,102 +49,11 @@ _LEAST_BYTES, _MOST_BYTES = 2**23, 2**29
 """Bytes of rows of a run, at least, and of a run or a task at most. A task holds three times as
 much. Below the most there are at most 512 runs and 512 tasks."""
 
-_PARTITION_BYTES = 2**32
-"""Bytes of the partitions of a task, at most; it holds twice as much. A cluster may have many times
-the average, which is below :data:`_MOST_BYTES`."""
-
 _MOST_UNITS = 256
 """Units of a run, at most: their files are read and written one after another."""
 
-_SCORE = np.dtype([("unit", "<u4"), ("row", "<u4"), ("score", "<f4")])
-
-
-_ROW = 4 * _SCORE.itemsize
+_ROW = 4 * SCORE.itemsize
 """Bytes of a document in the task that gathers its score: read, held and indexed."""
-
-
-def _document_type(width: int) -> np.dtype:
-    return np.dtype(
-        [
-            ("partition", "<u4"),
-            ("unit", "<u4"),
-            ("row", "<u4"),
-            ("quality", "<f4"),
-            ("hash", "<u8"),
-            ("score", "<f4"),
-            ("vector", "<i2", (width,)),
-        ]
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Set:
-    """The state that every task of the passes shares."""
-
-    name: str
-    selector: SetSelector
-    seed: int
-    width: int
-    units: int
-    runs: int
-    partitions: int
-    tasks: int
-    directory: AnyPath
-    embeddings: AnyPath
-    quality: AnyPath | None
-    quality_scale: float
-
-    @property
-    def key(self) -> str:
-        return f"select.{self.name}"
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The record of a document in the shuffle to partitions."""
-        return _document_type(self.width)
-
-    @property
-    def placed(self) -> Shuffle:
-        """Documents, from runs of units to partitions."""
-        return self._shuffle("placed", self.dtype, self.partitions, self.runs)
-
-    @property
-    def scored(self) -> Shuffle:
-        """Scores, from tasks of partitions to units."""
-        return self._shuffle("scored", _SCORE, self.units, self.tasks)
-
-    @property
-    def candidates(self) -> Shuffle:
-        """Documents, from tasks of partitions to the one that merges."""
-        return self._shuffle("candidates", self.dtype, 1, self.tasks)
-
-    @property
-    def merged(self) -> Shuffle:
-        """Scores, from there to units."""
-        return self._shuffle("merged", _SCORE, self.units, 1)
-
-    def _shuffle(self, name: str, dtype: np.dtype, groups: int, sources: int) -> Shuffle:
-        return Shuffle(
-            directory=self.directory, name=name, dtype=dtype, groups=groups, sources=sources
-        )
-
-    @property
-    def merges(self) -> bool:
-        """True if candidates of all partitions are scored again together."""
-        return self.partitions > 1 and self.selector.requirements.merge is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _PartitionRange:
-    """The partitions that one task scores."""
-
-    task: int
-    first: int
-    last: int
-
-    @property
-    def label(self) -> str:
-        return f"partitions {self.first} to {self.last - 1}"
 
 
 _Placing = tuple[Unit, FileRecord, FileRecord | None]
@@ -189,13 +104,11 @@ def score_sets(
     if all(draft.done(part) is not None for part in gathered):
         return list(gathered)
     documents, width = (int(embeddings.facts[key]) for key in ("documents", "width"))
-    size = documents * _document_type(width).itemsize
+    size = documents * document_type(width).itemsize
     limit = min(max(TASK_BYTES, size // 512), _MOST_BYTES)
-    runs = _runs_of(
-        items, _document_type(width).itemsize, min(max(_LEAST_BYTES, size // 32), limit)
-    )
+    runs = _runs_of(items, document_type(width).itemsize, min(max(_LEAST_BYTES, size // 32), limit))
     partitions = int(selector.partitions)
-    shared = _Set(
+    shared = PartitionPlan(
         name=name,
         selector=selector,
         seed=seed,
@@ -211,23 +124,17 @@ def score_sets(
     )
     progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
     draft.fill(runner.run, _place, {f"placed-{run.number:05d}": run for run in runs}, shared)
-    bounds = [partitions * task // shared.tasks for task in range(shared.tasks + 1)]
-    draft.fill(
-        runner.run,
-        _score_some,
-        {
-            f"scored-{task:05d}": _PartitionRange(task, first, last)
-            for task, (first, last) in enumerate(itertools.pairwise(bounds))
-        },
-        shared,
-    )
+    if selector.requirements.thinning is not None:
+        shared = thin(shared, selector.requirements.thinning, draft, runner, progress)
+    scored = {f"scored-{name}": own for name, own in shared.ranges.items()}
+    draft.fill(runner.run, _score_some, scored, shared)
     if shared.merges:
         draft.fill(runner.run, _merge, {"merged": 0}, shared)
     draft.fill(runner.run, _gather, gathered, shared)
     return list(gathered)
 
 
-def _place(run: _UnitRun, shared: _Set) -> FileRecord:
+def _place(run: _UnitRun, shared: PartitionPlan) -> FileRecord:
     """Write the documents of a run of units, sorted by partition and hash."""
     rows = np.concatenate([_place_unit(*item, shared) for item in run.units])
     rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
@@ -235,7 +142,7 @@ def _place(run: _UnitRun, shared: _Set) -> FileRecord:
 
 
 def _place_unit(
-    unit: Unit, vectors_record: FileRecord, quality: FileRecord | None, shared: _Set
+    unit: Unit, vectors_record: FileRecord, quality: FileRecord | None, shared: PartitionPlan
 ) -> np.ndarray:
     """Read a unit's documents, with their partitions: (n,) of the shuffle's type."""
     vectors = read_vectors(shared.embeddings, vectors_record)
@@ -261,19 +168,14 @@ def _place_unit(
     return rows
 
 
-def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
-    rows = _read_partitions(item, shared)
-    # Units come in the corpus's order, so equal hashes stay in it.
-    rows = rows[np.lexsort((rows["hash"], rows["partition"]))]
-    starts = np.searchsorted(rows["partition"], np.arange(item.first, item.last + 1))
+def _score_some(item: PartitionRange, shared: PartitionPlan) -> list[FileRecord]:
+    rows = shared.read_staying(item)
     kept = [rows[:0]]
     merge = shared.selector.requirements.merge if shared.merges else None
-    for number, start, end in zip(range(item.first, item.last), starts, starts[1:]):
-        if start == end:
-            continue
-        own = rows[start:end]
-        partition = _partition(own, number, shared)
-        at = f"partition {number}, {end - start:,} documents"
+    for number, own_rows in shared.each(item, rows):
+        own = rows[own_rows]
+        partition = shared.partition(own, number)
+        at = f"partition {number}, {len(own):,} documents"
         scores = scores_of(
             call_plugin(shared.key, at, shared.selector.score, partition), len(own), shared.key, at
         )
@@ -288,37 +190,14 @@ def _score_some(item: _PartitionRange, shared: _Set) -> list[FileRecord]:
     return records
 
 
-def _read_partitions(item: _PartitionRange, shared: _Set) -> np.ndarray:
-    """Read the documents of partitions: (n,) of the shuffle's type.
-
-    Raises:
-        ScoringError: They are more than a task holds.
-    """
-    parts = [np.empty(0, shared.dtype)]
-    left = _PARTITION_BYTES
-    for part in shared.placed.parts(item.first, item.last):
-        parts.append(part)
-        left -= part.nbytes
-        if left < 0:
-            raise ScoringError(
-                key=shared.key,
-                file=item.label,
-                expected=f"at most {_PARTITION_BYTES // shared.dtype.itemsize:,} documents",
-                got="more",
-                fix="use more partitions (for clusters, a larger `sample`): the encoder's vectors "
-                "of these documents are alike",
-            )
-    return np.concatenate(parts)
-
-
-def _merge(_: int, shared: _Set) -> list[FileRecord]:
+def _merge(_: int, shared: PartitionPlan) -> list[FileRecord]:
     """Score the candidates of all partitions together."""
     merge = shared.selector.requirements.merge
     assert merge is not None
     rows = shared.candidates.read(0)
     rows = rows[np.argsort(rows["hash"], kind="stable")]
     at = f"merging {len(rows):,} candidates"
-    partition = _partition(rows, 0, shared)
+    partition = shared.partition(rows, 0)
     rows["score"] = scores_of(
         call_plugin(shared.key, at, merge.merge, partition, rows["score"]),
         len(rows),
@@ -328,7 +207,7 @@ def _merge(_: int, shared: _Set) -> list[FileRecord]:
     return [_write_by_unit(shared.merged, 0, rows)]
 
 
-def _gather(run: _UnitRun, shared: _Set) -> list[FileRecord]:
+def _gather(run: _UnitRun, shared: PartitionPlan) -> list[FileRecord]:
     """Write the scores of each unit of a run, in its order."""
     units = [unit for unit, _, _ in run.units]
     first = units[0].number
@@ -343,22 +222,12 @@ def _gather(run: _UnitRun, shared: _Set) -> list[FileRecord]:
     ]
 
 
-def _partition(rows: np.ndarray, number: int, shared: _Set) -> Partition:
-    return Partition(
-        number=number,
-        hashes=np.ascontiguousarray(rows["hash"]),
-        vectors=np.ascontiguousarray(rows["vector"]),
-        quality=None if shared.quality is None else np.ascontiguousarray(rows["quality"]),
-        quality_scale=shared.quality_scale,
-    )
-
-
 def _write_by_unit(shuffle: Shuffle, source: int, rows: np.ndarray) -> FileRecord:
-    found = repack_fields(rows[list(_SCORE.names or ())])
+    found = repack_fields(rows[list(SCORE.names or ())])
     return shuffle.write(source, found, found["unit"])
 
 
-def _check_numbers(numbers: Any, count: int, shared: _Set, at: str) -> np.ndarray:
+def _check_numbers(numbers: Any, count: int, shared: PartitionPlan, at: str) -> np.ndarray:
     numbers = np.asarray(numbers)
     right = numbers.shape == (count,) and np.issubdtype(numbers.dtype, np.integer)
     if not right or numbers.min() < 0 or numbers.max() >= shared.partitions:

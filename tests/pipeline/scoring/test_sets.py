@@ -18,7 +18,7 @@ from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner, RayRunner
-from penstock.pipeline.scoring import sets
+from penstock.pipeline.scoring import partitions, sets
 from penstock.pipeline.scoring.models import Models, read_vectors
 from penstock.selectors.adapter import as_selector
 from penstock.selectors.base import Documents, Fitting, Partition
@@ -245,12 +245,12 @@ def test_a_quality_that_cannot_be_is_refused(
 def test_a_partition_that_no_task_holds_is_refused(
     corpus: Pool, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = sets._document_type(16).itemsize
+    size = partitions.document_type(16).itemsize
     with closing(LocalRunner(1)) as runner:
-        monkeypatch.setattr(sets, "_PARTITION_BYTES", 100 * size)
+        monkeypatch.setattr(partitions, "_PARTITION_BYTES", 100 * size)
         with pytest.raises(ScoringError) as caught:
             made(corpus, tmp_path, runner, s=Ranked(encoder, 1))
-        monkeypatch.setattr(sets, "_PARTITION_BYTES", 220 * size)
+        monkeypatch.setattr(partitions, "_PARTITION_BYTES", 220 * size)
         assert len(made(corpus, tmp_path, runner, s=Ranked(encoder, 1))["s"]) == 220
     assert (caught.value.key, str(caught.value.file)) == ("select.s", "partitions 0 to 0")
     assert "100 documents" in str(caught.value.expected)
