@@ -84,7 +84,7 @@ def test_a_block_of_8_weighs_as_published_in_a_batch_of_any_size(count: int) -> 
         own = made.weights(ScoredBatch(losses=losses, moment=moment()))
         assert own.sum() == pytest.approx(1)
         found.append(own[::8].mean() * count)
-    assert float(np.mean(found)) == pytest.approx(0.36, abs=0.02)
+    assert float(np.mean(found)) == pytest.approx(0.36, abs=0.03)
 
 
 def test_blocks_are_consecutive_and_nearly_equal() -> None:
