@@ -5,8 +5,9 @@ They learn from as many bytes of each source, of documents that the selector's s
 so that what they find easy there is neither what they have seen nor what most of the pool is.
 
 *Rounds*: short runs that measure the value of each cluster. Each round trains on documents that the
-current cluster weights choose from another part of the pool. The change of the loss on each
-cluster's held-out documents gives the next weights (:func:`penstock.selectors.kmq.refine`).
+current cluster weights choose from another part of the pool. The loss on each cluster's held-out
+documents, less that of a reference model, gives the next weights
+(:func:`penstock.selectors.kmq.refine`).
 
 The runs are artefacts like any other: made once, found again.
 """
@@ -14,7 +15,7 @@ The runs are artefacts like any other: made once, found again.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -141,37 +142,45 @@ def find_weights(
     select = recipe.model_dump(mode="json")["select"]
     unweighted = select[column.name]
     unweighted.pop(plan.replaces, None)
-    before: dict[str, float] = {}
-    for number in range(plan.rounds):
+
+    def train(start: ModelShape | ModelFrom, tokens: int, **part: int) -> RunResult:
+        select[column.name] = {**unweighted, "weights": weights.tolist()}
+        rank = {column.name: 1.0, "outside": _TRIFLE}
         try:
-            rank = {column.name: 1.0, "outside": _TRIFLE}
-            select[column.name] = {**unweighted, "weights": weights.tolist()}
-            part = {"part": number, "parts": plan.rounds}
-            shards = cut(cut_outside(recipe, plan.tokens, rank, select, sample=sample, **part))
+            shards = cut(cut_outside(recipe, tokens, rank, select, sample=sample, **part))
         except BudgetError as error:
             key = f"select.{column.name}.{plan.replaces}.tokens"
             raise BudgetError(str(error), key=key) from None
         spec = RunSpec(
-            train=Train(model=model, batch_tokens=plan.batch_tokens, lr=plan.lr),
+            train=Train(model=start, batch_tokens=plan.batch_tokens, lr=plan.lr),
             shards=shards.path,
             seed=recipe.seed,
             evaluations=evaluations,
         )
         (result,) = _run([spec], models.workspace, column.name, models.progress, free)
+        return result
+
+    reference = train(model, plan.rounds * plan.tokens).means("bits_per_byte")
+    for number in range(plan.rounds):
+        result = train(model, plan.tokens, part=number, parts=plan.rounds)
         model = ModelFrom(hf=_model(result))
-        after = {name: score["mean"] for name, score in result.bits_per_byte.items()}
-        if before:
-            gains = {name: before[name] - after[name] for name in after}
-            usual = float(np.mean(list(gains.values())))
-            signals = [gains.get(_name(cluster), usual) for cluster in range(len(weights))]
-            weights = plan.update(weights.tolist(), signals)
-            models.progress(
-                f"{column.name}: round {number + 1}: losses fell by {min(signals):.3f} to "
-                f"{max(signals):.3f} bits per byte; weights {weights.min():.4f} to "
-                f"{weights.max():.4f}"
-            )
-        before = after
+        signals = _behind(result.means("bits_per_byte"), reference, len(weights))
+        weights = plan.update(weights.tolist(), signals)
+        models.progress(
+            f"{column.name}: round {number + 1}: {min(signals):.3f} to {max(signals):.3f} bits "
+            f"per byte behind the reference; weights {weights.min():.4f} to {weights.max():.4f}"
+        )
     plan.give(weights.tolist())
+
+
+def _behind(
+    losses: Mapping[str, float], reference: Mapping[str, float], clusters: int
+) -> list[float]:
+    """Return each cluster's loss less the reference's, in bits per byte; of a cluster without
+    held-out documents the mean of the others."""
+    behind = {name: loss - reference[name] for name, loss in losses.items()}
+    usual = statistics.fmean(behind.values())
+    return [behind.get(_name(cluster), usual) for cluster in range(clusters)]
 
 
 def _run(

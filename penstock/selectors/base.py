@@ -249,8 +249,8 @@ class ClusterWeights:
     """Rounds of short training runs before the fit, which find a weight for each partition.
 
     Each round trains the model of the round before on another part of the pool, chosen by the
-    weights so far. A partition's signal is the fall of the loss on its own held-out documents over
-    the round.
+    weights so far. A partition's signal is the loss on its own held-out documents less that of a
+    reference, a model that is trained once without weights on the tokens of all rounds.
     """
 
     rounds: int

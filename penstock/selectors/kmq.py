@@ -59,20 +59,22 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 class Refinement(Options):
-    """Rounds of short runs that measure the value of each cluster (the iterative version).
+    """Rounds of short runs that measure where a model is behind (the iterative version).
 
     Published: instructions, of which each round picks new ones by the weights, fine-tunes a model
-    and has a reward model compare its answers with the given ones; a cluster's signal is the mean
-    of the difference. In pretraining there is no answer to compare: a cluster's signal is the fall
-    of the loss on its held-out documents over the round. Each round trains the previous round's
-    model on another part of the pool, so that documents are new to it. The first round has no
-    previous loss and gives no signal.
+    and has a reward model compare the given answers with the model's own; a cluster's signal is
+    the mean of the difference, so a cluster gets more where the model is behind. In pretraining
+    there is no answer to compare. Here a cluster's signal is the loss on its held-out documents
+    less that of a reference: a model of the same shape, trained once with equal weights on as many
+    tokens as all rounds together. (A loss alone would prefer what is hard for any model, the fall
+    of a loss what is easy.) Each round trains the previous round's model on another part of the
+    pool, so that documents are new to it. The reference costs as much as the rounds.
     """
 
     rounds: int = Field(
         default=3,
-        ge=2,
-        description="Rounds of runs, as published. Weights are updated after each but the first.",
+        ge=1,
+        description="Rounds of runs, as published. Weights are updated after each.",
     )
     tokens: Whole = Field(
         default=500_000,
@@ -92,8 +94,7 @@ class Refinement(Options):
     )
     temperature: Positive = Field(
         default=0.05,
-        description="T of :func:`refine`, in bits per byte. Published: 1, of rewards; losses of "
-        "clusters fall by some hundredths more or less than each other.",
+        description="T of :func:`refine`, in bits per byte. Published: 1, of rewards.",
     )
     held_out: Whole = Field(
         default=20,
@@ -159,8 +160,8 @@ class Kmq(
     )
     refine: Optional[Refinement] = Field(
         default=None,
-        description="Find the weights by short training runs, which give more to clusters that "
-        "help: ``true``, or a mapping with :class:`Refinement`'s keys.",
+        description="Find the weights by short training runs, which give more to clusters where "
+        "the model is behind: ``true``, or a mapping with :class:`Refinement`'s keys.",
     )
     clusters: OneOrMore[ClusterCount] = recipe_default(
         "auto",
@@ -363,8 +364,8 @@ def refine(
 
     Args:
         weights: (k,) of this round, 0 or more; their sum does not matter.
-        signals: (k,) of each cluster, higher is better: the mean of a reward, or how much a
-            held-out loss fell.
+        signals: (k,) of each cluster, higher where the model is behind: the mean of what a reward
+            model gives the given answers more than the model's, or the excess of a held-out loss.
         temperature: T, in the unit of the signals.
 
     Returns:
