@@ -6,7 +6,8 @@ that it writes but the mean over grades,
 
     sum over g from 1 to 6 of g p(g) / sum of p(g),
 
-p(g) being the probability of the token ``g`` where a grade is written. So documents of equal grades
+p(g) being the probability of the token ``g`` where a grade is written, 0 where it is not among the
+``top_logprobs`` likeliest tokens. So documents of equal grades
 are ranked, too. Where a server gives no log-probabilities, the grade itself is the score; the
 column reports for how many documents.
 
@@ -35,6 +36,7 @@ from penstock.selectors.base import AnswerScores, Documents, Fitting, Requiremen
 from penstock.selectors.parameters import Text, Whole
 from penstock.selectors.rewriting.base import (
     GREEDY,
+    LIKELIEST,
     TRUNCATED,
     Answer,
     Document,
@@ -109,6 +111,17 @@ class Deita(
         description="Tokens of an answer, at most; the first that is a grade counts.",
     )
 
+    top_logprobs: int = Field(
+        default=LIKELIEST,
+        ge=1,
+        le=LIKELIEST,
+        description="Likeliest tokens whose probabilities are requested. A server that allows "
+        "fewer refuses the request (HTTP 400) and says how many. A grade that is not among them "
+        "counts as impossible, so below 6 the expected grade is drawn towards the likeliest: the "
+        "grades .05, .1, .2, .4, .2, .05 have 3.75, of the first three 4.0, and of one the grade "
+        "itself.",
+    )
+
     @property
     def requirements(self) -> Requirements:
         return Requirements(
@@ -120,7 +133,12 @@ class Deita(
         return {**super().identity(), "by": dict(self.by.identity())}
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        """Do nothing: nothing is learned."""
+        """Learn nothing; tell where a grade may be missing among the likeliest tokens."""
+        if self.top_logprobs < len(GRADES):
+            fitting.progress(
+                f"top_logprobs {self.top_logprobs}: grades that are not among so many tokens count "
+                "as impossible, so expected grades are nearer to the likeliest one"
+            )
         return {}
 
     def requests(self, document: Document) -> Sequence[Request]:
@@ -130,7 +148,7 @@ class Deita(
             return ()
         sampling = Sampling(temperature=GREEDY, top_p=1.0, max_tokens=self.max_tokens)
         user = self.prompt.replace(_PLACE, text)
-        return [Request(user=user, sampling=sampling, choices=GRADES)]
+        return [Request(user=user, sampling=sampling, choices=GRADES, likeliest=self.top_logprobs)]
 
     def score(self, documents: Documents) -> np.ndarray:
         """Request the grades at once, without a journal: (n,) float32, NaN without a grade."""

@@ -28,6 +28,7 @@ from penstock.selectors.rewriting import Answer, Document, Request, Sampling
 from penstock.selectors.rewriting import completions as completions_module
 from tests.chat import Handler, Server, chat_server
 from tests.pools import pool_of, recipe_of, write_jsonl
+from tests.selectors.kernels.test_kmeans import fitting_of
 
 
 @pytest.fixture
@@ -68,6 +69,42 @@ def test_the_expectation_is_that_of_a_softmax_over_grades(logits: list[float]) -
     powers = np.exp(np.array(logits) - max(logits))
     expected = float(powers @ np.arange(1, 7) / powers.sum())
     assert expectation((0.3 * powers / powers.sum()).tolist()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(20, 3.75), (6, 3.75), (3, 4.0), (2, 11 / 3), (1, 4.0)]
+)
+def test_fewer_top_logprobs_draw_the_grade_to_the_likeliest(
+    server: Server, count: int, expected: float
+) -> None:
+    grades = {"4": 0.4, "3": 0.2, "5": 0.2, "2": 0.1, "1": 0.05, "6": 0.05}
+
+    def reply(handler: Handler, prompt: str) -> None:
+        asked = server.seen[-1][2]["top_logprobs"]
+        found = list(grades.items())[:asked]
+        handler.grade("4", {token: math.log(own) for token, own in found})
+
+    server.reply = reply
+    selector = deita(server, top_logprobs=count)
+    assert selector.score(documents("A text."))[0] == pytest.approx(expected)
+    lines: list[str] = []
+    selector.fit(fitting_of(["a"], progress=lines.append))
+    assert len(lines) == (count < 6)
+
+
+def test_top_logprobs_are_part_of_a_request() -> None:
+    few, many = (
+        Deita(by={"url": "http://localhost:1", "model": "m"}, top_logprobs=count)
+        for count in (5, 20)
+    )
+    document = Document(id="d", text="A text.")
+    (one,), (other,) = few.requests(document), many.requests(document)
+    assert one.digest != other.digest
+    assert few.identity() != many.identity()
+    for wrong in (0, 21):
+        with pytest.raises(SelectorError) as info:
+            Deita(by={"url": "http://localhost:1", "model": "m"}, top_logprobs=wrong)
+        assert info.value.key == "top_logprobs"
 
 
 def test_probabilities_of_a_servers_answer(server: Server) -> None:

@@ -84,6 +84,11 @@ GREEDY = 0.0
 """The temperature that always takes the likeliest token."""
 
 
+LIKELIEST = 20
+"""Likeliest tokens whose probabilities are asked for: the most that OpenAI's API and vLLM give by
+default."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One prompt, and the sampling of its answer."""
@@ -93,6 +98,8 @@ class Request:
     system: str = ""
     choices: tuple[str, ...] = ()
     """Answers of one token whose probabilities are wanted."""
+    likeliest: int = LIKELIEST
+    """Likeliest tokens whose probabilities a server is asked for; the choices are sought there."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -106,6 +113,8 @@ class Request:
         own = asdict(self)
         if not self.choices:  # as before there were any: answers are found again
             del own["choices"]
+        if not self.choices or self.likeliest == LIKELIEST:
+            del own["likeliest"]
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 

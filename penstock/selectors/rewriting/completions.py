@@ -72,11 +72,6 @@ _BODY_BYTES, _TOKEN_BYTES = 2**20, 2**10
 The longest token of Llama 3 has 128 bytes, which JSON may spell in 768."""
 
 
-_MOST_LOGPROBS = 20
-"""Likeliest tokens whose log-probabilities are requested: the most that OpenAI's API and vLLM give
-by default."""
-
-
 def _checked(url: str) -> str:
     """Check an address, and drop the slash at its end."""
     try:
@@ -299,7 +294,7 @@ class _Caller:
             "max_tokens": request.sampling.max_tokens,
             "seed": seed,
             "stream": False,
-            **({"logprobs": True, "top_logprobs": _MOST_LOGPROBS} if request.choices else {}),
+            **({"logprobs": True, "top_logprobs": request.likeliest} if request.choices else {}),
         }
         try:
             async with self.session.post(self.url, json=body, allow_redirects=False) as response:
