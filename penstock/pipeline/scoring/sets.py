@@ -123,6 +123,11 @@ def score_sets(
         quality_scale=1.0 if quality is None else find_scale(quality, units, runner),
     )
     progress(f"{name}: {documents:,} documents in {partitions:,} partitions")
+    if quality is not None and not shared.quality_scale:
+        progress(
+            f"{name}: warning: all documents have one score in "
+            f"{selector.requirements.quality}, so it has no effect"
+        )
     draft.fill(runner.run, _place, {f"placed-{run.number:05d}": run for run in runs}, shared)
     if selector.requirements.thinning is not None:
         shared = thin(shared, selector.requirements.thinning, draft, runner, progress)

@@ -64,6 +64,13 @@ class Length:
     def load(self, directory: Path) -> None: ...
 
 
+class Constant(Length):
+    """The same for all documents."""
+
+    def score(self, documents: Documents) -> np.ndarray:
+        return np.full(len(documents), 3.0, np.float32)
+
+
 class Ranked:
     """Every document's rank by hash within its partition, or its first coordinate."""
 
@@ -211,6 +218,30 @@ def test_it_goes_on_where_it_was_stopped(
             got = made(corpus, tmp_path / "broken", runner, s=Merged(encoder))["s"]
     assert not placed
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("quality", [Length, Constant])
+def test_a_quality_of_one_score_warns(
+    corpus: Pool, encoder: str, tmp_path: Path, quality: type[Length]
+) -> None:
+    lines: list[str] = []
+    columns = [
+        Column(name="q", selector=as_selector(quality())),
+        Column(name="s", selector=as_selector(Ranked(encoder, quality="q"))),
+    ]
+    with closing(LocalRunner(1)) as runner:
+        make_columns(
+            columns,
+            Models(
+                pool=corpus,
+                workspace=Workspace(tmp_path),
+                runner=runner,
+                seed=SEED,
+                progress=lines.append,
+            ),
+        )
+    warned = [line for line in lines if "warning" in line]
+    assert len(warned) == (quality is Constant) and all("one score in q" in line for line in warned)
 
 
 def _refuse_to_run(*_: Any) -> Any:
