@@ -24,6 +24,13 @@ class Uniform(Model):
     above: float | None = None
     """Instead, the score above which documents are drawn from; of a single column."""
 
+    @property
+    def words(self) -> str:
+        """The documents to draw from, in words."""
+        if self.keep is not None:
+            return f"the best {100 * self.keep:g} % of the text"
+        return f"a score above {self.above:g}"
+
     @model_validator(mode="after")
     def _one_bound(self) -> Uniform:
         one = (self.keep is None) != (self.above is None)

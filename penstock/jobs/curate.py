@@ -27,7 +27,7 @@ from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import make_tokenizer
 from penstock.pipeline.tokens import TokenStore
-from penstock.recipe import ModelShape, Recipe
+from penstock.recipe import Budget, ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Progress",
     "curate",
     "describe_cut",
+    "describe_draw",
     "describe_overlap",
     "describe_rewrite",
     "inspect",
@@ -304,7 +305,7 @@ def _curate(
         tokens = TokenStore(pool, tokenizer, workspace)
         own = _columns_of_cut(plan, columns)
         cut = make_cut(plan.cut, pool, own, tokens, tokenizer, workspace, runner)
-        for line in describe_cut(cut, pool):
+        for line in describe_cut(cut, pool, plan.cut.budget):
             progress(line)
     with stage("shards"):
         carried = columns.get(plan.shards.carry or "")
@@ -337,10 +338,14 @@ def describe_overlap(overlap: FileOverlap) -> str:
     return f"{line}; {numbered(overlap.unchecked, 'example is', 'examples are')} too short to tell"
 
 
-def describe_cut(cut: Artefact, pool: Pool) -> Iterator[str]:
-    """Describe a cut: what it takes, and the sources whose share is less than a sequence."""
+def describe_cut(cut: Artefact, pool: Pool, budget: Budget) -> Iterator[str]:
+    """Describe a cut: what it takes, how, and the sources whose share is less than a sequence."""
     taken = cut.facts
-    yield f"{numbered(taken['documents'], 'document')}, {taken['delivered']:,} tokens taken"
+    drawn = describe_draw(cut, budget)
+    yield (
+        f"{numbered(taken['documents'], 'document')}, {taken['delivered']:,} tokens taken"
+        f"{drawn and f', {drawn}'}"
+    )
     names = [own["source"] for own in taken["groups"] if own["source"] and not own["tokens"]]
     if names:
         share = sum(pool.by_source[name]["bytes"] for name in names) / pool.bytes
@@ -348,6 +353,19 @@ def describe_cut(cut: Artefact, pool: Pool) -> Iterator[str]:
             f"budget.shares: no sequence for {numbered(len(names), 'source')} with {share:.2%} of "
             f"the text: {shortened(names)}"
         )
+
+
+def describe_draw(cut: Artefact, budget: Budget) -> str:
+    """Describe the documents that the draw ``uniform`` drew from; empty for another draw."""
+    if budget.uniform is None:
+        return ""
+    groups = cut.facts["drawn_from"]
+    documents = numbered(sum(group["documents"] for group in groups), "document")
+    each = " of each source with a share, and of the others" if len(groups) > 1 else ""
+    words = f"drawn at random from the {documents} of {budget.uniform.words}{each}"
+    lowest = groups[0]["lowest"]
+    one_score = len(groups) == 1 and len(budget.ranks) == 1 and lowest is not None
+    return f"{words} (score {lowest:.4g} and higher)" if one_score else words
 
 
 def describe_rewrite(name: str, made: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ import yaml
 from penstock.artefact import canonical
 from penstock.columnar import OwnParquet, read_parquet
 from penstock.hashing import hash_documents, mix
-from penstock.jobs.curate import Curated
+from penstock.jobs.curate import Curated, describe_draw
 from penstock.jobs.plots import learning_curve, plot
 from penstock.pipeline.cutting.ranks import first_ranked
 from penstock.pipeline.units import Unit
@@ -78,6 +78,7 @@ def write_report(curated: Curated) -> AnyPath:
         summary=curated.summary(),
         columns={name: column.facts for name, column in curated.columns.items()},
         recipe=_shown(curated.recipe),
+        draw=describe_draw(curated.cut, curated.recipe.budget),
         sources=curated.source_shares(),
         taken=first_taken(curated, _EXCERPTS),
         left=some_left(curated, _EXCERPTS),

@@ -19,11 +19,12 @@ from penstock.artefact import Artefact
 from penstock.columnar import OwnParquet, read_parquet
 from penstock.display import unescaped
 from penstock.errors import InputError
-from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.curate import Curated, PartiallyCurated, describe_draw
 from penstock.jobs.origins import Origins
 from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
 from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.cutting.places import place_of
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
@@ -193,10 +194,11 @@ def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> 
             for name, artefact in curated.columns.items()
             if np.isnan(read_scores(artefact.path, artefact.files[unit.number])[place])
         ]
-        reason = (
-            f"excluded: no score in {', '.join(excluded)}" if excluded else _below(facts, source)
-        )
-        return {"fate": "left", "why": reason}
+        if excluded:
+            return {"fate": "left", "why": f"excluded: no score in {', '.join(excluded)}"}
+        if curated.recipe.budget.uniform is not None:
+            return {"fate": "left", **_not_drawn(curated, unit, place, source)}
+        return {"fate": "left", "why": _below(facts, source)}
     entry = table.slice(int(mine[0]), 1).to_pylist()[0]
     group = entry["group"]
     before = sum(
@@ -211,14 +213,52 @@ def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> 
     offset = sum(item["tokens"] for item in facts["groups"][:group]) // length
     first, last = start // length, (start + entry["tokens"] - 1) // length
     rank = rank_of(cut, unit.number, row)
+    drawn = describe_draw(cut, curated.recipe.budget)
     return {
         "fate": "taken",
-        "why": f"rank {rank:,} of {facts['documents']:,} taken",
+        "why": f"rank {rank:,} of {facts['documents']:,} taken{drawn and f', {drawn}'}",
         "rank": rank,
         "tokens": entry["tokens"],
         "sequences": [offset + first, offset + last],
         "shards": _shards_with(curated, offset + first, offset + last),
     }
+
+
+def _not_drawn(curated: Curated, unit: Unit, place: int, source: str) -> dict[str, Any]:
+    """Return why the draw ``uniform`` left a document that has a score, and its place by score."""
+    budget, facts = curated.recipe.budget, curated.cut.facts
+    *shares, _ = facts["groups"]
+    own = place_of(
+        curated.pool,
+        {name: column for name, column in curated.columns.items() if name in budget.ranks},
+        budget,
+        curated.recipe.draw_seed,
+        [group["source"] for group in shares],
+        unit.number,
+        place,
+    )
+    assert own is not None and budget.uniform is not None
+    best, group = facts["drawn_from"][own.group], facts["groups"][own.group]
+    among = bool(best["documents"]) and own.score >= best["lowest"]
+    counts = [read_parquet(curated.cut.verified(file), ["group"]) for file in curated.cut.files]
+    taken = sum(int((one.column("group").to_numpy() == own.group).sum()) for one in counts)
+    draw = {
+        "place": own.place,
+        "documents": own.documents,
+        "among_the_best": among,
+        "drawn": taken,
+        "drawn_from": best["documents"],
+    }
+    of_group = "" if not shares else f" of {group['source'] or 'sources without a share'}"
+    where = f"by score {own.place:,} of {own.documents:,}{of_group}"
+    drawn = f"{taken:,} of the {best['documents']:,} documents of {budget.uniform.words}"
+    if not group["tokens"]:
+        why = _below(facts, source)
+    elif among:
+        why = f"not drawn: {where}; {drawn} were drawn at random, and it is one of the others"
+    else:
+        why = f"below the documents that are drawn: {where}; {drawn} were drawn at random"
+    return {"why": why, "draw": draw}
 
 
 def _below(facts: dict[str, Any], source: str) -> str:

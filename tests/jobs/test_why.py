@@ -17,7 +17,8 @@ import pytest
 
 from penstock.errors import InputError
 from penstock.jobs.compared_values import describe_values
-from penstock.jobs.curate import Curated
+from penstock.jobs.curate import Curated, describe_cut, describe_draw
+from penstock.jobs.report import write_report
 from penstock.jobs.why import fates_of
 from penstock.pipeline.cleaning import verdicts
 from tests.pipeline.cleaning.reference import grams_of, jaccard
@@ -136,6 +137,79 @@ def test_a_left_document_ranks_below_the_cut(whole: Curated) -> None:
         "below the cut: the 6,000 tokens were filled by documents that rank higher"
     )
     assert "sequences" not in entry
+
+
+UNIFORM = {"draw": {"uniform": {"keep": 0.5}}}
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"draw": {"uniform": {"above": 11.0}}},
+        UNIFORM,
+        {**UNIFORM, "shares": {"wiki": 0.3}},
+        {**UNIFORM, "rank": {"s": 1.0, "random": 1e-9}},
+    ],
+)
+def test_a_document_that_was_not_drawn_has_its_place_by_score(
+    pool: Path, budget: dict[str, Any]
+) -> None:
+    of = curated(pool, tokens=1_600, **budget)
+    known = all_documents(of.pool, of.tokenizer)
+    documents = {document.id: document for document in known}
+    shares = list(budget.get("shares", {}))
+    seen = set()
+    for name, document in documents.items():
+        group = shares.index(document.source) if document.source in shares else len(shares)
+        rivals = [
+            SCORES[one.id]
+            for one in known
+            if (one.source in shares) == (document.source in shares)
+            and not np.isnan(SCORES[one.id])
+        ]
+        (entry, *others) = fates_of(of, name)
+        best = of.cut.facts["drawn_from"][group]
+        if entry["fate"] == "taken":
+            drawn_from = sum(one["documents"] for one in of.cut.facts["drawn_from"])
+            assert f"drawn at random from the {drawn_from:,} documents" in entry["why"]
+        if entry["fate"] != "left" or name in ("excluded", "twin"):
+            assert "draw" not in entry or others
+            continue
+        draw = entry["draw"]
+        among = draw["place"] <= best["documents"]
+        assert draw["documents"] == len(rivals)
+        higher = sum(score > SCORES[name] for score in rivals)
+        equal = sum(score == SCORES[name] for score in rivals)
+        assert higher + 1 <= draw["place"] <= higher + equal
+        assert (draw["among_the_best"], draw["drawn_from"]) == (among, best["documents"])
+        assert draw["drawn"] <= draw["drawn_from"]
+        assert entry["why"].startswith(
+            "not drawn: by score " if among else "below the documents that are drawn: by score "
+        )
+        assert f"{draw['place']:,} of {len(rivals):,}" in entry["why"]
+        seen.add(among)
+    assert seen == {True, False}
+    taken = sum(group["documents"] for group in of.cut.facts["by_source"].values())
+    assert taken < sum(group["documents"] for group in of.cut.facts["drawn_from"])
+
+
+def test_progress_and_report_tell_from_what_the_documents_were_drawn(pool: Path) -> None:
+    of = curated(pool, tokens=1_600, draw={"uniform": {"above": 11.0}})
+    best = sum(
+        SCORES[one.id] > 11
+        for one in all_documents(of.pool, of.tokenizer)
+        if not np.isnan(SCORES[one.id])
+    )
+    drawn = describe_draw(of.cut, of.recipe.budget)
+    assert drawn == (
+        f"drawn at random from the {best} documents of a score above 11 (score 12 and higher)"
+    )
+    (line,) = describe_cut(of.cut, of.pool, of.recipe.budget)
+    assert line.endswith(f"1,600 tokens taken, {drawn}")
+    assert f"The documents are {drawn}" in write_report(of).read_text()
+    top = curated(pool, tokens=1_600)
+    assert describe_draw(top.cut, top.recipe.budget) == ""
+    assert "The documents are drawn at random" not in write_report(top).read_text()
 
 
 def test_a_left_document_competed_for_the_tokens_of_its_own_group(

@@ -28,7 +28,16 @@ from penstock.pipeline.units import Unit
 from penstock.recipe import Budget
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["TIE", "OrderedUnit", "Ordering", "batches", "make_orders", "write_order"]
+__all__ = [
+    "TIE",
+    "OrderedUnit",
+    "Ordering",
+    "batches",
+    "make_orders",
+    "order_unit",
+    "plan_orders",
+    "write_order",
+]
 
 TIE = "tie"
 """Purpose of the hash of (seed, document) that orders documents of equal scores."""
@@ -90,7 +99,6 @@ class Ordering:
     groups: Mapping[str, int]
     """Sources with a budget of their own; the others share group ``rest``."""
     rest: int
-    directory: AnyPath
 
 
 def make_orders(
@@ -114,10 +122,31 @@ def make_orders(
         directory: Scratch of the cut.
         runner: Runs a task for each unit.
     """
-    units = pool.units
-    items = [
+    plan, items = plan_orders(pool, columns, budget, seed, groups, runner)
+    for _ in runner.run(_write_unit, items, (plan, directory)):
+        pass
+    return [OrderedUnit(unit, directory) for unit in pool.units]
+
+
+Item = tuple[Unit, Mapping[str, FileRecord]]
+"""A unit, and the file of its scores in each column."""
+
+
+def plan_orders(
+    pool: Pool,
+    columns: Mapping[str, Artefact],
+    budget: Budget,
+    seed: int,
+    groups: Sequence[str],
+    runner: Runner,
+) -> tuple[Ordering, list[Item]]:
+    """Plan the orders of all units: the state of their tasks, with a mixture's quantiles.
+
+    Arguments as of :func:`make_orders`.
+    """
+    items: list[Item] = [
         (unit, {name: column.files[unit.number] for name, column in columns.items()})
-        for unit in units
+        for unit in pool.units
     ]
     paths = {name: column.path for name, column in columns.items()}
     ranks = dict(sorted(budget.ranks.items()))  # float sums depend on the order of their terms
@@ -129,14 +158,8 @@ def make_orders(
         seed=seed,
         groups={source: number for number, source in enumerate(groups)},
         rest=len(groups),
-        directory=directory,
     )
-    for _ in runner.run(_order_unit, items, plan):
-        pass
-    return [OrderedUnit(unit, directory) for unit in units]
-
-
-Item = tuple[Unit, Mapping[str, FileRecord]]
+    return plan, items
 
 
 def _values(
@@ -213,8 +236,18 @@ def _count_values(
     return found
 
 
-def _order_unit(item: Item, plan: Ordering) -> None:
-    """Combine a unit's columns, add noise if the draw has any, and write its order."""
+def _write_unit(item: Item, shared: tuple[Ordering, AnyPath]) -> None:
+    plan, directory = shared
+    order, sizes = order_unit(item, plan)
+    write_order(OrderedUnit(item[0], directory), order, sizes)
+
+
+def order_unit(item: Item, plan: Ordering) -> tuple[Order, np.ndarray]:
+    """Combine a unit's columns, and add noise if the draw has any.
+
+    Returns:
+        The order of its n documents, and (n,) int64 bytes of text.
+    """
     unit, _ = item
     table = unit.read_rows(["id", "hash", "source", "bytes"])
     total = np.zeros(len(table), dtype=np.float64)
@@ -238,12 +271,9 @@ def _order_unit(item: Item, plan: Ordering) -> None:
         [plan.groups.get(name, plan.rest) for name in sources.dictionary.to_pylist()],
         dtype=np.int16,
     )
-    write_order(
-        OrderedUnit(unit, plan.directory),
-        Order(
-            key=order_bits(np.where(excluded, np.float32(0), scores)),
-            tie=hash_documents(table, mix(plan.seed, TIE)),
-            group=np.where(excluded, np.int16(-1), of_source[sources.indices.to_numpy()]),
-        ),
-        table.column("bytes").to_numpy(),
+    order = Order(
+        key=order_bits(np.where(excluded, np.float32(0), scores)),
+        tie=hash_documents(table, mix(plan.seed, TIE)),
+        group=np.where(excluded, np.int16(-1), of_source[sources.indices.to_numpy()]),
     )
+    return order, table.column("bytes").to_numpy()
