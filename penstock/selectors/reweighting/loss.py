@@ -11,7 +11,8 @@ of normal losses, ``linupper`` with 0.4 gives a sample one standard deviation be
 the mean weight among 8, 0.48 among 64, 0.56 among 512 and 0.62 among 4,096. Published results are
 of micro-batches. With ``tails`` the bounds are quantiles, which do not move. With ``block`` each
 block of so many samples of the global batch is weighted by itself, as published: the weight
-among 8 holds for any batch. Blocks are in the order of the data, so they are the same for any number of workers.
+among 8 holds for any batch. Blocks are in the order of the data, so they are the same for any
+number of workers.
 """
 
 from __future__ import annotations
