@@ -104,7 +104,7 @@ class Settings:
             "dedup": {"exact": True, "minhash": {}},
         }
     )
-    preselect: Mapping[str, Any] = field(default_factory=lambda: {"ladder": True, "sample": 12_000})
+    preselect: Mapping[str, Any] = field(default_factory=lambda: {"ladder": True})
     reference_source: str = "wiki_en"
     """The source that `ccnet` reads like, as the published one does Wikipedia."""
 

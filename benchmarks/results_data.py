@@ -14,6 +14,9 @@ import zstandard
 
 __all__ = ["Tasks", "split_tasks", "write_tiny_data"]
 
+AIMED = ("arc_easy",)
+"""Target files that have an evaluation file of their own."""
+
 HELD = ("openbookqa", "gsm8k", "mmlu")
 """Target files of which a fifth is held out."""
 
@@ -31,17 +34,18 @@ class Tasks:
 def split_tasks(targets: Path, out: Path) -> Tasks:
     """Hold out a fifth of :data:`HELD` by hash of id; write both parts to ``out``.
 
-    A question that is in the held-out part is in no other part, whatever its id.
+    A question of any evaluation is in no file that selectors may see, whatever its id.
     """
-    seen = {_key(row) for path in sorted(targets.glob("*.eval.jsonl")) for row in _rows(path)}
-    for name in HELD:
-        rows = list(_rows(targets / f"{name}.train.jsonl"))
-        held = [row for row in rows if _is_held(row)]
-        asked = seen | {_key(row) for row in held}
-        _write(out / f"{name}.held.jsonl", held)
-        _write(out / f"{name}.aim.jsonl", [row for row in rows if _key(row) not in asked])
+    rows = {name: list(_rows(targets / f"{name}.train.jsonl")) for name in (*AIMED, *HELD)}
+    held = {name: [row for row in rows[name] if _is_held(row)] for name in HELD}
+    files = [_rows(path) for path in sorted(targets.glob("*.eval.jsonl"))]
+    asked = {_key(row) for one in (*files, *held.values()) for row in one}
+    for name, own in held.items():
+        _write(out / f"{name}.held.jsonl", own)
+    for name, own in rows.items():
+        _write(out / f"{name}.aim.jsonl", [row for row in own if _key(row) not in asked])
     return Tasks(
-        aim=(targets / "arc_easy.train.jsonl", out / "openbookqa.aim.jsonl"),
+        aim=(out / "arc_easy.aim.jsonl", out / "openbookqa.aim.jsonl"),
         aimed=(targets / "arc_easy.eval.jsonl", out / "openbookqa.held.jsonl"),
         others=(
             *(targets / f"{name}.eval.jsonl" for name in ("lambada", "piqa")),
@@ -56,7 +60,8 @@ def _is_held(row: Mapping[str, Any]) -> bool:
 
 
 def _key(row: Mapping[str, Any]) -> str:
-    return " ".join(str(row.get("question", row.get("text"))).casefold().split())
+    text = str(row.get("question", row.get("text"))).casefold()
+    return " ".join("".join(c if c.isalnum() else " " for c in text).split())
 
 
 def _rows(path: Path) -> Iterable[dict[str, Any]]:
