@@ -2,7 +2,9 @@
 
 *Ladder*: small models of every shape and budget, put in order from worst to best on the targets.
 They learn from as many bytes of each source, of documents that the selector's sample does not hold,
-so that what they find easy there is neither what they have seen nor what most of the pool is.
+so that what they find easy there is neither what they have seen nor what most of the pool is. All
+begin with the same weights and read the same sequences in the same order, a longer run more of
+them, so that they differ by what more training teaches and less by chance.
 
 *Rounds*: short runs that measure the value of each cluster. Each round trains on documents that the
 current cluster weights choose from another part of the pool. The loss on each cluster's held-out
@@ -79,31 +81,32 @@ def climb(
             "missing; it puts the models of a ladder in order", key=f"select.{column.name}.target"
         )
     evaluations = _evaluations(column.target.examples)
-    specs = []
-    for tokens in ladder.tokens:
-        try:
-            shards = cut(cut_outside(recipe, tokens, share=ladder.share, balanced=True))
-        except BudgetError as error:
-            raise BudgetError(
-                key=f"select.{column.name}.ladder.tokens",
-                expected=f"{tokens:,} tokens of the documents that are left to train on, "
-                f"{1 - ladder.share:.0%} of the pool",
-                got=f"fewer ({error})",
-                fix="make it smaller",
-            ) from None
-        specs += [  # the recipe's settings are for other models and not used
-            RunSpec(
-                train=Train(
-                    model=ModelShape(layers=layers, width=width, heads=heads),
-                    batch_tokens=ladder.batch_tokens,
-                    lr=ladder.lr,
-                ),
-                shards=shards.path,
-                seed=recipe.seed,
-                evaluations=evaluations,
-            )
-            for layers, width, heads in ladder.shapes
-        ]
+    most = max(ladder.tokens)
+    try:
+        shards = cut(cut_outside(recipe, most, share=ladder.share, balanced=True))
+    except BudgetError as error:
+        raise BudgetError(
+            key=f"select.{column.name}.ladder.tokens",
+            expected=f"{most:,} tokens of the documents that are left to train on, "
+            f"{1 - ladder.share:.0%} of the pool",
+            got=f"fewer ({error})",
+            fix="make it smaller",
+        ) from None
+    specs = [  # the recipe's settings are for other models and not used
+        RunSpec(
+            train=Train(
+                model=ModelShape(layers=layers, width=width, heads=heads),
+                tokens=tokens,
+                batch_tokens=ladder.batch_tokens,
+                lr=ladder.lr,
+            ),
+            shards=shards.path,
+            seed=recipe.seed,
+            evaluations=evaluations,
+        )
+        for tokens in ladder.tokens
+        for layers, width, heads in ladder.shapes
+    ]
     results = _run(specs, workspace, column.name, progress, free)
     order = sorted(zip(results, specs), key=lambda rung: (-_bits(rung[0]), rung[1].fingerprint))
     for result, spec in order:
