@@ -44,6 +44,10 @@ LABEL_PREFIX = b"__label__"
 _UNPACKED = 2**30
 """Most bytes of a quantised matrix that is unpacked; a row of 50 kB may claim 50 MB of them."""
 
+_SMALL, _GROWTH = 2**26, 64
+"""Bytes that any quantised matrix may unpack to, and how many for each byte of a larger one. A code
+of one byte stands for 4 x ``dsub`` of them: 8 by default, 64 where ``dsub`` is 16."""
+
 _BUCKETS = 2**26
 """Most buckets of n-grams of which a file keeps some; fastText's default is 2,000,000."""
 
@@ -196,14 +200,23 @@ class _ModelBytes:
         centroids = self._quantiser()
         require(columns > 0 and sum(part.shape[1] for part in centroids) == columns, "columns")
         require(rows >= 0 and size == rows * len(centroids), "codes")
-        require(4 * rows * columns <= _UNPACKED, f"a matrix of at most {_UNPACKED:,} bytes")
+        limit = min(_UNPACKED, max(_SMALL, _GROWTH * len(self.content)))
+        require(
+            4 * rows * columns <= limit,
+            f"a quantised matrix of at most {limit:,} bytes, got {rows:,} rows of {columns:,} "
+            f"float32, {4 * rows * columns:,} bytes, in a file of {len(self.content):,} bytes; "
+            "quantise it with a smaller `-dsub`, or give the model that is not quantised",
+        )
         codes = codes.reshape(rows, len(centroids))
-        whole = np.concatenate([part[codes[:, k]] for k, part in enumerate(centroids)], axis=1)
+        whole = np.empty((rows, columns), np.float32)
+        ends = np.cumsum([part.shape[1] for part in centroids])
+        for k, (part, end) in enumerate(zip(centroids, ends, strict=True)):
+            whole[:, end - part.shape[1] : end] = part[codes[:, k]]
         if with_norms:
             norm_codes = self.array(np.uint8, rows)
             (norms,) = self._quantiser()
-            whole = whole * norms[norm_codes]
-        return np.ascontiguousarray(whole, np.float32)
+            whole *= norms[norm_codes]
+        return whole
 
     def _quantiser(self) -> list[np.ndarray]:
         """Read the centroids of each part of the columns: (256, columns of the part) float32."""

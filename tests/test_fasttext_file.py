@@ -110,8 +110,61 @@ def test_false_lengths_are_refused(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_quantised_matrix_may_not_claim_more_than_a_gibibyte() -> None:
-    """50 MB of centroids and a byte a row would be 500 GB."""
+def quantised(rows: int, dim: int, width: int, seed: int = 0) -> tuple[bytes, np.ndarray]:
+    """Write a quantised file of parts of ``width`` columns; return it and its matrix, unpacked."""
+    chance = np.random.default_rng(seed)
+    parts = -(-dim // width)
+    codes = chance.integers(0, 256, (rows, parts), np.uint8)
+    values = chance.normal(size=(256, dim)).astype("<f4")
+    norm_codes = chance.integers(0, 256, rows, np.uint8)
+    norms = chance.normal(size=256).astype("<f4")
+    pieces = [slice(k * width, min((k + 1) * width, dim)) for k in range(parts)]
+    last = dim - (parts - 1) * width
+    content = b"".join([
+        struct.pack("<2i12id", 793712314, 12, *changed(dim=dim, bucket=rows - 1), 1e-4),
+        struct.pack("<3i2q", 2, 1, 1, 10, -1),
+        b"a\0" + struct.pack("<qb", 3, 0), b"__label__1\0" + struct.pack("<qb", 3, 1),
+        struct.pack("<?", True),
+        struct.pack("<?2qi", True, rows, dim, codes.size), codes.tobytes(),
+        struct.pack("<4i", dim, parts, width if parts > 1 else last, last),
+        *(values[:, piece].tobytes() for piece in pieces),
+        norm_codes.tobytes(), struct.pack("<4i", 1, 1, 1, 1), norms.tobytes(),
+        struct.pack("<?2q", False, 1, dim), np.ones(dim, "<f4").tobytes(),
+    ])  # fmt: skip
+    columns = np.arange(dim)
+    whole = values[codes[:, columns // width], columns] * norms[norm_codes][:, None]
+    return content, whole
+
+
+@pytest.mark.parametrize(("rows", "dim", "width"), [(300, 7, 2), (9, 16, 16), (65_000, 256, 16)])
+def test_quantised_matrices_of_parts_of_up_to_16_columns_are_read(
+    rows: int, dim: int, width: int
+) -> None:
+    content, whole = quantised(rows, dim, width)
+    assert np.array_equal(FastTextFile.read(content).rows, whole)
+
+
+def test_a_quantised_matrix_that_grows_more_than_64_times_is_refused(tmp_path: Path) -> None:
+    """Attack: rows of one code each; a file of 1.4 MB took 1.9 GB."""
+    rows, dim, width = 30_000, 700, 700
+    content = quantised(rows, dim, width)[0]
+    (path := tmp_path / "m.ftz").write_bytes(content)
+    limit = max(2**26, 64 * len(content))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SelectorError) as caught:
+            CollapsedFastText.from_file(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    text = str(caught.value)
+    for part in (str(path), f"{limit:,}", f"{4 * rows * dim:,} bytes", f"{len(content):,}", "dsub"):
+        assert part in text
+    assert "\n" not in text
+
+
+def test_a_quantised_matrix_may_not_claim_gigabytes() -> None:
+    """2 MB of centroids and a byte a row would be 16 GB."""
     dim, rows = 2_000, 2_000_000
     content = b"".join([
         struct.pack("<2i12id", 793712314, 12, *changed(dim=dim, word_ngrams=1, bucket=0), 1e-4),
@@ -121,7 +174,7 @@ def test_a_quantised_matrix_may_not_claim_more_than_a_gibibyte() -> None:
         struct.pack("<?2qi", False, rows, dim, rows), bytes(rows),
         struct.pack("<4i", dim, 1, dim, dim), bytes(dim * 1024),
     ])  # fmt: skip
-    with pytest.raises(ValueError, match="at most 1,073,741,824 bytes"):
+    with pytest.raises(ValueError, match=f"got {rows:,} rows of {dim:,} float32"):
         FastTextFile.read(content)
 
 
