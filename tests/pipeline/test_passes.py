@@ -28,7 +28,7 @@ PASSES = [
     "_score_unit",  # the column
     "_draw_units",  # texts to train the tokenizer on
     "_draw_units",  # ... and to measure it on; before, the driver read the whole pool for both
-    "_order_unit",  # score, tie and group of each document
+    "_write_unit",  # score, tie and group of each document
     "_sum_units",  # bytes by the upper 16 bits of the score
     "_sum_units",  # ... and by the lower ones: which documents to tokenise
     "_write_table",  # tokens of the candidates
