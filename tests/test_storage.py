@@ -279,6 +279,26 @@ def test_a_directory_is_copied_whole(root: AnyPath) -> None:
     assert {name: (here / name).read_bytes() for name in contents} == contents
 
 
+@pytest.mark.parametrize("key", ["a/..", "a/../../b.jsonl", "a/./b", "..", "../other/c.jsonl"])
+def test_a_store_cannot_list_what_is_elsewhere(s3: str, tmp_path: Path, key: str) -> None:
+    """Keys become names of local files: ``a/..`` was the cache's own directory."""
+    root = as_path(f"s3://{BUCKET}/{tmp_path.name}")
+    create_file(root / "sound.jsonl", b".")
+    listed = {f"{root.path}/{name}": {"size": 1} for name in ("sound.jsonl", key)}
+    found = {name: {**info, "name": name, "type": "file"} for name, info in listed.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        for method, answer in (("find", found), ("glob", found), ("ls", list(found.values()))):
+            patch.setattr(root.fs, method, lambda *_, a=answer, **__: a)
+        store = store_of(root)
+        for method, path in (("list", root), ("match", root / "*"), ("children", root)):
+            with pytest.raises(StorageError, match=r"the store lists .*\.") as caught:
+                getattr(store, method)(path)
+            assert str(caught.value.file).startswith(str(root))
+        found.pop(f"{root.path}/{key}")
+        assert list(store.list(root)) == ["sound.jsonl"]
+        assert [path.name for path in store.match(root / "*")] == ["sound.jsonl"]
+
+
 def test_the_cache_evicts_the_least_recently_used(s3: str, tmp_path: Path) -> None:
     root = as_path(f"s3://{BUCKET}/evict")
     cache = tmp_path / "cache"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -130,6 +130,7 @@ class RemoteStore:
         with self._request(path) as (files, name):
             root = name.rstrip("/")
             found = files.find(root, detail=True)
+        self._check_keys(path, found, root)
         sizes = {str(key)[len(root) :].lstrip("/"): info["size"] for key, info in found.items()}
         return {
             name: sizes[name]
@@ -141,6 +142,7 @@ class RemoteStore:
         with self._request(path) as (files, name):
             found = files.ls(name, detail=True)
         root = name.rstrip("/") + "/"
+        self._check_keys(path, (str(info["name"]) for info in found))
         kinds = {
             str(info["name"]).rstrip("/")[len(root) :]: str(info["type"])
             for info in found
@@ -159,6 +161,7 @@ class RemoteStore:
     def match(self, pattern: AnyPath) -> Sequence[AnyPath]:
         with self._request(pattern) as (files, name):
             found = files.glob(name, detail=True)
+        self._check_keys(pattern, found)
         scheme = str(pattern).partition("://")[0]
         names = (str(name) for name, info in found.items() if info["type"] == "file")
         return [self.path(scheme, name.partition("://")[2] or name) for name in names]
@@ -227,6 +230,22 @@ class RemoteStore:
                 raise StorageError(
                     f"the store did not answer as expected ({error})", file=path, fix=fix
                 ) from error
+
+    def _check_keys(self, path: AnyPath, keys: Iterable[str], root: str = "") -> None:
+        """Refuse a listing that names a place outside of what was listed: keys become local names.
+
+        Raises:
+            StorageError: A key has a part ``.`` or ``..``, or is not below ``root``.
+        """
+        below = f"{root}/" if root else ""
+        for key in map(str, keys):
+            if not {".", ".."}.isdisjoint(key.split("/")) or not f"{key}/".startswith(below):
+                raise StorageError(
+                    f"the store lists {key!r}",
+                    file=path,
+                    expected="keys below it, without `.` and `..` as parts",
+                    fix="rename or delete that object; if there is none, do not use this store",
+                )
 
     @contextlib.contextmanager
     def _request(self, path: AnyPath) -> Iterator[tuple[Any, str]]:
