@@ -205,7 +205,7 @@ def test_workers_import_nothing_from_the_directory_that_a_command_starts_in(tmp_
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -248,7 +248,7 @@ def test_the_command_imports_nothing_from_the_directory_that_it_starts_in(tmp_pa
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -55,7 +55,7 @@ class Running:
         status = self.process.wait(seconds)
         return Done(status, self._files[0].read_text(), self.stderr)
 
-    def until(self, happened: Callable[[], Any], seconds: float = 60) -> Any:
+    def until(self, happened: Callable[[], Any], seconds: float = 180) -> Any:
         """Wait for a true value of ``happened()`` while the command runs; return it."""
         end = time.monotonic() + seconds
         while not (value := happened()):

@@ -57,7 +57,7 @@ class Stranger:
             [sys.executable, "-I", "-c", _BECOME, str(self.uid), code, json.dumps(values), before],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert made.returncode == 0, made.stderr
