@@ -49,6 +49,15 @@ def _ports_of_tests() -> set[int]:
     return found
 
 
+def _is_gloo(port: int) -> bool:
+    """Whether a port of this process is PyTorch's, which does not answer HTTP/2 as Ray does."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as server:
+        with contextlib.suppress(OSError):
+            server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            return not server.recv(9)
+        return True
+
+
 @pytest.fixture(scope="module")
 def ports(ray_session: None) -> Iterator[dict[int, str]]:
     """Where Ray listens while a task and an actor run: the names of its processes by port."""
@@ -63,7 +72,15 @@ def ports(ray_session: None) -> Iterator[dict[int, str]]:
     others = _ports_of_tests()
     found = {at: name for at, name in listening(os.getpid()).items() if at[1] not in others}
     assert {ip for ip, _ in found} <= {"127.0.0.1", "::1"}, found
-    yield {port: name for (_, port), name in found.items()}
+    own = psutil.Process().net_connections("tcp")
+    gloo = {
+        one.laddr.port
+        for one in own
+        if one.status == psutil.CONN_LISTEN
+        and one.laddr.port not in others
+        and _is_gloo(one.laddr.port)
+    }
+    yield {port: name for (_, port), name in found.items() if port not in gloo}
     ray.kill(actor)
 
 
