@@ -11,10 +11,11 @@ qualified name. After a change there the name is new, and numba compiles anew. T
 that nothing reads any more in ``__pycache__``.
 
 The cache is made of pickles and machine code, so that it may lie nowhere that another user can
-write to: numba takes ``NUMBA_CACHE_DIR``, ``__pycache__``, or a directory of the home, whoever owns
-it. :func:`cached` looks at that directory and those above it before anything is loaded. Where it is
-not safe, a warning says so once, and the code is kept in the private directory, or, if there is
-none, only in memory; so it is where numba finds no directory that can be written to.
+write to. numba takes ``NUMBA_CACHE_DIR``, ``__pycache__``, or a directory of the home, and does not
+look at its owner. :func:`cached` looks at that directory and those above it before anything is
+loaded. Where it is not safe, one warning says so, and the code is kept in the private directory,
+or, if there is none, only in memory; so it is where numba finds no directory that can be written
+to.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from penstock.cluster import connect
 from penstock.pipeline.runner import LocalRunner
 from penstock.storage import AnyPath, as_path
 from tests.harness import ROOT, WHOLE
+from tests.harness.stranger import Stranger, second_user
 from tests.s3 import BUCKET, s3_server
 
 # A shell starts background commands, such as a run of these tests under nohup, with SIGINT
@@ -174,6 +175,13 @@ def ray_session() -> Iterator[None]:
         ray = connect(2, object_store=80 * 2**20)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Stranger]:
+    """A second user of this machine; the test is skipped where none can be made."""
+    with second_user() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

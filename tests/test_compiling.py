@@ -48,10 +48,13 @@ def _closed() -> list[str]:
     return closed
 
 
-def _run(package: Path, temporary: Path) -> list[object]:
+def _python(
+    package: Path, home: Path, temporary: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run code that imports the package, without rights to write everywhere."""
     done = subprocess.run(
-        [*_closed(), sys.executable, "-c", CODE],
-        env={"PYTHONPATH": str(package), "HOME": "/proc/none", "TMPDIR": str(temporary)},
+        [*_closed(), sys.executable, "-c", *arguments],
+        env={"PYTHONPATH": str(package), "HOME": str(home), "TMPDIR": str(temporary)},
         cwd="/",
         capture_output=True,
         text=True,
@@ -59,6 +62,11 @@ def _run(package: Path, temporary: Path) -> list[object]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def _run(package: Path, temporary: Path) -> list[object]:
+    done = _python(package, Path("/proc/none"), temporary, CODE)
     found, hits, misses, file = json.loads(done.stdout)
     assert file == str(package / "penstock/compiling.py")
     return [found, hits, misses]
@@ -103,17 +111,8 @@ class _Attack:
 
 
 def _cached_in(home: Path, temporary: Path, package: Path, *more: str) -> tuple[str, list[str]]:
-    """Return where compiled code is cached, and what is said of it."""
-    done = subprocess.run(
-        [*_closed(), sys.executable, "-c", FILES, *more],
-        env={"PYTHONPATH": str(package), "HOME": str(home), "TMPDIR": str(temporary)},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    """Return where compiled code is cached, and the warnings."""
+    done = _python(package, home, temporary, FILES, *more)
     found, cache = json.loads(done.stdout)
     assert found == factors(3).tolist()
     said = [line for line in done.stderr.splitlines() if "compiled code" in line]

@@ -17,15 +17,9 @@ import pytest
 from penstock.errors import StorageError
 from penstock.storage import create_file, delete, files_under, locks, read_file, replace_file
 from penstock.storage.locks import lock_beside
-from tests.harness.stranger import Stranger, second_user
+from tests.harness.stranger import Stranger
 
 ME = os.geteuid()
-
-
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
-    with second_user() as made:
-        yield made
 
 
 @pytest.fixture

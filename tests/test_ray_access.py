@@ -20,15 +20,9 @@ from penstock.cluster import on_loopback
 from penstock.temporary import private_directory
 from tests.harness import ROOT
 from tests.harness.sockets import listening
-from tests.harness.stranger import Stranger, second_user
+from tests.harness.stranger import Stranger
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
-    with second_user() as made:
-        yield made
 
 
 def _ports_of_tests() -> set[int]:

@@ -22,15 +22,9 @@ from penstock.node_cache import made_tree, staging
 from penstock.pipeline.reading.inputs import stored_hashes
 from penstock.storage import read_file
 from penstock.temporary import private_directory, temporary_directory
-from tests.harness.stranger import Stranger, second_user
+from tests.harness.stranger import Stranger
 
 ME = os.geteuid()
-
-
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
-    with second_user() as made:
-        yield made
 
 
 @pytest.fixture

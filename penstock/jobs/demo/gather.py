@@ -88,7 +88,7 @@ compare:
 
 
 DURATION = "the demo trains 20 models of 393,216 weights: under 10 minutes on two free cores"
-"""What is said before anything starts."""
+"""The first line that the demo prints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ def check_named(directory: Path) -> None:
         try:
             found = read_yaml(text, path, once=False)
         except RecipeError as error:
-            raise InputError(error.problem, file=error.file, fix="mend or shorten it") from None
+            raise InputError(error.problem, file=error.file, fix="correct or shorten it") from None
         for pattern in _patterns(found):
             if _leads_out(pattern):
                 raise _outside(path, pattern)

@@ -97,7 +97,7 @@ _LISTS = ("large_list", "list", "sequence")
 _HOLDERS = (*_LISTS, "dtype", "struct")
 """Keys of YAML whose value holds types."""
 
-_FIX = "give its files by a path without hf:, which reads no declared types, or mend the type"
+_FIX = "give its files by a path without hf:, which reads no declared types, or correct the type"
 
 
 _Path = tuple["_Path | None", object]
@@ -203,7 +203,7 @@ class _PlainTypes:
 
 
 def guard_types() -> None:
-    """Have `datasets` resolve names of plain types only, in this process and for good."""
+    """Let `datasets` resolve names of plain types only, in this process until it ends."""
     module: Any = importlib.import_module("datasets.features.features")
     resolve = vars(module).get("string_to_arrow")
     if resolve is not None and not isinstance(resolve, _PlainTypes):
