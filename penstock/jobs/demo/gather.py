@@ -17,7 +17,7 @@ evaluation. Three guarantees:
   files take 20 s on one core and give 46 MB of text, about 11 million tokens.
 
 All arms have the pool's shares of sources, one is a control by length, and each has five seeds.
-Random is also trained on twice the tokens; it needed 1.24 times as many when it was last measured.
+Random is also trained on twice the tokens; it needed 1.47 times as many when it was last measured.
 With 2,048 tokens in the vocabulary a step takes 0.55 of the CPU time that it takes with 4,096, so
 that 20 runs take less than 15 did (docs/lab.md).
 """
