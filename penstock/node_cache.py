@@ -21,13 +21,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from penstock.errors import InputError
-from penstock.storage import AnyPath, FileVersion, sha256_file, store_of, translate_os_errors
+from penstock.storage import AnyPath, FileVersion, sha256_file, store_of
+from penstock.storage.store import os_errors
 from penstock.temporary import check_own_directory, open_lock, private_directory
 
 __all__ = ["directory", "local_file", "local_tree", "made_tree", "staging"]
 
 _SHARE = 4
 """The cache uses at most 1/4 of its file system, unless ``PENSTOCK_CACHE_BYTES`` is set."""
+
+_ELSEWHERE = "set PENSTOCK_CACHE to another directory"
 
 _FRESH = 120.0
 """Seconds after a use in which an entry is not evicted: it is about to be opened."""
@@ -43,7 +46,7 @@ def directory() -> Path:
     if not chosen:
         return private_directory("cache")
     root = Path(chosen)
-    with translate_os_errors(root):
+    with os_errors(root, instead=_ELSEWHERE):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own_directory(root, "set PENSTOCK_CACHE to a directory of your own")
     return root
@@ -166,7 +169,7 @@ def _entry(
             os.utime(path)
             return path
         temporary = root / f".{name}.{uuid.uuid4().hex}.tmp"
-        with translate_os_errors(path):
+        with os_errors(path, instead=_ELSEWHERE):
             try:
                 if name.startswith("tree-"):
                     temporary.mkdir()

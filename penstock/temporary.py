@@ -11,6 +11,7 @@ the sticky bit all users can rename what is in it, and its owner always can.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -74,9 +75,22 @@ def private_directory(name: str = "", base: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def temporary_directory(prefix: str = "") -> Iterator[Path]:
-    """Make a new directory in :func:`private_directory`, and delete it at the end."""
+    """Make a new directory in :func:`private_directory`, and delete it at the end.
+
+    Raises:
+        StorageError: It cannot be made, or there is no room for the files that are written there.
+    """
     with tempfile.TemporaryDirectory(prefix=prefix, dir=private_directory()) as directory:
-        yield Path(directory)
+        try:
+            yield Path(directory)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                raise
+            raise StorageError(
+                f"no room for temporary files ({error.strerror})",
+                file=directory,
+                fix="free some, or set TMPDIR to a directory with more, and run again",
+            ) from error
 
 
 _CACHES = {

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -51,6 +52,7 @@ from penstock.storage import (
 )
 from penstock.storage.remote import RemoteStore
 from penstock.storage.stores.s3 import S3Store
+from penstock.temporary import private_directory
 from tests.s3 import BUCKET, environment
 
 
@@ -359,6 +361,50 @@ def test_errors_of_the_system_have_a_path_and_a_fix(number: int, problem: str, f
         raise OSError(number, os.strerror(number))
     assert (info.value.file, info.value.problem) == ("/x/y", problem)
     assert fix in str(info.value.fix) and str(info.value.fix).endswith("what is finished is kept")
+
+
+@pytest.fixture
+def no_room() -> Iterator[int]:
+    """Limit the size of the files that this process may write; give the limit in bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))  # SIGXFSZ is ignored by Python
+    yield 1 << 16
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_cache_is_named_with_its_variable(
+    root: AnyPath, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Neither the file that was to be copied nor the work directory is short of room."""
+    with atomic_file(root / "large") as sink:
+        sink.write(bytes(1 << 17))
+    limit = request.getfixturevalue("no_room")
+    errors = []
+    with pytest.raises(StorageError) as made:
+        made_tree("large", lambda tree: (tree / "file").write_bytes(bytes(2 * limit)))
+    errors.append(made.value)
+    if not isinstance(root, Path):
+        for sha256 in (None, hashlib.sha256(bytes(1 << 17)).hexdigest()):
+            with pytest.raises(StorageError) as copied:
+                local_file(root / "large", sha256)
+            errors.append(copied.value)
+    cache = tmp_path / "cache"
+    for error in errors:
+        assert Path(str(error.file)).parent == cache
+        assert "PENSTOCK_CACHE" in str(error.fix) and "`work`" not in str(error.fix)
+    assert not [path for path in cache.iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("root", ["s3"], indirect=True)
+def test_temporary_files_without_room_name_their_variable(
+    root: AnyPath, request: pytest.FixtureRequest
+) -> None:
+    limit = request.getfixturevalue("no_room")
+    with pytest.raises(StorageError) as info, atomic_file(root / "large") as sink:
+        sink.write(bytes(2 * limit))
+    assert str(info.value.file).startswith(str(private_directory()))
+    assert "TMPDIR" in str(info.value.fix) and "`work`" not in str(info.value.fix)
+    assert not find_files(root / "large")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")

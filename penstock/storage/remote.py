@@ -18,6 +18,7 @@ from penstock.storage.store import (
     DIRECTORY,
     FILE,
     KEPT,
+    NO_ROOM,
     AnyPath,
     Child,
     FileVersion,
@@ -101,7 +102,7 @@ class RemoteStore:
     def put(self, path: AnyPath, durable: bool = True) -> Iterator[Sink]:
         with temporary_directory("put-") as directory:
             local = directory / "file"
-            with os_errors(path), open(local, "wb") as file:
+            with open(local, "wb") as file:
                 yield Sink(file)
             with self._writing(path) as (files, name):
                 files.put_file(str(local), name)
@@ -198,9 +199,21 @@ class RemoteStore:
             files.rm(name, recursive=True)
 
     def copy(self, path: AnyPath, target: Path) -> None:
-        """Copy a file to this machine."""
+        """Copy a file to this machine.
+
+        Raises:
+            OSError: There is no room for ``target``, which is the caller's to name.
+        """
+        full = None
         with self._request(path) as (files, name):
-            files.get_file(name, str(target))
+            try:
+                files.get_file(name, str(target))
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                full = error
+        if full is not None:
+            raise full
 
     def local(self, path: AnyPath) -> Path | None:
         """Return the path by which the operating system can open, map and append to a file; None

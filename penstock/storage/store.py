@@ -26,7 +26,9 @@ __all__ = [
     "DIRECTORY",
     "FILE",
     "KEPT",
+    "NO_ROOM",
     "SPECIAL",
+    "WORK",
     "AnyPath",
     "Child",
     "FileVersion",
@@ -59,21 +61,25 @@ class Child(NamedTuple):
 
 KEPT = "what is finished is kept"
 
-_WORK = "or give another `work`"
+WORK = "give another `work`"
+"""What to do where a place is unfit, as most are in the work directory."""
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""Errors of a place on this machine that takes no more bytes; no store raises them."""
 
 _PROBLEMS = {
-    errno.ENOSPC: ("no space is left", f"free some, {_WORK}, and run again"),
-    errno.EDQUOT: ("the disk quota is used up", f"free some, {_WORK}, and run again"),
+    errno.ENOSPC: ("no space is left", "free some, or {instead}, and run again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some, or {instead}, and run again"),
     errno.EFBIG: (
         "the file is larger than is allowed",
-        f"raise the limit (`ulimit -f`, or the file system's), {_WORK}",
+        "raise the limit (`ulimit -f`, or the file system's), or {instead}",
     ),
     errno.ENAMETOOLONG: ("the path is longer than this system can open", "give a shorter path"),
-    errno.EROFS: ("the file system is read-only", "give another `work`"),
-    errno.EACCES: ("permission denied", f"let this user write there, {_WORK}"),
-    errno.EPERM: ("the operation is not permitted", "give another `work`"),
-    errno.ENOTDIR: ("a file stands where a directory is needed", f"remove it, {_WORK}"),
-    errno.EEXIST: ("a file stands where a directory is needed", f"remove it, {_WORK}"),
+    errno.EROFS: ("the file system is read-only", "{instead}"),
+    errno.EACCES: ("permission denied", "let this user write there, or {instead}"),
+    errno.EPERM: ("the operation is not permitted", "{instead}"),
+    errno.ENOTDIR: ("a file stands where a directory is needed", "remove it, or {instead}"),
+    errno.EEXIST: ("a file stands where a directory is needed", "remove it, or {instead}"),
 }
 
 _TEMPORARY = {
@@ -98,12 +104,13 @@ _TEMPORARY = {
 
 
 @contextlib.contextmanager
-def os_errors(path: AnyPath, denied: str | None = None) -> Iterator[None]:
+def os_errors(path: AnyPath, denied: str | None = None, instead: str = WORK) -> Iterator[None]:
     """Raise errors of the operating system as StorageError; leave those without a known fix.
 
     Args:
         path: The file or directory that is read or written.
         denied: Fix where permission is denied, in place of the default one.
+        instead: What to do to have another place.
 
     Raises:
         StorageError: The place is full, read-only or denied, or a file is in the way.
@@ -116,7 +123,9 @@ def os_errors(path: AnyPath, denied: str | None = None) -> Iterator[None]:
             problem = "permission denied", denied
         if problem is None:
             raise
-        raise StorageError(problem[0], file=path, fix=f"{problem[1]}; {KEPT}") from error
+        raise StorageError(
+            problem[0], file=path, fix=f"{problem[1].format(instead=instead)}; {KEPT}"
+        ) from error
 
 
 def is_temporary_os_error(error: BaseException) -> bool:
