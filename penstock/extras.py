@@ -26,6 +26,7 @@ EXTRAS = {
     "s3": ("s3fs", "botocore"),
     "language": ("py3langid",),
     "tokens": ("gigatoken",),
+    "tables": ("duckdb", "pandas"),
     "web": ("resiliparse", "brotli"),
     "trafilatura": ("trafilatura",),
 }

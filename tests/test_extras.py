@@ -19,9 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
     "datasets": "datasets",
     "deepspeed": "deepspeed",
+    "duckdb": "duckdb",
     "faiss-cpu": "faiss",
     "gigatoken": "gigatoken",
     "matplotlib": "matplotlib",
+    "pandas": "pandas",
     "py3langid": "py3langid",
     "ray": "ray",
     "s3fs": "s3fs",

@@ -200,3 +200,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             exec("".join(cell["source"]), known)
     assert known["smaller"].cut.facts["delivered"] == 992
     assert "web" in known["curated"]._repr_html_()
+    rows = known["by_source"].to_arrow_table().to_pylist()
+    assert [row["source"] for row in rows] == ["web", "wiki"]
+    assert sum(row["documents"] for row in rows) == len(known["frame"]) == 300
+    assert sum(row["taken"] for row in rows) == known["curated"].cut.facts["documents"]

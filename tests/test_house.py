@@ -24,7 +24,7 @@ LONG: dict[str, str] = {
 }
 """Modules of more than 450 lines, and why."""
 
-PEERS = {"apricot", "datatrove", "duckdb", "gguf", "litdata", "model2vec", "streaming"}
+PEERS = {"apricot", "datatrove", "gguf", "litdata", "model2vec", "streaming"}
 """Peers of the benchmarks, which are not installed with Penstock."""
 
 DEEPSPEED = "penstock/trainers/backends/deepspeed"

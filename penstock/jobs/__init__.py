@@ -10,6 +10,8 @@
            ├─ curate       corpus -> columns -> cut -> shards          curate.py
            │    └─ climb, find_weights   models that a selector        selector_training.py,
            │                             needs before its fit          held_out.py
+           │    └─ DocumentTable   the documents of a pool: Arrow,  documents.py
+           │                       pandas, DuckDB, Ray Data
            ├─ train        shards -> a run                             train.py
            └─ compare      arms at equal tokens                        compare.py, plots.py
                 └─ Comparison  verdicts, token multiplier, rungs       comparison/

@@ -12,6 +12,7 @@ from typing import Any
 from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table, numbered, shortened, text_table
 from penstock.errors import InputError, UnmadeError
+from penstock.jobs.documents import DocumentTable
 from penstock.jobs.plan import Plan
 from penstock.pipeline.checking import largest_sources, sum_by_source
 from penstock.pipeline.cleaning.fates import FileOverlap, file_overlaps
@@ -114,6 +115,20 @@ class Curated:
         ]
         return sorted(rows, key=lambda row: (row["source"] not in both, -row["cut"], row["source"]))
 
+    def documents(self, text: bool = False) -> DocumentTable:
+        """Return a table of the pool's documents: id, source, score in each column, taken.
+
+        Nothing is read yet: its methods ``batches``, ``arrow``, ``pandas``, ``duckdb`` and ``ray``
+        read it.
+
+        Args:
+            text: Whether the table has texts, too.
+
+        Raises:
+            InputError: A selector has the name of one of the table's own columns.
+        """
+        return DocumentTable(self.pool, self.columns, self.cut, text)
+
     def summary(self) -> dict[str, Any]:
         """Return the object that ``penstock curate --json`` prints."""
         return {
@@ -165,6 +180,15 @@ class PartiallyCurated:
     def corpus(self) -> Artefact:
         """Every readable record, kept or not."""
         return self.pool.corpus
+
+    def documents(self, text: bool = False) -> DocumentTable:
+        """Raise the error that names what is missing: which documents are taken is not known.
+
+        Raises:
+            UnmadeError: Not all artefacts are made; ``fix`` names the command that makes them.
+            InputError: No document is kept.
+        """
+        raise self.lacks
 
     def __repr__(self) -> str:
         return f"PartiallyCurated: {', '.join(('corpus', *self.columns))}; {self.lacks}"
