@@ -10,6 +10,7 @@ libraries take it as it is. Each of them opens a new stream, and so reads the ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,6 +247,8 @@ class DocumentTable:
             BadInput: Ray or pandas is not installed; ``fix`` names the extra.
             JobError: There is no Ray at ``RAY_ADDRESS``, or none can be started.
         """
+        # Ray Data would ask a Prometheus on this machine for its own statistics every 10 s.
+        os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
         connect()
         with extras.named("tables", "ray"):
             import pandas  # noqa: F401  Ray Data needs it
