@@ -2,7 +2,9 @@
 
 ::
 
-    cli                    commands, options, exit status              cli.py, console.py
+    cli                    commands, options, exit status              cli.py, options.py,
+      │                                                                looking_commands.py,
+      │                                                                console.py, terminal.py
       └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
            ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py,
            │                                                           evaluation_examples.py
@@ -15,6 +17,7 @@
            ├─ train        shards -> a run                             train.py
            └─ compare      arms at equal tokens                        compare.py, plots.py
                 └─ Comparison  verdicts, token multiplier, rungs       comparison/
+    check                  a recipe and a sample of its inputs         checking/
     report                 a page of HTML on a cut                     report.py, plots.py
       └─ report.html.jinja its template
     why                    the record of one document                  why.py, origins.py,

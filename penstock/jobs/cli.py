@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +14,13 @@ import penstock
 from penstock import extras
 from penstock.display import terminal_text
 from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
+from penstock.jobs.looking_commands import LOOKING
+from penstock.jobs.options import on_console as _on_console
+from penstock.jobs.options import on_recipe as _on_recipe
+from penstock.jobs.options import on_runner as _on_runner
 from penstock.jobs.terminal import prepare_streams, write_error, write_line
 from penstock.panics import is_panic, panic_reason
 from penstock.recipe import Recipe
-from penstock.recipe_file import load_recipe
 
 if TYPE_CHECKING:  # commands import what they use: starting takes 0.3 s less
     from penstock.jobs.comparison.results import Comparison
@@ -27,8 +28,6 @@ if TYPE_CHECKING:  # commands import what they use: starting takes 0.3 s less
     from penstock.trainers.spec import RunResult
 
 __all__ = ["main"]
-
-Command = Callable[..., Any]
 
 
 class CommandGroup(click.Group):
@@ -68,58 +67,6 @@ def main() -> None:
 
 
 _UNDER = {"rewriter": " (under rewrite)", "reweighter": " (under train.reweight)"}
-
-
-def _on_console(command: Command) -> Command:
-    """Give a command the option --json and a console, which prints its result.
-
-    With --json, what scorers and libraries print goes to stderr: Ray reports lost nodes, also after
-    the command is done.
-    """
-
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
-    @functools.wraps(command)
-    def wrapped(as_json: bool, **options: Any) -> Any:
-        from penstock.jobs.console import Console
-
-        console = Console(json_to=sys.stdout if as_json else None)
-        if as_json:
-            sys.stdout = sys.stderr
-        return command(console=console, **options)
-
-    return wrapped
-
-
-def _on_recipe(command: Command) -> Command:
-    """Give a command the argument RECIPE, a console and the options --set and --json."""
-
-    @click.argument("recipe", type=click.Path(path_type=Path))
-    @click.option(
-        "--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key."
-    )
-    @_on_console
-    @functools.wraps(command)
-    def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
-        return command(recipe=load_recipe(recipe, settings), **options)
-
-    return wrapped
-
-
-def _on_runner(command: Command) -> Command:
-    """Give a command that does work the options --runner and --workers."""
-    kind = click.option(
-        "--runner",
-        type=click.Choice(["auto", "local", "ray"]),
-        default="auto",
-        show_default=True,
-        help="auto: Ray where RAY_ADDRESS is set, else processes on this machine.",
-    )
-    workers = click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        help="Processes, or CPUs of a Ray started here. [default: all CPUs]",
-    )
-    return kind(workers(command))
 
 
 _on_trust = click.option(
@@ -406,3 +353,7 @@ def demo(directory: Path, console: Console, **running: Any) -> None:
         if page.suffix == ".html":
             console.write(f"The page with the errors, and with what this does not show: {page}")
     console.result(comparison.summary())
+
+
+for _command in LOOKING:
+    main.add_command(_command)

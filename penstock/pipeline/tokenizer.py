@@ -29,7 +29,7 @@ from penstock.tokenization.definition import (
 from penstock.tokenization.fast import find_encoder
 from penstock.tokenization.hiding import text_settings, tokenizer_of
 
-__all__ = ["TokenizerSettings", "make_tokenizer"]
+__all__ = ["TokenizerSettings", "make_tokenizer", "train_tokenizer"]
 
 _CONFIG = "tokenizer_config.json"
 
@@ -121,7 +121,7 @@ class TokenizerSettings:
         if self.train is not None:
             train = self.train.train
             texts = _sample(pool, train.sample_bytes, self.seed, "tokenizer", runner)
-            return Definition.of(_train(texts, train))
+            return Definition.of(train_tokenizer(texts, train))
         assert self.path is not None
         return Definition.read(self.path, sha256=sha256)
 
@@ -190,7 +190,8 @@ def _sample(pool: Pool, size: int, seed: int, purpose: str, runner: Runner | Non
         yield next(iter_documents(first, ["text"])).column("text")[0].as_py()
 
 
-def _train(texts: Iterator[str], settings: TrainedTokenizer) -> tokenizers.Tokenizer:
+def train_tokenizer(texts: Iterator[str], settings: TrainedTokenizer) -> tokenizers.Tokenizer:
+    """Train byte-level BPE on texts."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()

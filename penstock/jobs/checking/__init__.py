@@ -1,0 +1,14 @@
+"""``penstock check`` and ``penstock init``: a look at the inputs before any work starts.
+
+Nothing here writes to a work directory, starts a runner or fits a selector. A bounded sample of the
+inputs is read in this process, about 16 MiB of text, so a pool of any size takes seconds.
+
+::
+
+    check.py       check_recipe: every part of a recipe is built and compared with the sample
+    sampling.py    sample_inputs: records from the beginnings of files; fields, sources, sizes
+    conditions.py  what rules and `clean.where` find in the sample
+    estimates.py   text, tokens, time, memory and disk of the whole, from the sample
+    findings.py    Finding: an error or a warning of a check
+    printing.py    a check as lines and tables
+"""

@@ -1,0 +1,340 @@
+"""Check a recipe against its inputs without running anything.
+
+Every part of the plan is built by itself, so that one check finds the faults of all of them. Then
+the keys that name fields are compared with a sample of the inputs, the budget with the text that
+the pool is estimated to hold, and the training with the budget.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from penstock.cluster import cpus
+from penstock.display import numbered, shortened
+from penstock.errors import PenstockError, did_you_mean
+from penstock.jobs.build import (
+    build_columns,
+    build_overlaps,
+    build_reweighter,
+    build_rewrites,
+    find_evaluation_files,
+)
+from penstock.jobs.checking.conditions import Judged, judge_sample
+from penstock.jobs.checking.estimates import Estimate, estimate, measure_tokens
+from penstock.jobs.checking.findings import Finding, error_of, near_names
+from penstock.jobs.checking.sampling import FieldTypes, InputSample, sample_inputs
+from penstock.language_models.model_directory import check_model
+from penstock.pipeline.cleaning.settings import CleanSettings
+from penstock.pipeline.corpus import CorpusSettings
+from penstock.pipeline.cutting.budget import check_shares
+from penstock.pipeline.reading.finding import FoundInputs
+from penstock.pipeline.tokenizer import TokenizerSettings
+from penstock.recipe import ModelFrom, Recipe
+from penstock.recipe_file import load_recipe
+
+__all__ = ["RecipeCheck", "check_recipe"]
+
+_Part = TypeVar("_Part")
+
+_FEW_STEPS = 20
+"""Steps of a training below which its learning rate has hardly a schedule: a warning."""
+
+_SURE = 1.5
+"""A budget of this many times the estimated tokens of the pool is an error, a smaller one above
+the estimate a warning: estimates of tokens are that good."""
+
+_MOST_FIELDS = 100
+_MOST_SOURCES = 20
+_TOKENIZED = 2 * 2**20
+"""Bytes of text on which a tokenizer is measured."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RecipeCheck:
+    """The result of a check."""
+
+    recipe: Recipe
+    findings: list[Finding] = field(default_factory=list)
+    found: FoundInputs | None = None
+    """The input files, and what was passed over."""
+    sample: InputSample | None = None
+    judged: Judged | None = None
+    estimate: Estimate | None = None
+    evaluation_files: int = 0
+    targets: dict[str, int] = field(default_factory=dict)
+    """Examples of each selector's ``target``."""
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that stop a command, or name what is not there."""
+        return [one for one in self.findings if one.level == "error"]
+
+    def sources(self) -> dict[str, dict[str, int]]:
+        """Return ``documents`` and ``bytes`` of each source in the sample, the largest first."""
+        if self.sample is None:
+            return {}
+        documents, sizes = Counter[str](), Counter[str]()
+        table = self.sample.documents
+        for source, text in zip(table["source"].to_pylist(), table["text"].to_pylist()):
+            documents[source or "unknown"] += 1
+            sizes[source or "unknown"] += len(text.encode())
+        return {
+            name: {"documents": documents[name], "bytes": size}
+            for name, size in sorted(sizes.items(), key=lambda own: (-own[1], own[0]))
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the object that ``penstock check --json`` prints."""
+        sample, sources = self.sample, self.sources()
+        return {
+            "findings": [one.summary() for one in self.findings],
+            "fields": [
+                {"corpus": number, "path": spec.path, "fields": _plain(sample.fields(number))}
+                for number, spec in enumerate(self.recipe.corpus)
+                if sample is not None
+            ],
+            "sources": dict(itertools.islice(sources.items(), 100)),
+            "files": {
+                "found": len(self.found.inputs) if self.found else 0,
+                "bytes": sample.bytes_of_files if sample else 0,
+                "passed_over": dict(self.found.left_out) if self.found else {},
+            },
+            "sample": {
+                "files": len(sample.files) if sample else 0,
+                "records": sum(one.records for one in sample.files) if sample else 0,
+                "bad": sum(one.bad for one in sample.files) if sample else 0,
+                "whole": sample is not None and sample.whole,
+            },
+            "dropped_by": dict(self.judged.dropped_by) if self.judged else {},
+            "values": dict(self.judged.values) if self.judged else {},
+            "targets": dict(self.targets),
+            "evaluation_files": self.evaluation_files,
+            "estimate": self.estimate.summary() if self.estimate else None,
+        }
+
+
+def check_recipe(
+    recipe: Recipe | str | Path, settings: Sequence[str] = (), workers: int | None = None
+) -> RecipeCheck:
+    """Check a recipe without running anything; nothing is written.
+
+    Args:
+        recipe: A recipe, or the path of its file.
+        settings: ``key.path=value`` overrides of a recipe's file.
+        workers: Processes for the estimate of time and memory; all CPUs by default.
+
+    Raises:
+        RecipeError: The file cannot be read, or a key or value of the recipe is wrong.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, settings)
+    checked = RecipeCheck(recipe=recipe)
+    attempt = _Attempt(checked.findings)
+    attempt(lambda: recipe.work_directory)
+    tokenizer = attempt(lambda: TokenizerSettings.of(recipe))
+    evaluations = attempt(lambda: find_evaluation_files(recipe))
+    checked.evaluation_files = len(evaluations or ())
+    overlaps = attempt(lambda: build_overlaps(recipe))
+    # Where the files of one key are missing, the other parts are checked without them.
+    without = recipe if evaluations is not None else recipe.model_copy(update={"evaluate": ()})
+    clean = attempt(lambda: CleanSettings.of(recipe, overlaps or ()))
+    attempt(lambda: build_rewrites(recipe))
+    for column in attempt(lambda: build_columns(without)) or ():
+        if column.target.examples:
+            checked.targets[column.name] = len(column.target.examples)
+    attempt(lambda: build_reweighter(recipe))
+    if isinstance(model := recipe.train.model, ModelFrom):
+        attempt(lambda: check_model(model.hf, key="train.model.hf"))
+    corpus = attempt(lambda: CorpusSettings.of(recipe))
+    _check_training(recipe, checked.findings)
+    if corpus is None:
+        return checked
+    checked.found = corpus.found
+    checked.sample = sample = sample_inputs(recipe, corpus.found)
+    _check_fields(recipe, sample, checked.findings)
+    if clean is not None:
+        checked.judged = judge_sample(clean, sample)
+        checked.findings += checked.judged.findings
+    measured = None
+    if tokenizer is not None:
+        measured = attempt(lambda: measure_tokens(tokenizer, _texts(sample)))
+    checked.estimate = estimate(
+        recipe, sample, checked.judged or Judged(), clean, measured, workers or cpus()
+    )
+    _check_budget(recipe, checked.estimate, checked.findings)
+    _check_shares(checked, attempt)
+    return checked
+
+
+class _Attempt:
+    """Build parts of a plan; an error becomes a finding, once for each text."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self._findings = findings
+
+    def __call__(self, build: Callable[[], _Part]) -> _Part | None:
+        try:
+            return build()
+        except PenstockError as error:
+            finding = error_of(error)
+            if finding.text not in {one.text for one in self._findings}:
+                self._findings.append(finding)
+            return None
+
+
+def _texts(sample: InputSample) -> list[str]:
+    """Return texts of the sample, evenly over it, of about 2 MiB in all."""
+    table = sample.documents
+    step = max(1, round(sum(one.text_bytes for one in sample.files) / _TOKENIZED))
+    rows = list(range(0, len(table), step))
+    texts: list[str] = table["text"].take(rows).to_pylist() if rows else []
+    return [text for text in texts if text]
+
+
+def _plain(fields: FieldTypes) -> dict[str, dict[str, int]]:
+    return {name: dict(types) for name, types in itertools.islice(fields.items(), _MOST_FIELDS)}
+
+
+# -- fields -----------------------------------------------------------------------------------
+
+
+def _check_fields(recipe: Recipe, sample: InputSample, findings: list[Finding]) -> None:
+    """Compare the keys that name fields with the fields of the sample."""
+    for number, spec in enumerate(recipe.corpus):
+        files = [one for one in sample.files if one.item == number]
+        records = sum(one.records for one in files)
+        bad = sum(one.bad for one in files)
+        key = f"corpus.{number}"
+        fields = sample.fields(number)
+        known = sorted(fields)
+        for one in files:
+            if one.error is not None and not one.records:
+                findings.append(
+                    Finding(level="error", kind="unreadable", key=f"{key}.path", text=one.error)
+                )
+        if not records:
+            continue
+        if bad == records:
+            if spec.text in fields:
+                findings.append(_all_bad(key, spec.text, files[0].error))
+            else:
+                findings.append(_missing(f"{key}.text", spec.text, known))
+            continue
+        if bad:
+            first = next(one for one in files if one.bad)
+            findings.append(
+                Finding(
+                    level="warning",
+                    kind="bad_records",
+                    key=key,
+                    text=f"{key}: {bad:,} of {numbered(records, 'record')} of the sample "
+                    f"{'is' if bad == 1 else 'are'} no document and would be quarantined; the "
+                    f"first: {first.input.name}, {first.error}",
+                )
+            )
+        labels = [("id", spec.id)]
+        if isinstance(spec.source, str):
+            labels.append(("source", spec.source))
+        for label, name in labels:
+            if label in spec.model_fields_set and name not in fields:
+                others = [one for one in known if one != spec.text]
+                findings.append(_missing(f"{key}.{label}", name, others))
+
+
+def _missing(key: str, name: str, known: Sequence[str]) -> Finding:
+    """Make the finding of a key that names a field which no record of the sample has."""
+    near = near_names(name, known)
+    return Finding(
+        level="error",
+        kind="missing_field",
+        key=key,
+        text=f"{key}: no record of the sample has the field {name!r}"
+        f"{did_you_mean(name, list(known)[:30], '' if known else 'the records have no fields')}",
+        names=near,
+    )
+
+
+def _all_bad(key: str, name: str, error: str | None) -> Finding:
+    return Finding(
+        level="error",
+        kind="bad_records",
+        key=key,
+        text=f"{key}: no record of the sample is a document with a text in {name!r}; the first: "
+        f"{error}",
+    )
+
+
+# -- budget and training ----------------------------------------------------------------------
+
+
+def _check_budget(recipe: Recipe, own: Estimate, findings: list[Finding]) -> None:
+    """Compare the budget with the tokens that the pool can hold."""
+    budget, short = recipe.budget.tokens, recipe.budget.allow_short or bool(recipe.rewrite)
+    if not own.tokens or own.text_bytes is None or budget <= own.tokens:
+        return  # nothing kept is a finding of its own
+    # A token has at least a byte; each document has two control tokens.
+    impossible = own.exact and budget > own.text_bytes + 2 * (own.documents or 0)
+    sure = impossible or budget > _SURE * own.tokens
+    findings.append(
+        Finding(
+            level="error" if sure and not short else "warning",
+            kind="budget_above_pool",
+            key="budget.tokens",
+            text=f"budget.tokens: {budget:,} tokens, and the pool is estimated to hold "
+            f"{own.tokens:,} ({own.text_bytes:,} bytes of text, {own.kept_share:.0%} of it kept, "
+            f"{own.bytes_per_token:.2f} bytes a token); take fewer, add text, or write "
+            "budget.allow_short: true",
+        )
+    )
+
+
+def _check_shares(checked: RecipeCheck, attempt: _Attempt) -> None:
+    """Compare the sources that ``budget.shares`` names with those of the sample."""
+    recipe, sample = checked.recipe, checked.sample
+    sources = [*checked.sources(), *recipe.rewrite]
+    if sample is None or not checked.sources():
+        return
+    if sample.whole:
+        attempt(lambda: check_shares(recipe.budget, sources))
+        return
+    for name in recipe.budget.named_shares:
+        if name not in sources:
+            checked.findings.append(
+                Finding(
+                    level="warning",
+                    kind="missing_source",
+                    key=f"budget.shares.{name}",
+                    text=f"budget.shares.{name}: no document of the sample is of this source; the "
+                    f"sample has {shortened(sources, _MOST_SOURCES)}",
+                    names=near_names(name, sources),
+                )
+            )
+
+
+def _check_training(recipe: Recipe, findings: list[Finding]) -> None:
+    """Compare the budget of training with the tokens of a step."""
+    own, batch = recipe.train.tokens or recipe.budget.tokens, recipe.train.batch_tokens
+    steps = -(-own // batch)
+    if steps >= _FEW_STEPS:
+        return
+    findings.append(
+        Finding(
+            level="warning",
+            kind="few_steps",
+            key="train.batch_tokens",
+            text=f"train.batch_tokens: {own:,} tokens in batches of {batch:,} are "
+            f"{numbered(steps, 'step')} of training, which teach a model nothing; `penstock train` "
+            f"and `compare` need hundreds: write {_fitting(own, recipe.shards.sequence_length):,}, "
+            "or a larger budget",
+        )
+    )
+
+
+def _fitting(tokens: int, sequence: int) -> int:
+    """Return tokens of a batch for about 200 steps, a whole number of sequences."""
+    return max(1, tokens // 200 // sequence) * sequence

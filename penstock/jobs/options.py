@@ -1,0 +1,69 @@
+"""Options that several commands share, as decorators of click commands."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.recipe_file import load_recipe
+
+__all__ = ["Command", "on_console", "on_recipe", "on_runner"]
+
+Command = Callable[..., Any]
+
+
+def on_console(command: Command) -> Command:
+    """Give a command the option --json and a console, which prints its result.
+
+    With --json, what scorers and libraries print goes to stderr: Ray reports lost nodes, also after
+    the command is done.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object as the last line.")
+    @functools.wraps(command)
+    def wrapped(as_json: bool, **options: Any) -> Any:
+        from penstock.jobs.console import Console
+
+        console = Console(json_to=sys.stdout if as_json else None)
+        if as_json:
+            sys.stdout = sys.stderr
+        return command(console=console, **options)
+
+    return wrapped
+
+
+def on_recipe(command: Command) -> Command:
+    """Give a command the argument RECIPE, a console and the options --set and --json."""
+
+    @click.argument("recipe", type=click.Path(path_type=Path))
+    @click.option(
+        "--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key."
+    )
+    @on_console
+    @functools.wraps(command)
+    def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
+        return command(recipe=load_recipe(recipe, settings), **options)
+
+    return wrapped
+
+
+def on_runner(command: Command) -> Command:
+    """Give a command that does work the options --runner and --workers."""
+    kind = click.option(
+        "--runner",
+        type=click.Choice(["auto", "local", "ray"]),
+        default="auto",
+        show_default=True,
+        help="auto: Ray where RAY_ADDRESS is set, else processes on this machine.",
+    )
+    workers = click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Processes, or CPUs of a Ray started here. [default: all CPUs]",
+    )
+    return kind(workers(command))

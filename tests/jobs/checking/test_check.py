@@ -1,0 +1,248 @@
+"""`penstock check`: faults of a recipe are found in a bounded sample, without running anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from penstock.jobs.checking.check import RecipeCheck, check_recipe
+from penstock.jobs.checking.sampling import MOST_FILES, MOST_RECORDS
+from penstock.jobs.cli import main
+from penstock.recipe_file import parse_recipe
+from tests.pools import documents, write_jsonl
+
+TARGET = [{"question": f"What turns wheel {n}?", "answer": f"flowing water {n}"} for n in range(3)]
+
+
+def checked(directory: Path, **keys: Any) -> RecipeCheck:
+    tree: dict[str, Any] = {
+        "corpus": [{"path": "pool.jsonl"}],
+        "budget": {"tokens": 2_000, "rank": "random"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 32},
+        "train": {"batch_tokens": 64},
+    }
+    return check_recipe(parse_recipe({**tree, **keys}, directory), workers=2)
+
+
+def kinds(one: RecipeCheck) -> set[tuple[str, str, str | None]]:
+    return {(found.level, found.kind, found.key) for found in one.findings}
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    rows = [{**own, "stars": n % 7} for n, own in enumerate(documents(200))]
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    return tmp_path
+
+
+def test_a_sound_recipe_has_no_findings_and_exact_counts(pool: Path) -> None:
+    one = checked(pool)
+    assert one.findings == []
+    assert one.sample is not None and one.sample.whole
+    own = one.estimate
+    assert own is not None and own.exact
+    rows = documents(200)
+    assert own.documents == 200
+    assert own.text_bytes == sum(len(row["text"].encode()) for row in rows)
+    assert sum(tally["documents"] for tally in one.sources().values()) == 200
+    assert set(one.sources()) == {row["source"] for row in rows}
+    assert one.sample.fields(0)["stars"] == {"integer": 200}
+    assert not (pool / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("item", "key", "near"),
+    [
+        ({"source": "sorce"}, "corpus.0.source", "source"),
+        ({"id": "idd"}, "corpus.0.id", "id"),
+        ({"text": "txt"}, "corpus.0.text", "text"),
+    ],
+)
+def test_a_field_that_no_record_has_is_an_error_with_the_nearest_name(
+    pool: Path, item: dict[str, str], key: str, near: str
+) -> None:
+    one = checked(pool, corpus=[{"path": "pool.jsonl", **item}])
+    (found,) = [own for own in one.errors if own.kind == "missing_field"]
+    assert (found.key, found.names[0]) == (key, near)
+    assert key in found.text and near in found.text
+
+
+def test_a_default_field_that_is_missing_is_no_finding(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool.jsonl", [{"text": own["text"]} for own in documents(50)])
+    assert checked(tmp_path).findings == []
+
+
+def test_the_condition_is_compared_with_fields_and_values(pool: Path) -> None:
+    wrong = checked(pool, clean={"where": "meta.starz > 3"})
+    assert ("error", "missing_field", "clean.where") in kinds(wrong)
+    assert ("warning", "always_unknown", "clean.where") in kinds(wrong)
+    right = checked(pool, clean={"where": "meta.stars > 3"})
+    assert right.findings == []
+    assert right.judged is not None
+    assert right.judged.kept == sum(n % 7 > 3 for n in range(200))
+    values = right.judged.values["meta.stars"]
+    assert (values["least"], values["greatest"], values["documents"]) == (0, 6, 200)
+
+
+@pytest.mark.slow
+def test_rules_are_applied_to_the_sample(pool: Path) -> None:
+    one = checked(pool, clean={"rules": {"gopher": {"min_words": 60}}})
+    assert one.judged is not None
+    assert one.judged.dropped_by["gopher: min_words"] > 0
+    assert one.judged.kept < 200
+    assert one.estimate is not None and one.estimate.kept_share < 1
+
+
+def test_trainings_of_one_step_are_a_warning(pool: Path) -> None:
+    one = checked(pool, train={"batch_tokens": 65_536})
+    assert kinds(one) == {("warning", "few_steps", "train.batch_tokens")}
+    assert not one.errors
+
+
+def test_a_budget_above_the_pool(pool: Path) -> None:
+    above = {"tokens": 3_000_000, "rank": "random"}
+    assert ("error", "budget_above_pool", "budget.tokens") in kinds(checked(pool, budget=above))
+    short = checked(pool, budget={**above, "allow_short": True})
+    assert ("warning", "budget_above_pool", "budget.tokens") in kinds(short)
+    assert not short.errors
+
+
+def test_an_evaluation_file_that_is_the_target(pool: Path) -> None:
+    write_jsonl(pool / "target.jsonl", TARGET)
+    one = checked(
+        pool,
+        select={"betr": {"use": "betr", "target": ["target.jsonl"]}},
+        budget={"tokens": 2_000, "rank": "betr"},
+        evaluate=["target.jsonl"],
+    )
+    (found,) = one.errors
+    assert found.key == "select.betr.target"
+
+
+def test_all_faults_are_found_at_once(pool: Path) -> None:
+    one = checked(
+        pool,
+        corpus=[{"path": "pool.jsonl", "source": "sorce"}],
+        evaluate=["gone.jsonl"],
+        tokenizer="gone.json",
+        select={"x": {"use": "betrr"}},
+        budget={"tokens": 2_000, "rank": "x"},
+    )
+    keys = {found.key for found in one.errors}
+    assert {"corpus.0.source", "evaluate", "tokenizer", "select.x.use"} <= keys
+
+
+def test_files_passed_over_are_named_with_their_reason(pool: Path) -> None:
+    (pool / "data").mkdir()
+    write_jsonl(pool / "data" / "a.jsonl", documents(20))
+    (pool / "data" / "b.pdf").write_bytes(b"%PDF")
+    (pool / "data" / ".hidden.jsonl").write_text("{}\n")
+    one = checked(pool, corpus=[{"path": "data"}], budget={"tokens": 512, "rank": "random"})
+    assert one.found is not None
+    assert one.found.left_out == {"hidden": 1, "other_kinds": {".pdf": 1}}
+    assert one.summary()["files"]["passed_over"] == one.found.left_out
+
+
+def test_the_sample_is_bounded_and_the_whole_is_estimated(tmp_path: Path) -> None:
+    rows = documents(40_000)
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    one = checked(tmp_path)
+    assert one.sample is not None and not one.sample.whole
+    assert sum(file.records for file in one.sample.files) <= MOST_RECORDS + 4_096
+    assert one.estimate is not None and not one.estimate.exact
+    assert one.estimate.documents == pytest.approx(40_000, rel=0.05)
+    size = sum(len(row["text"].encode()) for row in rows)
+    assert one.estimate.text_bytes == pytest.approx(size, rel=0.05)
+
+
+def test_many_files_are_sampled_evenly(tmp_path: Path) -> None:
+    for number in range(200):
+        write_jsonl(
+            tmp_path / f"part-{number:03d}.jsonl",
+            [{"text": f"text {number}", "source": f"s{number // 100}"}],
+        )
+    one = checked(tmp_path, corpus=[{"path": "*.jsonl"}], budget={"tokens": 64, "rank": "random"})
+    assert one.sample is not None
+    assert len(one.sample.files) == MOST_FILES
+    assert set(one.sources()) == {"s0", "s1"}
+    assert one.estimate is not None
+    assert one.estimate.documents == pytest.approx(200, rel=0.1)
+
+
+def test_a_table_is_sampled_by_row_groups(tmp_path: Path) -> None:
+    rows = documents(4_000)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool.parquet", row_group_size=400)
+    one = checked(tmp_path, corpus=[{"path": "pool.parquet"}])
+    assert one.sample is not None and one.estimate is not None
+    (file,) = one.sample.files
+    assert file.records == 400
+    assert one.estimate.documents == pytest.approx(4_000, rel=0.05)
+
+
+def test_an_unreadable_file_and_bad_records(pool: Path) -> None:
+    with (pool / "pool.jsonl").open("a") as lines:
+        lines.write("no json\n")
+    assert kinds(checked(pool)) == {("warning", "bad_records", "corpus.0")}
+    (pool / "pool.parquet").write_bytes(b"PAR1 is no table PAR1")
+    one = checked(pool, corpus=[{"path": "pool.parquet"}])
+    assert ("error", "unreadable", "corpus.0.path") in kinds(one)
+
+
+def test_the_command_prints_one_object_and_exits_with_2(pool: Path) -> None:
+    (pool / "r.yaml").write_text(
+        "corpus: [{path: pool.jsonl}]\nbudget: {tokens: 2_000, rank: random}\n"
+        "tokenizer: {train: {vocab_size: 384}}\ntrain: {batch_tokens: 512}\n"
+        "shards: {sequence_length: 32}\n"
+    )
+    done = CliRunner().invoke(main, ["check", str(pool / "r.yaml"), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {
+        "findings", "fields", "sources", "files", "sample", "dropped_by", "values", "targets",
+        "evaluation_files", "estimate",
+    }  # fmt: skip
+    wrong = CliRunner().invoke(
+        main, ["check", str(pool / "r.yaml"), "--set", "corpus.0.source=sorce"]
+    )
+    assert wrong.exit_code == 2
+    assert "corpus.0.source" in wrong.output
+
+
+def test_texts_of_strangers_are_escaped(tmp_path: Path) -> None:
+    hostile = "\x1b[2J<script>"
+    write_jsonl(
+        tmp_path / "pool.jsonl",
+        [{"text": f"{hostile} {n}", "source": hostile, hostile: n} for n in range(30)],
+    )
+    (tmp_path / "r.yaml").write_text(
+        "corpus: [{path: pool.jsonl}]\nbudget: {tokens: 64, rank: random}\n"
+        "shards: {sequence_length: 32}\ntokenizer: {train: {vocab_size: 384}}\n"
+    )
+    done = CliRunner().invoke(main, ["check", str(tmp_path / "r.yaml")])
+    assert "\x1b[2J" not in done.output
+    assert "\\x1b[2J<script>" in done.output
+
+
+@pytest.mark.slow
+def test_no_heavy_library_is_imported(pool: Path) -> None:
+    (pool / "r.yaml").write_text(
+        "corpus: [{path: pool.jsonl}]\nbudget: {tokens: 2_000, rank: random}\n"
+    )
+    program = (
+        "import sys\nfrom penstock.jobs.cli import main\n"
+        "try:\n    main(['check', 'r.yaml'])\nexcept SystemExit:\n    pass\n"
+        "print([n for n in ('torch', 'ray', 'deepspeed', 'transformers') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=pool, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
