@@ -39,6 +39,8 @@ docs/architecture.md shows how the packages work together.
       temporary.py       this user's own directory in the temporary directory
       cluster.py         the connection to Ray; the number of CPUs
       own_modules.py     modules beside a recipe, without their directory in sys.path
+      own_sources.py     their sources, read once: what is hashed is what runs
+      plugin_code.py     identity of users' code: local modules by contents, packages by version
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
       array_files.py     .npy files whose header claims no more than they hold

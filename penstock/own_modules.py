@@ -20,9 +20,10 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from penstock.errors import SelectorError
+from penstock.own_sources import as_own
 from penstock.temporary import is_trusted
 
-__all__ = ["OwnModules", "check_module", "find_own"]
+__all__ = ["OwnModules", "check_module", "directory_of", "find_own"]
 
 _served: dict[str, str] = {}
 """Top-level modules that a directory serves, and that directory."""
@@ -53,11 +54,11 @@ def find_own(top: str, directories: Sequence[Path], chosen: bool = True) -> Modu
         installed = PathFinder.find_spec(top)
         if installed is not None and installed.origin is not None:
             return None
-    directory = _directory_of(spec)
+    directory = directory_of(spec)
     if os.path.realpath(directory) not in map(os.path.realpath, sys.path):
         check_module(spec, chosen)
         _serve({top: str(directory)})
-    return spec
+    return as_own(spec)
 
 
 def check_module(spec: ModuleSpec, chosen: bool = True) -> None:
@@ -109,8 +110,8 @@ def _refusal(spec: ModuleSpec, file: Path, problem: str, closed: Path) -> Select
     )
 
 
-def _directory_of(spec: ModuleSpec) -> Path:
-    """Return the directory that holds a top-level module or package."""
+def directory_of(spec: ModuleSpec) -> Path:
+    """Return the directory that holds a top-level module or package, which has a file."""
     places = list(spec.submodule_search_locations or ())
     return Path(places[0] if places else str(spec.origin)).parent
 
@@ -137,6 +138,7 @@ class _Named:
             if spec.origin is None:  # else it grows by directories of ``sys.path``
                 spec.submodule_search_locations = list(spec.submodule_search_locations or ())
             check_module(spec)
+            as_own(spec)
         return spec
 
 

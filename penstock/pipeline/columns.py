@@ -31,6 +31,7 @@ from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
 from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.scoring.thinning import thinning_facts
 from penstock.pipeline.units import Unit, iter_documents
+from penstock.plugin_code import code_notes, describe_code
 from penstock.resources import Resources
 from penstock.selectors.base import MeanSelector, Scorer, SetSelector
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
@@ -71,8 +72,11 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
             _score_slowly(drafts[column.name], column, units, models)
     names = [unit.name for unit in units]
     finished = {
-        name: _publish(found, names, models.pool) if isinstance(found, Draft) else found
-        for name, found in begun.items()
+        column.name: _publish(found, names, models.pool, _code_fact(column))
+        if isinstance(found := begun[column.name], Draft)
+        else found
+        for column in ordered
+        if column.name in begun
     }
     for column in ordered:
         if column.selector.kind == "set":
@@ -144,7 +148,8 @@ def _set_column(
         models.seed,
         models.progress,
     )
-    return _publish(draft, parts, models.pool, thinning_facts(draft))
+    facts = {**thinning_facts(draft), **_code_fact(column)}
+    return _publish(draft, parts, models.pool, facts)
 
 
 def _mean_column(
@@ -166,7 +171,8 @@ def _answered_column(column: Column, models: Models) -> Artefact:
     draft = _begin(column, models, {"answers": answers.fingerprint})
     if isinstance(draft, Artefact):
         return draft
-    return _publish(draft, score_answers(column, asked, draft, answers, models), models.pool)
+    parts = score_answers(column, asked, draft, answers, models)
+    return _publish(draft, parts, models.pool, _code_fact(column))
 
 
 def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:
@@ -175,15 +181,23 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     inputs = {"pool": models.pool.fingerprint, "model": model.fingerprint, **inputs}
     config = {"selector": column.name}
     found = models.workspace.find("columns", fingerprint("columns", VERSION, config, inputs))
+    key, before = f"select.{column.name}", model.manifest["config"]["identity"]
+    for line in code_notes(key, before, kept=found is not None):
+        models.progress(line)
     if found:
         return found
-    key, before = f"select.{column.name}", model.manifest["config"]["identity"]
     unfitted = copy.deepcopy(column.selector)
     models.load(column, model)
     draft = models.workspace.draft("columns", VERSION, config, inputs)
     # Workers read the files of its parameters when they score.
     draft.checks.append(lambda: check_identity(before, unfitted.identity(), key))
     return draft
+
+
+def _code_fact(column: Column) -> dict[str, str]:
+    """Return the code of a user's selector in words, for reports; nothing for a built-in one."""
+    code = column.selector.identity().get("code")
+    return {"code": describe_code(code)} if code and code["modules"] else {}
 
 
 def _publish(

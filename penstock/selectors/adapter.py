@@ -13,7 +13,7 @@ a class that may have less of it:
   ``describe``; and ``place`` for ``assign``;
 - the class attribute ``paths`` names the parameters that are paths relative to the recipe.
 
-An adapted selector's identity holds the class's name, the sha256 of the file that defines it, and
+An adapted selector's identity holds the class's name, its code (:mod:`penstock.plugin_code`), and
 the result of the plug-in's ``identity``. A plug-in without ``identity`` is identified by its
 parameters, of which ``paths`` count by the contents of the files.
 """
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import SelectorError
+from penstock.plugin_code import code_of
 from penstock.resources import Resources
 from penstock.selectors.base import (
     ClassifierScores,
@@ -40,7 +41,7 @@ from penstock.selectors.base import (
     Requirements,
     Selector,
 )
-from penstock.selectors.functions import PluggedFunction, code_hashes
+from penstock.selectors.functions import PluggedFunction
 from penstock.selectors.parameters import Algorithm, Declared, located_fields
 from penstock.selectors.reweighting.base import (
     BatchRequirements,
@@ -205,7 +206,7 @@ class _AdaptedSelector:
         self.plug = plug
         self.parameters = dict(parameters or {})
         self.kind = "set" if _assign(plug) else "scorer"
-        self._code = code_hashes(type(plug).__module__, type(plug))
+        self._code = code_of(type(plug))  # behind the plug: it is unpickled, and checked, later
 
     @property
     def version(self) -> Any:
@@ -216,7 +217,8 @@ class _AdaptedSelector:
         """Return the class, its code, and the plug-in's identity or else its parameters."""
         own = getattr(self.plug, "identity", None)
         parameters = dict(own() or {}) if own else self._hashed_parameters()
-        return {"class": type(self.plug).__qualname__, "code": self._code, "parameters": parameters}
+        code = self._code.identity()
+        return {"class": type(self.plug).__qualname__, "code": code, "parameters": parameters}
 
     def _hashed_parameters(self) -> dict[str, Any]:
         """Return the parameters, with hashes of contents for files and directories."""

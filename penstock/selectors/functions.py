@@ -4,9 +4,8 @@ It is named in a recipe as ``use: package.module:function``. A reweighter is ano
 (:class:`FunctionReweighter`). The module is looked for in the recipe's directory, then among what
 is installed, then in the current directory. No directory goes into ``sys.path``
 (:mod:`penstock.own_modules`): a file ``random.py`` beside the recipe does not replace Python's own
-module, and a library imports nothing from there. The file's sha256 is part of the score's identity:
-a changed file scores again.
-Trade-off: a change in a module that the file imports is not detected; name a version in the file.
+module, and a library imports nothing from there. The file and the local modules that it imports are
+part of the score's identity (:mod:`penstock.plugin_code`): a change in one of them scores again.
 
 An infinite score becomes NaN, never taken. It comes from a division by zero or from
 log 0, not from a preference, and as a score +inf would put exactly the faulty documents first.
@@ -27,12 +26,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from penstock.errors import ScoringError, SelectorError
-from penstock.own_modules import find_own
+from penstock.own_modules import directory_of, find_own
+from penstock.own_sources import forget_changed
+from penstock.plugin_code import PluginCode, code_of
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
-from penstock.storage import sha256_file
 
-__all__ = ["FunctionReweighter", "FunctionScorer", "PluggedFunction", "code_hashes", "load_object"]
+__all__ = ["FunctionReweighter", "FunctionScorer", "PluggedFunction", "load_object"]
 
 _EXPECTED = "package.module:function with def score(texts: list[str]) -> Sequence[float]"
 
@@ -65,20 +65,18 @@ class PluggedFunction:
         if not callable(self.function):
             got = f"{use}, a {type(self.function).__name__}"
             raise SelectorError(key="use", expected=_EXPECTED, got=got)
-        self.sha256 = code_hashes(use, self.function)
+        self.code: PluginCode = code_of(self.function, use.partition(":")[0])
+        """The module that is named, and the one that defines the function if it is another."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "function"}
+        own = {name: value for name, value in vars(self).items() if name != "function"}
+        return {**own, "code": self.code.fields()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({**state, "code": PluginCode(*state["code"])})
         # On another machine the recipe's directory is the job's, the current one.
         self.function = load_object(self.use, self.directories)
-        if code_hashes(self.use, self.function) != self.sha256:
-            raise ScoringError(
-                f"{self.use}: this worker's file is not the one that the run began with",
-                fix="give all machines the same code and run again",
-            )
+        self.code.check()
 
     def called(self, given: Any) -> Any:
         """Call the function.
@@ -92,8 +90,8 @@ class PluggedFunction:
             raise ScoringError(f"{self.use} raised {type(error).__name__}: {error}") from error
 
     def identity(self) -> Mapping[str, Any]:
-        """Return the function's name, its parameters, and the sha256 of its files."""
-        return {"use": self.use, "parameters": self.parameters, "sha256": self.sha256}
+        """Return the function's name, its parameters, and the identity of its code."""
+        return {"use": self.use, "parameters": self.parameters, "code": self.code.identity()}
 
 
 class FunctionScorer(PluggedFunction):
@@ -246,7 +244,10 @@ def _already_loaded(top: str, origin: str) -> bool:
 
 
 def _adopt(top: str, spec: ModuleSpec) -> None:
-    """Import a module again, before an installed one of the same name."""
+    """Import a module before an installed one of the same name, again if a file changed."""
+    changed = forget_changed(directory_of(spec))
+    if not changed and _adopted.get(top) == str(spec.origin) and top in sys.modules:
+        return
     for loaded in [key for key in sys.modules if key == top or key.startswith(f"{top}.")]:
         del sys.modules[loaded]
     module = module_from_spec(spec)
@@ -258,17 +259,6 @@ def _adopt(top: str, spec: ModuleSpec) -> None:
         del sys.modules[top]
         raise
     _adopted[top] = str(spec.origin)
-
-
-def code_hashes(use: str, thing: Any) -> dict[str, str]:
-    """Hash the named module's file, and the one that defines the object if it is another."""
-    modules = [use.partition(":")[0], getattr(thing, "__module__", None)]
-    files = {
-        module: getattr(sys.modules.get(module), "__file__", None)
-        for module in modules
-        if module is not None
-    }
-    return {module: sha256_file(Path(file)) for module, file in files.items() if file}
 
 
 def _floats(returned: Any, use: str) -> np.ndarray:

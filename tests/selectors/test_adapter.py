@@ -186,7 +186,7 @@ def test_a_changed_file_is_another_selector(project: Path) -> None:
     before = build("x", spec, [project])
     assert pickle.loads(pickle.dumps(before)).identity() == before.identity()
     assert before.identity()["class"] == "Least"
-    (project / "former_plug_ins.py").write_text(FORMER + "# changed\n")
+    (project / "former_plug_ins.py").write_text(FORMER + "changed = 1\n")
     sys.modules.pop("former_plug_ins")
     assert build("x", spec, [project]).identity() != before.identity()
 

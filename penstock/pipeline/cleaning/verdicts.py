@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
 from penstock.pipeline.cleaning.choice import Choice
 from penstock.pipeline.cleaning.duplicates import COMPONENTS, NearDuplicates, make_components
 from penstock.pipeline.cleaning.judging import (
@@ -41,6 +41,7 @@ from penstock.pipeline.grouped import packed, read_groups, write_groups
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, units_of
+from penstock.plugin_code import code_notes
 from penstock.storage import atomic_file
 from penstock.text_hashes import hash_words
 
@@ -120,7 +121,12 @@ def make_pool(
         draft.fill(runner.run, _settle, parts, shared)
         return draft.publish([*parts, *kept], facts)
 
-    return Pool.of(corpus, workspace.make(STAGE, VERSION, settings.config(), inputs, work))
+    config = settings.config()
+    kept = workspace.find(STAGE, fingerprint(STAGE, VERSION, config, inputs)) is not None
+    for own in settings.functions:
+        for line in code_notes(f"clean.rules.{own.rule}", own.config(), kept):
+            progress(line)
+    return Pool.of(corpus, workspace.make(STAGE, VERSION, config, inputs, work))
 
 
 def _choice(

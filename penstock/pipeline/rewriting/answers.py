@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from penstock.pipeline.checking import call_plugin, check_sum
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, iter_documents
+from penstock.plugin_code import PluginCode, code_of
 from penstock.selectors.rewriting.base import (
     Answer,
     Completions,
@@ -147,6 +148,11 @@ class Questions:
     share: float
     """Share of the documents that are asked about, drawn by hash of id and text."""
     seed: int
+    code: PluginCode = field(init=False, repr=False, compare=False)
+    """The prompter's code, which must be the same in every worker."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", code_of(type(self.prompter)))
 
     @property
     def key(self) -> str:
@@ -154,7 +160,7 @@ class Questions:
 
     def identity(self) -> dict[str, Any]:
         """Identify what the answers depend on besides the documents and the model."""
-        return identity_of(self.prompter, self.share, self.seed)
+        return identity_of(self.prompter, self.code, self.share, self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +174,11 @@ class Rewrite:
     share: float
     """Share of the documents that are rewritten, drawn by hash of id and text."""
     seed: int
+    code: PluginCode = field(init=False, repr=False, compare=False)
+    """The rewriter's code, which must be the same in every worker."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", code_of(type(self.rewriter)))
 
     @property
     def questions(self) -> Questions:
@@ -182,13 +193,16 @@ class Rewrite:
 
     def identity(self) -> dict[str, Any]:
         """Identify what the texts depend on besides the documents and the answers."""
-        return identity_of(self.rewriter, self.share, self.seed)
+        return identity_of(self.rewriter, self.code, self.share, self.seed)
 
 
-def identity_of(rewriter: Prompter | Editor, share: float, seed: int) -> dict[str, Any]:
+def identity_of(
+    rewriter: Prompter | Editor, code: PluginCode, share: float, seed: int
+) -> dict[str, Any]:
     """Identify a rewriter or selector with what it is applied to, for a fingerprint."""
     return {
         "rewriter": type(rewriter).__qualname__,
+        **({"code": code.identity()} if code.roots else {}),
         "identity": dict(rewriter.identity()),
         "share": share,
         "seed": seed,

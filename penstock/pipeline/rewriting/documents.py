@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
 from penstock.errors import ArtefactError, InputError, ScoringError, UnmadeError
 from penstock.pipeline.checking import (
     RecordTally,
@@ -42,6 +42,7 @@ from penstock.pipeline.units import (
     iter_documents,
     units_of,
 )
+from penstock.plugin_code import code_notes
 from penstock.selectors.rewriting.base import Document, Rewritten
 from penstock.storage import AnyPath, atomic_file, copy_file
 
@@ -131,6 +132,10 @@ def rewrite_corpus(
             raise InputError("no document is left of the corpus", key=f"rewrite.{rewrite.name}")
         return draft.publish(items, facts)
 
+    if rewrite.code.roots:
+        kept = workspace.find(STAGE, fingerprint(STAGE, 0, config, inputs)) is not None
+        for line in code_notes(f"rewrite.{rewrite.name}", rewrite.identity(), kept):
+            progress(line)
     try:
         return workspace.make(STAGE, 0, config, inputs, work)
     except UnmadeError as error:  # the corpus that was read is made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from penstock.errors import ScoringError
 from penstock.pipeline.checking import call_plugin
 from penstock.pipeline.rewriting.answers import draw, identity_of
 from penstock.pipeline.units import Unit, iter_documents
+from penstock.plugin_code import PluginCode, code_of
 from penstock.selectors.rewriting.base import BLANK, Editor, Rewritten
 
 __all__ = ["Edit", "edit_unit"]
@@ -27,10 +28,15 @@ class Edit:
     share: float
     """Share of the documents that are edited, drawn by hash of the document."""
     seed: int
+    code: PluginCode = field(init=False, repr=False, compare=False)
+    """The rewriter's code, which must be the same in every worker."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", code_of(type(self.rewriter)))
 
     def identity(self) -> dict[str, Any]:
         """Identify what the texts depend on besides the documents."""
-        return identity_of(self.rewriter, self.share, self.seed)
+        return identity_of(self.rewriter, self.code, self.share, self.seed)
 
 
 def edit_unit(

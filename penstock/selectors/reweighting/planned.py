@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import ScoringError
+from penstock.plugin_code import code_of
 from penstock.recipe import ReweightSpec
 from penstock.selectors.adapter import class_of
-from penstock.selectors.functions import code_hashes
 from penstock.selectors.registry import build_reweighter
 from penstock.selectors.reweighting.base import Reweighter
 
@@ -59,11 +59,10 @@ class PlannedReweighter:
 def _identity(spec: ReweightSpec, made: Reweighter) -> Mapping[str, Any]:
     """Return what a run's weights depend on: part of its fingerprint, so without paths."""
     kind = class_of(made)
-    own = not kind.__module__.startswith("penstock.")
     return {
         "kind": kind.__qualname__,
         "version": made.version,
         "parameters": dict(made.identity()),
         "sample": spec.sample,
-        "code": code_hashes(kind.__module__, kind) if own else {},
+        "code": code.identity() if (code := code_of(kind)).roots else {},
     }

@@ -1,0 +1,351 @@
+"""Identity of a plug-in's code: part of the name of every column that the plug-in makes.
+
+The identity has the module that defines the object, those of its base classes, and all local
+modules that these import, by a hash of their syntax trees: comments and formatting do not count.
+Installed packages count by name and version, and an optional package that is missing counts as
+missing. Imports are read from the source, also those within functions: nothing is run to find them.
+
+Not covered is code that is found by its name at run time (``importlib.import_module``, ``exec``):
+such calls are listed, so that a note can name them. Neither are files that the code reads, unless a
+parameter names them (``paths``). Penstock's own modules do not count: their versions do.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import ScoringError
+from penstock.own_modules import directory_of
+from penstock.own_sources import source_at
+
+__all__ = ["PluginCode", "code_notes", "code_of", "describe_code"]
+
+_ABSENT = "not installed"
+
+_CALLED = frozenset({"__import__", "eval", "exec", "import_module", "run_module", "run_path"})
+"""Functions that run code of a name or text, called by their own name."""
+
+_CALLED_OF = frozenset({"exec_module", "import_module", "load_module", "run_module", "run_path"})
+"""The same, called as an attribute: ``model.eval()`` is another function."""
+
+_LEFT_OUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
+"""Fields of a syntax tree that repeat others, or hold comments."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginCode:
+    """The code behind an object; when it is unpickled elsewhere, it must be the same there."""
+
+    roots: tuple[str, ...]
+    """Modules that define the object and its base classes; none for Penstock's own."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of each local module, by its dotted name."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Version of each installed package that is imported, by its name."""
+    uncovered: tuple[str, ...] = ()
+    """Calls that import by a name or run a text, as ``module: function``; sorted."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what an artefact's name has of it, as plain data.
+
+        Names are values, not keys: in manifests the values of keys such as ``token`` are masked.
+        """
+        return {
+            "modules": [list(pair) for pair in self.modules.items()],
+            "packages": [list(pair) for pair in self.packages.items()],
+            **({"uncovered": list(self.uncovered)} if self.uncovered else {}),
+        }
+
+    def check(self) -> None:
+        """Compare with the code of this process.
+
+        Raises:
+            ScoringError: A module or a package is another one.
+        """
+        here = _code_of(self.roots)
+        if here == self:
+            return
+        for noun, then, now in (
+            ("module", self.modules, here.modules),
+            ("package", self.packages, here.packages),
+        ):
+            for name in sorted(then.keys() | now.keys()):
+                if then.get(name) != now.get(name):
+                    raise ScoringError(
+                        f"{', '.join(self.roots)}: the {noun} {name} is not the one that the run "
+                        "began with",
+                        expected=(then.get(name) or "none")[:12],
+                        got=(now.get(name) or "none")[:12],
+                        fix="give all machines the same code and packages (on Ray by runtime_env), "
+                        "and run again",
+                    )
+
+    def __deepcopy__(self, memo: Any) -> PluginCode:
+        return self
+
+    def fields(self) -> tuple[Any, ...]:
+        """Return the arguments that make this object, for a pickle that is checked later."""
+        return self.roots, dict(self.modules), dict(self.packages), self.uncovered
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled_code, self.fields()
+
+
+def _unpickled_code(*fields: Any) -> PluginCode:
+    code = PluginCode(*fields)
+    code.check()
+    return code
+
+
+def code_of(thing: Any, *modules: str) -> PluginCode:
+    """Return the identity of the code that defines an object.
+
+    Args:
+        thing: A class, a function or another object.
+        modules: Further modules, such as one that only imports the object.
+
+    Raises:
+        SelectorError: A module was edited after Python had imported it.
+    """
+    kinds = inspect.getmro(thing) if isinstance(thing, type) else ()
+    named = [*modules, getattr(thing, "__module__", None)]
+    if all(_counts(name) for name in named if name):  # a built-in class has bases elsewhere
+        named += [one.__module__ for one in kinds if not _is_installed(_spec_of(one.__module__))]
+    return _code_of(tuple(dict.fromkeys(name for name in named if name and _counts(name))))
+
+
+def describe_code(identity: Mapping[str, Any]) -> str:
+    """Describe code in one line: ``my_scorer, my_words (code 3f2a91c0), numpy 2.4.6``.
+
+    Args:
+        identity: As of :meth:`PluginCode.identity`.
+    """
+    modules = identity["modules"]
+    digest = hashlib.sha256(repr([tuple(pair) for pair in modules]).encode()).hexdigest()[:8]
+    names = ", ".join(name for name, _ in modules)
+    return ", ".join([f"{names} (code {digest})", *map(" ".join, identity["packages"])])
+
+
+def code_notes(key: str, identity: Mapping[str, Any], kept: bool) -> Iterator[str]:
+    """Yield notes for the user on the code that made a column; none for code of Penstock's own.
+
+    Args:
+        key: The plug-in's key in the recipe, as ``select.mine``.
+        identity: The plug-in's identity, which has that of its code under ``code``.
+        kept: Whether the column was made by an earlier run.
+    """
+    code = identity.get("code")
+    if not code or not code["modules"]:
+        return
+    yield f"{key}: {'kept, ' if kept else ''}made by {describe_code(code)}"
+    for call in code.get("uncovered", ()):
+        yield (
+            f"{key}: {call}() runs code that is no part of the column's name; raise `version` when "
+            "that code changes"
+        )
+
+
+def _code_of(roots: tuple[str, ...]) -> PluginCode:
+    """Follow the imports of modules, without running any."""
+    modules: dict[str, str] = {}
+    packages: dict[str, str] = {}
+    uncovered: set[str] = set()
+    left: list[tuple[str, Path | None, bool]] = [(name, None, True) for name in roots]
+    seen = set()
+    while left:
+        name, home, certain = left.pop()
+        if name in seen or not _counts(name):
+            continue
+        spec = _spec_of(name, home)
+        top = name.partition(".")[0]
+        if spec is None:
+            if certain and "." not in name:
+                seen.add(name)
+                packages[name] = _version_of(name) or _ABSENT
+            continue
+        seen.add(name)
+        if _is_installed(spec):
+            packages.update(_distributions_of(top))
+            if name not in roots and packages.keys() & _distributions_of(top).keys():
+                continue
+        if spec.origin is None or not spec.has_location:  # a directory without __init__.py
+            continue
+        source = source_at(spec.origin, sys.modules.get(name))
+        found = _examined(source, name, spec.submodule_search_locations is not None)
+        modules[name] = found.sha256
+        uncovered.update(f"{name}: {call}" for call in found.calls)
+        own = _spec_of(top, home)
+        beside = directory_of(own) if own is not None and _has_place(own) else home
+        for one, sure in found.imports:
+            names = [one]
+            if one.endswith(".*"):  # it imports the modules that ``__all__`` names
+                names = [loaded for loaded in sys.modules if loaded.startswith(one[:-1])]
+            left += [(imported, beside, sure) for imported in names]
+    return PluginCode(
+        roots,
+        dict(sorted(modules.items())),
+        dict(sorted(packages.items())),
+        tuple(sorted(uncovered)),
+    )
+
+
+def _counts(name: str) -> bool:
+    """Return whether a module is neither Python's nor Penstock's."""
+    top = name.partition(".")[0]
+    return top not in sys.stdlib_module_names and top != "penstock"
+
+
+def _spec_of(name: str, home: Path | None = None) -> ModuleSpec | None:
+    """Find a module as an import finds it: what is imported, ``sys.path``, then its neighbours."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    if spec is not None:
+        return spec
+    if file := getattr(module, "__file__", None):  # a script
+        return importlib.util.spec_from_file_location(name, file)
+    parent, _, _ = name.rpartition(".")
+    if parent:
+        above = _spec_of(parent, home)
+        places = None if above is None else above.submodule_search_locations
+        return None if places is None else PathFinder.find_spec(name, list(places))
+    found = PathFinder.find_spec(name)
+    if home is not None and (found is None or found.origin is None):
+        found = PathFinder.find_spec(name, [str(home)]) or found
+    return found
+
+
+def _has_place(spec: ModuleSpec) -> bool:
+    return spec.has_location or bool(spec.submodule_search_locations)
+
+
+@functools.cache
+def _installed_at() -> tuple[str, ...]:
+    keys = ("stdlib", "platstdlib", "purelib", "platlib")
+    places = [sysconfig.get_path(key) for key in keys]
+    places += [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple(f"{Path(place).resolve()}/" for place in places)
+
+
+def _is_installed(spec: ModuleSpec | None) -> bool:
+    """Return whether a module lies where packages are installed: its version stands for it."""
+    if spec is None:
+        return False
+    places = list(spec.submodule_search_locations or ())
+    file = spec.origin if spec.has_location else next(iter(places), None)
+    return file is None or str(Path(file).resolve()).startswith(_installed_at())
+
+
+@functools.cache
+def _distributions_of(top: str) -> dict[str, str]:
+    """Return the versions of the packages that have a top-level module, by their names."""
+    if own := _version_of(top):
+        return {top: own}
+    names = _names_of_distributions().get(top, ())
+    return {name: _version_of(name) or _ABSENT for name in sorted(set(names))}
+
+
+@functools.cache
+def _names_of_distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()  # it reads the files of all packages: 0.3 s for 200
+
+
+@functools.cache
+def _version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    sha256: str
+    imports: tuple[tuple[str, bool], ...] = ()
+    """Names of modules, and false for one that may be another object of a package."""
+    calls: tuple[str, ...] = ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _examined(source: bytes, name: str, is_package: bool) -> _Examined:
+    """Hash a source and list its imports; one that is not Python is hashed as it is."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return _Examined(hashlib.sha256(source).hexdigest())
+    package = name if is_package else name.rpartition(".")[0]
+    imports = dict.fromkeys(_imports(tree, package))
+    calls = sorted({call for node in ast.walk(tree) if (call := _dynamic(node))})
+    return _Examined(_hash_of(tree), tuple(imports), tuple(calls))
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _with_parents(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")
+                base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [base])])
+            yield from _with_parents(base)
+            for alias in node.names:
+                if alias.name != "*":
+                    yield f"{base}.{alias.name}", False
+                    continue
+                yield f"{base}.*", False
+
+
+def _with_parents(name: str) -> Iterator[tuple[str, bool]]:
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count]), True
+
+
+def _dynamic(node: ast.AST) -> str | None:
+    """Return the name of a call that imports by a name or runs a text."""
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Name) and node.func.id in _CALLED:
+            return node.func.id
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _CALLED_OF:
+            return node.func.attr
+    return None
+
+
+def _hash_of(tree: ast.AST) -> str:
+    """Hash a syntax tree, without positions; iterative, since a long sum is as deep as long."""
+    hashed = hashlib.sha256()
+    left: list[Any] = [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.AST):
+            hashed.update(f"({type(node).__name__}".encode())
+            left.append(_END)
+            if isinstance(node, ast.Constant):  # 1, 1.0 and True are equal and differ
+                left.append(repr((type(node.value).__name__, node.value)))
+                continue
+            fields = [own for own in ast.iter_fields(node) if own[0] not in _LEFT_OUT]
+            for key, value in reversed(fields):
+                if value is not None and value != []:
+                    left += [value, f".{key}"]
+        elif isinstance(node, list):
+            left += [_END, *reversed(node), "["]
+        else:
+            hashed.update(f"{node!r},".encode("utf-8", "surrogatepass"))
+    return hashed.hexdigest()
+
+
+_END = ")"

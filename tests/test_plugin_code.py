@@ -1,0 +1,308 @@
+"""The code behind a plug-in is part of what its columns are named by, and is the code that ran."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import penstock
+from penstock.errors import ScoringError, SelectorError
+from penstock.pipeline.rewriting.answers import Rewrite
+from penstock.pipeline.rewriting.edits import Edit
+from penstock.plugin_code import PluginCode, code_notes, code_of, describe_code
+from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
+from penstock.selectors.functions import FunctionScorer
+from penstock.selectors.registry import build, build_rewriter, built_in
+from penstock.selectors.reweighting.planned import PlannedReweighter
+from tests.pools import documents, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FILES = {
+    "code_scorer.py": """
+import numpy as np
+from code_helper import factor
+from code_base import Base
+from code_stars import *
+try:
+    import code_optional
+except ImportError:
+    code_optional = None
+
+def score(texts):
+    from code_package.deep import shift  # when it is called, in a worker
+    return [len(text) * factor + shift for text in texts]
+
+class Mine(Base):
+    def score(self, documents):
+        return np.full(len(documents), factor, np.float32)
+
+class Other(Base):
+    pass
+""",
+    "code_helper.py": "factor = 2\n",
+    "code_stars.py": "unused = 1\n",
+    "code_base.py": "class Base:\n    def score(self, documents): return [0.0] * len(documents)\n",
+    "code_package/__init__.py": "",
+    "code_package/deep.py": "from . import values\nfrom .values import shift\n",
+    "code_package/values.py": "shift = 1\n",
+    "code_unrelated.py": "x = 1\n",
+    "code_editor.py": """
+from code_helper import factor
+class Upper:
+    version, replaces = 1, True
+    def identity(self): return {}
+    def edit(self, texts): return texts
+class Asks:
+    version, replaces = 1, False
+    def identity(self): return {}
+    def requests(self, document): return []
+    def assemble(self, document, answers): return None
+def reweight(losses): return losses * factor
+""",
+}
+
+MODULES = [
+    "code_base", "code_helper", "code_package", "code_package.deep", "code_package.values",
+    "code_scorer", "code_stars",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("penstock.own_modules._served", {})
+    monkeypatch.setattr("penstock.own_sources._sources", {})
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("code_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def identity(project: Path, use: str = "code_scorer:Mine") -> dict[str, Any]:
+    return dict(build("x", SelectorSpec(use=use), [project]).identity())
+
+
+@pytest.mark.parametrize("use", ["code_scorer:Mine", "code_scorer:score"])
+def test_the_identity_has_the_local_modules_and_the_packages(project: Path, use: str) -> None:
+    code = identity(project, use)["code"]
+    assert [name for name, _ in code["modules"]] == MODULES
+    assert code["packages"] == [["code_optional", "not installed"], ["numpy", np.__version__]]
+    assert set(code) == {"modules", "packages"}
+    assert all(len(digest) == 64 for _, digest in code["modules"])
+
+
+@pytest.mark.parametrize("use", ["code_scorer:Mine", "code_scorer:score", "code_editor:reweight"])
+@pytest.mark.parametrize(
+    ("file", "text", "uses"),
+    [
+        ("code_scorer.py", FILES["code_scorer.py"] + "more = 1\n", "scorer"),
+        ("code_helper.py", "factor = 3\n", "all"),
+        ("code_base.py", FILES["code_base.py"].replace("0.0", "1.0"), "scorer"),
+        ("code_package/values.py", "shift = 2\n", "scorer"),
+        ("code_package/__init__.py", "x = 1\n", "scorer"),
+        ("code_optional.py", "x = 1\n", "scorer"),
+        ("code_stars.py", "unused = 2\n", "scorer"),
+        ("code_unrelated.py", "x = 2\n", "none"),
+        ("code_helper.py", "# A comment.\nfactor = (\n    2  # two\n)\n", "none"),
+        ("code_package/deep.py", "\nfrom . import (values)\nfrom .values import (shift,)", "none"),
+    ],
+)
+def test_an_edit_gives_another_identity_and_a_comment_does_not(
+    project: Path, use: str, file: str, text: str, uses: str
+) -> None:
+    def found() -> Any:
+        if use.endswith("reweight"):
+            return PlannedReweighter(ReweightSpec(use=use), [project]).identity
+        return identity(project, use)
+
+    before = found()
+    (project / file).write_text(text)
+    expected = uses == "all" or (uses == "scorer" and "scorer" in use)
+    assert (found() != before) == expected
+
+
+@pytest.mark.parametrize("one", ["1", "1.0", "True", "'1'", "b'1'"])
+def test_constants_that_are_equal_or_look_alike_differ(project: Path, one: str) -> None:
+    before = identity(project)
+    others = {"1", "1.0", "True", "'1'", "b'1'"} - {one}
+    (project / "code_helper.py").write_text(f"factor = {one}\n")
+    mine = identity(project)
+    for other in others:
+        (project / "code_helper.py").write_text(f"factor = {other}\n")
+        assert identity(project) not in (mine, before)
+
+
+def test_a_long_expression_has_an_identity(project: Path) -> None:
+    (project / "code_helper.py").write_text("factor = " + " + ".join(["1"] * 900) + "\n")
+    before = identity(project)
+    (project / "code_helper.py").write_text("factor = " + " + ".join(["1"] * 899 + ["2"]) + "\n")
+    assert identity(project) != before
+
+
+def test_an_edited_helper_is_imported_again_with_its_identity(project: Path) -> None:
+    """As in a notebook: one process, a file is edited between two runs."""
+    one = FunctionScorer("code_scorer:score", [project])
+    assert one.called(["abc"]) == [7]
+    (project / "code_helper.py").write_text("factor = 5\n")
+    two = FunctionScorer("code_scorer:score", [project])
+    assert two.called(["abc"]) == [16]
+    assert two.identity() != one.identity()
+
+
+def test_an_unchanged_module_is_imported_once(project: Path) -> None:
+    """Instances of two of its classes can be sent to workers together."""
+    uses = ["code_scorer:Mine", "code_scorer:Other"]
+    built = [build("x", SelectorSpec(use=use), [project]) for use in uses]
+    assert [one.identity() for one in pickle.loads(pickle.dumps(built))] == [
+        one.identity() for one in built
+    ]
+
+
+def test_an_edit_within_a_second_is_seen_behind_compiled_code(project: Path) -> None:
+    """Python itself takes the compiled code of a file of the same size and second for current."""
+    script = (
+        "import sys; from penstock.selectors.functions import FunctionScorer\n"
+        "one = FunctionScorer('code_scorer:score', [sys.argv[1]])\n"
+        "print(one.called(['abc'])[0], dict(one.code.modules)['code_helper'])"
+    )
+    found = []
+    helper = project / "code_helper.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for factor in (2, 3):
+        helper.write_text(f"factor = {factor}\n")
+        os.utime(helper, (1_700_000_000, 1_700_000_000))
+        subprocess.run([sys.executable, "-c", "import code_helper"], cwd=project, check=True)
+        run = [sys.executable, "-c", script, str(project)]
+        found.append(subprocess.check_output(run, env=environment, text=True).split())
+    (first, was), (second, now) = found
+    assert (first, second, was != now) == ("7", "10", True)
+
+
+def test_a_module_edited_after_python_imported_it_is_refused(project: Path) -> None:
+    sys.path.insert(0, str(project))
+    importlib.import_module("code_helper")
+    before = code_of(importlib.import_module("code_base").Base)
+    (project / "code_base.py").write_text("class Base: pass\n")
+    with pytest.raises(SelectorError) as caught:
+        code_of(sys.modules["code_base"].Base)
+    assert (caught.value.key, caught.value.file) == ("use", str(project / "code_base.py"))
+    assert before.modules.keys() == {"code_base"}
+
+
+@pytest.mark.parametrize("use", ["code_scorer:Mine", "code_scorer:score"])
+def test_a_worker_with_other_code_is_refused(project: Path, use: str) -> None:
+    built = build("x", SelectorSpec(use=use), [project])
+    sent = pickle.dumps(built)
+    assert pickle.loads(sent).identity() == built.identity()
+    (project / "code_helper.py").write_text("factor = 4\n")
+    build("x", SelectorSpec(use=use), [project])  # this process is now a worker with other code
+    with pytest.raises(ScoringError, match="module code_helper is not the one"):
+        pickle.loads(sent)
+
+
+def test_a_worker_with_other_packages_is_refused() -> None:
+    code = PluginCode(("tests.pools",), code_of(documents).modules, {"numpy": "1.0"})
+    with pytest.raises(ScoringError) as caught:
+        code.check()
+    assert (caught.value.expected, caught.value.got) == ("1.0", np.__version__)
+
+
+@pytest.mark.parametrize("name", ["Upper", "Asks"])
+def test_the_code_of_a_rewriter_is_part_of_its_identity(project: Path, name: str) -> None:
+    def found() -> Edit | Rewrite:
+        by: Any = {"url": "http://127.0.0.1:1", "model": "m"} if name == "Asks" else "none"
+        spec = RewriteSpec(use=f"code_editor:{name}", by=by)
+        rewriter, completions = build_rewriter("x", spec, [project])
+        own: Any = {"name": "x", "rewriter": rewriter, "share": 1.0, "seed": 0}
+        return Rewrite(**own, completions=completions) if completions else Edit(**own)
+
+    before = found()
+    assert [pair[0] for pair in before.identity()["code"]["modules"]] == [
+        "code_editor",
+        "code_helper",
+    ]
+    sent = pickle.dumps(before)
+    assert pickle.loads(sent).identity() == before.identity()
+    (project / "code_helper.py").write_text("factor = 3\n")
+    assert found().identity() != before.identity()
+    with pytest.raises(ScoringError, match="code_helper"):
+        pickle.loads(sent)
+
+
+def test_code_of_penstocks_own_is_left_to_its_versions() -> None:
+    own = Edit(name="x", rewriter=built_in("rewriter")["mask"](), share=1.0, seed=0)
+    assert (own.code, "code" in own.identity()) == (PluginCode(()), False)
+
+
+def test_dynamic_imports_are_named(project: Path) -> None:
+    (project / "code_helper.py").write_text(
+        "import importlib, re\nfrom importlib import import_module\n"
+        "factor = importlib.import_module('math').floor(2.5)\n"
+        "def f(model):\n    model.eval(), re.compile('x')\n"
+        "    exec('x = 1')\n    __import__('os')\n"
+    )
+    found = identity(project)
+    assert found["code"]["uncovered"] == [
+        "code_helper: __import__", "code_helper: exec", "code_helper: import_module",
+    ]  # fmt: skip
+    first, *others = code_notes("select.x", found, kept=True)
+    assert describe_code(found["code"]) in first and len(others) == 3
+
+
+RECIPE = """
+corpus: [{path: pool.jsonl}]
+work: work
+clean: {rules: {mine: {use: "code_scorer:drop"}}}
+rewrite: {up: {use: "code_editor:Upper", by: none}}
+select: {x: {use: "code_scorer:Mine"}, y: {use: "code_scorer:score"}}
+budget: {tokens: 2000, rank: {x: 1, y: 1}}
+tokenizer: {train: {vocab_size: 320}}
+shards: {sequence_length: 32}
+"""
+
+
+@pytest.mark.slow
+def test_an_edited_helper_scores_again_and_a_comment_keeps_the_columns(project: Path) -> None:
+    (project / "recipe.yaml").write_text(RECIPE)
+    scorer = project / "code_scorer.py"
+    scorer.write_text(scorer.read_text() + "def drop(texts): return [factor > 9] * len(texts)\n")
+    write_jsonl(project / "pool.jsonl", documents(150))
+
+    def curate() -> tuple[dict[str, str], list[str]]:
+        lines: list[str] = []
+        curated = penstock.curate(project / "recipe.yaml", progress=lines.append, workers=1)
+        return {name: one.fingerprint for name, one in curated.columns.items()}, lines
+
+    first, lines = curate()
+    assert not any("kept, made by" in line for line in lines)
+    (project / "code_helper.py").write_text("# Two.\nfactor = 2\n")
+    second, lines = curate()
+    assert second == first
+    kept = [line.partition(": ")[0] for line in lines if "kept, made by" in line]
+    assert kept == ["clean.rules.mine", "rewrite.up", "clean.rules.mine", "select.x", "select.y"]
+    (project / "code_helper.py").write_text("factor = 3\n")
+    third, lines = curate()
+    assert not third.keys() ^ first.keys() and not set(third.values()) & set(first.values())
+    assert not any("kept, made by" in line for line in lines)
+    curated = penstock.open(project / "recipe.yaml")
+    assert curated.columns["x"].facts["code"].startswith("code_base, code_helper, ")
