@@ -20,7 +20,7 @@ import inspect
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
@@ -31,7 +31,14 @@ from penstock.errors import ScoringError
 from penstock.own_modules import directory_of
 from penstock.own_sources import source_at
 
-__all__ = ["PluginCode", "code_notes", "code_of", "describe_code"]
+__all__ = [
+    "ImportedCode",
+    "PluginCode",
+    "code_notes",
+    "code_of",
+    "describe_code",
+    "imported_by",
+]
 
 _ABSENT = "not installed"
 
@@ -158,48 +165,100 @@ def code_notes(key: str, identity: Mapping[str, Any], kept: bool) -> Iterator[st
         )
 
 
+def imported_by(module: str, home: Path) -> ImportedCode:
+    """Find what a module imports, of which nothing is imported here.
+
+    Args:
+        module: Its dotted name.
+        home: The directory that holds it, or its package.
+    """
+    walk = _Walk()
+    places = {name: spec for name, spec, _ in walk.modules((module,), home) if "." not in name}
+    return ImportedCode(
+        {name: _place_of(spec) for name, spec in sorted(places.items())},
+        dict(sorted(walk.packages.items())),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedCode:
+    """Local modules and installed packages that a module imports, and those import."""
+
+    places: Mapping[str, Path]
+    """The file, or the directory of the package, of each local top-level module, by its name."""
+    packages: Mapping[str, str]
+    """Version of each installed package, by its name."""
+
+
+def _place_of(spec: ModuleSpec) -> Path:
+    places = list(spec.submodule_search_locations or ())
+    return Path(places[0] if places else str(spec.origin))
+
+
 def _code_of(roots: tuple[str, ...]) -> PluginCode:
-    """Follow the imports of modules, without running any."""
+    walk = _Walk()
     modules: dict[str, str] = {}
-    packages: dict[str, str] = {}
     uncovered: set[str] = set()
-    left: list[tuple[str, Path | None, bool]] = [(name, None, True) for name in roots]
-    seen = set()
-    while left:
-        name, home, certain = left.pop()
-        if name in seen or not _counts(name):
-            continue
-        spec = _spec_of(name, home)
-        top = name.partition(".")[0]
-        if spec is None:
-            if certain and "." not in name:
-                seen.add(name)
-                packages[name] = _version_of(name) or _ABSENT
-            continue
-        seen.add(name)
-        if _is_installed(spec):
-            packages.update(_distributions_of(top))
-            if name not in roots and packages.keys() & _distributions_of(top).keys():
-                continue
-        if spec.origin is None or not spec.has_location:  # a directory without __init__.py
-            continue
-        source = source_at(spec.origin, sys.modules.get(name))
-        found = _examined(source, name, spec.submodule_search_locations is not None)
-        modules[name] = found.sha256
-        uncovered.update(f"{name}: {call}" for call in found.calls)
-        own = _spec_of(top, home)
-        beside = directory_of(own) if own is not None and _has_place(own) else home
-        for one, sure in found.imports:
-            names = [one]
-            if one.endswith(".*"):  # it imports the modules that ``__all__`` names
-                names = [loaded for loaded in sys.modules if loaded.startswith(one[:-1])]
-            left += [(imported, beside, sure) for imported in names]
+    for name, _, found in walk.modules(roots):
+        if found is not None:
+            modules[name] = found.sha256
+            uncovered.update(f"{name}: {call}" for call in found.calls)
     return PluginCode(
         roots,
         dict(sorted(modules.items())),
-        dict(sorted(packages.items())),
+        dict(sorted(walk.packages.items())),
         tuple(sorted(uncovered)),
     )
+
+
+class _Walk:
+    """Follows the imports of modules, without running any."""
+
+    def __init__(self) -> None:
+        self.packages: dict[str, str] = {}
+        """Version of each installed package that was met."""
+
+    def modules(
+        self, roots: Sequence[str], home: Path | None = None
+    ) -> Iterator[tuple[str, ModuleSpec, _Examined | None]]:
+        """Yield each local module; a directory without ``__init__.py`` has no source."""
+        left: list[tuple[str, Path | None, bool]] = [
+            (one, home, True) for name in roots for one, _ in _with_parents(name)
+        ]
+        # A module that is named is looked for beside the recipe first; what it imports, last.
+        own_tops = {name.partition(".")[0] for name in roots} if home else set()
+        seen = set()
+        while left:
+            name, home, certain = left.pop()
+            if name in seen or not _counts(name):
+                continue
+            top = name.partition(".")[0]
+            spec = _spec_of(name, home, top in own_tops)
+            if spec is None:
+                if certain and name == top:
+                    seen.add(name)
+                    self.packages[name] = _version_of(name) or _ABSENT
+                continue
+            seen.add(name)
+            if _is_installed(spec):
+                versions = _distributions_of(top)
+                self.packages.update(versions)
+                if versions and name not in roots:
+                    continue
+            if spec.origin is None or not spec.has_location:
+                if _has_place(spec):
+                    yield name, spec, None
+                continue
+            source = source_at(spec.origin, sys.modules.get(name))
+            found = _examined(source, name, spec.submodule_search_locations is not None)
+            yield name, spec, found
+            own = _spec_of(top, home, top in own_tops)
+            beside = directory_of(own) if own is not None and _has_place(own) else home
+            for one, sure in found.imports:
+                names = [one]
+                if one.endswith(".*"):  # it imports the modules that ``__all__`` names
+                    names = [loaded for loaded in sys.modules if loaded.startswith(one[:-1])]
+                left += [(imported, beside, sure) for imported in names]
 
 
 def _counts(name: str) -> bool:
@@ -208,9 +267,15 @@ def _counts(name: str) -> bool:
     return top not in sys.stdlib_module_names and top != "penstock"
 
 
-def _spec_of(name: str, home: Path | None = None) -> ModuleSpec | None:
-    """Find a module as an import finds it: what is imported, ``sys.path``, then its neighbours."""
-    module = sys.modules.get(name)
+def _spec_of(name: str, home: Path | None = None, at_home: bool = False) -> ModuleSpec | None:
+    """Find a module as an import finds it: what is imported, ``sys.path``, then its neighbours.
+
+    Args:
+        name: Its dotted name.
+        home: The directory of its neighbours.
+        at_home: Look for it there alone, whatever is imported.
+    """
+    module = None if at_home else sys.modules.get(name)
     spec = getattr(module, "__spec__", None)
     if spec is not None:
         return spec
@@ -218,10 +283,10 @@ def _spec_of(name: str, home: Path | None = None) -> ModuleSpec | None:
         return importlib.util.spec_from_file_location(name, file)
     parent, _, _ = name.rpartition(".")
     if parent:
-        above = _spec_of(parent, home)
+        above = _spec_of(parent, home, at_home)
         places = None if above is None else above.submodule_search_locations
         return None if places is None else PathFinder.find_spec(name, list(places))
-    found = PathFinder.find_spec(name)
+    found = None if at_home else PathFinder.find_spec(name)
     if home is not None and (found is None or found.origin is None):
         found = PathFinder.find_spec(name, [str(home)]) or found
     return found

@@ -1,8 +1,9 @@
-"""Stage a job: copy a recipe and the user's own scorer modules into a directory for a cluster.
+"""Stage a job: copy a recipe and the user's own modules into a directory for a cluster.
 
-They are some kilobytes. Paths are made absolute, so the recipe means the same on every machine;
-data is not copied. Hidden files, links that lead out of a package, and what looks like a key or a
-password stay here, each with a note.
+They are the modules of scorers, rules, rewriters and reweighters that the recipe names, and all
+local modules that these import: some kilobytes. Paths are made absolute, so the recipe means the
+same on every machine; data is not copied. Hidden files, links that lead out of a package, and what
+looks like a key or a password stay here, each with a note.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import yaml
 from penstock.artefact import canonical
 from penstock.errors import RecipeError
 from penstock.own_modules import check_module
+from penstock.plugin_code import imported_by
 from penstock.recipe import Recipe
 from penstock.recipe_file import load_recipe
 from penstock.storage import sha256_file
@@ -46,7 +48,7 @@ _PATHS = (
     "clean.decontaminate.files.*",
 )
 _PATHS_OR_NAMES = ("tokenizer", "train.model.hf", "select.*.run")
-_USES = ("select.*.use", "rewrite.*.use", "train.reweight.use")
+_USES = ("clean.rules.*.use", "select.*.use", "rewrite.*.use", "train.reweight.use")
 
 
 _SECRET = re.compile(
@@ -89,8 +91,9 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
     tree = _absolute(recipe)
     notes = list(_relative_parameters(recipe))
     uses = [node[key] for node, key in _strings_at(tree, _USES)]
-    sources = [_find_source(use, recipe.directory, notes) for use in dict.fromkeys(uses)]
-    _copy(filter(None, sources), directory, notes)
+    found = {use: _find_source(use, recipe.directory, notes) for use in dict.fromkeys(uses)}
+    sources = {use: source for use, source in found.items() if source is not None}
+    _copy(_with_imports(sources, recipe.directory, notes), directory, notes)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     (directory / "recipe.yaml").write_text(text, encoding="utf-8")
     files = sorted(
@@ -196,6 +199,28 @@ def _find_source(use: str, directory: Path, notes: list[str]) -> Path | None:
             fix="put it next to the recipe",
         )
     return local
+
+
+def _with_imports(sources: Mapping[str, Path], directory: Path, notes: list[str]) -> list[Path]:
+    """Return the sources, and the local modules that they import; note the installed packages."""
+    every = dict.fromkeys(sources.values())
+    packages: dict[str, str] = {}
+    for use, source in sources.items():
+        imported = imported_by(use.partition(":")[0], source.parent)
+        packages.update(imported.packages)
+        for top, place in imported.places.items():
+            if place in every:
+                continue
+            if str(place.parent) not in sys.path:
+                _check(place.parent, [top], chosen=place.parent == directory)
+            every[place] = None
+    if packages:
+        versions = ", ".join(" ".join(own) for own in sorted(packages.items()))
+        notes.append(
+            f"the modules import {versions}: the machines of the cluster need these packages, all "
+            "in one version (see docs/cluster.md)"
+        )
+    return list(every)
 
 
 def _module_at(root: Path, parts: Sequence[str]) -> Path | None:

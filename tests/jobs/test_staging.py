@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -131,6 +132,46 @@ def test_secrets_and_links_that_lead_outside_stay_here(project: Path, tmp_path: 
     assert {"helpers/keys.py", "helpers/tokenizer.json", "helpers/alias.txt"} <= {*staged.files}
     sent = [(staged.directory / name).read_bytes() for name in staged.files]
     assert not any(b"hunter2" in content for content in sent)
+
+
+def test_modules_that_a_scorer_imports_travel_with_it(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beside it, in a package beside it, on PYTHONPATH; also of a function of clean.rules."""
+    (project / "my_scorer.py").write_text(
+        "import numpy as np\nfrom staged_helper import one\n"
+        "def score(texts):\n    import staged_package.deep\n    return np.ones(len(texts))\n"
+    )
+    (project / "staged_helper.py").write_text("import staged_library\none = 1\n")
+    (project / "staged_package").mkdir()
+    (project / "staged_package/__init__.py").touch()
+    (project / "staged_package/deep.py").write_text("from . import words\n")
+    (project / "staged_package/words.py").touch()
+    (project / "staged_package/words.txt").write_text("beside the code\n")
+    (project / "staged_unrelated.py").touch()
+    (project / "my_rules.py").write_text("import staged_rule_helper\ndef drop(texts): ...\n")
+    (project / "staged_rule_helper.py").touch()
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/staged_library.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    staged, _ = _staged(project, tmp_path, 'clean.rules={"mine": {"use": "my_rules:drop"}}')
+    assert {name for name in staged.files if not name.startswith("helpers/")} == {
+        "my_rules.py", "my_scorer.py", "recipe.yaml", "staged_helper.py", "staged_library.py",
+        "staged_package/__init__.py", "staged_package/deep.py", "staged_package/words.py",
+        "staged_package/words.txt", "staged_rule_helper.py",
+    }  # fmt: skip
+    assert [note for note in staged.notes if f"numpy {np.__version__}" in note]
+
+
+def test_an_imported_module_that_all_users_may_write_to_is_not_copied(
+    project: Path, tmp_path: Path
+) -> None:
+    (project / "my_scorer.py").write_text("import staged_helper\ndef score(texts): ...\n")
+    (project / "staged_helper.py").touch()
+    (project / "staged_helper.py").chmod(0o666)
+    with pytest.raises(SelectorError) as info:
+        _staged(project, tmp_path)
+    assert (info.value.key, info.value.file) == ("use", str(project / "staged_helper.py"))
 
 
 def test_a_scorer_that_is_a_link_to_another_file_is_refused(project: Path, tmp_path: Path) -> None:

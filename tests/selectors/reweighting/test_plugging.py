@@ -123,7 +123,7 @@ def test_other_code_on_a_worker_is_refused(tmp_path: Path, beside) -> None:
     name = beside(CLASS)
     planned = PlannedReweighter(spec(use=f"{name}:Mine"), [tmp_path])
     before = planned.identity
-    beside(CLASS + "# changed\n")
+    beside(CLASS + "changed = 1\n")
     with pytest.raises(ScoringError, match=f"{name}:Mine: this worker's code"):
         planned()
     assert PlannedReweighter(spec(use=f"{name}:Mine"), [tmp_path]).identity != before
