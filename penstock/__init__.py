@@ -81,7 +81,7 @@ from penstock.errors import (
 )
 
 if TYPE_CHECKING:
-    from penstock.jobs.api import clean, compare, curate, open, train
+    from penstock.jobs.api import clean, compare, curate, export, open, train
     from penstock.recipe import Recipe
     from penstock.recipe_file import load_recipe
     from penstock.selectors.base import Scorer, SetSelector
@@ -117,6 +117,7 @@ __all__ = [
     "clean",
     "compare",
     "curate",
+    "export",
     "load_recipe",
     "open",
     "train",
@@ -132,6 +133,7 @@ _LAZY = {
     "clean": "penstock.jobs.api",
     "compare": "penstock.jobs.api",
     "curate": "penstock.jobs.api",
+    "export": "penstock.jobs.api",
     "load_recipe": "penstock.recipe_file",
     "open": "penstock.jobs.api",
     "train": "penstock.jobs.api",

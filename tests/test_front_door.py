@@ -46,6 +46,7 @@ NAMES = [
     "clean",
     "compare",
     "curate",
+    "export",
     "load_recipe",
     "open",
     "train",

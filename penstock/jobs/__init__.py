@@ -14,6 +14,7 @@
            │                             needs before its fit          held_out.py
            │    └─ DocumentTable   the documents of a pool: Arrow,  documents.py
            │                       pandas, DuckDB, Ray Data
+           ├─ export       what a cut takes, for other trainers        export/
            ├─ train        shards -> a run                             train.py
            └─ compare      arms at equal tokens                        compare.py, plots.py
                 └─ Comparison  verdicts, token multiplier, rungs       comparison/

@@ -28,9 +28,10 @@ from penstock.trainers.checkpoints.signing import trusting
 if TYPE_CHECKING:  # they need the extra `train`, but for the first
     from penstock.jobs.clean import Cleaned
     from penstock.jobs.comparison.results import Comparison
+    from penstock.jobs.export import Exported
     from penstock.trainers.spec import OnMetrics, RunResult
 
-__all__ = ["clean", "compare", "curate", "open", "train"]
+__all__ = ["clean", "compare", "curate", "export", "open", "train"]
 
 RecipeLike: TypeAlias = Recipe | str | Path
 """A recipe, or the path of its file."""
@@ -168,6 +169,40 @@ def compare(
             on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
             comparison = run(recipe, opened, progress, on_metrics, free)
         return replace(comparison, files=tuple(write_comparison(comparison)))
+
+
+def export(
+    recipe: RecipeLike,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    settings: Sequence[str] = (),
+    runner: RunnerLike = "auto",
+    workers: int | None = None,
+    progress: Progress = _ignore,
+) -> Exported:
+    """Write what a recipe's cut takes in a format of other trainers and libraries.
+
+    Args:
+        recipe: A recipe, or the path of its file; its shards are made.
+        to: ``parquet``, ``jsonl``, ``datasets``, ``megatron``, ``mds`` or ``numpy``.
+        out: A directory or URI, empty or with an unfinished export of the same; by default an
+            artefact of the work directory.
+        settings, runner, workers, progress: As of :func:`curate`.
+
+    Raises:
+        BadInput: As :func:`curate`; there is no such format, or ``out`` has something else.
+        UnmadeError: The shards are not made yet.
+        Failure: The work did not succeed; what was finished is kept.
+    """
+    from penstock.jobs.export import export as run
+
+    recipe = _recipe(recipe, settings)
+    with _running(runner, workers) as (opened, _):
+        curated = curating.inspect(recipe, opened)
+        if isinstance(curated, PartiallyCurated):
+            raise curated.lacks
+        return run(curated, to, None if out is None else str(out), opened, progress)
 
 
 def open(

@@ -106,6 +106,25 @@ def clean(recipe: Recipe, console: Console, examples: int, **running: Any) -> No
     console.result(cleaned.summary())
 
 
+_FORMATS = ("parquet", "jsonl", "datasets", "megatron", "mds", "numpy")
+
+
+@main.command()
+@_on_recipe
+@_on_runner
+@click.option("--to", type=click.Choice(_FORMATS), required=True, help="The format.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="An empty directory or URI. [default: a directory of the work directory]",
+)
+def export(recipe: Recipe, console: Console, to: str, out: str | None, **running: Any) -> None:
+    """Write the curated documents or sequences for other trainers and libraries."""
+    exported = penstock.export(recipe, to, out, progress=console.progress, **running)
+    console.exported(exported)
+    console.result(exported.summary())
+
+
 @main.command()
 @_on_recipe
 @_on_runner

@@ -25,6 +25,7 @@ from penstock.storage import AnyPath
 if TYPE_CHECKING:  # they import PyTorch, which curating does not need
     from penstock.jobs.clean import Cleaned
     from penstock.jobs.comparison.results import Comparison
+    from penstock.jobs.export import Exported
     from penstock.trainers.spec import RunResult
 
 __all__ = ["Console"]
@@ -70,6 +71,12 @@ class Console:
             following = follow_on_terminal(self._err, self.progress)
         with following as on_metrics:
             return job(recipe, progress=self.progress, on_metrics=on_metrics, **running)
+
+    def exported(self, exported: Exported) -> None:
+        """Print where an export is, and its sizes."""
+        made = exported.summary()
+        counts = f"{numbered(made['documents'], 'document')}, {made['tokens']:,} tokens"
+        self.write(f"{made['format']}: {counts}, {made['bytes']:,} bytes in {made['out']}")
 
     def curated(self, curated: Curated) -> None:
         """Print the accounting of a curated dataset."""

@@ -61,6 +61,11 @@ class Origins:
             return self._others.get(self._files[number][0])
         return item.name if item.is_dataset else str(item.path)
 
+    def name(self, number: int) -> str | None:
+        """Return an input's path from the recipe's directory on; None where it is not known."""
+        item = self._inputs.get(number)
+        return None if item is None else item.label
+
     def documents_in(self, path: str) -> list[int]:
         """Return the numbers of the inputs with this path, each of which is one document.
 

@@ -1,0 +1,230 @@
+"""Documents with their texts: Parquet, JSON lines, and a saved dataset of Hugging Face.
+
+The documents are those that the cut takes, in the order of the corpus, each whole: the last
+document of a share, which the shards shorten, too. A file has the documents of neighbouring units.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, TypeAlias, cast
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from penstock.artefact import FileRecord
+from penstock.jobs.documents import TableUnit
+from penstock.jobs.export.sources import licences_of
+from penstock.storage import AnyPath, Sink, atomic_file
+
+__all__ = [
+    "DocumentFile",
+    "document_schema",
+    "saved_dataset_files",
+    "write_json_lines",
+    "write_parquet",
+    "write_saved_dataset",
+]
+
+_ROW_GROUP_BYTES = 32 * 2**20
+"""Bytes of a row group of Parquet, which a writer holds in memory."""
+
+_LEVEL = 3
+"""Level of zstd: of web text 2 % larger than 6, at three times its speed."""
+
+Write: TypeAlias = Callable[[pa.RecordBatch], None]
+
+
+def document_schema(columns: Sequence[str]) -> pa.Schema:
+    """Return the columns of an exported document, for the columns of scores of a recipe."""
+    scores = pa.struct([pa.field(name, pa.float32()) for name in columns])
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("text", pa.large_string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("license", pa.string()),
+            pa.field("parent", pa.string()),
+            pa.field("meta", pa.large_string()),
+            pa.field("tokens", pa.int64(), nullable=False),
+            *([pa.field("scores", scores, nullable=False)] if columns else []),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentFile:
+    """A file to write: neighbouring units with the documents that the cut takes."""
+
+    directory: AnyPath
+    """Directory of the export."""
+    name: str
+    units: tuple[TableUnit, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({len(self.units)} units)"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the documents, in batches of :func:`document_schema`."""
+        schema = document_schema(tuple(self.units[0].scores))
+        for unit in self.units:
+            for batch in unit.batches(taken=True):
+                yield _exported(batch, tuple(unit.scores), schema)
+
+
+def _exported(batch: pa.RecordBatch, columns: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
+    known = {name: batch.column(name) for name in batch.schema.names}
+    known["license"] = licences_of(batch.column("meta"))
+    if columns:
+        fields = schema.field("scores").type
+        scores = [batch.column(name) for name in columns]
+        known["scores"] = pa.StructArray.from_arrays(scores, fields=list(fields))
+    return pa.RecordBatch.from_arrays([known[name] for name in schema.names], schema=schema)
+
+
+def _written(
+    item: DocumentFile, opened: Callable[[Sink, pa.Schema, contextlib.ExitStack], Write]
+) -> FileRecord:
+    """Write a file by the function that ``opened`` makes of its sink; return its record."""
+    documents = tokens = size = 0
+    schema = document_schema(tuple(item.units[0].scores))
+    with atomic_file(item.directory / item.name) as sink, contextlib.ExitStack() as stack:
+        write = opened(sink, schema, stack)
+        for batch in item.batches():
+            write(batch)
+            documents += len(batch)
+            tokens += int(batch.column("tokens").to_numpy().sum())
+            size += _bytes_of(batch.column("text"))
+        stack.close()
+    return FileRecord.of(item.name, sink, documents=documents, tokens=tokens, text_bytes=size)
+
+
+def _bytes_of(texts: pa.Array) -> int:
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset :]
+    return int(offsets[len(texts)] - offsets[0]) if len(texts) else 0
+
+
+def write_parquet(item: DocumentFile, shared: None) -> FileRecord:
+    """Write documents as Parquet, compressed by zstd at level 3, in row groups of 32 MiB."""
+
+    def opened(sink: Sink, schema: pa.Schema, stack: contextlib.ExitStack) -> Write:
+        writer = stack.enter_context(
+            pq.ParquetWriter(
+                sink,
+                schema,
+                compression="zstd",
+                compression_level=_LEVEL,
+                use_dictionary=["source", "license"],
+                write_statistics=["source", "license", "tokens"],
+            )
+        )
+        held: list[pa.RecordBatch] = []
+
+        def flush() -> None:
+            if held:
+                table = pa.Table.from_batches(held)
+                writer.write_table(table, row_group_size=len(table))
+                held.clear()
+
+        def write(batch: pa.RecordBatch) -> None:
+            held.append(batch)
+            if sum(own.nbytes for own in held) >= _ROW_GROUP_BYTES:
+                flush()
+
+        stack.callback(flush)
+        return write
+
+    return _written(item, opened)
+
+
+def write_json_lines(item: DocumentFile, shared: None) -> FileRecord:
+    """Write documents as lines of JSON, compressed by zstd; ``meta`` is an object in them."""
+    encoder = msgspec.json.Encoder()
+
+    def opened(sink: Sink, schema: pa.Schema, stack: contextlib.ExitStack) -> Write:
+        packed = stack.enter_context(
+            zstandard.ZstdCompressor(_LEVEL).stream_writer(cast(IO[bytes], sink), closefd=False)
+        )
+
+        def write(batch: pa.RecordBatch) -> None:
+            rows = batch.to_pylist()
+            for row in rows:
+                row["meta"] = None if row["meta"] is None else _object_of(row["meta"])
+            packed.write(encoder.encode_lines(rows))
+
+        return write
+
+    return _written(item, opened)
+
+
+def _object_of(meta: str) -> Any:
+    """Return the JSON of a record's other fields as it is; one with a line break is parsed."""
+    return msgspec.Raw(meta.encode()) if "\n" not in meta else json.loads(meta)
+
+
+def write_saved_dataset(item: DocumentFile, shared: None) -> FileRecord:
+    """Write documents as one Arrow stream of a saved dataset of ``datasets``."""
+
+    def opened(sink: Sink, schema: pa.Schema, stack: contextlib.ExitStack) -> Write:
+        info = json.dumps({"info": {"features": _features(schema)}})
+        own = schema.with_metadata({"huggingface": info})
+        writer = stack.enter_context(pa.ipc.new_stream(sink, own))
+
+        def write(batch: pa.RecordBatch) -> None:
+            writer.write_batch(batch.replace_schema_metadata(own.metadata))
+
+        return write
+
+    return _written(item, opened)
+
+
+def _features(schema: pa.Schema | pa.StructType) -> dict[str, Any]:
+    """Describe columns as ``datasets`` does."""
+    return {
+        field.name: _features(field.type)
+        if pa.types.is_struct(field.type)
+        else {
+            "dtype": "float32" if field.type == pa.float32() else str(field.type),
+            "_type": "Value",
+        }
+        for field in schema
+    }
+
+
+def saved_dataset_files(
+    names: Sequence[str], columns: Sequence[str], fingerprint: str
+) -> dict[str, bytes]:
+    """Return the other two files of a saved dataset by name.
+
+    Args:
+        names: The names of its Arrow files, in order.
+        columns: The columns of scores.
+        fingerprint: Names the dataset in the caches of ``datasets``: 16 hexadecimal digits.
+    """
+    info = {
+        "citation": "",
+        "description": "",
+        "features": _features(document_schema(columns)),
+        "homepage": "",
+        "license": "",
+    }
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    return {
+        "dataset_info.json": json.dumps(info, indent=2, sort_keys=True).encode(),
+        "state.json": json.dumps(state, indent=2, sort_keys=True).encode(),
+    }
