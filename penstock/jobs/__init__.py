@@ -18,7 +18,7 @@
            ├─ train        shards -> a run                             train.py
            └─ compare      arms at equal tokens                        compare.py, plots.py
                 └─ Comparison  verdicts, token multiplier, rungs       comparison/
-    check                  a recipe and a sample of its inputs         checking/
+    check, init            a recipe and a sample of its inputs         checking/
     report                 a page of HTML on a cut                     report.py, plots.py
       └─ report.html.jinja its template
     why                    the record of one document                  why.py, origins.py,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from penstock.jobs.options import on_recipe
+from penstock.display import terminal_text
+from penstock.jobs.options import on_console, on_recipe
 from penstock.recipe import Recipe
 
 if TYPE_CHECKING:  # commands import what they use
@@ -38,5 +41,48 @@ def check(recipe: Recipe, console: Console, workers: int | None) -> None:
         click.get_current_context().exit(2)
 
 
-LOOKING = (check,)
+@click.command()
+@click.argument("paths", nargs=-1)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("recipe.yaml"),
+    show_default=True,
+    help="The recipe to write; an existing file is never overwritten.",
+)
+@click.option("--text", help="The field of the text. [default: guessed]")
+@click.option("--id", help="The field of the id. [default: guessed]")
+@click.option("--source", help="The field of the source. [default: guessed]")
+@click.option("--target", multiple=True, help="A file of target examples; may be repeated.")
+@click.option("--evaluate", multiple=True, help="A file of held-out examples; may be repeated.")
+@click.option("--tokens", help="The budget. [default: about a third of the pool]")
+@on_console
+def init(console: Console, paths: tuple[str, ...], out: Path, **options: Any) -> None:
+    """Look at files and write a commented recipe for them, which runs as it is.
+
+    PATHS are files, directories or patterns. On a terminal it asks what it cannot tell.
+    """
+    from penstock.jobs.checking.init import init_recipe
+
+    asks = sys.stdin.isatty() and sys.stdout.isatty()
+
+    def ask(question: str, default: str) -> str:
+        if not asks:
+            return default
+        answer: str = click.prompt(terminal_text(question), default=default, show_default=True)
+        return answer
+
+    if not paths and asks:
+        paths = (ask("Files or directory to look at", "."),)
+    made = init_recipe(paths, out, ask=ask, **options)
+    for note in made.notes:
+        console.write(note)
+    for finding in made.checked.findings:
+        console.write(f"{finding.level}: {finding.text}")
+    console.written([made.path])
+    console.write(f"next: penstock check {made.path}, then penstock curate {made.path}")
+    console.result(made.summary())
+
+
+LOOKING = (check, init)
 """The commands, which :mod:`penstock.jobs.cli` adds to its group."""

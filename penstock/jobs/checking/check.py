@@ -212,10 +212,16 @@ def _check_fields(recipe: Recipe, sample: InputSample, findings: list[Finding]) 
         key = f"corpus.{number}"
         fields = sample.fields(number)
         known = sorted(fields)
-        for one in files:
-            if one.error is not None and not one.records:
+        failed = [one for one in files if one.error is not None and not one.records]
+        lacking = [one for one in failed if one.fields and spec.text not in one.fields]
+        if lacking:
+            findings.append(_missing(f"{key}.text", spec.text, sorted(lacking[0].fields)))
+        for one in failed:
+            if one not in lacking:
                 findings.append(
-                    Finding(level="error", kind="unreadable", key=f"{key}.path", text=one.error)
+                    Finding(
+                        level="error", kind="unreadable", key=f"{key}.path", text=str(one.error)
+                    )
                 )
         if not records:
             continue

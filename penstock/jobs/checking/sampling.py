@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import zstandard
 
 from penstock.errors import PenstockError
+from penstock.jobs.checking.guessing import head_records
 from penstock.pipeline.reading.finding import FoundInputs
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.readers import read_batches, reader_of
@@ -240,6 +241,10 @@ def _read(file: SampledFile, most_bytes: int, most_records: int, number: int) ->
             file.whole = span.end is None or span.end == of_rows
     except (PenstockError, OSError) as error:
         file.error = str(error)
+        if not file.records:  # perhaps only the column of the text is missing
+            with contextlib.suppress(PenstockError, OSError):
+                for record in head_records(file.input) or ():
+                    _count(record, file.fields)
     file.seconds = time.perf_counter() - begin
     documents = pa.Table.from_batches(parts) if parts else None
     if documents is None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,7 @@ from penstock.storage import (
 __all__ = [
     "arrow",
     "arrow_spans",
+    "first_rows",
     "from_batches",
     "parquet",
     "parquet_spans",
@@ -91,7 +93,7 @@ def parquet(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Ex
 
 
 @contextmanager
-def _parquet_file(where: AnyPath, spec: CorpusSource) -> Iterator[InputParquet]:
+def _parquet_file(where: AnyPath, spec: CorpusSource | None) -> Iterator[InputParquet]:
     options = store_of(where).parquet
     with (
         readable(where, "Parquet file"),
@@ -129,7 +131,7 @@ def arrow(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: Exte
 
 
 @contextmanager
-def _arrow_file(where: AnyPath, spec: CorpusSource) -> Iterator[ArrowReader]:
+def _arrow_file(where: AnyPath, spec: CorpusSource | None) -> Iterator[ArrowReader]:
     """Map a file; a remote file is fetched first."""
     with (
         readable(where, "Arrow file"),
@@ -138,6 +140,29 @@ def _arrow_file(where: AnyPath, spec: CorpusSource) -> Iterator[ArrowReader]:
     ):
         _check_schema(where, spec, file.schema)
         yield file
+
+
+def first_rows(where: AnyPath, count: int) -> list[dict[str, Any]]:
+    """Return the first rows of a Parquet or Arrow file with all columns, whatever these are.
+
+    Args:
+        where: The file; its name ends in ``.parquet`` or ``.arrow``.
+        count: Most rows.
+
+    Returns:
+        Values by column, as :func:`~penstock.pipeline.reading.values.rows_of` has them.
+
+    Raises:
+        InputError: The file is damaged, or has two columns of one name.
+    """
+    if where.name.lower().endswith(".parquet"):
+        with _parquet_file(where, None) as table:
+            groups = range(table.metadata.num_row_groups)
+            batches = (one for group in groups for one in table.batches(group, count, _BATCH))
+            return [row for one in itertools.islice(batches, 1) for row in rows_of(one)][:count]
+    with _arrow_file(where, None) as file:
+        read = itertools.islice(file.batches(0, utf8=False), 1)
+        return [row for one in read for row in rows_of(one.slice(0, count))]
 
 
 # -- rows -------------------------------------------------------------------------------------
@@ -157,8 +182,9 @@ def require_text(where: AnyPath | str, spec: CorpusSource, names: list[str]) -> 
         )
 
 
-def _check_schema(where: AnyPath, spec: CorpusSource, schema: pa.Schema) -> None:
-    require_text(where, spec, schema.names)
+def _check_schema(where: AnyPath, spec: CorpusSource | None, schema: pa.Schema) -> None:
+    if spec is not None:
+        require_text(where, spec, schema.names)
     check_names(where, schema)
 
 

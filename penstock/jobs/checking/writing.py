@@ -1,0 +1,214 @@
+"""The text of a recipe that ``penstock init`` writes: items of ``corpus``, comments, a budget.
+
+Names and values of the inputs come from strangers: in values they are written by the YAML library,
+in comments without characters that end a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from penstock.display import numbered, printable
+from penstock.jobs.checking.check import RecipeCheck
+from penstock.jobs.checking.guessing import Guess
+from penstock.jobs.checking.printing import size_words
+
+__all__ = ["CorpusItem", "keys_of", "notes_on", "recipe_text"]
+
+_KEPT = 0.3
+"""Share of the sample's text that the rules must keep, or they are written as a comment."""
+
+_LEAST_TOKENS = 500_000
+"""Estimated tokens of a pool below which sequences and the vocabulary are made smaller."""
+
+
+@dataclass(slots=True, kw_only=True)
+class CorpusItem:
+    """An item of ``corpus`` to be written."""
+
+    path: str
+    guess: Guess | None
+    """None of files without fields."""
+    name: str | None = None
+    """A literal source."""
+    files: int = 0
+    hints: list[str] = field(default_factory=list)
+    """Comments on licences."""
+
+
+def keys_of(item: CorpusItem) -> dict[str, Any]:
+    """Return the keys of an item, those with their defaults left out."""
+    keys: dict[str, Any] = {"path": item.path}
+    own = item.guess
+    if own is not None and own.text not in (None, "text"):
+        keys["text"] = own.text
+    if own is not None and own.id not in (None, "id"):
+        keys["id"] = own.id
+    if own is not None and own.source is not None:
+        if own.source != "source":
+            keys["source"] = own.source
+    elif item.name is not None:
+        keys["source"] = {"name": item.name}
+    return keys
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as YAML in one line."""
+    flow = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return " ".join(flow.removesuffix("...\n").split("\n")).strip()
+
+
+def recipe_text(
+    items: Sequence[CorpusItem],
+    checked: RecipeCheck,
+    kept: float,
+    keys: Mapping[str, Sequence[str]],
+    tokens: str | None,
+) -> str:
+    """Return the text of the recipe.
+
+    Args:
+        items: Items of ``corpus``.
+        checked: A check of the inputs alone.
+        kept: Share of the sample's text that the rules of ``gopher`` keep.
+        keys: Files of ``target`` and ``evaluate``.
+        tokens: The budget as the user gives it; None for about a third of the pool.
+    """
+    own = checked.estimate
+    assert own is not None
+    about = "" if own.exact else "about "
+    held = own.tokens if kept >= _KEPT else None
+    if held is None and own.text_bytes is not None and own.bytes_per_token:
+        held = int(own.text_bytes / own.bytes_per_token)
+    small = held is not None and held < _LEAST_TOKENS
+    length = 64 if small else 512
+    lines = [
+        "# Written by `penstock init`. Every key: docs/recipe.md.",
+        "#",
+        "#   penstock check RECIPE     looks at the inputs again, and runs nothing",
+        "#   penstock clean RECIPE     what each rule drops",
+        "#   penstock curate RECIPE    the shards",
+        "",
+        "seed: 17                        # of every draw: the same seed gives the same bytes",
+        "work: work                      # directory of the results; or s3://bucket/prefix",
+        "",
+    ]
+    if own.documents is not None and own.text_bytes is not None:
+        lines.append(
+            f"# The pool: {about}{numbered(own.documents, 'document')}, "
+            f"{size_words(own.text_bytes)} of text"
+            + (f", estimated {held:,} tokens." if held is not None else ".")
+        )
+    lines.append("corpus:")
+    for item in items:
+        lines += _item_lines(item)
+    rules = "rules: [gopher]                # also c4, fineweb; `penstock rules` lists them"
+    lines += ["", "clean:"]
+    if kept >= _KEPT:
+        lines.append(f"  {rules}")
+    else:
+        lines.append(f"  # {rules}")
+        lines.append(f"  # (these rules keep {kept:.0%} of the text of a sample, so they are off)")
+    lines += [
+        "  dedup: {exact: true, minhash: {}}   # drops equal documents, and those that are alike",
+        '  # where: "bytes > 200"         # a condition that documents must meet; also meta.FIELD',
+        "",
+    ]
+    lines += _select_lines(keys["target"])
+    budget = tokens if tokens is not None else str(max(length, round((held or 3 * length) * 0.3)))
+    lines += [
+        "",
+        "budget:",
+        f"  tokens: {budget:<22}  # about a third of the pool"
+        if tokens is None
+        else f"  tokens: {_yaml(tokens)}",
+        f"  rank: {'target' if keys['target'] else 'random'}"
+        + ("" if keys["target"] else "                  # or the name of a selector above"),
+        "  allow_short: true             # take the whole pool where it holds fewer tokens",
+        "",
+        f"tokenizer: {{train: {{vocab_size: {1024 if small else 8192}}}}}   "
+        "# or a tokenizer.json, a directory, a hub name",
+        f"shards: {{sequence_length: {length}}}",
+        "",
+        "# For `penstock train` and `penstock compare`, which need the extra `train`:",
+        "train:",
+        "  model: {layers: 4, width: 256, heads: 4}",
+        f"  batch_tokens: {_batch(own.tokens, length)}",
+    ]
+    if keys["evaluate"]:
+        lines.append(f"evaluate: {_yaml(list(keys['evaluate']))}")
+    else:
+        lines.append(
+            "# evaluate: [held-out.jsonl]      # copies of these are dropped from the pool"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _batch(tokens: int | None, length: int) -> int:
+    """Return tokens of a step for some hundreds of steps, a power of two."""
+    wanted = max(length, min(65_536, (tokens or 0) // 1000))
+    return max(length, 1 << (wanted.bit_length() - 1))
+
+
+def _item_lines(item: CorpusItem) -> list[str]:
+    own = item.guess
+    keys = keys_of(item)
+    lines = [f"  - path: {_yaml(keys.pop('path'))}   # {numbered(item.files, 'file')}"]
+    for key, value in keys.items():
+        lines.append(f"    {key}: {_yaml(value)}")
+    if own is not None:
+        fields = ", ".join(f"{printable(name)} ({kind})" for name, kind in own.fields.items())
+        lines.append(f"    # fields: {fields[:300]}")
+        if own.id is None:
+            lines.append("    # no id in the records: each document is named by a hash of its text")
+        if own.sources:
+            shown = ", ".join(printable(one)[:40] for one in own.sources[:8])
+            lines.append(f"    # sources: {shown}")
+        if own.licences:
+            shown = ", ".join(printable(one) for one in own.licences)
+            lines.append(f"    # licences in the records of a sample: {shown}")
+    for hint in item.hints:
+        lines.append(f"    # licence? {hint}")
+    if not (own and own.licences):
+        lines.append("    # fields: {licence: cc-by-4.0}   # of all records, if you know it")
+    return lines
+
+
+def _select_lines(target: Sequence[str]) -> list[str]:
+    if target:
+        return [
+            "select:",
+            "  target:                       # n-grams that are likelier in the target than here",
+            f"    use: dsir                   # {_ADVICE}",
+            f"    target: {_yaml(list(target))}",
+        ]
+    return [
+        "# Which documents are taken first: `penstock selectors` lists all. With examples of what",
+        '# the model should become good at, as lines of {"question", "answer"} or {"text"}:',
+        "# select:",
+        f"#   target: {{use: dsir, target: [targets.jsonl]}}   # {_ADVICE}",
+    ]
+
+
+_ADVICE = "or betr, which compares meanings"
+
+
+def notes_on(items: Sequence[CorpusItem]) -> list[str]:
+    """Describe each item in a line, and the hints on licences."""
+    notes = []
+    for item in items:
+        own = item.guess
+        read = "each file is a document" if own is None else f"text in {own.text!r}"
+        if own is not None:
+            read += f", id in {own.id!r}" if own.id else ", no id"
+            if own.source:
+                read += f", source in {own.source!r}"
+        if own is None or not own.source:
+            read += f", source {item.name!r}"
+        notes.append(f"{item.path}: {numbered(item.files, 'file')}; {read}")
+        notes += [f"licence? {hint}" for hint in item.hints]
+    return notes

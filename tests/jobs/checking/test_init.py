@@ -1,0 +1,168 @@
+"""`penstock init`: the recipe that it writes runs as it is, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+import zstandard
+from click.testing import CliRunner
+
+import penstock
+from penstock.errors import InputError
+from penstock.jobs.checking.guessing import guess
+from penstock.jobs.checking.init import init_recipe
+from penstock.jobs.cli import main
+from penstock.recipe_file import load_recipe
+from tests.pools import documents, write_jsonl
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of Markdown, JSON lines, zstd and Parquet with other fields each."""
+    folder = tmp_path / "my files"
+    (folder / "notes").mkdir(parents=True)
+    rows = documents(160)
+    for number, row in enumerate(rows[:20]):
+        (folder / "notes" / f"{number}.md").write_text(f"# Note {number}\n\n{row['text']}\n")
+    write_jsonl(folder / "a.jsonl", rows[20:70])
+    lines = [
+        json.dumps({"content": row["text"], "uid": row["id"], "license": "cc-by-4.0"})
+        for row in rows[70:120]
+    ]
+    (folder / "b.jsonl.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
+    table = [
+        {"body": row["text"], "url": f"http://x/{row['id']}", "domain": row["source"]}
+        for row in rows[120:]
+    ]
+    pq.write_table(pa.Table.from_pylist(table), folder / "c.parquet")
+    (folder / "LICENSE").write_text("MIT License\n")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_the_items_have_the_fields_of_their_files(mixed: Path) -> None:
+    done = CliRunner().invoke(main, ["init", "my files", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["findings"] == []
+    recipe = load_recipe(Path("recipe.yaml"))
+    items = {spec.path: spec for spec in recipe.corpus}
+    assert set(items) == {
+        "my files/**/*.md", "my files/**/*.jsonl", "my files/**/*.jsonl.zst",
+        "my files/**/*.parquet",
+    }  # fmt: skip
+    packed, table = items["my files/**/*.jsonl.zst"], items["my files/**/*.parquet"]
+    assert (packed.text, packed.id) == ("content", "uid")
+    assert (table.text, table.id, table.source) == ("body", "url", "domain")
+    written = Path("recipe.yaml").read_text()
+    assert "cc-by-4.0" in written
+    assert "MIT License" in written
+
+
+@pytest.mark.slow
+def test_curate_runs_what_init_wrote(mixed: Path) -> None:
+    assert CliRunner().invoke(main, ["init", "my files"]).exit_code == 0
+    made = penstock.curate("recipe.yaml", runner="local", workers=1)
+    assert made.pool.documents["read"] == 160
+    assert made.pool.documents["quarantined"] == 0
+    assert made.cut.facts["delivered"] > 0
+
+
+@pytest.mark.slow
+def test_a_target_ranks_what_init_wrote(mixed: Path) -> None:
+    write_jsonl(Path("target.jsonl"), [{"text": f"stone bridge {n}"} for n in range(30)])
+    arguments = ["init", "my files", "--target", "target.jsonl", "--tokens", "2_000"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    made = penstock.curate("recipe.yaml", runner="local", workers=1)
+    assert set(made.columns) == {"target"}
+    assert made.cut.facts["requested"] == 2_000
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_nothing_is_overwritten(mixed: Path, kind: str) -> None:
+    out = Path("recipe.yaml")
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.symlink_to("elsewhere.yaml")
+    done = CliRunner().invoke(main, ["init", "my files"])
+    assert done.exit_code == 2
+    assert out.is_symlink() or out.read_text() == "mine"
+    assert not Path("elsewhere.yaml").exists()
+
+
+def test_one_kind_of_file_is_one_item(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    for number in range(3):
+        write_jsonl(tmp_path / "pool" / f"{number}.jsonl", documents(40, seed=number))
+    made = init_recipe([str(tmp_path / "pool")], tmp_path / "r.yaml")
+    (spec,) = made.checked.recipe.corpus
+    assert (spec.path, spec.source) == ("pool", "source")
+
+
+def test_a_file_with_other_fields_is_an_item_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    for number in range(3):
+        write_jsonl(tmp_path / "pool" / f"{number}.jsonl", documents(40, seed=number))
+    odd = [{"content": row["text"], "id": row["id"]} for row in documents(40, seed=9)]
+    write_jsonl(tmp_path / "pool" / "odd.jsonl", odd)
+    made = init_recipe([str(tmp_path / "pool")], tmp_path / "r.yaml")
+    assert {spec.path: spec.text for spec in made.checked.recipe.corpus} == {
+        "pool": "text",
+        "pool/odd.jsonl": "content",
+    }
+    assert made.checked.errors == []
+
+
+def test_a_field_is_given_or_asked_for(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"t": f"short {n}", "u": n} for n in range(40)])
+    path = str(tmp_path / "a.jsonl")
+    with pytest.raises(InputError) as raised:
+        init_recipe([path], tmp_path / "r.yaml")
+    assert raised.value.fix == "give --text FIELD"
+    with pytest.raises(InputError):
+        init_recipe([path], tmp_path / "r.yaml", text="tt")
+    made = init_recipe([path], tmp_path / "r.yaml", text="t")
+    assert made.checked.recipe.corpus[0].text == "t"
+    asked = []
+
+    def ask(question: str, default: str) -> str:
+        asked.append(question)
+        return "t" if "field of the text" in question else default
+
+    other = init_recipe([path], tmp_path / "other.yaml", ask=ask)
+    assert other.checked.recipe.corpus[0].text == "t"
+    assert len(asked) == 2
+
+
+def test_names_of_strangers_stay_data(tmp_path: Path) -> None:
+    hostile = "x: [\n#\x1b[2J'\""
+    rows = [{"text": row["text"], hostile: "a\nwork: /etc", "license": "b\nseed: 9"}
+            for row in documents(40)]  # fmt: skip
+    write_jsonl(tmp_path / "a'b: c.jsonl", rows)
+    (tmp_path / "LICENSE").write_text("\x1b[2J\nseed: 5\n")
+    made = init_recipe([str(tmp_path / "a'b: c.jsonl")], tmp_path / "r.yaml", source=hostile)
+    assert "\x1b" not in made.text
+    tree = yaml.safe_load(made.text)
+    assert tree["corpus"][0]["path"] == "a'b: c.jsonl"
+    assert tree["corpus"][0]["source"] == hostile
+    assert (tree["seed"], tree["work"]) == (17, "work")
+
+
+@pytest.mark.parametrize(
+    ("records", "roles"),
+    [
+        (
+            [{"content": "a b", "url": "u1"}, {"content": "c", "url": "u2"}],
+            ("content", "url", None),
+        ),
+        ([{"x": "long " * 20, "n": 1}], ("x", None, None)),
+        ([{"Text": "a", "id": 1, "dataset": "d"}] * 2, ("Text", None, "dataset")),
+    ],
+)
+def test_guesses(records: list[dict[str, object]], roles: tuple[str | None, ...]) -> None:
+    assert guess(records).roles == roles
