@@ -160,8 +160,8 @@ def code_notes(key: str, identity: Mapping[str, Any], kept: bool) -> Iterator[st
     yield f"{key}: {'kept, ' if kept else ''}made by {describe_code(code)}"
     for call in code.get("uncovered", ()):
         yield (
-            f"{key}: {call}() runs code that is no part of the column's name; raise `version` when "
-            "that code changes"
+            f"{key}: {call}() runs code that is no part of the column's name; when that code "
+            "changes, raise `version` of the class, or curate with --rescore"
         )
 
 
@@ -172,7 +172,7 @@ def imported_by(module: str, home: Path) -> ImportedCode:
         module: Its dotted name.
         home: The directory that holds it, or its package.
     """
-    walk = _Walk()
+    walk = _ImportWalk()
     places = {name: spec for name, spec, _ in walk.modules((module,), home) if "." not in name}
     return ImportedCode(
         {name: _place_of(spec) for name, spec in sorted(places.items())},
@@ -196,7 +196,7 @@ def _place_of(spec: ModuleSpec) -> Path:
 
 
 def _code_of(roots: tuple[str, ...]) -> PluginCode:
-    walk = _Walk()
+    walk = _ImportWalk()
     modules: dict[str, str] = {}
     uncovered: set[str] = set()
     for name, _, found in walk.modules(roots):
@@ -211,7 +211,7 @@ def _code_of(roots: tuple[str, ...]) -> PluginCode:
     )
 
 
-class _Walk:
+class _ImportWalk:
     """Follows the imports of modules, without running any."""
 
     def __init__(self) -> None:

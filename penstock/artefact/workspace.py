@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import graphlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ from penstock.storage import (
 )
 
 __all__ = ["Entry", "Workspace", "is_of_work"]
+
+
+def _texts_in(tree: Any) -> set[str]:
+    """Return all texts in plain data."""
+    if isinstance(tree, str):
+        return {tree}
+    values = tree.values() if isinstance(tree, Mapping) else tree
+    return set().union(*map(_texts_in, values)) if isinstance(tree, (Mapping, list)) else set()
+
 
 _STAGE = re.compile("(?!(lease|report)(/|$))[a-z][A-Za-z0-9_]*")
 _ARTEFACT = re.compile(f"{_STAGE.pattern}/[0-9a-f]{{16}}")
@@ -258,6 +268,46 @@ class Workspace:
             Entry(both.partition("/")[0], self.root / both, files)
             for both, files in sorted(sizes.items())
         ]
+
+    def made_of(self, names: Collection[str]) -> list[Artefact]:
+        """Return the artefacts of these fingerprints and, by their inputs, all made of them.
+
+        Returns:
+            Each before those that it is made of: while they are deleted in this order, none is
+            there without what it is made of.
+        """
+        known = {one.fingerprint: one for one in self.artefacts()}
+        inputs = {name: _texts_in(one.manifest["inputs"]) for name, one in known.items()}
+        found = {*names}
+        while more := {name for name in known if inputs[name] & found} - found:
+            found |= more
+        order = graphlib.TopologicalSorter(
+            {name: inputs[name] & found for name in sorted(known) if name in found}
+        )
+        return [known[name] for name in reversed([*order.static_order()]) if name in known]
+
+    def remove_unfinished(
+        self, stage: str, goes: Callable[[str], bool] = lambda name: True
+    ) -> list[AnyPath]:
+        """Delete drafts of a stage, of which the inputs are not stored.
+
+        Args:
+            stage: The stage.
+            goes: Called with the name of a directory, 16 hexadecimal digits; returns whether it is
+                deleted.
+
+        Returns:
+            The directories.
+        """
+        gone = [
+            entry.path
+            for entry in self.entries()
+            if entry.stage == stage and not entry.finished and goes(entry.path.name)
+        ]
+        for path in gone:
+            delete(path / "records")
+            delete(path)
+        return gone
 
     def remove(self, artefact: Artefact) -> None:
         """Delete an artefact: its manifest, then its records, then its data files.

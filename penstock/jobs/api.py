@@ -53,6 +53,7 @@ def curate(
     workers: int | None = None,
     trust: Sequence[str | Path] = (),
     progress: Progress = _ignore,
+    rescore: Sequence[str] = (),
 ) -> Curated:
     """Make everything from the corpus to the shards of a recipe; what exists is not made again.
 
@@ -64,6 +65,8 @@ def curate(
         trust: Directories whose checkpoints are read though this user did not sign them: those
             who can write there can run code.
         progress: Called with a line for each event.
+        rescore: Selectors whose columns are deleted first, with their models and all that was made
+            of them, to be made again.
 
     Raises:
         BadInput: The recipe or something that it names cannot be used.
@@ -71,7 +74,7 @@ def curate(
     """
     recipe = _recipe(recipe, settings)
     with _running(runner, workers, trust) as (opened, free):
-        return curating.curate(recipe, opened, progress, free)
+        return curating.curate(recipe, opened, progress, free, rescore=rescore)
 
 
 def clean(

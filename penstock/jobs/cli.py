@@ -82,6 +82,12 @@ _on_trust = click.option(
 @_on_recipe
 @_on_runner
 @_on_trust
+@click.option(
+    "--rescore",
+    multiple=True,
+    metavar="NAME",
+    help="First delete the column of select.NAME, and all that was made of it.",
+)
 def curate(recipe: Recipe, console: Console, **running: Any) -> None:
     """Make shards of raw text: score, cut to the budget, tokenise, pack."""
     curated = penstock.curate(recipe, progress=console.progress, **running)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,9 +17,9 @@ from penstock.jobs.plan import Plan
 from penstock.pipeline.checking import largest_sources, sum_by_source
 from penstock.pipeline.cleaning.fates import FileOverlap, file_overlaps
 from penstock.pipeline.cleaning.verdicts import make_pool
-from penstock.pipeline.columns import make_columns
+from penstock.pipeline.columns import Column, forget_columns, make_columns
 from penstock.pipeline.corpus import make_corpus
-from penstock.pipeline.cut import make_cut
+from penstock.pipeline.cut import STAGE, make_cut
 from penstock.pipeline.cutting.budget import check_shares
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.rewriting.documents import rewrite_corpus
@@ -30,6 +30,7 @@ from penstock.pipeline.tokenizer import make_tokenizer
 from penstock.pipeline.tokens import TokenStore
 from penstock.recipe import Budget, ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
+from penstock.storage import delete
 
 __all__ = [
     "Curated",
@@ -200,6 +201,7 @@ def curate(
     progress: Progress = lambda line: None,
     free: Callable[[], None] = lambda: None,
     tokenizer: Artefact | None = None,
+    rescore: Sequence[str] = (),
 ) -> Curated:
     """Find or make everything from the corpus to the shards.
 
@@ -210,6 +212,7 @@ def curate(
         free: Called before models are trained. It stops the workers of a runner that was started
             for this command; those of a runner of the caller's are left alone.
         tokenizer: A tokenizer that is used instead of the recipe's.
+        rescore: Selectors whose columns are deleted first, with all that was made of them.
 
     Raises:
         BadInput: Something the user gave cannot be used.
@@ -217,7 +220,7 @@ def curate(
     """
     plan = _planned(plan)
     with Workspace.driving(plan.work) as workspace:
-        return _curate(plan, workspace, runner, progress, {}, free, tokenizer)
+        return _curate(plan, workspace, runner, progress, {}, free, tokenizer, rescore)
 
 
 def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
@@ -256,6 +259,7 @@ def _curate(
     made: dict[str, Any],
     free: Callable[[], None] = lambda: None,
     tokenizer: Artefact | None = None,
+    rescore: Sequence[str] = (),
 ) -> Curated:
     """Run the stages; ``made`` gets the pool and the columns as soon as they exist."""
     seconds: dict[str, float] = {}
@@ -308,10 +312,7 @@ def _curate(
             seed=plan.recipe.seed,
             progress=progress,
         )
-        # Copies: models are loaded into selectors, and a plan does not change.
-        wanted = [
-            replace(column, selector=copy.deepcopy(column.selector)) for column in plan.columns
-        ]
+        wanted = _wanted(plan.columns, models, rescore)
         for column in wanted:
             needs = column.selector.requirements
             if needs.model_ladder or needs.cluster_weights:
@@ -343,6 +344,19 @@ def _curate(
         shards=shards,
         seconds=seconds,
     )
+
+
+def _wanted(columns: Sequence[Column], models: Models, rescore: Sequence[str]) -> list[Column]:
+    """Copy columns, since models are loaded into selectors; delete those to make again."""
+    copies = [replace(column, selector=copy.deepcopy(column.selector)) for column in columns]
+    forget_columns(rescore, copies, models, _delete_report)
+    return copies
+
+
+def _delete_report(artefact: Artefact) -> None:
+    """Delete the report and the comparison of a cut, whose directory has the cut's name."""
+    if artefact.manifest["stage"] == STAGE:
+        delete(artefact.path.parent.parent / "report" / artefact.path.name)
 
 
 def _columns_of_cut(plan: Plan, columns: Mapping[str, Artefact]) -> dict[str, Artefact]:

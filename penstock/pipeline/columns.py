@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import graphlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from penstock.pipeline.scoring.answered import answers_for, score_answers
 from penstock.pipeline.scoring.means import score_means
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
+from penstock.pipeline.scoring.rescoring import forget_scores
 from penstock.pipeline.scoring.sets import score_sets
 from penstock.pipeline.scoring.thinning import thinning_facts
 from penstock.pipeline.units import Unit, iter_documents
@@ -37,11 +38,36 @@ from penstock.selectors.base import MeanSelector, Scorer, SetSelector
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
 from penstock.storage import AnyPath
 
-__all__ = ["Column", "in_dependence", "make_columns"]
+__all__ = ["Column", "forget_columns", "in_dependence", "make_columns"]
 
 VERSION = 3
 
 _COUNTED = ("documents", "excluded")
+
+
+def forget_columns(
+    names: Sequence[str],
+    columns: Sequence[Column],
+    models: Models,
+    deleting: Callable[[Artefact], object] = lambda artefact: None,
+) -> None:
+    """Delete columns, and all that was made of them; raises as :func:`forget_scores`.
+
+    Args:
+        names: Selectors of the recipe; with none nothing is done.
+        columns: All columns of the recipe.
+        models: Models of the pool whose documents are scored.
+        deleting: Called with each finished artefact before it is deleted.
+    """
+
+    def unfinished(column: Column) -> str | None:
+        if column.selector.kind != "scorer" or column.selector.requirements.answers is not None:
+            return None  # it has other inputs, too
+        inputs = {"pool": models.pool.fingerprint, "model": models.name_of(column)}
+        return fingerprint("columns", VERSION, {"selector": column.name}, inputs)
+
+    if names:
+        forget_scores(names, columns, models, unfinished, deleting)
 
 
 def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefact]:

@@ -7,6 +7,7 @@
     models.py      Column, Models: fitted selectors and encoders; make_embeddings: shared vectors
     partitions.py  PartitionPlan: documents sorted by partition, as a set selector receives them
     parts.py       fill_parts: slow work on units, in parts
+    rescoring.py   forget_scores: delete columns and all that was made of them
     scales.py      order statistics of a pool; find_scale: the robust deviation of a column
     sets.py        score_sets: the shuffle of set selectors
     thinning.py    thin: documents that a set selector leaves out before it scores the others

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock import extras, node_cache
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical, fingerprint
 from penstock.columnar import read_batch
 from penstock.pipeline.checking import call_plugin, check_identity, check_sum
 from penstock.pipeline.pool import Pool
@@ -115,10 +115,19 @@ class Models:
             check_identity(identity, selector.identity(), f"select.{column.name}")
             return facts
 
-        return self._made(
+        return self._make("model", _VERSION, *self._named(column), fit)
+
+    def name_of(self, column: Column) -> str:
+        """Return the fingerprint of a selector's model, whether it is made or not."""
+        return fingerprint("model", _VERSION, *self._named(column))
+
+    def _named(self, column: Column) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the configuration and the inputs of a selector's model."""
+        selector = column.selector
+        identity = dict(selector.identity())
+        return (
             {"identity": identity, "version": selector.version, "seed": self.seed},
-            list(column.target.hashes),
-            fit,
+            {"pool": self.pool.fingerprint, "target": list(column.target.hashes)},
         )
 
     def encoder(self, name: str) -> Artefact:
@@ -197,12 +206,6 @@ class Models:
         if sample.nbytes <= _HELD_BYTES:
             self._samples[key] = sample
         return sample
-
-    def _made(
-        self, config: Mapping[str, Any], target: list[str], fit: Callable[[Path], Mapping[str, Any]]
-    ) -> Artefact:
-        inputs = {"pool": self.pool.fingerprint, "target": target}
-        return self._make("model", _VERSION, config, inputs, fit)
 
     def _make(
         self,
