@@ -14,6 +14,7 @@ from __future__ import annotations
 import codecs
 import re
 import warnings
+from fractions import Fraction as Fractional
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ from pydantic import (
 
 from penstock.display import encodable
 from penstock.errors import RecipeError, StorageError, did_you_mean
+from penstock.recipe_amounts import Amount, share_of
 from penstock.recipe_cleaning import Clean, Decontaminate, Dedup, KeepBest
 from penstock.recipe_comparing import Compare, Rung
 from penstock.recipe_draw import DrawOf, Uniform
@@ -167,7 +169,8 @@ class RewriteSpec(PlugSpec):
 class Budget(Model):
     """The number of tokens to take, and the order in which documents are taken."""
 
-    tokens: PositiveInt
+    tokens: Amount
+    """A number, also as ``20M`` or ``1.5B``; or ``5%`` of the kept text of the pool, by bytes."""
     rank: Annotated[Annotated[str, PLAIN] | Annotated[dict[str, float], MAPPING], shaped]
     """One selector's name, ``random``, or weights over the quantiles of several columns."""
     draw: Annotated[Annotated[Literal["top"], PLAIN] | Annotated[DrawOf, MAPPING], shaped] = "top"
@@ -209,6 +212,24 @@ class Budget(Model):
         total = sum(shares.values()) if isinstance(shares, dict) else 1
         require(total <= 1 + 1e-9, expected="shares of at most 1 in sum", got=f"{total:g}")
         return shares
+
+    @property
+    def count(self) -> int | None:
+        """The number of tokens; None of a share of the pool, which is known after cleaning."""
+        return self.tokens if isinstance(self.tokens, int) else None
+
+    def resolve(self, pool_bytes: int, bytes_per_token: float) -> Budget:
+        """Return the budget with a number of tokens.
+
+        Args:
+            pool_bytes: UTF-8 bytes of the kept text.
+            bytes_per_token: As the tokenizer's artefact has measured it.
+        """
+        share = share_of(self.tokens)
+        if share is None:
+            return self
+        tokens = int(share * pool_bytes / Fractional(repr(bytes_per_token)))
+        return self.model_copy(update={"tokens": tokens})
 
     @property
     def named_shares(self) -> dict[str, float]:
@@ -329,7 +350,15 @@ class Recipe(Model):
 
     @model_validator(mode="after")
     def _phases_follow_each_other(self) -> Recipe:
-        budget, before = self.train.tokens or self.budget.tokens, 0
+        budget, before = self.train.tokens or self.budget.count, 0
+        if budget is None:
+            require(
+                not self.train.mixture,
+                key="train.mixture",
+                expected="a number in budget.tokens or train.tokens, of which its phases are parts",
+                got=f"the share {self.budget.tokens} of the pool",
+            )
+            return self
         for number, phase in enumerate(self.train.mixture):
             if (end := phase.ends_at(budget)) <= before or (phase.until and end >= budget):
                 raise RecipeError(
@@ -339,6 +368,16 @@ class Recipe(Model):
                     got=f"{phase.until:g}, which is {end:,}",
                 )
             before = end
+        return self
+
+    @model_validator(mode="after")
+    def _rungs_have_a_factor(self) -> Recipe:
+        require(
+            self.budget.count is not None or not self.compare.rungs,
+            key="compare.rungs",
+            expected="a number in budget.tokens, of which those of rungs are multiples",
+            got=f"the share {self.budget.tokens} of the pool",
+        )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from penstock.errors import RecipeError, did_you_mean
+from penstock.recipe_amounts import TokenCount
 from penstock.recipe_training import Model, ModelShape, require
 
 __all__ = ["Compare", "Rung"]
@@ -20,7 +21,7 @@ class Rung(Model):
     """A size at which arms are compared beside the recipe's own."""
 
     model: ModelShape
-    tokens: PositiveInt
+    tokens: TokenCount
     """The budget, in place of ``budget.tokens``; budgets of arms and ``train.tokens`` are changed
     by the same factor."""
     lr: float | None = Field(default=None, gt=0)

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from penstock.errors import RecipeError
+from penstock.recipe_amounts import TokenCount
 from penstock.storage import path_problem
 
 __all__ = [
@@ -215,7 +216,7 @@ class Checkpoint(Model):
     """The interval between checkpoints: minutes or tokens, whichever is due first."""
 
     minutes: float | None = Field(default=15.0, gt=0)
-    tokens: PositiveInt | None = None
+    tokens: TokenCount | None = None
     keep: PositiveInt = 2
     """Number of the newest checkpoints that are kept and become part of the run."""
 
@@ -238,12 +239,12 @@ class Train(Model):
         Annotated[ModelShape, Tag("<shape>")] | Annotated[ModelFrom, Tag("<named>")],
         Discriminator(_model_shape),
     ] = ModelShape()
-    tokens: PositiveInt | None = None
+    tokens: TokenCount | None = None
     """The budget, met to the token; all tokens of the shards once if not given."""
     mixture: Annotated[tuple[MixturePhase, ...], BeforeValidator(_phases)] = ()
     """Shares of the sources named in ``budget.shares``, and of ``rest``; phases in order.
     Without it every sequence is read equally often."""
-    batch_tokens: PositiveInt = 65_536
+    batch_tokens: TokenCount = 65_536
     """Tokens of a global batch; rounded down to whole sequences."""
     micro_batch: PositiveInt = 8
     """Sequences in one forward pass of a worker."""

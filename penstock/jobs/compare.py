@@ -11,6 +11,7 @@ and named with the figures. The arms may be compared at more sizes, the rungs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 
 from penstock.artefact import Workspace
 from penstock.cluster import cpus
@@ -22,6 +23,7 @@ from penstock.jobs.plan import SELECTED, Arm, Plan, plan_arms
 from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
+from penstock.recipe_amounts import share_of
 from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import OnMetrics, RunResult
@@ -143,7 +145,8 @@ def curate_arms(
     left_out: list[UnfilledMultiple] = []
     shared: Curated | None = None
     for arm, plan in plans.items():
-        tokens = plan.recipe.budget.tokens
+        own_plan = plan if shared is None else _with_tokens(arm, plan, shared)
+        tokens = own_plan.cut.budget.count or 0
         if left_out and not arm.rung and arm.multiple >= left_out[0].multiple:
             if arm.multiple > left_out[-1].multiple:
                 left_out.append(UnfilledMultiple(arm.multiple, tokens, left_out[0].reason))
@@ -153,7 +156,7 @@ def curate_arms(
         same = shared is not None and plan.recipe.tokenizer == shared.recipe.tokenizer
         tokenizer = shared.tokenizer if shared is not None and same else None
         try:
-            own = curate(plan, runner, free=free, tokenizer=tokenizer)
+            own = curate(own_plan, runner, free=free, tokenizer=tokenizer)
             reason = "" if arm.multiple == 1 else _shortage(own)
         except BudgetError as error:
             if arm.rung:
@@ -168,6 +171,18 @@ def curate_arms(
         curated[arm] = own
         shared = shared or own
     return curated, left_out
+
+
+def _with_tokens(arm: Arm, plan: Plan, first: Curated) -> Plan:
+    """Return a plan whose share of the pool is the number of tokens that it is of the first arm's.
+
+    So arms have equal tokens, also where they clean otherwise.
+    """
+    share, of_first = share_of(plan.recipe.budget.tokens), share_of(first.recipe.budget.tokens)
+    if share is None or of_first is None:
+        return plan
+    tokens = int(share / of_first * first.cut.facts["requested"] * Fraction(repr(arm.multiple)))
+    return plan.with_tokens(tokens)
 
 
 def _shortage(curated: Curated) -> str:

@@ -379,6 +379,11 @@ def describe_overlap(overlap: FileOverlap) -> str:
 def describe_cut(cut: Artefact, pool: Pool, budget: Budget) -> Iterator[str]:
     """Describe a cut: what it takes, how, and the sources whose share is less than a sequence."""
     taken = cut.facts
+    if budget.count is None:
+        yield (
+            f"budget.tokens: {budget.tokens} of {pool.bytes:,} bytes of kept text are "
+            f"{taken['requested']:,} tokens"
+        )
     drawn = describe_draw(cut, budget)
     yield (
         f"{numbered(taken['documents'], 'document')}, {taken['delivered']:,} tokens taken"

@@ -55,7 +55,7 @@ def check(recipe: Recipe, console: Console, workers: int | None) -> None:
 @click.option("--source", help="The field of the source. [default: guessed]")
 @click.option("--target", multiple=True, help="A file of target examples; may be repeated.")
 @click.option("--evaluate", multiple=True, help="A file of held-out examples; may be repeated.")
-@click.option("--tokens", help="The budget. [default: about a third of the pool]")
+@click.option("--tokens", help="The budget. [default: 30%]")
 @on_console
 def init(console: Console, paths: tuple[str, ...], out: Path, **options: Any) -> None:
     """Look at files and write a commented recipe for them, which runs as it is.

@@ -11,12 +11,12 @@ The *arms* of a comparison are recipes that differ from one recipe in named over
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from penstock.errors import BadInput
+from penstock.errors import BadInput, RecipeError
 from penstock.jobs.build import (
     build_columns,
     build_overlaps,
@@ -165,6 +165,11 @@ class Plan:
             _built=built,
         )
 
+    def with_tokens(self, tokens: int) -> Plan:
+        """Return the plan with a number of tokens in place of a share of the pool."""
+        budget = self.cut.budget.model_copy(update={"tokens": tokens})
+        return replace(self, cut=replace(self.cut, budget=budget))
+
     @property
     def unranked(self) -> list[str]:
         """Selectors that no column of ``budget.rank`` depends on."""
@@ -231,13 +236,15 @@ def recipes_of_arms(recipe: Recipe) -> dict[Arm, Recipe]:
 
 def _at_rung(own: Recipe, recipe: Recipe, rung: Rung, under: str) -> Recipe:
     """Return an arm's recipe at another size: its budget and rate change as the recipe's do."""
-    factor = Fraction(rung.tokens, recipe.budget.tokens)
+    assert recipe.budget.count is not None  # checked with the recipe
+    factor = Fraction(rung.tokens, recipe.budget.count)
     train: dict[str, Any] = {"model": rung.model.model_dump(mode="json")}
     if own.train.tokens:
         train["tokens"] = round(own.train.tokens * factor)
     if rung.lr is not None:
         train["lr"] = rung.lr * (own.train.lr / recipe.train.lr)
-    size = {"budget": {"tokens": round(own.budget.tokens * factor)}, "train": train}
+    assert own.budget.count is not None
+    size = {"budget": {"tokens": round(own.budget.count * factor)}, "train": train}
     tree = own.model_dump(mode="json", exclude={"compare"})
     return validate(override(tree, size), recipe.directory, under=under)
 
@@ -253,9 +260,18 @@ def _at_multiple(recipe: Recipe, tree: dict[str, Any], name: str, multiple: floa
     arm = override(tree, recipe.compare.arms[name])
     under = f"compare.arms.{name}"
     own = validate(arm, recipe.directory, under=under)
+    if (own.budget.count is None) != (recipe.budget.count is None):
+        raise RecipeError(
+            key=f"{under}.budget.tokens",
+            expected="a number or a share of the pool, as in the recipe itself: arms are compared "
+            "at known multiples of its tokens",
+            got=own.budget.tokens,
+        )
     if multiple == 1:
         return own
-    tokens: dict[str, Any] = {"budget": {"tokens": round(own.budget.tokens * multiple)}}
+    tokens: dict[str, Any] = {}
+    if own.budget.count is not None:  # that of a share is known when the first arm is curated
+        tokens["budget"] = {"tokens": round(own.budget.count * multiple)}
     if own.train.tokens:
         tokens["train"] = {"tokens": round(own.train.tokens * multiple)}
     return validate(override(arm, tokens), recipe.directory, under=under)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,17 @@ class CutSettings:
             sequence_length=recipe.shards.sequence_length,
         )
 
+    def resolve(self, pool: Pool, tokenizer: Artefact) -> CutSettings:
+        """Return the settings with the number of tokens that a share of the pool is.
+
+        It follows from the pool and the tokenizer, which are inputs of the cut. So a share and the
+        number that it resolves to name the same cut.
+        """
+        budget = self.budget.resolve(pool.bytes, tokenizer.facts["bytes_per_token"])
+        return replace(self, budget=budget)
+
     def config(self) -> dict[str, Any]:
-        """Return the stage's part of the fingerprint."""
+        """Return the stage's part of the fingerprint, of settings with a number of tokens."""
         return {
             "budget": self.budget.model_dump(mode="json", exclude={"seed"}),
             "seed": self.seed,
@@ -85,7 +94,10 @@ def make_cut(
     Raises:
         BudgetError: The pool, or a share of it, holds fewer tokens than the budget, or none.
     """
+    settings = settings.resolve(pool, tokenizer)
     budget, length = settings.budget, settings.sequence_length
+    assert budget.count is not None
+    requested = budget.count
     inputs = {
         "pool": pool.fingerprint,
         "tokenizer": tokenizer.fingerprint,
@@ -135,7 +147,7 @@ def make_cut(
                 write_units(orders, found, draft, runner),
                 quotas,
                 found.cutoffs,
-                budget.tokens,
+                requested,
             )
             ordered = sum(ordered.unit.documents for ordered in orders)
             if drawn_from:

@@ -151,8 +151,8 @@ def check_recipe(
     if isinstance(model := recipe.train.model, ModelFrom):
         attempt(lambda: check_model(model.hf, key="train.model.hf"))
     corpus = attempt(lambda: CorpusSettings.of(recipe))
-    _check_training(recipe, checked.findings)
     if corpus is None:
+        _check_training(recipe, recipe.budget.count, checked.findings)
         return checked
     checked.found = corpus.found
     checked.sample = sample = sample_inputs(recipe, corpus.found)
@@ -166,6 +166,7 @@ def check_recipe(
     checked.estimate = estimate(
         recipe, sample, checked.judged or Judged(), clean, measured, workers or cpus()
     )
+    _check_training(recipe, checked.estimate.budget, checked.findings)
     _check_budget(recipe, checked.estimate, checked.findings)
     _check_shares(checked, attempt)
     return checked
@@ -280,7 +281,9 @@ def _all_bad(key: str, name: str, error: str | None) -> Finding:
 
 def _check_budget(recipe: Recipe, own: Estimate, findings: list[Finding]) -> None:
     """Compare the budget with the tokens that the pool can hold."""
-    budget, short = recipe.budget.tokens, recipe.budget.allow_short or bool(recipe.rewrite)
+    budget, short = own.budget, recipe.budget.allow_short or bool(recipe.rewrite)
+    if recipe.budget.count is None or budget is None:
+        return  # a share is of the pool itself
     if not own.tokens or own.text_bytes is None or budget <= own.tokens:
         return  # nothing kept is a finding of its own
     # A token has at least a byte; each document has two control tokens.
@@ -322,9 +325,11 @@ def _check_shares(checked: RecipeCheck, attempt: _Attempt) -> None:
             )
 
 
-def _check_training(recipe: Recipe, findings: list[Finding]) -> None:
+def _check_training(recipe: Recipe, budget: int | None, findings: list[Finding]) -> None:
     """Compare the budget of training with the tokens of a step."""
-    own, batch = recipe.train.tokens or recipe.budget.tokens, recipe.train.batch_tokens
+    own, batch = recipe.train.tokens or budget, recipe.train.batch_tokens
+    if own is None:
+        return
     steps = -(-own // batch)
     if steps >= _FEW_STEPS:
         return

@@ -21,6 +21,7 @@ from penstock.jobs.checking.sampling import InputSample
 from penstock.pipeline.cleaning.settings import CleanSettings, StatisticsColumn
 from penstock.pipeline.tokenizer import TokenizerSettings, train_tokenizer
 from penstock.recipe import Recipe
+from penstock.recipe_amounts import share_of
 from penstock.tokenization.definition import Definition
 
 __all__ = ["Estimate", "estimate", "measure_tokens"]
@@ -61,6 +62,8 @@ class Estimate:
     """UTF-8 bytes of text of a token, the two control tokens of each document included."""
     tokens: int | None
     """Tokens of the documents that rules and condition keep."""
+    budget: int | None
+    """Tokens of the budget; those of a share of the pool are estimated."""
     seconds: int | None
     """Seconds of ``penstock curate`` without scoring, with :attr:`workers`."""
     workers: int
@@ -131,7 +134,9 @@ def estimate(
     not_included = [f"select.{name}" for name in recipe.select]
     not_included += [f"rewrite.{name}" for name in recipe.rewrite]
     seconds = disk = None
-    budget = recipe.budget.tokens if not held else min(recipe.budget.tokens, held)
+    share = share_of(recipe.budget.tokens)
+    asked = recipe.budget.count if share is None else (None if held is None else int(share * held))
+    budget = min(asked or 0, held) if held else asked or 0
     if text is not None and records is not None:
         counts = clean is not None and any(
             column.name == StatisticsColumn.name for column in clean.text_columns()
@@ -154,6 +159,7 @@ def estimate(
         kept_share=round(kept, 4),
         bytes_per_token=None if per_token is None else round(per_token, 3),
         tokens=held,
+        budget=asked,
         seconds=seconds,
         workers=workers,
         memory_bytes=_DRIVER + workers * _WORKER,

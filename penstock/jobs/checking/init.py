@@ -83,7 +83,7 @@ def init_recipe(
         text, id, source: Fields of the records, instead of those that are guessed.
         target: Files of examples of what the model should become good at.
         evaluate: Files of held-out examples.
-        tokens: The budget; by default about a third of the pool's estimated tokens.
+        tokens: The budget; by default 30 % of the pool.
         ask: Asks the user where a guess is uncertain.
 
     Raises:

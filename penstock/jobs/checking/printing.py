@@ -41,7 +41,7 @@ def print_check(checked: RecipeCheck, console: Console) -> None:
     if checked.judged is not None and checked.judged.documents:
         _judged(checked, console)
     if checked.estimate is not None:
-        _estimate(checked.estimate, checked.recipe.budget.tokens, console)
+        _estimate(checked.estimate, console)
     for finding in checked.findings:
         console.write(f"{finding.level}: {finding.text}")
     errors = len(checked.errors)
@@ -120,7 +120,7 @@ def _value_words(values: dict[str, Any]) -> str:
     return words
 
 
-def _estimate(own: Estimate, budget: int, console: Console) -> None:
+def _estimate(own: Estimate, console: Console) -> None:
     about = "" if own.exact else "about "
     if own.text_bytes is None or own.documents is None:
         console.write("the inputs do not tell their size, so that nothing is estimated")
@@ -129,8 +129,8 @@ def _estimate(own: Estimate, budget: int, console: Console) -> None:
         f"the pool: {about}{numbered(own.documents, 'document')}, {size_words(own.text_bytes)} of "
         "text"
         + (
-            f"; estimated {own.tokens:,} tokens kept, of which the budget takes {budget:,}"
-            if own.tokens is not None
+            f"; estimated {own.tokens:,} tokens kept, of which the budget takes {own.budget:,}"
+            if own.tokens is not None and own.budget is not None
             else ""
         )
     )

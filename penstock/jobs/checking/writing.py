@@ -76,7 +76,7 @@ def recipe_text(
         checked: A check of the inputs alone.
         kept: Share of the sample's text that the rules of ``gopher`` keep.
         keys: Files of ``target`` and ``evaluate``.
-        tokens: The budget as the user gives it; None for about a third of the pool.
+        tokens: The budget as the user gives it; None for 30 % of the pool.
     """
     own = checked.estimate
     assert own is not None
@@ -119,11 +119,10 @@ def recipe_text(
         "",
     ]
     lines += _select_lines(keys["target"])
-    budget = tokens if tokens is not None else str(max(length, round((held or 3 * length) * 0.3)))
     lines += [
         "",
         "budget:",
-        f"  tokens: {budget:<22}  # about a third of the pool"
+        "  tokens: 30%                   # of the kept text; or a number, as 20M or 1.5B"
         if tokens is None
         else f"  tokens: {_yaml(tokens)}",
         f"  rank: {'target' if keys['target'] else 'random'}"

@@ -35,9 +35,10 @@ def caveats(size: ArmsAtSize, selected: Curated) -> Iterator[str]:
             "model on these evaluations, and no more."
         )
     held = selected.pool.bytes / selected.tokenizer.facts["bytes_per_token"]
-    if held < ENOUGH_POOL * recipe.budget.tokens:
+    requested = selected.cut.facts["requested"]
+    if held < ENOUGH_POOL * requested:
         yield (
-            f"The pool holds about {held / recipe.budget.tokens:.1f} times the budget; below "
+            f"The pool holds about {held / requested:.1f} times the budget; below "
             f"{ENOUGH_POOL} times, a selector has little to choose from."
         )
     seeds = len(recipe.compare.seeds)

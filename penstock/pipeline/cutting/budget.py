@@ -66,19 +66,21 @@ def quotas_of(
         BudgetError: The budget is less than one sequence.
         RecipeError: A share names a source that the pool does not have.
     """
-    total = budget.tokens // sequence_length
+    assert budget.count is not None  # of a share it is found before
+    tokens = budget.count
+    total = tokens // sequence_length
     if total == 0:
         raise BudgetError(
             key="budget.tokens",
             expected=f"at least one sequence of {sequence_length} tokens (shards.sequence_length)",
-            got=budget.tokens,
+            got=tokens,
         )
     check_shares(budget, by_source)
     shares = _shares(budget, by_source)
     whole = sum(shares.values())
     if whole >= _WHOLE:
         shares = {name: share / whole for name, share in shares.items()}
-    exact = {name: share * budget.tokens / sequence_length for name, share in shares.items()}
+    exact = {name: share * tokens / sequence_length for name, share in shares.items()}
     sequences = {name: int(value) for name, value in exact.items()}
     left = total - sum(sequences.values())
     if whole >= _WHOLE:
