@@ -41,6 +41,7 @@ docs/architecture.md shows how the packages work together.
       own_modules.py     modules beside a recipe, without their directory in sys.path
       own_sources.py     their sources, read once: what is hashed is what runs
       plugin_code.py     identity of users' code: local modules by contents, packages by version
+      plugin_frames.py   errors of users' code, with the lines of their own files
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
       array_files.py     .npy files whose header claims no more than they hold

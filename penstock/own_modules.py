@@ -13,7 +13,7 @@ import importlib
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -23,7 +23,7 @@ from penstock.errors import SelectorError
 from penstock.own_sources import as_own
 from penstock.temporary import is_trusted
 
-__all__ = ["OwnModules", "check_module", "directory_of", "find_own"]
+__all__ = ["OwnModules", "check_module", "directory_of", "find_own", "serve_no_more"]
 
 _served: dict[str, str] = {}
 """Top-level modules that a directory serves, and that directory."""
@@ -59,6 +59,12 @@ def find_own(top: str, directories: Sequence[Path], chosen: bool = True) -> Modu
         check_module(spec, chosen)
         _serve({top: str(directory)})
     return as_own(spec)
+
+
+def serve_no_more(tops: Iterable[str]) -> None:
+    """Serve these top-level modules no more, until they are found again."""
+    for top in tops:
+        _served.pop(top, None)
 
 
 def check_module(spec: ModuleSpec, chosen: bool = True) -> None:

@@ -18,7 +18,7 @@ from types import CodeType, ModuleType
 
 from penstock.errors import SelectorError
 
-__all__ = ["as_own", "forget_changed", "source_at"]
+__all__ = ["as_own", "forget_changed", "forget_namesakes", "source_at"]
 
 _sources: dict[str, bytes] = {}
 """The source of each file, as it was when it was first read."""
@@ -82,6 +82,27 @@ def forget_changed(directory: Path) -> bool:
     for name in list(_own_modules(below)):
         del sys.modules[name]
     return True
+
+
+def forget_namesakes(directory: Path) -> set[str]:
+    """Forget modules of other directories that have the names of modules in this one.
+
+    As of two recipes in one process, each with a ``helper.py`` beside it.
+
+    Returns:
+        The top-level names of those that were imported.
+    """
+    names = set()
+    for name in _own_modules(os.sep):
+        top = name.partition(".")[0]
+        file, package = directory / f"{top}.py", directory / top
+        path = Path(str(sys.modules[name].__file__))
+        ours = path == file or path.is_relative_to(package)
+        if not ours and (file.is_file() or package.is_dir()):
+            names.add(name)
+    for name in names:
+        del sys.modules[name]
+    return {name.partition(".")[0] for name in names}
 
 
 def _own_modules(below: str) -> Iterator[str]:

@@ -38,6 +38,7 @@ __all__ = [
     "code_of",
     "describe_code",
     "imported_by",
+    "is_own_file",
 ]
 
 _ABSENT = "not installed"
@@ -47,6 +48,8 @@ _CALLED = frozenset({"__import__", "eval", "exec", "import_module", "run_module"
 
 _CALLED_OF = frozenset({"exec_module", "import_module", "load_module", "run_module", "run_path"})
 """The same, called as an attribute: ``model.eval()`` is another function."""
+
+_OWN_FILES = f"{Path(__file__).resolve().parent}/"
 
 _LEFT_OUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 """Fields of a syntax tree that repeat others, or hold comments."""
@@ -311,6 +314,12 @@ def _is_installed(spec: ModuleSpec | None) -> bool:
     places = list(spec.submodule_search_locations or ())
     file = spec.origin if spec.has_location else next(iter(places), None)
     return file is None or str(Path(file).resolve()).startswith(_installed_at())
+
+
+def is_own_file(file: str) -> bool:
+    """Return whether a file of code is neither installed nor Penstock's own."""
+    path = str(Path(file).resolve())
+    return not path.startswith((*_installed_at(), _OWN_FILES)) and not file.startswith("<")
 
 
 @functools.cache

@@ -169,6 +169,21 @@ def test_an_edited_helper_is_imported_again_with_its_identity(project: Path) -> 
     assert two.identity() != one.identity()
 
 
+def test_two_recipes_of_one_process_have_each_its_own_helper(project: Path) -> None:
+    other = project / "other"
+    other.mkdir()
+    for name in ("code_scorer.py", "code_base.py", "code_stars.py"):
+        (other / name).write_text(FILES[name])
+    (other / "code_package").symlink_to(project / "code_package")
+    (other / "code_helper.py").write_text("factor = 3\n")
+    one = FunctionScorer("code_scorer:score", [project])
+    two = FunctionScorer("code_scorer:score", [other])
+    assert (one.called(["abc"]), two.called(["abc"])) == ([7], [10])
+    again = FunctionScorer("code_scorer:score", [project])
+    assert again.called(["abc"]) == [7]
+    assert again.identity() == one.identity() != two.identity()
+
+
 def test_an_unchanged_module_is_imported_once(project: Path) -> None:
     """Instances of two of its classes can be sent to workers together."""
     uses = ["code_scorer:Mine", "code_scorer:Other"]

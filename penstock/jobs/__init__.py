@@ -9,6 +9,7 @@
            ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py,
            │                                                           evaluation_examples.py
            ├─ clean        a dry run of the rules                      clean.py
+           ├─ score        a scorer on a sample, in this process       score.py
            ├─ curate       corpus -> columns -> cut -> shards          curate.py
            │    └─ climb, find_weights   models that a selector        selector_training.py,
            │                             needs before its fit          held_out.py

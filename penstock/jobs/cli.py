@@ -112,6 +112,32 @@ def clean(recipe: Recipe, console: Console, examples: int, **running: Any) -> No
     console.result(cleaned.summary())
 
 
+@main.command()
+@_on_recipe
+@_on_runner
+@click.option("--column", metavar="NAME", required=True, help="The scorer, as under select.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Documents, about.",
+)
+def score(
+    recipe: Recipe, console: Console, column: str, sample: int, runner: str, workers: int | None
+) -> None:
+    """Run one scorer on a sample in this process: scores, extremes, time; breakpoint() works."""
+    from penstock.jobs.plan import Plan
+    from penstock.jobs.score import score as run
+    from penstock.pipeline.runner import open_runner
+
+    with closing(open_runner(runner, workers)) as opened:
+        scored = run(Plan.of(recipe), column, opened, console.progress, sample)
+    for line in scored.lines():
+        console.write(line)
+    console.result(scored.summary())
+
+
 _FORMATS = ("parquet", "jsonl", "datasets", "megatron", "mds", "numpy")
 
 

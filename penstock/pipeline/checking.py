@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from penstock.artefact import Artefact, FileRecord, canonical
 from penstock.errors import ArtefactError, InputError, PenstockError, ScoringError
 from penstock.pipeline.runner import Runner
+from penstock.plugin_frames import describe_error
 from penstock.storage import (
     AnyPath,
     store_of,
@@ -30,6 +32,7 @@ from penstock.storage import (
 
 __all__ = [
     "RecordTally",
+    "call_on_documents",
     "call_plugin",
     "check_files",
     "check_identity",
@@ -37,6 +40,7 @@ __all__ = [
     "check_sum",
     "largest_sources",
     "scores_of",
+    "smallest_failing",
     "sum_by_source",
 ]
 
@@ -66,8 +70,70 @@ def call_plugin(
         raise placed from error.__cause__
     except Exception as error:
         raise ScoringError(
-            f"the plug-in raised {type(error).__name__}: {error}", key=key, file=at
+            f"the plug-in raised {describe_error(error)}", key=key, file=at
         ) from error
+
+
+def call_on_documents(
+    key: str, place: str, ids: pa.Array, function: Callable[[Any], Result], given: Any
+) -> Result:
+    """Call a method of a plug-in on documents; its error names the document that it fails at.
+
+    A user's error says nothing of the document. So the method is called again on halves of the
+    batch, as long as one of them raises an error of the same class: at most twice the time of the
+    batch, once. A method that fails on the whole batch alone is said to.
+
+    Args:
+        key: As of :func:`call_plugin`.
+        place: The unit, for messages.
+        ids: (n,) string, the ids of the documents.
+        function: Called with ``given``, or with a slice of it.
+        given: Of n documents, with a method ``slice``.
+
+    Raises:
+        PenstockError: As :func:`call_plugin`.
+    """
+    at = f"documents {ids[0]} to {ids[-1]} of {place}" if len(ids) else place
+    try:
+        return call_plugin(key, at, function, given)
+    except ScoringError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, MemoryError):
+            raise
+        start, count = smallest_failing(function, given, type(error.__cause__))
+        if count == len(ids) > 1:
+            raise
+        first, last = ids[start], ids[start + count - 1]
+        at = f"documents {first} to {last} of {place}" if count > 1 else f"document {first}"
+        call_plugin(key, at, function, given.slice(start, count))
+        raise  # another call on the same documents did not fail
+
+
+def smallest_failing(
+    function: Callable[[Any], Any], given: Any, kind: type[BaseException]
+) -> tuple[int, int]:
+    """Find by bisection a smallest slice on which a function raises an error.
+
+    Args:
+        function: Called with slices.
+        given: It raised on all of it.
+        kind: The class of the error, or of the cause of a :class:`ScoringError`.
+
+    Returns:
+        Start and length.
+    """
+    start, count = 0, len(given)
+    while count > 1:
+        half = count // 2
+        for at, size in ((start, half), (start + half, count - half)):
+            try:
+                function(given.slice(at, size))
+            except Exception as error:  # a plug-in's
+                if type(error) is kind or type(error.__cause__) is kind:
+                    start, count = at, size
+                    break
+        else:
+            break
+    return start, count
 
 
 def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:

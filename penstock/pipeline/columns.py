@@ -17,11 +17,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.display import numbered
 from penstock.errors import SelectorError
-from penstock.pipeline.checking import call_plugin, check_identity, check_sum, scores_of
+from penstock.pipeline.checking import (
+    call_on_documents,
+    call_plugin,
+    check_identity,
+    check_sum,
+    scores_of,
+)
 from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.scoring.answered import answers_for, score_answers
@@ -304,7 +311,8 @@ def _score_slowly(draft: Draft, column: Column, units: Sequence[Unit], models: M
 def _score_part(part: UnitPart, state: tuple[str, Scorer, AnyPath]) -> FileRecord:
     name, scorer, directory = state
     documents = part.read(("id", "text", "source", "hash"))
-    returned = call_plugin(f"select.{name}", part.label, scorer.score, documents)
+    ids = documents.column("id")
+    returned = call_on_documents(f"select.{name}", part.label, ids, scorer.score, documents)
     scores = scores_of(returned, len(documents), f"select.{name}", part.label)
     return write_scores(directory, f"scratch/parts/{part.name}", scores)
 
@@ -314,6 +322,13 @@ def _join_scores(item: Joined, directory: AnyPath) -> FileRecord:
     return write_scores(
         directory, item.unit.name, np.concatenate([np.empty(0, np.float32), *scores])
     )
+
+
+def _score_batch(
+    scorer: Scorer, together: BatchScorer, batch: pa.RecordBatch, documents: pa.RecordBatch
+) -> np.ndarray:
+    """Score a whole batch together with other scorers, or a slice of it alone."""
+    return together.score(scorer) if documents is batch else scorer.score(documents)
 
 
 _Scoring = tuple[Unit, Sequence[str], Mapping[str, tuple[AnyPath, FileRecord]]]
@@ -334,13 +349,13 @@ def _score_unit(
         rows = slice(start, start := start + len(documents))
         for name, scorer, _ in wanted:
             embeddings = scorer.requirements.embeddings
-            if name in vectors and embeddings is not None:
-                work = partial(embeddings.score, documents, vectors[name][rows])
-            else:
-                work = partial(together.score, scorer)
-            ids = documents.column("id")
+            key, ids = f"select.{name}", documents.column("id")
             at = f"documents {ids[0]} to {ids[-1]} of {unit.name}"
-            returned = call_plugin(f"select.{name}", at, work)
+            if name in vectors and embeddings is not None:
+                returned = call_plugin(key, at, embeddings.score, documents, vectors[name][rows])
+            else:
+                work = partial(_score_batch, scorer, together, documents)
+                returned = call_on_documents(key, unit.name, ids, work, documents)
             parts[name].append(scores_of(returned, len(documents), f"select.{name}", at))
     return {
         name: write_scores(directory, unit.name, np.concatenate(parts[name]))

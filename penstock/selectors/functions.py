@@ -26,9 +26,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from penstock.errors import ScoringError, SelectorError
-from penstock.own_modules import directory_of, find_own
-from penstock.own_sources import forget_changed
+from penstock.own_modules import directory_of, find_own, serve_no_more
+from penstock.own_sources import forget_changed, forget_namesakes
 from penstock.plugin_code import PluginCode, code_of
+from penstock.plugin_frames import describe_error
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 
@@ -87,7 +88,7 @@ class PluggedFunction:
         try:
             return self.function(given, **self.parameters)
         except Exception as error:  # it is a plug-in's code
-            raise ScoringError(f"{self.use} raised {type(error).__name__}: {error}") from error
+            raise ScoringError(f"{self.use} raised {describe_error(error)}") from error
 
     def identity(self) -> Mapping[str, Any]:
         """Return the function's name, its parameters, and the identity of its code."""
@@ -222,7 +223,7 @@ def _module(name: str, directories: Sequence[Path]) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:  # any code may run at its top level
         raise SelectorError(
-            f"importing {name} raised {type(error).__name__}: {error}",
+            f"importing {name} raised {describe_error(error)}",
             key="use",
             fix=f"fix it, or try: python -c 'import {name}'",
         ) from error
@@ -245,7 +246,11 @@ def _already_loaded(top: str, origin: str) -> bool:
 
 def _adopt(top: str, spec: ModuleSpec) -> None:
     """Import a module before an installed one of the same name, again if a file changed."""
-    changed = forget_changed(directory_of(spec))
+    directory = directory_of(spec).absolute()
+    changed = forget_changed(directory)
+    if namesakes := forget_namesakes(directory):
+        serve_no_more(namesakes - {top})
+        changed = True
     if not changed and _adopted.get(top) == str(spec.origin) and top in sys.modules:
         return
     for loaded in [key for key in sys.modules if key == top or key.startswith(f"{top}.")]:

@@ -23,7 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import BadInput, SelectorError, did_you_mean
+from penstock.errors import BadInput, PenstockError, SelectorError, did_you_mean
+from penstock.plugin_frames import describe_error
 from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
 from penstock.selectors.adapter import (
     Available,
@@ -271,7 +272,20 @@ def _instance(thing: Any, parameters: dict[str, Any], directories: Sequence[Path
     """Call a class with a recipe's parameters, of which some are paths."""
     if not issubclass(thing, Declared):
         _check_keywords(parameters, thing)
-    return thing(**_with_located(parameters, thing, directories))
+    if lacks := sorted(getattr(thing, "__abstractmethods__", ())):
+        raise SelectorError(
+            f"the class {thing.__qualname__} has no {', '.join(lacks)}",
+            key="use",
+            fix=f"define {', '.join(lacks)} in the class",
+        )
+    try:
+        return thing(**_with_located(parameters, thing, directories))
+    except PenstockError:
+        raise
+    except Exception as error:  # it is a plug-in's code
+        raise SelectorError(
+            f"{thing.__qualname__}() raised {describe_error(error)}", key="use"
+        ) from error
 
 
 def _with_located(

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
 from penstock.columnar import OwnParquet, read_parquet
 from penstock.display import numbered
-from penstock.pipeline.checking import check_sum
+from penstock.errors import ScoringError
+from penstock.pipeline.checking import check_sum, smallest_failing
 from penstock.pipeline.corpus import text_digest
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, base_of, units_of
@@ -176,7 +177,8 @@ def _compute(
         writers: list[pq.ParquetWriter] = []
         for group in range(file.num_row_groups):
             texts = file.read_row_group(group, ["text"], use_threads=False).column("text")
-            batches = [column.compute(texts.combine_chunks()) for column, _ in wanted]
+            whole = texts.combine_chunks()
+            batches = [_computed(column, whole, file, group) for column, _ in wanted]
             if not writers:
                 writers = [
                     stack.enter_context(_writer(sink, batch.schema))
@@ -189,6 +191,21 @@ def _compute(
         column.name: FileRecord.of(file_name, sink, documents=unit.of)
         for (column, _), sink in zip(wanted, sinks)
     }
+
+
+def _computed(column: TextColumn, texts: pa.Array, file: OwnParquet, group: int) -> pa.RecordBatch:
+    """Compute a column of a row group; an error of a user's rule names the document."""
+    try:
+        return column.compute(texts)
+    except ScoringError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, MemoryError):
+            raise
+        start, count = smallest_failing(column.compute, texts, type(error.__cause__))
+        ids = file.read_row_group(group, ["id"], use_threads=False).column("id")
+        error.file = f"document {ids[start]}"
+        if count > 1:
+            error.file = f"documents {ids[start]} to {ids[start + count - 1]}"
+        raise
 
 
 def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from penstock.errors import ScoringError
-from penstock.pipeline.checking import call_plugin
+from penstock.pipeline.checking import call_on_documents
 from penstock.pipeline.rewriting.answers import draw, identity_of
 from penstock.pipeline.units import Unit, iter_documents
 from penstock.plugin_code import PluginCode, code_of
@@ -51,9 +51,12 @@ def edit_unit(
     start = 0
     for batch in iter_documents(unit, columns):
         drawn = draw(batch, edit.share, edit.seed)
-        texts = batch.column("text").filter(pa.array(drawn)).cast(pa.large_string())
+        mask = pa.array(drawn)
+        texts = batch.column("text").filter(mask).cast(pa.large_string())
+        ids = batch.column("id").filter(mask)
+        returned = call_on_documents(key, unit.name, ids, edit.rewriter.edit, texts)
         at = f"documents from row {start} of {unit.name}"
-        edited = _checked(call_plugin(key, at, edit.rewriter.edit, texts), len(texts), key, at)
+        edited = _checked(returned, len(texts), key, at)
         found = iter(edited.to_pylist())
         for row, fields in enumerate(batch.to_pylist()):
             yield start + row, fields, _rewritten(next(found)) if drawn[row] else None
