@@ -22,7 +22,8 @@
     check, init            a recipe and a sample of its inputs         checking/
     report                 a page of HTML on a cut                     report.py, plots.py
       └─ report.html.jinja its template
-    why                    the record of one document                  why.py, origins.py,
+    why                    the record of one document                  why.py, wanted.py,
+                                                                       origins.py, reasons.py,
                                                                        compared_values.py
     ls                     the artefacts of a work directory           listing.py
     submit                 a recipe as a Ray Job                       submit.py, staging.py

@@ -209,27 +209,34 @@ def report(recipe: Recipe, console: Console, runner: str, workers: int | None) -
 @main.command()
 @_on_recipe
 @_on_runner
-@click.argument("doc_id")
+@click.argument("doc_id", required=False)
+@click.option("--text", help="Find documents that contain this text instead, the first ten.")
 @click.option("--rules", "all_rules", is_flag=True, help="Show the rules that it passes, too.")
 def why(
     recipe: Recipe,
     console: Console,
     runner: str,
     workers: int | None,
-    doc_id: str,
+    doc_id: str | None,
+    text: str | None,
     all_rules: bool,
 ) -> None:
     """Show what happened to one document: values of rules, scores, rank, sequences and shards.
 
-    DOC_ID is its id, also as it is printed, or the path of a file that is one document.
+    DOC_ID is its id, also as it is printed, the path of a file that is one document, or PATH:17,
+    a line or row of another.
     """
     from penstock.jobs.curate import PartiallyCurated, inspect
-    from penstock.jobs.why import fates_of
+    from penstock.jobs.reasons import add_reasons
+    from penstock.jobs.why import fates_of, fates_with
     from penstock.pipeline.runner import open_runner
 
+    if bool(doc_id) == bool(text):
+        raise click.UsageError("expected DOC_ID or --text TEXT, one of them")
     with closing(open_runner(runner, workers)) as opened:
         curated = inspect(recipe, opened)
-    fates = fates_of(curated, doc_id)
+    fates = fates_with(curated, text) if text else fates_of(curated, str(doc_id))
+    add_reasons(curated, fates)
     for fate in fates:
         console.fate(fate, all_rules)
     unmade = str(curated.lacks) if isinstance(curated, PartiallyCurated) else None

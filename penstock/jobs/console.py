@@ -15,6 +15,7 @@ from penstock.display import numbered
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
+from penstock.jobs.reasons import describe_reasons
 from penstock.jobs.report import excerpt, first_taken, some_left
 from penstock.jobs.terminal import LineConsole, write_json
 from penstock.pipeline.pool import pools_of
@@ -175,6 +176,9 @@ class Console:
             else:
                 above = f"higher than {own['quantile']:.1%} of the documents"
                 self.write(f"  score in {name}: {own['score']:.6g}, {above}")
+            if reasons := fate.get("reasons", {}).get(name):
+                for line in describe_reasons(reasons):
+                    self.write(f"    {line}")
         for own in fate.get("overlaps", ()):
             share = f"{own['share']:.1%} of the words"
             self.write(f"  overlaps with {own['file']}: {share}, example {own['example']:,}")

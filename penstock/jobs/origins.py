@@ -75,20 +75,27 @@ class Origins:
         Raises:
             InputError: An input with this path has more than one document.
         """
-        found = []
-        for number, item in self._inputs.items():
-            here = os.path.abspath(path) == os.path.abspath(str(item.path))
-            if item.is_dataset or not (path in (item.name, str(item.path)) or here):
-                continue
+        found = self.inputs_at(path)
+        for number in found:
+            item = self._inputs[number]
             if place := place_in(item.path, item.spec, 1):
                 raise InputError(
                     file=path,
                     expected="the id of a document, or the path of a file that is one",
                     got=f"a file that begins with {place}",
-                    fix="give the id of one of its documents",
+                    fix="give the id of one of its documents, or its line or row as PATH:17",
                 )
-            found.append(number)
-        return sorted(found)
+        return found
+
+    def inputs_at(self, path: str) -> list[int]:
+        """Return the numbers of the inputs with this path, ascending; see :meth:`documents_in`."""
+        here = os.path.abspath(path)
+        return sorted(
+            number
+            for number, item in self._inputs.items()
+            if not item.is_dataset
+            and (path in (item.name, str(item.path)) or here == os.path.abspath(str(item.path)))
+        )
 
     def line(self, unit: Unit, number: int | None, line: int | None) -> int | None:
         """Return the line or row of a document in its input, from 1.
@@ -100,13 +107,17 @@ class Origins:
         """
         if number is None or line is None:
             return None
+        return self.line_of(part_of(unit.record), number, line)
+
+    def line_of(self, part: str, number: int, line: int) -> int:
+        """Return the line or row of a record of a part of the corpus; see :meth:`line`."""
         before = 0
         for record in self._corpus.named("part-"):
             spans = [one for one in record.facts["inputs"] if one["input"] == number]
-            if part_of(record) == part_of(unit.record):
+            if part_of(record) == part:
                 return line if spans[0]["counted"] else line + before
             before += sum(span["lines"] for span in spans)
-        raise LookupError(unit.name)
+        raise LookupError(part)
 
     @property
     def _files(self) -> Sequence[tuple[str, Any]]:

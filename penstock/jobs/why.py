@@ -6,51 +6,38 @@ their thresholds.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.artefact import Artefact
 from penstock.columnar import OwnParquet, read_parquet
-from penstock.display import unescaped
 from penstock.errors import InputError
 from penstock.jobs.curate import Curated, PartiallyCurated, describe_draw
 from penstock.jobs.origins import Origins
+from penstock.jobs.wanted import Wanted, readings_of
 from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
 from penstock.pipeline.cleaning.settings import CleanSettings
-from penstock.pipeline.cutting.places import place_of
+from penstock.pipeline.cutting.places import Placed, place_of
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.units import Unit, base_of, generations, units_of
 
-__all__ = ["fates_of"]
-
-
-class _Wanted(NamedTuple):
-    """The records that are looked for: those with one of some values in a column."""
-
-    column: str
-    values: list[Any]
-
-    def rows(self, table: pa.Table) -> np.ndarray:
-        """Return the rows of a table, ascending."""
-        column = table.column(self.column)
-        found = pc.is_in(column, value_set=pa.array(self.values, column.type))
-        return np.flatnonzero(found.to_numpy())
+__all__ = ["fates_of", "fates_with"]
 
 
 def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, Any]]:
     """Return an entry for each record with an id: its fate, scores, rank and sequences.
 
     Where no record has the id, the name may be one with controls as they are printed (``\\x1b``),
-    or the path of a file that is one document.
+    the path of a file that is one document, or PATH:LINE.
 
     Where the cut is not made yet, the fate of a document that was not dropped is ``kept``. With the
     fields of :mod:`penstock.pipeline.cleaning.explaining`, ``rules`` has the value and threshold of
@@ -61,48 +48,66 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
         InputError: No record of the corpus has that id or path.
     """
     origins = Origins(generations(curated.corpus)[-1], curated.recipe)
-    found = _found(curated, _Wanted("id", [name]), origins)
-    if not found and (meant := unescaped(name)) != name:
-        found = _found(curated, _Wanted("id", [meant]), origins)
-    if not found and (numbers := origins.documents_in(name)):
-        found = _found(curated, _Wanted("input", numbers), origins)
-    if not found:
-        raise InputError(
-            f"{name}: no document of the corpus has this id",
-            fix=f"ids are those of the input's {curated.recipe.corpus[0].id!r} column, or a hash "
-            "of the text where it has none; a file that is one document is found by its path",
-        )
-    return found
+    for wanted in readings_of(name, origins):
+        if found := list(_found(curated, wanted, origins)):
+            return found
+    raise InputError(
+        f"{name}: no document of the corpus has this id",
+        fix=f"ids are those of the input's {curated.recipe.corpus[0].id!r} column, or a hash "
+        "of the text where it has none; a file that is one document is found by its path, a line "
+        "or row of another as PATH:17, and any document by `--text` and words that it contains",
+    )
+
+
+def fates_with(
+    curated: Curated | PartiallyCurated, text: str, most: int = 10
+) -> list[dict[str, Any]]:
+    """Return an entry for each record that contains a text, as :func:`fates_of`.
+
+    Args:
+        curated: What is made of the recipe.
+        text: As it stands in the records, upper and lower case distinguished.
+        most: Entries at most; the first of the corpus are found.
+
+    Raises:
+        InputError: No record contains it.
+    """
+    origins = Origins(generations(curated.corpus)[-1], curated.recipe)
+    wanted = Wanted(values=[text])
+    if found := list(itertools.islice(_found(curated, wanted, origins), most)):
+        return found
+    raise InputError(
+        "no document of the corpus contains this text",
+        got=repr(text),
+        fix="upper and lower case, spaces and line breaks are compared as they are",
+    )
 
 
 def _found(
-    curated: Curated | PartiallyCurated, wanted: _Wanted, origins: Origins
-) -> list[dict[str, Any]]:
+    curated: Curated | PartiallyCurated, wanted: Wanted, origins: Origins
+) -> Iterator[dict[str, Any]]:
     corpora = generations(curated.corpus)
     first, *before = pools_of(curated.pool)
-    return [
-        *_in_pool(curated, first, wanted, origins),
-        *(fate for corpus in corpora for fate in _emptied(corpus, wanted, origins)),
-        *(
-            fate
-            for pool in before
-            for fate in _in_pool(curated, pool, wanted, origins)
-            if fate["fate"] == "dropped"
-        ),
-        *_quarantined(corpora[-1], wanted, origins),
-    ]
+    yield from _in_pool(curated, first, wanted, origins)
+    for corpus in corpora:
+        yield from _emptied(corpus, wanted, origins)
+    for pool in before:
+        for fate in _in_pool(curated, pool, wanted, origins):
+            if fate["fate"] == "dropped":
+                yield fate
+    yield from _quarantined(corpora[-1], wanted, origins)
 
 
 def _in_pool(
-    curated: Curated | PartiallyCurated, pool: Pool, wanted: _Wanted, origins: Origins
+    curated: Curated | PartiallyCurated, pool: Pool, wanted: Wanted, origins: Origins
 ) -> Iterator[dict[str, Any]]:
     explanations = Explanations(CleanSettings.of(curated.recipe), pool)
     for unit in pool.units:
         whole = replace(unit, kept=None)
-        rows = whole.read_rows(["id", "source", "input", "line"])
-        places = wanted.rows(rows)
+        places = wanted.rows(whole.read_rows(wanted.columns), whole, origins)
         if not len(places):
             continue
+        rows = whole.read_rows(["id", "source", "input", "line"])
         with OwnParquet(unit.path()) as file:
             texts = file.read(["text", "parent"]).take(pa.array(places)).to_pylist()
         kept = unit.numbers()
@@ -198,7 +203,7 @@ def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> 
             return {"fate": "left", "why": f"excluded: no score in {', '.join(excluded)}"}
         if curated.recipe.budget.uniform is not None:
             return {"fate": "left", **_not_drawn(curated, unit, place, source)}
-        return {"fate": "left", "why": _below(facts, source)}
+        return {"fate": "left", **_left_by_score(curated, unit, place, source)}
     entry = table.slice(int(mine[0]), 1).to_pylist()[0]
     group = entry["group"]
     before = sum(
@@ -224,10 +229,15 @@ def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> 
     }
 
 
-def _not_drawn(curated: Curated, unit: Unit, place: int, source: str) -> dict[str, Any]:
-    """Return why the draw ``uniform`` left a document that has a score, and its place by score."""
-    budget, facts = curated.recipe.budget, curated.cut.facts
-    *shares, _ = facts["groups"]
+def _placed(curated: Curated, unit: Unit, place: int) -> Placed:
+    """Return the place by score of a document that has one."""
+    budget, cut, units = curated.recipe.budget, curated.cut, curated.pool.units
+    *shares, _ = cut.facts["groups"]
+
+    def taken(number: int) -> np.ndarray:
+        rows = read_parquet(cut.verified(cut.files[number]), ["row"]).column("row").to_numpy()
+        return np.searchsorted(units[number].numbers(), rows)
+
     own = place_of(
         curated.pool,
         {name: column for name, column in curated.columns.items() if name in budget.ranks},
@@ -236,8 +246,41 @@ def _not_drawn(curated: Curated, unit: Unit, place: int, source: str) -> dict[st
         [group["source"] for group in shares],
         unit.number,
         place,
+        taken,
     )
-    assert own is not None and budget.uniform is not None
+    assert own is not None
+    return own
+
+
+def _left_by_score(curated: Curated, unit: Unit, place: int, source: str) -> dict[str, Any]:
+    """Return why a document was left that has a score, and how near to the cut it came."""
+    budget, why = curated.recipe.budget, _below(curated.cut.facts, source)
+    own = _placed(curated, unit, place)
+    found = {"why": why, "by_score": asdict(own)}
+    if own.lowest is None:
+        return found
+    by = "by score"
+    if len(budget.ranks) > 1:
+        by = f"by the mixture of {', '.join(budget.ranks)}"
+    elif "random" in budget.ranks:
+        by = "by the draw of `random`"
+    if budget.temperature is not None:
+        by += " with the noise of the draw"
+    where = f"{by} it is {own.place:,} of {own.documents:,}"
+    if own.equal_taken:
+        tie = f"{own.equal_taken:,} of the {own.equal:,} documents of its score {own.score:.6g}"
+        where += f", and {tie} were taken, in the order of a hash of their ids"
+    else:
+        where += f" ({own.score:.6g}; the lowest that was taken is {own.lowest:.6g})"
+    return {**found, "why": f"{why}; {where}"}
+
+
+def _not_drawn(curated: Curated, unit: Unit, place: int, source: str) -> dict[str, Any]:
+    """Return why the draw ``uniform`` left a document that has a score, and its place by score."""
+    budget, facts = curated.recipe.budget, curated.cut.facts
+    *shares, _ = facts["groups"]
+    own = _placed(curated, unit, place)
+    assert budget.uniform is not None
     best, group = facts["drawn_from"][own.group], facts["groups"][own.group]
     among = bool(best["documents"]) and own.score >= best["lowest"]
     counts = [read_parquet(curated.cut.verified(file), ["group"]) for file in curated.cut.files]
@@ -289,17 +332,16 @@ def _shards_with(curated: Curated, first: int, last: int) -> list[str]:
     return names
 
 
-def _emptied(corpus: Artefact, wanted: _Wanted, origins: Origins) -> Iterator[dict[str, Any]]:
+def _emptied(corpus: Artefact, wanted: Wanted, origins: Origins) -> Iterator[dict[str, Any]]:
     """Yield the documents of which a rewriter left nothing, as they were before."""
     base = base_of(corpus)
     units = {} if base is None else {unit.name: unit for unit in units_of(base)}
     for record in corpus.named("dropped-"):
         table = read_parquet(corpus.verified(record))
         unit = units[f"unit-{record.path[8:].partition('.')[0]}"]
-        rows = table
-        if wanted.column not in table.column_names:
-            rows = unit.read_rows([wanted.column]).take(table.column("row"))
-        for found in table.take(pa.array(wanted.rows(rows))).to_pylist():
+        gone = table.column("row").to_numpy()
+        places = wanted.rows(unit.read_rows(wanted.columns), unit, origins)
+        for found in table.filter(pa.array(np.isin(gone, places))).to_pylist():
             row = found["row"]
             own = unit.read_rows(["source", "input", "line"]).slice(row, 1).to_pylist()[0]
             with OwnParquet(unit.path()) as file:
@@ -317,12 +359,12 @@ def _emptied(corpus: Artefact, wanted: _Wanted, origins: Origins) -> Iterator[di
             }
 
 
-def _quarantined(corpus: Artefact, wanted: _Wanted, origins: Origins) -> Iterator[dict[str, Any]]:
+def _quarantined(corpus: Artefact, wanted: Wanted, origins: Origins) -> Iterator[dict[str, Any]]:
     for record in corpus.named("quarantine-"):
         with open(corpus.verified(record), encoding="utf-8") as lines:
             for line in lines:
                 bad = json.loads(line)
-                if bad.get(wanted.column) in wanted.values:
+                if wanted.is_quarantined(bad, record, origins):
                     yield {
                         "id": bad.get("id") or bad["file"],
                         "source": bad["file"],

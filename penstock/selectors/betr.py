@@ -86,6 +86,7 @@ class Betr(
     CentredScorer,
     name="betr",
     summary="documents nearest to any example of the target benchmarks",
+    meaning="log odds that a classifier finds it among the documents nearest to the target",
     paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
     version=5,
 ):
@@ -185,6 +186,13 @@ class Betr(
     _ranking: tuple[Encoder, Ranker] | None = None
     _chosen: str = ""
     # The encoder chosen by ``auto``, once fitted.
+
+    @property
+    def score_meaning(self) -> str:
+        """What a score means: in direct mode a rank, else log odds."""
+        if self._ranking is None:
+            return self.meaning
+        return f"{self.value} among the documents by nearness, {self.aggregate} over the examples"
 
     @property
     def requirements(self) -> Requirements:

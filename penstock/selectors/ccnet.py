@@ -79,6 +79,7 @@ class NgramPerplexity(
     BuiltInScorer,
     name="ccnet",
     summary="documents an n-gram model of a reference finds easy, or hard",
+    meaning="log perplexity, minus it, or minus its distance from the median, as `band` says",
     paper="Wenzek et al. 2020, CCNet; Chen & Goodman 1998 (Kneser-Ney)",
     version=2,
 ):

@@ -53,6 +53,7 @@ class Crisp(
     BuiltInSetSelector,
     name="crisp",
     summary="each cluster in proportion to the target's examples in it",
+    meaning="minus the budget at which it is drawn from its cluster, in units of the cluster's",
     paper="Grangier et al. 2024, CRISP: clustered-importance sampling",
     version=1,
 ):

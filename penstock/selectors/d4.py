@@ -38,6 +38,7 @@ class D4(
     ClusterParameters,
     name="d4",
     summary="no near copies, and the least typical documents first",
+    meaning="distance from the middle of its cluster, 0 to 2",
     paper="Tirumala et al. 2023, D4: document de-duplication and diversification",
     version=2,
 ):

@@ -58,6 +58,7 @@ class DclmQuality(
     CentredScorer,
     name="dclm",
     summary="p(hq) by a classifier of good examples against the pool",
+    meaning="probability that a classifier finds it among the good examples, not among the pool",
     paper="Li et al. 2024, DataComp-LM (DCLM)",
     version=3,
 ):

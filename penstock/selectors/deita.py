@@ -84,6 +84,7 @@ class Deita(
     BuiltInScorer,
     name="deita",
     summary="grades from 1 to 6 by a language model, by its probabilities",
+    meaning="grade from 1 to 6, the mean over the model's probabilities",
     paper="Liu et al. 2024, DEITA: What Makes Good Data for Alignment?",
     version=1,
 ):

@@ -54,6 +54,7 @@ class DocumentLoss(
     BuiltInScorer,
     name="document-loss",
     summary="documents by their loss in an earlier run of your own",
+    meaning="mean loss per token in the run, or minus it, as `band` says",
     paper="Marion et al. 2023, When Less is More; Ankner et al. 2024",
     version=1,
 ):

@@ -51,6 +51,7 @@ class Dsir(
     BuiltInScorer,
     name="dsir",
     summary="importance weights of hashed n-grams, target over pool",
+    meaning="log importance weight: how much likelier its n-grams are in the target",
     paper="Xie et al. 2023, DSIR: data selection via importance resampling",
     version=1,
 ):

@@ -25,6 +25,7 @@ class FastTextScorer(
     ClassifierScorer,
     name="fasttext",
     summary="a ready fastText model: PreSelect, DCLM, or your own",
+    meaning="probability of the label that the model calls positive",
     paper="Joulin et al. 2017, Bag of Tricks for Efficient Text Classification",
     version=1,
 ):

@@ -86,6 +86,7 @@ class FineWebEdu(
     BuiltInScorer,
     name="fineweb-edu",
     summary="grades by a linear head on embeddings, trained on labels of yours",
+    meaning="grade on the scale of the labels, as a linear head on its embedding gives it",
     paper="Penedo et al. 2024, The FineWeb Datasets (FineWeb-Edu)",
     version=2,
 ):

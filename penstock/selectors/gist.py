@@ -64,6 +64,7 @@ class Gist(
     BuiltInSetSelector,
     name="gist",
     summary="the best documents of which no two are near each other",
+    meaning="quality on a scale from -1 to 1, less 2 for each halving of the distance kept",
     paper="Fahrbach et al. 2024, GIST: greedy independent set thresholding",
     version=1,
 ):

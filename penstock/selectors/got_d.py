@@ -65,6 +65,7 @@ class GotD(
     BuiltInScorer,
     name="got-d",
     summary="documents that move the pool nearest to the target: optimal transport",
+    meaning="by how much a little more weight on it brings the pool nearer to the target",
     paper="Kang et al. 2024, GOT-D: Get more for less",
     version=1,
 ):

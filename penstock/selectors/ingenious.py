@@ -65,6 +65,7 @@ class Ingenious(
     BuiltInSetSelector,
     name="ingenious",
     summary="documents that represent the others: facility location",
+    meaning="minus the share of its partition that represents the others better",
     paper="Renduchintala et al. 2023, INGENIOUS: informative data subsets",
     version=1,
 ):

@@ -110,6 +110,7 @@ class Kmq(
     BuiltInSetSelector,
     name="kmq",
     summary="clusters share the budget, better documents likelier to be drawn",
+    meaning="minus the budget at which it is drawn from its cluster, in units of the cluster's",
     paper="Yu et al. 2024, Diversify and Conquer (kMQ)",
     version=2,
 ):

@@ -25,6 +25,7 @@ class MeanOf(
     Algorithm,
     name="mean_of",
     summary="mean of another column by source or by length: a control for any selector",
+    meaning="mean of another column over the documents of its source, or of its length",
     paper="Penstock's own control",
     version=1,
 ):

@@ -203,6 +203,8 @@ class Algorithm(Declared):
     """The name in recipes."""
     summary: ClassVar[str]
     """One line for ``penstock selectors``."""
+    meaning: ClassVar[str] = ""
+    """What a score of a document means, for ``penstock why``; empty for what gives no scores."""
     paper: ClassVar[str]
     """The publication of the algorithm."""
     version: ClassVar[int]
@@ -213,15 +215,28 @@ class Algorithm(Declared):
         *,
         name: str | None = None,
         summary: str | None = None,
+        meaning: str | None = None,
         paper: str | None = None,
         version: int | None = None,
         **others: Any,
     ) -> None:
         super().__init_subclass__(**others)
-        about = {"name": name, "summary": summary, "paper": paper, "version": version}
+        about: dict[str, str | int | None] = {
+            "name": name,
+            "summary": summary,
+            "meaning": meaning,
+            "paper": paper,
+            "version": version,
+        }
         for key, value in about.items():
             if value is not None:
                 setattr(cls, key, value)
+
+    @property
+    def score_meaning(self) -> str:
+        """What a score means with the present parameters; as :attr:`meaning` where it is always
+        the same."""
+        return self.meaning
 
     def identity(self) -> Mapping[str, Any]:
         """Return name and parameters; files and models' directories as their hashes."""

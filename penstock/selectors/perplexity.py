@@ -36,6 +36,7 @@ class Perplexity(
     BuiltInScorer,
     name="perplexity",
     summary="documents a small language model finds easy, ordinary or hard",
+    meaning="log perplexity, minus it, or minus its distance from the median, as `band` says",
     paper="Ankner et al. 2024, Perplexed by Perplexity",
     version=1,
 ):

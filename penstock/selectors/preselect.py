@@ -131,6 +131,7 @@ class PreSelect(
     CentredScorer,
     name="preselect",
     summary="documents whose losses rank language models as benchmarks do",
+    meaning="probability that a classifier finds it among texts on which better models do better",
     paper="Shum et al. 2025, Predictive Data Selection (PreSelect)",
     version=2,
 ):

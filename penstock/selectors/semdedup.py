@@ -26,6 +26,7 @@ class SemDeDup(
     ClusterParameters,
     name="semdedup",
     summary="no two documents that mean nearly the same",
+    meaning="0, or none for a near copy of another document",
     paper="Abbas et al. 2023, SemDeDup: semantic deduplication",
     version=2,
 ):

@@ -19,7 +19,7 @@ from penstock.errors import InputError
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_cut, describe_draw
 from penstock.jobs.report import write_report
-from penstock.jobs.why import fates_of
+from penstock.jobs.why import fates_of, fates_with
 from penstock.pipeline.cleaning import verdicts
 from tests.pipeline.cleaning.reference import grams_of, jaccard
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
@@ -29,16 +29,22 @@ SCORES["a\x1b[31m\u202eb"] = SCORES.pop("d0020")
 SCORES |= {"long": 50.0, "twin": 22.5, "excluded": float("nan")}
 
 
-def curated(directory: Path, tokens: int = 6_000, clean: Any = None, **budget: Any) -> Curated:
+def curated(
+    directory: Path,
+    tokens: int = 6_000,
+    clean: Any = None,
+    columns: Any = None,
+    **budget: Any,
+) -> Curated:
     recipe = recipe_of(
         directory,
         tokens,
-        "s",
-        budget=budget,
+        list(columns or "s"),
+        budget={"rank": "s", **budget},
         shards={"tokens_per_shard": 20 * 16},
         clean=clean or {},
     )
-    made = make(recipe, {"s": SCORES})
+    made = make(recipe, columns or {"s": SCORES})
     return Curated(
         recipe=recipe,
         pool=made.pool,
@@ -130,13 +136,66 @@ def test_quantiles_are_the_share_of_scored_documents_below(whole: Curated) -> No
     assert entry["scores"]["s"] == {"score": 7.0, "quantile": (values < 7).mean()}
 
 
-def test_a_left_document_ranks_below_the_cut(whole: Curated) -> None:
-    (entry,) = fates_of(whole, "d0023")
-    assert entry["fate"] == "left"
-    assert entry["why"] == (
-        "below the cut: the 6,000 tokens were filled by documents that rank higher"
-    )
-    assert "sequences" not in entry
+def test_a_left_document_has_its_place_and_the_lowest_score_that_was_taken(whole: Curated) -> None:
+    """Compared with the scores of all documents and the documents of the shards."""
+    known = [one.id for one in all_documents(whole.pool, whole.tokenizer)]
+    scores = np.array([SCORES[name] for name in known])
+    taken = {
+        one for record in whole.shards.named("shard-") for one in ids_of(whole, record.path)
+    } - {"twin"}
+    lowest = min(SCORES[name] for name in taken)
+    reasons = set()
+    for name in known:
+        (entry, *_) = fates_of(whole, name)
+        if entry["fate"] != "left" or name == "excluded":
+            continue
+        own = SCORES[name]
+        equal = int((scores == own).sum())
+        equal_taken = sum(SCORES[one] == own for one in taken)
+        assert entry["by_score"] == {
+            "group": 0,
+            "score": own,
+            "place": 1 + int((scores > own).sum()),
+            "documents": len(known) - 1,
+            "equal": equal,
+            "lowest": lowest,
+            "equal_taken": equal_taken,
+        }
+        assert entry["why"].startswith(
+            "below the cut: the 6,000 tokens were filled by documents that rank higher; by score "
+        )
+        assert "sequences" not in entry
+        reasons.add("hash" in entry["why"])
+        assert ("hash" in entry["why"]) == (equal_taken > 0)
+    assert reasons == {True, False}
+
+
+def ids_of(of: Curated, path: str) -> set[str]:
+    table = pa.ipc.open_file(str(of.shards.path / path)).read_all()
+    return {name for names in table["doc_id"].to_pylist() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"rank": {"s": 0.5, "t": 0.5}}, "by the mixture of s, t"),
+        ({"rank": "random"}, "by the draw of `random`"),
+        ({"draw": {"gumbel": {"temperature": 2.0}}}, "by score with the noise of the draw"),
+    ],
+)
+def test_the_place_says_what_documents_were_ordered_by(
+    pool: Path, budget: dict[str, Any], words: str
+) -> None:
+    of = curated(pool, columns={"s": SCORES, "t": {name: 1.0 for name in SCORES}}, **budget)
+    known = all_documents(of.pool, of.tokenizer)
+    entries = [fates_of(of, document.id)[0] for document in known[:60]]
+    left = [entry for entry in entries if entry["fate"] == "left" and "by_score" in entry]
+    assert left
+    for entry in left:
+        own = entry["by_score"]
+        assert f"; {words} it is {own['place']:,} of {own['documents']:,}" in entry["why"]
+        assert own["score"] <= own["lowest"]
+        assert own["place"] + own["equal"] > of.cut.facts["documents"]
 
 
 UNIFORM = {"draw": {"uniform": {"keep": 0.5}}}
@@ -219,7 +278,10 @@ def test_a_left_document_competed_for_the_tokens_of_its_own_group(
     for document in all_documents(shared.pool, shared.tokenizer):
         for entry in fates_of(shared, document.id):
             if entry["fate"] == "left" and document.id != "excluded":
-                reasons[entry["source"]] = entry["why"]
+                reasons[entry["source"]], _, place = entry["why"].partition("; ")
+                group = shared.cut.facts["groups"][entry["by_score"]["group"]]
+                assert group["source"] in (entry["source"], None)
+                assert place.startswith("by score it is ")
     assert reasons == {
         source: f"below the cut: the {tokens} tokens for {whose} were filled by documents that "
         "rank higher"
@@ -602,3 +664,39 @@ def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:
 def test_an_unknown_id_is_an_input_error(whole: Curated) -> None:
     with pytest.raises(InputError, match="nobody: no document of the corpus has this id"):
         fates_of(whole, "nobody")
+
+
+def test_a_document_is_found_by_its_file_and_line(tmp_path: Path) -> None:
+    """Of a file that is read in several parts: each line is the record that stands there."""
+    rows = documents(400, seed=8, longest=200)
+    path = write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    lines = path.read_text().splitlines(keepends=True)
+    lines.insert(123, '{"id": "broken", "text": 7}\n')
+    path.write_text("".join(lines))
+    table = pa.table({"id": ["p0", "p1", "p2"], "text": ["one two", "three four", "five six"]})
+    pq.write_table(table, tmp_path / "pool" / "b.parquet")
+    of = curated(tmp_path, tokens=160)
+    for line in (1, 2, 123, 124, 125, 250, 401):
+        (entry,) = fates_of(of, f"{path}:{line}")
+        assert entry["id"] == json.loads(lines[line - 1])["id"]
+        assert entry["fate"] == "quarantined" if line == 124 else entry["line"] == line
+    (entry,) = fates_of(of, f"{tmp_path}/pool/b.parquet:2")
+    assert (entry["id"], entry["line"]) == ("p1", 2)
+    for name in (f"{path}:402", f"{path}:0", f"{tmp_path}/pool/c.jsonl:1"):
+        with pytest.raises(InputError):
+            fates_of(of, name)
+
+
+def test_documents_are_found_by_a_text_in_them(whole: Curated) -> None:
+    known = all_documents(whole.pool, whole.tokenizer)
+    (long,) = fates_with(whole, "turbine water turbine water turbine")
+    assert (long["id"], long["fate"]) == ("long", "taken")
+    word = next(document.text for document in known if document.id == "d0030").split()[1]
+    entries = fates_with(whole, word)
+    texts = [document.text for document in known if word in document.text]
+    assert len(entries) == min(10, len(texts))
+    assert all(word in entry["text"] for entry in entries)
+    (bad,) = fates_with(whole, '"text": 7}')
+    assert bad["fate"] == "quarantined"
+    with pytest.raises(InputError):
+        fates_with(whole, "no record has this text")

@@ -1,13 +1,13 @@
 """The place of one document by its score, computed on demand from the columns of a cut.
 
-The draw ``uniform`` gives the documents that it draws from one score, so the cut itself does not
-tell how good a document was. Here the documents of its group with a higher score are counted, unit
-by unit: by one column, or by a mixture's quantiles as :mod:`.ordering` computes them.
+A cut does not tell how near to it a document came that it left, and the draw ``uniform`` gives all
+documents that it draws from one score. Here the documents of its group with a higher score are
+counted, unit by unit: by one column, or by a mixture's quantiles as :mod:`.ordering` computes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,12 @@ class Placed:
     """1 and the number of the group's documents with a higher score."""
     documents: int
     """Documents of the group that have a score."""
+    equal: int
+    """Documents of the group with the same score, this one among them."""
+    lowest: float | None
+    """The lowest score of the group's documents that were taken; None if none was."""
+    equal_taken: int
+    """Documents of the group with the same score that were taken."""
 
 
 def place_of(
@@ -43,6 +49,7 @@ def place_of(
     groups: Sequence[str],
     unit: int,
     row: int,
+    taken: Callable[[int], np.ndarray],
 ) -> Placed | None:
     """Find the place of a document; None where it has no score.
 
@@ -50,6 +57,7 @@ def place_of(
         pool, columns, budget, seed, groups: As of :func:`.ordering.make_orders`.
         unit: Number of its unit.
         row: Its row among the unit's documents that are kept.
+        taken: The number of a unit to its documents that the cut takes, (m,) int64 as ``row``.
     """
     runner = LocalRunner(1)
     plan, items = plan_orders(pool, columns, budget, seed, groups, runner)
@@ -57,11 +65,28 @@ def place_of(
     group, key = int(own.group[row]), own.key[row]
     if group < 0:
         return None
-    higher = documents = 0
+    higher = documents = equal = equal_taken = 0
+    lowest = np.uint32(2**32 - 1)  # no key is as high
     for item in items:
         order, _ = order_unit(item, plan)
         mine = order.group == group
         documents += int(mine.sum())
         higher += int((order.key[mine] > key).sum())
-    score = float(score_of(np.array([key], np.uint32))[0])
-    return Placed(group=group, score=score, place=higher + 1, documents=documents)
+        equal += int((order.key[mine] == key).sum())
+        rows = taken(item[0].number)
+        keys = order.key[rows][mine[rows]]
+        equal_taken += int((keys == key).sum())
+        lowest = min(lowest, keys.min(initial=lowest))
+    return Placed(
+        group=group,
+        score=_score(key),
+        place=higher + 1,
+        documents=documents,
+        equal=equal,
+        lowest=None if lowest == 2**32 - 1 else _score(lowest),
+        equal_taken=equal_taken,
+    )
+
+
+def _score(key: np.uint32) -> float:
+    return float(score_of(np.array([key], np.uint32))[0])

@@ -1,0 +1,88 @@
+"""The records that ``penstock why`` looks for: by id, by file and line, or by a text in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from penstock.artefact import FileRecord
+from penstock.columnar import OwnParquet
+from penstock.display import unescaped
+from penstock.jobs.origins import Origins, part_of
+from penstock.pipeline.units import Unit
+
+__all__ = ["Wanted", "readings_of"]
+
+_PLACE = re.compile(r"\w+ (?P<line>[0-9]+)")
+"""The place of a bad record: ``line 17``, or ``line 17 after byte 4,096``."""
+
+_AT_LINE = re.compile(r"(?s)(?P<path>.+):(?P<line>[1-9][0-9]{0,17})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Records with one of some values in a column, or with a text in theirs."""
+
+    column: str = "text"
+    """``id``, ``input`` (the number of an input file) or ``text``."""
+    values: list[Any]
+    """Values of the column; of ``text`` one that the record's contains."""
+    line: int | None = None
+    """The line or row in the input, from 1; None for any."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a unit's rows that :meth:`rows` needs."""
+        return ["id"] if self.column == "text" else [self.column, "input", "line"]
+
+    def rows(self, table: pa.Table, unit: Unit, origins: Origins) -> np.ndarray:
+        """Return the rows of a table of all of a unit's documents, (m,) int64 ascending."""
+        if self.column == "text":
+            with OwnParquet(unit.path()) as file:
+                texts = file.read(["text"]).column("text")
+            return np.flatnonzero(pc.match_substring(texts, self.values[0]).to_numpy())
+        column = table.column(self.column)
+        known = pa.array(self.values, column.type)
+        found = np.flatnonzero(pc.is_in(column, value_set=known).to_numpy())
+        if self.line is None or not len(found):
+            return found
+        own = table.select(["input", "line"]).take(pa.array(found)).to_pylist()
+        at = [origins.line(unit, one["input"], one["line"]) for one in own]
+        return found[np.array([line == self.line for line in at], bool)]
+
+    def is_quarantined(self, bad: Mapping[str, Any], file: FileRecord, origins: Origins) -> bool:
+        """Return whether a record of a file of the quarantine is one that is looked for."""
+        if self.column == "text":
+            return self.values[0] in bad.get("raw", "")
+        if bad.get(self.column) not in self.values:
+            return False
+        place = _PLACE.match(bad["place"])
+        if self.line is None or place is None:
+            return self.line is None
+        return origins.line_of(part_of(file), bad["input"], int(place["line"])) == self.line
+
+
+def readings_of(name: str, origins: Origins) -> list[Wanted]:
+    """Return what a name may mean, the likeliest first.
+
+    That is an id; an id with controls as they are printed (``\\x1b``); the path of a file that is
+    one document; or PATH:LINE, a line or row of a file.
+
+    Raises:
+        InputError: It is the path of an input with more than one document.
+    """
+    found = [Wanted(column="id", values=[name])]
+    if (meant := unescaped(name)) != name:
+        found.append(Wanted(column="id", values=[meant]))
+    at = _AT_LINE.fullmatch(name)
+    if at and (numbers := origins.inputs_at(at["path"])):
+        found.append(Wanted(column="input", values=numbers, line=int(at["line"])))
+    elif numbers := origins.documents_in(name):
+        found.append(Wanted(column="input", values=numbers))
+    return found

@@ -1,0 +1,129 @@
+"""What scores mean, compared with the selectors that gave them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from penstock.jobs.curate import Curated, curate
+from penstock.jobs.reasons import add_reasons, describe_reasons
+from penstock.jobs.why import fates_of
+from penstock.pipeline.runner import LocalRunner
+from penstock.recipe_file import parse_recipe
+from penstock.selectors.adapter import as_selector
+from penstock.selectors.influence import can_be_asked, influential_words
+from penstock.selectors.registry import built_in
+from tests.pools import all_documents, write_jsonl
+from tests.selectors.test_properties import texts, write_encoder
+
+
+def word_count(found: list[str]) -> list[float]:
+    """Count the words of a text, and each place of ``turbine`` ten times."""
+    return [len(text.split()) + 9 * text.count("turbine") for text in found]
+
+
+class Words:
+    """A scorer that is only what is needed."""
+
+    kind = "scorer"
+
+    def score(self, batch: pa.RecordBatch) -> np.ndarray:
+        return np.array(word_count(batch.column("text").to_pylist()), np.float32)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Curated:
+    directory = tmp_path_factory.mktemp("reasons")
+    rows = texts(200)
+    rows[7]["text"] += " turbine"
+    write_jsonl(directory / "pool" / "a.jsonl", rows)
+    examples = [{"id": f"t{n}", "text": rows[n]["text"] + " turbine"} for n in range(0, 80, 2)]
+    write_jsonl(directory / "aim.jsonl", examples)
+    write_encoder(directory / "encoder")
+    encoder = str(directory / "encoder")
+    tree: dict[str, Any] = {
+        "corpus": [{"path": "pool"}],
+        "select": {
+            "dsir": {"use": "dsir", "target": "aim.jsonl", "min_tokens": 1},
+            "kmq": {"use": "kmq", "quality": "dsir", "clusters": 3, "encoder": encoder},
+            "mean": {"use": "mean_of", "column": "dsir", "by": "source"},
+        },
+        "budget": {"tokens": 1_600, "rank": {"dsir": 0.5, "kmq": 0.3, "mean": 0.2}},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 16},
+    }
+    return curate(parse_recipe(tree, directory), LocalRunner(1))
+
+
+def test_each_column_says_what_its_scores_mean(made: Curated) -> None:
+    fates = fates_of(made, "d7")
+    add_reasons(made, fates)
+    reasons = fates[0]["reasons"]
+    assert {name: one["selector"] for name, one in reasons.items()} == {
+        "dsir": "dsir",
+        "kmq": "kmq",
+        "mean": "mean_of",
+    }
+    assert all(one["meaning"] for one in reasons.values())
+    assert reasons["mean"]["of"] == fates[0]["source"]
+    assert "cluster" not in reasons["dsir"] and "words" not in reasons["kmq"]
+    best = reasons["dsir"]["words"][0]
+    assert best["word"] == "turbine" and best["change"] > 0
+    for one in reasons.values():
+        assert all(type(line) is str for line in describe_reasons(one))
+    assert "turbine +" in " ".join(describe_reasons(reasons["dsir"]))
+    json.dumps(fates, allow_nan=False)
+
+
+def test_the_cluster_is_that_of_the_selector(made: Curated) -> None:
+    """All documents: those of one number are those that the loaded selector puts together."""
+    known = all_documents(made.pool, made.tokenizer)
+    seen: dict[int, int] = {}
+    for document in known[:40]:
+        fates = fates_of(made, document.id)
+        add_reasons(made, fates)
+        own = fates[0]["reasons"]["kmq"]
+        assert own["clusters"] == 3
+        seen[own["cluster"]] = seen.get(own["cluster"], 0) + 1
+    assert sum(seen.values()) == 40 and len(seen) > 1 and set(seen) <= {0, 1, 2}
+
+
+def test_a_model_that_is_gone_is_named(made: Curated, tmp_path: Path) -> None:
+    model = made.columns["dsir"].manifest["inputs"]["model"]
+    place = made.recipe.work_directory / "model" / model[:16]
+    place.rename(tmp_path / "moved")
+    try:
+        fates = fates_of(made, "d7")
+        add_reasons(made, fates)
+    finally:
+        (tmp_path / "moved").rename(place)
+    assert set(fates[0]["reasons"]) == {"dsir", "kmq", "mean"}
+    own = fates[0]["reasons"]["dsir"]
+    assert model[:16] in own["problem"] and own["meaning"] and "words" not in own
+    assert any(model[:16] in line for line in describe_reasons(own))
+    assert fates[0]["scores"]["dsir"]["score"] is not None
+
+
+def test_influence_is_the_score_less_the_score_without_the_word() -> None:
+    scorer = as_selector(Words())
+    text = "Turbine turbine (turbine) and and water."
+    document = pa.record_batch(
+        {"id": ["a"], "text": pa.array([text], pa.large_string()), "source": ["s"]}
+    )
+    assert can_be_asked(scorer)
+    found = influential_words(scorer, document)
+    changes = {one.word: one.change for one in found}
+    assert changes == {"Turbine": 1.0, "turbine": 20.0, "and": 2.0, "water": 1.0}
+    assert found[0].word == "turbine"
+    assert len(influential_words(scorer, document, most=2)) == 2
+
+
+def test_every_selector_says_what_its_scores_mean() -> None:
+    found = built_in("selector")
+    assert len(found) >= 17
+    assert [name for name, one in found.items() if not one.meaning] == []
