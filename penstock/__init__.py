@@ -41,6 +41,7 @@ docs/architecture.md shows how the packages work together.
       own_modules.py     modules beside a recipe, without their directory in sys.path
       own_sources.py     their sources, read once: what is hashed is what runs
       plugin_code.py     identity of users' code: local modules by contents, packages by version
+      testing.py         check_scorer: properties of a scorer of one's own
       plugin_frames.py   errors of users' code, with the lines of their own files
       resources.py       CPUs, GPUs and memory of a worker
       hashing.py         random numbers as hashes of (seed, id); checksums of sequences
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from penstock.recipe import Recipe
     from penstock.recipe_file import load_recipe
     from penstock.selectors.base import Scorer, SetSelector
+    from penstock.selectors.plain import PlainScorer
     from penstock.selectors.reweighting import Reweighter
     from penstock.selectors.rewriting import Rewriter
     from penstock.trainers.backends.base import Backend
@@ -103,6 +105,7 @@ __all__ = [
     "JobError",
     "LeaseError",
     "PenstockError",
+    "PlainScorer",
     "Recipe",
     "RecipeError",
     "Reweighter",
@@ -129,6 +132,7 @@ _LAZY = {
     "Recipe": "penstock.recipe",
     "Reweighter": "penstock.selectors.reweighting",
     "Rewriter": "penstock.selectors.rewriting",
+    "PlainScorer": "penstock.selectors.plain",
     "Scorer": "penstock.selectors.base",
     "SetSelector": "penstock.selectors.base",
     "clean": "penstock.jobs.api",

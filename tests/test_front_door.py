@@ -31,6 +31,7 @@ NAMES = [
     "JobError",
     "LeaseError",
     "PenstockError",
+    "PlainScorer",
     "Recipe",
     "RecipeError",
     "Reweighter",

@@ -277,13 +277,13 @@ def ls(work: str, console: Console) -> None:
 @click.argument("name", required=False)
 @_on_console
 def selectors(name: str | None, console: Console) -> None:
-    """List the selectors and rewriters of recipes; with a NAME, describe its parameters."""
+    """List the selectors and rewriters of recipes; with a NAME or module:Class, describe it."""
     import inspect
     from dataclasses import asdict
 
-    from penstock.selectors.registry import available
+    from penstock.selectors.registry import available, own_plug_in
 
-    known = available()
+    known = [own_plug_in(name, [Path.cwd()])] if name and ":" in name else available()
     rows = [asdict(item) for item in known if name in (None, item.name)]
     if not rows:
         names = [item.name for item in known]

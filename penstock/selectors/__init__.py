@@ -9,6 +9,7 @@
     functions       a plain function as a scorer or reweighter; imports of modules beside a recipe
     influence       the words of a document that weigh most in a score
     parameters      declared parameters: validation, identity, documentation
+    plain           base class of a scorer of one's own
     registry        names of recipes to objects; a file of this folder is found by its class's name
     targets         target files: examples as JSON lines, rendered to texts
 

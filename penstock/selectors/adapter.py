@@ -156,12 +156,12 @@ def described(name: str, thing: Any) -> Available:
     parameters = {key: one.default for key, one in inspect.signature(thing).parameters.items()}
     summary, paper = doc.partition("\n")[0], ""
     if isinstance(thing, type):
-        summary, paper = getattr(thing, "summary", ""), getattr(thing, "paper", "")
+        summary, paper = getattr(thing, "summary", summary), getattr(thing, "paper", "")
         kind = "reweighter" if hasattr(thing, "is_uniform") else "selector"
         kind = "rewriter" if hasattr(thing, "assemble") or is_editor(thing) else kind
     else:
-        first = next(iter(parameters))
-        del parameters[first]
+        first = next(iter(parameters), "")
+        parameters.pop(first, None)
         kind = "reweighter" if first == "losses" else "selector"
     return Available(
         name=name, summary=summary, kind=kind, paper=paper, doc=doc, parameters=parameters

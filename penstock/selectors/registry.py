@@ -17,6 +17,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import BadInput, PenstockError, SelectorError, did_you_mean
+from penstock.plugin_code import code_of, describe_code
 from penstock.plugin_frames import describe_error
 from penstock.recipe import ReweightSpec, RewriteSpec, SelectorSpec
 from penstock.selectors.adapter import (
@@ -53,6 +55,7 @@ __all__ = [
     "build_reweighter",
     "build_rewriter",
     "built_in",
+    "own_plug_in",
 ]
 
 GROUP = "penstock.selectors"
@@ -111,6 +114,29 @@ def available() -> list[Available]:
     return found + [
         _plug_in(name, point) for name, point in _registered().items() if name not in own
     ]
+
+
+def own_plug_in(use: str, directories: Sequence[Path]) -> Available:
+    """Describe the class or function that ``package.module:name`` names.
+
+    Args:
+        use: What it names.
+        directories: Searched first for the module.
+
+    Raises:
+        SelectorError: It cannot be imported, or is neither a class nor a function; key ``use``.
+    """
+    thing = load_object(use, directories)
+    if not callable(thing):
+        got = f"{use}, a {type(thing).__name__}"
+        raise SelectorError(key="use", expected="a class or a function", got=got)
+    found = described(use, thing)
+    code = describe_code(code_of(thing, use.partition(":")[0]).identity())
+    lacks = sorted(getattr(thing, "__abstractmethods__", ()))
+    doc = f"{found.doc}\n\nCode: {code}"
+    if lacks:
+        doc += f"\nIt cannot be used yet: the class has no {', '.join(lacks)}."
+    return replace(found, doc=doc.lstrip("\n"))
 
 
 def build(name: str, spec: SelectorSpec, directories: Sequence[Path] = ()) -> Selector:

@@ -1,0 +1,133 @@
+"""The kit that tests a scorer of one's own finds each property that is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock.errors import ScoringError, SelectorError
+from penstock.testing import check_scorer
+
+SCORERS = """
+import itertools, os, threading
+from penstock import PlainScorer
+calls = itertools.count()
+
+def length(texts): return [float(len(text)) for text in texts]
+def excludes(texts): return [None if len(text) < 20 else 1.0 for text in texts]
+def counts(texts): return [float(next(calls)) for _ in texts]
+def batch(texts): return [float(len(text) / max(map(len, texts))) for text in texts]
+def order(texts): return [float(n) for n, _ in enumerate(texts)]
+def short(texts): return [1.0] * (len(texts) - 1)
+def process(texts): return [float(os.getpid() == PARENT)] * len(texts)
+
+class Infinite:
+    def score(self, documents): return [float("inf")] * len(documents)
+
+class Fitted(PlainScorer):
+    def fit(self, fitting): self.mean = len(fitting.sample(9))
+    def save(self, directory): (directory / "mean").write_text(str(self.mean))
+    def load(self, directory): self.mean = int((directory / "mean").read_text())
+    def score(self, documents): return [len(t) - self.mean for t in documents["text"].to_pylist()]
+
+class Forgets:
+    mean = 0
+    def fit(self, fitting): self.mean = len(fitting.sample(9))
+    def score(self, documents): return [len(t) - self.mean for t in documents["text"].to_pylist()]
+
+class Unpicklable:
+    def __init__(self): self.lock = threading.Lock()
+    def score(self, documents): return [1.0] * len(documents)
+
+class Empty(PlainScorer):
+    pass
+
+class Targeted:
+    def fit(self, fitting): self.words = {w for one in fitting.target for w in one.text.split()}
+    def save(self, directory): (directory / "words").write_text(" ".join(sorted(self.words)))
+    def load(self, directory): self.words = set((directory / "words").read_text().split())
+    def score(self, documents):
+        return [len(self.words & set(t.split())) for t in documents["text"].to_pylist()]
+"""
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Iterator[Path]:
+    text = SCORERS.replace("PARENT", str(os.getpid()))
+    (tmp_path / "checked.py").write_text(text)
+    yield tmp_path
+    sys.modules.pop("checked", None)
+
+
+@pytest.mark.parametrize("name", ["length", "excludes", "Fitted"])
+def test_a_scorer_with_all_properties_passes(beside: Path, name: str) -> None:
+    scores = check_scorer(f"checked:{name}", directory=beside)
+    assert (scores.dtype, scores.shape) == (np.float32, (64,))
+    assert np.isnan(scores).any() == (name == "excludes")
+
+
+def test_texts_a_target_and_parameters_are_those_given(beside: Path) -> None:
+    texts = ["a b", "b c d", "x"]
+    scores = check_scorer(
+        "checked:Targeted", texts, directory=beside, target=["b", "c"], processes=False
+    )
+    assert scores.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("counts", "the same score in a second call"),
+        ("batch", "the same score in batches of 1"),
+        ("order", "the same score in batches of 1"),
+        ("Infinite", "no infinite score"),
+        ("Forgets", "the same score after save and load"),
+        ("process", "the same score in two other processes"),
+    ],
+)
+def test_a_missing_property_is_named_with_a_document(
+    beside: Path, name: str, expected: str
+) -> None:
+    with pytest.raises(ScoringError) as caught:
+        check_scorer(f"checked:{name}", directory=beside)
+    assert caught.value.expected == expected
+    assert str(caught.value.file).startswith("document text-")
+
+
+def test_a_wrong_number_of_scores_is_an_error(beside: Path) -> None:
+    with pytest.raises(ScoringError, match="expected 64 scores, one for each text, got 63"):
+        check_scorer("checked:short", directory=beside)
+
+
+def test_a_scorer_that_cannot_be_sent_to_a_worker_is_an_error(beside: Path) -> None:
+    with pytest.raises(ScoringError) as caught:
+        check_scorer("checked:Unpicklable", directory=beside)
+    assert caught.value.expected == "a scorer that can be sent to a worker"
+
+
+def test_missing_members_of_a_class_are_named(beside: Path) -> None:
+    with pytest.raises(SelectorError) as caught:
+        check_scorer("checked:Empty", directory=beside)
+    assert caught.value.problem == "the class Empty has no score"
+    (beside / "checked.py").write_text(
+        "from penstock import PlainScorer\n"
+        "class Keeps(PlainScorer):\n"
+        "    def fit(self, fitting): self.x = 1\n"
+        "    def save(self, directory): ...\n"
+        "    def score(self, documents): return [self.x] * len(documents)\n"
+    )
+    with pytest.raises(SelectorError, match="Keeps has fit, but no load"):
+        check_scorer("checked:Keeps", directory=beside)
+
+
+@pytest.mark.parametrize("use", ["ingenious", "mean_of"])
+def test_a_selector_of_more_than_documents_is_refused(use: str) -> None:
+    others = {"column": "x", "by": "source"} if use == "mean_of" else {}
+    with pytest.raises(SelectorError) as caught:
+        check_scorer(use, **others)
+    assert caught.value.expected == "a scorer that reads the document alone"
