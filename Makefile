@@ -3,6 +3,7 @@
 # make test   set up, then all tests
 # make check  formatting, lint and types
 # make gpu    every GPU path of the trainer, 330 s at most; DRY=1 make gpu is tiny, on a CPU
+# make peers  exports, read by the libraries that they are for, in an environment of their own
 # make fuzz   hostile inputs for an hour; SECONDS=120 make fuzz is what CI runs
 # make faults whole campaigns of kills, disconnected hosts and full disks (time: docs/lab.md)
 
@@ -15,7 +16,7 @@ READY  := $(VENV)/.ready
 # processes that the tests start compiles 250 modules of Penstock again, 0.5 s of CPU time.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo quick test faults fuzz check gpu bench clean
+.PHONY: install demo quick test faults fuzz peers check gpu bench clean
 
 install: $(READY)
 
@@ -45,6 +46,18 @@ SEED ?= 1
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
+
+PEERS := .peers
+
+# Without constraints.txt, but for PyTorch: mosaicml-streaming needs an older numpy.
+$(PEERS)/.ready:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet megatron-core mosaicml-streaming ai2-olmo-core datatrove datasets
+	touch $(PEERS)/.ready
+
+peers: install $(PEERS)/.ready
+	$(BIN)/python -m tests.peers --peer-python $(PEERS)/bin/python
 
 check: install
 	$(BIN)/ruff format --check .

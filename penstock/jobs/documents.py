@@ -34,17 +34,21 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-__all__ = ["TEXTS", "DocumentTable", "TableUnit"]
+__all__ = ["FIRST", "LAST", "TEXTS", "DocumentTable", "TableUnit"]
 
-_FIRST = [
+FIRST = (
     pa.field("id", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
     pa.field("bytes", pa.int64(), nullable=False),
-]
-_LAST = [
+)
+"""The first columns of :class:`DocumentTable`, before the scores."""
+
+LAST = (
     pa.field("tokens", pa.int64(), nullable=False),
     pa.field("taken", pa.bool_(), nullable=False),
-]
+)
+"""Its columns after the scores."""
+
 TEXTS = (
     pa.field("text", pa.large_string(), nullable=False),
     pa.field("meta", pa.large_string()),
@@ -92,7 +96,7 @@ class TableUnit:
 
     def rows(self) -> pa.Table:
         """Read all columns of the unit but those of texts, a row for each document of the pool."""
-        rows = self.unit.read_rows([field.name for field in _FIRST])
+        rows = self.unit.read_rows([field.name for field in FIRST])
         chosen = read_parquet(self.cut[1].verified(self.cut[0]), ["row", "tokens"])
         tokens = np.zeros(len(rows), np.int64)
         places = np.searchsorted(self.unit.numbers(), chosen.column("row").to_numpy())
@@ -130,9 +134,9 @@ class DocumentTable:
         self, pool: Pool, columns: Mapping[str, Artefact], cut: Artefact, text: bool = False
     ) -> None:
         scores = [pa.field(name, pa.float32(), nullable=False) for name in columns]
-        self.schema: pa.Schema = pa.schema([*_FIRST, *scores, *_LAST, *(TEXTS if text else ())])
+        self.schema: pa.Schema = pa.schema([*FIRST, *scores, *LAST, *(TEXTS if text else ())])
         """The columns and their types."""
-        own = {field.name for field in (*_FIRST, *_LAST, *TEXTS)}
+        own = {field.name for field in (*FIRST, *LAST, *TEXTS)}
         for name in columns:
             if name in own:
                 raise InputError(

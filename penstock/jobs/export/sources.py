@@ -49,11 +49,13 @@ def licences_of(meta: pa.Array) -> pa.Array:
     Args:
         meta: The records' other fields: (n,) JSON objects, or nulls.
     """
-    found: list[str | None] = [None] * len(meta)
     named = pc.match_substring(meta, "icen").fill_null(False)
-    for row in pc.indices_nonzero(named).to_pylist():
-        found[row] = _licence(meta[row].as_py())
-    return pa.array(found, pa.string())
+    if not pc.any(named).as_py():
+        return pa.nulls(len(meta), pa.string())
+    # Many records have equal fields: each is parsed once.
+    distinct = pc.if_else(named, meta, pa.scalar(None, meta.type)).dictionary_encode()
+    words = [_licence(own) for own in distinct.dictionary.to_pylist()]
+    return pa.array(words, pa.string()).take(distinct.indices)
 
 
 def _licence(meta: str) -> str | None:
@@ -62,15 +64,14 @@ def _licence(meta: str) -> str | None:
     except msgspec.DecodeError:
         return None
     inner = rights.metadata if isinstance(rights.metadata, dict) else {}
-    for value in (
-        *(rights.license, rights.licence, rights.licenses),
-        *(inner.get(name) for name in ("license", "licence", "licenses")),
-    ):
+    for value in (rights.license, rights.licence, rights.licenses, *map(inner.get, _NAMES)):
         many = value if isinstance(value, list) else [value]
-        words = [one.strip() for one in many if isinstance(one, str) and one.strip()]
-        if words:
-            return ", ".join(words)[:_LONGEST]
+        if word := ", ".join(one.strip() for one in many if isinstance(one, str)):
+            return word[:_LONGEST]
     return None
+
+
+_NAMES = ("license", "licence", "licenses")
 
 
 @dataclass(slots=True)

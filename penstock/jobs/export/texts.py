@@ -126,16 +126,21 @@ def write_parquet(item: DocumentFile, shared: None) -> FileRecord:
             )
         )
         held: list[pa.RecordBatch] = []
+        size = 0
 
         def flush() -> None:
+            nonlocal size
             if held:
                 table = pa.Table.from_batches(held)
                 writer.write_table(table, row_group_size=len(table))
                 held.clear()
+                size = 0
 
         def write(batch: pa.RecordBatch) -> None:
+            nonlocal size
             held.append(batch)
-            if sum(own.nbytes for own in held) >= _ROW_GROUP_BYTES:
+            size += batch.nbytes
+            if size >= _ROW_GROUP_BYTES:
                 flush()
 
         stack.callback(flush)

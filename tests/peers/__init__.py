@@ -1,0 +1,7 @@
+"""Exports, read by the libraries that they are for: ``make peers``.
+
+::
+
+    __main__.py    exports a small recipe in all formats, and starts the readers
+    readers.py     runs in the peers' own environment, without Penstock: reads and compares
+"""
