@@ -53,7 +53,7 @@ PEERS := .peers
 $(PEERS)/.ready:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(PEERS)/bin/python -m pip install --quiet megatron-core mosaicml-streaming ai2-olmo-core datatrove datasets
+	$(PEERS)/bin/python -m pip install --quiet megatron-core mosaicml-streaming ai2-olmo-core datatrove datasets zstandard
 	touch $(PEERS)/.ready
 
 peers: install $(PEERS)/.ready
