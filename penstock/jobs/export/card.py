@@ -17,6 +17,7 @@ from penstock.display import numbered, printable
 from penstock.jobs.curate import Curated, describe_draw
 from penstock.jobs.export.formats import ExportFormat
 from penstock.jobs.export.sources import SourceFacts
+from penstock.jobs.export.texts import card_features, document_schema
 
 __all__ = ["card"]
 
@@ -67,6 +68,7 @@ def card(
     if form.pattern is not None:
         split = {"split": "train", "path": form.pattern}
         front["configs"] = [{"config_name": "default", "data_files": [split]}]
+        front["dataset_info"] = {"features": card_features(document_schema(columns))}
     drawn = describe_draw(curated.cut, curated.recipe.budget)
     lines = [
         "---",

@@ -25,6 +25,7 @@ from penstock.storage import AnyPath, Sink, atomic_file
 
 __all__ = [
     "DocumentFile",
+    "card_features",
     "document_schema",
     "saved_dataset_files",
     "write_json_lines",
@@ -150,7 +151,7 @@ def write_parquet(item: DocumentFile, shared: None) -> FileRecord:
 
 
 def write_json_lines(item: DocumentFile, shared: None) -> FileRecord:
-    """Write documents as lines of JSON, compressed by zstd; ``meta`` is an object in them."""
+    """Write documents as lines of JSON, compressed by zstd; ``meta`` is a text, as in Parquet."""
     encoder = msgspec.json.Encoder()
 
     def opened(sink: Sink, schema: pa.Schema, stack: contextlib.ExitStack) -> Write:
@@ -159,19 +160,11 @@ def write_json_lines(item: DocumentFile, shared: None) -> FileRecord:
         )
 
         def write(batch: pa.RecordBatch) -> None:
-            rows = batch.to_pylist()
-            for row in rows:
-                row["meta"] = None if row["meta"] is None else _object_of(row["meta"])
-            packed.write(encoder.encode_lines(rows))
+            packed.write(encoder.encode_lines(batch.to_pylist()))
 
         return write
 
     return _written(item, opened)
-
-
-def _object_of(meta: str) -> Any:
-    """Return the JSON of a record's other fields as it is; one with a line break is parsed."""
-    return msgspec.Raw(meta.encode()) if "\n" not in meta else json.loads(meta)
 
 
 def write_saved_dataset(item: DocumentFile, shared: None) -> FileRecord:
@@ -195,12 +188,27 @@ def _features(schema: pa.Schema | pa.StructType) -> dict[str, Any]:
     return {
         field.name: _features(field.type)
         if pa.types.is_struct(field.type)
-        else {
-            "dtype": "float32" if field.type == pa.float32() else str(field.type),
-            "_type": "Value",
-        }
+        else {"dtype": _dtype(field.type), "_type": "Value"}
         for field in schema
     }
+
+
+def card_features(schema: pa.Schema | pa.StructType) -> list[dict[str, Any]]:
+    """Describe columns as a dataset card does.
+
+    Without that, ``datasets`` finds out the types by the first file of JSON lines, and fails where
+    a column has only nulls there.
+    """
+    return [
+        {"name": field.name, "struct": card_features(field.type)}
+        if pa.types.is_struct(field.type)
+        else {"name": field.name, "dtype": _dtype(field.type)}
+        for field in schema
+    ]
+
+
+def _dtype(kind: pa.DataType) -> str:
+    return "float32" if kind == pa.float32() else str(kind)
 
 
 def saved_dataset_files(
