@@ -7,6 +7,7 @@
                      FileRecord: path, size and sha256 of one committed file; fingerprint
       draft.py       Draft: an unfinished artefact; fill() runs the parts without a record
       workspace.py   Workspace: a work directory, where artefacts are found or made
+      journal.py     which recipe used which artefacts, and when; outside every fingerprint
 
 An artefact is named by its *fingerprint*, the sha256 of (stage, stage version, its configuration,
 the fingerprints of its inputs), so resuming, caching and cutting again are the same: an

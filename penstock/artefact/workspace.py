@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.artefact.draft import Draft, sweep_finished
 from penstock.artefact.finished import FORMAT, Artefact, fingerprint
+from penstock.artefact.journal import write_journal
 from penstock.errors import ArtefactError, LeaseError, StorageError, UnmadeError
 from penstock.lease import Lease
 from penstock.redaction import mask_values
@@ -39,7 +40,7 @@ def _texts_in(tree: Any) -> set[str]:
     return set().union(*map(_texts_in, values)) if isinstance(tree, (Mapping, list)) else set()
 
 
-_STAGE = re.compile("(?!(lease|report)(/|$))[a-z][A-Za-z0-9_]*")
+_STAGE = re.compile("(?!(lease|report|journal)(/|$))[a-z][A-Za-z0-9_]*")
 _ARTEFACT = re.compile(f"{_STAGE.pattern}/[0-9a-f]{{16}}")
 """The directory of an artefact within a work directory."""
 
@@ -54,7 +55,10 @@ def is_of_work(name: str) -> bool:
     """Return whether Penstock made what has this name in a work directory, or is in that."""
     first, *below = name.split("/")
     two = "/".join([first, *below[:1]])
-    return first in ("inputs.json", "lease", "report") or _ARTEFACT.fullmatch(two) is not None
+    return (
+        first in ("inputs.json", "lease", "report", "journal")
+        or _ARTEFACT.fullmatch(two) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class Entry:
 _driven: dict[str, Lease] = {}
 """The leases of this process, by work directory."""
 
+_used: dict[str, set[str]] = {}
+"""The artefacts that the drivers of this process looked for, by work directory."""
+
 
 class Workspace:
     """A work directory, in which artefacts are found, or made if they do not exist.
@@ -83,12 +90,21 @@ class Workspace:
         root: The recipe's ``work``.
         lease: The lease of the driver; its workers have none.
         read_only: True to refuse to make or write anything.
+        used: Gets ``stage/`` and the first 16 digits of the name of each artefact that is looked
+            for, whether it is found or not; by default a set of its own.
     """
 
-    def __init__(self, root: AnyPath, lease: Lease | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        root: AnyPath,
+        lease: Lease | None = None,
+        read_only: bool = False,
+        used: set[str] | None = None,
+    ) -> None:
         self.root = root
         self.read_only = read_only
         self._lease = lease
+        self.used: set[str] = set() if used is None else used
 
     @classmethod
     @contextlib.contextmanager
@@ -100,17 +116,20 @@ class Workspace:
         """
         outer = _driven.get(str(root))
         if outer is not None:
-            yield cls(root, outer)
+            yield cls(root, outer, used=_used[str(root)])
             return
         lease = _driven[str(root)] = Lease(root)
+        used = _used[str(root)] = set()
         try:
-            yield cls(root, lease)
+            yield cls(root, lease, used=used)
         finally:
-            del _driven[str(root)]
+            del _driven[str(root)], _used[str(root)]
+            write_journal(root, used)
             lease.release()
 
     def directory(self, stage: str, name: str) -> AnyPath:
         """Return the directory of the artefact of ``stage`` with fingerprint ``name``."""
+        self.used.add(f"{stage}/{name[:16]}")
         return self.root / stage / name[:16]
 
     def find(self, stage: str, name: str) -> Artefact | None:

@@ -26,6 +26,7 @@
                                                                        origins.py, reasons.py,
                                                                        compared_values.py
     ls                     the artefacts of a work directory           listing.py
+    rm --unused            artefacts that no named recipe reaches      unused.py
     submit                 a recipe as a Ray Job                       submit.py, staging.py
     demo                   the main job on text of this machine        demo/
 """

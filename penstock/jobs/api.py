@@ -6,6 +6,7 @@ process behind; results print their main numbers, as a table in a notebook.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from penstock import extras
 from penstock.artefact import Artefact, Workspace
+from penstock.artefact.journal import named
 from penstock.errors import InputError
 from penstock.jobs import curate as curating
 from penstock.jobs.curate import Curated, PartiallyCurated, Progress
@@ -72,8 +74,8 @@ def curate(
         BadInput: The recipe or something that it names cannot be used.
         Failure: The work did not succeed; what was finished is kept.
     """
-    recipe = _recipe(recipe, settings)
-    with _running(runner, workers, trust) as (opened, free):
+    label, recipe = _label(recipe), _recipe(recipe, settings)
+    with named(label), _running(runner, workers, trust) as (opened, free):
         return curating.curate(recipe, opened, progress, free, rescore=rescore)
 
 
@@ -98,8 +100,8 @@ def clean(
     """
     from penstock.jobs import clean as cleaning
 
-    recipe = _recipe(recipe, settings)
-    with _running(runner, workers) as (opened, _):
+    label, recipe = _label(recipe), _recipe(recipe, settings)
+    with named(label), _running(runner, workers) as (opened, _):
         return cleaning.clean(Plan.of(recipe), opened, progress, examples)
 
 
@@ -124,8 +126,8 @@ def train(
         BadInput: As :func:`curate`; the extra ``train`` is not installed.
         Failure: The work did not succeed; what was finished is kept.
     """
-    recipe = _recipe(recipe, settings)
-    with extras.named("train", "train"):
+    label, recipe = _label(recipe), _recipe(recipe, settings)
+    with extras.named("train", "train"), named(label):
         from penstock.jobs.train import check_training, read_evaluations, run_spec
         from penstock.trainers.run import train_all
 
@@ -163,8 +165,8 @@ def compare(
         BadInput: As :func:`train`; there is nothing to evaluate on, or an arm is wrong.
         Failure: The work did not succeed; what was finished is kept.
     """
-    recipe = _recipe(recipe, settings)
-    with extras.named("train", "compare"):
+    label, recipe = _label(recipe), _recipe(recipe, settings)
+    with extras.named("train", "compare"), named(label):
         from penstock.jobs.compare import compare as run
         from penstock.jobs.report import write_comparison
 
@@ -240,6 +242,11 @@ def open(
         return RunResult.of(artefact)
     with closing(open_runner("local", 1)) as runner:
         return curating.inspect(_recipe(what, settings), runner)
+
+
+def _label(recipe: RecipeLike) -> str | None:
+    """Return the name of a recipe's file for the journal; None of a recipe without one."""
+    return None if isinstance(recipe, Recipe) else os.path.abspath(recipe)
 
 
 def _recipe(recipe: RecipeLike, settings: Sequence[str]) -> Recipe:

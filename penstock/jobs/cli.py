@@ -245,22 +245,31 @@ def why(
     console.result({"fates": fates, "unmade": unmade})
 
 
+def _recipes_words(recipes: list[str]) -> str:
+    """Return the name of the recipe that used an artefact last, and how many others did."""
+    more = f" and {len(recipes) - 1:,} more" if len(recipes) > 1 else ""
+    return f"{Path(recipes[0]).name}{more}" if recipes else ""
+
+
 @main.command()
 @click.argument("work")
 @_on_console
 def ls(work: str, console: Console) -> None:
-    """List the artefacts of a work directory, and whether their files are there."""
+    """List the artefacts of a work directory with their recipes, and whether files are there."""
     from penstock.jobs.listing import list_artefacts
 
     rows = list_artefacts(work)
     console.table(
-        ("artefact", "state", "files", "bytes"),
+        ("artefact", "state", "files", "bytes", "name", "last used (UTC)", "recipe"),
         [
             (
                 f"{row['stage']}/{row['fingerprint'][:16]}",
                 row["state"],
                 str(row["files"]),
                 f"{row['bytes']:,}",
+                row["name"],
+                (row["last_used"] or "")[:19],
+                _recipes_words(row["recipes"]),
             )
             for row in rows
         ],

@@ -11,7 +11,6 @@ and named with the figures. The arms may be compared at more sizes, the rungs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 
 from penstock.artefact import Workspace
 from penstock.cluster import cpus
@@ -23,7 +22,6 @@ from penstock.jobs.plan import SELECTED, Arm, Plan, plan_arms
 from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
-from penstock.recipe_amounts import share_of
 from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.run import train_all
 from penstock.trainers.spec import OnMetrics, RunResult
@@ -145,7 +143,9 @@ def curate_arms(
     left_out: list[UnfilledMultiple] = []
     shared: Curated | None = None
     for arm, plan in plans.items():
-        own_plan = plan if shared is None else _with_tokens(arm, plan, shared)
+        own_plan = plan
+        if shared is not None:
+            own_plan = plan.as_arm(arm.multiple, shared.recipe, shared.cut.facts["requested"])
         tokens = own_plan.cut.budget.count or 0
         if left_out and not arm.rung and arm.multiple >= left_out[0].multiple:
             if arm.multiple > left_out[-1].multiple:
@@ -171,18 +171,6 @@ def curate_arms(
         curated[arm] = own
         shared = shared or own
     return curated, left_out
-
-
-def _with_tokens(arm: Arm, plan: Plan, first: Curated) -> Plan:
-    """Return a plan whose share of the pool is the number of tokens that it is of the first arm's.
-
-    So arms have equal tokens, also where they clean otherwise.
-    """
-    share, of_first = share_of(plan.recipe.budget.tokens), share_of(first.recipe.budget.tokens)
-    if share is None or of_first is None:
-        return plan
-    tokens = int(share / of_first * first.cut.facts["requested"] * Fraction(repr(arm.multiple)))
-    return plan.with_tokens(tokens)
 
 
 def _shortage(curated: Curated) -> str:

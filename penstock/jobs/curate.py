@@ -223,8 +223,20 @@ def curate(
         return _curate(plan, workspace, runner, progress, {}, free, tokenizer, rescore)
 
 
-def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
+def inspect(
+    plan: Plan | Recipe,
+    runner: Runner,
+    tokenizer: Artefact | None = None,
+    used: set[str] | None = None,
+) -> Curated | PartiallyCurated:
     """Return the finished artefacts of a recipe; write nothing, also while a driver works there.
+
+    Args:
+        plan: Plan of a recipe, or a recipe to plan.
+        runner: Runs what is found by reading, such as hashes of inputs.
+        tokenizer: As of :func:`curate`.
+        used: Gets the names of the artefacts that are looked for, made or not
+            (:attr:`Workspace.used`), also where an error is raised.
 
     Raises:
         BadInput: Something the user gave cannot be used.
@@ -232,9 +244,9 @@ def inspect(plan: Plan | Recipe, runner: Runner) -> Curated | PartiallyCurated:
     """
     plan = _planned(plan)
     made: dict[str, Any] = {}
-    workspace = Workspace(plan.work, read_only=True)
+    workspace = Workspace(plan.work, read_only=True, used=used)
     try:
-        return _curate(plan, workspace, runner, lambda line: None, made)
+        return _curate(plan, workspace, runner, lambda line: None, made, tokenizer=tokenizer)
     except (UnmadeError, InputError) as error:
         is_empty = "pool" in made and not made["pool"].kept
         if not is_empty and ("pool" not in made or isinstance(error, InputError)):

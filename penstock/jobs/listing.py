@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.artefact import Artefact, Entry, Workspace
+from penstock.artefact.journal import JournalEntry, read_journal
 from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.lease import Lease
-from penstock.storage import as_path, kind_of
+from penstock.storage import AnyPath, as_path, kind_of
 
-__all__ = ["list_artefacts"]
+__all__ = ["list_artefacts", "name_of", "work_root"]
 
 
 _EXPECTED = "a recipe's work directory"
@@ -22,11 +23,36 @@ _EXPECTED = "a recipe's work directory"
 def list_artefacts(work: str) -> list[dict[str, Any]]:
     """List the artefacts of a work directory, as ``penstock ls --json`` prints them.
 
-    Each has a ``state``: ``finished``; ``unfinished``, also if it has no file yet, with the
-    ``fix``, how it is finished or removed; or ``damaged``, with the ``fault``.
+    Each has a ``name``, as ``select.betr`` for the column of a selector; ``recipes``, the files of
+    the recipes that used it, and ``last_used`` (UTC), both from the journal; and a ``state``:
+    ``finished``; ``unfinished``, also if it has no file yet, with the ``fix``, how to finish or
+    remove it; or ``damaged``, with the ``fault``.
 
     Raises:
         InputError: This is not a work directory.
+    """
+    root = work_root(work)
+    driver = Lease(root).driver()
+    uses: dict[str, list[JournalEntry]] = {}
+    for use in read_journal(root):
+        uses.setdefault(use.artefact, []).append(use)
+    rows = []
+    for entry in Workspace(root).entries():
+        own = uses.get(f"{entry.stage}/{entry.path.name}", [])
+        row = _row(entry, driver)
+        row["recipes"] = list(dict.fromkeys(use.recipe for use in own))
+        row["last_used"] = own[0].last if own else None
+        rows.append(row)
+    if not rows:
+        raise InputError("holds no artefacts", file=root, expected=_EXPECTED)
+    return rows
+
+
+def work_root(work: str) -> AnyPath:
+    """Return the path of a work directory.
+
+    Raises:
+        InputError: There is no such directory.
     """
     try:
         root = as_path(work)
@@ -34,11 +60,15 @@ def list_artefacts(work: str) -> list[dict[str, Any]]:
         raise InputError(str(error)) from None
     if kind_of(root) != "directory":
         raise InputError("no such directory", file=root, expected=_EXPECTED)
-    driver = Lease(root).driver()
-    rows = [_row(entry, driver) for entry in Workspace(root).entries()]
-    if not rows:
-        raise InputError("holds no artefacts", file=root, expected=_EXPECTED)
-    return rows
+    return root
+
+
+def name_of(artefact: Artefact) -> str:
+    """Return what an artefact is in a recipe: ``select.betr`` for a column, else its stage."""
+    stage, config = artefact.manifest["stage"], artefact.manifest["config"]
+    if stage == "columns" and isinstance(config.get("selector"), str):
+        return f"select.{config['selector']}"
+    return str(stage)
 
 
 def _row(entry: Entry, driver: str | None) -> dict[str, Any]:
@@ -46,6 +76,7 @@ def _row(entry: Entry, driver: str | None) -> dict[str, Any]:
         "stage": entry.stage,
         "fingerprint": entry.path.name,
         "state": "unfinished",
+        "name": entry.stage,
         "files": sum(not name.startswith("records/") for name in entry.sizes),
         "bytes": sum(entry.sizes.values()),
         "path": str(entry.path),
@@ -62,6 +93,7 @@ def _row(entry: Entry, driver: str | None) -> dict[str, Any]:
         "stage": artefact.manifest["stage"],
         "fingerprint": artefact.fingerprint,
         "state": "finished",
+        "name": name_of(artefact),
         "files": len(artefact.files),
         "bytes": sum(record.bytes for record in artefact.files),
     }

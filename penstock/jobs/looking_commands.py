@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from penstock.display import terminal_text
+from penstock.display import numbered, terminal_text
 from penstock.jobs.options import on_console, on_recipe
 from penstock.recipe import Recipe
 
@@ -84,5 +84,48 @@ def init(console: Console, paths: tuple[str, ...], out: Path, **options: Any) ->
     console.result(made.summary())
 
 
-LOOKING = (check, init)
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--unused",
+    is_flag=True,
+    required=True,
+    help="Of the work directories of RECIPES, what none of them reaches.",
+)
+@click.option("--yes", is_flag=True, help="Delete; without it artefacts are only listed.")
+@on_console
+def rm(console: Console, recipes: tuple[Path, ...], unused: bool, yes: bool) -> None:
+    """List, and with --yes delete, the artefacts that none of these recipes reaches.
+
+    Name every recipe whose results are to stay: what only another recipe uses is deleted.
+    """
+    from penstock.jobs.unused import find_unused, remove_unused
+
+    assert unused
+    found = remove_unused(recipes) if yes else find_unused(recipes)
+    console.table(
+        ("artefact", "state", "bytes", "last used (UTC)", "recipe"),
+        [
+            (
+                one.name,
+                one.state,
+                f"{one.bytes:,}",
+                (one.last_used or "")[:19],
+                ", ".join(one.recipes),
+            )
+            for one in found.unused
+        ],
+    )
+    for note in found.notes:
+        console.write(note)
+    done = "deleted" if yes else "would be deleted, with --yes"
+    size = sum(one.bytes for one in found.unused)
+    console.write(
+        f"{numbered(len(found.unused), 'artefact')} of {size:,} bytes {done}; "
+        f"{numbered(found.kept, 'artefact')} kept"
+    )
+    console.result(found.summary(deleted=yes))
+
+
+LOOKING = (check, init, rm)
 """The commands, which :mod:`penstock.jobs.cli` adds to its group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from penstock.artefact.journal import named
 from penstock.recipe_file import load_recipe
 
 __all__ = ["Command", "on_console", "on_recipe", "on_runner"]
@@ -47,7 +49,8 @@ def on_recipe(command: Command) -> Command:
     @on_console
     @functools.wraps(command)
     def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
-        return command(recipe=load_recipe(recipe, settings), **options)
+        with named(os.path.abspath(recipe)):
+            return command(recipe=load_recipe(recipe, settings), **options)
 
     return wrapped
 

@@ -33,6 +33,7 @@ from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.pipeline.tokenizer import TokenizerSettings
 from penstock.recipe import ModelFrom, Recipe, Rung, Shards, Train
+from penstock.recipe_amounts import share_of
 from penstock.recipe_file import override, validate
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.storage import AnyPath
@@ -164,6 +165,21 @@ class Plan:
             ),
             _built=built,
         )
+
+    def as_arm(self, multiple: float, first: Recipe, requested: int) -> Plan:
+        """Return the plan of an arm, with a share of the pool as a number of tokens.
+
+        So arms have equal tokens, also where they clean otherwise.
+
+        Args:
+            multiple: The arm's multiple of the budget.
+            first: The recipe of the first arm.
+            requested: Tokens of the first arm's cut.
+        """
+        share, of_first = share_of(self.recipe.budget.tokens), share_of(first.budget.tokens)
+        if share is None or of_first is None:
+            return self
+        return self.with_tokens(int(share / of_first * requested * Fraction(repr(multiple))))
 
     def with_tokens(self, tokens: int) -> Plan:
         """Return the plan with a number of tokens in place of a share of the pool."""

@@ -277,8 +277,11 @@ def test_ls_tells_what_a_failed_run_left(fresh: Path, monkeypatch: pytest.Monkey
     done = ran(fresh, monkeypatch, "ls", "out", "--json")
     rows = json.loads(done.stdout.splitlines()[-1])["artefacts"]
     (row,) = [row for row in rows if row["state"] != "finished"]
+    assert row.pop("last_used")
     assert row == {
         "stage": "columns",
+        "name": "columns",
+        "recipes": [str(fresh / "recipe.yaml")],
         "fingerprint": left.name,
         "state": "unfinished",
         "files": 0,

@@ -1,0 +1,261 @@
+"""Find and delete the artefacts of work directories that none of some recipes reaches.
+
+A recipe reaches the artefacts that its commands look for: those of ``curate`` and of every arm of
+``compare``, also unfinished ones. With them stay the artefacts that they are made of, by the inputs
+of manifests; the tokens of their texts; and runs, evaluations and exports that are made of them.
+What cannot be read is kept. Links are never followed nor deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from penstock.artefact import Artefact, Entry, Workspace
+from penstock.artefact.journal import JournalEntry, read_journal
+from penstock.errors import ArtefactError, BudgetError, InputError, UnmadeError
+from penstock.jobs.curate import PartiallyCurated, inspect
+from penstock.jobs.plan import Plan, plan_arms
+from penstock.lease import Lease
+from penstock.pipeline.runner import Runner, open_runner
+from penstock.recipe_file import load_recipe
+from penstock.storage import AnyPath, delete, kind_of
+
+__all__ = ["Unused", "UnusedArtefact", "find_unused", "remove_unused"]
+
+_TOKENS = "tokens"
+
+_OUTCOMES = ("run", "evaluation", "document_losses", "export")
+"""Stages of what is made of shards, kept with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusedArtefact:
+    """An artefact that no recipe reaches."""
+
+    name: str
+    """``stage/`` and the first 16 digits of the fingerprint."""
+    path: AnyPath
+    state: str
+    """``finished`` or ``unfinished``."""
+    bytes: int
+    recipes: tuple[str, ...]
+    """Files of the recipes that used it, by the journal, the last one first."""
+    last_used: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Unused:
+    """What the work directories of some recipes hold."""
+
+    unused: list[UnusedArtefact] = field(default_factory=list)
+    kept: int = 0
+    """Artefacts that are reached, or cannot be read."""
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self, deleted: bool) -> dict[str, Any]:
+        """Return the object that ``penstock rm --json`` prints."""
+        return {
+            "unused": [
+                {
+                    "artefact": one.name,
+                    "path": str(one.path),
+                    "state": one.state,
+                    "bytes": one.bytes,
+                    "recipes": list(one.recipes),
+                    "last_used": one.last_used,
+                }
+                for one in self.unused
+            ],
+            "bytes": sum(one.bytes for one in self.unused),
+            "kept": self.kept,
+            "notes": list(self.notes),
+            "deleted": deleted,
+        }
+
+
+def find_unused(recipes: Sequence[Path]) -> Unused:
+    """Find the artefacts that none of these recipes reaches; nothing is written.
+
+    Args:
+        recipes: Files of recipes, of one or several work directories.
+
+    Raises:
+        BadInput: A recipe, or an input that it names, cannot be read: what it reaches is not known.
+    """
+    return _unused(_plans(recipes))
+
+
+def remove_unused(recipes: Sequence[Path]) -> Unused:
+    """Delete the artefacts that none of these recipes reaches.
+
+    The leases of the work directories are held meanwhile, so no driver begins to use an artefact.
+
+    Args:
+        recipes: Files of recipes.
+
+    Raises:
+        BadInput: As :func:`find_unused`.
+        LeaseError: A driver is at work in one of the directories.
+    """
+    plans = _plans(recipes)
+    with ExitStack() as stack:
+        for root in dict.fromkeys(own.plan.work for own in plans):
+            if kind_of(root) == "directory":
+                stack.enter_context(Workspace.driving(root)).hold()
+        found = _unused(plans, held=True)
+        for one in found.unused:
+            # The manifest first: a half-deleted artefact is invisible and is not resumed.
+            delete(one.path / "manifest.json")
+            delete(one.path / "records")
+            delete(one.path)
+    return found
+
+
+class _RecipePlan(NamedTuple):
+    file: Path
+    plan: Plan
+
+
+def _plans(recipes: Sequence[Path]) -> list[_RecipePlan]:
+    return [_RecipePlan(path, Plan.of(load_recipe(path))) for path in recipes]
+
+
+def _unused(recipes: Sequence[_RecipePlan], held: bool = False) -> Unused:
+    found = Unused()
+    by_root: dict[str, list[_RecipePlan]] = {}
+    for recipe in recipes:
+        by_root.setdefault(str(recipe.plan.work), []).append(recipe)
+    for own in by_root.values():
+        root = own[0].plan.work
+        if kind_of(root) != "directory":
+            found.notes.append(f"{root}: no such directory, so that nothing is unused there")
+            continue
+        if not held and (driver := Lease(root).driver()):
+            found.notes.append(
+                f"{root}: {driver} is at work; nothing is deleted before it has ended"
+            )
+        _add(found, root, own)
+    return found
+
+
+def _add(found: Unused, root: AnyPath, recipes: Sequence[_RecipePlan]) -> None:
+    """Add the unused artefacts of one work directory."""
+    used: set[str] = set()
+    texts: set[str] = set()
+    with closing(open_runner("local", 1)) as runner:
+        for recipe in recipes:
+            found.notes += _reach(recipe, runner, used, texts)
+    entries = {f"{entry.stage}/{entry.path.name}": entry for entry in Workspace(root).entries()}
+    artefacts: dict[str, Artefact] = {}
+    for name, entry in entries.items():
+        if entry.finished:
+            try:
+                artefacts[name] = Artefact.open(entry.path)
+            except ArtefactError as error:
+                used.add(name)
+                found.notes.append(f"kept, since it cannot be read: {error}")
+    used |= _closure(used, texts, artefacts)
+    uses: dict[str, list[JournalEntry]] = {}
+    for use in read_journal(root):
+        uses.setdefault(use.artefact, []).append(use)
+    for name, entry in entries.items():
+        if name in used:
+            found.kept += 1
+        elif _is_link(root, entry):
+            found.kept += 1
+            found.notes.append(f"{entry.path}: unused, and a link or below one; delete it yourself")
+        else:
+            own = uses.get(name, [])
+            found.unused.append(
+                UnusedArtefact(
+                    name=name,
+                    path=entry.path,
+                    state="finished" if entry.finished else "unfinished",
+                    bytes=sum(entry.sizes.values()),
+                    recipes=tuple(dict.fromkeys(use.recipe for use in own)),
+                    last_used=own[0].last if own else None,
+                )
+            )
+
+
+def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str]) -> Iterator[str]:
+    """Add the names of the artefacts that the commands of a recipe look for.
+
+    Args:
+        recipe: The recipe's plan, and its file.
+        runner: Runs what is read.
+        used: Gets the names.
+        texts: Gets the names of the texts of its corpora, by which tokens are kept.
+
+    Yields:
+        A note where not all that the recipe made can be told.
+
+    Raises:
+        InputError: Nothing of the recipe is made from its inputs as they are.
+    """
+    file, plan = recipe
+    try:
+        first = inspect(plan, runner, used=used)
+    except UnmadeError as error:
+        raise InputError(
+            f"nothing is known to be made of this recipe ({error}), so that everything would be "
+            "unused",
+            file=file,
+            fix=f"run `penstock curate {file}` first, or leave this recipe out",
+        ) from None
+    texts.add(first.corpus.facts["text"])
+    if isinstance(first, PartiallyCurated):
+        yield f"{file}: not all is made: {first.lacks}; what was made beyond that counts as unused"
+        return
+    for arm, own in plan_arms(plan.recipe).items():
+        planned = own.as_arm(arm.multiple, first.recipe, first.cut.facts["requested"])
+        same = planned.recipe.tokenizer == first.recipe.tokenizer
+        with contextlib.suppress(UnmadeError, BudgetError):  # it was never compared
+            made = inspect(planned, runner, first.tokenizer if same else None, used)
+            texts.add(made.corpus.facts["text"])
+
+
+def _closure(used: set[str], texts: set[str], artefacts: Mapping[str, Artefact]) -> set[str]:
+    """Return the names of what used artefacts are made of, and of what is kept with them."""
+    by_fingerprint = {one.fingerprint: name for name, one in artefacts.items()}
+    inputs = {name: set(_texts_in(one.manifest["inputs"])) for name, one in artefacts.items()}
+    needs = {
+        name: {by_fingerprint[text] for text in own if text in by_fingerprint}
+        for name, own in inputs.items()
+    }
+    found = {name for name in used if name in artefacts}
+    while True:
+        more = {one for name in found for one in needs[name]}
+        for name, one in artefacts.items():
+            stage = one.manifest["stage"]
+            if stage in _OUTCOMES and any(
+                artefacts[other].manifest["stage"] in ("shards", "run") and other in found
+                for other in needs[name]
+            ):
+                more.add(name)
+            if stage == _TOKENS and inputs[name] & texts and needs[name] & found:
+                more.add(name)
+        if more <= found:
+            return found
+        found |= more
+
+
+def _texts_in(tree: Any) -> Iterator[str]:
+    """Yield all texts in plain data."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, (Mapping, list)):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _texts_in(value)
+
+
+def _is_link(root: AnyPath, entry: Entry) -> bool:
+    """Return whether the directory of an artefact or of its stage is a link."""
+    if not isinstance(entry.path, Path) or not isinstance(root, Path):
+        return False
+    return entry.path.is_symlink() or (root / entry.stage).is_symlink()
