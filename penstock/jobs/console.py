@@ -91,8 +91,9 @@ class Console:
             self.write(f"the reason of each dropped document: {paths}")
         if rate := summary.get("filter_rate"):
             self.write(
-                f"BETR's law for {rate['flops']:.1e} FLOPs (6 x weights x tokens) keeps "
-                f"{rate['law']:.2%} of the pool's tokens; this budget keeps {rate['budget']:.2%}"
+                f"for a training of {rate['flops']:.1e} FLOPs (6 x weights x tokens) the paper of "
+                f"BETR found it best to take {rate['law']:.2%} of the pool's tokens; this budget "
+                f"takes {rate['budget']:.2%}"
             )
         self.write(f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered")
         rows = [
