@@ -1,6 +1,7 @@
 """Compare every selector with random: verdicts, controls, three metrics, three sizes.
 
     python benchmarks/results.py --data DIRECTORY [--work runs/results]     # a night, resumes
+    python benchmarks/results.py --data DIRECTORY --parts pool,free         # some of its parts
     python benchmarks/results.py --tiny                                     # minutes, made-up data
 
 The directory has ``pool/*.zst``, ``targets/*.jsonl`` and ``labels/dclm_quality.jsonl``. The pool is
@@ -8,15 +9,17 @@ cleaned and decontaminated. There are six tasks: three evaluation files, and a f
 of three target files, which no selector sees. Selectors with a target have ARC-Easy and the rest
 of OpenBookQA; those two tasks are *aimed* at, the others are apart. The parts, in order:
 
-1. every selector, six combinations and controls, with the pool's shares of sources and with free
-   ones, five seeds fixed beforehand, random at up to 8 times the tokens;
-2. a third of the learning rate for the four best arms;
-3. the six best arms with more weights and tokens, random at up to 8 times;
-4. the two best arms with still more weights, random at 1 and 2.
+1. ``pool``, ``free``: every selector, six combinations and controls, with the pool's shares of
+   sources and with free ones, five seeds fixed beforehand, random at up to 8 times the tokens;
+2. ``small``: all arms with fewer weights and tokens;
+3. ``rate``: a third of the learning rate for the four best arms;
+4. ``second``: the six best arms with more weights and tokens, random at up to 8 times;
+5. ``third``: the two best arms with still more weights, random at 1 and 2;
+6. ``order``: of the arms at the sizes that are asked for with it.
 
 An arm that cannot be made (a selector refuses the data, or a source has too little for its share)
 is left out and named with the reason. Finished artefacts are found again, so a stopped run
-resumes. After each part the figures between the two marks of the page are replaced.
+resumes. After each part its figures, which are between two marks of the page, are replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,10 @@ from penstock.recipe_file import parse_recipe
 from penstock.selectors.classifiers.classifier import area_under_curve
 from penstock.selectors.preselect import PreSelect
 
-BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+MARKS = ("<!-- part: {} -->", "<!-- end of part: {} -->")
+"""What stands before and after each part on the page."""
+
+PARTS = ("pool", "free", "small", "rate", "second", "third", "order")
 
 FIRST = "betr"
 """The arm ``selected`` of every comparison."""
@@ -91,6 +97,7 @@ class Size:
 class Settings:
     """All sizes, and what a tiny run has smaller."""
 
+    small: Size
     first: Size
     second: Size
     third: Size
@@ -110,6 +117,7 @@ class Settings:
 
 
 FULL = Settings(
+    small=Size(shape=(2, 64, 4), tokens=400_000, lr=3e-3, seeds=(1, 2, 3), multiples=(1,)),
     first=Size(
         shape=(2, 128, 4), tokens=800_000, lr=3e-3, seeds=(1, 2, 3, 4, 5), multiples=(1, 2, 4, 8)
     ),
@@ -120,6 +128,7 @@ FULL = Settings(
 )
 
 TINY = Settings(
+    small=Size(shape=(1, 16, 1), tokens=2_000, lr=1e-2, seeds=(1, 2), multiples=(1,)),
     first=Size(shape=(1, 32, 2), tokens=4_000, lr=1e-2, seeds=(1, 2), multiples=(1, 2, 4)),
     second=Size(shape=(1, 48, 2), tokens=9_000, lr=1e-2, seeds=(1, 2), multiples=(1, 2)),
     third=Size(shape=(2, 48, 2), tokens=9_000, lr=1e-2, seeds=(1, 2), multiples=(1, 2)),
@@ -324,12 +333,20 @@ def main() -> None:
         runner=LocalRunner(),
         progress=progress,
     )
-    lines: list[str] = []
-    for part in _parts(bench):
-        lines += part
-        left = [f"- {name}: {reason}" for name, reason in bench.left_out.items()]
-        _write(arguments.out, "\n".join([*lines, *(["Left out:", "", *left] if left else [])]))
-        progress(f"written: {arguments.out}")
+    first = bench.settings.first
+    first = replace(
+        first,
+        multiples=arguments.multiples or first.multiples,
+        seeds=arguments.seeds or first.seeds,
+    )
+    bench = replace(bench, settings=replace(bench.settings, first=first))
+    for name, lines in _parts(bench, arguments.parts):
+        if name not in arguments.parts:  # it was made for another one
+            continue
+        left = [f"- {arm}: {reason}" for arm, reason in bench.left_out.items()]
+        _write(arguments.out, name, [*lines, *(["Left out:", "", *left, ""] if left else [])])
+        bench.left_out.clear()
+        progress(f"written: {arguments.out}: {name}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -337,67 +354,101 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="with pool/, targets/ and labels/, as above")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, help="the page; with --tiny one in the work directory")
-    parser.add_argument("--tiny", action="store_true", help="all parts on a small made-up pool")
+    parser.add_argument("--tiny", action="store_true", help="on a small made-up pool")
+    parser.add_argument(
+        "--parts",
+        type=lambda text: text.split(","),
+        default=PARTS,
+        help=f"parts to write, of {','.join(PARTS)}; what they need is made, too",
+    )
+    for name, default in (("multiples", "1,2,4,8"), ("seeds", "1,2,3,4,5")):
+        parser.add_argument(
+            f"--{name}",
+            type=lambda text: tuple(map(int, text.split(","))),
+            help=f"of the parts pool and free: {default} by default",
+        )
     arguments = parser.parse_args()
     if arguments.data is None and not arguments.tiny:
         sys.exit(
             "the data is missing: give --data DIRECTORY with pool/*.zst, targets/*.jsonl of the "
             "benchmarks, and labels/dclm_quality.jsonl, or --tiny; `penstock demo` needs no data"
         )
+    if unknown := set(arguments.parts) - set(PARTS):
+        sys.exit(f"--parts: {', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
     arguments.work = arguments.work or Path("runs/tiny" if arguments.tiny else "runs/results")
     page = arguments.work / "results.md" if arguments.tiny else Path("docs/results.md")
     arguments.out = arguments.out or page
     return arguments
 
 
-def _parts(bench: Bench) -> Iterator[list[str]]:
-    """Yield the lines of each part when it is made."""
+def _parts(bench: Bench, wanted: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and the lines of each wanted part when it is made."""
     settings, aimed, others = bench.settings, bench.aimed, bench.others
     select = bench.selectors(bench.ladder())
     arms = [name for name in select if name != FIRST]
     arms += [name for name, rank in TOGETHER.items() if set(rank) <= set(select)]
     first: dict[str | None, Comparison] = {}
-    for shares, title in (("pool", "The pool's shares of sources"), (None, "Free shares")):
+    for part, shares, title in (
+        ("pool", "pool", "The pool's shares of sources"),
+        ("free", None, "Free shares"),
+    ):
+        if part not in wanted and (part == "free" or {*wanted} <= {"free"}):
+            continue
         # By source and with fixed shares, a control is random.
         own = [name for name in arms if not (shares and name.endswith("_by_source"))]
         made = bench.makeable(select, own, shares)
         kept = [name for name in own if name in made]
         size = first[shares] = bench.compared(bench.recipe(settings.first, select, kept, shares))
-        yield [
-            f"### {title}",
-            "",
-            describe_size(size),
-            "",
-            *(f"{note}\n" for note in size.notes),
-            *arms_table(size, aimed, others),
-            "Three metrics, less random's, on the mean of the aimed tasks and of the others:",
-            "",
-            *metrics_table(size, aimed, others),
-            "What the cuts are made of, at the first seed:",
-            "",
-            *composition_table(size),
-            *(_agreed(bench, size.recipe, made) if shares is None else ()),
-        ]
+        yield (
+            part,
+            [
+                f"### {title}",
+                "",
+                describe_size(size),
+                "",
+                *(f"{note}\n" for note in size.notes),
+                *arms_table(size, aimed, others),
+                "Three metrics, less random's, on the mean of the aimed tasks and of the others:",
+                "",
+                *metrics_table(size, aimed, others),
+                "What the cuts are made of, at the first seed:",
+                "",
+                *composition_table(size),
+                *(_agreed(bench, size.recipe, made) if shares is None else ()),
+            ],
+        )
+    if {*wanted} <= {"pool", "free"}:
+        return
     size = first["pool"]
     best = bench.best(size, 6)
+    all_arms = [point.arm for point in size.at_equal_tokens() if point.arm in arms]
     sizes: dict[str, ArmsAtSize] = {"first": size}
-    for name, title, own, factor, count in (
-        ("a third of the rate", "A third of the learning rate", settings.first, 1 / 3, 4),
-        ("second", "Second size", settings.second, 1.0, 6),
-        ("third", "Third size", settings.third, 1.0, 2),
+    for name, title, own, factor, chosen in (
+        ("small", "All arms at a smaller size", settings.small, 1.0, [FIRST, *all_arms]),
+        ("rate", "A third of the learning rate", settings.first, 1 / 3, best[:4]),
+        ("second", "Second size", settings.second, 1.0, best),
+        ("third", "Third size", settings.third, 1.0, best[:2]),
     ):
+        if name not in wanted:
+            continue
         few = own if factor == 1 else _with_few(own)
-        chosen = best[: count if FIRST in best[:count] else count - 1]
-        made = bench.recipe(few, select, chosen, "pool", factor)
+        own_arms = chosen if FIRST in chosen else chosen[:-1]  # which is an arm of each comparison
+        made = bench.recipe(few, select, own_arms, "pool", factor)
         sizes[name] = bench.compared(made)
-        yield [
-            f"### {title}",
-            "",
-            describe_size(sizes[name]),
-            "",
-            *arms_table(sizes[name], aimed, others, multiplier=factor == 1),
-        ]
-    yield ["### Order of the arms at two sizes", "", *agreement_table(sizes, [*aimed, *others])]
+        yield (
+            name,
+            [
+                f"### {title}",
+                "",
+                describe_size(sizes[name]),
+                "",
+                *arms_table(sizes[name], aimed, others, multiplier=factor == 1),
+            ],
+        )
+    if "order" not in wanted:
+        return
+    tasks = [*aimed, *others]
+    yield "order", ["### Order of the arms at two sizes", "", *agreement_table(sizes, tasks)]
 
 
 def _with_few(size: Size) -> Size:
@@ -453,14 +504,20 @@ def _agreement(
     yield "number of words", round(area_under_curve(words, labels), 3)
 
 
-def _write(path: Path, figures: str) -> None:
-    """Put the figures in their place; a page without one gets them at its end."""
+def _write(path: Path, part: str, lines: Sequence[str]) -> None:
+    """Put a part in its place; a page without it gets it after its other parts, or at its end."""
     text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    before, found, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2] if found else ""
-    path.write_text(
-        f"{before if found else text + chr(10)}{BEGIN}\n{figures}\n\n{END}{after}", encoding="utf-8"
-    )
+    begin, end = (mark.format(part) for mark in MARKS)
+    figures = "\n".join([begin, "", *lines, end]) + "\n"
+    if begin in text:
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end + "\n")[2]
+    else:
+        ends = [MARKS[1].format(name) + "\n" for name in PARTS]
+        place = max((text.index(mark) + len(mark) for mark in ends if mark in text), default=None)
+        before = text[:place].rstrip("\n") + "\n\n"
+        after = "" if place is None else text[place:]
+    path.write_text(before + figures + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
