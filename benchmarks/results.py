@@ -256,28 +256,33 @@ class Bench:
 
     def ladder(self) -> str | None:
         """Train PreSelect's models; return the best one's directory, None where that fails."""
+        try:
+            _, selector = self.read_by_ladder()
+            return selector.readers[-1]
+        except PenstockError as error:
+            self.left_out["preselect, perplexity"] = str(error)
+            return None
+
+    def read_by_ladder(self) -> tuple[Recipe, PreSelect]:
+        """Train PreSelect's models, or find them; return its recipe, and it with the models."""
         select = {"preselect": self.selectors("none")["preselect"]}
         first = {FIRST: self.selectors(None)[FIRST]}
         tree = self.recipe(self.settings.first, first, [], None).model_dump(mode="json")
         tree |= {"select": select, "compare": {}}
         tree["budget"]["rank"] = "preselect"
-        try:
-            own = parse_recipe(tree, Path())
-            (column,) = build_columns(own)
-            with Workspace.driving(own.work_directory) as workspace:
-                climb(
-                    own,
-                    column,
-                    lambda one: curate(one, self.runner).shards,
-                    workspace,
-                    self.progress,
-                    self.runner.close,
-                )
-            assert isinstance(column.selector, PreSelect)
-            return column.selector.readers[-1]
-        except PenstockError as error:
-            self.left_out["preselect, perplexity"] = str(error)
-            return None
+        own = parse_recipe(tree, Path())
+        (column,) = build_columns(own)
+        with Workspace.driving(own.work_directory) as workspace:
+            climb(
+                own,
+                column,
+                lambda one: curate(one, self.runner).shards,
+                workspace,
+                self.progress,
+                self.runner.close,
+            )
+        assert isinstance(column.selector, PreSelect)
+        return own, column.selector
 
     def makeable(
         self, select: Mapping[str, Any], arms: Sequence[str], shares: str | None

@@ -104,7 +104,7 @@ class Models:
             # A copy is fitted: workers load the model's files only, no other state of this process.
             fitted = copy.deepcopy(selector)
             with extras.named(key="use"):
-                facts = fitted.fit(self._fitting(column))
+                facts = fitted.fit(self.fitting(column))
             fitted.save(state)
             return facts
 
@@ -184,7 +184,8 @@ class Models:
     def load_encoder(self, name: str) -> Encoder:
         return load_encoder(self.encoder(name).local() / _STATE)
 
-    def _fitting(self, column: Column) -> Fitting:
+    def fitting(self, column: Column) -> Fitting:
+        """Return what the fit of a column's selector receives."""
         return Fitting(
             sample=self._sample,
             pool_size=self.pool.kept,
