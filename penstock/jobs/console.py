@@ -32,6 +32,11 @@ if TYPE_CHECKING:  # they import PyTorch, which curating does not need
 __all__ = ["Console"]
 
 
+_SHORT, _NAMES, _WIDE = 16, 32, 200
+"""Characters of a cell that is not wrapped, of the first column at least, and of a table that goes
+to a file or a pipe."""
+
+
 class Console:
     """Progress as bars on a terminal and as log lines elsewhere; results as lines and tables.
 
@@ -273,8 +278,17 @@ class Console:
         table = rich.table.Table(title=title, title_justify="left")
         for number, name in enumerate(names):
             text = number == 0 or name == "state"
-            table.add_column(name, justify="left" if text else "right", no_wrap=number > 0)
+            cells = [name, *(row[number] for row in rows)]
+            longest = max(map(len, cells))
+            table.add_column(
+                name,
+                justify="left" if text else "right",
+                no_wrap=number > 0 and longest <= _SHORT,
+                overflow="fold",  # nothing is cut off on a narrow terminal
+                min_width=0 if number else min(longest, _NAMES),
+            )
         for row in rows:
             table.add_row(*map(self._out.shown, row))
-        width = None if self._out.is_terminal else 120
-        self._out.print(table, width=width)
+        if not self._out.is_terminal:
+            self._out.width = _WIDE
+        self._out.print(table)
