@@ -92,25 +92,30 @@ def _found(
     for corpus in corpora:
         yield from _emptied(corpus, wanted, origins)
     for pool in before:
-        for fate in _in_pool(curated, pool, wanted, origins):
-            if fate["fate"] == "dropped":
-                yield fate
+        yield from _in_pool(curated, pool, wanted, origins, dropped_only=True)
     yield from _quarantined(corpora[-1], wanted, origins)
 
 
 def _in_pool(
-    curated: Curated | PartiallyCurated, pool: Pool, wanted: Wanted, origins: Origins
+    curated: Curated | PartiallyCurated,
+    pool: Pool,
+    wanted: Wanted,
+    origins: Origins,
+    dropped_only: bool = False,
 ) -> Iterator[dict[str, Any]]:
+    """Yield the records of a pool's documents, or of those alone that it drops."""
     explanations = Explanations(CleanSettings.of(curated.recipe), pool)
     for unit in pool.units:
         whole = replace(unit, kept=None)
         places = wanted.rows(whole.read_rows(wanted.columns), whole, origins)
+        kept = unit.numbers() if len(places) else places
+        if dropped_only:
+            places = np.setdiff1d(places, kept)
         if not len(places):
             continue
         rows = whole.read_rows(["id", "source", "input", "line"])
         with OwnParquet(unit.path()) as file:
             texts = file.read(["text", "parent"]).take(pa.array(places)).to_pylist()
-        kept = unit.numbers()
         for row, own, text in zip(
             places.tolist(), rows.take(pa.array(places)).to_pylist(), texts, strict=True
         ):

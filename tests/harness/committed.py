@@ -46,6 +46,10 @@ def redone(kept: Mapping[Path, tuple[int, int]]) -> list[Path]:
     return [path for path, made in kept.items() if path.exists() and _made(path) != made]
 
 
+_OWN = ("lease", "journal")
+"""Directories of a work directory that no artefact has."""
+
+
 def strays(work: Path) -> list[str]:
     """Return files below a work directory that no manifest and no record names."""
     named = {work / "inputs.json"}
@@ -60,7 +64,7 @@ def strays(work: Path) -> list[str]:
         for path in work.rglob("*")
         if path.is_file()
         and path not in named
-        and not (path.parent == work / "lease" and not path.name.startswith("."))
+        and not (path.parent.name in _OWN and not path.name.startswith("."))
     )
 
 

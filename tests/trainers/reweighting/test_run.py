@@ -67,7 +67,7 @@ def test_a_function_beside_the_recipe(
     assert all(line["weighted_loss"] > line["loss"] - 0.05 for line in lines)
     assert all(0.9 < line["effective_samples"] < 1 for line in lines)
 
-    (tmp_path / "weigh_on_ray.py").write_text(FUNCTION + "# another\n")
+    (tmp_path / "weigh_on_ray.py").write_text(FUNCTION + "\nANOTHER = 1\n")
     assert spec(asked, shards).fingerprint != wanted.fingerprint
 
 
