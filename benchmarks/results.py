@@ -61,7 +61,7 @@ from penstock.selectors.classifiers.classifier import area_under_curve
 from penstock.selectors.preselect import PreSelect
 
 MARKS = ("<!-- part: {} -->", "<!-- end of part: {} -->")
-"""What stands before and after each part on the page."""
+"""The lines before and after each part of the page."""
 
 PARTS = ("pool", "free", "small", "rate", "second", "third", "order")
 

@@ -1,6 +1,6 @@
 """Does predictive strength pay, before any classifier learns it? An ablation of PreSelect.
 
-    python benchmarks/strength.py --data DIRECTORY [--work runs/results] [--json]
+    python benchmarks/strength.py --data DIRECTORY [--work runs/results]
 
 The data, the pool and the ladder are those of ``results.py``, and found again in its work
 directory. Three figures:
@@ -42,11 +42,10 @@ from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.scoring.models import Column, Models
 from penstock.recipe_file import parse_recipe
 from penstock.selectors import preselect
-from penstock.selectors.base import Target, Targets
 from penstock.selectors.predictive_strength import choose_sides, pairs_in_order
 
 TOKENS = 400_000
-"""Of an arm: the positives hold half a million."""
+"""Tokens that each arm is trained on; the positives have more."""
 
 
 class _Enough(Exception):
@@ -58,7 +57,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="as of results.py")
     parser.add_argument("--work", type=Path, default=Path("runs/results"))
-    parser.add_argument("--json", action="store_true", help="ignored: the last line is always JSON")
     arguments = parser.parse_args()
     began = time.monotonic()
 
@@ -120,8 +118,7 @@ def _read(bench: Bench) -> tuple[pa.Table, np.ndarray, int]:
             seed=recipe.seed,
             progress=bench.progress,
         )
-        target = Targets(examples=[Target(benchmark="none", text="none")])
-        column = Column(name="preselect", selector=selector, target=target)
+        column = Column(name="preselect", selector=selector)
         with contextlib.suppress(_Enough):
             selector.fit(models.fitting(column))
     return samples[0], np.stack(losses), recipe.seed

@@ -17,6 +17,7 @@ import tokenizers
 
 from penstock.artefact import Artefact, Workspace
 from penstock.hashing import hash_documents, mix
+from penstock.jobs.curate import Curated
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.columns import Column, make_columns
@@ -154,6 +155,17 @@ class Made:
     @property
     def corpus(self) -> Artefact:
         return self.pool.corpus
+
+    def curated(self) -> Curated:
+        """Return the artefacts as ``curate`` does, with shards."""
+        return Curated(
+            recipe=self.recipe,
+            pool=self.pool,
+            columns=self.columns,
+            tokenizer=self.tokenizer,
+            cut=self.cut,
+            shards=self.shards(),
+        )
 
     def shards(self) -> Artefact:
         return make_shards(

@@ -91,7 +91,7 @@ class Workspace:
         lease: The lease of the driver; its workers have none.
         read_only: True to refuse to make or write anything.
         used: Gets ``stage/`` and the first 16 digits of the name of each artefact that is looked
-            for, whether it is found or not; by default a set of its own.
+            for, whether it is found or not; by default a new set.
     """
 
     def __init__(

@@ -40,15 +40,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
     rows.insert(70, {**rows[3], "id": "copy"})
     write_jsonl(directory / "pool" / "a.jsonl", rows)
     recipe = recipe_of(directory, 3_000, {"s": 0.6, "other": 0.4})
-    made = make(recipe, {"s": SCORES, "other": OTHERS})
-    return Curated(
-        recipe=recipe,
-        pool=made.pool,
-        columns=made.columns,
-        tokenizer=made.tokenizer,
-        cut=made.cut,
-        shards=made.shards(),
-    )
+    return make(recipe, {"s": SCORES, "other": OTHERS}).curated()
 
 
 def expected(curated: Curated) -> list[dict[str, Any]]:

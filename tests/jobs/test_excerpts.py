@@ -16,15 +16,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
     directory = tmp_path_factory.mktemp("excerpts")
     write_jsonl(directory / "pool" / "a.jsonl", documents(150, seed=7))
     recipe = recipe_of(directory, 5_000, "s")
-    made = make(recipe, {"s": SCORES})
-    return Curated(
-        recipe=recipe,
-        pool=made.pool,
-        columns=made.columns,
-        tokenizer=made.tokenizer,
-        cut=made.cut,
-        shards=made.shards(),
-    )
+    return make(recipe, {"s": SCORES}).curated()
 
 
 def test_the_first_taken_are_those_of_the_highest_scores(curated: Curated) -> None:

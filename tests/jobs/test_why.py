@@ -44,15 +44,7 @@ def curated(
         shards={"tokens_per_shard": 20 * 16},
         clean=clean or {},
     )
-    made = make(recipe, columns or {"s": SCORES})
-    return Curated(
-        recipe=recipe,
-        pool=made.pool,
-        columns=made.columns,
-        tokenizer=made.tokenizer,
-        cut=made.cut,
-        shards=made.shards(),
-    )
+    return make(recipe, columns or {"s": SCORES}).curated()
 
 
 @pytest.fixture(scope="module")

@@ -285,7 +285,7 @@ def _check_budget(recipe: Recipe, own: Estimate, findings: list[Finding]) -> Non
     if recipe.budget.count is None or budget is None:
         return  # a share is of the pool itself
     if not own.tokens or own.text_bytes is None or budget <= own.tokens:
-        return  # nothing kept is a finding of its own
+        return  # another finding says that nothing is kept
     # A token has at least a byte; each document has two control tokens.
     impossible = own.exact and budget > own.text_bytes + 2 * (own.documents or 0)
     sure = impossible or budget > _SURE * own.tokens

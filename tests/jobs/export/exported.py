@@ -29,12 +29,4 @@ def curated_of(directory: Path, tokens: int = 3_000, **budget: Any) -> Curated:
     rows[12]["text"] = "größe 水力\r\n\t\u2028 \U0001f300 " + rows[12]["text"]
     write_jsonl(directory / "pool" / "a.jsonl", rows)
     recipe = recipe_of(directory, tokens, "s", budget=budget, shards={"tokens_per_shard": 20 * 16})
-    made = make(recipe, {"s": SCORES | {"d0012": 49.0}})
-    return Curated(
-        recipe=recipe,
-        pool=made.pool,
-        columns=made.columns,
-        tokenizer=made.tokenizer,
-        cut=made.cut,
-        shards=made.shards(),
-    )
+    return make(recipe, {"s": SCORES | {"d0012": 49.0}}).curated()
