@@ -2,6 +2,7 @@
 # make quick  set up, then the tests that start neither Ray nor DeepSpeed and kill nothing
 # make test   set up, then all tests
 # make check  formatting, lint and types
+# make docs   these pages as a site that needs no network, in build/docs
 # make gpu    every GPU path of the trainer, 330 s at most; DRY=1 make gpu is tiny, on a CPU
 # make peers  exports, read by the libraries that they are for, in an environment of their own
 # make fuzz   hostile inputs for an hour; SECONDS=120 make fuzz is what CI runs
@@ -16,7 +17,7 @@ READY  := $(VENV)/.ready
 # processes that the tests start compiles 250 modules of Penstock again, 0.5 s of CPU time.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo quick test faults fuzz peers check gpu bench clean
+.PHONY: install demo quick test faults fuzz peers check docs gpu bench clean
 
 install: $(READY)
 
@@ -63,6 +64,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The variable silences an advertisement. Anything else that MkDocs warns of is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo The site begins at build/docs/index.html
 
 gpu: install
 	$(BIN)/python benchmarks/gpu.py
