@@ -19,6 +19,7 @@ import pytest
 from penstock.cluster import connect
 from penstock.pipeline.runner import LocalRunner
 from penstock.storage import AnyPath, as_path
+from tests.browser import Chromium, chromium_or_skip
 from tests.harness import ROOT, WHOLE
 from tests.harness.stranger import Stranger, second_user
 from tests.s3 import BUCKET, s3_server
@@ -54,6 +55,7 @@ MARKS = {
     "ray_session": ["ray"],
     "cluster": ["ray"],
     "[ray]": ["ray"],
+    "browser": ["slow"],
     "process_group": ["deepspeed"],
     "trained_here": ["deepspeed"],
     "trainings": ["deepspeed"],
@@ -223,6 +225,20 @@ def two_workers() -> Iterator[LocalRunner]:
     """Two worker processes for the whole test run; each takes a second or two to import."""
     with closing(LocalRunner(2)) as runner:
         yield runner
+
+
+@pytest.fixture(scope="module")
+def _chromium() -> Iterator[Chromium]:
+    """One Chromium for a file: while it runs, other files could not run an asyncio loop."""
+    with chromium_or_skip() as started:
+        yield started
+
+
+@pytest.fixture
+def browser(_chromium: Chromium) -> Iterator[Chromium]:
+    """A real headless Chromium, whose pages are closed after the test; skipped without one."""
+    yield _chromium
+    _chromium.close_pages()
 
 
 @pytest.fixture(scope="session")
