@@ -294,7 +294,7 @@ PRINTING = re.compile(
 PRINTERS = {
     "penstock/jobs/terminal.py: print",
     "penstock/display.py: logging.getLogger",
-    "penstock/jobs/submit.py: logging.getLogger",  # sets a level of Ray's
+    "penstock/jobs/job_server.py: logging.getLogger",  # sets a level of Ray's
     "penstock/trainers/backends/deepspeed/engine.py: logging.getLogger",  # one of DeepSpeed's
     "penstock/selectors/classifiers/fasttext.py: warnings.warn",  # a text of our own
 }

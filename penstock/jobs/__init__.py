@@ -4,6 +4,7 @@
 
     cli                    commands, options, exit status              cli.py, options.py,
       │                                                                looking_commands.py,
+      │                                                                job_commands.py,
       │                                                                console.py, terminal.py
       └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
            ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py,
@@ -27,6 +28,8 @@
                                                                        compared_values.py
     ls                     the artefacts of a work directory           listing.py
     rm --unused            artefacts that no named recipe reaches      unused.py
-    submit                 a recipe as a Ray Job                       submit.py, staging.py
+    submit, logs           a recipe as a Ray Job, and its log          submit.py, staging.py
+      └─ status, stop      jobs of a cluster                           job_states.py,
+                                                                       job_server.py
     demo                   the main job on text of this machine        demo/
 """

@@ -14,10 +14,12 @@ import penstock
 from penstock import extras
 from penstock.display import terminal_text
 from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
+from penstock.jobs.job_commands import JOBS
 from penstock.jobs.looking_commands import LOOKING
 from penstock.jobs.options import on_console as _on_console
 from penstock.jobs.options import on_recipe as _on_recipe
 from penstock.jobs.options import on_runner as _on_runner
+from penstock.jobs.options import on_trust as _on_trust
 from penstock.jobs.terminal import prepare_streams, write_error, write_line
 from penstock.panics import is_panic, panic_reason
 from penstock.recipe import Recipe
@@ -67,15 +69,6 @@ def main() -> None:
 
 
 _UNDER = {"rewriter": " (under rewrite)", "reweighter": " (under train.reweight)"}
-
-
-_on_trust = click.option(
-    "--trust",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Resume from checkpoints below DIR that you did not sign: their writers can run code.",
-)
 
 
 @main.command()
@@ -350,47 +343,6 @@ def rules(name: str | None, console: Console) -> None:
 
 
 @main.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--address", required=True, help="The job server, as http://127.0.0.1:8265.")
-@click.option(
-    "--job",
-    type=click.Choice(["curate", "train", "compare"]),
-    default="curate",
-    show_default=True,
-)
-@click.option("--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key.")
-@click.option("--id", "submission_id", help="Names the job; the same name is never run twice.")
-@click.option("--no-wait", is_flag=True, help="Return as soon as the job is accepted.")
-@_on_trust
-@click.option("--json", "as_json", is_flag=True, help="The job's JSON is the last line as it is.")
-def submit(
-    recipe: Path,
-    address: str,
-    job: str,
-    settings: tuple[str, ...],
-    submission_id: str | None,
-    no_wait: bool,
-    trust: tuple[Path, ...],
-    as_json: bool,
-) -> None:
-    """Run a command on a Ray cluster, follow its log, exit with its status."""
-    from penstock.jobs.submit import submit as run
-
-    status = run(
-        recipe,
-        job,
-        address,
-        settings=settings,
-        submission_id=submission_id,
-        follow=not no_wait,
-        trust=trust,
-        on_line=write_line,
-        progress=lambda line: write_line(line, sys.stderr),
-    )
-    sys.exit(status)
-
-
-@main.command()
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
@@ -422,5 +374,5 @@ def demo(directory: Path, console: Console, **running: Any) -> None:
     console.result(comparison.summary())
 
 
-for _command in LOOKING:
+for _command in (*LOOKING, *JOBS):
     main.add_command(_command)

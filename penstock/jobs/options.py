@@ -14,7 +14,7 @@ import click
 from penstock.artefact.journal import named
 from penstock.recipe_file import load_recipe
 
-__all__ = ["Command", "on_console", "on_recipe", "on_runner"]
+__all__ = ["Command", "on_console", "on_recipe", "on_runner", "on_trust"]
 
 Command = Callable[..., Any]
 
@@ -70,3 +70,13 @@ def on_runner(command: Command) -> Command:
         help="Processes, or CPUs of a Ray started here. [default: all CPUs]",
     )
     return kind(workers(command))
+
+
+on_trust = click.option(
+    "--trust",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Resume from checkpoints below DIR that you did not sign: their writers can run code.",
+)
+"""Gives a command that trains the option --trust."""

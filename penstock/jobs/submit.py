@@ -14,29 +14,35 @@ worker: on a spot machine, or nowhere while a cluster scaled to zero has none (a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
 import re
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from penstock import __version__, extras
+from penstock import __version__
 from penstock.display import numbered
 from penstock.errors import BadInput, JobError
+from penstock.jobs.job_server import connect, find_job
 from penstock.jobs.staging import stage
 from penstock.temporary import temporary_directory
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["COMMANDS", "connect", "follow_job", "run_job", "submit"]
+__all__ = [
+    "COMMANDS",
+    "INTERRUPTED",
+    "follow_job",
+    "follow_submitted",
+    "print_log",
+    "run_job",
+    "submit",
+]
 
 Progress = Callable[[str], None]
 
@@ -57,13 +63,6 @@ _SERVER_TIMEOUT = 300.0
 _LONGEST_WAIT = 30.0
 _TRIES = 5
 """Attempts to fetch the end of a finished job's log."""
-
-_CHATTY = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
-"""Loggers of every upload and every closed stream."""
 
 
 def submit(
@@ -132,54 +131,6 @@ def submit(
         )
 
 
-def connect(address: str) -> JobSubmissionClient:
-    """Return a client of the job server at ``address``.
-
-    Ray's own client lets ``RAY_ADDRESS`` override its argument, and has no timeouts; this one does
-    neither.
-
-    Raises:
-        BadInput: The address is not that of an HTTP server, or Ray is not installed.
-        JobError: No job server answers.
-    """
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadInput(key="--address", expected="one like http://127.0.0.1:8265", got=address)
-    with extras.named("ray", "submit"):
-        from ray.exceptions import AuthenticationError
-        from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):
-        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            # (to connect, between bytes): an upload is answered when it is stored.
-            options.setdefault("timeout", (10, 30 if method == "GET" else 300))
-            return super()._do_request(method, endpoint, **options)
-
-    for name in _CHATTY:  # until the process ends: the client logs while it is followed
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-            return Client(address)
-    except AuthenticationError as error:
-        raise JobError(str(error), file=address) from None
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise JobError(
-            f"no Ray job server answers ({type(error).__name__})",
-            file=address,
-            fix="start one with `ray start --head` on the cluster's head, or forward its port with "
-            "`ray dashboard ray_cluster.yaml`",
-        ) from None
-
-
-@contextlib.contextmanager
-def _without(*names: str) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
-
-
 def run_job(
     client: JobSubmissionClient,
     entrypoint: str,
@@ -215,6 +166,8 @@ def run_job(
             entrypoint_num_cpus=0,
         )
         progress(f"job {name} submitted")
+    except JobError:  # the token was refused
+        raise
     except (OSError, RuntimeError) as error:
         # It exists, or was refused, or the response was lost and it exists nevertheless.
         found = _found_after(client, name, error)
@@ -224,13 +177,21 @@ def run_job(
                 f"the cluster has a job {name} with another command, recipe or scorer "
                 f"({found.entrypoint})",
                 key="--id",
-                fix=f"choose another id, or see that job's log with `{_ray('logs', client, name)}`",
+                fix="choose another id, or see that job's log with "
+                f"`{_command('logs', client, name)}`",
             ) from None
         again = "; another id would run it again" if found.status.is_terminal() else ""
         progress(f"job {name} exists: {found.status}{again}")
     if not follow:
         progress(_ways(client, name))
         return 0
+    return follow_submitted(client, name, on_line, progress)
+
+
+def follow_submitted(
+    client: JobSubmissionClient, name: str, on_line: Progress, progress: Progress
+) -> int:
+    """Follow a job as :func:`follow_job` does; Ctrl-C ends following, not the job."""
     try:
         return follow_job(client, name, on_line, progress)
     except KeyboardInterrupt:
@@ -238,19 +199,10 @@ def run_job(
         return INTERRUPTED
 
 
-def _find(client: JobSubmissionClient, name: str) -> JobDetails | None:
-    try:
-        return client.get_job_info(name)
-    except RuntimeError as error:
-        if "status code 404" in str(error):
-            return None
-        raise
-
-
 def _found_after(client: JobSubmissionClient, name: str, error: Exception) -> JobDetails:
     reason = str(error).strip().splitlines()[-1]
     try:
-        found = _find(client, name)
+        found = find_job(client, name)
     except (OSError, RuntimeError):
         found = None
     if found is None:
@@ -260,14 +212,14 @@ def _found_after(client: JobSubmissionClient, name: str, error: Exception) -> Jo
     return found
 
 
-def _ray(verb: str, client: JobSubmissionClient, name: str) -> str:
-    return f"ray job {verb} {name} --address {client.get_address()}"
+def _command(verb: str, client: JobSubmissionClient, name: str) -> str:
+    return f"penstock {verb} {name} --address {client.get_address()}"
 
 
 def _ways(client: JobSubmissionClient, name: str) -> str:
     return (
-        f"Follow it with the same command and --id {name}, or with "
-        f"`{_ray('logs', client, name)} --follow`; stop it with `{_ray('stop', client, name)}`"
+        f"Follow it with `{_command('logs', client, name)} --follow`, see its state with "
+        f"`{_command('status', client, name)}`, stop it with `{_command('stop', client, name)}`"
     )
 
 
@@ -289,7 +241,9 @@ def follow_job(
     wait, stuck, lost = 1.0, False, None
     while True:
         try:
-            job = _find(client, name)
+            job = find_job(client, name)
+        except JobError:
+            raise
         except (OSError, RuntimeError) as error:
             if lost is None:
                 lost = time.monotonic()
@@ -327,6 +281,22 @@ def follow_job(
         asyncio.run(_read_stream(client, name, log, progress))
         stuck = log.passed_on == before
         wait = min(2 * wait, _LONGEST_WAIT) if stuck else 1.0
+
+
+def print_log(client: JobSubmissionClient, name: str, on_line: Progress) -> None:
+    """Pass each line of a job's log so far on.
+
+    Raises:
+        JobError: The log cannot be read.
+    """
+    log = _Log(on_line)
+    if not _fetch(client, name, log):
+        raise JobError(
+            f"the log of job {name} cannot be read; it is on the cluster's head",
+            file=client.get_address(),
+            fix="try again; a job that waits for its start has none yet",
+        )
+    log.close()
 
 
 def _fetch(client: JobSubmissionClient, name: str, log: _Log) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -17,18 +18,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import requests
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import BadInput, JobError
 from penstock.jobs import submit as module
+from penstock.jobs.cli import main
 from penstock.jobs.curate import curate
+from penstock.jobs.job_server import connect
+from penstock.jobs.job_states import stop_job
 from penstock.jobs.staging import stage
-from penstock.jobs.submit import _Log, connect, run_job, submit
+from penstock.jobs.submit import _Log, run_job, submit
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import load_recipe
 from tests.pools import documents, write_jsonl
@@ -71,6 +77,10 @@ def test_a_log_read_many_times_is_passed_on_once(text: str, data: st.DataObject)
 # The job server ----------------------------------------------------------------------------------
 
 
+TOKEN = secrets.token_hex(32)
+"""The token of the head."""
+
+
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -83,14 +93,17 @@ def _free_ports(count: int) -> list[int]:
 def cluster() -> Iterator[str]:
     """The address of a real head's job server: its own ports, its own session, its own end.
 
-    ``python`` in a job is this interpreter, and finds this checkout, as on a cluster that has
-    Penstock installed.
+    It authenticates by a token, as Ray does where it finds one; this process has it in a file, and
+    no ``RAY_AUTH_MODE``. ``python`` in a job is this interpreter, and finds this checkout, as on a
+    cluster that has Penstock installed.
     """
     port, dashboard, agent, client = _free_ports(4)
     directory = Path(tempfile.mkdtemp(prefix="pk-", dir="/tmp"))  # Ray's sockets: 107 characters
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    token = directory / "token"
+    token.write_text(TOKEN + "\n")
     environment |= {
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all servers listen on loopback
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
@@ -109,7 +122,11 @@ def cluster() -> Iterator[str]:
     try:
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for(address, head, directory / "start.log")
-        yield address
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+            patch.delenv("RAY_AUTH_MODE", raising=False)
+            patch.delenv("RAY_AUTH_TOKEN", raising=False)
+            yield address
     finally:
         family = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
         head.terminate()
@@ -127,10 +144,19 @@ def _wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
     while time.monotonic() < deadline and head.poll() is None:
         with contextlib.suppress(requests.RequestException):
             # Answered only when the node's agent, which runs the jobs, is there too.
-            if requests.get(f"{address}/api/jobs/", timeout=2).ok:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            if requests.get(f"{address}/api/jobs/", headers=headers, timeout=2).ok:
                 return
         time.sleep(0.2)
     raise AssertionError(f"no Ray head: {log.read_text()[-2000:]}")
+
+
+def _wait_for_files(directory: Path, pattern: str) -> list[Path]:
+    deadline = time.monotonic() + 90
+    while not (found := list(directory.glob(pattern))):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
 
 
 def _python(code: str) -> str:
@@ -202,7 +228,7 @@ def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
 
     assert (run(2, follow=False), run(3, follow=False)) == (0, 0)
     assert lines == []
-    assert f"`ray job logs exits-3 --address {cluster} --follow`" in notes[-1]
+    assert f"`penstock logs exits-3 --address {cluster} --follow`" in notes[-1]
     assert (run(2, follow=True), run(3, follow=True)) == (2, 1)
     assert (lines.count("only once 2"), lines.count("only once 3")) == (1, 1)
     assert notes[-1] == "job exits-3 failed with exit status 3"
@@ -264,8 +290,10 @@ def test_ctrl_c_stops_following_and_not_the_job(cluster: str, empty: Path) -> No
     assert status == module.INTERRUPTED
     assert client.get_job_status("long") == "RUNNING"
     assert "stopped following; job long continues." in notes[-1]
-    assert f"`ray job stop long --address {cluster}`" in notes[-1]
-    assert client.stop_job("long")
+    assert f"`penstock stop long --address {cluster}`" in notes[-1]
+    state = stop_job(client, "long", progress=notes.append)
+    assert (state.state, state.terminal) == ("STOPPED", True)
+    assert stop_job(client, "long", progress=notes.append) == state
     with pytest.raises(JobError, match="^job long: STOPPED"):
         run_job(client, code, empty, submission_id="long", on_line=print, progress=notes.append)
 
@@ -282,6 +310,37 @@ def test_the_address_given_is_the_one_used(cluster: str, monkeypatch: pytest.Mon
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     assert connect(cluster).get_address() == cluster
     assert os.environ["RAY_ADDRESS"] == os.environ["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:9"
+
+
+def test_a_token_that_is_missing_or_wrong_is_told_with_its_place(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0123456789abcdef-of-another-cluster")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(wrong))
+    with pytest.raises(JobError) as info:
+        connect(cluster)
+    assert info.value.file == cluster
+    assert f"RAY_AUTH_TOKEN_PATH={wrong}" in info.value.problem
+    assert "0123456789abcdef" not in str(info.value)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(JobError) as info:
+        connect(cluster)
+    assert f"{tmp_path}/.ray/auth_token: No such file" in info.value.problem
+    assert "ray get-auth-token" in str(info.value.fix)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text(TOKEN)
+    assert connect(cluster).list_jobs() is not None
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(JobError, match="RAY_AUTH_MODE=disabled"):
+        connect(cluster)
+
+
+def test_a_job_that_is_not_there_is_bad_input(cluster: str) -> None:
+    for command in ("status", "logs", "stop"):
+        result = CliRunner().invoke(main, [command, "nobodys", "--address", cluster])
+        assert (result.exit_code, "nobodys" in result.stderr) == (2, True)
 
 
 def test_no_server_is_told_with_what_to_start() -> None:
@@ -364,7 +423,13 @@ class _Proxy:
         threading.Thread(target=work, daemon=True).start()
 
 
-def test_a_submitted_recipe_gives_the_digest_of_a_local_run(
+def _penstock(*arguments: str) -> tuple[int, Any]:
+    """Run a command of this process; return its status and the JSON object of its last line."""
+    result = CliRunner().invoke(main, [*arguments, "--json"])
+    return result.exit_code, json.loads(result.stdout.splitlines()[-1])
+
+
+def test_a_submitted_recipe_is_stopped_resumed_and_gives_the_digest_of_a_local_run(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command line is fixed, whatever the recipe is called, and names no path."""
@@ -372,33 +437,51 @@ def test_a_submitted_recipe_gives_the_digest_of_a_local_run(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "staged"))
     recipe = tmp_path / "it's; touch $HOME.yaml"
     write_jsonl(tmp_path / "pool.jsonl", documents(120))
-    (tmp_path / "lengths.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
+    waits = tmp_path / "waits"
+    waits.touch()
+    (tmp_path / "lengths.py").write_text(
+        "import os, time\n\ndef score(texts):\n"
+        f"    while os.path.exists({str(waits)!r}):\n        time.sleep(0.05)\n"
+        "    return [len(t) for t in texts]\n"
+    )
     recipe.write_text(
         "work: there\ncorpus: [{path: pool.jsonl}]\nselect: {length: {use: 'lengths:score'}}\n"
         "budget: {tokens: 1_500, rank: length}\ntokenizer: {train: {vocab_size: 384}}\n"
         "shards: {sequence_length: 32}\n"
     )
+    where = ("--address", cluster)
+    sent = CliRunner().invoke(main, ["submit", str(recipe), *where, "--id", "first", "--no-wait"])
+    assert sent.exit_code == 0, sent.output
+    verdicts = _wait_for_files(tmp_path / "there", "*/*/manifest.json")
+    code, found = _penstock("status", "first", *where)
+    [state] = found["jobs"]
+    assert (code, state["job"], state["state"]) == (0, "first", "RUNNING")
+    assert (state["command"], state["recipe"]) == ("curate", recipe.name)
+    assert state["progress"] and state["seconds"] > 0 and state["ended"] is None
+    code, found = _penstock("stop", "first", *where)
+    assert (code, found["jobs"][0]["state"]) == (0, "STOPPED")
+    assert found["jobs"][0]["ended"] >= found["jobs"][0]["started"]
+    log = CliRunner().invoke(main, ["logs", "first", *where])
+    assert log.exit_code == 0 and state["progress"] in log.output
+    waits.unlink()
+    made = {one: one.stat().st_mtime_ns for one in verdicts}
     lines: list[str] = []
     status = submit(recipe, "curate", cluster, on_line=lines.append, progress=print)
     assert status == 0, "\n".join(lines)
+    assert made == {one: one.stat().st_mtime_ns for one in verdicts}, "made again"
     local = curate(load_recipe(recipe, ["work=here"]), LocalRunner(1))
     summary = json.loads(lines[-1])
     assert summary["digest"] == local.shards.digest
     assert Path(summary["shards"]).parent == tmp_path / "there" / "shards"
-    status = submit(
-        recipe,
-        "curate",
-        cluster,
-        settings=["budget.tokens=1_000_000"],
-        on_line=lines.append,
-        progress=print,
-    )
-    assert status == 2
-    assert any("budget.tokens: asked for" in line for line in lines)
     assert not list((tmp_path / "staged").glob("penstock-job-*")), "the staged copy is left"
     jobs = connect(cluster).list_jobs()
     jobs = [job for job in jobs if job.metadata.get("recipe") == recipe.name]
     assert len(jobs) == 2
+    listed = _penstock("status", *where)[1]["jobs"]
+    assert [one["state"] for one in listed[:2]] == ["SUCCEEDED", "STOPPED"]
+    assert listed[0]["exit_status"] == 0
+    assert TOKEN not in json.dumps(listed) + log.output + sent.output + "".join(lines)
     for job in jobs:
+        assert TOKEN not in repr(job)
         assert job.entrypoint == "python -m penstock curate recipe.yaml --runner ray --json"
         assert str(tmp_path) not in str(job.metadata)

@@ -1,0 +1,123 @@
+"""Commands for jobs on a cluster: submit one, see its state and log, stop it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from penstock.jobs.options import Command, on_console, on_trust
+from penstock.jobs.terminal import write_line
+
+if TYPE_CHECKING:  # commands import what they use
+    from penstock.jobs.console import Console
+
+__all__ = ["JOBS"]
+
+
+def _on_server(command: Command) -> Command:
+    return click.option(
+        "--address",
+        default="http://127.0.0.1:8265",
+        show_default=True,
+        help="The job server; its port can be forwarded with `ray dashboard`.",
+    )(command)
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_on_server
+@click.option(
+    "--job",
+    type=click.Choice(["curate", "train", "compare"]),
+    default="curate",
+    show_default=True,
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key.")
+@click.option("--id", "submission_id", help="Names the job; the same name is never run twice.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the job is accepted.")
+@on_trust
+@click.option("--json", "as_json", is_flag=True, help="The job's JSON is the last line as it is.")
+def submit(recipe: Path, job: str, address: str, no_wait: bool, as_json: bool, **sent: Any) -> None:
+    """Run a command on a Ray cluster, follow its log, exit with its status."""
+    from penstock.jobs.submit import submit as run
+
+    status = run(
+        recipe,
+        job,
+        address,
+        follow=not no_wait,
+        on_line=write_line,
+        progress=lambda line: write_line(line, sys.stderr),
+        **sent,
+    )
+    sys.exit(status)
+
+
+@click.command()
+@click.argument("job", required=False)
+@_on_server
+@on_console
+def status(console: Console, job: str | None, address: str) -> None:
+    """Show the state of the jobs on a cluster, or of one: times, recipe, last progress line."""
+    from penstock.jobs.job_server import connect
+    from penstock.jobs.job_states import job_state, list_states
+
+    client = connect(address)
+    states = [job_state(client, job)] if job else list_states(client)
+    console.table(
+        ("job", "state", "started (UTC)", "seconds", "recipe", "progress"),
+        [
+            (
+                one.job,
+                one.state,
+                (one.started or "")[:19],
+                "" if one.seconds is None else f"{one.seconds:,.0f}",
+                f"{one.command or ''} {one.recipe or ''}".strip(),
+                one.progress or "",
+            )
+            for one in states
+        ],
+    )
+    if job and states[0].message:
+        console.write(states[0].message)
+    console.result({"jobs": [one.summary() for one in states]})
+
+
+@click.command()
+@click.argument("job")
+@_on_server
+@click.option("--follow", is_flag=True, help="Wait for further lines; exit with the job's status.")
+def logs(job: str, address: str, follow: bool) -> None:
+    """Print the log of a job on a cluster."""
+    from penstock.jobs.job_server import connect
+    from penstock.jobs.job_states import known_job
+    from penstock.jobs.submit import follow_submitted, print_log
+
+    client = connect(address)
+    known_job(client, job)
+    if not follow:
+        print_log(client, job, write_line)
+        return
+    progress = lambda line: write_line(line, sys.stderr)  # noqa: E731
+    sys.exit(follow_submitted(client, job, write_line, progress))
+
+
+@click.command()
+@click.argument("job")
+@_on_server
+@on_console
+def stop(console: Console, job: str, address: str) -> None:
+    """Stop a job on a cluster, and wait until it has ended; what it has finished is kept."""
+    from penstock.jobs.job_server import connect
+    from penstock.jobs.job_states import stop_job
+
+    state = stop_job(connect(address), job, progress=console.progress)
+    console.write(f"job {state.job}: {state.state}")
+    console.result({"jobs": [state.summary()]})
+
+
+JOBS = (submit, status, logs, stop)
+"""The commands, which :mod:`penstock.jobs.cli` adds to its group."""

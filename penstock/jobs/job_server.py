@@ -1,0 +1,172 @@
+"""A Ray job server: a client with timeouts, the cluster's token, and errors that name the fix.
+
+Ray 2.60 switches token authentication on where ``ray start`` finds a token, but its client sends
+the token only where ``RAY_AUTH_MODE=token`` is set: a head that has ``~/.ray/auth_token`` refused
+every job. The client here sends the token that Ray would find, unless ``RAY_AUTH_MODE`` is
+``disabled``. The token is in the header of requests and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from penstock import extras
+from penstock.errors import BadInput, JobError
+from penstock.redaction import Secret
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+__all__ = ["ADDRESS", "Token", "connect", "find_job", "find_token"]
+
+ADDRESS = "http://127.0.0.1:8265"
+"""Where Ray's job server listens, and where ``ray dashboard`` forwards it to."""
+
+_CHATTY = (
+    "ray._private.authentication.http_token_authentication",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of every upload and every closed stream."""
+
+_UNAUTHORISED, _FORBIDDEN = 401, 403
+_LONGEST_TOKEN = 65_536
+"""Bytes of a token that are read; a file that is longer is not one."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Token:
+    """The cluster's token, or why there is none."""
+
+    value: str
+    """Empty where none was found."""
+
+    place: str
+    """Where it was found, or where it was looked for and what was found there."""
+
+    def __repr__(self) -> str:
+        return f"<Token of {self.place}>"
+
+
+def find_token(environment: Mapping[str, str] = os.environ) -> Token:
+    """Find the token as Ray does, though whatever ``RAY_AUTH_MODE`` is except ``disabled``.
+
+    The first that is set of ``RAY_AUTH_TOKEN``, the file that ``RAY_AUTH_TOKEN_PATH`` names, and
+    ``~/.ray/auth_token``.
+    """
+    if environment.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return Token("", "RAY_AUTH_MODE=disabled: none is sent")
+    if value := environment.get("RAY_AUTH_TOKEN", "").strip():
+        return Token(value, "RAY_AUTH_TOKEN")
+    looked = ["RAY_AUTH_TOKEN: not set"]
+    own = environment.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(own or "~/.ray/auth_token").expanduser()
+    name = f"RAY_AUTH_TOKEN_PATH={path}" if own else str(path)
+    if not own:
+        looked.append("RAY_AUTH_TOKEN_PATH: not set")
+    try:
+        with open(path, "rb") as file:
+            value = file.read(_LONGEST_TOKEN + 1).decode("ascii").strip()
+    except OSError as error:
+        looked.append(f"{name}: {error.strerror}")
+    except UnicodeDecodeError:
+        looked.append(f"{name}: not a token, which has ASCII characters only")
+    else:
+        if len(value.split()) == 1 and len(value) <= _LONGEST_TOKEN:
+            return Token(value, name)
+        looked.append(f"{name}: {'not a token, which is one word' if value else 'empty'}")
+    return Token("", "; ".join(looked))
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """Return a client of the job server at ``address``.
+
+    Ray's own client lets ``RAY_ADDRESS`` override its argument, and has no timeouts; this one does
+    neither.
+
+    Raises:
+        BadInput: The address is not that of an HTTP server, or Ray is not installed.
+        JobError: No job server answers, or it wants a token and none was found, or it refuses the
+            one that was found.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadInput(key="--address", expected="one like http://127.0.0.1:8265", got=address)
+    with extras.named("ray", "submit"):
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+    token = find_token()
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            # (to connect, between bytes): an upload is answered when it is stored.
+            options.setdefault("timeout", (10, 30 if method == "GET" else 300))
+            try:
+                return super()._do_request(method, endpoint, **options)
+            except AuthenticationError as error:
+                raise _refusal(address, token, str(error.message)) from None
+
+    for name in _CHATTY:  # until the process ends: the client logs while it is followed
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            headers = {"Authorization": f"Bearer {token.value}"} if token.value else None
+            return Client(address, headers=headers)
+    except JobError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise JobError(
+            f"no Ray job server answers ({type(error).__name__})",
+            file=address,
+            fix="start one with `ray start --head` on the cluster's head, or forward its port with "
+            "`ray dashboard ray_cluster.yaml`",
+        ) from None
+
+
+def _refusal(address: str, token: Token, reason: str) -> JobError:
+    """Return the error of a request that was refused for its token, or for the lack of one."""
+    if not token.value:
+        return JobError(
+            f"the job server asks for a token, and there is none here ({token.place})",
+            file=address,
+            fix="on the head `ray get-auth-token` prints it: write it to ~/.ray/auth_token, mode "
+            "0600, or to a file that RAY_AUTH_TOKEN_PATH names",
+        )
+    answer = Secret(token.value).mask(reason.strip().split("\n")[0])
+    return JobError(
+        f"the job server refuses the token of {token.place} ({answer})",
+        file=address,
+        fix="put the token there that the head has: `ray get-auth-token` on the head prints it",
+    )
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def find_job(client: JobSubmissionClient, name: str) -> JobDetails | None:
+    """Return the server's record of a job, or None if it has none.
+
+    Raises:
+        OSError, RuntimeError: The server does not answer, or answers with an error.
+        JobError: It refuses the token.
+    """
+    try:
+        return client.get_job_info(name)
+    except RuntimeError as error:
+        if "status code 404" in str(error):
+            return None
+        raise
