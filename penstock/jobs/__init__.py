@@ -4,6 +4,7 @@
 
     cli                    commands, options, exit status              cli.py, options.py,
       │                                                                looking_commands.py,
+      │                                                                document_commands.py,
       │                                                                job_commands.py,
       │                                                                console.py, terminal.py
       └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
@@ -26,6 +27,11 @@
     why                    the record of one document                  why.py, wanted.py,
                                                                        origins.py, reasons.py,
                                                                        compared_values.py
+    diff                   what came in and went out, and why          diff.py, sides.py, causes.py,
+                                                                       joined_fates.py,
+                                                                       changed_keys.py,
+                                                                       printed_diff.py
+      └─ iter_fates        the fates of all documents, by unit         unit_fates.py
     ls                     the artefacts of a work directory           listing.py
     rm --unused            artefacts that no named recipe reaches      unused.py
     submit, logs           a recipe as a Ray Job, and its log          submit.py, staging.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["describe_values"]
+__all__ = ["describe_limit", "describe_values"]
 
 _LONGEST = 80
 """Characters of a value of the condition that are shown."""
@@ -36,13 +36,18 @@ def describe_values(fate: Mapping[str, Any], all_rules: bool = False) -> Iterato
         yield from _repeated(fate["repeats"])
 
 
+def describe_limit(rule: Mapping[str, Any]) -> str:
+    """Describe a rule with ``value``, ``limit``, ``threshold``, and ``unit`` if there is one."""
+    value, threshold = _numbers(rule["value"], rule["threshold"])
+    unit = f" {rule['unit']}" if rule.get("unit") else ""
+    return f"{rule['rule']}: {value}{unit}, at {rule['limit']} {threshold}"
+
+
 def _rule(rule: Mapping[str, Any]) -> str:
     if rule["value"] is None:
         return str(rule["rule"])
-    value, threshold = _numbers(rule["value"], rule["threshold"])
-    unit = f" {rule['unit']}" if rule["unit"] else ""
     applied = "" if rule["applied"] else "; not applied to a script without spaces"
-    return f"{rule['rule']}: {value}{unit}, at {rule['limit']} {threshold}{applied}"
+    return f"{describe_limit(rule)}{applied}"
 
 
 def _condition(where: Mapping[str, Any]) -> str:
