@@ -70,6 +70,7 @@ MARKS = {
     "tests/pipeline/cleaning/test_verification.py": ["slow"],
     "tests/pipeline/cleaning/test_decontamination.py": ["slow"],
     "tests/pipeline/cleaning/test_verdicts.py": ["slow"],
+    "tests/jobs/browse": ["slow"],
     "tests/personal_data": ["slow"],
     "tests/pipeline/rewriting/test_documents.py": ["slow"],
     "tests/pipeline/rewriting/test_edits.py": ["slow"],

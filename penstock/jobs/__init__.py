@@ -24,6 +24,7 @@
     check, init            a recipe and a sample of its inputs         checking/
     report                 a page of HTML on a cut                     report.py, plots.py
       └─ report.html.jinja its template
+    browse                 changes of a recipe, previewed              browse/
     why                    the record of one document                  why.py, wanted.py,
                                                                        origins.py, reasons.py,
                                                                        compared_values.py

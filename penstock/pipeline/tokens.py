@@ -15,13 +15,13 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
 from penstock.columnar import OwnParquet, read_batches
 from penstock.errors import ArtefactError
 from penstock.pipeline.pool import Pool
@@ -29,7 +29,17 @@ from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath, atomic_file, read_file
 from penstock.tokenization.encoder import TextEncoder
 
-__all__ = ["TokenStore", "Tokenising", "TokensOf", "UnitTokens", "open_tokens"]
+__all__ = [
+    "TokenStore",
+    "Tokenising",
+    "TokensOf",
+    "UnitTokens",
+    "count_tokens",
+    "find_token_files",
+    "open_tokens",
+]
+
+_STAGE, _VERSION = "tokens", 3
 
 _BATCH_BYTES = 2**20
 """Bytes of text in a call of the tokenizer, whose result takes about 35 bytes for each."""
@@ -109,7 +119,7 @@ class TokenStore:
         self.vocab_size = int(tokenizer.facts["vocab_size"])
         self.eos = int(tokenizer.facts["eos"])
         self.bytes_per_token = float(tokenizer.facts["bytes_per_token"])
-        self.dtype = "uint16" if self.vocab_size <= 2**16 else "uint32"
+        self.dtype = _dtype_of(tokenizer)
         self._tokenizer = tokenizer
         self._workspace = workspace
         self._changed = True  # an attempt may have been killed before it published its parts
@@ -117,12 +127,7 @@ class TokenStore:
     @functools.cached_property
     def _draft(self) -> Draft:
         """Open the draft at the first use: finished shards are read without one."""
-        return self._workspace.draft(
-            "tokens",
-            3,
-            {},
-            {"text": self.pool.corpus.facts["text"], "tokenizer": self._tokenizer.fingerprint},
-        )
+        return self._workspace.draft(_STAGE, _VERSION, {}, _inputs(self.pool, self._tokenizer))
 
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[FileRecord, ...]]:
@@ -170,6 +175,54 @@ class TokenStore:
             names = [_part(held.unit, n) for held in self.units() for n in range(len(held.parts))]
             self._draft.publish(sorted(names), {}, growing=True)
             self._changed = False
+
+
+def _inputs(pool: Pool, tokenizer: Artefact) -> dict[str, Any]:
+    return {"text": pool.corpus.facts["text"], "tokenizer": tokenizer.fingerprint}
+
+
+def find_token_files(
+    pool: Pool, tokenizer: Artefact, workspace: Workspace
+) -> tuple[AnyPath, dict[str, tuple[FileRecord, ...]]]:
+    """Find the store's files of a pool's texts; write nothing.
+
+    Returns:
+        The directory of the store, and the files of each unit that has any, by its name. Files
+        that a killed driver did not publish are left out.
+    """
+    name = fingerprint(_STAGE, _VERSION, {}, _inputs(pool, tokenizer))
+    found = workspace.find(_STAGE, name)
+    files: dict[str, tuple[FileRecord, ...]] = {}
+    for record in () if found is None else found.files:
+        unit = record.facts["unit"]
+        files[unit] = (*files.get(unit, ()), record)
+    return workspace.directory(_STAGE, name), files
+
+
+def count_tokens(unit: Unit, rows: np.ndarray, tokenizer: Artefact) -> np.ndarray:
+    """Tokenise documents and keep the counts alone; write nothing.
+
+    Args:
+        unit: A unit of the corpus.
+        rows: (k,) int64, ascending rows of the corpus's unit.
+        tokenizer: The artefact of the tokenizer.
+
+    Returns:
+        (k,) int64 tokens of each, both ends of text included.
+    """
+    definition = read_file(tokenizer.verified(tokenizer.files[0])).decode("utf-8")
+    own = tokenizer.facts
+    encoder = TextEncoder.shared(definition, int(own["eos"]), json.dumps(own["encoder"]))
+    dtype = _dtype_of(tokenizer)
+    sizes = [np.empty(0, dtype=np.int64)]
+    for _, texts in _texts_of(unit, rows):
+        counts = [len(ids) for ids in encoder.documents(texts, dtype)]
+        sizes.append(np.array(counts, dtype=np.int64))
+    return np.concatenate(sizes)
+
+
+def _dtype_of(tokenizer: Artefact) -> str:
+    return "uint16" if int(tokenizer.facts["vocab_size"]) <= 2**16 else "uint32"
 
 
 def open_tokens(

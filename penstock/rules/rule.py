@@ -45,7 +45,10 @@ class Rule:
 
     def fails(self, counts: Counts, threshold: float) -> np.ndarray:
         """Return which documents fail: (n,) bool. A value equal to the threshold passes."""
-        value = self.value(counts)
+        return self.beyond(self.value(counts), threshold)
+
+    def beyond(self, value: np.ndarray, threshold: float) -> np.ndarray:
+        """Compare (n,) float64 values with a threshold: (n,) bool, true where a document fails."""
         return value < threshold if self.limit == "least" else value > threshold
 
 

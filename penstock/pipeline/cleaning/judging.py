@@ -28,7 +28,16 @@ from penstock.rules.languages import Languages
 from penstock.storage import AnyPath, atomic_file
 from penstock.text_hashes import EMPTY, hash_words
 
-__all__ = ["BUCKETS", "ENTRY", "Judging", "UnitGroup", "judge", "kept_files", "named_columns"]
+__all__ = [
+    "BUCKETS",
+    "ENTRY",
+    "FirstReasons",
+    "Judging",
+    "UnitGroup",
+    "judge",
+    "kept_files",
+    "named_columns",
+]
 
 BUCKETS = 1024
 """Groups of a file of hashes, by the upper ten bits; a range is one or more of them."""
@@ -93,7 +102,7 @@ def judge(group: UnitGroup, shared: Judging) -> list[FileRecord]:
     settings = shared.settings
     rows = pa.concat_tables([unit.read_rows(["normal"]) for unit in group.units])
     hashes = hash_words(rows.column("normal"))
-    reasons = _Reasons(len(hashes))
+    reasons = FirstReasons(len(hashes))
     reasons.add((hashes == EMPTY).all(axis=1))
     records: list[FileRecord] = []
     names = [*(one.name for one in settings.rules), *(own.rule for own in settings.functions)]
@@ -219,7 +228,7 @@ def _send_members(
     return choice.send(group.number, np.concatenate(numbers), Members.joined(members), **facts)
 
 
-class _Reasons:
+class FirstReasons:
     """The first reason of each document, as reasons are added in the order of accounting."""
 
     def __init__(self, count: int) -> None:

@@ -34,7 +34,7 @@ from penstock.pipeline.runner import Runner
 from penstock.recipe_draw import Uniform
 from penstock.storage import AnyPath
 
-__all__ = ["Best", "find_best"]
+__all__ = ["Best", "equal_scores", "find_best", "text_of_best"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +97,12 @@ def find_best(
         text = np.zeros(len(quotas), dtype=np.int64)
         for _, part in runner.run(_count_text, items, len(quotas)):
             text += part
-        share = Fraction(repr(uniform.keep))
 
         def tallies(own: Sequence[Prefix | None], width: int) -> Iterator[DigitSums]:
             for _, sums in runner.run(_sum_text, items, (own, width)):
                 yield sums
 
-        wanted = [math.ceil(share * total) for total in text.tolist()]
+        wanted = text_of_best(uniform.keep, text.tolist())
         prefixes = [cutoff.prefix for cutoff in find_cutoffs(wanted, tallies)]
     above = -math.inf if uniform.above is None else uniform.above
     bounds = _Bounds(directory=directory, groups=len(quotas), prefixes=prefixes, above=above)
@@ -124,6 +123,21 @@ def find_best(
             {"source": quota.name, "documents": count, "bytes": size, "lowest": score}
             for (quota, count, size), score in zip(counted, scores)
         ],
+    )
+
+
+def text_of_best(keep: float, text: Sequence[int]) -> list[int]:
+    """Return the bytes of text of the best documents of each group, which has ``text`` bytes."""
+    share = Fraction(repr(keep))
+    return [math.ceil(share * total) for total in text]
+
+
+def equal_scores(order: Order, best: np.ndarray) -> Order:
+    """Give documents that are among the best, (n,) bool, one score; the others get no group."""
+    return Order(
+        np.full_like(order.key, order_bits(np.zeros(1, np.float32))[0]),
+        order.tie,
+        np.where(best, order.group, np.int16(-1)),
     )
 
 
@@ -154,13 +168,5 @@ def _write_best(orders: Sequence[OrderedUnit], bounds: _Bounds) -> _Tally:
         np.add.at(documents, group, 1)
         np.add.at(sizes, group, own[best])
         np.minimum.at(lowest, group, order.key[best])
-        write_order(
-            ordered._replace(directory=bounds.directory),
-            Order(
-                np.full_like(order.key, order_bits(np.zeros(1, np.float32))[0]),
-                order.tie,
-                np.where(best, order.group, np.int16(-1)),
-            ),
-            own,
-        )
+        write_order(ordered._replace(directory=bounds.directory), equal_scores(order, best), own)
     return _Tally(documents, sizes, lowest)

@@ -29,11 +29,16 @@ from penstock.recipe import Budget
 from penstock.storage import AnyPath, atomic_file
 
 __all__ = [
+    "GUMBEL",
+    "RANDOM",
     "TIE",
     "OrderedUnit",
     "Ordering",
     "batches",
+    "document_scores",
     "make_orders",
+    "mid_quantiles",
+    "order_of",
     "order_unit",
     "plan_orders",
     "write_order",
@@ -41,6 +46,12 @@ __all__ = [
 
 TIE = "tie"
 """Purpose of the hash of (seed, document) that orders documents of equal scores."""
+
+GUMBEL = "gumbel"
+"""Purpose of the hash that is the noise of a draw with a temperature."""
+
+RANDOM = "random"
+"""Purpose of the hash that is the score of ``rank: random``."""
 
 _TASK_DOCUMENTS = 1 << 20
 """Documents of one task of a pass: 60 real units, so that there are fewer tasks and results than
@@ -166,9 +177,9 @@ def _values(
     name: str, item: Item, columns: Mapping[str, AnyPath], rows: pa.Table | None, seed: int
 ) -> np.ndarray:
     """Read a unit's scores in a column, or draw them: (n,) float32."""
-    if name == "random":
+    if name == RANDOM:
         assert rows is not None
-        return uniform(hash_documents(rows, mix(seed, "random"))).astype(np.float32)
+        return uniform(hash_documents(rows, mix(seed, RANDOM))).astype(np.float32)
     return read_scores(columns[name], item[1][name])
 
 
@@ -187,9 +198,21 @@ def _quantiles(
     quantiles = {}
     for name, gathered in counts.items():
         present, count = gathered.present()
-        middle = np.cumsum(count) - count / 2
-        quantiles[name] = (present.astype(np.uint32), middle / max(1, count.sum()))
+        quantiles[name] = (present.astype(np.uint32), mid_quantiles(count))
     return quantiles
+
+
+def mid_quantiles(count: np.ndarray) -> np.ndarray:
+    """Compute the quantile of the middle of each value's documents.
+
+    Args:
+        count: (m,) int64 documents of each value, ascending by value; 0 changes no other value.
+
+    Returns:
+        (m,) float64 from 0 to 1.
+    """
+    middle: np.ndarray = (np.cumsum(count) - count / 2) / max(1, count.sum())
+    return middle
 
 
 class _ValueCounts:
@@ -225,7 +248,7 @@ def _count_values(
     item: Item, shared: tuple[Sequence[str], Mapping[str, AnyPath], int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     names, columns, seed = shared
-    rows = item[0].read_rows(["id", "hash"]) if "random" in names else None
+    rows = item[0].read_rows(["id", "hash"]) if RANDOM in names else None
     found = {}
     for name in names:
         scores = _values(name, item, columns, rows, seed)
@@ -250,30 +273,68 @@ def order_unit(item: Item, plan: Ordering) -> tuple[Order, np.ndarray]:
     """
     unit, _ = item
     table = unit.read_rows(["id", "hash", "source", "bytes"])
-    total = np.zeros(len(table), dtype=np.float64)
-    for name, weight in plan.ranks.items():
+    parts: dict[str, np.ndarray] = {}
+    for name in plan.ranks:
         values = _values(name, item, plan.columns, table, plan.seed)
         if plan.quantiles:
             rising, quantile = plan.quantiles[name]
             high = order_bits(np.nan_to_num(values)) >> np.uint32(8)
             place = np.minimum(np.searchsorted(rising, high), len(rising) - 1)
-            total += np.where(np.isnan(values), np.nan, weight * quantile[place])
-        else:
-            total += values
-    if plan.temperature is not None:
-        draws = uniform(hash_documents(table, mix(plan.seed, "gumbel")))
-        # As score / temperature + noise, times the temperature: small ones cannot overflow.
-        total -= plan.temperature * np.log(-np.log(draws))
-    scores = total.astype(np.float32)
-    excluded = np.isnan(scores)
+            values = np.where(np.isnan(values), np.nan, quantile[place])
+        parts[name] = values
+    noise = None if plan.temperature is None else hash_documents(table, mix(plan.seed, GUMBEL))
+    scores = document_scores(plan.ranks, parts, plan.temperature, noise)
     sources = table.column("source").combine_chunks().dictionary_encode()
     of_source = np.array(
         [plan.groups.get(name, plan.rest) for name in sources.dictionary.to_pylist()],
         dtype=np.int16,
     )
-    order = Order(
-        key=order_bits(np.where(excluded, np.float32(0), scores)),
-        tie=hash_documents(table, mix(plan.seed, TIE)),
-        group=np.where(excluded, np.int16(-1), of_source[sources.indices.to_numpy()]),
-    )
+    tie = hash_documents(table, mix(plan.seed, TIE))
+    order = order_of(scores, tie, of_source[sources.indices.to_numpy()])
     return order, table.column("bytes").to_numpy()
+
+
+def document_scores(
+    ranks: Mapping[str, float],
+    parts: Mapping[str, np.ndarray],
+    temperature: float | None,
+    noise: np.ndarray | None,
+) -> np.ndarray:
+    """Combine the columns of ``budget.rank``, and add the noise of a Gumbel draw.
+
+    Args:
+        ranks: The weight of each column.
+        parts: Of each column (n,) quantiles, float64; of a single column its scores, float32. NaN
+            excludes a document.
+        temperature: Of a Gumbel draw; None without noise.
+        noise: (n,) uint64 hashes of the documents for :data:`GUMBEL`; None without a temperature.
+
+    Returns:
+        (n,) float32.
+    """
+    size = len(next(iter(parts.values())))
+    total = np.zeros(size, dtype=np.float64)
+    # Float sums depend on the order of their terms.
+    for name, weight in sorted(ranks.items()):
+        total += parts[name] if len(ranks) == 1 else weight * parts[name]
+    if temperature is not None:
+        assert noise is not None
+        # As score / temperature + noise, times the temperature: small ones cannot overflow.
+        total -= temperature * np.log(-np.log(uniform(noise)))
+    return total.astype(np.float32)
+
+
+def order_of(scores: np.ndarray, tie: np.ndarray, group: np.ndarray) -> Order:
+    """Make the sort keys of documents.
+
+    Args:
+        scores: (n,) float32; NaN may not be taken.
+        tie: (n,) uint64 hashes of the documents for :data:`TIE`.
+        group: (n,) int16: the group whose quota each counts against.
+    """
+    excluded = np.isnan(scores)
+    return Order(
+        key=order_bits(np.where(excluded, np.float32(0), scores)),
+        tie=tie,
+        group=np.where(excluded, np.int16(-1), group),
+    )

@@ -40,7 +40,14 @@ from penstock.pipeline.tokens import Tokenising, TokenStore, UnitTokens
 from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["CandidateTable", "Candidates", "Found", "search_budget", "write_candidates"]
+__all__ = [
+    "CandidateTable",
+    "Candidates",
+    "Found",
+    "reduce_quotas",
+    "search_budget",
+    "write_candidates",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +200,7 @@ def search_budget(
     """
     wanted = [quota.tokens for quota in quotas]
     if not allow_short:
-        _refuse_hopeless(quotas, length, bytes_per_token)
+        refuse_hopeless(quotas, length, bytes_per_token)
     bytes_wanted = [int(count * bytes_per_token * _MARGIN) for count in wanted]
     for number in itertools.count():
         planned = find_cutoffs(bytes_wanted, _tallies(orders, runner, None), _SLACK)
@@ -209,11 +216,33 @@ def search_budget(
             bytes_wanted[group] = int(bytes_wanted[group] * missing * _MARGIN) + 1
     if not short:
         return Found(found, candidates)
-    totals = [cutoff.total for cutoff in found]
-    wanted = [min(count, total // length * length) for count, total in zip(wanted, totals)]
-    if not (allow_short and any(wanted)):
-        raise _too_small(quotas, length, short, totals, "")
+    wanted = reduce_quotas(quotas, found, length, allow_short)
     return Found(find_cutoffs(wanted, _tallies(orders, runner, candidates)), candidates)
+
+
+def reduce_quotas(
+    quotas: Sequence[Quota], found: Sequence[Cutoff], length: int, allow_short: bool
+) -> list[int]:
+    """Reduce the quotas that are more than their groups hold to the whole sequences there.
+
+    Args:
+        quotas: The quota of each group.
+        found: The cutoff of each group, at its whole quota.
+        length: Tokens of a sequence.
+        allow_short: Whether that is allowed.
+
+    Returns:
+        The tokens of each group.
+
+    Raises:
+        BudgetError: A group holds fewer tokens than its quota, or no document may be taken.
+    """
+    totals = [cutoff.total for cutoff in found]
+    wanted = [min(quota.tokens, total // length * length) for quota, total in zip(quotas, totals)]
+    short = [group for group, cutoff in enumerate(found) if cutoff.short]
+    if short and not (allow_short and any(wanted)):
+        raise _too_small(quotas, length, short, totals, "")
+    return wanted
 
 
 def _tallies(
@@ -229,12 +258,20 @@ def _tallies(
     return tallies
 
 
-def _refuse_hopeless(quotas: Sequence[Quota], length: int, bytes_per_token: float) -> None:
+def refuse_hopeless(quotas: Sequence[Quota], length: int, bytes_per_token: float) -> None:
     """Refuse, before tokenising, a budget that the pool cannot hold by any estimate.
 
     Bytes per token are measured over the whole pool; a single source may have several times as
     many tokens for its bytes, so a share is refused early only above one token a byte (and two ends
     of text a document).
+
+    Args:
+        quotas: The quota of each group.
+        length: Tokens of a sequence.
+        bytes_per_token: Bytes of text for each token, over the whole pool.
+
+    Raises:
+        BudgetError: That is so.
     """
     estimates = [int(quota.pool_bytes / bytes_per_token) + quota.pool_documents for quota in quotas]
     most = (

@@ -1,0 +1,13 @@
+"""Preview changes of a finished recipe in a browser: what each would take and drop, at once.
+
+::
+
+    columns.py     DocumentColumns: ids, sources, scores, tokens of every document, in memory
+    exclusions.py  CleanColumns: first reasons under another condition or other thresholds
+    cutting.py     cut_in_memory: the engine's cut of a budget over these columns
+    changes.py     a change of a recipe: its keys, as YAML and as options --set
+    preview.py     BrowsedRecipe: a change -> Previewed, with the counts of Preview
+
+Verdicts and cuts are expressions over columns, so nothing is scored again, and nothing is written.
+An answer that only ``curate`` can give says so (:attr:`~.preview.Preview.needs`).
+"""
