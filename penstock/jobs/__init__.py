@@ -32,6 +32,7 @@
                                                                        joined_fates.py,
                                                                        changed_keys.py,
                                                                        printed_diff.py
+    sample                 documents drawn from any place              sample.py, edge.py
       └─ iter_fates        the fates of all documents, by unit         unit_fates.py
     ls                     the artefacts of a work directory           listing.py
     rm --unused            artefacts that no named recipe reaches      unused.py

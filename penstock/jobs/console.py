@@ -202,6 +202,20 @@ class Console:
         if "text" in fate:
             self.write(f"  text: {excerpt(fate['text'])}")
 
+    def sampled(self, document: dict[str, Any]) -> None:
+        """Print a document that was drawn: what happened to it, and the beginning of its text."""
+        parts = [document["fate"]]
+        if "rule" in document:
+            parts.append(f"rule {document['rule']}")
+        if "error" in document:
+            parts.append(f"{document['place']}: {document['error']}")
+        if "tokens" in document:
+            parts.append(f"{document['tokens']:,} tokens")
+        for name, score in document.get("scores", {}).items():
+            parts.append(f"no score in {name}" if score is None else f"{name} {score:.6g}")
+        self.write(f"{document['id']} ({document['source']}): {', '.join(parts)}")
+        self.write(f"    {self._out.fitted(excerpt(document['text'], 1000), 3, indent=4)}")
+
     def trained(self, result: RunResult) -> None:
         """Print the tokens, the loss and the evaluations of a run, with standard errors."""
         self.write(f"{result.tokens:,} tokens, loss {result.loss:.4f}")

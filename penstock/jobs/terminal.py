@@ -13,6 +13,7 @@ import os
 import sys
 from typing import IO, Any
 
+import rich.cells
 import rich.console
 import rich.text
 
@@ -58,6 +59,20 @@ class LineConsole(rich.console.Console):
     def shown(line: str) -> rich.text.Text:
         """Return a text for a line or the cell of a table."""
         return rich.text.Text(terminal_text(line))
+
+    def fitted(self, line: str, lines: int, indent: int = 0) -> str:
+        """Return a line, escaped, cut to what a number of lines of the terminal show.
+
+        Args:
+            line: Any text.
+            lines: Lines of the terminal.
+            indent: Columns that are used before it.
+        """
+        shown = terminal_text(line)
+        room = self.width * lines - indent
+        if rich.cells.cell_len(shown) <= room:
+            return shown
+        return f"{rich.cells.set_cell_size(shown, room - 2).rstrip()} …"
 
     def on_broken_pipe(self) -> None:
         _drop_output(self.file)

@@ -20,7 +20,7 @@ from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.units import Unit, base_of, generations, units_of
 
-__all__ = ["Fate", "UnitFates", "iter_fates"]
+__all__ = ["Fate", "UnitFates", "iter_fates", "read_texts"]
 
 
 class Fate(IntEnum):
@@ -66,23 +66,24 @@ class UnitFates:
     cut_score: np.ndarray
     """(n,) float32, the score by which the cut took each, after mixture and noise; else NaN."""
 
-    def texts(self, which: np.ndarray) -> list[str]:
-        """Read the texts of some documents, a row group at a time.
 
-        Args:
-            which: (m,) int64 positions among the n, ascending.
-        """
-        wanted, start = self.rows[which], 0
-        found: list[str] = []
-        with OwnParquet(self.unit.path()) as file:
-            for group in range(file.num_row_groups):
-                end = start + file.metadata.row_group(group).num_rows
-                own = wanted[(wanted >= start) & (wanted < end)] - start
-                if len(own):
-                    column = file.read_row_group(group, ["text"]).column("text")
-                    found += column.take(pa.array(own)).to_pylist()
-                start = end
-        return found
+def read_texts(unit: Unit, rows: np.ndarray) -> list[str]:
+    """Read the texts of some documents of a corpus's unit, a row group at a time.
+
+    Args:
+        unit: The unit; which rows a pool keeps of it makes no difference.
+        rows: (m,) int64, ascending.
+    """
+    start, found = 0, []
+    with OwnParquet(unit.path()) as file:
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            own = rows[(rows >= start) & (rows < end)] - start
+            if len(own):
+                column = file.read_row_group(group, ["text"]).column("text")
+                found += column.take(pa.array(own)).to_pylist()
+            start = end
+    return found
 
 
 def iter_fates(
