@@ -9,8 +9,9 @@ cleaned and decontaminated. There are six tasks: three evaluation files, and a f
 of three target files, which no selector sees. Selectors with a target have ARC-Easy and the rest
 of OpenBookQA; those two tasks are *aimed* at, the others are apart. The parts, in order:
 
-1. ``pool``, ``free``: every selector, six combinations and controls, with the pool's shares of
-   sources and with free ones, five seeds fixed beforehand, random at up to 8 times the tokens;
+1. ``pool``, ``free``: every selector, six combinations, controls and ``crisp`` as weights of
+   losses, with the pool's shares of sources and with free ones, five seeds fixed beforehand,
+   random at up to 8 times the tokens;
 2. ``small``: all arms with fewer weights and tokens;
 3. ``rate``: a third of the learning rate for the four best arms;
 4. ``second``: the six best arms with more weights and tokens, random at up to 8 times;
@@ -76,6 +77,9 @@ TOGETHER: Mapping[str, Mapping[str, float]] = {
     "dsir + fineweb-edu": {"dsir": 0.7, "fineweb-edu": 0.3},
     "preselect + ingenious": {"preselect": 0.7, "ingenious": 0.3},
 }
+
+WEIGHTED = "crisp as weights"
+"""The arm that trains on random's cut, with the importance of `crisp` as weights of losses."""
 
 CONTROLS = ("betr", "dclm", "preselect")
 """Selectors whose means by length and by source are arms, too."""
@@ -199,6 +203,12 @@ class Bench:
                     named[f"{name}_by_{by}"] = {"use": "mean_of", "column": name, "by": by}
         return named
 
+    def importance(self, arms: Sequence[str]) -> dict[str, Any]:
+        """Return the column of :data:`WEIGHTED`, if that is among the arms."""
+        target = [str(path) for path in self.tasks.aim]
+        crisp = {"use": "crisp", "gives": "weight", "target": target}
+        return {"importance": crisp} if WEIGHTED in arms else {}
+
     def recipe(
         self,
         size: Size,
@@ -212,11 +222,12 @@ class Bench:
         Args:
             size: Model and budget.
             select: The selectors.
-            arms: Names of selectors and of :data:`TOGETHER`, beside :data:`FIRST` and random.
+            arms: Names of selectors, of :data:`TOGETHER` and :data:`WEIGHTED`, beside
+                :data:`FIRST` and random.
             shares: ``pool``, or None for free shares.
             lr: Factor of the learning rate.
         """
-        ranks = {name: TOGETHER.get(name, name) for name in arms if name != FIRST}
+        own = {name: _arm(name) for name in arms if name != FIRST}
         layers, width, heads = size.shape
         return parse_recipe(
             {
@@ -224,7 +235,7 @@ class Bench:
                 "work": str(self.work),
                 "corpus": [{"path": str(self.data / "pool" / "*.zst")}],
                 "clean": dict(self.settings.clean),
-                "select": dict(select),
+                "select": {**select, **self.importance(arms)},
                 "budget": {
                     "tokens": size.tokens,
                     "rank": FIRST,
@@ -243,7 +254,7 @@ class Bench:
                 "compare": {
                     "arms": {
                         "random": {"budget": {"rank": "random"}},
-                        **{name: {"budget": {"rank": rank}} for name, rank in ranks.items()},
+                        **own,
                     },
                     "seeds": list(size.seeds),
                     "baseline_multiples": list(size.multiples),
@@ -392,6 +403,7 @@ def _parts(bench: Bench, wanted: Sequence[str]) -> Iterator[tuple[str, list[str]
     select = bench.selectors(bench.ladder())
     arms = [name for name in select if name != FIRST]
     arms += [name for name, rank in TOGETHER.items() if set(rank) <= set(select)]
+    arms.append(WEIGHTED)
     first: dict[str | None, Comparison] = {}
     for part, shares, title in (
         ("pool", "pool", "The pool's shares of sources"),
@@ -454,6 +466,17 @@ def _parts(bench: Bench, wanted: Sequence[str]) -> Iterator[tuple[str, list[str]
         return
     tasks = [*aimed, *others]
     yield "order", ["### Order of the arms at two sizes", "", *agreement_table(sizes, tasks)]
+
+
+def _arm(name: str) -> dict[str, Any]:
+    """Return what an arm of this name changes in the recipe."""
+    if name != WEIGHTED:
+        return {"budget": {"rank": TOGETHER.get(name, name)}}
+    return {
+        "budget": {"rank": "random"},
+        "shards": {"carry": "importance"},
+        "train": {"reweight": {"use": "carried", "sample": "document"}},
+    }
 
 
 def _with_few(size: Size) -> Size:
