@@ -159,6 +159,8 @@ class Bench:
     settings: Settings
     runner: LocalRunner
     progress: Callable[[str], None]
+    only: Sequence[str] = ()
+    """Names of the arms beside :data:`FIRST`; empty for all."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Arms that could not be made, with the reason."""
 
@@ -348,6 +350,7 @@ def main() -> None:
         settings=TINY if arguments.tiny else FULL,
         runner=LocalRunner(),
         progress=progress,
+        only=arguments.arms,
     )
     first = bench.settings.first
     first = replace(
@@ -377,6 +380,12 @@ def _arguments() -> argparse.Namespace:
         default=PARTS,
         help=f"parts to write, of {','.join(PARTS)}; what they need is made, too",
     )
+    parser.add_argument(
+        "--arms",
+        type=lambda text: text.split(","),
+        default=(),
+        help=f"arms beside {FIRST} and random; all by default",
+    )
     for name, default in (("multiples", "1,2,4,8"), ("seeds", "1,2,3,4,5")):
         parser.add_argument(
             f"--{name}",
@@ -404,6 +413,9 @@ def _parts(bench: Bench, wanted: Sequence[str]) -> Iterator[tuple[str, list[str]
     arms = [name for name in select if name != FIRST]
     arms += [name for name, rank in TOGETHER.items() if set(rank) <= set(select)]
     arms.append(WEIGHTED)
+    if unknown := set(bench.only) - {*arms}:
+        sys.exit(f"--arms: {', '.join(sorted(unknown))}: expected some of {', '.join(arms)}")
+    arms = [name for name in arms if not bench.only or name in bench.only]
     first: dict[str | None, Comparison] = {}
     for part, shares, title in (
         ("pool", "pool", "The pool's shares of sources"),
