@@ -124,7 +124,7 @@ def _check(curated: Curated | PartiallyCurated, sample: Sample) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _MayBeDrawn:
     """A document that may be drawn."""
 
     unit: Unit
@@ -137,7 +137,7 @@ def _by_hash(
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the documents with the lowest hashes, and the number of all."""
     key = mix(sample.seed, "sample")
-    best: list[tuple[int, int, _Place | dict[str, Any]]] = []
+    best: list[tuple[int, int, _MayBeDrawn | dict[str, Any]]] = []
     of = serial = 0
     sources: set[str] = set()
     cut = curated.cut if isinstance(curated, Curated) else None
@@ -150,7 +150,9 @@ def _by_hash(
         found = []
         for at in few.tolist():
             serial += 1
-            place = _Place(fates.unit, int(fates.rows[rows[at]]), _record(fates, int(rows[at])))
+            place = _MayBeDrawn(
+                fates.unit, int(fates.rows[rows[at]]), _record(fates, int(rows[at]))
+            )
             found.append((int(hashes[at]), serial, place))
         best = heapq.nsmallest(count, [*best, *found], key=lambda one: one[:2])
     if sample.place in (None, "quarantined") and sample.rule is None:
@@ -189,7 +191,9 @@ def _read_places(curated: Curated, places: list[tuple[int, int]]) -> list[dict[s
         wanted.setdefault(number, []).append(row)
     for fates in iter_fates(curated.pool, curated.columns, curated.cut):
         for row in wanted.pop(fates.unit.number, ()):
-            found[fates.unit.number, row] = _with_text(_Place(fates.unit, row, _record(fates, row)))
+            found[fates.unit.number, row] = _with_text(
+                _MayBeDrawn(fates.unit, row, _record(fates, row))
+            )
         if not wanted:
             break
     return [found[place] for place in places]
@@ -209,7 +213,7 @@ def _record(fates: UnitFates, row: int) -> dict[str, Any]:
     return record
 
 
-def _with_text(place: _Place) -> dict[str, Any]:
+def _with_text(place: _MayBeDrawn) -> dict[str, Any]:
     (text,) = read_texts(place.unit, np.array([place.row]))
     return {**place.record, "text": text}
 
