@@ -156,7 +156,8 @@ def test_only_a_runner_that_was_started_here_is_closed(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
     pytest.importorskip("torch")
-    from penstock.jobs import api, compare, report
+    from penstock.jobs import api, compare
+    from penstock.jobs.report import page
     from penstock.trainers import run
 
     events: list[str] = []
@@ -171,7 +172,7 @@ def test_only_a_runner_that_was_started_here_is_closed(
     monkeypatch.setattr(Watched, "closed", events, raising=False)
     monkeypatch.setattr(run, "train_all", train_all)
     monkeypatch.setattr(compare, "train_all", train_all)
-    monkeypatch.setattr(report, "write_comparison", lambda comparison: [])
+    monkeypatch.setattr(page, "write_comparison", lambda comparison: [])
     monkeypatch.setattr(api, "open_runner", lambda kind, workers: Watched(1))
     write_jsonl(recipe.parent / "held_out.jsonl", documents(3))
     settings = ["evaluate=[held_out.jsonl]", "compare.arms.random.budget.rank=random"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from penstock.artefact import Workspace
 from penstock.errors import InputError, RecipeError
-from penstock.jobs import report
+from penstock.jobs.report import page
 from penstock.recipe_file import parse_recipe
 from penstock.redaction import Secret, mask_addresses, mask_values
 from penstock.storage import path_problem
@@ -146,7 +146,7 @@ def test_a_report_shows_a_recipe_without_secrets(tmp_path: Path) -> None:
         "select": {"mine": own},
         "budget": {"tokens": 1, "rank": "mine"},
     }
-    shown = report._shown(parse_recipe(tree, tmp_path))
+    shown = page._shown(parse_recipe(tree, tmp_path))
     assert "hunter2" not in shown
     found = yaml.safe_load(shown)["select"]["mine"]
     expected = {**own, "api_key": "***", "url": "https://***@h/x"}

@@ -22,8 +22,7 @@
            └─ compare      arms at equal tokens                        compare.py, plots.py
                 └─ Comparison  verdicts, token multiplier, rungs       comparison/
     check, init            a recipe and a sample of its inputs         checking/
-    report                 a page of HTML on a cut                     report.py, plots.py
-      └─ report.html.jinja its template
+    report                 a page of HTML on a cut                     report/
     browse                 changes of a recipe, previewed              browse/
     why                    the record of one document                  why.py, wanted.py,
                                                                        origins.py, reasons.py,

@@ -168,7 +168,7 @@ def compare(
     label, recipe = _label(recipe), _recipe(recipe, settings)
     with extras.named("train", "compare"), named(label):
         from penstock.jobs.compare import compare as run
-        from penstock.jobs.report import write_comparison
+        from penstock.jobs.report.page import write_comparison
 
         with _running(runner, workers, trust) as (opened, free), ExitStack() as stack:
             on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))

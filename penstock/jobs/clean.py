@@ -14,7 +14,7 @@ import numpy as np
 from penstock.artefact import Workspace
 from penstock.display import html_table, numbered, text_table
 from penstock.jobs.plan import Plan
-from penstock.jobs.report import excerpt
+from penstock.jobs.report.excerpts import excerpt
 from penstock.pipeline.cleaning.fates import (
     DocumentOverlap,
     FileOverlap,

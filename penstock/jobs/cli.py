@@ -182,7 +182,7 @@ def report(recipe: Recipe, console: Console, runner: str, workers: int | None) -
     """Write a page of HTML on a curated dataset: counts, sources, documents, proof."""
     from penstock.jobs.curate import Curated, PartiallyCurated, inspect
     from penstock.jobs.plan import as_compared
-    from penstock.jobs.report import has_comparison, write_report
+    from penstock.jobs.report.page import has_comparison, write_report
     from penstock.pipeline.checking import check_files
     from penstock.pipeline.runner import open_runner
 

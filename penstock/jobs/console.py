@@ -16,7 +16,7 @@ from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.reasons import describe_reasons
-from penstock.jobs.report import excerpt, first_taken, some_left
+from penstock.jobs.report.excerpts import excerpt, first_taken, some_left
 from penstock.jobs.terminal import LineConsole, write_json
 from penstock.pipeline.pool import pools_of
 from penstock.pipeline.units import generations

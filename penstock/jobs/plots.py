@@ -1,4 +1,4 @@
-"""Plots: the arms of a comparison, and the evaluations during training.
+"""Plots of the arms of a comparison, as files for papers and slides.
 
 Names of files and arms are drawn as they are: a ``$`` in one begins no formula. A plot that cannot
 be drawn is a warning, since the figures that it shows were paid for and are in JSON.
@@ -7,21 +7,18 @@ be drawn is a warning, since the figures that it shows were paid for and are in 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock import extras
-from penstock.artefact import Artefact, Workspace
 from penstock.display import logger_of, printable
 from penstock.errors import PenstockError
-from penstock.jobs.curate import Curated
 from penstock.storage import AnyPath, atomic_file
 
 if TYPE_CHECKING:  # it imports PyTorch
     from penstock.jobs.comparison.results import Comparison
 
-__all__ = ["learning_curve", "plot"]
+__all__ = ["plot"]
 
 _log = logger_of("penstock.plots")
 
@@ -70,56 +67,6 @@ def _arms(comparison: Comparison) -> Any:
     return figure
 
 
-def learning_curve(curated: Curated) -> bytes | None:
-    """Draw every run on these shards that was evaluated during training.
-
-    None without any, and where they cannot be drawn, which is a warning.
-
-    Returns:
-        A PNG: for each target a panel of bits per byte, and one of accuracy where there is any.
-    """
-    workspace = Workspace(curated.recipe.work_directory, read_only=True)
-    runs = {
-        f"{run.fingerprint[:8]} seed {run.manifest['config']['seed']}": lines
-        for run in workspace.artefacts()
-        if run.manifest["stage"] == "run"
-        and run.manifest["inputs"]["shards"] == curated.shards.digest
-        and (lines := _evaluations(run))
-    }
-    return _drawn(lambda: _curves(runs), "png") if runs else None
-
-
-def _curves(runs: dict[str, list[dict[str, Any]]]) -> Any:
-    """Draw the evaluations of runs."""
-    panels = sorted(
-        {
-            (target, measure)
-            for lines in runs.values()
-            for line in lines
-            for measure in ("bits_per_byte", "accuracy")
-            for target in line["evaluation"][measure]
-        },
-        key=lambda panel: (panel[0], panel[1] != "bits_per_byte"),
-    )
-    figure, axes = _figure("report", len(panels), (4, 3))
-    for axis, (target, measure) in zip(axes, panels):
-        for lines in runs.values():
-            # A run may have been stopped, and gone on with other evaluations.
-            own = [line for line in lines if target in line["evaluation"][measure]]
-            scores = [line["evaluation"][measure][target] for line in own]
-            axis.errorbar(
-                [line["tokens"] for line in own],
-                [score["mean"] for score in scores],
-                [score["stderr"] for score in scores],
-                marker="o",
-                capsize=3,
-            )
-        axis.set(xlabel="tokens")
-        axis.grid(alpha=0.3)
-        _name(axis, target, measure.replace("_", " "), list(runs), fontsize="small")
-    return figure
-
-
 def _name(axis: Any, title: str, measure: str, names: Sequence[str], **form: Any) -> None:
     """Name a panel, its axis and its lines, with texts in which nothing is markup."""
     axis.set_ylabel(_text(measure), parse_math=False)
@@ -156,9 +103,3 @@ def _figure(command: str, panels: int, size: tuple[int, int]) -> tuple[Any, Sequ
     width, height = size
     figure = Figure(figsize=(width * panels, height), layout="constrained")
     return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
-def _evaluations(run: Artefact) -> list[dict[str, Any]]:
-    (record,) = run.named("metrics.jsonl")
-    lines = map(json.loads, run.verified(record).read_bytes().splitlines())
-    return [line for line in lines if "evaluation" in line]

@@ -27,13 +27,20 @@ _DIGITS = 16
 """Digits of a fingerprint in the name of its directory."""
 
 
-def add_reasons(curated: Curated | PartiallyCurated, fates: list[dict[str, Any]]) -> None:
+def add_reasons(
+    curated: Curated | PartiallyCurated, fates: list[dict[str, Any]], own_code: bool = True
+) -> None:
     """Add ``reasons`` to the fates of documents that have scores, by column.
 
     Each has ``selector``, as recipes name it; ``meaning``, what a score is, where the selector is
     built in; ``words``, with ``word`` and ``change``, those that weigh most; ``cluster``
     and ``clusters``, where a set selector scored the document within one; and ``of``, for a mean,
     the group. ``problem`` says why the rest is missing, where the model cannot be read any more.
+
+    Args:
+        curated: What is made of the recipe.
+        fates: Entries as of :func:`penstock.jobs.why.fates_of`.
+        own_code: Whether the user's own functions and classes are called for ``words``.
     """
     columns = {column.name: column for column in build_columns(curated.recipe)}
     problems = {
@@ -44,7 +51,9 @@ def add_reasons(curated: Curated | PartiallyCurated, fates: list[dict[str, Any]]
     for fate in fates:
         if "scores" in fate:
             fate["reasons"] = {
-                name: dict(_reasons(columns[name], curated.columns[name], curated, fate, problem))
+                name: dict(
+                    _reasons(columns[name], curated.columns[name], curated, fate, problem, own_code)
+                )
                 for name, problem in problems.items()
             }
 
@@ -69,6 +78,7 @@ def _reasons(
     curated: Curated | PartiallyCurated,
     fate: Mapping[str, Any],
     problem: str | None,
+    own_code: bool,
 ) -> Iterator[tuple[str, Any]]:
     selector: Any = column.selector
     built_in = isinstance(selector, Algorithm)
@@ -85,7 +95,7 @@ def _reasons(
         embeddings = artefact.manifest["inputs"].get("embeddings")
         if embeddings is not None:
             yield from _cluster(selector, artefact, str(embeddings), curated, fate)
-    elif can_be_asked(selector):
+    elif can_be_asked(selector) and (built_in or own_code):
         document = pa.record_batch(
             {
                 "id": [fate["id"]],

@@ -20,7 +20,7 @@ from penstock.artefact import Workspace
 from penstock.display import numbered, text_table
 from penstock.errors import SelectorError, did_you_mean
 from penstock.jobs.plan import Plan
-from penstock.jobs.report import excerpt
+from penstock.jobs.report.excerpts import excerpt
 from penstock.pipeline.checking import call_on_documents, call_plugin, scores_of
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.corpus import make_corpus

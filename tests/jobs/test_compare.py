@@ -22,7 +22,7 @@ from penstock.jobs.comparison.arms import token_multiplier
 from penstock.jobs.console import Console
 from penstock.jobs.curate import curate as curating
 from penstock.jobs.plan import Plan, as_compared, plan_arms
-from penstock.jobs.report import write_comparison
+from penstock.jobs.report.page import write_comparison
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Compare, ModelFrom, Recipe
 from penstock.trainers.evaluation.scores import METRICS

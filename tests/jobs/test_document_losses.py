@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from penstock.artefact import Artefact, Workspace
 from penstock.jobs.cli import main
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.plan import Plan
-from penstock.jobs.plots import learning_curve
-from penstock.jobs.report import write_report
+from penstock.jobs.report.curves import curve_figures, read_curves
+from penstock.jobs.report.page import write_report
 from penstock.jobs.train import read_evaluations, run_spec
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
@@ -160,12 +159,15 @@ def test_two_workers_on_zero_3_tell_the_same(
 
 def test_a_report_shows_how_a_run_learnt(project: Path, trained: tuple[Curated, RunResult]) -> None:
     curated, _ = trained
-    picture = learning_curve(curated)
-    assert picture is not None and picture[:4] == b"\x89PNG"
+    (curve,) = read_curves(curated, None)
+    assert len(curve.loss) == len(curve.tokens) and np.isfinite(curve.loss).all()
+    assert curve.evaluations
+    titles, figures = zip(*curve_figures([curve]))
+    assert titles[0] == "loss in training" and any("bits per byte" in one for one in titles)
     page = write_report(curated).read_text()
-    assert "How it learnt" in page and base64.b64encode(picture[:3000]).decode() in page
+    assert "How it learnt" in page and all(figure in page for figure in figures)
     other = curate(recipe_of(project, budget={"tokens": 1000}), ONE)
-    assert learning_curve(other) is None
+    assert read_curves(other, None) == []
     assert "How it learnt" not in write_report(other).read_text()
 
 

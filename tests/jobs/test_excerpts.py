@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.jobs.curate import Curated
-from penstock.jobs.report import Excerpt, first_taken, some_left
+from penstock.jobs.report.excerpts import Excerpt, first_taken, some_left
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
 SCORES = {f"d{number:04d}": float((number * 7) % 150) for number in range(150)}

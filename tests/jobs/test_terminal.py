@@ -212,8 +212,8 @@ def test_the_report_keeps_directions_apart(project: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(project)
     told = CliRunner().invoke(main, [*READERS["report"], "--json"])
     page = Path(json.loads(told.stdout.splitlines()[-1])["report"]).read_text(encoding="utf-8")
-    isolated = re.compile(r"<(bdi|blockquote|pre)>.*?</\1>", re.S)  # elements with a direction
-    assert "\u202e" in "".join(own[0] for own in isolated.finditer(page))
+    assert r"\u202egnp.exe\u2066" in page and not set("\u202e\u2066\x1b\x9b") & set(page)
+    isolated = re.compile(r'<(bdi|pre|text class="t[^>]*|div class="text"[^>]*)>.*?</', re.S)
     assert not acts(isolated.sub("", page))
 
 

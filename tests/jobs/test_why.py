@@ -18,7 +18,7 @@ import pytest
 from penstock.errors import InputError
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_cut, describe_draw
-from penstock.jobs.report import write_report
+from penstock.jobs.report.page import write_report
 from penstock.jobs.why import fates_of, fates_with
 from penstock.pipeline.cleaning import verdicts
 from tests.pipeline.cleaning.reference import grams_of, jaccard

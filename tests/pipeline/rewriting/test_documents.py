@@ -23,7 +23,7 @@ import pytest
 from penstock.artefact import Workspace
 from penstock.errors import CompletionError, InputError, ScoringError, SelectorError
 from penstock.jobs.curate import Curated, curate, inspect
-from penstock.jobs.report import write_report
+from penstock.jobs.report.page import write_report
 from penstock.jobs.why import fates_of
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cleaning.verdicts import make_pool
@@ -428,7 +428,7 @@ def test_why_a_document_is_there_and_where_it_went(tmp_path: Path, server: Serve
     assert {fate["fate"] for fate in taken} == {"taken", "left"}
     assert made.summary()["documents"]["added"] == 150
     page = write_report(made).read_text()
-    assert "rewritten: <bdi>wrap</bdi>" in page and ">150<" in page
+    assert "Rewritten: <bdi>wrap</bdi>" in page and ">150<" in page
 
 
 def test_a_journal_reads_whole_lines(tmp_path: Path) -> None:
