@@ -37,6 +37,7 @@ docs/architecture.md shows how the packages work together.
       node_cache.py      copies of remote files, and what is made once for a machine
       opening.py         files to read, by no link that another user made to a private one
       temporary.py       this user's own directory in the temporary directory
+      activity.py        steps under way and documents done, for progress lines
       cluster.py         the connection to Ray; the number of CPUs
       own_modules.py     modules beside a recipe, without their directory in sys.path
       own_sources.py     their sources, read once: what is hashed is what runs

@@ -14,7 +14,10 @@ from penstock import extras
 from penstock.errors import JobError, PenstockError
 from penstock.temporary import private_directory
 
-__all__ = ["connect", "cpus", "extend_path", "on_loopback"]
+__all__ = ["DEBUG", "connect", "cpus", "extend_path", "on_loopback"]
+
+DEBUG = "PENSTOCK_DEBUG"
+"""Environment variable: if it is set, all that Ray logs is shown."""
 
 _OBJECT_STORE = 512 * 2**20
 """Bytes of the object store: results are small records, and shared state is stored once."""
@@ -47,9 +50,10 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS")
+    debug = bool(os.environ.get(DEBUG))
     quiet = {
-        "log_to_driver": False,
-        "logging_level": "warning",
+        "log_to_driver": debug,
+        "logging_level": "info" if debug else "error",
         # A client has no directories in its settings, and pickles them.
         "job_config": None if (address or "").startswith("ray://") else _job_config(),
     }

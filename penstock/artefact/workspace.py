@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock.activity import step
 from penstock.artefact.draft import Draft, sweep_finished
 from penstock.artefact.finished import FORMAT, Artefact, fingerprint
 from penstock.artefact.journal import write_journal
@@ -167,7 +168,8 @@ class Workspace:
             return found
         draft = self.draft(stage, version, config, inputs)
         try:
-            return work(draft)
+            with step(stage):
+                return work(draft)
         except LeaseError:
             raise
         except Exception:

@@ -6,7 +6,8 @@
       │                                                                looking_commands.py,
       │                                                                document_commands.py,
       │                                                                job_commands.py,
-      │                                                                console.py, terminal.py
+      │                                                                console.py, terminal.py,
+      │                                                                heartbeat.py
       └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
            ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py,
            │                                                           evaluation_examples.py

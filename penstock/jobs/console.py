@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import rich.table
 
+from penstock.activity import step
 from penstock.artefact import Artefact
 from penstock.display import numbered
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
+from penstock.jobs.heartbeat import Heartbeat
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.reasons import describe_reasons
 from penstock.jobs.report.excerpts import excerpt, first_taken, some_left
@@ -50,9 +54,37 @@ class Console:
         self._out = LineConsole(highlight=False, stderr=json_to is not None)
         self._json_to = json_to
         self._start = time.monotonic()
+        self._heart: Heartbeat | None = None
+
+    @contextmanager
+    def working(self, name: str) -> Iterator[None]:
+        """Print a line where the work inside is silent for four seconds (:class:`Heartbeat`).
+
+        A debugger ends that: its prompt is left alone.
+
+        Args:
+            name: The command, which begins each line.
+        """
+        heart = self._heart = Heartbeat(self.progress)
+        hook = sys.breakpointhook
+
+        def stop_and_debug(*args: Any, **options: Any) -> Any:
+            heart.close()
+            return hook(*args, **options)
+
+        sys.breakpointhook = stop_and_debug
+        heart.start()
+        try:
+            with step(name):
+                yield
+        finally:
+            sys.breakpointhook = hook
+            heart.close()
 
     def progress(self, line: str) -> None:
         """Print an event with the seconds since the start."""
+        if self._heart is not None:
+            self._heart.heard()
         elapsed = time.monotonic() - self._start
         self._err.write_line(f"[{elapsed:7.1f} s] {line}")
 
@@ -74,7 +106,8 @@ class Console:
         """Run a job that trains, with bars on a terminal and log lines elsewhere."""
         following = follow_in_log(self.progress)
         if self._err.is_terminal:
-            following = follow_on_terminal(self._err, self.progress)
+            moved = self._heart.heard if self._heart else lambda: None
+            following = follow_on_terminal(self._err, self.progress, moved)
         with following as on_metrics:
             return job(recipe, progress=self.progress, on_metrics=on_metrics, **running)
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from penstock.activity import step
 from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table, numbered, shortened, text_table
 from penstock.errors import InputError, UnmadeError
@@ -275,13 +277,7 @@ def _curate(
 ) -> Curated:
     """Run the stages; ``made`` gets the pool and the columns as soon as they exist."""
     seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        progress(f"{name} ...")
-        yield
-        seconds[name] = time.perf_counter() - start
+    stage = partial(_stage, seconds, progress)
 
     for name in plan.unranked:
         progress(f"select.{name}: budget.rank does not name it, so it is not scored")
@@ -356,6 +352,16 @@ def _curate(
         shards=shards,
         seconds=seconds,
     )
+
+
+@contextmanager
+def _stage(seconds: dict[str, float], progress: Progress, name: str) -> Iterator[None]:
+    """Announce a stage, and put its time into ``seconds`` if it succeeds."""
+    start = time.perf_counter()
+    progress(f"{name} ...")
+    with step(name):
+        yield
+    seconds[name] = time.perf_counter() - start
 
 
 def _wanted(columns: Sequence[Column], models: Models, rescore: Sequence[str]) -> list[Column]:

@@ -7,12 +7,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.artefact.journal import named
+from penstock.cluster import DEBUG
 from penstock.recipe_file import load_recipe
+
+if TYPE_CHECKING:
+    from penstock.jobs.console import Console
 
 __all__ = ["Command", "on_console", "on_recipe", "on_runner", "on_trust"]
 
@@ -56,7 +60,16 @@ def on_recipe(command: Command) -> Command:
 
 
 def on_runner(command: Command) -> Command:
-    """Give a command that does work the options --runner and --workers."""
+    """Give a command that does work the options --runner, --workers, --debug, and a heartbeat."""
+
+    @click.option("--debug", is_flag=True, help="Show all that Ray and other libraries log.")
+    @functools.wraps(command)
+    def wrapped(console: Console, debug: bool, **options: Any) -> Any:
+        if debug:
+            os.environ[DEBUG] = "1"  # workers inherit it
+        with console.working(command.__name__):
+            return command(console=console, **options)
+
     kind = click.option(
         "--runner",
         type=click.Choice(["auto", "local", "ray"]),
@@ -69,7 +82,7 @@ def on_runner(command: Command) -> Command:
         type=click.IntRange(min=1),
         help="Processes, or CPUs of a Ray started here. [default: all CPUs]",
     )
-    return kind(workers(command))
+    return kind(workers(wrapped))
 
 
 on_trust = click.option(

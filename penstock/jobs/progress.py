@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it imports PyTorch, which curating does not need
 
 __all__ = ["follow_in_log", "follow_on_terminal"]
 
-SECONDS_BETWEEN_LINES = 15
+SECONDS_BETWEEN_LINES = 3
 
 _STEPS = 20
 """Steps over which the speed is a mean: slow enough to read, fast enough to follow a change."""
@@ -55,8 +55,16 @@ class _RunProgress:
 
 
 @contextmanager
-def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Iterator[OnMetrics]:
-    """Show a bar for each run, and evaluations as lines above the bars."""
+def follow_on_terminal(
+    console: rich.console.Console, progress: Progress, moved: Callable[[], None] = lambda: None
+) -> Iterator[OnMetrics]:
+    """Show a bar for each run, and evaluations as lines above the bars.
+
+    Args:
+        console: The terminal.
+        progress: Called with each line.
+        moved: Called when a bar has moved.
+    """
     tasks: dict[str, rich.progress.TaskID] = {}
     with rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
@@ -70,6 +78,7 @@ def follow_on_terminal(console: rich.console.Console, progress: Progress) -> Ite
             if run.name not in tasks:
                 tasks[run.name] = bars.add_task(run.name, total=run.total, text="")
             bars.update(tasks[run.name], completed=run.tokens, text=_bar(run))
+            moved()
 
         yield _on_metrics(progress, show)
 

@@ -54,9 +54,9 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",  # lines appear when they are printed, those of workers too
     "PYTHONUTF8": "1",  # Ray stops streaming a log that is not UTF-8
 }
-_SILENCE = 10.0
+_SILENCE = 4.0
 """Seconds without log lines after which the job's status is read."""
-_REOPEN = 30
+_REOPEN = 75
 """Silences after which the stream is opened again: a connection can die without an error."""
 _SERVER_TIMEOUT = 300.0
 """Seconds without an answer of the job server after which following ends."""
@@ -358,7 +358,7 @@ async def _read_stream(
             return
         if piece is None or (job and job.status.is_terminal()):
             return
-        if job and job.status == "PENDING" and not silence:
+        if job and job.status == "PENDING":
             progress(f"job {name} waits to be started: {job.message}")
         silence = 0 if piece else silence + 1
         position = log.feed(piece, position)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from penstock.activity import count_documents
 from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.display import numbered
 from penstock.errors import SelectorError
@@ -314,6 +315,7 @@ def _score_part(part: UnitPart, state: tuple[str, Scorer, AnyPath]) -> FileRecor
     ids = documents.column("id")
     returned = call_on_documents(f"select.{name}", part.label, ids, scorer.score, documents)
     scores = scores_of(returned, len(documents), f"select.{name}", part.label)
+    count_documents(len(documents), documents.nbytes)
     return write_scores(directory, f"scratch/parts/{part.name}", scores)
 
 

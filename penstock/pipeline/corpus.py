@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.activity import count_documents
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
 from penstock.errors import InputError
 from penstock.pipeline.checking import (
@@ -283,6 +284,7 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                     for record in bad:
                         quarantine.add(piece.item.label, piece.input, record)
                     units.write(_columns(documents, piece.input, add))
+                    count_documents(len(documents), documents["text"].nbytes)
                     check_sources(units.sources, str(piece.item.spec.source), piece.item.path)
             before[piece.input] += extent.lines
             inputs.append(

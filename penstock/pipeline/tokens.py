@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from penstock.activity import count_documents
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
 from penstock.columnar import OwnParquet, read_batches
 from penstock.errors import ArtefactError
@@ -299,6 +300,7 @@ def _write_part(
                 type=schema.field("tokens").type,
             )
             writer.write_batch(pa.record_batch([pa.array(some), lists], schema=schema))
+            count_documents(len(texts), sum(map(len, texts)))
     written = np.concatenate(sizes)
     facts = {"unit": held.unit.name, "documents": len(rows), "tokens": int(written.sum())}
     return FileRecord.of(name, sink, **facts), written

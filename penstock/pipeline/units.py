@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.activity import count_documents
 from penstock.artefact import Artefact, FileRecord
 from penstock.columnar import OwnParquet, read_batch
 from penstock.display import numbered
@@ -228,12 +229,14 @@ def iter_documents(
     for batch in _texts_of(unit, [name for name in columns if name in SCHEMA.names], wanted):
         if rows is None:
             yield batch
+            count_documents(len(batch), batch.nbytes)  # the next one is asked for
             continue
         own = rows.slice(start, len(batch))
         start += len(batch)
         arrays = {name: batch.column(name) for name in batch.schema.names}
         arrays |= {name: _array(own.column(name)) for name in light}
         yield pa.RecordBatch.from_arrays([arrays[name] for name in columns], list(columns))
+        count_documents(len(batch), batch.nbytes)
 
 
 def _texts_of(unit: Unit, columns: list[str], own: slice) -> Iterator[pa.RecordBatch]:

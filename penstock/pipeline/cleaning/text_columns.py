@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.activity import count_documents
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
 from penstock.columnar import OwnParquet, read_parquet
 from penstock.display import numbered
@@ -187,6 +188,7 @@ def _compute(
             for writer, batch in zip(writers, batches):
                 check_sum(unit.label, ("documents", len(texts)), {"in the column": len(batch)})
                 writer.write_batch(batch)
+            count_documents(len(texts), texts.nbytes)
     return {
         column.name: FileRecord.of(file_name, sink, documents=unit.of)
         for (column, _), sink in zip(wanted, sinks)

@@ -7,5 +7,6 @@
     worker.py      Worker: a process and its pipe; SharedState: arrays shared by those of a node
     on_ray.py      RayRunner
     placement.py   Placement: room on a Ray cluster
+    counting.py    RayCounts: documents that its workers are through with, for progress lines
     attempt.py     attempt: one call for one item, in a worker; is_transient: errors to retry
 """

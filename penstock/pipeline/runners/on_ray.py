@@ -22,6 +22,7 @@ from penstock.cluster import connect, extend_path
 from penstock.errors import Failure
 from penstock.own_modules import OwnModules
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
+from penstock.pipeline.runners.counting import RayCounts, counts_of, send_to
 from penstock.pipeline.runners.placement import Placement
 from penstock.pipeline.runners.schedule import Completed, Usage, WorkerLost, drain
 from penstock.pipeline.runners.worker import SharedState
@@ -72,7 +73,8 @@ class RayRunner:
             return
         state = self._ray.put(SharedState.of((function, shared)))
         placement = Placement(self._ray, needs or Resources())
-        pool = (_Actors if keep_state else _Tasks)(placement, self._in_flight, state)
+        counts = counts_of(self._ray, sys.path)
+        pool = (_Actors if keep_state else _Tasks)(placement, self._in_flight, state, counts)
         try:
             yield from drain(pool, items, self.usage, ordered)
         except self._ray.exceptions.RayError as error:
@@ -87,7 +89,8 @@ class RayRunner:
 class _RayPool:
     """State that pools of tasks and of actors share."""
 
-    def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
+    def __init__(self, placement: Placement, in_flight: int, state: Any, counts: RayCounts) -> None:
+        self.counts = counts
         self._placement = placement
         self._ray = placement.ray
         self.in_flight = in_flight
@@ -102,8 +105,8 @@ class _RayPool:
 class _Tasks(_RayPool):
     """A pool that runs each item as a Ray task."""
 
-    def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
-        super().__init__(placement, in_flight, state)
+    def __init__(self, placement: Placement, in_flight: int, state: Any, counts: RayCounts) -> None:
+        super().__init__(placement, in_flight, state, counts)
         self._task = self._ray.remote(max_retries=0, **placement.options())(_in_task)
         self._run = uuid.uuid4().hex
         self._running: dict[Any, int] = {}
@@ -114,9 +117,11 @@ class _Tasks(_RayPool):
 
     def give(self, index: int, item: Any) -> None:
         packed = cloudpickle.dumps((OwnModules(), item), protocol=5)
-        self._running[self._task.remote(self._run, sys.path, self._state, packed)] = index
+        shared = (self._run, sys.path, self._state, self.counts.actor)
+        self._running[self._task.remote(*shared, packed)] = index
 
     def next(self) -> Completed | WorkerLost | None:
+        self.counts.poll()
         if not self._ready:
             self._ready.extend(_finished(self._ray, list(self._running)))
         if not self._ready:
@@ -144,8 +149,8 @@ class _Tasks(_RayPool):
 class _Actors(_RayPool):
     """A pool of actors that keep the state: as many as fit, replaced when they end."""
 
-    def __init__(self, placement: Placement, in_flight: int, state: Any) -> None:
-        super().__init__(placement, in_flight, state)
+    def __init__(self, placement: Placement, in_flight: int, state: Any, counts: RayCounts) -> None:
+        super().__init__(placement, in_flight, state, counts)
         options = {"max_restarts": 0, "max_task_retries": 0, **placement.options()}
         self._actor = self._ray.remote(**options)(_StateActor)
         self._calls: dict[Any, Any] = {}
@@ -163,7 +168,7 @@ class _Actors(_RayPool):
     def room(self, left: int) -> bool:
         wanted = min(self.slots, left + sum(map(len, self._given.values())))
         while len(self._starting) + len(self._given) < wanted:
-            actor = self._actor.remote(sys.path, self._state)
+            actor = self._actor.remote(sys.path, self._state, self.counts.actor)
             self._starting.add(actor)
             self._calls[actor.ready.remote()] = actor
         # Items go only to ready actors: a full cluster may never place them all. And the last
@@ -179,6 +184,7 @@ class _Actors(_RayPool):
         self._given[actor][call] = index
 
     def next(self) -> Completed | WorkerLost | None:
+        self.counts.poll()
         if not self._events and not self._ready:
             self._ready.extend(_finished(self._ray, list(self._calls)))
             if not self._ready and not self._given:
@@ -301,7 +307,9 @@ _state: tuple[str, Any] | None = None
 """The identifier of the current run, and its state."""
 
 
-def _in_task(run: str, path: list[str], state: SharedState, item: bytes) -> AttemptResult:
+def _in_task(
+    run: str, path: list[str], state: SharedState, counts: Any, item: bytes
+) -> AttemptResult:
     def prepare() -> tuple[Any, Any]:
         global _state
         if _state is None or _state[0] != run:
@@ -310,6 +318,7 @@ def _in_task(run: str, path: list[str], state: SharedState, item: bytes) -> Atte
         return _state[1]
 
     extend_path(path)
+    send_to(counts)
     return portable(attempt(prepare, pickle.loads(item)[1]))  # noqa: S301  our driver made it
 
 
@@ -320,8 +329,9 @@ class _StateActor:
     constructor as a dead actor, and the error itself is lost.
     """
 
-    def __init__(self, path: list[str], state: SharedState) -> None:
+    def __init__(self, path: list[str], state: SharedState, counts: Any) -> None:
         extend_path(path)
+        send_to(counts)
         self._state: SharedState | None = state
 
     @functools.cached_property

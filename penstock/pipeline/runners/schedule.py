@@ -9,6 +9,7 @@ runs alone.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import heapq
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from penstock.activity import step
 from penstock.display import logger_of
 from penstock.errors import PenstockError, WorkerError
 from penstock.pipeline.runners.attempt import MORE_MEMORY, AttemptResult, label
@@ -300,6 +302,8 @@ def drain(
     """
     schedule = Schedule(items, ordered, isolate)
     began = time.perf_counter()
+    work = contextlib.ExitStack()
+    own = work.enter_context(step("", items))
     try:
         while not schedule.over:
             while schedule.left and pool.room(schedule.left):
@@ -326,8 +330,10 @@ def drain(
                     schedule.mark_failed(event.index, error, pool.slots)
                 else:
                     schedule.mark_succeeded(event.index)
+                    own.done += 1
                     yield event.index, event.outcome.result
         schedule.raise_failure()
     finally:
+        work.close()
         usage.wall_seconds += time.perf_counter() - began
         pool.stop()

@@ -23,6 +23,7 @@ import pickle
 import queue
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 
+from penstock.activity import add_counts, send_counts
 from penstock.errors import StorageError
 from penstock.own_modules import OwnModules
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
@@ -131,6 +133,9 @@ serve(int(sys.argv[1]))
 
 _PR_SET_PDEATHSIG = 1
 
+_COUNTS = b"C"
+"""Begins a message of two int64, documents and bytes; a pickled outcome begins with 0x80."""
+
 
 # -- in the driver ----------------------------------------------------------------------------
 
@@ -180,7 +185,7 @@ class Worker:
             self.connection.send_bytes(message)
 
     def receive(self) -> AttemptResult | None:
-        """Receive the outcome of the first item given, or None, sent once when it is ready.
+        """Receive the outcome of the first item given, or None: it is ready, or has counts.
 
         Raises:
             EOFError: It is dead, and all its messages were received.
@@ -191,6 +196,9 @@ class Worker:
             raise EOFError from None
         self.ready = True
         if not message:
+            return None
+        if message[:1] == _COUNTS:
+            add_counts(*struct.unpack("<2q", message[1:]))
             return None
         self.given.popleft()
         return pickle.loads(message)  # noqa: S301  our worker made it
@@ -245,10 +253,21 @@ def serve(descriptor: int) -> None:
     messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
     state: dict[str, Any] = {}
+    sending = threading.Lock()  # a user's function may count in threads of its own
+
+    def send(message: bytes) -> None:
+        with sending:
+            connection.send_bytes(message)
+
+    def send_count(documents: int, size: int) -> None:
+        with contextlib.suppress(OSError):  # the driver was killed; so is this process, soon
+            send(_COUNTS + struct.pack("<2q", documents, size))
+
+    send_counts(send_count)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the driver was killed
-        connection.send_bytes(b"")
+        send(b"")
         while True:
-            connection.send_bytes(_run_item(state, messages.get()))
+            send(_run_item(state, messages.get()))
 
 
 def _run_item(state: dict[str, Any], message: bytes) -> bytes:

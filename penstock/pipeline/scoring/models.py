@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from penstock import extras, node_cache
+from penstock.activity import count_documents, step
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical, fingerprint
 from penstock.columnar import read_batch
 from penstock.pipeline.checking import call_plugin, check_identity, check_sum
@@ -103,7 +104,7 @@ class Models:
         def fit_and_save(state: Path) -> Mapping[str, Any]:
             # A copy is fitted: workers load the model's files only, no other state of this process.
             fitted = copy.deepcopy(selector)
-            with extras.named(key="use"):
+            with extras.named(key="use"), step(f"fitting select.{column.name}"):
                 facts = fitted.fit(self.fitting(column))
             fitted.save(state)
             return facts
@@ -134,14 +135,15 @@ class Models:
         """Find or make the encoder of this name for the pool."""
 
         def fit(state: Path) -> Mapping[str, Any]:
-            encoder = make_encoder(
-                name,
-                self._sample,
-                self.seed,
-                spread=in_order(self.runner),
-                progress=self.progress,
-                vocabulary=self.vocabulary,
-            )
+            with step(f"making encoder {name}"):
+                encoder = make_encoder(
+                    name,
+                    self._sample,
+                    self.seed,
+                    spread=in_order(self.runner),
+                    progress=self.progress,
+                    vocabulary=self.vocabulary,
+                )
             encoder.save(state)
             check_identity(contents, contents_of(name), f"encoder {name}")
             return {"encoder": encoder.name}
@@ -312,7 +314,9 @@ def _embed_unit(unit: Unit, state: tuple[Encoder, AnyPath]) -> FileRecord:
 
 def _embed_part(part: UnitPart, state: tuple[Encoder, AnyPath]) -> FileRecord:
     encoder, directory = state
-    vectors = embed(beginning(part.read(("text",)).column("text")), encoder)
+    texts = part.read(("text",)).column("text")
+    vectors = embed(beginning(texts), encoder)
+    count_documents(len(texts), texts.nbytes)
     return _write_vectors(directory, f"scratch/parts/{part.name}.arrow", vectors)
 
 

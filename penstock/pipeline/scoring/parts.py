@@ -52,8 +52,12 @@ class UnitPart:
 
     def read(self, columns: Sequence[str]) -> pa.RecordBatch:
         """Read columns of its documents; of none, where the unit has none."""
-        [batch] = iter_documents(self.unit, columns, self.start, self.end)
-        return batch
+        return next(iter_documents(self.unit, columns, self.start, self.end))
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)

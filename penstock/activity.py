@@ -1,0 +1,149 @@
+"""What this process is doing: the steps of a command, and the documents its workers are through.
+
+A driver keeps a stack of steps; the innermost is what a heartbeat names. A step of a runner has
+items, and gets the counts of documents that its workers send, at most one message a second from
+each. Counts are for people alone: no output depends on them, and a worker that is lost takes its
+last second with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "DocumentCounts",
+    "Step",
+    "add_counts",
+    "count_documents",
+    "current_steps",
+    "send_counts",
+    "step",
+]
+
+SECONDS_BETWEEN_COUNTS = 1.0
+
+
+@dataclass(slots=True)
+class DocumentCounts:
+    """Documents and their bytes of text."""
+
+    documents: int = 0
+    bytes: int = 0
+
+    def add(self, documents: int, size: int) -> None:
+        """Add some documents."""
+        self.documents += documents
+        self.bytes += size
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """A step of a command, which may take long."""
+
+    name: str
+    """Empty for the items of a runner."""
+    items: int = 0
+    """Items of a runner; 0 for a step that has none."""
+    done: int = 0
+    documents: int = 0
+    """Documents of all its items, or 0 where that is not known."""
+    counts: DocumentCounts = field(default_factory=DocumentCounts)
+    """What its items have been through so far."""
+    began: float = field(default_factory=time.monotonic)
+
+    def seconds(self, now: float) -> float:
+        """Return the seconds since it began."""
+        return max(0.0, now - self.began)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Estimate the time to its end from the share that is done, or return None."""
+        share = self.done / self.items if self.items else 0.0
+        if self.documents:
+            share = max(share, min(1.0, self.counts.documents / self.documents))
+        return self.seconds(now) * (1 - share) / share if share else None
+
+
+_lock = threading.Lock()
+_steps: list[Step] = []
+_unsent = DocumentCounts()
+_sent = 0.0
+_send: Callable[[int, int], None] | None = None
+
+
+@contextmanager
+def step(name: str, items: Sequence[Any] = ()) -> Iterator[Step]:
+    """Name what is done inside the context.
+
+    Args:
+        name: A noun or participle, such as ``fitting select.betr``; empty for items of a runner.
+        items: Items of a runner. An item, or the first element of one, may have ``documents``.
+    """
+    own = Step(name, len(items), documents=_documents_of(items))
+    with _lock:
+        _steps.append(own)
+    try:
+        yield own
+    finally:
+        with _lock:
+            _steps.remove(own)
+
+
+def _documents_of(items: Sequence[Any]) -> int:
+    """Return the documents of all items, or 0 where one does not tell."""
+    total = 0
+    for item in items:
+        first = item
+        while isinstance(first, (tuple, list)) and first:
+            first = first[0]
+        own = getattr(first, "documents", None)
+        if not isinstance(own, int):
+            return 0
+        total += own
+    return total
+
+
+def current_steps() -> list[Step]:
+    """Return the steps that are under way, the outermost first."""
+    with _lock:
+        return list(_steps)
+
+
+def count_documents(documents: int, size: int = 0) -> None:
+    """Count documents that an item is through with, in a worker or in the driver itself.
+
+    Args:
+        documents: Number of documents.
+        size: Bytes of their texts.
+    """
+    if _send is None:
+        add_counts(documents, size)
+        return
+    global _sent
+    with _lock:
+        _unsent.add(documents, size)
+        now = time.monotonic()
+        if now - _sent < SECONDS_BETWEEN_COUNTS:
+            return
+        due, _sent = (_unsent.documents, _unsent.bytes), now
+        _unsent.documents = _unsent.bytes = 0
+    _send(*due)
+
+
+def add_counts(documents: int, size: int) -> None:
+    """Add counts of a worker to the innermost step that has items."""
+    with _lock:
+        for own in reversed(_steps):
+            if own.items:
+                own.counts.add(documents, size)
+                return
+
+
+def send_counts(send: Callable[[int, int], None] | None) -> None:
+    """In a worker: send counts of documents and bytes by a function, at most once a second."""
+    global _send
+    _send = send
