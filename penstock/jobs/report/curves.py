@@ -90,7 +90,9 @@ def curve_figures(curves: Sequence[RunCurve]) -> list[tuple[str, Markup]]:
         figures.append(("loss in training", line_figure(series[:_SERIES], "nats per token")))
     for target, measure in list(_measures(curves))[:24]:
         scored = [
-            (arm, points) for arm, runs in arms.items() if (points := _scores(runs, target, measure))
+            (arm, points)
+            for arm, runs in arms.items()
+            if (points := _scores(runs, target, measure))
         ]
         name = measure.replace("_", " ")
         figures.append((f"{target}: {name}", line_figure(scored[:_SERIES], name)))
