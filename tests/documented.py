@@ -85,9 +85,18 @@ class Reader:
     ran: list[str] = field(default_factory=list)
     known: dict[str, Any] = field(default_factory=dict)
 
-    def read(self, page: str) -> None:
-        """Write titled blocks as files; run `console`, `sh` and `python` blocks in order."""
+    def read(self, page: str, until: str = "") -> None:
+        """Write titled blocks as files; run `console`, `sh` and `python` blocks in order.
+
+        Args:
+            page: Path of the page below the repository.
+            until: A line of the page at which to stop; by default its end.
+        """
+        lines = (ROOT / page).read_text().splitlines()
+        end = lines.index(until) if until else len(lines)
         for block in blocks(page):
+            if block.line > end:
+                return
             text = block.text
             if block.title:
                 Path(block.title).parent.mkdir(parents=True, exist_ok=True)

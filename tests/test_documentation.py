@@ -251,6 +251,17 @@ def test_the_numbers_of_the_page_on_budgets_are_those_of_real_cuts(
     assert set(reader.known) >= {"top", "half", "pool", "mixed", "chances", "drawn"}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_page_on_code_of_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    reader = Reader()
+    reader.read("docs/plugins.md", until="## When your code changes")
+    ran = {line.split()[1] for line in reader.ran}
+    assert ran >= {"selectors", "score", "curate", "clean"}
+    assert reader.known["scores"].shape == (64,)
+
+
 def test_the_arithmetic_of_100_million_documents(capsys: pytest.CaptureFixture[str]) -> None:
     known: dict[str, Any] = {}
     for block in blocks("docs/cluster-100m.md"):
