@@ -27,6 +27,7 @@ EXTRAS = {
     "language": ("py3langid",),
     "tokens": ("gigatoken",),
     "tables": ("duckdb", "pandas"),
+    "browse": ("duckdb", "starlette", "uvicorn"),
     "web": ("resiliparse", "brotli"),
     "trafilatura": ("trafilatura",),
 }

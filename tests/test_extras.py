@@ -32,9 +32,11 @@ MODULES = {
     "resiliparse": "resiliparse",
     "trafilatura": "trafilatura",
     "sentence-transformers": "sentence_transformers",
+    "starlette": "starlette",
     "tensorboard": "tensorboard",
     "torch": "torch",
     "transformers": "transformers",
+    "uvicorn": "uvicorn",
 }
 """The module that each package of an extra installs."""
 
@@ -111,6 +113,7 @@ def test_the_engine_curates_without_any_extra(project: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
+        (["browse"], "browse"),
         (["train"], "train"),
         (["compare"], "train"),
         (["curate", "--runner", "ray"], "ray"),

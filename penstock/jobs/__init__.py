@@ -24,7 +24,8 @@
                 └─ Comparison  verdicts, token multiplier, rungs       comparison/
     check, init            a recipe and a sample of its inputs         checking/
     report                 a page of HTML on a cut                     report/
-    browse                 changes of a recipe, previewed              browse/
+    browse                 changes of a recipe, previewed              browse/,
+                                                                       browse_commands.py
     why                    the record of one document                  why.py, wanted.py,
                                                                        origins.py, reasons.py,
                                                                        compared_values.py

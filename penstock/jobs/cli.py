@@ -14,6 +14,7 @@ import penstock
 from penstock import extras
 from penstock.display import terminal_text
 from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
+from penstock.jobs.browse_commands import SERVING
 from penstock.jobs.document_commands import DOCUMENTS
 from penstock.jobs.job_commands import JOBS
 from penstock.jobs.looking_commands import LOOKING
@@ -375,5 +376,5 @@ def demo(directory: Path, console: Console, **running: Any) -> None:
     console.result(comparison.summary())
 
 
-for _command in (*LOOKING, *DOCUMENTS, *JOBS):
+for _command in (*LOOKING, *DOCUMENTS, *JOBS, *SERVING):
     main.add_command(_command)

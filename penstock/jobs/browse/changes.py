@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -64,10 +64,10 @@ def as_settings(change: Mapping[str, Any]) -> list[str]:
     return [f"{'.'.join(names)}={json.dumps(value)}" for names, value in _leaves(change)]
 
 
-def as_command(path: str, change: Mapping[str, Any]) -> str:
-    """Write a change as a command for a POSIX shell."""
+def as_command(path: str, change: Mapping[str, Any], settings: Sequence[str] = ()) -> str:
+    """Write a change as a command for a POSIX shell, after ``settings`` that come first."""
     parts = ["penstock", "curate", path]
-    for setting in as_settings(change):
+    for setting in [*settings, *as_settings(change)]:
         parts += ["--set", setting]
     return shlex.join(parts)
 

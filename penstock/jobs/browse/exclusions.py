@@ -35,6 +35,9 @@ __all__ = ["CleanColumns", "FirstOfEqual"]
 
 _META = "meta"
 
+_HELD_RULES = 8
+"""Rules whose values are held: 8 bytes a document each."""
+
 _READ = (StatisticsColumn.name, Languages.name, PersonalData.name)
 
 
@@ -202,6 +205,29 @@ class CleanColumns:
             self._columns[name] = _joined(found.column(name))
         return self._columns[name]
 
+    def numbers(self, where: Expression) -> dict[str, np.ndarray]:
+        """Return the columns and fields of numbers that a condition names: (n,) float64, NaN where
+        unknown.
+
+        Raises:
+            UnmadeError: A column is not made.
+        """
+        planned = where.planned(self.settings.columns())
+        found = {
+            ".".join((_META, *own.path)): values for own, values in self._meta(planned).items()
+        }
+        found |= {name: self.column(name) for name in where.names if name != _META}
+        return {
+            name: values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            for name, values in found.items()
+            if pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+        }
+
+    def forget(self) -> None:
+        """Give back the memory of values that a threshold alone needs; they are read again."""
+        self._columns.clear()
+        self._values.clear()
+
     def value(self, rule: Rule) -> np.ndarray:
         """Return the number that a rule compares with its threshold: (n,) float64.
 
@@ -209,6 +235,8 @@ class CleanColumns:
             UnmadeError: The statistics are not made.
         """
         if rule not in self._values:
+            if len(self._values) >= _HELD_RULES:
+                self._values.clear()
             self._values[rule] = rule.value(_StatisticsOf(self))
         return self._values[rule]
 
