@@ -27,6 +27,9 @@ __all__ = [
     "steps",
 ]
 
+_LABEL = 44
+"""Characters of a text in a drawing."""
+
 WIDTH = 360
 """Units of a drawing's width; a character of text is about 6."""
 
@@ -59,7 +62,9 @@ def _number(value: object) -> str:
 
 def label(text: str, x: float, y: float, class_: str = "", anchor: str = "start") -> Markup:
     """Return a text, isolated so that its direction is its own."""
-    return element("text", shown(text), x=x, y=y, class_=f"t {class_}".strip(), text_anchor=anchor)
+    return element(
+        "text", shown(text, _LABEL), x=x, y=y, class_=f"t {class_}".strip(), text_anchor=anchor
+    )
 
 
 def drawing(height: float, name: str, content: Iterable[str]) -> Markup:

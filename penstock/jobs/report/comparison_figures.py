@@ -101,6 +101,7 @@ def _differences(verdicts: Mapping[str, Any], baseline: str, metric: str) -> Mar
     step, zero = 38.0, scale(0.0)
     for number, (arm, own) in enumerate(shown.items()):
         y, kind = number * step + 26, _KINDS.get(own["words"], "unclear")
+        content.append(element("path", d=f"M{zero:.1f} {y - 8:.1f}v16", class_="axis"))
         content.append(label(arm, 0, y - 12, "strong"))
         content.append(label(f"{_with_interval(own)} · {own['words']}", WIDTH, y - 12, "n", "end"))
         if own["interval"]:
@@ -110,14 +111,13 @@ def _differences(verdicts: Mapping[str, Any], baseline: str, metric: str) -> Mar
         x = scale(own["difference"])
         content.append(element("circle", cx=x, cy=y, r=4, class_=f"dot {kind}"))
     height = len(shown) * step
-    axis = element("path", d=f"M{zero:.1f} 2V{height:.1f}", class_="cut")
     for tick in scale.ticks(4):
         anchor = "start" if scale(tick) < 30 else "end" if scale(tick) > WIDTH - 30 else "middle"
         content.append(
             label(f"{tick:+.3g}" if tick else "0", scale(tick), height + 12, "tick", anchor)
         )
     name = f"differences from {baseline} in {metric}, with intervals"
-    return drawing(height + 16, name, [axis, *content])
+    return drawing(height + 16, name, content)
 
 
 def _points(
@@ -147,7 +147,7 @@ def _multiplier_figure(
     room = (high - low or abs(high) or 1.0) * 0.08
     x = Scale(min(tokens, points[0][0]) * 0.9, points[-1][0] * 1.1, 44, WIDTH - 8, log=True)
     y = Scale(low - room, high + room, 186, 18)
-    content = list(_axes(x, y, 186, metric))
+    content = list(_axes(x, y, 186, metric, [at for at, _, _ in points]))
     line = "M" + "L".join(f"{x(t):.1f} {y(v):.1f}" for t, v, _ in points)
     content.append(element("path", d=line, class_="line s0"))
     for at, value, spread in points:
@@ -171,15 +171,17 @@ def _multiplier_figure(
     return drawing(254, f"{metric} by tokens: {baseline} equals {SELECTED} at {shown}x", content)
 
 
-def _axes(x: Scale, y: Scale, base: float, metric: str) -> Iterator[Markup]:
-    """Draw the axes of a figure of a metric by tokens."""
+def _axes(
+    x: Scale, y: Scale, base: float, metric: str, ticks: Sequence[float] | None = None
+) -> Iterator[Markup]:
+    """Draw the axes of a figure of a metric by tokens; round ticks unless some are given."""
     yield label(metric, 0, 10, "tick")
     for tick in y.ticks(4):
         at = y(tick)
         yield element("path", d=f"M{x.start:.1f} {at:.1f}H{x.end:.1f}", class_="grid")
         yield label(short_number(tick), x.start - 6, at + 4, "tick", "end")
     yield element("path", d=f"M{x.start:.1f} {base}H{x.end:.1f}", class_="axis")
-    for tick in x.ticks(5):
+    for tick in x.ticks(5) if ticks is None else ticks:
         yield element("path", d=f"M{x(tick):.1f} {base}v4", class_="axis")
         yield label(short_number(tick), x(tick), base + 16, "tick", "middle")
     yield label("tokens", x.end, base + 28, "tick", "end")

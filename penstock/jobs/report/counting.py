@@ -128,7 +128,8 @@ def count_pool(curated: Curated, sample: ScoreSample, sources: int = 8) -> PoolC
     """
     pool, cut = curated.pool, curated.cut
     largest = largest_sources(pool.by_source, "bytes", sources)
-    names = tuple(name for name in largest if name in pool.by_source)
+    named = [name for name in largest if name in pool.by_source]
+    names = tuple(sorted(named, key=lambda name: (-pool.by_source[name]["bytes"], name)))
     others = len(pool.by_source) - len(names)
     width = len(names) + bool(others)
     place = {name: number for number, name in enumerate(names)}

@@ -63,7 +63,8 @@ def flow_figure(flow: DocumentFlow) -> Markup:
 
 
 def score_figure(name: str, counts: PoolCounts, marks: Sequence[float | None]) -> Markup:
-    """Draw the scores in a column: for each source a histogram, the part that is taken in colour.
+    """Draw the scores in a column, for each source two histograms: all documents above a line, and
+    those that are taken below it, each of its own height, since they may be few.
 
     Args:
         name: The column.
@@ -74,24 +75,24 @@ def score_figure(name: str, counts: PoolCounts, marks: Sequence[float | None]) -
     axis = Scale(float(edges[0]), float(edges[-1]), 1, WIDTH - 1)
     places = [axis(edge) for edge in edges.tolist()]
     content: list[str] = []
-    y, height = 0.0, 30.0
+    y, height, depth = 0.0, 26.0, 15.0
     for number, source in enumerate(counts.labels):
         left, taken = both[number]
-        top = max(1, int((left + taken).max()))
-        base = y + 16 + height
-        tops = [(base - height * one / top) for one in (left + taken).tolist()]
+        base, both_fates = y + 16 + height, left + taken
+        tops = [base - height * one / max(1, both_fates.max()) for one in both_fates.tolist()]
         content.append(element("path", d=steps(places, tops, base), class_="left"))
-        tops = [(base - height * one / top) for one in taken.tolist()]
+        tops = [base + depth * one / max(1, taken.max()) for one in taken.tolist()]
         content.append(element("path", d=steps(places, tops, base), class_="taken"))
         content.append(element("path", d=f"M0 {base:.1f}H{WIDTH}", class_="axis"))
         if (mark := marks[number]) is not None:
             x = axis(mark)
-            content.append(element("path", d=f"M{x:.1f} {y + 12:.1f}V{base:.1f}", class_="cut"))
+            content.append(
+                element("path", d=f"M{x:.1f} {y + 15:.1f}V{base + depth:.1f}", class_="cut")
+            )
         content.append(label(source, 0, y + 11, "strong"))
-        whole = int((left + taken).sum())
-        text = f"{int(taken.sum()):,} of {whole:,}"
+        text = f"{int(taken.sum()):,} of {int(both_fates.sum()):,} taken"
         content.append(label(text, WIDTH, y + 11, "n", "end"))
-        y = base + 8
+        y = base + depth + 8
     for tick in axis.ticks():
         x = axis(tick)
         content.append(element("path", d=f"M{x:.1f} {y - 8:.1f}v4", class_="axis"))
