@@ -35,8 +35,9 @@ export RAY_AUTH_TOKEN_PATH="$token_directory/$SLURM_JOB_ID"
 began="$RAY_AUTH_TOKEN_PATH.began"
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$began"' EXIT
 
-# Ray's sockets and logs: local, short (a socket's name has 107 bytes), and yours alone.
-ray_directory="/tmp/ray-$SLURM_JOB_ID"
+# Ray's sockets and logs: on each node's own disk, short (a socket's name has 107 bytes), and of a name
+# that no other user can have made before. They stay, for a look after a failure.
+ray_directory="/tmp/ray-$SLURM_JOB_ID-$(python -c 'import secrets; print(secrets.token_hex(4))')"
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 addresses="$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --all-ip-addresses)"

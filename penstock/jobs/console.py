@@ -58,7 +58,7 @@ class Console:
 
     @contextmanager
     def working(self, name: str) -> Iterator[None]:
-        """Print a line where the work inside is silent for four seconds (:class:`Heartbeat`).
+        """Print a line where the work inside is silent for three seconds (:class:`Heartbeat`).
 
         A debugger ends that: its prompt is left alone.
 

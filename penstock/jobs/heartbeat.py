@@ -1,4 +1,4 @@
-"""A line where a command was silent for four seconds: the step, its counts, and the time left.
+"""A line where a command was silent for three seconds: the step, its counts, and the time left.
 
 A thread of the command's process looks at the clock. It needs the interpreter's lock for some
 microseconds four times a second; compiled kernels, PyTorch, faiss and tokenizers release it while
@@ -16,14 +16,14 @@ from penstock.activity import Step, current_steps
 
 __all__ = ["Heartbeat", "describe_steps"]
 
-SILENCE_SECONDS = 4.0
-"""Less than the five after which a command looks dead, by the time that a busy machine needs."""
+SILENCE_SECONDS = 3.0
+"""Less than the five after which a command looks dead, by two for a busy machine."""
 
 _TICK_SECONDS = 0.25
 
 
 class Heartbeat:
-    """Calls a function with a line whenever nothing was printed for four seconds.
+    """Calls a function with a line whenever nothing was printed for three seconds.
 
     Args:
         progress: Called with the line, in a thread of its own.
@@ -59,7 +59,7 @@ class Heartbeat:
             self._thread.join()
 
     def beat(self) -> None:
-        """Print a line if none was printed for four seconds and a step is under way."""
+        """Print a line if none was printed for three seconds and a step is under way."""
         now = self._clock()
         if now - self._heard < SILENCE_SECONDS:
             return

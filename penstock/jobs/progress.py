@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it imports PyTorch, which curating does not need
 
 __all__ = ["follow_in_log", "follow_on_terminal"]
 
-SECONDS_BETWEEN_LINES = 3
+SECONDS_BETWEEN_LINES = 2
 
 _STEPS = 20
 """Steps over which the speed is a mean: slow enough to read, fast enough to follow a change."""

@@ -18,8 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from penstock.activity import step
 from penstock.artefact import Workspace
 from penstock.cluster import connect, extend_path, on_loopback
+from penstock.display import numbered
 from penstock.errors import RecipeError, TrainingError
 from penstock.own_modules import OwnModules
 from penstock.recipe import Train
@@ -77,7 +79,8 @@ def train_all(
     for spec in missing.values():
         spec.check_tokenizer()
     if missing:
-        _launch(_lanes(list(missing.values()), parallel), workspace, on_metrics)
+        with step(f"training {numbered(len(missing), 'model')}"):
+            _launch(_lanes(list(missing.values()), parallel), workspace, on_metrics)
     results = [spec.find(workspace) for spec in specs]
     assert all(results)
     return [result for result in results if result]

@@ -21,7 +21,7 @@ from tests.harness import ROOT
 from tests.pools import documents, write_jsonl
 
 
-def test_a_line_comes_after_four_silent_seconds_and_names_the_step() -> None:
+def test_a_line_comes_after_silent_seconds_and_names_the_step() -> None:
     lines: list[str] = []
     now = [100.0]
     steps: list[Step] = []
@@ -31,7 +31,7 @@ def test_a_line_comes_after_four_silent_seconds_and_names_the_step() -> None:
     assert lines == [], "no step is under way"
     steps += [Step("curate", began=100.0), Step("fitting select.x", began=101.0)]
     heart.beat()
-    assert lines == ["curate, fitting select.x: for 3 s"]
+    assert lines == ["curate, fitting select.x: for 2 s"]
     now[0] += SILENCE_SECONDS / 2
     heart.heard()
     now[0] += SILENCE_SECONDS / 2
