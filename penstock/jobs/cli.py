@@ -372,7 +372,10 @@ def demo(directory: Path, console: Console, **running: Any) -> None:
         console.write(comparison.conclusion(target))
     for page in comparison.files:
         if page.suffix == ".html":
-            console.write(f"The page with the errors, and with what this does not show: {page}")
+            console.write(
+                "To see how, with every error and what so small a proof does not show, open"
+            )
+            console.write(f"  {page}")
     console.result(comparison.summary())
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zstandard
+from click.testing import CliRunner
 
+import penstock
 from penstock.errors import InputError
-from penstock.jobs.demo.gather import Gathered, Limits, gather
+from penstock.jobs.cli import main
+from penstock.jobs.console import Console
+from penstock.jobs.demo import gather as gathering
+from penstock.jobs.demo.gather import DURATION, Gathered, Limits, gather
 from penstock.jobs.demo.pieces import TELLING
 
 SENTENCE = "It opens the {0} and reads what is in the {0}, then closes the {0} again."
@@ -289,3 +295,26 @@ def test_this_python(tmp_path: Path) -> None:
         for name in half:
             assert (library / name.split(":")[0].split("#")[0]).is_file()
     assert not any(Path(name).is_absolute() for name in [*records, *aim, *held_out])
+
+
+def test_the_command_begins_with_its_time_and_ends_with_the_verdict_and_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "report.html"
+    compared = SimpleNamespace(
+        judged=["a", "b"],
+        conclusion="verdict on {}".format,
+        files=[tmp_path / "plot.png", page],
+        selected=SimpleNamespace(shards=SimpleNamespace(path=tmp_path / "shards")),
+        summary=dict,
+    )
+    monkeypatch.setattr(gathering, "prepare", lambda directory, progress: tmp_path / "r.yaml")
+    monkeypatch.setattr(penstock, "compare", lambda *_, **__: compared)
+    for name in ("curated", "compared", "excerpts"):
+        monkeypatch.setattr(Console, name, lambda *_: None)
+    done = CliRunner().invoke(main, ["demo", "--directory", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert DURATION in done.stderr.splitlines()[0]
+    *_, first, second, _, last = done.stdout.splitlines()
+    assert (first, second) == ("verdict on a", "verdict on b")
+    assert last.strip() == str(page)
