@@ -81,6 +81,15 @@ class Console:
             sys.breakpointhook = hook
             heart.close()
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Print no line of :meth:`working` inside, while a question waits for its answer."""
+        if self._heart is None:
+            yield
+            return
+        with self._heart.paused():
+            yield
+
     def progress(self, line: str) -> None:
         """Print an event with the seconds since the start."""
         if self._heart is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 from penstock.activity import Step, current_steps
@@ -42,6 +43,7 @@ class Heartbeat:
         self._clock = clock
         self._heard = clock()
         self._ended = threading.Event()
+        self._paused = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -52,6 +54,16 @@ class Heartbeat:
         """Note that a line was printed, or a bar moved."""
         self._heard = self._clock()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Print no line inside; the silence counts from its end."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self.heard()
+            self._paused = False
+
     def close(self) -> None:
         """End the thread, and wait for its last line."""
         self._ended.set()
@@ -61,7 +73,7 @@ class Heartbeat:
     def beat(self) -> None:
         """Print a line if none was printed for three seconds and a step is under way."""
         now = self._clock()
-        if now - self._heard < SILENCE_SECONDS:
+        if self._paused or now - self._heard < SILENCE_SECONDS:
             return
         if steps := self._steps():
             self.heard()

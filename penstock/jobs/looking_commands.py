@@ -34,7 +34,8 @@ def check(recipe: Recipe, console: Console, workers: int | None) -> None:
     from penstock.jobs.checking.check import check_recipe
     from penstock.jobs.checking.printing import print_check
 
-    checked = check_recipe(recipe, workers=workers)
+    with console.working("check"):
+        checked = check_recipe(recipe, workers=workers)
     print_check(checked, console)
     console.result(checked.summary())
     if checked.errors:
@@ -69,12 +70,14 @@ def init(console: Console, paths: tuple[str, ...], out: Path, **options: Any) ->
     def ask(question: str, default: str) -> str:
         if not asks:
             return default
-        answer: str = click.prompt(terminal_text(question), default=default, show_default=True)
+        with console.asking():
+            answer: str = click.prompt(terminal_text(question), default=default, show_default=True)
         return answer
 
     if not paths and asks:
         paths = (ask("Files or directory to look at", "."),)
-    made = init_recipe(paths, out, ask=ask, **options)
+    with console.working("init"):
+        made = init_recipe(paths, out, ask=ask, **options)
     for note in made.notes:
         console.write(note)
     for finding in made.checked.findings:

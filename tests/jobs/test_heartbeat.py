@@ -11,8 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from penstock.activity import Step, add_counts, count_documents, current_steps, send_counts, step
+from penstock.errors import InputError
+from penstock.jobs.checking import check, init
+from penstock.jobs.cli import main
 from penstock.jobs.curate import curate
 from penstock.jobs.heartbeat import SILENCE_SECONDS, Heartbeat, describe_steps
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
@@ -40,6 +44,40 @@ def test_a_line_comes_after_silent_seconds_and_names_the_step() -> None:
     now[0] += SILENCE_SECONDS / 2
     heart.beat()
     assert len(lines) == 2
+
+
+def test_no_line_comes_while_a_question_waits() -> None:
+    lines: list[str] = []
+    now = [100.0]
+    heart = Heartbeat(lines.append, lambda: [Step("init", began=100.0)], lambda: now[0])
+    with heart.paused():
+        now[0] += 10 * SILENCE_SECONDS
+        heart.beat()
+    heart.beat()
+    assert lines == []
+    now[0] += SILENCE_SECONDS
+    heart.beat()
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("command", ["check", "init"])
+def test_a_look_at_the_inputs_is_a_step_that_lines_name(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look on a machine compiles loops, for 17 s of CPU time."""
+    (tmp_path / "r.yaml").write_text(
+        "corpus: [{path: a.jsonl}]\nbudget: {tokens: 9, rank: random}\n"
+    )
+    seen: list[str] = []
+
+    def look(*_: object, **__: object) -> None:
+        seen.extend(own.name for own in current_steps())
+        raise InputError("enough")
+
+    monkeypatch.setattr(check, "check_recipe", look)
+    monkeypatch.setattr(init, "init_recipe", look)
+    assert CliRunner().invoke(main, [command, str(tmp_path / "r.yaml")]).exit_code == 2
+    assert seen == [command]
 
 
 def test_documents_a_second_and_the_time_left() -> None:
