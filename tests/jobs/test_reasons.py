@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from markupsafe import escape
 
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.reasons import add_reasons, describe_reasons
+from penstock.jobs.report.page import render
 from penstock.jobs.why import fates_of
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
 from penstock.selectors.adapter import as_selector
 from penstock.selectors.influence import can_be_asked, influential_words
 from penstock.selectors.registry import built_in
-from tests.pools import all_documents, write_jsonl
+from tests.pools import all_documents, recipe_of, write_jsonl
 from tests.selectors.test_properties import texts, write_encoder
 
 
@@ -78,6 +81,27 @@ def test_each_column_says_what_its_scores_mean(made: Curated) -> None:
         assert all(type(line) is str for line in describe_reasons(one))
     assert "turbine +" in " ".join(describe_reasons(reasons["dsir"]))
     json.dumps(fates, allow_nan=False)
+
+
+def test_the_report_tells_it_too(made: Curated) -> None:
+    page = render(made)
+    fates = fates_of(made, "d7")
+    add_reasons(made, fates)
+    assert all(escape(own["meaning"]) in page for own in fates[0]["reasons"].values())
+    assert page.count("<summary>Why this score</summary>") >= 16
+    assert "what its words add to the score: " in page, "of dsir"
+    assert re.search(r"cluster [012] of 3</bdi>", page), "of kmq"
+
+
+def test_code_of_the_users_own_runs_only_if_it_may(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", texts(30))
+    (tmp_path / "mine.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
+    recipe = recipe_of(tmp_path, 160, "own", select={"own": {"use": "mine:score"}})
+    curated = curate(recipe, LocalRunner(1))
+    for may in (True, False):
+        fates = fates_of(curated, "d7")
+        add_reasons(curated, fates, own_code=may)
+        assert ("words" in fates[0]["reasons"]["own"]) == may
 
 
 def test_the_cluster_is_that_of_the_selector(made: Curated) -> None:

@@ -54,7 +54,7 @@ from penstock.storage import AnyPath, atomic_file
 if TYPE_CHECKING:  # it needs the extra `train`
     from penstock.jobs.comparison.results import Comparison
 
-__all__ = ["has_comparison", "report_directory", "write_comparison", "write_report"]
+__all__ = ["has_comparison", "render", "report_directory", "write_comparison", "write_report"]
 
 _GROUPS = {
     "first": ("Taken first", 20),

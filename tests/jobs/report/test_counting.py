@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from penstock.jobs.curate import Curated
 from penstock.jobs.report.counting import ScoreSample, count_pool, edges_of, sample_scores
 from penstock.jobs.report.excerpts import about_the_cut, first_taken, some_dropped, some_left
 from penstock.jobs.report.flow import document_flow
+from penstock.jobs.report.page import render
 from penstock.jobs.report.repeats import count_copies
 from penstock.jobs.report.selector_agreement import mid_ranks, selector_agreement
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
@@ -176,3 +178,17 @@ def test_copies_are_counted_for_each_document_that_stays(curated: Curated) -> No
     assert (copies.dropped, copies.stay, copies.near) == (9, 2, None)
     assert copies.largest == (("d0000", 5), ("d0001", 4))
     assert dict(copies.sizes) == {"3 to 5": 2}
+
+
+@pytest.mark.slow
+def test_languages_are_counted_by_fate(tmp_path: Path) -> None:
+    english = "The water flows through the gate to the turbine, and the river is wide and cold."
+    german = "Das Wasser fließt durch das Tor zur Turbine, und der Fluss ist breit und kalt."
+    rows = [{"id": f"e{n}", "text": f"{english} {n}", "source": "web"} for n in range(20)]
+    rows += [{"id": f"g{n}", "text": f"{german} {n}", "source": "web"} for n in range(10)]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    made = make(recipe_of(tmp_path, 160, clean={"where": "language == 'en'"})).curated()
+    counts = count_pool(made, sample_scores(made))
+    taken = made.cut.facts["documents"]
+    assert counts.languages == {"en": (0, 20 - taken, taken), "de": (10, 0, 0)}
+    assert "<b>Languages</b>" in render(made)
