@@ -16,6 +16,7 @@ from penstock.activity import step
 from penstock.artefact import Artefact
 from penstock.display import numbered
 from penstock.jobs.compared_values import describe_values
+from penstock.jobs.constant_columns import describe_constant
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.heartbeat import Heartbeat
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
@@ -138,9 +139,9 @@ class Console:
             self.write(f"the reason of each dropped document: {paths}")
         if rate := summary.get("filter_rate"):
             self.write(
-                f"for a training of {rate['flops']:.1e} FLOPs (6 x weights x tokens) the paper of "
-                f"BETR found it best to take {rate['law']:.2%} of the pool's tokens; this budget "
-                f"takes {rate['budget']:.2%}"
+                f"this budget takes the best {rate['budget']:.2%} of the pool's tokens; for a "
+                "model of this size on so many tokens the paper of BETR found the best "
+                f"{rate['law']:.2%} to be most useful"
             )
         self.write(f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered")
         rows = [
@@ -218,15 +219,7 @@ class Console:
     def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:
         """Print the record of one document, with the rules that it fails, or with all."""
         self.write(f"{fate['id']} ({fate['source']}): {fate['fate']}; {fate['why']}")
-        for name, own in fate.get("scores", {}).items():
-            if own["score"] is None:
-                self.write(f"  score in {name}: none, so it is never taken")
-            else:
-                above = f"higher than {own['quantile']:.1%} of the documents"
-                self.write(f"  score in {name}: {own['score']:.6g}, {above}")
-            if reasons := fate.get("reasons", {}).get(name):
-                for line in describe_reasons(reasons):
-                    self.write(f"    {line}")
+        self._scores(fate)
         for own in fate.get("overlaps", ()):
             share = f"{own['share']:.1%} of the words"
             self.write(f"  overlaps with {own['file']}: {share}, example {own['example']:,}")
@@ -243,6 +236,20 @@ class Console:
             self.write(f"  sequences: {first:,} to {last:,}, in {', '.join(fate['shards'])}")
         if "text" in fate:
             self.write(f"  text: {excerpt(fate['text'])}")
+
+    def _scores(self, fate: dict[str, Any]) -> None:
+        """Print the scores of a document, and what they mean."""
+        for name, own in fate.get("scores", {}).items():
+            if own["score"] is None:
+                self.write(f"  score in {name}: none, so it is never taken")
+            else:
+                above = f"higher than {own['quantile']:.1%} of the documents"
+                self.write(f"  score in {name}: {own['score']:.6g}, {above}")
+            if "equal" in own:
+                self.write(f"    {describe_constant(own['equal'], own['score'])}")
+            if reasons := fate.get("reasons", {}).get(name):
+                for line in describe_reasons(reasons):
+                    self.write(f"    {line}")
 
     def sampled(self, document: dict[str, Any]) -> None:
         """Print a document that was drawn: what happened to it, and the beginning of its text."""

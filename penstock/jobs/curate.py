@@ -14,6 +14,7 @@ from penstock.activity import step
 from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table, numbered, shortened, text_table
 from penstock.errors import InputError, UnmadeError
+from penstock.jobs.constant_columns import constant_columns
 from penstock.jobs.documents import DocumentTable
 from penstock.jobs.plan import Plan
 from penstock.pipeline.checking import largest_sources, sum_by_source
@@ -331,7 +332,7 @@ def _curate(
                     selector_training.climb(*arguments, workspace, progress, free)
                 if needs.cluster_weights:
                     selector_training.find_weights(*arguments, models, free)
-        made["columns"] = columns = make_columns(wanted, models)
+        made["columns"] = columns = _make_columns(wanted, models)
     with stage("tokenizer"):
         tokenizer = tokenizer or make_tokenizer(plan.tokenizer, pool, workspace, runner)
     with stage("cut"):
@@ -369,6 +370,14 @@ def _wanted(columns: Sequence[Column], models: Models, rescore: Sequence[str]) -
     copies = [replace(column, selector=copy.deepcopy(column.selector)) for column in columns]
     forget_columns(rescore, copies, models, _delete_report)
     return copies
+
+
+def _make_columns(wanted: Sequence[Column], models: Models) -> dict[str, Artefact]:
+    """Find or make the columns, and warn of those whose scores are nearly all equal."""
+    columns = make_columns(wanted, models)
+    for line in constant_columns(columns):
+        models.progress(line)
+    return columns
 
 
 def _delete_report(artefact: Artefact) -> None:

@@ -8,7 +8,7 @@ that it has read. Where no input of the recipe has a hash, another file that was
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -111,13 +111,34 @@ class Origins:
 
     def line_of(self, part: str, number: int, line: int) -> int:
         """Return the line or row of a record of a part of the corpus; see :meth:`line`."""
+        return line + self.lines_before(part, number)
+
+    def lines_before(self, part: str, number: int) -> int:
+        """Return what is to be added to a line of a part of the corpus, for its line in an input.
+
+        Args:
+            part: The part.
+            number: Number of the input.
+        """
         before = 0
         for record in self._corpus.named("part-"):
             spans = [one for one in record.facts["inputs"] if one["input"] == number]
             if part_of(record) == part:
-                return line if spans[0]["counted"] else line + before
+                return 0 if spans[0]["counted"] else before
             before += sum(span["lines"] for span in spans)
         raise LookupError(part)
+
+    def has_any(self, unit: Unit, numbers: Collection[int]) -> bool:
+        """Return whether the unit's part of the corpus has records of any of these inputs."""
+        return not self._inputs_of.get(part_of(unit.record), frozenset()).isdisjoint(numbers)
+
+    @cached_property
+    def _inputs_of(self) -> dict[str, frozenset[int]]:
+        """The numbers of the inputs of each part."""
+        return {
+            part_of(record): frozenset(span["input"] for span in record.facts["inputs"])
+            for record in self._corpus.named("part-")
+        }
 
     @property
     def _files(self) -> Sequence[tuple[str, Any]]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from penstock.artefact import Workspace
 from penstock.display import numbered, text_table
 from penstock.errors import SelectorError, did_you_mean
+from penstock.jobs.constant_columns import MOST, describe_constant
 from penstock.jobs.plan import Plan
 from penstock.jobs.report.excerpts import excerpt
 from penstock.pipeline.checking import call_on_documents, call_plugin, scores_of
@@ -173,18 +174,22 @@ def _scorer(plan: Plan, name: str) -> Column:
         )
     found = known[name]
     needs = found.selector.requirements
+    of = f" ({needs.quality})" if needs.quality else ""
     depends = {
+        f"another column{of}": found.selector.kind == "mean" or needs.quality is not None,
         "the other documents of the pool": found.selector.kind == "set",
-        "another column": found.selector.kind == "mean" or needs.quality is not None,
         "answers of a language model": needs.answers is not None,
         "models that are trained first": bool(needs.model_ladder or needs.cluster_weights),
     }
     for upon, is_so in depends.items():
         if is_so:
+            first = f"score {needs.quality} with this command; or " if needs.quality else ""
             raise SelectorError(
                 f"its scores depend on {upon}, so that a sample has none of its own",
                 key=f"select.{name}",
-                fix="run `penstock curate` at a small budget, then `penstock why RECIPE ID`",
+                fix=f"{first}run `penstock curate RECIPE --set budget.rank={name}`, which scores "
+                "all documents, and look at them by `penstock sample RECIPE --near-cut` and "
+                "`penstock why RECIPE ID`, with the same --set",
             )
     return replace(found, selector=copy.deepcopy(found.selector))
 
@@ -208,11 +213,8 @@ def _described(
     finite = np.isfinite(scores)
     own = scores[finite].astype(np.float64)
     notes = []
-    if len(own) and (most := float(np.mean(own == np.median(own)))) > 0.9:
-        notes.append(
-            f"{most:.0%} of the scores are {np.median(own):.6g}: among equal scores a hash of the "
-            "id decides, which is a draw at random"
-        )
+    if len(own) and (most := float(np.mean(own == np.median(own)))) > MOST:
+        notes.append(describe_constant(most, float(np.median(own))))
     counts, edges = np.histogram(own, _BINS) if len(own) else (np.empty(0), np.empty(0))
     order = np.flatnonzero(finite)[np.argsort(own, kind="stable")]
 

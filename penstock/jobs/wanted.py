@@ -41,20 +41,30 @@ class Wanted:
         """The columns of a unit's rows that :meth:`rows` needs."""
         return ["id"] if self.column == "text" else [self.column, "input", "line"]
 
-    def rows(self, table: pa.Table, unit: Unit, origins: Origins) -> np.ndarray:
-        """Return the rows of a table of all of a unit's documents, (m,) int64 ascending."""
+    def rows(self, unit: Unit, origins: Origins) -> np.ndarray:
+        """Return the rows of a whole unit, (m,) int64 ascending.
+
+        Units of parts that have nothing of a wanted input are not read.
+        """
+        if self.column == "input" and not origins.has_any(unit, self.values):
+            return np.empty(0, np.int64)
         if self.column == "text":
             with OwnParquet(unit.path()) as file:
                 texts = file.read(["text"]).column("text")
             return np.flatnonzero(pc.match_substring(texts, self.values[0]).to_numpy())
+        table = unit.read_rows(self.columns)
         column = table.column(self.column)
         known = pa.array(self.values, column.type)
         found = np.flatnonzero(pc.is_in(column, value_set=known).to_numpy())
         if self.line is None or not len(found):
             return found
-        own = table.select(["input", "line"]).take(pa.array(found)).to_pylist()
-        at = [origins.line(unit, one["input"], one["line"]) for one in own]
-        return found[np.array([line == self.line for line in at], bool)]
+        own = table.select(["input", "line"]).take(pa.array(found))
+        inputs, lines = (column.to_numpy() for column in own.columns)
+        before = {
+            number: origins.lines_before(part_of(unit.record), number)
+            for number in np.unique(inputs).tolist()
+        }
+        return found[lines + np.vectorize(before.get, [np.int64])(inputs) == self.line]
 
     def is_quarantined(self, bad: Mapping[str, Any], file: FileRecord, origins: Origins) -> bool:
         """Return whether a record of a file of the quarantine is one that is looked for."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,15 +18,21 @@ import pyarrow as pa
 from penstock.artefact import Artefact
 from penstock.columnar import OwnParquet, read_parquet
 from penstock.errors import InputError
+from penstock.jobs.constant_columns import MOST
 from penstock.jobs.curate import Curated, PartiallyCurated, describe_draw
 from penstock.jobs.origins import Origins
 from penstock.jobs.wanted import Wanted, readings_of
 from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
 from penstock.pipeline.cleaning.settings import CleanSettings
-from penstock.pipeline.cutting.places import Placed, place_of
+from penstock.pipeline.cutting.places import (
+    Placed,
+    ScoreCounts,
+    count_scores,
+    place_by_counts,
+    place_of,
+)
 from penstock.pipeline.cutting.ranks import rank_of
-from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.units import Unit, base_of, generations, units_of
 
@@ -107,7 +113,7 @@ def _in_pool(
     explanations = Explanations(CleanSettings.of(curated.recipe), pool)
     for unit in pool.units:
         whole = replace(unit, kept=None)
-        places = wanted.rows(whole.read_rows(wanted.columns), whole, origins)
+        places = wanted.rows(whole, origins)
         kept = unit.numbers() if len(places) else places
         if dropped_only:
             places = np.setdiff1d(places, kept)
@@ -159,9 +165,19 @@ def _fate(
         of = repeated_by(pool, unit, row)
         repeated = f": repeats {of[0].id_at(of[1])}" if of else ""
         return {"fate": "dropped", "why": f"rule {failed.reason}{repeated}", "fails": failed.rules}
-    scores = {"scores": _scores(curated, unit, place)}
+    counts = _counts(curated, unit, place)
+    scores = {
+        "scores": {
+            name: {
+                "score": None if own is None else own.score,
+                "quantile": None if own is None else own.below / own.documents,
+                **_equal(own),
+            }
+            for name, own in counts.items()
+        }
+    }
     if isinstance(curated, Curated):
-        return scores | _choice(curated, unit, row, place, source)
+        return scores | _choice(curated, unit, row, place, source, counts)
     return {**scores, "fate": "kept", "why": "what is taken was not decided yet"}
 
 
@@ -170,26 +186,29 @@ def _overlaps(pool: Pool, unit: Unit, row: int) -> dict[str, Any]:
     return {"overlaps": [asdict(one) for one in found]} if found else {}
 
 
-def _scores(
+def _equal(own: ScoreCounts | None) -> dict[str, float]:
+    """Return the share of the documents with the same score, where nearly all have it."""
+    share = 0 if own is None or own.documents < 2 else own.equal / own.documents
+    return {"equal": share} if share > MOST else {}
+
+
+def _counts(
     curated: Curated | PartiallyCurated, unit: Unit, row: int
-) -> dict[str, dict[str, float | None]]:
-    """Read the document's score in each column, and the share of the pool that scores lower."""
-    scores: dict[str, dict[str, float | None]] = {}
-    for column, artefact in curated.columns.items():
-        own = read_scores(artefact.path, artefact.files[unit.number])[row]
-        if np.isnan(own):
-            scores[column] = {"score": None, "quantile": None}
-            continue
-        below = total = 0
-        for record in artefact.files:
-            values = read_scores(artefact.path, record)
-            below += int((values < own).sum())
-            total += int((~np.isnan(values)).sum())
-        scores[column] = {"score": float(own), "quantile": below / total}
-    return scores
+) -> dict[str, ScoreCounts | None]:
+    """Read the document's score in each column, None for none, and where it is in the pool."""
+    return {
+        name: count_scores(artefact, unit.number, row) for name, artefact in curated.columns.items()
+    }
 
 
-def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> dict[str, Any]:
+def _choice(
+    curated: Curated,
+    unit: Unit,
+    row: int,
+    place: int,
+    source: str,
+    counts: Mapping[str, ScoreCounts | None],
+) -> dict[str, Any]:
     """Return whether the cut takes the document, its rank, and its sequences and shards.
 
     ``row`` is its row in the corpus's unit, ``place`` that among the documents that are kept of it.
@@ -199,16 +218,12 @@ def _choice(curated: Curated, unit: Unit, row: int, place: int, source: str) -> 
     mine = np.flatnonzero(table.column("row").to_numpy() == row)
     facts = cut.facts
     if not len(mine):
-        excluded = [
-            name
-            for name, artefact in curated.columns.items()
-            if np.isnan(read_scores(artefact.path, artefact.files[unit.number])[place])
-        ]
+        excluded = [name for name, own in counts.items() if own is None]
         if excluded:
             return {"fate": "left", "why": f"excluded: no score in {', '.join(excluded)}"}
         if curated.recipe.budget.uniform is not None:
             return {"fate": "left", **_not_drawn(curated, unit, place, source)}
-        return {"fate": "left", **_left_by_score(curated, unit, place, source)}
+        return {"fate": "left", **_left_by_score(curated, unit, place, source, counts)}
     entry = table.slice(int(mine[0]), 1).to_pylist()[0]
     group = entry["group"]
     before = sum(
@@ -257,10 +272,20 @@ def _placed(curated: Curated, unit: Unit, place: int) -> Placed:
     return own
 
 
-def _left_by_score(curated: Curated, unit: Unit, place: int, source: str) -> dict[str, Any]:
+def _left_by_score(
+    curated: Curated,
+    unit: Unit,
+    place: int,
+    source: str,
+    counts: Mapping[str, ScoreCounts | None],
+) -> dict[str, Any]:
     """Return why a document was left that has a score, and how near to the cut it came."""
     budget, why = curated.recipe.budget, _below(curated.cut.facts, source)
-    own = _placed(curated, unit, place)
+    column = counts.get(str(budget.rank))
+    if column is not None and budget.draw == "top" and len(curated.cut.facts["groups"]) == 1:
+        own = place_by_counts(curated.cut, column)
+    else:
+        own = _placed(curated, unit, place)
     found = {"why": why, "by_score": asdict(own)}
     if own.lowest is None:
         return found
@@ -345,7 +370,7 @@ def _emptied(corpus: Artefact, wanted: Wanted, origins: Origins) -> Iterator[dic
         table = read_parquet(corpus.verified(record))
         unit = units[f"unit-{record.path[8:].partition('.')[0]}"]
         gone = table.column("row").to_numpy()
-        places = wanted.rows(unit.read_rows(wanted.columns), unit, origins)
+        places = wanted.rows(unit, origins)
         for found in table.filter(pa.array(np.isin(gone, places))).to_pylist():
             row = found["row"]
             own = unit.read_rows(["source", "input", "line"]).slice(row, 1).to_pylist()[0]

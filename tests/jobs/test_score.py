@@ -141,6 +141,8 @@ def test_a_column_that_a_sample_does_not_have_is_refused(
     with pytest.raises(SelectorError) as caught:
         scored(project, column)
     assert caught.value.key == key
+    if column != "none":
+        assert f"--set budget.rank={column}" in str(caught.value.fix)
     assert not (project / "work").exists()
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "mid_quantiles",
     "order_of",
     "order_unit",
+    "order_without_ties",
     "plan_orders",
     "write_order",
 ]
@@ -271,8 +272,27 @@ def order_unit(item: Item, plan: Ordering) -> tuple[Order, np.ndarray]:
     Returns:
         The order of its n documents, and (n,) int64 bytes of text.
     """
-    unit, _ = item
-    table = unit.read_rows(["id", "hash", "source", "bytes"])
+    table = item[0].read_rows(["id", "hash", "source", "bytes"])
+    scores, group = _scores_of(item, plan, table), _groups_of(plan, table)
+    order = order_of(scores, hash_documents(table, mix(plan.seed, TIE)), group)
+    return order, table.column("bytes").to_numpy()
+
+
+def order_without_ties(item: Item, plan: Ordering) -> Order:
+    """Return the order of a unit's n documents with 0 in place of every hash that breaks a tie.
+
+    Ids are read only where the order depends on them.
+    """
+    unit = item[0]
+    drawn = plan.temperature is not None or "random" in plan.ranks
+    names = [*(["id", "hash"] if drawn else []), *(["source"] if plan.groups else [])]
+    table = unit.read_rows(names) if names else None
+    group = np.zeros(unit.documents, np.int16) if not plan.groups else _groups_of(plan, table)
+    return order_of(_scores_of(item, plan, table), np.zeros(unit.documents, np.uint64), group)
+
+
+def _scores_of(item: Item, plan: Ordering, table: pa.Table | None) -> np.ndarray:
+    """Return the scores that a unit's documents are ordered by: (n,) float32."""
     parts: dict[str, np.ndarray] = {}
     for name in plan.ranks:
         values = _values(name, item, plan.columns, table, plan.seed)
@@ -282,16 +302,22 @@ def order_unit(item: Item, plan: Ordering) -> tuple[Order, np.ndarray]:
             place = np.minimum(np.searchsorted(rising, high), len(rising) - 1)
             values = np.where(np.isnan(values), np.nan, quantile[place])
         parts[name] = values
-    noise = None if plan.temperature is None else hash_documents(table, mix(plan.seed, GUMBEL))
-    scores = document_scores(plan.ranks, parts, plan.temperature, noise)
+    noise = None
+    if plan.temperature is not None:
+        assert table is not None
+        noise = hash_documents(table, mix(plan.seed, GUMBEL))
+    return document_scores(plan.ranks, parts, plan.temperature, noise)
+
+
+def _groups_of(plan: Ordering, table: pa.Table | None) -> np.ndarray:
+    """Return the group of each document, by its source: (n,) int16."""
+    assert table is not None
     sources = table.column("source").combine_chunks().dictionary_encode()
     of_source = np.array(
         [plan.groups.get(name, plan.rest) for name in sources.dictionary.to_pylist()],
         dtype=np.int16,
     )
-    tie = hash_documents(table, mix(plan.seed, TIE))
-    order = order_of(scores, tie, of_source[sources.indices.to_numpy()])
-    return order, table.column("bytes").to_numpy()
+    return of_source[sources.indices.to_numpy()]
 
 
 def document_scores(

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.artefact import Artefact
-from penstock.pipeline.cutting.ordering import order_unit, plan_orders
+from penstock.columnar import read_parquet
+from penstock.pipeline.cutting.ordering import order_without_ties, plan_orders
 from penstock.pipeline.cutting.radix import score_of
+from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Budget
 
-__all__ = ["Placed", "place_of"]
+__all__ = ["Placed", "ScoreCounts", "count_scores", "place_by_counts", "place_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,64 @@ class Placed:
     """The lowest score of the group's documents that were taken; None if none was."""
     equal_taken: int
     """Documents of the group with the same score that were taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreCounts:
+    """A document's score in one column, among those of a pool."""
+
+    score: float
+    below: int
+    """Documents with a lower score."""
+    equal: int
+    """Documents with the same score, this one among them."""
+    documents: int
+    """Documents that have a score."""
+
+
+def count_scores(column: Artefact, unit: int, row: int) -> ScoreCounts | None:
+    """Compare a document's score with all others of a column; None where it has none.
+
+    Args:
+        column: The scores; all files are read.
+        unit: Number of its unit.
+        row: Its row among the unit's documents that are kept.
+    """
+    own = read_scores(column.path, column.files[unit])[row]
+    if np.isnan(own):
+        return None
+    below = equal = documents = 0
+    for record in column.files:
+        values = read_scores(column.path, record)
+        below += int((values < own).sum())
+        equal += int((values == own).sum())
+        documents += int((~np.isnan(values)).sum())
+    return ScoreCounts(score=float(own), below=below, equal=equal, documents=documents)
+
+
+def place_by_counts(cut: Artefact, counts: ScoreCounts) -> Placed:
+    """Return the place of a document that one column orders, all documents being of one group.
+
+    Args:
+        cut: A cut without shares that takes the highest scores. Of its files those are read that
+            have a score as low as the document's.
+        counts: The document's in the column.
+    """
+    lowest = [record.facts["lowest"] for record in cut.files if record.facts["documents"]]
+    equal_taken = 0
+    for record in cut.files:
+        if record.facts["documents"] and record.facts["lowest"] <= counts.score:
+            scores = read_parquet(cut.verified(record), ["score"]).column("score").to_numpy()
+            equal_taken += int((scores == np.float32(counts.score)).sum())
+    return Placed(
+        group=0,
+        score=counts.score,
+        place=counts.documents - counts.below - counts.equal + 1,
+        documents=counts.documents,
+        equal=counts.equal,
+        lowest=min(lowest, default=None),
+        equal_taken=equal_taken,
+    )
 
 
 def place_of(
@@ -61,20 +121,20 @@ def place_of(
     """
     runner = LocalRunner(1)
     plan, items = plan_orders(pool, columns, budget, seed, groups, runner)
-    own, _ = order_unit(items[unit], plan)
+    own = order_without_ties(items[unit], plan)
     group, key = int(own.group[row]), own.key[row]
     if group < 0:
         return None
     higher = documents = equal = equal_taken = 0
     lowest = np.uint32(2**32 - 1)  # no key is as high
     for item in items:
-        order, _ = order_unit(item, plan)
+        order = own if item[0].number == unit else order_without_ties(item, plan)
         mine = order.group == group
         documents += int(mine.sum())
         higher += int((order.key[mine] > key).sum())
         equal += int((order.key[mine] == key).sum())
         rows = taken(item[0].number)
-        keys = order.key[rows][mine[rows]]
+        keys = order.key[rows][mine[rows]] if len(rows) else order.key[:0]
         equal_taken += int((keys == key).sum())
         lowest = min(lowest, keys.min(initial=lowest))
     return Placed(

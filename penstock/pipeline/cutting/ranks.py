@@ -62,17 +62,23 @@ def rank_of(cut: Artefact, unit: int, row: int) -> int:
     """
     own = _Scored.read(cut, unit)
     position = np.flatnonzero(own.row == row)
-    key, tie = own.key[position[0]], own.ties(position)[0]
-    before = 0
+    key, before = own.key[position[0]], 0
+    same: list[tuple[int, _Scored, np.ndarray]] = []
     for number in range(len(cut.files)):
         taken = own if number == unit else _Scored.read(cut, number)
         before += int((taken.key > key).sum())
         equal = np.flatnonzero(taken.key == key)
+        if len(equal):
+            same.append((number, taken, equal))
+    if sum(len(equal) for _, _, equal in same) == 1:
+        return before + 1  # no hash is needed, and no kernel loaded
+    tie = own.ties(position)[0]
+    for number, taken, equal in same:
         ties = taken.ties(equal)
         before += int((ties > tie).sum())
         if number <= unit:
-            same = taken.row[equal[ties == tie]]
-            before += int((same < row).sum()) if number == unit else len(same)
+            alike = taken.row[equal[ties == tie]]
+            before += int((alike < row).sum()) if number == unit else len(alike)
     return before + 1
 
 

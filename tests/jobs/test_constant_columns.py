@@ -1,0 +1,37 @@
+"""The warning of a column whose scores are nearly all equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.jobs.constant_columns import constant_columns
+from penstock.jobs.why import fates_of
+from tests.pools import documents, make, recipe_of, write_jsonl
+
+
+@pytest.mark.parametrize(("others", "warned"), [(0, True), (10, True), (20, False), (200, False)])
+def test_a_nearly_constant_column_is_named(tmp_path: Path, others: int, warned: bool) -> None:
+    """150 documents in several units, of which some have scores of their own, all over the pool."""
+    rows = documents(150)
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    own = {row["id"] for row in rows[:: max(1, 150 // others)][:others]} if others else set()
+    scores = {row["id"]: float(n if row["id"] in own else 3) for n, row in enumerate(rows, 10)}
+    recipe = recipe_of(tmp_path, 2_000, ["s"], budget={"rank": "s"})
+    made = make(recipe, {"s": scores}).curated()
+    found = list(constant_columns(made.columns))
+    equal = 1 - others / 150
+    assert [line.partition(":")[0] for line in found] == (["select.s"] if warned else [])
+    common = next(row["id"] for row in rows if row["id"] not in own) if others < 150 else "d0001"
+    (fate,) = fates_of(made, common)
+    assert fate["scores"]["s"].get("equal") == (pytest.approx(equal) if warned else None)
+
+
+def test_random_ranks_and_single_documents_are_no_constant(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", documents(1))
+    recipe = recipe_of(tmp_path, 16, ["s"], budget={"rank": "s", "allow_short": True})
+    made = make(recipe, {"s": {"d0000": 1.0}}).curated()
+    assert list(constant_columns(made.columns)) == []
+    (fate,) = fates_of(made, "d0000")
+    assert "equal" not in fate["scores"]["s"]
