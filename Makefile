@@ -49,16 +49,24 @@ fuzz: install
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 PEERS := .peers
+PEERS_MDS := .peers-mds
 
-# Without constraints.txt, but for PyTorch: mosaicml-streaming needs an older numpy.
+# Without constraints.txt, but for PyTorch. mosaicml-streaming has an environment of its own: it needs
+# older versions of packages than datatrove and datasets do.
 $(PEERS)/.ready:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(PEERS)/bin/python -m pip install --quiet megatron-core mosaicml-streaming ai2-olmo-core datatrove datasets zstandard
+	$(PEERS)/bin/python -m pip install --quiet megatron-core ai2-olmo-core datatrove datasets zstandard
 	touch $(PEERS)/.ready
 
-peers: install $(PEERS)/.ready
-	$(BIN)/python -m tests.peers --peer-python $(PEERS)/bin/python
+$(PEERS_MDS)/.ready:
+	$(PYTHON) -m venv $(PEERS_MDS)
+	$(PEERS_MDS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PEERS_MDS)/bin/python -m pip install --quiet mosaicml-streaming
+	touch $(PEERS_MDS)/.ready
+
+peers: install $(PEERS)/.ready $(PEERS_MDS)/.ready
+	$(BIN)/python -m tests.peers --peer-python $(PEERS)/bin/python --mds-python $(PEERS_MDS)/bin/python
 
 check: install
 	$(BIN)/ruff format --check .

@@ -3,5 +3,5 @@
 ::
 
     __main__.py    exports a small recipe in all formats, and starts the readers
-    readers.py     runs in the peers' own environment, without Penstock: reads and compares
+    readers.py     runs in each of the peers' environments, without Penstock: reads and compares
 """

@@ -1,6 +1,9 @@
 """Export a small recipe in every format and compare what the formats' own libraries read of it.
 
-    python -m tests.peers --peer-python .peers/bin/python
+    python -m tests.peers --peer-python .peers/bin/python --mds-python .peers-mds/bin/python
+
+mosaicml-streaming and the other libraries need different versions of the same packages, so that it
+has an environment of its own. Without ``--mds-python`` its format is not read.
 
 The expected ids and texts are read from the shards and the corpus without the export. Each library
 prints a line; the exit status is that of the readers.
@@ -27,6 +30,7 @@ from tests.jobs.export.exported import curated_of
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", required=True, help="of an environment with the peers")
+    parser.add_argument("--mds-python", help="of an environment with mosaicml-streaming")
     arguments = parser.parse_args()
     formats.TOKENS, formats.TEXT_BYTES = 1_000, 2_000  # several files of each format
     with tempfile.TemporaryDirectory(prefix="penstock-peers-") as place:
@@ -34,8 +38,13 @@ def main() -> int:
         for to in FORMATS:
             export(curated, to, f"{place}/{to}", LocalRunner(1))
         (Path(place) / "expected.json").write_text(json.dumps(_expected(curated)))
-        readers = Path(__file__).with_name("readers.py")
-        return subprocess.run([arguments.peer_python, str(readers), place], check=False).returncode
+        readers = str(Path(__file__).with_name("readers.py"))
+        statuses = [
+            subprocess.run([python, readers, place, group], check=False).returncode
+            for python, group in ((arguments.peer_python, "plain"), (arguments.mds_python, "mds"))
+            if python is not None
+        ]
+    return max(statuses)
 
 
 def _expected(curated: Curated) -> dict[str, object]:

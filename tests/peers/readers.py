@@ -1,5 +1,7 @@
 """Read exports by the libraries that they are for; this file runs without Penstock.
 
+    python readers.py DIRECTORY plain|mds
+
 It prints a line for each library, and ends with status 1 if one reads anything else than expected,
 or is missing.
 """
@@ -94,12 +96,19 @@ READERS: dict[str, tuple[str, str, Callable[[Path, dict[str, Any]], int]]] = {
 }
 """By package: the formats, the noun of what is compared, and the reader."""
 
+GROUPS = {
+    "plain": ("megatron-core", "ai2-olmo-core", "datatrove", "datasets"),
+    "mds": ("mosaicml-streaming",),
+}
+"""The packages that have one environment."""
+
 
 def main() -> int:
     place = Path(sys.argv[1])
     expected = json.loads((place / "expected.json").read_text())
     failed = 0
-    for package, (forms, noun, read) in READERS.items():
+    for package in GROUPS[sys.argv[2]]:
+        forms, noun, read = READERS[package]
         try:
             count = read(place, expected)
         except Exception as error:
