@@ -33,7 +33,7 @@ from penstock.errors import RecipeError, StorageError, did_you_mean
 from penstock.recipe_amounts import Amount, share_of
 from penstock.recipe_cleaning import Clean, Decontaminate, Dedup, KeepBest
 from penstock.recipe_comparing import Compare, Rung
-from penstock.recipe_draw import DrawOf, Uniform
+from penstock.recipe_draw import DrawOf, Uniform, check_draw
 from penstock.recipe_training import (
     MAPPING,
     PLAIN,
@@ -173,7 +173,11 @@ class Budget(Model):
     """A number, also as ``20M`` or ``1.5B``; or ``5%`` of the kept text of the pool, by bytes."""
     rank: Annotated[Annotated[str, PLAIN] | Annotated[dict[str, float], MAPPING], shaped]
     """One selector's name, ``random``, or weights over the quantiles of several columns."""
-    draw: Annotated[Annotated[Literal["top"], PLAIN] | Annotated[DrawOf, MAPPING], shaped] = "top"
+    draw: Annotated[
+        Annotated[Literal["top"], PLAIN] | Annotated[DrawOf, MAPPING],
+        shaped,
+        BeforeValidator(check_draw),
+    ] = "top"
     """The highest scores, or a draw by chance. With ``rank: random`` all documents are equal, so
     that it changes nothing."""
     shares: Annotated[

@@ -102,4 +102,10 @@ class Clean(Model):
             key="keep_dropped",
             fix="remove it: the corpus keeps what is dropped, with its text",
         )
+        require(
+            not isinstance(tree, dict) or "min_document_bytes" not in tree,
+            "no key: short documents are dropped by a rule or a condition",
+            key="min_document_bytes",
+            fix='write where: "bytes >= 200", or rules: {gopher: {min_words: 50}}',
+        )
         return tree

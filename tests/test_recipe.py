@@ -262,7 +262,7 @@ WRONG_VALUES = [
     ),
     (
         {"budget": {"tokens": 1, "rank": "random", "draw": "best"}},
-        "budget.draw: expected 'top', got 'best'",
+        "budget.draw: expected top, or a draw with its parameter, got 'best'",
     ),
     (
         {"budget": {"tokens": 1, "rank": "random", "draw": {"uniform": {"keep": 1.5}}}},

@@ -16,6 +16,7 @@ from penstock.pipeline.rewriting.answers import Rewrite
 from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
+from penstock.rules import built_in as sets_of_rules
 from penstock.selectors.base import Targets
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
@@ -89,6 +90,14 @@ def build_columns(recipe: Recipe) -> list[Column]:
     """
     held_out = EvaluationExamples(find_evaluation_files(recipe))
     directories = [recipe.directory, Path.cwd()]
+    for name, spec in recipe.select.items():
+        if spec.use in sets_of_rules():
+            raise SelectorError(
+                f"{spec.use!r} is a set of rules, which keep and drop documents; a selector gives "
+                "them scores",
+                key=f"select.{name}.use",
+                fix=f"write clean: {{rules: [{spec.use}]}}; `penstock selectors` lists selectors",
+            )
     built = {name: build(name, spec, directories) for name, spec in recipe.select.items()}
     wanted = [*recipe.budget.ranks, *([recipe.shards.carry] if recipe.shards.carry else [])]
     for name in wanted:  # it grows by the columns that a column depends on
