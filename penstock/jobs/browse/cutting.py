@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,45 @@ from penstock.pipeline.cutting.radix import (
 from penstock.pipeline.cutting.search import CandidateTable, reduce_quotas, refuse_hopeless
 from penstock.recipe import Budget
 
-__all__ = ["MemoryCut", "cut_in_memory"]
+__all__ = ["MemoryCut", "MemoryPool", "cut_in_memory"]
+
+
+class MemoryPool:
+    """A pool of documents in memory, and what every cut of it uses.
+
+    Args:
+        columns: All n documents of the corpus.
+        kept: (n,) bool: those of the pool.
+    """
+
+    def __init__(self, columns: DocumentColumns, kept: np.ndarray) -> None:
+        self.columns = columns
+        self.kept = kept
+        self._quantiles: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def by_source(self) -> dict[str, Mapping[str, int]]:
+        """``documents`` and ``bytes`` of each source that the pool has, by name."""
+        columns = self.columns
+        own = columns.source[self.kept]
+        count = np.bincount(own, minlength=len(columns.sources))
+        size = np.zeros(len(columns.sources), np.int64)
+        np.add.at(size, own, columns.bytes[self.kept])
+        return {
+            name: {"documents": int(count[at]), "bytes": int(size[at])}
+            for at, name in enumerate(columns.sources)
+            if count[at]
+        }
+
+    def quantiles(self, name: str) -> np.ndarray:
+        """Return the quantile of each score of a column in the pool: (n,) float64, NaN of NaN."""
+        if name not in self._quantiles:
+            column = self.columns.scores[name]
+            known = column.place[self.kept & (column.place >= 0)]
+            quantile = mid_quantiles(np.bincount(known, minlength=column.values))
+            # The place of NaN is the last one.
+            self._quantiles[name] = np.append(quantile, np.nan)[column.place]
+        return self._quantiles[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,27 +101,25 @@ class MemoryCut:
 
 def cut_in_memory(
     settings: CutSettings,
-    columns: DocumentColumns,
-    kept: np.ndarray,
+    pool: MemoryPool,
     bytes_per_token: float,
 ) -> MemoryCut:
     """Cut documents at a budget.
 
     Args:
         settings: With a number of tokens (:meth:`CutSettings.resolve`).
-        columns: All n documents of the corpus.
-        kept: (n,) bool: the pool.
+        pool: The pool, and all n documents of its corpus.
         bytes_per_token: For estimates.
 
     Raises:
         BudgetError: The pool, or a share of it, holds fewer tokens than the budget.
         RecipeError: A share names a source that the pool does not have.
     """
-    budget = settings.budget
-    quotas = quotas_of(budget, settings.sequence_length, _by_source(columns, kept))
+    budget, columns = settings.budget, pool.columns
+    quotas = quotas_of(budget, settings.sequence_length, pool.by_source)
     if not budget.allow_short:
         refuse_hopeless(quotas, settings.sequence_length, bytes_per_token)
-    order = _order(budget, columns, kept, quotas)
+    order = _order(budget, pool, quotas)
     scores = np.where(order.group < 0, np.float32(np.nan), score_of(order.key))
     if budget.uniform is not None:
         order, quotas = _of_best(budget, order, columns.bytes, quotas)
@@ -113,31 +150,12 @@ def cut_in_memory(
     )
 
 
-def _by_source(columns: DocumentColumns, kept: np.ndarray) -> dict[str, Mapping[str, int]]:
-    """Count the pool's documents and bytes of each source that it has, by name."""
-    own = columns.source[kept]
-    count = np.bincount(own, minlength=len(columns.sources))
-    size = np.zeros(len(columns.sources), np.int64)
-    np.add.at(size, own, columns.bytes[kept])
-    return {
-        name: {"documents": int(count[at]), "bytes": int(size[at])}
-        for at, name in enumerate(columns.sources)
-        if count[at]
+def _order(budget: Budget, pool: MemoryPool, quotas: Sequence[Quota]) -> Order:
+    columns, mixed = pool.columns, len(budget.ranks) > 1
+    parts = {
+        name: pool.quantiles(name) if mixed else columns.scores[name].scores
+        for name in budget.ranks
     }
-
-
-def _order(
-    budget: Budget, columns: DocumentColumns, kept: np.ndarray, quotas: Sequence[Quota]
-) -> Order:
-    parts: dict[str, np.ndarray] = {}
-    for name in budget.ranks:
-        column = columns.scores[name]
-        parts[name] = column.scores
-        if len(budget.ranks) > 1:
-            known = column.place[kept & (column.place >= 0)]
-            quantile = mid_quantiles(np.bincount(known, minlength=column.values))
-            # The place of NaN is the last one.
-            parts[name] = np.append(quantile, np.nan)[column.place]
     noise = None if budget.temperature is None else columns.noise
     scores = document_scores(budget.ranks, parts, budget.temperature, noise)
     groups = {quota.name: number for number, quota in enumerate(quotas)}
@@ -145,7 +163,7 @@ def _order(
         [groups.get(name, groups[None]) for name in columns.sources], dtype=np.int16
     )
     order = order_of(scores, columns.tie, of_source[columns.source])
-    return replace(order, group=np.where(kept, order.group, np.int16(-1)))
+    return replace(order, group=np.where(pool.kept, order.group, np.int16(-1)))
 
 
 def _of_best(

@@ -211,8 +211,9 @@ function change() {
 
 let running = false, again = false, started = 0, answers = 0, waiting = 0;
 
-async function update() {
-  started ||= performance.now();
+async function update(byHand = true) {
+  if (byHand) started ||= performance.now();
+  clearTimeout(waiting);
   document.documentElement.dataset.settled = "no";
   if (running) { again = true; return; }
   running = true;
@@ -227,12 +228,12 @@ async function update() {
       complain(error);
     }
     await new Promise(requestAnimationFrame);
-    performance.measure("answer", { start: from, end: performance.now() });
+    if (from) performance.measure("answer", { start: from, end: performance.now() });
     document.documentElement.dataset.answers = ++answers;
   } while (again);
   running = false;
   clearTimeout(waiting);
-  waiting = setTimeout(settle, 150);
+  waiting = setTimeout(settle, 250);
 }
 
 async function settle() {
@@ -242,7 +243,7 @@ async function settle() {
       const { left } = await ask("count", { change: edited });
       if (mine !== answers || running) return;
       if (left) state(`counting tokens of ${format(left)} …`, "guess");
-      update();
+      update(false);
       return;
     }
     await list();

@@ -12,7 +12,7 @@ from penstock.artefact import Artefact
 from penstock.errors import ArtefactError, BadInput, RecipeError
 from penstock.jobs.browse.changes import apply_change
 from penstock.jobs.browse.columns import UNKNOWN, DocumentColumns, read_columns
-from penstock.jobs.browse.cutting import MemoryCut, cut_in_memory
+from penstock.jobs.browse.cutting import MemoryCut, MemoryPool, cut_in_memory
 from penstock.jobs.browse.exclusions import CleanColumns
 from penstock.jobs.curate import Curated
 from penstock.jobs.plan import Plan
@@ -119,6 +119,7 @@ class BrowsedRecipe:
         self.clean: CleanColumns = CleanColumns.read(plan.clean, self.columns)
         self._fitted = frozenset(_fitted_on_pool(plan, curated))
         self._bytes_per_token = float(curated.tokenizer.facts["bytes_per_token"])
+        self._pool = MemoryPool(self.columns, self.columns.kept)
         self._before = np.zeros(len(self.columns), bool)
         self.base = self.answer({})
         """The recipe as it is."""
@@ -146,21 +147,22 @@ class BrowsedRecipe:
         reasons, names, needs = self._reasons(recipe)
         kept = reasons == 0
         changed = not np.array_equal(kept, self.columns.kept)
+        pool = MemoryPool(self.columns, kept) if changed else self._pool
         if changed:
             needs += tuple(self._needs(recipe, kept))
         settings = CutSettings.of(recipe)
-        own = int(self.columns.bytes[kept].sum())
+        own = sum(tally["bytes"] for tally in pool.by_source.values())
         settings = replace(settings, budget=settings.budget.resolve(own, self._bytes_per_token))
         cut, problem = None, None
         try:
-            cut = cut_in_memory(settings, self.columns, kept, self._bytes_per_token)
+            cut = cut_in_memory(settings, pool, self._bytes_per_token)
         except BadInput as error:
             problem = str(error)
         taken = np.zeros(len(kept), bool)
         if cut is not None:
             taken[cut.rows] = True
         counts = np.bincount(reasons, minlength=len(names) + 1)[1:].tolist()
-        preview = self._preview(cut, kept, taken)
+        preview = self._preview(cut, pool, taken)
         return Previewed(
             recipe=recipe,
             preview=replace(
@@ -256,7 +258,7 @@ class BrowsedRecipe:
     def _preview(
         self,
         cut: MemoryCut | None,
-        kept: np.ndarray,
+        pool: MemoryPool,
         taken: np.ndarray,
     ) -> Preview:
         """Count what a cut takes; the caller fills in the other fields."""
@@ -269,23 +271,24 @@ class BrowsedRecipe:
 
         rows = np.flatnonzero(taken) if cut is None else cut.rows
         tokens = None if cut is None else cut.tokens
-        came, went = taken & ~before, before & ~taken
+        came, went = np.flatnonzero(taken & ~before), np.flatnonzero(before & ~taken)
+        kept = {name: tally["documents"] for name, tally in pool.by_source.items()}
         each = zip(
             columns.sources,
-            by_source(kept),
+            [kept.get(name, 0) for name in columns.sources],
             by_source(rows),
             by_source(rows, tokens),
             by_source(came),
             by_source(went),
         )
         return Preview(
-            kept=int(np.count_nonzero(kept)),
+            kept=sum(kept.values()),
             dropped_by={},
             taken=len(rows),
             requested=0,
             delivered=0 if cut is None else sum(cut.delivered),
-            came=int(np.count_nonzero(came)),
-            went=int(np.count_nonzero(went)),
+            came=len(came),
+            went=len(went),
             by_source={
                 name: SourceCount(kept=have, taken=own, tokens=size, came=new, went=old)
                 for name, have, own, size, new, old in each

@@ -1,7 +1,7 @@
 """The server of the page: an application of Starlette, run by uvicorn on loopback.
 
 One answer is computed at a time, and the last few are kept: lists and searches are about the
-change that is shown. No request makes a file.
+change that is shown, and no answer waits for them. No request makes a file.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class BrowseServer:
                 except (ValueError, RecursionError):
                     return JSONResponse({"error": "expected an object of JSON"}, 400)
                 try:
-                    found = await run_in_threadpool(self._locked, work, asked)
+                    found = await run_in_threadpool(work, asked)
                 except PenstockError as error:
                     return JSONResponse({"error": str(error)}, 400)
                 return JSONResponse(found)
@@ -163,12 +163,6 @@ class BrowseServer:
             route("/api/documents", self.documents),
         ]
         return Guard(Starlette(routes=routes), listening.token, listening.port)
-
-    def _locked(
-        self, work: Callable[[Mapping[str, Any]], dict[str, Any]], asked: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        with self._lock:
-            return work(asked)
 
     def recipe(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the page is built of: controls, columns and the recipe as it is."""
@@ -203,7 +197,8 @@ class BrowseServer:
         while left and time.monotonic() < end:
             left = self._browsed.count_tokens(answer, 2**20)
         if answer.preview.uncounted:
-            self._answers.clear()  # tokens of others may be known now, too
+            with self._lock:
+                self._answers.clear()  # tokens of others may be known now, too
         return {"left": left}
 
     def documents(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,12 +213,13 @@ class BrowseServer:
 
     def _answer(self, change: Mapping[str, Any]) -> Previewed:
         key = json.dumps(change, sort_keys=True)
-        if key not in self._answers:
-            self._answers[key] = self._browsed.answer(change)
-            while len(self._answers) > _ANSWERS:
-                self._answers.popitem(last=False)
-        self._answers.move_to_end(key)
-        return self._answers[key]
+        with self._lock:
+            if key not in self._answers:
+                self._answers[key] = self._browsed.answer(change)
+                while len(self._answers) > _ANSWERS:
+                    self._answers.popitem(last=False)
+            self._answers.move_to_end(key)
+            return self._answers[key]
 
 
 def _change(asked: Mapping[str, Any]) -> Mapping[str, Any]:
