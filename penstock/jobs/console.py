@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.reasons import describe_reasons
 from penstock.jobs.report.excerpts import excerpt, first_taken, some_left
 from penstock.jobs.terminal import LineConsole, write_json
+from penstock.pipeline.cleaning.quarantine import quarantined_by_file
 from penstock.pipeline.pool import pools_of
 from penstock.pipeline.units import generations
 from penstock.recipe import Recipe
@@ -40,6 +42,9 @@ __all__ = ["Console"]
 _SHORT, _NAMES, _WIDE = 16, 32, 200
 """Characters of a cell that is not wrapped, of the first column at least, and of a table that goes
 to a file or a pipe."""
+
+_FILES = 3
+"""Files of a quarantine in a line, those with most records."""
 
 
 class Console:
@@ -192,12 +197,12 @@ class Console:
         self.accounted(documents, cleaned.pool.corpus)
 
     def accounted(self, documents: Mapping[str, Any], corpus: Artefact) -> None:
-        """Print how many documents were read, kept and dropped, and why."""
+        """Print how many records were read, and how many documents kept and dropped, and why."""
         added = f", {documents['added']:,} added" if "added" in documents else ""
         most = sorted(documents["dropped_by"].items(), key=lambda own: (-own[1], own[0]))
         dropped = ", ".join(f"{count:,} {rule}" for rule, count in most)
         self.write(
-            f"{numbered(documents['read'], 'document')} read{added}: {documents['kept']:,} kept, "
+            f"{numbered(documents['read'], 'record')} read{added}: {documents['kept']:,} kept, "
             f"{documents['dropped']:,} dropped{f' ({dropped})' if dropped else ''}, "
             f"{documents['quarantined']:,} quarantined"
         )
@@ -215,6 +220,8 @@ class Console:
             with open(read.verified(some), encoding="utf-8") as lines:
                 first = json.loads(lines.readline())
             self.write(f"the first of them: {first['file']}, {first['place']}: {first['error']}")
+            if len(counts := quarantined_by_file(read)) > 1:
+                self.write(_by_file(counts, documents["quarantined"]))
 
     def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:
         """Print the record of one document, with the rules that it fails, or with all."""
@@ -355,3 +362,14 @@ class Console:
         if not self._out.is_terminal:
             self._out.width = _WIDE
         self._out.print(table)
+
+
+def _by_file(counts: Counter[str], quarantined: int) -> str:
+    """Describe how many records of which files are quarantined: the three files with most."""
+    first = sorted(counts.items(), key=lambda own: (-own[1], own[0]))
+    shown = ", ".join(f"{file} {count:,}" for file, count in first[:_FILES])
+    rest = sum(count for _, count in first[_FILES:])
+    others = numbered(len(first) - _FILES, "other file")
+    counted = counts.total()
+    of = "" if counted == quarantined else f" (of the first {counted:,})"
+    return f"by file{of}: {shown}" + (f", and {rest:,} in {others}" if rest else "")

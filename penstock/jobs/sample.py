@@ -7,6 +7,7 @@ drawn are read.
 
 from __future__ import annotations
 
+import base64
 import heapq
 import json
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,8 @@ class Drawn:
     documents: list[dict[str, Any]]
     """``id``, ``source``, ``fate``, and ``text``. ``bytes`` of the text; ``rule`` that drops it;
     ``tokens`` that the cut takes; ``scores`` by column, None where there is none. Of a quarantined
-    record ``file``, ``place`` and ``error``; ``text`` is what the record holds."""
+    record ``file``, ``place`` and ``error``; ``text`` is what the record holds, with bytes that are
+    not UTF-8 as escapes (``\\xe9``)."""
     of: int
     """The documents that meet the conditions."""
 
@@ -231,5 +233,12 @@ def _quarantined(curated: Curated | PartiallyCurated) -> Iterator[dict[str, Any]
                     "file": bad["file"],
                     "place": bad["place"],
                     "error": bad["error"],
-                    "text": bad.get("raw", bad.get("raw_base64", "")),
+                    "text": _text_of(bad),
                 }
+
+
+def _text_of(bad: Mapping[str, Any]) -> str:
+    """Return what a quarantined record holds; bytes that are not UTF-8 are escaped."""
+    if "raw_base64" not in bad:
+        return str(bad.get("raw", ""))
+    return base64.b64decode(bad["raw_base64"]).decode("utf-8", "backslashreplace")

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from penstock.activity import count_documents
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical
+from penstock.display import numbered
 from penstock.errors import InputError
 from penstock.pipeline.checking import (
     RecordTally,
@@ -202,7 +203,8 @@ def make_corpus(
                         f"{_LABELS[label]}"
                     )
         if repeated := count_repeated_ids(records, draft, runner):
-            progress(f"documents whose id another one before has: {repeated:,}")
+            verb = "has" if repeated == 1 else "have"
+            progress(f"{numbered(repeated, 'document')} {verb} the id of an earlier one")
         facts |= {"repeated_ids": repeated, "left_out": left_out}
         return draft.publish(by_part, facts)
 

@@ -211,5 +211,5 @@ def test_the_longest_silence_of_a_slow_job_is_below_five_seconds(
     busy = max(1.0, os.getloadavg()[0] / cpus())
     assert max(b - a for a, b in pairwise(times)) <= 5.0 * busy, told
     assert "curate, columns, model, fitting select.length: for" in told
-    before = told.partition("120 documents read")[0].splitlines()
+    before = told.partition("120 records read")[0].splitlines()
     assert [line for line in before if not line.startswith("[")] == [], "of Ray or a library"

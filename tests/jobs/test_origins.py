@@ -206,6 +206,7 @@ def test_quarantined_records_of_archives_and_tables_have_their_ids(tmp_path: Pat
     done = run("clean", tmp_path, ".")
     (corpus,) = (tmp_path / "work" / "corpus").iterdir()
     assert f"quarantined records, with their errors: {corpus}/quarantine-*\n" in done.stdout
+    assert "by file: a.warc 5, c.csv 5, b.warc.gz 1, and 1 in 1 other file\n" in done.stdout
     found: dict[str, list[str | None]] = {}
     for path in sorted(corpus.glob("quarantine-*")):
         for bad in map(json.loads, path.read_text().splitlines()):

@@ -173,6 +173,16 @@ def test_what_is_not_made_or_has_no_edge_is_an_error(whole: Curated, tmp_path: P
         sample_documents(of, sample=Sample(near_cut=True))
 
 
+def test_bytes_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pool" / "a.jsonl", documents(150))
+    with path.open("ab") as sink:
+        sink.write(b'{"id": "latin", "text": "caf\xe9 \xe2\x82\xac"}\n')
+    recipe = recipe_of(tmp_path, 3_000, ["s"], budget={"rank": "s"})
+    of = make(recipe, {"s": SCORES}).curated()
+    (one,) = sample_documents(of, sample=Sample(place="quarantined")).documents
+    assert one["text"].strip() == '{"id": "latin", "text": "caf\\xe9 €"}'
+
+
 def test_a_text_is_escaped_before_it_is_cut() -> None:
     console = LineConsole(width=20)
     assert console.fitted("short", 3) == "short"

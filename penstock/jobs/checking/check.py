@@ -326,7 +326,9 @@ def _check_shares(checked: RecipeCheck, attempt: _Attempt) -> None:
 
 
 def _check_training(recipe: Recipe, budget: int | None, findings: list[Finding]) -> None:
-    """Compare the budget of training with the tokens of a step."""
+    """Compare the budget of training with the tokens of a step, in a recipe that trains."""
+    if not {"train", "compare"} & recipe.model_fields_set:
+        return
     own, batch = recipe.train.tokens or budget, recipe.train.batch_tokens
     if own is None:
         return
@@ -339,9 +341,9 @@ def _check_training(recipe: Recipe, budget: int | None, findings: list[Finding])
             kind="few_steps",
             key="train.batch_tokens",
             text=f"train.batch_tokens: {own:,} tokens in batches of {batch:,} are "
-            f"{numbered(steps, 'step')} of training, which teach a model nothing; `penstock train` "
-            f"and `compare` need hundreds: write {_fitting(own, recipe.shards.sequence_length):,}, "
-            "or a larger budget",
+            f"{numbered(steps, 'step')} of training, too few for a model to learn; "
+            "`train` and `compare` need hundreds: write "
+            f"{_fitting(own, recipe.shards.sequence_length):,}, or a larger budget",
         )
     )
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from penstock.artefact import FileRecord
+from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.reading.records import Bad
 from penstock.storage import AnyPath, atomic_file, open_file
 
-__all__ = ["FirstError", "Quarantine", "first_error"]
+__all__ = ["FirstError", "Quarantine", "first_error", "quarantined_by_file"]
+
+_COUNTED, _COUNTED_BYTES = 100_000, 2**26
+"""Records and bytes of a quarantine after which it is not counted on by file: a second."""
 
 
 class Quarantine:
@@ -76,3 +80,24 @@ def first_error(directory: AnyPath, records: Iterable[FileRecord]) -> FirstError
             bad = json.loads(lines.readline())
         return FirstError(directory / name, f"{bad['file']}, {bad['place']}: {bad['error']}")
     return None
+
+
+def quarantined_by_file(corpus: Artefact) -> Counter[str]:
+    """Count the bad records of a corpus by input file.
+
+    A large quarantine is read in part: 100,000 records or 64 MiB, so that the sum is below the
+    corpus's count.
+
+    Args:
+        corpus: The corpus, before any rewriter.
+    """
+    counts: Counter[str] = Counter()
+    read = size = 0
+    for record in corpus.named("quarantine-"):
+        with open_file(corpus.verified(record)) as lines:
+            for line in lines:
+                if read >= _COUNTED or size >= _COUNTED_BYTES:
+                    return counts
+                read, size = read + 1, size + len(line)
+                counts[json.loads(line)["file"]] += 1
+    return counts

@@ -108,6 +108,18 @@ def test_trainings_of_one_step_are_a_warning(pool: Path) -> None:
     assert not one.errors
 
 
+def test_a_recipe_that_trains_nothing_has_no_warning_about_its_steps(pool: Path) -> None:
+    tree = {
+        "corpus": [{"path": "pool.jsonl"}],
+        "budget": {"tokens": 2_000, "rank": "random"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 32},
+    }
+    assert kinds(check_recipe(parse_recipe(tree, pool))) == set()
+    compares = check_recipe(parse_recipe({**tree, "compare": {}}, pool))
+    assert kinds(compares) == {("warning", "few_steps", "train.batch_tokens")}
+
+
 def test_a_budget_above_the_pool(pool: Path) -> None:
     above = {"tokens": 3_000_000, "rank": "random"}
     assert ("error", "budget_above_pool", "budget.tokens") in kinds(checked(pool, budget=above))
