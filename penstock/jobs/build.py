@@ -130,6 +130,14 @@ def build_columns(recipe: Recipe) -> list[Column]:
             examples=[example for own in targets for example in own.examples],
             hashes=[sha256 for own in targets for sha256 in own.hashes],
         )
+        least = built[name].requirements.least_examples
+        if files and len(target.examples) < least:
+            raise SelectorError(
+                key=f"select.{name}.target",
+                expected=f"at least {least} examples, which `{spec.use}` needs",
+                got=len(target.examples),
+                fix="give more, or write use: dsir and per_ngram: true, which needs fewer",
+            )
         columns.append(Column(name=name, selector=built[name], target=target))
     return in_dependence(columns)
 

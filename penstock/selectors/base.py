@@ -282,6 +282,8 @@ class Requirements:
 
     target: bool = False
     """True if the selector needs ``target`` files; without them it is refused before any work."""
+    least_examples: int = 1
+    """Examples of its ``target`` that the selector needs, where it needs one."""
     examples: Mapping[str, str] = field(default_factory=dict)
     """Files of examples that the fit reads, by the parameter that names each: as in ``target``, no
     example of an ``evaluate`` file may be there."""

@@ -29,6 +29,7 @@ from penstock.hashing import hash_documents, hash_ids, mix, uniform
 from penstock.selectors.algorithm import CentredScorer
 from penstock.selectors.base import Fitting, Requirements
 from penstock.selectors.classifiers.classifier import (
+    LEAST_EXAMPLES,
     Texts,
     blank,
     fit_classifier,
@@ -137,7 +138,12 @@ class DclmQuality(
     @property
     def requirements(self) -> Requirements:
         examples = {"positives": self.positives} if self.positives else {}
-        return replace(super().requirements, target=not examples, examples=examples)
+        return replace(
+            super().requirements,
+            target=not examples,
+            least_examples=1 if examples else LEAST_EXAMPLES,
+            examples=examples,
+        )
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Train a classifier on the positives against passages of the pool's documents.

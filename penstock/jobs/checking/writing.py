@@ -183,17 +183,18 @@ def _select_lines(target: Sequence[str]) -> list[str]:
             "select:",
             "  target:                       # n-grams that are likelier in the target than here",
             f"    use: dsir                   # {_ADVICE}",
+            "    per_ngram: true             # the mean over n-grams; the published sum takes short texts",
             f"    target: {_yaml(list(target))}",
         ]
     return [
         "# Which documents are taken first: `penstock selectors` lists all. With examples of what",
         '# the model should become good at, as lines of {"question", "answer"} or {"text"}:',
         "# select:",
-        f"#   target: {{use: dsir, target: [targets.jsonl]}}   # {_ADVICE}",
+        f"#   target: {{use: dsir, per_ngram: true, target: [targets.jsonl]}}   # {_ADVICE}",
     ]
 
 
-_ADVICE = "or betr, which compares meanings"
+_ADVICE = "or betr, which compares meanings (extra `encoders`)"
 
 
 def notes_on(items: Sequence[CorpusItem]) -> list[str]:

@@ -27,6 +27,7 @@ from penstock.selectors.classifiers.fasttext_training import TrainingRows, find_
 from penstock.selectors.kernels.distinct_words import count_distinct_words
 
 __all__ = [
+    "LEAST_EXAMPLES",
     "Texts",
     "TrainingSet",
     "Trial",
@@ -45,6 +46,12 @@ _NAMES = {"accuracy": "accuracy", "auc": "area under the curve"}
 
 HELD_OUT = 0.1
 """Share of the labelled documents that chooses among trials."""
+
+_JUDGED = 10
+"""Held-out documents of each label that judge a classifier, at least."""
+
+LEAST_EXAMPLES = 91
+"""Documents of a label of which a tenth, rounded up, are ten."""
 
 NEAR_CHANCE = 0.55
 """Below this accuracy, or area under the curve, ranking is refused. BETR's classifier reaches about
@@ -208,10 +215,10 @@ def train_classifier(
         SelectorError: A label has fewer than ten held-out documents.
     """
     judged = np.bincount(lesson.labels[lesson.held_out], minlength=2).min()
-    if judged < 10:
+    if judged < _JUDGED:
         raise SelectorError(
             key="sample",
-            expected="at least 10 held-out documents of each label to judge a classifier by",
+            expected=f"at least {_JUDGED} held-out documents of each label to judge a classifier by",
             got=f"{judged} of {len(lesson.labels)}",
             fix="use a larger sample or more examples",
         )

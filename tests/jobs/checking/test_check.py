@@ -128,6 +128,19 @@ def test_a_budget_above_the_pool(pool: Path) -> None:
     assert not short.errors
 
 
+@pytest.mark.parametrize(("count", "keys"), [(90, ["select.good.target"]), (91, [])])
+def test_examples_that_are_too_few_for_a_selector(pool: Path, count: int, keys: list[str]) -> None:
+    rows = [{"question": f"What is {n}?", "answer": f"the number {n}"} for n in range(count)]
+    write_jsonl(pool / "target.jsonl", rows)
+    one = checked(
+        pool,
+        select={"good": {"use": "dclm", "target": ["target.jsonl"]}},
+        budget={"tokens": 2_000, "rank": "good"},
+    )
+    assert [found.key for found in one.errors] == keys
+    assert not keys or "at least 91" in one.errors[0].text and "90" in one.errors[0].text
+
+
 def test_an_evaluation_file_that_is_the_target(pool: Path) -> None:
     write_jsonl(pool / "target.jsonl", TARGET)
     one = checked(

@@ -80,6 +80,7 @@ def test_a_target_ranks_what_init_wrote(mixed: Path) -> None:
     made = penstock.curate("recipe.yaml", runner="local", workers=1)
     assert set(made.columns) == {"target"}
     assert made.cut.facts["requested"] == 2_000
+    assert made.recipe.select["target"].parameters == {"per_ngram": True}  # sums follow length
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
