@@ -14,7 +14,8 @@
            ├─ clean        a dry run of the rules                      clean.py
            ├─ score        a scorer on a sample, in this process       score.py
            ├─ curate       corpus -> columns -> cut -> shards          curate.py,
-           │                                                           constant_columns.py
+           │                                                           column_warnings.py,
+           │                                                           rank_correlation.py
            │    └─ climb, find_weights   models that a selector        selector_training.py,
            │                             needs before its fit          held_out.py
            │    └─ DocumentTable   the documents of a pool: Arrow,  documents.py

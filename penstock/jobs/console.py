@@ -16,8 +16,8 @@ import rich.table
 from penstock.activity import step
 from penstock.artefact import Artefact
 from penstock.display import numbered
+from penstock.jobs.column_warnings import describe_constant
 from penstock.jobs.compared_values import describe_values
-from penstock.jobs.constant_columns import describe_constant
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
 from penstock.jobs.heartbeat import Heartbeat
 from penstock.jobs.progress import follow_in_log, follow_on_terminal

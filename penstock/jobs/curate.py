@@ -14,7 +14,7 @@ from penstock.activity import step
 from penstock.artefact import Artefact, Workspace
 from penstock.display import html_table, numbered, shortened, text_table
 from penstock.errors import InputError, UnmadeError
-from penstock.jobs.constant_columns import constant_columns
+from penstock.jobs.column_warnings import constant_columns, length_columns
 from penstock.jobs.documents import DocumentTable
 from penstock.jobs.plan import Plan
 from penstock.pipeline.checking import largest_sources, sum_by_source
@@ -373,9 +373,9 @@ def _wanted(columns: Sequence[Column], models: Models, rescore: Sequence[str]) -
 
 
 def _make_columns(wanted: Sequence[Column], models: Models) -> dict[str, Artefact]:
-    """Find or make the columns, and warn of those whose scores are nearly all equal."""
+    """Find or make the columns, and warn of those that are no selection."""
     columns = make_columns(wanted, models)
-    for line in constant_columns(columns):
+    for line in (*constant_columns(columns), *length_columns(models.pool, columns)):
         models.progress(line)
     return columns
 

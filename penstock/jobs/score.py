@@ -19,7 +19,7 @@ import pyarrow as pa
 from penstock.artefact import Workspace
 from penstock.display import numbered, text_table
 from penstock.errors import SelectorError, did_you_mean
-from penstock.jobs.constant_columns import MOST, describe_constant
+from penstock.jobs.column_warnings import MOST, describe_constant
 from penstock.jobs.plan import Plan
 from penstock.jobs.report.excerpts import excerpt
 from penstock.pipeline.checking import call_on_documents, call_plugin, scores_of

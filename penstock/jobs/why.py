@@ -18,7 +18,7 @@ import pyarrow as pa
 from penstock.artefact import Artefact
 from penstock.columnar import OwnParquet, read_parquet
 from penstock.errors import InputError
-from penstock.jobs.constant_columns import MOST
+from penstock.jobs.column_warnings import MOST
 from penstock.jobs.curate import Curated, PartiallyCurated, describe_draw
 from penstock.jobs.origins import Origins
 from penstock.jobs.wanted import Wanted, readings_of

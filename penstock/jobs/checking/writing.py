@@ -183,7 +183,7 @@ def _select_lines(target: Sequence[str]) -> list[str]:
             "select:",
             "  target:                       # n-grams that are likelier in the target than here",
             f"    use: dsir                   # {_ADVICE}",
-            "    per_ngram: true             # the mean over n-grams; the published sum takes short texts",
+            "    per_ngram: true             # the mean; the published sum takes short texts",
             f"    target: {_yaml(list(target))}",
         ]
     return [

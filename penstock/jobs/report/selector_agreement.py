@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from penstock.jobs.rank_correlation import correlation, mid_ranks
 from penstock.jobs.report.counting import ScoreSample
 
-__all__ = ["ColumnPair", "mid_ranks", "selector_agreement"]
+__all__ = ["ColumnPair", "selector_agreement"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,28 +47,9 @@ def _compare(first: str, second: str, sample: ScoreSample) -> ColumnPair:
         first=first,
         second=second,
         documents=int(both.sum()),
-        correlation=_correlation(*ranks),
+        correlation=correlation(*ranks),
         overlap=_overlap(*ranks),
     )
-
-
-def mid_ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks from 1, equal values at the mean of theirs: (n,) to (n,) float64."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    fresh = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(values) else order
-    ends = np.r_[fresh[1:], len(values)] if len(values) else order
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat((fresh + 1 + ends) / 2, ends - fresh)
-    return ranks
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    if len(one) < 2:
-        return None
-    one, other = one - one.mean(), other - other.mean()
-    spread = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / spread if spread else None
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float | None:

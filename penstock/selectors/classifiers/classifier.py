@@ -218,7 +218,7 @@ def train_classifier(
     if judged < _JUDGED:
         raise SelectorError(
             key="sample",
-            expected=f"at least {_JUDGED} held-out documents of each label to judge a classifier by",
+            expected=f"at least {_JUDGED} held-out documents of each label, to judge by",
             got=f"{judged} of {len(lesson.labels)}",
             fix="use a larger sample or more examples",
         )

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from penstock.jobs.curate import Curated
+from penstock.jobs.rank_correlation import mid_ranks
 from penstock.jobs.report.counting import ScoreSample, count_pool, edges_of, sample_scores
 from penstock.jobs.report.excerpts import about_the_cut, first_taken, some_dropped, some_left
 from penstock.jobs.report.flow import document_flow
 from penstock.jobs.report.page import render
 from penstock.jobs.report.repeats import count_copies
-from penstock.jobs.report.selector_agreement import mid_ranks, selector_agreement
+from penstock.jobs.report.selector_agreement import selector_agreement
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
 SCORES = {f"d{number:04d}": float(number * 7 % 150) for number in range(150)}

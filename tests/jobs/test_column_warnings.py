@@ -1,12 +1,14 @@
-"""The warning of a column whose scores are nearly all equal."""
+"""Warnings of columns whose scores are nearly all equal, or follow the lengths of the texts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from penstock.jobs.constant_columns import constant_columns
+from penstock.jobs.column_warnings import constant_columns, length_columns
 from penstock.jobs.why import fates_of
 from tests.pools import documents, make, recipe_of, write_jsonl
 
@@ -35,3 +37,25 @@ def test_random_ranks_and_single_documents_are_no_constant(tmp_path: Path) -> No
     assert list(constant_columns(made.columns)) == []
     (fate,) = fates_of(made, "d0000")
     assert "equal" not in fate["scores"]["s"]
+
+
+@pytest.mark.parametrize(("sign", "noise", "told"), [(-1, 0, "short"), (1, 3, "long"), (1, 60, "")])
+def test_scores_that_follow_lengths_are_told(
+    tmp_path: Path, sign: int, noise: int, told: str
+) -> None:
+    """Texts of 1 to 40 words; the noise is that of up to so many words."""
+    rows = documents(200)
+    drawn = np.random.default_rng(7)
+    words = drawn.integers(1, 41, 200)
+    for row, count in zip(rows, words):
+        row["text"] = " ".join(["stone"] * int(count)) + f" {row['id']}"
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    scores = sign * words + noise * drawn.random(200)
+    recipe = recipe_of(tmp_path, 2_000, ["s"], budget={"rank": "s"})
+    given = {row["id"]: float(score) for row, score in zip(rows, scores)}
+    made = make(recipe, {"s": given}).curated()
+    found = list(length_columns(made.pool, made.columns))
+    assert len(found) == bool(told)
+    if told:
+        correlation = spearmanr(scores, [len(row["text"]) for row in rows]).statistic
+        assert f"{correlation:+.2f}" in found[0] and f"{told} documents" in found[0]
