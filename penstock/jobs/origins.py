@@ -12,16 +12,20 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Artefact, FileRecord, Workspace, canonical
+from penstock.display import numbered
 from penstock.errors import InputError, PenstockError
 from penstock.pipeline.reading.finding import find_inputs
 from penstock.pipeline.reading.inputs import Input, hash_inputs, stored_hashes, with_hub_hash
-from penstock.pipeline.reading.readers import place_in
+from penstock.pipeline.reading.left_out import listed
+from penstock.pipeline.reading.readers import KINDS, place_in, reader_of
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
+from penstock.storage import is_uri
 
 __all__ = ["Origins", "part_of"]
 
@@ -96,6 +100,61 @@ class Origins:
             if not item.is_dataset
             and (path in (item.name, str(item.path)) or here == os.path.abspath(str(item.path)))
         )
+
+    def inputs_named(self, name: str) -> list[int]:
+        """Return the numbers of the one input file with this name, in whatever directory.
+
+        Nothing where two files have it.
+        """
+        paths = {str(item.path) for item in self._files_named(name)}
+        return self.inputs_at(paths.pop()) if len(paths) == 1 else []
+
+    def unread(self, name: str) -> InputError | None:
+        """Explain why no document is of a file, if this is the path or name of one.
+
+        Args:
+            name: As ``penstock why`` was given it, with or without a line.
+        """
+        path, _, line = name.rpartition(":")
+        path = path if path and line.isdecimal() else name
+        if same := sorted({item.name for item in self._files_named(path)}):
+            return InputError(
+                f"{numbered(len(same), 'input file')} {'has' if len(same) == 1 else 'have'} this "
+                f"name: {listed(same)}",
+                file=path,
+                fix="give it with its directory, and a line or row as PATH:17, or the id of one of "
+                "its documents",
+            )
+        here = self._recipe.resolve(path)
+        for own in (Path(path), here):
+            if is_uri(path) or not isinstance(own, Path) or not os.path.isfile(own):
+                continue
+            if reader_of(own) is None:
+                return InputError(
+                    "this file is not read, because of its ending", file=own, expected=KINDS
+                )
+            if self._is_found(own):
+                return None
+            return InputError(
+                "this file is not read",
+                file=own,
+                got="a file that no item of `corpus` takes, by its path or pattern",
+                fix="add it to `corpus`; names that begin with . or _ have to be written out",
+            )
+        return None
+
+    def _files_named(self, name: str) -> list[Input]:
+        found = self._inputs.values()
+        return [one for one in found if not one.is_dataset and one.path.name == name]
+
+    def _is_found(self, path: Path) -> bool:
+        """Return whether the recipe takes a file, which the corpus may not have read yet."""
+        try:
+            inputs = find_inputs(self._recipe).inputs
+        except PenstockError:
+            return True
+        own = os.path.realpath(path)
+        return any(os.path.realpath(str(item.path)) == own for item in inputs)
 
     def line(self, unit: Unit, number: int | None, line: int | None) -> int | None:
         """Return the line or row of a document in its input, from 1.

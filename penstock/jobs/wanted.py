@@ -82,7 +82,8 @@ def readings_of(name: str, origins: Origins) -> list[Wanted]:
     """Return what a name may mean, the likeliest first.
 
     That is an id; an id with controls as they are printed (``\\x1b``); the path of a file that is
-    one document; or PATH:LINE, a line or row of a file.
+    one document; or PATH:LINE, a line or row of a file, also by the name without its directory if
+    no other input file has it.
 
     Raises:
         InputError: It is the path of an input with more than one document.
@@ -91,7 +92,7 @@ def readings_of(name: str, origins: Origins) -> list[Wanted]:
     if (meant := unescaped(name)) != name:
         found.append(Wanted(column="id", values=[meant]))
     at = _AT_LINE.fullmatch(name)
-    if at and (numbers := origins.inputs_at(at["path"])):
+    if at and (numbers := origins.inputs_at(at["path"]) or origins.inputs_named(at["path"])):
         found.append(Wanted(column="input", values=numbers, line=int(at["line"])))
     elif numbers := origins.documents_in(name):
         found.append(Wanted(column="input", values=numbers))

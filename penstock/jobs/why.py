@@ -51,12 +51,14 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     place of a duplicate.
 
     Raises:
-        InputError: No record of the corpus has that id or path.
+        InputError: No record of the corpus has that id or path; of a file that is not read, why.
     """
     origins = Origins(generations(curated.corpus)[-1], curated.recipe)
     for wanted in readings_of(name, origins):
         if found := list(_found(curated, wanted, origins)):
             return found
+    if error := origins.unread(name):
+        raise error
     raise InputError(
         f"{name}: no document of the corpus has this id",
         fix=f"ids are those of the input's {curated.recipe.corpus[0].id!r} column, or a hash "

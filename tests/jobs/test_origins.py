@@ -139,6 +139,35 @@ def test_a_file_that_is_one_document_is_found_by_its_path(
         assert error in done.stderr
 
 
+def test_a_file_that_is_not_read_is_named_with_the_reason(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    for name, content in (
+        ("notes/a.jsonl", jsonl("1", "2")),
+        ("notes/c.jsonl", jsonl("3")),
+        ("more/c.jsonl", jsonl("4")),
+        ("notes/extra.rst", b"not read"),
+        ("notes/other.md", b"not of the pattern"),
+    ):
+        (pool / name).parent.mkdir(parents=True, exist_ok=True)
+        (pool / name).write_bytes(content)
+    corpus = "pool/**/*.jsonl"
+    run("clean", tmp_path, corpus)
+    (fate,) = fates(tmp_path, corpus, "a.jsonl:2")
+    assert (fate["id"], fate["line"]) == ("2", 2)
+    for name, parts in (
+        ("pool/notes/extra.rst", ["extra.rst: this file is not read", "ending", ".jsonl"]),
+        ("pool/notes/extra.rst:3", ["extra.rst: this file is not read", "ending"]),
+        ("pool/notes/other.md", ["other.md: this file is not read", "`corpus`"]),
+        ("a.jsonl", ["1 input file has this name: pool/notes/a.jsonl"]),
+        ("c.jsonl:1", ["2 input files have this name: pool/more/c.jsonl, pool/notes/c.jsonl"]),
+        ("nobody", ["no document of the corpus has this id"]),
+    ):
+        done = CliRunner().invoke(main, ["why", str(tmp_path / "recipe.yaml"), name])
+        assert done.exit_code == 2
+        for part in parts:
+            assert part in done.stderr
+
+
 def test_a_dataset_has_the_name_that_the_recipe_gives_it(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -96,8 +96,9 @@ def init_recipe(
         raise InputError("no files to look at", expected="files or directories", fix="name some")
     directory = Path(os.path.abspath(out)).parent
     items: list[CorpusItem] = []
+    left_out: list[str] = []
     for path in paths:
-        items += _items_of(path, directory, text, id, source, ask)
+        items += _items_of(path, directory, text, id, source, ask, left_out)
     for label, wanted in (("text", text), ("id", id), ("source", source)):
         _check_found(items, label, wanted)
     if not target and (answer := ask("File of target examples, empty for none", "")):
@@ -120,7 +121,8 @@ def init_recipe(
     checked = check_recipe(recipe)
     with open(out, "x", encoding="utf-8") as file:  # never replaces, never follows a link
         file.write(written)
-    return Initial(path=out, text=written, checked=checked, notes=tuple(notes_on(items)))
+    notes = (*notes_on(items), *dict.fromkeys(left_out))
+    return Initial(path=out, text=written, checked=checked, notes=notes)
 
 
 def _check_found(items: Sequence[CorpusItem], label: str, wanted: str | None) -> None:
@@ -173,10 +175,13 @@ def _items_of(
     id: str | None,
     source: str | None,
     ask: Ask,
+    left_out: list[str],
 ) -> list[CorpusItem]:
-    """Look at one path and divide its files into items."""
+    """Look at one path and divide its files into items; add lines on what is not read below it."""
     written = _relative(path, directory)
-    inputs = find_inputs(_draft([CorpusItem(path=written, guess=None)], directory, {})).inputs
+    found = find_inputs(_draft([CorpusItem(path=written, guess=None)], directory, {}))
+    inputs = found.inputs
+    left_out += found.notes
     is_directory = not path.startswith("hf:") and _is_directory(path)
     guesses: dict[str, Guess | None] = {}
     by_ending: dict[str, list[Input]] = {}

@@ -63,6 +63,15 @@ def test_the_items_have_the_fields_of_their_files(mixed: Path) -> None:
     assert "MIT License" in written
 
 
+def test_files_that_are_not_read_are_counted_by_ending(mixed: Path) -> None:
+    for name in ("notes/a.rst", "b.rst", "c.pdf"):
+        (mixed / name).write_text("not read\n")
+    done = CliRunner().invoke(main, ["init", "my files", "--json"])
+    assert done.exit_code == 0, done.output
+    line = "left out, files of other kinds: 4 (2 .rst, 1 .pdf, 1 without ending)"
+    assert line in json.loads(done.stdout.splitlines()[-1])["notes"]
+
+
 @pytest.mark.slow
 def test_curate_runs_what_init_wrote(mixed: Path) -> None:
     assert CliRunner().invoke(main, ["init", "my files"]).exit_code == 0
