@@ -144,7 +144,7 @@ def _fitting(documents: Documents, target: Sequence[str]) -> Fitting:
 def _scores(scorer: Scorer, documents: Documents) -> np.ndarray:
     ids = documents.column("id")
     returned = call_on_documents(_KEY, "the texts", ids, scorer.score, documents)
-    return scores_of(returned, len(documents), _KEY, "the texts")
+    return scores_of(returned, len(documents), _KEY, "the texts", ids)
 
 
 def _elsewhere(scorer: Scorer, documents: Documents) -> np.ndarray:

@@ -26,6 +26,11 @@ def order(texts): return [float(n) for n, _ in enumerate(texts)]
 def short(texts): return [1.0] * (len(texts) - 1)
 def process(texts): return [float(os.getpid() == PARENT)] * len(texts)
 
+class Strings:
+    def score(self, documents):
+        texts = documents["text"].to_pylist()
+        return [str(float(n)) if text == "b" else float(n) for n, text in enumerate(texts)]
+
 class Infinite:
     def score(self, documents): return [float("inf")] * len(documents)
 
@@ -102,6 +107,13 @@ def test_a_missing_property_is_named_with_a_document(
 def test_a_wrong_number_of_scores_is_an_error(beside: Path) -> None:
     with pytest.raises(ScoringError, match="expected 64 scores, one for each text, got 63"):
         check_scorer("checked:short", directory=beside)
+
+
+def test_a_number_in_words_is_refused_with_its_document(beside: Path) -> None:
+    with pytest.raises(ScoringError) as caught:
+        check_scorer("checked:Strings", ["a", "b"], directory=beside, processes=False)
+    own = caught.value
+    assert (own.file, own.expected, own.got) == ("document text-1", "a float", "'1.0', a str")
 
 
 def test_a_scorer_that_cannot_be_sent_to_a_worker_is_an_error(beside: Path) -> None:

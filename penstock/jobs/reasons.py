@@ -18,6 +18,7 @@ from penstock.hashing import hash_documents, mix
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.pipeline.scoring.models import Column, read_vectors
+from penstock.plugin_frames import describe_error
 from penstock.selectors.influence import can_be_asked, influential_words
 from penstock.selectors.parameters import Algorithm
 
@@ -35,7 +36,8 @@ def add_reasons(
     Each has ``selector``, as recipes name it; ``meaning``, what a score is, where the selector is
     built in; ``words``, with ``word`` and ``change``, those that weigh most; ``cluster``
     and ``clusters``, where a set selector scored the document within one; and ``of``, for a mean,
-    the group. ``problem`` says why the rest is missing, where the model cannot be read any more.
+    the group. ``problem`` says why the rest is missing, where the model cannot be read any more or
+    the user's own class or function raised.
 
     Args:
         curated: What is made of the recipe.
@@ -69,6 +71,10 @@ def _load(column: Column, artefact: Artefact) -> str | None:
         column.selector.load(made.local() / "state")
     except ArtefactError as error:
         return str(error)
+    except Exception as error:
+        if isinstance(column.selector, Algorithm):
+            raise
+        return f"its words are left out: load raised {describe_error(error)}"
     return None
 
 
@@ -103,7 +109,13 @@ def _reasons(
                 "source": [fate["source"]],
             }
         )
-        found = influential_words(selector, document)
+        try:
+            found = influential_words(selector, document)
+        except Exception as error:
+            if built_in:
+                raise
+            yield "problem", f"its words are left out: the scorer raised {describe_error(error)}"
+            return
         yield "words", [{"word": one.word, "change": one.change} for one in found]
 
 

@@ -204,7 +204,7 @@ def _scores(column: Column, documents: pa.RecordBatch, models: Models) -> np.nda
     else:
         vectors = embed(beginning(documents.column("text")), models.load_encoder(asked.encoder))
         returned = call_plugin(key, "the sample", asked.score, documents, vectors)
-    return scores_of(returned, len(documents), key, "the sample")
+    return scores_of(returned, len(documents), key, "the sample", ids)
 
 
 def _described(

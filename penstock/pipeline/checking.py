@@ -136,7 +136,9 @@ def smallest_failing(
     return start, count
 
 
-def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
+def scores_of(
+    returned: Any, count: int, key: str, at: str, ids: pa.Array | None = None
+) -> np.ndarray:
     """Convert the return value of a selector to (count,) float32.
 
     Args:
@@ -144,13 +146,30 @@ def scores_of(returned: Any, count: int, key: str, at: str) -> np.ndarray:
         count: Documents that it scored.
         key: Key of the selector in the recipe.
         at: The documents of the call, for messages.
+        ids: (count,) string, their ids, which name the document of a wrong score.
 
     Raises:
-        ScoringError: It is not one float for each document.
+        ScoringError: It is not one float for each document. A number in words (``"0.5"``) is none.
     """
     expected = f"{count} scores, one float for each document"
     try:
-        scores = np.asarray(returned, dtype=np.float32)
+        found = np.asarray(returned)
+        if found.dtype.kind in "USO" and found.ndim == 1:
+            items = returned if isinstance(returned, (list, tuple)) else found.tolist()
+            for index, item in enumerate(items):
+                if isinstance(item, (str, bytes)):
+                    named = f"{at}, number {index}" if ids is None else f"document {ids[index]}"
+                    raise ScoringError(
+                        key=key,
+                        file=named,
+                        expected="a float",
+                        got=f"{item!r}, a {type(item).__name__}",
+                        fix="return numbers, such as float(x)",
+                    )
+        if found.dtype.kind not in "fiubO":
+            raise TypeError(f"an array of {found.dtype}")
+        with np.errstate(over="ignore"):
+            scores = found.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ScoringError(key=key, file=at, expected=expected, got=error) from None
     if scores.shape != (count,):

@@ -314,7 +314,7 @@ def _score_part(part: UnitPart, state: tuple[str, Scorer, AnyPath]) -> FileRecor
     documents = part.read(("id", "text", "source", "hash"))
     ids = documents.column("id")
     returned = call_on_documents(f"select.{name}", part.label, ids, scorer.score, documents)
-    scores = scores_of(returned, len(documents), f"select.{name}", part.label)
+    scores = scores_of(returned, len(documents), f"select.{name}", part.label, ids)
     count_documents(len(documents), documents.nbytes)
     return write_scores(directory, f"scratch/parts/{part.name}", scores)
 
@@ -358,7 +358,7 @@ def _score_unit(
             else:
                 work = partial(_score_batch, scorer, together, documents)
                 returned = call_on_documents(key, unit.name, ids, work, documents)
-            parts[name].append(scores_of(returned, len(documents), f"select.{name}", at))
+            parts[name].append(scores_of(returned, len(documents), key, at, ids))
     return {
         name: write_scores(directory, unit.name, np.concatenate(parts[name]))
         for name, _, directory in wanted

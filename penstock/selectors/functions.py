@@ -282,6 +282,8 @@ def _floats(returned: Any, use: str) -> np.ndarray:
         returned = [np.nan if item is None else item for item in returned]
     try:
         array = np.asarray(returned)
+        if array.dtype.kind == "O" and any(isinstance(one, (str, bytes)) for one in array.flat):
+            raise TypeError("texts in place of numbers")
         if array.dtype.kind not in "fiubO":
             raise TypeError(f"an array of {array.dtype}")
         with np.errstate(over="ignore"):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from penstock.errors import ScoringError
 from penstock.selectors.base import Documents, Scorer
 
 __all__ = ["Influence", "can_be_asked", "influential_words"]
@@ -54,6 +55,10 @@ def influential_words(scorer: Scorer, document: Documents, most: int = 8) -> lis
         Words as they stand in the text, without the punctuation around them; a word in capitals is
         another one. Those without any change are left out, and so are those without which there is
         no score. Empty where the document itself has no score.
+
+    Raises:
+        ScoringError: The scorer did not return one number for each text. An error of the scorer's
+            own is raised as it is.
     """
     text = document.column("text")[0].as_py()
     tokens = _TOKENS.findall(text)
@@ -65,7 +70,13 @@ def influential_words(scorer: Scorer, document: Documents, most: int = 8) -> lis
     rows = pa.array(np.zeros(len(texts), np.int64))
     column = pa.array(texts, pa.large_string())
     at = document.schema.get_field_index("text")
-    scores = scorer.score(document.take(rows).set_column(at, "text", column)).astype(np.float64)
+    returned = scorer.score(document.take(rows).set_column(at, "text", column))
+    scores = np.asarray(returned, np.float64)  # of a class it may be a list, None for NaN
+    if scores.shape != (len(texts),):
+        raise ScoringError(
+            expected=f"{len(texts)} scores, one for each text",
+            got=f"an array of shape {scores.shape}",
+        )
     changes = scores[-1] - scores[:-1]
     found = [Influence(word, float(change)) for word, change in zip(words, changes) if change]
     found = [one for one in found if np.isfinite(one.change)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,58 @@ def test_influence_is_the_score_less_the_score_without_the_word() -> None:
     assert changes == {"Turbine": 1.0, "turbine": 20.0, "and": 2.0, "water": 1.0}
     assert found[0].word == "turbine"
     assert len(influential_words(scorer, document, most=2)) == 2
+
+
+class Listed:
+    """A scorer that returns a list, with None for no score, as the examples do."""
+
+    kind = "scorer"
+
+    def score(self, batch: pa.RecordBatch) -> list[float | None]:
+        texts = batch.column("text").to_pylist()
+        return [text.count("turbine") if "water" in text else None for text in texts]
+
+
+def test_influence_of_a_scorer_that_returns_a_list() -> None:
+    text = pa.array(["turbine and water"], pa.large_string())
+    document = pa.record_batch({"id": ["a"], "text": text, "source": ["s"]})
+    found = influential_words(as_selector(Listed()), document)
+    assert [(one.word, one.change) for one in found] == [("turbine", 1.0)]
+
+
+OWN = """
+class Own:
+    broken = False
+    def score(self, documents):
+        if Own.broken:
+            raise KeyError("words")
+        return [float(text.count("turbine")) for text in documents["text"].to_pylist()]
+"""
+
+
+def test_a_plug_in_that_raises_does_not_end_why(tmp_path: Path) -> None:
+    rows = texts(30)
+    rows[7]["text"] += " turbine"
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    (tmp_path / "raising_own.py").write_text(OWN)
+    tree: dict[str, Any] = {
+        "corpus": [{"path": "pool"}],
+        "select": {"own": {"use": "raising_own:Own"}},
+        "budget": {"tokens": 160, "rank": "own"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 16},
+    }
+    made = curate(parse_recipe(tree, tmp_path), LocalRunner(1))
+    found = fates_of(made, "d7")
+    add_reasons(made, found)
+    words = found[0]["reasons"]["own"]["words"]
+    assert words == [{"word": "turbine", "change": 1.0}]
+    sys.modules["raising_own"].Own.broken = True
+    add_reasons(made, found)
+    own = found[0]["reasons"]["own"]
+    assert "KeyError" in own["problem"] and "raising_own.py:6" in own["problem"]
+    assert "words" not in own and found[0]["scores"]["own"]["score"] == 1.0
+    assert any("KeyError" in line for line in describe_reasons(own))
 
 
 def test_every_selector_says_what_its_scores_mean() -> None:

@@ -72,6 +72,7 @@ def test_any_sequence_of_numbers_will_do(scorer_of, returned: str) -> None:
         ("None", "got NoneType"),
         ("'12'", "got str"),
         ("['1', '2']", "got '1' for text 0"),
+        ("__import__('numpy').array(['1', '2'], object)", "texts in place of numbers"),
         ("[1.0, object()]", "got something else"),
         ("[1 + 2j, 0j]", "got something else"),
     ],
