@@ -39,6 +39,11 @@ _SEED = 17
 
 _KEY = "select.mine"
 
+_FINITE = (
+    "return finite numbers, and NaN for a document that may not be taken: an infinite score, also "
+    "+inf, counts as none, and the document is never taken"
+)
+
 _TEXTS = (
     "A short text.",
     "The same word, the same word, the same word, and then another one for the end.",
@@ -97,7 +102,7 @@ def check_scorer(
     call_plugin(_KEY, None, selector.fit, _fitting(documents, target))
     scores = _scores(selector, documents)
     if (wrong := np.isinf(scores)).any():
-        raise _broken("no infinite score", documents, wrong, scores)
+        raise _broken("no infinite score", documents, wrong, scores, fix=_FINITE)
 
     def compare(wanted: str, found: np.ndarray) -> None:
         differ = scores.view(np.uint32) != found.view(np.uint32)
@@ -179,6 +184,7 @@ def _broken(
     wrong: np.ndarray,
     found: np.ndarray,
     scores: np.ndarray | None = None,
+    fix: str = "let a score depend on the document, the parameters and the fitted state alone",
 ) -> ScoringError:
     row = int(np.flatnonzero(wrong)[0])
     before = "" if scores is None else f"; at first it was {scores[row]:.9g}"
@@ -187,5 +193,5 @@ def _broken(
         file=f"document {documents.column('id')[row]}",
         expected=wanted,
         got=f"{found[row]:.9g}{before} ({np.count_nonzero(wrong):,} of {len(found):,} documents)",
-        fix="let a score depend on the document, the parameters and the fitted state alone",
+        fix=fix,
     )

@@ -26,6 +26,8 @@ def order(texts): return [float(n) for n, _ in enumerate(texts)]
 def short(texts): return [1.0] * (len(texts) - 1)
 def process(texts): return [float(os.getpid() == PARENT)] * len(texts)
 
+def infinite(texts): return [float("inf")] * len(texts)
+
 class Strings:
     def score(self, documents):
         texts = documents["text"].to_pylist()
@@ -91,6 +93,7 @@ def test_texts_a_target_and_parameters_are_those_given(beside: Path) -> None:
         ("batch", "the same score in batches of 1"),
         ("order", "the same score in batches of 1"),
         ("Infinite", "no infinite score"),
+        ("infinite", "no infinite score"),
         ("Forgets", "the same score after save and load"),
         ("process", "the same score in two other processes"),
     ],
@@ -101,6 +104,7 @@ def test_a_missing_property_is_named_with_a_document(
     with pytest.raises(ScoringError) as caught:
         check_scorer(f"checked:{name}", directory=beside)
     assert caught.value.expected == expected
+    assert ("finite numbers" in str(caught.value.fix)) == (name.lower() == "infinite")
     assert str(caught.value.file).startswith("document text-")
 
 

@@ -60,7 +60,7 @@ class ScoredSample:
     column: str
     documents: int
     excluded: int
-    """Documents with NaN, which are never taken."""
+    """Documents with NaN or an infinite score, which are never taken."""
     of: int
     """Documents of the pool, which the sample was drawn from."""
     seconds: float
@@ -95,7 +95,7 @@ class ScoredSample:
             "process",
         ]
         if self.excluded:
-            lines.append(f"{self.excluded:,} without a score (NaN or None), which are never taken")
+            lines.append(f"{self.excluded:,} without a score (NaN, None, infinite), which are never taken")
         most = max(self.counts, default=0)
         for low, high, count in zip(self.edges, self.edges[1:], self.counts):
             bar = "#" * round(40 * count / most)
@@ -215,6 +215,9 @@ def _described(
     notes = []
     if len(own) and (most := float(np.mean(own == np.median(own)))) > MOST:
         notes.append(describe_constant(most, float(np.median(own))))
+    if infinite := int(np.isinf(scores).sum()):
+        noun = numbered(infinite, "document has", "documents have")
+        notes.append(f"{noun} an infinite score, which counts as none: return finite numbers")
     counts, edges = np.histogram(own, _BINS) if len(own) else (np.empty(0), np.empty(0))
     order = np.flatnonzero(finite)[np.argsort(own, kind="stable")]
 
@@ -232,7 +235,7 @@ def _described(
     return ScoredSample(
         column=column,
         documents=len(scores),
-        excluded=int(np.count_nonzero(np.isnan(scores))),
+        excluded=int(np.count_nonzero(~finite)),
         of=of,
         seconds=seconds,
         quantiles={f"{q:g}": float(np.quantile(own, q)) for q in _QUANTILES} if len(own) else {},

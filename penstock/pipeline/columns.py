@@ -123,6 +123,9 @@ def make_columns(columns: Sequence[Column], models: Models) -> dict[str, Artefac
         if excluded := artefact.facts["excluded"]:
             noun = numbered(excluded, "document has", "documents have")
             models.progress(f"{name}: {noun} no score and cannot be taken")
+        if infinite := artefact.facts.get("infinite"):
+            noun = numbered(infinite, "document has", "documents have")
+            models.progress(f"{name}: {noun} an infinite score, which counts as none")
     return {column.name: finished[column.name] for column in columns}
 
 
@@ -244,6 +247,8 @@ def _publish(
         ("documents of the pool", pool.kept),
         {"scored": counts["documents"] - counts["excluded"], "excluded": counts["excluded"]},
     )
+    if infinite := sum(record.facts.get("infinite", 0) for record in records):
+        counts["infinite"] = infinite
     return draft.publish(parts, {**counts, **(facts or {})})
 
 
@@ -321,9 +326,9 @@ def _score_part(part: UnitPart, state: tuple[str, Scorer, AnyPath]) -> FileRecor
 
 def _join_scores(item: Joined, directory: AnyPath) -> FileRecord:
     scores = [read_scores(directory, record) for record in item.files]
-    return write_scores(
-        directory, item.unit.name, np.concatenate([np.empty(0, np.float32), *scores])
-    )
+    infinite = sum(record.facts.get("infinite", 0) for record in item.files)
+    joined = np.concatenate([np.empty(0, np.float32), *scores])
+    return write_scores(directory, item.unit.name, joined, infinite)
 
 
 def _score_batch(

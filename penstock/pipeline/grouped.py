@@ -74,8 +74,15 @@ def read_scores(columns: AnyPath, record: FileRecord) -> np.ndarray:
     return read_parquet(record.verified(columns), ["score"]).column("score").to_numpy()
 
 
-def write_scores(directory: AnyPath, unit: str, scores: np.ndarray) -> FileRecord:
-    """Write a unit's scores, (n,) float32; those that are not finite become NaN: never taken."""
+def write_scores(
+    directory: AnyPath, unit: str, scores: np.ndarray, infinite: int = 0
+) -> FileRecord:
+    """Write a unit's scores, (n,) float32; those that are not finite become NaN: never taken.
+
+    The record has the facts ``documents``, ``excluded``, and ``infinite``, the infinite ones among
+    those excluded, where there are any. ``infinite`` is the number of those that are NaN already.
+    """
+    infinite += int(np.isinf(scores).sum())
     scores = np.where(np.isfinite(scores), scores, np.float32(np.nan))
     name = f"{unit}.parquet"
     with atomic_file(directory / name) as sink:
@@ -86,4 +93,6 @@ def write_scores(directory: AnyPath, unit: str, scores: np.ndarray) -> FileRecor
             use_dictionary=False,
             write_statistics=False,
         )
-    return FileRecord.of(name, sink, documents=len(scores), excluded=int(np.isnan(scores).sum()))
+    excluded = int(np.isnan(scores).sum())
+    facts = {"infinite": infinite} if infinite else {}
+    return FileRecord.of(name, sink, documents=len(scores), excluded=excluded, **facts)

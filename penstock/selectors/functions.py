@@ -7,8 +7,9 @@ is installed, then in the current directory. No directory goes into ``sys.path``
 module, and a library imports nothing from there. The file and the local modules that it imports are
 part of the score's identity (:mod:`penstock.plugin_code`): a change in one of them scores again.
 
-An infinite score becomes NaN, never taken. It comes from a division by zero or from
-log 0, not from a preference, and as a score +inf would put exactly the faulty documents first.
+An infinite score counts as none when it is stored, and ``curate`` says how many there are. It comes
+from a division by zero or from log 0, not from a preference, and as a score +inf would put exactly
+the faulty documents first.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class FunctionScorer(PluggedFunction):
         return {}
 
     def score(self, documents: Documents) -> np.ndarray:
-        """Return scores, (n,) float32; NaN where the function gave None or no finite number.
+        """Return scores, (n,) float32; NaN where the function gave None.
 
         Raises:
             ScoringError: The function raised, or did not return one number for each text.
@@ -121,7 +122,7 @@ class FunctionScorer(PluggedFunction):
             raise ScoringError(
                 f"{self.use}: expected {len(texts)} scores, one for each text, got {got}"
             )
-        return np.where(np.isfinite(scores), scores, np.float32(np.nan))
+        return scores
 
     def save(self, directory: Path) -> None:
         """Do nothing: there is no state."""

@@ -126,6 +126,21 @@ def test_the_scores_of_a_sample_are_not_kept(project: Path) -> None:
     assert stages == {"corpus", "verdicts", "model", "rule_mine"}
 
 
+def test_infinite_scores_are_noted_and_count_as_none(project: Path) -> None:
+    text = SCORER + """
+def endless(texts):
+    return [float("inf") if len(text) % 3 else float(len(text)) for text in texts]
+"""
+    (project / "scored.py").write_text(text)
+    recipe = (project / "recipe.yaml").read_text()
+    changed = recipe.replace("select:\n", "select:\n  endless: {use: 'scored:endless'}\n", 1)
+    (project / "recipe.yaml").write_text(changed)
+    found = scored(project, "endless", sample=10_000)
+    infinite = sum(len(row["text"]) % 3 != 0 for row in documents(300))
+    assert found.excluded == infinite > 0 and sum(found.counts) == 300 - infinite
+    assert any(f"{infinite} " in note and "infinite" in note for note in found.notes)
+
+
 def test_one_score_for_nearly_all_is_noted(project: Path) -> None:
     assert len(scored(project, "constant").notes) == 1
     assert scored(project, "x").notes == ()

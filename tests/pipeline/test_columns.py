@@ -339,7 +339,9 @@ def test_scores_that_are_not_finite_exclude_the_document(corpus: Pool, space: Wo
     np.testing.assert_array_equal(first[4:8], np.float32(odd[4:]))
     facts = dict(column.facts)
     assert facts.pop("code").startswith("tests.pipeline.test_columns, ")
-    assert facts == {"documents": 150, "excluded": int(np.isnan(scores).sum())}
+    infinite = sum(min(2, max(0, unit.documents - 1)) for unit in corpus.units)
+    excluded = int(np.isnan(scores).sum())
+    assert facts == {"documents": 150, "excluded": excluded, "infinite": infinite}
     assert column.facts["excluded"] >= 4 * len(corpus.units) - 4
 
 
@@ -435,3 +437,27 @@ def test_a_sample_is_drawn_once_for_selectors_that_ask_for_the_same(
     monkeypatch.setattr(fitting_module, "sample_documents", counted)
     columns_of(corpus, space, a=Length(40), b=Calls(40, function=_zeros), c=Length(30))
     assert drawn == [40, 30]
+
+
+@dataclass
+class SlowCalls(Calls):
+    """A function that is called on parts of units."""
+
+    needs: ClassVar[Resources] = Resources(slow=True)
+
+
+@pytest.mark.parametrize("kind", [Calls, SlowCalls])
+def test_infinite_scores_are_counted_and_said(
+    corpus: Pool, space: Workspace, kind: type[Calls]
+) -> None:
+    lines: list[str] = []
+
+    def score(batch: Documents) -> list[float]:
+        return [np.inf if len(text) % 3 else 2.0 for text in batch.column("text").to_pylist()]
+
+    models = Models(pool=corpus, workspace=space, runner=ONE, seed=17, progress=lines.append)
+    wanted = Column(name="own", selector=as_selector(kind(function=score, name=kind.__name__)))
+    found = make_columns([wanted], models)["own"]
+    expected = int(np.isnan(all_scores(found)).sum())
+    assert 0 < expected == found.facts["infinite"] == found.facts["excluded"]
+    assert [line for line in lines if "infinite" in line and f" {expected} " in line]
