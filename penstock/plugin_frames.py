@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from types import TracebackType
 
 from penstock.plugin_code import is_own_file
 
-__all__ = ["describe_error", "own_frames"]
+__all__ = ["describe_error", "own_frames", "own_traceback"]
 
 _MOST = 4
 """Frames that are shown, the last ones."""
@@ -32,6 +33,24 @@ def own_frames(error: BaseException) -> list[tuple[str, int, str, str]]:
         for frame in traceback.extract_tb(error.__traceback__)
         if is_own_file(frame.filename)
     ]
+
+
+def own_traceback(error: BaseException | None) -> TracebackType | None:
+    """Return the traceback of an error without the frames of others' files; None if none is left.
+
+    Args:
+        error: The error, with its traceback; None for no error.
+    """
+    frames = []
+    at = error.__traceback__ if error else None
+    while at is not None:
+        frames.append(at)
+        at = at.tb_next
+    own = None
+    for one in reversed(frames):
+        if is_own_file(one.tb_frame.f_code.co_filename):
+            own = TracebackType(own, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return own
 
 
 def describe_error(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from pickle import PicklingError
@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock.errors import ScoringError, SelectorError
+from penstock.errors import PenstockError, ScoringError, SelectorError
 from penstock.hashing import hash_documents, mix
 from penstock.pipeline.checking import call_on_documents, call_plugin, scores_of
 from penstock.pipeline.runner import LocalRunner
+from penstock.plugin_frames import own_traceback
 from penstock.recipe import SelectorSpec
 from penstock.selectors.base import Documents, Fitting, Scorer, Target
 from penstock.selectors.registry import build
@@ -38,6 +39,7 @@ __all__ = ["check_scorer"]
 _SEED = 17
 
 _KEY = "select.mine"
+"""Key of the scorer in errors, in whose place its name is put at last."""
 
 _FINITE = (
     "return finite numbers, and NaN for a document that may not be taken: an infinite score, also "
@@ -87,10 +89,29 @@ def check_scorer(
     Raises:
         SelectorError: It cannot be imported or made, or its scores depend on more than the
             document.
-        ScoringError: It raised, or lacks a property; the message names it and a document.
+        ScoringError: It raised, or lacks a property; the message names it and a document. The
+            traceback has the lines of the scorer's own files alone.
     """
+    try:
+        return _checked(use, texts, Path(directory).absolute(), target, processes, parameters)
+    except PenstockError as error:
+        if error.key is not None:
+            error.key = error.key.replace(_KEY, use, 1)
+        # One traceback, and of it the user's own lines alone: the message says the rest.
+        raise error.with_traceback(own_traceback(error.__cause__)) from None
+
+
+def _checked(
+    use: str,
+    texts: Sequence[str] | None,
+    directory: Path,
+    target: Sequence[str],
+    processes: bool,
+    parameters: Mapping[str, Any],
+) -> np.ndarray:
+    """Do the work of :func:`check_scorer`, with tracebacks of several errors."""
     spec = SelectorSpec.model_validate({"use": use, **parameters})
-    selector = build("mine", spec, [Path(directory).absolute()])
+    selector = build("mine", spec, [directory])
     needs = selector.requirements
     if selector.kind != "scorer" or needs.quality or needs.answers or needs.embeddings:
         raise SelectorError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def batch(texts): return [float(len(text) / max(map(len, texts))) for text in te
 def order(texts): return [float(n) for n, _ in enumerate(texts)]
 def short(texts): return [1.0] * (len(texts) - 1)
 def process(texts): return [float(os.getpid() == PARENT)] * len(texts)
+
+def inverse(text): return 1 / (len(text) - 3)
+def divides(texts): return [inverse(text) for text in texts]
 
 def infinite(texts): return [float("inf")] * len(texts)
 
@@ -118,6 +122,23 @@ def test_a_number_in_words_is_refused_with_its_document(beside: Path) -> None:
         check_scorer("checked:Strings", ["a", "b"], directory=beside, processes=False)
     own = caught.value
     assert (own.file, own.expected, own.got) == ("document text-1", "a float", "'1.0', a str")
+
+
+def test_an_error_of_the_scorer_is_one_traceback_of_its_own_lines(beside: Path) -> None:
+    with pytest.raises(ScoringError) as caught:
+        check_scorer("checked:divides", directory=beside)
+    error = caught.value
+    assert error.key == "checked:divides" and error.file == "document text-5"
+    text = "".join(traceback.format_exception(error))
+    assert text.count("Traceback") == 1 and "select.mine" not in text
+    frames = [
+        (Path(one.filename).name, one.name) for one in traceback.extract_tb(error.__traceback__)
+    ]
+    assert frames[1][0] == "testing.py"
+    assert [name for file, name in frames[2:]] == ["divides", "<listcomp>", "inverse"] or [
+        name for file, name in frames[2:]
+    ] == ["divides", "inverse"]  # without a frame of its own from Python 3.12 on
+    assert {file for file, _ in frames[2:]} == {"checked.py"}
 
 
 def test_a_scorer_that_cannot_be_sent_to_a_worker_is_an_error(beside: Path) -> None:

@@ -95,7 +95,9 @@ class ScoredSample:
             "process",
         ]
         if self.excluded:
-            lines.append(f"{self.excluded:,} without a score (NaN, None, infinite), which are never taken")
+            lines.append(
+                f"{self.excluded:,} without a score (NaN, None, infinite), which are never taken"
+            )
         most = max(self.counts, default=0)
         for low, high, count in zip(self.edges, self.edges[1:], self.counts):
             bar = "#" * round(40 * count / most)

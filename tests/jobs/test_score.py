@@ -127,10 +127,13 @@ def test_the_scores_of_a_sample_are_not_kept(project: Path) -> None:
 
 
 def test_infinite_scores_are_noted_and_count_as_none(project: Path) -> None:
-    text = SCORER + """
+    text = (
+        SCORER
+        + """
 def endless(texts):
     return [float("inf") if len(text) % 3 else float(len(text)) for text in texts]
 """
+    )
     (project / "scored.py").write_text(text)
     recipe = (project / "recipe.yaml").read_text()
     changed = recipe.replace("select:\n", "select:\n  endless: {use: 'scored:endless'}\n", 1)
