@@ -226,6 +226,9 @@ class Console:
     def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:
         """Print the record of one document, with the rules that it fails, or with all."""
         self.write(f"{fate['id']} ({fate['source']}): {fate['fate']}; {fate['why']}")
+        if changed := fate.get("rewritten"):
+            named = ", ".join(changed)
+            self.write(f"  rewritten by {named}: all of this is of the text that they made")
         self._scores(fate)
         for own in fate.get("overlaps", ()):
             share = f"{own['share']:.1%} of the words"

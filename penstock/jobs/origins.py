@@ -109,6 +109,36 @@ class Origins:
         paths = {str(item.path) for item in self._files_named(name)}
         return self.inputs_at(paths.pop()) if len(paths) == 1 else []
 
+    def no_line(self, numbers: Sequence[int], line: int) -> InputError:
+        """Explain why no document is of a line of inputs.
+
+        Args:
+            numbers: The inputs, all of one file.
+            line: The line, row or record, from 1.
+        """
+        number = numbers[0]
+        lines = sum(
+            max(span["lines"], span["records"])  # rows of a table are counted as records alone
+            for record in self._corpus.named("part-")
+            for span in record.facts["inputs"]
+            if span["input"] == number
+        )
+        item = self._inputs[number]
+        place = place_in(item.path, item.spec, line) or f"line {line}"
+        noun = place.partition(" ")[0]
+        if line > lines:
+            return InputError(
+                f"this file has {numbered(lines, noun)}",
+                file=self.file(number),
+                got=f"{noun} {line:,}",
+                fix="give a position from 1 to the last, or the id of a document",
+            )
+        return InputError(
+            f"no document was read from {noun} {line:,}, such as an empty line",
+            file=self.file(number),
+            fix="give another position, or the id of a document",
+        )
+
     def unread(self, name: str) -> InputError | None:
         """Explain why no document is of a file, if this is the path or name of one.
 

@@ -21,6 +21,7 @@ from penstock.errors import InputError
 from penstock.jobs.column_warnings import MOST
 from penstock.jobs.curate import Curated, PartiallyCurated, describe_draw
 from penstock.jobs.origins import Origins
+from penstock.jobs.unit_fates import rewriters_of
 from penstock.jobs.wanted import Wanted, readings_of
 from penstock.pipeline.cleaning.explaining import Explanations
 from penstock.pipeline.cleaning.fates import document_overlaps, failed_rules, repeated_by
@@ -43,7 +44,8 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     """Return an entry for each record with an id: its fate, scores, rank and sequences.
 
     Where no record has the id, the name may be one with controls as they are printed (``\\x1b``),
-    the path of a file that is one document, or PATH:LINE.
+    the path of a file that is one document, or PATH:LINE. ``rewritten`` has the names of the
+    rewriters that changed a document's text; the rest of its entry is of the text that they made.
 
     Where the cut is not made yet, the fate of a document that was not dropped is ``kept``. With the
     fields of :mod:`penstock.pipeline.cleaning.explaining`, ``rules`` has the value and threshold of
@@ -51,12 +53,15 @@ def fates_of(curated: Curated | PartiallyCurated, name: str) -> list[dict[str, A
     place of a duplicate.
 
     Raises:
-        InputError: No record of the corpus has that id or path; of a file that is not read, why.
+        InputError: No record of the corpus has that id or path; of a file that is not read, why,
+            and of a line behind the last one, how many lines the file has.
     """
     origins = Origins(generations(curated.corpus)[-1], curated.recipe)
     for wanted in readings_of(name, origins):
         if found := list(_found(curated, wanted, origins)):
             return found
+    if wanted.line is not None:
+        raise origins.no_line(wanted.values, wanted.line)
     if error := origins.unread(name):
         raise error
     raise InputError(
@@ -113,6 +118,7 @@ def _in_pool(
 ) -> Iterator[dict[str, Any]]:
     """Yield the records of a pool's documents, or of those alone that it drops."""
     explanations = Explanations(CleanSettings.of(curated.recipe), pool)
+    corpora = generations(pool.corpus)
     for unit in pool.units:
         whole = replace(unit, kept=None)
         places = wanted.rows(whole, origins)
@@ -133,6 +139,7 @@ def _in_pool(
                 "source": own["source"],
                 **origins.of(unit, own["input"], own["line"]),
                 **({} if parent is None else {"parent": parent}),
+                **({"rewritten": changed} if (changed := rewriters_of(corpora, unit, own)) else {}),
                 "text": text["text"],
                 "unit": unit.name,
                 "row": row,
@@ -386,9 +393,15 @@ def _emptied(corpus: Artefact, wanted: Wanted, origins: Origins) -> Iterator[dic
                 "unit": unit.name,
                 "row": row,
                 "fate": "dropped",
-                "why": f"rule {found['rule']}",
+                "why": _emptied_by(found["rule"]),
                 "fails": (found["rule"],),
             }
+
+
+def _emptied_by(rule: str) -> str:
+    """Describe the rule ``NAME: blank`` or ``NAME: REASON`` by which a rewriter drops."""
+    name, _, reason = rule.partition(": ")
+    return f"emptied by the rewriter {name}" if reason == "blank" else f"rule {rule}"
 
 
 def _quarantined(corpus: Artefact, wanted: Wanted, origins: Origins) -> Iterator[dict[str, Any]]:

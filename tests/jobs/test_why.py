@@ -17,10 +17,12 @@ import pytest
 
 from penstock.errors import InputError
 from penstock.jobs.compared_values import describe_values
-from penstock.jobs.curate import Curated, describe_cut, describe_draw
+from penstock.jobs.curate import Curated, curate, describe_cut, describe_draw
 from penstock.jobs.report.page import write_report
 from penstock.jobs.why import fates_of, fates_with
 from penstock.pipeline.cleaning import verdicts
+from penstock.pipeline.runner import LocalRunner
+from penstock.recipe_file import parse_recipe
 from tests.pipeline.cleaning.reference import grams_of, jaccard
 from tests.pools import all_documents, documents, make, recipe_of, write_jsonl
 
@@ -674,9 +676,58 @@ def test_a_document_is_found_by_its_file_and_line(tmp_path: Path) -> None:
         assert entry["fate"] == "quarantined" if line == 124 else entry["line"] == line
     (entry,) = fates_of(of, f"{tmp_path}/pool/b.parquet:2")
     assert (entry["id"], entry["line"]) == ("p1", 2)
-    for name in (f"{path}:402", f"{path}:0", f"{tmp_path}/pool/c.jsonl:1"):
+    for name in (f"{path}:0", f"{tmp_path}/pool/c.jsonl:1"):
         with pytest.raises(InputError):
             fates_of(of, name)
+    for name, lines_of in (
+        (f"{path}:402", "401 lines"),
+        (f"{tmp_path}/pool/b.parquet:4", "3 rows"),
+    ):
+        with pytest.raises(InputError) as caught:
+            fates_of(of, name)
+        assert caught.value.file == name.rpartition(":")[0]
+        assert lines_of in caught.value.problem
+
+
+MASK = """
+import pyarrow as pa
+
+class Mask:
+    version = 1
+    replaces = True
+    def identity(self):
+        return {}
+    def edit(self, texts):
+        masked = [one.replace("secret", "[mask]").replace("only", "") for one in texts.to_pylist()]
+        return pa.array(masked, pa.large_string())
+"""
+
+
+def test_a_rewritten_document_names_the_rewriters_that_changed_it(tmp_path: Path) -> None:
+    rows = [{"id": f"d{n}", "text": f"water {n} turns wheels"} for n in range(30)]
+    rows[3]["text"] += " of secret mills"
+    rows[4]["text"] = "only"
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    (tmp_path / "masking_own.py").write_text(MASK)
+    write_jsonl(tmp_path / "pool" / "b.jsonl", [{"id": "e", "text": "another secret of water"}])
+    tree: dict[str, Any] = {
+        "corpus": [{"path": "pool"}],
+        "rewrite": {
+            "mask": {"use": "masking_own:Mask", "by": "none"},
+            "again": {"use": "masking_own:Mask", "by": "none"},
+        },
+        "budget": {"tokens": 64, "rank": "random"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 16},
+    }
+    of = curate(parse_recipe(tree, tmp_path), LocalRunner(1))
+    for name, changed in (("d3", ["mask"]), ("e", ["mask"]), ("d5", None)):
+        (entry,) = fates_of(of, name)
+        assert entry.get("rewritten") == changed
+        assert ("[mask]" in entry["text"]) == bool(changed)
+    (entry,) = fates_of(of, "d4")
+    assert (entry["fate"], entry["fails"]) == ("dropped", ("mask: blank",))
+    assert entry["why"] == "emptied by the rewriter mask"
 
 
 def test_documents_are_found_by_a_text_in_them(whole: Curated) -> None:
