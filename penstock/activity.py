@@ -19,9 +19,12 @@ __all__ = [
     "DocumentCounts",
     "Step",
     "add_counts",
+    "compiling",
     "count_documents",
     "current_steps",
+    "send_compiling",
     "send_counts",
+    "set_compiling",
     "step",
 ]
 
@@ -73,6 +76,8 @@ _steps: list[Step] = []
 _unsent = DocumentCounts()
 _sent = 0.0
 _send: Callable[[int, int], None] | None = None
+_send_compiling: Callable[[bool], None] | None = None
+_compiling = 0
 
 
 @contextmanager
@@ -147,3 +152,24 @@ def send_counts(send: Callable[[int, int], None] | None) -> None:
     """In a worker: send counts of documents and bytes by a function, at most once a second."""
     global _send
     _send = send
+
+
+def set_compiling(begins: bool) -> None:
+    """Note that a compilation of a loop begins or ends, in a worker or in the driver itself."""
+    global _compiling
+    if _send_compiling is not None:
+        _send_compiling(begins)
+        return
+    with _lock:
+        _compiling = max(0, _compiling + (1 if begins else -1))
+
+
+def compiling() -> bool:
+    """Return whether this process or one of its local workers compiles loops now."""
+    return _compiling > 0
+
+
+def send_compiling(send: Callable[[bool], None] | None) -> None:
+    """In a worker: send by a function that a compilation begins (True) or ends."""
+    global _send_compiling
+    _send_compiling = send

@@ -31,7 +31,9 @@ from typing import Any
 
 import numba
 from numba import njit
+from numba.core import event as numba_events
 
+from penstock.activity import set_compiling
 from penstock.display import logger_of
 from penstock.errors import StorageError
 from penstock.temporary import others_can_write, private_directory
@@ -39,6 +41,19 @@ from penstock.temporary import others_can_write, private_directory
 __all__ = ["cached", "compiler"]
 
 _log = logger_of(__name__)
+
+
+class _CompilationListener(numba_events.Listener):
+    """Notes for a heartbeat that numba compiles; code that it loads from its cache is not told."""
+
+    def on_start(self, event: Any) -> None:
+        set_compiling(True)
+
+    def on_end(self, event: Any) -> None:
+        set_compiling(False)
+
+
+numba_events.register("numba:compile", _CompilationListener())
 
 
 def compiler(*modules: ModuleType, inlined: bool = False) -> Callable[[Callable[..., Any]], Any]:

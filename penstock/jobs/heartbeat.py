@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
-from penstock.activity import Step, current_steps
+from penstock.activity import Step, compiling, current_steps
 
 __all__ = ["Heartbeat", "describe_steps"]
 
@@ -77,7 +77,8 @@ class Heartbeat:
             return
         if steps := self._steps():
             self.heard()
-            self._progress(describe_steps(steps, now))
+            more = "; compiling loops, which later runs load" if compiling() else ""
+            self._progress(describe_steps(steps, now) + more)
 
     def _run(self) -> None:
         while not self._ended.wait(_TICK_SECONDS):

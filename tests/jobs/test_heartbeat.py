@@ -7,13 +7,25 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numba.extending
 import pytest
 from click.testing import CliRunner
 
-from penstock.activity import Step, add_counts, count_documents, current_steps, send_counts, step
+import penstock.compiling  # noqa: F401  it listens to numba
+from penstock.activity import (
+    Step,
+    add_counts,
+    compiling,
+    count_documents,
+    current_steps,
+    send_counts,
+    set_compiling,
+    step,
+)
 from penstock.cluster import cpus
 from penstock.errors import InputError
 from penstock.jobs.checking import check, init
@@ -45,6 +57,48 @@ def test_a_line_comes_after_silent_seconds_and_names_the_step() -> None:
     now[0] += SILENCE_SECONDS / 2
     heart.beat()
     assert len(lines) == 2
+
+
+def _compile(item: int, _: None) -> bool:
+    """Compile a loop that no cache has, and return whether this process notes it meanwhile."""
+    seen = []
+
+    def probed() -> int:
+        return 1
+
+    def calls() -> int:
+        return probed()
+
+    @numba.extending.overload(probed)
+    def overloaded() -> Callable[[], int]:
+        seen.append(compiling())
+        return lambda: 1
+
+    numba.njit(calls)()
+    return seen[0]
+
+
+def test_a_compilation_is_told_by_a_worker_and_in_the_driver() -> None:
+    lines: list[str] = []
+    now = [100.0]
+    heart = Heartbeat(lines.append, lambda: [Step("check", began=100.0)], lambda: now[0])
+    for begins in (True, False):
+        now[0] += SILENCE_SECONDS
+        set_compiling(begins)
+        heart.beat()
+    assert lines == ["check: for 3 s; compiling loops, which later runs load", "check: for 6 s"]
+    assert _compile(0, None), "in the process itself"
+    assert not compiling()
+    told: list[bool] = []
+    runner = LocalRunner(2)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("penstock.pipeline.runners.worker.set_compiling", told.append)
+            assert sorted(runner.run(_compile, [0, 1])) == [(0, False), (1, False)]
+    finally:
+        runner.close()
+    assert told[:1] == [True]
+    assert told.count(True) == told.count(False)
 
 
 def test_no_line_comes_while_a_question_waits() -> None:

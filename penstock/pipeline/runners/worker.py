@@ -38,7 +38,7 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 
-from penstock.activity import add_counts, send_counts
+from penstock.activity import add_counts, send_compiling, send_counts, set_compiling
 from penstock.errors import StorageError
 from penstock.own_modules import OwnModules
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
@@ -136,6 +136,9 @@ _PR_SET_PDEATHSIG = 1
 _COUNTS = b"C"
 """Begins a message of two int64, documents and bytes; a pickled outcome begins with 0x80."""
 
+_COMPILING = {b"N1": True, b"N0": False}
+"""Messages: the worker begins to compile a loop, and ends."""
+
 
 # -- in the driver ----------------------------------------------------------------------------
 
@@ -176,6 +179,7 @@ class Worker:
         self.ready = False
         """True once the worker has sent its first message."""
         self._ending: Ending | None = None
+        self._compiling = 0
 
     def give(self, index: int, item: Any, state_file: Path) -> None:
         """Send an item. A dead worker is noticed by :meth:`receive`, not here."""
@@ -200,6 +204,10 @@ class Worker:
         if message[:1] == _COUNTS:
             add_counts(*struct.unpack("<2q", message[1:]))
             return None
+        if (begins := _COMPILING.get(message)) is not None:
+            self._compiling += 1 if begins else -1
+            set_compiling(begins)
+            return None
         self.given.popleft()
         return pickle.loads(message)  # noqa: S301  our worker made it
 
@@ -217,6 +225,9 @@ class Worker:
         if not self.dead:
             self._process.kill()
         self.connection.close()
+        for _ in range(self._compiling):
+            set_compiling(False)
+        self._compiling = 0
         self._reap(0)
         assert self._ending is not None
         return self._ending
@@ -263,7 +274,12 @@ def serve(descriptor: int) -> None:
         with contextlib.suppress(OSError):  # the driver was killed; so is this process, soon
             send(_COUNTS + struct.pack("<2q", documents, size))
 
+    def send_compile(begins: bool) -> None:
+        with contextlib.suppress(OSError):
+            send(b"N1" if begins else b"N0")
+
     send_counts(send_count)
+    send_compiling(send_compile)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the driver was killed
         send(b"")
         while True:
