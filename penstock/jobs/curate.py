@@ -373,10 +373,11 @@ def _wanted(columns: Sequence[Column], models: Models, rescore: Sequence[str]) -
 
 
 def _make_columns(wanted: Sequence[Column], models: Models) -> dict[str, Artefact]:
-    """Find or make the columns, and warn of those that are no selection."""
+    """Find or make the columns, and warn of those that are no selection, unless only looking."""
     columns = make_columns(wanted, models)
-    for line in (*constant_columns(columns), *length_columns(models.pool, columns)):
-        models.progress(line)
+    if not models.workspace.read_only:
+        for line in (*constant_columns(columns), *length_columns(models.pool, columns)):
+            models.progress(line)
     return columns
 
 
