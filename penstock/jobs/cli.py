@@ -222,7 +222,7 @@ def why(
     a line or row of another.
     """
     from penstock.jobs.curate import PartiallyCurated, inspect
-    from penstock.jobs.reasons import add_reasons
+    from penstock.jobs.reasons import add_reasons, changed_code
     from penstock.jobs.why import fates_of, fates_with
     from penstock.pipeline.runner import open_runner
 
@@ -234,9 +234,12 @@ def why(
     add_reasons(curated, fates)
     for fate in fates:
         console.fate(fate, all_rules)
-    unmade = str(curated.lacks) if isinstance(curated, PartiallyCurated) else None
-    if unmade is not None and any(fate["fate"] == "kept" for fate in fates):
-        console.write(unmade)
+    unmade = None
+    if isinstance(curated, PartiallyCurated):
+        unmade = str(curated.lacks)
+        if any(fate["fate"] == "kept" for fate in fates):
+            for line in (*changed_code(curated), unmade):
+                console.write(line)
     console.result({"fates": fates, "unmade": unmade})
 
 

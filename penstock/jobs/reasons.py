@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from penstock.artefact import Artefact
+from penstock.artefact import Artefact, Workspace
 from penstock.errors import ArtefactError
 from penstock.hashing import hash_documents, mix
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.pipeline.columns import changed_modules
 from penstock.pipeline.scoring.models import Column, read_vectors
 from penstock.plugin_frames import describe_error
 from penstock.selectors.influence import can_be_asked, influential_words
 from penstock.selectors.parameters import Algorithm
 
-__all__ = ["add_reasons", "describe_reasons"]
+__all__ = ["add_reasons", "changed_code", "describe_reasons"]
 
 _DIGITS = 16
 """Digits of a fingerprint in the name of its directory."""
@@ -58,6 +59,22 @@ def add_reasons(
                 )
                 for name, problem in problems.items()
             }
+
+
+def changed_code(curated: PartiallyCurated) -> list[str]:
+    """Return a line for each selector whose code changed since the column of its name was scored.
+
+    Args:
+        curated: What is made of the recipe.
+    """
+    if curated.columns:
+        return []
+    workspace = Workspace(curated.recipe.work_directory, read_only=True)
+    return [
+        f"select.{column.name}: the code of {', '.join(modules)} changed since it was scored"
+        for column in build_columns(curated.recipe)
+        if (modules := changed_modules(workspace, column.name, column.selector.identity()))
+    ]
 
 
 def _load(column: Column, artefact: Artefact) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import graphlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.activity import count_documents
-from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
+from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical, fingerprint
 from penstock.display import numbered
-from penstock.errors import SelectorError
+from penstock.errors import ArtefactError, SelectorError
 from penstock.pipeline.checking import (
     call_on_documents,
     call_plugin,
@@ -44,9 +45,9 @@ from penstock.plugin_code import code_notes, describe_code
 from penstock.resources import Resources
 from penstock.selectors.base import MeanSelector, Scorer, SetSelector
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
-from penstock.storage import AnyPath
+from penstock.storage import AnyPath, store_of
 
-__all__ = ["Column", "forget_columns", "in_dependence", "make_columns"]
+__all__ = ["Column", "changed_modules", "forget_columns", "in_dependence", "make_columns"]
 
 VERSION = 3
 
@@ -221,6 +222,8 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     key, before = f"select.{column.name}", model.manifest["config"]["identity"]
     for line in code_notes(key, before, kept=found is not None):
         models.progress(line)
+    if found is None and (modules := changed_modules(models.workspace, column.name, before)):
+        models.progress(f"{key}: the code of {', '.join(modules)} changed, so it is scored again")
     if found:
         return found
     unfitted = copy.deepcopy(column.selector)
@@ -229,6 +232,42 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     # Workers read the files of its parameters when they score.
     draft.checks.append(lambda: check_identity(before, unfitted.identity(), key))
     return draft
+
+
+def changed_modules(
+    workspace: Workspace, name: str, identity: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return the modules that changed since a column of this name was scored last, sorted.
+
+    None for a plug-in that was not scored here before, for one of Penstock's own, where the same
+    code was scored, and where the work directory is in a store: there it would cost a request for
+    each column.
+
+    Args:
+        workspace: Holds the columns.
+        name: The selector's in the recipe.
+        identity: The selector's, as JSON has it or not.
+    """
+    own = json.loads(canonical(dict(identity)))
+    now = dict(own.pop("code", {}).get("modules", ()))
+    here = store_of(workspace.root).local(workspace.root)
+    if not now or here is None:
+        return ()
+    found = [(path.stat().st_mtime_ns, path) for path in here.glob("columns/*/manifest.json")]
+    for _, path in sorted(found, reverse=True):
+        try:
+            column = Artefact.open(path.parent)
+            if column.manifest["config"] != {"selector": name}:
+                continue
+            model = workspace.find("model", column.manifest["inputs"]["model"])
+        except ArtefactError:  # of an old column, which nothing reads here
+            continue
+        before = {} if model is None else dict(model.manifest["config"]["identity"])
+        modules = dict(before.pop("code", {}).get("modules", ()))
+        if before.get("use", before.get("class")) != own.get("use", own.get("class")):
+            continue
+        return tuple(one for one in sorted({*now, *modules}) if now.get(one) != modules.get(one))
+    return ()
 
 
 def _code_fact(column: Column) -> dict[str, str]:

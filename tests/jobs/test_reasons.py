@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from markupsafe import escape
 
-from penstock.jobs.curate import Curated, curate
-from penstock.jobs.reasons import add_reasons, describe_reasons
+from penstock.jobs.curate import Curated, PartiallyCurated, curate, inspect
+from penstock.jobs.reasons import add_reasons, changed_code, describe_reasons
 from penstock.jobs.report.page import render
 from penstock.jobs.why import fates_of
 from penstock.pipeline.runner import LocalRunner
@@ -198,6 +198,31 @@ def test_a_plug_in_that_raises_does_not_end_why(tmp_path: Path) -> None:
     assert "KeyError" in own["problem"] and "raising_own.py:6" in own["problem"]
     assert "words" not in own and found[0]["scores"]["own"]["score"] == 1.0
     assert any("KeyError" in line for line in describe_reasons(own))
+
+
+def test_an_edit_of_the_code_is_said_by_why_and_by_curate(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool" / "a.jsonl", texts(30))
+    file = tmp_path / "edited_own.py"
+    file.write_text("def score(texts):\n    return [len(text) for text in texts]\n")
+    tree: dict[str, Any] = {
+        "corpus": [{"path": "pool"}],
+        "select": {"own": {"use": "edited_own:score"}},
+        "budget": {"tokens": 160, "rank": "own"},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 16},
+    }
+    lines: list[str] = []
+    recipe = parse_recipe(tree, tmp_path)
+    curate(recipe, LocalRunner(1), lines.append)
+    assert not [line for line in lines if "changed" in line]
+    file.write_text("def score(texts):\n    return [-len(text) for text in texts]  # shorter\n")
+    found = inspect(recipe, LocalRunner(1))
+    assert isinstance(found, PartiallyCurated)
+    (said,) = changed_code(found)
+    assert said.startswith("select.own: ") and "edited_own" in said
+    curate(recipe, LocalRunner(1), lines.append)
+    (said,) = [line for line in lines if "changed" in line]
+    assert said.startswith("select.own: ") and "edited_own" in said
 
 
 def test_every_selector_says_what_its_scores_mean() -> None:
