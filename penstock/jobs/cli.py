@@ -22,6 +22,7 @@ from penstock.jobs.options import on_console as _on_console
 from penstock.jobs.options import on_recipe as _on_recipe
 from penstock.jobs.options import on_runner as _on_runner
 from penstock.jobs.options import on_trust as _on_trust
+from penstock.jobs.options import with_recipe
 from penstock.jobs.terminal import prepare_streams, write_error, write_line
 from penstock.panics import is_panic, panic_reason
 from penstock.recipe import Recipe
@@ -236,7 +237,7 @@ def why(
         console.fate(fate, all_rules)
     unmade = None
     if isinstance(curated, PartiallyCurated):
-        unmade = str(curated.lacks)
+        unmade = str(with_recipe(curated.lacks))
         if any(fate["fate"] == "kept" for fate in fates):
             for line in (*changed_code(curated), unmade):
                 console.write(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,13 @@ import click
 
 from penstock.artefact.journal import named
 from penstock.cluster import DEBUG
+from penstock.errors import PenstockError, UnmadeError
 from penstock.recipe_file import load_recipe
 
 if TYPE_CHECKING:
     from penstock.jobs.console import Console
 
-__all__ = ["Command", "on_console", "on_recipe", "on_runner", "on_trust"]
+__all__ = ["Command", "on_console", "on_recipe", "on_runner", "on_trust", "with_recipe"]
 
 Command = Callable[..., Any]
 
@@ -54,9 +56,24 @@ def on_recipe(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
         with named(os.path.abspath(recipe)):
-            return command(recipe=load_recipe(recipe, settings), **options)
+            try:
+                return command(recipe=load_recipe(recipe, settings), **options)
+            except UnmadeError as error:
+                with_recipe(error)
+                raise
 
     return wrapped
+
+
+def with_recipe(error: PenstockError) -> PenstockError:
+    """Put the recipe of this command, and its --set, in place of RECIPE in an error's fix."""
+    context = click.get_current_context(silent=True)
+    given = context.params if context else {}
+    if error.fix and given.get("recipe"):
+        settings = [part for one in given.get("settings", ()) for part in ("--set", one)]
+        words = shlex.join([str(given["recipe"]), *settings])
+        error.fix = error.fix.replace("penstock curate RECIPE", f"penstock curate {words}")
+    return error
 
 
 def on_runner(command: Command) -> Command:

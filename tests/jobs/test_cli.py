@@ -181,7 +181,7 @@ def test_looking_makes_nothing_and_says_what_would(
     done = ran(fresh, monkeypatch, *arguments)
     assert done.exit_code == 1
     assert "pool.jsonl: not read into" in done.stderr
-    assert "run `penstock curate RECIPE`" in done.stderr
+    assert "run `penstock curate recipe.yaml`" in done.stderr
     assert not (fresh / "out").exists()
     assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 0
     whole = ran(fresh, monkeypatch, *arguments)
@@ -190,7 +190,7 @@ def test_looking_makes_nothing_and_says_what_would(
         shutil.rmtree(fresh / "out" / stage)
         before = bytes_of(fresh / "out")
         done = ran(fresh, monkeypatch, *arguments)
-        unmade = f"out: {stage} of this recipe: not made yet; run `penstock curate R"
+        unmade = f"out: {stage} of this recipe: not made yet; run `penstock curate recipe.yaml`"
         assert unmade in done.stderr
         assert bytes_of(fresh / "out") == before
         assert done.exit_code == (command == "report")
