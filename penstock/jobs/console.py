@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -76,6 +77,11 @@ class Console:
 
         def stop_and_debug(*args: Any, **options: Any) -> Any:
             heart.close()
+            if hook is sys.__breakpointhook__ and not os.environ.get("PYTHONBREAKPOINT"):
+                import pdb  # of use here alone
+
+                # As the hook does, but where `breakpoint()` is, and not here.
+                return pdb.Pdb().set_trace(sys._getframe(1))
             return hook(*args, **options)
 
         sys.breakpointhook = stop_and_debug
