@@ -28,7 +28,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def _ports_of_tests() -> set[int]:
     """Servers that other tests left listening, here or in processes of their own; Ray's sockets
     are not Python's."""
-    sockets = [one for one in gc.get_objects() if isinstance(one, socket.socket)]
+    # By type(): isinstance() asks a weak proxy, whose object may be gone, for its class.
+    sockets = [one for one in gc.get_objects() if issubclass(type(one), socket.socket)]
     found = {
         one.getsockname()[1]
         for one in sockets
