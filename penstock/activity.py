@@ -1,4 +1,4 @@
-"""What this process is doing: the steps of a command, and the documents its workers are through.
+"""What this process is doing: the steps of a command, and the documents that workers have done.
 
 A driver keeps a stack of steps; the innermost is what a heartbeat names. A step of a runner has
 items, and gets the counts of documents that its workers send, at most one message a second from
@@ -56,7 +56,7 @@ class Step:
     documents: int = 0
     """Documents of all its items, or 0 where that is not known."""
     counts: DocumentCounts = field(default_factory=DocumentCounts)
-    """What its items have been through so far."""
+    """Documents that its items have done so far."""
     began: float = field(default_factory=time.monotonic)
 
     def seconds(self, now: float) -> float:
@@ -119,7 +119,7 @@ def current_steps() -> list[Step]:
 
 
 def count_documents(documents: int, size: int = 0) -> None:
-    """Count documents that an item is through with, in a worker or in the driver itself.
+    """Count documents that an item has done, in a worker or in the driver itself.
 
     Args:
         documents: Number of documents.

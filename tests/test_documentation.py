@@ -158,7 +158,7 @@ def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             {"question": f"{name} {n}?", "answer": "a mill by the water"} for n in range(count)
         ]
         write_jsonl(tmp_path / "targets" / f"{name}.jsonl", lines)
-    reader = Reader(skipped=("penstock compare",))  # run by tests/jobs/test_demo.py
+    reader = Reader(skipped=("penstock compare",))  # it trains for minutes; parsed below
     reader.read("README.md")
     ran = {line.split()[1] for line in reader.ran}
     assert ran >= {"init", "check", "curate", "export", "why", "report", "clean", "diff"}

@@ -77,7 +77,7 @@ class DocumentColumns:
     """(n,) int64, both ends of text included; :data:`UNKNOWN` until they are counted. The only
     array that changes (:mod:`.counting`)."""
     scores: Mapping[str, ScoreColumn]
-    """Of each selector that has a column, and of ``random``."""
+    """Scores by name: each selector that has a column, and ``random``."""
 
     def __len__(self) -> int:
         return len(self.source)
