@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def build_columns(recipe: Recipe) -> list[Column]:
                 key=f"select.{name}.target",
                 fix="write target: [examples.jsonl], lines of question and answer, or of text",
             )
-        targets = [targets_in([local_file(file)]) for file in files]
+        targets = [_targets_of(file) for file in files]
         for file, own in zip(files, targets):
             texts = [example.text for example in own.examples]
             held_out.refuse(texts, f"select.{name}.target", file)
@@ -140,6 +141,16 @@ def build_columns(recipe: Recipe) -> list[Column]:
             )
         columns.append(Column(name=name, selector=built[name], target=target))
     return in_dependence(columns)
+
+
+def _targets_of(file: AnyPath) -> Targets:
+    """Read the examples of a file; places name it, and not its copy on this machine."""
+    local = local_file(file)
+    read = targets_in([local])
+    if str(local) == str(file):
+        return read
+    named = [replace(one, place=f"{file}:{one.place.rpartition(':')[2]}") for one in read.examples]
+    return replace(read, examples=named)
 
 
 def build_overlaps(recipe: Recipe) -> list[Overlaps]:

@@ -17,6 +17,7 @@ from penstock.errors import ArtefactError
 from penstock.hashing import hash_documents, mix
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.nearest import ExampleSearch
 from penstock.pipeline.columns import changed_modules
 from penstock.pipeline.scoring.models import Column, read_vectors
 from penstock.plugin_frames import describe_error
@@ -35,10 +36,11 @@ def add_reasons(
     """Add ``reasons`` to the fates of documents that have scores, by column.
 
     Each has ``selector``, as recipes name it; ``meaning``, what a score is, where the selector is
-    built in; ``words``, with ``word`` and ``change``, those that weigh most; ``cluster``
-    and ``clusters``, where a set selector scored the document within one; and ``of``, for a mean,
-    the group. ``problem`` says why the rest is missing, where the model cannot be read any more or
-    the user's own class or function raised.
+    built in; ``words``, with ``word`` and ``change``, those that weigh most; ``nearest``, the
+    example of the target that is nearest to the document (:meth:`.nearest.ExampleSearch.find`);
+    ``cluster`` and ``clusters``, where a set selector scored the document within one; and ``of``,
+    for a mean, the group. ``problem`` says why the rest is missing, where the model cannot be read
+    any more or the user's own class or function raised.
 
     Args:
         curated: What is made of the recipe.
@@ -46,19 +48,14 @@ def add_reasons(
         own_code: Whether the user's own functions and classes are called for ``words``.
     """
     columns = {column.name: column for column in build_columns(curated.recipe)}
-    problems = {
-        name: _load(columns[name], artefact)
+    explained = [
+        _Explained(columns[name], artefact, curated, own_code)
         for name, artefact in curated.columns.items()
         if name in columns
-    }
+    ]
     for fate in fates:
         if "scores" in fate:
-            fate["reasons"] = {
-                name: dict(
-                    _reasons(columns[name], curated.columns[name], curated, fate, problem, own_code)
-                )
-                for name, problem in problems.items()
-            }
+            fate["reasons"] = {one.column.name: dict(one.reasons(fate)) for one in explained}
 
 
 def changed_code(curated: PartiallyCurated) -> list[str]:
@@ -77,48 +74,71 @@ def changed_code(curated: PartiallyCurated) -> list[str]:
     ]
 
 
-def _load(column: Column, artefact: Artefact) -> str | None:
-    """Give a selector its fitted state; return why that cannot be read, or None."""
-    model = artefact.manifest["inputs"].get("model")
-    directory = artefact.path.parent.parent / "model" / str(model)[:_DIGITS]
-    try:
-        made = Artefact.open(directory)
-        for record in made.files:
-            made.verified(record)
-        column.selector.load(made.local() / "state")
-    except ArtefactError as error:
-        return str(error)
-    except Exception as error:
-        if isinstance(column.selector, Algorithm):
-            raise
-        return f"its words are left out: load raised {describe_error(error)}"
-    return None
+class _Explained:
+    """A column whose selector has its fitted state, or a problem that says why not."""
 
+    def __init__(
+        self,
+        column: Column,
+        artefact: Artefact,
+        curated: Curated | PartiallyCurated,
+        own_code: bool,
+    ) -> None:
+        self.column = column
+        self._artefact = artefact
+        self._curated = curated
+        self._built_in = isinstance(column.selector, Algorithm)
+        self._may_run = self._built_in or own_code
+        self._facts: Mapping[str, Any] = {}
+        self._problem = self._load()
+        self._examples = None if self._problem else self._search()
 
-def _reasons(
-    column: Column,
-    artefact: Artefact,
-    curated: Curated | PartiallyCurated,
-    fate: Mapping[str, Any],
-    problem: str | None,
-    own_code: bool,
-) -> Iterator[tuple[str, Any]]:
-    selector: Any = column.selector
-    built_in = isinstance(selector, Algorithm)
-    yield "selector", selector.name if built_in else str(curated.recipe.select[column.name].use)
-    if built_in and selector.score_meaning:
-        yield "meaning", selector.score_meaning
-    if problem is not None:
-        yield "problem", problem
-    if problem is not None or fate["scores"][column.name]["score"] is None:
-        return
-    if selector.kind == "mean":
-        yield "of", fate["source"] if selector.by == "source" else "documents of its length"
-    elif selector.kind == "set":
-        embeddings = artefact.manifest["inputs"].get("embeddings")
-        if embeddings is not None:
-            yield from _cluster(selector, artefact, str(embeddings), curated, fate)
-    elif can_be_asked(selector) and (built_in or own_code):
+    def _load(self) -> str | None:
+        """Give the selector its fitted state; return why that cannot be read, or None."""
+        model = self._artefact.manifest["inputs"].get("model")
+        directory = self._artefact.path.parent.parent / "model" / str(model)[:_DIGITS]
+        try:
+            made = Artefact.open(directory)
+            for record in made.files:
+                made.verified(record)
+            self._facts = made.facts
+            self.column.selector.load(made.local() / "state")
+        except ArtefactError as error:
+            return str(error)
+        except Exception as error:
+            if self._built_in:
+                raise
+            return f"its words are left out: load raised {describe_error(error)}"
+        return None
+
+    def _search(self) -> ExampleSearch | None:
+        nearness = self.column.selector.requirements.nearness if self._built_in else None
+        if nearness is None:
+            return None
+        return ExampleSearch(self.column, nearness, self._facts, self._curated)
+
+    def reasons(self, fate: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield the items of a document's ``reasons``."""
+        selector: Any = self.column.selector
+        used = self._curated.recipe.select[self.column.name].use
+        yield "selector", selector.name if self._built_in else str(used)
+        if self._built_in and selector.score_meaning:
+            yield "meaning", selector.score_meaning
+        if self._problem is not None:
+            yield "problem", self._problem
+        if self._problem is not None or fate["scores"][self.column.name]["score"] is None:
+            return
+        embeddings = self._artefact.manifest["inputs"].get("embeddings")
+        if selector.kind == "mean":
+            yield "of", fate["source"] if selector.by == "source" else "documents of its length"
+        elif selector.kind == "set" and embeddings is not None:
+            yield from _cluster(selector, self._artefact, str(embeddings), self._curated, fate)
+        elif selector.kind == "scorer" and can_be_asked(selector) and self._may_run:
+            yield from self._words(fate)
+        if self._examples is not None:
+            yield from self._examples.find(fate, embeddings and str(embeddings)).items()
+
+    def _words(self, fate: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         document = pa.record_batch(
             {
                 "id": [fate["id"]],
@@ -127,9 +147,9 @@ def _reasons(
             }
         )
         try:
-            found = influential_words(selector, document)
+            found = influential_words(self.column.selector, document)  # type: ignore[arg-type]
         except Exception as error:
-            if built_in:
+            if self._built_in:
                 raise
             yield "problem", f"its words are left out: the scorer raised {describe_error(error)}"
             return
@@ -167,6 +187,9 @@ def describe_reasons(reasons: Mapping[str, Any]) -> Iterator[str]:
         yield f"mean of {reasons['of']}"
     if "cluster" in reasons:
         yield f"cluster {reasons['cluster']:,} of {reasons['clusters']:,}"
+    if near := reasons.get("nearest"):
+        place = f"{near['file']}:{near['line']}"
+        yield f"nearest example: similarity {near['similarity']:.3f}, {place}: {near['text']}"
     if words := reasons.get("words"):
         named = ", ".join(f"{one['word']} {one['change']:+.3g}" for one in words)
         yield f"what its words add to the score: {named}"

@@ -39,6 +39,7 @@ __all__ = [
     "MeanSelector",
     "Merge",
     "ModelLadder",
+    "Nearness",
     "ParallelMap",
     "Partition",
     "Requirements",
@@ -105,6 +106,8 @@ class Target:
     benchmark: str
     text: str
     """Question and answer (and choices where the answer needs them), rendered as one text."""
+    place: str = field(default="", compare=False)
+    """Its file and line, ``FILE:LINE``; empty for one that was read from no file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,29 @@ class EmbeddingScores:
     Vectors are on the lattice (:func:`penstock.selectors.encoders.lattice.on_lattice`), of the
     first :data:`penstock.selectors.encoders.embedding.CHARACTERS` characters of each text.
     """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Nearness:
+    """The examples that a selector compares documents with, for ``penstock why``.
+
+    No score is made of it: ``why`` computes the similarity of one document to these examples, and
+    names the nearest.
+    """
+
+    encoder: str
+    """Encoder of the documents and the examples, by its name in
+    :mod:`penstock.selectors.encoders.embedding`; ``auto`` if the fact ``encoder_kind`` of the fit
+    has it."""
+    compared: Callable[[Sequence[Target], int], Sequence[int]]
+    """The target's examples and the recipe's seed to the positions of the k that are compared."""
+    vectors: np.ndarray | None = None
+    """(k, d) int16 vectors of these on the lattice; None if the fitted state has none."""
+    loaded: Encoder | None = None
+    """The encoder, if the fitted state has it."""
+    characters: int | None = None
+    """Characters of a text that are embedded; None for
+    :data:`penstock.selectors.encoders.embedding.CHARACTERS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +303,7 @@ class Requirements:
     """Requirements of a selector on the engine.
 
     The engine reads it before the fit, and again once the selector is fitted or loaded:
-    ``embeddings``, ``classifier`` and ``resources`` may depend on what was fitted.
+    ``embeddings``, ``classifier``, ``nearness`` and ``resources`` may depend on what was fitted.
     """
 
     target: bool = False
@@ -302,6 +328,8 @@ class Requirements:
     """Scores by a classifier that shares a pass over the texts with others."""
     answers: AnswerScores | None = None
     """Scores by answers of a language model instead of by :meth:`Scorer.score`."""
+    nearness: Nearness | None = None
+    """The examples that documents are compared with, once the selector is fitted."""
     merge: Merge | None = None
     """A set selector's second round."""
     thinning: Thinning | None = None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from penstock.selectors.base import (
     EmbeddingScores,
     Encoder,
     Fitting,
+    Nearness,
     Requirements,
     Target,
 )
@@ -209,6 +210,17 @@ class Betr(
             target=True,
             resources=Resources(gpus=1 if embeds else 0, slow=slow),
             embeddings=embeddings,
+            nearness=self._nearness(),
+        )
+
+    def _nearness(self) -> Nearness:
+        encoder, ranker = self._ranking or (None, None)
+        return Nearness(
+            encoder=self._chosen or self.encoder,
+            compared=self._compared,
+            vectors=None if ranker is None else ranker.examples,
+            loaded=encoder,
+            characters=self.max_characters,
         )
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
@@ -294,6 +306,7 @@ class Betr(
 
     def load(self, directory: Path) -> None:
         self._classifier = self._ranking = None
+        self._chosen = ""
         if (directory / "fasttext.json").exists():
             super().load(directory)
             return
@@ -310,18 +323,25 @@ class Betr(
         """Return the target's examples; equally many of each benchmark, by hash, if balanced."""
         if not fitting.target:
             raise SelectorError(key="target", expected="files with examples to aim at", got="none")
-        counts = Counter(target.benchmark for target in fitting.target)
+        chosen = self._compared(fitting.target, fitting.seed)
+        if len(chosen) < len(fitting.target):
+            counts = Counter(target.benchmark for target in fitting.target)
+            fitting.progress(f"{min(counts.values()):,} examples of each of {', '.join(counts)}")
+        return [fitting.target[row] for row in chosen]
+
+    def _compared(self, targets: Sequence[Target], seed: int) -> Sequence[int]:
+        """Return the positions of the examples that rank documents, ascending."""
+        counts = Counter(target.benchmark for target in targets)
         if not self.balanced or len(counts) == 1:
-            return list(fitting.target)
+            return range(len(targets))
         least = min(counts.values())
-        fitting.progress(f"{least:,} examples of each of {', '.join(counts)}")
-        texts = pa.array([target.text for target in fitting.target], pa.large_string())
-        hashes = hash_ids(texts, mix(fitting.seed, "betr", "balance"))
+        texts = pa.array([target.text for target in targets], pa.large_string())
+        hashes = hash_ids(texts, mix(seed, "betr", "balance"))
         chosen: list[int] = []
         for benchmark in counts:
-            rows = [at for at, one in enumerate(fitting.target) if one.benchmark == benchmark]
+            rows = [at for at, one in enumerate(targets) if one.benchmark == benchmark]
             chosen += sorted(rows, key=hashes.__getitem__)[:least]
-        return [fitting.target[row] for row in sorted(chosen)]
+        return sorted(chosen)
 
     def _encoder(self, fitting: Fitting, sample: int, examples: int, mode: str) -> str:
         if self.encoder != "auto":

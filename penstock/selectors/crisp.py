@@ -31,7 +31,7 @@ from pydantic import Field
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, mix, uniform
 from penstock.selectors.algorithm import BuiltInSetSelector, read_array
-from penstock.selectors.base import Fitting, Partition, Requirements
+from penstock.selectors.base import Fitting, Nearness, Partition, Requirements
 from penstock.selectors.encoders.embedding import embed_texts
 from penstock.selectors.kernels.kmeans import (
     Clusters,
@@ -96,7 +96,10 @@ class Crisp(
 
     @property
     def requirements(self) -> Requirements:
-        return Requirements(target=True, encoder=self.encoder)
+        nearness = Nearness(
+            encoder=self.encoder, compared=lambda targets, seed: range(len(targets))
+        )
+        return Requirements(target=True, encoder=self.encoder, nearness=nearness)
 
     @property
     def partitions(self) -> int:

@@ -21,7 +21,7 @@ Trade-off: embeddings of a general encoder in place of a DistilBERT fine-tuned o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,15 @@ from pydantic import Field
 from penstock.errors import ArtefactError, SelectorError
 from penstock.hashing import hash_ids, mix
 from penstock.selectors.algorithm import BuiltInScorer, read_array, read_json
-from penstock.selectors.base import Documents, EmbeddingScores, Encoder, Fitting, Requirements
+from penstock.selectors.base import (
+    Documents,
+    EmbeddingScores,
+    Encoder,
+    Fitting,
+    Nearness,
+    Requirements,
+    Target,
+)
 from penstock.selectors.classifiers.classifier import blank
 from penstock.selectors.encoders.embedding import beginning, embed, embed_texts, load_encoder
 from penstock.selectors.kernels.kmeans import sample_vectors
@@ -111,7 +119,33 @@ class GotD(
         return Requirements(
             target=True,
             embeddings=EmbeddingScores(encoder=self.encoder, score=self.score_vectors),
+            nearness=self._nearness(),
         )
+
+    def _nearness(self) -> Nearness | None:
+        state = self._state
+        if state is None:
+            return None
+        return Nearness(
+            encoder=self.encoder,
+            compared=self._compared,
+            vectors=state.examples,
+            loaded=state.encoder,
+        )
+
+    def _drawn(self, targets: Sequence[Target], seed: int) -> np.ndarray:
+        """Draw the examples by hash: their positions, (m,) int64, ascending."""
+        texts = pa.array([target.text for target in targets], pa.large_string())
+        keys = hash_ids(texts, mix(seed, "got-d"))
+        return np.sort(np.argsort(keys, kind="stable")[: self.examples])
+
+    def _compared(self, targets: Sequence[Target], seed: int) -> Sequence[int]:
+        """Return the positions of the drawn examples that have a token of the encoder."""
+        state, drawn = fitted(self._state, self.name), self._drawn(targets, seed)
+        if len(drawn) > len(state.examples):
+            texts = pa.array([targets[row].text for row in drawn], pa.large_string())
+            drawn = drawn[embed_texts(texts, state.encoder).any(axis=1)]
+        return drawn.tolist()
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
         """Solve for the potentials on a sample.
@@ -126,8 +160,7 @@ class GotD(
         """
         self._state = None
         texts = pa.array([target.text for target in fitting.target], pa.large_string())
-        keys = hash_ids(texts, mix(fitting.seed, "got-d"))
-        drawn = np.sort(np.argsort(keys, kind="stable")[: self.examples])
+        drawn = self._drawn(fitting.target, fitting.seed)
         encoder = fitting.encoder(self.encoder)
         examples = embed_texts(texts.take(pa.array(drawn)), encoder, spread=fitting.spread)
         examples = examples[examples.any(axis=1)]

@@ -80,7 +80,11 @@ def read_targets(path: str | Path, data: bytes | None = None) -> list[Target]:
     stem = encodable(path.name).removesuffix(".gz").removesuffix(".zst")
     stem = stem.removesuffix(".jsonl").removesuffix(".json")
     targets = [
-        Target(benchmark=_benchmark(example, stem, place), text=_at(place, render, example))
+        Target(
+            benchmark=_benchmark(example, stem, place),
+            text=_at(place, render, example),
+            place=place,
+        )
         for place, example in examples_in(path, data)
     ]
     if not targets:
