@@ -332,11 +332,6 @@ def evaluate() -> None:
 
 def resume() -> None:
     """Run ``penstock train``, kill it after its first checkpoint, and run it again."""
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        _print("resume", "skipped: Ray is not installed")
-        return
     with tempfile.TemporaryDirectory(prefix="penstock-gpu-") as directory:
         root = Path(directory)
         _write_recipe(root)

@@ -61,7 +61,7 @@ MARKS = {
     "trainings": ["deepspeed"],
     "tests/faults": ["faults"],
     "tests/trainers/checkpoints/test_kills.py": ["faults"],
-    "tests/trainers/checkpoints/test_ray.py": ["deepspeed", "faults", "ray"],
+    "tests/trainers/checkpoints/test_command.py": ["deepspeed", "faults"],
     "tests/pipeline/cleaning/test_components.py": ["slow"],
     "tests/pipeline/cleaning/test_duplicates.py": ["slow"],
     "tests/pipeline/cleaning/test_minhash.py": ["slow"],

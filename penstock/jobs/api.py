@@ -137,7 +137,7 @@ def train(
         with _running(runner, workers, trust) as (opened, free), ExitStack() as stack:
             curated = curating.curate(plan, opened, progress, free)
             free()  # the training's workers need its CPUs and memory
-            progress("train: starting the workers, which takes half a minute")
+            progress("train: starting the workers, which import PyTorch")
             on_metrics = on_metrics or stack.enter_context(follow_in_log(progress))
             workspace = stack.enter_context(Workspace.driving(plan.work))
             spec = run_spec(plan.train, curated.shards.path, evaluations)

@@ -16,6 +16,7 @@ from penstock.selectors.targets import read_examples
 from penstock.storage import AnyPath
 from penstock.trainers.backends import BACKENDS, find_backend
 from penstock.trainers.evaluation.examples import Evaluation, Example
+from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["check_training", "read_evaluations", "run_spec"]
@@ -62,6 +63,8 @@ def check_training(train: Train) -> None:
         InputError: The model of ``train.model.hf`` has pickled weights, or needs its own code.
     """
     others = BACKENDS.keys() - {train.backend, "torch"}  # each is named as its library
+    if LocalSessions.suffice():
+        others.add("ray")
     extras.require("train", "train", [m for m in extras.EXTRAS["train"] if m not in others])
     find_backend(train.backend).check(train)
     model = train.model

@@ -4,7 +4,7 @@
 
     RunSpec (train, shards, seed, evaluations)
       └─ train_all              runs and evaluations, found or made  run.py, spec.py
-           └─ sessions          of Ray Train, each for a lane of runs  run.py, rendezvous.py
+           └─ sessions          each for a lane of runs           sessions/
                 └─ run_one      train, save, commit, evaluate          worker.py
                      ├─ Group       rank, workers, device, collectives group.py
                      ├─ Engine      optimiser steps                    engine.py

@@ -1,49 +1,33 @@
 """Runs: shards and settings in, a trained and evaluated model out, as an artefact.
 
-A run that exists is not made again. The start of a Ray Train session takes some ten seconds (two
-new processes that import PyTorch), so consecutive runs share one: :func:`train_all` starts one
-session for each lane of runs. A session is one ``TorchTrainer.fit``: a controller and a group of
-workers, which make the runs of one lane one after another. The driver reads progress from the runs'
+A run that exists is not made again. The start of a session takes seconds (its processes import
+PyTorch), so consecutive runs share one: :func:`train_all` starts one session for each lane of runs,
+which makes them one after another. The workers are processes of this machine
+(:mod:`penstock.trainers.sessions.local`), or those of Ray Train on a cluster
+(:mod:`penstock.trainers.sessions.on_ray`). The driver reads progress from the runs'
 ``metrics.jsonl``, on the disk that all machines share.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import threading
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from penstock.activity import step
 from penstock.artefact import Workspace
-from penstock.cluster import connect, extend_path, on_loopback
 from penstock.display import numbered
-from penstock.errors import RecipeError, TrainingError
-from penstock.own_modules import OwnModules
-from penstock.recipe import Train
-from penstock.storage import as_path, delete, open_file
-from penstock.temporary import set_private_caches
+from penstock.storage import open_file
 from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
 from penstock.trainers.checkpoints.signing import Signer
+from penstock.trainers.sessions.local import LocalSessions
+from penstock.trainers.sessions.on_ray import RaySessions
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
 __all__ = ["train_all"]
-
-SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-"""Environment variables of Ray Train; those that the user has set stay.
-
-The controller checks its workers every 2 s by default, and a run of 10 s would wait for that twice.
-"""
 
 POLL_SECONDS = 0.2
 
@@ -111,28 +95,28 @@ def _launch(
     """Make all runs of all lanes, with the lanes in parallel.
 
     Raises:
-        RecipeError: There are fewer CPUs than workers.
+        RecipeError: There are fewer CPUs than the workers need.
         TrainingError: The first failure, after the other lanes have ended.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    set_private_caches()
-    connect()
-    _check_cpus(lane[0].train for lane in lanes)
+    sessions = _sessions(lanes)
     errors: list[Exception] = []
     workspace.hold()
     signer = Signer.of_user()
+
+    def make(lane: Sequence[RunSpec]) -> None:
+        try:
+            sessions.make(lane, workspace, signer)
+        except Exception as error:
+            errors.append(error)
+
     # In threads, because Ray changes the handling of Ctrl-C in the main thread.
-    sessions = [
-        threading.Thread(target=_run_session, args=(lane, workspace, signer, errors), daemon=True)
-        for lane in lanes
-    ]
+    threads = [threading.Thread(target=make, args=(lane,), daemon=True) for lane in lanes]
     tails = [_Tail(spec, workspace) for lane in lanes for spec in lane] if on_metrics else []
-    for session in sessions:
-        session.start()
+    for thread in threads:
+        thread.start()
     running = True
     while running:
-        alive = [session for session in sessions if session.is_alive()]
+        alive = [thread for thread in threads if thread.is_alive()]
         running = bool(alive)
         for tail in tails:
             for line in tail.lines():
@@ -144,87 +128,8 @@ def _launch(
         raise errors[0]
 
 
-def _check_cpus(settings: Iterable[Train]) -> None:
-    """Refuse more CPUs than there are, for which Ray would wait without end."""
-    import ray
-
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    for train in settings:
-        # An autoscaling cluster may have none yet.
-        if 0 < cpus < train.workers * train.cpus:
-            raise RecipeError(
-                f"Ray has {cpus} CPUs",
-                key="train.workers",
-                expected=f"at most {cpus // train.cpus} of {train.cpus} CPUs each",
-                got=train.workers,
-            )
-
-
-def _run_session(
-    lane: Sequence[RunSpec], workspace: Workspace, signer: Signer, errors: list[Exception]
-) -> None:
-    """Make the runs of a lane by one ``fit``; a failure is appended to ``errors``."""
-    import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from penstock.trainers.rendezvous import LoopbackConfig
-
-    train = lane[0].train
-    # Ray Train's own state, which all nodes must be able to read.
-    scratch = workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
-    try:
-        gpu = ray.cluster_resources().get("GPU", 0) >= train.workers
-        threads = {"OMP_NUM_THREADS": str(train.cpus), "TOKENIZERS_PARALLELISM": "false"}
-        TorchTrainer(
-            _session_loop,
-            train_loop_config={
-                "own_modules": OwnModules(),
-                "lane": list(lane),
-                "workspace": Workspace(as_path(workspace.root)),
-                "signer": signer,
-                "generation": workspace.generation,
-                "path": list(sys.path),
-            },
-            torch_config=(LoopbackConfig if on_loopback(ray) else TorchConfig)(
-                backend="nccl" if gpu else "gloo"
-            ),
-            scaling_config=ScalingConfig(
-                num_workers=train.workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": train.cpus, **({"GPU": 1} if gpu else {})},
-            ),
-            run_config=RunConfig(
-                name="session",
-                storage_path=str(scratch),
-                worker_runtime_env={"env_vars": threads},
-            ),
-        ).fit()
-    except Exception as error:
-        errors.append(_worker_error(error))
-    finally:
-        delete(scratch)
-
-
-def _session_loop(config: dict[str, Any]) -> None:
-    """Make the runs of a lane, as one worker of a session."""
-    extend_path(config["path"])
-    set_private_caches()
-    import ray.train
-    import torch
-    from ray.train.torch import get_device
-
-    from penstock.trainers.group import Group
-    from penstock.trainers.worker import run_one
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    context = ray.train.get_context()
-    os.environ["LOCAL_SIZE"] = str(context.get_local_world_size())
-    group = Group(context.get_world_rank(), context.get_world_size(), get_device())
-    for spec in config["lane"]:
-        run_one(spec, config["workspace"], group, config["signer"], config["generation"])
-    # Without it 3 of 30 sessions aborted when the process group was destroyed.
-    group.barrier()
+def _sessions(lanes: Sequence[Sequence[RunSpec]]) -> LocalSessions | RaySessions:
+    return LocalSessions(lanes) if LocalSessions.suffice() else RaySessions(lanes)
 
 
 class _Tail:
@@ -268,13 +173,3 @@ class _Tail:
     def _inode(self) -> int | None:
         """Return a number that differs between the metrics file and its replacement."""
         return self._metrics.stat().st_ino if self._metrics.exists() else None
-
-
-def _worker_error(error: Exception) -> Exception:
-    """Return the worker's own error in one line, without Ray's traceback."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for _, failure in sorted(failures.items()):
-        cause = getattr(failure, "cause", None) or getattr(failure, "_base_exc", None) or failure
-        if isinstance(cause, Exception):
-            return TrainingError(str(cause).strip().splitlines()[-1])
-    return TrainingError(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

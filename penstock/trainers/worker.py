@@ -1,4 +1,4 @@
-"""One run in a Ray Train worker: train, save, commit, evaluate."""
+"""One run in a worker of a session: train, save, commit, evaluate."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Training sessions of one worker in this process, without Ray Train.
+"""Training sessions of one worker in this process, which has imported PyTorch already.
 
-A session takes 15 s of CPU time to start, in five processes. Those of Ray Train are tested in
-tests/trainers/test_run.py, which also shows that a run is the same whatever its session.
+Those of Ray Train and those in processes of their own are tested in tests/trainers/test_run.py,
+which also shows that a run is the same whatever its session.
 """
 
 from __future__ import annotations
@@ -25,29 +25,28 @@ _ONE_AT_A_TIME = threading.Lock()
 """Lanes are threads, and DeepSpeed has one state for a process."""
 
 
-def _run_session(
-    lane: Sequence[RunSpec], workspace: Workspace, signer: Signer, errors: list[Exception]
-) -> None:
-    """Make the runs of a lane as its one worker; a failure is appended to ``errors``."""
-    assert {spec.train.workers for spec in lane} == {1}
-    own = Workspace(as_path(workspace.root))
-    with _ONE_AT_A_TIME:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for spec in lane:
-                run_one(spec, own, Group(), signer, workspace.generation)
-        except Exception as error:
-            errors.append(run._worker_error(error))
-        finally:
-            torch.set_num_threads(threads)
+class _SessionsHere:
+    """Sessions in this process, one at a time."""
+
+    def __init__(self, lanes: Sequence[Sequence[RunSpec]]) -> None:
+        assert {spec.train.workers for lane in lanes for spec in lane} == {1}
+
+    def make(self, lane: Sequence[RunSpec], workspace: Workspace, signer: Signer) -> None:
+        """Make the runs of a lane as its one worker."""
+        own = Workspace(as_path(workspace.root))
+        with _ONE_AT_A_TIME:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                for spec in lane:
+                    run_one(spec, own, Group(), signer, workspace.generation)
+            finally:
+                torch.set_num_threads(threads)
 
 
 @contextmanager
 def sessions_here() -> Iterator[None]:
     """Make all sessions in this process; it needs a process group (the fixture ``_one_rank``)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "connect", lambda: None)
-        patch.setattr(run, "_check_cpus", lambda settings: None)
-        patch.setattr(run, "_run_session", _run_session)
+        patch.setattr(run, "_sessions", _SessionsHere)
         yield

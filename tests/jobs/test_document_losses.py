@@ -84,7 +84,7 @@ def trained(project: Path, _one_rank: None) -> tuple[Curated, RunResult]:
 
 
 @pytest.fixture(scope="module")
-def trained_by_two(project: Path, ray_session: None) -> RunResult:
+def trained_by_two(project: Path) -> RunResult:
     """With weights, gradients and optimiser in parts on two workers."""
     zero = {"workers": 2, "deepspeed": {"zero_optimization": {"stage": 3}}}
     return run_of(recipe_of(project, train=zero))[1]

@@ -1,4 +1,4 @@
-"""Real Ray, real DeepSpeed: each session costs about ten seconds, so there are few."""
+"""Real processes, real Ray, real DeepSpeed: a session costs 5 to 15 s of CPU time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from penstock.recipe_training import Checkpoint
 from penstock.trainers.checkpoints.signing import key_file
 from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.run import _lanes, train_all
+from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.spec import RunSpec
 from tests.harness.sockets import listening
 from tests.trainers.conftest import train
 
 from .conftest import EOS, write_shards
-
-pytestmark = pytest.mark.usefixtures("ray_session")
 
 TRAIN = Train(model=ModelShape(layers=1, width=32, heads=2), batch_tokens=256, micro_batch=2)
 LENGTH = 32
@@ -112,8 +111,7 @@ def test_one_worker_and_a_lane_of_runs(shards: Path, workspace: Workspace) -> No
     }
     assert not list(workspace.root.glob("run/.session-*"))
     key = key_file().read_text().strip()
-    ray_logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-    assert places_of(key, workspace.root, ray_logs) == []
+    assert places_of(key, workspace.root) == []
     (workspace.root / "shown").write_text(f"as here: {key}")
     assert places_of(key, workspace.root) == [str(workspace.root / "shown")]
     (workspace.root / "shown").unlink()
@@ -139,9 +137,8 @@ def test_two_workers_train_as_one(shards: Path, workspace: Workspace) -> None:
         workspace,
         on_metrics=lambda *_: ports.update(listening(os.getpid())),
     )
-    assert {ip for ip, _ in ports} == {"127.0.0.1"}, ports  # gloo's, too; TCPStore has any address
-    gloo = [name for name in ports.values() if name.startswith("ray::Ray") or "Train" in name]
-    assert len(gloo) >= 4, ports
+    assert len(ports) >= 2, "gloo's"
+    assert {ip for ip, _ in ports} == {"127.0.0.1"}, ports  # TCPStore would have any address
     one = train(spec(shards, 1), workspace)
     assert two.path != one.path
     for mine, theirs in zip(metrics(two.path), metrics(one.path), strict=True):
@@ -151,6 +148,53 @@ def test_two_workers_train_as_one(shards: Path, workspace: Workspace) -> None:
     assert two.bits_per_byte["water"]["mean"] == pytest.approx(
         one.bits_per_byte["water"]["mean"], rel=1e-4
     )
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_ray_train_makes_the_same_run(
+    shards: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zero = {"zero_optimization": {"stage": 1}}
+    wanted = spec(shards, 1, workers=2, deepspeed=zero)
+    here = train(wanted, workspace)
+    monkeypatch.setattr(LocalSessions, "suffice", lambda: False)
+    elsewhere = Workspace(workspace.root / "ray")
+    on_ray = train(wanted, elsewhere)
+    assert [line["loss"] for line in metrics(on_ray.path)] == [
+        line["loss"] for line in metrics(here.path)
+    ]
+    assert on_ray.bits_per_byte == here.bits_per_byte
+    assert not list(elsewhere.root.glob("run/.session-*"))
+    ray_logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    assert places_of(key_file().read_text().strip(), elsewhere.root, ray_logs) == []
+    with pytest.raises(RecipeError) as info:
+        train(spec(shards, 77, workers=99), elsewhere)
+    assert info.value.key == "train.workers"
+    assert (info.value.expected or "").startswith("at most 2 of 1")
+
+
+def test_a_cluster_trains_where_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert LocalSessions.suffice()
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert LocalSessions.suffice()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not LocalSessions.suffice()
+
+
+def test_lanes_take_gpus_in_turn(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3,5")
+
+    def free(*lanes: RunSpec) -> list[list[str]]:
+        sessions = LocalSessions([[one] for one in lanes])
+        return [sessions._free.get() for _ in range(sessions._free.qsize())]
+
+    assert free(spec(shards)) == [["0"], ["3"], ["5"]]
+    assert free(spec(shards), spec(shards, workers=2)) == [["0", "3"]]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("penstock.trainers.sessions.local.cpus", lambda: 7)
+    assert free(spec(shards, workers=2)) == [[]] * 3
+    assert free(spec(shards, workers=2, cpus=3)) == [[]]
 
 
 def test_the_error_of_a_worker_is_one_line(shards: Path, workspace: Workspace) -> None:
@@ -164,7 +208,7 @@ def test_the_error_of_a_worker_is_one_line(shards: Path, workspace: Workspace) -
 
 
 def test_a_session_continues_one_whose_worker_was_killed(shards: Path, tmp_path: Path) -> None:
-    """Whole machines are killed by ``make faults`` (checkpoints/test_ray.py)."""
+    """Whole machines are killed by ``make faults`` (checkpoints/test_command.py)."""
     workspace = Workspace(tmp_path)
     settings = {"checkpoint": Checkpoint(tokens=2_560), "tokens": 32_000, "workers": 2}
     wanted = spec(shards, **settings)
@@ -175,8 +219,8 @@ def test_a_session_continues_one_whose_worker_was_killed(shards: Path, tmp_path:
     def kill_one() -> None:
         while not saved():
             time.sleep(0.003)
-        below = psutil.Process().children(recursive=True)
-        workers = [child for child in below if "RayTrainWorker" in " ".join(child.cmdline())]
+        below = psutil.Process().children()
+        workers = [child for child in below if "runners.worker" in " ".join(child.cmdline())]
         workers[0].kill()
 
     killing = threading.Thread(target=kill_one, daemon=True)
@@ -184,7 +228,7 @@ def test_a_session_continues_one_whose_worker_was_killed(shards: Path, tmp_path:
     with pytest.raises(TrainingError) as caught:
         train(wanted, workspace)
     killing.join()
-    assert "\n" not in str(caught.value)
+    assert "SIGKILL" in caught.value.problem and caught.value.fix
     at, before = saved()[-1], metrics(next(tmp_path.glob("run/*")))
     assert 10 <= at < 125 and at <= len(before) and wanted.find(workspace) is None
     seen: list[dict[str, Any]] = []

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -159,18 +159,27 @@ class Ending:
 
 
 class Worker:
-    """The driver's handle of a worker process."""
+    """The driver's handle of a worker process.
 
-    def __init__(self) -> None:
+    Args:
+        environment: Variables that differ from this process's and from those of one thread.
+        quiet: Throw away what it writes to stdout and stderr.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, quiet: bool = False
+    ) -> None:
         self.connection, theirs = Pipe()
         # A process starts with the peak of the one that forked it: a lower peak is not known.
         self._floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         path = [place for place in sys.path if isinstance(place, str)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, str(theirs.fileno()), *path],
-            env={**os.environ, **_SINGLE_THREADED},
+            env={**os.environ, **_SINGLE_THREADED, **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=2,  # a scorer's prints must not mix with a command's JSON
+            # A scorer's prints must not mix with a command's JSON.
+            stdout=subprocess.DEVNULL if quiet else 2,
+            stderr=subprocess.DEVNULL if quiet else None,
             pass_fds=[theirs.fileno()],
         )
         theirs.close()

@@ -1,4 +1,4 @@
-"""A user's function through Ray Train: two workers import it, one journal."""
+"""A user's function in a session: two workers import it, one journal."""
 
 from __future__ import annotations
 
@@ -44,13 +44,12 @@ def spec(asked: Recipe, shards: Path) -> RunSpec:
     return RunSpec(train=asked.train, shards=shards, seed=1, reweighter=build_reweighter(asked))
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_a_function_beside_the_recipe(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "weigh_on_ray.py").write_text(FUNCTION)
-    asked = recipe(tmp_path, use="weigh_on_ray:reweight", power=2.0)
+    (tmp_path / "weigh_in_session.py").write_text(FUNCTION)
+    asked = recipe(tmp_path, use="weigh_in_session:reweight", power=2.0)
     wanted = spec(asked, shards)
     result = train(wanted, Workspace(tmp_path / "work"))
     artefact = Artefact.open(result.path)
@@ -67,7 +66,7 @@ def test_a_function_beside_the_recipe(
     assert all(line["weighted_loss"] > line["loss"] - 0.05 for line in lines)
     assert all(0.9 < line["effective_samples"] < 1 for line in lines)
 
-    (tmp_path / "weigh_on_ray.py").write_text(FUNCTION + "\nANOTHER = 1\n")
+    (tmp_path / "weigh_in_session.py").write_text(FUNCTION + "\nANOTHER = 1\n")
     assert spec(asked, shards).fingerprint != wanted.fingerprint
 
 

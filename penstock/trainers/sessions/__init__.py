@@ -1,0 +1,9 @@
+"""Sessions: the processes that make the runs of a lane, one after another.
+
+::
+
+    local.py        on this machine: processes, without Ray
+    on_ray.py       on a cluster, by Ray Train
+
+:func:`~penstock.trainers.run.train_all` has one session for each lane of runs.
+"""
