@@ -30,7 +30,8 @@
                                                                        browse_commands.py
     why                    the record of one document                  why.py, wanted.py,
                                                                        origins.py, reasons.py,
-                                                                       nearest.py,
+                                                                       nearest.py, grades.py,
+                                                                       training_losses.py,
                                                                        compared_values.py
     diff                   what came in and went out, and why          diff.py, sides.py, causes.py,
                                                                        joined_fates.py,

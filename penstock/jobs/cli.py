@@ -224,6 +224,7 @@ def why(
     """
     from penstock.jobs.curate import PartiallyCurated, inspect
     from penstock.jobs.reasons import add_reasons, changed_code
+    from penstock.jobs.training_losses import add_training_losses
     from penstock.jobs.why import fates_of, fates_with
     from penstock.pipeline.runner import open_runner
 
@@ -233,6 +234,7 @@ def why(
         curated = inspect(recipe, opened)
     fates = fates_with(curated, text) if text else fates_of(curated, str(doc_id))
     add_reasons(curated, fates)
+    add_training_losses(curated, fates)
     for fate in fates:
         console.fate(fate, all_rules)
     unmade = None

@@ -250,6 +250,10 @@ class Console:
         if "sequences" in fate:
             first, last = fate["sequences"]
             self.write(f"  sequences: {first:,} to {last:,}, in {', '.join(fate['shards'])}")
+        for own in fate.get("training_losses", ()):
+            loss = "none" if own["loss"] is None else f"{own['loss']:.4f} nats a token"
+            tokens = numbered(own["tokens"], "predicted token")
+            self.write(f"  training loss: {loss}, of {tokens}, in {own['run'] or 'a deleted run'}")
         if "text" in fate:
             self.write(f"  text: {excerpt(fate['text'])}")
 

@@ -7,20 +7,25 @@ words of this one document.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, Workspace
+from penstock.display import numbered
 from penstock.errors import ArtefactError
 from penstock.hashing import hash_documents, mix
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.grades import describe_grade, read_grade
 from penstock.jobs.nearest import ExampleSearch
 from penstock.pipeline.columns import changed_modules
+from penstock.pipeline.scoring.means import TWENTIETHS, count_lengths, group_of_length
 from penstock.pipeline.scoring.models import Column, read_vectors
 from penstock.plugin_frames import describe_error
+from penstock.selectors.base import AnswerScores, MeanSelector
 from penstock.selectors.influence import can_be_asked, influential_words
 from penstock.selectors.parameters import Algorithm
 
@@ -38,9 +43,10 @@ def add_reasons(
     Each has ``selector``, as recipes name it; ``meaning``, what a score is, where the selector is
     built in; ``words``, with ``word`` and ``change``, those that weigh most; ``nearest``, the
     example of the target that is nearest to the document (:meth:`.nearest.ExampleSearch.find`);
-    ``cluster`` and ``clusters``, where a set selector scored the document within one; and ``of``,
-    for a mean, the group. ``problem`` says why the rest is missing, where the model cannot be read
-    any more or the user's own class or function raised.
+    ``cluster`` and ``clusters``, where a set selector scored the document within one; ``mean``, of
+    which column and group; ``model`` and ``asked``, where a language model graded it
+    (:func:`.grades.read_grade`). ``problem`` says why the rest is missing, where the model cannot
+    be read any more or the user's own class or function raised.
 
     Args:
         curated: What is made of the recipe.
@@ -90,6 +96,7 @@ class _Explained:
         self._built_in = isinstance(column.selector, Algorithm)
         self._may_run = self._built_in or own_code
         self._facts: Mapping[str, Any] = {}
+        self._lengths: np.ndarray | None = None
         self._problem = self._load()
         self._examples = None if self._problem else self._search()
 
@@ -126,17 +133,42 @@ class _Explained:
             yield "meaning", selector.score_meaning
         if self._problem is not None:
             yield "problem", self._problem
+        asked = selector.requirements.answers
+        if asked is not None and self._may_run and self._problem is None:
+            yield from self._grade(asked, fate)
         if self._problem is not None or fate["scores"][self.column.name]["score"] is None:
             return
         embeddings = self._artefact.manifest["inputs"].get("embeddings")
         if selector.kind == "mean":
-            yield "of", fate["source"] if selector.by == "source" else "documents of its length"
+            yield "mean", self._mean(selector, fate)
         elif selector.kind == "set" and embeddings is not None:
             yield from _cluster(selector, self._artefact, str(embeddings), self._curated, fate)
         elif selector.kind == "scorer" and can_be_asked(selector) and self._may_run:
             yield from self._words(fate)
         if self._examples is not None:
             yield from self._examples.find(fate, embeddings and str(embeddings)).items()
+
+    def _mean(self, selector: MeanSelector, fate: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the column and the group of a document's mean."""
+        column = str(selector.requirements.quality)
+        found = {"column": column, "by": selector.by}
+        if selector.by == "source":
+            return {**found, "source": fate["source"]}
+        if self._lengths is None:
+            self._lengths = count_lengths(self._curated.pool, self._curated.columns[column])
+        return {**found, **asdict(group_of_length(self._lengths, len(fate["text"].encode())))}
+
+    def _grade(self, asked: AnswerScores, fate: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        name = str(self._artefact.manifest["inputs"].get("answers"))
+        try:
+            answers = Artefact.open(self._artefact.path.parent.parent / "answers" / name[:_DIGITS])
+            yield from read_grade(asked, answers, fate)
+        except ArtefactError as error:
+            yield "problem", f"its answers are left out: {error}"
+        except Exception as error:
+            if self._built_in:
+                raise
+            yield "problem", f"its answers are left out: requests raised {describe_error(error)}"
 
     def _words(self, fate: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         document = pa.record_batch(
@@ -183,8 +215,10 @@ def describe_reasons(reasons: Mapping[str, Any]) -> Iterator[str]:
     yield f"{reasons['selector']}: {meaning}" if meaning else str(reasons["selector"])
     if "problem" in reasons:
         yield str(reasons["problem"])
-    if "of" in reasons:
-        yield f"mean of {reasons['of']}"
+    if mean := reasons.get("mean"):
+        yield f"mean of {mean['column']} over {_describe_group(mean)}"
+    if "asked" in reasons:
+        yield from describe_grade(reasons)
     if "cluster" in reasons:
         yield f"cluster {reasons['cluster']:,} of {reasons['clusters']:,}"
     if near := reasons.get("nearest"):
@@ -193,3 +227,13 @@ def describe_reasons(reasons: Mapping[str, Any]) -> Iterator[str]:
     if words := reasons.get("words"):
         named = ", ".join(f"{one['word']} {one['change']:+.3g}" for one in words)
         yield f"what its words add to the score: {named}"
+
+
+def _describe_group(mean: Mapping[str, Any]) -> str:
+    if mean["by"] == "source":
+        return f"the documents of the source {mean['source']}"
+    documents = numbered(mean["documents"], "document")
+    return (
+        f"{documents} of {mean['least']:,} to {mean['most']:,} bytes, "
+        f"twentieth {mean['number']} of {TWENTIETHS} by length"
+    )

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from penstock.artefact import Artefact, Workspace
+from penstock.jobs import training_losses
 from penstock.jobs.cli import main
 from penstock.jobs.curate import Curated, curate
 from penstock.jobs.plan import Plan
 from penstock.jobs.report.curves import curve_figures, read_curves
 from penstock.jobs.report.page import write_report
 from penstock.jobs.train import read_evaluations, run_spec
+from penstock.jobs.training_losses import add_training_losses
+from penstock.jobs.why import fates_of
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import iter_documents
@@ -112,6 +116,67 @@ def test_every_document_of_the_cut_has_a_loss(trained: tuple[Curated, RunResult]
     # The last step's loss was taken before its update, on a part of the documents.
     mean = sum(found["nats"]) / sum(found["tokens"])
     assert mean == pytest.approx(result.loss, rel=0.05)
+
+
+def test_why_tells_the_training_loss_of_a_document(
+    project: Path, trained: tuple[Curated, RunResult]
+) -> None:
+    curated, result = trained
+    known = losses(result)
+    for row in (0, 7, len(known["doc_id"]) - 1):
+        name = known["doc_id"][row]
+        fates = fates_of(curated, name)
+        add_training_losses(curated, fates)
+        assert known["doc_id"].count(name) == len(fates) == 1
+        found = {own["run"]: own for own in fates[0]["training_losses"]}
+        assert found[f"run/{result.path.name}"] == {
+            "run": f"run/{result.path.name}",
+            "loss": pytest.approx(known["nats"][row] / known["tokens"][row], rel=1e-6),
+            "tokens": known["tokens"][row],
+        }
+    (project / "losses.json").write_text(json.dumps(curated.recipe.model_dump(mode="json")))
+    done = CliRunner().invoke(main, ["why", str(project / "losses.json"), name])
+    assert done.exit_code == 0, done.output
+    assert f"training loss: {known['loss'][row]:.4f} nats a token" in done.output
+    assert result.path.name in done.output
+
+
+def test_a_document_that_was_not_trained_on_has_no_training_loss(project: Path) -> None:
+    curated = curate(recipe_of(project, budget={"tokens": 1_000}), ONE)
+    names = [f"d{number:04d}" for number in range(60)]
+    fates = [fate for name in names for fate in fates_of(curated, name)]
+    add_training_losses(curated, fates)
+    assert {fate["fate"] for fate in fates} == {"taken", "left"}
+    assert not [fate for fate in fates if "training_losses" in fate]
+
+
+def test_documents_of_one_id_each_have_their_own_loss(
+    trained: tuple[Curated, RunResult],
+) -> None:
+    """Told apart by their sequences; if not all of them are there, none has a loss."""
+    curated, result = trained
+    known = losses(result)
+    first, last = known["doc_id"][0], known["doc_id"][-1]
+    fates = [fates_of(curated, name)[0] for name in (last, first)]
+    assert result.document_losses is not None
+    artefact = Artefact.open(result.document_losses)
+    table = pq.read_table(artefact.verified(artefact.files[0]))
+    same = table.set_column(0, table.schema.field(0), pa.array(["twin"] * len(table)))
+    chosen = same.take([0, len(table) - 1])
+    taken = [{**fate, "id": "twin"} for fate in fates]
+
+    def read(path: Any, columns: list[str] | None = None) -> pa.Table:
+        return chosen.select(columns or chosen.schema.names)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_losses, "read_parquet", read)
+        add_training_losses(curated, taken)
+        add_training_losses(curated, [alone := {**fates[0], "id": "twin"}])
+    assert [fate["training_losses"][0]["tokens"] for fate in taken] == [
+        known["tokens"][-1],
+        known["tokens"][0],
+    ]
+    assert "training_losses" not in alone
 
 
 def test_evaluation_during_training_ends_with_the_last_step(

@@ -56,8 +56,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Curated:
             "dsir": {"use": "dsir", "target": "aim.jsonl", "min_tokens": 1},
             "kmq": {"use": "kmq", "quality": "dsir", "clusters": 3, "encoder": encoder},
             "mean": {"use": "mean_of", "column": "dsir", "by": "source"},
+            "length": {"use": "mean_of", "column": "dsir", "by": "length"},
         },
-        "budget": {"tokens": 1_600, "rank": {"dsir": 0.5, "kmq": 0.3, "mean": 0.2}},
+        "budget": {"tokens": 1_600, "rank": {"dsir": 0.5, "kmq": 0.3, "mean": 0.1, "length": 0.1}},
         "tokenizer": {"train": {"vocab_size": 384}},
         "shards": {"sequence_length": 16},
     }
@@ -72,9 +73,14 @@ def test_each_column_says_what_its_scores_mean(made: Curated) -> None:
         "dsir": "dsir",
         "kmq": "kmq",
         "mean": "mean_of",
+        "length": "mean_of",
     }
     assert all(one["meaning"] for one in reasons.values())
-    assert reasons["mean"]["of"] == fates[0]["source"]
+    assert reasons["mean"]["mean"] == {
+        "column": "dsir",
+        "by": "source",
+        "source": fates[0]["source"],
+    }
     assert "cluster" not in reasons["dsir"] and "words" not in reasons["kmq"]
     best = reasons["dsir"]["words"][0]
     assert best["word"] == "turbine" and best["change"] > 0
@@ -82,6 +88,32 @@ def test_each_column_says_what_its_scores_mean(made: Curated) -> None:
         assert all(type(line) is str for line in describe_reasons(one))
     assert "turbine +" in " ".join(describe_reasons(reasons["dsir"]))
     json.dumps(fates, allow_nan=False)
+
+
+def test_a_mean_by_length_names_the_lengths_of_its_group(made: Curated) -> None:
+    """All documents of one score in the column have these lengths, and no others have."""
+    known = all_documents(made.pool, made.tokenizer)
+    scores: dict[str, float] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for document in known[::4]:
+        fates = fates_of(made, document.id)
+        add_reasons(made, fates)
+        scores[document.id] = fates[0]["scores"]["length"]["score"]
+        groups[document.id] = fates[0]["reasons"]["length"]["mean"]
+    lengths = {document.id: len(document.text.encode()) for document in known}
+    for name, own in groups.items():
+        assert (own["column"], own["by"]) == ("dsir", "length")
+        inside = [one for one, length in lengths.items() if own["least"] <= length <= own["most"]]
+        assert name in inside and own["documents"] == len(inside)
+        assert {min(map(lengths.get, inside)), max(map(lengths.get, inside))} == {
+            own["least"],
+            own["most"],
+        }
+        assert {scores[one] for one in inside if one in scores} == {scores[name]}
+    assert len({own["number"] for own in groups.values()}) > 10
+    said = list(describe_reasons({"selector": "mean_of", "mean": groups["d0"]}))
+    bounds = f"{groups['d0']['least']:,} to {groups['d0']['most']:,} bytes"
+    assert any(bounds in line for line in said)
 
 
 def test_the_report_tells_it_too(made: Curated) -> None:
@@ -127,7 +159,7 @@ def test_a_model_that_is_gone_is_named(made: Curated, tmp_path: Path) -> None:
         add_reasons(made, fates)
     finally:
         (tmp_path / "moved").rename(place)
-    assert set(fates[0]["reasons"]) == {"dsir", "kmq", "mean"}
+    assert set(fates[0]["reasons"]) == {"dsir", "kmq", "mean", "length"}
     own = fates[0]["reasons"]["dsir"]
     assert model[:16] in own["problem"] and own["meaning"] and "words" not in own
     assert any(model[:16] in line for line in describe_reasons(own))

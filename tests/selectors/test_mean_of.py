@@ -18,7 +18,13 @@ from penstock.jobs.build import build_columns
 from penstock.pipeline.columns import make_columns
 from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.runner import LocalRunner
-from penstock.pipeline.scoring.means import ExactSums, GroupSums, length_classes, twentieths
+from penstock.pipeline.scoring.means import (
+    ExactSums,
+    GroupSums,
+    group_of_length,
+    length_classes,
+    twentieths,
+)
 from penstock.pipeline.scoring.models import Models
 from tests.pools import documents, pool_of, recipe_of, write_jsonl
 
@@ -52,6 +58,12 @@ def test_many_equal_values_do_not_overflow() -> None:
 def test_classes_rise_with_lengths_and_keep_eleven_bits(lengths: list[int]) -> None:
     ordered = sorted(lengths)
     classes = length_classes(np.array(ordered, np.int64))
+    counts = np.bincount(classes, minlength=31_744)
+    for length in ordered:
+        group = group_of_length(counts, length)
+        assert group.least <= length <= group.most
+        inside = sum(group.least <= one <= group.most for one in ordered)
+        assert group.documents == inside
     assert (np.diff(classes) >= 0).all() and classes[0] >= 0 and classes[-1] < 31_744
     heads = [length >> max(0, length.bit_length() - 11) for length in ordered]
     alike = [

@@ -25,7 +25,15 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit
 from penstock.storage import AnyPath
 
-__all__ = ["ExactSums", "length_classes", "score_means", "twentieths"]
+__all__ = [
+    "ExactSums",
+    "LengthGroup",
+    "count_lengths",
+    "group_of_length",
+    "length_classes",
+    "score_means",
+    "twentieths",
+]
 
 TWENTIETHS = 20
 
@@ -140,6 +148,54 @@ def twentieths(counts: np.ndarray) -> np.ndarray:
     total = max(1, int(counts.sum()))
     middle = 2 * np.cumsum(counts) - counts
     return np.minimum(TWENTIETHS * middle // (2 * total), TWENTIETHS - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthGroup:
+    """A twentieth of the documents with a score, by the bytes of their texts."""
+
+    number: int
+    """From 1, that of the shortest, to 20."""
+    least: int
+    """Bytes of its shortest text; above 2,047 the least of the class."""
+    most: int
+    """Bytes of its longest text; above 2,047 the most of the class."""
+    documents: int
+
+
+def count_lengths(pool: Pool, column: Artefact) -> np.ndarray:
+    """Count the documents with a score by class of length: (31744,) int64.
+
+    Args:
+        pool: The documents.
+        column: The column that is averaged.
+    """
+    counts = np.zeros(_LENGTHS, np.int64)
+    for unit in pool.units:
+        scored = ~np.isnan(read_scores(column.path, column.files[unit.number]))
+        lengths = unit.read_rows(["bytes"]).column("bytes").to_numpy()[scored]
+        counts += np.bincount(length_classes(lengths), minlength=_LENGTHS)
+    return counts
+
+
+def group_of_length(counts: np.ndarray, length: int) -> LengthGroup:
+    """Return the twentieth of a length, in bytes, by the counts of :func:`count_lengths`."""
+    owners = twentieths(counts)
+    number = int(owners[length_classes(np.array([length]))[0]])
+    classes = np.flatnonzero((owners == number) & (counts > 0))
+    return LengthGroup(
+        number=number + 1,
+        least=_least_length(int(classes[0])),
+        most=_least_length(int(classes[-1]) + 1) - 1,
+        documents=int(counts[classes].sum()),
+    )
+
+
+def _least_length(number: int) -> int:
+    """Return the least length of a class, in bytes: the inverse of :func:`length_classes`."""
+    half = 1 << (_BITS - 1)
+    extra = max(0, number // half - 1)
+    return (number - extra * half) << extra
 
 
 _Item = tuple[Unit, FileRecord]
