@@ -51,19 +51,24 @@ fuzz: install
 PEERS := .peers
 PEERS_MDS := .peers-mds
 
-# Without constraints.txt, but for PyTorch. mosaicml-streaming has an environment of its own: it needs
-# older versions of packages than datatrove and datasets do.
+# Versions are those that were tested; of constraints.txt only PyTorch's counts. It stays what it is
+# while the rest is installed: torchvision, which mosaicml-streaming needs, else brings a newer one
+# with gigabytes for GPUs. mosaicml-streaming has an environment of its own: it needs older versions
+# of packages than datatrove and datasets do.
+define PEER_ENVIRONMENT
+$(PYTHON) -m venv $(1)
+grep '^torch==' constraints.txt > $(1)/torch.txt
+$(1)/bin/python -m pip install --quiet --constraint $(1)/torch.txt torch
+$(1)/bin/python -m pip install --quiet --constraint $(1)/torch.txt $(2)
+touch $(1)/.ready
+endef
+
 $(PEERS)/.ready:
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(PEERS)/bin/python -m pip install --quiet megatron-core ai2-olmo-core datatrove datasets zstandard
-	touch $(PEERS)/.ready
+	$(call PEER_ENVIRONMENT,$(PEERS),megatron-core==0.16.1 ai2-olmo-core==3.0.0 datatrove==0.10.1 \
+	  datasets==5.2.0 zstandard==0.25.0)
 
 $(PEERS_MDS)/.ready:
-	$(PYTHON) -m venv $(PEERS_MDS)
-	$(PEERS_MDS)/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$(PEERS_MDS)/bin/python -m pip install --quiet mosaicml-streaming
-	touch $(PEERS_MDS)/.ready
+	$(call PEER_ENVIRONMENT,$(PEERS_MDS),mosaicml-streaming==0.13.0)
 
 peers: install $(PEERS)/.ready $(PEERS_MDS)/.ready
 	$(BIN)/python -m tests.peers --peer-python $(PEERS)/bin/python --mds-python $(PEERS_MDS)/bin/python

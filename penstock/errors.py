@@ -29,6 +29,7 @@ Every error carries its fields (:attr:`~PenstockError.key`, ``file``, ``expected
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,6 +58,9 @@ __all__ = [
     "did_you_mean",
 ]
 
+
+_COMMAND = re.compile(r"`penstock ([a-z]+) RECIPE\b")
+"""The beginning of a command on a recipe in a text of ours."""
 
 _MOST, _BEGIN, _END = 4000, 3000, 900
 """Characters of an error's text; of a longer one the beginning and the end, which has the fix."""
@@ -97,6 +101,19 @@ class PenstockError(Exception):
     def under(self, key: str) -> Self:
         """Put ``key`` and a dot in front of this error's key, or set it; returns the error."""
         self.key = key if self.key is None else f"{key}.{self.key}"
+        return self
+
+    def on_recipe(self, words: str | None) -> Self:
+        """Put a recipe in place of ``RECIPE`` in commands that the fix names; return the error.
+
+        Args:
+            words: The recipe's file as a shell takes it, with what else is given to each command;
+                None of a recipe without a file, for which the fix names functions of Python.
+        """
+        if self.fix and words is not None:
+            self.fix = _COMMAND.sub(lambda found: f"`penstock {found[1]} {words}", self.fix)
+        elif self.fix:
+            self.fix = self.fix.replace("`penstock curate RECIPE`", "`penstock.curate(recipe)`")
         return self
 
     def __str__(self) -> str:

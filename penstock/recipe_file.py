@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from penstock.errors import RecipeError, StorageError, did_you_mean
+from penstock.errors import PenstockError, RecipeError, StorageError, did_you_mean
 from penstock.recipe import Recipe, SelectorSpec
 from penstock.recipe_yaml import MOST_BYTES, read_yaml
 from penstock.storage import open_file
 
-__all__ = ["load_recipe", "override", "parse_recipe", "validate"]
+__all__ = ["command_words", "load_recipe", "naming", "override", "parse_recipe", "validate"]
 
 _RECIPE = "a recipe in YAML"
 
@@ -83,6 +86,37 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         is_threshold = names[:2] == ["clean", "rules"] and len(names) == 4
         tree = _set(tree, names, value, keeps_null=is_threshold)
     return parse_recipe(tree, path.parent, file=path)
+
+
+def command_words(path: str | Path, settings: Sequence[str] = ()) -> str:
+    """Return a recipe's file and its ``--set`` options as a command line of a shell has them."""
+    return shlex.join([str(path), *(part for one in settings for part in ("--set", one))])
+
+
+@contextmanager
+def naming(path: str | Path | None, settings: Sequence[str] = ()) -> Iterator[None]:
+    """Put a recipe into the commands that an error's fix names (:meth:`PenstockError.on_recipe`).
+
+    The outermost counts: a command knows the file of a recipe that it gives to a function.
+
+    Args:
+        path: Its file; None of a recipe without one.
+        settings: ``key.path=value`` overrides that it was read with.
+    """
+    token = None if _naming.get() else _naming.set(True)
+    try:
+        yield
+    except PenstockError as error:
+        if token is not None:
+            error.on_recipe(None if path is None else command_words(path, settings))
+        raise
+    finally:
+        if token is not None:
+            _naming.reset(token)
+
+
+_naming: ContextVar[bool] = ContextVar("_naming", default=False)
+"""True within :func:`naming`."""
 
 
 def parse_recipe(

@@ -43,6 +43,6 @@
     rm --unused            artefacts that no named recipe reaches      unused.py
     submit, logs           a recipe as a Ray Job, and its log          submit.py, staging.py
       └─ status, stop      jobs of a cluster                           job_states.py,
-                                                                       job_server.py
+                                                                       job_server.py, job_logs.py
     demo                   the main job on text of this machine        demo/
 """

@@ -23,7 +23,7 @@ from penstock.jobs.plan import Plan
 from penstock.jobs.progress import follow_in_log
 from penstock.pipeline.runner import Runner, open_runner
 from penstock.recipe import Recipe
-from penstock.recipe_file import load_recipe
+from penstock.recipe_file import command_words, load_recipe, naming
 from penstock.storage import as_path, is_uri
 from penstock.trainers.checkpoints.signing import trusting
 
@@ -181,6 +181,7 @@ def export(
     to: str,
     out: str | Path | None = None,
     *,
+    overwrite: bool = False,
     settings: Sequence[str] = (),
     runner: RunnerLike = "auto",
     workers: int | None = None,
@@ -193,6 +194,7 @@ def export(
         to: ``parquet``, ``jsonl``, ``datasets``, ``megatron``, ``mds`` or ``numpy``.
         out: A directory or URI, empty or with an unfinished export of the same; by default an
             artefact of the work directory.
+        overwrite: Whether another export in ``out`` is deleted first; nothing else is.
         settings, runner, workers, progress: As of :func:`curate`.
 
     Raises:
@@ -202,12 +204,13 @@ def export(
     """
     from penstock.jobs.export import export as run
 
-    recipe = _recipe(recipe, settings)
-    with _running(runner, workers) as (opened, _):
+    file, recipe = _file(recipe), _recipe(recipe, settings)
+    with naming(file, settings), _running(runner, workers) as (opened, _):
         curated = curating.inspect(recipe, opened)
         if isinstance(curated, PartiallyCurated):
             raise curated.lacks
-        return run(curated, to, None if out is None else str(out), opened, progress)
+        where = None if out is None else str(out)
+        return run(curated, to, where, opened, progress, overwrite)
 
 
 def open(
@@ -240,8 +243,17 @@ def open(
         with extras.named("train", "open"):
             from penstock.trainers.spec import RunResult
         return RunResult.of(artefact)
-    with closing(open_runner("local", 1)) as runner:
-        return curating.inspect(_recipe(what, settings), runner)
+    file = _file(what)
+    with naming(file, settings), closing(open_runner("local", 1)) as runner:
+        found = curating.inspect(_recipe(what, settings), runner)
+    if isinstance(found, PartiallyCurated):
+        found.lacks.on_recipe(None if file is None else command_words(file, settings))
+    return found
+
+
+def _file(recipe: RecipeLike) -> str | Path | None:
+    """Return a recipe's file as it was given; None of a recipe without one."""
+    return None if isinstance(recipe, Recipe) else recipe
 
 
 def _label(recipe: RecipeLike) -> str | None:

@@ -10,7 +10,7 @@ import click
 
 from penstock.artefact.journal import named
 from penstock.jobs.options import on_console
-from penstock.recipe_file import load_recipe
+from penstock.recipe_file import load_recipe, naming
 
 if TYPE_CHECKING:  # commands import what they use
     from penstock.jobs.console import Console
@@ -37,7 +37,7 @@ def browse(console: Console, recipe: Path, settings: tuple[str, ...], port: int)
     from penstock.jobs.browse.job import open_browse
     from penstock.jobs.browse.server import listen
 
-    with named(os.path.abspath(recipe)):
+    with named(os.path.abspath(recipe)), naming(recipe, settings):
         server = open_browse(load_recipe(recipe, settings), str(recipe), settings, console.progress)
     listening = listen(port)
     console.write(f"open {listening.url}")

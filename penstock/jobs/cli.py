@@ -146,6 +146,7 @@ _FORMATS = ("parquet", "jsonl", "datasets", "megatron", "mds", "numpy")
     metavar="DIR",
     help="An empty directory or URI. [default: a directory of the work directory]",
 )
+@click.option("--overwrite", is_flag=True, help="Delete another export in --out; nothing else.")
 def export(recipe: Recipe, console: Console, to: str, out: str | None, **running: Any) -> None:
     """Write the curated documents or sequences for other trainers and libraries."""
     exported = penstock.export(recipe, to, out, progress=console.progress, **running)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from penstock.jobs.options import Command, on_console, on_trust
+from penstock.display import numbered
+from penstock.jobs.options import Command, on_console, on_debug, on_trust
 from penstock.jobs.terminal import write_line
 
 if TYPE_CHECKING:  # commands import what they use
@@ -39,6 +40,7 @@ def _on_server(command: Command) -> Command:
 @click.option("--id", "submission_id", help="Names the job; the same name is never run twice.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the job is accepted.")
 @on_trust
+@on_debug
 @click.option("--json", "as_json", is_flag=True, help="The job's JSON is the last line as it is.")
 def submit(recipe: Path, job: str, address: str, no_wait: bool, as_json: bool, **sent: Any) -> None:
     """Run a command on a Ray cluster, follow its log, exit with its status."""
@@ -59,14 +61,17 @@ def submit(recipe: Path, job: str, address: str, no_wait: bool, as_json: bool, *
 @click.command()
 @click.argument("job", required=False)
 @_on_server
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most jobs listed."
+)
 @on_console
-def status(console: Console, job: str | None, address: str) -> None:
+def status(console: Console, job: str | None, address: str, limit: int) -> None:
     """Show the state of the jobs on a cluster, or of one: times, recipe, last progress line."""
     from penstock.jobs.job_server import connect
     from penstock.jobs.job_states import job_state, list_states
 
     client = connect(address)
-    states = [job_state(client, job)] if job else list_states(client)
+    states, older = ([job_state(client, job)], 0) if job else list_states(client, limit)
     console.table(
         ("job", "state", "started (UTC)", "seconds", "recipe", "progress"),
         [
@@ -81,25 +86,31 @@ def status(console: Console, job: str | None, address: str) -> None:
             for one in states
         ],
     )
+    if older:
+        console.write(f"{numbered(older, 'older job')}; --limit lists more")
     if job and states[0].message:
         console.write(states[0].message)
-    console.result({"jobs": [one.summary() for one in states]})
+    console.result({"jobs": [one.summary() for one in states], "older": older})
 
 
 @click.command()
 @click.argument("job")
 @_on_server
+@click.option("--tail", type=click.IntRange(min=1), help="Print the last lines only, as many.")
 @click.option("--follow", is_flag=True, help="Wait for further lines; exit with the job's status.")
-def logs(job: str, address: str, follow: bool) -> None:
+def logs(job: str, address: str, tail: int | None, follow: bool) -> None:
     """Print the log of a job on a cluster."""
+    from penstock.jobs.job_logs import print_log
     from penstock.jobs.job_server import connect
     from penstock.jobs.job_states import known_job
-    from penstock.jobs.submit import follow_submitted, print_log
+    from penstock.jobs.submit import follow_submitted
 
+    if follow and tail:
+        raise click.UsageError("--tail prints what is there and ends: leave out --follow")
     client = connect(address)
     known_job(client, job)
     if not follow:
-        print_log(client, job, write_line)
+        print_log(client, job, write_line, tail)
         return
     progress = lambda line: write_line(line, sys.stderr)  # noqa: E731
     sys.exit(follow_submitted(client, job, write_line, progress))

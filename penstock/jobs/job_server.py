@@ -24,7 +24,7 @@ from penstock.redaction import Secret
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["ADDRESS", "Token", "connect", "find_job", "find_token"]
+__all__ = ["ADDRESS", "Token", "connect", "find_job", "find_token", "open_stream"]
 
 ADDRESS = "http://127.0.0.1:8265"
 """Where Ray's job server listens, and where ``ray dashboard`` forwards it to."""
@@ -155,6 +155,41 @@ def _without(*names: str) -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
+
+
+def open_stream(client: JobSubmissionClient, endpoint: str, asked: Mapping[str, Any]) -> Any:
+    """Request what is read piece by piece: Ray's client reads each answer whole.
+
+    Args:
+        client: The job server.
+        endpoint: The path.
+        asked: The query.
+
+    Returns:
+        A ``requests.Response``, to be closed.
+
+    Raises:
+        OSError, RuntimeError: The server does not answer, or answers with an error.
+        JobError: It refuses the token.
+    """
+    import requests
+
+    answer = requests.get(
+        client.get_address() + endpoint,
+        params=asked,
+        headers=client._headers,
+        cookies=client._cookies,
+        verify=client._verify,
+        timeout=(10, 30),
+        stream=True,
+    )
+    if answer.status_code == 200:
+        return answer
+    with answer:
+        reason = next(answer.iter_content(500), b"").decode("utf-8", "replace")
+    if answer.status_code in (_UNAUTHORISED, _FORBIDDEN):
+        raise _refusal(client.get_address(), find_token(), reason)
+    raise RuntimeError(f"status code {answer.status_code}: {reason}")
 
 
 def find_job(client: JobSubmissionClient, name: str) -> JobDetails | None:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import BadInput, JobError
+from penstock.jobs.job_logs import log_tail
 from penstock.jobs.job_server import find_job
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _PROGRESS = re.compile(r"\[ *\d+\.\d s\] (.*)")
 """A line of :meth:`penstock.jobs.console.Console.progress`."""
 
 _POLL_SECONDS = 0.5
+
+_LINES = 200
+"""Last lines of a log among which progress is looked for: a worker's traceback has some tens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,17 @@ def job_state(client: JobSubmissionClient, name: str) -> JobState:
     return _state(client, known_job(client, name))
 
 
-def list_states(client: JobSubmissionClient) -> list[JobState]:
+def list_states(client: JobSubmissionClient, limit: int = 20) -> tuple[list[JobState], int]:
     """Return the states of the jobs that Penstock submitted, the newest first.
+
+    Of each only the end of its log is read.
+
+    Args:
+        client: The job server.
+        limit: Most jobs.
+
+    Returns:
+        The states, and the number of older jobs.
 
     Raises:
         JobError: The server does not answer, or refuses the token.
@@ -94,7 +107,7 @@ def list_states(client: JobSubmissionClient) -> list[JobState]:
     with _answers(client):
         jobs = [job for job in client.list_jobs() if "penstock" in (job.metadata or {})]
     jobs.sort(key=lambda job: (-(job.start_time or 0), str(job.submission_id)))
-    return [_state(client, job) for job in jobs]
+    return [_state(client, job) for job in jobs[:limit]], len(jobs[limit:])
 
 
 def stop_job(
@@ -151,16 +164,16 @@ def _state(client: JobSubmissionClient, job: JobDetails) -> JobState:
         seconds=round((end - job.start_time) / 1000, 1) if job.start_time else None,
         exit_status=job.driver_exit_code,
         message=job.message,
-        progress=_last_progress(client, str(job.submission_id)),
+        progress=_last_progress(client, job),
     )
 
 
-def _last_progress(client: JobSubmissionClient, name: str) -> str | None:
+def _last_progress(client: JobSubmissionClient, job: JobDetails) -> str | None:
     try:
-        log = str(client.get_job_logs(name))
+        lines = log_tail(client, job, _LINES)
     except (OSError, RuntimeError):  # it has none yet, or its head's agent is busy
         return None
-    for line in reversed(log.splitlines()):
+    for line in reversed(lines):
         if found := _PROGRESS.fullmatch(line):
             return found[1]
     return None

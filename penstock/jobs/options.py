@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +13,21 @@ import click
 
 from penstock.artefact.journal import named
 from penstock.cluster import DEBUG
-from penstock.errors import PenstockError, UnmadeError
-from penstock.recipe_file import load_recipe
+from penstock.errors import PenstockError
+from penstock.recipe_file import command_words, load_recipe, naming
 
 if TYPE_CHECKING:
     from penstock.jobs.console import Console
 
-__all__ = ["Command", "on_console", "on_recipe", "on_runner", "on_trust", "with_recipe"]
+__all__ = [
+    "Command",
+    "on_console",
+    "on_debug",
+    "on_recipe",
+    "on_runner",
+    "on_trust",
+    "with_recipe",
+]
 
 Command = Callable[..., Any]
 
@@ -55,12 +62,8 @@ def on_recipe(command: Command) -> Command:
     @on_console
     @functools.wraps(command)
     def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
-        with named(os.path.abspath(recipe)):
-            try:
-                return command(recipe=load_recipe(recipe, settings), **options)
-            except UnmadeError as error:
-                with_recipe(error)
-                raise
+        with named(os.path.abspath(recipe)), naming(recipe, settings):
+            return command(recipe=load_recipe(recipe, settings), **options)
 
     return wrapped
 
@@ -69,17 +72,15 @@ def with_recipe(error: PenstockError) -> PenstockError:
     """Put the recipe of this command, and its --set, in place of RECIPE in an error's fix."""
     context = click.get_current_context(silent=True)
     given = context.params if context else {}
-    if error.fix and given.get("recipe"):
-        settings = [part for one in given.get("settings", ()) for part in ("--set", one)]
-        words = shlex.join([str(given["recipe"]), *settings])
-        error.fix = error.fix.replace("penstock curate RECIPE", f"penstock curate {words}")
+    if given.get("recipe"):
+        error.on_recipe(command_words(given["recipe"], given.get("settings", ())))
     return error
 
 
 def on_runner(command: Command) -> Command:
     """Give a command that does work the options --runner, --workers, --debug, and a heartbeat."""
 
-    @click.option("--debug", is_flag=True, help="Show all that Ray and other libraries log.")
+    @on_debug
     @functools.wraps(command)
     def wrapped(console: Console, debug: bool, **options: Any) -> Any:
         if debug:
@@ -101,6 +102,9 @@ def on_runner(command: Command) -> Command:
     )
     return kind(workers(wrapped))
 
+
+on_debug = click.option("--debug", is_flag=True, help="Show all that Ray and other libraries log.")
+"""Gives a command the option --debug."""
 
 on_trust = click.option(
     "--trust",

@@ -20,7 +20,7 @@ from penstock.jobs.unit_fates import UnitFates, iter_fates
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe import Recipe
-from penstock.recipe_file import load_recipe
+from penstock.recipe_file import load_recipe, naming
 from penstock.redaction import mask_values
 from penstock.storage import AnyPath, as_path, is_uri, kind_of
 
@@ -122,11 +122,11 @@ def open_side(what: str, settings: tuple[str, ...] = ()) -> Side:
                 fix="give the recipe's file instead",
             )
         return _of_cut(what, as_path(what))
-    with closing(LocalRunner(1)) as runner:
+    with naming(what, settings), closing(LocalRunner(1)) as runner:
         plan = Plan.of(load_recipe(Path(what), settings))
         curated = inspect(plan, runner)
-    if isinstance(curated, PartiallyCurated):
-        raise curated.lacks
+        if isinstance(curated, PartiallyCurated):
+            raise curated.lacks
     return side_of(curated, what)
 
 

@@ -22,11 +22,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
 from penstock.display import numbered
 from penstock.errors import BadInput, JobError
+from penstock.jobs.job_logs import JobLog, log_pieces
 from penstock.jobs.job_server import connect, find_job
 from penstock.jobs.staging import stage
 from penstock.temporary import temporary_directory
@@ -39,7 +40,6 @@ __all__ = [
     "INTERRUPTED",
     "follow_job",
     "follow_submitted",
-    "print_log",
     "run_job",
     "submit",
 ]
@@ -58,6 +58,10 @@ _SILENCE = 4.0
 """Seconds without log lines after which the job's status is read."""
 _REOPEN = 75
 """Silences after which the stream is opened again: a connection can die without an error."""
+_NO_AGENT = "No available agent"
+"""In the answer of a head whose process that runs jobs is not there yet."""
+_HEAD_STARTS = 120.0
+"""Seconds for that process to start."""
 _SERVER_TIMEOUT = 300.0
 """Seconds without an answer of the job server after which following ends."""
 _LONGEST_WAIT = 30.0
@@ -74,6 +78,7 @@ def submit(
     submission_id: str | None = None,
     follow: bool = True,
     trust: Sequence[Path] = (),
+    debug: bool = False,
     on_line: Progress,
     progress: Progress | None = None,
 ) -> int:
@@ -89,6 +94,7 @@ def submit(
         follow: Wait for the job and pass its log on.
         trust: Directories of the cluster, as of :func:`penstock.train`; a relative one is here,
             too.
+        debug: The job's log has all that Ray and other libraries log there.
         on_line: Called with each line of the job's log.
         progress: Called with each message of Penstock itself; ``on_line`` by default.
 
@@ -107,6 +113,7 @@ def submit(
             raise BadInput("no such directory", key="--trust", file=one)
     progress = progress or on_line
     options = "".join(f" --trust {shlex.quote(os.path.abspath(one))}" for one in trust)
+    options += " --debug" * debug
     with temporary_directory("job-") as directory:
         staged = stage(recipe_path, directory, settings)
         for line in staged.notes:
@@ -158,7 +165,9 @@ def run_job(
             got=repr(name),
         )
     try:
-        client.submit_job(
+        _send(
+            client,
+            progress,
             entrypoint=entrypoint,
             submission_id=name,
             runtime_env={"working_dir": str(working_dir), "env_vars": dict(_ENVIRONMENT)},
@@ -186,6 +195,27 @@ def run_job(
         progress(_ways(client, name))
         return 0
     return follow_submitted(client, name, on_line, progress)
+
+
+def _send(client: JobSubmissionClient, progress: Progress, **job: Any) -> None:
+    """Submit a job; wait for a head that has just been started and cannot run jobs yet.
+
+    Raises:
+        OSError, RuntimeError, JobError: It is refused, or the head is not ready in two minutes.
+    """
+    deadline = time.monotonic() + _HEAD_STARTS
+    waits = False
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise
+        if not waits:
+            progress(f"{client.get_address()}: the head is not ready for jobs yet; waiting")
+            waits = True
+        time.sleep(1)
 
 
 def follow_submitted(
@@ -237,7 +267,7 @@ def follow_job(
     Raises:
         JobError: The job was stopped or could not be started, or its server does not answer.
     """
-    log = _Log(on_line)
+    log = JobLog(on_line)
     wait, stuck, lost = 1.0, False, None
     while True:
         try:
@@ -267,7 +297,7 @@ def follow_job(
             )
         if job.status.is_terminal():
             for _ in range(_TRIES):
-                if _fetch(client, name, log):
+                if _fetch(client, job, log):
                     break
                 time.sleep(1)
             else:
@@ -275,7 +305,7 @@ def follow_job(
             log.close()
             return _exit_status(job, name, progress)
         if stuck:  # without a stream the whole log can still be fetched
-            _fetch(client, name, log)
+            _fetch(client, job, log)
             time.sleep(wait)
         before = log.passed_on
         asyncio.run(_read_stream(client, name, log, progress))
@@ -283,58 +313,21 @@ def follow_job(
         wait = min(2 * wait, _LONGEST_WAIT) if stuck else 1.0
 
 
-def print_log(client: JobSubmissionClient, name: str, on_line: Progress) -> None:
-    """Pass each line of a job's log so far on.
-
-    Raises:
-        JobError: The log cannot be read.
-    """
-    log = _Log(on_line)
-    if not _fetch(client, name, log):
-        raise JobError(
-            f"the log of job {name} cannot be read; it is on the cluster's head",
-            file=client.get_address(),
-            fix="try again; a job that waits for its start has none yet",
-        )
-    log.close()
-
-
-def _fetch(client: JobSubmissionClient, name: str, log: _Log) -> bool:
+def _fetch(client: JobSubmissionClient, job: JobDetails, log: JobLog) -> bool:
     """Pass on what a whole log holds beyond the lines passed on; False if it cannot be read."""
+    position = 0
     try:
-        whole = str(client.get_job_logs(name))
+        for piece in log_pieces(client, job):
+            position = log.feed(piece, position)
+    except JobError:
+        raise
     except (OSError, RuntimeError):
         return False
-    log.feed(whole)
     return True
 
 
-class _Log:
-    """Passes a log on once, though it is read in pieces and several times from its beginning."""
-
-    def __init__(self, on_line: Progress) -> None:
-        self.passed_on = 0
-        self._on_line = on_line
-        self._line = ""
-
-    def feed(self, text: str, start: int = 0) -> int:
-        """Take the piece of the log that starts at a character, and return where it ends."""
-        new = text[max(0, self.passed_on - start) :]
-        self.passed_on = max(self.passed_on, start + len(text))
-        *lines, self._line = (self._line + new).split("\n")
-        for line in lines:
-            self._on_line(line)
-        return start + len(text)
-
-    def close(self) -> None:
-        """Pass the last line on where no newline ended it."""
-        if self._line:
-            self._on_line(self._line)
-            self._line = ""
-
-
 async def _read_stream(
-    client: JobSubmissionClient, name: str, log: _Log, progress: Progress
+    client: JobSubmissionClient, name: str, log: JobLog, progress: Progress
 ) -> None:
     """Read one stream into the log, until the stream or the job ends.
 

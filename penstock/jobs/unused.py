@@ -22,7 +22,7 @@ from penstock.jobs.curate import PartiallyCurated, inspect
 from penstock.jobs.plan import Plan, plan_arms
 from penstock.lease import Lease
 from penstock.pipeline.runner import Runner, open_runner
-from penstock.recipe_file import load_recipe
+from penstock.recipe_file import command_words, load_recipe
 from penstock.storage import AnyPath, delete, kind_of
 
 __all__ = ["Unused", "UnusedArtefact", "find_unused", "remove_unused"]
@@ -199,18 +199,20 @@ def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str])
         InputError: Nothing of the recipe is made from its inputs as they are.
     """
     file, plan = recipe
+    words = command_words(file)
     try:
         first = inspect(plan, runner, used=used)
     except UnmadeError as error:
         raise InputError(
-            f"nothing is known to be made of this recipe ({error}), so that everything would be "
-            "unused",
+            f"nothing is known to be made of this recipe ({error.on_recipe(words)}), so that "
+            "everything would be unused",
             file=file,
-            fix=f"run `penstock curate {file}` first, or leave this recipe out",
+            fix=f"run `penstock curate {words}` first, or leave this recipe out",
         ) from None
     texts.add(first.corpus.facts["text"])
     if isinstance(first, PartiallyCurated):
-        yield f"{file}: not all is made: {first.lacks}; what was made beyond that counts as unused"
+        lacks = first.lacks.on_recipe(words)
+        yield f"{file}: not all is made: {lacks}; what was made beyond that counts as unused"
         return
     for arm, own in plan_arms(plan.recipe).items():
         planned = own.as_arm(arm.multiple, first.recipe, first.cut.facts["requested"])

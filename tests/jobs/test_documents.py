@@ -166,14 +166,21 @@ def test_what_is_not_made_is_named(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "pool.jsonl", documents(150))
     (tmp_path / "lengths.py").write_text("def score(texts):\n    return [len(t) for t in texts]\n")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    with pytest.raises(UnmadeError):
-        penstock.open(tmp_path / "recipe.yaml")
+    with pytest.raises(UnmadeError) as info:
+        penstock.open(tmp_path / "recipe.yaml", settings=["seed=0"])
+    assert info.value.fix == f"run `penstock curate {tmp_path}/recipe.yaml --set seed=0`"
+    with pytest.raises(UnmadeError) as info:
+        penstock.open(penstock.load_recipe(tmp_path / "recipe.yaml"))
+    assert info.value.fix == "run `penstock.curate(recipe)`"
     penstock.clean(tmp_path / "recipe.yaml", workers=1)
     partial = penstock.open(tmp_path / "recipe.yaml")
     assert isinstance(partial, PartiallyCurated)
     with pytest.raises(UnmadeError) as info:
         partial.documents()
-    assert info.value.fix == "run `penstock curate RECIPE`"
+    assert info.value.fix == f"run `penstock curate {tmp_path}/recipe.yaml`"
+    with pytest.raises(UnmadeError) as info:
+        penstock.export(penstock.load_recipe(tmp_path / "recipe.yaml"), "jsonl", workers=1)
+    assert info.value.fix == "run `penstock.curate(recipe)`"
     penstock.curate(tmp_path / "recipe.yaml", workers=1)
     whole = penstock.open(tmp_path / "recipe.yaml")
     assert isinstance(whole, Curated)

@@ -31,10 +31,11 @@ from penstock.errors import BadInput, JobError
 from penstock.jobs import submit as module
 from penstock.jobs.cli import main
 from penstock.jobs.curate import curate
+from penstock.jobs.job_logs import JobLog
 from penstock.jobs.job_server import connect
-from penstock.jobs.job_states import stop_job
+from penstock.jobs.job_states import list_states, stop_job
 from penstock.jobs.staging import stage
-from penstock.jobs.submit import _Log, run_job, submit
+from penstock.jobs.submit import run_job, submit
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import load_recipe
 from tests.pools import documents, write_jsonl
@@ -57,13 +58,21 @@ def test_submit_refuses_a_directory_to_trust_that_is_not_here(project: Path) -> 
     assert (info.value.key, info.value.file) == ("--trust", "nope")
 
 
+def test_debug_is_an_option_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(module, "submit", lambda *_, debug, **__: given.append(debug) or 0)
+    for options in ((), ("--debug",)):
+        assert CliRunner().invoke(main, ["submit", "recipe.yaml", *options]).exit_code == 0
+    assert given == [False, True]
+
+
 # The log -----------------------------------------------------------------------------------------
 
 
 @given(st.text(alphabet="ab\n", max_size=60), st.data())
 def test_a_log_read_many_times_is_passed_on_once(text: str, data: st.DataObject) -> None:
     lines: list[str] = []
-    log = _Log(lines.append)
+    log = JobLog(lines.append)
     for _ in range(data.draw(st.integers(0, 4))):  # streams that break somewhere
         end = data.draw(st.integers(0, len(text)))
         cuts = sorted(data.draw(st.lists(st.integers(0, end), max_size=4)))
@@ -204,6 +213,7 @@ print('{{"last": 1}}' if os.path.exists({str(followed)!r}) else "not followed", 
     assert [line for line in lines if line.startswith("line ")] == numbered
     assert lines[-2:] == ["to stderr, in UTF-8: \u00e9", '{"last": 1}']
     assert all(lines.count(line) == 1 for line in lines[-2:])
+    notes = [note for note in notes if "waits to be started" not in note]  # a busy machine
     assert len(notes) == 1 and notes[0].startswith("job penstock-")
 
 
@@ -239,6 +249,46 @@ def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
     for other in ({"said": "else"}, {"sent": "another digest"}):
         with pytest.raises(JobError, match="^--id: .*has a job exits-2 with another"):
             run(2, follow=True, **other)
+
+
+def test_of_a_long_log_only_the_end_is_read(cluster: str, empty: Path) -> None:
+    """64 MiB of lines, then progress; and 3 MiB in one line, as of a progress bar."""
+    code = r"""
+line = "x" * 1023 + "\n"
+for _ in range(64):
+    print(line * 1024, end="")
+print("[  12.3 s] columns, length: 3 of 9 parts")
+print("é\r\nlast")
+"""
+    client = connect(cluster)
+    assert run_job(client, _python(code), empty, submission_id="long-log", on_line=len,
+                   metadata={"penstock": "0"}, progress=len) == 0  # fmt: skip
+    bar = "print('y' * 3 * 2**20)"
+    assert run_job(client, _python(bar), empty, submission_id="one-line", on_line=len,
+                   metadata={"penstock": "0"}, progress=len) == 0  # fmt: skip
+    with _Proxy(cluster) as proxy:
+        where = ("--address", proxy.address)
+        code_, found = _penstock("status", "long-log", *where)
+        assert (code_, found["jobs"][0]["progress"]) == (0, "columns, length: 3 of 9 parts")
+        assert proxy.received < 2**20
+        states, _ = list_states(connect(proxy.address))
+        assert {one.job: one.progress for one in states}["one-line"] is None
+        assert proxy.received < 4 * 2**20
+        before = proxy.received
+        tail = CliRunner().invoke(main, ["logs", "long-log", "--tail", "3", *where])
+        assert tail.output.splitlines() == [
+            "[  12.3 s] columns, length: 3 of 9 parts", "é", "last"
+        ]  # fmt: skip
+        assert proxy.received - before < 2**20
+        whole = CliRunner().invoke(main, ["logs", "long-log", *where])
+        assert whole.output.splitlines()[-3:] == tail.output.splitlines()
+        assert whole.output.count("x" * 1023) == 64 * 1024
+        assert proxy.received > 64 * 2**20
+    states, older = list_states(client, limit=1)
+    assert [one.job for one in states] == ["one-line"] and older >= 1
+    assert _penstock("status", "--limit", "1", "--address", cluster)[1]["older"] == older
+    both = CliRunner().invoke(main, ["logs", "long-log", "--tail", "3", "--follow"])
+    assert both.exit_code == 2
 
 
 def test_a_scorer_travels_and_the_jobs_workers_import_it(
@@ -377,6 +427,8 @@ class _Proxy:
 
     def __init__(self, address: str) -> None:
         self.cuts = 0
+        self.received = 0
+        """Bytes that came from the server."""
         self._port = int(address.rpartition(":")[2])
         self._sockets: list[socket.socket] = []
 
@@ -408,13 +460,13 @@ class _Proxy:
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._port))
                 self._sockets += [near, far]
-                self._start(lambda near=near, far=far: self._pump(near, far))
-                self._start(lambda near=near, far=far: self._pump(far, near))
+                self._start(lambda near=near, far=far: self._pump(near, far, 0))
+                self._start(lambda near=near, far=far: self._pump(far, near, 1))
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, counted: int) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self.received += counted * len(data)
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
@@ -466,7 +518,7 @@ def test_a_submitted_recipe_is_stopped_resumed_and_gives_the_digest_of_a_local_r
     waits.unlink()
     made = {one: one.stat().st_mtime_ns for one in verdicts}
     lines: list[str] = []
-    status = submit(recipe, "curate", cluster, on_line=lines.append, progress=print)
+    status = submit(recipe, "curate", cluster, debug=True, on_line=lines.append, progress=print)
     assert status == 0, "\n".join(lines)
     assert made == {one: one.stat().st_mtime_ns for one in verdicts}, "made again"
     local = curate(load_recipe(recipe, ["work=here"]), LocalRunner(1))
@@ -480,8 +532,11 @@ def test_a_submitted_recipe_is_stopped_resumed_and_gives_the_digest_of_a_local_r
     listed = _penstock("status", *where)[1]["jobs"]
     assert [one["state"] for one in listed[:2]] == ["SUCCEEDED", "STOPPED"]
     assert listed[0]["exit_status"] == 0
+    connected = ["Connected to Ray cluster" in own for own in (log.output, "\n".join(lines))]
+    assert connected == [False, True], "what Ray logs is shown with --debug alone"
     assert TOKEN not in json.dumps(listed) + log.output + sent.output + "".join(lines)
     for job in jobs:
         assert TOKEN not in repr(job)
-        assert job.entrypoint == "python -m penstock curate recipe.yaml --runner ray --json"
+        debug = " --debug" * (job.submission_id != "first")
+        assert job.entrypoint == f"python -m penstock curate recipe.yaml --runner ray --json{debug}"
         assert str(tmp_path) not in str(job.metadata)

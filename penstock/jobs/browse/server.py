@@ -23,6 +23,7 @@ from penstock.jobs.browse.changes import as_command, as_yaml
 from penstock.jobs.browse.controls import controls_of
 from penstock.jobs.browse.preview import BrowsedRecipe, Previewed
 from penstock.jobs.browse.views import SIDES, DocumentViews
+from penstock.recipe_file import command_words
 
 __all__ = ["BrowseServer", "Listening", "listen"]
 
@@ -150,6 +151,7 @@ class BrowseServer:
                 try:
                     found = await run_in_threadpool(work, asked)
                 except PenstockError as error:
+                    error.on_recipe(command_words(self._name, self._settings))
                     return JSONResponse({"error": str(error)}, 400)
                 return JSONResponse(found)
 

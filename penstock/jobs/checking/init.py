@@ -27,7 +27,7 @@ from penstock.opening import open_plain
 from penstock.pipeline.reading.finding import find_inputs
 from penstock.pipeline.reading.inputs import Input
 from penstock.recipe import Recipe
-from penstock.recipe_file import parse_recipe
+from penstock.recipe_file import command_words, parse_recipe
 from penstock.storage import as_path, is_uri, kind_of
 
 __all__ = ["Initial", "init_recipe"]
@@ -111,7 +111,7 @@ def init_recipe(
     if first.sample is None or not first.sample.documents.num_rows:
         raise _unread(first, paths)
     kept = first.judged.kept_share if first.judged else 1.0
-    written = recipe_text(items, first, kept, keys, tokens)
+    written = recipe_text(items, first, kept, keys, tokens, printable(command_words(out.name)))
     try:
         recipe = parse_recipe(yaml.safe_load(written), directory, file=out)
     except RecipeError as error:

@@ -68,6 +68,7 @@ def recipe_text(
     kept: float,
     keys: Mapping[str, Sequence[str]],
     tokens: str | None,
+    file: str,
 ) -> str:
     """Return the text of the recipe.
 
@@ -77,6 +78,7 @@ def recipe_text(
         kept: Share of the sample's text that the rules of ``gopher`` keep.
         keys: Files of ``target`` and ``evaluate``.
         tokens: The budget as the user gives it; None for 30 % of the pool.
+        file: The name of the recipe's file, as a shell takes it.
     """
     own = checked.estimate
     assert own is not None
@@ -89,9 +91,9 @@ def recipe_text(
     lines = [
         "# Written by `penstock init`. Every key: docs/recipe.md.",
         "#",
-        "#   penstock check RECIPE     looks at the inputs again, and runs nothing",
-        "#   penstock clean RECIPE     what each rule drops",
-        "#   penstock curate RECIPE    the shards",
+        f"#   penstock check {file}     looks at the inputs again, and runs nothing",
+        f"#   penstock clean {file}     what each rule drops",
+        f"#   penstock curate {file}    the shards",
         "",
         "seed: 17                        # of every draw: the same seed gives the same bytes",
         "work: work                      # directory of the results; or s3://bucket/prefix",

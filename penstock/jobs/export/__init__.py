@@ -10,6 +10,7 @@
       │    ├─ arrays     -> .bin and .idx, .npy and .csv.gz            arrays.py
       │    └─ sequences  shards -> MDS                                 mds.py
       ├─ SourceFacts   licences and inputs of each source              sources.py
+      ├─ token_facts    type of ids, end of text: tokens.json             ids.py
       └─ card          counts, sources, recipe: README.md              card.py
 
 An export is an unfinished or finished artefact like those of the stages

@@ -16,6 +16,7 @@ import penstock
 from penstock.display import numbered, printable
 from penstock.jobs.curate import Curated, describe_draw
 from penstock.jobs.export.formats import ExportFormat
+from penstock.jobs.export.ids import token_facts
 from penstock.jobs.export.sources import SourceFacts
 from penstock.jobs.export.texts import card_features, document_schema
 
@@ -84,7 +85,7 @@ def card(
         "",
         f"Format: {form.summary} (`{to}`). {form.reading.replace('OUT', '.')}",
         "",
-        *_columns(form, columns),
+        *(_ids(token_facts(curated, form.large_ids)) if form.tokens else _columns(columns)),
         "",
         "## Counts",
         "",
@@ -140,9 +141,16 @@ def _size(documents: int) -> str:
     return "n>10B"
 
 
-def _columns(form: ExportFormat, columns: Sequence[str]) -> list[str]:
-    if form.tokens:
-        return ["`tokenizer/tokenizer.json` is the tokenizer of the ids."]
+def _ids(facts: Mapping[str, Any]) -> list[str]:
+    name = f" ({_escaped(facts['eos_token'])})" if facts["eos_token"] else ""
+    return [
+        f"Ids are `{facts['dtype']}`, little-endian, of `tokenizer/tokenizer.json`. The end of "
+        f"text, before and after each document, is the id {facts['eos_token_id']}{name}. "
+        "`tokens.json` has these values."
+    ]
+
+
+def _columns(columns: Sequence[str]) -> list[str]:
     scores = f", `scores` ({', '.join(f'`{name}`' for name in columns)})" if columns else ""
     return [
         "A document has `id`, `text`, `source`, `license` as given, `parent` (the id of the "

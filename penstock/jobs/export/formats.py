@@ -60,6 +60,8 @@ class ExportFormat:
     """The files that ``datasets.load_dataset`` reads, as the card names them."""
     tokens: bool = False
     """Whether it has token ids instead of texts."""
+    large_ids: str = "uint32"
+    """The type of ids where the vocabulary has more than 65,536 entries."""
 
 
 def _documents(name: str) -> Callable[[Exporting], tuple[Mapping[str, Any], Any]]:
@@ -153,6 +155,7 @@ FORMATS: Mapping[str, ExportFormat] = {
         write=write_megatron,
         finish=_nothing,
         tokens=True,
+        large_ids="int32",
     ),
     "numpy": ExportFormat(
         summary="token ids as plain arrays, for OLMo and nanotron",

@@ -17,6 +17,7 @@ from penstock.jobs.curate import Curated
 from penstock.jobs.export.card import card
 from penstock.jobs.export.destination import Destination
 from penstock.jobs.export.formats import FORMATS, ExportFormat, Exporting
+from penstock.jobs.export.ids import token_facts
 from penstock.jobs.export.sources import (
     SourceFacts,
     count_sources,
@@ -33,7 +34,7 @@ from penstock.storage import atomic_file
 __all__ = ["Exported", "export"]
 
 STAGE = "export"
-VERSION = 1
+VERSION = 2
 
 _KEYS = {
     *("seed", "corpus", "unit_bytes", "clean", "rewrite", "select", "budget", "tokenizer"),
@@ -79,6 +80,7 @@ def export(
     out: str | None,
     runner: Runner,
     progress: Callable[[str], None] = lambda line: None,
+    overwrite: bool = False,
 ) -> Exported:
     """Export what a cut takes, unless it is exported already.
 
@@ -89,9 +91,11 @@ def export(
             work directory by default.
         runner: Runs the tasks, one for each file.
         progress: Called with a line for each event.
+        overwrite: Whether another export in ``out`` is deleted first; nothing else is.
 
     Raises:
-        InputError: There is no such format, or ``out`` has something else.
+        InputError: There is no such format, ``out`` has something else, or there is no ``out`` to
+            overwrite.
         ArtefactError: A file that is read, or of the finished export, is missing or was changed.
         LeaseError: Without ``out``: another driver holds the work directory.
     """
@@ -100,6 +104,12 @@ def export(
         names = ", ".join(FORMATS)
         raise InputError(
             key="--to", expected=f"one of {names}", got=f"{to!r}{did_you_mean(to, FORMATS)}"
+        )
+    if overwrite and out is None:
+        raise InputError(
+            "has no effect without --out: an export in the work directory replaces none",
+            key="--overwrite",
+            fix="leave it out, or name a directory with --out",
         )
     table = curated.documents(text=True)
     recipe = _recipe_of(curated)
@@ -122,10 +132,11 @@ def export(
         with Workspace.driving(curated.corpus.path.parent.parent) as workspace:
             made = workspace.make(STAGE, VERSION, config, inputs, work)
         return Exported(artefact=made, format=to)
-    destination = Destination(out)
+    destination = Destination(out, overwrite)
     name = fingerprint(STAGE, VERSION, config, inputs)
     made_before = destination.found(name)
     if made_before is not None:
+        progress(f"export: {destination.path} is complete: nothing to write")
         return Exported(artefact=made_before, format=to)
     header = {
         "format": FORMAT,
@@ -190,6 +201,8 @@ def _write(
         if form.tokens:
             (record,) = curated.shards.named("tokenizer/tokenizer.json")
             files[record.path] = curated.shards.verified(record).read_bytes()
+            facts = token_facts(curated, form.large_ids)
+            files["tokens.json"] = json.dumps(facts, indent=2, ensure_ascii=False).encode()
         draft.record(described_part, [_put(draft, name, own) for name, own in files.items()])
     return draft.publish(
         [*parts, described_part],

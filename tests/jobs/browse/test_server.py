@@ -25,6 +25,7 @@ class Serving:
     """The command in a process of its own."""
 
     def __init__(self, project: BrowsedProject) -> None:
+        self.recipe = project.path
         self.process = subprocess.Popen(
             [sys.executable, "-m", "penstock", "browse", str(project.path), "--json"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -162,6 +163,9 @@ def test_requests_are_bounded_and_checked(serving: Serving) -> None:
         assert status == 400 and isinstance(json.loads(answer)["error"], str), body[:50]
     for asked in ({"side": "'; DROP TABLE marks"}, {"side": "above", "source": 3}, {"side": []}):
         assert serving.post("documents", asked)[0] == 400
+    status, _, answer = serving.post("preview", {"change": {"clean": {"dedup": {}}}})
+    assert status == 400
+    assert f"run `penstock curate {serving.recipe}`" in json.loads(answer)["error"]
     assert serving.post("nothing", {})[0] == 404
     assert serving.get("/api/recipe", f"X-Penstock-Token: {serving.token}")[0] == 405
 

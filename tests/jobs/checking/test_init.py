@@ -112,6 +112,7 @@ def test_one_kind_of_file_is_one_item(tmp_path: Path) -> None:
     made = init_recipe([str(tmp_path / "pool")], tmp_path / "r.yaml")
     (spec,) = made.checked.recipe.corpus
     assert (spec.path, spec.source) == ("pool", "source")
+    assert "penstock curate r.yaml " in made.text and "RECIPE" not in made.text
 
 
 def test_a_file_with_other_fields_is_an_item_of_its_own(tmp_path: Path) -> None:

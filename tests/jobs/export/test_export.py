@@ -270,6 +270,70 @@ def test_a_directory_with_something_else_is_refused(curated: Curated, tmp_path: 
     export(curated, "parquet", str(tmp_path / "empty"), runner)
 
 
+def test_the_same_export_again_is_complete_and_another_one_overwrites(
+    curated: Curated, tmp_path: Path
+) -> None:
+    runner, out = LocalRunner(1), str(tmp_path / "out")
+    lines: list[str] = []
+    export(curated, "numpy", out, runner, lines.append)
+    assert not any("complete" in line for line in lines)
+    lines.clear()
+    export(curated, "numpy", out, runner, lines.append, overwrite=True)
+    assert lines == [f"export: {out} is complete: nothing to write"]
+    numpy_files = contents(tmp_path / "out")
+    with pytest.raises(InputError) as info:
+        export(curated, "parquet", out, runner)
+    assert "--overwrite" in str(info.value.fix) and contents(tmp_path / "out") == numpy_files
+    (tmp_path / "out" / "data" / "mine.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(InputError) as info:
+            export(curated, "parquet", out, runner, overwrite=overwrite)
+        assert info.value.key == "--out" and "--overwrite" not in str(info.value.fix)
+    assert "data/mine.txt" in str(info.value)
+    assert contents(tmp_path / "out") == {**numpy_files, "data/mine.txt": b"years of work"}
+    (tmp_path / "out" / "data" / "mine.txt").unlink()
+    export(curated, "parquet", out, runner, overwrite=True)
+    export(curated, "parquet", str(tmp_path / "fresh"), runner)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    with pytest.raises(InputError) as info:
+        export(curated, "parquet", None, runner, overwrite=True)
+    assert info.value.key == "--overwrite"
+
+
+def test_overwriting_replaces_an_unfinished_export_and_no_other_artefact(
+    curated: Curated, tmp_path: Path
+) -> None:
+    begun = Draft(tmp_path / "begun", {"fingerprint": "f" * 64})
+    begun.record(f"{'f' * 16}-begun", [])
+    (tmp_path / "begun" / "data").mkdir()
+    (tmp_path / "begun" / "data" / "train-0.parquet").write_bytes(b"half")
+    export(curated, "jsonl", str(tmp_path / "begun"), LocalRunner(1), overwrite=True)
+    export(curated, "jsonl", str(tmp_path / "fresh"), LocalRunner(1))
+    assert contents(tmp_path / "begun") == contents(tmp_path / "fresh")
+    before = contents(curated.cut.path)
+    with pytest.raises(InputError) as info:
+        export(curated, "jsonl", str(curated.cut.path), LocalRunner(1), overwrite=True)
+    assert "--overwrite" not in str(info.value.fix) and contents(curated.cut.path) == before
+
+
+def test_a_killed_overwriting_goes_on(
+    curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from penstock.jobs.export import destination
+
+    def killed(paths: Any) -> None:
+        next(iter(paths)).unlink()
+        raise KeyboardInterrupt
+
+    export(curated, "numpy", str(tmp_path / "out"), LocalRunner(1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(destination, "delete_files", killed)
+        export(curated, "mds", str(tmp_path / "out"), LocalRunner(1), overwrite=True)
+    export(curated, "mds", str(tmp_path / "out"), LocalRunner(1), overwrite=True)
+    export(curated, "mds", str(tmp_path / "fresh"), LocalRunner(1))
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
 def test_a_damaged_export_is_named(curated: Curated, tmp_path: Path) -> None:
     export(curated, "numpy", str(tmp_path / "out"), LocalRunner(1))
     (tmp_path / "out" / "data" / "tokens-00000.npy").write_bytes(b"short")

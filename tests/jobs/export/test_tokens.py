@@ -128,6 +128,14 @@ def test_documents_have_the_ids_of_the_shards(
     assert longest > 3 * 20 * LENGTH, "no document goes over several shards"
     tokenizer = (tmp_path / "out" / "tokenizer" / "tokenizer.json").read_bytes()
     assert tokenizer == curated.tokenizer.verified(curated.tokenizer.files[0]).read_bytes()
+    facts = json.loads((tmp_path / "out" / "tokens.json").read_bytes())
+    end, word = facts["eos_token_id"], facts["eos_token"]
+    assert json.loads(tokenizer)["model"]["vocab"].get(word, end) == end
+    assert all(tokens[0] == end and end not in tokens[1:-1] for _, tokens in documents)
+    assert facts["dtype"] == "uint16" and facts["byteorder"] == "little"
+    assert facts["vocab_size"] == curated.tokenizer.facts["vocab_size"]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "`uint16`, little-endian" in card and f"is the id {end} (&" in card
 
 
 @pytest.mark.parametrize("size", [64 * 2**20, 7 * 4 * LENGTH])
