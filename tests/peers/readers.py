@@ -34,6 +34,7 @@ def megatron(place: Path, expected: dict[str, Any]) -> int:
 
 def streaming(place: Path, expected: dict[str, Any]) -> int:
     """Read MDS by mosaicml-streaming, as LLM Foundry does."""
+    _load_torchvision()
     from streaming import StreamingDataset
 
     data = StreamingDataset(local=str(place / "mds" / "data"), shuffle=False, batch_size=1)
@@ -41,6 +42,23 @@ def streaming(place: Path, expected: dict[str, Any]) -> int:
     assert [row["tokens"].tolist() for row in found] == expected["sequences"]
     assert [row["doc_start"].tolist() for row in found] == expected["starts"]
     return len(found)
+
+
+def _load_torchvision() -> None:
+    """Import torchvision, which streaming imports for images, also beside PyTorch for CPUs.
+
+    The wheel of the package index is built for CUDA. Without that its operators do not load, and it
+    cannot be imported unless the two that it always describes are declared.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        import torch
+
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
 
 
 def olmo_core(place: Path, expected: dict[str, Any]) -> int:

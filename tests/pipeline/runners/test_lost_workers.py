@@ -82,11 +82,17 @@ def test_an_item_that_kills_its_workers_fails_alone_and_last(
             for index, result in runner.run(work, units, None, keep):
                 assert index == result
                 done.append(index)
-        assert runner.usage.lost_workers == 3 * len(deadly)
+        deaths = spans(tmp_path, "died")
+        assert runner.usage.lost_workers == len(deaths)
         assert sorted(runner.run(work, units[:3])) == [(0, 0), (1, 1), (2, 2)]
     assert sorted(done) == [n for n in range(20) if n not in deadly]
-    deaths = spans(tmp_path, "died")
-    assert sorted(number for number, _, _ in deaths) == sorted(3 * deadly)
+    if name == "ray" and keep and len(deaths) > 3:
+        # An actor that was killed before it had sent the reply of the item before: that one is
+        # taken for the cause, and both run again (penstock.pipeline.runners.on_ray, _Actors).
+        assert {number for number, _, _ in deaths} == {4}
+        assert len([n for n, _, _ in spans(tmp_path, "done")]) > 19
+    else:
+        assert sorted(number for number, _, _ in deaths) == sorted(3 * deadly)
     error = caught.value
     assert error.problem.startswith("unit-00004-000 (7 documents, 1 MiB of text): ")
     assert "3 times" in error.problem
