@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -191,19 +190,3 @@ def test_nothing_of_the_process_is_changed(recipe: Path) -> None:
         penstock.curate(recipe, settings=["budget.tokens=-5"])
     after = dict(os.environ), list(logging.getLogger().handlers), os.getcwd()
     assert after == before
-
-
-def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = Path(__file__).resolve().parents[1] / "examples" / "notebook.ipynb"
-    cells = json.loads(path.read_text())["cells"]
-    known: dict[str, Any] = {}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), known)
-    assert known["smaller"].cut.facts["delivered"] == 992
-    assert "web" in known["curated"]._repr_html_()
-    rows = known["by_source"].to_arrow_table().to_pylist()
-    assert [row["source"] for row in rows] == ["web", "wiki"]
-    assert sum(row["documents"] for row in rows) == len(known["frame"]) == 300
-    assert sum(row["taken"] for row in rows) == known["curated"].cut.facts["documents"]

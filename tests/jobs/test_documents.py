@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,31 @@ def test_what_is_not_made_is_named(tmp_path: Path) -> None:
     assert lengths["length"].to_pylist() == [
         float(len(text)) for text in lengths["text"].to_pylist()
     ]
+
+
+def test_the_notebook_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(__file__).resolve().parents[2] / "examples" / "notebook.ipynb"
+    cells = json.loads(path.read_text())["cells"]
+    known: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), known)
+    cut = known["curated"].cut.facts
+    assert known["smaller"].cut.facts["delivered"] == 992
+    assert "web" in known["curated"]._repr_html_()
+    rows = known["by_source"].to_arrow_table().to_pylist()
+    assert [row["source"] for row in rows] == ["web", "wiki"]
+    assert (
+        sum(row["documents"] for row in rows) == len(known["frame"]) == len(known["table"]) == 300
+    )
+    assert sum(row["taken"] for row in rows) == cut["documents"]
+    assert sum(known["tokens_by_source"].values()) == cut["delivered"] == len(known["ids"])
+    taken = known["table"].filter(known["table"]["taken"])
+    assert known["exported"]["id"].to_pylist() == taken["id"].to_pylist()
+    ends = np.flatnonzero(known["ids"] == known["facts"]["eos_token_id"])
+    assert len(ends) in (2 * cut["documents"], 2 * cut["documents"] - 1), (
+        "the last may be shortened"
+    )
