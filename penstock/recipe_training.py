@@ -272,6 +272,9 @@ class Train(Model):
     """The library that updates weights and shares gradients: ``deepspeed`` or ``torch``."""
     deepspeed: dict[str, Any] = {}
     """Merged over the DeepSpeed configuration that Penstock writes."""
+    device: Literal["auto", "gpu", "cpu"] = "auto"
+    """Where the workers compute. ``gpu``: each on a GPU, for which an autoscaling cluster is asked.
+    ``auto``: the same where there are as many as workers, and on CPUs where there is none."""
     workers: PositiveInt = 1
     cpus: PositiveInt = 1
     """CPUs of each worker, and its number of threads where it computes on CPUs."""

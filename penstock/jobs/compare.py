@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from penstock.artefact import Workspace
-from penstock.cluster import cpus
 from penstock.errors import BudgetError, RecipeError
 from penstock.jobs.comparison.arms import ArmsAtSize, Point, UnfilledMultiple
 from penstock.jobs.comparison.results import Comparison
@@ -23,7 +22,7 @@ from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
 from penstock.recipe import Recipe
 from penstock.trainers.evaluation.examples import Evaluation
-from penstock.trainers.run import train_all
+from penstock.trainers.run import room_for, train_all
 from penstock.trainers.spec import OnMetrics, RunResult
 
 __all__ = ["compare", "curate_arms"]
@@ -61,8 +60,7 @@ def compare(
         specs = [
             run_spec(plans[arm].train, own.shards.path, evaluations) for arm, own in curated.items()
         ]
-        each = recipe.train.workers * recipe.train.cpus
-        parallel = recipe.compare.parallel or max(1, cpus() // each)
+        parallel = recipe.compare.parallel or min(room_for(spec.train) for spec in specs)
         progress(f"train: {len(specs)} runs, {parallel} at a time")
         trained = train_all(specs, workspace, parallel=parallel, on_metrics=on_metrics)
     results = dict(zip(curated, trained))

@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, Workspace
-from penstock.cluster import cpus
 from penstock.errors import BudgetError, SelectorError
 from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.jobs.held_out import cut_outside
@@ -198,7 +197,7 @@ def _run(
         missing[0].draft(workspace)  # refuses where nothing may be made
         free()
         progress(f"{name}: training {len(specs)} models, {len(missing)} to go")
-    return train_all(specs, workspace, parallel=max(1, cpus()))
+    return train_all(specs, workspace)
 
 
 def _evaluations(targets: Sequence[Target]) -> tuple[Evaluation, ...]:

@@ -19,6 +19,7 @@ from typing import Any
 from penstock.activity import step
 from penstock.artefact import Workspace
 from penstock.display import numbered
+from penstock.recipe import Train
 from penstock.storage import open_file
 from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
@@ -27,7 +28,7 @@ from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.sessions.on_ray import RaySessions
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
-__all__ = ["train_all"]
+__all__ = ["room_for", "train_all"]
 
 POLL_SECONDS = 0.2
 
@@ -36,10 +37,12 @@ def train_all(
     specs: Sequence[RunSpec],
     workspace: Workspace,
     *,
-    parallel: int = 1,
+    parallel: int | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> list[RunResult]:
     """Make the runs that do not exist, up to ``parallel`` at a time; thread-safe.
+
+    By default as many at a time as there is room for (:func:`room_for`).
 
     A run that exists and was not evaluated on all of its evaluations is only evaluated. Runs that
     finish before another fails are kept, and found by the next call.
@@ -63,6 +66,7 @@ def train_all(
     for spec in missing.values():
         spec.check_tokenizer()
     if missing:
+        parallel = parallel or min(room_for(spec.train) for spec in missing.values())
         with step(f"training {numbered(len(missing), 'model')}"):
             _launch(_lanes(list(missing.values()), parallel), workspace, on_metrics)
     results = [spec.find(workspace) for spec in specs]
@@ -126,6 +130,15 @@ def _launch(
             alive[0].join(POLL_SECONDS)
     if errors:
         raise errors[0]
+
+
+def room_for(train: Train) -> int:
+    """Return how many sessions of such runs this machine, or the cluster, has room for.
+
+    Raises:
+        RecipeError: ``train.device`` asks for GPUs that are not there.
+    """
+    return (LocalSessions if LocalSessions.suffice() else RaySessions).room(train)
 
 
 def _sessions(lanes: Sequence[Sequence[RunSpec]]) -> LocalSessions | RaySessions:

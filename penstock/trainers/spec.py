@@ -29,7 +29,7 @@ __all__ = ["OnMetrics", "RunResult", "RunSpec"]
 STAGE = "run"
 VERSION = 2
 
-NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint", "document_losses"})
+NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint", "device", "document_losses"})
 """Settings of ``train`` that change no batch of a run, only where and how it is computed, or what
 is measured of it later.
 

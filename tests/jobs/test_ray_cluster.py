@@ -41,7 +41,9 @@ def check(config: Config) -> None:
 
 
 def check_pins(full: Config) -> None:
-    gpu = full["available_node_types"]["gpu_worker"]["docker"]["worker_image"]
+    groups = full["available_node_types"]
+    gpu = groups["gpu_worker"]["docker"]["worker_image"]
+    assert groups["gpu8_worker"]["docker"]["worker_image"] == gpu
     tag = rf"rayproject/ray:{re.escape(ray.__version__)}-py(\d)(\d+)-"
     pythons = set()
     for image, platform in ((full["docker"]["image"], "cpu"), (gpu, r"cu\d{3}")):
@@ -57,13 +59,13 @@ def check_pins(full: Config) -> None:
 
 def check_groups(full: Config) -> None:
     groups = full["available_node_types"]
-    assert set(groups) == {"head", "cpu_worker", "gpu_worker"}
+    assert set(groups) == {"head", "cpu_worker", "gpu_worker", "gpu8_worker"}
     assert full["head_node_type"] == "head"
     assert groups["head"]["resources"]["CPU"] == 0
     assert groups["head"].get("max_workers", 0) == 0
     spot = {name: "InstanceMarketOptions" in g["node_config"] for name, g in groups.items()}
-    assert spot == {"head": False, "cpu_worker": True, "gpu_worker": False}
-    for name in ("cpu_worker", "gpu_worker"):
+    assert [name for name, value in spot.items() if value] == ["cpu_worker"]
+    for name in groups.keys() - {"head"}:
         assert groups[name]["min_workers"] == 0
         assert 0 < groups[name]["max_workers"] <= full["max_workers"]
     assert 0 < full["idle_timeout_minutes"] <= 30

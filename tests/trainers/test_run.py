@@ -24,7 +24,8 @@ from penstock.recipe import ModelShape, Train
 from penstock.recipe_training import Checkpoint
 from penstock.trainers.checkpoints.signing import key_file
 from penstock.trainers.evaluation.examples import Evaluation
-from penstock.trainers.run import _lanes, train_all
+from penstock.trainers.run import _lanes, room_for, train_all
+from penstock.trainers.sessions.devices import on_gpus
 from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.spec import RunSpec
 from tests.harness.sockets import listening
@@ -182,18 +183,61 @@ def test_a_cluster_trains_where_one_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert not LocalSessions.suffice()
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "grows", "expected"),
+    [
+        ("auto", 0, True, False),
+        ("auto", 2, False, True),
+        ("auto", 5, True, True),
+        ("auto", 1, True, None),
+        ("gpu", 0, True, True),  # ray_cluster.yaml starts with none
+        ("gpu", 1, True, True),
+        ("gpu", 2, False, True),
+        ("gpu", 0, False, None),
+        ("gpu", 1, False, None),
+        ("cpu", 8, True, False),
+    ],
+)
+def test_the_device_of_two_workers(
+    device: str, gpus: int, grows: bool, expected: bool | None
+) -> None:
+    train = TRAIN.model_copy(update={"workers": 2, "device": device})
+    if expected is not None:
+        assert on_gpus(train, gpus, of="the cluster", grows=grows) is expected
+        return
+    with pytest.raises(RecipeError) as info:
+        on_gpus(train, gpus, of="the cluster", grows=grows)
+    assert (info.value.key, info.value.got) == ("train.device", device)
+    assert "train.device: cpu" in str(info.value.expected)
+
+
+def test_a_comparison_fills_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old code had as many lanes as the driver's CPUs hold."""
+    monkeypatch.setattr(LocalSessions, "suffice", lambda: False)
+    monkeypatch.setattr("penstock.trainers.sessions.on_ray._resources", lambda: (96, 8))
+    two = TRAIN.model_copy(update={"workers": 2, "cpus": 4})
+    assert room_for(two) == 4
+    assert room_for(two.model_copy(update={"device": "cpu"})) == 12
+    monkeypatch.setattr("penstock.trainers.sessions.on_ray._resources", lambda: (0, 0))
+    assert room_for(two) == room_for(two.model_copy(update={"device": "gpu"})) == 1
+
+
 def test_lanes_take_gpus_in_turn(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3,5")
+    monkeypatch.setattr("penstock.trainers.sessions.local.cpus", lambda: 2)
 
     def free(*lanes: RunSpec) -> list[list[str]]:
         sessions = LocalSessions([[one] for one in lanes])
         return [sessions._free.get() for _ in range(sessions._free.qsize())]
 
     assert free(spec(shards)) == [["0"], ["3"], ["5"]]
+    assert LocalSessions.room(spec(shards).train) == 3
+    assert free(spec(shards, device="cpu")) == [[]] * 2
     assert free(spec(shards), spec(shards, workers=2)) == [["0", "3"]]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("penstock.trainers.sessions.local.cpus", lambda: 7)
     assert free(spec(shards, workers=2)) == [[]] * 3
+    assert LocalSessions.room(spec(shards, workers=2).train) == 3
     assert free(spec(shards, workers=2, cpus=3)) == [[]]
 
 

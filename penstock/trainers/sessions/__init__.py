@@ -4,6 +4,7 @@
 
     local.py        on this machine: processes, without Ray
     on_ray.py       on a cluster, by Ray Train
+    devices.py      train.device: on GPUs or not
 
 :func:`~penstock.trainers.run.train_all` has one session for each lane of runs.
 """

@@ -25,9 +25,11 @@ from penstock.cluster import DEBUG, cpus, on_loopback
 from penstock.errors import PenstockError, RecipeError, TrainingError
 from penstock.pipeline.runners.attempt import AttemptResult, portable
 from penstock.pipeline.runners.worker import SharedState, Worker
+from penstock.recipe import Train
 from penstock.storage import as_path
 from penstock.temporary import temporary_directory
 from penstock.trainers.checkpoints.signing import Signer
+from penstock.trainers.sessions.devices import on_gpus
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["LocalSessions"]
@@ -51,13 +53,11 @@ _COLLECTIVE = timedelta(minutes=30)
 class LocalSessions:
     """Sessions on this machine, as many at a time as there are CPUs for, or GPUs.
 
-    A worker has a GPU where there are as many as workers.
-
     Args:
         lanes: The runs of each session.
 
     Raises:
-        RecipeError: The machine has fewer CPUs than the workers are to have.
+        RecipeError: The machine has fewer CPUs, or GPUs, than the workers are to have.
     """
 
     def __init__(self, lanes: Sequence[Sequence[RunSpec]]) -> None:
@@ -72,7 +72,10 @@ class LocalSessions:
                     got=train.workers,
                 )
         gpus, each = _gpus(), max(lane[0].train.workers for lane in lanes)
-        places = [gpus[at : at + each] for at in range(0, len(gpus) - each + 1, each)]
+        wanted = [on_gpus(lane[0].train, len(gpus), of="this machine") for lane in lanes]
+        places: list[list[str]] = []
+        if any(wanted):
+            places = [gpus[at : at + each] for at in range(0, len(gpus) - each + 1, each)]
         self._free: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
         for place in places or [[]] * (cpus() // most):
             self._free.put(place)
@@ -84,6 +87,14 @@ class LocalSessions:
         named = os.environ.get("RAY_ADDRESS", "local") != "local"
         elsewhere = ray is not None and ray.is_initialized() and not on_loopback(ray)
         return not (named or elsewhere)
+
+    @staticmethod
+    def room(train: Train) -> int:
+        """Return the number of sessions of such runs that fit this machine, at least 1."""
+        gpus = _gpus()
+        if on_gpus(train, len(gpus), of="this machine"):
+            return max(1, len(gpus) // train.workers)
+        return max(1, cpus() // (train.workers * train.cpus))
 
     def make(self, lane: Sequence[RunSpec], workspace: Workspace, signer: Signer) -> None:
         """Make the runs of a lane; called by one thread for each lane, which waits for its turn.

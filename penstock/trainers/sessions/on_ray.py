@@ -17,9 +17,11 @@ from penstock.artefact import Workspace
 from penstock.cluster import connect, extend_path
 from penstock.errors import RecipeError, TrainingError
 from penstock.own_modules import OwnModules
+from penstock.recipe import Train
 from penstock.storage import as_path, delete
 from penstock.temporary import set_private_caches
 from penstock.trainers.checkpoints.signing import Signer
+from penstock.trainers.sessions.devices import on_gpus
 from penstock.trainers.spec import RunSpec
 
 __all__ = ["RaySessions"]
@@ -44,16 +46,17 @@ class RaySessions:
 
     Raises:
         JobError: There is no Ray, as :func:`~penstock.cluster.connect` says.
-        RecipeError: It has fewer CPUs than the workers need, for which Ray would wait without end.
+        RecipeError: It has fewer CPUs than the workers need, for which Ray would wait without end;
+            or fewer GPUs, with ``train.device: auto``.
     """
 
     def __init__(self, lanes: Sequence[Sequence[RunSpec]]) -> None:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         set_private_caches()
-        resources = connect().cluster_resources()
-        cpus = int(resources.get("CPU", 0))
+        cpus, gpus = _resources()
         for train in (lane[0].train for lane in lanes):
+            on_gpus(train, gpus, of="the Ray cluster", grows=True)
             # An autoscaling cluster may have none yet.
             if 0 < cpus < train.workers * train.cpus:
                 raise RecipeError(
@@ -63,13 +66,20 @@ class RaySessions:
                     got=train.workers,
                 )
 
+    @staticmethod
+    def room(train: Train) -> int:
+        """Return the number of sessions of such runs that the cluster has room for, at least 1."""
+        cpus, gpus = _resources()
+        if on_gpus(train, gpus, of="the Ray cluster", grows=True):
+            return max(1, gpus // train.workers)
+        return max(1, cpus // (train.workers * train.cpus))
+
     def make(self, lane: Sequence[RunSpec], workspace: Workspace, signer: Signer) -> None:
         """Make the runs of a lane; called by one thread for each lane.
 
         Raises:
             TrainingError: A worker failed; its own message, in one line.
         """
-        import ray
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -77,7 +87,7 @@ class RaySessions:
         # Ray Train's own state, which all nodes must be able to read.
         scratch = workspace.root / "run" / f".session-{uuid.uuid4().hex[:12]}"
         try:
-            gpu = ray.cluster_resources().get("GPU", 0) >= train.workers
+            gpu = on_gpus(train, _resources()[1], of="the Ray cluster", grows=True)
             threads = {"OMP_NUM_THREADS": str(train.cpus), "TOKENIZERS_PARALLELISM": "false"}
             TorchTrainer(
                 _session_loop,
@@ -105,6 +115,12 @@ class RaySessions:
             raise _worker_error(error) from error
         finally:
             delete(scratch)
+
+
+def _resources() -> tuple[int, int]:
+    """Return the CPUs and GPUs of the nodes that are up."""
+    found = connect().cluster_resources()
+    return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
 
 def _session_loop(config: dict[str, Any]) -> None:
