@@ -53,6 +53,7 @@ docs/architecture.md shows how the packages work together.
       blake2b.py         BLAKE2b of many texts at a time
       text_hashes.py     128-bit hashes of texts, as they are and normalised
       compiling.py       numba, with a cache that sees changes in imported files and is safe
+      garbage.py         pauses of garbage collection while modules are imported
       compiled_code.py   private caches of PyTorch and Triton, set before these read them
       display.py         tables of results in notebooks
       __main__.py        python -m penstock

@@ -23,19 +23,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numba
 from numba import njit
+from numba.core import entrypoints
 from numba.core import event as numba_events
 
 from penstock.activity import set_compiling
 from penstock.display import logger_of
 from penstock.errors import StorageError
+from penstock.garbage import collection_paused
 from penstock.temporary import others_can_write, private_directory
 
 __all__ = ["cached", "compiler"]
@@ -54,6 +57,46 @@ class _CompilationListener(numba_events.Listener):
 
 
 numba_events.register("numba:compile", _CompilationListener())
+
+
+_in_kernel = threading.local()
+_load_extensions = entrypoints.init_all
+
+
+def _load_extensions_elsewhere() -> None:
+    """Load the extensions of numba that packages register, unless a kernel is made ready.
+
+    numba imports them when it first loads or compiles a function: awkward, which comes with
+    gigatoken, in 0.2 s of each process. No kernel takes its arrays; users' functions may.
+    """
+    if not getattr(_in_kernel, "now", False):
+        _load_extensions()
+
+
+entrypoints.init_all = _load_extensions_elsewhere
+
+
+@contextmanager
+def _without_extensions() -> Iterator[None]:
+    before = getattr(_in_kernel, "now", False)
+    _in_kernel.now = True
+    try:
+        yield
+    finally:
+        _in_kernel.now = before
+
+
+def _started_quickly(kernel: Any) -> Any:
+    """Let a kernel be made ready without extensions, and without garbage collection meanwhile."""
+    make_ready = kernel._compile_for_args
+
+    @functools.wraps(make_ready)
+    def make_ready_quickly(*args: Any, **named: Any) -> Any:
+        with collection_paused(), _without_extensions():
+            return make_ready(*args, **named)
+
+    kernel._compile_for_args = make_ready_quickly
+    return kernel
 
 
 def compiler(*modules: ModuleType, inlined: bool = False) -> Callable[[Callable[..., Any]], Any]:
@@ -89,13 +132,13 @@ def cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         with suppress(RuntimeError):  # no place for the cache
             made = njit(cache=True, **options)(function)
             if _is_safe(str(made.stats.cache_path), function.__code__.co_filename):
-                return made
+                return _started_quickly(made)
         before = numba.config.CACHE_DIR
         try:
             numba.config.CACHE_DIR = str(private_directory("numba"))
-            return njit(cache=True, **options)(function)
+            return _started_quickly(njit(cache=True, **options)(function))
         except (RuntimeError, StorageError):
-            return njit(**options)(function)
+            return _started_quickly(njit(**options)(function))
         finally:
             numba.config.CACHE_DIR = before
 

@@ -172,3 +172,33 @@ def test_directories_that_others_can_write_to(
         os.chown(directory, 4242, 4242)
         assert others_can_write(directory, os.geteuid()) is not None
         assert (others_can_write(directory, 4242) is None) == safe
+
+
+EXTENSIONS = """
+import json, sys
+import numba
+from penstock.hashing import _factors, factors
+factors(3)
+ours = [name in sys.modules for name in ("an_extension", "awkward")]
+numba.njit(lambda x: x + 1)(1)
+print(json.dumps([ours, "an_extension" in sys.modules, sys.modules["an_extension"].calls]))
+"""
+
+
+def test_kernels_import_no_extension_of_numba_and_other_functions_do(tmp_path: Path) -> None:
+    """awkward, which comes with gigatoken, took 0.2 s of each process that called a kernel."""
+    (tmp_path / "an_extension.py").write_text("calls = []\ndef init():\n    calls.append(1)\n")
+    registered = tmp_path / "an_extension-1.dist-info"
+    registered.mkdir()
+    (registered / "METADATA").write_text("Metadata-Version: 2.1\nName: an-extension\nVersion: 1\n")
+    (registered / "entry_points.txt").write_text("[numba_extensions]\ninit = an_extension:init\n")
+    done = subprocess.run(
+        [sys.executable, "-c", EXTENSIONS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[False, False], True, [1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import click
 from penstock.artefact.journal import named
 from penstock.cluster import DEBUG
 from penstock.errors import PenstockError
+from penstock.garbage import collection_paused
 from penstock.recipe_file import command_words, load_recipe, naming
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ def on_runner(command: Command) -> Command:
     def wrapped(console: Console, debug: bool, **options: Any) -> Any:
         if debug:
             os.environ[DEBUG] = "1"  # workers inherit it
+        with collection_paused():
+            importlib.import_module("penstock.jobs.plan")  # most of what these commands import
         with console.working(command.__name__):
             return command(console=console, **options)
 

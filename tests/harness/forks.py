@@ -8,6 +8,7 @@ works itself, so a fork of it is as good as a fresh interpreter.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -91,6 +92,8 @@ def serve(module: Any) -> None:
     """Fork on request until stdin ends."""
     module.prepare()
     assert threading.active_count() == 1, "only one thread would survive the fork"
+    gc.collect()
+    gc.freeze()  # a collection in a fork would look at all modules, and copy their memory
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
         order = json.loads(line)

@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from penstock.jobs import cli
-from penstock.pipeline.cleaning import verdicts
-from penstock.pipeline.corpus import CorpusSettings
-from penstock.recipe import Recipe
+from penstock.garbage import collection_paused
+
+with collection_paused():
+    from penstock.jobs import cli
+    from penstock.pipeline.cleaning import verdicts
+    from penstock.pipeline.corpus import CorpusSettings
+    from penstock.recipe import Recipe
 
 GROUP_DOCUMENTS = 60
 """Documents of a group of units, and of a range of hashes: a million and more elsewhere."""

@@ -59,9 +59,13 @@ LATE = (
 
 def prepare() -> None:
     """Import what a worker needs, late imports too."""
+    import pyarrow as pa
+
+    from penstock.hashing import hash_ids
     from penstock.trainers.backends.deepspeed.engine import load_deepspeed
 
     load_deepspeed(torch.device("cpu"))
+    hash_ids(pa.array(["numba and pandas are imported by the first call"]), 0)
     for module in LATE:
         importlib.import_module(module)
     torch.set_num_threads(1)

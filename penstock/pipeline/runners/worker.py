@@ -17,6 +17,7 @@ import collections
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import mmap
 import os
 import pickle
@@ -40,6 +41,7 @@ import numpy as np
 
 from penstock.activity import add_counts, send_compiling, send_counts, set_compiling
 from penstock.errors import StorageError
+from penstock.garbage import collection_paused
 from penstock.own_modules import OwnModules
 from penstock.pipeline.runners.attempt import AttemptResult, attempt, portable
 
@@ -70,7 +72,8 @@ class SharedState:
     def open(self) -> Any:
         """Unpickle the value. Only a state that our own driver made may be opened."""
         buffers = [memoryview(buffer).toreadonly() for buffer in self.buffers]
-        _, value = pickle.loads(self.head, buffers=buffers)  # noqa: S301  our driver made it
+        with collection_paused():  # it imports modules
+            _, value = pickle.loads(self.head, buffers=buffers)  # noqa: S301  our driver made it
         return value
 
     def save(self, path: Path) -> None:
@@ -125,7 +128,8 @@ _SINGLE_THREADED = {
 
 # The path is set first: a module of the working directory may have a name of the standard library.
 _BOOT = """\
-import sys
+import gc, sys
+gc.disable()
 sys.path[:] = sys.argv[2:]
 from penstock.pipeline.runners.worker import serve
 serve(int(sys.argv[1]))
@@ -263,6 +267,7 @@ class Worker:
 
 def serve(descriptor: int) -> None:
     """Run the items that come through the pipe until the driver ends."""
+    gc.enable()
     sys.argv = sys.argv[:1]
     os.set_inheritable(descriptor, False)
     # The driver decides what an interrupt ends. SIG_IGN would be inherited by child processes.
@@ -306,7 +311,8 @@ def _run_item(state: dict[str, Any], message: bytes) -> bytes:
 
     outcome = AttemptResult()
     try:
-        _, state_file, item = pickle.loads(message)  # noqa: S301  our driver made it
+        with collection_paused():  # the first item imports modules
+            _, state_file, item = pickle.loads(message)  # noqa: S301  our driver made it
         outcome = portable(attempt(prepare, item))
         return cloudpickle.dumps(outcome, protocol=5)
     except Exception as error:  # an item that cannot be read here, a result that cannot be sent

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from penstock.errors import TrainingError
+from penstock.garbage import collection_paused
 from penstock.recipe import Train
 from penstock.temporary import set_private_caches
 from penstock.trainers.backends.base import CanonicalState, adamw, restore_adamw
@@ -106,8 +107,9 @@ def load_deepspeed(device: torch.device) -> Any:
     set_private_caches()
     os.environ["DS_ACCELERATOR"] = device.type
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
-    from deepspeed.git_version_info import installed_ops
+    with collection_paused():
+        import deepspeed
+        from deepspeed.git_version_info import installed_ops
 
     deepspeed.ops.__compatible_ops__ = dict(installed_ops)
     return deepspeed
