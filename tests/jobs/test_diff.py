@@ -273,8 +273,9 @@ def test_the_command_takes_recipes_and_directories(tmp_path: Path) -> None:
     assert overridden.exit_code == 0, overridden.output
     assert "no document came in and none went out" in overridden.output
 
-    with pytest.raises(UnmadeError):
-        open_side(str(c))
+    with pytest.raises(UnmadeError) as unmade:
+        open_side(str(c), ("seed=7",))
+    assert unmade.value.fix == f"run `penstock curate {c} --set seed=7`"
     with pytest.raises(InputError) as several:
         open_side(str(tmp_path / "work"))
     assert "3 cuts" in str(several.value.got)

@@ -164,6 +164,17 @@ def test_a_column_that_a_sample_does_not_have_is_refused(
     assert not (project / "work").exists()
 
 
+def test_the_commands_of_a_refusal_name_the_recipe(project: Path) -> None:
+    command = ["score", str(project / "recipe.yaml"), "--column", "spread", "--set", "seed=2"]
+    done = CliRunner().invoke(main, command)
+    words = f"{project}/recipe.yaml --set seed=2"
+    assert done.exit_code == 2 and "RECIPE" not in done.stderr
+    for verb, rest in (
+        ("curate", "--set budget.rank=spread"), ("sample", "--near-cut"), ("why", "ID")
+    ):  # fmt: skip
+        assert f"`penstock {verb} {words} {rest}`" in done.stderr
+
+
 def test_the_command_and_its_object(project: Path) -> None:
     command = ["score", str(project / "recipe.yaml"), "--column", "x", "--workers", "1", "--json"]
     done = CliRunner().invoke(main, command)

@@ -251,6 +251,28 @@ def test_the_exit_status_is_the_jobs_and_the_id_is_an_idempotency_key(
             run(2, follow=True, **other)
 
 
+def test_a_head_that_has_just_been_started_is_waited_for(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StartingHead:
+        requests = 0
+
+        def submit_job(self, **_: Any) -> None:
+            self.requests += 1
+            if self.requests < 4:
+                raise RuntimeError("Request failed with status code 500: No available agent to ...")
+
+        def get_address(self) -> str:
+            return "http://h:1"
+
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    head: Any = StartingHead()
+    notes: list[str] = []
+    assert run_job(head, "true", empty, follow=False, on_line=print, progress=notes.append) == 0
+    assert head.requests == 4
+    assert [note.startswith("http://h:1: ") for note in notes[:2]] == [True, False]
+
+
 def test_of_a_long_log_only_the_end_is_read(cluster: str, empty: Path) -> None:
     """64 MiB of lines, then progress; and 3 MiB in one line, as of a progress bar."""
     code = r"""

@@ -145,7 +145,8 @@ def _ids(facts: Mapping[str, Any]) -> list[str]:
     name = f" ({_escaped(facts['eos_token'])})" if facts["eos_token"] else ""
     return [
         f"Ids are `{facts['dtype']}`, little-endian, of `tokenizer/tokenizer.json`. The end of "
-        f"text, before and after each document, is the id {facts['eos_token_id']}{name}. "
+        f"text, before and after each document, is the id {facts['eos_token_id']}{name}; the last "
+        "document of a share may be shortened, and then has none after it. "
         "`tokens.json` has these values."
     ]
 

@@ -11,7 +11,7 @@ import yaml
 
 import penstock
 from penstock.artefact import FORMAT, Artefact, Draft, FileRecord, Workspace, fingerprint
-from penstock.display import html_table, text_table
+from penstock.display import html_table, numbered, text_table
 from penstock.errors import InputError, did_you_mean
 from penstock.jobs.curate import Curated
 from penstock.jobs.export.card import card
@@ -34,7 +34,7 @@ from penstock.storage import atomic_file
 __all__ = ["Exported", "export"]
 
 STAGE = "export"
-VERSION = 2
+VERSION = 3
 
 _KEYS = {
     *("seed", "corpus", "unit_bytes", "clean", "rewrite", "select", "budget", "tokenizer"),
@@ -171,12 +171,13 @@ def _write(
     items, shared = form.files(exporting)
     parts = {f"{prefix}{name.replace('/', '-')}": item for name, item in items.items()}
     done = sum(draft.done(part) is not None for part in parts)
-    progress(f"export: {len(parts):,} files of {to} to {draft.path}, {done:,} of them there")
+    several = numbered(len(parts), "file")
+    progress(f"export: {several} of {to} to {draft.path}, {done:,} of them there")
 
     def wrote(item: Any, records: Sequence[FileRecord]) -> None:
         nonlocal done
         done += 1
-        progress(f"export: {done:,} of {len(parts):,} files")
+        progress(f"export: {done:,} of {several}")
 
     records = draft.fill(runner.run, form.write, parts, shared, wrote)
     data = [record for record in records if "tokens" in record.facts]

@@ -356,6 +356,8 @@ def test_the_command_prints_one_object(tmp_path: Path, monkeypatch: pytest.Monke
     assert set(cli._FORMATS) == set(FORMATS)
     with pytest.raises(UnmadeError):
         penstock.export("recipe.yaml", "jsonl", workers=1)
+    unmade = CliRunner().invoke(cli.main, ["export", "recipe.yaml", "--to", "jsonl"])
+    assert unmade.exit_code == 1 and "`penstock curate recipe.yaml`" in unmade.stderr
     made = penstock.curate("recipe.yaml", workers=1)
     arguments = ["export", "recipe.yaml", "--to", "jsonl", "--out", "made", "--runner", "local"]
     done = CliRunner().invoke(cli.main, [*arguments, "--workers", "1", "--json"])
