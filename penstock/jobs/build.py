@@ -30,6 +30,7 @@ __all__ = [
     "build_reweighter",
     "build_rewrites",
     "find_evaluation_files",
+    "find_target_files",
 ]
 
 
@@ -112,7 +113,7 @@ def build_columns(recipe: Recipe) -> list[Column]:
         files = [
             file
             for pattern in spec.target
-            for file in _target_files(recipe, pattern, f"select.{name}.target")
+            for file in find_target_files(recipe, pattern, f"select.{name}.target")
         ]
         if not files and built[name].requirements.target:
             raise SelectorError(
@@ -165,7 +166,7 @@ def build_overlaps(recipe: Recipe) -> list[Overlaps]:
     files = [
         file
         for pattern in settings.files
-        for file in _target_files(recipe, pattern, "clean.decontaminate.files")
+        for file in find_target_files(recipe, pattern, "clean.decontaminate.files")
     ]
     found: dict[str, Overlaps] = {}
     for file in files or find_evaluation_files(recipe):
@@ -194,11 +195,23 @@ def find_evaluation_files(recipe: Recipe) -> list[AnyPath]:
         RecipeError: Two have the same name.
     """
     return distinct_evaluations(
-        file for pattern in recipe.evaluate for file in _target_files(recipe, pattern, "evaluate")
+        file
+        for pattern in recipe.evaluate
+        for file in find_target_files(recipe, pattern, "evaluate")
     )
 
 
-def _target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:
+def find_target_files(recipe: Recipe, pattern: str, key: str) -> list[AnyPath]:
+    """Find the files of examples that a path or pattern of the recipe names.
+
+    Args:
+        recipe: The recipe, from whose directory paths start.
+        pattern: The path or pattern.
+        key: The key or option that gives it, for errors.
+
+    Raises:
+        InputError: There is none, or it is a directory.
+    """
     path = recipe.resolve(pattern)
     matches = find_files(path)
     if not matches and kind_of(path) == "directory":

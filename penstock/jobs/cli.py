@@ -49,15 +49,15 @@ class CommandGroup(click.Group):
         except click.ClickException as error:  # a shell may have put names of files in place of *
             error.message = terminal_text(error.message)  # type: ignore[misc]
             raise
-        except (click.Abort, click.exceptions.Exit):
+        except click.exceptions.Exit:
             raise
-        except Exception:  # a fault of ours, whose message may quote the input
-            write_error(traceback.format_exc().rstrip("\n"))
-            context.exit(1)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):  # Abort: at a question
             write_line("", sys.stderr)
             write_error("penstock: interrupted; run the same command to continue")
             context.exit(130)
+        except Exception:  # a fault of ours, whose message may quote the input
+            write_error(traceback.format_exc().rstrip("\n"))
+            context.exit(1)
         except BaseException as error:
             if not is_panic(error):
                 raise

@@ -59,7 +59,7 @@ def check(recipe: Recipe, console: Console, workers: int | None) -> None:
 @click.option("--tokens", help="The budget. [default: 30%]")
 @on_console
 def init(console: Console, paths: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Look at files and write a commented recipe for them, which runs as it is.
+    """Look at files and write a commented recipe for them; exit with 2 if `check` refuses it.
 
     PATHS are files, directories or patterns. On a terminal it asks what it cannot tell.
     """
@@ -83,8 +83,16 @@ def init(console: Console, paths: tuple[str, ...], out: Path, **options: Any) ->
     for finding in made.checked.findings:
         console.write(f"{finding.level}: {finding.text}")
     console.written([made.path])
-    console.write(f"next: penstock check {made.path}, then penstock curate {made.path}")
+    errors = len(made.checked.errors)
+    if errors:
+        words = f"{numbered(errors, 'error')} above: no command runs it before "
+        words += f"{'it is' if errors == 1 else 'they are'} corrected"
+        console.write(f"{words}; penstock check {made.path} looks again")
+    else:
+        console.write(f"next: penstock check {made.path}, then penstock curate {made.path}")
     console.result(made.summary())
+    if errors:
+        click.get_current_context().exit(2)
 
 
 @click.command()

@@ -1,8 +1,9 @@
-"""Write a commented recipe for some files, which runs as it is.
+"""Write a commented recipe for some files, which runs as it is where `check` finds no error.
 
 Files are grouped by their endings and by the fields that a sample of them has. A group is an item
 of ``corpus``: a whole directory where all its files are read alike, else a pattern for each ending,
-and the file's own name for files that differ from others of their ending.
+and the file's own name for files that differ from others of their ending. Files of a format whose
+extra is not installed are an item in comments.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import Any
 import yaml
 
 from penstock.display import encodable, printable
-from penstock.errors import InputError, PenstockError, RecipeError, did_you_mean
+from penstock.errors import BadInput, InputError, PenstockError, RecipeError, did_you_mean
+from penstock.jobs.build import find_target_files
 from penstock.jobs.checking.check import RecipeCheck, check_recipe
 from penstock.jobs.checking.guessing import Guess, ending_of, guess, head_records
 from penstock.jobs.checking.writing import CorpusItem, keys_of, notes_on, recipe_text
 from penstock.opening import open_plain
 from penstock.pipeline.reading.finding import find_inputs
 from penstock.pipeline.reading.inputs import Input
+from penstock.pipeline.reading.readers import reader_of
 from penstock.recipe import Recipe
 from penstock.recipe_file import command_words, parse_recipe
 from penstock.storage import as_path, is_uri, kind_of
@@ -87,22 +90,28 @@ def init_recipe(
         ask: Asks the user where a guess is uncertain.
 
     Raises:
-        InputError: A path is missing or has no file that can be read, no field holds texts, or
-            ``out`` exists.
+        BadInput: No file can be read without a module that is not installed.
+        InputError: A path or a file of examples is missing, no file can be read, no field holds
+            texts, or ``out`` exists.
     """
     if os.path.lexists(out):
         raise InputError("exists already, and is never overwritten", file=out, fix="give --out")
     if not paths:
         raise InputError("no files to look at", expected="files or directories", fix="name some")
     directory = Path(os.path.abspath(out)).parent
+    _check_examples("--target", target, directory)
+    _check_examples("--evaluate", evaluate, directory)
     items: list[CorpusItem] = []
     left_out: list[str] = []
     for path in paths:
         items += _items_of(path, directory, text, id, source, ask, left_out)
+    if not (read := [item for item in items if not item.missing]):
+        raise next(item.missing for item in items if item.missing)
     for label, wanted in (("text", text), ("id", id), ("source", source)):
-        _check_found(items, label, wanted)
+        _check_found(read, label, wanted)
     if not target and (answer := ask("File of target examples, empty for none", "")):
         target = [answer]
+        _check_examples("--target", target, directory)
     keys = {
         "target": [_relative(own, directory) for own in target],
         "evaluate": [_relative(own, directory) for own in evaluate],
@@ -141,9 +150,24 @@ def _check_found(items: Sequence[CorpusItem], label: str, wanted: str | None) ->
         )
 
 
+def _check_examples(option: str, names: Sequence[str], directory: Path) -> None:
+    """Check that files of examples exist.
+
+    Raises:
+        InputError: One is missing, or a directory.
+    """
+    draft = _draft([CorpusItem(path=".", guess=None)], directory, {})
+    for name in names:
+        find_target_files(draft, _relative(name, directory), option)
+
+
 def _unread(first: RecipeCheck, paths: Sequence[str]) -> InputError:
-    why = first.errors[0].text if first.errors else "no record can be read"
-    return InputError(why, file=", ".join(paths), fix="give --text FIELD, or other files")
+    """Make the error of files without a record that can be read."""
+    found = first.errors
+    why = found[0].text if found else "no record can be read"  # a finding ends with its own fix
+    field_alone = bool(found) and (found[0].key or "").endswith(".text")
+    fix = "give --text FIELD" if field_alone else None if found else "give other files"
+    return InputError(why, file=", ".join(paths), fix=fix)
 
 
 def _relative(path: str, directory: Path) -> str:
@@ -161,7 +185,7 @@ def _relative(path: str, directory: Path) -> str:
 def _draft(items: Sequence[CorpusItem], directory: Path, clean: dict[str, Any]) -> Recipe:
     """Return a recipe of these items to look at its inputs with."""
     tree = {
-        "corpus": [keys_of(item) for item in items],
+        "corpus": [keys_of(item) for item in items if not item.missing],
         "clean": clean,
         "budget": {"tokens": 1024, "rank": "random"},
     }
@@ -177,7 +201,11 @@ def _items_of(
     ask: Ask,
     left_out: list[str],
 ) -> list[CorpusItem]:
-    """Look at one path and divide its files into items; add lines on what is not read below it."""
+    """Look at one path and divide its files into items; add lines on what is not read below it.
+
+    Raises:
+        BadInput: A module is missing that some files of a pattern need.
+    """
     written = _relative(path, directory)
     found = find_inputs(_draft([CorpusItem(path=written, guess=None)], directory, {}))
     inputs = found.inputs
@@ -187,6 +215,9 @@ def _items_of(
     by_ending: dict[str, list[Input]] = {}
     for one in inputs:
         by_ending.setdefault(ending_of(one.path), []).append(one)
+    missing = {ending: why for ending, own in by_ending.items() if (why := _missing(own[0]))}
+    if 0 < len(missing) < len(by_ending) and not is_directory:
+        raise next(iter(missing.values()))  # no item names the others alone
     for own in by_ending.values():
         for one in own[:: max(1, len(own) * len(by_ending) // _OPENED)]:
             guesses[str(one.path)] = _guessed(one, text, id, source)
@@ -197,10 +228,17 @@ def _items_of(
     roles = {own and own.roles for own in usual.values()}
     hints = _licence_hints(path) if is_directory else []
     items = []
-    if len(roles) == 1 or not is_directory:
+    if (len(roles) == 1 and not missing) or not is_directory:
         first = next(iter(usual.values()))
         items.append(
-            CorpusItem(path=written, guess=first, name=label, files=len(inputs), hints=hints)
+            CorpusItem(
+                path=written,
+                guess=first,
+                name=label,
+                files=len(inputs),
+                hints=hints,
+                missing=next(iter(missing.values()), None),
+            )
         )
     else:
         here = glob.escape(written.rstrip("/"))
@@ -212,6 +250,7 @@ def _items_of(
                     name=f"{label}-{ending.split('.')[1].lower()}" if own_guess is None else label,
                     files=len(by_ending[ending]),
                     hints=hints if not items else [],
+                    missing=missing.get(ending),
                 )
             )
     for ending, own in by_ending.items():
@@ -227,6 +266,17 @@ def _items_of(
                     )
                 )
     return items
+
+
+def _missing(one: Input) -> BadInput | None:
+    """Return the error of a module that is not installed and reads files as this one."""
+    reader = reader_of(one.path, one.spec)
+    try:
+        if reader is not None:
+            reader.require(one.path, one.spec)
+    except BadInput as error:
+        return error
+    return None
 
 
 def _is_directory(path: str) -> bool:
@@ -263,7 +313,7 @@ def _most_frequent(inputs: Sequence[Input], guesses: dict[str, Guess | None]) ->
 
 def _ask_text(own: Guess | None, text: str | None, path: str, ask: Ask) -> None:
     """Have the field of the text confirmed, or given where none is found."""
-    if own is None or text is not None:
+    if own is None or text is not None or not own.fields:  # no record: the check says why
         return
     names = ", ".join(printable(name) for name in list(own.fields)[:20])
     if own.text is None:

@@ -6,6 +6,7 @@ in comments without characters that end a line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from penstock.display import numbered, printable
+from penstock.errors import BadInput
 from penstock.jobs.checking.check import RecipeCheck
 from penstock.jobs.checking.guessing import Guess
 from penstock.jobs.checking.printing import size_words
@@ -38,6 +40,13 @@ class CorpusItem:
     files: int = 0
     hints: list[str] = field(default_factory=list)
     """Comments on licences."""
+    missing: BadInput | None = None
+    """A module that these files need is not installed: the item is written as a comment."""
+
+    @property
+    def why_missing(self) -> str:
+        """The problem and the fix of :attr:`missing`, in words that follow ``it``."""
+        return f"{self.missing.problem}: {self.missing.fix}" if self.missing else ""
 
 
 def keys_of(item: CorpusItem) -> dict[str, Any]:
@@ -126,7 +135,7 @@ def recipe_text(
         "budget:",
         "  tokens: 30%                   # of the kept text; or a number, as 20M or 1.5B"
         if tokens is None
-        else f"  tokens: {_yaml(tokens)}",
+        else f"  tokens: {tokens if _INTEGER.fullmatch(tokens) else _yaml(tokens)}",
         f"  rank: {'target' if keys['target'] else 'random'}"
         + ("" if keys["target"] else "                  # or the name of a selector above"),
         "  allow_short: true             # take the whole pool where it holds fewer tokens",
@@ -149,6 +158,10 @@ def recipe_text(
     return "\n".join(lines) + "\n"
 
 
+_INTEGER = re.compile("[1-9][0-9_]*")
+"""An amount that YAML reads as the number that it is; as a text it would be quoted."""
+
+
 def _batch(tokens: int | None, length: int) -> int:
     """Return tokens of a step for some hundreds of steps, a power of two."""
     wanted = max(length, min(65_536, (tokens or 0) // 1000))
@@ -161,9 +174,17 @@ def _item_lines(item: CorpusItem) -> list[str]:
     lines = [f"  - path: {_yaml(keys.pop('path'))}   # {numbered(item.files, 'file')}"]
     for key, value in keys.items():
         lines.append(f"    {key}: {_yaml(value)}")
-    if own is not None:
+    if item.missing:
+        head, *others = lines
+        below = [f"  #   {line.strip()}" for line in others]
+        return [
+            f"  # {head.strip()}",
+            *below,
+            f"  #   not read: it {item.why_missing}; then write these lines without #",
+        ]
+    if own is not None and own.fields:
         fields = ", ".join(f"{printable(name)} ({kind})" for name, kind in own.fields.items())
-        lines.append(f"    # fields: {fields[:300]}")
+        lines.append(f"    # found in the records: {fields[:300]}")
         if own.id is None:
             lines.append("    # no id in the records: each document is named by a hash of its text")
         if own.sources:
@@ -204,7 +225,11 @@ def notes_on(items: Sequence[CorpusItem]) -> list[str]:
     notes = []
     for item in items:
         own = item.guess
-        read = "each file is a document" if own is None else f"text in {own.text!r}"
+        if item.missing:
+            files = numbered(item.files, "file")
+            notes.append(f"{item.path}: {files} not read: it {item.why_missing}; a comment for now")
+            continue
+        read = "each file is a document" if own is None else f"text in {own.text or 'text'!r}"
         if own is not None:
             read += f", id in {own.id!r}" if own.id else ", no id"
             if own.source:

@@ -1,8 +1,17 @@
-"""`penstock init`: the recipe that it writes runs as it is, and nothing is overwritten."""
+"""`penstock init`: the recipe that it writes runs as it is, and nothing is overwritten.
+
+Where it cannot run, the exit status says so.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +22,8 @@ import zstandard
 from click.testing import CliRunner
 
 import penstock
-from penstock.errors import InputError
+from penstock import extras
+from penstock.errors import BadInput, InputError
 from penstock.jobs.checking.guessing import guess
 from penstock.jobs.checking.init import init_recipe
 from penstock.jobs.cli import main
@@ -177,3 +187,79 @@ def test_names_of_strangers_stay_data(tmp_path: Path) -> None:
 )
 def test_guesses(records: list[dict[str, object]], roles: tuple[str | None, ...]) -> None:
     assert guess(records).roles == roles
+
+
+@pytest.mark.parametrize("option", ["--target", "--evaluate"])
+@pytest.mark.parametrize("name", ["gone.jsonl", "gone-*.jsonl", "my files"])
+def test_a_missing_file_of_examples_is_an_error_before_anything_is_written(
+    mixed: Path, option: str, name: str
+) -> None:
+    done = CliRunner().invoke(main, ["init", "my files", option, name])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"penstock: {option}: ")
+    assert not Path("recipe.yaml").exists()
+
+
+def test_a_recipe_with_errors_is_written_and_not_recommended(mixed: Path) -> None:
+    (mixed / "damaged.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 900)[:-20])
+    done = CliRunner().invoke(main, ["init", "my files", "--json"])
+    assert done.exit_code == 2, done.output
+    found = json.loads(done.stdout.splitlines()[-1])["findings"]
+    (finding,) = [one for one in found if one["level"] == "error"]
+    last = done.stderr.splitlines()[-1]
+    assert finding["kind"] == "unreadable"
+    assert Path("recipe.yaml").exists()
+    assert "curate" not in last and last.startswith("1 error ")
+
+
+def test_files_whose_extra_is_not_installed_are_an_item_in_comments(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "web", ("no_such_module",))
+    (mixed / "page.html").write_text("<p>A page.</p>")
+    made = init_recipe(["my files"], Path("r.yaml"))
+    paths = [item.path for item in made.checked.recipe.corpus]
+    assert "my files/**/*.md" in paths and "my files/**/*.html" not in paths
+    commented = [line for line in made.text.splitlines() if "*.html" in line]
+    assert commented[0].lstrip().startswith("# - path: my files/**/*.html")
+    assert "pip install 'penstock[web]'" in made.text
+    assert any("penstock[web]" in note for note in made.notes)
+    # The commented lines are an item, with the marks taken away.
+    lines = [line.replace("  # ", "  ", 1).replace("#   not", "# not") for line in
+             made.text.splitlines() if "*.html" in line or "#   source" in line]  # fmt: skip
+    assert yaml.safe_load("\n".join(lines)) == [
+        {"path": "my files/**/*.html", "source": {"name": "my files-html"}}
+    ]
+    with pytest.raises(BadInput) as caught:
+        init_recipe([str(mixed / "page.html")], Path("other.yaml"))
+    assert caught.value.fix == "pip install 'penstock[web]'"
+    assert not Path("other.yaml").exists()
+
+
+def test_a_number_of_tokens_is_no_text(mixed: Path) -> None:
+    for tokens, written in (("200000", 200_000), ("2_000", 2_000), ("5%", "5%"), ("20M", "20M")):
+        made = init_recipe(["my files"], Path(f"{tokens}.yaml"), tokens=tokens)
+        assert yaml.safe_load(made.text)["budget"]["tokens"] == written
+        assert f"tokens: {tokens}\n" in made.text
+
+
+def test_the_fields_that_were_found_look_like_no_key(mixed: Path) -> None:
+    text = init_recipe(["my files"], Path("r.yaml")).text
+    keys = [line for line in text.splitlines() if line.strip().startswith("# fields:")]
+    assert keys and all("# fields: {" in line for line in keys)
+
+
+@pytest.mark.slow
+def test_an_interrupt_at_a_question_has_the_status_of_an_interrupt(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock", "init"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while b"[.]" not in shown:  # the question with its default
+        shown += os.read(ours, 1024)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    os.close(ours)
