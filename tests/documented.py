@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,9 @@ class Reader:
     skipped: tuple[str, ...] = ()
     """How commands begin that are left out, beside those that install Penstock."""
 
+    smaller: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Options to add to commands that begin so, because as they stand they take minutes."""
+
     ran: list[str] = field(default_factory=list)
     known: dict[str, Any] = field(default_factory=dict)
 
@@ -128,6 +131,9 @@ class Reader:
     def _run(self, block: Block, line: str) -> str:
         program, *arguments = shlex.split(line, comments=True)
         self.ran.append(line)
+        for begin, options in self.smaller.items():
+            if line.startswith(begin):
+                arguments += options
         if program == "penstock":
             done = CliRunner().invoke(main, arguments, env={"COLUMNS": "300"})
             assert done.exit_code == 0, f"{block}: {line}\n{done.output}"

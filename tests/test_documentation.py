@@ -142,6 +142,15 @@ def random_texts(count: int) -> list[str]:
     ]
 
 
+SMALL = [
+    *("--set", "train.model={layers: 1, width: 32, heads: 2}", "--set", "train.batch_tokens=1024"),
+    *("--set", "compare.seeds=[1, 2]", "--set", "compare.baseline_multiples=[1]"),
+    *("--set", "train.tokens=2048", "--set", "shards.sequence_length=64"),
+    *("--set", "train.backend=torch"),
+]
+"""Settings of a training of seconds, for a command whose own takes minutes."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +167,14 @@ def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             {"question": f"{name} {n}?", "answer": "a mill by the water"} for n in range(count)
         ]
         write_jsonl(tmp_path / "targets" / f"{name}.jsonl", lines)
-    reader = Reader(skipped=("penstock compare",))  # it trains for minutes; parsed below
+    reader = Reader(smaller={"penstock compare": SMALL})
     reader.read("README.md")
     ran = {line.split()[1] for line in reader.ran}
-    assert ran >= {"init", "check", "curate", "export", "why", "report", "clean", "diff"}
+    assert ran >= {"init", "check", "curate", "export", "why", "report", "clean", "diff", "compare"}
     for path in ("recipe.yaml", "dataset/data", "work/shards", "work/report"):
         assert (tmp_path / path).exists()
+    # Two arms of two seeds, each with its own run.
+    assert len(list((tmp_path / "work" / "run").glob("*/model/model.safetensors"))) == 4
 
 
 GOALS = sorted((ROOT / "examples" / "goals").glob("*.yaml"))
