@@ -100,7 +100,8 @@ class CorpusSource(Model):
     id: str = "id"
     """The column of ids; without one a document gets a hash of its text as id."""
     source: Annotated[Annotated[str, PLAIN] | Annotated[LiteralSource, MAPPING], shaped] = "source"
-    """A column, or a literal; the source of a plain-text file is its name."""
+    """A column, or a literal; of files without columns (text, Markdown, HTML) it is by default the
+    last name of ``path`` before a wildcard."""
     fields: dict[str, str | int | float | bool] = {}
     """Fields of all records of these files, for those that have none of that name. Directories
     named ``key=value`` add theirs."""

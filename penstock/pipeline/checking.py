@@ -262,23 +262,24 @@ _LISTED = 100
 """Most sources in the facts of a manifest and in a result."""
 
 
-def check_sources(sources: Collection[str], column: str, file: object = None) -> None:
+def check_sources(sources: Collection[str], column: str | None = None, file: object = None) -> None:
     """Check that sources are few enough to be counted.
 
     Args:
         sources: Those found so far.
-        column: The recipe's column of sources.
+        column: The recipe's column of sources, where all are of one.
         file: An input file that has them, where it is known.
 
     Raises:
         InputError: They are too many: a column such as ``url`` was taken for the source.
     """
     if len(sources) > _SOURCES:
+        some = ", ".join(repr(own[:60]) for own in sorted(sources)[:3])
         raise InputError(
             key="corpus.source",
             file=file,
-            expected=f"a column with at most {_SOURCES:,} values",
-            got=f"{column!r} with {', '.join(repr(own[:60]) for own in sorted(sources)[:3])}, ...",
+            expected=f"at most {_SOURCES:,} sources",
+            got=f"{some}, ...{f' in the column {column!r}' if column else ''}",
             fix="name another column, or write source: {name: web}; then it is a field of meta, "
             "which clean.where can name",
         )

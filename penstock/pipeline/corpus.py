@@ -287,7 +287,9 @@ def _write_split(split: Split, stage: _Stage) -> list[FileRecord]:
                         quarantine.add(piece.item.label, piece.input, record)
                     units.write(_columns(documents, piece.input, add))
                     count_documents(len(documents), documents["text"].nbytes)
-                    check_sources(units.sources, str(piece.item.spec.source), piece.item.path)
+                    column = piece.item.spec.source
+                    own = column if isinstance(column, str) else None
+                    check_sources(units.sources, own, piece.item.path)
             before[piece.input] += extent.lines
             inputs.append(
                 {
@@ -343,7 +345,7 @@ def _facts(
     in_units = sum(record.facts["documents"] for record in units)
     check_sum(directory, ("records that can be read", whole.kept), {"in units": in_units})
     by_source = sum_by_source(units)
-    check_sources(by_source, "source")
+    check_sources(by_source)
     return {
         "documents": whole.facts(),
         "by_source": largest_sources(by_source, "bytes"),

@@ -29,6 +29,7 @@ from penstock.jobs.checking.estimates import Estimate, estimate, measure_tokens
 from penstock.jobs.checking.findings import Finding, error_of, near_names
 from penstock.jobs.checking.sampling import FieldTypes, InputSample, sample_inputs
 from penstock.language_models.model_directory import check_model
+from penstock.pipeline.checking import check_sources
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.corpus import CorpusSettings
 from penstock.pipeline.cutting.budget import check_shares
@@ -156,6 +157,8 @@ def check_recipe(
         return checked
     checked.found = corpus.found
     checked.sample = sample = sample_inputs(recipe, corpus.found)
+    attempt(lambda: check_sources(_known_sources(checked)))
+    _check_source_fields(recipe, sample, checked.findings)
     _check_fields(recipe, sample, checked.findings)
     if clean is not None:
         checked.judged = judge_sample(clean, sample)
@@ -274,6 +277,48 @@ def _all_bad(key: str, name: str, error: str | None) -> Finding:
         text=f"{key}: no record of the sample is a document with a text in {name!r}; the first: "
         f"{error}",
     )
+
+
+_UNLIKE = 50
+"""Sources of an item's sample above which they may be values of a field such as ``url``."""
+
+
+def _known_sources(checked: RecipeCheck) -> set[str]:
+    """Return the sources of the sample, and those that the recipe and names of directories give."""
+    found = set(checked.sources())
+    for one in checked.found.inputs if checked.found else ():
+        source = one.spec.source
+        if not isinstance(source, str):
+            found.add(source.name)
+        elif source in one.spec.fields:
+            found.add(str(one.spec.fields[source]))
+    return found
+
+
+def _check_source_fields(recipe: Recipe, sample: InputSample, findings: list[Finding]) -> None:
+    """Warn of a field of sources that has another value in most records of the sample."""
+    sources, files = sample.documents["source"].to_pylist(), sample.documents["file"].to_pylist()
+    values: dict[int, set[str]] = {}
+    counts = Counter[int]()
+    for source, file in zip(sources, files):
+        if source is not None:
+            item = sample.files[file].item
+            values.setdefault(item, set()).add(source)
+            counts[item] += 1
+    for item, own in sorted(values.items()):
+        if len(own) <= _UNLIKE or 2 * len(own) < counts[item] or sample.whole:
+            continue
+        field_name = recipe.corpus[item].source
+        findings.append(
+            Finding(
+                level="warning",
+                kind="many_sources",
+                key=f"corpus.{item}.source",
+                text=f"corpus.{item}.source: {len(own):,} values of {field_name!r} in "
+                f"{numbered(counts[item], 'record')} of the sample; a corpus has at most "
+                "1,000 sources: name another field, or write source: {name: web}",
+            )
+        )
 
 
 # -- budget and training ----------------------------------------------------------------------

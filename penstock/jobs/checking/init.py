@@ -19,14 +19,14 @@ from typing import Any
 
 import yaml
 
-from penstock.display import encodable, printable
+from penstock.display import printable
 from penstock.errors import BadInput, InputError, PenstockError, RecipeError, did_you_mean
 from penstock.jobs.build import find_target_files
 from penstock.jobs.checking.check import RecipeCheck, check_recipe
 from penstock.jobs.checking.guessing import Guess, ending_of, guess, head_records
 from penstock.jobs.checking.writing import CorpusItem, keys_of, notes_on, recipe_text
 from penstock.opening import open_plain
-from penstock.pipeline.reading.finding import find_inputs
+from penstock.pipeline.reading.finding import find_inputs, item_name
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.readers import reader_of
 from penstock.recipe import Recipe
@@ -224,7 +224,7 @@ def _items_of(
     usual = {ending: _most_frequent(own, guesses) for ending, own in by_ending.items()}
     for own_guess in usual.values():
         _ask_text(own_guess, text, path, ask)
-    label = printable(encodable(Path(written.rstrip("/")).name.partition(".")[0])) or "files"
+    label = item_name(written.removeprefix("hf:"), not is_directory and not _is_file(path))
     roles = {own and own.roles for own in usual.values()}
     hints = _licence_hints(path) if is_directory else []
     items = []
@@ -280,9 +280,17 @@ def _missing(one: Input) -> BadInput | None:
 
 
 def _is_directory(path: str) -> bool:
+    return _kind_of(path) == "directory"
+
+
+def _is_file(path: str) -> bool:
+    return _kind_of(path) == "file"
+
+
+def _kind_of(path: str) -> str | None:
     with contextlib.suppress(PenstockError, OSError):
-        return kind_of(as_path(path if is_uri(path) else Path(path).expanduser())) == "directory"
-    return False
+        return kind_of(as_path(path if is_uri(path) else Path(path).expanduser()))
+    return None
 
 
 def _guessed(one: Input, text: str | None, id: str | None, source: str | None) -> Guess | None:

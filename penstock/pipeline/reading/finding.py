@@ -10,6 +10,9 @@ Directories named ``key=value``, as Hive and Spark write them, give all records 
 ``key``; a record's own field of that name has priority, and the fields of text and id are never
 made so. Values are integers where all of an item's values of that key are.
 
+Files that are whole documents, and plain text, have no field of a source: without a literal one the
+source is one name for the item, so that a directory of many files is one source.
+
 Files that other keys of the recipe name (targets, evaluation, the tokenizer) are input only where
 an item names one itself, not where it is met in a directory or by a pattern.
 
@@ -53,7 +56,7 @@ from penstock.storage import (
     translate_os_errors,
 )
 
-__all__ = ["FoundInputs", "find_inputs", "partitions_of"]
+__all__ = ["FoundInputs", "find_inputs", "item_name", "partitions_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,7 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
     here = f"{os.path.abspath(recipe.directory).rstrip('/')}/"
     below = [str(one.path).removeprefix(here) for one in found]
     root = os.path.realpath(here)
+    own_name = item_name(spec.path, bool(pattern))
     candidates = []
     for one, name, fields in zip(found, below, partitions_of(below, spec)):
         plain = is_plain_text(one.path)
@@ -187,7 +191,7 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
                 item=number,
                 path=one.path,
                 name=printable(name),
-                spec=_labelled(spec, one.path, fields, plain),
+                spec=_labelled(spec, one.path, fields, own_name),
                 file=one.twin or re.sub("^s3a://", "s3://", one.real),
                 text=("per", spec.per) if plain else ("text", spec.text),
                 exactness=exactness,
@@ -216,13 +220,36 @@ def _matches_itself(name: str) -> bool:
     return re.match(fnmatch.translate(name), name) is not None
 
 
-def _labelled(spec: CorpusSource, path: AnyPath, fields: _Fields, plain: bool) -> CorpusSource:
-    """Add the fields of all records of a file; plain text has its name as source without one."""
+def item_name(path: str, pattern: bool) -> str:
+    """Return the source of an item of ``corpus`` whose files have no field of one.
+
+    It is the last name of the path, up to its first dot: ``notes`` of ``pool/notes`` and of
+    ``pool/notes/**/*.txt``, ``wiki`` of ``wiki.en.txt``, and ``files`` without any name.
+
+    Args:
+        path: The item's ``path``.
+        pattern: True if wildcards are meant as such: names from the first one on do not count.
+    """
+    names = [name for name in path.rpartition("://")[2].split("/") if name.strip(".~")]
+    if pattern:
+        first = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))
+        names = names[:first]
+    name = printable(encodable(names[-1])).strip(".") if names else ""
+    return name.partition(".")[0] or "files"
+
+
+def _labelled(spec: CorpusSource, path: AnyPath, fields: _Fields, name: str) -> CorpusSource:
+    """Add the fields of all records of a file, and the source of a file without a field of one."""
     changed: dict[str, Any] = {"fields": fields} if fields != spec.fields else {}
-    if plain and isinstance(spec.source, str) and spec.source not in fields:
-        # Part of how it is read: else renaming the file would change documents and no fingerprint.
-        changed["source"] = LiteralSource(name=encodable(path.name).partition(".")[0])
+    reader, column = reader_of(path), spec.source
+    document = reader is not None and reader.document and column == _SOURCE
+    if isinstance(column, str) and column not in fields and (document or is_plain_text(path)):
+        # Part of how it is read: another name changes documents, and so the fingerprint.
+        changed["source"] = LiteralSource(name=name)
     return spec.model_copy(update=changed) if changed else spec
+
+
+_SOURCE = CorpusSource.model_fields["source"].default
 
 
 def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:

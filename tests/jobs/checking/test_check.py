@@ -271,3 +271,22 @@ def test_no_heavy_library_is_imported(pool: Path) -> None:
         [sys.executable, "-c", program], cwd=pool, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_more_sources_than_curate_takes_are_an_error(tmp_path: Path) -> None:
+    rows = [{**own, "url": f"http://x/{n}"} for n, own in enumerate(documents(1_100))]
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    one = checked(tmp_path, corpus=[{"path": "pool.jsonl", "source": "url"}])
+    assert ("error", "refused", "corpus.source") in kinds(one)
+    assert checked(tmp_path).errors == []
+
+
+def test_sources_that_most_records_have_alone_are_a_warning(tmp_path: Path) -> None:
+    for file in range(MOST_FILES + 10):
+        rows = [{**own, "url": f"{file}/{n}"} for n, own in enumerate(documents(3, seed=file))]
+        write_jsonl(tmp_path / f"{file}.jsonl", rows)
+    one = checked(tmp_path, corpus=[{"path": "*.jsonl", "source": "url"}])
+    assert ("warning", "many_sources", "corpus.0.source") in kinds(one)
+    assert not {"many_sources"} & {
+        own.kind for own in checked(tmp_path, corpus=[{"path": "*.jsonl"}]).findings
+    }

@@ -216,7 +216,7 @@ def test_files_of_any_name_are_found_and_named_apart(tmp_path: Path) -> None:
     assert len({*shown}) == len(ODD)
     assert b"d/caf\\xe9.jsonl" in shown
     (latin,) = find(tmp_path, "d/*\udcff*").inputs
-    assert latin.spec.source == LiteralSource(name="\\xff\\xfe")
+    assert latin.spec.source == LiteralSource(name="d")
     assert (
         len(find(tmp_path, *(f"d/{glob.escape(os.fsdecode(name))}" for name in ODD)).inputs) == 20
     )
@@ -268,6 +268,38 @@ def test_a_plain_text_file_s_name_is_its_source_and_part_of_its_reading(tmp_path
     assert lines.spec.source == "source"
     named = only(tmp_path, {"path": "wiki.en.txt", "source": {"name": "w"}})
     assert named.spec.source == LiteralSource(name="w")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("my notes", "my notes"), ("./my notes/", "my notes"), ("my notes/**/*.txt", "my notes"),
+        ("my notes/[ab].txt", "my notes"), ("my notes/*", "my notes"), ("*", "files"),
+        (".", "files"), ("*/a.txt", "files"), ("my notes/a.txt", "a"),
+    ],
+)  # fmt: skip
+def test_files_without_fields_are_of_one_source_for_each_item(
+    tmp_path: Path, path: str, name: str
+) -> None:
+    write(tmp_path, "my notes/a.txt", "my notes/b.txt")
+    found = find(tmp_path, path if path != "*" else "**/*.txt").inputs
+    assert {item.spec.source for item in found} == {LiteralSource(name=name)}
+
+
+def test_markdown_and_html_have_the_source_of_their_item(tmp_path: Path) -> None:
+    write(tmp_path, "v1.2/a.md", "v1.2/b.html", "v1.2/c.jsonl", "v1.2/source=web/d.md")
+    found = {item.path.name: item.spec.source for item in find(tmp_path, "v1.2").inputs}
+    own = LiteralSource(name="v1")
+    assert found == {"a.md": own, "b.html": own, "c.jsonl": "source", "d.md": "source"}
+    page = only(tmp_path, {"path": "v1.2/b.html", "source": "charset"})
+    assert page.spec.source == "charset"
+
+
+def test_a_directory_of_more_texts_than_there_may_be_sources(tmp_path: Path) -> None:
+    write(tmp_path, *(f"many/{number}.txt" for number in range(1_100)))
+    found = find(tmp_path, "many").inputs
+    assert len(found) == 1_100
+    assert {item.spec.source for item in found} == {LiteralSource(name="many")}
 
 
 # -- once -------------------------------------------------------------------------------------

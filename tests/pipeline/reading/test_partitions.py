@@ -66,6 +66,6 @@ def test_fields_are_those_of_records_that_have_none(tmp_path: Path) -> None:
     write(tmp_path, "lang=de/t.txt", "source=s/lang=de/u.txt")
     for per in ("file", "line"):
         entry = {"path": "**/*.txt", "per": per}
-        for item, source in zip(find(tmp_path, entry).inputs, ("t", "s"), strict=True):
+        for item, source in zip(find(tmp_path, entry).inputs, ("files", "s"), strict=True):
             (batch,) = read_batches(item.path, item.spec)
             assert (batch.document(0).source, batch.document(0).meta) == (source, '{"lang":"de"}')
