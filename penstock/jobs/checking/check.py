@@ -25,6 +25,7 @@ from penstock.jobs.build import (
     find_evaluation_files,
 )
 from penstock.jobs.checking.conditions import Judged, judge_sample
+from penstock.jobs.checking.encodings import check_encodings
 from penstock.jobs.checking.estimates import Estimate, estimate, measure_tokens
 from penstock.jobs.checking.findings import Finding, error_of, near_names
 from penstock.jobs.checking.sampling import FieldTypes, InputSample, sample_inputs
@@ -160,6 +161,7 @@ def check_recipe(
     attempt(lambda: check_sources(_known_sources(checked)))
     _check_source_fields(recipe, sample, checked.findings)
     _check_fields(recipe, sample, checked.findings)
+    checked.findings += check_encodings(recipe, sample)
     if clean is not None:
         checked.judged = judge_sample(clean, sample)
         checked.findings += checked.judged.findings
@@ -216,7 +218,7 @@ def _check_fields(recipe: Recipe, sample: InputSample, findings: list[Finding]) 
         key = f"corpus.{number}"
         fields = sample.fields(number)
         known = sorted(fields)
-        failed = [one for one in files if one.error is not None and not one.records]
+        failed = [one for one in files if one.damaged]
         lacking = [one for one in failed if one.fields and spec.text not in one.fields]
         if lacking:
             findings.append(_missing(f"{key}.text", spec.text, sorted(lacking[0].fields)))
@@ -237,6 +239,7 @@ def _check_fields(recipe: Recipe, sample: InputSample, findings: list[Finding]) 
             continue
         if bad:
             first = next(one for one in files if one.bad)
+            own = f"; the key is {key}.encoding" if "`encoding`" in (first.error or "") else ""
             findings.append(
                 Finding(
                     level="warning",
@@ -244,7 +247,7 @@ def _check_fields(recipe: Recipe, sample: InputSample, findings: list[Finding]) 
                     key=key,
                     text=f"{key}: {bad:,} of {numbered(records, 'record')} of the sample "
                     f"{'is' if bad == 1 else 'are'} no document and would be quarantined; the "
-                    f"first: {first.input.name}, {first.error}",
+                    f"first: {first.input.name}, {first.error}{own}",
                 )
             )
         labels = [("id", spec.id)]

@@ -73,6 +73,8 @@ class SampledFile:
     """UTF-8 bytes of the documents' texts."""
     whole: bool = False
     """True if the file was read to its end."""
+    damaged: bool = False
+    """True if reading ended with :attr:`error`."""
     fields: FieldTypes = field(default_factory=dict)
     share: float = 1.0
     """About the share of the file's bytes that the records take."""
@@ -241,6 +243,8 @@ def _read(file: SampledFile, most_bytes: int, most_records: int, number: int) ->
             file.whole = span.end is None or span.end == of_rows
     except (PenstockError, OSError) as error:
         file.error = str(error)
+        # Without the field of the text each record is bad, and a key of the recipe is at fault.
+        file.damaged = not file.records or file.bad < file.records
         if not file.records:  # perhaps only the column of the text is missing
             with contextlib.suppress(PenstockError, OSError):
                 for record in head_records(file.input) or ():

@@ -223,7 +223,8 @@ def _checked(where: AnyPath, spec: CorpusSource, names: list[str]) -> list[str]:
     for name in names:
         if not _is_utf8(name):
             raise InputError(
-                f"the name of a column is {undecodable(spec.encoding)}: {shortened([name])}",
+                f"the name of a column is {undecodable(spec.encoding, _bytes_of(name))}: "
+                f"{shortened([name])}",
                 file=where,
                 fix="name the encoding of the file, or convert it (iconv)",
             )
@@ -237,6 +238,11 @@ def _checked(where: AnyPath, spec: CorpusSource, names: list[str]) -> list[str]:
             )
     require_text(where, spec, names)
     return names
+
+
+def _bytes_of(name: str) -> bytes:
+    """Return the bytes of a name that was decoded with escapes for those of no character."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _is_utf8(value: str) -> bool:
@@ -260,6 +266,10 @@ def _record(
         return Bad(place, error, feed.raw[:HEAD], number, _id_of(row, header, spec))
     if not all(map(_is_utf8, row)):
         return Bad(
-            place, undecodable(spec.encoding), feed.raw[:HEAD], number, _id_of(row, header, spec)
+            place,
+            undecodable(spec.encoding, feed.raw),
+            feed.raw[:HEAD],
+            number,
+            _id_of(row, header, spec),
         )
     return record_of(dict(zip(header, row)), spec, span, "line", number, None)

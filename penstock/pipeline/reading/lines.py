@@ -207,5 +207,5 @@ def _document(text: bytes, spec: CorpusSource, place: str, number: int) -> Recor
     try:
         content = decoded(text, spec)
     except UnicodeDecodeError as error:
-        return Bad(place, f"{undecodable(spec.encoding)} ({error})", text, number)
+        return Bad(place, f"{undecodable(spec.encoding, text)} ({error})", text, number)
     return Record(content.removesuffix("\r"), None, source, (meta or b"").decode(), number)

@@ -33,7 +33,7 @@ def _document(where: AnyPath, spec: CorpusSource, span: Span, cap: int, extent: 
     try:
         text = decoded(raw, spec)
     except UnicodeDecodeError as error:
-        yield Bad("file", f"{undecodable(spec.encoding)} ({error})", raw, 1)
+        yield Bad("file", f"{undecodable(spec.encoding, raw)} ({error})", raw, 1)
         return
     fields = {}
     if found := _FRONT_MATTER.match(text, 0, _WITHIN):

@@ -12,7 +12,7 @@ files may be divided at any byte), and list it in ``_READERS`` and :data:`KINDS`
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TypeAlias
@@ -46,6 +46,7 @@ __all__ = [
     "Reader",
     "Record",
     "is_plain_text",
+    "may_be_left_out",
     "place_in",
     "read_batches",
     "reader_of",
@@ -159,6 +160,21 @@ def place_in(where: AnyPath, spec: CorpusSource, number: int) -> str | None:
     return f"{'element' if elements else reader.noun} {number:,}"
 
 
+@contextlib.contextmanager
+def may_be_left_out() -> Iterator[None]:
+    """Add to the error of a damaged file how to leave it out, which is the user's decision.
+
+    It is not quarantined: the records that are lost with it cannot be counted.
+    """
+    try:
+        yield
+    except InputError as error:
+        if error.key is None and error.fix != "run again":
+            leave = "or leave it out: put _ before its name, which is then counted, or delete it"
+            error.fix = "; ".join(part for part in (error.fix, leave) if part)
+        raise
+
+
 def read_batches(
     where: AnyPath,
     spec: CorpusSource,
@@ -181,5 +197,5 @@ def read_batches(
     reader = reader_of(where, spec)
     if reader is None:
         raise InputError("unknown kind of file", file=where, expected=KINDS)
-    with readable(where, "file"):
+    with may_be_left_out(), readable(where, "file"):
         yield from reader.read(where, spec, span, cap, extent or Extent())

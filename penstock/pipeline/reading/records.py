@@ -8,6 +8,7 @@ record batches, or rows.
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -183,10 +184,35 @@ def labels_of(rows: list[dict[str, Any]], spec: CorpusSource) -> Labels:
     )
 
 
-def undecodable(encoding: str) -> str:
-    """Return the error of a record whose bytes are not of the item's encoding."""
-    hint = "; corpus.encoding can name another, as windows-1252" if encoding == "utf-8" else ""
-    return f"not {encoding.upper()}{hint}"
+_MARKS = (  # those of UTF-32 first, of which UTF-16's are the beginning
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+def undecodable(encoding: str, raw: bytes) -> str:
+    """Return the error of a record whose bytes are not of the item's encoding.
+
+    It names no item of ``corpus``, since a corpus is the same in any order of the items.
+
+    Args:
+        encoding: The item's.
+        raw: The bytes, or the first of them.
+    """
+    found = f"not {encoding.upper()}"
+    for mark, name in _MARKS:
+        if raw.startswith(mark):
+            return f"{found} but {name}, by its mark; convert the file: iconv -f {name} -t UTF-8"
+    if b"\0" in raw:
+        return f"{found}, and it looks binary: it has bytes of zero"
+    if encoding != "utf-8":
+        return found
+    return f"{found}; `encoding` in an item of its own for the file can name another, as {_LATIN}"
+
+
+_LATIN = "windows-1252"
 
 
 def as_id(value: Any) -> str | None:

@@ -19,7 +19,13 @@ from penstock.pipeline.reading.arrays import Content, content_of
 from penstock.pipeline.reading.batches import Batches
 from penstock.pipeline.reading.frames import Frame, frames_of
 from penstock.pipeline.reading.inputs import Input, unchanged
-from penstock.pipeline.reading.readers import Reader, is_plain_text, read_batches, reader_of
+from penstock.pipeline.reading.readers import (
+    Reader,
+    is_plain_text,
+    may_be_left_out,
+    read_batches,
+    reader_of,
+)
 from penstock.pipeline.reading.records import Extent, Span, gathered
 from penstock.pipeline.reading.streams import EXPANSION, blocks, compression_of, cut_out
 from penstock.pipeline.runner import Runner
@@ -181,7 +187,7 @@ def _inspect(wanted: _Inspection, _: object) -> list[Span]:
     except FileNotFoundError:
         pass
     reader = reader_of(wanted.item.path, wanted.item.spec)
-    with unchanged(wanted.item):
+    with unchanged(wanted.item), may_be_left_out():
         if reader and reader.spans:
             spans = reader.spans(wanted.item.path, wanted.item.spec, wanted.size)
         else:

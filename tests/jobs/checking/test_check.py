@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -290,3 +291,41 @@ def test_sources_that_most_records_have_alone_are_a_warning(tmp_path: Path) -> N
     assert not {"many_sources"} & {
         own.kind for own in checked(tmp_path, corpus=[{"path": "*.jsonl"}]).findings
     }
+
+
+def test_files_in_utf8_among_those_of_another_encoding_are_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_bytes("caf\xe9 ".encode("cp1252") * 50)
+    (tmp_path / "d" / "b.txt").write_bytes(b"plain " * 50)
+    item = {"path": "d", "encoding": "windows-1252"}
+    assert not {"encoding"} & {own.kind for own in checked(tmp_path, corpus=[item]).findings}
+    for content in ("caf\xe9 ".encode() * 50, b"\xef\xbb\xbfplain", "plain".encode("utf-16")):
+        (tmp_path / "d" / "c.txt").write_bytes(content)
+        one = checked(tmp_path, corpus=[item])
+        assert ("warning", "encoding", "corpus.0.encoding") in kinds(one)
+
+
+def test_the_advice_on_an_encoding_names_the_item(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pool.jsonl", documents(20))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_bytes("caf\xe9 ".encode("cp1252") * 50)
+    (tmp_path / "d" / "b.txt").write_bytes(b"plain " * 50)
+    one = checked(tmp_path, corpus=[{"path": "pool.jsonl"}, {"path": "d"}])
+    (found,) = [own for own in one.findings if own.kind == "bad_records"]
+    assert "corpus.1.encoding" in found.text
+
+
+def test_a_damaged_file_is_an_error_with_the_way_to_leave_it_out(pool: Path) -> None:
+    (pool / "d").mkdir()
+    for own in ("a", "b"):
+        write_jsonl(pool / "d" / f"{own}.jsonl", documents(40))
+    packed = gzip.compress((pool / "d" / "b.jsonl").read_bytes())
+    (pool / "d" / "b.jsonl").unlink()
+    (pool / "d" / "b.jsonl.gz").write_bytes(packed[:-30])
+    one = checked(pool, corpus=[{"path": "d"}])
+    (found,) = [own for own in one.errors if own.kind == "unreadable"]
+    assert "b.jsonl.gz" in found.text and "put _ before its name" in found.text
+    (pool / "d" / "b.jsonl.gz").rename(pool / "d" / "_b.jsonl.gz")
+    again = checked(pool, corpus=[{"path": "d"}])
+    assert again.errors == [] and again.found is not None
+    assert again.found.left_out == {"hidden": 1}

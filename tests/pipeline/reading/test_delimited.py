@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import InputError
-from penstock.pipeline.reading.records import Bad, Extent, Record, Span
+from penstock.pipeline.reading.records import Bad, Extent, Record, Span, undecodable
 from penstock.recipe import CorpusSource
 from tests.pipeline.reading.reference import read_records
 
@@ -123,7 +123,7 @@ def test_no_rows(content: bytes, tmp_path: Path) -> None:
     assert of(content, tmp_path) == []
 
 
-NOT_UTF8 = "not UTF-8; corpus.encoding can name another, as windows-1252"
+NOT_UTF8 = undecodable("utf-8", b"")
 
 
 def test_bad_rows(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.errors import RecipeError
+from penstock.errors import InputError, RecipeError
 from penstock.jobs.cli import main
 from penstock.pipeline.reading.records import Bad, Extent, Record, Span
 from penstock.recipe import CorpusSource
@@ -81,7 +81,7 @@ def test_bytes_of_another_encoding_name_the_key(name: str, tmp_path: Path) -> No
     form, spec = FORMATS[name]
     content = form.format("caf\xe9").encode("cp1252")
     found = read(tmp_path / name, content, **spec)
-    assert found and all(isinstance(one, Bad) and "corpus.encoding" in one.error for one in found)
+    assert found and all(isinstance(one, Bad) and "`encoding`" in one.error for one in found)
     (tmp_path / name).unlink()
     content = form.format("caf\xe9 \x81").encode("latin-1")  # cp1252 has no 0x81
     found = read(tmp_path / name, content, encoding="windows-1252", **spec)
@@ -115,3 +115,23 @@ def test_a_format_with_its_own_encoding_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["clean", str(tmp_path / "recipe.yaml"), "--workers", "1"])
     assert done.exit_code == 2
     assert "corpus.encoding" in done.stderr and "a.jsonl" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a.md", "a.txt"])
+@pytest.mark.parametrize("code", ["utf-16", "utf-32"])
+def test_the_marks_of_utf_16_and_32_are_known(name: str, code: str, tmp_path: Path) -> None:
+    (found,) = read(tmp_path / name, "caf\xe9".encode(code))
+    assert isinstance(found, Bad)
+    assert f"iconv -f {code.upper()} -t UTF-8" in found.error and "`encoding`" not in found.error
+
+
+def test_binary_files_are_not_advised_to_name_an_encoding(tmp_path: Path) -> None:
+    (found,) = read(tmp_path / "a.md", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    assert isinstance(found, Bad)
+    assert "binary" in found.error and "`encoding`" not in found.error
+
+
+def test_a_header_in_utf_16_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "a.csv", "text,n\ncaf\xe9,1\n".encode("utf-16"))
+    assert "UTF-16" in str(caught.value)
