@@ -27,7 +27,8 @@ def print_difference(found: SidesDifference, console: Console) -> None:
         taken = numbered(facts["documents"], "document")
         console.write(f"{name}: {side.name}: {taken}, {facts['delivered']:,} tokens")
     for one in found.keys:
-        console.write(f"  {one.key}: {_value(one.a)} -> {_value(one.b)}")
+        old, new = _value(one.a, one.only == "b"), _value(one.b, one.only == "a")
+        console.write(f"  {one.key}: {old} -> {new}")
     if not found.keys:
         console.write("  no key differs")
     console.write(f"both take {numbered(found.both['documents'], 'document')}")
@@ -68,8 +69,8 @@ def _counts(counts: Mapping[str, int] | None) -> tuple[str, str]:
     return f"{own['documents']:,}", f"{own['tokens']:,}"
 
 
-def _value(value: Any) -> str:
-    if value is None:
+def _value(value: Any, absent: bool) -> str:
+    if absent:
         return "not given"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

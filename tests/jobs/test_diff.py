@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from click.testing import CliRunner
 
 import penstock
 from penstock.errors import InputError, UnmadeError
+from penstock.jobs.changed_keys import changed_keys
 from penstock.jobs.cli import main
+from penstock.jobs.console import Console
 from penstock.jobs.curate import Curated
 from penstock.jobs.diff import Moved, SidesDifference, compare_sides
+from penstock.jobs.printed_diff import print_difference
 from penstock.jobs.sides import open_side, side_of
 from tests.pools import documents, make, recipe_of, write_jsonl
 
@@ -121,6 +125,41 @@ def test_another_threshold_lets_others_in(tmp_path: Path) -> None:
         "limit": "least",
         "threshold": 60,
     }
+
+
+def test_a_null_is_a_value_and_nothing_reads_as_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = side_of(side(tmp_path, rows_of(20), tokens=100), "a")
+
+    def keys(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any, str | None]]:
+        sides = []
+        for own in (old, new):
+            tree = {"budget": {"rank": "s"}, **own}
+            sides.append(replace(made, recipe=recipe_of(tmp_path, 100, ["s"], **tree)))
+        return [(own.key, own.a, own.b, own.only) for own in changed_keys(*sides)]
+
+    gopher = "clean.rules.gopher"
+    named = {"clean": {"rules": ["gopher"]}}
+    mapped = {"clean": {"rules": {"gopher": {"min_words": 30, "min_stop_words": None}}}}
+    both = [(f"{gopher}.min_words", None, 30, "b"), (f"{gopher}.min_stop_words", None, None, "b")]
+    assert keys({}, mapped) == both
+    assert keys(named, mapped) == both
+    assert {(own[0], own[3]) for own in keys(mapped, {})} == {(own[0], "a") for own in both}
+    assert keys({}, named) == [("clean.rules", [], ["gopher"], None)]
+    assert keys({}, {"clean": {"dedup": {"minhash": {}}}})[0][3] == "b"
+    weights = {"budget": {"rank": {"s": 1.0}}}
+    assert keys({}, weights) == [("budget.rank", "s", {"s": 1.0}, None)]
+    pools = [{"corpus": [{"path": "a.jsonl"}] * count} for count in (1, 2)]
+    assert None not in [own[2] for own in keys(*pools)]  # of defaults no null is listed
+
+    b = replace(made, recipe=recipe_of(tmp_path, 100, ["s"], budget={"rank": "s"}, **mapped))
+    print_difference(compare_sides(made, b), Console())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert lines[:2] == [
+        f"  {gopher}.min_words: not given -> 30",
+        f"  {gopher}.min_stop_words: not given -> null",
+    ]
 
 
 def test_a_new_rule_and_a_condition(tmp_path: Path) -> None:
