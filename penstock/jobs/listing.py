@@ -95,7 +95,7 @@ def _row(entry: Entry, driver: str | None) -> dict[str, Any]:
         "state": "finished",
         "name": name_of(artefact),
         "files": len(artefact.files),
-        "bytes": sum(record.bytes for record in artefact.files),
+        "bytes": sum(entry.sizes.values()),
     }
     if damaged := artefact.damaged(entry.sizes):
         row["state"] = "damaged"

@@ -142,6 +142,9 @@ def test_the_journal_names_recipes_and_dates_outside_fingerprints(tmp_path: Path
     names = {own.fingerprint for own in Workspace(work).artefacts()}
     rows = {f"{row['stage']}/{row['fingerprint'][:16]}": row for row in list_artefacts(str(work))}
     corpus = next(row for row in rows.values() if row["stage"] == "corpus")
+    for row in rows.values():
+        files = [own for own in Path(row["path"]).rglob("*") if own.is_file()]
+        assert row["bytes"] == sum(own.stat().st_size for own in files)
     assert corpus["recipes"] == [str(b), str(a)]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", corpus["last_used"])
     columns = {row["name"]: row["recipes"] for row in rows.values() if row["stage"] == "columns"}

@@ -20,7 +20,7 @@ from penstock.jobs.export.ids import token_facts
 from penstock.jobs.export.sources import SourceFacts
 from penstock.jobs.export.texts import card_features, document_schema
 
-__all__ = ["card"]
+__all__ = ["card", "hub_licence"]
 
 _SOURCES = 100
 """Most sources of the table; ``sources.json`` has more."""
@@ -62,7 +62,7 @@ def card(
     cut, pool = curated.cut.facts, curated.pool.documents
     licences = {licence for facts in sources.values() for licence in facts.licences}
     front: dict[str, Any] = {
-        "license": _license(licences),
+        "license": hub_licence(licences),
         "task_categories": ["text-generation"],
         "size_categories": [_size(cut["documents"])],
     }
@@ -70,6 +70,11 @@ def card(
         split = {"split": "train", "path": form.pattern}
         front["configs"] = [{"config_name": "default", "data_files": [split]}]
         front["dataset_info"] = {"features": card_features(document_schema(columns))}
+    reading = form.reading.replace("OUT", ".")
+    about = _columns(columns)
+    if form.tokens:
+        facts = token_facts(curated, form.large_ids)
+        reading, about = reading.replace("DTYPE", facts["dtype"]), _ids(facts)
     drawn = describe_draw(curated.cut, curated.recipe.budget)
     lines = [
         "---",
@@ -83,9 +88,9 @@ def card(
         f"{drawn and f', {_escaped(drawn)}'} "
         f"(ranked by {', '.join(f'`{name}`' for name in curated.recipe.budget.ranks)}).",
         "",
-        f"Format: {form.summary} (`{to}`). {form.reading.replace('OUT', '.')}",
+        f"Format: {form.summary} (`{to}`). {reading}",
         "",
-        *(_ids(token_facts(curated, form.large_ids)) if form.tokens else _columns(columns)),
+        *about,
         "",
         "## Counts",
         "",
@@ -124,8 +129,12 @@ def card(
     return "\n".join(lines)
 
 
-def _license(licences: set[str | None]) -> str | list[str]:
-    """Return the licence of the front matter, by the names that the hub knows."""
+def hub_licence(licences: set[str | None]) -> str | list[str]:
+    """Return the licence of a card's front matter, by the names that the hub knows.
+
+    Args:
+        licences: Those of the documents; None among them for documents that give none.
+    """
     given = {licence.lower() for licence in licences if licence is not None}
     if not given:
         return "unknown"

@@ -49,7 +49,8 @@ class ExportFormat:
     summary: str
     """What it is, in a line."""
     reading: str
-    """How its files are read, as Markdown; ``OUT`` is the directory of the export."""
+    """How its files are read, as Markdown; ``OUT`` is the directory of the export,
+    ``DTYPE`` the type of its ids."""
     files: Callable[[Exporting], tuple[Mapping[str, Any], Any]]
     """Returns the items of the tasks by the name of their file, and what they share."""
     write: Callable[[Any, Any], FileRecord | Sequence[FileRecord]]
@@ -159,10 +160,11 @@ FORMATS: Mapping[str, ExportFormat] = {
     ),
     "numpy": ExportFormat(
         summary="token ids as plain arrays, for OLMo and nanotron",
-        reading="`numpy.memmap(path, dtype)`: the files have no header. OLMo-core takes "
-        "`data/*.npy`; a line of `.csv.gz` is where a document begins and ends. Each document is "
-        "between two ends of text, so that OLMo-core's `bos_token_id` and `eos_token_id` are the "
-        "same id. nanotron reads the same bytes from files that are named `*.ds`.",
+        reading='`numpy.memmap(path, dtype="DTYPE", mode="r")`: the files have no header. '
+        "OLMo-core takes `data/*.npy`; a line of `.csv.gz` is where a document begins and ends. "
+        "Each document is between two ends of text, so that OLMo-core's `bos_token_id` and "
+        "`eos_token_id` are the same id. nanotron reads the same bytes from files that are named "
+        "`*.ds`.",
         files=_streams,
         write=write_arrays,
         finish=_nothing,

@@ -29,7 +29,7 @@ from penstock.pipeline.checking import check_sum
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import generations
 from penstock.redaction import mask_addresses, mask_values
-from penstock.storage import atomic_file
+from penstock.storage import atomic_file, sizes_under
 
 __all__ = ["Exported", "export"]
 
@@ -70,7 +70,7 @@ class Exported:
             "format": self.format,
             "documents": facts["documents"],
             "tokens": facts["tokens"],
-            "bytes": sum(record.bytes for record in self.artefact.files),
+            "bytes": sum(sizes_under(self.artefact.path).values()),
         }
 
 

@@ -19,6 +19,7 @@ from penstock.errors import ArtefactError, InputError, UnmadeError
 from penstock.jobs import cli
 from penstock.jobs.curate import Curated
 from penstock.jobs.export import FORMATS, export, formats
+from penstock.jobs.export.card import hub_licence
 from penstock.jobs.export.sources import OTHERS, licences_of
 from penstock.pipeline.runner import LocalRunner
 from penstock.storage import as_path, files_under, read_file
@@ -101,8 +102,9 @@ def test_ids_and_bytes_come_back(
         "format": to,
         "documents": len(taken),
         "tokens": curated.cut.facts["delivered"],
-        "bytes": sum(record.bytes for record in made.artefact.files),
+        "bytes": sum(one.stat().st_size for one in (tmp_path / "out").rglob("*") if one.is_file()),
     }
+    assert made.summary()["bytes"] > sum(record.bytes for record in made.artefact.files)
 
 
 def test_the_card_is_that_of_the_hub(
@@ -340,6 +342,20 @@ def test_a_damaged_export_is_named(curated: Curated, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError) as info:
         export(curated, "numpy", str(tmp_path / "out"), LocalRunner(1))
     assert info.value.file == str(tmp_path / "out" / "data" / "tokens-00000.npy")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({None}, "unknown"),
+        ({None, "mit"}, "other"),
+        ({"house rules"}, "other"),
+        ({"MIT"}, "mit"),
+        ({"mit", "cc0-1.0"}, ["cc0-1.0", "mit"]),
+    ],
+)
+def test_the_licence_of_the_card_is_as_the_page_says(given: set[str | None], named: Any) -> None:
+    assert hub_licence(given) == named
 
 
 def test_an_unknown_format_is_refused(curated: Curated) -> None:

@@ -135,6 +135,8 @@ def test_documents_have_the_ids_of_the_shards(
     assert facts["dtype"] == "uint16" and facts["byteorder"] == "little"
     assert facts["vocab_size"] == curated.tokenizer.facts["vocab_size"]
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    if to == "numpy":
+        assert 'numpy.memmap(path, dtype="uint16", mode="r")' in card
     assert "`uint16`, little-endian" in card and f"is the id {end} (&" in card
 
 
