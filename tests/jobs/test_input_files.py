@@ -127,7 +127,7 @@ def test_many_sources_are_listed_in_part_and_too_many_are_refused(tmp_path: Path
     (tmp_path / "x.jsonl").write_bytes(more)
     refused = run("curate", recipe)
     assert refused.exit_code == 2
-    for part in ("corpus.source: ", "x.jsonl", "at most 1,000 values", "'site'", "meta"):
+    for part in ("corpus.source: ", "x.jsonl", "at most 1,000 sources", "'site'", "meta"):
         assert part in refused.stderr
 
 

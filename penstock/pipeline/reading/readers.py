@@ -169,7 +169,8 @@ def may_be_left_out() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if error.key is None and error.fix != "run again":
+        of_a_key = error.key is not None or "(corpus." in (error.expected or "")
+        if not of_a_key and error.fix != "run again":
             leave = "or leave it out: put _ before its name, which is then counted, or delete it"
             error.fix = "; ".join(part for part in (error.fix, leave) if part)
         raise
