@@ -154,7 +154,10 @@ class Console:
                 "model of this size on so many tokens the paper of BETR found the best "
                 f"{rate['law']:.2%} to be most useful"
             )
-        self.write(f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered")
+        self.write(
+            f"{tokens['delivered']:,} of {tokens['requested']:,} tokens delivered"
+            f"{_short_of(curated)}"
+        )
         rows = [
             (
                 row["source"],
@@ -375,6 +378,15 @@ class Console:
         if not self._out.is_terminal:
             self._out.width = _WIDE
         self._out.print(table)
+
+
+def _short_of(curated: Curated) -> str:
+    """Say that the pool is exhausted, where more is missing than the rest of a sequence a share."""
+    facts = curated.cut.facts
+    rounding = curated.shards.facts["sequence_length"] * len(facts["groups"])
+    if facts["requested"] - facts["delivered"] < rounding:
+        return ""
+    return ": all that may be taken, since the pool holds no more (budget.allow_short)"
 
 
 def _by_file(counts: Counter[str], quarantined: int) -> str:

@@ -77,7 +77,7 @@ class Heartbeat:
             return
         if steps := self._steps():
             self.heard()
-            more = "; compiling loops, which later runs load" if compiling() else ""
+            more = "; compiling loops, once for each stage on a machine" if compiling() else ""
             self._progress(describe_steps(steps, now) + more)
 
     def _run(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from penstock.jobs.column_warnings import constant_columns, length_columns
+from penstock.jobs.console import Console
 from penstock.jobs.why import fates_of
 from tests.pools import documents, make, recipe_of, write_jsonl
 
@@ -59,3 +60,16 @@ def test_scores_that_follow_lengths_are_told(
     if told:
         correlation = spearmanr(scores, [len(row["text"]) for row in rows]).statistic
         assert f"{correlation:+.2f}" in found[0] and f"{told} documents" in found[0]
+
+
+@pytest.mark.parametrize(("tokens", "exhausted"), [(103, False), (100_000, True)])
+def test_an_exhausted_pool_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tokens: int, exhausted: bool
+) -> None:
+    rows = documents(20)
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    recipe = recipe_of(tmp_path, tokens, ["s"], budget={"rank": "s", "allow_short": True})
+    made = make(recipe, {"s": {row["id"]: 1.0 for row in rows}}).curated()
+    Console().curated(made)
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "tokens delivered" in one]
+    assert ("budget.allow_short" in line) == exhausted

@@ -86,7 +86,8 @@ def test_a_compilation_is_told_by_a_worker_and_in_the_driver() -> None:
         now[0] += SILENCE_SECONDS
         set_compiling(begins)
         heart.beat()
-    assert lines == ["check: for 3 s; compiling loops, which later runs load", "check: for 6 s"]
+    told_once = "check: for 3 s; compiling loops, once for each stage on a machine"
+    assert lines == [told_once, "check: for 6 s"]
     assert _compile(0, None), "in the process itself"
     assert not compiling()
     told: list[bool] = []

@@ -27,12 +27,12 @@ def caveats(size: ArmsAtSize, selected: Curated) -> Iterator[str]:
     tokens, model = size.point("selected").tokens, recipe.train.model
     weights = model.parameters if isinstance(model, ModelShape) else SMALLEST_WEIGHTS
     if weights < SMALLEST_WEIGHTS or tokens < SMALLEST_TOKENS:
-        of = f"{weights:,} weights, " if isinstance(model, ModelShape) else ""
+        of = f"{weights:,} weights without embeddings, " if isinstance(model, ModelShape) else ""
         yield (
             f"This proof ({of}{tokens:,} tokens) is below every validated scale: the smallest at "
             "which orders of datasets were compared with those of large models had 3.7 million "
-            "weights and 400 million tokens (DataDecide). It shows whether selection helps this "
-            "model on these evaluations, and no more."
+            "weights without embeddings and 400 million tokens (DataDecide). It shows whether "
+            "selection helps this model on these evaluations, and no more."
         )
     held = selected.pool.bytes / selected.tokenizer.facts["bytes_per_token"]
     requested = selected.cut.facts["requested"]
