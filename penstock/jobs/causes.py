@@ -24,7 +24,8 @@ CAUSES = {
     "rewriter": "a rewriter left nothing of it",
     "score": "another score, or another ranking",
     "no score": "it has no score, so it may not be taken",
-    "source": "another source, or another share of its source",
+    "source": "another source",
+    "share": "another share of its source",
     "draw": "another draw or seed",
     "budget": "another number of tokens",
     "tokenizer": "other settings of the tokenizer: texts have other numbers of tokens",
@@ -71,8 +72,10 @@ def cause_of(taker: Side, other: Side, outcome: Outcome, same: Same, source: str
         found = _dropped(taker, other, str(outcome.rule))
     elif outcome.fate is Fate.EXCLUDED:
         found = "no score"
-    elif _competes_otherwise(taker, other, same, source):
+    elif not same.source and any((taker.budget["shares"], other.budget["shares"])):
         found = "source"
+    elif _share(taker, source) != _share(other, source):
+        found = "share"
     elif taker.ranks != other.ranks or not same.scores:
         found = "score"
     else:
@@ -91,12 +94,6 @@ def _dropped(taker: Side, other: Side, rule: str) -> str:
     if rule.startswith("where"):
         return "condition"
     return "rule" if limits[0] is None or limits[0] == limits[1] else "threshold"
-
-
-def _competes_otherwise(taker: Side, other: Side, same: Same, source: str) -> bool:
-    """Return whether a document competes with others than before, by its source."""
-    shares = taker.budget["shares"], other.budget["shares"]
-    return _share(taker, source) != _share(other, source) or (not same.source and any(shares))
 
 
 def _share(side: Side, source: str) -> Any:

@@ -13,7 +13,7 @@ import click
 import penstock
 from penstock import extras
 from penstock.display import terminal_text
-from penstock.errors import PenstockError, RecipeError, SelectorError, did_you_mean
+from penstock.errors import PenstockError, RecipeError, SelectorError, UnmadeError, did_you_mean
 from penstock.jobs.browse_commands import SERVING
 from penstock.jobs.document_commands import DOCUMENTS
 from penstock.jobs.job_commands import JOBS
@@ -237,6 +237,8 @@ def why(
     add_reasons(curated, fates)
     add_training_losses(curated, fates)
     for fate in fates:
+        if lost := fate.get("not_kept"):
+            lost["fix"] = with_recipe(UnmadeError("deleted", fix=lost["fix"])).fix
         console.fate(fate, all_rules)
     unmade = None
     if isinstance(curated, PartiallyCurated):

@@ -10,6 +10,13 @@ __all__ = ["describe_limit", "describe_values"]
 _LONGEST = 80
 """Characters of a value of the condition that are shown."""
 
+_JOINED = {
+    "pair": "alike by the estimate of the signatures (`verify: true` compares the texts)",
+    "path": "not alike themselves, but through other documents that are",
+    None: "alike through others, or by estimate; the signatures were deleted",
+}
+"""Why near duplicates are joined whose similarity is below the threshold."""
+
 _EXACT = 2**53
 """Below it a float64 without a fraction is one integer."""
 
@@ -25,15 +32,23 @@ def describe_values(fate: Mapping[str, Any], all_rules: bool = False) -> Iterato
     for rule in fate.get("rules", ()):
         described.add(rule["rule"])
         if rule["fails"] or all_rules:
-            yield f"{'fails' if rule['fails'] else 'passes'} {_rule(rule)}"
+            first = len(fate.get("fails", ())) > 1 and fate.get("reason") == rule["rule"]
+            counted = "; the first, under which it is counted" if first else ""
+            yield f"{'fails' if rule['fails'] else 'passes'} {_rule(rule)}{counted}"
     # Where a text column was deleted, or a rewriter dropped the document.
     for name in fate.get("fails", ()):
         if name not in described:
             yield f"fails {name}"
+    if own := fate.get("not_kept"):
+        yield f"{', '.join(own['columns'])}: deleted, so that values are missing; {own['fix']}"
     if "where" in fate and (all_rules or not fate["where"]["holds"]):
         yield _condition(fate["where"])
-    if fate.get("repeats", {}).get("similarity") is not None:
-        yield from _repeated(fate["repeats"])
+    repeats = fate.get("repeats", {})
+    if repeats.get("similarity") is not None:
+        yield from _repeated(repeats)
+    if repeats.get("file") is not None:
+        place = f", {repeats['place']}" if repeats["place"] else ""
+        yield f"the one that stays: {repeats['file']}{place}"
 
 
 def describe_limit(rule: Mapping[str, Any]) -> str:
@@ -45,7 +60,11 @@ def describe_limit(rule: Mapping[str, Any]) -> str:
 
 def _rule(rule: Mapping[str, Any]) -> str:
     if rule["value"] is None:
-        return str(rule["rule"])
+        if rule.get("threshold") is None:
+            return str(rule["rule"])
+        unit = f" {rule['unit']}" if rule.get("unit") else ""
+        threshold, _ = _numbers(rule["threshold"], rule["threshold"])
+        return f"{rule['rule']}: at {rule['limit']} {threshold}{unit}; the value is not kept"
     applied = "" if rule["applied"] else "; not applied to a script without spaces"
     return f"{describe_limit(rule)}{applied}"
 
@@ -90,12 +109,11 @@ def _short(value: Any) -> str:
 
 def _repeated(repeated: Mapping[str, Any]) -> Iterator[str]:
     value, threshold = _numbers(repeated["similarity"], repeated["threshold"])
-    less = repeated["similarity"] < repeated["threshold"]
-    through = "; alike through others, or by estimate" if less else ""
-    yield (
-        f"similarity to {repeated['id']}: {value} of {repeated['ngram']}-grams, "
-        f"at least {threshold}{through}"
-    )
+    limit = f"at least {threshold}"
+    if repeated["similarity"] < repeated["threshold"]:
+        limit = f"below {threshold}: {_JOINED[repeated.get('joined')]}"
+    grams = f"{value} of {repeated['ngram']}-grams, {limit}"
+    yield f"similarity to {repeated['id']}: {'equal text' if repeated.get('equal') else grams}"
     name, rule = repeated["id"], repeated["keep"]
     if rule == "first":
         yield f"kept: {name}, the first"

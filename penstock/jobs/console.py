@@ -24,6 +24,7 @@ from penstock.jobs.heartbeat import Heartbeat
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.reasons import describe_reasons
 from penstock.jobs.report.excerpts import excerpt, first_taken, some_left
+from penstock.jobs.rewritings import describe_rewriting
 from penstock.jobs.terminal import LineConsole, write_json
 from penstock.pipeline.cleaning.quarantine import quarantined_by_file
 from penstock.pipeline.pool import pools_of
@@ -234,10 +235,12 @@ class Console:
 
     def fate(self, fate: dict[str, Any], all_rules: bool = False) -> None:
         """Print the record of one document, with the rules that it fails, or with all."""
-        self.write(f"{fate['id']} ({fate['source']}): {fate['fate']}; {fate['why']}")
-        if changed := fate.get("rewritten"):
-            named = ", ".join(changed)
-            self.write(f"  rewritten by {named}: all of this is of the text that they made")
+        source = "" if fate["source"] is None else f" ({fate['source']})"
+        name = fate["id"] or f"{fate['file']}, {fate['place']}"
+        found = f", found by its text {fate['found']}" if "found" in fate else ""
+        self.write(f"{name}{source}: {fate['fate']}; {fate['why']}{found}")
+        for line in describe_rewriting(fate):
+            self.write(f"  {line}")
         self._scores(fate)
         for own in fate.get("overlaps", ()):
             share = f"{own['share']:.1%} of the words"
@@ -251,20 +254,24 @@ class Console:
             if fate.get(key) is not None:
                 self.write(f"  {key}: {fate[key]}")
         if "sequences" in fate:
-            first, last = fate["sequences"]
-            self.write(f"  sequences: {first:,} to {last:,}, in {', '.join(fate['shards'])}")
+            rows = zip(fate["shards"], fate["shard_rows"])
+            places = ", ".join(f"{_span('row', *own)} of {name}" for name, own in rows)
+            self.write(f"  in {places}, from 0; {_span('sequence', *fate['sequences'])} of all")
         for own in fate.get("training_losses", ()):
             loss = "none" if own["loss"] is None else f"{own['loss']:.4f} nats a token"
             tokens = numbered(own["tokens"], "predicted token")
             self.write(f"  training loss: {loss}, of {tokens}, in {own['run'] or 'a deleted run'}")
         if "text" in fate:
-            self.write(f"  text: {excerpt(fate['text'])}")
+            label = "record" if fate["fate"] == "quarantined" else "text"
+            self.write(f"  {label}: {excerpt(fate['text'])}")
 
     def _scores(self, fate: dict[str, Any]) -> None:
         """Print the scores of a document, and what they mean."""
         for name, own in fate.get("scores", {}).items():
             if own["score"] is None:
-                self.write(f"  score in {name}: none, so it is never taken")
+                because = fate.get("reasons", {}).get(name, {}).get("unscored")
+                why = f" ({because})" if because else ""
+                self.write(f"  score in {name}: none, so it is never taken{why}")
             else:
                 above = f"higher than {own['quantile']:.1%} of the documents"
                 self.write(f"  score in {name}: {own['score']:.6g}, {above}")
@@ -387,6 +394,11 @@ def _short_of(curated: Curated) -> str:
     if facts["requested"] - facts["delivered"] < rounding:
         return ""
     return ": all that may be taken, since the pool holds no more (budget.allow_short)"
+
+
+def _span(noun: str, first: int, last: int) -> str:
+    """Return one number or the first and the last, with their noun."""
+    return f"{noun} {first:,}" if first == last else f"{noun}s {first:,} to {last:,}"
 
 
 def _by_file(counts: Counter[str], quarantined: int) -> str:

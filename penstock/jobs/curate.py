@@ -22,8 +22,7 @@ from penstock.pipeline.cleaning.fates import FileOverlap, file_overlaps
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.columns import Column, forget_columns, make_columns
 from penstock.pipeline.corpus import make_corpus
-from penstock.pipeline.cut import STAGE, make_cut
-from penstock.pipeline.cutting.budget import check_shares
+from penstock.pipeline.cut import STAGE, check_budget, make_cut
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.rewriting.documents import rewrite_corpus
 from penstock.pipeline.runner import Runner
@@ -292,8 +291,9 @@ def _curate(
         for overlap in file_overlaps(pool):
             progress(describe_overlap(overlap))
     added = [rewrite.name for rewrite in plan.rewrites if not rewrite.rewriter.replaces]
-    # Before hours of rewriting: which sources there are is known from here on.
-    check_shares(plan.cut.budget, [*pool.by_source, *added])
+    # Before hours of rewriting and scoring: the sources and their bytes are known from here on.
+    early = not plan.rewrites and not workspace.read_only
+    check_budget(plan.cut, pool, added, early)
     for rewrite in plan.rewrites:
         with stage(f"rewrite {rewrite.name}"):
             corpus = rewrite_corpus(rewrite, pool, workspace, runner, progress)

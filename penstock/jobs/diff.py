@@ -44,9 +44,9 @@ class MovedDocument:
     a: Mapping[str, Any]
     """``fate``: ``taken``, ``left``, ``dropped``, ``quarantined`` or ``absent``. ``tokens`` that
     are taken; ``scores`` by column; ``lowest``, the lowest score that is taken, where one column
-    orders. Of a document that is dropped, ``rule``, with ``value``, ``limit`` and ``threshold``
-    where it compares numbers and the side is a recipe; ``repeats``, the id of the document that
-    stays."""
+    orders, and ``tie``, true where a document that is left has this score, too. Of a document that
+    is dropped, ``rule``, with ``value``, ``limit`` and ``threshold`` where it compares numbers and
+    the side is a recipe; ``repeats``, the id of the document that stays."""
     b: Mapping[str, Any]
 
 
@@ -300,6 +300,8 @@ def _fate(reader: SideReader, fates: UnitFates, row: int, source: str) -> Iterat
         group = source if source in reader.lowest else None
         if group in reader.lowest:
             yield "lowest", reader.lowest[group]
+            if reader.lowest[group] in scores.values():
+                yield "tie", True
 
 
 def _dropped(side: Side, fates: UnitFates, row: int) -> Iterator[tuple[str, Any]]:

@@ -6,16 +6,19 @@ too. Checksums are compared when a file is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from penstock.artefact import Artefact, Entry, Workspace
 from penstock.artefact.journal import JournalEntry, read_journal
 from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.lease import Lease
-from penstock.storage import AnyPath, as_path, kind_of
+from penstock.storage import AnyPath, as_path, kind_of, sizes_under
 
 __all__ = ["list_artefacts", "name_of", "work_root"]
 
+
+_REPORT = "report"
 
 _EXPECTED = "a recipe's work directory"
 
@@ -26,7 +29,8 @@ def list_artefacts(work: str) -> list[dict[str, Any]]:
     Each has a ``name``, as ``select.betr`` for the column of a selector; ``recipes``, the files of
     the recipes that used it, and ``last_used`` (UTC), both from the journal; and a ``state``:
     ``finished``; ``unfinished``, also if it has no file yet, with the ``fix``, how to finish or
-    remove it; or ``damaged``, with the ``fault``.
+    remove it; or ``damaged``, with the ``fault``. Reports and comparisons, which are no artefacts,
+    come last: ``report``, with the name of their cut.
 
     Raises:
         InputError: This is not a work directory.
@@ -43,8 +47,36 @@ def list_artefacts(work: str) -> list[dict[str, Any]]:
         row["recipes"] = list(dict.fromkeys(use.recipe for use in own))
         row["last_used"] = own[0].last if own else None
         rows.append(row)
+    rows += _reports(root, uses)
     if not rows:
         raise InputError("holds no artefacts", file=root, expected=_EXPECTED)
+    return rows
+
+
+def _reports(root: AnyPath, uses: Mapping[str, list[JournalEntry]]) -> list[dict[str, Any]]:
+    """Return a row for each directory of a report or a comparison, which has its cut's name."""
+    sizes: dict[str, list[int]] = {}
+    if kind_of(root / _REPORT) == "directory":
+        for path, size in sizes_under(root / _REPORT).items():
+            name, _, file = path.partition("/")
+            if file:
+                sizes.setdefault(name, []).append(size)
+    rows = []
+    for name, own in sorted(sizes.items()):
+        used = uses.get(f"cut/{name}", [])
+        rows.append(
+            {
+                "stage": _REPORT,
+                "fingerprint": name,
+                "state": "finished",
+                "name": _REPORT,
+                "files": len(own),
+                "bytes": sum(own),
+                "path": str(root / _REPORT / name),
+                "recipes": list(dict.fromkeys(use.recipe for use in used)),
+                "last_used": used[0].last if used else None,
+            }
+        )
     return rows
 
 

@@ -8,6 +8,7 @@ that it has read. Where no input of the recipe has a hash, another file that was
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -27,7 +28,10 @@ from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
 from penstock.storage import is_uri
 
-__all__ = ["Origins", "part_of"]
+__all__ = ["PLACE", "Origins", "part_of"]
+
+PLACE = re.compile(r"(?P<noun>\w+) (?P<line>[0-9]+)")
+"""The place of a bad record: ``line 17``, or ``line 17 after byte 4,096``."""
 
 
 class Origins:
@@ -52,6 +56,19 @@ class Origins:
         item = None if number is None else self._inputs.get(number)
         place = None if at is None or item is None else place_in(item.path, item.spec, at)
         return {"file": self.file(number), "line": at, "place": place}
+
+    def of_bad(self, part: str, number: int, place: str) -> dict[str, Any]:
+        """Return ``file``, ``line`` and ``place`` of a quarantined record; see :meth:`of`.
+
+        Args:
+            part: The part of the corpus that has the record's file of the quarantine.
+            number: Number of the input.
+            place: As the quarantine has it, ``line 17`` of the part or in other words.
+        """
+        found = PLACE.match(place)
+        at = self.line_of(part, number, int(found["line"])) if found else None
+        named = place if found is None else f"{found['noun']} {at:,}"
+        return {"file": self.file(number), "line": at, "place": named}
 
     def file(self, number: int | None) -> str | None:
         """Return the path of an input, or its dataset as the recipe names it.

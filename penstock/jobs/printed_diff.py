@@ -33,9 +33,10 @@ def print_difference(found: SidesDifference, console: Console) -> None:
         console.write("  no key differs")
     console.write(f"both take {numbered(found.both['documents'], 'document')}")
     _tables(found, console)
-    for sign, moved in (("+", found.came_in), ("-", found.went_out)):
+    for sign, other, moved in (("+", "A", found.came_in), ("-", "B", found.went_out)):
         for document in moved.listed:
-            console.write(f"{sign} {document.id} ({document.source}): {CAUSES[document.reason]}")
+            why = f"in {other}: {CAUSES[document.reason]}"
+            console.write(f"{sign} {document.id} ({document.source}): {why}")
             console.write(f"    A: {', '.join(_fate(document.a))}")
             console.write(f"    B: {', '.join(_fate(document.b))}")
         if moved.listed and len(moved.listed) < moved.documents:
@@ -88,4 +89,5 @@ def _fate(fate: Mapping[str, Any]) -> Iterator[str]:
     for name, score in fate.get("scores", {}).items():
         yield f"no score in {name}" if score is None else f"{name} {score:.6g}"
     if "lowest" in fate:
-        yield f"lowest that is taken {fate['lowest']:.6g}"
+        tie = ", a tie: a hash of the ids decides" if fate.get("tie") else ""
+        yield f"lowest that is taken {fate['lowest']:.6g}{tie}"

@@ -44,9 +44,9 @@ def add_reasons(
     built in; ``words``, with ``word`` and ``change``, those that weigh most; ``nearest``, the
     example of the target that is nearest to the document (:meth:`.nearest.ExampleSearch.find`);
     ``cluster`` and ``clusters``, where a set selector scored the document within one; ``mean``, of
-    which column and group; ``model`` and ``asked``, where a language model graded it
-    (:func:`.grades.read_grade`). ``problem`` says why the rest is missing, where the model cannot
-    be read any more or the user's own class or function raised.
+    which column and group; ``unscored``, why there is no score; ``model`` and ``asked``, where a
+    language model graded it (:func:`.grades.read_grade`). ``problem`` says why the rest is missing,
+    where the model cannot be read any more or the user's own class or function raised.
 
     Args:
         curated: What is made of the recipe.
@@ -136,7 +136,10 @@ class _Explained:
         asked = selector.requirements.answers
         if asked is not None and self._may_run and self._problem is None:
             yield from self._grade(asked, fate)
-        if self._problem is not None or fate["scores"][self.column.name]["score"] is None:
+        if self._problem is not None:
+            return
+        if fate["scores"][self.column.name]["score"] is None:
+            yield "unscored", self._unscored(selector, fate["text"])
             return
         embeddings = self._artefact.manifest["inputs"].get("embeddings")
         if selector.kind == "mean":
@@ -147,6 +150,13 @@ class _Explained:
             yield from self._words(fate)
         if self._examples is not None:
             yield from self._examples.find(fate, embeddings and str(embeddings)).items()
+
+    def _unscored(self, selector: Any, text: str) -> str:
+        if selector.kind == "mean":
+            return f"it has no score in {selector.requirements.quality}"
+        if self._built_in:
+            return str(selector.describe_unscored(text))
+        return "your own code gave none, NaN or an infinite number"
 
     def _mean(self, selector: MeanSelector, fate: Mapping[str, Any]) -> dict[str, Any]:
         """Return the column and the group of a document's mean."""

@@ -7,7 +7,6 @@ drawn are read.
 
 from __future__ import annotations
 
-import base64
 import heapq
 import json
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.jobs.edge import nearest_to_cut
 from penstock.jobs.unit_fates import Fate, UnitFates, iter_fates, read_texts
+from penstock.pipeline.cleaning.quarantine import raw_text
 from penstock.pipeline.pool import pools_of
 from penstock.pipeline.units import Unit, generations
 
@@ -233,12 +233,5 @@ def _quarantined(curated: Curated | PartiallyCurated) -> Iterator[dict[str, Any]
                     "file": bad["file"],
                     "place": bad["place"],
                     "error": bad["error"],
-                    "text": _text_of(bad),
+                    "text": raw_text(bad),
                 }
-
-
-def _text_of(bad: Mapping[str, Any]) -> str:
-    """Return what a quarantined record holds; bytes that are not UTF-8 are escaped."""
-    if "raw_base64" not in bad:
-        return str(bad.get("raw", ""))
-    return base64.b64decode(bad["raw_base64"]).decode("utf-8", "backslashreplace")

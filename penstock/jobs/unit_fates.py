@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.artefact import Artefact
 from penstock.columnar import OwnParquet, read_parquet
@@ -22,7 +20,7 @@ from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.units import Unit, base_of, generations, units_of
 
-__all__ = ["Fate", "UnitFates", "iter_fates", "read_texts", "rewriters_of"]
+__all__ = ["Fate", "UnitFates", "iter_fates", "read_texts"]
 
 
 class Fate(IntEnum):
@@ -85,37 +83,6 @@ def read_texts(unit: Unit, rows: np.ndarray) -> list[str]:
                 column = file.read_row_group(group, ["text"]).column("text")
                 found += column.take(pa.array(own)).to_pylist()
             start = end
-    return found
-
-
-def rewriters_of(corpora: Sequence[Artefact], unit: Unit, document: Mapping[str, Any]) -> list[str]:
-    """Return the rewriters that changed a document's text, in their order.
-
-    Args:
-        corpora: The corpus and those that it was made from; the one read from files is last.
-        unit: Unit of the document.
-        document: Its ``input`` and ``line``, which tell it from others of the unit.
-    """
-    if len(corpora) == 1 or document["line"] is None:
-        return []
-    found: list[str] = []
-    texts_before: list[str] = []
-    for corpus, base in zip(reversed(corpora), [None, *reversed(corpora)]):
-        # A rewritten unit is named by the one that it was made from.
-        named = (one for one in units_of(corpus) if f"{unit.name}-".startswith(f"{one.name}-"))
-        own = next(named, None)
-        if own is None:
-            return []
-        rows = own.read_rows(["input", "line"])
-        same = pc.and_(
-            pc.equal(rows.column("input"), document["input"]),
-            pc.equal(rows.column("line"), document["line"]),
-        )
-        texts = read_texts(own, np.flatnonzero(same.to_numpy()))
-        if base is not None and texts != texts_before:
-            earlier = base.facts.get("rewrites", {})
-            found += [name for name in corpus.facts["rewrites"] if name not in earlier]
-        texts_before = texts
     return found
 
 

@@ -2,7 +2,9 @@
 
 A recipe reaches the artefacts that its commands look for: those of ``curate`` and of every arm of
 ``compare``, also unfinished ones. With them stay the artefacts that they are made of, by the inputs
-of manifests; the tokens of their texts; and runs, evaluations and exports that are made of them.
+of manifests; what their verdicts are made of (statistics, languages, signatures, components,
+overlaps), so that ``penstock why`` has the values; the tokens of their texts; and runs, evaluations
+and exports that are made of them.
 What cannot be read is kept. Links are never followed nor deleted.
 """
 
@@ -21,6 +23,8 @@ from penstock.errors import ArtefactError, BudgetError, InputError, UnmadeError
 from penstock.jobs.curate import PartiallyCurated, inspect
 from penstock.jobs.plan import Plan, plan_arms
 from penstock.lease import Lease
+from penstock.pipeline.cleaning.verdicts import find_evidence
+from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.runner import Runner, open_runner
 from penstock.recipe_file import command_words, load_recipe
 from penstock.storage import AnyPath, delete, kind_of
@@ -209,6 +213,7 @@ def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str])
             file=file,
             fix=f"run `penstock curate {words}` first, or leave this recipe out",
         ) from None
+    _add_evidence(plan, first.pool, used)
     texts.add(first.corpus.facts["text"])
     if isinstance(first, PartiallyCurated):
         lacks = first.lacks.on_recipe(words)
@@ -219,7 +224,15 @@ def _reach(recipe: _RecipePlan, runner: Runner, used: set[str], texts: set[str])
         same = planned.recipe.tokenizer == first.recipe.tokenizer
         with contextlib.suppress(UnmadeError, BudgetError):  # it was never compared
             made = inspect(planned, runner, first.tokenizer if same else None, used)
+            _add_evidence(planned, made.pool, used)
             texts.add(made.corpus.facts["text"])
+
+
+def _add_evidence(plan: Plan, pool: Pool, used: set[str]) -> None:
+    """Add the names of what the verdicts about a pool and those before it are made of."""
+    workspace = Workspace(plan.work, read_only=True, used=used)
+    for own in pools_of(pool):
+        find_evidence(plan.clean, own.corpus, workspace)
 
 
 def _closure(used: set[str], texts: set[str], artefacts: Mapping[str, Artefact]) -> set[str]:

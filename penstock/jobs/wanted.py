@@ -14,13 +14,11 @@ import pyarrow.compute as pc
 from penstock.artefact import FileRecord
 from penstock.columnar import OwnParquet
 from penstock.display import unescaped
-from penstock.jobs.origins import Origins, part_of
+from penstock.jobs.origins import PLACE, Origins, part_of
+from penstock.pipeline.cleaning.quarantine import raw_text
 from penstock.pipeline.units import Unit
 
 __all__ = ["Wanted", "readings_of"]
-
-_PLACE = re.compile(r"\w+ (?P<line>[0-9]+)")
-"""The place of a bad record: ``line 17``, or ``line 17 after byte 4,096``."""
 
 _AT_LINE = re.compile(r"(?s)(?P<path>.+):(?P<line>[1-9][0-9]{0,17})")
 
@@ -69,10 +67,10 @@ class Wanted:
     def is_quarantined(self, bad: Mapping[str, Any], file: FileRecord, origins: Origins) -> bool:
         """Return whether a record of a file of the quarantine is one that is looked for."""
         if self.column == "text":
-            return self.values[0] in bad.get("raw", "")
+            return self.values[0] in raw_text(bad)
         if bad.get(self.column) not in self.values:
             return False
-        place = _PLACE.match(bad["place"])
+        place = PLACE.match(bad["place"])
         if self.line is None or place is None:
             return self.line is None
         return origins.line_of(part_of(file), bad["input"], int(place["line"])) == self.line

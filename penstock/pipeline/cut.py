@@ -23,10 +23,15 @@ from penstock.artefact import Artefact, Draft, FileRecord, Workspace
 from penstock.errors import BudgetError
 from penstock.pipeline.checking import check_sum, largest_sources, sum_by_source
 from penstock.pipeline.cutting.best import find_best
-from penstock.pipeline.cutting.budget import Quota, quotas_of
+from penstock.pipeline.cutting.budget import Quota, check_shares, quotas_of
 from penstock.pipeline.cutting.ordering import OrderedUnit, make_orders
 from penstock.pipeline.cutting.radix import Cutoff, score_of
-from penstock.pipeline.cutting.search import Found, search_budget, write_candidates
+from penstock.pipeline.cutting.search import (
+    Found,
+    refuse_hopeless,
+    search_budget,
+    write_candidates,
+)
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
 from penstock.pipeline.tokens import TokenStore
@@ -38,10 +43,13 @@ from penstock.storage import (
     delete,
 )
 
-__all__ = ["CutSettings", "make_cut", "write_units"]
+__all__ = ["CutSettings", "check_budget", "make_cut", "write_units"]
 
 STAGE = "cut"
 VERSION = 4
+
+_BYTES_PER_TOKEN = 4.0
+"""Bytes of text of a token, about, where there is no tokenizer yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,31 @@ class CutSettings:
             "seed": self.seed,
             "sequence_length": self.sequence_length,
         }
+
+
+def check_budget(
+    settings: CutSettings, pool: Pool, added: Sequence[str], quotas: bool = True
+) -> None:
+    """Check the shares of a budget against the pool, before anything is scored.
+
+    Args:
+        settings: Settings of the cut.
+        pool: The pool.
+        added: Sources that rewriters will add.
+        quotas: Whether the text of the pool is the last one, so that a share is refused that its
+            source cannot hold at one token a byte.
+
+    Raises:
+        RecipeError: A share names a source that the pool does not have.
+        BudgetError: A source holds fewer tokens than its share.
+    """
+    check_shares(settings.budget, [*pool.by_source, *added])
+    if quotas and settings.budget.named_shares and not settings.budget.allow_short:
+        budget = settings.budget.resolve(pool.bytes, _BYTES_PER_TOKEN)
+        assert budget.count is not None
+        if budget.count >= settings.sequence_length:
+            own = quotas_of(budget, settings.sequence_length, pool.by_source)
+            refuse_hopeless(own, settings.sequence_length, _BYTES_PER_TOKEN)
 
 
 def make_cut(

@@ -128,6 +128,12 @@ class BuiltInSetSelector(Algorithm):
         default="static", description="As in :mod:`penstock.selectors.encoders.embedding`."
     )
 
+    def describe_unscored(self, text: str) -> str:
+        """Name the vector and the quality that a document of a partition needs."""
+        column = self.requirements.quality
+        quality = f", or the document has no score in {column}" if column else ""
+        return f"the encoder knows no token of its text{quality}"
+
     @property
     def requirements(self) -> Requirements:
         return Requirements(encoder=self.encoder)

@@ -179,6 +179,10 @@ class Crisp(
         scores[order] = np.maximum(-due / budget, _LOWEST)
         return scores
 
+    def describe_unscored(self, text: str) -> str:
+        """Name the weight of the document's cluster."""
+        return f"the weight of its cluster is 0, or {super().describe_unscored(text)}"
+
     def save(self, directory: Path) -> None:
         fitted(self._clusters, self.name).save(directory / "clusters.npy")
         np.save(directory / "budgets.npy", fitted(self._budgets, self.name))

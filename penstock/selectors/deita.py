@@ -164,6 +164,10 @@ class Deita(
             scores[row] = grade_of([answer])
         return scores
 
+    def describe_unscored(self, text: str) -> str:
+        """Name the answer."""
+        return "the model gave no answer with a grade"
+
     def save(self, directory: Path) -> None:
         """Write nothing: there is no state."""
 

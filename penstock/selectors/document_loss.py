@@ -130,6 +130,10 @@ class DocumentLoss(
         scores[known] = self._scores[places[known]]
         return scores
 
+    def describe_unscored(self, text: str) -> str:
+        """Name the run."""
+        return f"no token of it was predicted in the run {self.run} (missing: {self.missing})"
+
     def save(self, directory: Path) -> None:
         """Write the hashes and their scores, 12 bytes a document."""
         assert self._hashes is not None

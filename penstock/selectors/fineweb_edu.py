@@ -226,6 +226,10 @@ class FineWebEdu(
         grades = np.clip(_apply(head, vectors), 0, HIGHEST)
         return np.where(some, grades, np.nan).astype(np.float32)
 
+    def describe_unscored(self, text: str) -> str:
+        """Name the encoder."""
+        return "the encoder knows no token of its text"
+
     def save(self, directory: Path) -> None:
         """Write the encoder and the head, (d + 1,) float64 of which the last is the bias."""
         if self._head is not None:

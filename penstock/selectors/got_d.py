@@ -225,6 +225,10 @@ class GotD(
         scores[rows] = (state.centre - found) * state.factor
         return scores
 
+    def describe_unscored(self, text: str) -> str:
+        """Name the encoder."""
+        return "the encoder knows no token of its text"
+
     def save(self, directory: Path) -> None:
         state = fitted(self._state, self.name)
         state.encoder.save(directory)

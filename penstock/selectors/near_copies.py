@@ -171,6 +171,10 @@ class ClusterParameters(BuiltInSetSelector):
         """Return the fact ``eps``, 0 where nothing is a copy; see :class:`Thinning`."""
         return {"eps": round(max(0.0, 1 - limit), 6)}
 
+    def describe_unscored(self, text: str) -> str:
+        """Name the near copy."""
+        return f"it is a near copy of another document, or {super().describe_unscored(text)}"
+
     def save(self, directory: Path) -> None:
         """Write ``clusters.npy``."""
         fitted(self._clusters, self.name).save(directory / "clusters.npy")

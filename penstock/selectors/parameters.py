@@ -238,6 +238,14 @@ class Algorithm(Declared):
         the same."""
         return self.meaning
 
+    def describe_unscored(self, text: str) -> str:
+        """Say why a document has no score.
+
+        Args:
+            text: The document's, which is not blank.
+        """
+        return "its text has no word"
+
     def identity(self) -> Mapping[str, Any]:
         """Return name and parameters; files and models' directories as their hashes."""
         own = self.model_dump(mode="json")

@@ -182,6 +182,7 @@ def test_looking_makes_nothing_and_says_what_would(
     assert done.exit_code == 1
     assert "pool.jsonl: not read into" in done.stderr
     assert "run `penstock curate recipe.yaml`" in done.stderr
+    assert "no command has read" in done.stderr
     assert not (fresh / "out").exists()
     assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 0
     whole = ran(fresh, monkeypatch, *arguments)

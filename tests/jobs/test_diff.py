@@ -103,9 +103,23 @@ def test_a_smaller_budget(tmp_path: Path) -> None:
     one = found.went_out.listed[0]
     lowest = min(SCORES[name] for name in taken(b))
     assert one.a == {"fate": "taken", "tokens": taken(a)[one.id], "scores": {"s": SCORES[one.id]}}
-    assert one.b == {"fate": "left", "scores": {"s": SCORES[one.id]}, "lowest": lowest}
+    tie = {"tie": True} if SCORES[one.id] == lowest else {}
+    assert one.b == {"fate": "left", "scores": {"s": SCORES[one.id]}, "lowest": lowest, **tie}
+    ties = {one.id for one in found.went_out.listed if one.b.get("tie")}
+    assert ties == {one.id for one in found.went_out.listed if SCORES[one.id] == lowest}
     back = compared(b, a, limit=1_000)
     assert reasons(back.came_in).keys() == {"budget"}
+
+
+def test_a_tie_is_named(tmp_path: Path) -> None:
+    rows = rows_of()
+    scores = {name: float(number % 3) for number, name in enumerate(SCORES)}
+    a, b = (side(tmp_path, rows, tokens, scores) for tokens in (6_000, 4_000))
+    found = compared(a, b, limit=1_000)
+    lowest = min(scores[name] for name in taken(b))
+    ties = {one.id: one.b.get("tie", False) for one in found.went_out.listed}
+    assert ties == {name: scores[name] == lowest for name in ties}
+    assert any(ties.values())
 
 
 def test_another_threshold_lets_others_in(tmp_path: Path) -> None:
@@ -193,7 +207,7 @@ def test_a_share_of_a_source(tmp_path: Path) -> None:
     a, b = side(tmp_path, rows), side(tmp_path, rows, budget={"shares": {"code": 0.3}})
     found = compared(a, b, limit=1_000)
     sources = {row["id"]: row["source"] for row in rows}
-    for names in (reasons(found.came_in)["source"], taken(b).keys() - taken(a)):
+    for names in (reasons(found.came_in)["share"], taken(b).keys() - taken(a)):
         assert {sources[name] for name in names} == {"code"}
 
 

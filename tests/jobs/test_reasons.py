@@ -90,6 +90,37 @@ def test_each_column_says_what_its_scores_mean(made: Curated) -> None:
     json.dumps(fates, allow_nan=False)
 
 
+def test_a_selector_says_why_a_document_has_no_score(tmp_path: Path) -> None:
+    rows = texts(80)
+    rows[5]["text"] = "a mill, short"
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    write_jsonl(tmp_path / "aim.jsonl", [{"text": rows[n]["text"]} for n in range(40)])
+    (tmp_path / "scorer_of_none.py").write_text(
+        "def score(texts):\n    return [None if 'mill' in t else 1.0 * len(t) for t in texts]\n"
+    )
+    tree: dict[str, Any] = {
+        "corpus": [{"path": "pool"}],
+        "select": {
+            "near": {"use": "dsir", "target": "aim.jsonl", "min_tokens": 5},
+            "mean": {"use": "mean_of", "column": "near", "by": "source"},
+            "own": {"use": "scorer_of_none:score"},
+        },
+        "budget": {"tokens": 160, "rank": {"near": 0.5, "mean": 0.3, "own": 0.2}},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 16},
+    }
+    of = curate(parse_recipe(tree, tmp_path), LocalRunner(1))
+    fates = fates_of(of, rows[5]["id"])
+    add_reasons(of, fates)
+    found = {name: own.get("unscored") for name, own in fates[0]["reasons"].items()}
+    assert "4 tokens" in found["near"] and "min_tokens: 5" in found["near"]
+    assert "near" in found["mean"]
+    assert "own code" in found["own"]
+    fates = fates_of(of, rows[6]["id"])
+    add_reasons(of, fates)
+    assert not any("unscored" in own for own in fates[0]["reasons"].values())
+
+
 def test_a_mean_by_length_names_the_lengths_of_its_group(made: Curated) -> None:
     """All documents of one score in the column have these lengths, and no others have."""
     known = all_documents(made.pool, made.tokenizer)

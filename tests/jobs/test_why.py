@@ -19,8 +19,10 @@ from penstock.errors import InputError
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, curate, describe_cut, describe_draw
 from penstock.jobs.report.page import write_report
+from penstock.jobs.rewritings import describe_rewriting
 from penstock.jobs.why import fates_of, fates_with
 from penstock.pipeline.cleaning import verdicts
+from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.runner import LocalRunner
 from penstock.recipe_file import parse_recipe
 from tests.pipeline.cleaning.reference import grams_of, jaccard
@@ -91,6 +93,16 @@ def where_it_is(of: Curated, name: str) -> tuple[list[int], list[str], int]:
     return sequences, list(dict.fromkeys(files)), tokens
 
 
+def rows_with(of: Curated, name: str) -> set[tuple[str, int]]:
+    """Files and rows of a document, read from the shards."""
+    found = set()
+    for record in of.shards.named("shard-"):
+        table = pa.ipc.open_file(str(of.shards.path / record.path)).read_all()
+        ids = table["doc_id"].to_pylist()
+        found |= {(record.path, row) for row, own in enumerate(ids) if name in own}
+    return found
+
+
 @pytest.mark.parametrize("kind", ["whole", "shared"])
 def test_each_taken_document_is_where_why_says(kind: str, request: pytest.FixtureRequest) -> None:
     of: Curated = request.getfixturevalue(kind)
@@ -102,6 +114,13 @@ def test_each_taken_document_is_where_why_says(kind: str, request: pytest.Fixtur
         said = [n for e in entries for n in range(e["sequences"][0], e["sequences"][1] + 1)]
         assert sorted(set(said)) == sequences
         assert sorted({file for entry in entries for file in entry["shards"]}) == sorted(files)
+        in_files = {
+            (file, row)
+            for entry in entries
+            for file, rows in zip(entry["shards"], entry["shard_rows"], strict=True)
+            for row in range(rows[0], rows[1] + 1)
+        }
+        assert in_files == rows_with(of, name)
         assert sum(entry["tokens"] for entry in entries) == tokens
         taken += len(entries)
     assert taken == of.cut.facts["documents"]
@@ -111,7 +130,15 @@ def test_each_taken_document_is_where_why_says(kind: str, request: pytest.Fixtur
 def test_a_taken_document_has_its_rank_scores_and_text(whole: Curated) -> None:
     (entry,) = fates_of(whole, "long")
     assert (entry["fate"], entry["rank"], entry["source"]) == ("taken", 1, "web")
-    assert entry["why"] == f"rank 1 of {whole.cut.facts['documents']:,} taken"
+    assert entry["why"].startswith(f"rank 1 of {whole.cut.facts['documents']:,} taken; by score ")
+    lowest = min(
+        SCORES[name]
+        for record in whole.shards.named("shard-")
+        for name in ids_of(whole, record.path)
+    )
+    own = entry["by_score"]
+    assert (own["place"], own["documents"], own["lowest"]) == (1, 149, lowest)
+    assert "whole_tokens" not in entry
     assert entry["text"].startswith("turbine water")
     assert len(entry["shards"]) >= 3
     assert entry["scores"] == {"s": {"score": 50.0, "quantile": 148 / 149}}
@@ -290,6 +317,40 @@ def test_a_left_document_competed_for_the_tokens_of_its_own_group(
     assert entry["why"] == "below the cut: budget.shares leaves no tokens for web"
 
 
+def test_a_taken_document_has_its_share_its_place_and_what_the_budget_cut_off(
+    shared: Curated,
+) -> None:
+    """Compared with the scores and the tokens of all documents of its group."""
+    known = all_documents(shared.pool, shared.tokenizer)
+    whole_tokens = {document.id: len(document.tokens) for document in known}
+    shares = {"wiki", "code"}
+    cut_off = {}
+    for document in known:
+        if document.id in ("twin", "excluded"):
+            continue
+        (entry,) = fates_of(shared, document.id)
+        if entry["fate"] != "taken":
+            continue
+        group = document.source if document.source in shares else None
+        rivals = [
+            SCORES[one.id]
+            for one in known
+            if (one.source == group if group else one.source not in shares)
+            and not np.isnan(SCORES[one.id])
+        ]
+        own = entry["by_score"]
+        assert entry["share"] == group
+        assert (group or "sources without a share") in entry["why"]
+        assert own["documents"] == len(rivals)
+        assert own["place"] == 1 + sum(score > SCORES[document.id] for score in rivals)
+        assert own["lowest"] <= own["score"] == SCORES[document.id]
+        assert entry.get("whole_tokens", entry["tokens"]) == whole_tokens[document.id]
+        if "whole_tokens" in entry:
+            cut_off[group] = entry["tokens"] < entry["whole_tokens"]
+            assert f"{entry['tokens']:,} of its {entry['whole_tokens']:,} tokens" in entry["why"]
+    assert cut_off and all(cut_off.values())
+
+
 def test_an_excluded_document_names_the_column(whole: Curated) -> None:
     (entry,) = fates_of(whole, "excluded")
     assert (entry["fate"], entry["why"]) == ("left", "excluded: no score in s")
@@ -317,11 +378,16 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
         "row": row,
         "fate": "dropped",
         "why": "rule duplicate: repeats d0003",
+        "reason": "duplicate",
         "fails": (),
         "rules": [],
         "repeats": {
-            **dict.fromkeys(("best", "own", "similarity", "threshold", "ngram")),
+            **dict.fromkeys(("best", "own", "similarity", "threshold", "ngram", "joined")),
             "id": "d0003",
+            "equal": True,
+            "file": str(whole.recipe.directory / "pool" / "a.jsonl"),
+            "line": 4,
+            "place": "line 4",
             "unit": stays.name,
             "row": pc.index(stays.read_rows(["id"]).column("id"), "d0003").as_py(),
             "keep": "first",
@@ -332,7 +398,10 @@ def test_dropped_and_quarantined_documents_say_by_what(whole: Curated) -> None:
     (blank,) = fates_of(whole, "blank")
     assert (blank["fate"], blank["why"], blank["line"]) == ("dropped", "rule empty", 91)
     (broken,) = fates_of(whole, "broken")
-    assert (broken["fate"], broken["source"]) == ("quarantined", "pool/a.jsonl")
+    assert (broken["fate"], broken["source"]) == ("quarantined", None)
+    assert (broken["file"], broken["line"]) == (duplicate["file"], 153)
+    assert broken["place"] == "line 153"
+    assert broken["text"] == '{"id": "broken", "text": 7}'
     assert "text" in broken["why"]
 
 
@@ -367,6 +436,11 @@ def test_quarantined_records_are_found_by_their_ids_alone(tmp_path: Path) -> Non
     for name in names:
         (entry,) = fates_of(of, name)
         assert (entry["id"], entry["fate"]) == (name, "quarantined")
+        assert entry["source"] is None
+    (latin,) = fates_with(of, r"caf\xe9")
+    assert latin["id"] == "latin" and latin["line"] == 49
+    (nameless,) = fates_with(of, '"text": "no id"')
+    assert (nameless["id"], nameless["line"]) == (None, 52)
     (sound,) = fates_of(of, "d0001")
     assert sound["fate"] != "quarantined"
     for name in ("text", "other", "inner", "471", "half ", "null", "n"):
@@ -394,9 +468,9 @@ def test_every_record_knows_the_file_that_it_was_read_from(
             rows[30] = {"id": "long", "text": "turbine water " * 700, "source": "web"}
         path = write_jsonl(tmp_path / "pool" / f"{number}.jsonl", rows)
         with path.open("a", encoding="utf-8") as sink:
-            sink.write(f'{{"id": "bad {number}", "text": 7}}\n')
+            sink.write(bad := f'{{"id": "bad {number}", "text": 7}}\n')
         home |= {row["id"]: (str(path), line, row["text"]) for line, row in enumerate(rows, 1)}
-        home[f"bad {number}"] = (str(path), None, None)
+        home[f"bad {number}"] = (str(path), len(rows) + 1, bad.strip())
     of = curated(tmp_path, tokens=160)
     assert len(of.pool.verdicts.named("reasons-")) > 3 and len(of.corpus.named("unit-")) > 3
     fates = set()
@@ -450,6 +524,10 @@ def test_a_dropped_document_names_all_rules_that_it_fails(tmp_path: Path) -> Non
             ("gopher_quality: max_ellipsis_lines",),
         ),
     }
+    lines = list(describe_values(found["symbols"]))
+    assert [line for line in lines if "first" in line] == lines[:1]
+    assert "min_words" in lines[0]
+    assert not any("first" in line for line in describe_values(found["short"]))
     assert {name for name, fate in found.items() if fate["fate"] == "left"} == {
         "fine",
         "copy of lines",
@@ -525,9 +603,17 @@ def test_the_values_that_rules_compare_are_those_of_the_text(tmp_path: Path) -> 
         assert not spaced or values["cores"] == len(words)
         seen.add((bool(failed), fate["where"]["holds"]))
     assert len(seen) > 3
+    (before,) = fates_of(of, "d0000")
     shutil.rmtree(tmp_path / "work" / "statistics")
-    (fate,) = [fate for fate in fates_of(of, "d0000") if fate["fate"]]
-    assert [one["rule"] for one in fate["rules"]] == ["own"], "the counts were deleted"
+    (fate,) = fates_of(of, "d0000")
+    *counted, function = fate["rules"]
+    assert function["rule"] == "own"
+    assert {one["value"] for one in counted} == {None}, "the counts were deleted"
+    kept = "rule", "fails", "limit", "threshold", "unit"
+    assert [[one[key] for key in kept] for one in counted] == [
+        [one[key] for key in kept] for one in before["rules"][:-1]
+    ]
+    assert fate["not_kept"]["columns"] == ["statistics"]
     assert "where" not in fate
 
 
@@ -559,6 +645,15 @@ def test_a_near_duplicate_is_compared_with_the_one_that_stays(tmp_path: Path) ->
     of = curated(tmp_path, tokens=16, clean=clean, allow_short=True)
     texts = {row["id"]: row["text"] for row in rows}
     compared = 0
+    joined: set[tuple[str, bool]] = set()
+    near = CleanSettings.of(of.recipe).near
+    assert near is not None
+
+    def share_a_band(*pair: str) -> bool:
+        bands = near.signatures.compute(pa.array(pair, pa.large_string())).column("bands")
+        one, other = bands.to_pylist()
+        return any(left == right for left, right in zip(one, other))
+
     for name, text in texts.items():
         (fate,) = fates_of(of, name)
         if fate["fate"] != "dropped":
@@ -571,6 +666,11 @@ def test_a_near_duplicate_is_compared_with_the_one_that_stays(tmp_path: Path) ->
         assert (repeats["own"], repeats["best"]) == (len(text), len(its))
         lines = list(describe_values(fate))
         assert lines[0].startswith(f"similarity to {repeats['id']}: {repeats['similarity']:.4g}")
+        assert repeats["equal"] is False
+        assert repeats["joined"] == ("pair" if share_a_band(text, its) else "path")
+        joined.add((repeats["joined"], repeats["similarity"] >= 0.5))
+        assert ("below" in lines[0]) == (repeats["similarity"] < 0.5)
+        assert lines[-1].endswith(f"line {1 + int(repeats['id'][1:])}")
         own, best = f"{len(text)} bytes", f"{len(its)} bytes"
         assert lines[1] == (
             f"kept: {repeats['id']}; longest: equal, both {own}; a hash decides"
@@ -579,6 +679,27 @@ def test_a_near_duplicate_is_compared_with_the_one_that_stays(tmp_path: Path) ->
         )
         compared += 1
     assert compared > 4
+    assert ("pair", True) in joined
+
+
+def test_near_duplicates_far_from_each_other_are_joined_by_a_path(tmp_path: Path) -> None:
+    """Windows of one text: neighbours share most of their words, the first and the last few."""
+    words = [f"word{number}" for number in range(200)]
+    rows = [
+        {"id": f"d{n:04d}", "text": " ".join(words[10 * n : 10 * n + 100]), "source": "web"}
+        for n in range(9)
+    ]
+    write_jsonl(tmp_path / "pool" / "a.jsonl", rows)
+    clean = {"dedup": {"minhash": {"threshold": 0.5, "ngram": 3, "keep": "first"}}}
+    of = curated(tmp_path, tokens=16, clean=clean, allow_short=True)
+    (fate,) = fates_of(of, "d0008")
+    repeats = fate["repeats"]
+    assert repeats["id"] == "d0000" and repeats["similarity"] < 0.2
+    assert repeats["joined"] == "path"
+    assert "through other documents" in next(iter(describe_values(fate)))
+    shutil.rmtree(tmp_path / "work" / "signatures")
+    (fate,) = fates_of(of, "d0008")
+    assert fate["repeats"]["joined"] is None
 
 
 @pytest.mark.parametrize(
@@ -724,10 +845,25 @@ def test_a_rewritten_document_names_the_rewriters_that_changed_it(tmp_path: Path
     for name, changed in (("d3", ["mask"]), ("e", ["mask"]), ("d5", None)):
         (entry,) = fates_of(of, name)
         assert entry.get("rewritten") == changed
+        before = entry.get("before")
+        text = {"d3": rows[3]["text"], "e": "another secret of water"}.get(name)
+        assert before == (text and {"text": text, "bytes": len(text)})
         assert ("[mask]" in entry["text"]) == bool(changed)
     (entry,) = fates_of(of, "d4")
     assert (entry["fate"], entry["fails"]) == ("dropped", ("mask: blank",))
     assert entry["why"] == "emptied by the rewriter mask"
+    (entry,) = fates_with(of, "of secret mills")
+    assert (entry["id"], entry["found"]) == ("d3", "before rewriting")
+    (entry,) = fates_with(of, "of [mask] mills")
+    assert entry["id"] == "d3" and "found" not in entry
+    said = list(describe_rewriting(entry))
+    assert any(
+        "of secret mills" in line and f"{len(rows[3]['text'])} bytes" in line for line in said
+    )
+    assert any("of [mask] mills" in line for line in said)
+    assert not any("passed the rules" in line for line in said)
+    dropped = {**entry, "fate": "dropped"}
+    assert any("passed the rules" in line for line in describe_rewriting(dropped))
 
 
 def test_documents_are_found_by_a_text_in_them(whole: Curated) -> None:

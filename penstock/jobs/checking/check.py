@@ -168,9 +168,7 @@ def check_recipe(
     measured = None
     if tokenizer is not None:
         measured = attempt(lambda: measure_tokens(tokenizer, _texts(sample)))
-    checked.estimate = estimate(
-        recipe, sample, checked.judged or Judged(), clean, measured, workers or cpus()
-    )
+    checked.estimate = estimate(recipe, sample, checked.judged, clean, measured, workers or cpus())
     _check_training(recipe, checked.estimate.budget, checked.findings)
     _check_budget(recipe, checked.estimate, checked.findings)
     _check_shares(checked, attempt)
@@ -334,6 +332,7 @@ def _check_budget(recipe: Recipe, own: Estimate, findings: list[Finding]) -> Non
         return  # a share is of the pool itself
     if not own.tokens or own.text_bytes is None or budget <= own.tokens:
         return  # another finding says that nothing is kept
+    kept = own.kept_share or 0.0
     # A token has at least a byte; each document has two control tokens.
     impossible = own.exact and budget > own.text_bytes + 2 * (own.documents or 0)
     sure = impossible or budget > _SURE * own.tokens
@@ -343,7 +342,7 @@ def _check_budget(recipe: Recipe, own: Estimate, findings: list[Finding]) -> Non
             kind="budget_above_pool",
             key="budget.tokens",
             text=f"budget.tokens: {budget:,} tokens, and the pool is estimated to hold "
-            f"{own.tokens:,} ({own.text_bytes:,} bytes of text, {own.kept_share:.0%} of it kept, "
+            f"{own.tokens:,} ({own.text_bytes:,} bytes of text, {kept:.0%} of it kept, "
             f"{own.bytes_per_token:.2f} bytes a token); take fewer, add text, or write "
             "budget.allow_short: true",
         )
@@ -356,6 +355,7 @@ def _check_shares(checked: RecipeCheck, attempt: _Attempt) -> None:
     sources = [*checked.sources(), *recipe.rewrite]
     if sample is None or not checked.sources():
         return
+    _check_quotas(checked)
     if sample.whole:
         attempt(lambda: check_shares(recipe.budget, sources))
         return
@@ -369,6 +369,31 @@ def _check_shares(checked: RecipeCheck, attempt: _Attempt) -> None:
                     text=f"budget.shares.{name}: no document of the sample is of this source; the "
                     f"sample has {shortened(sources, _MOST_SOURCES)}",
                     names=near_names(name, sources),
+                )
+            )
+
+
+def _check_quotas(checked: RecipeCheck) -> None:
+    """Compare each share with the tokens that its source is estimated to hold."""
+    own, sources = checked.estimate, checked.sources()
+    if own is None or not own.tokens or own.budget is None or checked.recipe.rewrite:
+        return
+    if checked.recipe.budget.allow_short:
+        return
+    whole = max(1, sum(tally["bytes"] for tally in sources.values()))
+    for name, share in checked.recipe.budget.named_shares.items():
+        if name not in sources:
+            continue
+        wanted, held = int(share * own.budget), int(own.tokens * sources[name]["bytes"] / whole)
+        if wanted > held:
+            checked.findings.append(
+                Finding(
+                    level="warning",
+                    kind="share_above_source",
+                    key=f"budget.shares.{name}",
+                    text=f"budget.shares.{name}: {wanted:,} tokens, and {name} is estimated to "
+                    f"hold {held:,}; lower the share, add text of this source, or write "
+                    "budget.allow_short: true",
                 )
             )
 

@@ -56,12 +56,12 @@ class Estimate:
     """Records of the inputs."""
     text_bytes: int | None
     """UTF-8 bytes of their texts."""
-    kept_share: float
+    kept_share: float | None
     """Share of the text that rules and condition keep in the sample; duplicates are not known."""
     bytes_per_token: float | None
     """UTF-8 bytes of text of a token, the two control tokens of each document included."""
     tokens: int | None
-    """Tokens of the documents that rules and condition keep."""
+    """Tokens of the documents that rules and condition keep; None where these cannot be built."""
     budget: int | None
     """Tokens of the budget; those of a share of the pool are estimated."""
     seconds: int | None
@@ -111,7 +111,7 @@ def measure_tokens(settings: TokenizerSettings, texts: Sequence[str]) -> tuple[f
 def estimate(
     recipe: Recipe,
     sample: InputSample,
-    judged: Judged,
+    judged: Judged | None,
     clean: CleanSettings | None,
     tokens: tuple[float, float] | None,
     workers: int,
@@ -121,7 +121,7 @@ def estimate(
     Args:
         recipe: The recipe.
         sample: The sample.
-        judged: Its verdicts.
+        judged: Its verdicts; None where the rules cannot be built: what they keep is not known.
         clean: Settings of cleaning; None where they cannot be built.
         tokens: Of :func:`measure_tokens`.
         workers: Processes that ``curate`` would have.
@@ -129,8 +129,10 @@ def estimate(
     text = sample.scaled([one.text_total for one in sample.files])
     records = sample.scaled([one.records_total for one in sample.files])
     per_token = tokens[0] if tokens else None
-    kept = judged.kept_share
-    held = None if text is None or not per_token else int(text * kept / per_token)
+    kept = None if judged is None else judged.kept_share
+    held = None
+    if text is not None and per_token and kept is not None:
+        held = int(text * kept / per_token)
     not_included = [f"select.{name}" for name in recipe.select]
     not_included += [f"rewrite.{name}" for name in recipe.rewrite]
     seconds = disk = None
@@ -156,7 +158,7 @@ def estimate(
         exact=sample.whole,
         documents=None if records is None else round(records),
         text_bytes=None if text is None else round(text),
-        kept_share=round(kept, 4),
+        kept_share=None if kept is None else round(kept, 4),
         bytes_per_token=None if per_token is None else round(per_token, 3),
         tokens=held,
         budget=asked,

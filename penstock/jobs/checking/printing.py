@@ -133,6 +133,11 @@ def _estimate(own: Estimate, console: Console) -> None:
             if own.tokens is not None and own.budget is not None
             else ""
         )
+        + (
+            "; the rules cannot be built, so that what they keep is not estimated"
+            if own.kept_share is None
+            else ""
+        )
     )
     without = ""
     if own.not_included:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from penstock.artefact import Artefact, Draft, Workspace
+from penstock.artefact import Artefact, Draft, Workspace, fingerprint
 from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.pipeline.checking import check_sum
 from penstock.pipeline.cleaning.best_column import BestColumn
@@ -35,6 +35,7 @@ __all__ = [
     "Keep",
     "NearDuplicates",
     "make_components",
+    "names_of_components",
 ]
 
 COMPONENTS = "components"
@@ -177,6 +178,17 @@ def make_components(
         made = workspace.make(COMPONENTS, VERSION, near.components(), inputs, verify)
     own = zip(units, made.files, strict=True)
     return {unit.name: ColumnFile(made.path, record) for unit, record in own}
+
+
+def names_of_components(near: NearDuplicates, corpus: Artefact) -> list[str]:
+    """Return the fingerprints of the artefacts of :func:`make_components`, made or not."""
+    inputs = {"text": text_digest([unit.record for unit in units_of(corpus)])}
+    config = {"signatures": near.signatures.config()}
+    names = [fingerprint(COMPONENTS, VERSION, config, inputs)]
+    if near.verify:
+        inputs = {COMPONENTS: names[0], **inputs}
+        names.append(fingerprint(COMPONENTS, VERSION, near.components(), inputs))
+    return names
 
 
 def _key_files(unit: Unit, signatures: ColumnFile) -> KeyFiles:

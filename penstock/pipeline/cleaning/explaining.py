@@ -6,10 +6,10 @@ the similarity of two documents is computed from their texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,17 @@ from penstock.artefact import Workspace
 from penstock.columnar import OwnParquet
 from penstock.personal_data import PersonalData
 from penstock.pipeline.cleaning.best_column import BestColumn
-from penstock.pipeline.cleaning.fates import repeated_by
+from penstock.pipeline.cleaning.fates import failed_rules, repeated_by
 from penstock.pipeline.cleaning.function_rule import FunctionRule
 from penstock.pipeline.cleaning.judging import UnitGroup, named_columns
 from penstock.pipeline.cleaning.minhash.signatures import shingle_sets
 from penstock.pipeline.cleaning.settings import CleanSettings, StatisticsColumn
-from penstock.pipeline.cleaning.text_columns import ColumnFiles, find_text_columns
+from penstock.pipeline.cleaning.text_columns import (
+    ColumnFiles,
+    TextColumn,
+    find_text_columns,
+    stage_of,
+)
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.units import Unit
 from penstock.rules import RuleSet
@@ -44,7 +49,7 @@ class RuleValue:
     applied: bool = True
     """False where the rule counts words and the document's script has no spaces."""
     value: float | None = None
-    """None of a function, which returns no value."""
+    """None of a function, which returns no value, and where the counts were deleted."""
     limit: str | None = None
     """``least`` or ``most``: what a document may have."""
     threshold: float | None = None
@@ -84,6 +89,11 @@ class Repeated:
     """Jaccard similarity of the sets of n-grams of both; None with exact duplicates only."""
     threshold: float | None = None
     ngram: int | None = None
+    equal: bool = True
+    """Whether the normalised texts are equal."""
+    joined: Literal["pair", "path"] | None = None
+    """Of near duplicates, whether these two are alike by the signatures (``pair``), or through
+    other documents alone (``path``); None where the signatures were deleted."""
 
 
 class Explanations:
@@ -91,12 +101,13 @@ class Explanations:
 
     Args:
         settings: Settings of cleaning by which the pool was made; overlaps may be left out.
-        pool: The pool. Text columns of its corpus that were deleted give no values.
+        pool: The pool. Text columns of its corpus that were deleted give no values
+            (:meth:`deleted`).
     """
 
     def __init__(self, settings: CleanSettings, pool: Pool) -> None:
         self._settings = settings
-        self._pool = pool
+        self.pool = pool
 
     def rules(self, unit: Unit, row: int) -> list[RuleValue]:
         """Return what each rule of the recipe says of a document, in the order of the recipe.
@@ -111,11 +122,22 @@ class Explanations:
             counts = group.read(StatisticsColumn.name).slice(row, 1)
             for one in self._settings.rules:
                 found += _values_of(one, counts)
+        elif self._settings.rules:
+            failed = failed_rules(self.pool, unit, row).rules
+            for one in self._settings.rules:
+                found += _thresholds_of(one, failed)
         for own in self._settings.functions:
             if own.name in group.columns:
                 drops = group.read(own.name).column("drops")[row].as_py()
                 found.append(RuleValue(rule=own.rule, fails=drops))
         return found
+
+    def deleted(self, unit: Unit) -> list[str]:
+        """Return the stages of the text columns that the verdicts read, but that are gone."""
+        there = self._group(unit).columns
+        return list(
+            dict.fromkeys(stage_of(one.name) for one in self._wanted if one.name not in there)
+        )
 
     def condition(self, unit: Unit, row: int) -> ConditionValues | None:
         """Return the values that the condition reads; None without one. Arguments as `rules`."""
@@ -137,7 +159,7 @@ class Explanations:
 
     def repeated(self, unit: Unit, row: int) -> Repeated | None:
         """Return the document that stays in place of another; arguments as :meth:`rules`."""
-        place = repeated_by(self._pool, unit, row)
+        place = repeated_by(self.pool, unit, row)
         if place is None:
             return None
         its_unit, its_row = place
@@ -149,15 +171,37 @@ class Explanations:
         one, other = shingle_sets(pa.array(texts, pa.large_string()), near.signatures.ngram)
         common = len(np.intersect1d(one, other, assume_unique=True))
         own, best = (self._rank(*one) for one in ((unit, row), place))
+        normal = [_row_of(*one, "normal") for one in ((unit, row), place)]
+        similarity = common / max(1, len(one) + len(other) - common)
         return replace(
             found,
+            equal=normal[0] == normal[1],
+            joined=self._joined((unit, row), place, similarity),
             keep=str(near.keep),
             own=own,
             best=best,
-            similarity=common / max(1, len(one) + len(other) - common),
+            similarity=similarity,
             threshold=near.signatures.threshold,
             ngram=near.signatures.ngram,
         )
+
+    def _joined(
+        self, one: tuple[Unit, int], other: tuple[Unit, int], similarity: float
+    ) -> Literal["pair", "path"] | None:
+        """Return whether two documents are joined as a pair, by a band that both have."""
+        near = self._settings.near
+        assert near is not None
+        files = find_text_columns([near.signatures], self.pool.corpus, self._workspace)
+        column = files.get(near.signatures.name, {})
+        if any(unit.name not in column for unit, _ in (one, other)):
+            return None
+        bands = [
+            column[unit.name].read(["bands"]).column("bands")[row].as_py()
+            for unit, row in (one, other)
+        ]
+        agree = any(left == right for left, right in zip(*bands))
+        enough = not near.verify or similarity >= near.signatures.threshold
+        return "pair" if agree and enough else "path"
 
     def _rank(self, unit: Unit, row: int) -> float | str | None:
         """Return the value by which a document of a component is chosen."""
@@ -181,14 +225,19 @@ class Explanations:
 
     @cached_property
     def _columns(self) -> Mapping[str, ColumnFiles]:
-        corpus = self._pool.corpus
-        wanted = [
+        return find_text_columns(self._wanted, self.pool.corpus, self._workspace)
+
+    @property
+    def _workspace(self) -> Workspace:
+        return Workspace(self.pool.corpus.path.parent.parent, read_only=True)
+
+    @cached_property
+    def _wanted(self) -> list[TextColumn]:
+        return [
             column
             for column in self._settings.text_columns()
             if column.name in _READ or isinstance(column, FunctionRule)
         ]
-        workspace = Workspace(corpus.path.parent.parent, read_only=True)
-        return find_text_columns(wanted, corpus, workspace)
 
 
 def _values_of(rules: RuleSet, counts: pa.Table) -> list[RuleValue]:
@@ -208,6 +257,26 @@ def _values_of(rules: RuleSet, counts: pa.Table) -> list[RuleValue]:
         for bit, rule in enumerate(rules.rules)
         if rule.name in values
     ]
+
+
+def _thresholds_of(rules: RuleSet, failed: Sequence[str]) -> list[RuleValue]:
+    """Return a set's rules that are on, without values, of a document that fails some rules."""
+    return [
+        RuleValue(
+            rule=(name := f"{rules.name}: {rule.name}"),
+            fails=name in failed,
+            limit=rule.limit,
+            threshold=threshold,
+            unit=rule.unit,
+        )
+        for rule in rules.rules
+        if (threshold := rules.threshold_of(rule)) is not None
+    ]
+
+
+def _row_of(unit: Unit, row: int, column: str) -> Any:
+    """Read a value of the file of rows of the corpus's unit."""
+    return replace(unit, kept=None).read_rows([column]).column(column)[row].as_py()
 
 
 def _text_at(unit: Unit, row: int) -> str:

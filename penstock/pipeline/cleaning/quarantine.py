@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from penstock.artefact import Artefact, FileRecord
 from penstock.pipeline.reading.records import Bad
 from penstock.storage import AnyPath, atomic_file, open_file
 
-__all__ = ["FirstError", "Quarantine", "first_error", "quarantined_by_file"]
+__all__ = ["FirstError", "Quarantine", "first_error", "quarantined_by_file", "raw_text"]
 
 _COUNTED, _COUNTED_BYTES = 100_000, 2**26
 """Records and bytes of a quarantine after which it is not counted on by file: a second."""
@@ -80,6 +80,17 @@ def first_error(directory: AnyPath, records: Iterable[FileRecord]) -> FirstError
             bad = json.loads(lines.readline())
         return FirstError(directory / name, f"{bad['file']}, {bad['place']}: {bad['error']}")
     return None
+
+
+def raw_text(bad: Mapping[str, Any]) -> str:
+    """Return what a quarantined record holds; bytes that are not UTF-8 are escaped.
+
+    Args:
+        bad: A line of a file of the quarantine.
+    """
+    if "raw_base64" not in bad:
+        return str(bad.get("raw", ""))
+    return base64.b64decode(bad["raw_base64"]).decode("utf-8", "backslashreplace")
 
 
 def quarantined_by_file(corpus: Artefact) -> Counter[str]:

@@ -26,7 +26,14 @@ from penstock.pipeline.runner import Runner
 from penstock.pipeline.units import Unit, base_of, units_of
 from penstock.storage import AnyPath, atomic_file
 
-__all__ = ["ColumnFile", "ColumnFiles", "TextColumn", "find_text_columns", "make_text_columns"]
+__all__ = [
+    "ColumnFile",
+    "ColumnFiles",
+    "TextColumn",
+    "find_text_columns",
+    "make_text_columns",
+    "stage_of",
+]
 
 
 class TextColumn(Protocol):
@@ -103,7 +110,7 @@ def find_text_columns(
     for units in _by_corpus(corpus) if columns else ():
         inputs = {"text": text_digest([unit.record for unit in units])}
         for column in columns:
-            stage = _stage(column.name)
+            stage = stage_of(column.name)
             name = fingerprint(stage, column.version, column.config(), inputs)
             if artefact := workspace.find(stage, name):
                 own = zip(units, artefact.files, strict=True)
@@ -133,7 +140,7 @@ def _make(
     drafts: dict[str, Draft] = {}
     inputs = {"text": text_digest([unit.record for unit in units])}
     for column in columns:
-        stage = _stage(column.name)
+        stage = stage_of(column.name)
         name = fingerprint(stage, column.version, column.config(), inputs)
         if found := workspace.find(stage, name):
             made[column.name] = found
@@ -149,7 +156,7 @@ def _make(
         unit, _ = items[index]
         for name, record in records.items():
             drafts[name].record(unit.name, [record])
-        stages = dict.fromkeys(_stage(name) for name in records)
+        stages = dict.fromkeys(stage_of(name) for name in records)
         progress(f"{', '.join(stages)}: {numbered(unit.of, 'document')} of {unit.name}")
     parts = [unit.name for unit in units]
     documents = sum(unit.of for unit in units)
@@ -160,8 +167,8 @@ def _make(
     return made
 
 
-def _stage(name: str) -> str:
-    """Return the stage of a column's artefact."""
+def stage_of(name: str) -> str:
+    """Return the stage of a column's artefact, from the name of the column."""
     return name.partition(":")[0]
 
 

@@ -14,6 +14,7 @@ No task holds more than a group or a range (4 million documents), and the driver
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections import Counter
@@ -25,8 +26,14 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, fingerprint
+from penstock.errors import ArtefactError
 from penstock.pipeline.cleaning.choice import Choice
-from penstock.pipeline.cleaning.duplicates import COMPONENTS, NearDuplicates, make_components
+from penstock.pipeline.cleaning.duplicates import (
+    COMPONENTS,
+    NearDuplicates,
+    make_components,
+    names_of_components,
+)
 from penstock.pipeline.cleaning.judging import (
     BUCKETS,
     ENTRY,
@@ -36,7 +43,11 @@ from penstock.pipeline.cleaning.judging import (
     kept_files,
 )
 from penstock.pipeline.cleaning.settings import CleanSettings
-from penstock.pipeline.cleaning.text_columns import ColumnFile, make_text_columns
+from penstock.pipeline.cleaning.text_columns import (
+    ColumnFile,
+    find_text_columns,
+    make_text_columns,
+)
 from penstock.pipeline.grouped import packed, read_groups, write_groups
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner
@@ -45,7 +56,7 @@ from penstock.plugin_code import code_notes
 from penstock.storage import atomic_file
 from penstock.text_hashes import hash_words
 
-__all__ = ["STAGE", "make_pool"]
+__all__ = ["STAGE", "find_evidence", "make_pool"]
 
 STAGE = "verdicts"
 VERSION = 1
@@ -127,6 +138,24 @@ def make_pool(
         for line in code_notes(f"clean.rules.{own.rule}", own.config(), kept):
             progress(line)
     return Pool.of(corpus, workspace.make(STAGE, VERSION, config, inputs, work))
+
+
+def find_evidence(settings: CleanSettings, corpus: Artefact, workspace: Workspace) -> None:
+    """Look for all that the verdicts about a corpus are made of: their manifest names none.
+
+    The names are in :attr:`.Workspace.used` afterwards, made or not.
+
+    Args:
+        settings: As of :func:`make_pool`.
+        corpus: The corpus.
+        workspace: Of the work directory.
+    """
+    for column in settings.text_columns():
+        with contextlib.suppress(ArtefactError):  # what cannot be read has a name, too
+            find_text_columns([column], corpus, workspace)
+    if settings.near is not None:
+        for name in names_of_components(settings.near, corpus):
+            workspace.directory(COMPONENTS, name)
 
 
 def _choice(

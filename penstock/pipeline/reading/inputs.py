@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,7 +141,9 @@ def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -
                 raise UnmadeError(
                     f"not read into {workspace.root} as it is now",
                     file=item.path,
-                    fix="run `penstock curate RECIPE`",
+                    got=_difference(entry, version, path, known),
+                    fix="run `penstock curate RECIPE`, which compares the bytes, and makes nothing "
+                    "anew that was made of the same ones",
                 )
             else:
                 fresh[path] = version
@@ -229,6 +231,28 @@ def _is_known(entry: dict[str, Any], version: FileVersion, read_only: bool) -> b
     if read_only:
         return then in (version, (*version[:-1], -1))
     return bool(then == version and entry["settled"])
+
+
+def _difference(
+    entry: dict[str, Any] | None,
+    version: FileVersion,
+    path: AnyPath,
+    known: Mapping[str, dict[str, Any]],
+) -> str:
+    """Describe how a file differs from the one of its path, or of its name, that was read."""
+    if entry is None:
+        same = [
+            other
+            for other, one in sorted(known.items())
+            if other.rpartition("/")[2] == path.name and one["version"][:1] == [version[0]]
+        ]
+        if same:
+            return f"another path: a file of this name and size was read as {same[0]}"
+        return "a file that no command has read"
+    then = entry["version"]
+    if then[:1] != [version[0]]:
+        return f"{version[0]:,} bytes, where it had {then[0]:,}"
+    return "the same size at another time: it was written, copied or moved since"
 
 
 def stored_hashes(root: AnyPath) -> dict[str, str]:

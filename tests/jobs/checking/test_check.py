@@ -129,6 +129,24 @@ def test_a_budget_above_the_pool(pool: Path) -> None:
     assert not short.errors
 
 
+def test_a_share_above_its_source_is_a_warning(pool: Path) -> None:
+    whole = checked(pool).estimate
+    assert whole is not None and whole.tokens is not None
+    tokens = whole.tokens // 2
+    large = {"tokens": tokens, "rank": "random", "shares": {"code": 0.9}}
+    key = ("warning", "share_above_source", "budget.shares.code")
+    assert key in kinds(checked(pool, budget=large))
+    assert key not in kinds(checked(pool, budget={**large, "shares": {"code": 0.01}}))
+    assert key not in kinds(checked(pool, budget={**large, "allow_short": True}))
+
+
+def test_what_rules_keep_is_not_estimated_where_they_cannot_be_built(pool: Path) -> None:
+    one = checked(pool, clean={"rules": ["gophr"]}, budget={"tokens": "30%", "rank": "random"})
+    assert any("gophr" in found.text for found in one.errors)
+    assert one.estimate is not None and one.estimate.documents == 200
+    assert (one.estimate.tokens, one.estimate.budget, one.estimate.kept_share) == (None,) * 3
+
+
 @pytest.mark.parametrize(("count", "keys"), [(90, ["select.good.target"]), (91, [])])
 def test_examples_that_are_too_few_for_a_selector(pool: Path, count: int, keys: list[str]) -> None:
     rows = [{"question": f"What is {n}?", "answer": f"the number {n}"} for n in range(count)]
