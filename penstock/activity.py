@@ -57,7 +57,11 @@ class Step:
     """Documents of all its items, or 0 where that is not known."""
     counts: DocumentCounts = field(default_factory=DocumentCounts)
     """Documents that its items have done so far."""
+    passing: str = ""
+    """The pass of a runner over its items, such as ``score unit``."""
     began: float = field(default_factory=time.monotonic)
+    counted: float | None = None
+    """Monotonic seconds at which documents were counted last; None before the first."""
 
     def seconds(self, now: float) -> float:
         """Return the seconds since it began."""
@@ -68,7 +72,13 @@ class Step:
         share = self.done / self.items if self.items else 0.0
         if self.documents:
             share = max(share, min(1.0, self.counts.documents / self.documents))
-        return self.seconds(now) * (1 - share) / share if share else None
+        if not 0 < share < 1:
+            return None
+        return self.seconds(now) * (1 - share) / share
+
+    def counting_seconds(self, now: float) -> float:
+        """Return the seconds until documents were counted last: a rate is of these."""
+        return self.seconds(now if self.counted is None else self.counted)
 
 
 _lock = threading.Lock()
@@ -81,14 +91,15 @@ _compiling = 0
 
 
 @contextmanager
-def step(name: str, items: Sequence[Any] = ()) -> Iterator[Step]:
+def step(name: str, items: Sequence[Any] = (), passing: str = "") -> Iterator[Step]:
     """Name what is done inside the context.
 
     Args:
         name: A noun or participle, such as ``fitting select.betr``; empty for items of a runner.
         items: Items of a runner. An item, or the first element of one, may have ``documents``.
+        passing: The pass of a runner.
     """
-    own = Step(name, len(items), documents=_documents_of(items))
+    own = Step(name, len(items), documents=_documents_of(items), passing=passing)
     with _lock:
         _steps.append(own)
     try:
@@ -145,6 +156,7 @@ def add_counts(documents: int, size: int) -> None:
         for own in reversed(_steps):
             if own.items:
                 own.counts.add(documents, size)
+                own.counted = time.monotonic()
                 return
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from penstock import extras
 from penstock.errors import JobError, PenstockError
+from penstock.ray_token import Token, find_token
 from penstock.temporary import private_directory
 
 __all__ = ["DEBUG", "connect", "cpus", "extend_path", "on_loopback"]
@@ -21,6 +24,9 @@ DEBUG = "PENSTOCK_DEBUG"
 
 _OBJECT_STORE = 512 * 2**20
 """Bytes of the object store: results are small records, and shared state is stored once."""
+
+_REACHING = 10.0
+"""Seconds for the port of ``RAY_ADDRESS`` to accept a connection, and for the head to answer."""
 
 
 def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
@@ -32,6 +38,9 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
     before all others, as they do by default: other users may be able to write there. Tasks add the
     driver's module path behind their own (:func:`extend_path`).
 
+    Ray itself tries a closed port for many minutes, and a head that asks for a token for 30 s. So
+    the port is tried first, and the token, where ``grpc`` is there, which Ray's dashboard needs.
+
     Args:
         cpus: CPUs of a Ray started here; all by default. A cluster has its own number.
         object_store: Bytes of the object store of a Ray started here.
@@ -41,7 +50,7 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
 
     Raises:
         BadInput: Ray is not installed; ``fix`` names the extra.
-        JobError: There is no Ray at ``RAY_ADDRESS``, or none can be started.
+        JobError: There is no Ray at ``RAY_ADDRESS``, it refuses the token, or none can be started.
         StorageError: The temporary directory cannot be written to.
     """
     with extras.named("ray", "--runner ray"):
@@ -57,9 +66,12 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
         # A client has no directories in its settings, and pickles them.
         "job_config": None if (address or "").startswith("ray://") else _job_config(),
     }
+    if address and address != "local":
+        _reach(address)
     try:
         if address and address != "local":
-            ray.init(address=address, **quiet)
+            with _authenticated():
+                ray.init(address=address, **quiet)
             return ray
     except (ConnectionError, RuntimeError) as error:
         raise JobError(
@@ -95,6 +107,77 @@ def connect(cpus: int | None = None, object_store: int = _OBJECT_STORE) -> Any:
             fix="install the version of Ray that Penstock is tested with",
         )
     return ray
+
+
+def _reach(address: str) -> None:
+    """Check that the head of an address answers, and takes the token that is found here.
+
+    Raises:
+        JobError: It does not.
+    """
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:  # Ray says what is wrong with it
+        return
+    if host is None or port is None:  # as of ``auto``
+        return
+    try:
+        socket.create_connection((host, port), timeout=_REACHING).close()
+    except OSError as error:
+        raise JobError(
+            f"no Ray at {address} (no answer: {error.strerror or error})",
+            key="RAY_ADDRESS",
+            fix="start one with `ray start --head`, or unset RAY_ADDRESS",
+        ) from None
+    token = find_token()
+    if parts.scheme or not _refuses(f"{host}:{port}", token):
+        return
+    if token.value:
+        problem = f"the Ray at {address} refuses the token of {token.place}"
+    else:
+        problem = f"the Ray at {address} asks for a token, and there is none here ({token.place})"
+    raise JobError(
+        problem,
+        key="RAY_ADDRESS",
+        fix="on the head `ray get-auth-token` prints it: write it to ~/.ray/auth_token, mode 0600, "
+        "or to a file that RAY_AUTH_TOKEN_PATH names",
+    )
+
+
+def _refuses(address: str, token: Token) -> bool:
+    """Return whether a head answers that the token is wrong or missing; false for no answer."""
+    try:
+        import grpc
+    except ImportError:
+        return False
+    own = (("authorization", f"Bearer {token.value}"),) if token.value else ()
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            asked = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+            asked(b"", timeout=_REACHING, metadata=own)
+        except grpc.RpcError as error:
+            return bool(error.code() is grpc.StatusCode.UNAUTHENTICATED)
+    return False
+
+
+@contextmanager
+def _authenticated() -> Iterator[None]:
+    """Have Ray send the token that is found here, also where ``RAY_AUTH_MODE`` is not set.
+
+    A head without authentication takes calls with a token, too.
+    """
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    if "RAY_AUTH_MODE" in os.environ or not find_token().value:
+        yield
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")  # it has read the environment already
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_MODE"]
 
 
 def extend_path(path: Iterable[str]) -> None:

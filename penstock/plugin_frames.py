@@ -11,9 +11,11 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from penstock.errors import PenstockError
+from penstock.extras import missing_extra
 from penstock.plugin_code import is_own_file
 
-__all__ = ["describe_error", "own_frames", "own_traceback"]
+__all__ = ["describe_error", "fix_of_error", "own_frames", "own_traceback"]
 
 _MOST = 4
 """Frames that are shown, the last ones."""
@@ -59,10 +61,43 @@ def describe_error(error: BaseException) -> str:
     Args:
         error: The error, with its traceback.
     """
+    if isinstance(error, PenstockError) and error.__cause__ is not None:
+        return str(error)  # it has the lines of its cause
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename:
+        line = f": {error.text.strip()[:_LINE]}" if error.text else ""
+        place = f"{Path(error.filename).name}:{error.lineno}"
+        return f"{type(error).__name__}: {error.msg} ({place}{line})"
     frames = own_frames(error)[-_MOST:]
     if not frames:
         return text
     calls = [f"{Path(file).name}:{line} in {name}" for file, line, name, _ in frames]
     source = f": {frames[-1][3]}" if frames[-1][3] else ""
     return f"{text} ({', '.join(calls)}{source})"
+
+
+_JOB_FILES = "working_dir_files"
+"""Directory of the files that were sent with a job, in Ray 2.60."""
+
+
+def fix_of_error(error: BaseException) -> str | None:
+    """Return the fix of a user's error: a missing package, or a file that a job lacks; else None.
+
+    A module's neighbours are there where it was written, and not where it was sent.
+
+    Args:
+        error: The error of the user's code.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        known = missing_extra(error)
+        return known.fix if known else f"install the package of {error.name}"
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
+        return None
+    here, path = Path.cwd(), Path(error.filename)
+    if _JOB_FILES not in here.parts or (path.is_absolute() and not path.is_relative_to(here)):
+        return None
+    return (
+        "`penstock submit` sends modules, and no data files beside them: put both into a package "
+        "(a directory with __init__.py), which is sent whole, or name the file by a parameter that "
+        "is in `paths` of the class"
+    )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -71,9 +72,9 @@ def check_scorer(
     """Check that a scorer has the properties which curating relies on.
 
     It has to give one number for each document, NaN (a function: or None) for one that may not be
-    taken, and no infinity. It has to give the same number, to the last bit, in a second call, in
-    batches of 1 and 7, in another order, after ``save`` and ``load``, and in two other processes,
-    to which it is sent by a pickle.
+    taken, not for all of them, and no infinity. It has to give the same number, to the last bit, in
+    a second call, in batches of 1 and 7, in another order, after ``save`` and ``load``, and in two
+    other processes, to which it is sent by a pickle. Where all scores are equal, a warning says so.
 
     Args:
         use: As in a recipe: ``module:function``, ``module:Class``, or a registered name.
@@ -125,6 +126,15 @@ def _checked(
     if (wrong := np.isinf(scores)).any():
         raise _broken("no infinite score", documents, wrong, scores, fix=_FINITE)
 
+    own = scores[~np.isnan(scores)]
+    if len(scores) and not len(own):
+        raise ScoringError(
+            key=_KEY,
+            expected="a score for at least one document",
+            got=f"NaN for all {len(scores):,}",
+            fix="return numbers; or give texts that it scores, texts=[...]",
+        )
+
     def compare(wanted: str, found: np.ndarray) -> None:
         differ = scores.view(np.uint32) != found.view(np.uint32)
         differ &= ~(np.isnan(scores) & np.isnan(found))
@@ -146,6 +156,12 @@ def _checked(
         compare("after save and load", _scores(unfitted, documents))
         if processes:
             compare("in two other processes", _elsewhere(unfitted, documents))
+    if len(own) > 1 and (own == own[0]).all():
+        warnings.warn(
+            f"{use}: all scores of these texts are {own[0]:.6g}, so that the check says little: "
+            "give texts that it tells apart, texts=[...]",
+            stacklevel=3,
+        )
     return scores
 
 

@@ -297,6 +297,7 @@ PRINTERS = {
     "penstock/jobs/job_server.py: logging.getLogger",  # sets a level of Ray's
     "penstock/trainers/backends/deepspeed/engine.py: logging.getLogger",  # one of DeepSpeed's
     "penstock/selectors/classifiers/fasttext.py: warnings.warn",  # a text of our own
+    "penstock/testing.py: warnings.warn",  # in a test of the user's, with a name of the user's
 }
 """The calls that print or log; all others go through them."""
 

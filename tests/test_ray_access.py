@@ -265,3 +265,52 @@ def test_the_command_imports_nothing_from_the_directory_that_it_starts_in(tmp_pa
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("penstock")
+
+
+def _connected(**environment: str) -> subprocess.CompletedProcess[str]:
+    """Connect to this process's Ray from another process, as ``penstock curate`` does; run a task.
+
+    The process has no ``RAY_AUTH_MODE``.
+    """
+    import ray
+
+    code = (
+        "import os\nfrom penstock.cluster import connect\nfrom penstock.errors import JobError\n"
+        "try:\n    ray = connect()\nexcept JobError as error:\n    raise SystemExit(str(error))\n"
+        "assert 'RAY_AUTH_MODE' not in os.environ\n"
+        "print(ray.get(ray.remote(lambda: 2).options(num_cpus=0).remote()))"
+    )
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **own,
+            "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else 127.0.0.1 is the network's address
+            "PYTHONPATH": str(ROOT),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+
+
+def test_a_driver_sends_the_token_that_it_finds() -> None:
+    """Without RAY_AUTH_MODE Ray's own client says after 30 s that it cannot connect."""
+    token = private_directory("ray", os.environ.get("RAY_TMPDIR")) / "token"
+    found = _connected(RAY_AUTH_TOKEN_PATH=str(token))
+    assert (found.returncode, found.stdout.strip()) == (0, "2"), found.stderr
+
+
+def test_a_token_that_is_refused_or_missing_is_named(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0123456789abcdef-of-another-cluster")
+    refused = _connected(RAY_AUTH_TOKEN_PATH=str(wrong))
+    missing = _connected(HOME=str(tmp_path))
+    assert (refused.returncode, missing.returncode) == (1, 1)
+    assert f"RAY_AUTH_TOKEN_PATH={wrong}" in refused.stderr
+    assert f"{tmp_path}/.ray/auth_token" in missing.stderr
+    assert all(one.stderr.startswith("RAY_ADDRESS: ") for one in (refused, missing))
+    assert "0123456789abcdef" not in refused.stderr

@@ -20,7 +20,9 @@ from penstock import PlainScorer
 calls = itertools.count()
 
 def length(texts): return [float(len(text)) for text in texts]
-def excludes(texts): return [None if len(text) < 20 else 1.0 for text in texts]
+def excludes(texts): return [None if len(text) < 20 else len(text) % 7 for text in texts]
+def constant(texts): return [0.5] * len(texts)
+def nothing(texts): return [None] * len(texts)
 def counts(texts): return [float(next(calls)) for _ in texts]
 def batch(texts): return [float(len(text) / max(map(len, texts))) for text in texts]
 def order(texts): return [float(n) for n, _ in enumerate(texts)]
@@ -110,6 +112,15 @@ def test_a_missing_property_is_named_with_a_document(
     assert caught.value.expected == expected
     assert ("finite numbers" in str(caught.value.fix)) == (name.lower() == "infinite")
     assert str(caught.value.file).startswith("document text-")
+
+
+def test_one_score_for_all_is_a_warning_and_none_at_all_an_error(beside: Path) -> None:
+    with pytest.warns(UserWarning, match="0.5"):
+        check_scorer("checked:constant", directory=beside, processes=False)
+    with pytest.raises(ScoringError) as caught:
+        check_scorer("checked:nothing", directory=beside, processes=False)
+    assert (caught.value.key, caught.value.got) == ("checked:nothing", "NaN for all 64")
+    assert "texts=" in str(caught.value.fix)
 
 
 def test_a_wrong_number_of_scores_is_an_error(beside: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from penstock.display import encodable
 from penstock.errors import InputError, SelectorError
@@ -18,7 +20,8 @@ from penstock.pipeline.rewriting.edits import Edit
 from penstock.pipeline.scoring.models import Column
 from penstock.recipe import Recipe
 from penstock.rules import built_in as sets_of_rules
-from penstock.selectors.base import Targets
+from penstock.selectors.adapter import class_of, paths_of
+from penstock.selectors.base import Selector, Targets
 from penstock.selectors.registry import build, build_rewriter
 from penstock.selectors.reweighting.planned import PlannedReweighter
 from penstock.selectors.targets import check_examples, read_texts, targets_in, texts_in
@@ -140,8 +143,16 @@ def build_columns(recipe: Recipe) -> list[Column]:
                 got=len(target.examples),
                 fix="give more, or write use: dsir and per_ngram: true, which needs fewer",
             )
-        columns.append(Column(name=name, selector=built[name], target=target))
+        files_of = _files_of(built[name], spec.parameters)
+        columns.append(Column(name=name, selector=built[name], target=target, files=files_of))
     return in_dependence(columns)
+
+
+def _files_of(selector: Selector, parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the files and directories that a recipe gives to a class, by the parameter."""
+    given = {key: parameters[key] for key in paths_of(class_of(selector)) if key in parameters}
+    several = {key: own if isinstance(own, (list, tuple)) else [own] for key, own in given.items()}
+    return {key: tuple(str(one) for one in own) for key, own in several.items()}
 
 
 def _targets_of(file: AnyPath) -> Targets:

@@ -306,13 +306,16 @@ def selectors(name: str | None, console: Console) -> None:
             key: "required" if value is inspect.Parameter.empty else value
             for key, value in row["parameters"].items()
         }
-        console.write(f"{row['name']}{_UNDER.get(row['kind'], '')}: {row['summary']}")
+        summary = row["summary"] or "no docstring"
+        console.write(f"{row['name']}{_UNDER.get(row['kind'], '')}: {summary}")
         if row["paper"]:
             console.write(f"    {row['paper']}")
         for key, value in row["parameters"].items():
-            console.write(f"    {key}: {value}")
+            about = [row["types"].get(key), "a path" if key in row["paths"] else None]
+            kind = ", ".join(filter(None, about))
+            console.write(f"    {key}{f' ({kind})' if kind else ''}: {value}")
         if name is not None:
-            console.text(row["doc"])
+            console.text(row["doc"].removeprefix(row["summary"]).lstrip("\n"))
     console.result({"selectors": rows})
 
 

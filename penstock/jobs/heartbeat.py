@@ -98,8 +98,9 @@ def describe_steps(steps: Sequence[Step], now: float) -> str:
     seconds = steps[-1].seconds(now)
     if work is None:
         return f"{text}: for {seconds:.0f} s"
+    text += f" ({work.passing})" if work.passing else ""
     parts = [f"for {seconds:.0f} s"]
-    spent = work.seconds(now)
+    spent = work.counting_seconds(now)
     counts = work.counts
     if counts.documents and spent:
         of = f" of {work.documents:,}" if work.documents >= counts.documents else ""
@@ -111,6 +112,6 @@ def describe_steps(steps: Sequence[Step], now: float) -> str:
     if work.items > 1:
         parts.append(f"{work.done:,} of {work.items:,} parts")
     left = work.seconds_left(now)
-    if left is not None:
+    if left is not None and left >= 1:
         parts.append(f"about {timedelta(seconds=round(left))} left")
     return f"{text}: {', '.join(parts)}"

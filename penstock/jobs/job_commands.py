@@ -67,6 +67,7 @@ def submit(recipe: Path, job: str, address: str, no_wait: bool, as_json: bool, *
 @on_console
 def status(console: Console, job: str | None, address: str, limit: int) -> None:
     """Show the state of the jobs on a cluster, or of one: times, recipe, last progress line."""
+    from penstock.jobs.job_logs import readable
     from penstock.jobs.job_server import connect
     from penstock.jobs.job_states import job_state, list_states
 
@@ -88,8 +89,10 @@ def status(console: Console, job: str | None, address: str, limit: int) -> None:
     )
     if older:
         console.write(f"{numbered(older, 'older job')}; --limit lists more")
-    if job and states[0].message:
-        console.write(states[0].message)
+    if job and states[0].message:  # of a failed job it ends with its log: the last line says why
+        said = [line for line in map(readable, states[0].message.splitlines()) if line]
+        for line in dict.fromkeys([*said[:1], *said[-1:]]):
+            console.write(line)
     console.result({"jobs": [one.summary() for one in states], "older": older})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from penstock.jobs.job_server import find_job, open_stream
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["JobLog", "log_pieces", "log_tail", "print_log"]
+__all__ = ["JobLog", "log_pieces", "log_tail", "print_log", "readable"]
 
 _TAIL_BYTES = 256 * 2**10
 """Most bytes that are read for the last lines; where lines are longer, fewer are asked for."""
@@ -30,7 +31,24 @@ _PIECE = 64 * 2**10
 _SECONDS = 3_600
 """Seconds in which the head has to send a whole log."""
 
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\\\)")
+"""Colours and other control sequences of a terminal, which Ray and libraries write into logs."""
+
+_STACK = re.compile(r"(?:\[.*\] \S+\.cc:\d+: )?(?:PC: @| +@) +(?:0x[0-9a-f]+|\(nil\)).*")
+_SIGTERM = re.compile(r"(\[.*\] \S+\.cc:\d+: )?\*\*\* SIGTERM received at .*")
+"""What Ray's libraries write where a job is stopped: a line and a stack, each twice."""
+
 OnLine = Callable[[str], None]
+
+
+def readable(line: str) -> str | None:
+    """Return a line of a log without control sequences; None for Ray's stack of a stopped job."""
+    line = _CONTROL.sub("", line)
+    if _STACK.fullmatch(line):
+        return None
+    if found := _SIGTERM.fullmatch(line):
+        return None if found[1] else "stopped by SIGTERM"
+    return line
 
 
 class JobLog:
@@ -54,13 +72,18 @@ class JobLog:
         self.passed_on = max(self.passed_on, start + len(text))
         *lines, self._line = (self._line + new).split("\n")
         for line in lines:
-            self._on_line(line)
+            self._pass_on(line)
         return start + len(text)
+
+    def _pass_on(self, line: str) -> None:
+        shown = readable(line)
+        if shown is not None:
+            self._on_line(shown)
 
     def close(self) -> None:
         """Pass the last line on where no newline ended it."""
         if self._line:
-            self._on_line(self._line)
+            self._pass_on(self._line)
             self._line = ""
 
 
@@ -137,7 +160,7 @@ def print_log(
         if job is None:
             raise RuntimeError
         if tail is not None:
-            for line in log_tail(client, job, tail):
+            for line in filter(None, map(readable, log_tail(client, job, tail))):
                 on_line(line)
             return
         position = 0

@@ -12,19 +12,18 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from penstock import extras
 from penstock.errors import BadInput, JobError
+from penstock.ray_token import Token, find_token
 from penstock.redaction import Secret
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["ADDRESS", "Token", "connect", "find_job", "find_token", "open_stream"]
+__all__ = ["ADDRESS", "connect", "find_job", "open_stream"]
 
 ADDRESS = "http://127.0.0.1:8265"
 """Where Ray's job server listens, and where ``ray dashboard`` forwards it to."""
@@ -38,52 +37,6 @@ _CHATTY = (
 """Loggers of every upload and every closed stream."""
 
 _UNAUTHORISED, _FORBIDDEN = 401, 403
-_LONGEST_TOKEN = 65_536
-"""Bytes of a token that are read; a file that is longer is not one."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Token:
-    """The cluster's token, or why there is none."""
-
-    value: str
-    """Empty where none was found."""
-
-    place: str
-    """Where it was found, or where it was looked for and what was found there."""
-
-    def __repr__(self) -> str:
-        return f"<Token of {self.place}>"
-
-
-def find_token(environment: Mapping[str, str] = os.environ) -> Token:
-    """Find the token as Ray does, though whatever ``RAY_AUTH_MODE`` is except ``disabled``.
-
-    The first that is set of ``RAY_AUTH_TOKEN``, the file that ``RAY_AUTH_TOKEN_PATH`` names, and
-    ``~/.ray/auth_token``.
-    """
-    if environment.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        return Token("", "RAY_AUTH_MODE=disabled: none is sent")
-    if value := environment.get("RAY_AUTH_TOKEN", "").strip():
-        return Token(value, "RAY_AUTH_TOKEN")
-    looked = ["RAY_AUTH_TOKEN: not set"]
-    own = environment.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(own or "~/.ray/auth_token").expanduser()
-    name = f"RAY_AUTH_TOKEN_PATH={path}" if own else str(path)
-    if not own:
-        looked.append("RAY_AUTH_TOKEN_PATH: not set")
-    try:
-        with open(path, "rb") as file:
-            value = file.read(_LONGEST_TOKEN + 1).decode("ascii").strip()
-    except OSError as error:
-        looked.append(f"{name}: {error.strerror}")
-    except UnicodeDecodeError:
-        looked.append(f"{name}: not a token, which has ASCII characters only")
-    else:
-        if len(value.split()) == 1 and len(value) <= _LONGEST_TOKEN:
-            return Token(value, name)
-        looked.append(f"{name}: {'not a token, which is one word' if value else 'empty'}")
-    return Token("", "; ".join(looked))
 
 
 def connect(address: str) -> JobSubmissionClient:

@@ -21,7 +21,7 @@ from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, PartiallyCurated
 from penstock.jobs.grades import describe_grade, read_grade
 from penstock.jobs.nearest import ExampleSearch
-from penstock.pipeline.columns import changed_modules
+from penstock.pipeline.scoring.changes import changes_of
 from penstock.pipeline.scoring.means import TWENTIETHS, count_lengths, group_of_length
 from penstock.pipeline.scoring.models import Column, read_vectors
 from penstock.plugin_frames import describe_error
@@ -65,7 +65,7 @@ def add_reasons(
 
 
 def changed_code(curated: PartiallyCurated) -> list[str]:
-    """Return a line for each selector whose code changed since the column of its name was scored.
+    """Return lines on selectors whose code or files changed since their column was scored.
 
     Args:
         curated: What is made of the recipe.
@@ -74,9 +74,11 @@ def changed_code(curated: PartiallyCurated) -> list[str]:
         return []
     workspace = Workspace(curated.recipe.work_directory, read_only=True)
     return [
-        f"select.{column.name}: the code of {', '.join(modules)} changed since it was scored"
+        line
         for column in build_columns(curated.recipe)
-        if (modules := changed_modules(workspace, column.name, column.selector.identity()))
+        for line in changes_of(workspace, column).lines(
+            f"select.{column.name}", " since it was scored"
+        )
     ]
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from penstock.activity import count_documents, step
 from penstock.artefact import Workspace
 from penstock.display import numbered, text_table
 from penstock.errors import SelectorError, did_you_mean
@@ -75,6 +76,9 @@ class ScoredSample:
     """The best first."""
     lowest: tuple[ScoredDocument, ...]
     """The worst first."""
+    slowest: tuple[str, float] | None
+    """The documents that took the longest time, such as ``document d17``, and seconds for each;
+    None where none took a tenth of a second."""
     notes: tuple[str, ...]
 
     @property
@@ -94,6 +98,8 @@ class ScoredSample:
             f"{self.documents_per_second:,.0f} a second; all {self.of:,} take about {took} in one "
             "process",
         ]
+        if self.slowest:
+            lines.append(f"slowest: {self.slowest[0]}, {self.slowest[1]:.2g} s each")
         if self.excluded:
             lines.append(
                 f"{self.excluded:,} without a score (NaN, None, infinite), which are never taken"
@@ -103,7 +109,7 @@ class ScoredSample:
             bar = "#" * round(40 * count / most)
             lines.append(f"{low:12.5g} to {high:12.5g} {count:7,} {bar}".rstrip())
         for title, few in (("highest", self.highest), ("lowest", self.lowest)):
-            lines.append(f"{title}:")
+            lines += [f"{title}:"] if few else []
             lines += [f"  {one.score:.6g}  {one.id} ({one.source}): {one.text}" for one in few]
         return lines + list(self.notes)
 
@@ -157,11 +163,11 @@ def score(
         models.load(wanted, model)
         for line in code_notes(f"select.{column}", model.manifest["config"]["identity"], False):
             progress(line)
-        start = time.perf_counter()
-        found = [_scores(wanted, batch, models) for batch in documents]
-        seconds = time.perf_counter() - start
+        with step(f"scoring column {column}", [drawn]) as own:
+            own.documents = drawn.num_rows
+            found, seconds, slowest = _timed(wanted, documents, models)
     scores = np.concatenate([np.empty(0, np.float32), *found])
-    return _described(column, scores, drawn, pool.kept, seconds, extremes)
+    return replace(_described(column, scores, drawn, pool.kept, seconds, extremes), slowest=slowest)
 
 
 def _scorer(plan: Plan, name: str) -> Column:
@@ -196,6 +202,37 @@ def _scorer(plan: Plan, name: str) -> Column:
     return replace(found, selector=copy.deepcopy(found.selector))
 
 
+_FIRST, _CALL_SECONDS = 8, 0.5
+"""Documents of the first call, and the seconds that a call should take: for lines of progress."""
+
+_SLOW = 0.1
+"""Seconds for a document from which on the slowest is named."""
+
+
+def _timed(
+    column: Column, documents: Sequence[pa.RecordBatch], models: Models
+) -> tuple[list[np.ndarray], float, tuple[str, float] | None]:
+    """Score in calls of a suitable size, counting; return scores, seconds and the slowest."""
+    found, size = [], _FIRST
+    whole, worst, slowest = 0.0, _SLOW, None
+    for batch in documents:
+        at = 0
+        while at < len(batch):
+            part = batch.slice(at, size)
+            start = time.perf_counter()
+            found.append(_scores(column, part, models))
+            seconds = time.perf_counter() - start
+            count_documents(len(part), part.nbytes)
+            whole, each = whole + seconds, seconds / len(part)
+            if each >= worst:
+                first, last = part["id"][0], part["id"][-1]
+                name = f"document {first}" if len(part) == 1 else f"documents {first} to {last}"
+                worst, slowest = each, (name, each)
+            at += len(part)
+            size = min(max(1, int(size * min(8.0, _CALL_SECONDS / max(seconds, 1e-9)))), BATCH)
+    return found, whole, slowest
+
+
 def _scores(column: Column, documents: pa.RecordBatch, models: Models) -> np.ndarray:
     key, selector = f"select.{column.name}", column.selector
     ids = documents.column("id")
@@ -217,6 +254,8 @@ def _described(
     notes = []
     if len(own) and (most := float(np.mean(own == np.median(own)))) > MOST:
         notes.append(describe_constant(most, float(np.median(own))))
+    if len(scores) and not len(own):
+        notes.append("no document has a score, so that none can be taken")
     if infinite := int(np.isinf(scores).sum()):
         noun = numbered(infinite, "document has", "documents have")
         notes.append(f"{noun} an infinite score, which counts as none: return finite numbers")
@@ -245,5 +284,6 @@ def _described(
         counts=tuple(int(count) for count in counts),
         highest=documents(order[::-1][:extremes]),
         lowest=documents(order[:extremes]),
+        slowest=None,
         notes=tuple(notes),
     )

@@ -25,6 +25,7 @@ import yaml
 
 from penstock.artefact import canonical
 from penstock.errors import RecipeError
+from penstock.jobs.staged_paths import absolute_paths, named_modules
 from penstock.own_modules import check_module
 from penstock.plugin_code import imported_by
 from penstock.recipe import Recipe
@@ -36,19 +37,6 @@ __all__ = ["Staged", "stage"]
 _MAX_BYTES = 100 * 2**20
 """Largest request of Ray 2.60's job server (``DASHBOARD_CLIENT_MAX_SIZE``), although packages of up
 to 512 MiB are allowed elsewhere."""
-
-# ``*`` is any key of a mapping, or any item of a list.
-_PATHS = (
-    "work",
-    "corpus.path",
-    "corpus.*.path",
-    "rewrite.*.by.local",
-    "select.*.target.*",
-    "evaluate.*",
-    "clean.decontaminate.files.*",
-)
-_PATHS_OR_NAMES = ("tokenizer", "train.model.hf", "select.*.run")
-_USES = ("clean.rules.*.use", "select.*.use", "rewrite.*.use", "train.reweight.use")
 
 
 _SECRET = re.compile(
@@ -75,6 +63,8 @@ class Staged:
     """Bytes of each file."""
     digest: str
     """sha256 over the names and contents of the files: submissions of one digest are equal."""
+    opened: tuple[tuple[str, str], ...]
+    """(key, absolute path or address) of what machines of the cluster open."""
     notes: tuple[str, ...]
     """Lines for the user about files that are not copied."""
 
@@ -88,12 +78,15 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
     """
     recipe = load_recipe(recipe_path, settings)
     _ = recipe.work_directory  # raises where it cannot be used, before anything is sent
-    tree = _absolute(recipe)
-    notes = list(_relative_parameters(recipe))
-    uses = [node[key] for node, key in _strings_at(tree, _USES)]
-    found = {use: _find_source(use, recipe.directory, notes) for use in dict.fromkeys(uses)}
+    tree: dict[str, Any] = recipe.model_dump(mode="json")
+    notes: list[str] = []
+    found = {use: _find_source(use, recipe.directory, notes) for use in named_modules(tree)}
     sources = {use: source for use, source in found.items() if source is not None}
-    _copy(_with_imports(sources, recipe.directory, notes), directory, notes)
+    opened = absolute_paths(recipe, tree, sources)
+    notes[:0] = _relative_parameters(recipe, tree)
+    every = _with_imports(sources, recipe.directory, notes)
+    notes += _left_beside(every)
+    _copy(every, directory, notes)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     (directory / "recipe.yaml").write_text(text, encoding="utf-8")
     files = sorted(
@@ -105,56 +98,27 @@ def stage(recipe_path: Path, directory: Path, settings: Sequence[str] = ()) -> S
         files=tuple(files),
         sizes=tuple((directory / name).stat().st_size for name in files),
         digest=hashlib.sha256(canonical(contents)).hexdigest(),
+        opened=tuple(opened),
         notes=tuple(notes),
     )
 
 
-def _absolute(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain data with absolute paths, its arms included."""
-
-    def path(value: str) -> str:
-        if value.startswith("hf:"):
-            local = recipe.resolve(value.removeprefix("hf:"))
-            return f"hf:{local}" if local.is_dir() else value
-        return value if re.match(r"[a-z0-9]+://", value) else str(recipe.resolve(value))
-
-    def path_or_name(value: str) -> str:
-        local = recipe.resolve(value)
-        meant = value.startswith((".", "~", "/")) or value.endswith(".json")
-        return str(local) if meant or local.exists() else value
-
-    tree: dict[str, Any] = recipe.model_dump(mode="json")
-    for patterns, change in ((_PATHS, path), (_PATHS_OR_NAMES, path_or_name)):
-        for node, key in _strings_at(tree, patterns):
-            node[key] = change(node[key])
-    return tree
+def _left_beside(sources: Iterable[Path]) -> Iterator[str]:
+    """Yield a line for each single file of code that may read files beside it: these stay here."""
+    for source in sources:
+        if source.is_file() and re.search(rb"\b__file__\b", source.read_bytes()):
+            yield (
+                f"{source.name} names __file__: files beside it are not sent. Put both into a "
+                "package (a directory with __init__.py), which is sent whole, or name them in "
+                "`paths` of the class"
+            )
 
 
-def _strings_at(tree: dict[str, Any], patterns: Sequence[str]) -> Iterator[tuple[Any, Any]]:
-    """Yield a container and a key of each string at these patterns, in the recipe and its arms."""
-    for pattern in patterns:
-        for prefix in ("", "compare.arms.*."):
-            nodes: list[Any] = [tree]
-            *keys, last = (prefix + pattern).split(".")
-            for key in keys:
-                nodes = [node[own] for node in nodes for own in _keys(node, key)]
-            for node in nodes:
-                yield from ((node, own) for own in _keys(node, last) if isinstance(node[own], str))
-
-
-def _keys(node: Any, key: str) -> Sequence[Any]:
-    """Return the keys of a mapping, or indices of a list, that a part of a pattern names."""
-    if isinstance(node, list) and key == "*":
-        return range(len(node))
-    if not isinstance(node, dict):
-        return ()
-    return [own for own in node if key in ("*", own)]
-
-
-def _relative_parameters(recipe: Recipe) -> Iterator[str]:
-    """Yield a line for each selector parameter that looks like a relative file."""
+def _relative_parameters(recipe: Recipe, tree: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each selector parameter that looks like a file and is relative still."""
     for name, spec in recipe.select.items():
-        for key, value in spec.parameters.items():
+        for key in spec.parameters:
+            value = tree["select"][name].get(key)
             if not isinstance(value, str) or not re.search(r"[./]", value):
                 continue
             if not Path(value).is_absolute() and recipe.resolve(value).exists():

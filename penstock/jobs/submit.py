@@ -121,6 +121,9 @@ def submit(
         progress(f"sending {numbered(len(staged.files), 'file')}, {sum(staged.sizes):,} bytes:")
         for name, size in zip(staged.files, staged.sizes):
             progress(f"  {name} ({size:,} bytes)")
+        progress("not sent; machines of the cluster open by these paths:")
+        for key, path in staged.opened:
+            progress(f"  {key}: {path}")
         return run_job(
             connect(address),
             f"python -m penstock {command} recipe.yaml --runner ray --json{options}",

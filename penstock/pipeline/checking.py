@@ -24,11 +24,9 @@ import pyarrow as pa
 from penstock.artefact import Artefact, FileRecord, canonical
 from penstock.errors import ArtefactError, InputError, PenstockError, ScoringError
 from penstock.pipeline.runner import Runner
-from penstock.plugin_frames import describe_error
-from penstock.storage import (
-    AnyPath,
-    store_of,
-)
+from penstock.plugin_frames import describe_error, fix_of_error
+from penstock.selectors.functions import no_number
+from penstock.storage import AnyPath, store_of
 
 __all__ = [
     "RecordTally",
@@ -68,9 +66,12 @@ def call_plugin(
         placed = copy.copy(error).under(key)  # a plug-in may raise one object again and again
         placed.file = ": ".join(part for part in (at, error.file) if part) or None
         raise placed from error.__cause__
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ScoringError(
-            f"the plug-in raised {describe_error(error)}", key=key, file=at
+            f"the plug-in raised {describe_error(error)}",
+            key=key,
+            file=at,
+            fix=fix_of_error(error),
         ) from error
 
 
@@ -127,7 +128,7 @@ def smallest_failing(
         for at, size in ((start, half), (start + half, count - half)):
             try:
                 function(given.slice(at, size))
-            except Exception as error:  # a plug-in's
+            except (Exception, SystemExit) as error:  # a plug-in's
                 if type(error) is kind or type(error.__cause__) is kind:
                     start, count = at, size
                     break
@@ -171,6 +172,12 @@ def scores_of(
         with np.errstate(over="ignore"):
             scores = found.astype(np.float32)
     except (TypeError, ValueError) as error:
+        wrong = no_number(returned)
+        if wrong is not None and ids is not None and wrong < len(ids):
+            got = f"{returned[wrong]!r:.80}, a {type(returned[wrong]).__name__}"
+            raise ScoringError(
+                key=key, file=f"document {ids[wrong]}", expected="a float", got=got
+            ) from None
         raise ScoringError(key=key, file=at, expected=expected, got=error) from None
     if scores.shape != (count,):
         raise ScoringError(

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import copy
 import graphlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.activity import count_documents
-from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical, fingerprint
+from penstock.artefact import Artefact, Draft, FileRecord, fingerprint
 from penstock.display import numbered
-from penstock.errors import ArtefactError, SelectorError
+from penstock.errors import SelectorError, UnmadeError, WorkerError
 from penstock.pipeline.checking import (
     call_on_documents,
     call_plugin,
@@ -34,6 +34,7 @@ from penstock.pipeline.checking import (
 from penstock.pipeline.grouped import read_scores, write_scores
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.scoring.answered import answers_for, score_answers
+from penstock.pipeline.scoring.changes import changes_of
 from penstock.pipeline.scoring.means import score_means
 from penstock.pipeline.scoring.models import Column, Models, make_embeddings, read_vectors
 from penstock.pipeline.scoring.parts import Joined, UnitPart, fill_parts
@@ -45,9 +46,9 @@ from penstock.plugin_code import code_notes, describe_code
 from penstock.resources import Resources
 from penstock.selectors.base import MeanSelector, Scorer, SetSelector
 from penstock.selectors.classifiers.fasttext_panel import BatchScorer
-from penstock.storage import AnyPath, store_of
+from penstock.storage import AnyPath
 
-__all__ = ["Column", "changed_modules", "forget_columns", "in_dependence", "make_columns"]
+__all__ = ["Column", "forget_columns", "in_dependence", "make_columns"]
 
 VERSION = 3
 
@@ -214,7 +215,20 @@ def _answered_column(column: Column, models: Models) -> Artefact:
 
 
 def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:
-    """Find a finished column, or open a draft of it and load its selector's model."""
+    """Find a finished column, or open a draft of it and load its selector's model.
+
+    Raises:
+        UnmadeError: It is not made yet, and the workspace is read-only.
+    """
+    try:
+        return _found_or_draft(column, models, inputs)
+    except UnmadeError as error:  # also where a function has no model to speak of
+        error.problem = f"the column {column.name} of this recipe: not made yet"
+        raise
+
+
+def _found_or_draft(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefact | Draft:
+    """Do the work of :func:`_begin`."""
     model = models.fitted(column)
     inputs = {"pool": models.pool.fingerprint, "model": model.fingerprint, **inputs}
     config = {"selector": column.name}
@@ -222,8 +236,9 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     key, before = f"select.{column.name}", model.manifest["config"]["identity"]
     for line in code_notes(key, before, kept=found is not None):
         models.progress(line)
-    if found is None and (modules := changed_modules(models.workspace, column.name, before)):
-        models.progress(f"{key}: the code of {', '.join(modules)} changed, so it is scored again")
+    if found is None:
+        for line in changes_of(models.workspace, column).lines(key, ", so it is scored again"):
+            models.progress(line)
     if found:
         return found
     unfitted = copy.deepcopy(column.selector)
@@ -232,42 +247,6 @@ def _begin(column: Column, models: Models, inputs: Mapping[str, Any]) -> Artefac
     # Workers read the files of its parameters when they score.
     draft.checks.append(lambda: check_identity(before, unfitted.identity(), key))
     return draft
-
-
-def changed_modules(
-    workspace: Workspace, name: str, identity: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Return the modules that changed since a column of this name was scored last, sorted.
-
-    None for a plug-in that was not scored here before, for one of Penstock's own, where the same
-    code was scored, and where the work directory is in a store: there it would cost a request for
-    each column.
-
-    Args:
-        workspace: Holds the columns.
-        name: The selector's in the recipe.
-        identity: The selector's, as JSON has it or not.
-    """
-    own = json.loads(canonical(dict(identity)))
-    now = dict(own.pop("code", {}).get("modules", ()))
-    here = store_of(workspace.root).local(workspace.root)
-    if not now or here is None:
-        return ()
-    found = [(path.stat().st_mtime_ns, path) for path in here.glob("columns/*/manifest.json")]
-    for _, path in sorted(found, reverse=True):
-        try:
-            column = Artefact.open(path.parent)
-            if column.manifest["config"] != {"selector": name}:
-                continue
-            model = workspace.find("model", column.manifest["inputs"]["model"])
-        except ArtefactError:  # of an old column, which nothing reads here
-            continue
-        before = {} if model is None else dict(model.manifest["config"]["identity"])
-        modules = dict(before.pop("code", {}).get("modules", ()))
-        if before.get("use", before.get("class")) != own.get("use", own.get("class")):
-            continue
-        return tuple(one for one in sorted({*now, *modules}) if now.get(one) != modules.get(one))
-    return ()
 
 
 def _code_fact(column: Column) -> dict[str, str]:
@@ -307,15 +286,29 @@ def _score(
         if names:
             embedded = {name: (vectors[name].path, record) for name, record in files.items()}
             items.append((unit, names, embedded))
+    total = sum(unit.documents for unit in units)
+    if already := total - sum(unit.documents for unit, _, _ in items):
+        models.progress(f"scored {already:,} of {total:,} documents already")
     state = [(column.name, column.selector, drafts[column.name].path) for column in scorers]
     needs = _needs_of(scorers)
-    for index, records in models.runner.run(
-        _score_unit, items, state, keep_state=True, needs=needs
-    ):
-        unit = items[index][0]
-        for name, record in records.items():
-            drafts[name].record(unit.name, [record])
-        models.progress(f"scored {numbered(unit.documents, 'document')} of {unit.name}")
+    with _at_work(scorers):
+        for index, records in models.runner.run(
+            _score_unit, items, state, keep_state=True, needs=needs
+        ):
+            unit = items[index][0]
+            for name, record in records.items():
+                drafts[name].record(unit.name, [record])
+            models.progress(f"scored {numbered(unit.documents, 'document')} of {unit.name}")
+
+
+@contextmanager
+def _at_work(columns: Sequence[Column]) -> Iterator[None]:
+    """Name the columns that were scored in the error of a worker that ended."""
+    try:
+        yield
+    except WorkerError as error:
+        error.key = error.key or ", ".join(f"select.{column.name}" for column in columns)
+        raise
 
 
 def _needs_of(columns: Sequence[Column]) -> Resources:
@@ -341,16 +334,17 @@ def _is_slow(column: Column) -> bool:
 
 def _score_slowly(draft: Draft, column: Column, units: Sequence[Unit], models: Models) -> None:
     """Score every unit by a slow scorer, in parts."""
-    fill_parts(
-        draft,
-        models.runner,
-        _score_part,
-        _join_scores,
-        units,
-        (column.name, column.selector, draft.path),
-        lambda line: models.progress(f"{column.name}: scored {line}"),
-        _needs_of([column]),
-    )
+    with _at_work([column]):
+        fill_parts(
+            draft,
+            models.runner,
+            _score_part,
+            _join_scores,
+            units,
+            (column.name, column.selector, draft.path),
+            lambda line: models.progress(f"{column.name}: scored {line}"),
+            _needs_of([column]),
+        )
 
 
 def _score_part(part: UnitPart, state: tuple[str, Scorer, AnyPath]) -> FileRecord:

@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from penstock.errors import SelectorError
+from penstock.errors import PenstockError, ScoringError, SelectorError
 from penstock.plugin_code import code_of
+from penstock.plugin_frames import describe_error, fix_of_error
 from penstock.resources import Resources
 from penstock.selectors.base import (
     ClassifierScores,
@@ -74,7 +75,7 @@ def as_selector(plug: Any, parameters: Mapping[str, Any] | None = None) -> Selec
         parameters: Keywords that it was made with; paths are located.
 
     Raises:
-        SelectorError: It has no ``score``; key ``use``.
+        SelectorError: It has no ``score``, or ``fit`` without ``save`` and ``load``; key ``use``.
     """
     if not _is_built_in(plug) and not callable(getattr(plug, "score", None)):
         raise SelectorError(
@@ -82,6 +83,13 @@ def as_selector(plug: Any, parameters: Mapping[str, Any] | None = None) -> Selec
             expected="a Scorer or a SetSelector (see penstock.selectors.base) or a function",
             got=f"the class {type(plug).__qualname__}",
             fix="give it a method score(documents)",
+        )
+    lacks = [name for name in ("save", "load") if not callable(getattr(plug, name, None))]
+    if lacks and callable(getattr(plug, "fit", None)):
+        raise SelectorError(
+            f"the class {type(plug).__qualname__} has fit, but no {' and no '.join(lacks)}",
+            key="use",
+            fix=f"define {' and '.join(lacks)}: workers load what was saved, since they do not fit",
         )
     own: Any = plug if _is_built_in(plug) else _AdaptedSelector(plug, parameters)
     return own
@@ -144,6 +152,10 @@ class Available:
     """Description of the algorithm and of each parameter."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Keywords and their defaults; ``inspect.Parameter.empty`` where there is none."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Annotations of the keywords of a user's class or function, where it has some."""
+    paths: tuple[str, ...] = ()
+    """Keywords of a user's class that are paths relative to the recipe."""
 
 
 def described(name: str, thing: Any) -> Available:
@@ -152,8 +164,21 @@ def described(name: str, thing: Any) -> Available:
     A class is recognised by its methods; a function whose first argument is called ``losses`` is a
     reweighter.
     """
-    doc = inspect.getdoc(thing) or ""
-    parameters = {key: one.default for key, one in inspect.signature(thing).parameters.items()}
+    own = vars(thing).get("__doc__") if isinstance(thing, type) else thing.__doc__
+    doc = inspect.cleandoc(own or "")  # not that of a base class
+    given = {
+        key: one
+        for key, one in inspect.signature(thing).parameters.items()
+        if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+    }
+    parameters = {key: one.default for key, one in given.items()}
+    types = {
+        key: one.annotation
+        if isinstance(one.annotation, str)
+        else inspect.formatannotation(one.annotation)
+        for key, one in given.items()
+        if one.annotation is not one.empty
+    }
     summary, paper = doc.partition("\n")[0], ""
     if isinstance(thing, type):
         summary, paper = getattr(thing, "summary", summary), getattr(thing, "paper", "")
@@ -164,7 +189,14 @@ def described(name: str, thing: Any) -> Available:
         parameters.pop(first, None)
         kind = "reweighter" if first == "losses" else "selector"
     return Available(
-        name=name, summary=summary, kind=kind, paper=paper, doc=doc, parameters=parameters
+        name=name,
+        summary=summary,
+        kind=kind,
+        paper=paper,
+        doc=doc,
+        parameters=parameters,
+        types={key: own for key, own in types.items() if key in parameters},
+        paths=paths_of(thing) if isinstance(thing, type) else (),
     )
 
 
@@ -253,17 +285,33 @@ class _AdaptedSelector:
         )
 
     def fit(self, fitting: Fitting) -> Mapping[str, Any]:
-        return getattr(self.plug, "fit", _nothing)(fitting) or {}
+        return self._called("fit", fitting) or {}
 
     def save(self, directory: Path) -> None:
-        getattr(self.plug, "save", _nothing)(directory)
+        self._called("save", directory)
 
     def load(self, directory: Path) -> None:
-        getattr(self.plug, "load", _nothing)(directory)
+        self._called("load", directory)
 
     def score(self, batch: Documents | Partition) -> np.ndarray:
         """Return the plug-in's scores, checked by the engine."""
-        return self.plug.score(batch)
+        return self._called("score", batch)
+
+    def _called(self, method: str, given: Any) -> Any:
+        """Call a method of the plug-in, or nothing where it has none.
+
+        Raises:
+            ScoringError: It raised; the message names the class, and the lines of its file.
+        """
+        try:
+            return getattr(self.plug, method, _nothing)(given)
+        except PenstockError:
+            raise
+        except (Exception, SystemExit) as error:  # it is a user's code
+            name = f"{type(self.plug).__module__}:{type(self.plug).__qualname__}"
+            raise ScoringError(
+                f"{name} raised {describe_error(error)}", fix=fix_of_error(error)
+            ) from error
 
     @property
     def partitions(self) -> int:

@@ -30,11 +30,11 @@ from penstock.errors import ScoringError, SelectorError
 from penstock.own_modules import directory_of, find_own, serve_no_more
 from penstock.own_sources import forget_changed, forget_namesakes
 from penstock.plugin_code import PluginCode, code_of
-from penstock.plugin_frames import describe_error
+from penstock.plugin_frames import describe_error, fix_of_error
 from penstock.selectors.base import Documents, Fitting, Requirements
 from penstock.selectors.reweighting.base import BatchRequirements, ScoredBatch, TrainingProgress
 
-__all__ = ["FunctionReweighter", "FunctionScorer", "PluggedFunction", "load_object"]
+__all__ = ["FunctionReweighter", "FunctionScorer", "PluggedFunction", "load_object", "no_number"]
 
 _EXPECTED = "package.module:function with def score(texts: list[str]) -> Sequence[float]"
 
@@ -88,8 +88,10 @@ class PluggedFunction:
         """
         try:
             return self.function(given, **self.parameters)
-        except Exception as error:  # it is a plug-in's code
-            raise ScoringError(f"{self.use} raised {describe_error(error)}") from error
+        except (Exception, SystemExit) as error:  # it is a plug-in's code
+            raise ScoringError(
+                f"{self.use} raised {describe_error(error)}", fix=fix_of_error(error)
+            ) from error
 
     def identity(self) -> Mapping[str, Any]:
         """Return the function's name, its parameters, and the identity of its code."""
@@ -116,7 +118,7 @@ class FunctionScorer(PluggedFunction):
             ScoringError: The function raised, or did not return one number for each text.
         """
         texts = documents.column("text").to_pylist()
-        scores = _floats(self.called(texts), self.use)
+        scores = _floats(self.called(texts), self.use, documents.column("id"))
         if scores.shape != (len(texts),):
             got = len(scores) if scores.ndim == 1 else f"an array of shape {scores.shape}"
             raise ScoringError(
@@ -226,7 +228,7 @@ def _module(name: str, directories: Sequence[Path]) -> ModuleType:
         raise SelectorError(
             f"importing {name} raised {describe_error(error)}",
             key="use",
-            fix=f"fix it, or try: python -c 'import {name}'",
+            fix=fix_of_error(error) or f"fix it, or try: python -c 'import {name}'",
         ) from error
 
 
@@ -267,8 +269,24 @@ def _adopt(top: str, spec: ModuleSpec) -> None:
     _adopted[top] = str(spec.origin)
 
 
-def _floats(returned: Any, use: str) -> np.ndarray:
-    """Convert numbers, and None for NaN, to float32 of any shape."""
+def no_number(returned: Any) -> int | None:
+    """Return the position of the first item of a list that is no number and not None; or None."""
+    if not isinstance(returned, (list, tuple)):
+        return None
+    for index, item in enumerate(returned):
+        if item is None or isinstance(item, (float, int, np.number, np.bool_)):
+            continue
+        try:
+            if isinstance(item, (str, bytes)) or np.ndim(item):
+                return index
+            float(item)  # such as of a tensor
+        except (TypeError, ValueError):
+            return index
+    return None
+
+
+def _floats(returned: Any, use: str, ids: Any) -> np.ndarray:
+    """Convert numbers, and None for NaN, to float32 of any shape; ids name a wrong one."""
     expected = f"{use}: expected one number for each text"
     if isinstance(returned, (str, bytes, Mapping)) or np.isscalar(returned) or returned is None:
         raise ScoringError(f"{expected}, got {type(returned).__name__}")
@@ -277,9 +295,11 @@ def _floats(returned: Any, use: str) -> np.ndarray:
             returned = list(returned)
         except TypeError:
             raise ScoringError(f"{expected}, got {type(returned).__name__}") from None
-        for index, item in enumerate(returned):
-            if item is not None and isinstance(item, (str, bytes)):
-                raise ScoringError(f"{expected}, got {item!r} for text {index}")
+        wrong = no_number(returned)
+        if wrong is not None:
+            got = f"{returned[wrong]!r:.80}"
+            document = f"document {ids[wrong]}" if wrong < len(ids) else f"text {wrong}"
+            raise ScoringError(f"{expected}, got {got} for {document}")
         returned = [np.nan if item is None else item for item in returned]
     try:
         array = np.asarray(returned)

@@ -98,6 +98,19 @@ def test_the_selectors_are_listed_with_their_papers(project: Path) -> None:
     assert "aggregate" in betr["parameters"]
     told = penstock(project, "selectors", "kmq").stdout
     assert "weights" in told and "multiply the cluster budgets" in told
+    (project / "told_own.py").write_text(
+        "from penstock import PlainScorer\n\n"
+        "class Lin(PlainScorer):\n    paths = ('model',)\n\n"
+        "    def __init__(self, *, model: str, gamma: float = 1.0): ...\n\n"
+        "    def score(self, documents): ...\n\n"
+        "def score(texts, *, least: int = 50):\n    'Score by length.'\n"
+    )
+    own = penstock(project, "selectors", "told_own:Lin").stdout.splitlines()
+    assert own[:3] == ["told_own:Lin: no docstring", "    model (str, a path): required",
+                       "    gamma (float): 1.0"]  # fmt: skip
+    assert not any("Scores documents" in line for line in own), "of the base class"
+    function = penstock(project, "selectors", "told_own:score").stdout
+    assert function.count("Score by length.") == 1 and "least (int): 50" in function
     wrong = penstock(project, "selectors", "kqm")
     assert wrong.returncode == 2 and "kqm: no such selector; did you mean 'kmq'?" in wrong.stderr
 

@@ -147,6 +147,11 @@ def test_documents_a_second_and_the_time_left() -> None:
     assert describe_steps([Step("columns"), Step("", items=1, documents=9, began=0.0)], 5.0) == (
         "columns: for 5 s, 0 of 9 documents"
     )
+    last = Step("", items=22, done=21, documents=1_000, began=0.0, passing="score unit")
+    last.counts.add(1_000, 0)
+    last.counted = 10.0  # nothing was counted since then: the rate is that until then
+    line = describe_steps([Step("columns"), last], 100.0)
+    assert line == "columns (score unit): 1,000 of 1,000 documents, 100/s, 21 of 22 parts"
     unknown = Step("", items=4, began=0.0)
     assert unknown.seconds_left(10.0) is None
     unknown.done = 2

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.jobs.job_server import _refusal, find_token
+from penstock.jobs.job_server import _refusal
+from penstock.ray_token import find_token
 
 VALUE = "0123456789abcdef" * 4
 

@@ -288,6 +288,45 @@ def test_an_edit_of_the_code_is_said_by_why_and_by_curate(tmp_path: Path) -> Non
     assert said.startswith("select.own: ") and "edited_own" in said
 
 
+def test_an_edited_file_is_said_and_not_a_module_of_a_column_that_is_kept(tmp_path: Path) -> None:
+    """Of `own` an older column is there, which is newer than none: its code did not change."""
+    write_jsonl(tmp_path / "pool" / "a.jsonl", texts(30))
+    (tmp_path / "weighing_own.py").write_text(
+        "import json\nfrom pathlib import Path\n\nclass Weighing:\n    paths = ('model',)\n\n"
+        "    def __init__(self, model):\n"
+        "        self.weight = json.loads(Path(model).read_text())['w']\n\n"
+        "    def score(self, documents):\n"
+        "        return [self.weight * len(text) for text in documents['text'].to_pylist()]\n"
+    )
+    (tmp_path / "weights.json").write_text('{"w": 1}')
+    tree: dict[str, Any] = {
+        "corpus": [{"path": "pool"}],
+        "select": {
+            "own": {"use": "older_own:score"},
+            "lin": {"use": "weighing_own:Weighing", "model": "weights.json"},
+        },
+        "budget": {"tokens": 160, "rank": {"own": 1, "lin": 1}},
+        "tokenizer": {"train": {"vocab_size": 384}},
+        "shards": {"sequence_length": 16},
+    }
+    recipe = parse_recipe(tree, tmp_path)
+    for sign in ("", "-", ""):  # the column of the first is kept, the last one made is another
+        (tmp_path / "older_own.py").write_text(
+            f"def score(texts):\n    return [{sign}len(text) for text in texts]\n"
+        )
+        curate(recipe, LocalRunner(1))
+    (tmp_path / "weights.json").write_text('{"w": 2}')
+    found = inspect(recipe, LocalRunner(1))
+    assert isinstance(found, PartiallyCurated)
+    assert found.lacks.problem.startswith("the column lin ")
+    (said,) = changed_code(found)
+    assert said.startswith("select.lin.model: weights.json ")
+    lines: list[str] = []
+    curate(recipe, LocalRunner(1), lines.append)
+    (said,) = [line for line in lines if "changed" in line]
+    assert said.startswith("select.lin.model: weights.json ")
+
+
 def test_every_selector_says_what_its_scores_mean() -> None:
     found = built_in("selector")
     assert len(found) >= 17

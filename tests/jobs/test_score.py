@@ -144,6 +144,32 @@ def endless(texts):
     assert any(f"{infinite} " in note and "infinite" in note for note in found.notes)
 
 
+def test_a_slow_scorer_is_counted_and_its_slowest_document_named(project: Path) -> None:
+    """Only the step and its seconds were shown, however many documents were done."""
+    text = SCORER.replace(
+        "    return [1.0] * len(texts)",
+        "    from penstock.activity import current_steps\n    import time\n"
+        "    seen.append([(s.name, s.counts.documents, s.documents) for s in current_steps()])\n"
+        "    time.sleep(2.5 * (len(seen) == 2))\n    return [1.0] * len(texts)",
+    )
+    (project / "scored.py").write_text(text + "\nseen = []\n")
+    found = scored(project, "constant", sample=30)
+    seen = [dict((name, own) for name, *own in one) for one in sys.modules["scored"].seen]
+    counts = [own["scoring column constant"] for own in seen]
+    assert counts[0] == [0, found.documents] and counts[1] == [8, found.documents]
+    assert found.slowest is not None
+    name, seconds = found.slowest
+    assert name.startswith("document") and seconds >= 0.1
+    assert any(name in line for line in found.lines())
+
+
+def test_no_score_at_all_is_noted_and_no_extremes_are_shown(project: Path) -> None:
+    (project / "scored.py").write_text(SCORER.replace("[1.0] * len", "[None] * len"))
+    found = scored(project, "constant")
+    assert (found.excluded, found.slowest, len(found.notes)) == (found.documents, None, 1)
+    assert not {"highest:", "lowest:"} & set(found.lines())
+
+
 def test_one_score_for_nearly_all_is_noted(project: Path) -> None:
     assert len(scored(project, "constant").notes) == 1
     assert scored(project, "x").notes == ()
@@ -196,14 +222,14 @@ def test_a_breakpoint_in_a_scorer_opens_the_debugger(project: Path) -> None:
         [*command, "--sample", "10000"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        input="p len(texts) * 1_000_003\ncontinue\n",
+        input="p len(texts) * 1_000_003\n" + 20 * "continue\n",  # once for each call
         capture_output=True,
         text=True,
         timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert str(300 * 1_000_003) in done.stdout
+    assert str(8 * 1_000_003) in done.stdout
 
 
 def failing(project: Path, **functions: str) -> str:

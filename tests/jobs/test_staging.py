@@ -313,6 +313,37 @@ def test_a_parameter_that_looks_like_a_file_is_pointed_out(project: Path, tmp_pa
     assert note.startswith("select.betr.model: pool/web-1.jsonl is not copied")
 
 
+def test_declared_paths_of_classes_become_absolute(project: Path, tmp_path: Path) -> None:
+    """A class of one's own, a base in its module, and a selector of Penstock's; a name stays."""
+    (project / "weighing.py").write_text(
+        "class Base:\n    paths: tuple = ('model', 'tables')\n\n"
+        "class Weighing(Base):\n    def score(self, documents): ...\n"
+    )
+    (project / "model/weights.json").touch()
+    lin = '{use: "weighing:Weighing", model: model/weights.json, tables: [model, no/such.bin]}'
+    staged, tree = _staged(
+        project, tmp_path, f"select.lin={lin}", "select.fluent={use: perplexity, model: ./model}"
+    )
+    assert tree["select"]["lin"]["model"] == f"{project}/model/weights.json"
+    assert tree["select"]["lin"]["tables"] == ["model", "no/such.bin"]
+    assert tree["select"]["fluent"]["model"] == f"{project}/model"
+    opened = dict(staged.opened)
+    assert opened["select.lin.model"] == f"{project}/model/weights.json"
+    assert opened["work"] == f"{project}/out"
+    assert opened["corpus.4.path"] == "s3://bucket/pool.parquet"
+    assert opened["compare.arms.other.corpus.path"] == f"{project}/pool/books.jsonl"
+    assert "corpus.2.path" not in opened  # a name of the hub
+
+
+def test_a_module_that_reads_files_beside_it_is_pointed_out(project: Path, tmp_path: Path) -> None:
+    (project / "my_scorer.py").write_text(
+        "from pathlib import Path\n\nTABLE = Path(__file__).with_name('table.json')\n\n"
+        "def score(texts):\n    return [1.0] * len(texts)\n"
+    )
+    (note,) = _staged(project, tmp_path)[0].notes
+    assert note.startswith("my_scorer.py ") and "__file__" in note
+
+
 def test_the_digest_names_what_is_copied(project: Path, tmp_path: Path) -> None:
     first = _staged(project, tmp_path)[0].digest
     os.utime(project / "my_scorer.py", (1, 1))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.artefact import Artefact, Workspace
-from penstock.errors import ArtefactError, ScoringError, SelectorError
+from penstock.errors import ArtefactError, ScoringError, SelectorError, WorkerError
 from penstock.pipeline import columns as documents_module
 from penstock.pipeline.columns import Column, make_columns
 from penstock.pipeline.grouped import read_scores
@@ -112,6 +115,53 @@ def all_scores(column: Artefact) -> np.ndarray:
 
 def texts_of(corpus: Pool) -> list[str]:
     return [text for u in corpus.units for text in pq.read_table(u.path())["text"].to_pylist()]
+
+
+class _Once(Length):
+    """Fails at the second unit, until a file is there."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file, self.calls = file, 0
+
+    def score(self, documents: Any) -> Any:
+        self.calls += 1
+        if self.calls == 2 and not self.file.exists():
+            self.file.touch()
+            raise ValueError
+        return super().score(documents)
+
+
+def test_scoring_that_goes_on_says_how_much_is_there(
+    corpus: Pool, space: Workspace, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    models = Models(pool=corpus, workspace=space, runner=ONE, seed=17, progress=lines.append)
+    column = Column(name="x", selector=as_selector(_Once(tmp_path / "again")))
+    with pytest.raises(ScoringError):
+        make_columns([column], models)
+    assert not [line for line in lines if "already" in line]
+    left = sum(unit.documents for unit in corpus.units)
+    make_columns([column], models)
+    (line,) = [line for line in lines if "already" in line]
+    done = int(line.split()[1])
+    assert 0 < done < left and f"of {left:,} documents" in line
+
+
+class _Killing:
+    def score(self, documents: Any) -> list[float]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+
+def test_a_scorer_that_kills_its_process_is_named_and_not_taken_for_a_lack_of_memory(
+    corpus: Pool, space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.pipeline.runners.local.killed_for_memory", lambda: 7)
+    with closing(LocalRunner(2)) as runner, pytest.raises(WorkerError) as caught:
+        columns_of(corpus, space, runner, x=_Killing(), y=Length())
+    assert caught.value.key == "select.x, select.y"
+    assert "SIGKILL" in caught.value.problem and "memory" not in str(caught.value)
 
 
 def test_every_scorer_scores_every_document_in_one_reading(

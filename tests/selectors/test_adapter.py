@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.artefact import Workspace
-from penstock.errors import SelectorError
+from penstock.errors import ScoringError, SelectorError
 from penstock.jobs.build import build_columns
 from penstock.jobs.held_out import OutsideSample
 from penstock.pipeline.columns import make_columns
@@ -236,6 +236,39 @@ class Plain:
     def score(self, documents):
         return [self.gamma] * len(documents)
 """
+
+
+def test_a_fit_without_save_and_load_is_refused_for_a_plain_class_too() -> None:
+    """It failed late, in a worker, by an attribute that was never set."""
+
+    class Fits:
+        def fit(self, fitting: Fitting) -> None:
+            self.mean = 1.0
+
+        def save(self, directory: Path) -> None: ...
+
+        def score(self, documents: Any) -> list[float]:
+            return [self.mean] * len(documents)
+
+    with pytest.raises(SelectorError) as caught:
+        as_selector(Fits())
+    assert caught.value.key == "use" and "no load" in caught.value.problem
+    assert "no save" not in caught.value.problem
+
+
+def test_errors_of_a_class_name_it_and_its_line(tmp_path: Path) -> None:
+    (tmp_path / "tgt_own.py").write_text(
+        "class Near:\n    def fit(self, fitting):\n        return 1 / 0\n"
+        "    def save(self, directory): ...\n    def load(self, directory): ...\n"
+        "    def score(self, documents):\n        import not_there_at_all\n"
+    )
+    near = build("near", SelectorSpec(use="tgt_own:Near"), [tmp_path])
+    for call, line in ((near.fit, 3), (near.score, 7)):
+        with pytest.raises(ScoringError) as caught:
+            call(None)  # type: ignore[arg-type]
+        assert caught.value.problem.startswith("tgt_own:Near raised ")
+        assert f"tgt_own.py:{line} in " in caught.value.problem
+    assert "not_there_at_all" in str(caught.value.fix)
 
 
 def test_parameters_of_a_plug_in_without_an_identity_are_in_its_identity(project: Path) -> None:

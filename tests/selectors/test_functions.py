@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.errors import ScoringError, SelectorError
+from penstock.pipeline.checking import call_on_documents
 from penstock.selectors.base import Documents
 from penstock.selectors.functions import FunctionScorer
 
@@ -67,14 +68,16 @@ def test_any_sequence_of_numbers_will_do(scorer_of, returned: str) -> None:
     ("returned", "message"),
     [
         ("[1.0]", "expected 2 scores, one for each text, got 1"),
-        ("[[1.0], [2.0]]", r"got an array of shape \(2, 1\)"),
+        ("[[1.0], [2.0]]", r"got \[1.0\] for document doc-0"),
+        ("__import__('numpy').ones((2, 1))", r"got an array of shape \(2, 1\)"),
         ("7.0", "got float"),
         ("None", "got NoneType"),
         ("'12'", "got str"),
-        ("['1', '2']", "got '1' for text 0"),
+        ("['1', '2']", "got '1' for document doc-0"),
         ("__import__('numpy').array(['1', '2'], object)", "texts in place of numbers"),
-        ("[1.0, object()]", "got something else"),
-        ("[1 + 2j, 0j]", "got something else"),
+        ("[1.0, object()]", "got <object .* for document doc-1"),
+        ("[1.0, {'score': 2.0}]", "got {'score': 2.0} for document doc-1"),
+        ("__import__('numpy').array([1 + 2j, 0j])", "got something else"),
     ],
 )
 def test_anything_but_one_number_a_text_is_refused(scorer_of, returned: str, message) -> None:
@@ -87,6 +90,41 @@ def test_an_exception_names_the_function_and_the_error(scorer_of) -> None:
     scorer = scorer_of("def score(texts):\n    return [1 / len(t) for t in texts]\n")
     with pytest.raises(ScoringError, match=r":score raised ZeroDiv"):
         scorer.score(documents("a", ""))
+
+
+def test_an_exit_is_an_error_with_document_and_line(scorer_of) -> None:
+    """It was an item that ``called exit``, of a thousand documents."""
+    scorer = scorer_of(
+        "import sys\ndef score(texts):\n    if 'x' in texts:\n        sys.exit('no model here')\n"
+        "    return [1.0] * len(texts)\n"
+    )
+    given = documents("a", "b", "x", "c")
+    with pytest.raises(ScoringError) as caught:
+        call_on_documents("select.mine", "unit", given.column("id"), scorer.score, given)
+    assert (caught.value.key, caught.value.file) == ("select.mine", "document doc-2")
+    assert "SystemExit: no model here" in caught.value.problem
+    assert f"{scorer.use.partition(':')[0]}.py:4 in score" in caught.value.problem
+
+
+def test_a_missing_file_and_package_have_a_fix(
+    scorer_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a job's directory the file that is beside the module here is missing."""
+    reads = scorer_of("def score(texts):\n    return open(__file__ + '.json')\n")
+    with pytest.raises(ScoringError) as caught:
+        reads.score(documents("a"))
+    assert caught.value.fix is None
+    job = tmp_path / "working_dir_files" / "_ray_pkg_0"
+    job.mkdir(parents=True)
+    (job / "reading_in_job.py").write_text("TABLE = open('table.json')\ndef score(t): ...\n")
+    monkeypatch.chdir(job)
+    with pytest.raises(SelectorError) as at_import:
+        FunctionScorer("reading_in_job:score", [job])
+    assert "penstock submit" in str(at_import.value.fix) and "paths" in str(at_import.value.fix)
+    needs = scorer_of("def score(texts):\n    import not_there_at_all\n")
+    with pytest.raises(ScoringError) as caught:
+        needs.score(documents("a"))
+    assert "not_there_at_all" in str(caught.value.fix) and ".py:2 in score" in caught.value.problem
 
 
 def test_parameters_are_keywords(scorer_of) -> None:
@@ -152,4 +190,6 @@ def test_load_errors_have_a_fix(
     with pytest.raises(SelectorError) as caught:
         FunctionScorer(use, [tmp_path])
     assert (caught.value.key, vars(caught.value)[field]) == ("use", value)
+    if use.startswith("broken"):
+        assert "(broken.py:1: def score(:)" in caught.value.problem
     assert sys.modules["torch"] is torch

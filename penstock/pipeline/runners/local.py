@@ -8,6 +8,7 @@ no process may be started; a crash there ends the driver.
 from __future__ import annotations
 
 import collections
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
@@ -22,7 +23,7 @@ from penstock.pipeline.runners.worker import SharedState, Worker
 from penstock.resources import Resources
 from penstock.temporary import temporary_directory
 
-__all__ = ["LocalRunner"]
+__all__ = ["LocalRunner", "killed_for_memory"]
 
 _POLL_SECONDS = 1.0
 """Time without a message after which the processes are checked."""
@@ -63,17 +64,32 @@ class LocalRunner:
         if not items:
             return
         if self.slots == 1:
-            yield from drain(_InlinePool(function, shared), items, self.usage, ordered)
+            yield from drain(
+                _InlinePool(function, shared), items, self.usage, ordered, function=function
+            )
             return
         with temporary_directory("state-") as directory:
             state_file = directory / "state"
             SharedState.of((function, shared)).save(state_file)
             pool = _Processes(self.slots, self._in_flight, self._idle, state_file)
-            yield from drain(pool, items, self.usage, ordered, isolate=True)
+            yield from drain(pool, items, self.usage, ordered, isolate=True, function=function)
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().end()
+
+
+def killed_for_memory() -> int | None:
+    """Return how many processes the kernel has killed for lack of memory, in containers too.
+
+    Returns:
+        The number since the machine started; None where the kernel does not say.
+    """
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 class _InlinePool:
@@ -111,6 +127,7 @@ class _Processes:
         self._workers: list[Worker] = []
         self._readable: collections.deque[Worker] = collections.deque()
         self._failed_starts = 0
+        self._killed_before = killed_for_memory()
 
     def room(self, left: int) -> bool:
         if any(not worker.given for worker in self._workers) or len(self._workers) < self.slots:
@@ -172,9 +189,14 @@ class _Processes:
             ending.reason,
             at=given[0] if given else None,
             queued=given[1:],
-            memory=ending.by == signal.SIGKILL,
+            memory=self._for_memory() if ending.by == signal.SIGKILL else False,
             peak_bytes=ending.peak_bytes,
         )
+
+    def _for_memory(self) -> bool | None:
+        """Return whether the kernel has killed a process for lack of memory during this run."""
+        now = killed_for_memory()
+        return None if now is None or self._killed_before is None else now > self._killed_before
 
     def stop(self) -> None:
         for worker in self._workers:

@@ -76,7 +76,7 @@ class RayRunner:
         counts = counts_of(self._ray, sys.path)
         pool = (_Actors if keep_state else _Tasks)(placement, self._in_flight, state, counts)
         try:
-            yield from drain(pool, items, self.usage, ordered)
+            yield from drain(pool, items, self.usage, ordered, function=function)
         except self._ray.exceptions.RayError as error:
             raise Failure(
                 f"Ray does not answer: {_short(error)}", fix="run again to go on"

@@ -261,9 +261,9 @@ class Schedule:
         elif not event.blamed:
             cause, fix = "", "run again to go on when the machines are there"
         elif event.memory is None:
-            cause, fix = ", by a crash or for lack of memory", MORE_MEMORY
-        else:
-            cause, fix = f", by a crash{held}", "see stderr for the reason"
+            cause, fix = f", by a crash or for lack of memory{held}", MORE_MEMORY
+        else:  # memory was there
+            cause, fix = f", by a crash{held}", "see stderr for the reason; or its code ended it"
         return WorkerError(
             f"{label(self._items[index])}: its worker {event.reason}, {times} times{cause}", fix=fix
         )
@@ -287,14 +287,22 @@ class Schedule:
         return error
 
 
+def _pass_of(function: Any) -> str:
+    """Return the name of a pass, ``score unit`` for ``_score_unit``; empty where it has none."""
+    return str(getattr(function, "__name__", "")).strip("_<>").replace("_", " ")
+
+
 def drain(
     pool: WorkerPool,
     items: Sequence[Any],
     usage: Usage,
     ordered: bool = False,
     isolate: bool = False,
+    function: Any = None,
 ) -> Iterator[tuple[int, Any]]:
     """Run items in a pool and yield ``(index, result)`` as they complete; see :class:`Schedule`.
+
+    Progress lines name the pass by the name of ``function``, which the pool calls.
 
     Raises:
         Exception: At the end, the error of the first item that failed; at once, an error in
@@ -303,7 +311,7 @@ def drain(
     schedule = Schedule(items, ordered, isolate)
     began = time.perf_counter()
     work = contextlib.ExitStack()
-    own = work.enter_context(step("", items))
+    own = work.enter_context(step("", items, _pass_of(function)))
     try:
         while not schedule.over:
             while schedule.left and pool.room(schedule.left):

@@ -3,6 +3,7 @@
 ::
 
     answered.py    score_answers: scores by answers of a language model
+    changes.py     changes_of: which code and files of a scorer changed since it scored last
     means.py       score_means: means of a column by source or by length
     models.py      Column, Models: fitted selectors and encoders; make_embeddings: shared vectors
     partitions.py  PartitionPlan: documents sorted by partition, as a set selector receives them

@@ -78,6 +78,8 @@ class Column:
     name: str
     selector: Selector
     target: Targets = field(default_factory=Targets)
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Paths of a user's class, by the parameter that holds them; to name a file that changed."""
 
     @property
     def quality(self) -> str | None:

@@ -102,7 +102,7 @@ def fill_parts(
         join: Module-level; writes the file of a unit from those of its parts.
         units: All units of the pool.
         state: The second argument of ``work``.
-        progress: Called with a line when a unit is finished.
+        progress: Called with a line when a unit is finished, and at first of what is done already.
         needs: Resources of a worker.
     """
     size = _part_size(sum(unit.documents for unit in units))
@@ -110,6 +110,10 @@ def fill_parts(
         unit.name: list(_parts_of(unit, size)) for unit in units if draft.done(unit.name) is None
     }
     items = {part.name: part for own in parts.values() for part in own}
+    total = sum(unit.documents for unit in units)
+    left = sum(part.documents for name, part in items.items() if draft.done(name) is None)
+    if already := total - left:
+        progress(f"{already:,} of {total:,} documents already")
     draft.fill(runner.run, work, items, state, keep_state=True, needs=needs)
     joined = {
         unit.name: Joined(unit, draft.files(part.name for part in parts[unit.name]))
