@@ -111,7 +111,7 @@ def test_a_smaller_budget(tmp_path: Path) -> None:
     assert reasons(back.came_in).keys() == {"budget"}
 
 
-def test_a_tie_is_named(tmp_path: Path) -> None:
+def test_a_tie_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = rows_of()
     scores = {name: float(number % 3) for number, name in enumerate(SCORES)}
     a, b = (side(tmp_path, rows, tokens, scores) for tokens in (6_000, 4_000))
@@ -120,6 +120,11 @@ def test_a_tie_is_named(tmp_path: Path) -> None:
     ties = {one.id: one.b.get("tie", False) for one in found.went_out.listed}
     assert ties == {name: scores[name] == lowest for name in ties}
     assert any(ties.values())
+    print_difference(found, Console())
+    lines = capsys.readouterr().out.splitlines()
+    went_out = [line for line in lines if line.startswith("- ")]
+    assert len(went_out) == len(ties) and all("): in B: " in line for line in went_out)
+    assert sum("a tie: a hash of the ids decides" in line for line in lines) == sum(ties.values())
 
 
 def test_another_threshold_lets_others_in(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from penstock.errors import InputError
 from penstock.jobs.compared_values import describe_values
+from penstock.jobs.console import Console
 from penstock.jobs.curate import Curated, curate, describe_cut, describe_draw
 from penstock.jobs.report.page import write_report
 from penstock.jobs.rewritings import describe_rewriting
@@ -774,6 +775,24 @@ def test_documents_of_one_id_each_have_an_entry(whole: Curated) -> None:
     entries = fates_of(whole, "twin")
     assert [(e["unit"], e["row"], e["text"]) for e in entries] == places
     assert len(places) == 2
+
+
+def test_the_lines_name_rows_of_a_shard_and_the_bytes_of_a_record(
+    whole: Curated, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (entry,) = fates_of(whole, "long")
+    Console().fate(entry)
+    said = capsys.readouterr().out
+    first, last = entry["shard_rows"][0]
+    assert f"rows {first} to {last} of {entry['shards'][0]}" in said
+    one = {**entry, "shards": ["shard-00001.arrow"], "shard_rows": [[2, 2]], "sequences": [7, 7]}
+    Console().fate(one)
+    assert "in row 2 of shard-00001.arrow, from 0; sequence 7 of all" in capsys.readouterr().out
+    (broken,) = fates_with(whole, '"text": 7}')
+    Console().fate({**broken, "id": None})
+    said = capsys.readouterr().out
+    assert said.startswith(f"{broken['file']}, line 153: quarantined")
+    assert 'record: {"id": "broken", "text": 7}' in said
 
 
 def test_an_unknown_id_is_an_input_error(whole: Curated) -> None:
