@@ -290,6 +290,8 @@ class Console:
             parts.append(f"{document['place']}: {document['error']}")
         if "tokens" in document:
             parts.append(f"{document['tokens']:,} tokens")
+        if order := document.get("ordered_by"):
+            parts.append(f"{order['name']} {order['score']:.6g}")
         for name, score in document.get("scores", {}).items():
             parts.append(f"no score in {name}" if score is None else f"{name} {score:.6g}")
         self.write(f"{document['id']} ({document['source']}): {', '.join(parts)}")

@@ -9,17 +9,34 @@ import numpy as np
 from penstock.columnar import read_parquet
 from penstock.jobs.curate import Curated
 from penstock.pipeline.cutting.ordering import order_unit, plan_orders
+from penstock.pipeline.cutting.radix import score_of
 from penstock.pipeline.runner import LocalRunner
+from penstock.recipe import Budget
 
-__all__ = ["nearest_to_cut"]
+__all__ = ["nearest_to_cut", "order_name"]
+
+
+def order_name(budget: Budget) -> str | None:
+    """Name the score by which documents are ordered; None where it is that of one column.
+
+    A mixture is the sum of the quantiles of the columns, times their weights; a Gumbel draw adds
+    noise.
+    """
+    noise = "" if budget.temperature is None else " with noise"
+    if len(budget.ranks) > 1:
+        return f"mixture{noise}"
+    return f"score{noise}" if noise else None
+
 
 _Near = tuple[int, int, int, int]
 """Key and tie, both inverted on one side so that the nearest is least; unit; row."""
 
+_INVERTED = 2**32 - 1
+
 
 def nearest_to_cut(
     curated: Curated, count: int, place: str | None = None, source: str | None = None
-) -> tuple[list[tuple[int, int]], int]:
+) -> tuple[list[tuple[int, int, float]], int]:
     """Find the documents nearest to the cut, by score and then by the hash that breaks ties.
 
     Args:
@@ -29,8 +46,9 @@ def nearest_to_cut(
         source: Of this source alone.
 
     Returns:
-        (number of the unit, row in the corpus's unit) of each, from the highest score to the lowest
-        of each group; and the number of documents that are taken or left with a score.
+        (number of the unit, row in the corpus's unit, the score by which it is ordered) of each,
+        from the highest score to the lowest of each group; and the number of documents that are
+        taken or left with a score.
     """
     recipe, cut = curated.recipe, curated.cut
     groups = [own["source"] for own in cut.facts["groups"][:-1]]
@@ -69,7 +87,7 @@ def nearest_to_cut(
 
 def _in_turn(
     nearest: dict[tuple[int, bool], list[_Near]], count: int, groups: int
-) -> list[tuple[int, int]]:
+) -> list[tuple[int, int, float]]:
     """Choose documents of all groups and sides in turn; return them by group, highest first."""
     chosen: dict[tuple[int, bool], int] = dict.fromkeys(nearest, 0)
     left = count
@@ -84,5 +102,11 @@ def _in_turn(
     for group in range(groups):
         above, below = ((group, side) for side in (True, False))
         if above in nearest:
-            places += nearest[above][: chosen[above]][::-1] + nearest[below][: chosen[below]]
-    return [(unit, row) for _, _, unit, row in places]
+            places += nearest[above][: chosen[above]][::-1]
+            # Keys of those below are inverted, so that the nearest is least.
+            places += [
+                (_INVERTED - key, tie, unit, row)
+                for key, tie, unit, row in nearest[below][: chosen[below]]
+            ]
+    scores = score_of(np.array([key for key, *_ in places], np.uint32)).tolist()
+    return [(unit, row, score) for (_, _, unit, row), score in zip(places, scores)]

@@ -19,7 +19,7 @@ import pyarrow as pa
 from penstock.errors import InputError, did_you_mean
 from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.jobs.curate import Curated, PartiallyCurated
-from penstock.jobs.edge import nearest_to_cut
+from penstock.jobs.edge import nearest_to_cut, order_name
 from penstock.jobs.unit_fates import Fate, UnitFates, iter_fates, read_texts
 from penstock.pipeline.cleaning.quarantine import raw_text
 from penstock.pipeline.pool import pools_of
@@ -63,9 +63,10 @@ class Drawn:
 
     documents: list[dict[str, Any]]
     """``id``, ``source``, ``fate``, and ``text``. ``bytes`` of the text; ``rule`` that drops it;
-    ``tokens`` that the cut takes; ``scores`` by column, None where there is none. Of a quarantined
-    record ``file``, ``place`` and ``error``; ``text`` is what the record holds, with bytes that are
-    not UTF-8 as escapes (``\\xe9``)."""
+    ``tokens`` that the cut takes; ``scores`` by column, None where there is none; near the cut
+    ``ordered_by``, the ``name`` and ``score`` of a mixture or of a score with noise. Of a
+    quarantined record ``file``, ``place`` and ``error``; ``text`` is what the record holds, with
+    bytes that are not UTF-8 as escapes (``\\xe9``)."""
     of: int
     """The documents that meet the conditions."""
 
@@ -185,11 +186,12 @@ def _chosen(fates: UnitFates, sample: Sample, wanted: np.ndarray, sources: set[s
     return chosen
 
 
-def _read_places(curated: Curated, places: list[tuple[int, int]]) -> list[dict[str, Any]]:
-    """Return documents of the pool's units: (unit number, row in the corpus's unit) each."""
+def _read_places(curated: Curated, places: list[tuple[int, int, float]]) -> list[dict[str, Any]]:
+    """Return documents of the pool's units: unit number, row in the corpus's unit, score each."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     wanted: dict[int, list[int]] = {}
-    for number, row in places:
+    name = order_name(curated.recipe.budget)
+    for number, row, _ in places:
         wanted.setdefault(number, []).append(row)
     for fates in iter_fates(curated.pool, curated.columns, curated.cut):
         for row in wanted.pop(fates.unit.number, ()):
@@ -198,7 +200,9 @@ def _read_places(curated: Curated, places: list[tuple[int, int]]) -> list[dict[s
             )
         if not wanted:
             break
-    return [found[place] for place in places]
+    for number, row, score in places if name else ():
+        found[number, row]["ordered_by"] = {"name": name, "score": score}
+    return [found[number, row] for number, row, _ in places]
 
 
 def _record(fates: UnitFates, row: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from penstock.pipeline.grouped import read_scores
 from penstock.pipeline.pool import Pool, pools_of
 from penstock.pipeline.units import Unit, base_of, generations, units_of
 
-__all__ = ["Fate", "UnitFates", "iter_fates", "read_texts"]
+__all__ = ["Fate", "UnitFates", "dropped_earlier", "dropped_of", "iter_fates", "read_texts"]
 
 
 class Fate(IntEnum):
@@ -102,15 +103,41 @@ def iter_fates(
     Raises:
         ArtefactError: A file is missing or was changed.
     """
-    first, *before = pools_of(pool)
-    for unit in first.units:
-        yield _unit_fates(first, unit, columns, cut)
+    for unit in pool.units:
+        yield _unit_fates(pool, unit, columns, cut)
+    yield from dropped_earlier(pool)
+
+
+def dropped_earlier(pool: Pool) -> Iterator[UnitFates]:
+    """Read the documents that were dropped before the pool's corpus was made, each once.
+
+    Those are what rewriters left nothing of, and what the verdicts before a rewriter dropped; the
+    verdicts of the pool judge only what came through. Without a rewriter there are none.
+
+    Raises:
+        ArtefactError: A file is missing or was changed.
+    """
     for corpus in generations(pool.corpus):
         yield from _emptied(corpus)
-    for own in before:
+    for own in islice(pools_of(pool), 1, None):
         for unit in own.units:
             if unit.documents < unit.of:
-                yield _only_dropped(_unit_fates(own, unit, {}, None))
+                yield dropped_of(own, unit)
+
+
+def dropped_of(pool: Pool, unit: Unit) -> UnitFates:
+    """Read the documents of one unit that the verdicts of its pool drop."""
+    whole = _unit_fates(pool, unit, {}, None)
+    gone = np.flatnonzero(whole.fate == Fate.DROPPED)
+    return replace(
+        whole,
+        rows=whole.rows[gone],
+        documents=whole.documents.take(pa.array(gone)),
+        fate=whole.fate[gone],
+        reason=whole.reason[gone],
+        tokens=whole.tokens[gone],
+        cut_score=whole.cut_score[gone],
+    )
 
 
 _COLUMNS = ["id", "source", "bytes", "hash"]
@@ -149,19 +176,6 @@ def _unit_fates(
         tokens=tokens,
         scores=scores,
         cut_score=cut_score,
-    )
-
-
-def _only_dropped(whole: UnitFates) -> UnitFates:
-    gone = np.flatnonzero(whole.fate == Fate.DROPPED)
-    return replace(
-        whole,
-        rows=whole.rows[gone],
-        documents=whole.documents.take(pa.array(gone)),
-        fate=whole.fate[gone],
-        reason=whole.reason[gone],
-        tokens=whole.tokens[gone],
-        cut_score=whole.cut_score[gone],
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rewritten import RewrittenPool, rewritten_pool
+
 RECIPE = """\
 seed: 3
 work: out
@@ -32,6 +34,12 @@ compare:
       train: {model: {hf: model}}
       evaluate: [targets/more.eval.jsonl]
 """
+
+
+@pytest.fixture(scope="session")
+def rewritten(tmp_path_factory: pytest.TempPathFactory) -> RewrittenPool:
+    """A finished recipe with a rewriter, and its true counts."""
+    return rewritten_pool(tmp_path_factory.mktemp("rewritten"))
 
 
 @pytest.fixture

@@ -16,10 +16,13 @@ import penstock
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.cli import main
 from penstock.jobs.curate import Curated, PartiallyCurated
+from penstock.jobs.report.excerpts import about_the_cut, first_taken
 from penstock.jobs.sample import Drawn, Sample, sample_documents
 from penstock.jobs.terminal import LineConsole
 from penstock.pipeline.cutting.ordering import TIE
+from penstock.pipeline.grouped import read_scores
 from tests.pools import documents, hash_documents, make, mix, recipe_of, write_jsonl
+from tests.rewritten import RewrittenPool
 
 SCORES = {f"d{number:04d}": float(number // 8) for number in range(150)} | {"d0007": float("nan")}
 
@@ -143,6 +146,38 @@ def test_those_near_the_cut_are_the_last_taken_and_the_first_left(whole: Curated
     assert ids_of(below) == ids[taken : taken + 3]
     everything = sample_documents(whole, 10_000, Sample(near_cut=True))
     assert ids_of(everything) == ids
+
+
+def test_near_the_cut_of_a_mixture_its_score_is_told(rewritten: RewrittenPool) -> None:
+    """The order is that of the mixture; single scores need not fall with it."""
+    of = rewritten.curated
+    ids: list[str] = []
+    scores: dict[str, list[float]] = {name: [] for name in of.columns}
+    for unit in of.pool.units:
+        ids += unit.read_rows(["id"])["id"].to_pylist()
+        for name, column in of.columns.items():
+            scores[name] += read_scores(column.path, column.files[unit.number]).tolist()
+    mixture = np.zeros(len(ids))
+    for name, weight in of.recipe.budget.ranks.items():
+        own = np.array(scores[name])
+        below = (own[None] < own[:, None]).mean(axis=1)
+        mixture += weight * (below + (own[None] == own[:, None]).mean(axis=1) / 2)
+    known = dict(zip(ids, mixture.tolist()))
+    drawn = sample_documents(of, 20, Sample(near_cut=True)).documents
+    told = [one["ordered_by"]["score"] for one in drawn]
+    assert told == pytest.approx([known[one["id"]] for one in drawn], abs=1e-6)
+    assert told == sorted(told, reverse=True) and {one["ordered_by"]["name"] for one in drawn} == {
+        "mixture"
+    }
+    single = [one["scores"]["length"] for one in drawn]
+    assert single != sorted(single, reverse=True)
+    above, below_cut = about_the_cut(of, 10)
+    found = [(one.id, one.cut_score) for one in (*above, *below_cut)]
+    assert found == [(one["id"], one["ordered_by"]["score"]) for one in drawn]
+    first = first_taken(of, 10**6)
+    assert [one.cut_score for one in first[-10:]] == [one.cut_score for one in above]
+    console = LineConsole()
+    console.sampled(drawn[0])
 
 
 def test_each_source_with_a_share_has_its_own_cut(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 A unit's files are read one after another and kept as arrays: about 60 bytes a document, its id, and
 4 bytes for each column of scores. No text is held. Documents that are dropped are among them, so
-that a changed condition is answered for these, too.
+that a changed condition is answered for these, too. With rewriters those that were dropped before
+the last one follow at the end: they are in no later corpus, and no change that is previewed moves
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +18,7 @@ import pyarrow as pa
 from penstock.artefact import Workspace
 from penstock.hashing import hash_documents, mix, uniform
 from penstock.jobs.curate import Curated
+from penstock.jobs.unit_fates import dropped_earlier
 from penstock.pipeline.cutting.ordering import GUMBEL, RANDOM, TIE
 from penstock.pipeline.cutting.radix import order_bits
 from penstock.pipeline.grouped import read_scores
@@ -52,9 +55,15 @@ class ScoreColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentColumns:
-    """The n documents of a corpus, in its order."""
+    """The documents of a corpus, in its order, and those dropped before a rewriter: n in all."""
 
     pool: Pool
+    units: tuple[Unit, ...]
+    """Those of the pool; then, of the corpora before a rewriter, those with documents that were
+    dropped there. One may be there twice."""
+    rows: Mapping[int, np.ndarray]
+    """By position of a unit that is not the pool's: (m,) int64, its rows that are among the
+    documents."""
     starts: np.ndarray
     """(units + 1,) int64: the first document of each unit, and n."""
     ids: pa.ChunkedArray
@@ -72,7 +81,9 @@ class DocumentColumns:
     kept: np.ndarray
     """(n,) bool: the recipe's own cleaning keeps it."""
     reasons: np.ndarray
-    """(n,) uint16: 0, or 1 and the position of its first reason."""
+    """(n,) uint16: 0, or 1 and the position of its first reason in :attr:`reason_names`."""
+    reason_names: tuple[str, ...]
+    """Those of the pool's verdicts, then others of earlier ones and of rewriters."""
     tokens: np.ndarray
     """(n,) int64, both ends of text included; :data:`UNKNOWN` until they are counted. The only
     array that changes (:mod:`.counting`)."""
@@ -82,10 +93,28 @@ class DocumentColumns:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def judged(self) -> int:
+        """The documents of the pool's corpus, which come first."""
+        return int(self.starts[len(self.pool.units)])
+
     def unit_at(self, document: int) -> tuple[Unit, int]:
         """Return the unit of a document, and its row there."""
-        number = int(np.searchsorted(self.starts, document, "right")) - 1
-        return self.pool.units[number], document - int(self.starts[number])
+        ((unit, rows, _),) = self.by_unit(np.array([document]))
+        return unit, int(rows[0])
+
+    def by_unit(self, documents: np.ndarray) -> Iterator[tuple[Unit, np.ndarray, np.ndarray]]:
+        """Yield the units of documents, ascending (m,) int64.
+
+        Each with the rows of its documents in it, and their positions in ``documents``.
+        """
+        numbers = np.searchsorted(self.starts, documents, "right") - 1
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            rows = documents[places] - self.starts[number]
+            if number in self.rows:
+                rows = self.rows[number][rows]
+            yield self.units[number], rows, places
 
 
 def read_columns(curated: Curated, seed: int) -> DocumentColumns:
@@ -100,11 +129,12 @@ def read_columns(curated: Curated, seed: int) -> DocumentColumns:
     """
     pool = curated.pool
     units = pool.units
-    starts = np.cumsum([0, *(unit.of for unit in units)])
+    earlier = [own for own in dropped_earlier(pool) if len(own.rows)]
+    starts = np.cumsum([0, *(unit.of for unit in units), *(len(own.rows) for own in earlier)])
     count = int(starts[-1])
     size, tokens = np.empty(count, np.int64), np.full(count, UNKNOWN, np.int64)
-    tie, noise = np.empty(count, np.uint64), np.empty(count, np.uint64)
-    reasons, drawn = np.empty(count, np.uint16), np.empty(count, np.float32)
+    tie, noise = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+    reasons, drawn = np.empty(count, np.uint16), np.full(count, np.nan, np.float32)
     scores = {name: np.full(count, np.nan, np.float32) for name in curated.columns}
     ids: list[pa.ChunkedArray] = []
     sources: list[pa.ChunkedArray] = []
@@ -127,6 +157,15 @@ def read_columns(curated: Curated, seed: int) -> DocumentColumns:
         if unit.name in files:
             known = open_tokens(directory, files[unit.name])
             tokens[start + known.rows] = known.sizes
+    reason_names = list(pool.verdicts.facts["reasons"])
+    for gone, start in zip(earlier, starts[len(units) :].tolist()):
+        own = slice(start, start + len(gone.rows))
+        ids.append(gone.documents.column("id"))
+        sources.append(gone.documents.column("source"))
+        size[own] = gone.documents.column("bytes").to_numpy()
+        reason_names += [name for name in gone.reasons if name not in reason_names]
+        codes = np.array([1 + reason_names.index(name) for name in gone.reasons], np.uint16)
+        reasons[own] = codes[gone.reason]
     names = pa.chunked_array([chunk for own in sources for chunk in own.chunks], pa.string())
     encoded = names.combine_chunks().dictionary_encode()
     found = encoded.dictionary.to_pylist()
@@ -135,6 +174,8 @@ def read_columns(curated: Curated, seed: int) -> DocumentColumns:
     position[order] = np.arange(len(found))
     return DocumentColumns(
         pool=pool,
+        units=(*units, *(own.unit for own in earlier)),
+        rows={number: own.rows for number, own in enumerate(earlier, len(units))},
         starts=starts,
         ids=pa.chunked_array([chunk for own in ids for chunk in own.chunks], pa.string()),
         source=position[encoded.indices.to_numpy()],
@@ -144,6 +185,7 @@ def read_columns(curated: Curated, seed: int) -> DocumentColumns:
         noise=noise,
         kept=reasons == 0,
         reasons=reasons,
+        reason_names=tuple(reason_names),
         tokens=tokens,
         scores={
             **{name: ScoreColumn.of(own) for name, own in scores.items()},

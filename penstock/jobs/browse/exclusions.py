@@ -77,7 +77,11 @@ class FirstOfEqual:
 
 @dataclass(slots=True, kw_only=True)
 class CleanColumns:
-    """What cleaning reads of the n documents of a corpus, and the bits of its verdicts."""
+    """What cleaning reads of the n documents of a corpus, and the bits of its verdicts.
+
+    Documents that were dropped before a rewriter are not among them: a change of cleaning is not
+    previewed where there is one.
+    """
 
     settings: CleanSettings
     """By which the verdicts were made."""
@@ -104,7 +108,7 @@ class CleanColumns:
             ArtefactError: A file is missing or was changed.
         """
         pool = columns.pool
-        normal = np.empty((len(columns), 2), np.uint64)
+        normal = np.empty((columns.judged, 2), np.uint64)
         for unit, start in zip(pool.units, columns.starts.tolist()):
             rows = replace(unit, kept=None).read_rows(["normal"])
             normal[start : start + unit.of] = hash_words(rows.column("normal"))
@@ -114,7 +118,7 @@ class CleanColumns:
         ]
         overlapping = None
         if settings.overlaps and settings.drop_overlaps:
-            overlapping = np.zeros(len(columns), bool)
+            overlapping = np.zeros(columns.judged, bool)
             start = 0
             groups = zip(pool.verdicts.named("reasons-"), pool.verdicts.named("overlaps-"))
             for reasons, record in groups:

@@ -377,6 +377,13 @@ function reasons(own) {
 
 // -- documents
 
+// The score by which documents are ordered; null where it is that of one column.
+function orderName() {
+  const noise = now.draw.gumbel ? " with noise" : "";
+  const mixed = Object.values(now.rank).filter((value) => value > 0).length > 1;
+  return mixed ? `mixture${noise}` : noise && `score${noise}`;
+}
+
 const SIDES = { above: "just above the line", below: "just below the line", first: "taken first",
   came: "come in", went: "go out", dropped: "dropped" };
 
@@ -393,6 +400,8 @@ async function list() {
     text.addEventListener("click", () => text.classList.toggle("open"));
     const scores = Object.entries(one.scores).map(([name, value]) =>
       `${name} ${value == null ? "–" : short(value)}`);
+    const order = orderName();
+    if (order && one.score != null) scores.unshift(`${order} ${short(one.score)}`);
     return make("article", {}, make("div", { className: "head" },
       make("span", { className: one.taken ? "tag in" : "tag out" },
         one.taken ? "taken" : one.reason || "left"),

@@ -57,7 +57,8 @@ class Preview:
 
     kept: int
     dropped_by: Mapping[str, int]
-    """Documents by their first reason, as in the accounting of ``curate``."""
+    """Documents by their first reason, as in the accounting of ``curate``: with rewriters those
+    that were dropped before one, too."""
     taken: int
     requested: int
     delivered: int
@@ -190,19 +191,15 @@ class BrowsedRecipe:
         missing = answer.cut.uncounted
         missing = missing[columns.tokens[missing] == UNKNOWN]
         few = missing[: 1 + int(np.searchsorted(np.cumsum(columns.bytes[missing]), most_bytes))]
-        numbers = np.searchsorted(columns.starts, few, "right") - 1
-        for number in np.unique(numbers).tolist():
-            own = few[numbers == number]
-            unit = columns.pool.units[number]
-            rows = own - columns.starts[number]
-            columns.tokens[own] = count_tokens(unit, rows, self.curated.tokenizer)
+        for unit, rows, places in columns.by_unit(few):
+            columns.tokens[few[places]] = count_tokens(unit, rows, self.curated.tokenizer)
         return len(missing) - len(few)
 
     def _reasons(self, recipe: Recipe) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
         """Return the first reasons, their names, and what makes them an estimate."""
         own, base = recipe.clean, self.recipe.clean
         if own == base:
-            return self.columns.reasons, self.clean.settings.reasons, ()
+            return self.columns.reasons, self.columns.reason_names, ()
         if recipe.rewrite:
             raise RecipeError(
                 "cannot be previewed: the rewriters of this recipe would see other documents",

@@ -298,13 +298,10 @@ class DocumentViews:
         """Read the texts of documents, by the pages that hold them."""
         columns = self._browsed.columns
         ordered = np.unique(np.array(rows, dtype=np.int64))
-        numbers = np.searchsorted(columns.starts, ordered, "right") - 1
         found: dict[int, str] = {}
-        for number in np.unique(numbers).tolist():
-            unit, own = columns.pool.units[number], ordered[numbers == number]
-            rows_of = own - columns.starts[number]
+        for unit, rows_of, places in columns.by_unit(ordered):
             texts = read_texts(unit.path(), unit.record.bytes, 1, rows_of)
-            found |= dict(zip(own.tolist(), texts.to_pylist()))
+            found |= dict(zip(ordered[places].tolist(), texts.to_pylist()))
         return found
 
     def _rows(

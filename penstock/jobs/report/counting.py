@@ -1,9 +1,10 @@
 """Counts over all documents of a recipe, for histograms: by source, score, length and language.
 
-One pass over the units reads rows, scores and the cut, and no text: about 40 bytes a document. What
-is held does not depend on the number of documents. The edges of histograms come from a sample of at
-most :data:`SAMPLE` documents, every k-th one of the pool, which also serves the agreement between
-selectors.
+One pass over the units reads rows, scores and the cut, and no text: about 40 bytes a document. With
+rewriters the documents that earlier verdicts dropped are counted from the rows of their corpora.
+What is held does not depend on the number of documents. The edges of histograms come from a sample
+of at most :data:`SAMPLE` documents, every k-th one of the pool, which also serves the agreement
+between selectors.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
-from penstock.artefact import Workspace
+from penstock.artefact import Artefact, Workspace
 from penstock.columnar import read_parquet
 from penstock.jobs.curate import Curated
+from penstock.jobs.unit_fates import dropped_earlier
 from penstock.pipeline.checking import largest_sources
 from penstock.pipeline.cleaning.settings import CleanSettings
 from penstock.pipeline.cleaning.text_columns import ColumnFile, TextColumn, find_text_columns
@@ -64,7 +67,8 @@ class PoolCounts:
     length_edges: np.ndarray
     """(bins + 1,) int64 bytes."""
     lengths: np.ndarray
-    """(3, bins) int64: documents that rules excluded, that the cut left, and that it took."""
+    """(3, bins) int64: documents that rules excluded, before a rewriter or after it, that the cut
+    left, and that it took. Each counts once, at the length that its last verdict judged."""
     languages: Mapping[str, tuple[int, int, int]]
     """Documents excluded, left and taken, by language; empty where no language was computed."""
     excluded: int
@@ -141,7 +145,7 @@ def count_pool(curated: Curated, sample: ScoreSample, sources: int = 8) -> PoolC
     length_edges = np.unique((2 ** (np.arange(2 * _OCTAVES + 1) / 2)).astype(np.int64))
     lengths = np.zeros((3, len(length_edges) - 1), np.int64)
     languages: dict[str, Counter[str]] = {}
-    language_of = _languages(curated)
+    language_of = _languages(curated, pool.corpus, len(pool.units))
     excluded = 0
     for unit in pool.units:
         whole = replace(unit, kept=None)
@@ -176,6 +180,7 @@ def count_pool(curated: Curated, sample: ScoreSample, sources: int = 8) -> PoolC
             some = ~missing & (taken == 1)
             np.minimum.at(lowest[name], of_source[some], values[some])
         excluded += int(outside.sum())
+    _add_earlier(curated, lengths, length_edges, languages, language_of is not None)
     return PoolCounts(
         sources=names,
         others=others,
@@ -192,16 +197,43 @@ def count_pool(curated: Curated, sample: ScoreSample, sources: int = 8) -> PoolC
     )
 
 
-def _languages(curated: Curated) -> Mapping[str, ColumnFile] | None:
-    """Find the files of the column of languages by unit; None where a recipe needs none."""
+def _add_earlier(
+    curated: Curated,
+    lengths: np.ndarray,
+    length_edges: np.ndarray,
+    languages: dict[str, Counter[str]],
+    with_languages: bool,
+) -> None:
+    """Count the documents that were dropped before the last rewriter among those excluded."""
+    known: dict[str, Mapping[str, ColumnFile] | None] = {}
+    for gone in dropped_earlier(curated.pool):
+        size = gone.documents.column("bytes").to_numpy()
+        bins = np.searchsorted(length_edges, size, side="right") - 1
+        np.add.at(lengths[0], bins.clip(0, lengths.shape[1] - 1), 1)
+        path = gone.unit.corpus
+        if with_languages and str(path) not in known:
+            known[str(path)] = _languages(curated, Artefact.open(path))
+        if with_languages and (found := known[str(path)]) and gone.unit.name in found:
+            own = found[gone.unit.name].read(["language"]).column("language")
+            few = own.take(pa.array(gone.rows)).value_counts().to_pylist()
+            counted = languages.setdefault("0", Counter())
+            counted.update({str(one["values"]): one["counts"] for one in few})
+
+
+def _languages(
+    curated: Curated, corpus: Artefact, units: int = 0
+) -> Mapping[str, ColumnFile] | None:
+    """Find the files of the column of languages by unit of a corpus.
+
+    None where a recipe needs none, or where there are fewer than ``units``.
+    """
     settings = CleanSettings.of(curated.recipe)
     if settings.languages is None:
         return None
     workspace = Workspace(curated.recipe.work_directory, read_only=True)
     columns: Sequence[TextColumn] = [settings.languages]
-    found = find_text_columns(columns, curated.corpus, workspace).get(settings.languages.name)
-    complete = found is not None and all(unit.name in found for unit in curated.pool.units)
-    return found if complete else None
+    found = find_text_columns(columns, corpus, workspace).get(settings.languages.name)
+    return found if found is not None and len(found) >= units else None
 
 
 def _by_language(counted: Mapping[str, Counter[str]]) -> dict[str, tuple[int, int, int]]:

@@ -18,10 +18,12 @@ import pyarrow as pa
 from penstock.columnar import OwnParquet, read_parquet
 from penstock.hashing import hash_documents, mix
 from penstock.jobs.curate import Curated
+from penstock.jobs.unit_fates import UnitFates, dropped_earlier, dropped_of
 from penstock.pipeline.cutting.ordering import order_unit, plan_orders
-from penstock.pipeline.cutting.radix import order_bits
+from penstock.pipeline.cutting.radix import order_bits, score_of
 from penstock.pipeline.cutting.ranks import first_ranked
 from penstock.pipeline.grouped import read_scores
+from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import Unit
 
@@ -45,6 +47,8 @@ class Excerpt:
     """Its row in the corpus's unit."""
     scores: Mapping[str, float | None] = field(default_factory=dict, compare=False)
     """Its score in each column, None where it has none."""
+    cut_score: float | None = field(default=None, compare=False)
+    """The score by which it is ordered, after mixture and noise; None where that is not known."""
     reason: str | None = None
     """The rule that excludes it, first of all; None where it is kept."""
 
@@ -64,7 +68,18 @@ def first_taken(curated: Curated, count: int) -> list[Excerpt]:
     units = curated.pool.units
     first = first_ranked(curated.cut, count)
     found = [_read(units[number], row) for number, row in first]
-    return [replace(one, rank=rank) for rank, one in enumerate(_scored(curated, found), 1)]
+    scores: dict[tuple[int, int], float] = {}
+    for number, places in _by_unit(found):
+        record = curated.cut.files[number]
+        chosen = read_parquet(curated.cut.verified(record), ["row", "score"])
+        rows = [found[place].row for place in places]
+        at = np.searchsorted(chosen.column("row").to_numpy(), rows)
+        own = chosen.column("score").to_numpy()[at].tolist()
+        scores |= {(number, row): score for row, score in zip(rows, own)}
+    return [
+        replace(one, rank=rank, cut_score=scores[one.unit, one.row])
+        for rank, one in enumerate(_scored(curated, found), 1)
+    ]
 
 
 def some_left(curated: Curated, count: int) -> list[Excerpt]:
@@ -85,30 +100,38 @@ def some_left(curated: Curated, count: int) -> list[Excerpt]:
 def some_dropped(curated: Curated, count: int) -> list[Excerpt]:
     """Read documents that rules exclude, drawn by hash of id: ``count``, of every rule as many.
 
-    Of rules with fewer documents all are read, and there may be more of others in their place.
+    Of rules with fewer documents all are read, and there may be more of others in their place. With
+    rewriters those are among them that were dropped before one, with the text of that time.
     """
     key = mix(curated.recipe.seed, "look")
-    pool = curated.pool
-    names = pool.verdicts.facts["reasons"]
-    drawn: dict[int, list[tuple[int, int, int]]] = {}
-    for unit in pool.units if count else ():
-        if unit.kept is None or unit.documents == unit.of:
-            continue
-        reasons = unit.kept.reasons(unit.of)
-        hashes = hash_documents(replace(unit, kept=None).read_rows(["id", "hash"]), key)
-        for code in np.unique(reasons[reasons > 0]).tolist():
-            mine = np.flatnonzero(reasons == code)
+    names: list[str] = []
+    drawn: dict[str, list[tuple[int, int, int, Unit]]] = {}
+    for place, fates in enumerate(_dropped(curated.pool) if count else ()):
+        names += [name for name in fates.reasons if name not in names]
+        hashes = hash_documents(fates.documents, key)
+        for code in np.unique(fates.reason).tolist():
+            mine = np.flatnonzero(fates.reason == code)
             few = mine[np.argsort(hashes[mine], kind="stable")[:count]].tolist()
-            own = [*drawn.get(code, []), *((int(hashes[at]), unit.number, at) for at in few)]
-            drawn[code] = heapq.nsmallest(count, own)
+            found = [(int(hashes[at]), place, int(fates.rows[at]), fates.unit) for at in few]
+            known = drawn.get(fates.reasons[code], [])
+            drawn[fates.reasons[code]] = heapq.nsmallest(count, [*known, *found], lambda o: o[:3])
     # In turn one of each rule, until there are enough.
-    turns = sorted((turn, code) for code, own in drawn.items() for turn in range(len(own)))[:count]
-    of_rule = Counter(code for _, code in turns)
+    order = {name: number for number, name in enumerate(names)}
+    turns = [(turn, order[name]) for name, own in drawn.items() for turn in range(len(own))]
+    of_rule = Counter(number for _, number in sorted(turns)[:count])
     return [
-        replace(_read(pool.units[number], row), reason=names[code - 1])
-        for code, wanted in sorted(of_rule.items())
-        for _, number, row in drawn[code][:wanted]
+        replace(_read(unit, row), reason=names[number])
+        for number, wanted in sorted(of_rule.items())
+        for _, _, row, unit in drawn[names[number]][:wanted]
     ]
+
+
+def _dropped(pool: Pool) -> Iterator[UnitFates]:
+    """Yield the documents that the verdicts of the pool drop, then those that earlier ones did."""
+    for unit in pool.units:
+        if unit.documents < unit.of:
+            yield dropped_of(pool, unit)
+    yield from dropped_earlier(pool)
 
 
 def about_the_cut(curated: Curated, count: int) -> tuple[list[Excerpt], list[Excerpt]]:
@@ -185,9 +208,11 @@ def _extremes(order: Any, places: np.ndarray, count: int, highest: bool) -> np.n
 
 
 def _places(curated: Curated, found: Iterable[list[tuple[int, ...]]]) -> list[Excerpt]:
-    places = [(abs(unit), abs(row)) for own in found for _, _, unit, row in own]
+    places = [(abs(key), abs(unit), abs(row)) for own in found for key, _, unit, row in own]
     units = curated.pool.units
-    return _scored(curated, [_read(units[number], row) for number, row in places])
+    scores = score_of(np.array([key for key, *_ in places], np.uint32)).tolist()
+    read = (_read(units[number], row) for _, number, row in places)
+    return _scored(curated, [replace(one, cut_score=own) for one, own in zip(read, scores)])
 
 
 def _taken(curated: Curated, unit: Unit) -> np.ndarray:

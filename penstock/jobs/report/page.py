@@ -29,6 +29,7 @@ from penstock.display import printable
 from penstock.errors import PenstockError
 from penstock.jobs.build import build_columns
 from penstock.jobs.curate import Curated, describe_draw
+from penstock.jobs.edge import order_name
 from penstock.jobs.plots import plot
 from penstock.jobs.reasons import add_reasons, describe_reasons
 from penstock.jobs.report.charts import shown
@@ -46,6 +47,7 @@ from penstock.jobs.report.figures import bar_rows, flow_figure, length_figure, s
 from penstock.jobs.report.flow import document_flow
 from penstock.jobs.report.repeats import count_copies
 from penstock.jobs.report.selector_agreement import selector_agreement
+from penstock.pipeline.pool import pools_of
 from penstock.recipe import Recipe
 from penstock.redaction import mask_addresses, mask_values
 from penstock.selectors.parameters import Algorithm
@@ -151,6 +153,7 @@ def render(curated: Curated) -> str:
         sample_step=sample.step,
         meanings=_meanings(curated),
         draw=describe_draw(curated.cut, curated.recipe.budget),
+        order=None if curated.recipe.budget.uniform else order_name(curated.recipe.budget),
         groups={name: title for name, (title, _) in _GROUPS.items()},
         documents=list(_documents(curated, sample)),
         comparison=comparison,
@@ -276,6 +279,8 @@ class _ShownDocument:
     source: str
     rank: int | None
     reason: str | None
+    order: str | None
+    """The score by which it is ordered, where the page names one (:func:`.edge.order_name`)."""
     scores: list[tuple[str, str, str]]
     """Column, score, and the share of documents that score lower."""
     text: str
@@ -297,7 +302,9 @@ def _documents(curated: Curated, sample: ScoreSample) -> Iterator[_ShownDocument
     ordered = {name: np.sort(own[~np.isnan(own)]) for name, own in sample.scores.items()}
     seen: set[tuple[int, int]] = set()
     for group, some in found.items():
-        own = [one for one in some if (one.unit, one.row) not in seen]
+        # A row of a corpus before a rewriter is no row of the pool: it may have the same number.
+        dropped = group == "dropped"
+        own = [one for one in some if dropped or (one.unit, one.row) not in seen]
         seen |= {(one.unit, one.row) for one in own}
         explained = [] if group in ("left", "dropped") else own[:_EXPLAINED]
         reasons = _reasons(curated, explained)
@@ -308,6 +315,7 @@ def _documents(curated: Curated, sample: ScoreSample) -> Iterator[_ShownDocument
                 source=shown(one.source, 60),
                 rank=one.rank,
                 reason=None if one.reason is None else shown(one.reason, 80),
+                order=None if one.cut_score is None else f"{one.cut_score:.4g}",
                 scores=[_score(name, value, ordered) for name, value in one.scores.items()],
                 text=printable(one.text[:_TEXT], keep="\n\t"),
                 more=max(0, len(one.text) - _TEXT),
@@ -361,11 +369,13 @@ def _rules(curated: Curated) -> Markup | None:
     """Draw the documents that each rule drops: those that fail it, and those it is first for."""
     counts = curated.pool.documents
     alone: dict[str, int] = {}
-    for record in curated.pool.verdicts.named("verdicts-"):
-        for name, own in record.facts["sets"].items():
-            for rule, tally in own["rules"].items():
-                whole = f"{name}: {rule}"
-                alone[whole] = alone.get(whole, 0) + tally["alone"]
+    # What an earlier verdict keeps fails no rule there, so that no document is counted twice.
+    for pool in pools_of(curated.pool):
+        for record in pool.verdicts.named("verdicts-"):
+            for name, own in record.facts["sets"].items():
+                for rule, tally in own["rules"].items():
+                    whole = f"{name}: {rule}"
+                    alone[whole] = alone.get(whole, 0) + tally["alone"]
     first = counts["dropped_by"]
     names = sorted({*first, *(name for name, count in alone.items() if count)})
     names = sorted(names, key=lambda name: -max(first.get(name, 0), alone.get(name, 0)))[:24]

@@ -118,6 +118,9 @@ def test_a_moved_slider_shows_what_curate_takes(opened: OpenPage, hostile: Brows
 def test_documents_are_searched_and_shown_as_text(opened: OpenPage) -> None:
     page = opened.page
     assert page.locator("article").count() == 20
+    order = page.locator("article .head", has_text="mixture 0.").all_inner_texts()
+    told = [float(own.split("mixture ")[1].split()[0]) for own in order]
+    assert len(told) == 20 and told == sorted(told), "from the last that is taken upwards"
     page.locator("#text").fill("zebra")
     settle(opened)
     shown = page.locator("article").count()
