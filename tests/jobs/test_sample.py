@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,11 @@ def test_near_the_cut_of_a_mixture_its_score_is_told(rewritten: RewrittenPool) -
     assert found == [(one["id"], one["ordered_by"]["score"]) for one in drawn]
     first = first_taken(of, 10**6)
     assert [one.cut_score for one in first[-10:]] == [one.cut_score for one in above]
-    console = LineConsole()
-    console.sampled(drawn[0])
+    printed = CliRunner().invoke(
+        main, ["sample", str(rewritten.path), "--near-cut", "--count", "2"]
+    )
+    assert printed.exit_code == 0
+    assert len(re.findall(r"mixture\s+0\.\d+", printed.output)) == 2
 
 
 def test_each_source_with_a_share_has_its_own_cut(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ function control(key, label, { min, max, step, value, set, digits = short }) {
   const number = make("input", { type: "number", min: 0, step: "any", value });
   range.setAttribute("aria-label", label);
   number.setAttribute("aria-label", `${label}, number`);
-  const box = make("div", { className: "control" },
+  const box = make("div", { className: `control${label.length <= 14 ? " short" : ""}` },
     make("div", { className: "head" }, make("span", {}, label), number), range);
   const changed = (from, other) => () => {
     if (from.value === "" || !Number.isFinite(+from.value)) return;
@@ -307,14 +307,15 @@ function sources(own) {
   const rows = all.slice(0, 20);
   const most = Math.max(1, ...rows.map(([, one]) => one.kept));
   const line = Object.fromEntries(own.groups.map((one) => [one.source, one]));
-  $("sources").replaceChildren(
-    row(["source", "", "kept", "taken", "in", "out", "tokens", "share", "line"], "th"),
+  const heads = ["kept", "taken", "in", "out", "tokens", "share", "line"];
+  $("sources").replaceChildren(row(["source", "", ...heads], "th"),
     ...rows.map(([name, one]) => {
       const group = line[name] || line[null];
       const cells = row([name, format(one.kept), format(one.taken), format(one.came),
         format(one.went), format(one.tokens),
         `${(100 * one.tokens / Math.max(1, own.delivered)).toFixed(1)} %`,
         group && group.lowest != null ? short(group.lowest) : "–"]);
+      heads.forEach((head, at) => { cells.children[at + 1].dataset.label = head; });
       cells.children[0].after(bar(one.taken, one.kept, most));
       return cells;
     }));
@@ -364,6 +365,11 @@ function charts(answer) {
     (column.kind === "rule" ? ofRules : figures).push(make("figure", {}, caption, svg));
   });
   $("charts").replaceChildren(...figures);
+  const mixed = ranked.length > 1 ? `a mixture of ${ranked.map(([name]) => name).join(" and ")} orders the documents`
+    : answer.preview.groups.length > 1 ? "each share has a line of its own" : "";
+  $("has-line").hidden = !document.querySelector("#charts .line");
+  $("no-line").hidden = !mixed;
+  $("no-line").textContent = `The charts of scores have no line: ${mixed}. It is in the table of sources.`;
   $("rules").hidden = !ofRules.length;
   $("rule-charts").replaceChildren(...ofRules);
 }

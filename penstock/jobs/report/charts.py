@@ -1,8 +1,9 @@
 """Parts of SVG drawings: elements with escaped texts, scales with round ticks, lines and bars.
 
-A drawing is :data:`WIDTH` units wide and as wide as its place on the page, so that its texts are
-about as large as those around it, on a phone too. Colours come from classes of the page's style
-sheet, since the page's policy refuses ``style`` attributes.
+A drawing is :data:`WIDTH` units wide and as wide as its place on the page. One made by
+:func:`drawing` grows with its texts, up to a width; of one made by :func:`wide_drawing` the shapes
+are stretched, and the texts keep their size, on a phone and on a wide page. Colours come from
+classes of the page's style sheet, since the page's policy refuses ``style`` attributes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "short_number",
     "shown",
     "steps",
+    "wide_drawing",
 ]
 
 _LABEL = 44
@@ -64,6 +66,52 @@ def label(text: str, x: float, y: float, class_: str = "", anchor: str = "start"
     """Return a text, isolated so that its direction is its own."""
     return element(
         "text", shown(text, _LABEL), x=x, y=y, class_=f"t {class_}".strip(), text_anchor=anchor
+    )
+
+
+def wide_drawing(
+    height: float, name: str, shapes: Iterable[str], labels: Iterable[tuple[str, float, float, str]]
+) -> Markup:
+    """Return a drawing that is as wide as its place and ``height`` pixels high.
+
+    Args:
+        height: Units of the shapes, which are pixels of the page.
+        name: Describes the drawing to those who do not see it.
+        shapes: Elements, which are stretched sideways: no circles.
+        labels: Text, x in units, y, and classes of each; ``start``, ``middle`` or ``end`` as the
+            last class is where the text has its x.
+    """
+    size = math.ceil(height)
+    inside = element(
+        "svg",
+        *shapes,
+        viewBox=f"0 0 {WIDTH} {size}",
+        preserveAspectRatio="none",
+        width="100%",
+        height=size,
+        aria_hidden="true",
+    )
+    texts = []
+    for text, x, y, classes in labels:
+        class_, _, anchor = classes.rpartition(" ")
+        texts.append(
+            element(
+                "text",
+                shown(text, _LABEL),
+                x=f"{100 * x / WIDTH:.2f}%",
+                y=y,
+                class_=f"t {class_}".strip(),
+                text_anchor=anchor,
+            )
+        )
+    return element(
+        "svg",
+        inside,
+        *texts,
+        class_="wide",
+        height=size,
+        role="img",
+        aria_label=shown(name, 200),
     )
 
 

@@ -1,4 +1,8 @@
-"""Figures of a report: the flow of documents, scores by source, lengths, bars by name."""
+"""Figures of a report: the flow of documents, scores by source, lengths, bars by name.
+
+Rows with bars are HTML, so that long names wrap and never lie over a number; only the bars and the
+histograms are drawings, and all are as wide as their card.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ from markupsafe import Markup
 from penstock.jobs.report.charts import (
     WIDTH,
     Scale,
-    drawing,
     element,
-    label,
     short_number,
+    shown,
     steps,
+    wide_drawing,
 )
 from penstock.jobs.report.counting import PoolCounts
 from penstock.jobs.report.flow import DocumentFlow
@@ -24,42 +28,73 @@ __all__ = ["FATES", "bar_rows", "flow_figure", "length_figure", "score_figure"]
 FATES = ("dropped", "left", "taken")
 """Classes of the fates, in the order of :attr:`PoolCounts.lengths`."""
 
-_NAME, _ROW = 34, 44
-"""Characters of a name, units of a row."""
+_NAME = 60
+"""Characters of a name in a row."""
+
+_OPEN_ROWS = 10
+"""Rows of rules or languages that are open; more are folded."""
 
 
 def flow_figure(flow: DocumentFlow) -> Markup:
-    """Draw the way from read to taken: a trunk that narrows, and each loss beside it."""
-    scale = Scale(0, max(1, flow.begun), 0, WIDTH)
-    step, bar, top = 40.0, 12.0, 20.0
-    rows = [("read" if not flow.added else "read, and added by rewriters", flow.begun, "whole")]
-    rows += [(loss.name, loss.documents, loss.kind) for loss in flow.losses]
-    rows += [("taken", flow.taken, "taken")]
-    content, trunk = [], [f"M0 {top}H{WIDTH}V{top + bar}"]
+    """Draw the way from read to taken, a row for each step with what is lost there."""
+    begun = "read" if not flow.added else "read, and added by rewriters"
+    named = [loss for loss in flow.losses if loss.kind == "dropped"]
+    folded = named[_OPEN_ROWS:] if len(named) > _OPEN_ROWS + 2 else []
     left = flow.begun
-    for number, (name, count, kind) in enumerate(rows):
-        y = top + number * step
-        before, left = left, left - (count if kind not in ("whole", "taken") else 0)
-        x = scale(left)
-        if kind not in ("whole", "taken"):
-            trunk.append(f"H{scale(before):.1f}V{y:.1f}H{x:.1f}V{y + bar:.1f}")
-            width = max(1.5, scale(before) - x)
-            content.append(
-                element("rect", x=x, y=y, width=width, height=bar, class_=f"f {kind}", rx=1.5)
-            )
-        sign = "" if kind in ("whole", "taken") else "− "
-        strong = "strong" if kind in ("whole", "taken") else ""
-        content.append(label(f"{sign}{name}", 0, y - 5, strong))
-        share = f"{count / max(1, flow.begun):.1%}"
-        content.append(label(f"{count:,} · {share}", WIDTH, y - 5, f"n {strong}", "end"))
-    end = top + (len(rows) - 1) * step
-    whole = f"{''.join(trunk)}V{end:.1f}H0Z"
-    last = element(
-        "rect", x=0, y=end, width=max(1.5, scale(flow.taken)), height=bar, class_="taken"
+    rest: list[Markup] = []
+    rows = [_flow_row(flow, begun, flow.begun, [(flow.begun, "taken")], "strong")]
+    for loss in flow.losses:
+        left -= loss.documents
+        row = _loss_row(flow, loss.name, loss.documents, left, loss.kind)
+        (rest if loss in folded else rows).append(row)
+        if folded and loss is folded[-1]:
+            count = sum(own.documents for own in folded)
+            whole = _loss_row(flow, f"{len(folded):,} more, together", count, left, "dropped")
+            rows.append(_folded(whole, rest))
+    rows.append(_flow_row(flow, "taken", flow.taken, [(flow.taken, "taken")], "strong"))
+    return element("div", *rows, class_="steps")
+
+
+def _loss_row(flow: DocumentFlow, name: str, count: int, left: int, kind: str) -> Markup:
+    return _flow_row(flow, f"− {name}", count, [(left, "trunk"), (count, kind)], "")
+
+
+def _flow_row(
+    flow: DocumentFlow, name: str, count: int, parts: Sequence[tuple[float, str]], class_: str
+) -> Markup:
+    text = f"{count:,} · {count / max(1, flow.begun):.1%}"
+    return _row(name, text, parts, max(1, flow.begun), class_)
+
+
+def _row(
+    name: str, text: str, parts: Sequence[tuple[float, str]], most: float, class_: str = ""
+) -> Markup:
+    """Return a name, a text and a bar of parts, (value, class), that are side by side."""
+    scale, x, bars = Scale(0, most or 1, 0, WIDTH), 0.0, []
+    for value, kind in parts:
+        width = scale(value)
+        if value:
+            bars.append(element("rect", x=x, y=0, width=max(1.5, width), height=10, class_=kind))
+        x += width
+    bar = element(
+        "svg",
+        *bars,
+        class_="bar",
+        viewBox=f"0 0 {WIDTH} 10",
+        preserveAspectRatio="none",
+        aria_hidden="true",
     )
-    name = f"{flow.begun:,} documents, of which {flow.taken:,} are taken"
-    shapes = [element("path", d=whole, class_="trunk"), *content, last]
-    return drawing(end + bar + 2, name, shapes)
+    return element(
+        "div",
+        element("span", element("bdi", shown(name, _NAME)), class_="name"),
+        bar,
+        element("span", text, class_="n"),
+        class_=f"step {class_}".strip(),
+    )
+
+
+def _folded(summary: Markup, rows: Sequence[Markup]) -> Markup:
+    return element("details", element("summary", summary), *rows, class_="rest")
 
 
 def score_figure(name: str, counts: PoolCounts, marks: Sequence[float | None]) -> Markup:
@@ -75,10 +110,11 @@ def score_figure(name: str, counts: PoolCounts, marks: Sequence[float | None]) -
     axis = Scale(float(edges[0]), float(edges[-1]), 1, WIDTH - 1)
     places = [axis(edge) for edge in edges.tolist()]
     content: list[str] = []
-    y, height, depth = 0.0, 26.0, 15.0
+    labels: list[tuple[str, float, float, str]] = []
+    y, height, depth = 0.0, 30.0, 18.0
     for number, source in enumerate(counts.labels):
         left, taken = both[number]
-        base, both_fates = y + 16 + height, left + taken
+        base, both_fates = y + 18 + height, left + taken
         tops = [base - height * one / max(1, both_fates.max()) for one in both_fates.tolist()]
         content.append(element("path", d=steps(places, tops, base), class_="left"))
         tops = [base + depth * one / max(1, taken.max()) for one in taken.tolist()]
@@ -87,18 +123,20 @@ def score_figure(name: str, counts: PoolCounts, marks: Sequence[float | None]) -
         if (mark := marks[number]) is not None:
             x = axis(mark)
             content.append(
-                element("path", d=f"M{x:.1f} {y + 15:.1f}V{base + depth:.1f}", class_="cut")
+                element("path", d=f"M{x:.1f} {y + 16:.1f}V{base + depth:.1f}", class_="cut")
             )
-        content.append(label(source, 0, y + 11, "strong"))
+        labels.append((source, 0, y + 12, "strong start"))
         text = f"{int(taken.sum()):,} of {int(both_fates.sum()):,} taken"
-        content.append(label(text, WIDTH, y + 11, "n", "end"))
+        labels.append((text, WIDTH, y + 12, "n end"))
         y = base + depth + 8
     for tick in axis.ticks():
-        x = axis(tick)
-        content.append(element("path", d=f"M{x:.1f} {y - 8:.1f}v4", class_="axis"))
-        anchor = "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
-        content.append(label(short_number(tick), x, y + 8, "tick", anchor))
-    return drawing(y + 12, f"scores in {name} by source", content)
+        content.append(element("path", d=f"M{axis(tick):.1f} {y - 8:.1f}v4", class_="axis"))
+        labels.append((short_number(tick), axis(tick), y + 9, f"tick {_anchor(axis(tick))}"))
+    return wide_drawing(y + 14, f"scores in {name} by source", content, labels)
+
+
+def _anchor(x: float) -> str:
+    return "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
 
 
 def length_figure(counts: PoolCounts) -> Markup:
@@ -109,18 +147,17 @@ def length_figure(counts: PoolCounts) -> Markup:
     axis = Scale(float(edges[0]), float(edges[-1]), 1, WIDTH - 1, log=True)
     places = [axis(edge) for edge in edges]
     stacked = np.cumsum(counts.lengths[::-1, first:last], axis=0)[::-1]
-    top, base, height = max(1, int(stacked.max())), 126.0, 116.0
+    top, base, height = max(1, int(stacked.max())), 146.0, 136.0
     content: list[str] = []
     for fate, row in zip(FATES, stacked):
         tops = [base - height * one / top for one in row.tolist()]
         content.append(element("path", d=steps(places, tops, base), class_=fate))
     content.append(element("path", d=f"M0 {base}H{WIDTH}", class_="axis"))
+    labels = []
     for tick in axis.ticks(6):
-        x = axis(tick)
-        anchor = "start" if x < 20 else "end" if x > WIDTH - 20 else "middle"
-        content.append(element("path", d=f"M{x:.1f} {base}v4", class_="axis"))
-        content.append(label(short_number(tick), x, base + 16, "tick", anchor))
-    return drawing(base + 22, "lengths of documents in bytes", content)
+        content.append(element("path", d=f"M{axis(tick):.1f} {base}v4", class_="axis"))
+        labels.append((short_number(tick), axis(tick), base + 17, f"tick {_anchor(axis(tick))}"))
+    return wide_drawing(base + 22, "lengths of documents in bytes", content, labels)
 
 
 def bar_rows(
@@ -129,22 +166,13 @@ def bar_rows(
     """Draw horizontal bars, a row for each: its name, a text, and parts as (value, class).
 
     Args:
-        rows: Name, text beside it and the parts, side by side.
+        rows: Name, text beside it and the parts, side by side; those after the tenth are folded.
         name: Describes the figure.
         most: The value that is as wide as the figure.
     """
-    scale = Scale(0, most or 1, 0, WIDTH)
-    content: list[str] = []
-    for number, (own, text, parts) in enumerate(rows):
-        y, x = number * 32.0, 0.0
-        content.append(label(own, 0, y + 12))
-        content.append(label(text, WIDTH, y + 12, "n", "end"))
-        content.append(element("rect", x=0, y=y + 17, width=WIDTH, height=8, class_="ground", rx=2))
-        for value, kind in parts:
-            width = scale(value)
-            if value:
-                content.append(
-                    element("rect", x=x, y=y + 17, width=max(1.0, width), height=8, class_=kind)
-                )
-            x += width
-    return drawing(len(rows) * 32 + 2, name, content)
+    drawn = [_row(own, text, parts, most) for own, text, parts in rows]
+    few = drawn[:_OPEN_ROWS] if len(drawn) > _OPEN_ROWS + 2 else drawn
+    rest = drawn[len(few) :]
+    if rest:
+        few.append(_folded(Markup(f"{len(rest):,} more"), rest))
+    return element("div", *few, class_="steps stacked", role="group", aria_label=shown(name, 200))

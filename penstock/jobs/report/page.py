@@ -119,6 +119,7 @@ def render(curated: Curated) -> str:
     sample = sample_scores(curated)
     counts = count_pool(curated, sample)
     flow = document_flow(curated, counts.excluded)
+    marked = {name: _marks(name, curated, counts) for name in curated.columns}
     comparison = _comparison(report_directory(curated) / "comparison.json")
     style, script = _own("report.css"), _own("report.js")
     return environment.from_string(_own("report.html.jinja")).render(
@@ -141,9 +142,9 @@ def render(curated: Curated) -> str:
         sources=curated.source_shares(),
         score_figures=[
             (name, score_figure(name, counts, marks), table)
-            for name in curated.columns
-            for marks, table in [_marks(name, curated, counts)]
+            for name, (marks, table) in marked.items()
         ],
+        marked=any(mark is not None for marks, _ in marked.values() for mark in marks),
         ranks=curated.recipe.budget.ranks,
         lengths=length_figure(counts),
         languages=_languages(counts),

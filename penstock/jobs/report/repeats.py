@@ -83,7 +83,7 @@ def count_copies(curated: Curated, most: int = 5) -> CopyCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Copies:
+class _DroppedCopies:
     """The duplicates that the verdicts of one pool drop, c of them, as places in its corpus."""
 
     dropped: int
@@ -111,7 +111,7 @@ class _Places:
         self.first = np.array(first, np.uint64)
         """(units,) uint64, the place of each unit's first document."""
 
-    def copies(self) -> _Copies:
+    def copies(self) -> _DroppedCopies:
         """Read the duplicates that are dropped."""
         rows, of, dropped = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], 0
         for number, record in enumerate(self._files):
@@ -125,7 +125,7 @@ class _Places:
                 of.append(of_group << np.uint64(32) | of_row)
                 own = np.flatnonzero(known.to_numpy(zero_copy_only=False)).astype(np.uint64)
                 rows.append(np.uint64(number << 32) | own)
-        return _Copies(dropped, np.concatenate(rows), np.concatenate(of))
+        return _DroppedCopies(dropped, np.concatenate(rows), np.concatenate(of))
 
     def unit_of(self, place: np.ndarray) -> np.ndarray:
         """Return the number of the unit of each of (m,) places: (m,) int64."""
@@ -175,7 +175,7 @@ class _Stayed:
     """(m,) int64, of each."""
 
 
-def _added_up(places: Sequence[_Places], found: Sequence[_Copies]) -> Iterator[_Stayed]:
+def _added_up(places: Sequence[_Places], found: Sequence[_DroppedCopies]) -> Iterator[_Stayed]:
     """Add up the copies of verdicts that follow one another; each document is in one result."""
     place, copies = np.empty(0, np.uint64), np.empty(0, np.int64)
     for number, (own, these) in enumerate(zip(places, found)):

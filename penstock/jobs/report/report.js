@@ -15,6 +15,9 @@
     words: element.textContent.toLowerCase(),
   }));
   let group = "";
+  let all = false;
+  const FEW = 6; // documents of each group that are shown before anything is asked for
+  const everything = document.getElementById("all");
 
   const mark = (words) => {
     if (!window.CSS || !CSS.highlights) return;
@@ -41,8 +44,12 @@
   const update = () => {
     const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;
+    const few = !all && !group && !source.value && !words.length;
+    const places = {};
     for (const own of documents) {
+      places[own.group] = (places[own.group] || 0) + 1;
       const matches =
+        (!few || places[own.group] <= FEW) &&
         (!group || own.group === group) &&
         (!source.value || own.source === source.value) &&
         words.every((word) => own.words.includes(word));
@@ -54,9 +61,15 @@
     }
     shown.textContent = `${count} of ${documents.length} documents`;
     none.hidden = count > 0;
+    everything.hidden = !few || count === documents.length;
     mark(words);
   };
 
+  everything.addEventListener("click", () => {
+    all = true;
+    update();
+    document.getElementById("clear").focus({ preventScroll: true }); // this button is hidden now
+  });
   query.addEventListener("input", update);
   source.addEventListener("change", update);
   for (const button of groups) {

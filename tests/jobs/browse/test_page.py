@@ -156,6 +156,26 @@ def test_what_cannot_be_answered_is_said(opened: OpenPage) -> None:
     opened.console.clear()  # the browser notes the status 400 of the first
 
 
+def test_the_panel_and_the_table_of_sources_are_all_in_view(opened: OpenPage) -> None:
+    """The part to copy stays in the window, and no column of the sources is cut off."""
+    page = opened.page
+    assert page.locator("#no-line").is_visible(), "a mixture has no line in the charts of scores"
+    move(opened, "tokens", 5_024)
+    size = page.viewport_size
+    assert size and "rm --unused" in page.locator("#copy .note").inner_text()
+    if size["width"] == WIDE:
+        box = page.get_by_role("button", name="Copy command").bounding_box()
+        assert box and box["y"] + box["height"] <= size["height"]
+        assert page.locator("#inputs").evaluate("own => own.clientHeight") > 100
+    table = page.locator("#sources")
+    assert table.evaluate("own => own.parentElement.scrollWidth <= own.parentElement.clientWidth")
+    assert {"kept", "tokens", "line"} <= set(
+        table.locator("td[data-label]").evaluate_all("all => all.map(e => e.dataset.label)")
+    )
+    # The parameter of a draw that is not chosen is hidden.
+    assert page.get_by_label("temperature", exact=True).is_hidden()
+
+
 def test_charts_and_sliders_have_every_column(opened: OpenPage) -> None:
     page = opened.page
     names = page.locator("#charts figcaption b").all_inner_texts()

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from penstock.jobs.curate import Curated
-from penstock.jobs.report.page import report_directory, write_report
+from penstock.jobs.report.figures import bar_rows
+from penstock.jobs.report.page import render, report_directory, write_report
 from tests.browser import NARROW, WIDE, Chromium, OpenPage
 from tests.pools import documents, make, recipe_of, write_jsonl
+from tests.rewritten import RewrittenPool
 
 EVIL = (
     "<script>alert('text')</script></script><img src=https://example.org/x onerror=alert(1)> "
@@ -107,7 +109,13 @@ def test_it_is_quiet_requests_nothing_and_fits(
     opened.assert_quiet()
     opened.assert_fits()
     assert opened.requests == [report.as_uri()]
-    assert _shown(opened) > 60
+    assert 20 < _shown(opened) <= 5 * 6
+    opened.page.locator("#all").click()
+    assert _shown(opened) > 60 and opened.page.locator("#all").is_hidden()
+    opened.assert_fits()
+    buttons = opened.page.locator("#find .groups button").all()
+    boxes = [own.bounding_box() for own in buttons]
+    assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
     for section in ("flow", "scores", "comparison", "pool", "documents", "recipe"):
         opened.page.locator(f"nav a[href='#{section}']").click()
         assert opened.page.locator(f"#{section}").is_visible()
@@ -119,7 +127,11 @@ def test_typing_and_clicking_change_what_is_shown(
     browser: Chromium, report: Path, width: int
 ) -> None:
     opened = browser.open(report, width)
-    page, everything = opened.page, _shown(opened)
+    page, few = opened.page, _shown(opened)
+    page.locator("#all").click()
+    everything = _shown(opened)
+    assert page.locator("#shown").inner_text() == f"{everything} of {everything} documents"
+    assert few < everything
     status = page.locator("#shown")
     page.locator("body").press("/")
     page.keyboard.type("EvilWord alert")
@@ -179,7 +191,10 @@ def test_keys_and_names_reach_every_control(browser: Chromium, report: Path) -> 
         "all => all.filter(e => !(e.innerText || e.getAttribute('aria-label') || e.hidden)).length"
     )
     assert unnamed == 0
-    assert page.locator("svg:not([role=img]), svg:not([aria-label])").count() == 0
+    drawings = page.locator("svg:not([aria-hidden=true])")
+    assert drawings.count() > 2
+    assert drawings.and_(page.locator(":not([role=img]), :not([aria-label])")).count() == 0
+    page.locator("#all").click()
     page.locator("#query").focus()
     for wanted in ("source", "All"):
         page.keyboard.press("Tab")
@@ -281,6 +296,54 @@ def test_the_comparison_is_drawn_from_its_summary(report: Path) -> None:
     assert "random needs 2.38 (2.10 to &gt;4) times as many tokens" in page
     assert page.count('class="guide"') == 2, "how each multiplier was read off"
     assert page.count('class="dot better"') == 2 and page.count('class="dot unclear"') == 2
+
+
+_CROSSING = """
+() => {
+  const found = [];
+  for (const step of document.querySelectorAll(".step")) {
+    const [name, number] = [".name bdi", ".n"].map((own) => {
+      const range = document.createRange();
+      range.selectNodeContents(step.querySelector(own));
+      return [...range.getClientRects()];
+    });
+    for (const a of name) for (const b of number) {
+      if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom) {
+        found.push(step.textContent);
+      }
+    }
+  }
+  return found;
+}
+"""
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_names_wrap_and_figures_fill_their_cards(
+    browser: Chromium, rewritten: RewrittenPool, tmp_path: Path, width: int
+) -> None:
+    """Long names of rules beside their counts; histograms and the flow from edge to edge."""
+    rows = [("gopher: max_duplicate_paragraph_characters_and_more", "first for 1,234 of 5,678 that "
+             "fail it", [(3.0, "dropped"), (2.0, "left")])] * 14  # fmt: skip
+    page = render(rewritten.curated)
+    start, end = (
+        page.index('<div class="steps stacked"'),
+        page.index("</figure>", page.index("<b>Rules")),
+    )
+    path = tmp_path / "report.html"
+    path.write_text(page[:start] + str(bar_rows(rows, "rules", 5)) + page[end:])
+    opened = browser.open(path, width)
+    opened.page.locator("details.rest").evaluate_all("all => all.forEach(e => { e.open = true; })")
+    assert opened.page.locator(".step").count() > 20
+    assert opened.page.evaluate(_CROSSING) == []
+    for figure in opened.page.locator("svg.wide, .steps").all():
+        own = figure.bounding_box()
+        card = figure.locator("xpath=ancestor::*[contains(@class, 'card')]").bounding_box()
+        assert own and card and own["width"] >= card["width"] - 40
+    opened.assert_fits()
+    opened.assert_quiet()
+    # Two selectors make a mixture: no line marks the cut, and no legend names one.
+    assert opened.page.locator("svg .cut, .key .dash").count() == 0
 
 
 def test_numbers_of_the_page_are_those_of_the_summary(curated: Curated, report: Path) -> None:
