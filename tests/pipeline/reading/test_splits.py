@@ -235,7 +235,7 @@ def test_a_stream_without_a_way_in_is_cut_into_pieces_of_lines(
         read_records(
             path,
             CorpusSource(
-                path=str(path), source={"name": "x"} if kind == "txt" else "source", **spec
+                path=str(path), source={"name": "pool"} if kind == "txt" else "source", **spec
             ),
         )
     )
