@@ -328,7 +328,8 @@ class Bench:
             and "_by_" not in point.arm
             and (found := mean_difference(size, point, self.aimed))
         }
-        return sorted(means, key=lambda name: (means[name], name))[:count]
+        ranked = sorted(means, key=lambda name: (means[name], name))[:count]
+        return [FIRST if name == SELECTED else name for name in ranked]
 
 
 def main() -> None:
