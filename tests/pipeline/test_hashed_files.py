@@ -43,6 +43,10 @@ class FromFile:
         self.attacks.get("fit", bool)()
         return {"number": float(Path(self.file).read_text())}
 
+    def save(self, directory: Path) -> None: ...
+
+    def load(self, directory: Path) -> None: ...
+
     def score(self, documents: Documents) -> np.ndarray:
         number = float(Path(self.file).read_text())
         self.attacks.get("score", bool)()
