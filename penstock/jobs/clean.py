@@ -144,10 +144,11 @@ def clean(
         counts = pool.documents
         progress(f"{counts['kept']:,} of {numbered(counts['read'], 'document')} kept")
         found: list[RuleReport] = []
+        if plan.clean.rules:
+            progress("nearest documents ...")
         # Also where the verdicts are there: `why` reads the values, and they may be deleted.
         columns = make_text_columns(plan.clean.text_columns(), corpus, workspace, runner)
         if plan.clean.rules:
-            progress("nearest documents ...")
             statistics = columns[StatisticsColumn.name]
             files = [statistics[unit.name] for unit in pool.units]
             nearest = _find_nearest(pool, files, plan.clean.rules, examples, runner)
