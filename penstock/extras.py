@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from penstock.errors import BadInput
 
-__all__ = ["EXTRAS", "missing_extra", "named", "require"]
+__all__ = ["EXTRAS", "missing_extra", "missing_module", "named", "require"]
 
 EXTRAS = {
     "ray": ("ray",),
@@ -45,9 +45,34 @@ def require(extra: str, key: str, modules: Sequence[str] | None = None) -> None:
     Raises:
         BadInput: One is not installed; ``fix`` names the extra.
     """
-    for module in EXTRAS[extra] if modules is None else modules:
-        if module not in sys.modules and importlib.util.find_spec(module) is None:
-            raise _missing(module, extra, key)
+    wanted = EXTRAS[extra] if modules is None else modules
+    if error := missing_module({extra: wanted}, key):
+        raise error
+
+
+def missing_module(modules: Mapping[str, Sequence[str]], key: str) -> BadInput | None:
+    """Return the error for the first of these modules that is not installed; None if all are.
+
+    Nothing is imported.
+
+    Args:
+        modules: Modules by extra.
+        key: The recipe key or option that needs them.
+    """
+    for extra, names in modules.items():
+        for name in names:
+            if not _is_installed(name):
+                return _missing(name, extra, key)
+    return None
+
+
+def _is_installed(module: str) -> bool:
+    if module in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a finder that refuses it
+        return False
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -138,6 +139,43 @@ def test_a_missing_extra_is_one_line_that_names_it(
         assert done.stderr.splitlines()[-1].startswith(
             "penstock: select.near.use: needs the module"
         )
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "extra"),
+    [
+        ("select.near={use: betr, target: target.jsonl}", "select.near.use", "encoders"),
+        ("select.near={use: got-d, target: target.jsonl}", "select.near.use", "encoders"),
+        ("select.near={use: kmq}", "select.near.use", "encoders"),
+        ("select.near={use: semdedup}", "select.near.use", "encoders"),
+        ("select.near={use: perplexity, model: some/model}", "select.near.use", "encoders"),
+        ("corpus=[{path: 'hf:saved'}]", "corpus.0.path", "hf"),
+        ("corpus=[{path: page.html}]", "corpus.path", "web"),
+        ("work=s3://bucket/work", "work", "s3"),
+        ("clean={where: \"language == 'en'\"}", "clean.where", "language"),
+        ("train={model: {layers: 1, width: 32, heads: 2}}", "train", "train"),
+    ],
+)  # fmt: skip
+def test_check_names_the_extra_that_a_part_needs(
+    project: Path, setting: str, key: str, extra: str
+) -> None:
+    """With the words by which `curate` would end; without the extra `train`, `curate` works."""
+    done = penstock(project, "check", "recipe.yaml", "--set", setting, "--json")
+    found = json.loads(done.stdout.splitlines()[-1])["findings"]
+    named = [one for one in found if f"pip install 'penstock[{extra}]'" in one["text"]]
+    assert named, (done.stdout, done.stderr)
+    assert extra == "s3" or all("needs the module" in one["text"] for one in named)
+    assert {one["level"] for one in named} == {"warning" if extra == "train" else "error"}
+    assert done.returncode == (0 if extra == "train" else 2)
+    if extra in ("encoders", "train"):
+        assert {(one["kind"], one["key"]) for one in named} == {("missing_library", key)}
+
+
+def test_check_finds_nothing_missing_where_nothing_is_needed(project: Path) -> None:
+    done = penstock(project, "check", "recipe.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    kinds = {one["kind"] for one in json.loads(done.stdout.splitlines()[-1])["findings"]}
+    assert not kinds & {"missing_library", "missing_model"}
 
 
 def test_a_missing_extra_is_found_before_work_starts(project: Path) -> None:

@@ -19,7 +19,7 @@ from penstock.trainers.evaluation.examples import Evaluation, Example
 from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.spec import RunSpec
 
-__all__ = ["check_training", "read_evaluations", "run_spec"]
+__all__ = ["check_training", "read_evaluations", "run_spec", "training_modules"]
 
 
 def read_evaluations(files: Sequence[AnyPath]) -> tuple[Evaluation, ...]:
@@ -53,6 +53,14 @@ def run_spec(
     )
 
 
+def training_modules(train: Train) -> list[str]:
+    """Return the modules of the extra ``train`` that a run with these settings imports."""
+    others = BACKENDS.keys() - {train.backend, "torch"}  # each is named as its library
+    if LocalSessions.suffice():
+        others.add("ray")
+    return [module for module in extras.EXTRAS["train"] if module not in others]
+
+
 def check_training(train: Train) -> None:
     """Check the libraries, the back end's settings and the model, before anything is made.
 
@@ -62,10 +70,7 @@ def check_training(train: Train) -> None:
             is there.
         InputError: The model of ``train.model.hf`` has pickled weights, or needs its own code.
     """
-    others = BACKENDS.keys() - {train.backend, "torch"}  # each is named as its library
-    if LocalSessions.suffice():
-        others.add("ray")
-    extras.require("train", "train", [m for m in extras.EXTRAS["train"] if m not in others])
+    extras.require("train", "train", training_modules(train))
     find_backend(train.backend).check(train)
     model = train.model
     if not isinstance(model, ModelFrom):

@@ -16,7 +16,7 @@ from penstock.errors import ArtefactError
 from penstock.selectors.base import ClassifierScores, Documents, Fitting, Requirements
 from penstock.selectors.classifiers.classifier import Texts, mean_log_odds, shrink
 from penstock.selectors.classifiers.fasttext import CollapsedFastText
-from penstock.selectors.parameters import Algorithm, ModelName, Natural, fitted
+from penstock.selectors.parameters import Algorithm, EncoderModel, Natural, fitted
 
 __all__ = [
     "BuiltInScorer",
@@ -124,7 +124,7 @@ class BuiltInSetSelector(Algorithm):
 
     kind: ClassVar[Literal["set"]] = "set"
 
-    encoder: ModelName = Field(
+    encoder: EncoderModel = Field(
         default="static", description="As in :mod:`penstock.selectors.encoders.embedding`."
     )
 

@@ -55,7 +55,7 @@ from penstock.selectors.encoders.embedding import (
 from penstock.selectors.encoders.static import StaticEncoder
 from penstock.selectors.kernels.ranking import Ranker, rank_sample, rank_scores
 from penstock.selectors.parameters import (
-    ModelName,
+    EncoderModel,
     Natural,
     OneOrMore,
     Positive,
@@ -90,6 +90,7 @@ class Betr(
     meaning="log odds that a classifier finds it among the documents nearest to the target",
     paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
     version=5,
+    imports={"encoders": ("faiss",)},
 ):
     """Scores documents by their best rank among the neighbours of the target's examples.
 
@@ -104,7 +105,7 @@ class Betr(
         description="``classifier`` (as published), ``direct``, or ``auto``: a classifier where "
         "the sample's top holds a thousand documents to train on, else direct.",
     )
-    encoder: ModelName = Field(
+    encoder: EncoderModel = Field(
         default="auto",
         description="``sentence`` (all-MiniLM-L6-v2), ``static`` (distilled from it), the "
         "directory of a sentence-transformers model or of a saved static encoder, a hub name, "

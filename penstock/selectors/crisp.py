@@ -56,6 +56,7 @@ class Crisp(
     meaning="minus the budget at which it is drawn from its cluster, in units of the cluster's",
     paper="Grangier et al. 2024, CRISP: clustered-importance sampling",
     version=1,
+    imports={"encoders": ("faiss",)},
 ):
     """Scores documents by when a draw by the target's clusters takes them.
 

@@ -52,8 +52,8 @@ from penstock.selectors.encoders.embedding import (
     load_encoder,
 )
 from penstock.selectors.parameters import (
+    EncoderModel,
     File,
-    ModelName,
     OneOrMore,
     Positive,
     Whole,
@@ -102,7 +102,7 @@ class FineWebEdu(
         "or people, grade some thousands of documents. Published: 450,000 pages, graded by "
         "Llama-3-70B-Instruct.",
     )
-    encoder: ModelName = Field(
+    encoder: EncoderModel = Field(
         default="static",
         description="As in :mod:`penstock.selectors.encoders.embedding`. Published: "
         "Arctic-Embed-M, which needs a GPU.",

@@ -67,6 +67,7 @@ class Gist(
     meaning="quality on a scale from -1 to 1, less 2 for each halving of the distance kept",
     paper="Fahrbach et al. 2024, GIST: greedy independent set thresholding",
     version=1,
+    imports={"encoders": ("faiss",)},
 ):
     """Ranks documents by quality, those that are near a better one after all others.
 

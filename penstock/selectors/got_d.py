@@ -46,7 +46,7 @@ from penstock.selectors.classifiers.classifier import blank
 from penstock.selectors.encoders.embedding import beginning, embed, embed_texts, load_encoder
 from penstock.selectors.kernels.kmeans import sample_vectors
 from penstock.selectors.kernels.transport import calibrated, extend, target_potentials
-from penstock.selectors.parameters import ModelName, Positive, Whole, fitted
+from penstock.selectors.parameters import EncoderModel, Positive, Whole, fitted
 
 __all__ = ["GotD"]
 
@@ -82,7 +82,7 @@ class GotD(
     Where a default differs from the paper, the published value is given with the reason.
     """
 
-    encoder: ModelName = Field(
+    encoder: EncoderModel = Field(
         default="static",
         description="As in :mod:`penstock.selectors.encoders.embedding`. Published: DistilBERT, "
         "fine-tuned on the target.",

@@ -49,7 +49,7 @@ from penstock.selectors.kernels.facility_location import (
     lazy_greedy,
 )
 from penstock.selectors.parameters import (
-    ModelName,
+    EncoderModel,
     Natural,
     Positive,
     Whole,
@@ -76,7 +76,7 @@ class Ingenious(
     share is named, under the pool's static encoder.
     """
 
-    encoder: ModelName = Field(
+    encoder: EncoderModel = Field(
         default="static",
         description="As in :mod:`penstock.selectors.encoders.embedding`. Published: the mean of "
         "the hidden layer 9 of a BERT warm-started on the pool, which needs a GPU and the model "

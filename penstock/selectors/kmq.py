@@ -113,6 +113,7 @@ class Kmq(
     meaning="minus the budget at which it is drawn from its cluster, in units of the cluster's",
     paper="Yu et al. 2024, Diversify and Conquer (kMQ)",
     version=2,
+    imports={"encoders": ("faiss",)},
 ):
     """Scores documents by when their cluster's draw takes them.
 

@@ -39,7 +39,7 @@ from penstock.selectors.kernels.kmeans import (
     lengths,
     sample_vectors,
 )
-from penstock.selectors.parameters import ClusterCount, ModelName, Whole, fitted
+from penstock.selectors.parameters import ClusterCount, EncoderModel, Whole, fitted
 
 __all__ = ["ClusterParameters", "farthest_first", "nearness"]
 
@@ -50,7 +50,7 @@ _LEAST_EPS = 2.0**-17
 near copies under any eps."""
 
 
-class ClusterParameters(BuiltInSetSelector):
+class ClusterParameters(BuiltInSetSelector, imports={"encoders": ("faiss",)}):
     """What SemDeDup and D4 share: clusters of a sample, and the bound of a near copy."""
 
     default_bound: ClassVar[Mapping[str, float]]
@@ -70,7 +70,7 @@ class ClusterParameters(BuiltInSetSelector):
         description="Their number; ``auto`` is the square root of the pool. Published: 50,000 "
         "for images, 11,000 for texts.",
     )
-    encoder: ModelName = Field(
+    encoder: EncoderModel = Field(
         default="static",
         description="As in :mod:`penstock.selectors.encoders.embedding`. Published: OPT-125M, "
         "the last layer at the last token, for texts.",

