@@ -96,7 +96,8 @@ def test_an_item_that_kills_its_workers_fails_alone_and_last(
     error = caught.value
     assert error.problem.startswith("unit-00004-000 (7 documents, 1 MiB of text): ")
     assert "3 times" in error.problem
-    assert error.fix is not None and MORE_MEMORY in error.fix
+    assert error.fix is not None
+    assert ("memory" in str(error)) == (name == "ray")  # here the kernel says what it killed
     if name != "ray":
         assert "SIGKILL" in error.problem
         assert "1 of 19" in error.fix and "unit-00009-000 (7 documents" in error.fix
