@@ -221,7 +221,8 @@ def test_a_breakpoint_in_a_scorer_opens_the_debugger(project: Path) -> None:
     done = subprocess.run(
         [*command, "--sample", "10000"],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Ray sets PYTHONBREAKPOINT to its own debugger, where another test connected to one.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONBREAKPOINT": ""},
         input="p len(texts) * 1_000_003\n" + 20 * "continue\n",  # once for each call
         capture_output=True,
         text=True,
