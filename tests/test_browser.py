@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def test_errors_dialogs_requests_and_width_are_seen(browser: Chromium, tmp_path:
     wide = '<div style="width: 2000px; height: 1px"></div>'
     body = f'{wide}<img src="gone.png"><script>{script}</script>'
     opened = browser.open(_page(tmp_path, body), NARROW)
-    opened.page.wait_for_timeout(100)
+    until = time.monotonic() + 5
+    while not opened.errors and time.monotonic() < until:
+        opened.page.wait_for_timeout(100)
     assert opened.dialogs == ["two"]
     assert opened.errors == ["three"]
     assert any("one" in line for line in opened.console)

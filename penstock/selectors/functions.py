@@ -239,6 +239,7 @@ def _already_loaded(top: str, origin: str) -> bool:
         return False
     found = getattr(loaded, "__file__", None)
     if found is None or Path(found).resolve() != Path(origin).resolve():
+        serve_no_more([top])  # else this process's workers would import it for the other
         raise SelectorError(
             f"{origin} has the name of a module that is in use already ({found})",
             key="use",

@@ -204,7 +204,8 @@ def test_looking_makes_nothing_and_says_what_would(
         shutil.rmtree(fresh / "out" / stage)
         before = bytes_of(fresh / "out")
         done = ran(fresh, monkeypatch, *arguments)
-        unmade = f"out: {stage} of this recipe: not made yet; run `penstock curate recipe.yaml`"
+        what = stage if stage in ("shards", "cut") else "the column length"
+        unmade = f"out: {what} of this recipe: not made yet; run `penstock curate recipe.yaml`"
         assert unmade in done.stderr
         assert bytes_of(fresh / "out") == before
         assert done.exit_code == (command == "report")
@@ -335,6 +336,7 @@ def test_ls_tells_what_is_finished_and_what_lacks_files(
         "tokens": "finished",
         "cut": "damaged",
         "shards": "damaged",
+        "report": "finished",
     }
     shards = fresh / "out" / "shards" / rows["shards"]["fingerprint"][:16]
     assert rows["shards"]["fault"] == (

@@ -62,7 +62,7 @@ def test_every_record_has_a_fate(pool: Path) -> None:
     kept = [normalise(text) for text in texts(made)]
     assert kept.count("everywhere the same") == 1
     assert len(set(kept)) == len(kept)
-    assert set(made.by_source) == {"unknown", "wiki", "book"}
+    assert set(made.by_source) == {"unknown", "wiki", "pool"}
 
 
 def test_the_quarantine_holds_the_record_its_place_and_its_error(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from penstock import own_modules
 from penstock.errors import ScoringError, SelectorError
 from penstock.pipeline.checking import call_on_documents
 from penstock.selectors.base import Documents
@@ -193,3 +194,5 @@ def test_load_errors_have_a_fix(
     if use.startswith("broken"):
         assert "(broken.py:1: def score(:)" in caught.value.problem
     assert sys.modules["torch"] is torch
+    if use == "torch:score":  # nor is it served to workers
+        assert "torch" not in own_modules._served
