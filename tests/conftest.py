@@ -95,7 +95,6 @@ MARKS = {
 
 
 LONG = [
-    "faults/test_matrix.py",
     "faults/test_namespaces.py",
     "faults/test_s3.py",
     "faults/test_kills.py",

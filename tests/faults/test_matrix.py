@@ -12,24 +12,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT, WHOLE
+from penstock.pipeline.cleaning import verdicts
+from tests.harness import ROOT
 from tests.harness.project import digest, make_project
-from tests.harness.small import shrink_groups
+from tests.harness.small import GROUP_DOCUMENTS, shrink_groups
 
 RUNNERS = [("local", 1), ("local", 2), ("ray", 1), ("ray", 2), ("ray", 4)]
 CASES = list(itertools.product((1, 4), (False, True)))
 """Items in flight for each slot, and whether inputs are listed in reverse."""
 
-DIAGONAL = {("ray", 4): [(1, True)]}
-"""Of the ordinary suite. What it must equal is made by one worker, in the order of the files; the
-censuses of test_kills.py compare two local workers with one."""
+
+def test_inputs_in_reverse_on_ray_give_the_digest_of_one_worker(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The case of the ordinary suite, on the Ray of all tests; the others are in ``make faults``.
+
+    The censuses of test_kills.py compare two local workers with one.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verdicts, "_GROUP_DOCUMENTS", GROUP_DOCUMENTS)
+    monkeypatch.setattr(verdicts, "_RANGE_DOCUMENTS", GROUP_DOCUMENTS)
+    assert digests("ray", 2, [(1, True)]) == [digest(cleaned=True)]
 
 
-@pytest.mark.parametrize("kind, workers", RUNNERS if WHOLE else DIAGONAL)
+@pytest.mark.whole
+@pytest.mark.parametrize("kind, workers", RUNNERS)
 def test_one_digest(tmp_path: Path, kind: str, workers: int) -> None:
-    cases = CASES if WHOLE else DIAGONAL[kind, workers]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.test_matrix", kind, str(workers), json.dumps(cases)],
+        [sys.executable, "-m", "tests.faults.test_matrix", kind, str(workers)],
         cwd=tmp_path,
         env={
             **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
@@ -41,19 +51,18 @@ def test_one_digest(tmp_path: Path, kind: str, workers: int) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [digest(cleaned=True)] * len(cases)
+    assert json.loads(done.stdout.splitlines()[-1]) == [digest(cleaned=True)] * len(CASES)
 
 
-def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
-    """Print the digests of all cases, each from an empty work directory, on one runner."""
+def digests(kind: str, workers: int, cases: list[tuple[int, bool]]) -> list[str]:
+    """Return the digest of each case, from an empty work directory, on one runner."""
     from penstock.jobs.curate import curate
     from penstock.jobs.plan import Plan
     from penstock.pipeline.runner import LocalRunner, RayRunner
     from penstock.recipe_file import load_recipe
 
-    shrink_groups()
     project = make_project(Path.cwd(), cleaned=True)
-    digests = []
+    found = []
     for in_flight, backwards in cases:
         inputs = project.inputs[:: -1 if backwards else 1]
         case = replace(project, work=f"work-{in_flight}-{backwards}", inputs=inputs)
@@ -63,9 +72,10 @@ def main(kind: str, workers: int, cases: list[tuple[int, bool]]) -> None:
         corpus = replace(plan.corpus, unit_bytes=project.unit_bytes)
         curated = curate(replace(plan, corpus=corpus), runner)
         runner.close()
-        digests.append(curated.shards.digest)
-    print("\n" + json.dumps(digests))
+        found.append(curated.shards.digest)
+    return found
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
+    shrink_groups()
+    print("\n" + json.dumps(digests(sys.argv[1], int(sys.argv[2]), CASES)))
