@@ -203,6 +203,10 @@ def report(recipe: Recipe, console: Console, runner: str, workers: int | None) -
     console.result({"report": str(path)})
 
 
+_MOST = 10
+"""Documents that ``why --text`` shows."""
+
+
 @main.command()
 @_on_recipe
 @_on_runner
@@ -233,7 +237,8 @@ def why(
         raise click.UsageError("expected DOC_ID or --text TEXT, one of them")
     with closing(open_runner(runner, workers)) as opened:
         curated = inspect(recipe, opened)
-    fates = fates_with(curated, text) if text else fates_of(curated, str(doc_id))
+    found = fates_with(curated, text, _MOST + 1) if text else fates_of(curated, str(doc_id))
+    fates, more = (found[:_MOST], len(found) > _MOST) if text else (found, False)
     add_reasons(curated, fates)
     add_training_losses(curated, fates)
     for fate in fates:
@@ -246,7 +251,9 @@ def why(
         if any(fate["fate"] == "kept" for fate in fates):
             for line in (*changed_code(curated), unmade):
                 console.write(line)
-    console.result({"fates": fates, "unmade": unmade})
+    if more:
+        console.write(f"more documents contain it: {_MOST} are shown; give more of its words")
+    console.result({"fates": fates, "more": more, "unmade": unmade})
 
 
 def _recipes_words(recipes: list[str]) -> str:

@@ -314,6 +314,19 @@ def test_ls_tells_what_a_failed_run_left(fresh: Path, monkeypatch: pytest.Monkey
     assert lease.driver() is None
 
 
+def test_why_says_that_more_documents_have_the_text(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ran(fresh, monkeypatch, "curate", "recipe.yaml", "--workers", "1").exit_code == 0
+    texts = [json.loads(line)["text"] for line in (fresh / "pool.jsonl").read_text().splitlines()]
+    alone = next(text for text in texts if sum(text in other for other in texts) == 1)
+    for text, count, more in (("e", 10, True), (alone, 1, False)):
+        done = ran(fresh, monkeypatch, "why", "recipe.yaml", "--text", text, "--json")
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert (len(found["fates"]), found["more"]) == (count, more)
+        assert ("more documents contain it" in done.stderr) == more
+
+
 def test_ls_tells_what_is_finished_and_what_lacks_files(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
