@@ -1,4 +1,4 @@
-"""What this process is doing: the steps of a command, and the documents that workers have done.
+"""The activity of this process: the steps of a command, and the documents that workers have done.
 
 A driver keeps a stack of steps; the innermost is what a heartbeat names. A step of a runner has
 items, and gets the counts of documents that its workers send, at most one message a second from

@@ -163,7 +163,7 @@ def _refuses(address: str, token: Token) -> bool:
 
 @contextmanager
 def _authenticated() -> Iterator[None]:
-    """Have Ray send the token that is found here, also where ``RAY_AUTH_MODE`` is not set.
+    """Make Ray send the token that is found here, also where ``RAY_AUTH_MODE`` is not set.
 
     A head without authentication takes calls with a token, too.
     """

@@ -1,4 +1,4 @@
-"""What a cut did with one document that cleaning kept: taken or left, its place, its sequences."""
+"""The cut's decision on one document that cleaning kept: taken or left, place, sequences."""
 
 from __future__ import annotations
 

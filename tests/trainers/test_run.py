@@ -222,6 +222,17 @@ def test_a_comparison_fills_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None
     assert room_for(two) == room_for(two.model_copy(update={"device": "gpu"})) == 1
 
 
+def test_a_build_without_gpus_does_not_train_on_cpus_instead(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this PyTorch finds a GPU")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(TrainingError) as info:
+        train(spec(shards, device="gpu"), Workspace(tmp_path))
+    assert info.value.key == "train.device"
+
+
 def test_lanes_take_gpus_in_turn(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3,5")
     monkeypatch.setattr("penstock.trainers.sessions.local.cpus", lambda: 2)

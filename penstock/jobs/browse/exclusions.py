@@ -77,7 +77,7 @@ class FirstOfEqual:
 
 @dataclass(slots=True, kw_only=True)
 class CleanColumns:
-    """What cleaning reads of the n documents of a corpus, and the bits of its verdicts.
+    """The inputs of cleaning for the n documents of a corpus, and its verdicts as bits.
 
     Documents that were dropped before a rewriter are not among them: a change of cleaning is not
     previewed where there is one.

@@ -76,6 +76,6 @@ def unicode_of(head: bytes) -> str | None:
 
 
 def _head(path: AnyPath) -> bytes:
-    with contextlib.suppress(PenstockError, OSError):  # a finding of its own says it
+    with contextlib.suppress(PenstockError, OSError):  # another finding reports it
         return next(iter(blocks(path)), b"")[:_HEAD]
     return b""

@@ -212,6 +212,13 @@ def _join(rank: int, spec: RunSpec, store: str) -> Any:
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", _LOOPBACK)
     gpu = torch.cuda.is_available()
+    if spec.train.device == "gpu" and not gpu:
+        raise TrainingError(
+            f"PyTorch {torch.__version__} finds no GPU",
+            key="train.device",
+            expected="a build of PyTorch for this machine's GPUs",
+            fix="install it, or set train.device to cpu",
+        )
     device = torch.device("cuda", rank) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)

@@ -51,9 +51,6 @@ class RaySessions:
     """
 
     def __init__(self, lanes: Sequence[Sequence[RunSpec]]) -> None:
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        set_private_caches()
         cpus, gpus = _resources()
         for train in (lane[0].train for lane in lanes):
             on_gpus(train, gpus, of="the Ray cluster", grows=True)
@@ -118,7 +115,10 @@ class RaySessions:
 
 
 def _resources() -> tuple[int, int]:
-    """Return the CPUs and GPUs of the nodes that are up."""
+    """Connect, with Ray Train's settings; return the CPUs and GPUs of the nodes that are up."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    set_private_caches()
     found = connect().cluster_resources()
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 
