@@ -26,13 +26,14 @@ from penstock.activity import (
     set_compiling,
     step,
 )
-from penstock.cluster import cpus
+from penstock.cluster import connect, cpus
 from penstock.errors import InputError
 from penstock.jobs.checking import check, init
 from penstock.jobs.cli import main
 from penstock.jobs.curate import curate
 from penstock.jobs.heartbeat import SILENCE_SECONDS, Heartbeat, describe_steps
 from penstock.pipeline.runner import LocalRunner, RayRunner, Runner
+from penstock.pipeline.runners.counting import counts_of
 from penstock.recipe_file import load_recipe
 from tests.harness import ROOT
 from tests.pools import documents, write_jsonl
@@ -213,6 +214,8 @@ def test_workers_send_their_counts_to_the_driver() -> None:
 def test_workers_on_ray_send_their_counts_to_the_driver() -> None:
     runner = RayRunner()
     _counts_of(runner)  # the actor is there from here on
+    ray = connect()
+    ray.get(counts_of(ray, sys.path).actor.add.remote(1_000, 0))  # left by an earlier run
     assert 10 <= _counts_of(runner) <= 160
 
 

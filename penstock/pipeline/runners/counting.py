@@ -53,6 +53,12 @@ class RayCounts:
         self._asked: Any = None
         self._polled = 0.0
 
+    def begin(self) -> None:
+        """Drop what an earlier run has counted since it last asked."""
+        self._asked = None
+        if self.actor is not None:
+            self.actor.take.options(num_returns=0).remote()
+
     def poll(self) -> None:
         """Add what was counted to the step under way, if a second has passed since the last."""
         now = time.monotonic()
@@ -74,12 +80,13 @@ _known: tuple[tuple[str, str], RayCounts] | None = None
 
 
 def counts_of(ray: Any, path: Sequence[str]) -> RayCounts:
-    """Return the counts of this driver, which all its runners share."""
+    """Return the counts of this driver, which all its runners share, for a run that begins."""
     global _known
     context = ray.get_runtime_context()
     key = context.get_job_id(), context.get_node_id()
     if _known is None or _known[0] != key or _known[1].actor is None:
         _known = key, RayCounts(ray, path)
+    _known[1].begin()
     return _known[1]
 
 
