@@ -73,9 +73,21 @@ def arms_table(
             cells.append(_cell(mean_difference(size, point, tasks), True))
         if multiplier:
             own = point.multiple == 1
-            cells.append(size.shown_multiplier(point, aimed[0]) if own else "")
+            cells.append(_multiplier_cell(size, point, aimed[0]) if own else "")
         yield f"| {name_of(size, point)} | {' | '.join(cells)} |"
     yield ""
+
+
+def _multiplier_cell(size: ArmsAtSize, point: Point, task: str) -> str:
+    """Return ``2.38 (2.10 to >4)``: the table is too wide for the words of the commands."""
+    if point.arm == size.recipe.compare.baseline:
+        return ""
+    ends = size.multiplier_interval(task, point.arm) or ()
+    first, *others = (
+        own if isinstance(own, str) else f"{own:.2f}"
+        for own in (size.multiplier(task, point.arm), *ends)
+    )
+    return f"{first} ({' to '.join(others)})" if others else first
 
 
 def metrics_table(size: ArmsAtSize, aimed: Sequence[str], others: Sequence[str]) -> Iterator[str]:

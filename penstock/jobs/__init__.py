@@ -7,7 +7,8 @@
       │                                                                document_commands.py,
       │                                                                job_commands.py,
       │                                                                console.py, terminal.py,
-      │                                                                heartbeat.py
+      │                                                                heartbeat.py,
+      │                                                                progress_lines.py
       └─ api               penstock.curate, train, compare, open, ...  api.py, progress.py
            ├─ Plan         a recipe's parts for its stages, checked    plan.py, build.py,
            │                                                           evaluation_examples.py
@@ -39,7 +40,7 @@
                                                                        printed_diff.py
     sample                 documents drawn from any place              sample.py, edge.py
       └─ iter_fates        the fates of all documents, by unit         unit_fates.py
-    ls                     the artefacts of a work directory           listing.py
+    ls                     the artefacts of a directory or a recipe    listing.py
     rm --unused            artefacts that no named recipe reaches      unused.py
     submit, logs           a recipe as a Ray Job, and its log          submit.py, staging.py
       └─ status, stop      jobs of a cluster                           job_states.py,

@@ -266,7 +266,7 @@ def _recipes_words(recipes: list[str]) -> str:
 @click.argument("work")
 @_on_console
 def ls(work: str, console: Console) -> None:
-    """List the artefacts of a work directory with their recipes, and whether files are there."""
+    """List the artefacts of WORK, a work directory or a recipe, and whether files are there."""
     from penstock.jobs.listing import list_artefacts
 
     rows = list_artefacts(work)
@@ -284,6 +284,7 @@ def ls(work: str, console: Console) -> None:
             )
             for row in rows
         ],
+        fits=True,
     )
     for row in rows:
         if "fault" in row:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import rich.table
 
-from penstock.activity import step
 from penstock.artefact import Artefact
 from penstock.display import numbered
 from penstock.jobs.column_warnings import describe_constant
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
-from penstock.jobs.heartbeat import Heartbeat
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
+from penstock.jobs.progress_lines import ProgressLines
 from penstock.jobs.reasons import describe_reasons
 from penstock.jobs.report.excerpts import excerpt, first_taken, some_left
 from penstock.jobs.rewritings import describe_rewriting
@@ -61,57 +57,23 @@ class Console:
         self._err = LineConsole(stderr=True, highlight=False)
         self._out = LineConsole(highlight=False, stderr=json_to is not None)
         self._json_to = json_to
-        self._start = time.monotonic()
-        self._heart: Heartbeat | None = None
+        self._progress = ProgressLines(self._err)
 
-    @contextmanager
-    def working(self, name: str) -> Iterator[None]:
-        """Print a line where the work inside is silent for three seconds (:class:`Heartbeat`).
+    def working(self, name: str) -> AbstractContextManager[None]:
+        """Print a line where the work inside is silent for three seconds."""
+        return self._progress.working(name)
 
-        A debugger ends that: its prompt is left alone.
-
-        Args:
-            name: The command, which begins each line.
-        """
-        heart = self._heart = Heartbeat(self.progress)
-        hook = sys.breakpointhook
-
-        def stop_and_debug(*args: Any, **options: Any) -> Any:
-            heart.close()
-            if hook is sys.__breakpointhook__ and not os.environ.get("PYTHONBREAKPOINT"):
-                import pdb  # of use here alone
-
-                # As the hook does, but where `breakpoint()` is, and not here.
-                return pdb.Pdb().set_trace(sys._getframe(1))
-            return hook(*args, **options)
-
-        sys.breakpointhook = stop_and_debug
-        heart.start()
-        try:
-            with step(name):
-                yield
-        finally:
-            sys.breakpointhook = hook
-            heart.close()
-
-    @contextmanager
-    def asking(self) -> Iterator[None]:
+    def asking(self) -> AbstractContextManager[None]:
         """Print no line of :meth:`working` inside, while a question waits for its answer."""
-        if self._heart is None:
-            yield
-            return
-        with self._heart.paused():
-            yield
+        return self._progress.asking()
 
     def progress(self, line: str) -> None:
         """Print an event with the seconds since the start."""
-        if self._heart is not None:
-            self._heart.heard()
-        elapsed = time.monotonic() - self._start
-        self._err.write_line(f"[{elapsed:7.1f} s] {line}")
+        self._progress.write(line)
 
     def write(self, line: str = "") -> None:
         """Print a line of the result."""
+        self._progress.end_status()
         self._out.write_line(line)
 
     def text(self, lines: str) -> None:
@@ -122,15 +84,15 @@ class Console:
     def result(self, value: dict[str, Any]) -> None:
         """Print the result as JSON, if that is wanted."""
         if self._json_to:
+            self._progress.end_status()
             write_json(value, self._json_to)
 
     def follow(self, job: Callable[..., Any], recipe: Recipe | Path, **running: Any) -> Any:
         """Run a job that trains, with bars on a terminal and log lines elsewhere."""
         following = follow_in_log(self.progress)
         if self._err.is_terminal:
-            moved = self._heart.heard if self._heart else lambda: None
-            following = follow_on_terminal(self._err, self.progress, moved)
-        with following as on_metrics:
+            following = follow_on_terminal(self._err, self.progress, self._progress.heard)
+        with self._progress.beside_bars(), following as on_metrics:
             return job(recipe, progress=self.progress, on_metrics=on_metrics, **running)
 
     def exported(self, exported: Exported) -> None:
@@ -367,9 +329,20 @@ class Console:
             self.write(f"written  {file}")
 
     def table(
-        self, names: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
+        self,
+        names: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        title: str | None = None,
+        fits: bool = False,
     ) -> None:
-        """Print a table; the first column is text, the others are numbers."""
+        """Print a table; the first column is text, the others are numbers.
+
+        Args:
+            names: The headings.
+            rows: A text for each heading.
+            title: Above the table.
+            fits: On a terminal that is too narrow for it, print each row as a block of lines.
+        """
         table = rich.table.Table(title=title, title_justify="left")
         for number, name in enumerate(names):
             text = number == 0 or name == "state"
@@ -384,9 +357,19 @@ class Console:
             )
         for row in rows:
             table.add_row(*map(self._out.shown, row))
+        self._progress.end_status()
         if not self._out.is_terminal:
             self._out.width = _WIDE
+        elif fits and not self._out.has_room(table):
+            self._blocks(names, rows)
+            return
         self._out.print(table)
+
+    def _blocks(self, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print the first cell of each row, and below it the others with their headings."""
+        for first, *others in rows:
+            cells = ", ".join(f"{name} {own}" for name, own in zip(names[1:], others) if own)
+            self._out.write_block(first, cells)
 
 
 def _short_of(curated: Curated) -> str:

@@ -1,4 +1,4 @@
-"""List the artefacts of a work directory: finished or not, and whether files are missing.
+"""List the artefacts of a work directory or a recipe: finished or not, and whether files miss.
 
 Files are compared by name and size in one listing and none is read, so this is cheap in a store
 too. Checksums are compared when a file is used.
@@ -6,13 +6,16 @@ too. Checksums are compared when a file is used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Artefact, Entry, Workspace
 from penstock.artefact.journal import JournalEntry, read_journal
 from penstock.errors import ArtefactError, InputError, StorageError
 from penstock.lease import Lease
+from penstock.recipe_file import load_recipe
 from penstock.storage import AnyPath, as_path, kind_of, sizes_under
 
 __all__ = ["list_artefacts", "name_of", "work_root"]
@@ -20,11 +23,15 @@ __all__ = ["list_artefacts", "name_of", "work_root"]
 
 _REPORT = "report"
 
-_EXPECTED = "a recipe's work directory"
+_EXPECTED = "a recipe's work directory, or the recipe (*.yaml)"
+
+_RECIPES = (".yaml", ".yml")
 
 
 def list_artefacts(work: str) -> list[dict[str, Any]]:
     """List the artefacts of a work directory, as ``penstock ls --json`` prints them.
+
+    Of the file of a recipe, list what this recipe used in its work directory, by the journal.
 
     Each has a ``name``, as ``select.betr`` for the column of a selector; ``recipes``, the files of
     the recipes that used it, and ``last_used`` (UTC), both from the journal; and a ``state``:
@@ -33,9 +40,33 @@ def list_artefacts(work: str) -> list[dict[str, Any]]:
     come last: ``report``, with the name of their cut.
 
     Raises:
-        InputError: This is not a work directory.
+        InputError: This is neither a work directory nor the file of a recipe that made something.
+        RecipeError: The recipe is not valid.
     """
-    root = work_root(work)
+    recipe = Path(work)
+    if recipe.suffix.lower() in _RECIPES and recipe.is_file():
+        return _of_recipe(recipe)
+    return _all_below(work_root(work))
+
+
+def _of_recipe(recipe: Path) -> list[dict[str, Any]]:
+    """Return the rows of what a recipe used, by the journal of its work directory."""
+    root = load_recipe(recipe).work_directory
+    rows: list[dict[str, Any]] = []
+    if there := kind_of(root) == "directory":
+        own = os.path.abspath(recipe)
+        rows = [row for row in _all_below(root) if own in row["recipes"]]
+    if not rows:
+        more = f", or `penstock ls {root}` for all of its work directory" if there else ""
+        raise InputError(
+            "no artefact of this recipe is known",
+            file=recipe,
+            fix=f"run `penstock curate {recipe}` first{more}",
+        )
+    return rows
+
+
+def _all_below(root: AnyPath) -> list[dict[str, Any]]:
     driver = Lease(root).driver()
     uses: dict[str, list[JournalEntry]] = {}
     for use in read_journal(root):

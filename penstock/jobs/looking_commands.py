@@ -126,6 +126,7 @@ def rm(console: Console, recipes: tuple[Path, ...], unused: bool, yes: bool) -> 
             )
             for one in found.unused
         ],
+        fits=True,
     )
     for note in found.notes:
         console.write(note)

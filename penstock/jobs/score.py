@@ -64,6 +64,9 @@ class ScoredSample:
     """Documents with NaN or an infinite score, which are never taken."""
     of: int
     """Documents of the pool, which the sample was drawn from."""
+    asked: int
+    """Documents that were asked for: each of the pool is drawn with the probability ``asked / of``,
+    so that the sample has about as many, or all if the pool has no more."""
     seconds: float
     """Time of the scoring alone, without the fit."""
     quantiles: dict[str, float]
@@ -82,6 +85,11 @@ class ScoredSample:
     notes: tuple[str, ...]
 
     @property
+    def whole(self) -> bool:
+        """Whether the sample is the whole pool, so that all counts are exact."""
+        return self.documents == self.of
+
+    @property
     def documents_per_second(self) -> float:
         """Documents that one process scores in a second."""
         return self.documents / max(self.seconds, 1e-9)
@@ -95,8 +103,12 @@ class ScoredSample:
         took = f"{whole / 3600:.2g} hours" if whole > 3600 else f"{whole:.2g} s"
         lines = [
             f"{numbered(self.documents, 'document')} scored in {self.seconds:.3g} s, "
-            f"{self.documents_per_second:,.0f} a second; all {self.of:,} take about {took} in one "
-            "process",
+            f"{self.documents_per_second:,.0f} a second"
+            + ("" if self.whole else f"; all {self.of:,} take about {took} in one process"),
+            "the sample is exact: all documents of the pool"
+            if self.whole
+            else f"the sample is about {self.asked:,} of {self.of:,} documents, each drawn by a "
+            "hash with the same probability, the same ones in every run",
         ]
         if self.slowest:
             lines.append(f"slowest: {self.slowest[0]}, {self.slowest[1]:.2g} s each")
@@ -118,6 +130,7 @@ class ScoredSample:
         own = {key: value for key, value in asdict(self).items() if key not in ("edges", "counts")}
         return {
             **own,
+            "whole": self.whole,
             "documents_per_second": self.documents_per_second,
             "histogram": {"edges": list(self.edges), "counts": list(self.counts)},
         }
@@ -167,7 +180,8 @@ def score(
             own.documents = drawn.num_rows
             found, seconds, slowest = _timed(wanted, documents, models)
     scores = np.concatenate([np.empty(0, np.float32), *found])
-    return replace(_described(column, scores, drawn, pool.kept, seconds, extremes), slowest=slowest)
+    described = _described(column, scores, drawn, pool.kept, seconds, extremes)
+    return replace(described, slowest=slowest, asked=sample)
 
 
 def _scorer(plan: Plan, name: str) -> Column:
@@ -278,6 +292,7 @@ def _described(
         documents=len(scores),
         excluded=int(np.count_nonzero(~finite)),
         of=of,
+        asked=len(scores),
         seconds=seconds,
         quantiles={f"{q:g}": float(np.quantile(own, q)) for q in _QUANTILES} if len(own) else {},
         edges=tuple(edges.tolist()),

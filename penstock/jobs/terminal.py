@@ -15,11 +15,17 @@ from typing import IO, Any
 
 import rich.cells
 import rich.console
+import rich.measure
+import rich.padding
 import rich.text
 
 from penstock.display import json_line, terminal_text
 
 __all__ = ["LineConsole", "prepare_streams", "write_error", "write_json", "write_line"]
+
+
+_ERASE = "\x1b[K"
+"""Erases from the cursor to the end of the line (ECMA-48)."""
 
 
 def prepare_streams() -> None:
@@ -51,9 +57,41 @@ def write_json(value: Any, stream: IO[str]) -> None:
 class LineConsole(rich.console.Console):
     """A console for lines from elsewhere: no markup, no emoji, no error of a closed pipe."""
 
+    _has_status = False
+
     def write_line(self, line: str) -> None:
         """Print a line as it is, however wide."""
         self.print(self.shown(line), soft_wrap=True)
+
+    def write_block(self, line: str, below: str) -> None:
+        """Print a line, and below it an indented one; both are wrapped to the terminal's width."""
+        self.print(self.shown(line), overflow="fold")
+        self.print(rich.padding.Padding(self.shown(below), (0, 0, 0, 4)), overflow="fold")
+
+    def has_room(self, table: rich.console.RenderableType) -> bool:
+        """Return whether a table fits the terminal's width without wrapped or lost cells."""
+        unlimited = self.options.update(max_width=10_000)
+        return rich.measure.Measurement.get(self, unlimited, table).maximum <= self.width
+
+    def write_status(self, line: str) -> None:
+        """Write a line in place of the last status; :meth:`end_status` has to come before others.
+
+        It is cut to the terminal's width, and the cursor stays in it.
+        """
+        _print(f"\r{self.fitted(line, 1, indent=1)}{_ERASE}", self.file, end="")
+        self._has_status = True
+
+    def end_status(self) -> None:
+        """Erase the status, if one is shown."""
+        if self._has_status:
+            self._has_status = False
+            _print(f"\r{_ERASE}", self.file, end="")
+
+    @property
+    def keeps_status(self) -> bool:
+        """Whether this is a terminal on which a line can be rewritten."""
+        ansi = self.is_terminal and not self.is_dumb_terminal and not self.legacy_windows
+        return ansi and self.encoding.startswith("utf")  # else escapes are wider than letters
 
     @staticmethod
     def shown(line: str) -> rich.text.Text:
@@ -78,9 +116,9 @@ class LineConsole(rich.console.Console):
         _drop_output(self.file)
 
 
-def _print(text: str, stream: IO[str]) -> None:
+def _print(text: str, stream: IO[str], end: str = "\n") -> None:
     try:
-        print(text, file=stream, flush=True)
+        print(text, file=stream, end=end, flush=True)
     except BrokenPipeError:
         _drop_output(stream)
 

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from penstock.display import numbered, shortened
 from penstock.errors import SelectorError
 from penstock.hashing import hash_documents, hash_ids, mix
 from penstock.resources import Resources
@@ -89,7 +90,7 @@ class Betr(
     summary="documents nearest to any example of the target benchmarks",
     meaning="log odds that a classifier finds it among the documents nearest to the target",
     paper="Mizrahi et al. 2025, BETR: benchmark-targeted ranking",
-    version=5,
+    version=6,
     imports={"encoders": ("faiss",)},
 ):
     """Scores documents by their best rank among the neighbours of the target's examples.
@@ -228,12 +229,12 @@ class Betr(
         """Rank a sample, and train a classifier on its top unless the ranks are the score.
 
         Returns:
-            Facts: the sample, examples by benchmark, encoder, R, coverage; and the classifier's
-            held-out accuracy, the grid's figures and what was chosen.
+            Facts: the sample, examples that rank by benchmark, encoder, R, coverage; and the
+            classifier's held-out accuracy, the grid's figures and what was chosen.
 
         Raises:
-            SelectorError: There are no examples or no documents, or the classifier does not
-                separate the top from the rest.
+            SelectorError: There are no examples or no documents, the encoder knows no token of any
+                example, or the classifier does not separate the top from the rest.
         """
         self._classifier = self._ranking = None
         targets = self._examples(fitting)
@@ -253,6 +254,7 @@ class Betr(
         texts = pa.array([target.text for target in targets], pa.large_string())
         spread, characters = fitting.spread, self.max_characters
         examples = embed_texts(texts, encoder, characters=characters, spread=spread)
+        ranking = _rankable(examples, targets, encoder, fitting)
         documents = embed_texts(sample["text"], encoder, characters=characters, spread=spread)
         fitting.progress(f"ranking by {encoder.name}")
         ranked = rank_sample(
@@ -267,7 +269,7 @@ class Betr(
         facts = {
             "mode": mode,
             "sample": len(sample),
-            "examples": dict(Counter(target.benchmark for target in targets)),
+            "examples": dict(Counter(target.benchmark for target in ranking)),
             "encoder": encoder.name,
             "encoder_kind": "static" if isinstance(encoder, StaticEncoder) else "sentence",
             "rungs": ranked.ranker.kept,
@@ -364,3 +366,40 @@ class Betr(
         self._classifier = best.classifier
         self.centre_on(draw_pool(fitting))
         return {"positives": int(top.sum()), "centre": round(self._centre, 4), **facts}
+
+
+def _rankable(
+    vectors: np.ndarray, targets: Sequence[Target], encoder: Encoder, fitting: Fitting
+) -> list[Target]:
+    """Return the examples that rank documents: those of which the encoder knows a token.
+
+    Args:
+        vectors: (e, d) int16, on the lattice; zero without a token.
+        targets: The examples.
+        encoder: It made the vectors.
+        fitting: Gets a note where examples rank nothing.
+
+    Raises:
+        SelectorError: None is left.
+    """
+    some = vectors.any(axis=1).tolist()
+    known = [target for target, knows in zip(targets, some, strict=True) if knows]
+    unknown = [target for target, knows in zip(targets, some, strict=True) if not knows]
+    if not unknown:
+        return known
+    one = unknown[0]
+    first = f"{f'{one.place}: ' if one.place else ''}{shortened([repr(one.text)])}"
+    if not known:
+        raise SelectorError(
+            f"the encoder {encoder.name} knows no token of any example",
+            key="target",
+            expected="examples in a script that the encoder knows",
+            got=f"{numbered(len(unknown), 'example')}, the first {first}",
+            fix="give other examples, or another encoder",
+        )
+    fitting.progress(
+        f"note: {len(unknown):,} of {numbered(len(targets), 'example')} left out: the encoder "
+        f"{encoder.name} knows no token of them, so that all documents would be equally near; "
+        f"the first is {first}"
+    )
+    return known

@@ -212,13 +212,15 @@ def test_the_conclusion_has_verdict_difference_seeds_and_multiplier(
     comparison = compare(recipe(tmp_path), NoRunner())  # type: ignore[arg-type]
     found = re.fullmatch(
         r"arc: at 1,000 tokens, selected is ([a-z ]+) random \((-\d\.\d+) ± (\d\.\d+) bits per "
-        r"byte, 3 seeds\); random needs (.+) times as many tokens to equal it\.",
+        r"byte, 3 seeds\); random needs (.+) times as many tokens to equal it \(.*: (.+)\)\.",
         comparison.conclusion("arc"),
     )
     assert found and found[1] == words
     assert float(found[2]) == pytest.approx(-0.1, abs=1e-4)
     assert float(found[3]) == pytest.approx(half, rel=0.05, abs=1e-4)
-    assert found[4] == comparison.shown_multiplier(comparison.point("selected"), "arc")
+    assert f"{found[4]} ({found[5]})" == comparison.shown_multiplier(
+        comparison.point("selected"), "arc"
+    )
 
 
 def test_the_summary_gives_means_deviations_and_the_multiplier(

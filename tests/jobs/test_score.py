@@ -105,6 +105,9 @@ def test_numbers_of_a_sample(project: Path) -> None:
     assert len(found.highest) == len(found.lowest) == 3 and found.seconds > 0
     whole = scored(project, "x", sample=10_000)
     assert whole.documents == 300
+    assert (found.asked, found.whole, whole.asked, whole.whole) == (100, False, 10_000, True)
+    assert any("about 100 of 300" in line for line in found.lines())
+    assert not any("about" in line for line in whole.lines())
     assert whole.excluded == sum("w7" in text.split() for text in texts.values())
 
 

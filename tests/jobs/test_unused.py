@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -18,6 +25,7 @@ from penstock.jobs.listing import list_artefacts
 from penstock.jobs.unused import find_unused, remove_unused
 from penstock.lease import Lease
 from penstock.storage import AnyPath
+from tests.harness import ROOT
 from tests.pools import documents, write_jsonl
 
 RECIPE = """\
@@ -155,6 +163,52 @@ def test_the_journal_names_recipes_and_dates_outside_fingerprints(tmp_path: Path
     penstock.curate(a, runner="local", workers=1)
     assert {own.fingerprint for own in Workspace(work).artefacts()} == names
     assert {use.recipe for use in read_journal(work)} == {str(a)}
+
+
+def test_ls_of_a_recipe_lists_what_it_used(tmp_path: Path) -> None:
+    a, b = project(tmp_path)
+    found = {row["name"] for row in list_artefacts(str(a))}
+    assert "select.length" in found and "select.other" not in found
+    assert {row["path"] for row in list_artefacts(str(a))} == {
+        row["path"] for row in list_artefacts(str(tmp_path / "work")) if str(a) in row["recipes"]
+    }
+    other = tmp_path / "c.yaml"
+    other.write_text(b.read_text())
+    with pytest.raises(InputError) as raised:
+        list_artefacts(str(other))
+    assert raised.value.file == str(other)
+    assert raised.value.fix and str(tmp_path / "work") in raised.value.fix
+    other.write_text(b.read_text().replace("work: work", "work: nowhere"))
+    with pytest.raises(InputError) as raised:
+        list_artefacts(str(other))
+    assert raised.value.fix and "nowhere" not in raised.value.fix
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_ls_fits_the_terminal(tmp_path: Path, width: int) -> None:
+    """At 80 columns the last ones were cut off."""
+    project(tmp_path)
+    rows = list_artefacts(str(tmp_path / "work"))
+    code = "from penstock.jobs.cli import main; main()"
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "TERM": "xterm", "NO_COLOR": "1"}
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    command = [sys.executable, "-c", code, "ls", str(tmp_path / "work")]
+    with subprocess.Popen(command, env=env, stdin=slave, stdout=slave, stderr=slave):
+        os.close(slave)
+        sent = b""
+        while True:
+            try:
+                sent += os.read(master, 65536)
+            except OSError:  # ended
+                break
+    os.close(master)
+    text = re.sub(r"\x1b\[\d*m", "", sent.decode())
+    assert max(map(len, text.splitlines())) <= width
+    words = re.sub(r"\s+", " ", text)
+    for row in rows:
+        assert row["fingerprint"][:16] in words and row["last_used"][:19] in words
+    assert len(rows) == words.count("finished")
 
 
 def test_a_journal_of_strangers_is_data(tmp_path: Path) -> None:

@@ -194,6 +194,36 @@ def test_a_document_outside_the_sample_and_one_of_unknown_words(fitted: Any) -> 
     assert near > unknown == -facts["rungs"] - 1
 
 
+UNKNOWN = "\U0001f9ff \U0001f9ff"
+"""A text of which MiniLM's tokenizer knows no token."""
+
+
+def test_examples_without_a_token_of_the_encoder_are_left_out(fitted: Any) -> None:
+    encoder, _ = fitted("direct")[0]._ranking
+    lines: list[str] = []
+    own = [one for one in targets() if one.benchmark == "hard"]
+    without = Target(benchmark="hard", text=UNKNOWN, place="t.jsonl:3")
+
+    def fit(*examples: Target) -> tuple[Betr, dict[str, Any]]:
+        made = Betr(mode="direct", encoder="static", top_share=0.3, rungs=8, **SMALL)
+        given = fitting(
+            pool(600), encoder=lambda name: encoder, target=list(examples), progress=lines.append
+        )
+        return made, dict(made.fit(given))
+
+    expected, facts = fit(*own)
+    assert not any("left out" in line for line in lines)
+    more, others = fit(*own, without, without)
+    assert others == facts and facts["examples"] == {"hard": 10}
+    assert any("2 of 12 examples" in line and "t.jsonl:3" in line for line in lines)
+    scores = more.score(batch_of(pool(600)))
+    assert sha256(scores) == sha256(expected.score(batch_of(pool(600))))
+    assert len(np.unique(scores[~np.isnan(scores)])) > 8, "not one rank for all"
+    with pytest.raises(SelectorError) as info:
+        fit(without)
+    assert info.value.key == "target" and "t.jsonl:3" in str(info.value.got)
+
+
 def test_a_classifier_near_chance_is_refused(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Betr(mode="classifier", encoder="static", top_share=0.3, **SMALL)
     encoder = fitted("direct")[0]._ranking[0]

@@ -6,6 +6,7 @@
       ├─ ArmsAtSize      arms, differences, token multiplier        arms.py
       │    └─ Point      one arm at one budget, over all seeds      arms.py
       ├─ difference      paired terms -> Difference and its words   differences.py
+      ├─ describe_need   multipliers and bounds in words                multipliers.py
       ├─ agreements      rungs -> agreement of the arms' order      agreement.py
       └─ caveats         limits of size, pool, seeds and mixture    caveats.py
 """

@@ -13,6 +13,7 @@ import numpy as np
 
 from penstock.errors import TrainingError
 from penstock.jobs.comparison.differences import Difference, Terms, difference
+from penstock.jobs.comparison.multipliers import multiplier_words
 from penstock.jobs.plan import SELECTED
 from penstock.recipe import Recipe
 from penstock.storage import AnyPath
@@ -196,9 +197,8 @@ class ArmsAtSize:
         """Return an arm's multiplier with its interval as text; empty for the baseline."""
         if point.arm == self.recipe.compare.baseline or target not in self.judged:
             return ""
-        shown = _shown(self.multiplier(target, point.arm))
         interval = self.multiplier_interval(target, point.arm)
-        return f"{shown} ({' to '.join(map(_shown, interval))})" if interval else shown
+        return multiplier_words(self.multiplier(target, point.arm), interval)
 
     # -- plain data -----------------------------------------------------------------------------
 
@@ -242,10 +242,6 @@ class ArmsAtSize:
             for point in self.at_equal_tokens()
             if point.arm != self.recipe.compare.baseline
         }
-
-
-def _shown(multiplier: float | str) -> str:
-    return multiplier if isinstance(multiplier, str) else f"{multiplier:.2f}"
 
 
 def with_spread(measured: dict[str, Any] | None, form: str) -> str:

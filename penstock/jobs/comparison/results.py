@@ -11,6 +11,7 @@ from penstock.jobs.comparison.agreement import agreements
 from penstock.jobs.comparison.arms import ArmsAtSize, Point, with_spread
 from penstock.jobs.comparison.caveats import caveats
 from penstock.jobs.comparison.differences import UNCLEAR, coverage_factor
+from penstock.jobs.comparison.multipliers import bound_note, describe_need
 from penstock.jobs.curate import Curated
 from penstock.jobs.plan import SELECTED
 from penstock.recipe import ModelShape
@@ -56,7 +57,13 @@ class Comparison(ArmsAtSize):
     def notes(self) -> list[str]:
         """Sentences that belong beside the figures: the error that is meant, and the limits."""
         left = [f"Left out: {self.recipe.compare.baseline} at {one}." for one in self.left_out]
-        return [*_error_note(self), *left, *caveats(self, self.selected)]
+        shown = [
+            self.shown_multiplier(point, target)
+            for target in self.judged
+            for point in self.at_equal_tokens()
+        ]
+        bounds = bound_note(self.recipe.compare.baseline, shown)
+        return [*_error_note(self), *bounds, *left, *caveats(self, self.selected)]
 
     def __repr__(self) -> str:
         names, rows = self._table()
@@ -104,8 +111,8 @@ class Comparison(ArmsAtSize):
         return (
             f"{target}: at {point.tokens:,} tokens, {SELECTED} is {words} {than} {baseline} "
             f"({found.value:+.4f}{half} {name}, "
-            f"{numbered(len(point.seeds), 'seed')}); {baseline} needs "
-            f"{self.shown_multiplier(point, target)} times as many tokens to equal it."
+            f"{numbered(len(point.seeds), 'seed')}); "
+            f"{describe_need(baseline, self.multiplier(target), self.multiplier_interval(target))}."
         )
 
     def agreement_rows(self) -> list[tuple[str, ...]]:

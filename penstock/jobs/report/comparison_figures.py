@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from penstock.jobs.comparison.multipliers import describe_need
 from penstock.jobs.plan import SELECTED
 from penstock.jobs.report.charts import (
     WIDTH,
@@ -58,11 +59,12 @@ def _judged(comparison: Mapping[str, Any], target: str) -> JudgedTarget:
         words = own["words"]
         than = "than" if words in _KINDS else "from"
         seeds = len(arms[SELECTED]["seeds"])
-        needs = _multiplier(comparison, target)
+        ends = comparison["token_multiplier_interval"][target]
+        need = describe_need(baseline, comparison["token_multiplier"][target], ends)
         sentence = (
             f"At {arms[SELECTED]['tokens']:,} tokens, {SELECTED} is {words} {than} {baseline}: "
             f"{_with_interval(own)} {metric}, {seeds} {'seed' if seeds == 1 else 'seeds'}. "
-            f"{baseline} needs {needs} times as many tokens to equal it."
+            f"{need}."
         )
     return JudgedTarget(
         target=target,
@@ -71,15 +73,6 @@ def _judged(comparison: Mapping[str, Any], target: str) -> JudgedTarget:
         differences=_differences(verdicts, baseline, metric),
         multiplier=_multiplier_figure(comparison, target, baseline, metric),
     )
-
-
-def _multiplier(comparison: Mapping[str, Any], target: str) -> str:
-    def text(value: float | str) -> str:
-        return value if isinstance(value, str) else f"{value:.2f}"
-
-    ends = comparison["token_multiplier_interval"][target]
-    interval = f" ({' to '.join(map(text, ends))})" if ends else ""
-    return text(comparison["token_multiplier"][target]) + interval
 
 
 def _with_interval(verdict: Mapping[str, Any]) -> str:

@@ -5,6 +5,9 @@ similarities, its **top R**. A document's rank is one more than the number of ke
 above its own, so any document can be ranked against the sample later, and equal similarities share
 a rank: there is no tie to break, and order, blocks and workers change nothing.
 
+An example whose vector is zero, for want of a token, is equally similar to all documents, which
+would share its rank 1. It ranks none.
+
 Memory: R floats an example (15 MB for 7,000 examples), and the sample's vectors, a fifth of its
 text. Trade-off: all ranks beyond R are R + 1, so a mean over examples is truncated there.
 """
@@ -114,20 +117,22 @@ def rank_scores(documents: np.ndarray, ranker: Ranker) -> np.ndarray:
     columns = documents.astype(np.float32).T
     # A text without a token is similar to nothing; its similarities are not 0.
     nowhere = ~documents.any(axis=1)
+    ranking = ranker.examples.any(axis=1)  # not those without a token
+    examples, top_r = ranker.examples[ranking], ranker.top_r[ranking]
     values = ranker.values
     best = np.full(len(documents), len(values), np.int64)
     total = np.zeros(len(documents), np.int64)
-    for start in range(0, len(ranker.examples), _EXAMPLES):
+    for start in range(0, len(examples), _EXAMPLES):
         block = slice(start, start + _EXAMPLES)
-        similarities = ranker.examples[block].astype(np.float32) @ columns
+        similarities = examples[block].astype(np.float32) @ columns
         similarities[:, nowhere] = -np.inf
         if ranker.aggregate == "max":
-            _lower(best, similarities, ranker.top_r[block])
+            _lower(best, similarities, top_r[block])
         else:
-            _add(total, similarities, ranker.top_r[block], values)
+            _add(total, similarities, top_r[block], values)
     if ranker.aggregate == "max":
         return values[best - 1] / _FIXED
-    return total / _FIXED / len(ranker.examples)
+    return total / _FIXED / max(1, len(examples))
 
 
 @cached(nogil=True)

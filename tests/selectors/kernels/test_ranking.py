@@ -27,7 +27,7 @@ GOLDEN = np.array([[0.9, 0.5, 0.4, 0.1], [0.1, 0.8, 0.7, 0.6]], np.float32)
 similarities = arrays.arrays(
     np.float32,
     st.tuples(st.integers(1, 6), st.integers(1, 12)),
-    elements=st.integers(-6, 6).map(float),  # few values, so that there are ties
+    elements=st.sampled_from([*range(-6, 0), *range(1, 7)]).map(float),  # few, so that some tie
 )
 
 
@@ -78,6 +78,15 @@ def test_the_order_and_blocks_of_examples_change_nothing(
 def test_a_duplicated_example_changes_nothing_under_max(matrix: np.ndarray) -> None:
     twice = np.concatenate([matrix, matrix[:1]])
     np.testing.assert_array_equal(scores_of(twice, "max", "rank"), scores_of(matrix, "max", "rank"))
+
+
+@pytest.mark.parametrize("aggregate", ["max", "mean"])
+def test_an_example_without_a_token_ranks_nothing(aggregate: str) -> None:
+    """All documents shared its rank 1, so that every document had the best score."""
+    more = np.concatenate([GOLDEN, np.zeros((1, 4), np.float32)])
+    np.testing.assert_array_equal(
+        scores_of(more, aggregate, "rank"), scores_of(GOLDEN, aggregate, "rank")
+    )
 
 
 @given(similarities, st.sampled_from(["max", "mean"]))
