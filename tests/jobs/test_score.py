@@ -210,8 +210,8 @@ def test_the_command_and_its_object(project: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.keys() == {
-        "column", "documents", "documents_per_second", "excluded", "highest", "histogram",
-        "lowest", "notes", "of", "quantiles", "seconds", "slowest",
+        "asked", "column", "documents", "documents_per_second", "excluded", "highest", "histogram",
+        "lowest", "notes", "of", "quantiles", "seconds", "slowest", "whole",
     }  # fmt: skip
     assert len(found["histogram"]["edges"]) == len(found["histogram"]["counts"]) + 1
 
