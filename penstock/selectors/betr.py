@@ -382,7 +382,7 @@ def _rankable(
     Raises:
         SelectorError: None is left.
     """
-    some = vectors.any(axis=1).tolist()
+    some = np.asarray(vectors.any(axis=1)).tolist()
     known = [target for target, knows in zip(targets, some, strict=True) if knows]
     unknown = [target for target, knows in zip(targets, some, strict=True) if not knows]
     if not unknown:
