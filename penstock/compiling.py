@@ -41,7 +41,7 @@ from penstock.errors import StorageError
 from penstock.garbage import collection_paused
 from penstock.temporary import others_can_write, private_directory
 
-__all__ = ["cached", "compiler"]
+__all__ = ["cached", "compiler", "is_compiled"]
 
 _log = logger_of(__name__)
 
@@ -143,6 +143,19 @@ def cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             numba.config.CACHE_DIR = before
 
     return compile_function
+
+
+def is_compiled(kernel: Any) -> bool:
+    """Return whether the code of a kernel is on disk, for its source and this kind of processor.
+
+    Args:
+        kernel: A function of :func:`cached` or :func:`compiler`.
+    """
+    file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    if file is None:  # it is kept in memory alone
+        return False
+    own = kernel.targetctx.codegen().magic_tuple()
+    return any(key[1] == own for key in file._load_index())
 
 
 @functools.cache

@@ -23,7 +23,17 @@ from penstock.recipe import Recipe, SelectorSpec
 from penstock.recipe_yaml import MOST_BYTES, read_yaml
 from penstock.storage import open_file
 
-__all__ = ["command_words", "load_recipe", "naming", "override", "parse_recipe", "validate"]
+__all__ = [
+    "command_words",
+    "find_problems",
+    "joined_problems",
+    "load_recipe",
+    "naming",
+    "override",
+    "parse_recipe",
+    "read_tree",
+    "validate",
+]
 
 _RECIPE = "a recipe in YAML"
 
@@ -48,6 +58,19 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         RecipeError: The file is missing or not YAML, or a key or value is wrong.
     """
     path = Path(path)
+    return parse_recipe(read_tree(path, settings), path.parent, file=path)
+
+
+def read_tree(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe file as plain data, without a look at its keys.
+
+    Args:
+        path: The YAML file.
+        settings: ``key.path=value`` overrides; values are YAML.
+
+    Raises:
+        RecipeError: The file is missing or not YAML, or an override names no item.
+    """
     try:
         with open_file(path) as opened:
             content = opened.read(MOST_BYTES + 1)
@@ -85,7 +108,7 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         names, value = _setting(setting)
         is_threshold = names[:2] == ["clean", "rules"] and len(names) == 4
         tree = _set(tree, names, value, keeps_null=is_threshold)
-    return parse_recipe(tree, path.parent, file=path)
+    return tree
 
 
 def command_words(path: str | Path, settings: Sequence[str] = ()) -> str:
@@ -147,7 +170,16 @@ def validate(
     Raises:
         RecipeError: As :func:`parse_recipe`.
     """
-    problems = []
+    found = find_problems(tree, directory, file, under)
+    if isinstance(found, Recipe):
+        return found
+    raise joined_problems(found)
+
+
+def find_problems(
+    tree: Mapping[str, Any], directory: Path, file: Path | str | None = None, under: str = ""
+) -> Recipe | list[RecipeError]:
+    """Return a recipe without its arms, or all that is wrong with it; as :func:`validate`."""
     if "directory" in tree:
         problems = [RecipeError("not a key of a recipe", key="directory", fix="remove it")]
     else:
@@ -160,11 +192,16 @@ def validate(
         problem.file = None if file is None else str(file)
         if under:
             problem.under(under)
+    return problems
+
+
+def joined_problems(problems: Sequence[RecipeError]) -> RecipeError:
+    """Return one error for several: itself if it is alone, else a line for each, at most 20."""
     if len(lines := list(dict.fromkeys(map(str, problems)))) == 1:
-        raise problems[0] from None
+        return problems[0]
     if len(lines) > _MOST_PROBLEMS:
         lines[_MOST_PROBLEMS:] = [f"and {len(lines) - _MOST_PROBLEMS} more"]
-    raise RecipeError("\n".join(lines)) from None
+    return RecipeError("\n".join(lines))
 
 
 _WHOLE = frozenset({"rank", "shares", "draw", "model", "tokenizer", "mixture", "schedule"})

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from penstock.display import numbered, terminal_text
-from penstock.jobs.options import on_console, on_recipe
-from penstock.recipe import Recipe
+from penstock.jobs.options import on_console, on_recipe_file
 
 if TYPE_CHECKING:  # commands import what they use
     from penstock.jobs.console import Console
@@ -19,13 +18,13 @@ __all__ = ["LOOKING"]
 
 
 @click.command()
-@on_recipe
+@on_recipe_file
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     help="For how many processes time and memory are estimated. [default: all CPUs]",
 )
-def check(recipe: Recipe, console: Console, workers: int | None) -> None:
+def check(recipe: Path, settings: tuple[str, ...], console: Console, workers: int | None) -> None:
     """Look at a recipe and its inputs without running anything; exit with 2 if it cannot work.
 
     Reads a sample of the inputs: fields and types, sources, files passed over, values that rules
@@ -35,7 +34,7 @@ def check(recipe: Recipe, console: Console, workers: int | None) -> None:
     from penstock.jobs.checking.printing import print_check
 
     with console.working("check"):
-        checked = check_recipe(recipe, workers=workers)
+        checked = check_recipe(recipe, settings, workers=workers)
     print_check(checked, console)
     console.result(checked.summary())
     if checked.errors:

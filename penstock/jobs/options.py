@@ -26,6 +26,7 @@ __all__ = [
     "on_console",
     "on_debug",
     "on_recipe",
+    "on_recipe_file",
     "on_runner",
     "on_trust",
     "with_recipe",
@@ -57,6 +58,17 @@ def on_console(command: Command) -> Command:
 def on_recipe(command: Command) -> Command:
     """Give a command the argument RECIPE, a console and the options --set and --json."""
 
+    @on_recipe_file
+    @functools.wraps(command)
+    def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
+        return command(recipe=load_recipe(recipe, settings), **options)
+
+    return wrapped
+
+
+def on_recipe_file(command: Command) -> Command:
+    """Give a command the path of RECIPE, the options --set and --json and a console."""
+
     @click.argument("recipe", type=click.Path(path_type=Path))
     @click.option(
         "--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key."
@@ -65,7 +77,7 @@ def on_recipe(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(recipe: Path, settings: tuple[str, ...], **options: Any) -> Any:
         with named(os.path.abspath(recipe)), naming(recipe, settings):
-            return command(recipe=load_recipe(recipe, settings), **options)
+            return command(recipe=recipe, settings=settings, **options)
 
     return wrapped
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +24,15 @@ from penstock.jobs.build import (
     build_rewrites,
     find_evaluation_files,
 )
+from penstock.jobs.checking.budgets import check_budget, check_training
 from penstock.jobs.checking.conditions import Judged, judge_sample
 from penstock.jobs.checking.encodings import check_encodings
 from penstock.jobs.checking.estimates import Estimate, estimate, measure_tokens
 from penstock.jobs.checking.findings import Finding, error_of, near_names
+from penstock.jobs.checking.large_documents import find_large_documents
 from penstock.jobs.checking.libraries import missing_libraries
 from penstock.jobs.checking.sampling import FieldTypes, InputSample, sample_inputs
+from penstock.jobs.checking.valid_part import load_valid_part
 from penstock.language_models.model_directory import check_model
 from penstock.pipeline.checking import check_sources
 from penstock.pipeline.cleaning.settings import CleanSettings
@@ -38,18 +41,10 @@ from penstock.pipeline.cutting.budget import check_shares
 from penstock.pipeline.reading.finding import FoundInputs
 from penstock.pipeline.tokenizer import TokenizerSettings
 from penstock.recipe import ModelFrom, Recipe
-from penstock.recipe_file import load_recipe
 
 __all__ = ["RecipeCheck", "check_recipe"]
 
 _Part = TypeVar("_Part")
-
-_FEW_STEPS = 20
-"""Steps of a training below which its learning rate has hardly a schedule: a warning."""
-
-_SURE = 1.5
-"""A budget of this many times the estimated tokens of the pool is an error, a smaller one above
-the estimate a warning: estimates of tokens are that good."""
 
 _MOST_FIELDS = 100
 _MOST_SOURCES = 20
@@ -71,6 +66,8 @@ class RecipeCheck:
     evaluation_files: int = 0
     targets: dict[str, int] = field(default_factory=dict)
     """Examples of each selector's ``target``."""
+    without: tuple[str, ...] = ()
+    """Keys of the recipe that are wrong, so that all else was looked at without them."""
 
     def add(self, findings: Iterable[Finding]) -> None:
         """Add findings, each text once."""
@@ -104,6 +101,7 @@ class RecipeCheck:
         sample, sources = self.sample, self.sources()
         return {
             "findings": [one.summary() for one in self.findings],
+            "without": list(self.without),
             "fields": [
                 {"corpus": number, "path": spec.path, "fields": _plain(sample.fields(number))}
                 for number, spec in enumerate(self.recipe.corpus)
@@ -140,10 +138,26 @@ def check_recipe(
         workers: Processes for the estimate of time and memory; all CPUs by default.
 
     Raises:
-        RecipeError: The file cannot be read, or a key or value of the recipe is wrong.
+        RecipeError: The file cannot be read, or so much of the recipe is wrong that no input can
+            be looked at. Other errors in keys and values are findings, and the check goes on
+            without these keys.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, settings)
+    if isinstance(recipe, Recipe):
+        return _check(recipe, workers)
+    part = load_valid_part(Path(recipe), settings)
+    checked = _check(part.recipe, workers)
+    checked.without = part.removed
+    others = [one for one in checked.findings if not part.concerns(one.key)]
+    checked.findings = []
+    checked.add([error_of(error) for error in part.errors])
+    checked.add(others)
+    if checked.estimate is not None and part.concerns("budget.tokens"):
+        checked.estimate = replace(checked.estimate, budget=None)
+    return checked
+
+
+def _check(recipe: Recipe, workers: int | None) -> RecipeCheck:
+    """Check a recipe whose keys and values are valid; as :func:`check_recipe`."""
     checked = RecipeCheck(recipe=recipe)
     attempt = _Attempt(checked.findings)
     attempt(lambda: recipe.work_directory)
@@ -165,7 +179,7 @@ def check_recipe(
         attempt(lambda: check_model(model.hf, key="train.model.hf"))
     corpus = attempt(lambda: CorpusSettings.of(recipe))
     if corpus is None:
-        _check_training(recipe, recipe.budget.count, checked.findings)
+        check_training(recipe, recipe.budget.count, checked.findings)
         return checked
     checked.found = corpus.found
     checked.sample = sample = sample_inputs(recipe, corpus.found)
@@ -180,8 +194,9 @@ def check_recipe(
     if tokenizer is not None:
         measured = attempt(lambda: measure_tokens(tokenizer, _texts(sample)))
     checked.estimate = estimate(recipe, sample, checked.judged, clean, measured, workers or cpus())
-    _check_training(recipe, checked.estimate.budget, checked.findings)
-    _check_budget(recipe, checked.estimate, checked.findings)
+    check_training(recipe, checked.estimate.budget, checked.findings)
+    check_budget(recipe, checked.estimate, checked.findings)
+    checked.findings += find_large_documents(sample, checked.estimate)
     _check_shares(checked, attempt)
     return checked
 
@@ -333,31 +348,7 @@ def _check_source_fields(recipe: Recipe, sample: InputSample, findings: list[Fin
         )
 
 
-# -- budget and training ----------------------------------------------------------------------
-
-
-def _check_budget(recipe: Recipe, own: Estimate, findings: list[Finding]) -> None:
-    """Compare the budget with the tokens that the pool can hold."""
-    budget, short = own.budget, recipe.budget.allow_short or bool(recipe.rewrite)
-    if recipe.budget.count is None or budget is None:
-        return  # a share is of the pool itself
-    if not own.tokens or own.text_bytes is None or budget <= own.tokens:
-        return  # another finding says that nothing is kept
-    kept = own.kept_share or 0.0
-    # A token has at least a byte; each document has two control tokens.
-    impossible = own.exact and budget > own.text_bytes + 2 * (own.documents or 0)
-    sure = impossible or budget > _SURE * own.tokens
-    findings.append(
-        Finding(
-            level="error" if sure and not short else "warning",
-            kind="budget_above_pool",
-            key="budget.tokens",
-            text=f"budget.tokens: {budget:,} tokens, and the pool is estimated to hold "
-            f"{own.tokens:,} ({own.text_bytes:,} bytes of text, {kept:.0%} of it kept, "
-            f"{own.bytes_per_token:.2f} bytes a token); take fewer, add text, or write "
-            "budget.allow_short: true",
-        )
-    )
+# -- shares -------------------------------------------------------------------------------------
 
 
 def _check_shares(checked: RecipeCheck, attempt: _Attempt) -> None:
@@ -407,31 +398,3 @@ def _check_quotas(checked: RecipeCheck) -> None:
                     "budget.allow_short: true",
                 )
             )
-
-
-def _check_training(recipe: Recipe, budget: int | None, findings: list[Finding]) -> None:
-    """Compare the budget of training with the tokens of a step, in a recipe that trains."""
-    if not {"train", "compare"} & recipe.model_fields_set:
-        return
-    own, batch = recipe.train.tokens or budget, recipe.train.batch_tokens
-    if own is None:
-        return
-    steps = -(-own // batch)
-    if steps >= _FEW_STEPS:
-        return
-    findings.append(
-        Finding(
-            level="warning",
-            kind="few_steps",
-            key="train.batch_tokens",
-            text=f"train.batch_tokens: {own:,} tokens in batches of {batch:,} are "
-            f"{numbered(steps, 'step')} of training, too few for a model to learn; "
-            "`train` and `compare` need hundreds: write "
-            f"{_fitting(own, recipe.shards.sequence_length):,}, or a larger budget",
-        )
-    )
-
-
-def _fitting(tokens: int, sequence: int) -> int:
-    """Return tokens of a batch for about 200 steps, a whole number of sequences."""
-    return max(1, tokens // 200 // sequence) * sequence

@@ -53,6 +53,31 @@ class Judged:
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Values of the columns that the condition names; see :func:`_describe`."""
     findings: list[Finding] = field(default_factory=list)
+    sizes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    """(n,) int64, UTF-8 bytes of each text."""
+    failing: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """(n,) bool for each rule, named as in :attr:`dropped_by`: the documents that fail it."""
+
+    def strictest(self, least: float) -> tuple[dict[str, float], float]:
+        """Choose rules to switch off, the strictest first, until the others keep enough text.
+
+        Args:
+            least: The share of the text that is to be kept.
+
+        Returns:
+            The share of the text that each of them drops, by its name; and the share that the
+            others keep.
+        """
+        left, off = dict(self.failing), {}
+        while True:
+            kept = self._share(~np.any([*left.values(), np.zeros(len(self.sizes), bool)], axis=0))
+            if kept >= least or not left:
+                return off, kept
+            worst = max(left, key=lambda name: (self._share(left[name]), name))
+            off[worst] = self._share(left.pop(worst))
+
+    def _share(self, rows: np.ndarray) -> float:
+        return int(self.sizes[rows].sum()) / self.bytes if self.bytes else 1.0
 
     @property
     def kept_share(self) -> float:
@@ -74,7 +99,7 @@ def judge_sample(settings: CleanSettings, sample: InputSample) -> Judged:
         return judged
     texts = documents["text"].combine_chunks()
     sizes = pc.binary_length(texts).to_numpy()
-    judged.bytes = int(sizes.sum())
+    judged.bytes, judged.sizes = int(sizes.sum()), sizes.astype(np.int64)
     columns = _columns(settings, documents, texts, judged)
     fails = np.zeros(len(documents), bool)
     statistics = columns.get(StatisticsColumn.name)
@@ -128,8 +153,10 @@ def _columns(
 
 def _add_rules(judged: Judged, name: str, verdicts: Verdicts) -> None:
     for bit, rule in enumerate(verdicts.rules):
-        if count := int((verdicts.bits >> np.uint64(bit) & np.uint64(1)).sum()):
+        fails = (verdicts.bits >> np.uint64(bit) & np.uint64(1)).astype(bool)
+        if count := int(np.count_nonzero(fails)):
             judged.dropped_by[f"{name}: {rule}"] = count
+            judged.failing[f"{name}: {rule}"] = fails
 
 
 def _can_evaluate(

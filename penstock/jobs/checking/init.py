@@ -119,8 +119,7 @@ def init_recipe(
     first = check_recipe(_draft(items, directory, {"rules": ["gopher"], "dedup": {"minhash": {}}}))
     if first.sample is None or not first.sample.documents.num_rows:
         raise _unread(first, paths)
-    kept = first.judged.kept_share if first.judged else 1.0
-    written = recipe_text(items, first, kept, keys, tokens, printable(command_words(out.name)))
+    written = recipe_text(items, first, keys, tokens, printable(command_words(out.name)))
     try:
         recipe = parse_recipe(yaml.safe_load(written), directory, file=out)
     except RecipeError as error:

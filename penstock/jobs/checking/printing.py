@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from penstock.display import numbered
+from penstock.display import numbered, shortened
 from penstock.jobs.checking.check import RecipeCheck
 from penstock.jobs.checking.estimates import Estimate
 from penstock.jobs.console import Console
@@ -42,6 +42,10 @@ def print_check(checked: RecipeCheck, console: Console) -> None:
         _judged(checked, console)
     if checked.estimate is not None:
         _estimate(checked.estimate, console)
+    if checked.without:
+        console.write(
+            f"looked at without these keys, which are wrong: {shortened(checked.without)}"
+        )
     for finding in checked.findings:
         console.write(f"{finding.level}: {finding.text}")
     errors = len(checked.errors)
@@ -148,6 +152,11 @@ def _estimate(own: Estimate, console: Console) -> None:
         f"{size_words(own.disk_bytes or 0)} of disk{without}; an estimate from the sample, which "
         "may be wrong by a factor of two"
     )
+    if own.compiling_seconds:
+        console.write(
+            "no cut was made on this machine yet: the first run compiles loops, for about "
+            f"{time_words(own.compiling_seconds)} of CPU time more, once"
+        )
 
 
 def size_words(size: float) -> str:

@@ -102,7 +102,7 @@ class InputSample:
 
     documents: pa.Table
     """``text`` (large_string), ``id``, ``source`` (null where the record has none), ``meta`` and
-    ``file``, the position among :attr:`files`."""
+    ``file``, the position among :attr:`files`, and ``number``, that of the line or row from 1."""
     files: Sequence[SampledFile]
     of_files: int
     """Files that the recipe names."""
@@ -214,6 +214,7 @@ _SCHEMA = pa.schema(
         ("source", pa.string()),
         ("meta", pa.large_string()),
         ("file", pa.int32()),
+        ("number", pa.int64()),
     ]
 )
 _EMPTY = _SCHEMA.empty_table()
@@ -258,7 +259,8 @@ def _read(file: SampledFile, most_bytes: int, most_records: int, number: int) ->
         with contextlib.suppress(PenstockError, OSError):  # said already
             file.share = _share(file, extent, documents)
     columns = [documents[name] for name in ("text", "id", "source", "meta")]
-    return pa.table([*columns, pa.array(np.full(len(documents), number, np.int32))], schema=_SCHEMA)
+    file_number = pa.array(np.full(len(documents), number, np.int32))
+    return pa.table([*columns, file_number, documents["number"]], schema=_SCHEMA)
 
 
 def _first_span(file: SampledFile) -> tuple[Span, int | None]:

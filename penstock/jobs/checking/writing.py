@@ -22,7 +22,7 @@ from penstock.jobs.checking.printing import size_words
 __all__ = ["CorpusItem", "keys_of", "notes_on", "recipe_text"]
 
 _KEPT = 0.3
-"""Share of the sample's text that the rules must keep, or they are written as a comment."""
+"""Share of the sample's text that the rules must keep: the strictest are off where they do not."""
 
 _LEAST_TOKENS = 500_000
 """Estimated tokens of a pool below which sequences and the vocabulary are made smaller."""
@@ -74,7 +74,6 @@ def _yaml(value: Any) -> str:
 def recipe_text(
     items: Sequence[CorpusItem],
     checked: RecipeCheck,
-    kept: float,
     keys: Mapping[str, Sequence[str]],
     tokens: str | None,
     file: str,
@@ -83,8 +82,7 @@ def recipe_text(
 
     Args:
         items: Items of ``corpus``.
-        checked: A check of the inputs alone.
-        kept: Share of the sample's text that the rules of ``gopher`` keep.
+        checked: A check of the inputs with the rules of ``gopher``.
         keys: Files of ``target`` and ``evaluate``.
         tokens: The budget as the user gives it; None for 30 % of the pool.
         file: The name of the recipe's file, as a shell takes it.
@@ -92,9 +90,10 @@ def recipe_text(
     own = checked.estimate
     assert own is not None
     about = "" if own.exact else "about "
-    held = own.tokens if kept >= _KEPT else None
-    if held is None and own.text_bytes is not None and own.bytes_per_token:
-        held = int(own.text_bytes / own.bytes_per_token)
+    off, kept = checked.judged.strictest(_KEPT) if checked.judged else ({}, 1.0)
+    held = own.tokens
+    if (off or held is None) and own.text_bytes is not None and own.bytes_per_token:
+        held = int(kept * own.text_bytes / own.bytes_per_token)
     small = held is not None and held < _LEAST_TOKENS
     length = 64 if small else 512
     lines = [
@@ -117,13 +116,7 @@ def recipe_text(
     lines.append("corpus:")
     for item in items:
         lines += _item_lines(item)
-    rules = "rules: [gopher]                # also c4, fineweb; `penstock rules` lists them"
-    lines += ["", "clean:"]
-    if kept >= _KEPT:
-        lines.append(f"  {rules}")
-    else:
-        lines.append(f"  # {rules}")
-        lines.append(f"  # (these rules keep {kept:.0%} of the text of a sample, so they are off)")
+    lines += ["", "clean:", *_rules_lines(off)]
     lines += [
         "  dedup: {exact: true, minhash: {}}   # drops equal documents, and those that are alike",
         '  # where: "bytes > 200"         # a condition that documents must meet; also meta.FIELD',
@@ -156,6 +149,21 @@ def recipe_text(
             "# evaluate: [held-out.jsonl]      # copies of these are dropped from the pool"
         )
     return "\n".join(lines) + "\n"
+
+
+def _rules_lines(off: Mapping[str, float]) -> list[str]:
+    """Return the lines of ``clean.rules``; the rules that drop too much of the sample are off."""
+    about = "# also c4, fineweb; `penstock rules` lists them"
+    if not off:
+        return [f"  rules: [gopher]                {about}"]
+    lines = [
+        f"  rules:                        {about}",
+        "    gopher:                     # the other rules of this set are on; off are (null):",
+    ]
+    for name, share in off.items():
+        rule = name.partition(": ")[2]
+        lines.append(f"      {f'{rule}: null':<24}  # it drops {share:.0%} of the text of a sample")
+    return lines
 
 
 _INTEGER = re.compile("[1-9][0-9_]*")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penstock.compiling import cached
+from penstock.compiling import cached, is_compiled
 
 __all__ = [
     "ABOVE",
@@ -28,6 +28,7 @@ __all__ = [
     "Order",
     "Prefix",
     "find_cutoffs",
+    "is_ready",
     "order_bits",
     "score_of",
     "sum_by_digit",
@@ -197,6 +198,11 @@ def sum_by_digit(
         )
     bins = np.flatnonzero(sums[:, 1])
     return DigitSums(bins, sums[bins])
+
+
+def is_ready() -> bool:
+    """Return whether the loops here are compiled: a cut was made on this machine by this code."""
+    return is_compiled(_sum_by_digit)
 
 
 @cached(nogil=True)

@@ -26,7 +26,7 @@ TARGET = [{"question": f"What turns wheel {n}?", "answer": f"flowing water {n}"}
 def checked(directory: Path, **keys: Any) -> RecipeCheck:
     tree: dict[str, Any] = {
         "corpus": [{"path": "pool.jsonl"}],
-        "budget": {"tokens": 2_000, "rank": "random"},
+        "budget": {"tokens": 6_000, "rank": "random"},
         "tokenizer": {"train": {"vocab_size": 384}},
         "shards": {"sequence_length": 32},
         "train": {"batch_tokens": 64},
@@ -112,13 +112,111 @@ def test_trainings_of_one_step_are_a_warning(pool: Path) -> None:
 def test_a_recipe_that_trains_nothing_has_no_warning_about_its_steps(pool: Path) -> None:
     tree = {
         "corpus": [{"path": "pool.jsonl"}],
-        "budget": {"tokens": 2_000, "rank": "random"},
+        "budget": {"tokens": 6_000, "rank": "random"},
         "tokenizer": {"train": {"vocab_size": 384}},
         "shards": {"sequence_length": 32},
     }
     assert kinds(check_recipe(parse_recipe(tree, pool))) == set()
     compares = check_recipe(parse_recipe({**tree, "compare": {}}, pool))
     assert kinds(compares) == {("warning", "few_steps", "train.batch_tokens")}
+
+
+def run_check(directory: Path, recipe: str, *options: str) -> tuple[int, dict[str, Any]]:
+    (directory / "recipe.yaml").write_text(recipe)
+    done = CliRunner().invoke(main, ["check", str(directory / "recipe.yaml"), "--json", *options])
+    return done.exit_code, json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+
+
+def test_errors_of_the_recipe_and_of_its_files_are_found_in_one_run(pool: Path) -> None:
+    """`check` ended at the first error of the recipe, without a look at any file."""
+    status, found = run_check(
+        pool,
+        "corpus: [{path: pool.jsonl, source: sorce, txet: text}]\n"
+        "clean: {where: 'meta.starz > 3', rulez: [gopher]}\n"
+        "select: {near: {use: dsir, target: [gone.jsonl]}, far: {target: [t.jsonl]}}\n"
+        "budget: {tokens: -3, rank: near}\n"
+        "evaluate: [lost.jsonl]\n"
+        "compare: {arms: {random: {}, b: {budget: {rnak: random}}}}\n",
+    )
+    assert status == 2
+    errors = [one["key"] for one in found["findings"] if one["level"] == "error"]
+    assert errors == [
+        "corpus.0.txet", "clean.rulez", "select.far.use", "budget.tokens",
+        "compare.arms.b.budget.rnak", "evaluate", "select.near.target", "corpus.0.source", "clean.where",
+    ]  # fmt: skip
+    assert found["without"] == [
+        "corpus.0.txet", "clean.rulez", "select.far", "budget.tokens", "budget",
+    ]  # fmt: skip
+    assert found["estimate"]["budget"] is None and found["estimate"]["documents"] == 200
+
+
+@pytest.mark.parametrize(
+    ("recipe", "errors", "without"),
+    [
+        # The missing key is an echo of the misspelt one, and the files are looked at.
+        ("bugdet: {tokens: 9, rank: random}", ["bugdet"], ["bugdet", "budget"]),
+        # An unknown column is no echo of anything else that is wrong.
+        (
+            "seed: x\nbudget: {tokens: 900, rank: nera}",
+            ["seed", "budget.rank"],
+            ["seed", "budget.rank", "budget"],
+        ),
+        # A rank whose selector is left out is one.
+        (
+            "select: {near: {}}\nbudget: {tokens: 900, rank: near}",
+            ["select.near.use"],
+            ["select.near", "budget.rank", "budget"],
+        ),
+        (
+            "budget: {tokens: 900, rank: random}\ncompare: {arms: {random: {}, b: {budget: {rnak: random}}}}",
+            ["compare.arms.b.budget.rnak"],
+            [],
+        ),
+    ],
+)
+def test_no_error_is_an_echo_of_a_key_that_was_left_out(
+    pool: Path, recipe: str, errors: list[str], without: list[str]
+) -> None:
+    status, found = run_check(pool, f"corpus: [{{path: pool.jsonl}}]\n{recipe}\n")
+    assert status == 2
+    assert [one["key"] for one in found["findings"] if one["level"] == "error"] == errors
+    assert (found["without"], found["sample"]["records"]) == (without, 200)
+
+
+def test_a_recipe_without_a_file_to_look_at_has_its_errors_alone(pool: Path) -> None:
+    recipe = "corpus: [{pth: pool.jsonl}]\nbudget: {tokens: -3, rank: random}\n"
+    (pool / "recipe.yaml").write_text(recipe)
+    done = CliRunner().invoke(main, ["check", str(pool / "recipe.yaml")])
+    assert done.exit_code == 2
+    assert "corpus.0.pth" in done.stderr and "budget.tokens" in done.stderr
+
+
+def test_a_document_that_fills_much_of_the_budget_is_named(pool: Path) -> None:
+    rows = [*documents(200), {"text": "long " * 500, "id": "z"}]
+    write_jsonl(pool / "pool.jsonl", rows)
+    (pool / "notes").mkdir()
+    (pool / "notes" / "book.txt").write_text("word " * 100)
+    both = [{"path": "pool.jsonl"}, {"path": "notes"}]
+    one = checked(pool, corpus=both, budget={"tokens": 5_000, "rank": "random"})
+    assert kinds(one) == {("warning", "large_document", "budget.tokens")}
+    assert "pool.jsonl:201" in one.findings[0].text and not one.errors
+    assert kinds(checked(pool, corpus=both, budget={"tokens": "100%", "rank": "random"})) == set()
+    (pool / "notes" / "book.txt").write_text("word " * 1000)
+    one = checked(pool, corpus=both, budget={"tokens": 5_000, "rank": "random"})
+    assert "notes/book.txt," in one.findings[0].text, "the file is the document"
+
+
+def test_the_time_of_compiling_is_told_where_no_cut_was_made(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {"corpus": [{"path": "pool.jsonl"}], "budget": {"tokens": 2_000, "rank": "random"}}
+    (pool / "recipe.yaml").write_text(json.dumps(recipe))
+    for ready, seconds in ((False, 20), (True, 0)):
+        monkeypatch.setattr("penstock.jobs.checking.estimates.is_ready", lambda ready=ready: ready)
+        made = CliRunner().invoke(main, ["check", str(pool / "recipe.yaml"), "--json"])
+        summary = json.loads(made.stdout.splitlines()[-1])
+        assert summary["estimate"]["compiling_seconds"] == seconds
+        assert ("compiles loops" in made.stderr) == (not ready)
 
 
 def test_a_budget_above_the_pool(pool: Path) -> None:
@@ -243,7 +341,7 @@ def test_an_unreadable_file_and_bad_records(pool: Path) -> None:
 
 def test_the_command_prints_one_object_and_exits_with_2(pool: Path) -> None:
     (pool / "r.yaml").write_text(
-        "corpus: [{path: pool.jsonl}]\nbudget: {tokens: 2_000, rank: random}\n"
+        "corpus: [{path: pool.jsonl}]\nbudget: {tokens: 6_000, rank: random}\n"
         "tokenizer: {train: {vocab_size: 384}}\ntrain: {batch_tokens: 512}\n"
         "shards: {sequence_length: 32}\n"
     )
@@ -252,7 +350,7 @@ def test_the_command_prints_one_object_and_exits_with_2(pool: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found) == {
         "findings", "fields", "sources", "files", "sample", "dropped_by", "values", "targets",
-        "evaluation_files", "estimate",
+        "evaluation_files", "estimate", "without",
     }  # fmt: skip
     wrong = CliRunner().invoke(
         main, ["check", str(pool / "r.yaml"), "--set", "corpus.0.source=sorce"]
@@ -279,7 +377,7 @@ def test_texts_of_strangers_are_escaped(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_heavy_library_is_imported(pool: Path) -> None:
     (pool / "r.yaml").write_text(
-        "corpus: [{path: pool.jsonl}]\nbudget: {tokens: 2_000, rank: random}\n"
+        "corpus: [{path: pool.jsonl}]\nbudget: {tokens: 6_000, rank: random}\n"
     )
     program = (
         "import sys\nfrom penstock.jobs.cli import main\n"
@@ -336,7 +434,7 @@ def test_the_advice_on_an_encoding_names_the_item(tmp_path: Path) -> None:
 def test_a_damaged_file_is_an_error_with_the_way_to_leave_it_out(pool: Path) -> None:
     (pool / "d").mkdir()
     for own in ("a", "b"):
-        write_jsonl(pool / "d" / f"{own}.jsonl", documents(40))
+        write_jsonl(pool / "d" / f"{own}.jsonl", documents(60))
     packed = gzip.compress((pool / "d" / "b.jsonl").read_bytes())
     (pool / "d" / "b.jsonl").unlink()
     (pool / "d" / "b.jsonl.gz").write_bytes(packed[:-30])

@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,25 @@ def test_curate_runs_what_init_wrote(mixed: Path) -> None:
     assert made.pool.documents["read"] == 160
     assert made.pool.documents["quarantined"] == 0
     assert made.cut.facts["delivered"] > 0
+
+
+@pytest.mark.slow
+def test_only_the_rules_that_drop_most_of_the_sample_are_off(tmp_path: Path) -> None:
+    """Texts without the words that `gopher` asks for: the whole set was a comment."""
+    write_jsonl(tmp_path / "a.jsonl", documents(60))
+    made = init_recipe([str(tmp_path / "a.jsonl")], tmp_path / "r.yaml")
+    assert made.checked.recipe.clean.rules == {"gopher": {"min_stop_words": None}}
+    judged = made.checked.judged
+    assert judged is not None and judged.kept_share >= 0.3
+    (line,) = [line for line in made.text.splitlines() if "min_stop_words" in line]
+    assert re.search(r"\d+%", line)
+    rows = [{"text": f"stone river bridge number {n} " * 20} for n in range(60)]
+    write_jsonl(tmp_path / "b.jsonl", rows)
+    others = init_recipe([str(tmp_path / "b.jsonl")], tmp_path / "b.yaml").checked
+    assert not others.errors and others.judged is not None and others.judged.kept_share == 1
+    assert isinstance(others.recipe.clean.rules, dict)
+    off = others.recipe.clean.rules["gopher"]
+    assert off is not None and "max_duplicate_10_grams" in off and "min_words" not in off
 
 
 @pytest.mark.slow
@@ -261,10 +281,10 @@ def test_an_interrupt_at_a_question_has_the_status_of_an_interrupt(tmp_path: Pat
     shown = b""
     while b"[.]" not in shown:  # the question with its default
         shown += os.read(ours, 1024)
-    for _ in range(60):  # one that comes before the question is read is noticed with the next
+    for _ in range(9):  # one that comes before the question is read is noticed with the next
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1)
+            process.wait(timeout=10)  # one that comes while Python ends kills it
             break
     assert process.returncode == 130
     os.close(ours)
