@@ -105,6 +105,8 @@ class CorpusSource(Model):
     fields: dict[str, str | int | float | bool] = {}
     """Fields of all records of these files, for those that have none of that name. Directories
     named ``key=value`` add theirs."""
+    format: Literal["text"] | None = None
+    """``text`` reads files of any ending (``.rst``, ``.py``) as plain text, as ``.txt`` is read."""
     per: Literal["file", "line"] = "file"
     """The unit of a plain-text file that is a document."""
     extract: Literal["resiliparse", "trafilatura", "none"] = "resiliparse"

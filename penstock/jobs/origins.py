@@ -22,7 +22,7 @@ from penstock.errors import InputError, PenstockError
 from penstock.pipeline.reading.finding import find_inputs
 from penstock.pipeline.reading.inputs import Input, hash_inputs, stored_hashes, with_hub_hash
 from penstock.pipeline.reading.left_out import listed
-from penstock.pipeline.reading.readers import KINDS, place_in, reader_of
+from penstock.pipeline.reading.readers import AS_TEXT, KINDS, place_in, reader_of
 from penstock.pipeline.runner import LocalRunner
 from penstock.pipeline.units import Unit
 from penstock.recipe import Recipe
@@ -176,9 +176,12 @@ class Origins:
         for own in (Path(path), here):
             if is_uri(path) or not isinstance(own, Path) or not os.path.isfile(own):
                 continue
-            if reader_of(own) is None:
+            if reader_of(own) is None and not any(one.format for one in self._recipe.corpus):
                 return InputError(
-                    "this file is not read, because of its ending", file=own, expected=KINDS
+                    "this file is not read, because of its ending",
+                    file=own,
+                    expected=KINDS,
+                    fix=AS_TEXT,
                 )
             if self._is_found(own):
                 return None

@@ -68,7 +68,8 @@ class Judged:
             The share of the text that each of them drops, by its name; and the share that the
             others keep.
         """
-        left, off = dict(self.failing), {}
+        left = dict(self.failing)
+        off: dict[str, float] = {}
         while True:
             kept = self._share(~np.any([*left.values(), np.zeros(len(self.sizes), bool)], axis=0))
             if kept >= least or not left:

@@ -85,7 +85,7 @@ def head_records(one: Input) -> list[dict[str, Any]] | None:
     Raises:
         InputError: The file is damaged.
     """
-    if one.spec.path.startswith("hf:"):
+    if one.spec.path.startswith("hf:") or one.spec.format is not None:
         return None
     kind = ending_of(one.path).lower().split(".")[1]
     if kind in ("parquet", "arrow"):

@@ -18,8 +18,11 @@ from penstock.recipe_file import find_problems, joined_problems, override, read_
 
 __all__ = ["ValidPart", "load_valid_part"]
 
-_BUDGET = {"tokens": 1024, "rank": "random"}
-"""In place of a budget that is wrong."""
+_TOKENS = 1024
+"""In place of a budget's tokens that are wrong."""
+
+_MOST = 1000
+"""Keys that are left out, at most."""
 
 _NAMES_OF = {
     "budget": ("select", "rewrite"),
@@ -63,10 +66,8 @@ def load_valid_part(path: Path, settings: Sequence[str] = ()) -> ValidPart:
         before = len(removed)
         for one in found:
             tree = _without(tree, (one.key or "").split("."), removed)
-        if "budget" not in tree:
-            tree["budget"] = _BUDGET
-            removed.append("budget")
-        if len(removed) == before:
+        tree = _with_budget(tree, removed)
+        if len(removed) == before or len(removed) > _MOST:
             raise joined_problems(errors)
     if not any(_is_below(key, "compare") for key in removed):
         plain = found.model_dump(mode="json", exclude={"compare"})
@@ -107,6 +108,22 @@ def _without(tree: dict[str, Any], names: Sequence[str], removed: list[str]) -> 
         return tree
     removed.append(".".join(names[:depth]))
     return _removed(tree, names[:depth])
+
+
+def _with_budget(tree: dict[str, Any], removed: list[str]) -> dict[str, Any]:
+    """Return plain data with tokens of a budget and a rank by all selectors, where these miss.
+
+    Args:
+        tree: A recipe as plain data.
+        removed: Gets the keys that were missing.
+    """
+    budget, select = tree.get("budget", {}), tree.get("select")
+    if not isinstance(budget, Mapping):
+        return tree
+    names = list(select) if isinstance(select, Mapping) else []
+    missing = {"tokens": _TOKENS, "rank": dict.fromkeys(names, 1.0) if names else "random"}
+    removed += [f"budget.{key}" for key in missing if key not in budget]
+    return {**tree, "budget": {**missing, **budget}}
 
 
 def _at(node: Any, name: str) -> tuple[Any] | None:

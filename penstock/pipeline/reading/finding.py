@@ -40,9 +40,9 @@ from penstock.artefact import canonical
 from penstock.display import encodable, printable
 from penstock.errors import InputError, StorageError
 from penstock.pipeline.reading.hugging_face import dataset_files, splits_of
-from penstock.pipeline.reading.inputs import Input
+from penstock.pipeline.reading.inputs import Input, keys_for_reading
 from penstock.pipeline.reading.left_out import LEFT_OUT, LeftOut, describe, listed
-from penstock.pipeline.reading.readers import KINDS, is_plain_text, reader_of
+from penstock.pipeline.reading.readers import AS_TEXT, KINDS, is_plain_text, reader_of
 from penstock.pipeline.reading.walking import Walk
 from penstock.recipe import CorpusSource, LiteralSource, Recipe
 from penstock.storage import (
@@ -90,7 +90,7 @@ class _Candidate:
     @property
     def reading(self) -> bytes:
         """The keys for reading it."""
-        return canonical(self.spec.model_dump(exclude={"path"}))
+        return canonical(keys_for_reading(self.spec))
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -162,6 +162,7 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
     path = recipe.resolve(spec.path)
     top, pattern = _pattern(recipe, spec.path)
     child = child_at(path)
+    walk.any_kind = spec.format is not None
     if child is not None and not (pattern and all(map(_matches_itself, pattern))):
         pattern = []
         directory = child.kind == DIRECTORY
@@ -185,7 +186,7 @@ def _item(recipe: Recipe, walk: Walk, number: int, spec: CorpusSource) -> list[_
     own_name = item_name(spec.path, bool(pattern))
     candidates = []
     for one, name, fields in zip(found, below, partitions_of(below, spec)):
-        plain = is_plain_text(one.path)
+        plain = is_plain_text(one.path, spec)
         candidates.append(
             _Candidate(
                 item=number,
@@ -241,9 +242,9 @@ def item_name(path: str, pattern: bool) -> str:
 def _labelled(spec: CorpusSource, path: AnyPath, fields: _Fields, name: str) -> CorpusSource:
     """Add the fields of all records of a file, and the source of a file without a field of one."""
     changed: dict[str, Any] = {"fields": fields} if fields != spec.fields else {}
-    reader, column = reader_of(path), spec.source
+    reader, column = reader_of(path, spec), spec.source
     document = reader is not None and reader.document and column == _SOURCE
-    if isinstance(column, str) and column not in fields and (document or is_plain_text(path)):
+    if isinstance(column, str) and column not in fields and (document or is_plain_text(path, spec)):
         # Part of how it is read: another name changes documents, and so the fingerprint.
         changed["source"] = LiteralSource(name=name)
     return spec.model_copy(update=changed) if changed else spec
@@ -262,6 +263,12 @@ def _dataset(recipe: Recipe, number: int, spec: CorpusSource) -> _Candidate:
             fix="give a store's Parquet or Arrow files by a path without hf:",
         )
     path = recipe.resolve(name)
+    if spec.format is not None:
+        raise InputError(
+            expected="an item of plain files for `format`",
+            got=spec.path,
+            fix="give the directory of the files, without hf:",
+        )
     name, at, revision = name.partition("@")
     if at and not path.is_dir():
         if not revision or spec.revision not in (None, revision):
@@ -298,7 +305,7 @@ def _nothing(
 ) -> InputError:
     """Make the error of an item that names nothing to read."""
     problem = "no file in this directory can be read as documents"
-    fix = None
+    fix = AS_TEXT if left_out.other_kinds else None
     if pattern:
         problem, fix = "the pattern matches no file", _FIX
         if any("[" in name for name in pattern):

@@ -61,7 +61,7 @@ class Input:
     @property
     def reading(self) -> dict[str, Any]:
         """The keys for reading it, without its path: part of fingerprints."""
-        return self.spec.model_dump(exclude={"path"})
+        return keys_for_reading(self.spec)
 
     @property
     def key(self) -> tuple[str, bytes, str]:
@@ -110,6 +110,14 @@ class _Block:
     @property
     def label(self) -> str:
         return f"{self.path}, bytes {self.start:,}–{self.end:,}"
+
+
+def keys_for_reading(spec: CorpusSource) -> dict[str, Any]:
+    """Return the keys of an item that say how its files are read: all but ``path``.
+
+    ``format`` is left out where it is not given: it is younger than corpora that stay valid.
+    """
+    return spec.model_dump(exclude={"path"} if spec.format else {"path", "format"})
 
 
 def hash_inputs(inputs: Sequence[Input], workspace: Workspace, runner: Runner) -> list[Input]:

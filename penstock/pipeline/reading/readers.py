@@ -40,6 +40,7 @@ from penstock.recipe import CorpusSource
 from penstock.storage import AnyPath
 
 __all__ = [
+    "AS_TEXT",
     "KINDS",
     "Bad",
     "ParsedBatch",
@@ -56,6 +57,9 @@ KINDS = (
     ".jsonl, .json, .csv, .tsv, .txt, .md, .html, .warc, .wet (each also .gz or .zst), "
     ".parquet or .arrow"
 )
+
+AS_TEXT = "write `format: text` in its item of `corpus`, to read files of any ending as plain text"
+"""What helps where files are of other kinds."""
 
 _WHOLE = Span()
 _NO_CAP = 2**63 - 1
@@ -131,13 +135,15 @@ def reader_of(where: AnyPath | PurePath, spec: CorpusSource | None = None) -> Re
     """Return the reader for a file of this name, or None."""
     if spec is not None and spec.path.startswith("hf:"):
         return _HUGGING_FACE
+    if spec is not None and spec.format == "text":
+        return _READERS["txt"]
     name = where.name.lower().removesuffix(".gz").removesuffix(".zst")
     return _READERS.get(name.rpartition(".")[2]) if "." in name else None
 
 
-def is_plain_text(where: AnyPath | PurePath) -> bool:
+def is_plain_text(where: AnyPath | PurePath, spec: CorpusSource) -> bool:
     """Return whether a file is plain text, without fields or columns."""
-    return reader_of(where) is _READERS["txt"]
+    return reader_of(where, spec) is _READERS["txt"]
 
 
 def place_in(where: AnyPath, spec: CorpusSource, number: int) -> str | None:
@@ -151,7 +157,7 @@ def place_in(where: AnyPath, spec: CorpusSource, number: int) -> str | None:
         number: Number of the record, from 1.
     """
     reader = reader_of(where, spec)
-    if reader is None or reader.document or (is_plain_text(where) and spec.per == "file"):
+    if reader is None or reader.document or (is_plain_text(where, spec) and spec.per == "file"):
         return None
     elements = False
     if reader.arrays:
@@ -197,6 +203,6 @@ def read_batches(
     """
     reader = reader_of(where, spec)
     if reader is None:
-        raise InputError("unknown kind of file", file=where, expected=KINDS)
+        raise InputError("unknown kind of file", file=where, expected=KINDS, fix=AS_TEXT)
     with may_be_left_out(), readable(where, "file"):
         yield from reader.read(where, spec, span, cap, extent or Extent())

@@ -149,7 +149,7 @@ def _by_size(item: Input, size: int) -> list[Span] | None:
         return [Span(size=expected)]
     if expected <= size or (compression == "gzip" and item.size <= _LARGE * size):
         return [Span(size=expected)]
-    if is_plain_text(item.path) and item.spec.per == "file":
+    if is_plain_text(item.path, item.spec) and item.spec.per == "file":
         return [Span(size=expected)]  # one document
     if compression or reader.arrays:
         return None

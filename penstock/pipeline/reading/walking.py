@@ -34,7 +34,7 @@ from penstock.artefact import is_of_work
 from penstock.errors import InputError
 from penstock.opening import check_links
 from penstock.pipeline.reading.left_out import LeftOut
-from penstock.pipeline.reading.readers import KINDS
+from penstock.pipeline.reading.readers import AS_TEXT, KINDS
 from penstock.pipeline.reading.saved_datasets import dataset_names
 from penstock.storage import (
     DANGLING,
@@ -111,6 +111,8 @@ class Walk:
         self._own = [real_path(directory).rstrip("/") for directory in own]
         self._others: list[str] = []
         """Work directories of other recipes that this walk has met."""
+        self.any_kind = False
+        """Whether files of all endings are read: an item gives their format."""
         self._can_read = can_read
         self._split = self._top = ""
         self._seen: set[tuple[str, tuple[str, ...]]] = set()
@@ -211,7 +213,7 @@ class Walk:
             yield from self._take(child, path, real, named)
 
     def _take(self, child: Child, path: AnyPath, real: str, named: bool) -> Iterator[FoundFile]:
-        known = self._can_read(child.name)
+        known = self.any_kind or self._can_read(child.name)
         if child.kind == FILE and known:
             if not self._is_work(real):
                 if child.link:
@@ -229,7 +231,10 @@ class Walk:
             )
         elif named:
             raise InputError(
-                "unknown kind of file", file=path, expected=KINDS, fix="narrow the pattern"
+                "unknown kind of file",
+                file=path,
+                expected=KINDS,
+                fix=f"narrow the pattern; or {AS_TEXT}",
             )
         elif child.kind == SPECIAL:
             self.left_out.special.add(str(path))

@@ -90,6 +90,32 @@ def test_a_directory_that_a_pattern_matches_is_read_as_one(tmp_path: Path) -> No
     assert found.left_out == {"hidden": 1}
 
 
+def test_an_item_with_a_format_reads_files_of_any_ending(pool: Path) -> None:
+    """`.rst` and `.py` had to be renamed."""
+    write(pool / "pool", "notes.rst", "sub/code.py", "_hidden.rst")
+    text = {"path": "pool", "format": "text"}
+    assert names(pool, text) == [
+        "pool/a.jsonl", "pool/b.jsonl.zst", "pool/notes.rst", "pool/read.me", "pool/sub/c.parquet",
+        "pool/sub/code.py", "pool/sub/deep/d.txt",
+    ]  # fmt: skip
+    found = find(pool, "pool/*.jsonl", {"path": "pool/**/*.py", "format": "text"}, "pool/sub")
+    own = next(item for item in found.inputs if item.name == "pool/sub/code.py")
+    assert own.spec.source == LiteralSource(name="pool")
+    assert "other_kinds" not in found.left_out, "it is read"
+    assert names(pool, {"path": "pool/read.me", "format": "text"}) == ["pool/read.me"]
+    assert "pool/read.me" not in names(pool, "pool", {"path": "pool/*.rst", "format": "text"})
+    for path in ("pool/read.me", "pool/*"):
+        assert "format: text" in str(refusal(pool, path).fix)
+    with pytest.raises(RecipeError):
+        find(pool, {"path": "pool", "format": "rst"})
+    assert refusal(pool, {"path": "hf:pool", "format": "text"}).expected
+
+
+def test_a_corpus_without_a_format_has_the_fingerprint_that_it_had(pool: Path) -> None:
+    plain, text = only(pool, "pool/a.jsonl"), only(pool, {"path": "pool/a.jsonl", "format": "text"})
+    assert "format" not in plain.reading and text.reading["format"] == "text"
+
+
 def test_a_directory_of_hidden_names_alone_says_so(tmp_path: Path) -> None:
     write(tmp_path, "d/.a.jsonl", "d/_b.csv", "d/c.xyz")
     with pytest.raises(InputError) as caught:

@@ -238,6 +238,20 @@ def test_a_missing_file_and_an_unknown_kind_are_refused(file: Write, tmp_path: P
         assert caught.value.expected == KINDS
 
 
+@pytest.mark.parametrize("name", ["x.rst", "x.py", "x", "x.jsonl", "x.rst.gz"])
+def test_a_format_of_the_item_is_that_of_its_files(file: Write, name: str) -> None:
+    content = b"one\ntwo\n"
+    path = file(name, gzip.compress(content) if name.endswith(".gz") else content)
+    (whole,) = read(path, format="text")
+    assert isinstance(whole, Record) and whole.text == "one\ntwo\n"
+    lines = read(path, format="text", per="line")
+    assert [one.text for one in lines if isinstance(one, Record)] == ["one", "two"]
+    (latin,) = read(file("y.rst", b"caf\xe9"), format="text", encoding="latin-1")
+    assert isinstance(latin, Record) and latin.text == "caf\xe9"
+    (bad,) = read(file("z.png", b"\x89PNG\xff"), format="text")
+    assert isinstance(bad, Bad)
+
+
 def test_an_empty_file_has_no_records(file: Write) -> None:
     assert read(file("x.jsonl", b"")) == []
     assert read(file("x.jsonl.gz", gzip.compress(b""))) == []
