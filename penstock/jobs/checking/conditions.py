@@ -45,8 +45,8 @@ class Judged:
     """Documents that no rule and no condition excludes."""
     bytes: int = 0
     """UTF-8 bytes of the texts of those that were judged."""
-    kept_bytes: int = 0
-    """UTF-8 bytes of the texts of those that are kept."""
+    kept_share: float = 1.0
+    """About the share of the text of all files that is kept; 1 without a sample."""
     dropped_by: dict[str, int] = field(default_factory=dict)
     """Documents that each rule excludes, alone or with others; rules that exclude none are left
     out."""
@@ -80,11 +80,6 @@ class Judged:
     def _share(self, rows: np.ndarray) -> float:
         return int(self.sizes[rows].sum()) / self.bytes if self.bytes else 1.0
 
-    @property
-    def kept_share(self) -> float:
-        """Share of the text that is kept; 1 without a sample."""
-        return self.kept_bytes / self.bytes if self.bytes else 1.0
-
 
 def judge_sample(settings: CleanSettings, sample: InputSample) -> Judged:
     """Apply the sets of rules and the condition to the beginning of a sample.
@@ -111,7 +106,7 @@ def judge_sample(settings: CleanSettings, sample: InputSample) -> Judged:
     if settings.where is not None and _can_evaluate(settings.where, columns, settings):
         fails |= _apply(settings, settings.where, documents, columns, judged)
     judged.kept = int(np.count_nonzero(~fails))
-    judged.kept_bytes = int(sizes[~fails].sum())
+    judged.kept_share = sample.share_of_text(~fails, sizes, documents["file"].to_numpy())
     if not judged.kept and judged.documents:
         judged.findings.append(
             Finding(

@@ -135,8 +135,7 @@ def estimate(
         tokens: Of :func:`measure_tokens`.
         workers: Processes that ``curate`` would have.
     """
-    text = sample.scaled([one.text_total for one in sample.files])
-    records = sample.scaled([one.records_total for one in sample.files])
+    text, records = sample.text_total, sample.records_total
     per_token = tokens[0] if tokens else None
     kept = None if judged is None else judged.kept_share
     held = None

@@ -3,7 +3,8 @@
 Files are chosen evenly over the sorted list of each item of ``corpus``, so that directories of one
 source each are all met. Of each file the first batch is read, and the first row groups or record
 batches of a table. The sample is not uniform: what is estimated from it is exact only where every
-file was read to its end (:attr:`InputSample.whole`).
+file was read to its end (:attr:`InputSample.whole`). Files of one item and ending stand for each
+other, and not for those of another: a gigabyte of HTML has fewer records than one of JSON lines.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 import zstandard
 
 from penstock.errors import PenstockError
-from penstock.jobs.checking.guessing import head_records
+from penstock.jobs.checking.guessing import ending_of, head_records
 from penstock.pipeline.reading.finding import FoundInputs
 from penstock.pipeline.reading.inputs import Input
 from penstock.pipeline.reading.readers import read_batches, reader_of
@@ -51,6 +52,9 @@ _CAP = 2**28
 _NAMES = 200
 """Most fields of an item that are counted."""
 
+Group = tuple[int, str]
+"""Position of the item of ``corpus``, and the ending of the files."""
+
 FieldTypes = dict[str, Counter[str]]
 """Records by field and type: ``{"stars": {"int": 12, "null": 1}}``."""
 
@@ -64,6 +68,8 @@ class SampledFile:
     input: Input
     size: int | None
     """Bytes of the file; None of a dataset of the hub."""
+    group: Group
+    """The group that it stands for."""
     records: int = 0
     """Documents and bad records that were read."""
     bad: int = 0
@@ -104,10 +110,19 @@ class InputSample:
     """``text`` (large_string), ``id``, ``source`` (null where the record has none), ``meta`` and
     ``file``, the position among :attr:`files`, and ``number``, that of the line or row from 1."""
     files: Sequence[SampledFile]
-    of_files: int
-    """Files that the recipe names."""
-    bytes_of_files: int
-    """Their bytes on disk or in a store; those of the hub count as 0."""
+    groups: Mapping[Group, tuple[int, int]]
+    """All files that the recipe names, by group: their number, and their bytes on disk or in a
+    store; those of the hub count as 0."""
+
+    @property
+    def of_files(self) -> int:
+        """Files that the recipe names."""
+        return sum(count for count, _ in self.groups.values())
+
+    @property
+    def bytes_of_files(self) -> int:
+        """Their bytes."""
+        return sum(size for _, size in self.groups.values())
 
     @property
     def whole(self) -> bool:
@@ -123,19 +138,70 @@ class InputSample:
                     found.setdefault(name, Counter()).update(types)
         return found
 
-    def scaled(self, own: Sequence[float | None]) -> float | None:
-        """Return a sum over all files from the values of those that were sampled.
+    @property
+    def text_total(self) -> float | None:
+        """Bytes of text of all files, an estimate unless all were read to their ends."""
+        return self._total([one.text_total for one in self.files], by_files=False)
+
+    @property
+    def records_total(self) -> float | None:
+        """Records of all files, an estimate unless all were read to their ends."""
+        return self._total([one.records_total for one in self.files], by_files=True)
+
+    def share_of_text(self, kept: np.ndarray, sizes: np.ndarray, files: np.ndarray) -> float:
+        """Return about the share of the text of all files that is kept; 1 without a sample.
 
         Args:
-            own: A value for each of :attr:`files`; None where it is not known.
+            kept: (n,) bool, for some documents of the sample.
+            sizes: (n,) bytes of their texts.
+            files: (n,) positions of their files among :attr:`files`.
         """
+        names = list(self.groups)
+        numbers = np.array([names.index(one.group) for one in self.files], np.int64)
+        scales, places = self._scales(by_files=False), numbers[files]
+        totals = np.zeros(len(names))
+        for number, one in zip(numbers, self.files):
+            totals[number] += (one.text_total or one.text_bytes) * scales[one.group]
+        read = np.bincount(places, sizes, len(names))
+        known = np.bincount(places, sizes * kept, len(names))
+        whole = totals[read > 0].sum()
+        return float((totals * known / np.maximum(read, 1)).sum() / whole) if whole else 1.0
+
+    def _total(self, own: Sequence[float | None], *, by_files: bool) -> float | None:
+        """Return a sum over all files from the values of those that were sampled."""
         if any(value is None for value in own) or not own:
             return None
-        known = sum(value for value in own if value is not None)
-        sampled = sum(one.size or 0 for one in self.files)
-        if len(self.files) == self.of_files or not sampled:
-            return known
-        return known * self.bytes_of_files / sampled
+        scales = self._scales(by_files=by_files)
+        return sum(value * scales[one.group] for one, value in zip(self.files, own) if value)
+
+    def _scales(self, *, by_files: bool) -> dict[Group, float]:
+        """Return for each group by how much its sampled files are to be multiplied.
+
+        Args:
+            by_files: Go by the number of files, not by their bytes, where each sampled file of the
+                group is one record.
+        """
+        rest = dict(self.groups)
+        found: dict[Group, float] = {}
+        for group in dict.fromkeys(one.group for one in self.files):
+            sampled = [one for one in self.files if one.group == group]
+            count, size = rest.pop(group)
+            read = sum(one.size or 0 for one in sampled)
+            single = by_files and all(one.whole and one.records == 1 for one in sampled)
+            if len(sampled) == count:
+                found[group] = 1.0
+            elif single or not read:
+                found[group] = count / len(sampled)
+            else:
+                found[group] = size / read
+        # Groups without a file in the sample are like the others of their items.
+        for item in {group[0] for group in rest}:
+            own = [group for group in found if group[0] == item]
+            known = sum(self.groups[group][1] for group in own)
+            more = sum(size for group, (_, size) in rest.items() if group[0] == item)
+            for group in own:
+                found[group] *= 1 + more / known if known else 1.0
+        return found
 
 
 def sample_inputs(recipe: Recipe, found: FoundInputs) -> InputSample:
@@ -157,7 +223,7 @@ def sample_inputs(recipe: Recipe, found: FoundInputs) -> InputSample:
         if left_bytes <= 0 and any(file.item == item for file in files):
             continue
         waiting = len(chosen) - number
-        file = SampledFile(item=item, input=one, size=sizes[id(one)])
+        file = SampledFile(item=item, input=one, size=sizes[id(one)], group=_group(item, one))
         tables.append(
             _read(
                 file,
@@ -172,9 +238,24 @@ def sample_inputs(recipe: Recipe, found: FoundInputs) -> InputSample:
     return InputSample(
         documents=pa.concat_tables(tables) if tables else _EMPTY,
         files=files,
-        of_files=len(found.inputs),
-        bytes_of_files=sum(size or 0 for size in sizes.values()),
+        groups=_groups(items, sizes),
     )
+
+
+def _groups(
+    items: Sequence[Sequence[Input]], sizes: Mapping[int, int | None]
+) -> dict[Group, tuple[int, int]]:
+    found: dict[Group, tuple[int, int]] = {}
+    for item, own in enumerate(items):
+        for one in own:
+            count, size = found.get(group := _group(item, one), (0, 0))
+            found[group] = count + 1, size + (sizes[id(one)] or 0)
+    return found
+
+
+def _group(item: int, one: Input) -> Group:
+    hub = one.spec.path.startswith("hf:")
+    return item, "" if hub else ending_of(one.path).lower()
 
 
 def _by_item(recipe: Recipe, inputs: Sequence[Input]) -> list[list[Input]]:

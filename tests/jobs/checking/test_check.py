@@ -326,6 +326,30 @@ def test_many_files_are_sampled_evenly(tmp_path: Path) -> None:
     assert one.estimate.documents == pytest.approx(200, rel=0.1)
 
 
+def test_files_of_one_kind_do_not_stand_for_those_of_another(tmp_path: Path) -> None:
+    """In a folder of mixed files, records of small lines were multiplied by bytes of pages."""
+    for number in range(3):
+        write_jsonl(tmp_path / f"{number}.jsonl", documents(300, seed=number))
+    for number in range(200):
+        rows = documents(20, seed=number)
+        (tmp_path / f"{number:03}.txt").write_text("\n".join(row["text"] for row in rows) * 9)
+    for number in range(5):
+        (tmp_path / f"{number}.md").write_text("# Water\n" + "It flows to the wheel. " * 9)
+    paths = [tmp_path / f"{number:03}.txt" for number in range(200)]
+    texts = sum(path.stat().st_size for path in paths)
+    lines = sum(len(row["text"]) for number in range(3) for row in documents(300, seed=number))
+    one = checked(tmp_path, corpus=[{"path": "*"}], budget={"tokens": "20%", "rank": "random"})
+    assert one.sample is not None and not one.sample.whole
+    own = one.estimate
+    assert own is not None and own.documents == 900 + 200 + 5
+    assert own.text_bytes == pytest.approx(texts + lines, rel=0.02)
+    assert own.kept_share == 1.0
+    # The share that is kept goes by the text of each kind, not by that of the sample.
+    cleaned = checked(tmp_path, corpus=[{"path": "*"}], clean={"where": f"bytes < {2_000}"})
+    assert cleaned.judged is not None
+    assert cleaned.judged.kept_share == pytest.approx(lines / (texts + lines), rel=0.1)
+
+
 def test_a_table_is_sampled_by_row_groups(tmp_path: Path) -> None:
     rows = documents(4_000)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pool.parquet", row_group_size=400)
