@@ -272,6 +272,9 @@ class Train(Model):
     """The library that updates weights and shares gradients: ``deepspeed`` or ``torch``."""
     deepspeed: dict[str, Any] = {}
     """Merged over the DeepSpeed configuration that Penstock writes."""
+    dtype: Literal["auto", "bf16", "float32"] = "auto"
+    """Type of the weights in a forward pass; masters and moments are float32. ``auto``: bf16 on
+    GPUs, float32 on CPUs. The type that was taken is part of a run's name."""
     device: Literal["auto", "gpu", "cpu"] = "auto"
     """Where the workers compute. ``gpu``: each on a GPU, for which an autoscaling cluster is asked.
     ``auto``: the same where there are as many as workers, and on CPUs where there is none."""

@@ -34,7 +34,7 @@ from penstock.recipe import ModelFrom, ModelShape, Recipe, Train
 from penstock.selectors.base import SetSelector, Target
 from penstock.selectors.encoders.embedding import embed_texts
 from penstock.trainers.evaluation.examples import Evaluation
-from penstock.trainers.run import train_all
+from penstock.trainers.run import resolved, train_all
 from penstock.trainers.spec import RunResult, RunSpec
 
 __all__ = ["climb", "find_weights"]
@@ -193,6 +193,7 @@ def _run(
     free: Callable[[], None],
 ) -> list[RunResult]:
     """Make the runs of a column that do not exist; return the results of all."""
+    specs = resolved(specs)
     if missing := [spec for spec in specs if spec.find(workspace) is None]:
         missing[0].draft(workspace)  # refuses where nothing may be made
         free()

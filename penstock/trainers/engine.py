@@ -57,7 +57,9 @@ class Engine:
         reweighter: Reweighter | None = None,
         journal: Path | None = None,
     ) -> None:
-        self.train = train
+        backend = find_backend(train.backend)
+        dtype = backend.resolve_dtype(train, gpus=group.device.type == "cuda")
+        self.train = train = train.model_copy(update={"dtype": dtype})
         self.seed = seed
         self.shards = shards
         self.group = group
@@ -69,9 +71,8 @@ class Engine:
         self._utilisation = Utilisation(self._model)
         apply_options(self._model, train, group.device)
         accumulation = -(-self.plan.batch // (group.workers * train.micro_batch))
-        self.backend = find_backend(train.backend).start(self._model, train, group, accumulation)
-        dtype = next(self._model.parameters()).dtype
-        self._utilisation.peak = peak_flops(group.device, dtype)
+        self.backend = backend.start(self._model, train, group, accumulation)
+        self._utilisation.peak = peak_flops(group.device, next(self._model.parameters()).dtype)
         assert (train.reweight is None) == (reweighter is None)
         self.reweighting: Reweighting | None = None
         if train.reweight and reweighter:

@@ -18,9 +18,9 @@ from typing import Any
 
 from penstock.activity import step
 from penstock.artefact import Workspace
-from penstock.display import numbered
+from penstock.display import logger_of, numbered
 from penstock.recipe import Train
-from penstock.storage import open_file
+from penstock.storage import open_file, read_file
 from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
 from penstock.trainers.checkpoints.signing import Signer
@@ -28,7 +28,9 @@ from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.sessions.on_ray import RaySessions
 from penstock.trainers.spec import OnMetrics, RunResult, RunSpec
 
-__all__ = ["room_for", "train_all"]
+__all__ = ["resolved", "room_for", "train_all"]
+
+_log = logger_of(__name__)
 
 POLL_SECONDS = 0.2
 
@@ -58,9 +60,13 @@ def train_all(
     """
     for spec in specs:
         find_backend(spec.train.backend).check(spec.train)
+    specs = resolved(specs)
     missing: dict[str, RunSpec] = {}
     for spec in specs:
-        if spec.find(workspace) is None:
+        found = spec.find(workspace)
+        if found is not None:
+            _warn_without_curve(spec, found)
+        else:
             same = missing.get(spec.fingerprint)
             missing[spec.fingerprint] = spec.merged(same) if same else spec
     for spec in missing.values():
@@ -72,6 +78,32 @@ def train_all(
     results = [spec.find(workspace) for spec in specs]
     assert all(results)
     return [result for result in results if result]
+
+
+def resolved(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Resolve ``train.dtype`` of runs by where they would be trained: on GPUs or CPUs.
+
+    Raises:
+        RecipeError: As :meth:`.spec.RunSpec.resolved` and :func:`room_for`.
+    """
+    kind = LocalSessions if LocalSessions.suffice() else RaySessions
+    return [
+        spec.resolved(gpus=spec.train.dtype == "auto" and kind.on_gpus(spec.train))
+        for spec in specs
+    ]
+
+
+def _warn_without_curve(spec: RunSpec, found: RunResult) -> None:
+    """Warn of a finished run without the evaluations during training that are wanted now."""
+    if not spec.train.evaluate_every or not spec.evaluations:
+        return
+    if b'"evaluation"' in read_file(found.path / metrics.FILE):
+        return
+    _log.warning(
+        "train.evaluate_every: the run %s was trained without it and has no learning curve; "
+        "another train.seed makes a run that has one",
+        found.path,
+    )
 
 
 def _lanes(specs: Sequence[RunSpec], parallel: int) -> list[list[RunSpec]]:

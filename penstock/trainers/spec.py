@@ -14,6 +14,7 @@ from penstock.errors import InputError
 from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
+from penstock.trainers.backends import find_backend
 from penstock.trainers.evaluation.artefacts import (
     evaluation_of,
     evaluations_of,
@@ -29,12 +30,29 @@ __all__ = ["OnMetrics", "RunResult", "RunSpec"]
 STAGE = "run"
 VERSION = 2
 
-NOT_NAMED = frozenset({"workers", "micro_batch", "cpus", "checkpoint", "device", "document_losses"})
+NOT_NAMED = frozenset(
+    {
+        "activation_checkpointing",
+        "checkpoint",
+        "compile",
+        "cpus",
+        "device",
+        "document_losses",
+        "evaluate_every",
+        "micro_batch",
+        "workers",
+    }
+)
 """Settings of ``train`` that change no batch of a run, only where and how it is computed, or what
-is measured of it later.
+is measured of it.
 
-They are not part of its name, so that a stopped run resumes when they are changed.
+They are not part of its name, so that a stopped run resumes when they are changed. The other ones,
+the *trajectory*, are. The back end divides ``train.deepspeed`` likewise
+(:meth:`.backends.base.BackendModule.trajectory`).
 """
+
+_FORMER = {"activation_checkpointing": False, "compile": False, "evaluate_every": None}
+"""Settings that were named, by their defaults: a run in float32 with these keeps its name."""
 
 OnMetrics = Callable[["RunSpec", dict[str, Any]], None]
 """Called with each line of ``metrics.jsonl`` as it is written, in the thread that called
@@ -90,6 +108,23 @@ class RunSpec:
                     fix="leave the model as it is while it is read, and run again",
                 )
 
+    def resolved(self, *, gpus: bool) -> RunSpec:
+        """Return the specification with ``train.dtype`` resolved, by which a run is named.
+
+        One with ``auto`` is named as if it were trained on CPUs, unless ``train.device`` is
+        ``gpu``.
+
+        Args:
+            gpus: The workers of the run are to compute on GPUs.
+
+        Raises:
+            RecipeError: Settings of the back end contradict ``train.dtype``.
+        """
+        dtype = find_backend(self.train.backend).resolve_dtype(self.train, gpus=gpus)
+        if dtype == self.train.dtype:
+            return self
+        return replace(self, train=self.train.model_copy(update={"dtype": dtype}))
+
     def run(self, workspace: Workspace) -> Artefact | None:
         """Return the finished run, whether its model was evaluated or not; or None."""
         return workspace.find(STAGE, self.fingerprint)
@@ -125,7 +160,13 @@ class RunSpec:
         return workspace.draft(STAGE, VERSION, self._config(), self._inputs)
 
     def _config(self) -> dict[str, Any]:
-        train = self.train.model_dump(mode="json", exclude={"seed", "reweight", *NOT_NAMED})
+        others = {"seed", "reweight", "deepspeed", "dtype", *NOT_NAMED}
+        train = {**self.train.model_dump(mode="json", exclude=others), **_FORMER}
+        backend = find_backend(self.train.backend)
+        train["deepspeed"] = backend.trajectory(self.train)
+        dtype = backend.resolve_dtype(self.train, gpus=self.train.device == "gpu")
+        if dtype != "float32":
+            train["dtype"] = dtype
         if train["backend"] == Train.model_fields["backend"].default:
             del train["backend"]  # runs from before there was a choice keep their names
         reweighter = {"reweighter": self.reweighter.identity} if self.reweighter else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 from penstock.artefact import Draft, Workspace
 from penstock.storage import atomic_file
 from penstock.tokenization.examining import examined
+from penstock.trainers.backends import find_backend
 from penstock.trainers.checkpoints.folder import Folder
 from penstock.trainers.checkpoints.saving import Checkpoints, records_of
 from penstock.trainers.checkpoints.signing import Signer
@@ -39,6 +41,7 @@ def run_one(
     Resumes from the newest checkpoint of an earlier attempt, which ``signer`` has to accept.
     ``generation`` is the number of the driver's lease: an attempt of an earlier one ends.
     """
+    spec = spec.resolved(gpus=group.device.type == "cuda")
     shards = ShardSet.open(spec.shards)
     evaluator = RunEvaluator(spec, shards, group)
     finished = not group.rank and spec.run(workspace) is not None
@@ -66,15 +69,16 @@ def _make(
         shards=shards.artefact.digest,
         seed=spec.seed,
         backend=spec.train.backend,
+        layout=find_backend(spec.train.backend).layout(spec.train),
         group=group,
         signer=signer,
         progress=functools.partial(add_note, directory),
         generation=generation,
     )
-    log, facts = _train(spec, shards, directory, checkpoints, evaluator, group)
+    with contextlib.ExitStack() as stack:  # a failing step ends the writers of metrics, too
+        log, facts = _train(spec, shards, directory, checkpoints, evaluator, group, stack)
     if log:
         last = log.last
-        log.close()
         facts |= {
             "tokens": last["tokens"],
             "steps": last["step"] + 1,
@@ -92,8 +96,10 @@ def _train(
     checkpoints: Checkpoints,
     evaluator: RunEvaluator,
     group: Group,
+    stack: contextlib.ExitStack,
 ) -> tuple[MetricsLog | None, dict[str, Any]]:
-    """Train and export; return the log of rank 0, still open, and facts of model and data."""
+    """Train and export; return the log of rank 0, which ``stack`` closes, and facts of the model
+    and the data."""
     cursor = checkpoints.find()
     engine = Engine(
         spec.train,
@@ -111,7 +117,7 @@ def _train(
     log = None
     if group.rank == 0:
         with checkpoints.folder.alone():  # it replaces lines, and files of TensorBoard
-            log = MetricsLog(directory, step)
+            log = stack.enter_context(contextlib.closing(MetricsLog(directory, step)))
 
     def save() -> None:
         if log:

@@ -38,6 +38,7 @@ TRAIN: dict[str, Any] = {
     "micro_batch": 2,
     "lr": 1e-2,
     "warmup": 0.0,
+    "device": "cpu",
     "checkpoint": {"minutes": None, "tokens": 2 * 8 * 32, "keep": 1},
 }
 """37 sequences make 5 steps; checkpoints after 2 and 4, and one at the end."""

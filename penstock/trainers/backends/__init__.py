@@ -4,6 +4,7 @@
 
     find_backend(name)    the module of a back end, by ``train.backend``
     base.py               Backend, BackendModule, CanonicalState: the protocol
+    dtypes.py             train.dtype: bf16 or float32
     deepspeed/            DeepSpeed, every ZeRO stage, float32 and bfloat16
     torch.py              plain PyTorch: one process, or data parallel
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from penstock.recipe import Train
+from penstock.trainers.backends.dtypes import Dtype
 from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.group import Group
 from penstock.trainers.modelling.model import LanguageModel
@@ -82,7 +83,11 @@ class Backend(Protocol):
         """
 
     def restore(self, state: CanonicalState) -> None:
-        """Take over the state of a checkpoint that another back end wrote."""
+        """Take over the state of a checkpoint of another back end, or in another layout.
+
+        Raises:
+            TrainingError: The back end cannot, with its settings.
+        """
 
     def close(self) -> None:
         """Free memory, so that another run can follow in this process."""
@@ -96,6 +101,26 @@ class BackendModule(Protocol):
 
         Raises:
             RecipeError: Names key, value and fix.
+        """
+
+    def resolve_dtype(self, train: Train, *, gpus: bool) -> Dtype:
+        """Return ``train.dtype``, or what ``auto`` is where GPUs train or CPUs do.
+
+        Raises:
+            RecipeError: Other settings of the back end contradict it.
+        """
+
+    def trajectory(self, train: Train) -> dict[str, Any]:
+        """Return the back end's own settings that change the numbers of a run: part of its name.
+
+        Those that change only memory, speed and the layout of the state are left out.
+        """
+
+    def layout(self, train: Train) -> str:
+        """Return how a checkpoint's state is laid out, for a number of workers, as a text.
+
+        :meth:`Backend.load` reads a state of the same layout; any other is converted, and given to
+        :meth:`Backend.restore`. ``train.dtype`` is not ``auto``.
         """
 
     def start(self, model: LanguageModel, train: Train, group: Group, accumulation: int) -> Backend:

@@ -22,8 +22,9 @@ from penstock.trainers.group import Group
 
 __all__ = ["FORMAT", "CheckpointSchedule", "Checkpoints", "Cursor", "records_of"]
 
-FORMAT = 2
-"""Format of checkpoints that are written; a larger one is refused. Format 1 names no back end."""
+FORMAT = 3
+"""Format of checkpoints that are written; a larger one is refused. Format 1 names no back end,
+format 2 no layout."""
 
 CURSOR = "cursor.json"
 
@@ -46,6 +47,8 @@ class Cursor:
     """Number of workers that wrote the checkpoint."""
     backend: str
     """Name of the back end that wrote it."""
+    layout: str
+    """Layout of the back end's state (:meth:`.backends.base.BackendModule.layout`)."""
     format: int = FORMAT
 
     def write(self, directory: Path) -> str:
@@ -74,6 +77,9 @@ class Cursor:
         if values["format"] == 1:
             values["backend"] = Train.model_fields["backend"].default
             del values["stage"]
+        if values["format"] < 3:  # a run of other settings than these had another name
+            train = Train(backend=values["backend"], dtype="float32")
+            values["layout"] = find_backend(train.backend).layout(train)
         return cls(**values)
 
     def check(self, directory: Path, shards: str, seed: int) -> None:
@@ -169,6 +175,7 @@ class Checkpoints:
         shards: Digest of the shards artefact.
         seed: The run's seed.
         backend: Name of the back end.
+        layout: Layout of its state, with the settings of this attempt.
         group: The workers.
         signer: Signs what is saved, and decides what is read.
         progress: Called on rank 0 with a line for the user, and with the step at which the run
@@ -184,6 +191,7 @@ class Checkpoints:
         shards: str,
         seed: int,
         backend: str,
+        layout: str,
         group: Group,
         signer: Signer,
         progress: Callable[[str, int | None], None],
@@ -195,7 +203,13 @@ class Checkpoints:
         """True if this run has saved, or resumes from a checkpoint of an earlier attempt."""
         self._keep = (settings or Checkpoint()).keep
         self._own = Cursor(
-            step=0, tokens=0, shards=shards, seed=seed, workers=group.workers, backend=backend
+            step=0,
+            tokens=0,
+            shards=shards,
+            seed=seed,
+            workers=group.workers,
+            backend=backend,
+            layout=layout,
         )
         self._found = VerifiedFiles(self.folder.path, {})
         self._group = group
@@ -256,10 +270,11 @@ class Checkpoints:
         source, others = self._found, ""
         if cursor.workers != self._own.workers:
             others = f", written by {cursor.workers} worker{'s' * (cursor.workers > 1)}"
-        if cursor.backend == self._own.backend:
+        if (cursor.backend, cursor.layout) == (self._own.backend, self._own.layout):
             backend.load(source, cursor.workers)
         else:
-            others += f", written by {cursor.backend}"
+            same = cursor.backend == self._own.backend
+            others += ", converted" if same else f", written by {cursor.backend}"
             self._restore(cursor, backend)
         self._report(f"going on at step {cursor.step} from {source.directory}{others}", cursor.step)
         self.schedule.saved()
@@ -295,7 +310,7 @@ class Checkpoints:
         self.schedule.saved()
 
     def _restore(self, cursor: Cursor, backend: Backend) -> None:
-        """Read a checkpoint that another back end wrote; rank 0 converts it, if need be."""
+        """Read a checkpoint of another back end or layout; rank 0 converts it, if need be."""
         writer, scratch = find_backend(cursor.backend), self.folder.scratch
         own = writer.converted(self._found, scratch) if self._group.rank == 0 else self._found
         backend.restore(writer.read_state(self._group.gather(own)[0]))

@@ -89,6 +89,15 @@ class LocalSessions:
         return not (named or elsewhere)
 
     @staticmethod
+    def on_gpus(train: Train) -> bool:
+        """Return whether the workers of such a run get GPUs of this machine.
+
+        Raises:
+            RecipeError: As :func:`.devices.on_gpus`.
+        """
+        return on_gpus(train, len(_gpus()), of="this machine")
+
+    @staticmethod
     def room(train: Train) -> int:
         """Return the number of sessions of such runs that fit this machine, at least 1."""
         gpus = _gpus()

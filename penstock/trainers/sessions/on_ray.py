@@ -64,6 +64,15 @@ class RaySessions:
                 )
 
     @staticmethod
+    def on_gpus(train: Train) -> bool:
+        """Return whether the workers of such a run get GPUs of the cluster.
+
+        Raises:
+            RecipeError: As :func:`.devices.on_gpus`.
+        """
+        return on_gpus(train, _resources()[1], of="the Ray cluster", grows=True)
+
+    @staticmethod
     def room(train: Train) -> int:
         """Return the number of sessions of such runs that the cluster has room for, at least 1."""
         cpus, gpus = _resources()

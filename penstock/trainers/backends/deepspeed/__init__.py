@@ -3,7 +3,9 @@
 ::
 
     check          ``train.deepspeed`` and the machine             here
+    resolve_dtype, trajectory, layout      of ``train.deepspeed``  here
     start          an engine of DeepSpeed on every worker          engine.py
+    restore        a canonical state into ZeRO's partitions        partitions.py
     converted      its checkpoint, of any number of workers        states.py
     read_state     the same, without an engine                     states.py
 
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.errors import RecipeError
 from penstock.recipe import Train
 from penstock.recipe_file import override
+from penstock.trainers.backends.dtypes import Dtype, default_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +33,16 @@ if TYPE_CHECKING:
     from penstock.trainers.group import Group
     from penstock.trainers.modelling.model import LanguageModel
 
-__all__ = ["check", "converted", "deepspeed_config", "read_state", "start"]
+__all__ = [
+    "check",
+    "converted",
+    "deepspeed_config",
+    "layout",
+    "read_state",
+    "resolve_dtype",
+    "start",
+    "trajectory",
+]
 
 OWNED = {
     "train_batch_size": "train.batch_tokens",
@@ -65,6 +77,23 @@ KNOWN = (
 )
 """Keys that people use. DeepSpeed passes over a key that it does not have, so one that is nearly
 one of these is taken for a slip; any other is left to DeepSpeed, whose keys are many."""
+
+HOW = frozenset(
+    {
+        "activation_checkpointing",
+        "aio",
+        "comms_logger",
+        "dump_state",
+        "flops_profiler",
+        "memory_breakdown",
+        "steps_per_print",
+        "wall_clock_breakdown",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+    }
+)
+"""Keys that change memory, speed and logs, but no number of a run beyond rounding; as all of
+``zero_optimization`` but its quantised communication."""
 
 CHOICES: dict[tuple[str, str], tuple[int, ...]] = {
     ("zero_optimization", "stage"): (0, 1, 2, 3),
@@ -115,6 +144,7 @@ def check(train: Train) -> None:
             got="both",
             fix="leave one out",
         )
+    resolve_dtype(train, gpus=False)
     if importlib.util.find_spec("deepspeed") is None:
         raise RecipeError(
             "DeepSpeed is not installed",
@@ -122,6 +152,58 @@ def check(train: Train) -> None:
             got="deepspeed",
             fix="pip install 'penstock[train]', or write `train.backend: torch`",
         )
+
+
+def resolve_dtype(train: Train, *, gpus: bool) -> Dtype:
+    """Return the type of ``train.dtype`` or of ``deepspeed.bf16``; in fp16, float32.
+
+    Raises:
+        RecipeError: The two contradict each other.
+    """
+    half = bool(train.deepspeed.get("fp16", {}).get("enabled"))
+    bf16 = train.deepspeed.get("bf16", {}).get("enabled")
+    asked: Dtype | None = None
+    if half:
+        asked = "float32"
+    elif bf16 is not None:
+        asked = "bf16" if bf16 else "float32"
+    if asked is None:
+        return default_dtype(train, gpus=gpus)
+    if train.dtype not in ("auto", asked):
+        raise RecipeError(
+            f"contradicts train.deepspeed.{'fp16' if half else 'bf16'}.enabled",
+            key="train.dtype",
+            expected=asked,
+            got=train.dtype,
+            fix="leave out one of the two",
+        )
+    return asked
+
+
+def trajectory(train: Train) -> dict[str, Any]:
+    """Return the keys of ``train.deepspeed`` that change numbers, without those of the type."""
+    own = {key: value for key, value in train.deepspeed.items() if key not in HOW}
+    zero = own.pop("zero_optimization", {})
+    quantised = {
+        key: value
+        for key, value in zero.items()
+        if value and any(part in key for part in ("quantized", "loco", "zenflow"))
+    }
+    bf16 = {key: value for key, value in own.pop("bf16", {}).items() if key != "enabled"}
+    fp16 = own.pop("fp16", {})
+    parts = {
+        "zero_optimization": quantised,
+        "bf16": bf16,
+        "fp16": fp16 if fp16.get("enabled") else {},
+    }
+    return own | {key: value for key, value in parts.items() if value}
+
+
+def layout(train: Train) -> str:
+    """Return the settings by which DeepSpeed partitions and copies weights and moments."""
+    config = deepspeed_config(train, accumulation=1, bf16=train.dtype == "bf16")
+    kept = {key: config.get(key) for key in ("zero_optimization", "bf16", "fp16")}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def start(model: LanguageModel, train: Train, group: Group, accumulation: int) -> Backend:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from penstock.errors import TrainingError
 from penstock.garbage import collection_paused
 from penstock.recipe import Train
 from penstock.temporary import set_private_caches
-from penstock.trainers.backends.base import CanonicalState, adamw, restore_adamw
-from penstock.trainers.backends.deepspeed import deepspeed_config
+from penstock.trainers.backends.base import CanonicalState, adamw
+from penstock.trainers.backends.deepspeed import deepspeed_config, resolve_dtype
+from penstock.trainers.backends.deepspeed.partitions import restore_state
 from penstock.trainers.backends.deepspeed.states import load_state, save_state
 from penstock.trainers.checkpoints.verified import VerifiedFiles
 from penstock.trainers.group import Group
@@ -35,12 +35,11 @@ class DeepSpeed:
         self._deepspeed = load_deepspeed(group.device)
         self.model = model
         self._group = group
+        bf16 = resolve_dtype(train, gpus=group.device.type == "cuda") == "bf16"
         self.engine, *_ = self._deepspeed.initialize(
             model=model,
             optimizer=adamw(model.parameters(), train),
-            config=deepspeed_config(
-                train, accumulation=accumulation, bf16=group.device.type == "cuda"
-            ),
+            config=deepspeed_config(train, accumulation=accumulation, bf16=bf16),
         )
         _undo_dry_run(self.engine)
         self.engine.train()
@@ -75,20 +74,12 @@ class DeepSpeed:
         load_state(self.engine, files, self._group, workers)
 
     def restore(self, state: CanonicalState) -> None:
-        """Take over weights and moments; with ZeRO stage 0 in float32.
+        """Take over weights, moments and steps, at any ZeRO stage.
 
         Raises:
-            TrainingError: DeepSpeed partitions weights or moments, or keeps copies of them.
+            TrainingError: DeepSpeed keeps the state in files (NVMe).
         """
-        optimizer = self.engine.optimizer
-        if not isinstance(optimizer, torch.optim.AdamW):
-            raise TrainingError(
-                "the checkpoint of another back end cannot be partitioned",
-                key="train.deepspeed",
-                expected="stage 0 in float32",
-                got=f"stage {self.engine.zero_optimization_stage()}",
-            )
-        restore_adamw(optimizer, self.model.named_parameters(), state)
+        restore_state(self.engine, state)
 
     def close(self) -> None:
         self.engine.destroy()

@@ -1,0 +1,153 @@
+"""A stopped run goes on when settings change that are no part of its trajectory."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.errors import RecipeError
+from penstock.recipe import Train
+from penstock.trainers.backends import find_backend
+from penstock.trainers.backends.deepspeed import layout
+from penstock.trainers.checkpoints.saving import Cursor
+from penstock.trainers.checkpoints.verified import VerifiedFiles
+from penstock.trainers.modelling import build
+from tests.harness.training import Run, Trainings
+from tests.trainers.checkpoints.here import HereRun
+from tests.trainers.conftest import recorded
+
+here = pytest.mark.usefixtures("process_group")
+
+# torch._dynamo warns of what it traces, in PyTorch itself.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    shards: Path, tmp_path_factory: pytest.TempPathFactory, _one_rank: None
+) -> list[float]:
+    """The losses of five steps of stage 0 in float32."""
+    return HereRun(shards=shards, work=tmp_path_factory.mktemp("undisturbed")).make().losses
+
+
+def zero(stage: int, **more: Any) -> dict[str, Any]:
+    return {"deepspeed": {"zero_optimization": {"stage": stage}, **more}}
+
+
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # name: (settings until step 3, settings from the checkpoint of step 2 on)
+    "activation_checkpointing": ({}, {"activation_checkpointing": True}),
+    "compile": ({}, {"compile": True}),
+    "evaluate_every": ({}, {"evaluate_every": 256}),
+    "stage 0 to 1": ({}, zero(1)),
+    "stage 0 to 3": (zero(0), zero(3)),
+    "stage 3 to 1": (zero(3), zero(1)),
+    "stage 2 to 0": (zero(2, wall_clock_breakdown=False), {}),
+}
+
+
+@here
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_run_equals_the_undisturbed_one(
+    change: str,
+    undisturbed: list[float],
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if change == "compile":  # inductor would compile for half a minute
+        eager = functools.partial(build.compile_inner, backend="eager")
+        monkeypatch.setattr(build, "compile_inner", eager)
+    before, after = CHANGES[change]
+    HereRun(shards=shards, work=tmp_path, train=before).make_until(3)
+    run = HereRun(shards=shards, work=tmp_path, train=after).make()
+    assert run.notes[0].startswith("going on at step 2 ")
+    assert run.notes[0].endswith(", converted") == ("stage" in change)
+    np.testing.assert_allclose(run.losses, undisturbed, rtol=1e-6)
+    assert np.ptp(undisturbed) > 0.01, "it learns nothing"
+
+
+BF16: dict[str, tuple[int, int]] = {"0 to 1": (0, 1), "1 to 0": (1, 0)}
+
+
+@here
+@pytest.mark.parametrize("change", BF16)
+def test_in_bf16_masters_are_taken_over(change: str, shards: Path, tmp_path: Path) -> None:
+    wrote, reads = ({"dtype": "bf16", **zero(stage)} for stage in BF16[change])
+    whole = HereRun(shards=shards, work=tmp_path / "whole", train=reads).make()
+    HereRun(shards=shards, work=tmp_path / "run", train=wrote).make_until(3)
+    run = HereRun(shards=shards, work=tmp_path / "run", train=reads).make()
+    assert run.notes[0].endswith(", converted")
+    np.testing.assert_allclose(run.losses, whole.losses, rtol=1e-4)
+
+
+def test_two_workers_partition_what_one_wrote(
+    trainings: Trainings, shards: Path, tmp_path: Path
+) -> None:
+    """Parts of weights are padded there, and small weights are gathered."""
+    run = Run(shards=shards, work=tmp_path / "run", train=zero(0))
+    trainings.run(run, 1, {"rank": 0, "point": "step, after", "nth": 3})
+    later = replace(run, train=zero(3))
+    assert later.directory == run.directory
+    trainings.run(later, 2).well()
+    assert later.notes[0].endswith("step-00000002, written by 1 worker, converted")
+    whole = Run(shards=shards, work=tmp_path / "whole")
+    trainings.run(whole, 1).well()
+    losses = [[line["loss"] for line in one.lines()] for one in (later, whole)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def name(**train: Any) -> str:
+    settings = Train.model_validate({"device": "cpu", **train})
+    return str(find_backend(settings.backend).trajectory(settings))
+
+
+def test_settings_of_deepspeed_are_divided() -> None:
+    assert name() == name(**zero(3, comms_logger={"enabled": True}, bf16={"enabled": False}))
+    offload = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    assert name() == name(deepspeed=offload)
+    for numbers in (
+        {"zero_optimization": {"stage": 3, "zero_quantized_gradients": True}},
+        {"communication_data_type": "bf16"},
+        {"fp16": {"enabled": True}},
+        {"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}},
+    ):
+        assert name() != name(deepspeed=numbers)
+
+
+def test_the_type_is_resolved_before_the_name(shards: Path, tmp_path: Path) -> None:
+    def spec(**train: Any) -> Any:
+        return HereRun(shards=shards, work=tmp_path, train=train).spec
+
+    auto = spec()
+    on_cpus, on_gpus = (auto.resolved(gpus=gpus) for gpus in (False, True))
+    assert (on_cpus.train.dtype, on_gpus.train.dtype) == ("float32", "bf16")
+    assert auto.fingerprint == on_cpus.fingerprint == spec(dtype="float32").fingerprint
+    half = spec(dtype="bf16").fingerprint
+    assert half == on_gpus.fingerprint != auto.fingerprint
+    assert spec(dtype="bf16").resolved(gpus=False).fingerprint == half
+    assert spec(deepspeed={"bf16": {"enabled": True}}).fingerprint == half
+    torch_ = spec(backend="torch").resolved(gpus=True)
+    assert torch_.train.dtype == "bf16"
+    with pytest.raises(RecipeError) as info:
+        find_backend("deepspeed").check(
+            Train(dtype="float32", deepspeed={"bf16": {"enabled": True}})
+        )
+    assert (info.value.key, info.value.expected) == ("train.dtype", "bf16")
+
+
+def test_a_cursor_of_format_2_is_of_the_default_layout(tmp_path: Path) -> None:
+    def cursor(**values: Any) -> Cursor:
+        known = {"step": 2, "tokens": 9, "shards": "x", "seed": 1, "workers": 1}
+        return Cursor(**{**known, "backend": "deepspeed", "layout": "?", **values})
+
+    cursor(format=2).write(tmp_path)
+    text = (tmp_path / "cursor.json").read_text().replace('"layout":"?",', "")
+    (tmp_path / "cursor.json").write_text(text)
+    files: VerifiedFiles = recorded(tmp_path, ["cursor.json"])
+    assert Cursor.read(files).layout == layout(Train(dtype="float32"))
