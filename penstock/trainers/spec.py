@@ -47,7 +47,7 @@ NOT_NAMED = frozenset(
 is measured of it.
 
 They are not part of its name, so that a stopped run resumes when they are changed. The other ones,
-the *trajectory*, are. The back end divides ``train.deepspeed`` likewise
+the *trajectory*, are. The back end divides its own settings likewise
 (:meth:`.backends.base.BackendModule.trajectory`).
 """
 
@@ -160,10 +160,10 @@ class RunSpec:
         return workspace.draft(STAGE, VERSION, self._config(), self._inputs)
 
     def _config(self) -> dict[str, Any]:
-        others = {"seed", "reweight", "deepspeed", "dtype", *NOT_NAMED}
+        others = {"seed", "reweight", "dtype", *NOT_NAMED}
         train = {**self.train.model_dump(mode="json", exclude=others), **_FORMER}
         backend = find_backend(self.train.backend)
-        train["deepspeed"] = backend.trajectory(self.train)
+        train |= backend.trajectory(self.train)
         dtype = backend.resolve_dtype(self.train, gpus=self.train.device == "gpu")
         if dtype != "float32":
             train["dtype"] = dtype

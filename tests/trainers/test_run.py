@@ -135,7 +135,7 @@ def test_two_workers_train_as_one(shards: Path, workspace: Workspace) -> None:
     ports: dict[tuple[str, int], str] = {}
     (two,) = train_all(
         [spec(shards, 1, workers=2, deepspeed=zero)],
-        workspace,
+        Workspace(workspace.root / "two"),  # a run of the same name
         on_metrics=lambda *_: ports.update(listening(os.getpid())),
     )
     assert len(ports) >= 2, "gloo's"
@@ -157,7 +157,7 @@ def test_ray_train_makes_the_same_run(
 ) -> None:
     zero = {"zero_optimization": {"stage": 1}}
     wanted = spec(shards, 1, workers=2, deepspeed=zero)
-    here = train(wanted, workspace)
+    here = train(wanted, Workspace(workspace.root / "two"))
     monkeypatch.setattr(LocalSessions, "suffice", lambda: False)
     elsewhere = Workspace(workspace.root / "ray")
     on_ray = train(wanted, elsewhere)

@@ -111,7 +111,7 @@ class BackendModule(Protocol):
         """
 
     def trajectory(self, train: Train) -> dict[str, Any]:
-        """Return the back end's own settings that change the numbers of a run: part of its name.
+        """Return keys of ``train`` with the back end's own settings, as they are part of a name.
 
         Those that change only memory, speed and the layout of the state are left out.
         """

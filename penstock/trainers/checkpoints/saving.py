@@ -47,7 +47,7 @@ class Cursor:
     """Number of workers that wrote the checkpoint."""
     backend: str
     """Name of the back end that wrote it."""
-    layout: str
+    layout: str = ""
     """Layout of the back end's state (:meth:`.backends.base.BackendModule.layout`)."""
     format: int = FORMAT
 

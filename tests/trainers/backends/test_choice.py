@@ -24,7 +24,15 @@ def test_a_plain_recipe_starts_with_each(name: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_each_has_the_functions_of_the_protocol(name: str) -> None:
     module = find_backend(name)
-    for function in ("check", "start", "converted", "read_state"):
+    for function in (
+        "check",
+        "resolve_dtype",
+        "trajectory",
+        "layout",
+        "start",
+        "converted",
+        "read_state",
+    ):
         _self, *wanted = inspect.signature(getattr(BackendModule, function)).parameters
         assert [*inspect.signature(getattr(module, function)).parameters] == wanted
 

@@ -54,6 +54,7 @@ def attempt(run: Path, generation: int = 0) -> Checkpoints:
         shards="s" * 64,
         seed=1,
         backend="torch",
+        layout="",
         group=group,
         signer=SIGNER,
         progress=lambda *note: None,

@@ -10,6 +10,8 @@ import pytest
 
 from penstock.artefact import FileRecord
 from penstock.errors import ArtefactError, TrainingError
+from penstock.recipe import Train
+from penstock.trainers.backends.deepspeed import layout
 from penstock.trainers.checkpoints.folder import Folder, record_durably
 from penstock.trainers.checkpoints.saving import Cursor
 from penstock.trainers.checkpoints.signing import Signer
@@ -179,17 +181,18 @@ def test_a_cursor_of_format_1_is_read(tmp_path: Path) -> None:
     """It named DeepSpeed's stage, and no back end, since there was one only."""
     old = {"format": 1, "step": 4, "tokens": 99, "shards": "a" * 64, "seed": 1, "workers": 2}
     (tmp_path / "cursor.json").write_text(json.dumps({**old, "stage": 1}))
-    assert read(tmp_path) == Cursor(**{**old, "backend": "deepspeed"})
+    laid_out = layout(Train(dtype="float32"))
+    assert read(tmp_path) == Cursor(**{**old, "backend": "deepspeed", "layout": laid_out})
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     CURSOR.write(tmp_path)
     path = tmp_path / "cursor.json"
-    path.write_text(path.read_text().replace('"format":2', '"format":3'))
+    path.write_text(path.read_text().replace('"format":3', '"format":4'))
     with pytest.raises(TrainingError) as info:
         read(tmp_path)
-    assert (info.value.file, info.value.got) == (str(tmp_path), "3")
-    assert "format 2" in (info.value.expected or "") and "upgrade" in (info.value.fix or "")
+    assert (info.value.file, info.value.got) == (str(tmp_path), "4")
+    assert "format 3" in (info.value.expected or "") and "upgrade" in (info.value.fix or "")
 
 
 def test_other_shards_and_another_seed_are_refused(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_further_files_are_returned(shards: Path, tmp_path: Path) -> None:
             shards=opened.artefact.digest,
             seed=seed,
             backend="deepspeed",
+            layout="",
             group=Group(),
             signer=Signer(bytes(32)),
             progress=lambda line, step=None: noted.append((line, step)),

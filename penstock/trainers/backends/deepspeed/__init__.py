@@ -181,7 +181,7 @@ def resolve_dtype(train: Train, *, gpus: bool) -> Dtype:
 
 
 def trajectory(train: Train) -> dict[str, Any]:
-    """Return the keys of ``train.deepspeed`` that change numbers, without those of the type."""
+    """Return ``deepspeed`` with the keys that change numbers, without those of the type."""
     own = {key: value for key, value in train.deepspeed.items() if key not in HOW}
     zero = own.pop("zero_optimization", {})
     quantised = {
@@ -196,7 +196,7 @@ def trajectory(train: Train) -> dict[str, Any]:
         "bf16": bf16,
         "fp16": fp16 if fp16.get("enabled") else {},
     }
-    return own | {key: value for key, value in parts.items() if value}
+    return {"deepspeed": own | {key: value for key, value in parts.items() if value}}
 
 
 def layout(train: Train) -> str:
