@@ -6,6 +6,7 @@ so that a mistake is explained for that shape alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,7 @@ from penstock.storage import path_problem
 __all__ = [
     "MAPPING",
     "PLAIN",
+    "REFERENCE",
     "REST",
     "Checkpoint",
     "Fraction",
@@ -212,6 +214,11 @@ class ScheduleOf(Model):
         return self
 
 
+def _several(value: Any) -> Any:
+    """Make one number a list of one."""
+    return [value] if isinstance(value, (int, float)) else value
+
+
 class Checkpoint(Model):
     """The interval between checkpoints: minutes or tokens, whichever is due first."""
 
@@ -219,16 +226,31 @@ class Checkpoint(Model):
     tokens: TokenCount | None = None
     keep: PositiveInt = 2
     """Number of the newest checkpoints that are kept and become part of the run."""
+    at: Annotated[tuple[int | float, ...], BeforeValidator(_several)] = ()
+    """Steps, or shares of the budget below 1, after which a checkpoint is written that ``keep``
+    never removes: pins, from which other runs can continue."""
+
+    @field_validator("at")
+    @classmethod
+    def _steps_or_shares(cls, pins: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        for pin in pins:
+            fits = pin >= 1 if isinstance(pin, int) else 0 < pin < 1
+            require(fits, f"expected numbers of steps, or shares below 1, got {pin}")
+        return pins
 
     @model_validator(mode="after")
     def _some_interval(self) -> Checkpoint:
-        some = self.minutes is not None or self.tokens is not None
-        require(some, "expected minutes or tokens; to save none, write `checkpoint: false`")
+        some = self.minutes is not None or self.tokens is not None or self.at != ()
+        require(some, "expected minutes, tokens or at; to save none, write `checkpoint: false`")
         return self
 
 
+REFERENCE = re.compile(r"(?P<run>.*[^@\s])@(?P<step>\d{1,15}|last)")
+"""The value of ``train.continue_from``."""
+
+
 def _switched_off(value: Any) -> Any:
-    require(value is False, f"expected minutes, tokens and keep, or false, got {value!r}")
+    require(value is False, f"expected minutes, tokens, keep and at, or false, got {value!r}")
     return value
 
 
@@ -266,6 +288,9 @@ class Train(Model):
     arithmetic for a fraction of the memory."""
     compile: bool = False
     """Compile the model with torch.compile; needs a C++ compiler on the workers."""
+    continue_from: str | None = None
+    """``RUN@STEP``: begin with weights, optimiser and data of a checkpoint of another run. RUN is
+    its name, its directory or a recipe; STEP the steps that it had taken, or ``last``."""
     reweight: ReweightSpec | None = None
     """The reweighter of a global batch's samples; without one, each token counts the same."""
     backend: str = "deepspeed"
@@ -290,6 +315,9 @@ class Train(Model):
         | Annotated[Literal[False], BeforeValidator(_switched_off), PLAIN],
         shaped,
     ] = Checkpoint()
+    not_finite: Literal["stop", "skip", "back"] = "stop"
+    """After a step whose loss or gradient is not finite: ``stop`` with an error, ``skip`` its
+    update, or go ``back`` to the weights of an earlier checkpoint and on with the next batch."""
     seed: int | None = None
     """Seed of the initial weights and of the order; the recipe's seed if not given."""
 
@@ -306,6 +334,31 @@ class Train(Model):
             "into every layer and leaves nothing to compile",
         )
         return deepspeed
+
+    @field_validator("continue_from")
+    @classmethod
+    def _a_run_and_a_step(cls, reference: str | None) -> str | None:
+        fits = reference is None or REFERENCE.fullmatch(reference) is not None
+        require(
+            fits,
+            f"expected RUN@STEP, such as 0123456789abcdef@400, run/0123456789abcdef@last or "
+            f"base.yaml@last, got {reference!r}",
+        )
+        return reference
+
+    @field_validator("not_finite")
+    @classmethod
+    def _there_is_a_way_back(cls, policy: str, info: ValidationInfo) -> str:
+        saves = info.data.get("checkpoint") is not False
+        require(
+            policy != "back" or saves,
+            "expected stop or skip beside `checkpoint: false`, got back, which needs checkpoints",
+        )
+        require(
+            policy == "stop" or info.data.get("reweight") is None,
+            f"expected stop beside train.reweight, got {policy}",
+        )
+        return policy
 
     @field_validator("min_lr")
     @classmethod

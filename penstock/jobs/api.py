@@ -128,6 +128,7 @@ def train(
     """
     label, recipe = _label(recipe), _recipe(recipe, settings)
     with extras.named("train", "train"), named(label):
+        from penstock.jobs.parent_run import with_parent
         from penstock.jobs.train import check_training, read_evaluations, run_spec
         from penstock.trainers.run import train_all
 
@@ -135,6 +136,7 @@ def train(
         check_training(recipe.train)
         evaluations = read_evaluations(plan.evaluate)
         with _running(runner, workers, trust) as (opened, free), ExitStack() as stack:
+            plan = with_parent(plan, opened)
             curated = curating.curate(plan, opened, progress, free)
             free()  # the training's workers need its CPUs and memory
             progress("train: starting the workers, which import PyTorch")

@@ -17,6 +17,7 @@ from penstock.errors import BudgetError, RecipeError
 from penstock.jobs.comparison.arms import ArmsAtSize, Point, UnfilledMultiple
 from penstock.jobs.comparison.results import Comparison
 from penstock.jobs.curate import Curated, Progress, curate
+from penstock.jobs.parent_run import with_parent
 from penstock.jobs.plan import SELECTED, Arm, Plan, plan_arms
 from penstock.jobs.train import check_training, read_evaluations, run_spec
 from penstock.pipeline.runner import Runner
@@ -55,6 +56,7 @@ def compare(
     evaluations = read_evaluations(plan.evaluate)
     _check_metric(recipe, evaluations)
     with Workspace.driving(plan.work) as workspace:
+        plans = {arm: with_parent(own, runner) for arm, own in plans.items()}
         curated, left_out = curate_arms(plans, runner, progress, free)
         free()
         specs = [

@@ -193,7 +193,7 @@ def _run(
     free: Callable[[], None],
 ) -> list[RunResult]:
     """Make the runs of a column that do not exist; return the results of all."""
-    specs = resolved(specs)
+    specs = resolved(specs, workspace)
     if missing := [spec for spec in specs if spec.find(workspace) is None]:
         missing[0].draft(workspace)  # refuses where nothing may be made
         free()

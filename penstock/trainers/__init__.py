@@ -16,6 +16,8 @@
                      │    ├─ Reweighting    losses -> weighted step    reweighting/
                      │    └─ learning_rate  tokens -> rate             schedule.py
                      ├─ Checkpoints save, and resume after a kill      checkpoints/
+                     ├─ BranchPoint where another run is continued     branches.py
+                     ├─ NotFinitePolicy  steps that update nothing     not_finite.py
                      ├─ MetricsLog  JSON lines and TensorBoard         metrics.py
                      └─ RunEvaluator  during a run and after it         evaluation/
 """

@@ -24,9 +24,10 @@ from penstock.storage import new_file_status
 from penstock.trainers.backends import find_backend
 from penstock.trainers.data.loader import LoadedStep, Loader
 from penstock.trainers.data.plan import BatchPlan
+from penstock.trainers.data.position import DataPosition
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.group import Group
-from penstock.trainers.metrics import StepMetrics
+from penstock.trainers.metrics import NotFiniteStep, StepMetrics
 from penstock.trainers.modelling.build import apply_options, build_model
 from penstock.trainers.modelling.flops import Utilisation, count_parameters, peak_flops
 from penstock.trainers.reweighting.steps import Reweighting
@@ -45,6 +46,7 @@ class Engine:
         group: The workers.
         reweighter: A new one, if ``train.reweight`` is set.
         journal: Directory for the weights of a reweighted run; rank 0 writes it.
+        start: Where the data of an earlier run goes on; by default, its beginning.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Engine:
         *,
         reweighter: Reweighter | None = None,
         journal: Path | None = None,
+        start: DataPosition | None = None,
     ) -> None:
         backend = find_backend(train.backend)
         dtype = backend.resolve_dtype(train, gpus=group.device.type == "cuda")
@@ -63,11 +66,13 @@ class Engine:
         self.seed = seed
         self.shards = shards
         self.group = group
-        self.plan = BatchPlan.of(train, shards, seed)
+        self.plan = BatchPlan.of(train, shards, seed, start)
         self.loader = Loader(shards, self.plan, group, train.micro_batch)
         self.rate = learning_rate(train, self.plan.tokens)
         self._model = build_model(train.model, shards, seed)
         self.parameters = count_parameters(self._model)
+        self.shapes = {name: weight.shape for name, weight in self._model.named_parameters()}
+        """Of the weights, by their names."""
         self._utilisation = Utilisation(self._model)
         apply_options(self._model, train, group.device)
         accumulation = -(-self.plan.batch // (group.workers * train.micro_batch))
@@ -85,8 +90,11 @@ class Engine:
                 directory=journal if group.rank == 0 else None,
             )
 
-    def run(self, start: int = 0) -> Iterator[StepMetrics]:
+    def run(self, start: int = 0) -> Iterator[StepMetrics | NotFiniteStep]:
         """Train from step ``start`` until the budget is spent, and yield every step's metrics.
+
+        A step whose loss or gradient is not finite is yielded as such, unless
+        ``train.not_finite`` is ``stop``. The caller may change the weights before the next one.
 
         Raises:
             TrainingError: A step failed; the message names it and the worker's sequences.
@@ -98,6 +106,11 @@ class Engine:
             except Exception as error:
                 raise self._step_error(loaded, error) from error
             now = time.perf_counter()
+            if isinstance(step, NotFiniteStep):
+                self._utilisation.take(now - began)
+                yield step
+                began, waited = time.perf_counter(), self.loader.waited
+                continue
             yield StepMetrics(
                 **step,
                 tokens_per_second=loaded.batch.tokens / (now - began),
@@ -123,7 +136,7 @@ class Engine:
         """Free memory, so that another run can follow in this process."""
         self.backend.close()
 
-    def _step(self, loaded: LoadedStep) -> dict[str, Any]:
+    def _step(self, loaded: LoadedStep) -> dict[str, Any] | NotFiniteStep:
         batch = loaded.batch
         # Random numbers of the model (dropout) depend on the step, so a resumed run draws the same.
         torch.manual_seed(mix("step", self.seed, batch.step, self.group.rank))
@@ -135,8 +148,19 @@ class Engine:
             total, facts = self._accumulate(loaded), {}
         norm = self.backend.step(rate)
         mean = float(total)
-        if not np.isfinite(mean):
-            raise FloatingPointError(f"the loss is {mean}; lower train.lr or train.clip")
+        if not np.isfinite(mean) or np.isinf(norm):
+            what = "gradient" if np.isfinite(mean) else "loss"
+            # A gradient that is finite has updated the weights by a loss that is not.
+            if self.train.not_finite == "stop" or not np.isinf(norm):
+                found = mean if what == "loss" else norm
+                raise FloatingPointError(f"the {what} is {found}; lower train.lr or train.clip")
+            return NotFiniteStep(
+                step=batch.step,
+                tokens=batch.before + batch.tokens,
+                not_finite=what,
+                lr=rate,
+                data=loaded.digest,
+            )
         return {
             "step": batch.step,
             "tokens": batch.before + batch.tokens,

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from penstock.errors import StorageError
 from penstock.storage import atomic_file, read_file
 
-__all__ = ["FILE", "NOTES", "MetricsLog", "StepMetrics", "add_note"]
+__all__ = ["FILE", "NOTES", "MetricsLog", "NotFiniteStep", "StepMetrics", "add_note"]
 
 FILE = "metrics.jsonl"
 
@@ -63,6 +63,27 @@ class StepMetrics:
         return values
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotFiniteStep:
+    """A step that updated nothing, as its loss or gradient was not finite.
+
+    Its line has ``not_finite`` instead of ``loss``.
+    """
+
+    step: int
+    tokens: int
+    """Tokens passed so far, with this step: they count in the budget."""
+    not_finite: str
+    """``loss`` or ``gradient``."""
+    lr: float
+    data: str
+    """As of :class:`StepMetrics`."""
+
+    def line(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
 class MetricsLog:
     """Writes a run's metrics into its directory.
 
@@ -84,7 +105,9 @@ class MetricsLog:
         self._lines = _appending(path)
         self._events = EventFileWriter(str(directory / "tensorboard"), flush_secs=10)
         self.last: Mapping[str, Any] = {}
-        """The line of the last step."""
+        """The line of the last step that was finite."""
+        self.not_finite = 0
+        """Number of steps that were not."""
         for line, at in _timed(kept):
             self._show(line, at)
 
@@ -103,6 +126,7 @@ class MetricsLog:
 
         if "loss" in line:
             self.last = line
+        self.not_finite += "not_finite" in line
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(line)]
         self._events.add_event(
             Event(wall_time=at, step=line["step"], summary=Summary(value=scalars))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from penstock.recipe import Train
 from penstock.storage import open_file, read_file
 from penstock.trainers import metrics
 from penstock.trainers.backends import find_backend
+from penstock.trainers.branches import find_branch_point
+from penstock.trainers.checkpoints.folder import Folder
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.sessions.local import LocalSessions
 from penstock.trainers.sessions.on_ray import RaySessions
@@ -53,14 +56,15 @@ def train_all(
         Results in the order of ``specs``.
 
     Raises:
-        RecipeError: The back end refuses the settings or the machine, or the model to continue
-            has another tokenizer than the shards; nothing was started.
+        RecipeError: The back end refuses the settings or the machine, the model to continue has
+            another tokenizer than the shards, or there is no run or checkpoint to continue from;
+            nothing was started.
         StorageError: Another user could have read or written the key that signs checkpoints.
         TrainingError: A worker failed; its own message, in one line.
     """
     for spec in specs:
         find_backend(spec.train.backend).check(spec.train)
-    specs = resolved(specs)
+    specs = resolved(specs, workspace)
     missing: dict[str, RunSpec] = {}
     for spec in specs:
         found = spec.find(workspace)
@@ -71,6 +75,7 @@ def train_all(
             missing[spec.fingerprint] = spec.merged(same) if same else spec
     for spec in missing.values():
         spec.check_tokenizer()
+        _check_parent(spec, workspace)
     if missing:
         parallel = parallel or min(room_for(spec.train) for spec in missing.values())
         with step(f"training {numbered(len(missing), 'model')}"):
@@ -80,17 +85,36 @@ def train_all(
     return [result for result in results if result]
 
 
-def resolved(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Resolve ``train.dtype`` of runs by where they would be trained: on GPUs or CPUs.
+def resolved(specs: Sequence[RunSpec], workspace: Workspace) -> list[RunSpec]:
+    """Resolve what names of runs depend on: ``train.dtype`` and ``train.continue_from``.
+
+    Args:
+        specs: The runs; ``auto`` becomes the type of where they would be trained, GPUs or CPUs.
+        workspace: Where runs to continue from are looked for by name.
 
     Raises:
-        RecipeError: As :meth:`.spec.RunSpec.resolved` and :func:`room_for`.
+        RecipeError: As :meth:`.spec.RunSpec.resolved`, :func:`room_for` and
+            :func:`.branches.find_branch_point`.
     """
+    return [_resolved(spec, workspace) for spec in specs]
+
+
+def _resolved(spec: RunSpec, workspace: Workspace) -> RunSpec:
+    if spec.train.continue_from and not spec.parent:
+        spec = replace(spec, parent=find_branch_point(spec.train.continue_from, workspace))
     kind = LocalSessions if LocalSessions.suffice() else RaySessions
-    return [
-        spec.resolved(gpus=spec.train.dtype == "auto" and kind.on_gpus(spec.train))
-        for spec in specs
-    ]
+    return spec.resolved(gpus=spec.train.dtype == "auto" and kind.on_gpus(spec.train))
+
+
+def _check_parent(spec: RunSpec, workspace: Workspace) -> None:
+    """Check that the checkpoint to continue from exists, unless the run has one of its own.
+
+    Raises:
+        RecipeError: As :meth:`.branches.BranchPoint.check`.
+    """
+    own = spec.draft(workspace).staging() / "checkpoints"
+    if spec.parent and not Folder(own).committed():
+        spec.parent.check()
 
 
 def _warn_without_curve(spec: RunSpec, found: RunResult) -> None:

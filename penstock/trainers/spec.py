@@ -15,6 +15,7 @@ from penstock.recipe import ModelFrom, Train
 from penstock.selectors.reweighting import ReweighterPlan
 from penstock.storage import AnyPath, sha256_file
 from penstock.trainers.backends import find_backend
+from penstock.trainers.branches import BranchPoint
 from penstock.trainers.evaluation.artefacts import (
     evaluation_of,
     evaluations_of,
@@ -40,6 +41,7 @@ NOT_NAMED = frozenset(
         "document_losses",
         "evaluate_every",
         "micro_batch",
+        "not_finite",
         "workers",
     }
 )
@@ -70,6 +72,8 @@ class RunSpec:
     """Not part of the run's name, as ``train.document_losses`` is not."""
     reweighter: ReweighterPlan | None = None
     """Plan of ``train.reweight``."""
+    parent: BranchPoint | None = None
+    """The checkpoint of ``train.continue_from``; part of the name by run and step."""
 
     @cached_property
     def tokens(self) -> int:
@@ -160,7 +164,7 @@ class RunSpec:
         return workspace.draft(STAGE, VERSION, self._config(), self._inputs)
 
     def _config(self) -> dict[str, Any]:
-        others = {"seed", "reweight", "dtype", *NOT_NAMED}
+        others = {"seed", "reweight", "dtype", "continue_from", *NOT_NAMED}
         train = {**self.train.model_dump(mode="json", exclude=others), **_FORMER}
         backend = find_backend(self.train.backend)
         train |= backend.trajectory(self.train)
@@ -170,7 +174,10 @@ class RunSpec:
         if train["backend"] == Train.model_fields["backend"].default:
             del train["backend"]  # runs from before there was a choice keep their names
         reweighter = {"reweighter": self.reweighter.identity} if self.reweighter else {}
-        return {"train": train, "seed": self.seed, **reweighter}
+        assert (self.parent is None) == (self.train.continue_from is None), "it is not resolved"
+        parent = self.parent
+        named = {"continue_from": {"run": parent.run, "step": parent.step}} if parent else {}
+        return {"train": train, "seed": self.seed, **reweighter, **named}
 
     @cached_property
     def _inputs(self) -> dict[str, Any]:

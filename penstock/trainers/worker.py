@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artefact import Draft, Workspace
+from penstock.errors import TrainingError
 from penstock.storage import atomic_file
 from penstock.tokenization.examining import examined
 from penstock.trainers.backends import find_backend
 from penstock.trainers.checkpoints.folder import Folder
-from penstock.trainers.checkpoints.saving import Checkpoints, records_of
+from penstock.trainers.checkpoints.parent import ParentCheckpoint, first_position, fitting
+from penstock.trainers.checkpoints.saving import Checkpoints, Cursor, pinned_steps, records_of
 from penstock.trainers.checkpoints.signing import Signer
+from penstock.trainers.data.plan import batch_length
 from penstock.trainers.data.shards import ShardSet
 from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.run_evaluator import RunEvaluator
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import FILE, NOTES, MetricsLog, add_note
+from penstock.trainers.not_finite import NotFinitePolicy
 from penstock.trainers.reweighting.journal import FOLDER as WEIGHTS
 from penstock.trainers.spec import RunSpec
 
@@ -63,13 +67,15 @@ def _make(
     began = time.perf_counter()
     draft = spec.draft(workspace)
     directory = draft.staging()
+    settings = spec.train.checkpoint or None
     checkpoints = Checkpoints(
         directory,
-        spec.train.checkpoint or None,
+        settings,
         shards=shards.artefact.digest,
         seed=spec.seed,
         backend=spec.train.backend,
         layout=find_backend(spec.train.backend).layout(spec.train),
+        pins=pinned_steps(settings, spec.tokens, batch_length(spec.train, shards)),
         group=group,
         signer=signer,
         progress=functools.partial(add_note, directory),
@@ -78,11 +84,11 @@ def _make(
     with contextlib.ExitStack() as stack:  # a failing step ends the writers of metrics, too
         log, facts = _train(spec, shards, directory, checkpoints, evaluator, group, stack)
     if log:
-        last = log.last
+        if "loss" not in log.last:
+            raise TrainingError("no step was finite", key="train.lr", fix="lower it")
         facts |= {
-            "tokens": last["tokens"],
-            "steps": last["step"] + 1,
-            "loss": last["loss"],
+            "loss": log.last["loss"],
+            **({"not_finite": log.not_finite} if log.not_finite else {}),
             "seconds": round(time.perf_counter() - began, 3),
         }
         spec.check_model()
@@ -100,46 +106,30 @@ def _train(
 ) -> tuple[MetricsLog | None, dict[str, Any]]:
     """Train and export; return the log of rank 0, which ``stack`` closes, and facts of the model
     and the data."""
-    cursor = checkpoints.find()
-    engine = Engine(
-        spec.train,
-        shards,
-        spec.seed,
-        group,
-        reweighter=spec.reweighter() if spec.reweighter else None,
-        journal=directory,
-    )
+    engine, cursor = _start(spec, shards, directory, checkpoints, group)
     step, tokens = (cursor.step, cursor.tokens) if cursor else (0, 0)
-    if cursor:
-        files = checkpoints.load(cursor, engine.backend)
-        if engine.reweighting:
-            engine.reweighting.restore(files)
+    policy = NotFinitePolicy(spec.train.not_finite, checkpoints)
     log = None
     if group.rank == 0:
         with checkpoints.folder.alone():  # it replaces lines, and files of TensorBoard
             log = stack.enter_context(contextlib.closing(MetricsLog(directory, step)))
-
-    def save() -> None:
-        if log:
-            log.sync()
-        files = engine.reweighting.save() if engine.reweighting else {}
-        checkpoints.save(engine.backend, step, tokens, files)
-
     due = cursor is not None
     for metrics in engine.run(step):
         if log:
             log.write(metrics.line())
+        policy.follow(metrics, engine.backend)
         if evaluator.due(tokens, metrics.tokens):
             scores = evaluator.evaluate_live(engine.backend)
             if log:
                 log.write(scores.line(metrics.step, metrics.tokens))
-        due = checkpoints.schedule.due(tokens, metrics.tokens)
+        due = checkpoints.schedule.due(tokens, metrics.tokens, metrics.step + 1)
         step, tokens = metrics.step + 1, metrics.tokens
         if due:
-            save()
+            _save(engine, checkpoints, log, step, tokens)
+            policy.saved()
     # The export can be killed, too; a checkpoint spares the training.
     if checkpoints.ever and not due:
-        save()
+        _save(engine, checkpoints, log, step, tokens)
     if engine.reweighting:
         engine.reweighting.finish()
     exported = checkpoints.folder.path / f".model.{checkpoints.folder.attempt[:8]}.tmp"
@@ -152,11 +142,67 @@ def _train(
         checkpoints.folder.install(exported, directory / "model")
     group.barrier()
     return log, {
+        "tokens": tokens,
+        "steps": step,
         "parameters": engine.parameters,
         "batch_tokens": engine.plan.batch * engine.plan.length,
         "epochs": engine.plan.epochs(),
         "repeated_tokens": engine.plan.repeated(),
     }
+
+
+def _start(
+    spec: RunSpec, shards: ShardSet, directory: Path, checkpoints: Checkpoints, group: Group
+) -> tuple[Engine, Cursor | None]:
+    """Start an engine with the state of the newest checkpoint of the run, or of its parent.
+
+    Returns:
+        The engine, and the cursor of the run's own checkpoint, if there was one.
+    """
+    cursor = checkpoints.find()
+    parent, start = None, cursor.start if cursor else None
+    if spec.parent and not cursor:
+        parent = ParentCheckpoint.open(spec.parent, group, checkpoints.signer)
+        start, why = first_position(parent.cursor, spec, shards)
+        checkpoints.report(f"continuing run {spec.parent.run} at step {spec.parent.step}: {why}")
+    engine = Engine(
+        spec.train,
+        shards,
+        spec.seed,
+        group,
+        reweighter=spec.reweighter() if spec.reweighter else None,
+        journal=directory,
+        start=start,
+    )
+    if cursor:
+        files = checkpoints.load(cursor, engine.backend)
+        if engine.reweighting:
+            engine.reweighting.restore(files)
+    elif parent:
+        check = functools.partial(fitting, shapes=engine.shapes, where=str(parent.files.directory))
+        checkpoints.restore(parent.files, parent.cursor, engine.backend, check)
+    late = sorted(pin for pin in checkpoints.pins if pin > engine.plan.steps)
+    if late:
+        checkpoints.report(
+            f"train.checkpoint.at: the run has {engine.plan.steps} steps and no step {late[0]}"
+        )
+    return engine, cursor
+
+
+def _save(
+    engine: Engine, checkpoints: Checkpoints, log: MetricsLog | None, step: int, tokens: int
+) -> None:
+    """Save a checkpoint before ``step``, after ``tokens``."""
+    if log:
+        log.sync()
+    checkpoints.save(
+        engine.backend,
+        step,
+        tokens,
+        engine.reweighting.save() if engine.reweighting else {},
+        start=engine.plan.start,
+        position=engine.plan.position_after(step),
+    )
 
 
 def _save_tokenizer(shards: ShardSet, directory: Path) -> None:

@@ -57,8 +57,11 @@ class Backend(Protocol):
     def step(self, rate: float) -> float:
         """Clip the summed gradient, update the weights at a learning rate, and clear the gradient.
 
+        A gradient that is not finite updates nothing.
+
         Returns:
-            The norm of the gradient before clipping.
+            The norm of the gradient before clipping; infinity where it is not finite, NaN where
+            it is not known.
         """
 
     def gathered(self) -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ number of workers.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,12 @@ class Torch:
     def step(self, rate: float) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(self._masters, self._clip)
-        self._optimizer.step()
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, self._clip))
+        if math.isfinite(norm):
+            self._optimizer.step()
+            self._copy_masters()
         self._optimizer.zero_grad()
-        self._copy_masters()
-        return float(norm)
+        return norm if math.isfinite(norm) else math.inf
 
     def gathered(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()

@@ -10,5 +10,6 @@
       ├─ Signer                  the user's key, directories to trust    signing.py
       ├─ VerifiedFiles           what may be read, compared as it is     verified.py
       ├─ Cursor                  its place in the data                   saving.py
+      ├─ ParentCheckpoint        that of another run, to continue from   parent.py
       └─ Backend.save/.load      weights and optimiser                   ../backends/
 """

@@ -31,7 +31,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -294,10 +294,14 @@ class Folder:
         if old is not None:
             _remove(old)
 
-    def keep(self, count: int) -> None:
-        """Remove all but the newest ``count``, each renamed first, so that none is half removed."""
+    def keep(self, count: int, pins: Collection[int] = ()) -> None:
+        """Remove all but the newest ``count`` and those of the steps ``pins``.
+
+        Each is renamed first, so that none is half removed.
+        """
         with self.alone():
-            hidden = [self._hide(old.path, "old") for old in self.committed()[count:]]
+            beyond = [old for old in self.committed()[count:] if old.step not in pins]
+            hidden = [self._hide(old.path, "old") for old in beyond]
         for path in hidden:
             _remove(path)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from penstock.errors import TrainingError
 from penstock.recipe import Checkpoint, Train
 from penstock.storage import atomic_file
 from penstock.trainers.backends import find_backend
-from penstock.trainers.backends.base import Backend
+from penstock.trainers.backends.base import Backend, CanonicalState
 from penstock.trainers.checkpoints.folder import Committed, Folder, record_durably
 from penstock.trainers.checkpoints.signing import Signer
 from penstock.trainers.checkpoints.verified import VerifiedFiles
+from penstock.trainers.data.position import DataPosition
 from penstock.trainers.group import Group
 
-__all__ = ["FORMAT", "CheckpointSchedule", "Checkpoints", "Cursor", "records_of"]
+__all__ = ["FORMAT", "CheckpointSchedule", "Checkpoints", "Cursor", "pinned_steps", "records_of"]
 
 FORMAT = 3
 """Format of checkpoints that are written; a larger one is refused. Format 1 names no back end,
@@ -34,7 +36,7 @@ STATE = "state"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """The data cursor. Batches are a pure function of (shards, seed, step), so this is all."""
+    """The data cursor. Batches are a pure function of (shards, seed, start, step)."""
 
     step: int
     """The first step after the checkpoint."""
@@ -49,6 +51,10 @@ class Cursor:
     """Name of the back end that wrote it."""
     layout: str = ""
     """Layout of the back end's state (:meth:`.backends.base.BackendModule.layout`)."""
+    start: DataPosition | None = None
+    """Where the run's data begins; None in older formats, where it is the beginning."""
+    position: DataPosition | None = None
+    """What was read of each source, for runs that continue from here; None in older formats."""
     format: int = FORMAT
 
     def write(self, directory: Path) -> str:
@@ -80,6 +86,9 @@ class Cursor:
         if values["format"] < 3:  # a run of other settings than these had another name
             train = Train(backend=values["backend"], dtype="float32")
             values["layout"] = find_backend(train.backend).layout(train)
+        for name in ("start", "position"):
+            if values.get(name) is not None:
+                values[name] = DataPosition.parsed(values[name])
         return cls(**values)
 
     def check(self, directory: Path, shards: str, seed: int) -> None:
@@ -116,6 +125,7 @@ class CheckpointSchedule:
     Args:
         settings: The recipe's ``train.checkpoint``; None for never.
         group: The workers.
+        at: Numbers of steps after which one is saved in any case.
         clock: Returns seconds; only rank 0's counts.
     """
 
@@ -124,7 +134,10 @@ class CheckpointSchedule:
         settings: Checkpoint | None,
         group: Group,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        at: Collection[int] = (),
     ) -> None:
+        self._at = at
         self._tokens = settings.tokens if settings else None
         minutes = settings.minutes if settings else None
         self._seconds = None if minutes is None else 60 * minutes
@@ -134,13 +147,16 @@ class CheckpointSchedule:
         self._steps = 0
         self._wait = 1
 
-    def due(self, before: int, after: int) -> bool:
+    def due(self, before: int, after: int, steps: int = 0) -> bool:
         """Return whether a checkpoint is due after a step.
 
         Args:
             before: Tokens trained on before it.
             after: Tokens trained on with it.
+            steps: Steps taken with it.
         """
+        if steps in self._at:
+            return True
         if self._tokens is not None and before // self._tokens < after // self._tokens:
             return True
         if self._seconds is None:
@@ -180,6 +196,7 @@ class Checkpoints:
         signer: Signs what is saved, and decides what is read.
         progress: Called on rank 0 with a line for the user, and with the step at which the run
             resumes where the line is about that.
+        pins: Numbers of steps after which a checkpoint is saved and never removed.
         generation: Number of the driver's lease, as of :class:`Folder`.
     """
 
@@ -195,10 +212,13 @@ class Checkpoints:
         group: Group,
         signer: Signer,
         progress: Callable[[str, int | None], None],
+        pins: Collection[int] = (),
         generation: int = 0,
     ) -> None:
         self.folder = Folder(directory / "checkpoints", generation)
-        self.schedule = CheckpointSchedule(settings, group)
+        self.schedule = CheckpointSchedule(settings, group, at=pins)
+        self.pins = pins
+        """Numbers of steps whose checkpoints are never removed."""
         self.ever = False
         """True if this run has saved, or resumes from a checkpoint of an earlier attempt."""
         self._keep = (settings or Checkpoint()).keep
@@ -213,7 +233,7 @@ class Checkpoints:
         )
         self._found = VerifiedFiles(self.folder.path, {})
         self._group = group
-        self._signer = signer
+        self.signer = signer
         self._progress = progress
 
     def find(self) -> Cursor | None:
@@ -245,19 +265,19 @@ class Checkpoints:
                 cursor.check(candidate.path, self._own.shards, self._own.seed)
                 self._found, self.ever = files, True
                 if self._group.rank == 0:  # an attempt may have been killed after the newest one
-                    self.folder.keep(self._keep)
+                    self.folder.keep(self._keep, self.pins)
                 return cursor
-            self._report(f"the checkpoint of step {candidate.step} is damaged ({fault})")
+            self.report(f"the checkpoint of step {candidate.step} is damaged ({fault})")
             if self._group.rank == 0:
                 self.folder.hide(candidate.path, "damaged")
         if candidates:
-            self._report("no checkpoint is whole; beginning anew")
+            self.report("no checkpoint is whole; beginning anew")
         return None
 
     def _check(self, candidate: Committed) -> str | TrainingError | None:
         """Check a signature; return a fault of the manifest, or the error that ends the run."""
         try:
-            return candidate.manifest.fault(candidate.path, self._signer)
+            return candidate.manifest.fault(candidate.path, self.signer)
         except TrainingError as error:
             return error
 
@@ -275,13 +295,22 @@ class Checkpoints:
         else:
             same = cursor.backend == self._own.backend
             others += ", converted" if same else f", written by {cursor.backend}"
-            self._restore(cursor, backend)
-        self._report(f"going on at step {cursor.step} from {source.directory}{others}", cursor.step)
+            self.restore(source, cursor, backend)
+        self.report(f"going on at step {cursor.step} from {source.directory}{others}", cursor.step)
         self.schedule.saved()
         state = source.directory / STATE
         return {name: source.read(state / name) for name in source.names(state)}
 
-    def save(self, backend: Backend, step: int, tokens: int, files: Mapping[str, bytes]) -> None:
+    def save(
+        self,
+        backend: Backend,
+        step: int,
+        tokens: int,
+        files: Mapping[str, bytes],
+        *,
+        start: DataPosition | None = None,
+        position: DataPosition | None = None,
+    ) -> None:
         """Save, and remove checkpoints beyond the number to keep.
 
         Args:
@@ -289,13 +318,16 @@ class Checkpoints:
             step: The first that was not yet taken.
             tokens: Trained on before it.
             files: Further files, by name; those of rank 0 are written.
+            start: Where the run's data began.
+            position: What was read of each source before the step.
         """
         directory = self.folder.temporary(step)
         if self._group.rank == 0:
             self.folder.begin(step)
         names = backend.save(directory)
         if self._group.rank == 0:
-            names.append(replace(self._own, step=step, tokens=tokens).write(directory))
+            cursor = replace(self._own, step=step, tokens=tokens, start=start, position=position)
+            names.append(cursor.write(directory))
             for name, data in files.items():
                 with atomic_file(directory / STATE / name, durable=False) as sink:
                     sink.write(data)
@@ -304,23 +336,70 @@ class Checkpoints:
         gathered = self._group.gather(record_durably(directory, names))
         if self._group.rank == 0:
             records = [record for own in gathered for record in own]
-            self.folder.publish(step, records, self._signer)
-            self.folder.keep(self._keep)
+            self.folder.publish(step, records, self.signer)
+            self.folder.keep(self._keep, self.pins)
         self.ever = True
         self.schedule.saved()
 
-    def _restore(self, cursor: Cursor, backend: Backend) -> None:
-        """Read a checkpoint of another back end or layout; rank 0 converts it, if need be."""
+    def restore(
+        self,
+        files: VerifiedFiles,
+        cursor: Cursor,
+        backend: Backend,
+        check: Callable[[CanonicalState], CanonicalState] = lambda state: state,
+    ) -> None:
+        """Give a back end the state of any checkpoint, through the canonical one.
+
+        Args:
+            files: Those of a checkpoint of this run or another, of any back end and layout.
+            cursor: That of the checkpoint.
+            backend: It may have trained already.
+            check: Returns a state that compares what is read of it.
+        """
         writer, scratch = find_backend(cursor.backend), self.folder.scratch
-        own = writer.converted(self._found, scratch) if self._group.rank == 0 else self._found
-        backend.restore(writer.read_state(self._group.gather(own)[0]))
+        own = writer.converted(files, scratch) if self._group.rank == 0 else files
+        backend.restore(check(writer.read_state(self._group.gather(own)[0])))
         self._group.barrier()
         if self._group.rank == 0:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _report(self, line: str, step: int | None = None) -> None:
+    def go_back(self, backend: Backend, before: int) -> int | None:
+        """Give a back end the state of the newest whole checkpoint of at most ``before`` steps.
+
+        Returns:
+            The steps that it had taken, or None if there is no such checkpoint.
+        """
+        found = self.folder.committed() if self._group.rank == 0 else []
+        candidates = [(one, self._check(one)) for one in found if one.step <= before]
+        for candidate, checked in self._group.gather(candidates)[0]:
+            if isinstance(checked, TrainingError):
+                raise checked
+            share = candidate.fault(self._group.rank, self._group.workers)
+            if checked is None and not any(self._group.gather(share)):
+                files = VerifiedFiles.of(candidate.path, candidate.files)
+                self.restore(files, Cursor.read(files), backend)
+                return int(candidate.step)
+        return None
+
+    def report(self, line: str, step: int | None = None) -> None:
+        """Tell the user, once for all workers; ``step`` is where a run resumes."""
         if self._group.rank == 0:
             self._progress(line, step)
+
+
+def pinned_steps(settings: Checkpoint | None, tokens: int, batch: int) -> frozenset[int]:
+    """Return the numbers of steps after which ``checkpoint.at`` wants checkpoints.
+
+    Args:
+        settings: The recipe's ``train.checkpoint``.
+        tokens: The run's budget.
+        batch: Tokens of a global batch. A share of the budget is reached in a step, after which
+            the checkpoint is written.
+    """
+    pins = settings.at if settings else ()
+    return frozenset(
+        pin if isinstance(pin, int) else max(1, math.ceil(pin * tokens / batch)) for pin in pins
+    )
 
 
 def records_of(directory: Path) -> list[FileRecord]:

@@ -3,6 +3,7 @@
 ::
 
     BatchPlan           step -> sequences of the global batch         plan.py
+      ├─ DataPosition   sequences read of each source before          position.py
       ├─ Mixture        position -> source, by exact shares           order.py
       └─ permute        index in an epoch -> sequence                 order.py
     Loader              step -> this rank's micro-batches             loader.py

@@ -47,6 +47,8 @@ class Phase:
     """Position of the phase's first sequence."""
     weights: Mapping[str, float]
     """A weight for each source, in any unit; a source without one is not read."""
+    counted: int = 0
+    """Sequences that an earlier run has read in these shares, so that they go on as if it did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,14 @@ class Mixture:
         before = [np.zeros(len(self.sources), np.int64)]
         for shares, (phase, following) in zip(self._shares, pairwise(self.phases)):
             length = following.first - phase.first
-            before.append(before[-1] + _counts(shares, length, len(self.sources)))
+            before.append(before[-1] + self._read_in(phase, shares, length))
         return before
+
+    def _read_in(self, phase: Phase, shares: Sequence[tuple[int, int]], length: int) -> np.ndarray:
+        """Count the sequences of each source in the first ``length`` of a phase."""
+        sources = len(self.sources)
+        earlier = _counts(shares, phase.counted, sources)
+        return _counts(shares, phase.counted + length, sources) - earlier
 
     def sources_at(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Compute the source of each position from ``first`` to before ``last``.
@@ -90,17 +98,25 @@ class Mixture:
             ends = [phase.first for phase in self.phases[number + 1 : number + 2]]
             end = min([last, *ends])
             part = slice(begin - first, end - first)
-            local = np.arange(begin, end) - self.phases[number].first
-            source[part], rank[part] = _assign(self._shares[number], local)
-            rank[part] += self._before[number][source[part]]
+            phase, shares = self.phases[number], self._shares[number]
+            local = np.arange(begin, end) - phase.first + phase.counted
+            source[part], rank[part] = _assign(shares, local)
+            earlier = _counts(shares, phase.counted, len(self.sources))
+            rank[part] += (self._before[number] - earlier)[source[part]]
             begin = end
         return source, rank
 
     def read(self, positions: int) -> np.ndarray:
         """Count the sequences of each source in the first ``positions``: (sources,) int64."""
         number = self._phase_at(positions)
-        length = positions - self.phases[number].first
-        return self._before[number] + _counts(self._shares[number], length, len(self.sources))
+        phase = self.phases[number]
+        length = positions - phase.first
+        return self._before[number] + self._read_in(phase, self._shares[number], length)
+
+    def shares_at(self, positions: int) -> tuple[Mapping[str, float], int]:
+        """Return the shares after ``positions``, and how many sequences were read in them."""
+        phase = self.phases[self._phase_at(positions)]
+        return phase.weights, positions - phase.first + phase.counted
 
     def _phase_at(self, position: int) -> int:
         return bisect_right([phase.first for phase in self.phases], position) - 1

@@ -20,6 +20,7 @@ from penstock.trainers.engine import Engine
 from penstock.trainers.evaluation.examples import Evaluation
 from penstock.trainers.group import Group
 from penstock.trainers.metrics import FILE, NOTES
+from penstock.trainers.run import resolved
 from penstock.trainers.spec import RunSpec
 from penstock.trainers.worker import run_one
 from tests.harness.training import TRAIN
@@ -40,21 +41,38 @@ class HereRun:
     @property
     def spec(self) -> RunSpec:
         train = Train.model_validate({**TRAIN, **self.train})
-        return RunSpec(train=train, shards=self.shards, seed=self.seed, evaluations=(WATER,))
+        spec = RunSpec(train=train, shards=self.shards, seed=self.seed, evaluations=(WATER,))
+        return resolved([spec], Workspace(self.work))[0]
 
     @property
     def directory(self) -> Path:
         return Path(self.spec.draft(Workspace(self.work)).path)
 
     @property
+    def name(self) -> str:
+        """The name of the run's directory."""
+        return self.directory.name
+
+    @property
     def lines(self) -> list[dict[str, Any]]:
-        """Those of steps."""
+        """Those of steps, without evaluations."""
         found = map(json.loads, (self.directory / FILE).read_text().splitlines())
-        return [line for line in found if "loss" in line]
+        return [line for line in found if "evaluation" not in line]
+
+    @property
+    def data(self) -> list[str]:
+        """The digests of the batches."""
+        return [line["data"] for line in self.lines]
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps of the checkpoints."""
+        found = (self.directory / "checkpoints").glob("step-*")
+        return sorted(int(path.name[5:]) for path in found)
 
     @property
     def losses(self) -> list[float]:
-        return [line["loss"] for line in self.lines]
+        return [line["loss"] for line in self.lines if "loss" in line]
 
     @property
     def notes(self) -> list[str]:

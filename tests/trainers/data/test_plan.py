@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from penstock.recipe import Train
 from penstock.trainers.data.loader import split_micro_batches
 from penstock.trainers.data.order import Mixture, Phase
 from penstock.trainers.data.plan import BatchPlan
+from penstock.trainers.data.position import DataPosition
 from penstock.trainers.data.shards import ShardGroup, ShardSet
 from penstock.trainers.group import Group
 from tests.trainers.conftest import write_shards
@@ -46,6 +48,54 @@ def test_each_epoch_reads_everything_once_in_its_own_order() -> None:
     assert made.epochs() == {"all": 3.0} and made.repeated() == 1000
     other = plan(50, tokens=1500, seed=2).global_batch(0).sequences
     assert not np.array_equal(other, read[:7])
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps=st.integers(0, 30), shares=st.lists(st.floats(0.05, 1), min_size=3, max_size=3))
+def test_a_plan_goes_on_where_another_was(steps: int, shares: list[float]) -> None:
+    """With the same shares the batches are those of one plan, with others each source's order is.
+
+    Three sources, the first of which is read more than once; then a branch of the branch.
+    """
+    groups = [ShardGroup("a", 0, 9), ShardGroup("b", 9, 80), ShardGroup("c", 89, 70)]
+    names = [group.name for group in groups]
+
+    def made(start: DataPosition | None, tokens: int, weights: list[float]) -> BatchPlan:
+        counted = start.counted if start and list(start.weights.values()) == weights else 0
+        phase = Phase(first=0, weights=dict(zip(names, weights)), counted=counted)
+        return BatchPlan(
+            groups,
+            Mixture(sources=names, phases=[phase]),
+            tokens=tokens,
+            batch=7,
+            length=10,
+            seed=1,
+            start=start,
+        )
+
+    def read(one: BatchPlan, first: int, last: int) -> list[int]:
+        found = [one.global_batch(step).sequences.tolist() for step in range(first, last)]
+        return [sequence for batch in found for sequence in batch]
+
+    whole = made(None, 60 * 70, shares)
+    first = made(whole.position_after(steps), 60 * 70, shares)
+    assert read(first, 0, 20) == read(whole, steps, steps + 20)
+    second = made(first.position_after(5), 60 * 70, shares)
+    assert read(second, 0, 9) == read(whole, steps + 5, steps + 14)
+    turned = [shares[2] + 0.01, *shares[:2]]
+    other = made(whole.position_after(steps), 60 * 70, turned)
+    both = read(whole, 0, steps) + read(other, 0, 20)
+    alone = read(whole, 0, 60)
+    for group in groups:
+        ours, theirs = (
+            [one for one in some if group.first <= one < group.first + group.size]
+            for some in (both, alone)
+        )
+        shorter = min(len(ours), len(theirs))
+        assert ours[:shorter] == theirs[:shorter]
+    position = other.position_after(20)
+    assert sum(position.read.values()) == 7 * (steps + 20)
+    assert position == DataPosition.parsed(json.loads(json.dumps(position.to_json())))
 
 
 @settings(max_examples=50)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class DeepSpeed:
             config=deepspeed_config(train, accumulation=accumulation, bf16=bf16),
         )
         _undo_dry_run(self.engine)
+        if hasattr(self.engine.optimizer, "check_grad_overflow"):  # stages 1 and 2 in float32
+            self.engine.optimizer.check_grad_overflow = True
         self.engine.train()
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -56,10 +59,16 @@ class DeepSpeed:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         norm = self._float32_norm()
+        if norm is not None and not math.isfinite(norm):
+            self.engine.zero_grad()
+            return math.inf
         self.engine.step()
+        if getattr(self.engine.optimizer, "overflow", False):
+            # In fp16 the scale of the loss is sought by overflows, which say nothing of the run.
+            return math.nan if self.engine.fp16_enabled() else math.inf
         if norm is None:
             norm = self.engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        return math.nan if norm is None else float(norm)
 
     def gathered(self) -> contextlib.AbstractContextManager[None]:
         gathered: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

@@ -45,7 +45,7 @@ def restore_state(engine: Any, state: CanonicalState) -> None:
         _restore_masters(optimizer, names, state)
     else:
         _restore_parts(engine, optimizer, state)
-    engine.global_steps = state.step
+    engine.global_steps, engine.skipped_steps = state.step, 0
 
 
 def _restore_masters(optimizer: Any, names: dict[int, str], state: CanonicalState) -> None:
@@ -117,8 +117,12 @@ def _restore_stage_3(optimizer: Any, names: dict[int, str], state: CanonicalStat
 
 
 def _fresh(optimizer: Any, parameter: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-    """Give a parameter moments of zero after a number of steps, and return its state."""
-    own = {kind: torch.zeros_like(parameter.data) for kind in MOMENTS}
+    """Return the state of a parameter after a number of steps, with moments of zero.
+
+    Tensors that exist stay, since DeepSpeed has views of them.
+    """
+    own: dict[str, torch.Tensor] = optimizer.state[parameter]
+    for kind in MOMENTS:
+        own[kind] = own.get(kind, torch.zeros_like(parameter.data)).zero_()
     own["step"] = torch.tensor(float(step), device=parameter.device)
-    optimizer.state[parameter] = own
     return own

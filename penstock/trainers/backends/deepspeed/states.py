@@ -120,7 +120,7 @@ def read_state(files: VerifiedFiles) -> CanonicalState:
             found = torch.as_tensor(saved["param"] if isinstance(saved, dict) else saved).float()
             return found.flatten()[: shapes[name].numel()].view(shapes[name])  # ZeRO 3: flat
 
-        return CanonicalState(step=int(own["global_steps"]), read=read_converted)
+        return CanonicalState(step=_taken(own), read=read_converted)
     optimizer = own["optimizer"]
     states = optimizer.get("optimizer_state_dict", optimizer)["state"]
     numbers = {name: number for number, name in enumerate(_in_groups(own))}
@@ -133,7 +133,7 @@ def read_state(files: VerifiedFiles) -> CanonicalState:
             found = states[numbers[name]][kind]
         return torch.as_tensor(found).float()
 
-    return CanonicalState(step=int(own["global_steps"]), read=read)
+    return CanonicalState(step=_taken(own), read=read)
 
 
 @contextlib.contextmanager
@@ -184,6 +184,11 @@ def _in_groups(own: dict[str, Any]) -> list[str]:
     weights = own["module"]
     kept = [name for name in weights if name in set(named.values())]
     return sorted(kept, key=lambda name: weights[name].dim() <= 1)
+
+
+def _taken(own: dict[str, Any]) -> int:
+    """Return the updates that were made; DeepSpeed counts steps that overflowed, too."""
+    return int(own["global_steps"]) - int(own.get("skipped_steps", 0))
 
 
 def _writer(name: str) -> int:
