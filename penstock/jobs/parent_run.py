@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from penstock.artefact import Workspace
+from penstock.errors import UnmadeError
 from penstock.jobs.curate import PartiallyCurated, inspect
 from penstock.jobs.plan import Plan
 from penstock.jobs.train import run_spec
@@ -47,9 +49,12 @@ def with_parent(plan: Plan, runner: Runner) -> Plan:
 def _run_of(path: Path, runner: Runner) -> str:
     """Return the directory of the run of a recipe."""
     own = with_parent(Plan.of(load_recipe(path)), runner)
-    curated = inspect(own, runner)
-    if isinstance(curated, PartiallyCurated):
-        raise curated.lacks.on_recipe(str(path))
+    try:
+        curated = inspect(own, runner)
+        if isinstance(curated, PartiallyCurated):
+            raise curated.lacks
+    except UnmadeError as error:
+        raise error.on_recipe(shlex.quote(str(path))) from None
     workspace = Workspace(own.work, read_only=True)
     spec = resolved([run_spec(own.train, curated.shards.path, ())], workspace)[0]
     return str(workspace.directory("run", spec.fingerprint))

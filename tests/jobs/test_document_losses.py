@@ -91,7 +91,7 @@ def trained(project: Path, _one_rank: None) -> tuple[Curated, RunResult]:
 def trained_by_two(project: Path) -> RunResult:
     """With weights, gradients and optimiser in parts on two workers."""
     zero = {"workers": 2, "deepspeed": {"zero_optimization": {"stage": 3}}}
-    return run_of(recipe_of(project, train=zero))[1]
+    return run_of(recipe_of(project, train=zero, work="by-two"))[1]  # a run of the same name
 
 
 def losses(result: RunResult) -> dict[str, list[Any]]:
