@@ -220,7 +220,7 @@ def _several(value: Any) -> Any:
 
 
 class Checkpoint(Model):
-    """The interval between checkpoints: minutes or tokens, whichever is due first."""
+    """The interval between checkpoints: minutes or tokens, whichever is due first; and steps."""
 
     minutes: float | None = Field(default=15.0, gt=0)
     tokens: TokenCount | None = None

@@ -347,14 +347,20 @@ WRONG_VALUES = [
     ),
     ({"train": {"compile": "fast"}}, "train.compile: expected"),
     ({"train": {"activation_checkpointing": 3}}, "train.activation_checkpointing: expected"),
-    ({"train": {"checkpoint": True}}, "train.checkpoint: expected minutes, tokens and"),
-    ({"train": {"checkpoint": "maybe"}}, "train.checkpoint: expected minutes, tokens and keep, or"),
+    (
+        {"train": {"checkpoint": True}},
+        "train.checkpoint: expected minutes, tokens, keep and",
+    ),
+    (
+        {"train": {"checkpoint": "maybe"}},
+        "train.checkpoint: expected minutes, tokens, keep and",
+    ),
     ({"train": {"batch_tokens": 100}}, "train.batch_tokens: expected at least one sequence of"),
     ({"train": {"checkpoint": {"keep": 0}}}, "train.checkpoint.keep: expected a number greater"),
     ({"train": {"checkpoint": {"minutes": 0}}}, "train.checkpoint.minutes: expected a number"),
     (
         {"train": {"checkpoint": {"minutes": None}}},
-        "train.checkpoint: expected minutes or tokens; to save none, write `checkpoint: false`",
+        "train.checkpoint: expected minutes, tokens or at; to save none, write `checkpoint: false`",
     ),
     ({"select": {"a": 5}}, "select.a: expected a mapping, got 5"),
     ({"select": {"a": {}}}, "select.a.use: missing"),

@@ -124,7 +124,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards: Path) -> None:
     wild = TRAIN.model_copy(update={"lr": 1e30, "clip": 1e30})
     with pytest.raises(TrainingError) as info:
         losses(engine(shards, wild))
-    assert re.match(r"step \d, .*: FloatingPointError: the loss is nan", info.value.problem)
+    assert re.match(
+        r"step \d, .*: FloatingPointError: the (loss is nan|gradient is inf)", info.value.problem
+    )
 
 
 @pytest.mark.parametrize("tokens", [1, 31, 320, 1000, 37 * 32 + 7])

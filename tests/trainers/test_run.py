@@ -257,7 +257,7 @@ def test_the_error_of_a_worker_is_one_line(shards: Path, workspace: Workspace) -
     with pytest.raises(TrainingError) as caught:
         train(wild, workspace)
     message = str(caught.value)
-    assert message.startswith("step ") and "the loss is nan" in message
+    assert message.startswith("step ") and "the gradient is inf; lower train.lr" in message
     assert "\n" not in message and len(message) < 300
     assert wild.find(workspace) is None
 

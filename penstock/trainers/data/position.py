@@ -41,10 +41,10 @@ class DataPosition:
         try:
             return cls(
                 order=int(values["order"]),
-                groups={str(name): int(size) for name, size in values["groups"].items()},
-                read={str(name): int(count) for name, count in values["read"].items()},
-                weights={str(name): float(one) for name, one in values["weights"].items()},
+                groups={str(name): int(size) for name, size in dict(values["groups"]).items()},
+                read={str(name): int(count) for name, count in dict(values["read"]).items()},
+                weights={str(name): float(one) for name, one in dict(values["weights"]).items()},
                 counted=int(values["counted"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"no position in data: {error}") from None

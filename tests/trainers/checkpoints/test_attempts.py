@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -197,12 +198,14 @@ def test_a_late_export_leaves_the_successors_model(
             pass
 
     monkeypatch.setattr(worker, "Engine", Late)
-    monkeypatch.setattr(worker, "MetricsLog", lambda *args: SimpleNamespace())
+    monkeypatch.setattr(worker, "MetricsLog", lambda *args: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(worker, "_save_tokenizer", lambda *args: None)
-    values: Any = SimpleNamespace(train=None, seed=1, reweighter=None)
+    values: Any = SimpleNamespace(
+        train=SimpleNamespace(not_finite="stop"), seed=1, reweighter=None, parent=None
+    )
     group: Any = Alone()
     with pytest.raises(TrainingError):
-        worker._train(values, values, run, attempt(run), values, group)
+        worker._train(values, values, run, attempt(run), values, group, ExitStack())
     assert (run / "model/model.safetensors").read_text() == "successor"
 
 

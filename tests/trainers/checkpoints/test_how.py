@@ -122,7 +122,9 @@ def test_settings_of_deepspeed_are_divided() -> None:
 
 def test_the_type_is_resolved_before_the_name(shards: Path, tmp_path: Path) -> None:
     def spec(**train: Any) -> Any:
-        return HereRun(shards=shards, work=tmp_path, train=train).spec
+        found = HereRun(shards=shards, work=tmp_path, train=train).spec
+        given = {"dtype": train.get("dtype", "auto")}
+        return replace(found, train=found.train.model_copy(update=given))
 
     auto = spec()
     on_cpus, on_gpus = (auto.resolved(gpus=gpus) for gpus in (False, True))
