@@ -43,6 +43,7 @@ docs/architecture.md shows how the packages work together.
       own_modules.py     modules beside a recipe, without their directory in sys.path
       own_sources.py     their sources, read once: what is hashed is what runs
       plugin_code.py     identity of users' code: local modules by contents, packages by version
+      examined_source.py the hash of a source, and what it imports
       testing.py         check_scorer: properties of a scorer of one's own
       plugin_frames.py   errors of users' code, with the lines of their own files
       resources.py       CPUs, GPUs and memory of a worker

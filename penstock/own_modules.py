@@ -3,8 +3,9 @@
 A directory in ``sys.path`` serves whatever is asked for. Libraries try to import optional modules
 that are not installed, so that a ``colorama.py`` which another user left in the current directory
 would be run. Therefore a directory serves the module that a recipe names, and to that module and
-its own neighbours those that lie beside it, behind all that is installed. It is refused where
-another user can have put the file there.
+its own neighbours those that lie beside it, behind all that is installed and Python's own library:
+a neighbour of such a name is not imported (:func:`hidden_neighbour` finds it for a message). It is
+refused where another user can have put the file there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from penstock.errors import SelectorError
 from penstock.own_sources import as_own
 from penstock.temporary import is_trusted
 
-__all__ = ["OwnModules", "check_module", "directory_of", "find_own", "serve_no_more"]
+__all__ = [
+    "OwnModules",
+    "check_module",
+    "directory_of",
+    "find_own",
+    "hidden_neighbour",
+    "serve_no_more",
+]
 
 _served: dict[str, str] = {}
 """Top-level modules that a directory serves, and that directory."""
@@ -122,11 +130,27 @@ def directory_of(spec: ModuleSpec) -> Path:
     return Path(places[0] if places else str(spec.origin)).parent
 
 
+def hidden_neighbour(name: str, directory: Path) -> Path | None:
+    """Return the file in a directory that another module of its name hides; None without one.
+
+    Args:
+        name: Of a module that is imported.
+        directory: Of the module that imported it.
+    """
+    top = name.partition(".")[0]
+    file = next((one for one in (directory / f"{top}.py", directory / top) if one.exists()), None)
+    loaded = getattr(sys.modules.get(top), "__file__", None)
+    if loaded is not None and Path(loaded).parent in (directory, directory / top):
+        return None
+    return file
+
+
 def _serve(found: Mapping[str, str]) -> None:
     _served.update(found)
-    for kind, at in ((_Named, 0), (_Neighbours, len(sys.meta_path))):
-        if kind not in sys.meta_path:
-            sys.meta_path.insert(at, kind)
+    if _Named not in sys.meta_path:
+        sys.meta_path.insert(0, _Named)
+    if _Neighbours not in sys.meta_path:
+        sys.meta_path.append(_Neighbours)
 
 
 class _Named:

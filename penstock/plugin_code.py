@@ -12,7 +12,6 @@ parameter names them (``paths``). Penstock's own modules do not count: their ver
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib.util
@@ -23,12 +22,13 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import FrozenImporter, ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 from penstock.errors import ScoringError
-from penstock.own_modules import directory_of
+from penstock.examined_source import ExaminedSource, examine, with_parents
+from penstock.own_modules import directory_of, hidden_neighbour
 from penstock.own_sources import source_at
 
 __all__ = [
@@ -37,22 +37,14 @@ __all__ = [
     "code_notes",
     "code_of",
     "describe_code",
+    "hidden_neighbours",
     "imported_by",
     "is_own_file",
 ]
 
 _ABSENT = "not installed"
 
-_CALLED = frozenset({"__import__", "eval", "exec", "import_module", "run_module", "run_path"})
-"""Functions that run code of a name or text, called by their own name."""
-
-_CALLED_OF = frozenset({"exec_module", "import_module", "load_module", "run_module", "run_path"})
-"""The same, called as an attribute: ``model.eval()`` is another function."""
-
 _OWN_FILES = f"{Path(__file__).resolve().parent}/"
-
-_LEFT_OUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
-"""Fields of a syntax tree that repeat others, or hold comments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +160,31 @@ def code_notes(key: str, identity: Mapping[str, Any], kept: bool) -> Iterator[st
         )
 
 
+def hidden_neighbours(code: PluginCode) -> list[tuple[str, Path]]:
+    """Find files beside a plug-in that its imports do not reach: others have their names.
+
+    Python's own library and installed packages come before what lies beside a recipe.
+
+    Args:
+        code: The plug-in's.
+
+    Returns:
+        The name of the module and the file of each, sorted.
+    """
+    hidden = {}
+    for name, spec, found in _ImportWalk().modules(code.roots):
+        top = _spec_of(name.partition(".")[0])
+        if found is None or not _has_place(spec) or top is None or _is_installed(spec):
+            continue
+        beside = directory_of(top)
+        for imported in {one for one, _ in found.imports if one and "." not in one}:
+            own = _spec_of(imported, beside)
+            file = hidden_neighbour(imported, beside)
+            if file is not None and own is not None and _place_of(own).parent != beside:
+                hidden[imported] = file
+    return sorted(hidden.items())
+
+
 def imported_by(module: str, home: Path) -> ImportedCode:
     """Find what a module imports, of which nothing is imported here.
 
@@ -223,10 +240,10 @@ class _ImportWalk:
 
     def modules(
         self, roots: Sequence[str], home: Path | None = None
-    ) -> Iterator[tuple[str, ModuleSpec, _Examined | None]]:
+    ) -> Iterator[tuple[str, ModuleSpec, ExaminedSource | None]]:
         """Yield each local module; a directory without ``__init__.py`` has no source."""
         left: list[tuple[str, Path | None, bool]] = [
-            (one, home, True) for name in roots for one, _ in _with_parents(name)
+            (one, home, True) for name in roots for one, _ in with_parents(name)
         ]
         # A module that is named is looked for beside the recipe first; what it imports, last.
         own_tops = {name.partition(".")[0] for name in roots} if home else set()
@@ -253,7 +270,7 @@ class _ImportWalk:
                     yield name, spec, None
                 continue
             source = source_at(spec.origin, sys.modules.get(name))
-            found = _examined(source, name, spec.submodule_search_locations is not None)
+            found = examine(source, name, spec.submodule_search_locations is not None)
             yield name, spec, found
             own = _spec_of(top, home, top in own_tops)
             beside = directory_of(own) if own is not None and _has_place(own) else home
@@ -265,9 +282,18 @@ class _ImportWalk:
 
 
 def _counts(name: str) -> bool:
-    """Return whether a module is neither Python's nor Penstock's."""
+    """Return whether a module is neither Python's nor Penstock's.
+
+    One that has the name of one of Python's is told by its file: a directory in ``sys.path`` may
+    come before Python's own library.
+    """
     top = name.partition(".")[0]
-    return top not in sys.stdlib_module_names and top != "penstock"
+    if top not in sys.stdlib_module_names:
+        return top != "penstock"
+    if top in sys.builtin_module_names or FrozenImporter.find_spec(top) is not None:
+        return False
+    spec = _spec_of(top)
+    return spec is not None and not _is_installed(spec)
 
 
 def _spec_of(name: str, home: Path | None = None, at_home: bool = False) -> ModuleSpec | None:
@@ -342,84 +368,3 @@ def _version_of(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Examined:
-    sha256: str
-    imports: tuple[tuple[str, bool], ...] = ()
-    """Names of modules, and false for one that may be another object of a package."""
-    calls: tuple[str, ...] = ()
-
-
-@functools.lru_cache(maxsize=1024)
-def _examined(source: bytes, name: str, is_package: bool) -> _Examined:
-    """Hash a source and list its imports; one that is not Python is hashed as it is."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
-        return _Examined(hashlib.sha256(source).hexdigest())
-    package = name if is_package else name.rpartition(".")[0]
-    imports = dict.fromkeys(_imports(tree, package))
-    calls = sorted({call for node in ast.walk(tree) if (call := _dynamic(node))})
-    return _Examined(_hash_of(tree), tuple(imports), tuple(calls))
-
-
-def _imports(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _with_parents(alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")
-                base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [base])])
-            yield from _with_parents(base)
-            for alias in node.names:
-                if alias.name != "*":
-                    yield f"{base}.{alias.name}", False
-                    continue
-                yield f"{base}.*", False
-
-
-def _with_parents(name: str) -> Iterator[tuple[str, bool]]:
-    parts = name.split(".")
-    for count in range(1, len(parts) + 1):
-        yield ".".join(parts[:count]), True
-
-
-def _dynamic(node: ast.AST) -> str | None:
-    """Return the name of a call that imports by a name or runs a text."""
-    if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Name) and node.func.id in _CALLED:
-            return node.func.id
-        if isinstance(node.func, ast.Attribute) and node.func.attr in _CALLED_OF:
-            return node.func.attr
-    return None
-
-
-def _hash_of(tree: ast.AST) -> str:
-    """Hash a syntax tree, without positions; iterative, since a long sum is as deep as long."""
-    hashed = hashlib.sha256()
-    left: list[Any] = [tree]
-    while left:
-        node = left.pop()
-        if isinstance(node, ast.AST):
-            hashed.update(f"({type(node).__name__}".encode())
-            left.append(_END)
-            if isinstance(node, ast.Constant):  # 1, 1.0 and True are equal and differ
-                left.append(repr((type(node.value).__name__, node.value)))
-                continue
-            fields = [own for own in ast.iter_fields(node) if own[0] not in _LEFT_OUT]
-            for key, value in reversed(fields):
-                if value is not None and value != []:
-                    left += [value, f".{key}"]
-        elif isinstance(node, list):
-            left += [_END, *reversed(node), "["]
-        else:
-            hashed.update(f"{node!r},".encode("utf-8", "surrogatepass"))
-    return hashed.hexdigest()
-
-
-_END = ")"

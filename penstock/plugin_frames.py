@@ -7,12 +7,14 @@ these lines are put into its text.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from penstock.errors import PenstockError
 from penstock.extras import missing_extra
+from penstock.own_modules import hidden_neighbour
 from penstock.plugin_code import is_own_file
 
 __all__ = ["describe_error", "fix_of_error", "own_frames", "own_traceback"]
@@ -81,9 +83,11 @@ _JOB_FILES = "working_dir_files"
 
 
 def fix_of_error(error: BaseException) -> str | None:
-    """Return the fix of a user's error: a missing package, or a file that a job lacks; else None.
+    """Return the fix of a user's error, where it is known; else None.
 
-    A module's neighbours are there where it was written, and not where it was sent.
+    Known are a missing package, a module whose file is hidden by another one of its name, and a
+    file that a job lacks: a module's neighbours are there where it was written, and not where it
+    was sent.
 
     Args:
         error: The error of the user's code.
@@ -91,6 +95,8 @@ def fix_of_error(error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name:
         known = missing_extra(error)
         return known.fix if known else f"install the package of {error.name}"
+    if isinstance(error, (AttributeError, ImportError)):
+        return _other_name(error)
     if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
         return None
     here, path = Path.cwd(), Path(error.filename)
@@ -101,3 +107,17 @@ def fix_of_error(error: BaseException) -> str | None:
         "(a directory with __init__.py), which is sent whole, or name the file by a parameter that "
         "is in `paths` of the class"
     )
+
+
+def _other_name(error: AttributeError | ImportError) -> str | None:
+    """Return the fix where a module lacks a name that was looked for in a neighbour of its name."""
+    module = error.obj if isinstance(error, AttributeError) else sys.modules.get(error.name or "")
+    frames = own_frames(error)
+    if not isinstance(module, ModuleType) or not frames:
+        return None
+    top = module.__name__.partition(".")[0]
+    hidden = hidden_neighbour(top, Path(frames[-1][0]).parent)
+    if hidden is None:
+        return None
+    library = "a module of Python's own library" if top in sys.stdlib_module_names else "installed"
+    return f"{top} is {library}; give {hidden.name} another name"

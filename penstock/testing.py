@@ -16,10 +16,9 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from pickle import PicklingError
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,12 @@ import pyarrow as pa
 
 from penstock.errors import PenstockError, ScoringError, SelectorError
 from penstock.hashing import hash_documents, mix
-from penstock.pipeline.checking import call_on_documents, call_plugin, scores_of
+from penstock.pipeline.checking import (
+    call_on_documents,
+    call_plugin,
+    scores_of,
+)
+from penstock.pipeline.plug_in_checks import check_facts, check_sendable
 from penstock.pipeline.runner import LocalRunner
 from penstock.plugin_frames import own_traceback
 from penstock.recipe import SelectorSpec
@@ -119,9 +123,9 @@ def _checked(
             key=_KEY, expected="a scorer that reads the document alone", got=repr(use)
         )
     documents = _documents(list(texts or [f"{text} {n}" for n in range(8) for text in _TEXTS]))
-    with _sendable():
-        unfitted = copy.deepcopy(selector)
-    call_plugin(_KEY, None, selector.fit, _fitting(documents, target))
+    check_sendable(_KEY, selector)
+    unfitted = copy.deepcopy(selector)
+    check_facts(_KEY, call_plugin(_KEY, None, selector.fit, _fitting(documents, target)))
     scores = _scores(selector, documents)
     if (wrong := np.isinf(scores)).any():
         raise _broken("no infinite score", documents, wrong, scores, fix=_FINITE)
@@ -152,10 +156,12 @@ def _checked(
     compare("in another order", placed)
     with tempfile.TemporaryDirectory(prefix="penstock-check-") as name:
         call_plugin(_KEY, None, selector.save, Path(name))
-        call_plugin(_KEY, None, unfitted.load, Path(name))
+        sent = copy.deepcopy(unfitted)  # a driver loads it too, but scores nothing
+        for one in (unfitted, sent):
+            call_plugin(_KEY, None, one.load, Path(name))
         compare("after save and load", _scores(unfitted, documents))
         if processes:
-            compare("in two other processes", _elsewhere(unfitted, documents))
+            compare("in two other processes", _elsewhere(sent, documents))
     if len(own) > 1 and (own == own[0]).all():
         warnings.warn(
             f"{use}: all scores of these texts are {own[0]:.6g}, so that the check says little: "
@@ -192,23 +198,10 @@ def _scores(scorer: Scorer, documents: Documents) -> np.ndarray:
 def _elsewhere(scorer: Scorer, documents: Documents) -> np.ndarray:
     half = len(documents) // 2
     halves = [documents.slice(0, half), documents.slice(half)]
-    with closing(LocalRunner(2)) as runner, _sendable():
+    check_sendable(_KEY, scorer)
+    with closing(LocalRunner(2)) as runner:
         found = dict(runner.run(_score_half, halves, scorer, keep_state=True))
     return np.concatenate([found[0], found[1]])
-
-
-@contextmanager
-def _sendable() -> Iterator[None]:
-    """Turn the error of an object that cannot be copied or pickled into one with a fix."""
-    try:
-        yield
-    except (TypeError, PicklingError) as error:
-        raise ScoringError(
-            key=_KEY,
-            expected="a scorer that can be sent to a worker",
-            got=error,
-            fix="open files, locks and models in `load`, or when `score` is first called",
-        ) from error
 
 
 def _score_half(documents: Documents, scorer: Scorer) -> np.ndarray:

@@ -305,6 +305,7 @@ def curated(directory: Path, changes: dict[str, Any]) -> None:
     write_jsonl(directory / "pool.jsonl", POOL)
     write_jsonl(directory / "t.jsonl", [{"question": "q", "answer": "a"}])
     (directory / "mine.py").write_text(PLUG_INS)
+    (directory / "queue.py").write_text("weight = 2")
     sys.modules.pop("mine", None)  # of another case
     base = {"work": "work", "tokenizer": {"train": {"vocab_size": 320}}}
     path = recipe(directory, {**base, "shards": {"sequence_length": 16}, **changes})
@@ -328,6 +329,23 @@ def no_texts():
     return []
 
 number = 5
+
+import queue
+
+def hidden(texts):
+    return [queue.weight] * len(texts)
+
+class Locked:
+    def __init__(self):
+        self.lock = queue.Queue().mutex
+    def score(self, documents): ...
+
+class Reports:
+    def fit(self, fitting):
+        return {"model": {1, 2}}
+    def save(self, directory): ...
+    def load(self, directory): ...
+    def score(self, documents): ...
 """
 
 
@@ -351,6 +369,9 @@ cases("selector", curated, {
     "that_returns_too_few_scores": selecting(use="mine:short"),
     "that_returns_words": selecting(use="mine:words"),
     "that_excludes_every_document": selecting(use="mine:nothing"),
+    "whose_helper_has_a_name_of_pythons": selecting(use="mine:hidden"),
+    "that_holds_a_lock": selecting(use="mine:Locked"),
+    "whose_fit_reports_a_set": selecting(use="mine:Reports"),
 })  # fmt: skip
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import SelectorError
+from penstock.errors import ScoringError, SelectorError
+from penstock.own_modules import hidden_neighbour
+from penstock.plugin_code import hidden_neighbours
 from penstock.selectors.functions import FunctionScorer
 from tests.pools import documents, write_jsonl
 
@@ -185,3 +187,55 @@ def test_the_current_directory_is_behind_what_is_installed(
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "library")])
     assert FunctionScorer("own_named:score", ["/nowhere", Path.cwd()]).called([""]) == [1]
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that has not imported ``wave``, of Python's own library."""
+    before = sys.modules.pop("wave", None)
+    yield
+    sys.modules.pop("wave", None)
+    if before is not None:
+        sys.modules["wave"] = before
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_neighbour_comes_behind_pythons_own_library_and_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("library", 1), ("own", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own_installed.py").write_text(f"value = {value}\n")
+    own = tmp_path / "own"
+    (own / "wave.py").write_text("open = None\n")
+    (own / "own_scorer.py").write_text(
+        "import own_installed, wave\n"
+        "def score(texts): return [own_installed.value, callable(wave.open)]\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "library")])
+    scorer = FunctionScorer("own_scorer:score", [own])
+    assert scorer.called([""]) == [1, True]
+    assert "wave" not in scorer.code.modules
+    files = [own / "own_installed.py", own / "wave.py"]
+    assert hidden_neighbours(scorer.code) == [("own_installed", files[0]), ("wave", files[1])]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import queue\ndef score(texts): return [queue.weight]", ScoringError),
+        ("from queue import weight\ndef score(texts): return [weight]", SelectorError),
+        ("import queue\ndef score(texts): return [queue.Queue.weight]", None),
+        ("import queue\ndef score(texts): return [queue.Queue().weight]", None),
+    ],
+)
+def test_an_error_names_the_neighbour_that_another_module_hides(
+    outside: Path, source: str, error: type[Exception] | None
+) -> None:
+    (outside / "queue.py").write_text("weight = 2\n")
+    (outside / "own_scorer.py").write_text(source)
+    with pytest.raises(error or ScoringError) as caught:
+        FunctionScorer("own_scorer:score", [outside]).called([""])
+    assert ("queue.py" in str(getattr(caught.value, "fix", None))) == (error is not None)
+    assert hidden_neighbour("queue", outside) == outside / "queue.py"
+    assert hidden_neighbour("random", outside) is None

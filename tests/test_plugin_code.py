@@ -269,6 +269,25 @@ def test_code_of_penstocks_own_is_left_to_its_versions() -> None:
     assert (own.code, "code" in own.identity()) == (PluginCode(()), False)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_module_named_as_one_of_pythons_counts_by_its_file(project: Path, first: bool) -> None:
+    """A directory of PYTHONPATH comes before Python's own library, a recipe's behind it."""
+    (project / "wave.py").write_text("factor = 2\n")
+    (project / "code_helper.py").write_text("import wave\nfactor = getattr(wave, 'factor', 5)\n")
+    if first:
+        sys.path.insert(0, str(project))
+    before = sys.modules.pop("wave", None)
+    try:
+        built = FunctionScorer("code_scorer:score", [project])
+        assert built.called(["abc"]) == [7 if first else 16]
+        assert ("wave" in built.code.modules) == first
+        assert not {"os", "sys", "importlib", "numpy"} & built.code.modules.keys()
+    finally:
+        del sys.modules["wave"]
+        if before is not None:
+            sys.modules["wave"] = before
+
+
 def test_dynamic_imports_are_named(project: Path) -> None:
     (project / "code_helper.py").write_text(
         "import importlib, re\nfrom importlib import import_module\n"

@@ -157,7 +157,7 @@ def test_an_error_of_the_scorer_is_one_traceback_of_its_own_lines(beside: Path) 
 def test_a_scorer_that_cannot_be_sent_to_a_worker_is_an_error(beside: Path) -> None:
     with pytest.raises(ScoringError) as caught:
         check_scorer("checked:Unpicklable", directory=beside)
-    assert caught.value.expected == "a scorer that can be sent to a worker"
+    assert caught.value.expected == "an object that can be sent to a worker"
 
 
 def test_missing_members_of_a_class_are_named(beside: Path) -> None:

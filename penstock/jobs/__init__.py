@@ -15,6 +15,8 @@
            ├─ clean        a dry run of the rules                      clean.py
            ├─ score        a scorer on a sample, in this process       score.py
            ├─ curate       corpus -> columns -> cut -> shards          curate.py,
+           │                                                           prerequisites.py,
+           │                                                           stage_lines.py,
            │                                                           column_warnings.py,
            │                                                           rank_correlation.py
            │    └─ climb, find_weights   models that a selector        selector_training.py,

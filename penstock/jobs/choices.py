@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from penstock.columnar import read_parquet
-from penstock.jobs.curate import Curated, describe_draw
+from penstock.jobs.curate import Curated
+from penstock.jobs.stage_lines import describe_draw
 from penstock.pipeline.cutting.places import Placed, ScoreCounts, place_by_counts, place_of
 from penstock.pipeline.cutting.ranks import rank_of
 from penstock.pipeline.tokens import count_tokens

@@ -15,12 +15,13 @@ from penstock.artefact import Artefact
 from penstock.display import numbered
 from penstock.jobs.column_warnings import describe_constant
 from penstock.jobs.compared_values import describe_values
-from penstock.jobs.curate import Curated, describe_overlap, describe_rewrite
+from penstock.jobs.curate import Curated
 from penstock.jobs.progress import follow_in_log, follow_on_terminal
 from penstock.jobs.progress_lines import ProgressLines
 from penstock.jobs.reasons import describe_reasons
 from penstock.jobs.report.excerpts import excerpt, first_taken, some_left
 from penstock.jobs.rewritings import describe_rewriting
+from penstock.jobs.stage_lines import describe_overlap, describe_rewrite
 from penstock.jobs.terminal import LineConsole, write_json
 from penstock.pipeline.cleaning.quarantine import quarantined_by_file
 from penstock.pipeline.pool import pools_of

@@ -12,13 +12,15 @@ from typing import Any
 
 from penstock.activity import step
 from penstock.artefact import Artefact, Workspace
-from penstock.display import html_table, numbered, shortened, text_table
+from penstock.display import html_table, numbered, text_table
 from penstock.errors import InputError, UnmadeError
 from penstock.jobs.column_warnings import constant_columns, length_columns
 from penstock.jobs.documents import DocumentTable
 from penstock.jobs.plan import Plan
+from penstock.jobs.prerequisites import check_prerequisites, describe_hidden
+from penstock.jobs.stage_lines import describe_cut, describe_overlap, describe_rewrite
 from penstock.pipeline.checking import largest_sources, sum_by_source
-from penstock.pipeline.cleaning.fates import FileOverlap, file_overlaps
+from penstock.pipeline.cleaning.fates import file_overlaps
 from penstock.pipeline.cleaning.verdicts import make_pool
 from penstock.pipeline.columns import Column, forget_columns, make_columns
 from penstock.pipeline.corpus import make_corpus
@@ -30,21 +32,11 @@ from penstock.pipeline.scoring.models import Models
 from penstock.pipeline.shards import make_shards
 from penstock.pipeline.tokenizer import make_tokenizer
 from penstock.pipeline.tokens import TokenStore
-from penstock.recipe import Budget, ModelShape, Recipe
+from penstock.recipe import ModelShape, Recipe
 from penstock.selectors.betr import filter_rate
 from penstock.storage import delete
 
-__all__ = [
-    "Curated",
-    "PartiallyCurated",
-    "Progress",
-    "curate",
-    "describe_cut",
-    "describe_draw",
-    "describe_overlap",
-    "describe_rewrite",
-    "inspect",
-]
+__all__ = ["Curated", "PartiallyCurated", "Progress", "curate", "inspect"]
 
 Progress = Callable[[str], None]
 
@@ -221,6 +213,9 @@ def curate(
         Failure: The work did not succeed; what was finished is kept.
     """
     plan = _planned(plan)
+    check_prerequisites(plan, rescore)
+    for _, line in describe_hidden(plan.columns):
+        progress(line)
     with Workspace.driving(plan.work) as workspace:
         return _curate(plan, workspace, runner, progress, {}, free, tokenizer, rescore)
 
@@ -391,60 +386,3 @@ def _columns_of_cut(plan: Plan, columns: Mapping[str, Artefact]) -> dict[str, Ar
     """Leave out a column that is only carried: it is no part of the cut's name."""
     ranks, carry = plan.cut.budget.ranks, plan.shards.carry
     return {name: own for name, own in columns.items() if name in ranks or name != carry}
-
-
-def describe_overlap(overlap: FileOverlap) -> str:
-    """Describe in one line how many documents hold copies of the examples of a file."""
-    holding = numbered(overlap.documents, "document holds", "documents hold")
-    line = (
-        f"{overlap.file}: {holding} one of {numbered(overlap.examples, 'example')} or a part of one"
-    )
-    if not overlap.unchecked:
-        return line
-    return f"{line}; {numbered(overlap.unchecked, 'example is', 'examples are')} too short to tell"
-
-
-def describe_cut(cut: Artefact, pool: Pool, budget: Budget) -> Iterator[str]:
-    """Describe a cut: what it takes, how, and the sources whose share is less than a sequence."""
-    taken = cut.facts
-    if budget.count is None:
-        yield (
-            f"budget.tokens: {budget.tokens} of {pool.bytes:,} bytes of kept text are "
-            f"{taken['requested']:,} tokens"
-        )
-    drawn = describe_draw(cut, budget)
-    yield (
-        f"{numbered(taken['documents'], 'document')}, {taken['delivered']:,} tokens taken"
-        f"{drawn and f', {drawn}'}"
-    )
-    names = [own["source"] for own in taken["groups"] if own["source"] and not own["tokens"]]
-    if names:
-        share = sum(pool.by_source[name]["bytes"] for name in names) / pool.bytes
-        yield (
-            f"budget.shares: no sequence for {numbered(len(names), 'source')} with {share:.2%} of "
-            f"the text: {shortened(names)}"
-        )
-
-
-def describe_draw(cut: Artefact, budget: Budget) -> str:
-    """Describe the documents that the draw ``uniform`` drew from; empty for another draw."""
-    if budget.uniform is None:
-        return ""
-    groups = cut.facts["drawn_from"]
-    documents = numbered(sum(group["documents"] for group in groups), "document")
-    each = " of each source with a share, and of the others" if len(groups) > 1 else ""
-    words = f"drawn at random from the {documents} of {budget.uniform.words}{each}"
-    lowest = groups[0]["lowest"]
-    one_score = len(groups) == 1 and len(budget.ranks) == 1 and lowest is not None
-    return f"{words} (score {lowest:.4g} and higher)" if one_score else words
-
-
-def describe_rewrite(name: str, made: Mapping[str, Any]) -> str:
-    """Describe in one line how many texts a rewriter made."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made["rejected"].items())
-    changed = f", {made['changed']:,} of them changed" if "changed" in made else ""
-    return (
-        f"{name}: {numbered(made['accepted'], 'text')} from "
-        f"{numbered(made['documents'], 'document')}{changed}; "
-        f"{sum(made['rejected'].values()):,} rejected{f' ({reasons})' if reasons else ''}"
-    )

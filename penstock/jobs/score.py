@@ -22,6 +22,7 @@ from penstock.display import numbered, text_table
 from penstock.errors import SelectorError, did_you_mean
 from penstock.jobs.column_warnings import MOST, describe_constant
 from penstock.jobs.plan import Plan
+from penstock.jobs.prerequisites import check_plug_ins
 from penstock.jobs.report.excerpts import excerpt
 from penstock.pipeline.checking import call_on_documents, call_plugin, scores_of
 from penstock.pipeline.cleaning.verdicts import make_pool
@@ -213,6 +214,7 @@ def _scorer(plan: Plan, name: str) -> Column:
                 "all documents, and look at them by `penstock sample RECIPE --near-cut` and "
                 "`penstock why RECIPE ID`, with the same --set",
             )
+    check_plug_ins([found], ())
     return replace(found, selector=copy.deepcopy(found.selector))
 
 

@@ -40,4 +40,6 @@ What all stages use::
     checking.py     check_sum: counts that add up, before an artefact is published
                     check_files: an artefact that was found, against its records
                     call_plugin: errors of plug-ins get the recipe's key and the documents
+    plug_in_checks.py  check_sendable: plug-ins that workers can get
+                    check_facts: what a fit reports, for JSON
 """

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pickle import PicklingError
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from penstock.pipeline.checking import (
     scores_of,
 )
 from penstock.pipeline.grouped import read_scores, write_scores
+from penstock.pipeline.plug_in_checks import check_sendable
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.scoring.answered import answers_for, score_answers
 from penstock.pipeline.scoring.changes import changes_of
@@ -303,9 +305,16 @@ def _score(
 
 @contextmanager
 def _at_work(columns: Sequence[Column]) -> Iterator[None]:
-    """Name the columns that were scored in the error of a worker that ended."""
+    """Name the columns that were scored in the error of a worker that ended.
+
+    A loaded model that cannot be sent to a worker is another error; the sending raises it.
+    """
     try:
         yield
+    except (TypeError, PicklingError):
+        for column in columns:
+            check_sendable(f"select.{column.name}", column.selector)
+        raise
     except WorkerError as error:
         error.key = error.key or ", ".join(f"select.{column.name}" for column in columns)
         raise

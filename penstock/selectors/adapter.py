@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import PenstockError, ScoringError, SelectorError
-from penstock.plugin_code import code_of
+from penstock.plugin_code import PluginCode, code_of
 from penstock.plugin_frames import describe_error, fix_of_error
 from penstock.resources import Resources
 from penstock.selectors.base import (
@@ -58,6 +58,7 @@ __all__ = [
     "as_rewriter",
     "as_selector",
     "class_of",
+    "code_behind",
     "described",
     "paths_of",
 ]
@@ -136,6 +137,13 @@ def as_reweighter(plug: Any) -> Reweighter:
 def class_of(plug: Any) -> type:
     """Return the class of a plug-in, also of one behind an adapter: its file holds the code."""
     return type(plug.plug if isinstance(plug, (_AdaptedSelector, _AdaptedReweighter)) else plug)
+
+
+def code_behind(plug: Any) -> PluginCode:
+    """Return the code of a selector: of the class or the function behind it."""
+    if isinstance(plug, PluggedFunction):
+        return plug.code
+    return code_of(class_of(plug))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

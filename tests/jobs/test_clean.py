@@ -18,7 +18,7 @@ from penstock.errors import PenstockError
 from penstock.jobs import clean as cleaning
 from penstock.jobs.cli import main
 from penstock.jobs.console import Console
-from penstock.jobs.curate import describe_overlap
+from penstock.jobs.stage_lines import describe_overlap
 from penstock.pipeline.cleaning.fates import FileOverlap
 from penstock.recipe_file import load_recipe, override
 from penstock.rules import FIELDS, built_in, count_statistics, counting_for, rule_sets

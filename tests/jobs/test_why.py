@@ -18,9 +18,10 @@ import pytest
 from penstock.errors import InputError
 from penstock.jobs.compared_values import describe_values
 from penstock.jobs.console import Console
-from penstock.jobs.curate import Curated, curate, describe_cut, describe_draw
+from penstock.jobs.curate import Curated, curate
 from penstock.jobs.report.page import write_report
 from penstock.jobs.rewritings import describe_rewriting
+from penstock.jobs.stage_lines import describe_cut, describe_draw
 from penstock.jobs.why import fates_of, fates_with
 from penstock.pipeline.cleaning import verdicts
 from penstock.pipeline.cleaning.settings import CleanSettings

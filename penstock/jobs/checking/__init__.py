@@ -13,6 +13,7 @@ inputs is read in this process, about 16 MiB of text, so a pool of any size take
     budgets.py     the budget against the pool, the training against the budget
     large_documents.py  documents that alone are a large part of the budget
     libraries.py   missing_libraries: extras and models that a part needs and that are not there
+    plug_ins.py    users' own code that workers cannot get, and files that it does not reach
     findings.py    Finding: an error or a warning of a check
     guessing.py    which fields are the text, the id and the source
     init.py        init_recipe: a commented recipe for some files

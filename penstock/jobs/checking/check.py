@@ -31,6 +31,7 @@ from penstock.jobs.checking.estimates import Estimate, estimate, measure_tokens
 from penstock.jobs.checking.findings import Finding, error_of, near_names
 from penstock.jobs.checking.large_documents import find_large_documents
 from penstock.jobs.checking.libraries import missing_libraries
+from penstock.jobs.checking.plug_ins import plug_in_findings
 from penstock.jobs.checking.sampling import FieldTypes, InputSample, sample_inputs
 from penstock.jobs.checking.valid_part import load_valid_part
 from penstock.language_models.model_directory import check_model
@@ -174,6 +175,7 @@ def _check(recipe: Recipe, workers: int | None) -> RecipeCheck:
         if column.target.examples:
             checked.targets[column.name] = len(column.target.examples)
     checked.add(missing_libraries(recipe, columns, rewrites))
+    checked.add(plug_in_findings(columns, rewrites))
     attempt(lambda: build_reweighter(recipe))
     if isinstance(model := recipe.train.model, ModelFrom):
         attempt(lambda: check_model(model.hf, key="train.model.hf"))

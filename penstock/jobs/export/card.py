@@ -14,11 +14,12 @@ import yaml
 
 import penstock
 from penstock.display import numbered, printable
-from penstock.jobs.curate import Curated, describe_draw
+from penstock.jobs.curate import Curated
 from penstock.jobs.export.formats import ExportFormat
 from penstock.jobs.export.ids import token_facts
 from penstock.jobs.export.sources import SourceFacts
 from penstock.jobs.export.texts import card_features, document_schema
+from penstock.jobs.stage_lines import describe_draw
 
 __all__ = ["card", "hub_licence"]
 

@@ -28,7 +28,7 @@ from penstock.artefact import canonical
 from penstock.display import printable
 from penstock.errors import PenstockError
 from penstock.jobs.build import build_columns
-from penstock.jobs.curate import Curated, describe_draw
+from penstock.jobs.curate import Curated
 from penstock.jobs.edge import order_name
 from penstock.jobs.plots import plot
 from penstock.jobs.reasons import add_reasons, describe_reasons
@@ -47,6 +47,7 @@ from penstock.jobs.report.figures import bar_rows, flow_figure, length_figure, s
 from penstock.jobs.report.flow import document_flow
 from penstock.jobs.report.repeats import count_copies
 from penstock.jobs.report.selector_agreement import selector_agreement
+from penstock.jobs.stage_lines import describe_draw
 from penstock.pipeline.pool import pools_of
 from penstock.recipe import Recipe
 from penstock.redaction import mask_addresses, mask_values

@@ -18,7 +18,7 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from penstock.activity import count_documents, step
 from penstock.artefact import Artefact, Draft, FileRecord, Workspace, canonical, fingerprint
 from penstock.columnar import read_batch
 from penstock.pipeline.checking import call_plugin, check_identity, check_sum
+from penstock.pipeline.plug_in_checks import check_facts
 from penstock.pipeline.pool import Pool
 from penstock.pipeline.runner import Runner, in_order
 from penstock.pipeline.samples import FIT, sample_documents
@@ -114,7 +115,8 @@ class Models:
         identity = dict(selector.identity())
 
         def fit(state: Path) -> Mapping[str, Any]:
-            facts = call_plugin(f"select.{column.name}", None, fit_and_save, state)
+            key = f"select.{column.name}"
+            facts = check_facts(key, call_plugin(key, None, fit_and_save, state))
             check_identity(identity, selector.identity(), f"select.{column.name}")
             return facts
 
@@ -242,7 +244,8 @@ def _fit_files(draft: Draft, fit: Callable[[Path], Mapping[str, Any]]) -> list[F
     )
     with atomic_file(draft.path / _FACTS) as sink:
         sink.write(canonical(dict(facts)))
-    return [FileRecord.of(_FACTS, sink, **facts), *draft.adopt(names)]
+    own = replace(FileRecord.of(_FACTS, sink), facts=dict(facts))  # a fact may be called ``path``
+    return [own, *draft.adopt(names)]
 
 
 _EMBEDDINGS = 2

@@ -18,7 +18,28 @@ from penstock.display import numbered
 from penstock.errors import SelectorError, did_you_mean
 from penstock.pipeline.scoring.models import Column, Models
 
-__all__ = ["forget_scores"]
+__all__ = ["check_rescored", "forget_scores"]
+
+
+def check_rescored(names: Sequence[str], columns: Sequence[Column]) -> None:
+    """Check the names of columns that are to be made again, before any work starts.
+
+    Args:
+        names: Selectors of the recipe.
+        columns: All columns of the recipe.
+
+    Raises:
+        SelectorError: No column of the recipe has such a name; key ``--rescore``.
+    """
+    known = [column.name for column in columns]
+    for name in names:
+        if name not in known:
+            raise SelectorError(
+                key="--rescore",
+                expected="a selector that budget.rank or shards.carry names",
+                got=repr(name),
+                fix=did_you_mean(name, known).lstrip("; "),
+            )
 
 
 def forget_scores(
@@ -43,15 +64,8 @@ def forget_scores(
         SelectorError: No column of the recipe has such a name.
         LeaseError: Another driver holds the work directory.
     """
+    check_rescored(names, columns)
     known = {column.name: column for column in columns}
-    for name in names:
-        if name not in known:
-            raise SelectorError(
-                key="--rescore",
-                expected="a selector that budget.rank or shards.carry names",
-                got=repr(name),
-                fix=did_you_mean(name, known).lstrip("; "),
-            )
     workspace = models.workspace
     workspace.hold()
     models_of = {name: models.name_of(column) for name, column in known.items()}

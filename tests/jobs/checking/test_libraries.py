@@ -12,6 +12,7 @@ import huggingface_hub.constants
 import pytest
 
 from penstock import extras
+from penstock.errors import BadInput
 from penstock.jobs.build import build_columns, build_rewrites
 from penstock.jobs.checking.findings import Finding
 from penstock.jobs.checking.libraries import missing_libraries
@@ -120,10 +121,50 @@ def test_a_rewriters_model_has_its_needs(pool: Path, monkeypatch: pytest.MonkeyP
 def test_what_was_made_before_needs_nothing(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`curate` finds the column, and imports faiss for another one only."""
     recipe = recipe_of(pool, {"use": "kmq", "clusters": 2, "encoder": str(pool / "encoder")})
+    with monkeypatch.context() as without:
+        without.setattr(extras, "_is_installed", lambda module: module != "faiss")
+        found = [(one.level, one.key) for one in findings_of(recipe)]
+        assert found == [("error", "select.near.use")]
+        with pytest.raises(BadInput):
+            curate(recipe, LocalRunner(1))
+    curate(recipe, LocalRunner(1))
     monkeypatch.setattr(extras, "_is_installed", lambda module: module != "faiss")
-    assert [(one.level, one.key) for one in findings_of(recipe)] == [("error", "select.near.use")]
     curate(recipe, LocalRunner(1))
     assert [(one.level, one.key) for one in findings_of(recipe)] == [("warning", "select.near.use")]
+
+
+OWN_SET = """
+import numpy as np
+class Mine:
+    partitions = 2
+    def assign(self, vectors, hashes): return hashes[:, 0] % 2
+    def score(self, partition): return np.zeros(len(partition.hashes), np.float32)
+"""
+
+
+def test_a_set_selector_of_ones_own_needs_its_encoder(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pool / "library_set.py").write_text(OWN_SET)
+    recipe = recipe_of(pool, {"use": "library_set:Mine"})
+    monkeypatch.setattr(extras, "_is_installed", lambda module: module != "sentence_transformers")
+    (found,) = [one for one in findings_of(recipe) if one.level == "error"]
+    assert (found.kind, found.key) == ("missing_library", "select.near.use")
+    assert "pip install 'penstock[encoders]'" in found.text
+    with pytest.raises(BadInput) as caught:
+        curate(recipe, LocalRunner(1))
+    assert (caught.value.key, str(caught.value)) == ("select.near.use", found.text)
+    assert not (pool / "work").exists()
+
+
+def test_a_set_selector_of_ones_own_by_an_encoder_in_a_directory_needs_nothing(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = f"    encoder = {str(pool / 'encoder')!r}\n"
+    (pool / "library_own_encoder.py").write_text(OWN_SET + named)
+    recipe = recipe_of(pool, {"use": "library_own_encoder:Mine"})
+    monkeypatch.setattr(extras, "_is_installed", lambda module: False)
+    assert findings_of(recipe) == []
 
 
 def test_models_that_are_trained_first_need_the_extra_train(
